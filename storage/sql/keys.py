@@ -154,13 +154,14 @@ class Keys(Group):
 
         async def install(connection: Connection) -> bool:
             row = await connection.row(SQL["key_of"], (digest,))
-            if row is not None and (row[0] is not None or row[1] != digest):
-                return False
-            await connection.run(SQL["key_replace"], (now, name, digest))
             if row is None:
                 project = DEFAULT_PROJECT if opens is None else ""
                 values = (project, name, digest, plain[:SHOWN], now, None, opens, None, None, None)
                 await connection.rows(SQL["key_insert"], values)
+            await connection.run(SQL["key_installed"], (digest,))
+            if row is not None and (row[0] is not None or row[1] != digest):
+                return False
+            await connection.run(SQL["key_replace"], (now, name, digest))
             return True
 
         done = await self._database.write(install)

@@ -162,7 +162,7 @@ class Moving(Group):
     async def put_keys(self, connection: Connection, keys: Sequence[Row]) -> None:
         """Adds the keys that are missing here. What was revoked or rotated, here or there, stays so."""
         for key in keys:
-            _, _, digest, prefix, _, revoked, *_, old_digest, old_until = key
+            _, _, digest, prefix, _, revoked, *_, old_digest, old_until, _ = key
             revised = (digest, prefix, revoked, old_digest, old_until)
             if not await connection.run(SQL["key_revise"], revised):
                 await connection.run(SQL["key_put"], tuple(key))

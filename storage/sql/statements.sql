@@ -46,9 +46,13 @@ UPDATE links SET expires = ?2 WHERE key = ?1 AND expires > ?2
 -- Records when a key was last presented, unless another process has just done so.
 UPDATE keys SET used = ?1 WHERE id = ?2 AND (used IS NULL OR used <= ?3 OR used > ?1)
 
+-- name: key_installed
+-- Notes with which digest the settings have installed a key, however often it is rotated.
+UPDATE keys SET installed = ?1 WHERE (digest = ?1 OR old_digest = ?1) AND installed IS NULL
+
 -- name: key_of
--- Finds the key that has or had this digest: when it was revoked, and its digest now.
-SELECT revoked, digest FROM keys WHERE digest = ?1 OR old_digest = ?1
+-- Finds the key that has this digest, or had it: when it was revoked, and its digest now.
+SELECT revoked, digest FROM keys WHERE digest = ?1 OR old_digest = ?1 OR installed = ?1
 
 -- name: key_replace
 -- Revokes the keys of a name that another key takes the place of.

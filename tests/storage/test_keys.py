@@ -46,10 +46,11 @@ async def test_a_secret_that_was_rotated_away_is_not_installed_again(store: Stor
     assert await store.keys.install(mine, "given")
     found = await store.keys.find(mine)
     assert found is not None
-    _, new = await store.keys.rotate(found.id, 0.0)
-    assert not await store.keys.install(mine, "given")
-    assert await store.keys.find(mine) is None
-    assert await store.keys.find(new)
+    for _ in range(3):
+        _, new = await store.keys.rotate(found.id, 0.0)
+        assert not await store.keys.install(mine, "given")
+        assert await store.keys.find(mine) is None
+        assert await store.keys.find(new)
 
 
 async def test_a_key_that_was_chosen_elsewhere_is_installed_once(store: Store, holds: Holds) -> None:

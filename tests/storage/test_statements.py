@@ -68,6 +68,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
             "0028-0029_segments",
             "0029-0030_answered",
             "0030-0031_people",
+            "0031-0032_installed",
         )
         for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)
