@@ -26,7 +26,7 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
+from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.run.call import ChatCall, Forwarded, endpoint_form_for, native_body_for
 from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
@@ -395,6 +395,8 @@ class Chat:
                 mode = call.identity.mode
                 call.memory_state = "on" if mode is _STRICT else str(mode)
                 return begun
+            except CallerError:
+                raise  # it does not fit, and may not be cut
             except StoreError as error:
                 if not is_known(error):
                     _log.warning("A request was answered without memory: %s", error.message)

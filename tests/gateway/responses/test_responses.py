@@ -873,6 +873,28 @@ def test_a_window_that_is_full_is_an_error_where_nothing_may_be_left_out(
             assert len(upstream.last.messages) < len(items)
 
 
+@pytest.mark.parametrize("way", ["conversation", "previous", "strict"])
+def test_a_stored_conversation_that_fills_the_window_is_an_error_too(
+    upstream: StrictUpstream, tmp_path: Path, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1000)
+    asked: Json = {"user": "alice", "truncation": "disabled", "input": "Number one. " * 150}
+    with remember(upstream, tmp_path, upstreams=(small,)) as world:
+        if way == "conversation":
+            asked["conversation"] = world.sdk.conversations.create().id
+        elif way == "strict":
+            asked["extra_headers"] = {"x-mnemogate-memory": "strict", "x-mnemogate-history": "append"}
+            asked["extra_headers"]["x-mnemogate-conversation"] = "c1"
+        first = respond(world, **asked)
+        if way == "previous":
+            asked["previous_response_id"] = first.id
+        with pytest.raises(openai.BadRequestError) as caught:
+            respond(world, **asked)
+        assert caught.value.code == "context_length_exceeded"
+        assert len(upstream.chats) == 1
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
 def test_a_turn_whose_hidden_rounds_do_not_fit_is_remembered_as_far_as_it_was_told(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
