@@ -359,6 +359,33 @@ def test_the_same_send_again_is_the_same_run(world: LettaWorld) -> None:
     assert len(world.upstream.chats) == 1
 
 
+@pytest.mark.both
+def test_a_send_that_ended_before_it_began_is_said_when_it_comes_again(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands at the end of the conversation without a reply is another run's: the results of its last calls."""
+    agent, send = world.agent(tools=["memory_insert"]), world.letta.agents.messages
+    world.upstream.queue(call_tools(Call("memory_insert", {"label": "human", "new_string": "Plays."}, "c1")))
+    assert send.create(agent.id, input="I play.", max_steps=1).stop_reason.stop_reason == "max_steps"
+    runs = world.world.gateway.app.services.agents.runs._runs
+    began, gate, perform = Gate(), Gate(), runs.perform
+
+    async def held(*arguments: Any) -> None:
+        began.open()
+        await gate.wait()
+        await perform(*arguments)
+
+    message: Any = {"role": "user", "content": "Which instrument?", "otid": "o1"}
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "perform", held)
+        run = send.create_async(agent.id, messages=[message])
+        began.wait_sync()
+    assert send.cancel(agent.id, run_ids=[run.id]) == {run.id: "cancelled"}
+    gate.open()
+    send.create(agent.id, messages=[message])
+    assert world.upstream.last.messages[-1]["content"] == "Which instrument?"
+
+
 @pytest.mark.sqlite  # another database is read until the run is over
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_live_send_again_in_the_background_waits_for_the_same_answer(

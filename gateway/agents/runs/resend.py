@@ -115,8 +115,10 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     is_completed = run.state is RunState.COMPLETED
     answered = tuple(await exchanges_of(store, marks.agent, run)) if is_completed else steps
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
-    # A process that died has left no step of a call that it was making.
-    first = next(iter(answered), None) or await _unanswered(store, marks)
+    first = next(iter(answered), None)
+    if first is None and run.begun is not None:
+        # A process that died has left no step of a call that it was making.
+        first = await _unanswered(store, marks)
     return _EndedRun(
         run, answered, is_cut, [] if first is None else await _first_exchanges(store, marks, first)
     )
