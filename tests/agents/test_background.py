@@ -596,6 +596,26 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
 
 
 @pytest.mark.both
+def test_a_log_begins_with_a_ping_whichever_attempt_is_the_first_to_perform(world: LettaWorld) -> None:
+    """A forgetting ends the attempt that waits, and counts as one more for each job."""
+    agent, send = world.agent(), world.letta.agents.messages
+    before = send.create(agent.id, input="Hello.").messages[-1].id
+    gate, arrived = Gate(), world.upstream.arrived(2)
+    world.upstream.queue(say("Slow.", hold_before_headers=gate))
+    with ThreadPoolExecutor(1) as pool:
+        live = pool.submit(send.create, agent.id, input="Hi")
+        arrived.wait_sync()
+        with send.create(agent.id, input="Work.", streaming=True, background=True):
+            (run,) = world.letta.runs.list(agent_id=agent.id, background=True)
+        assert world.ask("DELETE", f"/v1/agents/{agent.id}/messages/{before}")[0] == 200
+        gate.open()
+        live.exception(PATIENCE_S)  # its reply may quote what is forgotten
+    assert ended(world, run.id).status == "completed"
+    kinds = [e["message_type"] for e in stream(world, run.id)]
+    assert (kinds[0], kinds.count("ping"), kinds[-1]) == ("ping", 1, "usage_statistics")
+
+
+@pytest.mark.both
 def test_too_many_sends_behind_a_run_are_refused(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()

@@ -48,6 +48,8 @@ class RunLogs:
             log.add(self._shows.first_event(run.uid))
         elif attempt > 1 or is_new:
             logged = await log.resume(agent.epoch, attempt)
+            if not logged:
+                log.add(self._shows.first_event(run.uid))
             log.add(
                 await self._shows.missing_events(
                     replace(run, state=RunState.RUNNING), stored.shown or {}, logged, attempt
