@@ -592,7 +592,10 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
         await store.runs.log(run.agent, run.id, "event", 3, b"".join(logged), loaded.epoch)
 
     world.world.gateway.call(lose_the_end())
-    assert text_of(stream(world, run_id)) == "One."
+    events = stream(world, run_id)
+    assert text_of(events) == "One."
+    assert [e["message_type"] for e in events[-2:]] == ["stop_reason", "usage_statistics"]
+    assert stream(world, run_id, 3) == events[3:]
 
 
 @pytest.mark.both

@@ -21,8 +21,8 @@ from adapters.types import Json
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_runs import ABANDONED, AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
-from gateway.agents.runs.background.remote_runs import DELETED, RemoteRuns
-from gateway.agents.runs.background.run_logs import RunLogs
+from gateway.agents.runs.background.remote_runs import RemoteRuns
+from gateway.agents.runs.background.run_logs import DELETED, RunLogs
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.agents.runs.begin import MessageGone
@@ -289,22 +289,21 @@ class BackgroundRuns:
         """
         open_run = self._open.find(run.uid)
         log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
+        last, is_logged = b"", log is not None
         if log is not None:
-            last = b""
             async for last in log.after(after):
                 yield last
-            if not self._ends.is_shared or self._shows.is_end(last):
-                return
-            after = max(after, log.next_number - 1)  # another attempt goes on, perhaps elsewhere
-        if self._ends.is_shared:
-            is_logged = False
-            async for event in self._remote_runs.events(run, after):
-                is_logged = True
+            await log.flush()
+            after = max(after, log.next_number - 1)
+        if self._ends.is_shared and not self._shows.is_end(last):
+            # Another attempt goes on, perhaps elsewhere.
+            async for number, last in self._remote_runs.events(run, after):
+                after, is_logged = number, True
+                yield last
+        if not self._shows.is_end(last):
+            ended = await self.wait_for_end(run)
+            async for event in self._logs.events_of_ended(ended, after, is_logged=is_logged):
                 yield event
-            if is_logged:
-                return
-        async for event in self._logs.events_of_ended(await self.wait_for_end(run), after):
-            yield event
 
     # -- a send that is resent
 

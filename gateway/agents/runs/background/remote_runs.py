@@ -9,12 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from gateway.agents.runs.background.shows_runs import ShowsRuns
-from gateway.errors import Conflict
 from gateway.run.event_log import BATCH_S, stored_events
 from storage.records import Run
 from storage.sql.store import Store
 
-DELETED = "The agent of this run, or its conversation, is deleted."
 # For how long after its end a run's last events are waited for: a run that has events, and one that has none. No
 # measurement; an event is written within a fraction of a second, unless its process has died.
 _WAIT_FOR_REST_S = 5.0
@@ -28,23 +26,20 @@ class RemoteRuns:
         self._store = store
         self._shows = shows
 
-    async def events(self, run: Run, after: int) -> AsyncIterator[bytes]:
-        """Yields the events of a run after a number, and those that follow, until its end or what is known of it.
+    async def events(self, run: Run, after: int) -> AsyncIterator[tuple[int, bytes]]:
+        """Yields the stored events of a run after a number, and those that follow, each with its number.
 
-        Raises: StoreError.
+        They may lack the end, where its process has died or the run is deleted. Raises: StoreError.
         """
         clock, over_at, seen = asyncio.get_running_loop().time, 0.0, 0
         while True:
             now = await self._store.runs.load(run.agent, run.id)
             async for number, event in stored_events(self._store, run, after):
                 after, seen = number, seen + 1
-                yield event
+                yield number, event
                 if self._shows.is_end(event):
                     return
             if now is None:
-                gone = self._shows.error_events(run.uid, Conflict(DELETED))
-                for event in self._shows.number_events(gone, after + 1):
-                    yield event
                 return
             if now.is_over:
                 over_at = over_at or clock()

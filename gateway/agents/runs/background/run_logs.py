@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator
 from msgspec.structs import replace
 
 from gateway.agents.runs.background.open_runs import OpenRun, RunPhase
-from gateway.agents.runs.background.remote_runs import DELETED
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.errors import Conflict
 from gateway.run.event_log import EventLog, stored_events
 from storage.records import Agent, Run, RunState
 from storage.sql.store import Store
+
+DELETED = "The agent of this run, or its conversation, is deleted."
 
 
 class RunLogs:
@@ -87,18 +88,24 @@ class RunLogs:
             log.add(await self._shows.missing_events(run, stored.shown or {}, logged, attempt))
         await log.close()
 
-    async def events_of_ended(self, run: Run, after: int) -> AsyncIterator[bytes]:
-        """Yields the stored events after a number; without any, whole messages, or an error where it was deleted."""
-        is_logged = False
+    async def events_of_ended(self, run: Run, after: int, *, is_logged: bool) -> AsyncIterator[bytes]:
+        """Yields the events after a number of a run that has ended: those that are stored, and what they lack.
+
+        is_logged: the reader has followed its log, whose events may be erased by now.
+        """
+        number, logged = 0, list[bytes]()
         async for number, event in stored_events(self._store, run, 0):
-            is_logged = True
+            logged.append(event)
             if number > after:
                 yield event
-        if not is_logged:
-            if await self._store.agents.load(run.agent) is None:
-                whole = self._shows.error_events(run.uid, Conflict(DELETED))
-            else:
-                whole = await self._shows.missing_events(run, {}, (), 1)
-            for number, event in enumerate(self._shows.number_events(whole, 1), 1):
-                if number > after:
-                    yield event
+        if logged and self._shows.is_end(logged[-1]):
+            return
+        if await self._store.agents.load(run.agent) is None:
+            first, missing = after + 1, self._shows.error_events(run.uid, Conflict(DELETED))
+        else:
+            # Without a log they are whole messages, which have the same numbers for all readers.
+            first = max(number, after) + 1 if logged or is_logged else 1
+            missing = await self._shows.missing_events(run, {}, logged, 1)
+        for number, event in enumerate(self._shows.number_events(missing, first), first):
+            if number > after:
+                yield event
