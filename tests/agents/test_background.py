@@ -288,6 +288,38 @@ def test_a_run_is_cancelled_whether_it_has_begun_or_not(world: LettaWorld) -> No
     assert late == {first.id: "cancelled"}
 
 
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_run_that_is_cancelled_while_it_waits_ends_at_once(world: LettaWorld, is_live: bool) -> None:
+    """Behind a live send of its conversation, or behind a run of another one: those of an agent go one by one."""
+    agent, gate = world.agent(), Gate()
+    send, conversations = world.letta.agents.messages, world.letta.conversations
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("Slow.", hold_before_headers=gate))
+
+    def hold() -> None:
+        if is_live:
+            send.create(agent.id, input="Hi")
+        else:
+            other = conversations.create(agent_id=agent.id).id
+            list(conversations.messages.create(other, input="Hi", background=True, streaming=True))
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(hold)
+        arrived.wait_sync()
+        with send.create(agent.id, input="Work.", streaming=True, background=True) as events:
+            run_id = next(iter(events)).run_id
+            assert send.cancel(agent.id, run_ids=[run_id]) == {run_id: "cancelled"}
+            kinds = [e.message_type for e in events if e.message_type != "ping"]
+            assert kinds == ["stop_reason", "usage_statistics"]
+        if not is_live:
+            assert send.create(agent.id, input="And now?").messages[-1].content == "Ok."  # type: ignore[union-attr]
+        gate.open()
+        slow.result(PATIENCE_S)
+    becomes(lambda: world.world.query("SELECT count(*) FROM jobs WHERE kind = 'run'") == [0])
+    kinds = [e["message_type"] for e in stream(world, run_id)]
+    assert (kinds[0], kinds[-2:]) == ("ping", ["stop_reason", "usage_statistics"])
+
+
 def test_a_run_that_is_cancelled_as_it_begins_holds_up_nobody(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

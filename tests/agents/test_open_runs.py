@@ -11,6 +11,7 @@ import pytest
 from gateway.agents.runs.background.open_runs import OpenRuns, RunPhase
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.queue import Queues, QueueTicket
+from tests.patience import PATIENCE_S
 from tests.stored import open_store
 
 CONVERSATION = ("agent", "default")
@@ -28,13 +29,20 @@ async def is_free(queues: Queues) -> bool:
         return await queues.try_enter(CONVERSATION, ticket)
 
 
+async def becomes_free(queues: Queues) -> None:
+    """Waits for the release of the conversation, which may have to be written."""
+    async with asyncio.timeout(PATIENCE_S):
+        with QueueTicket() as ticket:
+            await queues.enter(CONVERSATION, ticket)
+
+
 async def test_the_first_job_takes_the_first_ticket_whichever_run_it_is(queues: Queues) -> None:
     runs = OpenRuns(queues)
     runs.add("one", CONVERSATION)
     two = runs.add("two", CONVERSATION)
     await asyncio.sleep(0)
     reserved = runs.begin(two)
-    await reserved.wait()
+    assert await runs.wait(two, reserved) is not None
     assert two.phase is RunPhase.PERFORMED
     runs.close(two)
     assert two.ended.is_set()
@@ -60,16 +68,31 @@ async def test_a_run_ended_while_it_is_performed_leaves_the_other_tickets(queues
     runs = OpenRuns(queues)
     one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)
     reserved = runs.begin(one)
-    await reserved.wait()
+    await runs.wait(one, reserved)
     runs.close(one)
     runs.put_back(one, reserved)  # its job failed afterwards
     runs.stop(one)
     assert one.phase is RunPhase.ENDED
     second = runs.begin(two)
-    await second.wait()
+    await runs.wait(two, second)
     assert not await is_free(queues)
     second.drop()
-    assert await is_free(queues)
+    await becomes_free(queues)
+
+
+async def test_a_run_that_is_closed_waits_no_longer_and_leaves_the_other_tickets(queues: Queues) -> None:
+    runs = OpenRuns(queues)
+    one, two = runs.add("one", CONVERSATION), runs.add("two", CONVERSATION)
+    first, second = runs.begin(one), runs.begin(two)
+    await runs.wait(one, first)
+    waiting = asyncio.ensure_future(runs.wait(two, second))
+    await asyncio.sleep(0)
+    runs.close(two)
+    assert await waiting is None
+    second.drop()
+    assert not await is_free(queues)
+    first.drop()
+    await becomes_free(queues)
 
 
 async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queues) -> None:
@@ -78,8 +101,8 @@ async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queu
     runs.add("two", CONVERSATION)
     reserved = runs.begin(one)
     runs.accepted(one)  # the job began before the write of its row returned
-    assert one.phase is RunPhase.PERFORMED
-    await reserved.wait()
+    assert one.phase is RunPhase.QUEUED
+    await runs.wait(one, reserved)
     runs.put_back(one, reserved)
     runs.stop(one)
     assert one.phase is RunPhase.WAITING

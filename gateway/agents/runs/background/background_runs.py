@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -39,6 +39,7 @@ from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
+from storage.listing import RunEntry
 from storage.records import DEFAULT, Agent, Run, RunState
 
 # The most attempts of a run that do not come to an end, as where the process dies. A run that has begun may be what
@@ -87,7 +88,7 @@ class BackgroundRuns:
         self._ends = runs.ends
         self._logs = RunLogs(keeper.store, shows)
         self._remote_runs = RemoteRuns(keeper.store, shows)
-        self._ends.when_ended(self._ended_elsewhere, keeper.store.jobs.wake_here)
+        self._ends.when_ended(self._stop_and_close, keeper.store.jobs.wake_here)
 
     async def accept(
         self,
@@ -183,7 +184,8 @@ class BackgroundRuns:
                 self._open.close(open_run)
         reserved = self._open.begin(open_run)
         try:
-            ended = await self._perform(replace(attempt, ticket=await reserved.wait()))
+            ticket = await self._open.wait(open_run, reserved)
+            ended = None if ticket is None else await self._perform(replace(attempt, ticket=ticket))
         except (StoreError, asyncio.CancelledError):
             if self._ends.is_shared:
                 # Another process may continue the run, with a log of its own, and has to find the conversation free.
@@ -200,6 +202,9 @@ class BackgroundRuns:
         finally:
             self._open.stop(open_run)
         reserved.drop()
+        if ticket is None:
+            # It was cancelled or deleted while it waited.
+            return await self.perform(agent_row, run_row, number, tries)
         return ended
 
     async def recover(self) -> None:
@@ -207,50 +212,62 @@ class BackgroundRuns:
 
         Raises: StoreError: it may be called again.
         """
-        after = 0
-        while True:
-            page = await self._store.runs.open_background(after=after, limit=_PAGE)
-            for entry, has_job in page:
-                after = entry.run.id
-                if not has_job:
-                    await self._fail(entry.run, ABANDONED)
-                elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
-                    self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation))
-            if len(page) < _PAGE:
-                break
+        dropped = []
+        async for entry, has_job in self._stored_open_runs():
+            if not has_job:
+                dropped.append(entry.run)
+            elif self._open.find(entry.run.uid) is None:  # else its job began before this was called
+                self._open.add(entry.run.uid, (entry.agent_uid, entry.conversation))
+        for run in dropped:
+            await self._fail(run, ABANDONED)
         # Lets each reservation enter its queue.
         await asyncio.sleep(0)
 
     async def sweep(self) -> None:
-        """Ends runs without a job, which an operator has dropped; closes those that are deleted or ended elsewhere.
-
-        Raises: StoreError.
-        """
+        """Cancels runs without a job; closes those that are deleted or have ended. Raises: StoreError."""
         if not self._open:
             return
         known = {run.uid for run in self._open if run.phase is not RunPhase.ACCEPTING}
-        found, is_all = set[str](), False
-        after = 0
+        for uid in known - await self.cancel_dropped():
+            run = await self._find(uid)
+            open_run = self._open.find(uid)  # it may have ended meanwhile
+            if run is None and open_run is not None:
+                self._close_deleted(open_run)
+            elif run is not None and run.state is RunState.CANCELLED:
+                self._stop_and_close(uid)
+            else:
+                self._close_ended(uid)
+
+    async def cancel_dropped(self) -> Set[str]:
+        """Cancels runs without a job, which an operator has dropped, of whichever process. Returns all open runs.
+
+        Raises: StoreError.
+        """
+        found, dropped = set[str](), []
+        async for entry, has_job in self._stored_open_runs():
+            found.add(entry.run.uid)
+            if not has_job:
+                dropped.append(entry.run)
+        for run in dropped:
+            await self._runs.cancel(run)
+        return found
+
+    async def _stored_open_runs(self) -> AsyncIterator[tuple[RunEntry, bool]]:
+        """Yields the runs of all processes that have not ended, and whether each has a job. Raises: StoreError."""
+        after, is_all = 0, False
         while not is_all:
             page = await self._store.runs.open_background(after=after, limit=_PAGE)
-            found.update(entry.run.uid for entry, _ in page)
-            await self._cancel_open([entry.run for entry, has_job in page if not has_job])
-            is_all, after = len(page) < _PAGE, page[-1][0].run.id if page else 0
-        for uid in known - found:
-            is_deleted = await self._is_deleted(uid)
-            open_run = self._open.find(uid)  # it may have ended meanwhile
-            if is_deleted and open_run is not None:
-                self._close_deleted(open_run)
-            elif self._ends.is_shared:
-                self._ended_elsewhere(uid)
+            for entry, has_job in page:
+                after = entry.run.id
+                yield entry, has_job
+            is_all = len(page) < _PAGE
 
-    async def _is_deleted(self, uid: str) -> bool:
-        """Returns whether a run is gone with its agent or its conversation."""
+    async def _find(self, uid: str) -> Run | None:
+        """Returns a run; None: it is gone with its agent or its conversation."""
         try:
-            await self._store.runs.get(None, uid)
+            return (await self._store.runs.get(None, uid)).run
         except NotFound:
-            return True
-        return False
+            return None
 
     def _close_deleted(self, open_run: OpenRun) -> None:
         """Closes a run that is deleted, so that nothing waits for it."""
@@ -258,19 +275,17 @@ class BackgroundRuns:
             open_run.log.close_unwritten(self._shows.error_events(open_run.uid, Conflict(DELETED)))
         self._open.close(open_run)
 
-    async def _cancel_open(self, runs: Sequence[Run]) -> None:
-        """Cancels those of the runs that are open here, so that they block no others."""
-        for run in runs:
-            open_run = self._open.find(run.uid)
-            if open_run is None:
-                continue
-            now = self._keeper.now()
-            ended = await self._store.runs.end(
-                run.agent, run.id, RunState.CANCELLED, StopReason.CANCELLED, now
-            )
-            self._ends.notify(ended)
+    def _stop_and_close(self, uid: str) -> None:
+        """Stops a run that was cancelled, and closes it."""
+        self._runs.stop(uid)
+        self._close_ended(uid)
+
+    def _close_ended(self, uid: str) -> None:
+        """Closes a run that has ended, unless its job runs here and will do so."""
+        open_run = self._open.find(uid)
+        if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
             if open_run.log is not None:
-                await open_run.log.close()
+                open_run.log.abandon()
             self._open.close(open_run)
 
     async def wait_for_end(self, run: Run) -> Run:
@@ -395,13 +410,6 @@ class BackgroundRuns:
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._fail(run, _INTERNAL)
-
-    def _ended_elsewhere(self, uid: str) -> None:
-        """Stops a run that another process has ended; closes it, unless its job runs here and will do so."""
-        self._runs.stop(uid)
-        open_run = self._open.find(uid)
-        if open_run is not None and open_run.phase is not RunPhase.PERFORMED:
-            self._open.close(open_run)
 
     async def _fail(self, run: Run, error: str) -> Run:
         """Ends a run with an error, unless it has ended."""

@@ -35,16 +35,16 @@ class RunEnds:
     def when_ended(self, ended: Callable[[str], None], missed: Callable[[], None]) -> None:
         """Registers callbacks.
 
-        ended: called with the uid of a run that another process has ended.
+        ended: called with the uid of a run that this process or another one has ended.
         missed: called when notifications may have been lost.
         """
         self._ended.append(ended)
         self._missed.append(missed)
 
     def notify(self, run: Run) -> None:
-        """Notifies other processes and waiters here that a run has ended."""
+        """Notifies all processes that a run has ended."""
         self._store.database.notify(RUNS, f"{run.uid} {run.id}")
-        self._wake()
+        self._note_end(run.uid)
 
     async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
@@ -71,9 +71,11 @@ class RunEnds:
             for missed in self._missed:
                 missed()
         else:
-            uid = payload.partition(" ")[0]
-            for ended in self._ended:
-                ended(uid)
+            self._note_end(payload.partition(" ")[0])
+
+    def _note_end(self, uid: str) -> None:
+        for ended in self._ended:
+            ended(uid)
         self._wake()
 
     def _wake(self) -> None:

@@ -1,9 +1,10 @@
 """The background runs of this process that have not ended, and the queue tickets reserved for them.
 
-open_run = open_runs.add(uid, conversation)   # WAITING, with a ticket in the queue of its conversation
-reserved = open_runs.begin(open_run)          # PERFORMED, holds the ticket
-open_runs.put_back(open_run, reserved)        # WAITING again, first in its conversation
-open_runs.close(open_run)                     # ENDED, forgotten; callers that wait for its end go on
+open_run = open_runs.add(uid, conversation)         # WAITING, with a ticket in the queue of its conversation
+reserved = open_runs.begin(open_run)                # QUEUED
+ticket = await open_runs.wait(open_run, reserved)   # PERFORMED, first in its conversation
+open_runs.put_back(open_run, reserved)              # WAITING again, still first
+open_runs.close(open_run)                           # ENDED, forgotten; callers that wait for its end go on
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from enum import Enum
 from gateway.core.conversation.kind import QueueName
 from gateway.run.call import Forwarded
 from gateway.run.event_log import EventLog
-from gateway.run.memory.queue import Queues, Reservation
+from gateway.run.memory.queue import Queues, QueueTicket, Reservation
 
 
 class RunPhase(Enum):
@@ -25,7 +26,8 @@ class RunPhase(Enum):
 
     ACCEPTING = "accepting"  # its row is being written
     WAITING = "waiting"  # on disk; its job has not begun, or will begin again
-    PERFORMED = "performed"  # its job runs and holds the ticket
+    QUEUED = "queued"  # its job has begun, and waits until the conversation is free
+    PERFORMED = "performed"  # its job runs and holds the conversation
     ENDED = "ended"
 
 
@@ -85,12 +87,30 @@ class OpenRuns:
 
     def begin(self, run: OpenRun) -> Reservation:
         """Returns the next ticket of the run's conversation for its job, which has begun."""
-        run.phase = RunPhase.PERFORMED
+        run.phase = RunPhase.QUEUED
         return self._pop_ticket(run.conversation) or self._queues.reserve(run.conversation)
+
+    async def wait(self, run: OpenRun, reserved: Reservation) -> QueueTicket | None:
+        """Waits for a run's turn in its conversation. Returns its ticket; None: the run was closed meanwhile.
+
+        Raises: StoreError.
+        """
+        turn, end = asyncio.ensure_future(reserved.wait()), asyncio.ensure_future(run.ended.wait())
+        try:
+            await asyncio.wait((turn, end), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            turn.cancel()
+            end.cancel()
+            await asyncio.gather(turn, end, return_exceptions=True)
+        if run.phase is RunPhase.ENDED:
+            return None
+        ticket = turn.result()
+        run.phase = RunPhase.PERFORMED
+        return ticket
 
     def stop(self, run: OpenRun) -> None:
         """Notes that the job of a run is over, for now or for good."""
-        if run.phase is RunPhase.PERFORMED:
+        if run.phase in (RunPhase.QUEUED, RunPhase.PERFORMED):
             run.phase = RunPhase.WAITING
 
     def put_back(self, run: OpenRun, reserved: Reservation) -> None:
@@ -103,11 +123,11 @@ class OpenRuns:
     def close(self, run: OpenRun) -> None:
         """Forgets a run that has ended and wakes the callers that wait for its end. Idempotent.
 
-        A run that is not performed gives up a ticket of its conversation; that of one that is stays with its job.
+        A run whose job has not begun gives up a ticket of its conversation; that of another one stays with its job.
         """
         if run.phase is RunPhase.ENDED:
             return
-        if run.phase is not RunPhase.PERFORMED:
+        if run.phase in (RunPhase.ACCEPTING, RunPhase.WAITING):
             ticket = self._pop_ticket(run.conversation, last=True)
             if ticket is not None:
                 ticket.drop()
