@@ -20,12 +20,14 @@ from gateway.agents.runs.agent_runs import MAX_SENDS
 from gateway.agents.runs.background import remote_runs
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
+from gateway.core.ids import id_of, new_uid, uid_of
 from gateway.run.event_log import stored_events
 from gateway.settings import ToolSettings, UpstreamSettings
+from storage.commands import RunAccept
 from storage.errors import Unavailable
 from storage.listing import Page, RunFilter
+from storage.records import DEFAULT, RunState
 from storage.records import Run as StoredRun
-from storage.records import RunState
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
@@ -467,6 +469,22 @@ def test_a_run_whose_job_is_taken_away_holds_up_nobody(world: LettaWorld) -> Non
     assert ended(world, run.id).status == "cancelled"
     gate.open()
     assert world.letta.agents.messages.create(agent.id, input="Two").messages[-1].content == "Ok."  # type: ignore[union-attr]
+
+
+@pytest.mark.both
+def test_a_run_without_a_job_that_no_process_has_open_is_cancelled(world: LettaWorld) -> None:
+    """The process that has accepted it is gone, and an operator has dropped its job since."""
+    agent = world.agent()
+
+    async def leave_run() -> str:
+        store = world.world.store
+        memory = (await store.defined_agents.get("default", uid_of("agent", agent.id) or "")).agent
+        draft = StoredRun(0, new_uid(), memory.id, 0, RunState.CREATED, world.world.clock(), background=True)
+        return (await store.runs.accept(RunAccept(draft, b"{}", DEFAULT, new_uid(), kind=""))).uid
+
+    run = id_of("run", world.world.gateway.call(leave_run()))
+    world.world.gateway.call(world.world.gateway.app.services.agents.run_service._fail_left())
+    assert ended(world, run).status == "cancelled"
 
 
 @pytest.mark.parametrize("is_read", [False, True])

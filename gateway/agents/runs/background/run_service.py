@@ -106,4 +106,5 @@ class RunService:
 
     async def _fail_left(self) -> float | None:
         await self._recover()
+        await self._runs.cancel_dropped()
         return _RECOVER_S if self._is_shared else None
