@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -199,10 +199,7 @@ class Worker:
                     waits = [pause_s for pause_s in pauses.values() if pause_s > 0]
                     waits += [] if wait is None else [wait]
                     return max(min(waits), _MIN_PAUSE_S) if waits else None
-                limits, running = self.limits, [each.job.id for each in self._running]
-                job = await self.jobs.claim(
-                    kinds, lease_s=limits.lease_s, tries=limits.tries, running=running
-                )
+                job = await self._claim(kinds)
                 if job is None:
                     return _NOTHING_FOUND_S
                 context = JobContext(job, self.jobs)
@@ -215,6 +212,21 @@ class Worker:
             return _AFTER_FAULT_S
         # There is no room, or a job has to end first: its end wakes the worker.
         return None
+
+    async def _claim(self, kinds: Sequence[str]) -> Job | None:
+        """Claims the next job. One that is being claimed while this is cancelled is given back."""
+        limits, running = self.limits, [each.job.id for each in self._running]
+        claiming = asyncio.ensure_future(
+            self.jobs.claim(kinds, lease_s=limits.lease_s, tries=limits.tries, running=running)
+        )
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(_RELEASE_S):
+                    if (job := await claiming) is not None:
+                        await self.jobs.release(job)
+            raise
 
     def _has_room(self) -> bool:
         return len(self._running) - self.count_waiting() < self.limits.concurrency

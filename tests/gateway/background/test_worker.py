@@ -17,6 +17,7 @@ from storage.sql.jobs import forget_jobs
 from storage.sql.passages import insert_passage
 from storage.sqlite.database import drive
 from storage.sqlite.writer import WriterLimits
+from tests.doubles.upstream import Gate
 from tests.gateway.background.bench import LIMITS, Bench, Time
 from tests.patience import comes
 from tests.stored import open_store
@@ -357,6 +358,24 @@ async def test_giving_up_and_putting_off(bench: Bench, caplog: pytest.LogCapture
     assert (late.error, batch.error) == ("the budget is used up", "it is asked again")
     waits = [each.getMessage() for each in caplog.records if "wait" in each.getMessage()]
     assert waits == ["Jobs of the kind 'later' wait: the budget is used up"]
+
+
+async def test_a_job_that_is_being_claimed_when_the_worker_stops_is_given_back(bench: Bench) -> None:
+    disk, performed = Gate(), []
+
+    async def learn(job: JobContext) -> None:
+        performed.append(job.job.id)
+
+    await bench.jobs.enqueue("learn", 0, "k")
+    bench.store.database.writer.submit(lambda _: disk.wait_sync())
+    worker = bench.start({"learn": learn})
+    await bench.until(lambda: bench.store.health.waiting == 2)
+    worker.cancel()
+    await asyncio.sleep(0)
+    disk.open()
+    await asyncio.wait([worker])
+    (job,) = await bench.jobs.list()
+    assert (job.state, job.tries, performed) == (JobState.RETRYING, 0, [])
 
 
 async def test_a_handler_that_cancels_itself_has_failed(bench: Bench) -> None:
