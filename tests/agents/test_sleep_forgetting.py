@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from letta_client import NotFoundError
+from letta_client import InternalServerError, NotFoundError
 from letta_client.types import AgentState
 
+from storage.errors import Unavailable
+from storage.sql.forget import Forgetting
 from tests.agents.letta import spoken
 from tests.agents.sleep import SleepWorld, hold, sleeping
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools
@@ -130,6 +132,31 @@ def test_a_primary_that_is_deleted_takes_all_along(world: SleepWorld, tmp_path: 
         world.letta.letta.agents.retrieve(sleeper.id)
     assert holds(tmp_path, SECRET) == []
     assert world.query("SELECT count(*) FROM readers") == [0]
+
+
+@pytest.mark.sqlite
+def test_a_sleeptime_agent_that_is_left_behind_holds_nothing_of_what_it_was_reading(
+    world: SleepWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway is killed after the agent was taken from the memory, and before it is deleted."""
+    agent = world.primary()
+    world.frequency(agent, 1)
+    gate = Gate()
+    world.model.before = lambda seen: hold(seen, gate)
+    world.send(agent, f"I love {SECRET}.")
+    world.upstream_has(2)
+
+    async def wipe(*_: object) -> NoReturn:
+        raise Unavailable("it is killed")
+
+    monkeypatch.setattr(Forgetting, "wipe", wipe)
+    with pytest.raises(InternalServerError):
+        world.letta.letta.agents.update(agent.id, enable_sleeptime=False)
+    gate.open()
+    world.slept()
+    forget(world, agent, SECRET)
+    assert world.query("SELECT count(*) FROM runs WHERE state IN ('created', 'running')") == [0]
+    assert holds(tmp_path, SECRET) == []
 
 
 def test_a_sleeptime_agent_that_is_deleted_leaves_what_it_wrote(world: SleepWorld) -> None:

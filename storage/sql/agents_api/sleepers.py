@@ -29,6 +29,7 @@ from storage.sql.vectors import forget_indexed
 _READING_END = READING[:-1] + chr(ord(READING[-1]) + 1)
 # The kinds of a run's texts besides its exchanges.
 _RUN_TEXTS = ("request", "call", "result", "event")
+_PAGE = 16  # readings that are emptied at once
 
 
 async def add_sleeper(
@@ -74,15 +75,20 @@ async def remove_sleepers(
     *,
     at: float,
 ) -> None:
-    """Ends that sleepers read a memory; they stay agents. The next reader begins where they have come to.
+    """Ends that sleepers read a memory; they stay agents, without what they have read. The next reader begins there.
 
     entry, body: as for `add_sleeper`.
     job: the kind of the jobs in which they read. The memory's job is dropped with its last sleeper.
     Raises: Overtaken: the definition was changed since it was found.
     """
     memory = entry.agent.id
+    await connection.lock_sharers(memory)
     await advance(connection, memory, LEARNER, await cursor_of(connection, memory, LEARNER), at)
     for sleeper in sleepers:
+        # A forgetting in the memory would not find them any more.
+        await _end_readings_of(connection, sleeper, at)
+        while await _empty_readings_of(connection, sleeper, _PAGE):
+            pass
         await connection.run(SQL["read_no_more"], (memory, sleeper))
     if not await load_sleepers(connection, memory):
         await drop_jobs(connection, memory, job)
@@ -112,21 +118,29 @@ async def advance_over(connection: Connection, span: ReadSpan, at: float) -> Non
 async def end_readings(connection: Connection, memory: int, at: float) -> None:
     """Ends the readings of a memory, in the transaction that begins to forget something of it."""
     for sleeper in await load_sleepers(connection, memory):
-        await connection.lock(sleeper)
-        if await connection.run(SQL["readings_end"], (at, sleeper, READING, _READING_END)):
-            # A step that is under way is written on an older epoch, and so refused.
-            await raise_epoch(connection, sleeper)
+        await _end_readings_of(connection, sleeper, at)
+
+
+async def _end_readings_of(connection: Connection, sleeper: int, at: float) -> None:
+    await connection.lock(sleeper)
+    if await connection.run(SQL["readings_end"], (at, sleeper, READING, _READING_END)):
+        # A step that is under way is written on an older epoch, and so refused.
+        await raise_epoch(connection, sleeper)
 
 
 async def empty_readings(connection: Connection, memory: int, limit: int) -> bool:
     """Empties ended readings of a memory, at most `limit` of each sleeper. Returns whether there may be more."""
     for sleeper in await load_sleepers(connection, memory):
-        rows = await connection.rows(SQL["readings"], (sleeper, READING, _READING_END, limit))
-        for (conversation,) in rows:
-            await empty_reading(connection, sleeper, conversation)
-        if len(rows) == limit:
+        if await _empty_readings_of(connection, sleeper, limit):
             return True
     return False
+
+
+async def _empty_readings_of(connection: Connection, sleeper: int, limit: int) -> bool:
+    rows = await connection.rows(SQL["readings"], (sleeper, READING, _READING_END, limit))
+    for (conversation,) in rows:
+        await empty_reading(connection, sleeper, conversation)
+    return len(rows) == limit
 
 
 async def empty_reading(connection: Connection, sleeper: int, conversation: int) -> None:
