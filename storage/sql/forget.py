@@ -106,11 +106,11 @@ class Forgetting(Group):
         return await read_ids(connection, "agents_before", (project, before, after, limit))
 
     @long_reads
-    async def find_anonymous(
+    async def find_inactive(
         self, connection: Connection, before: float, prefix: str, *, limit: int = 100
     ) -> list[int]:
-        """Returns memories without a user whose last turn was before a time. prefix: of their subjects."""
-        return await read_ids(connection, "unnamed_before", (before, prefix, limit))
+        """Returns memories that began, and whose last turn was, before a time. prefix: of their subjects."""
+        return await read_ids(connection, "inactive_before", (before, prefix, limit))
 
     @reads
     async def find_conversation(self, connection: Connection, agent: int, name: str) -> int | None:

@@ -90,8 +90,8 @@ AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id) AND (
                AND r.state NOT IN ('created', 'running') AND coalesce(r.ended, r.created) < ?2))
 ORDER BY a.id LIMIT ?4
 
--- name: unnamed_before
--- Finds the memories of stored responses without a user, in which no message came since. ?2: how their subjects begin.
+-- name: inactive_before
+-- Finds memories that began before a time, in which no message came since. ?2: how their subjects begin.
 SELECT a.id FROM agents a WHERE substr(a.subject, 1, length(?2)) = ?2 AND a.created < ?1
 AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id)
 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at >= ?1)

@@ -245,10 +245,13 @@ class Transfer(Group):
             else:
                 await _write_record(connection, agent, part, record.values)
 
-    async def finish_import(self, agent: Agent, next_seq: int, uid: str | None = None) -> None:
+    async def finish_import(
+        self, agent: Agent, next_seq: int, uid: str | None = None, created: float | None = None
+    ) -> None:
         """Gives the memory its scope, in place of an empty one, paused as that is.
 
         uid: its public name before, used where it is free.
+        created: when it began, in seconds since the epoch; None: with this import.
 
         Raises: WriteConflict: a turn has come meanwhile.
         """
@@ -264,6 +267,8 @@ class Transfer(Group):
                 if replaced.paused is not None:
                     await connection.run(PAGE_SQL["pause"], (agent.id, replaced.paused))
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
+            if created is not None:
+                await connection.run(SQL["set_created"], (created, agent.id))
             subject = api_subject(agent)
             name = uid if subject is None else subject.uid
             if name is None or await connection.row(SQL["agent_taken"], (name,)) is not None:

@@ -278,6 +278,10 @@ INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments
 -- Sets the next number: those that were given out before stay given.
 UPDATE agents SET next_seq = ?, stamp = stamp + 1 WHERE id = ?
 
+-- name: set_created
+-- Sets when a memory began. While it was imported it had the time at which that began.
+UPDATE agents SET created = ? WHERE id = ?
+
 -- name: rename
 -- Gives a memory another subject and another public name.
 UPDATE agents SET subject = ?, uid = ? WHERE id = ?

@@ -21,9 +21,13 @@ from gateway.agents.agent_file import read as read_module
 from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.core.agent_file import PortableMessage
+from gateway.agents.files import agent_files as importing
 from gateway.agents.files.file_exchanges import group_exchanges
 from gateway.agents.wire.faults import Unprocessable
+from gateway.run.background.retention import Retention
 from gateway.settings import ProfileSettings
+from storage.errors import Unavailable
+from storage.sql.transfer import Transfer
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.letta_file import LETTA_FILE, OLDER_FILE
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
@@ -584,6 +588,32 @@ def test_a_store_that_fails_in_the_middle_is_left_as_it_was(
     assert failed.value.status_code == 500
     assert counts(world) == before
     assert world.letta.tools.retrieve(tool.id).description == "mine"
+
+
+@pytest.mark.both
+def test_what_a_killed_gateway_was_importing_is_forgotten(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy has an id of its own, so that no later import takes its place, and no request finds it."""
+    agent = world.agent()
+    world.letta.agents.messages.create(agent.id, input="I have a boat.")
+    file, before = export(world, agent.id), counts(world)
+
+    async def dies(*_: object) -> None:
+        raise Unavailable("the gateway was killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transfer, "finish_import", dies)
+        patch.setattr(importing, "_undo", dies)
+        with pytest.raises(APIStatusError):
+            bring_in(world, file)
+    left = counts(world)
+    retention = Retention(world.world.store, {}, world.world.clock)
+    world.world.gateway.call(retention.step())
+    assert counts(world) == left != before, "another process may be writing it"
+    world.world.clock.sleep(2 * 86_400)
+    assert world.world.gateway.call(retention.step()) == 1
+    assert counts(world) == before
 
 
 def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

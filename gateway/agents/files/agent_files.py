@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -288,8 +287,7 @@ class AgentFiles:
     ) -> Agent:
         """Makes a memory of the lines of an export. It stays hidden until its transfer ends."""
         transfer = self._store.transfer
-        draft = Agent(0, ids.new_uid(), scope, secrets.token_bytes(16), 0, created=self._now())
-        memory = await transfer.begin_import(draft)
+        memory = await transfer.begin_import(self._store.agents.new(scope))
         progress.undo.append(lambda: self._store.forgetting.wipe(memory.id))
         reader, rest = LineReader(self._store, memory, next_seq), iter(lines)
         while some := list(islice(rest, LINES_OF_TRANSACTION)):

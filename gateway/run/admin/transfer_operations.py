@@ -95,6 +95,8 @@ class ImportPosition(Struct, frozen=True):
     is_whole: bool
     # The public name of the exported memory.
     name: str | None
+    # When it began, in seconds since the epoch.
+    created: float
 
 
 @dataclass(eq=False)
@@ -170,7 +172,7 @@ class TransferOperations:
         """
         arguments = Arguments(raw)
         scope, lines = arguments.owner(self.defaults).scope, arguments.texts("lines")
-        at = ImportPosition(*arguments.list_of("at", 4)) if "at" in arguments else None
+        at = ImportPosition(*arguments.list_of("at", 5)) if "at" in arguments else None
         first = arguments.optional_number("line") or 1
         done = await self.write_page(scope, at, lines, first=first, is_end=arguments.flag("end"))
         return {"at": list(astuple(done))}
@@ -212,7 +214,7 @@ class TransferOperations:
         if is_end:
             if not at.is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await self.store.transfer.finish_import(memory, at.next_seq, at.name)
+            await self.store.transfer.finish_import(memory, at.next_seq, at.name, at.created)
             for kind in self.follow_up_jobs:
                 await self.store.jobs.enqueue(kind, memory.id, kind)
         return at
@@ -255,10 +257,10 @@ class TransferOperations:
             known = " or ".join(map(str, FORMATS))
             raise _not_an_export(f"its first line must name the format {known}, saw {seen!r}")
         check_header(header)
-        uid, secret = secrets.token_hex(16), secrets.token_bytes(16)
-        draft = Agent(0, uid, scope, secret, 0, created=float(header["created"]))
-        agent = await self.store.transfer.begin_import(draft)
-        return ImportPosition(agent.uid, header["next_seq"], False, header.get("uid"))
+        agent = await self.store.transfer.begin_import(self.store.agents.new(scope))
+        return ImportPosition(
+            agent.uid, header["next_seq"], False, header.get("uid"), float(header["created"])
+        )
 
 
 def _forgotten() -> BadRequest:

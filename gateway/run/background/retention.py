@@ -15,6 +15,7 @@ from gateway.run.background.budget import DAY_S
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, Unavailable, is_known
+from storage.records import IMPORTING
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
@@ -27,6 +28,8 @@ _PAUSE_S = 6 * 3600.0
 _SHARED_S = 600.0
 # What is younger may be under way in another process.
 YOUNG_S = 3600.0
+# What has begun to be imported before may not be under way any more.
+_IMPORT_DAYS = 1.0
 # One search begins to forget so many memories at a time.
 _PAGE = 64
 
@@ -99,7 +102,11 @@ class Retention:
 
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
-        count = await self._resume_unfinished() + await self._forget_old() + await self._forget_unnamed()
+        count = await self._resume_unfinished() + await self._forget_old()
+        # Stored responses where no user is named.
+        count += await self._forget_inactive(f"conversation:{UNNAMED}", self.unnamed_days)
+        # Imports that were broken off: no request finds them.
+        count += await self._forget_inactive(IMPORTING, _IMPORT_DAYS)
         if count:
             await self.store.forgetting.sweep()
         await self.store.recalls.delete_older(self.now() - self.keep_why_days * DAY_S)
@@ -128,11 +135,11 @@ class Retention:
                 after = agents[-1]
         return count
 
-    async def _forget_unnamed(self) -> int:
-        """Forgets stored responses where no user is named."""
+    async def _forget_inactive(self, prefix: str, days: float) -> int:
+        """Forgets the memories in which nothing came for some days. prefix: of their subjects."""
         forgetting, count = self.store.forgetting, 0
-        before, prefix = self.now() - self.unnamed_days * DAY_S, f"conversation:{UNNAMED}"
-        while agents := await forgetting.find_anonymous(before, prefix, limit=_PAGE):
+        before = self.now() - days * DAY_S
+        while agents := await forgetting.find_inactive(before, prefix, limit=_PAGE):
             for agent in agents:
                 id = await forgetting.begin(agent, ForgetTarget(is_all=True))
                 count += await self._carry_out(id)
