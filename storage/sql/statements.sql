@@ -1,9 +1,9 @@
 -- Every statement on keys, agents, blocks, passages and terms. `-- name:` begins one; the next line describes it.
 
 -- name: key_insert
--- Adds a gateway key.
+-- Adds a gateway key. No row: another process has added the same one, from the settings.
 INSERT INTO keys (project, name, digest, prefix, created, memory, opens, expires, models, "user")
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id
 
 -- name: key_find
 -- Finds the key that was presented, unless it is revoked; by the secret before its last rotation, too.

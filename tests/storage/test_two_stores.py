@@ -15,7 +15,8 @@ from storage.database import KEYS, POLL_S, WORK, Connection
 from storage.errors import Stale, WriteConflict
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.blocks import write_block
-from storage.sql.keys import RECORDED_S
+from storage.sql.keys import RECORDED_S, digest_of
+from storage.sql.keys import SQL as KEY_SQL
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
@@ -281,6 +282,30 @@ async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores:
     with pytest.raises(WriteConflict, match="has a memory here already"):
         await finishing
     assert await one.passages.count(agent.id) == 1
+
+
+async def test_gateways_that_start_side_by_side_install_one_key(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    written, end = asyncio.Event(), asyncio.Event()
+    plain = "mg-" + "0123456789abcdef" * 2
+    values = ("default", "given", digest_of(plain), plain[:7], 1.0, *[None] * 5)
+
+    async def install(connection: Connection) -> None:
+        await connection.rows(KEY_SQL["key_insert"], values)
+        written.set()
+        await end.wait()
+
+    writing = other.database.write(install)
+    await written.wait()
+    installing = asyncio.create_task(one.keys.install(plain, "given"))
+    async with asyncio.timeout(PATIENCE_S):
+        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await rows(other, "SELECT pg_sleep(0.01)")
+    end.set()
+    await writing
+    assert await installing
+    assert [(key.name, key.revoked) for key in await one.keys.list()] == [("given", None)]
+    assert await one.keys.find(plain)
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
