@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE_SENDER, with_private
-from gateway.core.memory.builtin import call_of_edit
+from gateway.core.memory.builtin import call_of_edit, calls_by_name
 from gateway.core.memory.edits import STORING_OPERATIONS, merge_operations
 from gateway.core.memory.memory_tools import EditResult
 from gateway.core.prompt.note import render_note
@@ -38,8 +38,9 @@ class StepEdits:
 
     def ran_alone(self, results: Sequence[ToolResult]) -> bool:
         """Returns whether all these results are of edits or of the client: then no tool ran in which time passes."""
-        calls = {each.call_id for each in results}
-        return calls <= {call_of_edit(op.call_id, calls) for op in self.block_edits.ops} | self._client_calls
+        calls = calls_by_name(each.call_id for each in results)
+        edited = {call_of_edit(op.call_id, calls) for op in self.block_edits.ops}
+        return edited | self._client_calls >= {*calls.values()}
 
     def were_made_on(self, blocks: Sequence[Block]) -> bool:
         """Returns whether these blocks have the versions that the step read."""
@@ -50,7 +51,7 @@ class StepEdits:
 
         results: of the step, with what came of the edits on the older blocks.
         """
-        calls = {each.call_id for each in results}
+        calls = calls_by_name(each.call_id for each in results)
         made: dict[str, list[EditResult]] = {}
         for op in stale.block_edits.ops:
             if op.op in STORING_OPERATIONS:

@@ -7,7 +7,7 @@ memory: `gateway.core.memory.edits` applies operations, and `gateway.agents.tool
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from hashlib import sha256
 from types import MappingProxyType
@@ -245,10 +245,14 @@ def short_call_id(call_id: str) -> str:
     return call_id if len(call_id) <= _MAX_ID_CHARS else sha256(call_id.encode()).hexdigest()
 
 
-def call_of_edit(edit: str, calls: Collection[str]) -> str:
-    """Returns the call of its turn that an edit belongs to; "": none of these. calls: of the turn."""
-    by_name = {edit_id(call, 0): call for call in calls}
-    return by_name.get(edit) or by_name.get(edit.rpartition(_NEXT)[0], "")
+def calls_by_name(calls: Iterable[str]) -> dict[str, str]:
+    """Returns the ids of calls by the names of their first edits."""
+    return {edit_id(call, 0): call for call in calls}
+
+
+def call_of_edit(edit: str, calls: Mapping[str, str]) -> str:
+    """Returns the id of the call that an edit belongs to; "": of none of these. calls: as `calls_by_name` has them."""
+    return calls.get(edit) or calls.get(edit.rpartition(_NEXT)[0], "")
 
 
 def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
