@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -26,7 +27,7 @@ from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.stored_turns import find_turn, turn_begun
+from gateway.run.memory.stored_turns import decode_turn_name, encode_turn_name, turn_begun
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ContinuedConversation
@@ -273,10 +274,26 @@ class BackgroundResponses:
             shown = self.dialect.cancelled(shown)
             await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
 
-    async def remove(self, run: Run) -> None:
-        """Cancels a response, and deletes its run with request and events, but no turn. Raises: MemoryUnavailable."""
+    async def remove(self, owner: ResponseOwner, run: Run, rows: Collection[int]) -> None:
+        """Cancels a response, forgets the turns that its attempts have begun, and deletes its run.
+
+        rows: of the turn that has it. Raises: MemoryUnavailable.
+        """
         await self.cancel(run)
         with map_store_errors():
+            forget = self.store.forgetting.forget
+            names = [*map(decode_turn_name, await self.store.runs.turns(run.agent, run.id))]
+            if names and run.state not in (RunState.COMPLETED, RunState.FAILED):
+                # It raises the memory's epoch, so that an attempt under way commits no turn any more.
+                await forget(run.agent, ForgetTarget())
+            begun = [
+                await self.store.messages.begun(owner.project, conversation, turn_begun(turn))
+                for conversation, turn in names
+            ]
+            rows = {*rows, *(found[1].exchange.id for found in begun if found is not None)}
+            if rows:
+                await forget(run.agent, ForgetTarget(exchanges=[*rows]))
+            # The last step, so that a client can ask again after an error.
             await self.store.runs.remove(run.agent, run.id)
 
     async def events(self, run: Run, after: int) -> AsyncGenerator[bytes, None]:
@@ -369,17 +386,11 @@ class BackgroundResponses:
         assert identity is not None
         with self.receipts.work(identity.project, kind="response") as receipt:
             await self._answer(run, log, request, shown, identity, receipt)
-            await self._forget_deleted(run, identity, receipt)
 
-    async def _forget_deleted(self, run: Run, identity: Identity, receipt: Receipt) -> None:
-        """Forgets the turn of a response that was deleted while it was made."""
-        name, scope = receipt.stored_turn(), identity.scope
-        if name is None or scope is None or await self.store.runs.load(run.agent, run.id) is not None:
-            return
-        await self.chat.turns.pending.wait_written(scope, _DISK_WAIT_S)
-        found = await find_turn(self.store, identity.project, name)
-        if found is not None:
-            await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
+    async def _note_turn(self, run: Run, name: tuple[str, str]) -> None:
+        """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""
+        if not await self.store.runs.note_turn(run.agent, run.id, encode_turn_name(name)):
+            raise ClientGone
 
     async def _answer(
         self,
@@ -401,7 +412,9 @@ class BackgroundResponses:
                     receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events
                 )
                 context = self._callers.get(run.id) or RequestContext((), identity.project)
-                await self.chat.answer(request.chat, context, log, receipt, view, continued)
+                await self.chat.answer(
+                    request.chat, context, log, receipt, view, continued, partial(self._note_turn, run)
+                )
         except ClientGone:
             await self._end(run, log, self.dialect.cancelled(shown))
             return
@@ -438,7 +451,7 @@ class BackgroundResponses:
         """Ends a run and its log. name: of the turn that has the response; None: no turn has it."""
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
-        turn = bytes.fromhex("".join(name)) if name is not None and state is RunState.COMPLETED else None
+        turn = encode_turn_name(name) if name is not None and state is RunState.COMPLETED else None
         with suppress(NotFound):
             runs = self.store.runs
             now = await runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)

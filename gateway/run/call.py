@@ -74,6 +74,8 @@ class ChatCall:
     # The request in its own dialect, if it goes upstream in that whatever the endpoint is. `ChatRequest.native_body`
     # goes to endpoints that speak its dialect.
     native: NativeRequest | None = None
+    # Takes the names of conversation and turn, before anything of the turn is written.
+    note_turn: Callable[[tuple[str, str]], Awaitable[None]] | None = None
 
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request where memory adds nothing: as it came, as far as the endpoint takes it so."""

@@ -35,6 +35,7 @@ from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.stored_turns import turn_name
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.resolver import Resolved, Resolver
@@ -43,7 +44,7 @@ from gateway.run.response_conversations import (
     ResponseConversation,
     ResponseConversations,
 )
-from gateway.run.sink import Sink
+from gateway.run.sink import ClientGone, Sink
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
 from gateway.run.turn_saving import TurnServices
@@ -97,15 +98,18 @@ class Chat:
         receipt: Receipt,
         view: MakesView,
         continued: ContinuedConversation | None = None,
+        note_turn: Callable[[tuple[str, str]], Awaitable[None]] | None = None,
     ) -> str:
         """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
         view: the dialect's.
         continued: the conversation with items that the request goes on with. Its first response binds it to a memory.
+        note_turn: as in `ChatCall`.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         call = await self._make_call(request, context, sink, receipt, view)
+        call.note_turn = note_turn
         await self.admit(call)
         if continued is not None and call.identity.scope is not None and call.identity.mode in STORING_MODES:
             await self.conversations.bind(continued.conversation, call.identity.scope, call.spec)
@@ -377,7 +381,7 @@ class Chat:
         opens: a turn follows, so in append mode the user's message is written now.
 
         Where the store fails, the request is answered without memory.
-        Raises: BadRequest, MemoryUnavailable: the request may not be answered without memory.
+        Raises: BadRequest, MemoryUnavailable: the request may not be answered without memory; ClientGone.
         """
         identity = call.identity
         if identity.scope is None:
@@ -401,6 +405,8 @@ class Chat:
                 if not is_known(error):
                     _log.warning("A request was answered without memory: %s", error.message)
                 status = error.status
+            except ClientGone:
+                raise
             except Exception:
                 # Memory never breaks chat: an error in its code must not either.
                 _log.exception("A request was answered without memory, by a fault in the gateway.")
@@ -432,7 +438,7 @@ class Chat:
         *,
         opens: bool,
     ) -> tuple[_MemoryT, Prompt]:
-        """Reads memory and makes the prompt. Raises: StoreError."""
+        """Reads memory and makes the prompt. Raises: StoreError; ClientGone."""
         keeper, request, spec = self.keeper, call.request, call.spec
         memory_context = await keeper.begin(
             MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket)
@@ -443,6 +449,8 @@ class Chat:
         form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
         block_edits.shown = prompt.section.shown
+        if call.note_turn is not None:
+            await call.note_turn((memory_context.conversation_uid, turn_name(memory_context)))
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native_body is not None:

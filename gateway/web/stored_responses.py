@@ -118,8 +118,9 @@ class GatewayResponses:
                 answer = await self._list_input_items(owner, found, query_string)
             case "DELETE", []:
                 if found.run is not None:
-                    await self.background.remove(found.run)
-                if found.turn is not None:
+                    rows = () if found.turn is None else found.turn.rows
+                    await self.background.remove(owner, found.run, rows)
+                elif found.turn is not None:
                     await self.stored.delete(found.turn)
                 answer = {"id": id, "object": "response", "deleted": True}
             case "POST", ["cancel"]:

@@ -315,6 +315,22 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
     assert await keeps_emptied_rows(store) is not store.database.is_shared
 
 
+async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
+    store: Store, alice: Speaker, draft: Run
+) -> None:
+    run = await put_run(store, replace(draft, conversation=0))
+    assert await store.runs.note_turn(run.agent, run.id, b"first")
+    assert await store.runs.note_turn(run.agent, run.id, b"second")
+    await store.forgetting.forget(run.agent, ForgetTarget(messages=[0]))
+    await store.runs.end(run.agent, run.id, RunState.COMPLETED, "completed", 8.0)
+    await store.runs.drop_texts(100.0, 10)
+    assert not await store.runs.note_turn(run.agent, run.id, b"third")
+    assert await store.runs.turns(run.agent, run.id) == [b"first", b"second"]
+    await store.runs.remove(run.agent, run.id)
+    assert not await store.runs.note_turn(run.agent, run.id, b"third")
+    assert await store.runs.turns(run.agent, run.id) == []
+
+
 async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
     store: Store, alice: Speaker, draft: Run
 ) -> None:

@@ -45,6 +45,16 @@ def turn_name(context: MemoryContext) -> str:
     return _begun_hex(plan.exchange.begun) + _content_hex(plan.exchange, plan.match.match_point)
 
 
+def encode_turn_name(name: tuple[str, str]) -> bytes:
+    """Returns the names of conversation and turn as they are stored with a run."""
+    return bytes.fromhex("".join(name))
+
+
+def decode_turn_name(stored: bytes) -> tuple[str, str]:
+    name = stored.hex()
+    return name[:_CONVERSATION_CHARS], name[_CONVERSATION_CHARS:]
+
+
 async def fill_references(
     store: Store, project: str, scope: Scope | None, request: ChatRequest, most_bytes: int
 ) -> ChatRequest:
@@ -212,8 +222,7 @@ async def _name_of_run(store: Store, project: str, uid: str) -> tuple[str, str] 
     found = await store.runs.response(project, uid)
     if found is None or found[1].otid is None:
         return None
-    name = found[1].otid.hex()
-    return name[:_CONVERSATION_CHARS], name[_CONVERSATION_CHARS:]
+    return decode_turn_name(found[1].otid)
 
 
 async def read_turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:

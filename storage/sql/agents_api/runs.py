@@ -32,12 +32,15 @@ SQL = load("agents_api/runs.sql")
 _MAX_MESSAGE_CHARS = 4_000
 # The kind of a text: how a response in the background is shown that lies in no turn.
 RESPONSE = "response"
+# The name of a turn that an attempt at such a response has begun.
+_TURN = "turn"
 
 
 class RunText(Struct, frozen=True):
     """A part of a run that is not, or not yet, an exchange.
 
-    Its kind is request, call, result, event, callback, words (the message of an error), listing or response.
+    Its kind is request, call, result, event, callback, words (the message of an error), listing, response or
+    turn.
     """
 
     # Its order among those of its kind.
@@ -300,6 +303,21 @@ class Runs(Group):
             if turn is not None:
                 await connection.run(SQL["response_turn"], (run.id, run.agent, turn))
         return await _get(connection, run.agent, run.id)
+
+    @writes
+    async def note_turn(self, connection: Connection, agent: int, run: int, name: bytes) -> bool:
+        """Notes the name of a turn that an attempt at a response begins. False: the response has ended, or is gone."""
+        await connection.lock(agent)
+        now = await get_run(connection, agent, run)
+        if now is None or now.is_over:
+            return False
+        number = len(await load_texts(connection, agent, run, _TURN))
+        return await add_text(connection, agent, run, _TURN, number, name)
+
+    @reads
+    async def turns(self, connection: Connection, agent: int, run: int) -> builtins.list[bytes]:
+        """Returns the names of the turns that attempts at a response have begun, oldest first."""
+        return [text.data for text in await load_texts(connection, agent, run, _TURN)]
 
     @bulk_writes
     async def drop_events(self, connection: Connection, agent: int, run: int) -> None:

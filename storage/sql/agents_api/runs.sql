@@ -254,22 +254,22 @@ DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?
 
 -- name: texts_left
 -- Finds runs that ended before a time and still hold texts that are not needed: results that wait and the calls that an
--- answer makes are, and the words of the error that ended one, and how its messages are listed.
+-- answer makes are, and the words of the error that ended one, how its messages are listed, and the names of turns.
 SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
+WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 ORDER BY x.run LIMIT ?2
 
 -- name: texts_left_next
 -- Says when the next run ended that holds some.
 SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
+WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
     SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
 
 -- piece: not_needed
 -- The condition on what a run that has ended holds: results that wait, the calls that an answer makes, the words of its
--- error and how its messages are listed are needed.
-agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing', 'response') AND NOT (
+-- error, how its messages are listed and the names of turns are needed.
+agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (
     kind IN ('call', 'result') AND EXISTS (
         SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
 
@@ -282,9 +282,9 @@ DELETE FROM run_texts WHERE {not_needed}
 
 -- name: texts_of
 -- Finds what runs hold apart from their exchanges, and which of it are calls. A run that has not ended keeps its request.
--- How messages are listed has no words in it.
+-- How messages are listed has no words in it, nor has the name of a turn.
 SELECT x.id, CASE WHEN x.kind = 'call' THEN 1 ELSE 0 END FROM run_texts x
-WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND x.kind <> 'listing'
+WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND x.kind NOT IN ('listing', 'turn')
 AND (x.kind <> 'request' OR NOT EXISTS (
     SELECT 1 FROM runs r WHERE r.id = x.run AND r.agent = x.agent AND r.state IN ('created', 'running')))
 ORDER BY x.id LIMIT ?3

@@ -20,7 +20,7 @@ from gateway.dialects.responses.background import ShownResponses
 from gateway.run.pending import PendingWrites
 from storage.commands import Committed, TurnWrite
 from storage.errors import Unavailable
-from storage.records import JobState
+from storage.records import JobState, RunState
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
@@ -422,6 +422,76 @@ def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
     becomes(lambda: world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0])
     assert world.query("SELECT count(*) FROM runs") == [0]
     becomes(lambda: "tulips" not in str(world.query("SELECT input, shown_reply FROM exchanges")))
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, of: Any, method: str) -> None:
+    """Has a method of the store fail when it is called first."""
+    call, errors = getattr(of, method), [Unavailable("the disk is full")]
+
+    async def fails_once(*arguments: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await call(*arguments, **named)
+
+    monkeypatch.setattr(of, method, fails_once)
+
+
+def kept_words(world: World) -> str:
+    return str(world.query("SELECT input, shown_reply FROM exchanges"))
+
+
+@pytest.mark.parametrize("is_conversation", [False, True])
+def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
+) -> None:
+    failing_once(monkeypatch, world.store.runs, "finish_response")
+    named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
+    made = begin(world, input="Tell me of purple tulips.", user="alice", **named)
+    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    assert "tulips" in kept_words(world)
+    world.sdk.responses.delete(made.id)
+    assert "tulips" not in kept_words(world)
+    assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
+
+
+def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_first(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_once(monkeypatch, world.store.runs, "finish_response")
+    upstream.queue(say("They grow."), say("They wither."))
+    made = begin(world, input="Tell me of purple tulips.", user="alice")
+    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    world.clock.sleep(2.0)  # until its next attempt
+    assert polled(world, made.id).output_text == "They wither."
+    world.sdk.responses.delete(made.id)
+    assert "tulips" not in kept_words(world)
+
+
+def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_nothing(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = world.store.runs.note_turn
+
+    async def note_deleted(agent: int, run: int, name: bytes) -> bool:
+        await world.store.runs.end(agent, run, RunState.CANCELLED, "cancelled", world.clock())
+        await world.store.runs.remove(agent, run)
+        return await note(agent, run, name)
+
+    monkeypatch.setattr(world.store.runs, "note_turn", note_deleted)
+    conversation = world.sdk.conversations.create().id
+    begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
+    world.until_jobs(lambda counts: not any(counts.values()))
+    assert (upstream.chats, world.query("SELECT count(*) FROM exchanges")) == ([], [0])
+
+
+def test_the_deletion_of_one_can_be_asked_for_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = polled(world, begin(world, input="Tell me of purple tulips.", user="alice").id)
+    failing_once(monkeypatch, world.store.forgetting, "begin")
+    with pytest.raises(openai.InternalServerError):
+        world.sdk.responses.delete(made.id)
+    world.sdk.responses.delete(made.id)
+    assert "tulips" not in kept_words(world)
+    assert world.query("SELECT count(*) FROM runs") == [0]
 
 
 def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstream) -> None:
