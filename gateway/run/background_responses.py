@@ -50,6 +50,7 @@ RETENTION_S: Final = 3 * 3600.0
 NOT_STORED: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
 )
+FORGOTTEN: Final = "Something of its memory was forgotten before the response was made."
 _UNLIMITED_TRIES: Final = 1_000_000  # of the job: `_perform` has a limit of its own
 # The pause before a reader queries the events of another process again, and before an attempt queries its state.
 _EVENTS_POLL_S, _STATE_POLL_S = 0.2, 1.0
@@ -66,6 +67,7 @@ KEY_IS_GONE: Final = (
     "The gateway that had taken the request is gone, and it stores no caller's key. Send the request again, or give "
     "the upstream a key in the settings."
 )
+_UNDER_WAY: Final = ("queued", "in_progress")
 _RESPONSE_TEXT: Final = "response"  # the kind of the stored text with the response as it is shown
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -256,23 +258,10 @@ class BackgroundResponses:
 
     async def cancel(self, run: Run) -> None:
         """Cancels a response that has not ended. Raises: MemoryUnavailable."""
-        runs = self.store.runs
-        with map_store_errors():
-            try:
-                now = await runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
-                is_cancelled = now.state is RunState.CANCELLED
-                if is_cancelled and run.id not in self._logs and run.state is RunState.CREATED:
-                    await self._end_unperformed(run)
-            except NotFound:
-                return
+        with map_store_errors(), suppress(NotFound):
+            await self.store.runs.end(run.agent, run.id, RunState.CANCELLED, "cancelled", self.now())
         if (log := self._logs.get(run.id)) is not None:
             log.leave()
-
-    async def _end_unperformed(self, run: Run) -> None:
-        shown = await self.shown(run)
-        if shown is not None:
-            shown = self.dialect.cancelled(shown)
-            await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
 
     async def remove(self, owner: ResponseOwner, run: Run, rows: Collection[int]) -> None:
         """Cancels a response, forgets the turns that its attempts have begun, and deletes its run.
@@ -296,8 +285,11 @@ class BackgroundResponses:
             # The last step, so that a client can ask again after an error.
             await self.store.runs.remove(run.agent, run.id)
 
-    async def events(self, run: Run, after: int) -> AsyncGenerator[bytes, None]:
-        """Yields the events of a response after a number, until its end. Raises: MemoryUnavailable."""
+    async def events(self, run: Run, after: int, seen: Json) -> AsyncGenerator[bytes, None]:
+        """Yields the events of a response after a number, the last of which has its end.
+
+        seen: the response as it was shown. Raises: MemoryUnavailable.
+        """
         with map_store_errors():
             while True:
                 log = self._logs.get(run.id)
@@ -315,8 +307,24 @@ class BackgroundResponses:
                     if self.dialect.end_in(event) is not None:
                         return
                 if now is None or now.is_over:
-                    return
+                    break
                 await asyncio.sleep(_EVENTS_POLL_S)
+            # No attempt has written its end, or its events are not stored any more.
+            ended = await self._ended(now, seen)
+            yield (
+                self.dialect.whole_events(ended) if after < 0 else self.dialect.last_events(ended, after + 1)
+            )
+
+    async def _ended(self, run: Run | None, seen: Json) -> Json:
+        """Returns a response that has ended. run: None: it was deleted. seen: as it was shown before."""
+        if seen["status"] not in _UNDER_WAY:
+            return seen
+        shown = None if run is None else await self.shown(run)
+        if shown is not None and shown["status"] not in _UNDER_WAY:
+            return shown
+        if run is not None and run.state is RunState.FAILED:
+            return self.dialect.failed(seen, None, FORGOTTEN)
+        return self.dialect.cancelled(seen)
 
     # -- the job
 
@@ -329,7 +337,6 @@ class BackgroundResponses:
         is_given_up = job.job.tries > MAX_TRIES
         request, shown = None if is_given_up else await self.request(run), await self.shown(run)
         if shown is None or (request is None and not is_given_up):
-            # Something of its memory was forgotten before it began.
             await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now())
             return
         log = await self._open_log(run, job.job.attempt)
@@ -453,12 +460,10 @@ class BackgroundResponses:
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
         turn = encode_turn_name(name) if name is not None and state is RunState.COMPLETED else None
         with suppress(NotFound):
-            runs = self.store.runs
-            now = await runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)
+            now = await self.store.runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)
             if now.state is RunState.CANCELLED:
                 # The caller who cancelled it was shown that, however far it had come.
                 final, log.last_events = self.dialect.cancelled(final), b""
-                await runs.show(run.agent, run.id, orjson.dumps(final))
         number = log.next_number
         # A reader without any event learns the id of the response from its first event.
         shown = self.dialect.last_events(final, number) if number else self.dialect.whole_events(final)

@@ -181,7 +181,7 @@ class ResponsesPath(ForwardedPath):
                 await reply.whole(200, [*JSON_TYPE, *headers], orjson.dumps(shown))
                 return
             reply.start(200, [*EVENT_STREAM, *headers])
-            async with aclosing(self.gateway_responses.background.events(run, -1)) as events:
+            async with aclosing(self.gateway_responses.background.events(run, -1, shown)) as events:
                 async for event in events:
                     await reply.write(event)
             await reply.end()

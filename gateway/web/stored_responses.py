@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.dialects.chat.parse import MAX_MESSAGES
-from gateway.dialects.responses.background import ShownResponses
 from gateway.dialects.responses.items import ItemList, paginate
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
@@ -39,12 +38,11 @@ from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
 from gateway.web.response_conversations import CONVERSATIONS_PATH, GatewayConversations
-from storage.records import Run, RunState
+from storage.records import Run
 
 EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
 JSON_TYPE: Final = [("content-type", "application/json")]
 _NUMBER: Final = re.compile(r"-?[0-9]{1,10}")
-_SHOWN_RESPONSES: Final = ShownResponses()
 
 
 def unknown_response(id: str) -> UnknownId:
@@ -127,7 +125,7 @@ class GatewayResponses:
                 if found.run is None:
                     raise BadRequest("Cannot cancel a synchronous response.")
                 await self.background.cancel(found.run)
-                answer = await self._show_cancelled(owner, id)
+                answer, _ = await self.show(owner, id)
             case _, [] | ["input_items"] | ["cancel"]:
                 raise HTTPException(405)
             case _:
@@ -168,13 +166,6 @@ class GatewayResponses:
             raise unknown_response(found.id)
         return shown
 
-    async def _show_cancelled(self, owner: ResponseOwner, id: str) -> Json:
-        """Returns a response after its cancel: as it has ended, or as it will end."""
-        shown, run = await self.show(owner, id)
-        if run is not None and run.state is RunState.CANCELLED:
-            return {**shown, "status": "cancelled"}
-        return shown
-
     async def _stream_events(
         self,
         found: _FoundParts,
@@ -191,22 +182,13 @@ class GatewayResponses:
         starting_after = query.get("starting_after", ["-1"])[-1]
         if _NUMBER.fullmatch(starting_after) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
-        after, count = int(starting_after), 0
+        shown = await self._show(found, query)
         with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
             reply.start(200, EVENT_STREAM)
             with reply.while_here():
-                async with aclosing(self.background.events(found.run, after)) as events:
+                async with aclosing(self.background.events(found.run, int(starting_after), shown)) as events:
                     async for event in events:
                         await reply.write(event)
-                        count += 1
-                if not count:
-                    # Its events are not stored any more.
-                    shown = await self._show(found, query)
-                    await reply.write(
-                        _SHOWN_RESPONSES.whole_events(shown)
-                        if after < 0
-                        else _SHOWN_RESPONSES.last_events(shown, after + 1)
-                    )
                 await reply.end()
 
     async def _list_input_items(self, owner: ResponseOwner, found: _FoundParts, query: str) -> Json:

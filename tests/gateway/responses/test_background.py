@@ -17,10 +17,12 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses.background import ShownResponses
+from gateway.run import background_responses
 from gateway.run.pending import PendingWrites
 from storage.commands import Committed, TurnWrite
 from storage.errors import Unavailable
 from storage.records import JobState, RunState
+from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
@@ -52,6 +54,18 @@ def polled(world: World, id: str) -> Any:
         return found if found.status not in ("queued", "in_progress") else None
 
     return becomes(ended)
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, of: Any, method: str) -> None:
+    """Has a method of the store fail when it is called first."""
+    call, errors = getattr(of, method), [Unavailable("the disk is full")]
+
+    async def fails_once(*arguments: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await call(*arguments, **named)
+
+    monkeypatch.setattr(of, method, fails_once)
 
 
 def resumed(world: World, id: str, after: int) -> list[Any]:
@@ -239,6 +253,66 @@ def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begu
     assert world.sdk.responses.cancel(done.id).status == "completed"
 
 
+def response_ids(world: World) -> list[str]:
+    """Returns the ids of all responses in the background, oldest first, while others are being answered."""
+    own = make_statement("a test's", "SELECT uid FROM runs ORDER BY id")
+    rows = world.gateway.call(world.store.database.read(lambda connection: connection.rows(own, ())))
+    return [f"resp_{uid}" for (uid,) in rows]
+
+
+def read_events(world: World, **options: Any) -> list[Any]:
+    return list(begin(world, input="Count.", user="alice", stream=True, **options))
+
+
+@pytest.mark.parametrize("way", ["cancelled", "deleted", "failed"])
+def test_the_stream_of_one_that_ends_before_it_is_begun_has_an_end(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(background_responses, "AT_ONCE", 1)
+    gate = Gate()
+    with serve_memory(upstream, tmp_path, agent()) as world, ThreadPoolExecutor(1) as pool:
+        earlier = respond(world, input="My cat is called Miso.", user="alice")
+        upstream.queue(say("Held.", hold_before_headers=gate))
+        begin(world, input="Wait.", user="bob")
+        becomes(lambda: len(upstream.chats) == 2)
+        reading = pool.submit(read_events, world)
+        becomes(lambda: len(response_ids(world)) == 2)
+        id = response_ids(world)[1]
+        match way:
+            case "cancelled":
+                world.sdk.responses.cancel(id)
+            case "deleted":
+                world.sdk.responses.delete(id)
+            case _:
+                world.sdk.responses.delete(earlier.id)
+        gate.open()
+        if way == "failed":
+            with pytest.raises(openai.APIError, match="was forgotten before"):
+                reading.result(PATIENCE_S)
+            return
+        events = reading.result(PATIENCE_S)
+    assert [(event.type, event.response.id, event.response.status) for event in events] == [
+        ("response.created", id, "in_progress"),
+        ("response.in_progress", id, "in_progress"),
+        ("response.incomplete", id, "cancelled"),
+    ]
+
+
+def test_the_stream_of_one_that_is_cancelled_between_two_attempts_has_an_end(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_once(monkeypatch, world.store.runs, "finish_response")
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_events, world)
+        becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+        (id,) = response_ids(world)
+        assert world.sdk.responses.cancel(id).status == "cancelled"
+        events = reading.result(PATIENCE_S)
+    assert (events[-1].type, events[-1].response.status) == ("response.incomplete", "cancelled")
+    again = resumed(world, id, events[-2].sequence_number)
+    assert [event.to_dict() for event in again] == [events[-1].to_dict()]
+
+
 def test_its_input_is_listed_before_it_lies_in_a_turn(world: World, upstream: StrictUpstream) -> None:
     first = world.sdk.responses.create(
         model="m", user="alice", input="My cat is Miso.", instructions="Be brief."
@@ -422,18 +496,6 @@ def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
     becomes(lambda: world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0])
     assert world.query("SELECT count(*) FROM runs") == [0]
     becomes(lambda: "tulips" not in str(world.query("SELECT input, shown_reply FROM exchanges")))
-
-
-def failing_once(monkeypatch: pytest.MonkeyPatch, of: Any, method: str) -> None:
-    """Has a method of the store fail when it is called first."""
-    call, errors = getattr(of, method), [Unavailable("the disk is full")]
-
-    async def fails_once(*arguments: Any, **named: Any) -> Any:
-        if errors:
-            raise errors.pop()
-        return await call(*arguments, **named)
-
-    monkeypatch.setattr(of, method, fails_once)
 
 
 def kept_words(world: World) -> str:
