@@ -104,7 +104,6 @@ class AgentServices:
             store,
             Callbacks(store, agents.foreign.webhooks, shows.callback, now),
             services.count_attempt,
-            now,
             lambda: peers.released_slots,
         )
 

@@ -45,8 +45,6 @@ KIND: Final = "response"
 AT_ONCE: Final = 16
 # How many attempts may end with their process. No measurement; any value from 2 to 5 behaves alike.
 MAX_TRIES: Final = 3
-# How long the request and the events are stored after the end of the response.
-RETENTION_S: Final = 3 * 3600.0
 NOT_STORED: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
 )
@@ -56,7 +54,6 @@ _UNLIMITED_TRIES: Final = 1_000_000  # of the job: `_perform` has a limit of its
 _EVENTS_POLL_S, _STATE_POLL_S = 0.2, 1.0
 # How long a response waits for the commit of its turn: no client waits for it.
 _DISK_WAIT_S: Final = 3600.0
-_PAGE: Final = 64
 # The accepted requests of which the caller and the hash are in memory. No measurement.
 _MAX_ACCEPTED: Final = 4_096
 # The time within which the same request of a caller is a retry of its client: OpenAI's SDKs wait ten minutes for an
@@ -361,7 +358,6 @@ class BackgroundResponses:
                 await self.store.runs.remove(run.agent, run.id)
             if now is None or now.is_over:
                 self._callers.pop(run.id, None)
-        await self.store.runs.drop_texts(self.now() - RETENTION_S, _PAGE)
 
     async def _open_log(self, run: Run, attempt: int) -> _ResponseLog:
         epoch = await self.store.runs.epoch(run.agent)

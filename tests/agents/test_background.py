@@ -58,11 +58,8 @@ def said(world: LettaWorld, agent_id: str) -> list[str]:
 def let_events_go(world: LettaWorld) -> None:
     """Lets the time pass for which events of runs are kept."""
 
-    async def clean() -> None:
-        await world.world.gateway.app.services.agents.run_service.clean()
-
     world.world.clock.sleep(3 * 3600 + 1)
-    world.world.gateway.call(clean())
+    world.world.gateway.call(world.world.gateway.app.services.background.run_cleaning.step())
 
 
 def stream(world: LettaWorld, run_id: str, after: int = 0) -> list[dict[str, Any]]:

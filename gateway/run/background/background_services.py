@@ -23,6 +23,7 @@ from gateway.run.background.job_metrics import JobMetrics
 from gateway.run.background.learner import LEARN, LearningService
 from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.retention import RETENTION, make_retention
+from gateway.run.background.run_cleaning import RunCleaning
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import Handler, JobContext, Worker, receipt_opener
 from gateway.run.memory.recall import EmbedQuery
@@ -75,6 +76,7 @@ class BackgroundServices:
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
         self.retention = make_retention(settings, store, now)
         self.handlers[RETENTION] = self._retain
+        self.run_cleaning = RunCleaning(store, now)
         self.models = BackgroundModels(
             settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
         )
@@ -121,7 +123,12 @@ class BackgroundServices:
         if self.embedding is not None:
             runs.append(self.embedding.run())
         if performs_jobs:
-            runs += [self.retention.run(), self.worker.run(), self.maintenance.look_again()]
+            runs += [
+                self.retention.run(),
+                self.run_cleaning.run(),
+                self.worker.run(),
+                self.maintenance.look_again(),
+            ]
         return [asyncio.create_task(each) for each in runs]
 
     def _pause_s(self, kind: str) -> float:

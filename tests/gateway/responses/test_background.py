@@ -575,16 +575,30 @@ def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstre
     assert "Miso" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
+def kept_kinds(world: World) -> set[str]:
+    return {*world.query("SELECT kind FROM run_texts WHERE agent <> 0")}
+
+
+def test_the_words_of_the_last_one_are_dropped_when_it_has_ended_long_ago(world: World) -> None:
+    """By a task that looked for some when there were none yet."""
+    cleaning = world.gateway.app.services.background.run_cleaning
+    pause_s = world.gateway.call(cleaning.step())
+    polled(world, begin(world, input="Count.", user="alice").id)
+    becomes(lambda: world.query("SELECT state FROM runs") == ["completed"])
+    becomes(lambda: {"request", "event"} <= kept_kinds(world))
+    for _ in range(2):
+        world.clock.sleep(pause_s)
+        pause_s = world.gateway.call(cleaning.step())
+    assert not {"request", "event"} & kept_kinds(world)
+
+
 def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("One two."))
     made = polled(world, begin(world, input="Count.", user="alice").id)
     becomes(lambda: world.query("SELECT state FROM runs") == ["completed"])
     world.clock.sleep(4 * 3600)
-    polled(world, begin(world, input="Hi", user="bob").id)
-    count = (
-        "SELECT count(*) FROM run_texts x JOIN runs r ON r.id = x.run WHERE x.kind = 'event' AND r.uid = ?"
-    )
-    becomes(lambda: world.query(count, made.id.removeprefix("resp_")) == [0])
+    world.gateway.call(world.gateway.app.services.background.run_cleaning.step())
+    assert "event" not in kept_kinds(world)
     again = list(world.sdk.responses.retrieve(made.id, stream=True))
     assert [event.type for event in again] == [
         "response.created",

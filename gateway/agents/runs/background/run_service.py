@@ -1,4 +1,4 @@
-"""Job `run`: runs that go on without their clients, with a worker of their own, and the clean-up after them.
+"""Job `run`: runs that go on without their clients, with a worker of their own.
 
 Runs have slots and connections of their own, so that long ones delay neither summaries nor live turns.
 """
@@ -23,12 +23,8 @@ KIND = "run"
 AT_ONCE = 16
 # Short, since requests to the conversation wait for a run that is tried again. No measurement.
 BACKOFF_S = 10.0
-# How long a run's request, events and records of calls are stored after its end.
-RETENTION_S = 3 * 3600.0
 # No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
 _ANY_NUMBER = 1_000_000
-_PAGE = 64
-_MIN_PAUSE_S = 1.0
 # Seconds between two searches for runs that another process left when it died, where gateways share a database.
 _RECOVER_S = 30.0
 
@@ -38,7 +34,6 @@ class RunService:
 
     recover: fails the live runs that no process performs.
     count: called with the kind and the outcome of each attempt.
-    now: returns the time in seconds since the epoch.
     idle: as in `Worker`.
     """
 
@@ -49,20 +44,17 @@ class RunService:
         store: Store,
         callbacks: Callbacks,
         count: Callable[[str, str], None],
-        now: Callable[[], float],
         idle: Callable[[], int],
     ) -> None:
         self._runs = runs
         self._store = store
         self._is_shared = store.database.is_shared
-        self._now = now
         limits = WorkerLimits(
             concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
         )
         self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count_outcome=count)
-        self._cleaning = PeriodicTask("clean up after runs", self.clean)
         self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
         self._recover = recover
         self._recovering = PeriodicTask("end abandoned runs", self._fail_left)
@@ -72,17 +64,7 @@ class RunService:
         """Returns its tasks, which run until they are cancelled. performs_jobs: runs are performed, too."""
         if not performs_jobs:
             return [self._watch()]
-        return [
-            self.worker.run(), self.callers.run(), self._cleaning.run(), self._watch(), self._recovering.run()
-        ]  # fmt: skip
-
-    async def clean(self) -> float | None:
-        """Empties what is due. Returns the seconds until more will be; None: not before a run ends."""
-        runs, now = self._store.runs, self._now()
-        if await runs.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
-            return _MIN_PAUSE_S
-        first = await runs.texts_since()
-        return None if first is None else max(_MIN_PAUSE_S, first + RETENTION_S - now)
+        return [self.worker.run(), self.callers.run(), self._watch(), self._recovering.run()]
 
     async def _perform(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
@@ -90,7 +72,6 @@ class RunService:
         if done is not None and done.callback is not None:
             run = (done.run.agent, done.run.id)
             await job.finish(enqueue_callback(self._store, done.callback, done.run.uid, run=run))
-        self._cleaning.wake()
 
     async def _watch(self) -> None:
         """Looks for runs without a job, after a change of jobs."""

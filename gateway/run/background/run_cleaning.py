@@ -1,0 +1,39 @@
+"""The clean-up after runs of agents and responses in the background.
+
+Their requests, events and records of calls are stored for three hours after their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.run.background.tasks import PeriodicTask
+from storage.sql.store import Store
+
+RETENTION_S = 3 * 3600.0
+# The runs that one step cleans up after, and the least pause before the next step.
+_PAGE, _MIN_PAUSE_S = 64, 1.0
+
+
+@dataclass(eq=False)
+class RunCleaning:
+    """Empties what runs hold that is not needed any more."""
+
+    store: Store
+    # Seconds since the epoch.
+    now: Callable[[], float]
+
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Cleans up until it is cancelled."""
+        return PeriodicTask("clean up after runs", self.step).run()
+
+    async def step(self) -> float:
+        """Empties what is due. Returns the seconds until more may be."""
+        runs, now = self.store.runs, self.now()
+        if await runs.drop_texts(now - RETENTION_S, _PAGE) == _PAGE:
+            return _MIN_PAUSE_S
+        first = await runs.texts_since()
+        # What no run holds yet will not be due before that time has passed from now on.
+        return RETENTION_S if first is None else max(_MIN_PAUSE_S, first + RETENTION_S - now)
