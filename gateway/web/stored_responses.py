@@ -18,7 +18,6 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
-from gateway.dialects.chat.parse import MAX_MESSAGES
 from gateway.dialects.responses.items import ItemList, paginate
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
@@ -68,6 +67,8 @@ class GatewayResponses:
     bodies: BodyReader
     background: BackgroundResponses
     native_chat: NativeChat
+    # The limit of the messages in a request.
+    max_messages: int
     send_timeout_s: float
 
     def __post_init__(self) -> None:
@@ -93,7 +94,11 @@ class GatewayResponses:
     async def save_ended(self, scope: Scope, id: str, response: bytes) -> None:
         """Writes the turn of a response that its upstream has made in the background, unless it is written."""
         project = info_of(scope).caller.project
-        await self.native_chat.save_deferred(project, id, response, _read_request)
+        await self.native_chat.save_deferred(project, id, response, self._read_request)
+
+    def _read_request(self, reply: DeferredReply) -> NativeRequest | None:
+        """Returns the request of a deferred reply; None: memory cannot read it."""
+        return read_native(reply.body.encode(), reply.path, self.max_messages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith(CONVERSATIONS_PATH):
@@ -212,11 +217,6 @@ class GatewayResponses:
             items.add_inputs("".join(turn.name), turn.inputs, turn.directions, read_call_forms(turn.reply))
             if turn.exchange.id != response.exchange.id and turn.reply:
                 items.add_reply(turn.name, turn.reply)
-
-
-def _read_request(reply: DeferredReply) -> NativeRequest | None:
-    """Returns the request of a deferred reply; None: memory cannot read it."""
-    return read_native(reply.body.encode(), reply.path, MAX_MESSAGES)
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:
