@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
-
 from adapters.types import Event
 from gateway.core.turn.native_form import ReplyChange
 from gateway.dialects.lenient import decode_object
+from gateway.dialects.responses.members import decode_members
 
 _BACKGROUND: Final = b'"background"'
 _UNDER_WAY: Final = ("queued", "in_progress")
@@ -36,7 +35,8 @@ class BackgroundEnd:
             found = decode_object(data)
             response = found.get("response")
             if found.get("type") in _ENDS and isinstance(response, dict):
-                self._note(response, orjson.dumps(response))
+                # As it came, since it may be nested more deeply than orjson writes.
+                self._note(response, decode_members(data)["response"])
         return self._change.event(event)
 
     def unfinished(self, rest: bytes) -> bytes:

@@ -11,7 +11,9 @@ import pytest
 
 from adapters.types import Event
 from gateway.core.turn.commands import FINISHED, End
+from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.native import MAX_PIECES, ResponseReader, read_native
+from gateway.dialects.responses.native_lists import ClientItems
 from gateway.run.native_memory import EarlierReplies
 
 Json = dict[str, Any]
@@ -244,3 +246,12 @@ def test_of_a_reply_without_an_end_so_much_is_read() -> None:
     assert reply.shown_reply == {"role": "assistant", "content": "x" * MAX_PIECES}
     reader.take(event("response.completed", response=response(SAID)))
     assert reader.reply().shown_reply == {"role": "assistant", "content": "Ok."}
+
+
+def test_the_end_of_a_response_is_noted_as_it_came_however_deeply_it_is_nested() -> None:
+    tools = b"[" * 600 + b"]" * 600
+    ended = b'{"id":"resp_1","background":true,"status":"completed","tools":%b}' % tools
+    data = b'{"type":"response.completed","response":%b}' % ended
+    end = BackgroundEnd(ClientItems())
+    assert end.event(Event(b"data: %b\n\n" % data, data)) == b"data: %b\n\n" % data
+    assert (end.id, end.response) == ("resp_1", ended)
