@@ -72,9 +72,10 @@ class DeferredReplies:
     async def forget(self, row: DeferredReplyRow) -> None:
         """Forgets the turn of a reply, which was deleted before it was seen to have ended."""
         found = await find_turn(self.store, row.agent.scope.project, row.reply.turn)
-        await self.remove(row)
         if found is not None:
             await self.store.forgetting.forget(found.agent.id, ForgetTarget(exchanges=list(found.rows)))
+        # The last step, so that a client can ask again after an error.
+        await self.remove(row)
 
     async def remove(self, row: DeferredReplyRow) -> None:
         await self.store.runs.remove(row.agent.id, row.run.id)
