@@ -61,8 +61,8 @@ _MAX_ACCEPTED: Final = 4_096
 _RETRY_WINDOW_S: Final = 1_800.0
 _KEY_REFUSED: Final = (401, 403)
 KEY_IS_GONE: Final = (
-    "The gateway that had taken the request is gone, and it stores no caller's key. Send the request again, or give "
-    "the upstream a key in the settings."
+    "Another process made the response than the one that took the request, and no caller's key is stored. Send the "
+    "request again, or give the upstream a key in the settings."
 )
 _UNDER_WAY: Final = ("queued", "in_progress")
 _RESPONSE_TEXT: Final = "response"  # the kind of the stored text with the response as it is shown

@@ -189,4 +189,4 @@ def test_after_a_kill_the_callers_key_is_gone(gateways: Gateways, upstream: Stri
     _, left = gateways.start()
     done = ended(left, made.id)
     assert (done.status, done.output) == ("failed", [])
-    assert "stores no caller's key" in done.error.message
+    assert "no caller's key is stored" in done.error.message
