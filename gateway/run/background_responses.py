@@ -354,8 +354,6 @@ class BackgroundResponses:
             await log.close()
             del self._logs[run.id]
             now = await self.store.runs.load(run.agent, run.id)
-            if now is None:  # it was deleted meanwhile, and so is what was written since
-                await self.store.runs.remove(run.agent, run.id)
             if now is None or now.is_over:
                 self._callers.pop(run.id, None)
 

@@ -331,6 +331,15 @@ async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     assert await store.runs.turns(run.agent, run.id) == []
 
 
+async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_kept(
+    store: Store, alice: Speaker, draft: Run
+) -> None:
+    run = await put_run(store, draft)
+    await store.runs.remove(run.agent, run.id)
+    assert not await store.runs.log(run.agent, run.id, "event", 1, b"words", alice.agent.epoch)
+    assert await store.runs.texts(run.agent, run.id, "event") == ()
+
+
 async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
     store: Store, alice: Speaker, draft: Run
 ) -> None:

@@ -174,7 +174,7 @@ async def load_waiting(connection: Connection, agent: int, conversation: int) ->
 
 
 async def add_text(connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes) -> bool:
-    """Adds a part of a run that is not an exchange. False: it is there already, and stays; or its memory is gone."""
+    """Adds a part of a run that is not an exchange. False: it is there already, and stays; or its run is gone."""
     return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
 
 

@@ -211,8 +211,9 @@ SELECT {step_columns}
 FROM run_steps s WHERE s.run = ? AND s.agent = ? ORDER BY s.number DESC LIMIT 1
 
 -- name: text_insert
--- Adds a part of a run. No row: it is there, or its memory is gone.
-INSERT INTO run_texts (agent, run, seq, kind, data) SELECT id, ?2, ?3, ?4, ?5 FROM agents WHERE id = ?1
+-- Adds a part of a run. No row: it is there, or its run or its memory is gone.
+INSERT INTO run_texts (agent, run, seq, kind, data)
+SELECT r.agent, r.id, ?3, ?4, ?5 FROM runs r JOIN agents a ON a.id = r.agent WHERE r.id = ?2 AND r.agent = ?1
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: epoch
