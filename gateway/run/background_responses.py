@@ -435,7 +435,7 @@ class BackgroundResponses:
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
         ):
-            final, log.last_events, name = self.dialect.failed(shown, None, NOT_STORED), b"", None
+            final, name = self.dialect.failed(shown, None, NOT_STORED), None
         await self._end(run, log, final, name)
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, name: tuple[str, str]) -> bool:
@@ -453,15 +453,19 @@ class BackgroundResponses:
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
         turn = encode_turn_name(name) if name is not None and state is RunState.COMPLETED else None
-        with suppress(NotFound):
+        try:
             now = await self.store.runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)
-            if now.state is RunState.CANCELLED:
-                # The caller who cancelled it was shown that, however far it had come.
-                final, log.last_events = self.dialect.cancelled(final), b""
+        except NotFound:
+            return
+        if now.state is not state:
+            return  # it was cancelled, or another attempt has ended it: `events` reads how
         number = log.next_number
-        # A reader without any event learns the id of the response from its first event.
-        shown = self.dialect.last_events(final, number) if number else self.dialect.whole_events(final)
-        log.add(log.last_events or shown)
+        if final is log.final and log.last_events:
+            log.add(log.last_events)
+        elif number:
+            log.add(self.dialect.last_events(final, number))
+        else:  # a reader without any event learns the id of the response from its first event
+            log.add(self.dialect.whole_events(final))
 
     async def _reserve(
         self, project: str, request: BackgroundRequest, ticket: QueueTicket

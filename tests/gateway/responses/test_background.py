@@ -21,7 +21,7 @@ from gateway.run import background_responses
 from gateway.run.pending import PendingWrites
 from storage.commands import Committed, TurnWrite
 from storage.errors import Unavailable
-from storage.records import JobState, RunState
+from storage.records import JobState, Run, RunState
 from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -195,6 +195,22 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
     assert (seen[-1].type, seen[-1].response.output_text) == ("response.completed", "One two.")
     numbers = [event.sequence_number for event in seen]
     assert numbers == sorted(set(numbers))
+
+
+def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = world.store.runs.finish_response
+
+    async def finish_second(run: Run, state: RunState, at: float, shown: bytes, turn: bytes | None) -> Run:
+        other = {**orjson.loads(shown), "status": "completed", "error": None}
+        await finish(run, RunState.COMPLETED, at, orjson.dumps(other))
+        return await finish(run, state, at, shown, turn)
+
+    monkeypatch.setattr(world.store.runs, "finish_response", finish_second)
+    upstream.queue(fail(429, "Slow down."))
+    events = read_events(world)
+    assert (events[-1].type, events[-1].response.status) == ("response.completed", "completed")
 
 
 def test_a_request_that_cannot_be_read_any_more_is_given_up(
