@@ -43,10 +43,14 @@ from storage.sql.store import Store
 KIND: Final = "response"
 # Bounds the connections to upstreams, which each response holds for minutes. No measurement.
 AT_ONCE: Final = 16
-# How many attempts may end with their process. No measurement; any value from 2 to 5 behaves alike.
+# How many attempts may end with their process, or by an error of the database: each of them may have asked the model.
+# No measurement; any value from 2 to 5 behaves alike.
 MAX_TRIES: Final = 3
 NOT_STORED: Final = (
     "The response could not be stored: its memory was changed by a forgetting, or is not available."
+)
+GIVEN_UP: Final = (
+    "It was given up: its attempts have ended with their processes, or by errors of the database."
 )
 FORGOTTEN: Final = "Something of its memory was forgotten before the response was made."
 _UNLIMITED_TRIES: Final = 1_000_000  # of the job: `_perform` has a limit of its own
@@ -343,9 +347,7 @@ class BackgroundResponses:
         )
         try:
             if request is None:
-                await self._end(
-                    run, log, self.dialect.failed(shown, None, "The gateway died while it was made.")
-                )
+                await self._end(run, log, self.dialect.failed(shown, None, GIVEN_UP))
                 return
             await self._begin(run, log, request, shown)
         finally:

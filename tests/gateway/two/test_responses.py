@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from gateway.core.conversation.canonical import text_of
+from gateway.run.background_responses import GIVEN_UP
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
 from tests.gateway.two.world import MODULE, PATIENCE_S, Place
@@ -154,7 +155,7 @@ def test_three_dead_processes_end_a_response(gateways: Gateways, upstream: Stric
     done = ended(sdk, made.id)
     assert (done.status, done.output, done.error.message) == (
         *("failed", []),
-        "The gateway died while it was made.",
+        GIVEN_UP,
     )
     assert len(upstream.chats) == 3
 
