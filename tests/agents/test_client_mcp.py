@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from letta_client import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
+from letta_client import (
+    APIStatusError,
+    BadRequestError,
+    ConflictError,
+    NotFoundError,
+    UnprocessableEntityError,
+)
 
 from gateway.agents.core.mcp_server import MASK
+from gateway.agents.registry.tool_registry import ToolRegistry
 from gateway.settings import ToolSettings
+from storage.errors import Unavailable
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles import careless_mcp_server
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
@@ -85,6 +93,40 @@ def test_a_tool_that_cannot_be_called_is_left_out_alone(upstream: StrictUpstream
             assert ran.status == "success"
         servers.refresh(made.id)
         assert servers.retrieve(made.id).mnemogate == left_out  # type: ignore[union-attr]
+
+
+def test_tools_with_names_of_another_script_are_told_apart(upstream: StrictUpstream, tmp_path: Path) -> None:
+    program = [sys.executable, str(Path(careless_mcp_server.__file__)), "other_script"]
+    with letta(upstream, tmp_path, tools=ToolSettings(mcp_stdio=(" ".join(program),))) as world:
+        servers = world.letta.mcp_servers
+        config: Any = {"mcp_server_type": "stdio", "command": program[0], "args": program[1:]}
+        made: Any = servers.create(server_name="careless", config=config)
+        tools = servers.tools.list(made.id)
+        assert len({each.name for each in tools}) == 12
+        ran = {servers.tools.run(each.id, mcp_server_id=made.id, args={}).func_return for each in tools}
+        assert len(ran) == 12, "each calls the tool of its own name"
+
+
+@pytest.mark.both
+def test_a_server_that_could_not_be_made_whole_is_not_there(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers, made, create = world.letta.mcp_servers, list[object](), ToolRegistry.create
+
+    async def fails_at_second(self: ToolRegistry, *tool: Any) -> Any:
+        if made:
+            raise Unavailable("the database is down for a moment")
+        made.append(await create(self, *tool))
+        return made[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToolRegistry, "create", fails_at_second)
+        with pytest.raises(APIStatusError, match="503"):
+            servers.create(server_name="calc", config=CONFIG)
+    assert len(made) == 1
+    assert servers.list() == []
+    assert list(world.letta.tools.list(tool_types=["external_mcp"])) == []
+    assert servers.create(server_name="calc", config=CONFIG).server_name == "calc"
 
 
 def test_a_server_with_secrets_or_out_of_bounds_is_refused(world: LettaWorld) -> None:

@@ -1,7 +1,8 @@
 """An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them.
 
 With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none. `failing`:
-its list is an error. `descriptors`: a call returns the files that it has open beside its three streams.
+its list is an error. `other_script`: its tools have names of two Chinese characters. `descriptors`: a call returns the
+files that it has open beside its three streams.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def main() -> None:
             }
         elif asked["method"] == "tools/call" and sys.argv[1:] == ["descriptors"]:
             result = {"content": [{"type": "text", "text": json.dumps(_open_files())}]}
+        elif asked["method"] == "tools/list" and sys.argv[1:] == ["other_script"]:
+            result = {"tools": [{"name": f"查{chr(0x4E00 + n)}", "inputSchema": _ANY} for n in range(12)]}
         elif asked["method"] == "tools/list" and sys.argv[1:] == ["failing"]:
             print(json.dumps({**answer, "error": {"code": -32603, "message": "no list"}}), flush=True)
             continue

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 
 from msgspec.structs import replace
 
 from gateway.agents.core.mcp_server import McpServerConfig, make_secrets
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
-from gateway.agents.tools.mcp import ListedTool, McpFault, McpServers
+from gateway.agents.tools.mcp import MAX_TOOLS, ListedTool, McpFault, McpServers
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import BadRequest, Conflict, sentence
-from storage.errors import WriteConflict
+from storage.errors import StoreError, WriteConflict
 from storage.listing import DefinitionDraft, Page
 from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
 _PAGE = 200
-# The names under which one tool is tried, until one is free.
-_TRIED_NAMES = 8
 _NO_SERVER = McpServerDefinition()
 
 
@@ -65,7 +64,13 @@ class McpRegistry:
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
         made = await self._store.definitions.add(draft, at=self._now())
-        await self._sync(project, made, listed)
+        try:
+            await self._sync(project, made, listed)
+        except BaseException:
+            # Its name would be taken when the caller tries again.
+            with suppress(StoreError):
+                await self.delete(project, uid)
+            raise
         return made
 
     async def change(
@@ -163,11 +168,13 @@ class McpRegistry:
         )
 
     async def _add(self, project: str, server: Definition, tool: ListedTool) -> None:
-        """Makes a tool under its own name. Where that is taken, the server's name comes first, then a number last."""
+        """Makes a tool under its own name. Where that is taken, the server's name comes first, then a number last.
+
+        All tools of a server may have one name here: of one in another script only its length is left.
+        """
         both = f"{server.name}_{tool.name}"
-        numbered = (_allowed(both, f"_{n}") for n in range(2, _TRIED_NAMES))
-        names = [_allowed(tool.name), _allowed(both), *numbered]
-        for name in names:
+        numbered = (_allowed(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
+        for name in chain((_allowed(tool.name), _allowed(both)), numbered):
             definition = ToolDefinition(
                 _schema(name, tool), "mcp", f"{server.uid}/{tool.name}", tags=(f"mcp:{server.name}",)
             )
