@@ -82,9 +82,13 @@ class _CachedVectors(Struct, frozen=True):
 
 
 class VectorCache:
-    """The vectors of the memories used last, by agent and model. Two threads use it."""
+    """The vectors of the memories used last, by agent and model. Two threads use it.
+
+    clear_count: how often it was cleared because it may hold what was forgotten.
+    """
 
     def __init__(self) -> None:
+        self.clear_count = 0
         self._lock = threading.Lock()
         self._entries: OrderedDict[tuple[int, str], _CachedVectors] = OrderedDict()
         self._bytes = 0
@@ -96,9 +100,14 @@ class VectorCache:
                 self._entries.move_to_end((agent, model))
             return found
 
-    def put(self, agent: int, model: str, cached: _CachedVectors) -> None:
-        """Caches vectors, which count as used last. The newest stay even where they alone are too large."""
+    def put(self, agent: int, model: str, cached: _CachedVectors, since: int) -> None:
+        """Caches vectors, which count as used last. The newest stay even where they alone are too large.
+
+        since: `clear_count` before they were read; where it has risen they are not cached.
+        """
         with self._lock:
+            if since != self.clear_count:
+                return
             self._drop((agent, model))
             self._entries[agent, model] = cached
             self._bytes += cached.joined.size
@@ -107,6 +116,7 @@ class VectorCache:
 
     def clear(self) -> None:
         with self._lock:
+            self.clear_count += 1
             self._entries.clear()
             self._bytes = 0
 
@@ -120,6 +130,7 @@ async def load_joined(
     connection: Connection, cache: VectorCache, agent: int, model: str
 ) -> vector_blobs.Joined | None:
     """Returns the agent's vectors of a model, from the cache if it is up to date; None where there are none."""
+    since = cache.clear_count
     progress = await _load_progress(connection, agent)
     if progress is None or progress.model != model:
         return None
@@ -128,7 +139,7 @@ async def load_joined(
         cached = await _load_vectors(connection, agent, progress, cached)
         if cached is None:
             return None
-        cache.put(agent, model, cached)
+        cache.put(agent, model, cached, since)
     return cached.joined
 
 

@@ -315,14 +315,35 @@ async def test_a_search_waits_for_no_vectors_and_the_next_one_has_them(
     assert "This of tea." in await search(store, agent, "This of tea.", deadline_ms=1000 * PATIENCE_S)
 
 
+async def test_vectors_that_are_read_while_something_is_forgotten_are_not_cached(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk(alice, "tea", "rain")
+    agent, cache = alice.agent, store.recall._memories.vectors
+    await embed(store, agent)
+    read = vectors._read_chunk
+
+    async def read_and_clear(*given: Any) -> Any:
+        found = await read(*given)
+        cache.clear()
+        return found
+
+    with monkeypatch.context() as forgetting:
+        forgetting.setattr(vectors, "_read_chunk", read_and_clear)
+        assert "This of tea." in await search(store, agent, "This of tea.")
+    assert cache.get(agent.id, MODEL) is None
+    assert "This of tea." in await search(store, agent, "This of tea.")
+    assert cache.get(agent.id, MODEL) is not None
+
+
 def test_the_newest_vectors_stay_in_the_cache_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "CACHE_BYTES", 1)
     chunk = vector_blobs.open_chunk(vector_blobs.merge(None, {1: unit(1)}))
     cached = vectors._CachedVectors(1, {}, vector_blobs.join([chunk]))
     cache = vectors.VectorCache()
-    cache.put(1, MODEL, cached)
+    cache.put(1, MODEL, cached, 0)
     assert cache.get(1, MODEL) is cached
-    cache.put(2, MODEL, cached)
+    cache.put(2, MODEL, cached, 0)
     assert (cache.get(1, MODEL), cache.get(2, MODEL)) == (None, cached)
 
 
