@@ -69,6 +69,12 @@ class StoredResponses:
         with map_store_errors():
             return await read_turns_to(self.store, response.agent, response.exchange)
 
+    async def conversation_id(self, response: FoundTurn) -> str | None:
+        """Returns the client's own id of a response's conversation; None: it has none. Raises: MemoryUnavailable."""
+        with map_store_errors():
+            found = await self.store.messages.owner(response.agent.scope.project, response.turn.name[0])
+        return None if found is None else found[1]
+
     async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:
         """Forgets the exchange of a response that an upstream had stored. Returns whether there was one.
 

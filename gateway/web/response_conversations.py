@@ -134,13 +134,18 @@ class GatewayConversations:
         await self.conversations.forget_message(conversation, turn.exchange.seq + index)
 
 
+def system_items(waiting: Sequence[Json]) -> list[Json]:
+    """Returns the system and developer messages of a conversation, which each response reads."""
+    return [item for item in waiting if item.get("role") in SYSTEM_ROLES]
+
+
 def list_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> ItemList:
     """Returns the items of turns, oldest first, and those that wait for the next one.
 
     System and developer messages come first, as each response reads them.
     """
     items = ItemList()
-    items.items.extend(item for item in waiting if item.get("role") in SYSTEM_ROLES)
+    items.items.extend(system_items(waiting))
     for turn in turns:
         items.add_inputs("".join(turn.name), turn.inputs, forms=read_call_forms(turn.reply))
         if turn.reply:

@@ -142,7 +142,7 @@ class ResponsesPath(ForwardedPath):
             receipt.count_usage,
             request.forms,
             request.shows_sealed_thoughts,
-            request.input_messages,
+            request.turn_messages,
         )
         conversation = call.conversation
         continued = None if conversation is None else ContinuedConversation(conversation, conversation.items)

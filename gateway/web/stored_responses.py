@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, NamedTuple
@@ -22,7 +22,7 @@ from gateway.dialects.responses.items import ItemList, paginate
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
 from gateway.dialects.responses.render import rebuild_response
-from gateway.dialects.responses.response_ids import parse_turn_names
+from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
@@ -36,7 +36,7 @@ from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
-from gateway.web.response_conversations import CONVERSATIONS_PATH, GatewayConversations
+from gateway.web.response_conversations import CONVERSATIONS_PATH, GatewayConversations, system_items
 from storage.records import Run
 
 EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
@@ -200,19 +200,24 @@ class GatewayResponses:
         """Returns a page of the items before a response."""
         items, run = ItemList(), found.run
         if found.turn is not None:
-            await self._add_path(items, found.turn)
+            await self._add_path(items, found.turn, owner)
         elif run is not None and (request := await self.background.request(run)) is not None:
             # Without a turn, its input is in its request.
             previous = request.previous
             before = None if previous is None else await self._find_turn(owner, previous)
             if before is not None:
-                await self._add_path(items, before)
+                await self._add_path(items, before, owner)
                 items.add_reply(before.turn.name, before.turn.reply)
             items.add_inputs(run.uid, request.inputs, forms=request.forms)
         return paginate(items.items, query)
 
-    async def _add_path(self, items: ItemList, response: FoundTurn) -> None:
-        """Adds what comes before a response's reply."""
+    async def _add_path(self, items: ItemList, response: FoundTurn, owner: ResponseOwner) -> None:
+        """Adds what comes before a response's reply, first what each response of its conversation has."""
+        conversation_id = await self.stored.conversation_id(response)
+        if is_gateway_id(conversation_id):
+            with suppress(UnknownId):
+                conversation = await self.conversations.find(owner, conversation_id)
+                items.items.extend(system_items(conversation.items))
         for turn in await self.stored.path(response):
             items.add_inputs("".join(turn.name), turn.inputs, turn.directions, read_call_forms(turn.reply))
             if turn.exchange.id != response.exchange.id and turn.reply:

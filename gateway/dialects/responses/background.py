@@ -102,7 +102,7 @@ class RestoredRequest(Struct, frozen=True):
     ) -> MakesView:
         request = self.request
         return MakesResponses(
-            request.echo, turn, count, request.forms, request.shows_sealed_thoughts, request.input_messages,
+            request.echo, turn, count, request.forms, request.shows_sealed_thoughts, request.turn_messages,
             self.tag, self.created, number, has_begun,
         )  # fmt: skip
 

@@ -14,6 +14,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.identity import checked_id
@@ -102,6 +103,14 @@ class ResponsesRequest(Struct, frozen=True):
     upstream_tools: UpstreamTools
     # It asks for a summary of its conversation in place of a reply.
     wants_compaction: bool = False
+    # The indices of the messages that each response of its conversation has.
+    shared_messages: frozenset[int] = frozenset()
+
+    @property
+    def turn_messages(self) -> list[Json]:
+        """The messages of its input that its turn alone has."""
+        first = len(self.chat.messages) - len(self.input_messages)
+        return [m for n, m in enumerate(self.input_messages, first) if n not in self.shared_messages]
 
     @property
     def input_messages(self) -> list[Json]:
@@ -134,7 +143,7 @@ def parse(
     """
     json = read_object(body)
     _check_fields(json, repeated_keys)
-    read = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
+    read, shared = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
     included = check_included(_strings(json, "include"))
     tools = read_tools(json, upstream_tools, read.left_out, waiting)
     chat: Json = {"model": json.get("model"), "messages": read.messages}
@@ -167,6 +176,7 @@ def parse(
         body=body,
         upstream_tools=upstream_tools,
         wants_compaction=_wants_compaction(json),
+        shared_messages=shared,
     )
 
 
@@ -215,8 +225,12 @@ def _read_messages(
     waiting: Sequence[Json],
     *,
     needs_input: bool,
-) -> InputMessages:
-    """Returns the messages of a chat completion: instructions, summaries, and those of the input."""
+) -> tuple[InputMessages, frozenset[int]]:
+    """Returns the messages of a chat completion: instructions, summaries, and those of the input.
+
+    Returns also the indices of those that each response of the conversation has: its system and developer messages, and
+    its summaries.
+    """
     items = json.get("input")
     if items is None and not needs_input:
         items = []
@@ -232,6 +246,11 @@ def _read_messages(
     if isinstance(items, list):
         head += summaries_in(items, items_before=len(waiting))
     read = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
+    summaries = summaries_in(waiting)
+    shared = {n for n, message in enumerate(head) if message in summaries}
+    for n, place in enumerate(read.places, len(head)):
+        if 0 <= place < len(waiting) and read.messages[n - len(head)]["role"] in SYSTEM_ROLES:
+            shared.add(n)
     if needs_input and not read.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = read_optional(json, "previous_response_id", str)
@@ -243,7 +262,7 @@ def _read_messages(
     read.messages[:0] = head
     if not read.messages:  # a chat completion has at least one
         read.messages.append({"role": "user", "content": ""})
-    return read
+    return read, frozenset(shared)
 
 
 def read_conversation_id(json: Json) -> str | None:

@@ -65,7 +65,7 @@ class MakesResponses(Struct, frozen=True):
     forms: Mapping[str, CallForm] = NO_FORMS
     # Thoughts are shown with `encrypted_content`, in which they can be sent back.
     shows_sealed_thoughts: bool = False
-    # The messages of its request, the instructions excluded.
+    # The messages of its request's input that its turn alone has.
     messages: Sequence[Json] = ()
     # The part that all its ids share; "": it is made of the turn's names.
     tag: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from secrets import token_hex
+from typing import TypeGuard
 
 _NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
 _HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
@@ -23,7 +24,7 @@ def make_tag(turn: tuple[str, str] | None) -> str:
     return token_hex(_TAG_BYTES) if turn is None else "".join(turn)
 
 
-def is_gateway_id(id: object) -> bool:
+def is_gateway_id(id: object) -> TypeGuard[str]:
     """Returns whether an id is of a response or a conversation that the gateway itself made."""
     return isinstance(id, str) and _HERE.fullmatch(id) is not None
 

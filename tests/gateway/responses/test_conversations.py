@@ -307,6 +307,26 @@ def test_its_system_messages_are_read_by_each_response(world: World, upstream: S
     assert "Be brief." not in asked(upstream)
 
 
+def test_its_system_messages_are_of_no_turn(world: World, upstream: StrictUpstream) -> None:
+    """So they are listed once, and gone once they are deleted."""
+    brief: Json = {"role": "developer", "content": "Be brief."}
+    conversation = world.sdk.conversations.create(items=[brief])  # type: ignore[list-item]
+    own: Any = [{"role": "developer", "content": "In French."}, {"role": "user", "content": "One."}]
+    respond(world, input=own, conversation=conversation.id, user="alice")
+    last = respond(world, input="Two.", conversation=conversation.id, user="alice")
+
+    def listed() -> list[str]:
+        items = world.sdk.responses.input_items.list(last.id, order="asc")
+        return texts_of([item.model_dump() for item in items])
+
+    assert listed() == ["Be brief.", "In French.", "One.", "Ok.", "Two."]
+    first = items_of(world, conversation.id)[0]
+    world.sdk.conversations.items.delete(first["id"], conversation_id=conversation.id)
+    assert listed() == ["In French.", "One.", "Ok.", "Two."]
+    respond(world, input="Three.", previous_response_id=last.id, user="alice")
+    assert asked(upstream) == ["In French.", "One.", "Ok.", "Two.", "Ok.", "Three."]
+
+
 def test_its_summary_is_read_by_each_response(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("The cat is called Miso."))
     short = world.sdk.responses.compact(model="m", input="My cat is called Miso.")
