@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
@@ -197,15 +198,21 @@ class NativeMemory(TreeMemory):
     deferred: DeferredReplies
     # Writes the turn of a deferred reply that has ended.
     save_ended: Callable[[NativeRequest, DeferredReplyRow, NativeReader], Awaitable[None]]
-    is_deferred: bool = False
+    # The write of the turn without its reply, which the upstream makes in the background; None: there was none.
+    deferring: asyncio.Task[None] | None = None
 
     def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         if outcome.background_id is not None:
-            if self.is_deferred:
-                return self._save_deferred(outcome.background_id)
+            if self.deferring is not None:
+                return self._save_deferred(self.deferring, prompt, outcome, outcome.background_id)
             if outcome.state is End.CANCELLED:
-                self.is_deferred = True
-                return self._defer_reply(prompt, outcome, outcome.background_id)
+                self.deferring = asyncio.create_task(
+                    self._defer_reply(prompt, outcome, outcome.background_id)
+                )
+                return self.deferring
+        return self._write_whole(prompt, outcome)
+
+    def _write_whole(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         native, reply, agent = self.native, self.reader.reply(), self.context.agent
         shown_reply = outcome.shown_reply
         if native.is_stored:
@@ -226,8 +233,14 @@ class NativeMemory(TreeMemory):
         reply = DeferredReply(native.raw.decode(), native.path, identity, turn)
         await self.deferred.add(scope, context.agent.epoch, id, reply)
 
-    async def _save_deferred(self, id: str) -> None:
+    async def _save_deferred(
+        self, deferring: asyncio.Task[None], prompt: Prompt, outcome: TurnOutcome, id: str
+    ) -> None:
         """Writes the turn of a reply that has ended, unless another request has seen its end already."""
+        await asyncio.wait([deferring])
+        if deferring.exception() is not None:
+            await self._write_whole(prompt, outcome)
+            return
         scope = self.context.request.identity.scope
         row = None if scope is None else await self.deferred.find(scope.project, id)
         if row is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -772,6 +773,44 @@ def test_a_background_response_that_could_not_be_written_is_written_by_the_next_
     assert [text_of(each) for each in told_in_all(world)][-2:] == ["My cat is called Miso.", "Ok."]
 
 
+@pytest.mark.parametrize("step", ["storage.sql.turns._commit", "storage.sql.agents_api.runs.create_run"])
+def test_a_background_response_whose_id_could_not_be_written_is_written_at_its_end(
+    world: World,
+    upstream: StrictUpstream,
+    openai_keeps: StoredResponses,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    perform, errors = pkgutil.resolve_name(step), [Unavailable("the disk is full")]
+
+    async def fail_once(*arguments: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await perform(*arguments, **named)
+
+    monkeypatch.setattr(step, fail_once)
+    openai_keeps.outputs.append([said("She is red.")])
+    gate = upstream.endpoints.hold_events[6] = Gate()
+    asked: Any = {"model": "m", "user": "alice", "input": "My cat is called Miso.", "background": True}
+    for event in world.sdk.responses.create(**asked, stream=True):
+        if event.type == "response.created":
+            assert not errors
+            gate.open()
+    rows = world.query("SELECT shown_reply FROM exchanges WHERE active = 1")
+    assert [text_of(orjson.loads(row)) for row in rows] == ["She is red."]
+
+
+def test_a_background_response_may_have_as_many_messages_as_any_request(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    many = [{"role": "user", "content": f"Cat {n} is called Miso."} for n in range(5_001)]
+    with remember(upstream, tmp_path, server={"max_messages": 6_000}) as world:
+        made = respond(world, input=many, background=True)
+        world.settle()
+        world.sdk.responses.retrieve(made.id)
+        assert world.query("SELECT count(*) FROM exchanges WHERE active = 1") == [1]
+
+
 def test_a_background_response_is_seen_to_end_in_a_stream_and_by_another_process(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
@@ -835,6 +874,21 @@ def test_a_deleted_background_response_takes_its_turn_along(
     made = respond(world, input="My tulips are purple.", background=True)
     world.sdk.responses.retrieve(made.id)
     world.sdk.responses.delete(made.id)
+    assert b"tulips" not in world.data()
+
+
+def test_the_deletion_of_a_background_response_can_be_asked_for_again(
+    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openai_keeps.is_busy = True
+    made = respond(world, input="My tulips are purple.", background=True)
+    world.settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store.forgetting, "begin", fails)
+        with pytest.raises(openai.InternalServerError):
+            world.sdk.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):  # the upstream has deleted it already
+        world.sdk.responses.delete(made.id)
     assert b"tulips" not in world.data()
 
 
