@@ -528,7 +528,7 @@ class Revised(Struct, frozen=True):
     is_erased: bool = False
     # The edit that made the value, if its turn stays.
     op: BlockOp | None = None
-    # The value has nothing of what was erased: an undo brought it back, or it is what is left of the block's lines.
+    # An undo brought back a value from before what was erased.
     is_clean: bool = False
     # An undo brought back what the value with this index among them was.
     restores: int | None = None
@@ -544,9 +544,9 @@ class Rules(Struct, frozen=True):
     merge_operations: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
     # Returns whether a note or hidden round may quote what is gone.
     may_quote: Callable[[str, Erased], bool]
-    # Returns the value of a block without what is gone. Its arguments: the block with its last untouched value, and
+    # Returns later values of a block without what is gone. Its arguments: the block with its last untouched value, and
     # its values since, oldest first.
-    rebuild_block: Callable[[Block, Sequence[Revised]], str]
+    rebuild_block: Callable[[Block, Sequence[Revised]], Sequence[str]]
     # Returns the names of the tools that an exchange has called, those of hidden rounds too.
     tools_used: Callable[[Exchange], Sequence[str]]
     # Returns a step with results, given also the step with their calls, without what they may quote of what is gone.

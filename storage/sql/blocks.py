@@ -25,6 +25,7 @@ SQL = load("statements.sql")
 _FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
+FORGET_ORIGIN = "forget"
 # The origin of a version with an erased value: there is nothing to bring back. It is short, so that the row does not
 # grow (storage/sqlite/padding.py explains why).
 FORGOTTEN_ORIGIN = "-"
@@ -186,7 +187,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
     version: the present one; None: whichever it is. Raises: NotFound, WriteConflict.
 
     An undo is a version of its own that names the one it restored, so walking on goes by what is shown, not by what
-    was written last: undoing twice is not redoing.
+    was written last: undoing twice is not redoing. So is the version with which a forgetting ends.
     """
     found = await get_block(connection, block)
     if version is not None and found.version != version:

@@ -240,7 +240,7 @@ SELECT id FROM blocks WHERE id = ? {postgres:FOR NO KEY UPDATE}
 
 -- name: block_versions
 -- Reads all values of a block, oldest first.
-SELECT version, restores, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
+SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
 
 -- name: versions_turnless
 -- Finds the values that items of batches of a memory have written whose turn is not there: it is not yet, or never will be.
@@ -251,6 +251,10 @@ WHERE h.block = ?2 AND h.exchange IS NULL AND substr(h.origin, 1, 5) = 'tool:'
 -- Empties one value of a block.
 UPDATE block_history SET restores = NULL, origin = ?1, exchange = NULL, sources = ?4, value = ''
 WHERE block = ?2 AND version = ?3
+
+-- name: version_rewrite
+-- Gives one another value. Its row keeps its length.
+UPDATE block_history SET value = ?, sources = ? WHERE block = ? AND version = ?
 
 -- name: op_done
 -- Reads the edit that made a version.

@@ -1,7 +1,8 @@
-"""Blocks without what was forgotten: the versions that came from it go, and a new value is made of what is left."""
+"""Blocks without what was forgotten: the versions that came from it go, and those built on them are made anew."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 
@@ -11,14 +12,16 @@ from msgspec.structs import replace
 
 from storage.batch_records import call_of_origin
 from storage.commands import Revised, Rules
-from storage.database import Connection, Row
-from storage.records import BlockOp
-from storage.sql.blocks import FORGOTTEN_ORIGIN, get_block, write_block
+from storage.database import Connection
+from storage.records import Block, BlockOp
+from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, rows_of
 
 SQL = load("forget.sql")
 
 _NO_SOURCES, _NO_ARGUMENTS = b"[]", b"{}"
+# The lengths from which on a row of SQLite has a byte more for the length of a text (sqlite.org/fileformat2.html, 2.1).
+_LONGER_LENGTHS = (58, 8186, 1048570)
 
 
 async def erased_among(connection: Connection, exchanges: Iterable[int]) -> set[int]:
@@ -31,17 +34,26 @@ def origins_of(exchange: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
-class _DividedVersions(Struct, frozen=True):
-    """The versions of a block, divided at the first one that came from what is gone."""
+class _Version(Struct, frozen=True):
+    """A version of a block, as `block_versions` reads it."""
 
-    # By version, the values before the first such version.
-    clean: dict[int, str]
-    # The versions from it on. Each may hold words of what is gone, since it is written on top of the one before it.
-    later: list[Revised]
-    # The exchanges from which the rebuilt value comes.
-    sources: set[int]
-    # The block has such a version.
-    has_gone: bool
+    number: int
+    # The number of the version that an undo, or a forgetting, brought back.
+    restores: int | None
+    at: float
+    origin: str
+    exchange: int | None
+    sources: bytes
+    value: str
+
+    @property
+    def origins(self) -> set[int]:
+        return origins_of(self.exchange, self.sources)
+
+    @property
+    def repeats(self) -> bool:
+        """Returns whether an earlier forgetting wrote it, to show what was left of the version before."""
+        return self.origin == FORGET_ORIGIN and self.restores is not None
 
 
 async def rebuild_block(
@@ -52,86 +64,130 @@ async def rebuild_block(
     now: float,
     texts: Collection[str] = frozenset(),
 ) -> bool:
-    """Drops the versions of a block that came from what is gone, and all that were built on them. True: it had some.
+    """Drops the versions of a block that came from what is gone, and makes those anew that were built on them.
 
     agent: the memory of which something is forgotten. What its items of batches have written without a turn goes, too.
-    texts: in small letters. Versions with a line that has one of them are dropped, and that line with them.
+    texts: in small letters. Lines that have one of them are dropped from all versions.
+
+    Returns whether there was any of it.
     """
     await connection.rows(SQL["block_lock"], (block,))
-    rows = await connection.rows(SQL["block_versions"], (block,))
+    versions = [_Version(*row) for row in await connection.rows(SQL["block_versions"], (block,))]
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
-    divided = await _divide_versions(connection, rows, turnless, texts)
-    if not divided.has_gone:
+    clean, later = await _divide_versions(connection, versions, turnless, texts)
+    if not later:
         return False
-    # The new value first counts as built on what stayed; only then are the values in between emptied.
     found = await get_block(connection, block)
-    base = divided.clean[max(divided.clean)] if divided.clean else ""
-    value = rules.rebuild_block(replace(found, value=base), divided.later)
-    for version, _, origin, *_ in rows:
-        if version not in divided.clean and origin != FORGOTTEN_ORIGIN:
-            await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version, _NO_SOURCES))
-    sources = sorted(divided.sources)
-    await write_block(
-        connection, block, found.version, value, at=now, origin="forget", sources=sources, is_bounded=False
-    )
+    base = clean[-1].value if clean else ""
+    values = rules.rebuild_block(replace(found, value=base), [revised for _, revised in later])
+    # The versions that stay: in their rows, or once a row has no room for its value, as versions that follow.
+    staying = [(version, version.value) for version in clean]
+    following = list[tuple[_Version, str]]()
+    for (version, revised), value in zip(later, values, strict=True):
+        sources = None
+        if not (revised.is_erased or version.repeats):
+            sources = None if following else _padded_sources(version, value)
+            (following if sources is None else staying).append((version, value))
+        if sources is None:
+            await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version.number, _NO_SOURCES))
+        elif value != version.value:
+            await connection.run(SQL["version_rewrite"], (value, sources, block, version.number))
+    await _write_following(connection, found, staying, following, values[-1], now)
     return True
 
 
-async def _divide_versions(
-    connection: Connection, rows: Sequence[Row], turnless: Collection[int], texts: Collection[str]
-) -> _DividedVersions:
-    """Divides the versions of a block, and empties the edits by which versions were made that are gone.
+async def _write_following(
+    connection: Connection,
+    block: Block,
+    staying: Sequence[tuple[_Version, str]],
+    following: Sequence[tuple[_Version, str]],
+    last: str,
+    now: float,
+) -> None:
+    """Writes versions anew with the values beside them, and after them the one with which a forgetting ends.
 
-    rows: of `block_versions`, oldest first.
-    turnless: versions that are gone though they came from no exchange.
+    staying: the versions that stay in their rows, with their values.
+    last: the last value.
     """
-    origins = {version: origins_of(exchange, listed) for version, _, _, exchange, listed, _ in rows}
-    erased = await erased_among(connection, chain.from_iterable(origins.values()))
-    clean: dict[int, str] = {}
-    later: list[Revised] = []
-    # By version its index in `later`.
-    later_index: dict[int, int] = {}
-    sources: set[int] = set()
-    last_clean_origins: set[int] = set()
-    has_gone = False
-    for version, restores, origin, exchange, _, value in rows:
-        if origin == FORGOTTEN_ORIGIN:
+    current = block.version
+    numbers: dict[int | None, int] = {version.number: version.number for version, _ in staying}
+    for version, value in following:
+        await write_block(
+            connection, block.id, current, value, at=version.at, origin=version.origin, exchange=version.exchange,
+            sources=orjson.loads(version.sources), restores=numbers.get(version.restores), is_bounded=False,
+        )  # fmt: skip
+        current += 1
+        numbers[version.number] = current
+    shown = next((version for version, value in reversed([*staying, *following]) if value == last), None)
+    await write_block(
+        connection, block.id, current, last, at=now, origin=FORGET_ORIGIN,
+        sources=[] if shown is None else sorted(shown.origins),
+        restores=None if shown is None else numbers[shown.number], is_bounded=False,
+    )  # fmt: skip
+
+
+def _padded_sources(version: _Version, value: str) -> bytes | None:
+    """Returns the sources with which the row of a version stays as long with another value; None: there are none.
+
+    Over SQLite its neighbours would be moved otherwise, and copies of them stay behind.
+    """
+    room = _row_bytes(version.value.encode()) - _row_bytes(value.encode()) + _row_bytes(version.sources)
+    # The length itself takes up to three bytes.
+    for length in range(max(room - 3, len(version.sources)), room + 1):
+        padded = version.sources.ljust(length)
+        if _row_bytes(padded) == room:
+            return padded
+    return None
+
+
+def _row_bytes(text: bytes) -> int:
+    """Returns the bytes that a text takes in a row of SQLite, less the first one of its length."""
+    return len(text) + bisect_right(_LONGER_LENGTHS, len(text))
+
+
+async def _divide_versions(
+    connection: Connection, versions: Sequence[_Version], turnless: Collection[int], texts: Collection[str]
+) -> tuple[list[_Version], list[tuple[_Version, Revised]]]:
+    """Divides the versions of a block at the first one that has something of what is gone.
+
+    Empties the edits by which that came into versions.
+
+    versions: oldest first.
+    turnless: the numbers of those that are gone though they came from no exchange.
+
+    Returns those before it, and those from it on, each of which may hold words of what is gone.
+    """
+    erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
+    clean, later = list[_Version](), list[tuple[_Version, Revised]]()
+    # By number: the values of the former, and the places of the latter.
+    values, places = dict[int | None, str](), dict[int | None, int]()
+    lines_before = frozenset[str]()
+    for version in versions:
+        if version.origin == FORGOTTEN_ORIGIN:
             continue
-        is_erased = version in turnless or bool(origins[version] & erased)
-        left = _drop_lines(value, texts) if texts else value
-        has_gone |= is_erased or left != value
-        if has_gone:
-            later_index[version] = len(later)
-        if is_erased:
-            later.append(Revised(value, is_erased=True, restores=later_index.get(restores)))
-            if exchange is not None and (call := call_of_origin(origin)) is not None:
-                # A sleeptime agent's; its own exchange stays.
-                await connection.run(SQL["op_erase"], (exchange, call[1], _NO_ARGUMENTS))
-        elif left != value:
-            later.append(Revised(left, is_clean=True))
-            sources |= origins[version]
-        elif not later:
-            clean[version] = value
-            last_clean_origins = origins[version]
-        elif restores in clean:
+        lines = version.value.split("\n")
+        quoting = {line for line in lines if any(text in line.casefold() for text in texts)}
+        is_erased = version.number in turnless or bool(version.origins & erased)
+        brings = is_erased or bool(quoting - lines_before)
+        lines_before = frozenset(lines)
+        if not (later or brings):
+            clean.append(version)
+            values[version.number] = version.value
+            continue
+        left = version.value if is_erased else "\n".join(line for line in lines if line not in quoting)
+        op = None
+        call = None if version.exchange is None else call_of_origin(version.origin)
+        if brings and call is not None:
+            # The exchange of a text's edit stays, and a sleeptime agent's.
+            await connection.run(SQL["op_erase"], (version.exchange, call[1], _NO_ARGUMENTS))
+        elif call is not None:
+            row = await connection.row(SQL["op_done"], (version.exchange, call[1]))
+            op = None if row is None else BlockOp(*row)
+        if not is_erased and version.restores in values:
             # An undo that went back to an untouched value starts afresh from it.
-            later.append(Revised(clean[restores], is_clean=True))
+            revised = Revised(values[version.restores], is_clean=True)
         else:
-            op = await _find_edit(connection, exchange, origin)
-            later.append(Revised(value, op=op, restores=later_index.get(restores)))
-            sources |= origins[version]
-    return _DividedVersions(clean, later, sources | last_clean_origins, has_gone)
-
-
-def _drop_lines(value: str, texts: Collection[str]) -> str:
-    lines = value.split("\n")
-    return "\n".join(line for line in lines if not any(text in line.casefold() for text in texts))
-
-
-async def _find_edit(connection: Connection, exchange: int | None, origin: str) -> BlockOp | None:
-    """Returns the edit that made a version of a block, if a turn's tool did."""
-    call = call_of_origin(origin)
-    if exchange is None or call is None:
-        return None
-    row = await connection.row(SQL["op_done"], (exchange, call[1]))
-    return None if row is None else BlockOp(*row)
+            revised = Revised(left, is_erased, op, restores=places.get(version.restores))
+        places[version.number] = len(later)
+        later.append((version, revised))
+    return clean, later

@@ -168,8 +168,8 @@ SELECT version, restores, at, origin, exchange, sources, value FROM block_histor
 WHERE block = ? AND version < ? ORDER BY version DESC LIMIT ?
 
 -- name: block_history_restores
--- Returns which value an undo brought back with one.
-SELECT restores FROM block_history WHERE block = ? AND version = ? AND origin = 'undo'
+-- Returns which value an undo or a forgetting brought back with one.
+SELECT restores FROM block_history WHERE block = ? AND version = ? AND origin IN ('undo', 'forget')
 
 -- name: block_history_get
 -- Reads one value of a block, unless it was forgotten.

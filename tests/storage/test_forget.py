@@ -11,7 +11,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
 from gateway.run.background.retention import Retention
-from storage.commands import ForgetTarget, RunAccept
+from storage.commands import ForgetTarget, Learned, LearnedFact, RunAccept
 from storage.errors import Stale
 from storage.listing import (
     AgentChange,
@@ -85,6 +85,17 @@ async def talk(
         history.append(user(words(f"{mark}u", size)))
         await alice.say(history, assistant(words(f"{mark}a", size)), key)
         history.append(assistant(words(f"{mark}a", size)))
+    return history
+
+
+async def note(alice: Speaker, marks: Sequence[str], key: str) -> list[WireMessage]:
+    """A turn for each mark, which adds a line to the block; the next turn confirms it."""
+    history: list[WireMessage] = []
+    for mark in marks:
+        history += [user(f"I like {mark}")]
+        reply = assistant(f"Noted {mark}.")
+        await alice.end(await alice.begin(history, key), [reply], [f"likes zq{mark}x"])
+        history.append(reply)
     return history
 
 
@@ -311,12 +322,7 @@ async def test_a_first_turn_under_way_does_not_begin_a_memory_again_that_is_gone
 async def test_block_values_that_came_from_it_go_and_later_edits_stay(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
-    history: list[WireMessage] = []
-    for mark in ("red", "green", "blue"):
-        history += [user(f"I like {mark}")]
-        reply = assistant(f"Noted {mark}.")
-        await alice.end(await alice.begin(history, "c1"), [reply], [f"likes zq{mark}x"])
-        history.append(reply)
+    history = await note(alice, ["red", "green", "blue"], "c1")
     await alice.say([*history, user("bye")], assistant("Bye."), "c1")
     (block,) = await store.blocks.load(alice.agent.id)
     assert block.value == "likes zqredx\nlikes zqgreenx\nlikes zqbluex"
@@ -328,6 +334,69 @@ async def test_block_values_that_came_from_it_go_and_later_edits_stay(
     assert left(holds, "red", "green", "blue") == ["red", "blue"]
     undone = await store.blocks.undo(block.id, at=1.0)
     assert undone.value == "likes zqredx"  # the versions in between are gone for an undo, too
+
+
+async def test_edits_of_other_turns_stay_however_often_something_is_forgotten(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    history = await note(alice, ["red", "green", "blue", "white"], "c1")
+    await alice.say([*history, user("bye")], assistant("Bye."), "c1")
+    for mark, lines in (
+        ("red", ["green", "blue", "white"]),
+        ("blue", ["green", "white"]),
+        ("green", ["white"]),
+    ):
+        gone = next(e for e in await alice.rows() if f"I like {mark}".encode() in (e.input or b""))
+        await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+        (block,) = await store.blocks.load(alice.agent.id)
+        assert block.value.split("\n") == [f"likes zq{each}x" for each in lines]
+        assert left(holds, mark) == []
+    newest, *before = [each for each in await store.blocks.revisions(block.id) if each.origin != "-"]
+    assert [(newest.origin, newest.restores), before[0].origin[:5]] == [
+        ("forget", before[0].version),
+        "tool:",
+    ]
+    assert (await store.blocks.undo(block.id, at=1.0)).value == ""
+
+
+async def test_edits_stay_on_a_longer_value_than_they_were_made_on(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    """As where the turn is forgotten that has shortened the block."""
+    await talk(alice, ["first"], "c0")
+    (block,) = await store.blocks.load(alice.agent.id)
+    (first,) = await alice.rows()
+    await store.blocks.write(block.id, 1, words("long"), at=1.0, origin="api")
+    await store.blocks.write(block.id, 2, "zqshortx", at=1.0, origin="tool:x", sources=[first.id])
+    history = await note(alice, ["red", "green", "blue"], "c1")
+    await alice.say([*history, user("bye")], assistant("Bye."), "c1")
+    for mark, lines in (("first", ["red", "green", "blue"]), ("green", ["red", "blue"])):
+        gone = next(e for e in await alice.rows() if mark.encode() in (e.input or b""))
+        await forget(store, alice.agent, ForgetTarget(exchanges=[gone.id]))
+        (block,) = await store.blocks.load(alice.agent.id)
+        assert block.value.split("\n") == [words("long"), *(f"likes zq{each}x" for each in lines)]
+    assert left(holds, "short", "green", "red", "blue") == ["red", "blue"]
+
+
+async def test_a_fact_that_is_forgotten_beside_a_turn_brings_nothing_of_it_back(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    history = await note(alice, ["red", "green", "blue"], "c1")
+    await alice.say([*history, user("bye")], assistant("Bye."), "c1")
+    red, green, *_ = await alice.rows()
+    fact = LearnedFact("likes zqgreenx", "", "green", 1.0, green.id, [green.id])
+    await store.database.write(
+        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+    )
+    (learned,) = await store.facts.list(alice.agent.id)
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[red.id]))
+    assert not await store.forgetting.run(id, until=lambda: True)
+    await forget(store, alice.agent, ForgetTarget(facts=[learned.seq]))
+    assert await store.forgetting.run(id)
+    assert await store.forgetting.sweep()
+    (block,) = await store.blocks.load(alice.agent.id)
+    assert block.value == "likes zqbluex"
+    assert left(holds, "red", "green", "blue") == ["blue"]
 
 
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
@@ -501,6 +570,71 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         assert conversation
         await forget(store, agent, ForgetTarget(conversation=conversation))
         assert left(holds, *marks) == []
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_forgettings_side_by_side_take_what_is_theirs_and_no_more(
+    open_store: OpenStore, holds: Holds, seed: int
+) -> None:
+    """Of one memory, their transactions in any order, with turns and restarts in between.
+
+    Turn N has the words Nu and Na, and adds Ne to the block; from it come the fact Nf and the passage Np. The text of
+    another fact, which no forgotten turn has, is what it has added.
+    """
+    chance, store = random.Random(seed), await open_store()
+    alice, large = Speaker(store, ALICE, Clock()), Block(0, "human", "The user", "", 100_000)
+
+    async def converse(key: str, numbers: range) -> None:
+        history: list[WireMessage] = []
+        for n in numbers:
+            history.append(user(words(f"{n}u", chance.choice((2, 60, 900)))))
+            reply = assistant(words(f"{n}a", chance.choice((2, 300))))
+            turn = await alice.begin(history, key)
+            await alice.end(turn, [reply], [f"zq{n}ex " * chance.choice((1, 40))], defaults=[large])
+            history.append(reply)
+        await alice.say([*history, user("bye")], assistant("Bye."), key)
+
+    for c in range(4):
+        await converse(f"c{c}", range(5 * c, 5 * c + 5))
+    turns = {n: await row_of(alice, f"{n}u") for n in range(20)}
+    quoted, named = chance.sample(range(5, 15), 2), chance.sample(range(15, 19), 2)
+    other = turns[19].id
+    facts = [LearnedFact(words(f"{n}f"), "", str(n), 1.0, e.id, [e.id]) for n, e in turns.items()]
+    facts += [LearnedFact(f"zq{n}ex", "", f"e{n}", 1.0, other, [other]) for n in quoted]
+    effect = store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=facts))
+    await store.database.write(effect)
+    seqs = {fact.text: fact.seq for fact in await store.facts.list(alice.agent.id)}
+    for n, e in turns.items():
+        await save_passage(store, alice.agent.id, words(f"{n}p"), at=5.0, sources=[e.id])
+    conversation = await store.forgetting.find_conversation(alice.agent.id, "c0")
+    targets = [ForgetTarget(conversation=conversation)]
+    targets += [ForgetTarget(exchanges=[turns[named[0]].id])]
+    targets += [ForgetTarget(messages=[turns[named[1]].seq, turns[named[1]].seq + 1])]
+    targets += [ForgetTarget(facts=[seqs[f"zq{n}ex"]]) for n in quoted]
+    chance.shuffle(targets)
+    gone = {f"{n}{what}" for n in (*range(5), *named) for what in "uaefp"} | {f"{n}e" for n in quoted}
+    open_ids, last, restarts = list[int](), 20, 2
+    while targets or open_ids:
+        match chance.randrange(40):
+            case 0 | 1 | 2 | 3 if targets:
+                open_ids.append(await store.forgetting.begin(alice.agent.id, targets.pop()))
+            case 4:
+                await converse(f"c{last}", range(last, last + 1))
+                last += 1
+            case 5 if restarts:
+                restarts -= 1
+                await store.close()
+                alice.store = store = await open_store()
+            case _ if open_ids:
+                id = chance.choice(open_ids)
+                if await store.forgetting.run(id, until=lambda: True):
+                    open_ids.remove(id)
+    assert await store.forgetting.sweep()
+    said = [f"{n}{what}" for n in range(last) for what in ("uaefp" if n < 20 else "uae")]
+    assert left(holds, *said) == [mark for mark in said if mark not in gone]
+    (block,) = await store.blocks.load(alice.agent.id)
+    noted = [line.split()[0][2:-1] for line in block.value.split("\n")]
+    assert noted == [mark for mark in said if mark[-1] == "e" and mark not in gone]
 
 
 async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenStore, holds: Holds) -> None:

@@ -75,8 +75,8 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     return message
 
 
-def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
-    """Returns the value of a block without what was erased.
+def rebuild_block(block: Block, later: Sequence[Revised]) -> list[str]:
+    """Returns the later values of a block without what was erased.
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
     back. Of values that were written without such an edit, those lines are left out that may repeat what was erased.
@@ -110,7 +110,7 @@ def rebuild_block(block: Block, later: Sequence[Revised]) -> str:
             rebuilt = "\n".join(line for line in each.value.split("\n") if not _words(line) & tainted)
         stored = each.value
         values.append(rebuilt)
-    return rebuilt
+    return values
 
 
 def _edited_again(block: Block, op: BlockOp) -> str:

@@ -163,10 +163,9 @@ async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block
     for b in blocks:
         lines.append(f"  {b.label}")
         for r in await store.blocks.revisions(b.id, limit=MAX_VERSIONS):
+            origin = through_mcp(r.origin) or WRITERS.get(r.origin.partition(":")[0], r.origin)
             if r.restores is not None:
-                origin = f"undo, back to version {r.restores}"
-            else:
-                origin = through_mcp(r.origin) or WRITERS.get(r.origin.partition(":")[0], r.origin)
+                origin = f"{origin}, back to version {r.restores}"
             lines.append(
                 f"    version {r.version}  [{minute_text(r.at)}]  {origin}  ({len(r.value)} characters)"
             )

@@ -147,7 +147,8 @@ async def hand_over_blocks(connection: Connection, agent: int) -> None:
             origins = sorted(origins_of(exchange, listed))
             gone = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent)}
             if gone:
-                sources = orjson.dumps([id for id in orjson.loads(listed) if id not in gone])
+                left = orjson.dumps([id for id in orjson.loads(listed) if id not in gone])
+                sources = left.ljust(len(listed))  # its row keeps its length
                 source = None if exchange in gone else exchange
                 await connection.run(SQL["version_hand_over"], (source, sources, block, version))
     await connection.run(SQL["hand_over"], (agent,))
