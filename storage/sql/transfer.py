@@ -295,10 +295,15 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
 
     Raises: WriteConflict: its memory is not empty.
     """
-    there = await find_agent(connection, scope)
+    found = await find_agent(connection, scope)
+    if found is None:
+        return None
+    await connection.lock(
+        found.id
+    )  # a turn may be about to begin it, and who forgets or pauses it may be faster
+    there = await load_agent(connection, found.id)
     if there is None:
         return None
-    await connection.lock(there.id)  # a turn may be about to begin it
     if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (there.id,)):
         raise WriteConflict(
             f"{scope.subject} has a memory here already; forget it first, or import it for another user"

@@ -18,6 +18,7 @@ from storage.sql.blocks import write_block
 from storage.sql.keys import RECORDED_S, digest_of
 from storage.sql.keys import SQL as KEY_SQL
 from storage.sql.passages import insert_passage
+from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S, comes
@@ -52,6 +53,13 @@ async def listening(*stores: Store) -> None:
         store.database.listen("hello", heard.append)
         store.database.start()
         await comes(lambda heard=heard: bool(heard))  # type: ignore[misc]
+
+
+async def waits_for_a_lock(store: Store) -> None:
+    """Waits until a transaction waits for another one."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await rows(store, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await rows(store, "SELECT pg_sleep(0.01)")
 
 
 # --- agents and turns -------------------------------------------------------------------------------------------------
@@ -217,9 +225,7 @@ async def test_a_block_that_is_being_written_is_made_anew_without_what_is_forgot
     writing = other.database.write(turn)
     await written.wait()
     forgetting = asyncio.create_task(one.forgetting.forget(agent.id, ForgetTarget(is_all=True)))
-    async with asyncio.timeout(PATIENCE_S):
-        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
-            await rows(other, "SELECT pg_sleep(0.01)")
+    await waits_for_a_lock(other)
     end.set()
     await writing
     await forgetting
@@ -250,9 +256,7 @@ async def test_a_forgetting_locks_the_blocks_of_a_profile_in_the_order_of_turns(
     locking = other.database.write(turn)
     await locked.wait()
     forgetting = asyncio.create_task(one.forgetting.forget(agent.id, ForgetTarget(is_all=True)))
-    async with asyncio.timeout(PATIENCE_S):
-        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
-            await rows(other, "SELECT pg_sleep(0.01)")
+    await waits_for_a_lock(other)
     end.set()
     await locking
     await forgetting
@@ -274,14 +278,36 @@ async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores:
     writing = other.database.write(turn)
     await written.wait()
     finishing = asyncio.create_task(one.transfer.finish_import(imported, 1))
-    async with asyncio.timeout(PATIENCE_S):
-        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
-            await rows(other, "SELECT pg_sleep(0.01)")
+    await waits_for_a_lock(other)
     end.set()
     await writing
     with pytest.raises(WriteConflict, match="has a memory here already"):
         await finishing
     assert await one.passages.count(agent.id) == 1
+
+
+async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Store, Store]) -> None:
+    one, other = stores
+    agent = await make(one)
+    imported = await one.transfer.begin_import(one.agents.new(ALICE))
+    written, end = asyncio.Event(), asyncio.Event()
+
+    async def pause(connection: Connection) -> None:
+        await connection.lock(agent.id)
+        await connection.run(PAGE_SQL["pause"], (agent.id, 5.0))
+        written.set()
+        await end.wait()
+
+    pausing = other.database.write(pause)
+    await written.wait()
+    finishing = asyncio.create_task(one.transfer.finish_import(imported, 1))
+    await waits_for_a_lock(other)
+    end.set()
+    await pausing
+    await finishing
+    found = await one.agents.load(imported.id)
+    assert found is not None
+    assert (found.scope, found.paused) == (ALICE, 5.0)
 
 
 async def test_gateways_that_start_side_by_side_install_one_key(stores: tuple[Store, Store]) -> None:
@@ -298,9 +324,7 @@ async def test_gateways_that_start_side_by_side_install_one_key(stores: tuple[St
     writing = other.database.write(install)
     await written.wait()
     installing = asyncio.create_task(one.keys.install(plain, "given"))
-    async with asyncio.timeout(PATIENCE_S):
-        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
-            await rows(other, "SELECT pg_sleep(0.01)")
+    await waits_for_a_lock(other)
     end.set()
     await writing
     assert await installing
@@ -380,9 +404,7 @@ async def test_a_dead_letter_is_tried_again_while_a_turn_asks_for_a_job_of_its_l
     writing = one.database.write(turn)
     await asked.wait()
     retrying = asyncio.create_task(other.jobs.retry(dead))
-    async with asyncio.timeout(PATIENCE_S):
-        while not await rows(other, "SELECT 1 FROM pg_locks WHERE NOT granted"):
-            await rows(other, "SELECT pg_sleep(0.01)")
+    await waits_for_a_lock(other)
     end.set()
     await writing
     await retrying
