@@ -71,7 +71,7 @@ class RunTool(Struct, frozen=True):
 
 
 class SaveStep(Struct, frozen=True):
-    """Commit a step of the turn, open the next one, or both at once, then feed `StepSaved`.
+    """Commit a step of the turn, open the next one, or both at once, then feed `StepSaved` or `StepFailed`.
 
     It comes with `reply` before the tools of that reply run, and with `results` or a `nudge`, the next step's
     input, before the model is called again; with both at once if no tool had to run.
