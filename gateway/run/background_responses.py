@@ -138,8 +138,8 @@ class ResponsesDialect(EventDialect, Protocol):
     def last_events(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
 
-    def whole_events(self, shown: Json) -> bytes:
-        """Returns all events of a response, with each item whole."""
+    def whole_events(self, shown: Json, number: int = 0) -> bytes:
+        """Returns all events of a response, with each item whole. number: that of the first."""
 
 
 @dataclass
@@ -149,6 +149,8 @@ class _ResponseLog(EventLog):
     dialect: ResponsesDialect
     # An earlier attempt has left events.
     has_events: bool = False
+    # The number of this attempt's first event.
+    first_number: int = 0
     last_events: bytes = b""
     # The response as it ended.
     final: Json | None = None
@@ -365,6 +367,7 @@ class BackgroundResponses:
         if attempt > 1 and await log.resume(epoch, attempt):
             log.has_events = True
             await self.store.runs.drop_events(run.agent, run.id)
+        log.first_number = log.next_number
         return log
 
     async def _leave_when_over(self, run: Run, log: _ResponseLog) -> None:
@@ -464,10 +467,10 @@ class BackgroundResponses:
         number = log.next_number
         if final is log.final and log.last_events:
             log.add(log.last_events)
-        elif number:
+        elif number > log.first_number:
             log.add(self.dialect.last_events(final, number))
-        else:  # a reader without any event learns the id of the response from its first event
-            log.add(self.dialect.whole_events(final))
+        else:  # those of earlier attempts are not stored any more
+            log.add(self.dialect.whole_events(final, number))
 
     async def _reserve(
         self, project: str, request: BackgroundRequest, ticket: QueueTicket

@@ -154,8 +154,8 @@ class ShownResponses:
         kind = {"failed": "failed", "completed": "completed"}.get(shown["status"], "incomplete")
         return events + encode_typed_event(f"response.{kind}", {"response": shown, "sequence_number": number})
 
-    def whole_events(self, shown: Json) -> bytes:
-        """Returns events for a response whose own are no longer stored: each item comes whole."""
+    def whole_events(self, shown: Json, number: int = 0) -> bytes:
+        """Returns all events of a response, with each item whole. number: that of the first."""
         ends = dict.fromkeys(("completed_at", "error", "incomplete_details", "usage"))
         begun = {**shown, "status": "in_progress", "output": [], **ends}
         events: list[tuple[str, Json]] = [
@@ -166,9 +166,9 @@ class ShownResponses:
                 events.append((f"response.output_item.{kind}", {"output_index": index, "item": item}))
         made = [
             encode_typed_event(kind, {**fields, "sequence_number": n})
-            for n, (kind, fields) in enumerate(events)
+            for n, (kind, fields) in enumerate(events, number)
         ]
-        return b"".join(made) + self.last_events(shown, len(events))
+        return b"".join(made) + self.last_events(shown, number + len(events))
 
 
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:

@@ -33,6 +33,7 @@ from tests.server import QUIET
 
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
+FAILED_EVENTS = ["response.created", "response.in_progress", "error", "response.failed"]
 TRIGGER: Json = {"type": "compaction_trigger"}
 
 
@@ -44,6 +45,11 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 def begin(world: World, **options: Any) -> Any:
     return world.sdk.responses.create(**{"model": "m", "background": True, **options})
+
+
+def told_events(stream: str) -> list[Json]:
+    lines = stream.splitlines()
+    return [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
 
 
 def polled(world: World, id: str) -> Any:
@@ -227,6 +233,12 @@ def test_a_request_that_cannot_be_read_any_more_is_given_up(
         return bool(world.sdk.responses.retrieve(made.id).status == "failed")
 
     becomes(failed)
+    told = told_events(httpx.get(f"{world.sdk.base_url}responses/{made.id}?stream=true").text)
+    assert [event["type"] for event in told] == FAILED_EVENTS
+    numbers = [event["sequence_number"] for event in told]
+    assert numbers == [*range(numbers[0], numbers[0] + 4)]
+    rest = f"{world.sdk.base_url}responses/{made.id}?stream=true&starting_after={numbers[1]}"
+    assert told_events(httpx.get(rest).text) == told[2:]
 
 
 def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
@@ -363,12 +375,8 @@ def test_one_that_ends_before_it_has_begun_is_told_from_its_beginning(
 ) -> None:
     upstream.queue(fail(429, "Slow down."))
     asked: Json = {"model": "m", "input": "Hi", "user": "alice", "background": True, "stream": True}
-    data = httpx.post(f"{world.sdk.base_url}responses", json=asked).text
-    told = [
-        json.loads(line.removeprefix("data: ")) for line in data.splitlines() if line.startswith("data: ")
-    ]
-    kinds = ["response.created", "response.in_progress", "error", "response.failed"]
-    assert [(event["sequence_number"], event["type"]) for event in told] == [*enumerate(kinds)]
+    told = told_events(httpx.post(f"{world.sdk.base_url}responses", json=asked).text)
+    assert [(event["sequence_number"], event["type"]) for event in told] == [*enumerate(FAILED_EVENTS)]
     first, last = told[0]["response"], told[-1]["response"]
     assert (first["id"], first["status"], first["error"]) == (last["id"], "in_progress", None)
     gate = Gate()
@@ -378,7 +386,7 @@ def test_one_that_ends_before_it_has_begun_is_told_from_its_beginning(
     world.sdk.responses.cancel(made.id)
     gate.open()
     events = resumed(world, made.id, -1)
-    assert [event.type for event in events] == [*kinds[:2], "response.incomplete"]
+    assert [event.type for event in events] == [*FAILED_EVENTS[:2], "response.incomplete"]
 
 
 @pytest.mark.parametrize(
