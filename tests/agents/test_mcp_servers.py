@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -105,6 +106,14 @@ async def test_a_tool_that_is_listed_twice_is_one(servers: McpRegistry, listing:
     made = await servers.create(PROJECT, "calc", SERVER)
     for _ in range(2):
         assert [each.name for each in await servers.refresh(PROJECT, made.uid)] == ["add"]
+
+
+async def test_two_refreshes_at_once_make_one_tool(servers: McpRegistry, listing: Listing) -> None:
+    listing.says("add")
+    made = await servers.create(PROJECT, "calc", SERVER)
+    listing.says("add", "subtract")
+    await asyncio.gather(*(servers.refresh(PROJECT, made.uid) for _ in range(2)))
+    assert [each.name for each in await servers.tools(PROJECT, made.uid)] == ["add", "subtract"]
 
 
 async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: Listing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -45,6 +46,8 @@ class McpRegistry:
         self._servers = servers
         self._cipher = cipher
         self._now = now
+        # Two refreshes of a server at once would each make its new tools.
+        self._syncing = asyncio.Lock()
 
     async def get(self, project: str, uid: str) -> Definition:
         return await self._store.definitions.get(project, DefinitionKind.MCP, uid)
@@ -151,15 +154,18 @@ class McpRegistry:
 
         What an operator has set for a tool, such as its approval, stays.
         """
-        stored = {_name_at_server(each, server.uid): each for each in await self.tools(project, server.uid)}
-        for tool in {each.name: each for each in listed}.values():
-            existing = stored.pop(tool.name, None)
-            if existing is None:
-                await self._add(project, server, tool)
-            else:
-                await self._update(project, existing, tool)
-        for unlisted in stored.values():
-            await self._tools.delete(project, unlisted.uid)
+        async with self._syncing:
+            stored = {
+                _name_at_server(each, server.uid): each for each in await self.tools(project, server.uid)
+            }
+            for tool in {each.name: each for each in listed}.values():
+                existing = stored.pop(tool.name, None)
+                if existing is None:
+                    await self._add(project, server, tool)
+                else:
+                    await self._update(project, existing, tool)
+            for unlisted in stored.values():
+                await self._tools.delete(project, unlisted.uid)
 
     async def _update(self, project: str, existing: ToolView, tool: ListedTool) -> None:
         schema = _schema(existing.name, tool)
