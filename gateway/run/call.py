@@ -46,10 +46,12 @@ _cached_form = lru_cache(maxsize=256)(EndpointForm)
 
 
 class Forwarded(Struct, frozen=True):
-    """The headers and the credential of a caller that may go upstream."""
+    """The headers, the credential and the bounds of a caller, which hold for all that its request sets off."""
 
     headers: tuple[tuple[str, str], ...] = ()
     credential: str | None = None
+    # Patterns of the models that the caller's key may ask for; None: all.
+    models: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)

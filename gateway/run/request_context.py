@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+
 from msgspec import Struct
 
 from gateway.core.request.request_headers import RawHeaders
@@ -16,3 +19,10 @@ class RequestContext(Struct, frozen=True):
     credential: str | None = None
     # The memory mode that the key has for requests that ask for none.
     memory_mode: str | None = None
+    # Patterns of the models that the key may ask for; None: all.
+    models: tuple[str, ...] | None = None
+
+
+def may_ask(models: Collection[str] | None, model: str) -> bool:
+    """Returns whether a key with these patterns may ask for a model by this name. models: None: for all."""
+    return models is None or any(fnmatchcase(model, each) for each in models)

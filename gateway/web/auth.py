@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from adapters.types import X_API_KEY_PREFIX
 from gateway.core.request.request_headers import RawHeaders
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
-from gateway.run.request_context import RequestContext
+from gateway.run.request_context import RequestContext, may_ask
 from gateway.settings import MetricsKeys, is_loopback
 from storage.errors import StoreError
 from storage.records import Key
@@ -57,11 +56,11 @@ class Caller(NamedTuple):
 
     def context(self, headers: RawHeaders) -> RequestContext:
         """Returns the context of a request of this caller. headers: those of the request."""
-        return RequestContext(headers, self.project, self.credential, self.memory)
+        return RequestContext(headers, self.project, self.credential, self.memory, self.models)
 
     def may_ask(self, model: str) -> bool:
         """Returns whether the key may ask for a model by this name."""
-        return self.models is None or any(fnmatchcase(model, each) for each in self.models)
+        return may_ask(self.models, model)
 
     def check_model(self, model: str) -> None:
         """Raises: NotAllowed: the key may not ask for a model by this name."""

@@ -164,7 +164,8 @@ class SendRoutes:
         if system is not None:
             spec = replace(spec, system=system)
         scope = request.http.scope
-        forwarded = Forwarded(headers_for_upstream(scope["headers"]), info_of(scope).caller.credential)
+        caller = info_of(scope).caller
+        forwarded = Forwarded(headers_for_upstream(scope["headers"]), caller.credential, caller.models)
         return RunRequest(
             spec,
             found.scope,

@@ -27,13 +27,15 @@ from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import framed_system_message
+from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import StopReason
-from gateway.errors import BadRequest, Conflict, GatewayError, TooManySends
+from gateway.errors import BadRequest, Conflict, GatewayError, NotAllowed, TooManySends
 from gateway.run.call import Forwarded
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt, Receipts
+from gateway.run.request_context import may_ask
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.listing import MAX_TAGS, AgentEntry, AgentFilter
@@ -89,7 +91,7 @@ class Sender(Struct, frozen=True):
     agent: str
     name: str
     waiter: Waiter
-    # Headers and fields of its request that are passed on with the other agents' requests.
+    # What its request hands on to the other agents' requests.
     forwarded: Forwarded
     # It is a background run, which occupies a slot of the worker.
     holds_slot: bool = False
@@ -202,13 +204,26 @@ class AgentMessaging:
         queue = recipient.uid, DEFAULT
         try:
             with self._released_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
-                resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
+                resolved = await self._resolve(sender, recipient)
                 request = _run_request(sender, resolved, text, is_awaited=True)
                 return await self._await_answer(request, recipient, wait, deadline)
         except WaitsInCircle:
             return recipient.failed("circle", _CIRCLE.format(name=recipient.name))
+        except NotAllowed as error:
+            return recipient.failed("failed", error.message)
         except StoreError as error:
             return recipient.failed("missing" if isinstance(error, NotFound) else "failed", error.message)
+
+    async def _resolve(self, sender: Sender, recipient: Recipient) -> ResolvedAgent:
+        """Returns the agent that a message goes to.
+
+        Raises: NotFound; NotAllowed: the key of the request that set this off may ask neither for it nor its model.
+        """
+        resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
+        name, model = f"{AGENT_PREFIX}{resolved.spec.name}", resolved.spec.model or ""
+        if not any(may_ask(sender.forwarded.models, each) for each in (name, model)):
+            raise NotAllowed(f"the key of this request may ask neither for {name!r} nor for {model!r}")
+        return resolved
 
     @contextmanager
     def _released_slot(self, sender: Sender) -> Iterator[None]:
@@ -268,7 +283,7 @@ class AgentMessaging:
         if sender.waiter.depth >= MAX_DEPTH:
             return recipient.failed("depth", _TOO_DEEP)
         try:
-            resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
+            resolved = await self._resolve(sender, recipient)
             if await self._awaits_approval(resolved):
                 return recipient.failed("waiting", _AWAITS_APPROVAL.format(name=name))
             if self._background_runs is None:

@@ -13,8 +13,9 @@ import pytest
 from gateway.errors import BadRequest
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.settings import ModelSettings, UpstreamSettings
-from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, remember
+from tests.patience import becomes
 from tests.server import RawReply
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -308,6 +309,33 @@ def test_a_key_of_some_models_makes_an_agent_that_names_the_upstream_too(world: 
     assert world.gateway.ask("POST", f"{path}/messages", b'{"input": "Hi"}', headers).status == 200
     refused = world.gateway.ask("PATCH", path, b'{"model": "up/m"}', headers)
     assert (refused.status, b"may not ask for the model 'm'" in refused.body) == (403, True)
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("tool", ["send_message_to_agent_and_wait_for_reply", "send_message_to_agent_async"])
+def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
+    world: World, tool: str, background: bool
+) -> None:
+    def ask(bearer: dict[str, str], path: str, **body: Any) -> Any:
+        headers = {**bearer, "content-type": "application/json"}
+        reply = world.gateway.ask("POST", f"/v1/agents/{path}", json.dumps(body).encode(), headers)
+        assert reply.status == 200, reply.body
+        return reply.json
+
+    _, owner = make(world)
+    large = ask(owner, "", model="m", name="large")["id"]
+    small = ask(owner, "", model="small", tools=[tool])["id"]
+    _, bearer = make(world, models=["sma*"])
+    world.upstream.script = None
+    message = Call(tool, {"message": "Hi", "other_agent_id": large})
+    world.upstream.queue(call_tools(message), say("Done."))
+    ask(bearer, f"{small}/messages", input="Ask.", background=background)
+    assert "may ask neither for 'agent/large' nor for 'm'" in str(world.upstream.last.messages[-1]["content"])
+    assert [seen.json["model"] for seen in world.upstream.chats] == ["small", "small"]
+    _, bearer = make(world, models=["sma*", "agent/large"])
+    world.upstream.queue(call_tools(message), *[say("Done.")] * 2)
+    ask(bearer, f"{small}/messages", input="Ask.", background=background)
+    becomes(lambda: "m" in [seen.json["model"] for seen in world.upstream.chats])
 
 
 @pytest.mark.parametrize("kind", ["keys", "limits"])

@@ -1,7 +1,8 @@
 """The request of a background run, as it is stored until the run has ended.
 
 Its messages are dropped once they are in the conversation; the other fields are needed to continue the run. Headers and
-keys of the caller are held in memory alone: a run that continues after a restart uses the gateway's own keys.
+keys of the caller are held in memory alone: a run that continues after a restart uses the gateway's own keys, and asks
+for no model that the caller's key may not ask for.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class StoredRequest(Struct, frozen=True):
     callback: str | None = None
     spares_pauses: bool = False
     client_tools: tuple[Json, ...] = ()
+    # As in `Forwarded`.
+    models: tuple[str, ...] | None = None
 
     @staticmethod
     def of(run_request: RunRequest, shown: Json | None, callback: str | None) -> StoredRequest:
@@ -49,6 +52,7 @@ class StoredRequest(Struct, frozen=True):
             callback=callback,
             spares_pauses=run_request.spares_pauses,
             client_tools=run_request.client_tools,
+            models=run_request.forwarded.models,
         )
 
     @staticmethod
@@ -70,7 +74,7 @@ class StoredRequest(Struct, frozen=True):
             fields=self.fields or {},
             client_tools=self.client_tools,
             max_steps=self.max_steps,
-            forwarded=forwarded,
+            forwarded=replace(forwarded, models=self.models),
             model=self.model,
             system=self.system,
             spares_pauses=self.spares_pauses,
