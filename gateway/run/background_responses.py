@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, TypeVar
 import orjson
 
 from adapters.types import Json
+from gateway.core.conversation.canonical import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
@@ -27,7 +28,7 @@ from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.stored_turns import decode_turn_name, encode_turn_name, turn_begun
+from gateway.run.memory.stored_turns import NamedTurn, decode_turn_name, encode_turn_name, turn_begun
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ContinuedConversation
@@ -36,7 +37,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, StoreError
-from storage.records import Agent, Run, RunState
+from storage.records import Agent, Run, RunState, State
 from storage.sql.store import Store
 
 # The kind of the job.
@@ -134,6 +135,9 @@ class ResponsesDialect(EventDialect, Protocol):
 
     def cancelled(self, shown: Json) -> Json:
         """Returns a response as it is shown after its client has cancelled it."""
+
+    def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
+        """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
 
     def last_events(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
@@ -390,8 +394,21 @@ class BackgroundResponses:
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
         identity = request.chat.identity
         assert identity is not None
+        if (made := await self._find_made(run, identity.project)) is not None:
+            await self._end(run, log, *made)
+            return
         with self.receipts.work(identity.project, kind="response") as receipt:
             await self._answer(run, log, request, shown, identity, receipt)
+
+    async def _find_made(self, run: Run, project: str) -> tuple[Json, tuple[str, str]] | None:
+        """Returns the response that an earlier attempt has made without ending the run, and the name of its turn."""
+        for name in map(decode_turn_name, await self.store.runs.turns(run.agent, run.id)):
+            found = await self.store.messages.begun(project, name[0], turn_begun(name[1]))
+            if found is not None and found[1].exchange.state is State.FINISHED:
+                response = self.dialect.rebuild(run.uid, NamedTurn(name, found[1].exchange).reply)
+                if response is not None:
+                    return response, name
+        return None
 
     async def _note_turn(self, run: Run, name: tuple[str, str]) -> None:
         """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""

@@ -12,13 +12,20 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from adapters.types import Json
+from gateway.core.conversation.canonical import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.responses.errors import error_fields
 from gateway.dialects.responses.parse import ResponsesRequest, parse
-from gateway.dialects.responses.render import ERROR_CODES, MakesResponses, empty_response, render_usage
+from gateway.dialects.responses.render import (
+    ERROR_CODES,
+    MakesResponses,
+    empty_response,
+    rebuild_response,
+    render_usage,
+)
 from gateway.dialects.responses.tools import CallForm, UpstreamTools
 
 # The last events of a response.
@@ -143,6 +150,10 @@ class ShownResponses:
     def cancelled(self, shown: Json) -> Json:
         """Returns a response as it is shown after its client has cancelled it."""
         return {**shown, "status": "cancelled", "output": [], "completed_at": None, "usage": None}
+
+    def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
+        """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
+        return rebuild_response((tag, ""), reply)
 
     def last_events(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""

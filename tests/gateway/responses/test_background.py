@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses.background import ShownResponses
 from gateway.run import background_responses
+from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
 from storage.commands import Committed, TurnWrite
 from storage.errors import Unavailable
@@ -184,7 +185,7 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
 
     monkeypatch.setattr(world.store.runs, "finish_response", finish_later)
     gate = Gate()
-    upstream.queue(say("One two three four.", hold_after={3: gate}), say("One two."))
+    upstream.queue(say("One two three four.", hold_after={3: gate}))
     seen = []
 
     def read() -> None:
@@ -198,9 +199,26 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
         becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
         world.clock.sleep(2.0)  # until its next attempt
         reading.result(PATIENCE_S)
-    assert (seen[-1].type, seen[-1].response.output_text) == ("response.completed", "One two.")
+    assert (seen[-1].type, seen[-1].response.output_text) == ("response.completed", "One two three four.")
     numbers = [event.sequence_number for event in seen]
     assert numbers == sorted(set(numbers))
+
+
+def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upstream is not asked again, and the conversation has question and answer once."""
+    failing_once(monkeypatch, world.store.runs, "finish_response")
+    upstream.queue(say("One two."), say("Three four."))
+    conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
+    made = begin(world, input="Count.", conversation=conversation.id, user="alice")
+    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    world.clock.sleep(2.0)  # until its next attempt
+    done = polled(world, made.id)
+    assert (done.id, done.status, done.output_text) == (made.id, "completed", "One two.")
+    items = world.sdk.conversations.items.list(conversation.id, order="asc")
+    assert texts_of([item.model_dump() for item in items]) == ["Hello.", "Count.", "One two."]
+    assert len(upstream.chats) == 1
 
 
 def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
@@ -543,9 +561,10 @@ def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
 def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_first(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_once(monkeypatch, world.store.runs, "finish_response")
-    upstream.queue(say("They grow."), say("They wither."))
-    made = begin(world, input="Tell me of purple tulips.", user="alice")
+    failing_once(monkeypatch, Chat, "_run_turn")  # behind its message, which is stored
+    upstream.queue(say("They wither."))
+    conversation = world.sdk.conversations.create().id
+    made = begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
     becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
     world.clock.sleep(2.0)  # until its next attempt
     assert polled(world, made.id).output_text == "They wither."
