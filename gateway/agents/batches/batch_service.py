@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Any
 
 from adapters.base import BatchProvider
@@ -13,12 +11,12 @@ from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
 from gateway.run.background.job_metrics import BatchMetrics
 from gateway.run.background.retention import YOUNG_S
+from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import Worker, WorkerLimits, receipt_opener
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.receipt import Receipts
 from gateway.settings import BatchSettings
 from storage.batch_records import BATCH_JOB
-from storage.errors import StoreError
 
 # A job that crashes the process is tried again without limit: its progress is on disk.
 _LIMITS = WorkerLimits(concurrency=4, tries=1_000_000)
@@ -45,6 +43,7 @@ class BatchService:
         store = keeper.store
         self._batches, self._is_shared, self._now = store.batches, store.database.is_shared, keeper.now
         self._begun = keeper.now()
+        self._unstarted = PeriodicTask("batches that did not start", self._drop_unstarted)
         tokens = BatchMetrics(metrics, store.batches.open_counts).tokens
         jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
         self._jobs = jobs
@@ -59,20 +58,14 @@ class BatchService:
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """Returns what performs batches until it is cancelled."""
-        return [self._worker.run(), self._drop_unstarted()]
+        return [self._worker.run(), self._unstarted.run()]
 
-    async def _drop_unstarted(self) -> None:
-        """Fails the batches that a process began to accept before it died."""
-        before = self._begun
-        while True:
-            if self._is_shared:
-                # A young batch may be one that another gateway is accepting.
-                before = self._now() - YOUNG_S
-            with suppress(StoreError):
-                await self._batches.drop_unstarted(before, self._now())
-            if not self._is_shared:
-                return
-            await asyncio.sleep(YOUNG_S / 2)
+    async def _drop_unstarted(self) -> float | None:
+        """Fails the batches that a process began to accept before it died. Returns the seconds until the next look."""
+        # A young batch may be one that another gateway is accepting.
+        before = self._now() - YOUNG_S if self._is_shared else self._begun
+        await self._batches.drop_unstarted(before, self._now())
+        return YOUNG_S / 2 if self._is_shared else None
 
     async def aclose(self) -> None:
         await self._jobs.aclose()

@@ -55,7 +55,6 @@ from storage.batch_records import (
     BatchState,
     ItemRetry,
 )
-from storage.database import Connection
 from storage.errors import StoreError
 from storage.records import RunState
 from storage.sql.store import Store
@@ -104,7 +103,10 @@ class BatchJobs:
         results = PartResults(self.store, self.turns, batch, outcomes)
         attempt = _Attempt(self, job, batch, parts, outcomes, results)
         try:
-            await attempt.run()
+            if parts.faults < MAX_FAULTS:
+                await attempt.run()
+            else:
+                await attempt.give_up()
         except Postponed as error:
             if not attempt.has_local_part:
                 raise
@@ -118,9 +120,8 @@ class BatchJobs:
                 ids.id_of("job", batch.uid),
                 MAX_FAULTS,
             )
-            if await parts.note_fault() < MAX_FAULTS:
-                raise
-            await attempt.give_up()
+            await parts.note_fault()
+            raise
         return None
 
     async def _wait_for_poll(self, seconds: float) -> None:
@@ -182,7 +183,6 @@ class _Attempt:
         await self.outcomes.wait_for_deferred()
         stored = await batches.get(self.batch.id)
         if stored is not None and stored.is_over:
-            self.batch = stored
             await self._finish_cancelled()
         elif await batches.is_open(self.batch.id):
             await self._log_progress()
@@ -201,21 +201,20 @@ class _Attempt:
     async def _finish_cancelled(self) -> None:
         """Cancels the items of a batch that is over already, and ends it. Raises: Postponed."""
         await self.results.cancel()
-        await self._finish(self.batch.state)
+        await self._finish()
 
     async def give_up(self) -> None:
-        """Fails all items that have not ended, and ends the job."""
+        """Fails all items that have not ended, and ends the batch. Raises: Postponed."""
         end, at = self.jobs.store.batches.end_page, self.jobs.now()
         while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
             pass
-        await self._end_batch(BatchState.COMPLETED)
-        await self.job.finish()
+        await self._finish()
 
     # -- the end
 
-    async def _finish(self, state: BatchState = BatchState.COMPLETED) -> None:
+    async def _finish(self) -> None:
         """Ends the batch, then its parts and data at providers, then the job. Raises: Postponed."""
-        await self._end_batch(state)
+        await self._end_batch()
         waits = list[float]()
         # A part is still open if its results broke off after the last one that was needed.
         for part in self.parts.open:
@@ -230,25 +229,21 @@ class _Attempt:
             raise Postponed("its providers stop, and delete what they keep", min(waits), is_planned=True)
         await self.job.finish()
 
-    async def _end_batch(self, state: BatchState) -> None:
+    async def _end_batch(self) -> None:
         """Ends the batch, unless it is over, and has the callback of its creator made, once."""
-        store, at, callback = self.jobs.store, self.jobs.now(), self.batch.callback
-        effects = [store.batches.finish_effect(self.batch.id, state, at)]
-        if callback is not None:
-            counts = await store.batches.counts(self.batch.id)
+        batches, at = self.jobs.store.batches, self.jobs.now()
+        await self.job.commit(batches.finish_effect(self.batch.id, BatchState.COMPLETED, at))
+        batch = await batches.find(None, self.batch.uid)
+        if batch.callback is not None:
+            counts = await batches.counts(batch.id)
             body = {
                 "job_id": self._name,
-                "status": state.value,
-                "completed_at": datetime.fromtimestamp(self.batch.ended or at, UTC).isoformat(),
+                "status": batch.state.value,
+                "completed_at": datetime.fromtimestamp(batch.ended or at, UTC).isoformat(),
                 "counts": {"total": counts.total, **asdict(counts)},
             }
-            effects.append(enqueue_callback(store, callback, self.batch.uid, body=body))
-
-        async def end(connection: Connection) -> None:
-            for effect in effects:
-                await effect(connection)
-
-        await self.job.jobs.journal(self.job.job, "end", b"{}", end)
+            callback = enqueue_callback(self.jobs.store, batch.callback, batch.uid, body=body)
+            await self.job.jobs.journal(self.job.job, "end", b"{}", callback)
         await self._log_progress()
 
     async def _stop_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
@@ -362,6 +357,8 @@ class _Attempt:
                     await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
             await self._assign_items(part, draft)
             if not draft.items:
+                # Nobody looks after the items of a part that is over.
+                await self.outcomes.wait_for_deferred()
                 await self.parts.note_over(part)
                 return False
             return await self._submit_part(part, draft, provider)

@@ -241,11 +241,10 @@ class PartJournal:
         key = part.upstream, part.model
         return [each for each in self.parts if (each.upstream, each.model) == key]
 
-    async def note_fault(self) -> int:
-        """Writes down that an attempt ended with an internal error. Returns how many did."""
+    async def note_fault(self) -> None:
+        """Writes down that an attempt ended with an internal error."""
         self.faults += 1
         await self._write(f"fault-{self.faults}", {})
-        return self.faults
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))

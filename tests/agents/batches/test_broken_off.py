@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from starlette.responses import Response
 
 from adapters.batch import local
 from gateway.agents.batches import accept, batch_service, parts
+from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
-from storage.batch_records import BatchItem
+from gateway.run.background import tasks
+from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import Unavailable
 from storage.sql.agents_api.batches import Batches
 from tests.agents.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
 from tests.doubles.batches import BatchServer, Fate
-from tests.doubles.upstream import Gate, say
+from tests.doubles.upstream import Gate, Reply, Seen, say
 
 pytestmark = pytest.mark.both
 
@@ -216,6 +219,90 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
         assert batch["status"] == "created"
     with scene(tmp_path) as s:
         assert s.ended(batch)["counts"]["failed"] == 2
+
+
+def test_one_whose_process_died_is_looked_for_until_the_database_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_service, "YOUNG_S", 60.0)
+    monkeypatch.setattr(tasks, "AFTER_FAULT_S", 0.01)
+    with scene(tmp_path) as s:
+        s.world.world.clock.sleep(-3600.0)
+        with monkeypatch.context() as meanwhile:
+            Breaking(meanwhile, "start", 1)
+            Breaking(meanwhile, "fail", 1)
+            body = {"requests": [{"agent_id": agent, "input": "Hi"} for agent in s.agents(2)]}
+            assert s.world.ask("POST", PATH, body)[0] == 503
+        [batch] = s.world.ask("GET", PATH)[1]
+    Breaking(monkeypatch, "drop_unstarted", 1)
+    with scene(tmp_path) as s:
+        assert s.ended(batch)["counts"]["failed"] == 2
+
+
+def test_a_part_is_not_over_before_its_last_item_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose conversation is busy ends later, if its process lives as long."""
+    gate, began, waits = Gate(), Gate(), Gate()
+    write, write_alone, failed = ItemOutcomes.write, ItemOutcomes._write_alone, list[int]()
+
+    def script(seen: Seen) -> Reply:
+        began.open()
+        return say("Slow.", hold_before_headers=gate)
+
+    async def broken(outcomes: ItemOutcomes, writes: Any) -> None:
+        if not failed and any(isinstance(each, ItemEnd) for each in writes):
+            failed.append(len(writes))
+            raise Unavailable("the database is away")
+        await write(outcomes, writes)
+
+    async def alone(outcomes: ItemOutcomes, work: Any) -> None:
+        waits.open()
+        await write_alone(outcomes, work)
+
+    monkeypatch.setattr(ItemOutcomes, "write", broken)
+    monkeypatch.setattr(ItemOutcomes, "_write_alone", alone)
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    with scene(tmp_path, answer, held=True) as s:
+        s.world.upstream.script = script
+        [agent] = s.agents(1, "up/m")
+        batch = s.post([agent], "Note it.", override_model="open/m")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.openai.refuse_create = [(400, "Not now.")]
+        s.openai.finish()
+        s.until(batch, lambda _: not s.openai.refuse_create and s.is_at_rest())
+        rule = {"tool_rules": [{"type": "exit_loop", "tool_name": "core_memory_append"}]}
+        assert s.world.ask("PATCH", f"/v1/agents/{agent}", rule)[0] == 200
+        live = s.world.anew()
+        thread = threading.Thread(target=lambda: live.agents.messages.create(agent, input="Live"))
+        thread.start()
+        began.wait_sync()
+        s.wait()
+        waits.wait_sync()
+        gate.open()
+        thread.join()
+        assert s.ended(batch)["counts"]["failed"] == 1
+        assert failed
+
+
+def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(batch_job, "MAX_FAULTS", 2)
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(2))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        monkeypatch.setattr(batch_job._Attempt, "_read_results", broken)
+        s.until_rest()
+        assert s.get(batch)["counts"]["failed"] == 2
+        assert s.openai.batches[0].status == "cancelled"
+        assert s.openai.shown == []
 
 
 def test_calls_whose_results_could_not_be_written_are_made_again(

@@ -26,6 +26,7 @@ from gateway.operations import make_operations
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.run.upstream.failover import Endpoint
 from gateway.settings import ToolSettings
+from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import PATH, Json, _text, append, results, scene
 from tests.agents.letta import spoken
@@ -368,6 +369,29 @@ def test_its_maker_is_called_back(tmp_path: Path) -> None:
             assert "webhook-id" in receiver.heads[0].lower()
             elsewhere = {**body, "callback_url": "https://example.org/done"}
             assert s.world.ask("POST", PATH, elsewhere)[0] == 400
+
+
+def test_the_maker_of_one_that_is_cancelled_as_it_ends_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Batches.is_open
+
+    async def is_open(store: Batches, id: int) -> bool:
+        found, batch = await real(store, id), await store.get(id)
+        if not found and batch is not None:
+            await store.cancel(batch, batch.created)
+        return found
+
+    monkeypatch.setattr(Batches, "is_open", is_open)
+    with served(OK) as receiver:
+        tools = ToolSettings(hosts=(receiver.url,), private_hosts=(receiver.url,))
+        with scene(tmp_path, tools=tools) as s:
+            [agent] = s.agents(1)
+            body = {"requests": [{"agent_id": agent, "input": "Hi"}], "callback_url": f"{receiver.url}/done"}
+            status, batch = s.world.ask("POST", PATH, body)
+            assert status == 200, batch
+            s.until(batch, lambda _: bool(receiver.bodies))
+            assert (s.get(batch)["status"], orjson.loads(receiver.bodies[0])["status"]) == ("cancelled",) * 2
 
 
 def test_webhooks_are_called_once(tmp_path: Path) -> None:
