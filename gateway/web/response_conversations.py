@@ -20,6 +20,7 @@ from gateway.dialects.responses.items import ItemList, paginate, render_created_
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
+from gateway.dialects.responses.tools import check_item_tools
 from gateway.errors import BadRequest, BodyTooLarge, UnknownId, UnknownPath
 from gateway.run.memory.stored_turns import NamedTurn
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
@@ -163,6 +164,7 @@ def _read_new_items(body: Json) -> list[Json]:
     if read.references:
         raise BadRequest("An item of a conversation is sent whole, and not by its id.", param="items")
     summaries_in(items, "items")
+    check_item_tools(items, "items")
     for index, item in enumerate(items):
         # It decides where an item stands, whatever its kind.
         read_optional(item, "role", str, f"items[{index}]")

@@ -151,14 +151,15 @@ def read_tools(
             raise wrong_type("tools", "an array of objects", tools)
         echo = [_echo_tool(tool) for n, tool in enumerate(tools) if reader.add(tool, f"tools[{n}]")]
     own = json.get("input")
-    items = [*waiting, *(own if isinstance(own, list) else ())]
-    for n, item in enumerate(items, -len(waiting)):
-        if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
-            for k, tool in enumerate(read_optional(item, "tools", list, f"input[{n}]") or ()):
-                reader.add(tool, f"input[{n}].tools[{k}]")
+    reader.add_from([*waiting, *(own if isinstance(own, list) else ())], "input", len(waiting))
     if reader.omitted_search is not None and not reader.offered:
         raise unsupported(reader.omitted_search, "web_search")
     return RequestTools([*reader.offered.values()], reader.forms, echo)
+
+
+def check_item_tools(items: Sequence[Any], field: str) -> None:
+    """Checks the tools that items bring. field: the request's field with the items. Raises: BadRequest."""
+    _ToolReader(UpstreamTools(custom=True, web_search=True), None, LeftOutFields()).add_from(items, field)
 
 
 class _Namespace(NamedTuple):
@@ -219,6 +220,13 @@ class _ToolReader:
                 raise unsupported(f"{where}.type", kind)
         self._left_out.add_rest(tool, _READ_FIELDS[kind], where)
         return True
+
+    def add_from(self, items: Sequence[Any], field: str, items_before: int = 0) -> None:
+        """Adds the tools that items bring. field, items_before: as for `read_items`. Raises: BadRequest."""
+        for n, item in enumerate(items, -items_before):
+            if isinstance(item, dict) and item.get("type") in ("additional_tools", "tool_search_output"):
+                for k, tool in enumerate(read_optional(item, "tools", list, f"{field}[{n}]") or ()):
+                    self.add(tool, f"{field}[{n}].tools[{k}]")
 
     def _add_function(self, tool: Json, where: str, namespace: _Namespace) -> None:
         name = read_text(tool, "name", where)

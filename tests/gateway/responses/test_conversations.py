@@ -348,6 +348,14 @@ def test_a_summary_that_cannot_be_read_is_refused(world: World) -> None:
     )
 
 
+def test_an_item_with_a_tool_that_cannot_be_offered_is_refused(world: World) -> None:
+    """Else each response of the conversation would be, until the item is deleted."""
+    found = {"type": "tool_search_output", "call_id": "1", "tools": [WEATHER, {"type": "of_tomorrow"}]}
+    body = orjson.dumps({"items": [{"role": "user", "content": "Hi"}, found]})
+    reply = world.gateway.ask("POST", "/v1/conversations", body)
+    assert (reply.status, reply.error["param"]) == (400, "items[1].tools[1].type")
+
+
 def test_the_tools_of_its_items_are_offered(world: World, upstream: StrictUpstream) -> None:
     items: Any = [
         {"role": "user", "content": "The weather?"},
