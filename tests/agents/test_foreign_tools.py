@@ -79,6 +79,23 @@ def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> Non
     assert keys == [f"Idempotency-Key: {ids.id_at('step', UID, e.seq)}/{call}" for e, call in names]
 
 
+def test_the_words_of_a_call_are_dropped_three_hours_after_a_live_run(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with served(replying("200 OK", b"Found.")) as server:
+        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
+        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+            upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("Done."))
+            life.send("Look it up.")
+            held = "SELECT kind FROM run_texts WHERE agent <> 0 ORDER BY kind"
+            assert life.world.query(held) == ["call", "result"]
+            cleaning = life.world.gateway.app.services.background.run_cleaning
+            assert life.world.gateway.call(cleaning.step()) <= 3 * 3600
+            life.world.clock.sleep(3 * 3600 + 1)
+            life.world.gateway.call(cleaning.step())
+            assert life.world.query(held) == []
+
+
 def test_an_id_of_kilobytes_is_in_no_header(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Servers refuse a head of so much."""
     id = token_hex(3000)
