@@ -336,6 +336,16 @@ def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life
     assert life.send("Other", is_retry=True).said == ["Ok."]
 
 
+def test_a_send_that_failed_is_said_anew_behind_another_one_that_was_answered(life: Life) -> None:
+    """Else the model would be asked to go on with its own reply."""
+    life.upstream.queue(fail(500), say("Not yet."), say("Now."))
+    assert life.send("Is it done?", otid="o1").sink.status == 500
+    life.send("And the other thing?")
+    assert life.send("Is it done?", otid="o1").said == ["Now."]
+    assert sent(life) == ["Is it done?", "And the other thing?", "Not yet.", "Is it done?"]
+    assert life.send("Is it done?", otid="o1").result.is_repeat
+
+
 def test_a_send_that_fails_again_is_said_once(life: Life) -> None:
     """A client's library tries more than once, and names no id."""
     life.upstream.queue(fail(500), fail(500), fail(500), say("Now."))

@@ -142,7 +142,7 @@ async def _earlier_messages(store: Store, marks: SendMarks, ended: _EndedRun) ->
     if ended.is_completed:
         return EarlierSend(run, ended.answered, is_answered=True, needs_messages=False)
     # Where a part of a reply was sent, the message is answered again.
-    needs_messages = ended.is_cut or await _is_withheld(store, marks, first_exchanges[0])
+    needs_messages = ended.is_cut or await _is_passed(store, marks, ended)
     return EarlierSend(run, ended.answered, is_answered=False, needs_messages=needs_messages)
 
 
@@ -213,10 +213,16 @@ async def _approval_request(store: Store, agent: Agent, e: Exchange) -> Place | 
     return None if above is None else Place(agent.uid, above.reply_seq)
 
 
-async def _is_withheld(store: Store, marks: SendMarks, e: Exchange) -> bool:
-    """Returns whether an exchange is in no prompt: the upstream has refused it, or one after it."""
-    end = await conversation_end(store, marks.agent, marks.conversation)
-    return e.superseded or (end is not None and e.id in refused_ids(end.path))
+async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
+    """Returns whether a model that is asked now does not answer a run's message.
+
+    The message is in no prompt, since the upstream has refused it or one after it; or another send was answered since.
+    """
+    e, end = ended.first_exchanges[0], await conversation_end(store, marks.agent, marks.conversation)
+    path = () if end is None else end.path
+    if e.superseded or e.id in refused_ids(path):
+        return True
+    return any(x.reply is not None and x.id not in {own.id for own in ended.answered} for x in path[-1:])
 
 
 async def _unanswered(store: Store, marks: SendMarks) -> Exchange | None:
