@@ -23,7 +23,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
-from gateway.errors import CallerError, Conflict, GatewayError, UnknownId
+from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
@@ -441,6 +441,8 @@ class BackgroundResponses:
         except ClientGone:
             await self._end(run, log, self.dialect.cancelled(shown))
             return
+        except MemoryUnavailable:
+            raise  # for the next attempt
         except GatewayError as error:
             code = error.code if isinstance(error, CallerError) else None
             await self._end(run, log, self.dialect.failed(shown, code, error.message))

@@ -76,7 +76,7 @@ class ChatCall:
     # The request in its own dialect, if it goes upstream in that whatever the endpoint is. `ChatRequest.native_body`
     # goes to endpoints that speak its dialect.
     native: NativeRequest | None = None
-    # Takes the names of conversation and turn, before anything of the turn is written.
+    # Takes the names of conversation and turn, before anything of the turn is written. None: it need not be stored.
     note_turn: Callable[[tuple[str, str]], Awaitable[None]] | None = None
 
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:

@@ -389,7 +389,7 @@ class Chat:
             return None
         # Without memory the upstream would get the new messages of such a conversation, and none before them.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
-        needs_memory = identity.mode is _STRICT or is_appended
+        needs_memory = identity.mode is _STRICT or is_appended or call.note_turn is not None
         # A store that cannot be written may still be read, but then the turn would not be stored.
         status = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
         if status is None:

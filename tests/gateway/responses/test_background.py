@@ -237,6 +237,18 @@ def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
     assert (events[-1].type, events[-1].response.status) == ("response.completed", "completed")
 
 
+@pytest.mark.parametrize("is_conversation", [False, True])
+def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
+) -> None:
+    failing_once(monkeypatch, world.gateway.app.services.chat.keeper, "begin")
+    named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
+    made = begin(world, input="Count.", user="alice", **named)
+    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    world.clock.sleep(2.0)  # until its next attempt
+    assert (polled(world, made.id).output_text, len(upstream.chats)) == ("Ok.", 1)
+
+
 def test_a_request_that_cannot_be_read_any_more_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
