@@ -257,6 +257,9 @@ def _make_erasing_phase(kind: str) -> ErasingPhase:
                 await exchanges.add_marks(connection, agent, "day", (b"",), int(at // DAY_S))
                 await forget_indexed(connection, agent, [seq])
                 is_gone = True
+        if is_gone:
+            # A turn that has recalled it does not commit any more.
+            await raise_epoch(connection, agent)
         if kind == "fact" and is_gone:
             # A memory section may show it.
             await empty_snapshots(connection, "snapshots_of", (agent,))

@@ -299,7 +299,7 @@ async def _run_step(
     if phase not in phases:
         phase, after = next(iter(phases)), 0
     after_page = await phases[phase](connection, work, after)
-    raises_epochs = phase in ("exchanges", "blocks", "shared")
+    raises_epochs = phase in ("exchanges", "passages", "facts", "blocks", "shared")
     if after_page is not None:
         return _StepOutcome((phase, after_page), raises_epochs, work.agent)
     later = list(phases)[list(phases).index(phase) + 1 :]

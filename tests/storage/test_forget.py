@@ -275,6 +275,32 @@ async def test_a_turn_that_was_under_way_does_not_commit(store: Store, alice: Sp
         await alice.end(turn, [assistant("zqonex")])
 
 
+@pytest.mark.parametrize("kind", ["fact", "passage"])
+async def test_one_that_was_shown_what_goes_does_not_commit_once_it_is_gone(
+    store: Store, alice: Speaker, holds: Holds, kind: str
+) -> None:
+    """A forgetting may be interrupted then, for hours."""
+    await talk(alice, ["one"], "c1")
+    (e,) = await alice.rows()
+    fact = LearnedFact(words("gone"), "", "gone", 1.0, e.id, [e.id])
+    await store.database.write(
+        store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: Learned(facts=[fact]))
+    )
+    (learned,) = await store.facts.list(alice.agent.id)
+    passage = await save_passage(store, alice.agent.id, words("gone"), at=5.0)
+    target = ForgetTarget(facts=[learned.seq]) if kind == "fact" else ForgetTarget(passages=[passage.seq])
+    id = await store.forgetting.begin(alice.agent.id, target)
+    turn = await alice.begin([user("hello")], "c2")
+    while await (store.facts if kind == "fact" else store.passages).list(alice.agent.id):
+        assert not await store.forgetting.run(id, until=lambda: True)
+    section = SentSection(0, words("section"), {"blocks": {}, "tools": {}, "epoch": 0})
+    with pytest.raises(Stale):
+        await alice.end(turn, [assistant("Hi.")], section=section)
+    assert await store.forgetting.run(id)
+    assert await store.forgetting.sweep()
+    assert left(holds, "section") == []
+
+
 async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
