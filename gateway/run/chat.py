@@ -380,7 +380,7 @@ class Chat:
         make: makes the memory of the values that a `TreeMemory` has.
         opens: a turn follows, so in append mode the user's message is written now.
 
-        Where the store fails, the request is answered without memory.
+        Where the store fails, or the request does not fit with memory, it is answered without memory.
         Raises: BadRequest, MemoryUnavailable: the request may not be answered without memory; ClientGone.
         """
         identity = call.identity
@@ -400,7 +400,11 @@ class Chat:
                 call.memory_state = "on" if mode is _STRICT else str(mode)
                 return begun
             except CallerError:
-                raise  # it does not fit, and may not be cut
+                if needs_memory:
+                    raise  # it does not fit, and may not be cut
+                # The client's own list may fit.
+                call.memory_state = "unavailable"
+                return None
             except StoreError as error:
                 if not is_known(error):
                     _log.warning("A request was answered without memory: %s", error.message)

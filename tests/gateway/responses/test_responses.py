@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.run.memory import stored_turns
-from gateway.settings import ProfileSettings, UpstreamSettings
+from gateway.settings import BlockSettings, ProfileSettings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.anthropic_rules import sign
@@ -871,6 +871,23 @@ def test_a_window_that_is_full_is_an_error_where_nothing_may_be_left_out(
             respond(world, **more, **asked)
             assert upstream.last.messages[-1]["content"] == items[-1]["content"]
             assert len(upstream.last.messages) < len(items)
+
+
+def test_a_list_that_fits_its_window_is_answered_where_memory_has_no_room(
+    upstream: StrictUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1000)
+    block = BlockSettings("human", "What is known of the user.", value="Likes tulips. " * 140)
+    items: Any = [{"role": "user", "content": f"Number {n}. " * 40} for n in range(3)]
+    asked: Json = {"model": "agent/helper", "input": items, "user": "alice", "truncation": "disabled"}
+    profile = agent(blocks=(block,), system="", memory_tools=False)
+    with remember(upstream, tmp_path, profile, upstreams=(small,)) as world:
+        respond(world, **asked)
+        assert upstream.last.messages == items
+        with pytest.raises(openai.BadRequestError) as caught:
+            respond(world, **asked, extra_headers={"x-mnemogate-memory": "strict"})
+        assert caught.value.code == "context_length_exceeded"
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize("way", ["conversation", "previous", "strict"])
