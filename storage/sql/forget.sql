@@ -86,7 +86,7 @@ AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = a.id) AND (
     OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = a.id AND f.valid_from < ?2)
     OR EXISTS (SELECT 1 FROM files f WHERE f.memory = a.id AND f.created < ?2)
     OR EXISTS (SELECT 1 FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-               WHERE x.agent = a.id AND x.agent <> 0 AND length(x.data) > 2 AND x.kind <> 'listing'
+               WHERE x.agent = a.id AND x.agent <> 0 AND {holds_words}
                AND r.state NOT IN ('created', 'running') AND coalesce(r.ended, r.created) < ?2))
 ORDER BY a.id LIMIT ?4
 

@@ -49,6 +49,11 @@ p.inputs, p.reply
 (SELECT b.seq + b.span - 1 FROM exchanges b WHERE b.id = p.parent AND b.agent = p.agent),
 {shown_columns}
 
+-- piece: holds_words
+-- The condition on a text `x` of a run that may hold words: an empty one does not, nor does how messages are listed, nor the
+-- name of a turn.
+length(x.data) > 2 AND x.kind NOT IN ('listing', 'turn')
+
 -- piece: past
 -- The conversations in which the past of the conversation ?2 of the memory ?1 stands, each with the last number of it there:
 -- itself, and where it is a fork those above it.

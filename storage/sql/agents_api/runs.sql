@@ -283,9 +283,8 @@ DELETE FROM run_texts WHERE {not_needed}
 
 -- name: texts_of
 -- Finds what runs hold apart from their exchanges, and which of it are calls. A run that has not ended keeps its request.
--- How messages are listed has no words in it, nor has the name of a turn.
 SELECT x.id, CASE WHEN x.kind = 'call' THEN 1 ELSE 0 END FROM run_texts x
-WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND length(x.data) > 2 AND x.kind NOT IN ('listing', 'turn')
+WHERE x.agent = ?1 AND x.agent <> 0 AND x.id > ?2 AND {holds_words}
 AND (x.kind <> 'request' OR NOT EXISTS (
     SELECT 1 FROM runs r WHERE r.id = x.run AND r.agent = x.agent AND r.state IN ('created', 'running')))
 ORDER BY x.id LIMIT ?3
