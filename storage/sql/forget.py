@@ -166,14 +166,18 @@ class Forgetting(Group):
                 await connection.run(PAGE_SQL["pause"], (empty.id, paused.paused))
             return id, before, user
 
+        beginning = self._database.bulk(write)
+
         def begun() -> None:
             self._agents.clear()
             self._wake()
             self._database.notify(FORGOTTEN)
+            if not beginning.cancelled() and beginning.exception() is None:
+                *_, user = beginning.result()
+                if user is not None:
+                    self._usage.notify_forgotten(*user)
 
-        id, before, user = await self._await_write(self._database.bulk(write), begun)
-        if user is not None:
-            self._usage.notify_forgotten(*user)
+        id, before, _ = await self._await_write(beginning, begun)
         self._prerequisites[id] = before
         return id
 

@@ -104,6 +104,8 @@ async def test_what_a_cancelled_caller_has_written_is_not_cached_as_it_was(open_
     alice = Speaker(store)
     await alice.say([user("one")], assistant("First."))
     _, secret = await store.keys.create("default", "laptop")
+    forgotten = list[tuple[str, str]]()
+    store.usage.when_forgotten(lambda *user: forgotten.append(user))
     gate = await stall(store)
     await cancel(store.keys.revoke("laptop"))
     await cancel(store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True)))
@@ -113,6 +115,7 @@ async def test_what_a_cancelled_caller_has_written_is_not_cached_as_it_was(open_
     assert await store.drain(PATIENCE_S)
     assert await store.keys.find(secret) is None
     assert await store.agents.find(alice.scope) is None
+    assert forgotten == [("default", "alice")]
 
 
 async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -> None:
