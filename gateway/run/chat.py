@@ -295,7 +295,7 @@ class Chat:
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
-            if continued is not None and memory is not None and memory.context.row >= 0:
+            if continued is not None and memory is not None and call.memory_state == "on":
                 await self.conversations.remove_answered(continued, memory.context.agent)
                 call.when_refused = partial(self._put_back, continued, memory.context.agent.scope)
             if request.native_body is not None and (thread := request.native_body.thread) is not None:

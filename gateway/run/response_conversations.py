@@ -168,10 +168,10 @@ class ResponseConversations:
         return await retry_overtaken(change)
 
     async def remove_answered(self, continued: ContinuedConversation, agent: Agent) -> None:
-        """Removes the items that a response has in its turn, which is open now.
+        """Removes the items that a response has in its turn, which may be open now.
 
         agent: the memory of that turn.
-        Raises: UnknownId: the conversation was deleted while the response waited. The turn is forgotten.
+        Raises: UnknownId: the conversation was deleted while the response waited. An open turn is forgotten.
         """
         conversation = replace(continued.conversation, agent=agent)
         with map_store_errors():

@@ -143,6 +143,21 @@ def test_an_item_that_is_added_after_a_response_was_accepted_waits_for_the_next_
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok.", "She is grey."]
 
 
+def test_items_that_repeat_stored_replies_wait_for_one_response(
+    world: World, upstream: StrictUpstream
+) -> None:
+    """As an application adds them that does not know that its responses are in the conversation already."""
+    conversation = world.sdk.conversations.create()
+    respond(world, input="One.", conversation=conversation.id, user="alice")
+    again: Any = [{"role": "user", "content": "One."}, {"role": "assistant", "content": "Ok."}]
+    world.sdk.conversations.items.create(conversation.id, items=again)
+    for words in ("Two.", "Three."):
+        respond(world, input=words, conversation=conversation.id, user="alice")
+    assert asked(upstream) == ["One.", "Ok.", "Two.", "Ok.", "Three."]
+    texts = ["One.", "Ok.", "Two.", "Ok.", "Three.", "Ok."]
+    assert texts_of(items_of(world, conversation.id)) == texts
+
+
 @pytest.mark.parametrize("options", [{}, {"stream": True}, {"background": True}])
 def test_items_wait_again_where_the_upstream_refuses_the_request(
     world: World, upstream: StrictUpstream, options: Json
