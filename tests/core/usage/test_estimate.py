@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 
 import orjson
@@ -19,7 +20,13 @@ def test_text_counts_by_its_bytes(text: str) -> None:
     assert estimate_prompt_tokens(body) == len(body) // 4
 
 
-@pytest.mark.parametrize("data", [PICTURE, PICTURE.replace("/", "\\/"), f"data:image/png;base64,{PICTURE}"])
-def test_a_picture_counts_as_some_thousand_tokens(data: str) -> None:
+def test_text_counts_whose_letters_are_escaped() -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "\u6211\u7684\u732b" * 10_000}]}).encode()
+    assert estimate_prompt_tokens(body) == len(body) // 4
+
+
+@pytest.mark.parametrize("slash", [b"/", b"\\/"])
+@pytest.mark.parametrize("data", [PICTURE, f"data:image/png;base64,{PICTURE}"])
+def test_a_picture_counts_as_some_thousand_tokens(data: str, slash: bytes) -> None:
     body = orjson.dumps({"messages": [{"role": "user", "content": [{"type": "image", "data": data}]}]})
-    assert 0 < estimate_prompt_tokens(body) < 3_000
+    assert 0 < estimate_prompt_tokens(body.replace(b"/", slash)) < 3_000
