@@ -247,7 +247,10 @@ class _Attempt:
         await self._log_progress()
 
     async def _stop_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        """Has a provider stop a part. Returns whether it has stopped, or is not asked again."""
+        """Has a provider stop a part, and counts the tokens of what it did until then.
+
+        Returns whether it has stopped, or is not asked again.
+        """
         try:
             if part.id is None:
                 found = await self._find_part(part, provider, None)
@@ -255,7 +258,10 @@ class _Attempt:
                     return True
                 await self.parts.note_made(part, found)
             assert part.id is not None
-            if (await provider.poll(part.id)).is_over:
+            state = await provider.poll(part.id)
+            if state.has_results:
+                await self.results.record(part, provider.results(part.id))
+            if state.is_over:
                 return True
             await provider.cancel(part.id)
         except ProviderError as error:

@@ -15,7 +15,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
-from storage.batch_records import Batch, BatchItem, ItemRetry, ItemWrite
+from storage.batch_records import ENDED_PART, Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
 from storage.records import RunState
 from storage.sql.store import Store
@@ -106,13 +106,15 @@ class PartResults:
         for custom_id, result in page.items():
             uid, _, sent = custom_id.rpartition("-")
             item = await self.store.batches.item(self.batch.id, uid)
-            if item is not None and item.part == part.number and sent == str(item.sent):
+            if item is not None and item.part in (part.number, ENDED_PART) and sent == str(item.sent):
                 works.append((item, partial(self._outcome_of, item, result)))
         await self.outcomes.write_outcomes(works)
 
     async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""
         try:
+            if item.part == ENDED_PART:
+                raise ItemFailed("")  # it was cancelled meanwhile: its tokens count nevertheless
             match result.outcome:
                 case "succeeded":
                     return await self.turns.take_reply(item, result.body)

@@ -80,7 +80,7 @@ UPDATE batch_items SET part = ?2, tip = ?3, epoch = ?4 WHERE run = ?1 AND part I
 
 -- name: advance
 -- Takes an item out of its part, as far as the request that is meant is under way. No row: its end was written before.
-UPDATE batch_items SET part = ?3, sent = sent + 1, errors = ?4, expiries = ?5 WHERE run = ?1 AND sent = ?2 AND part >= 0
+UPDATE batch_items SET part = ?3, sent = sent + 1, errors = ?4, expiries = ?5 WHERE run = ?1 AND sent = ?2
 RETURNING run
 
 -- name: close

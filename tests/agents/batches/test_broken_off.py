@@ -288,6 +288,22 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
         assert failed
 
 
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_what_a_provider_has_done_of_a_batch_that_is_cancelled_counts(model: str, tmp_path: Path) -> None:
+    with scene(tmp_path, held=True) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        batch = s.post(s.agents(2, model))
+        s.until(batch, lambda _: len(server.batches) == 1 and s.is_at_rest())
+        server.finish()
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+        s.until_rest()
+        assert s.get(batch)["counts"]["cancelled"] == 2
+        gateway, store = s.world.world.gateway, s.world.world.store
+        day = int(s.world.world.clock() // 86_400)
+        assert gateway.call(store.usage.batch_tokens("default", day)) == 30
+        assert s.said(s.items(batch)[0]["agent_id"]) == []
+
+
 def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
