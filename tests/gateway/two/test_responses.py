@@ -144,6 +144,22 @@ def test_a_response_in_the_background_survives_a_kill_of_its_process(
     assert second.output_text == "Ok."
 
 
+def test_after_a_kill_the_items_of_a_conversation_are_asked_once(
+    gateways: Gateways, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("Never.", hold_before_headers=Gate()))
+    first, sdk = gateways.start()
+    conversation = sdk.conversations.create(items=[{"role": "user", "content": "My cat is Miso."}]).id
+    asked: Any = {"model": "m", "conversation": conversation, "user": "alice", "background": True}
+    made = sdk.responses.create(input="Who?", **asked)
+    until_asked(upstream)
+    first.kill()
+    _, left = gateways.start()
+    assert ended(left, made.id).output_text == "Ok."
+    assert [text_of(m) for m in upstream.last.messages] == ["My cat is Miso.", "Who?"]
+    assert len(list(left.conversations.items.list(conversation))) == 3
+
+
 def test_three_dead_processes_end_a_response(gateways: Gateways, upstream: StrictUpstream) -> None:
     upstream.queue(*(say("Never.", hold_before_headers=Gate()) for _ in range(3)))
     process, sdk = gateways.start()
