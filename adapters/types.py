@@ -42,15 +42,11 @@ def token_count(usage: Any, key: str) -> int:
 def completion_count(usage: Any) -> int:
     """Returns the tokens that the model wrote by the `usage` of a chat completion, its thoughts among them.
 
-    Gemini and xAI count thoughts in the total, and not in `completion_tokens`.
+    Gemini and xAI count thoughts in the total, and not in `completion_tokens`; Gemini often counts them nowhere else.
     (docs.x.ai/docs/key-information/consumption-and-rate-limits)
     """
-    if not isinstance(usage, dict):
-        return 0
-    written = token_count(usage, "completion_tokens")
-    thoughts = token_count(usage.get("completion_tokens_details"), "reasoning_tokens")
-    total = token_count(usage, "prompt_tokens") + written + thoughts
-    return written + thoughts if total <= token_count(usage, "total_tokens") else written
+    prompt, written = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+    return max(written, token_count(usage, "total_tokens") - prompt) if prompt else written
 
 
 def is_event_stream(status: int, headers: Iterable[Header]) -> bool:

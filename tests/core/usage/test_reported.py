@@ -52,6 +52,9 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
             },
             TokenCounts(9, 33, 0, 0, 26),
         ),
+        ({"completion_tokens": 1, "prompt_tokens": 9, "total_tokens": 103}, TokenCounts(9, 94)),
+        ({"completion_tokens": 8, "total_tokens": 103}, TokenCounts(0, 8)),
+        ({"completion_tokens": 8, "prompt_tokens": 9, "total_tokens": 0}, TokenCounts(9, 8)),
         ({"prompt_tokens": 5, "total_tokens": 5}, TokenCounts(5)),
         ({"total_tokens": 5}, TokenCounts(5)),
         # A transcription that is billed by its length.
