@@ -481,7 +481,7 @@ class BackgroundResponses:
             now = await self.store.runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)
         except NotFound:
             return
-        if now.state is not state:
+        if (now.state, now.otid) != (state, turn):
             return  # it was cancelled, or another attempt has ended it: `events` reads how
         number = log.next_number
         if final is log.final and log.last_events:

@@ -221,20 +221,21 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     assert len(upstream.chats) == 1
 
 
+@pytest.mark.parametrize("reply", [fail(429, "Slow down."), say("One two.")])
 def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
-    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, reply: Any
 ) -> None:
     finish = world.store.runs.finish_response
 
     async def finish_second(run: Run, state: RunState, at: float, shown: bytes, turn: bytes | None) -> Run:
-        other = {**orjson.loads(shown), "status": "completed", "error": None}
+        other = {**orjson.loads(shown), "status": "completed", "error": None, "metadata": {"by": "other"}}
         await finish(run, RunState.COMPLETED, at, orjson.dumps(other))
         return await finish(run, state, at, shown, turn)
 
     monkeypatch.setattr(world.store.runs, "finish_response", finish_second)
-    upstream.queue(fail(429, "Slow down."))
+    upstream.queue(reply)
     events = read_events(world)
-    assert (events[-1].type, events[-1].response.status) == ("response.completed", "completed")
+    assert (events[-1].type, events[-1].response.metadata) == ("response.completed", {"by": "other"})
 
 
 @pytest.mark.parametrize("is_conversation", [False, True])
