@@ -298,9 +298,8 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
     found = await find_agent(connection, scope)
     if found is None:
         return None
-    await connection.lock(
-        found.id
-    )  # a turn may be about to begin it, and who forgets or pauses it may be faster
+    # A turn may be about to begin it, and who forgets or pauses it may be faster.
+    await connection.lock(found.id)
     there = await load_agent(connection, found.id)
     if there is None:
         return None

@@ -308,11 +308,15 @@ async def test_a_search_waits_for_no_vectors_and_the_next_one_has_them(
         return await read(operation, **options)
 
     monkeypatch.setattr(store.database, "long_read", read_late)
-    vector = Vector(MODEL, unit("This of tea."))
-    hits = await store.recall.search(agent, "rain", vector=vector, deadline_ms=20.0, only_strong=True)
+    vector, deadline_ms = Vector(MODEL, unit("This of tea.")), 1000 * PATIENCE_S
+    with monkeypatch.context() as hurrying:
+        hurrying.setattr(recall, "_VECTORS_PART", 0.0)
+        hits = await store.recall.search(
+            agent, "rain", vector=vector, deadline_ms=deadline_ms, only_strong=True
+        )
     assert {hit.text for hit in hits} == {"What of rain?", "This of rain."}
     may_read.set()
-    assert "This of tea." in await search(store, agent, "This of tea.", deadline_ms=1000 * PATIENCE_S)
+    assert "This of tea." in await search(store, agent, "This of tea.", deadline_ms=deadline_ms)
 
 
 async def test_vectors_that_are_read_while_something_is_forgotten_are_not_cached(
