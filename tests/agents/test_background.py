@@ -584,6 +584,36 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
 
 
 @pytest.mark.both
+def test_a_run_that_is_tried_again_goes_before_those_that_wait(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their jobs wait for its job, so it would wait for ever behind them."""
+    complete, failed = RunLogs.complete, Gate()
+
+    async def fail_once(*args: Any) -> None:
+        if not failed.is_open:
+            failed.open()
+            raise Unavailable("the disk is full")
+        await complete(*args)
+
+    monkeypatch.setattr(RunLogs, "complete", fail_once)
+    agent, gate = world.agent(), Gate()
+    arrived = world.upstream.arrived(1)
+    world.upstream.queue(say("One.", hold_before_headers=gate))
+    send, jobs = world.letta.agents.messages, world.world.store.jobs
+    with send.create(agent.id, input="First.", streaming=True, background=True):
+        arrived.wait_sync()
+    (first,) = world.letta.runs.list(agent_id=agent.id)
+    second = send.create_async(agent.id, input="Second.")
+    gate.open()
+    failed.wait_sync()
+    becomes(lambda: [job for job in world.world.gateway.call(jobs.list()) if job.state == "retrying"])
+    world.world.clock.sleep(10)
+    jobs.wake_here()
+    assert [ended(world, each.id).status for each in (first, second)] == ["completed"] * 2
+
+
+@pytest.mark.both
 def test_a_reader_goes_on_with_the_attempt_after_one_that_could_not_write_its_end(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,12 @@ class QueueTicket:
         """Notes that the conversation's lock is held. release_lock: as `Leases.release`."""
         self._release_lock = release_lock
 
+    def release_lock(self) -> None:
+        """Lets other processes go on with the conversation. The place in the queue of this process stays."""
+        release_lock, self._release_lock = self._release_lock, None
+        if release_lock is not None:
+            release_lock()
+
     def hand_on(self) -> None:
         """Hands the ticket to the write of the turn, which leaves the queue."""
         self._is_handed_on = True
@@ -85,10 +91,14 @@ class Reservation:
         self._take_lock = take_lock
 
     async def wait(self) -> QueueTicket:
-        """Waits until it is this ticket's turn. It stays reserved if the wait is cancelled."""
+        """Waits until it is this ticket's turn. It stays reserved if the wait is cancelled, or fails."""
         await asyncio.shield(self._entering)
         await self._take_lock(self._ticket)
         return self._ticket
+
+    def release_lock(self) -> None:
+        """Lets other processes go on with the conversation until this ticket is waited for again."""
+        self._ticket.release_lock()
 
     def drop(self) -> None:
         """Gives the ticket up, and leaves the queue."""
@@ -139,17 +149,17 @@ class Queues:
         Raises: TooManySends, Unavailable.
         """
         await self.enter_here(name, ticket, most)
-        await self._take_lock(name, ticket)
+        try:
+            await self._take_lock(name, ticket)
+        except BaseException:
+            ticket.leave()
+            raise
 
     async def _take_lock(self, name: QueueName, ticket: QueueTicket) -> None:
         """Waits until no other process answers a request of the conversation."""
         if self._leases.is_needed and not ticket.holds_lock:
             lock = lock_name(*name)
-            try:
-                await self._leases.take(lock)
-            except BaseException:
-                ticket.leave()
-                raise
+            await self._leases.take(lock)
             ticket.hold_lock(partial(self._leases.release, lock))
 
     async def enter_here(self, name: QueueName, ticket: QueueTicket, most: int | None = None) -> None:

@@ -189,8 +189,7 @@ class BackgroundRuns:
         except (StoreError, asyncio.CancelledError):
             if self._ends.is_shared:
                 # Another process may continue the run, with a log of its own, and has to find the conversation free.
-                reserved.drop()
-                reserved = self._keeper.queues.reserve(open_run.conversation)
+                reserved.release_lock()
                 if open_run.log is not None:
                     open_run.log.abandon()
                     open_run.log = None
