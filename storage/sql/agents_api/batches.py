@@ -335,7 +335,9 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
         part, errors, expiries = write.part, write.errors, write.expiries
     elif isinstance(write, ItemEnd):
         part = ENDED_PART
-    advanced = await connection.row(SQL["advance"], (item.id, item.sent, part, errors, expiries))
+    # After an end without a reply, one that the provider has made meanwhile still counts.
+    sent = item.sent if isinstance(write, ItemEnd) and not write.tokens else item.sent + 1
+    advanced = await connection.row(SQL["advance"], (item.id, item.sent, part, errors, expiries, sent))
     if advanced is None:
         return 0
     epoch = None if run is None else await connection.value(SQL["is_open"], (run.id, run.agent))

@@ -79,8 +79,8 @@ SELECT 1 FROM batch_items WHERE batch = ? AND part >= 0 LIMIT 1
 UPDATE batch_items SET part = ?2, tip = ?3, epoch = ?4 WHERE run = ?1 AND part IN (0, ?2)
 
 -- name: advance
--- Takes an item out of its part, as far as the request that is meant is under way. No row: its end was written before.
-UPDATE batch_items SET part = ?3, sent = sent + 1, errors = ?4, expiries = ?5 WHERE run = ?1 AND sent = ?2
+-- Takes an item out of its part, as far as the request that is meant is under way. No row: the reply to it was written before.
+UPDATE batch_items SET part = ?3, errors = ?4, expiries = ?5, sent = ?6 WHERE run = ?1 AND sent = ?2
 RETURNING run
 
 -- name: close

@@ -304,6 +304,26 @@ def test_what_a_provider_has_done_of_a_batch_that_is_cancelled_counts(model: str
         assert s.said(s.items(batch)[0]["agent_id"]) == []
 
 
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_what_a_provider_has_done_after_a_round_counts_as_well(model: str, tmp_path: Path) -> None:
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    with scene(tmp_path, answer, held=True) as s:
+        server = s.openai if model == "open/m" else s.anthropic
+        batch = s.post(s.agents(2, model))
+        gateway, store = s.world.world.gateway, s.world.world.store
+        day = int(s.world.world.clock() // 86_400)
+        for parts, tokens in ((1, 0), (2, 30)):
+            s.until(batch, lambda _, parts=parts: len(server.batches) == parts and s.is_at_rest())
+            assert gateway.call(store.usage.batch_tokens("default", day)) == tokens
+            server.finish()
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
+        s.until_rest()
+        assert s.get(batch)["counts"]["cancelled"] == 2
+        assert gateway.call(store.usage.batch_tokens("default", day)) == 60
+
+
 def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
