@@ -46,7 +46,7 @@ OTHER_SCALE = 1.2
 # A longer text is counted in pieces, and each cut may count a token or two more. tiktoken panics at a million blanks in
 # a row, with an exception that is no `Exception`.
 PIECE_CHARS = 50_000
-# About 2 MB. A conversation is sent again with every turn, and its texts are the same.
+# About 4 MB. A conversation is sent again with every turn, and its texts are the same.
 CACHED_COUNTS = 16_384
 
 
