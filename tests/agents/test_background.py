@@ -24,7 +24,7 @@ from gateway.core.ids import id_of, new_uid, uid_of
 from gateway.run.event_log import stored_events
 from gateway.settings import ToolSettings, UpstreamSettings
 from storage.commands import RunAccept
-from storage.errors import Unavailable
+from storage.errors import NotFound, Unavailable
 from storage.listing import Page, RunFilter
 from storage.records import DEFAULT, RunState
 from storage.records import Run as StoredRun
@@ -517,6 +517,20 @@ def test_a_run_whose_conversation_begins_anew_before_its_words_holds_up_nobody(
         if is_read:
             assert b"cancelled" in reader.result(PATIENCE_S).body
     assert said(world, agent.id) == ["user: And now?", "assistant: Ok."]
+
+
+@pytest.mark.both
+def test_a_run_whose_conversation_is_not_found_any_more_is_not_tried_again(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try would find the same, and the agent's other runs and the sends of the conversation wait meanwhile."""
+
+    async def perform(*_: object) -> None:
+        raise NotFound("there is no such conversation")
+
+    monkeypatch.setattr(world.world.gateway.app.services.agents.runs._runs, "perform", perform)
+    run = ended(world, world.letta.agents.messages.create_async(world.agent().id, input="Work.").id)
+    assert (run.status, "is gone" in why(run)) == ("failed", True)
 
 
 def test_a_url_is_called_when_the_run_has_ended(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -396,7 +396,7 @@ class BackgroundRuns:
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
             accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.number)
             await self._runs.perform(run_request, accepted, attempt.ticket, view, sink)
-        except MessageGone:
+        except (MessageGone, NotFound):
             await self._fail(run, _GONE)
         except (StoreError, asyncio.CancelledError):
             if log is not None:
