@@ -602,25 +602,20 @@ def test_a_run_that_is_tried_again_goes_before_those_that_wait(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their jobs wait for its job, so it would wait for ever behind them."""
-    complete, failed = RunLogs.complete, Gate()
+    runs, began, gate = world.world.gateway.app.services.agents.runs._runs, Gate(), Gate()
 
-    async def fail_once(*args: Any) -> None:
-        if not failed.is_open:
-            failed.open()
-            raise Unavailable("the disk is full")
-        await complete(*args)
+    async def break_off(*_: object) -> None:
+        began.open()
+        await gate.wait()
+        raise Unavailable("the disk is full")
 
-    monkeypatch.setattr(RunLogs, "complete", fail_once)
-    agent, gate = world.agent(), Gate()
-    arrived = world.upstream.arrived(1)
-    world.upstream.queue(say("One.", hold_before_headers=gate))
-    send, jobs = world.letta.agents.messages, world.world.store.jobs
-    with send.create(agent.id, input="First.", streaming=True, background=True):
-        arrived.wait_sync()
-    (first,) = world.letta.runs.list(agent_id=agent.id)
+    agent, send, jobs = world.agent(), world.letta.agents.messages, world.world.store.jobs
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "perform", break_off)
+        first = send.create_async(agent.id, input="First.")
+        began.wait_sync()
     second = send.create_async(agent.id, input="Second.")
     gate.open()
-    failed.wait_sync()
     becomes(lambda: [job for job in world.world.gateway.call(jobs.list()) if job.state == "retrying"])
     world.world.clock.sleep(10)
     jobs.wake_here()
