@@ -1,20 +1,22 @@
 """Retention: forgets what is older than its project stores it, and goes on with forgettings that were broken off.
 
-One process does it every few hours; of processes that share a database, one does it as a job once a day.
+One process does it every few hours; of processes that share a database, one does it as a job once a day. Both do so
+within a minute where a forgetting is unfinished, since no job of its memory begins before its end.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.core.request.identity import UNNAMED
 from gateway.run.background.budget import DAY_S
+from gateway.run.background.tasks import PeriodicTask
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
-from storage.errors import StoreError, Unavailable, is_known
+from storage.errors import Unavailable
 from storage.records import IMPORTING
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
@@ -22,10 +24,12 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 RETENTION = "retention"  # of the job
-# The pause between two searches for what is too old. Retention is counted in days, so hours are enough.
-_PAUSE_S = 6 * 3600.0
-# How often it is looked whether the job of the day is due, where processes share a database.
-_SHARED_S = 600.0
+# How often what is too old is searched. Retention is counted in days, so hours are enough.
+_PERIOD_S = 6 * 3600.0
+# The same where processes share a database.
+_SHARED_PERIOD_S = DAY_S
+# How often it is looked whether that is due, or a forgetting was broken off.
+_LOOK_S = 60.0
 # What is younger may be under way in another process.
 YOUNG_S = 3600.0
 # What has begun to be imported before may not be under way any more.
@@ -65,40 +69,27 @@ class Retention:
     keep_why_days: float = 7.0
     audit_days: float = 90.0
     _started: float = field(init=False)
-    # The last day whose job this process has enqueued, in days since the epoch.
-    _enqueued_day: int = -1
+    # The last one in which this process has searched, or enqueued the job; counted since the epoch.
+    _period: int = -1
 
     def __post_init__(self) -> None:
         self._started = self.now()
 
-    async def run(self) -> None:
-        """Runs until it is cancelled. Of processes that share a database one does it, as a job of the day."""
-        pause_s = _SHARED_S if self.store.database.is_shared else _PAUSE_S
-        while True:
-            try:
-                if self.store.database.is_shared:
-                    await self._enqueue(int(self.now() // DAY_S))
-                else:
-                    await self.step()
-            except StoreError as error:
-                if not is_known(error):
-                    _log.warning(
-                        "What is too old could not be removed. Trying again in %g min: %s",
-                        pause_s / 60,
-                        error.message,
-                    )
-            except Exception:
-                _log.exception(
-                    "What is too old could not be removed, by a fault in the gateway. Trying again in %g min.",
-                    pause_s / 60,
-                )
-            await asyncio.sleep(pause_s)
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Runs until it is cancelled."""
+        return PeriodicTask("forget what is too old", self.look).run()
 
-    async def _enqueue(self, day: int) -> None:
-        """Schedules what is due: once a day, and where a process has left a forgetting half done."""
-        if day != self._enqueued_day or await self.store.forgetting.unfinished():
-            await self.store.jobs.enqueue(RETENTION, NO_AGENT, str(day))
-            self._enqueued_day = day
+    async def look(self) -> float:
+        """Does what is due, or enqueues it as a job. Returns the seconds until the next look. Raises: StoreError."""
+        is_shared = self.store.database.is_shared
+        period = int(self.now() // (_SHARED_PERIOD_S if is_shared else _PERIOD_S))
+        if period != self._period or await self.store.forgetting.unfinished():
+            if is_shared:
+                await self.store.jobs.enqueue(RETENTION, NO_AGENT, str(period))
+            else:
+                await self.step()
+            self._period = period
+        return _LOOK_S
 
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
@@ -153,8 +144,6 @@ class Retention:
             raise
         except Exception:
             _log.exception(
-                "Forgetting %d is not finished, by a fault in the gateway. It is resumed with the next removal of "
-                "what is too old.",
-                id,
+                "Forgetting %d is not finished, by a fault in the gateway. Trying again in %g s.", id, _LOOK_S
             )
             return False

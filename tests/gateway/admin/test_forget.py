@@ -16,6 +16,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.background.retention import Retention
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings, ProjectSettings
+from storage.commands import ForgetTarget
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.inflated import with_inflated
@@ -353,6 +354,17 @@ def test_what_is_older_than_its_project_keeps_is_forgotten(world: World) -> None
     assert not on_disk(world)
     assert on_disk(world, "Zqteax")
     assert world.gateway.call(retention.step()) == 0
+
+
+def test_a_forgetting_that_a_fault_has_broken_off_is_ended_within_a_minute(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    retention, store = world.gateway.app.services.background.retention, world.store
+    world.gateway.call(retention.look())
+    memory, *_ = world.query("SELECT agent FROM exchanges WHERE agent > 0")
+    world.gateway.call(store.forgetting.begin(memory, ForgetTarget(is_all=True)))
+    assert world.gateway.call(retention.look()) <= 60
+    assert not on_disk(world)
+    assert not world.gateway.call(store.forgetting.unfinished())
 
 
 def test_the_settings_name_what_is_kept(world: World) -> None:
