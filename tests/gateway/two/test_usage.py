@@ -12,6 +12,7 @@ from gateway.settings import UsageSettings
 from storage.usage_records import UsageLimit, UsageQuery
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.sdk import Clock, World, remember
+from tests.patience import becomes
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 ASK = [{"role": "user", "content": "Hi"}]
@@ -33,6 +34,11 @@ def write(world: World) -> None:
     world.gateway.call(app.services.accounting.limiter.refresh())
 
 
+def knows_limits(world: World) -> bool:
+    """Returns whether a gateway has read the limits that the other one was given, of which it is notified."""
+    return bool(world.gateway.app.services.accounting.limiter._known)
+
+
 def test_each_adds_its_part(worlds: list[World]) -> None:
     for count, world in enumerate(worlds, 2):
         for _ in range(count):
@@ -49,7 +55,7 @@ def test_a_days_limit_holds_for_both_after_a_write(worlds: list[World]) -> None:
     one.gateway.call(one.store.limits.add(limit))
     assert [one.post(ASK, user="alice").status for _ in range(3)] == [200] * 3
     write(one)
-    other.gateway.call(other.gateway.app.services.accounting.limiter.load())
+    becomes(lambda: knows_limits(other))
     # What the other reads first has the three.
     assert [other.post(ASK, user="bob").status for _ in range(3)] == [200, 200, 429]
     write(other)
@@ -63,7 +69,7 @@ def test_what_others_used_is_read_again_of_users_who_have_asked_since(
     one, other = worlds
     limit: Any = UsageLimit(0, "default", None, "*", "requests", "day", 2, "refuse")
     one.gateway.call(one.store.limits.add(limit))
-    other.gateway.call(other.gateway.app.services.accounting.limiter.load())
+    becomes(lambda: knows_limits(other))
     sums, read = one.store.usage.sums, []
 
     async def noted(query: UsageQuery) -> Any:
@@ -105,6 +111,7 @@ def test_gateways_that_write_seldom_share_a_minutes_limit(upstream: StrictUpstre
     ):
         limit: Any = UsageLimit(0, "default", None, None, "requests", "minute", 10, "refuse")
         one.gateway.call(one.store.limits.add(limit))
+        becomes(lambda: knows_limits(other))
         write(one)
         clock.sleep(200)  # each has written within its five minutes
         write(other)
