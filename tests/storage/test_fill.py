@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from gateway.core.memory.rules import RULES
@@ -10,6 +11,7 @@ from scripts.fill import copy_to_postgres, new_agent, write_conversation
 from storage.open import open_store as open_at
 from storage.records import Scope
 from storage.search.rank import MAX_HITS
+from tests.patience import PATIENCE_S
 from tests.postgres import empty_database
 from tests.storage.conftest import OpenStore
 
@@ -31,10 +33,11 @@ async def test_what_is_asked_for_is_found_behind_any_number_of_better_hits(open_
     turns = [(100.0, "A walrus?", "There are animals such as the walrus in the north of many countries.")]
     turns += [(100.0 * n, f"Walrus, walrus {n}!", "Noted.") for n in range(2, 250)]
     await write_conversation(store, agent, "c1", turns)
+    search = partial(store.recall.search, agent, "walrus", deadline_ms=1000 * PATIENCE_S)
     for _ in range(2):
-        found = await store.recall.search(agent, "walrus", takes=lambda m: m.role == "assistant", limit=1)
+        found = await search(takes=lambda m: m.role == "assistant", limit=1)
         assert [m.text for m in found] == [turns[0][2]]  # the others only stand beside hits
-        early = await store.recall.search(agent, "walrus", takes=lambda m: m.at < 350, limit=3)
+        early = await search(takes=lambda m: m.at < 350, limit=3)
         assert len(early) == 3
         assert all(m.at < 350 for m in early)
         while await store.recall.index(agent.id):
@@ -46,12 +49,13 @@ async def test_others_go_on_while_a_search_rules_out_page_after_page(open_store:
     agent = await new_agent(store, "ann")
     turns = [(100.0 * n, f"Walrus {n}!", f"The walrus, {n}.") for n in range(1, 250)]
     await write_conversation(store, agent, "c1", turns)
-    assert len(await store.recall.search(agent, "walrus")) == 40
-    rounds, search = 0, asyncio.ensure_future(store.recall.search(agent, "walrus", takes=lambda m: False))
-    while not search.done():
+    search = partial(store.recall.search, agent, "walrus", deadline_ms=1000 * PATIENCE_S)
+    assert len(await search()) == 40
+    rounds, searching = 0, asyncio.ensure_future(search(takes=lambda m: False))
+    while not searching.done():
         await asyncio.sleep(0)
         rounds += 1
-    assert search.result() == []
+    assert searching.result() == []
     assert rounds > len(turns) // MAX_HITS
 
 
