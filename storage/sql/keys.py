@@ -225,6 +225,11 @@ class Keys(Group):
         revoking = self._database.write(lambda connection: _revoke_key(connection, name_or_id, now))
         return await self._await_write(revoking, self._drop_cache)
 
+    async def revoke_by_id(self, id: int) -> Key:
+        """Revokes a key by its number alone. Raises: NotFound: there is none in use."""
+        values = (self._now(), id)
+        return await self._write_key(id, lambda connection: connection.row(SQL["key_revoke"], values))
+
     @reads
     async def list(self, connection: Connection) -> tuple[Key, ...]:
         """Returns all keys, revoked ones too, oldest first."""

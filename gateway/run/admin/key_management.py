@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, get_args
 
@@ -118,9 +119,9 @@ class KeyManagement(Struct, frozen=True):
 
     async def remove(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Revokes a key; one that is revoked stays so. Raises: UnknownId."""
-        found = await self._find(id, project)
-        if found.revoked is None:
-            await self.keys.revoke(str(id))
+        await self._find(id, project)
+        with suppress(NotFound):  # it is revoked already
+            await self.keys.revoke_by_id(id)
         return {"id": id, "object": "key", "deleted": True}
 
     async def _find(self, id: int, project: str | None) -> Key:

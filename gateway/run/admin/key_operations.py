@@ -104,7 +104,7 @@ class KeyOperations(Struct, frozen=True):
     async def revoke_by_id(self, id: int) -> KeyRecord:
         """Revokes a key by its number. Raises: UnknownId: there is none in use."""
         try:
-            return _key_record(await self.keys.revoke(str(id)))
+            return _key_record(await self.keys.revoke_by_id(id))
         except NotFound as error:
             raise UnknownId("There is no such key in use.") from error
 

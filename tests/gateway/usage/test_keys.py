@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
@@ -218,6 +218,17 @@ def test_a_revoked_key_opens_nothing(world: World) -> None:
     assert world.post(ASK, bearer).status == 401
     assert manage(world, "GET", f"keys/{made['id']}").json["revoked_at"] is not None
     assert manage(world, "DELETE", "keys/99").status == 404
+
+
+def test_a_key_named_like_the_number_of_a_revoked_one_stays(world: World) -> None:
+    made, _ = make(world)
+    _, other = make(world, name=str(made["id"]))
+    operations = KeyOperations(world.store.keys)
+    assert world.gateway.call(operations.revoke_by_id(made["id"])).revoked is not None
+    with pytest.raises(UnknownId):
+        world.gateway.call(operations.revoke_by_id(made["id"]))
+    assert manage(world, "DELETE", f"keys/{made['id']}").status == 200
+    assert world.post(ASK, other).status == 200
 
 
 def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
