@@ -214,12 +214,7 @@ def _read_draft(raw: RawArguments, project: str | None) -> Key:
         named = default_project(opens)
     if project not in (None, named):
         raise UnknownId(f"There is no project {named!r} here.")
-    draft = _with_fields(raw, Key(id=0, project=named, name="key", prefix="", created=0.0, opens=opens))
-    if opens is not None and (draft.memory, draft.models, draft.user) != (None, None, None):
-        raise BadRequest(
-            "A key that opens metrics or /v1/manage has neither models nor memory.", param="opens"
-        )
-    return draft
+    return _with_fields(raw, Key(id=0, project=named, name="key", prefix="", created=0.0, opens=opens))
 
 
 def _with_fields(raw: RawArguments, key: Key) -> Key:
@@ -240,6 +235,10 @@ def _with_fields(raw: RawArguments, key: Key) -> Key:
         if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
             raise BadRequest("models must be a list of patterns.", param="models")
         models = tuple(models)
+    if key.opens is not None:
+        for field, value in (("memory", memory), ("models", models), ("user", user)):
+            if value is not None:
+                raise BadRequest(f"A key that opens metrics or /v1/manage has no {field}.", param=field)
     return replace(key, name=name, memory=memory, expires=expires, models=models, user=user)
 
 

@@ -141,6 +141,19 @@ def test_a_key_of_some_models_names_one(
         assert world.gateway.ask("GET", "/v1/batches", headers=bearer).status == 200
 
 
+@pytest.mark.parametrize("opens", ["metrics", "operator", "operator-read"])
+@pytest.mark.parametrize("field", [{"user": "alice"}, {"models": ["small"]}, {"memory": "off"}])
+def test_a_key_without_replies_is_given_nothing_that_bounds_them(
+    world: World, opens: str, field: dict[str, Any]
+) -> None:
+    made, _ = make(world, opens=opens)
+    for method, path in (("POST", "keys"), ("PATCH", f"keys/{made['id']}")):
+        fields = {"opens": opens, **field} if method == "POST" else field
+        reply = manage(world, method, path, fields)
+        assert (reply.status, [reply.error["param"]]) == (400, [*field]), reply.body
+    assert manage(world, "GET", f"keys/{made['id']}").json == made
+
+
 def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
     _, bearer = make(world, user="alice")
     world.post([{"role": "user", "content": "My cat is called Miso."}], bearer)
