@@ -79,8 +79,10 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
     key = _make_key(values)
     if hmac.compare_digest(present, digest):
         return key
-    is_good = before is not None and hmac.compare_digest(before, digest) and now < (key.rotated_until or 0.0)
-    return replace(key, expires=min(key.expires or math.inf, key.rotated_until or 0.0)) if is_good else None
+    until = key.rotated_until or 0.0
+    if before is None or not hmac.compare_digest(before, digest) or until <= now:
+        return None
+    return replace(key, expires=until if key.expires is None else min(key.expires, until))
 
 
 async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:

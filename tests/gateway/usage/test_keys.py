@@ -223,6 +223,15 @@ def test_a_rotated_key_has_two_secrets_for_a_time(world: World) -> None:
     assert world.post(ASK, secrets[-1]).status == 401
 
 
+def test_an_expiry_ends_the_secret_before_a_rotation_too(world: World) -> None:
+    made, first = make(world)
+    manage(world, "POST", f"keys/{made['id']}/rotate", {})
+    assert world.post(ASK, first).status == 200
+    for expires in (0, 1):
+        manage(world, "PATCH", f"keys/{made['id']}", {"expires_at": expires})
+        assert world.post(ASK, first).status == 401, expires
+
+
 def test_a_revoked_key_opens_nothing(world: World) -> None:
     made, bearer = make(world)
     assert world.post(ASK, bearer).status == 200
