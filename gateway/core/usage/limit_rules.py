@@ -111,6 +111,8 @@ class LimitReservation(Struct, frozen=True, eq=False):
     """The amounts that a request has reserved."""
 
     entries: list[tuple[Bucket, int]]
+    # The model that answers in place of the one that was asked; None: that one answers.
+    substitute: str | None = None
 
     def settle(self, used: Amounts, *, is_answered: bool) -> None:
         """Replaces what was reserved by what was used. is_answered: a model has answered."""

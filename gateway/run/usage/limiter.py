@@ -200,16 +200,18 @@ class Limiter:
 
         Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.
         """
-        if not receipt.is_request or receipt in self._reservations:
-            return None  # its request was let in already
+        if not receipt.is_request:
+            return None
+        if (before := self._reservations.get(receipt)) is not None:
+            return before.substitute  # its request was let in already
         if self._known_change < self._change:
             await self._try_load()
         buckets = self._current_buckets(self._limits_of(receipt), receipt.user)
         while not all(bucket.is_loaded for bucket in buckets):
             await self._load_buckets(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
-            before, buckets = buckets, self._current_buckets(self._limits_of(receipt), receipt.user)
-            if buckets == before:
+            waited_for, buckets = buckets, self._current_buckets(self._limits_of(receipt), receipt.user)
+            if buckets == waited_for:
                 break  # what could not be read is counted from now on
         if not buckets:
             self._reservations[receipt] = LimitReservation([])
@@ -227,14 +229,14 @@ class Limiter:
             raise self._refusal(refusing)
         for bucket, amount in entries:
             bucket.reserved += amount
-        self._reservations[receipt] = LimitReservation(entries)
+        limit = None if substituting is None else substituting.limit
+        substitute = None if limit is None else limit.then
+        self._reservations[receipt] = LimitReservation(entries, substitute)
         receipt.rate_limits = self._rate_headers_of(buckets)
-        if substituting is None:
-            return None
-        limit = substituting.limit
-        receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
-        self._count_limited(limit, "alias")
-        return limit.then
+        if limit is not None:
+            receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
+            self._count_limited(limit, "alias")
+        return substitute
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
