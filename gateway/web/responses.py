@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from adapters.types import Header, Json
 from gateway.core.request.chat_request import MemoryChoice
-from gateway.core.request.identity import UNNAMED
+from gateway.core.request.identity import UNNAMED, IdentityRules
 from gateway.core.request.request_headers import RawHeaders
 from gateway.core.turn.native_form import ReplyChange
 from gateway.dialects.chat.render import ChatView
@@ -192,7 +192,8 @@ class ResponsesPath(ForwardedPath):
         Returns the response as it is shown now, and its run, if it has one.
         """
         request, conversation, scope = call.request, call.conversation, call.scope
-        background, digest = self.gateway_responses.background, _digest_request(call.scope, call.request.body)
+        background = self.gateway_responses.background
+        digest = _digest_request(scope, self.gateway_responses.rules, request.body)
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             context = call.info.caller.context(call.headers)
@@ -245,7 +246,9 @@ class ResponsesPath(ForwardedPath):
         if request.echo["store"]:
             name = token_hex(16)
             if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
-                name = _digest_request(scope, request.body).hex()  # sent again, it has the same memory
+                name = _digest_request(
+                    scope, self.gateway_responses.rules, request.body
+                ).hex()  # sent again, it has the same memory
             request.chat.memory_choice = MemoryChoice(
                 UNNAMED + name, asks_to_be_stored=request.asks_to_be_stored
             )
@@ -421,15 +424,19 @@ def _new_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
     return blake2b(digest, key=secret, digest_size=28).hexdigest()
 
 
-def _digest_request(scope: Scope, body: bytes) -> bytes:
-    """Returns a hash of the caller and the request: the same hash means that the request was sent again."""
+def _digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:
+    """Returns a hash of the caller and the request: the same hash means that the request was sent again.
+
+    rules: returns those of a project, which name the headers that say who asks.
+    """
     caller, headers = info_of(scope).caller, scope["headers"]
+    identifying = rules(caller.project).single_headers
     own = sorted(
         name + value
         for name, value in headers
-        if name.startswith(_GATEWAY_PREFIX) or name == _IDEMPOTENCY_KEY
+        if name in identifying or name.startswith(_GATEWAY_PREFIX) or name == _IDEMPOTENCY_KEY
     )
-    parts = (caller.project.encode(), (caller.credential or "").encode(), *own, body)
+    parts = (caller.project.encode(), b"%d" % caller.key, (caller.credential or "").encode(), *own, body)
     return blake2b(b"\0".join(parts), digest_size=16).digest()
 
 

@@ -699,4 +699,20 @@ def test_equal_requests_of_several_are_several_responses(world: World, upstream:
     made.append(begin(world, input="Hello there", user="alice", extra_headers=key))
     retried = {"x-stainless-retry-count": "1"}
     made.append(begin(world, input="Hello", user="carol", extra_headers=retried))
+    for name in ("x-openwebui-user-id", "x-openwebui-chat-id", "x-session-id"):
+        for value, again in (("one", {}), ("two", retried)):
+            made.append(begin(world, input="Hello", extra_headers={name: value, **again}))
     assert len({polled(world, each.id).id for each in made}) == len(made)
+
+
+def test_equal_requests_of_two_keys_are_two_responses(world: World) -> None:
+    call, keys = world.gateway.call, world.store.keys
+    made = {}
+    for user, tries in (("alice", "0"), ("bob", "1")):
+        _, plain = call(keys.create("default", user, user=user))
+        headers = {"authorization": f"Bearer {plain}", "x-stainless-retry-count": tries}
+        body = orjson.dumps({"model": "m", "input": "Good morning", "background": True})
+        reply = world.gateway.ask("POST", "/v1/responses", body, headers)
+        assert reply.status == 200, reply.body
+        made[user] = reply.json["id"]
+    assert made["alice"] != made["bob"]
