@@ -219,11 +219,11 @@ def _read_draft(raw: RawArguments, project: str | None) -> Key:
 
 def _with_fields(raw: RawArguments, key: Key) -> Key:
     """Returns a key with the fields that a request names. Raises: BadRequest."""
-    name, user = raw.get("name", key.name), raw.get("user", key.user)
-    _check_text("name", name)
+    name = raw.get("name", key.name)
+    if not isinstance(name, str) or not name:
+        raise BadRequest(f"name must be a non-empty text, saw {name!r}.", param="name")
     check_name(name, key.name)
-    if user is not None:
-        _check_text("user", user)
+    user = Arguments(raw).optional_user() if "user" in raw else key.user
     memory = raw.get("memory", key.memory)
     if memory is not None and memory not in get_args(DefaultMode):
         raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
@@ -240,11 +240,6 @@ def _with_fields(raw: RawArguments, key: Key) -> Key:
             if value is not None:
                 raise BadRequest(f"A key that opens metrics or /v1/manage has no {field}.", param=field)
     return replace(key, name=name, memory=memory, expires=expires, models=models, user=user)
-
-
-def _check_text(field: str, value: Any) -> None:
-    if not isinstance(value, str) or not value:
-        raise BadRequest(f"{field} must be a non-empty text, saw {value!r}.", param=field)
 
 
 def _is_time(value: Any) -> bool:

@@ -55,7 +55,7 @@ class KeyOperations(Struct, frozen=True):
         name = arguments.text("name")
         check_name(name)
         expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
-        user = arguments.optional_text("user")
+        user = arguments.optional_user()
         if opens is not None and (models is not None or user is not None):
             raise BadRequest(
                 "A key that opens metrics or /v1/manage has no models.",

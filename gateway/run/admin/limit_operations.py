@@ -63,7 +63,7 @@ class LimitOperations(Struct, frozen=True):
             0,
             arguments.optional_text("project") or project,
             arguments.optional_number("key"),
-            arguments.optional_text("user"),
+            arguments.optional_user(),
             unit,
             per,
             _read_most(raw, unit),

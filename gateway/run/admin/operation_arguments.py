@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from gateway.checked import Fault, InvalidValue, convert
 from gateway.core import ids
+from gateway.core.request.identity import checked_id
 from gateway.errors import BadRequest, UnknownId
 from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope
@@ -90,6 +91,15 @@ class Arguments:
 
     def optional_text(self, name: str) -> str | None:
         return self.text(name) if name in self else None
+
+    def optional_user(self) -> str | None:
+        """Returns the field `user`, held to what requests may name; None: it was left out."""
+        if "user" not in self:
+            return None
+        user = checked_id(self.text("user"), "user")
+        if user is None:
+            raise BadRequest("`user` is empty.", param="user")
+        return user
 
     def number(self, name: str) -> int:
         value: int = self._read(name, _NUMBER, "a positive number")

@@ -338,7 +338,7 @@ def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     assert world.gateway.call(unread(LEARNER)) == ["Before", "Hello.", "Learn this", "Yes."]
     assert len(unlearned()) == 1
     # A memory of nothing else has nothing to be read.
-    follow(world, send(world, export("chatgpt", TALKS), user="bob"))
+    assert follow(world, send(world, export("chatgpt", TALKS), user="%20bob"))["user"] == "bob"
     assert len(unlearned()) == 1
     assert not world.upstream.seen[1:]
 
@@ -361,6 +361,8 @@ def test_what_is_refused_and_who_may(world: World) -> None:
         if param != "file":
             continue
         assert send(world, data, "preview=true").error["param"] == "file"
+    reply = send(world, file, user="a%0Ab")
+    assert (reply.status, reply.error["param"]) == (400, "user")
     assert world.query("SELECT (SELECT count(*) FROM imports) + (SELECT count(*) FROM agents)") == [0]
     only = follow(world, send(world, lines_of_two_users(), "source_user=ann"))
     assert counts(only, "facts") == (1, 1, 0, 0)

@@ -68,6 +68,8 @@ def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
         ({"memory": "strict"}, "memory"),
         ({"models": "m"}, "models"),
         ({"user": 3}, "user"),
+        ({"user": " "}, "user"),
+        ({"user": "a\nb"}, "user"),
         ({"expires_at": "tomorrow"}, "expires_at"),
         ({"expires_at": 1_790_000_000_000}, "expires_at"),  # in milliseconds
         ({"expires_at": -1}, "expires_at"),
@@ -155,7 +157,8 @@ def test_a_key_without_replies_is_given_nothing_that_bounds_them(
 
 
 def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
-    _, bearer = make(world, user="alice")
+    made, bearer = make(world, user=" alice ")
+    assert made["user"] == "alice"
     world.post([{"role": "user", "content": "My cat is called Miso."}], bearer)
     assert world.post(ASK, bearer, user="alice").status == 200
     for name, headers in (("user", {}), ("", {"x-mnemogate-user": "bob"})):

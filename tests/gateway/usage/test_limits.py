@@ -680,6 +680,12 @@ def test_a_limit_is_made_changed_and_removed_over_rest(world: World) -> None:
     assert (manage(world, "GET", path).status, manage(world, "DELETE", path).status) == (404, 404)
 
 
+def test_a_limit_names_a_user_as_requests_do(world: World) -> None:
+    body = {"user": " alice ", "unit": "requests", "per": "day", "most": 0}
+    assert manage(world, "POST", "", body).json["user"] == "alice"
+    assert world.post(ASK, user="alice").status == 429
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
@@ -692,6 +698,7 @@ def test_a_limit_is_made_changed_and_removed_over_rest(world: World) -> None:
         ({"most": "9"}, "most"),
         ({"then": "nothing"}, "then"),
         ({"key": 99}, "key"),
+        ({"user": "a" * 257}, "user"),
     ],
 )
 def test_a_wrong_limit_is_told_what_is_wrong(world: World, change: Any, param: str) -> None:
