@@ -26,8 +26,8 @@ class StoredRecall(Struct, frozen=True):
     exchange: int
     agent: int
     at: float
-    # The id of its request; None: it was too long to be stored.
-    request: str | None
+    # The id of its request, packed (storage/recall_record.py).
+    packed_request: bytes
     # Packed (storage/recall_record.py).
     data: bytes
     memory_uid: str
@@ -37,6 +37,11 @@ class StoredRecall(Struct, frozen=True):
     seq: int
     # As it is stored of a turn: upstream/model.
     model: str
+
+    @property
+    def request(self) -> str | None:
+        """The id of its request; None: it was too long to be stored."""
+        return unpack_request_id(self.packed_request)
 
 
 async def note_recall(
@@ -82,6 +87,4 @@ class Recalls(Group):
 def _stored(row: Row) -> StoredRecall:
     exchange, agent, at, request, data, uid, project, profile, subject, conversation, seq, model = row
     scope = Scope(project, profile, subject)
-    return StoredRecall(
-        exchange, agent, at, unpack_request_id(request), data, uid, scope, conversation, seq, model
-    )
+    return StoredRecall(exchange, agent, at, request, data, uid, scope, conversation, seq, model)

@@ -31,7 +31,7 @@ from gateway.run.admin.page_records import (
 )
 from gateway.run.request_log import LoggedRequest, RequestLog
 from storage.listing import LAST_NUMBER
-from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, unpack
+from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, pack_request_id, unpack
 from storage.records import API_PROFILE, Scope
 from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
@@ -158,7 +158,7 @@ class RequestOperations(Struct, frozen=True):
             _ListedRequest(_record_of_logged(e), number=e.number) for e in logged if e.number < start.number
         ]
         if agent is not None:
-            in_log = {each.id for each in logged if each.has_recall_record}
+            in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
             found += await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
             found.sort(key=lambda each: each.record.at, reverse=True)
         page = found[:limit]
@@ -192,16 +192,16 @@ class RequestOperations(Struct, frozen=True):
         return suspects - (await self.store.overview.scopes(suspects)).keys() if suspects else suspects
 
     async def _list_stored(
-        self, agent: int, before: int, limit: int, *, without: Collection[str]
+        self, agent: int, before: int, limit: int, *, without: Collection[bytes]
     ) -> Sequence[_ListedRequest]:
-        """Returns a memory's requests whose recalls are stored, the newest first, but for those with certain ids."""
+        """Returns a memory's requests whose recalls are stored, the newest first. without: packed ids of others."""
         found: list[_ListedRequest] = []
         while len(found) < limit:
             page = await self.store.recalls.list(agent, self._since, before=before, limit=limit)
             found += [
                 _ListedRequest(_record_of_recall(each), exchange=each.exchange)
                 for each in page
-                if each.request not in without
+                if each.packed_request not in without
             ]
             if len(page) < limit:
                 break

@@ -138,6 +138,14 @@ def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: Wor
             world.gateway.call(operations.list(after=after))
 
 
+def test_a_request_with_a_long_id_of_its_client_is_listed_once(world: World) -> None:
+    ids = [f"{n}" * 100 for n in range(2)]
+    for id in ids:
+        reply = ask(world, "Hello.", **{"x-mnemogate-user": "alice", "x-request-id": id})
+    found = world.gateway.call(requests_of(world).list(memory=reply["x-mnemogate-agent"]))
+    assert [each.id for each in found.items] == ids[::-1]
+
+
 def test_the_audit_is_listed_by_pages_and_within_a_project(world: World) -> None:
     uid = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})["x-mnemogate-agent"]
 
