@@ -60,6 +60,8 @@ class MemoryEdits(Struct, frozen=True):
             done = await self.store.blocks.write(
                 block.id, version, value, at=self.now(), origin=editor.origin
             )
+        except NotFound as error:
+            raise _unknown_block() from error
         except BlockOverLimit as error:
             raise BadRequest(
                 f"The block takes {block.limit} characters at most, not {len(value)}.", param="value"
@@ -75,6 +77,7 @@ class MemoryEdits(Struct, frozen=True):
         try:
             done = await self.store.blocks.undo(block.id, at=self.now(), version=version)
         except NotFound as error:
+            await self._find_block(editor, uid, label, version)  # it may be forgotten by now
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
@@ -87,6 +90,7 @@ class MemoryEdits(Struct, frozen=True):
         try:
             done = await self.store.blocks.restore(block.id, version, to, at=self.now(), origin=editor.origin)
         except NotFound as error:
+            await self._find_block(editor, uid, label, version)  # it may be forgotten by now
             raise BadRequest(
                 f"The block has no version {to} that could be brought back.", param="to"
             ) from error
@@ -177,7 +181,7 @@ class MemoryEdits(Struct, frozen=True):
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
         found = next((each for each in blocks if each.label == label), None)
         if found is None:
-            raise UnknownId("There is no such block.")
+            raise _unknown_block()
         if is_person and found.read_only:
             raise NotAllowed("This block is the application's own, and is not changed here.")
         if found.version != version:
@@ -200,6 +204,10 @@ def _version_conflict(label: str) -> Conflict:
     return Conflict(
         f"The block {label!r} was changed since you saw it. Nothing was written.", param="version"
     )
+
+
+def _unknown_block() -> UnknownId:
+    return UnknownId("There is no such block.")
 
 
 def _unknown_fact() -> UnknownId:

@@ -12,8 +12,9 @@ from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
 from gateway.operations import make_operations
 from gateway.run.admin.memory_edits import Editor, MemoryEdits
 from gateway.settings import BlockSettings
-from storage.commands import Learned, LearnedFact
+from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.records import Agent, Scope
+from storage.sql.blocks import Blocks
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
 
@@ -142,6 +143,31 @@ def test_what_is_not_there_and_what_is_anothers_are_alike(world: World, editor: 
         with pytest.raises(UnknownId, match="There is no such memory"):
             world.gateway.call(work)
     assert audit(world) == []
+
+
+@pytest.mark.parametrize("method", ["write", "undo", "restore"])
+def test_a_block_that_is_forgotten_before_it_is_written_is_unknown(
+    world: World, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, change, write = memory(world).uid, edits(world), getattr(Blocks, method)
+    world.gateway.call(change.edit_block(OPERATOR, uid, "human", "One.", 1))
+
+    async def forget_first(blocks: Blocks, *arguments: Any, **named: Any) -> Any:
+        await world.store.forgetting.forget(memory_id, ForgetTarget(is_all=True))
+        return await write(blocks, *arguments, **named)
+
+    memory_id = memory(world).id
+    monkeypatch.setattr(Blocks, method, forget_first)
+    works = {
+        "write": change.edit_block(OPERATOR, uid, "human", "Two.", 2),
+        "undo": change.undo_block(OPERATOR, uid, "human", 2),
+        "restore": change.restore_block(OPERATOR, uid, "human", 2, 1),
+    }
+    with pytest.raises(UnknownId):
+        world.gateway.call(works.pop(method))
+    for unused in works.values():
+        unused.close()
+    assert [action for _, action, _ in audit(world)] == ["edit"]
 
 
 def test_a_corrected_fact_is_what_is_recalled(world: World) -> None:
