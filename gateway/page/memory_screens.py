@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 
 from msgspec.structs import asdict
 
+from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
+
+_DAY_S = 86_400.0
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,10 +124,9 @@ def _parse_time(text: str) -> float:
             if not math.isfinite(seconds):
                 raise ValueError(text)
             return seconds
-        at = datetime.fromisoformat(text).replace(tzinfo=UTC)
         is_day = len(text) == len("2026-11-24")
-        return (at + timedelta(days=1 if is_day else 0)).timestamp()
-    except (ValueError, OverflowError) as error:
+        return parse_moment(text) + (_DAY_S if is_day else 0.0)
+    except ValueError as error:
         raise BadRequest(
             "as_of is a number of seconds since 1970, or a day like 2026-11-24.", param="as_of"
         ) from error

@@ -200,6 +200,20 @@ def test_what_cannot_be_read_is_refused_by_name(operator: Operator, path: str) -
     assert sorted(reply.json["error"]) == ["code", "message", "param"]
 
 
+def test_a_time_of_facts_counts_in_its_own_zone(operator: Operator) -> None:
+    agent = speak(operator.world, "My train leaves on 4 May.")
+    (seq,) = learn(operator.world, agent, "Alice's train leaves on 4 May.")  # on 2025-10-09 at 08:53:20 UTC
+    for moment, expected in (
+        ("2025-10-09T10:00:00", [seq]),
+        ("2025-10-09T10:00:00%2B02:00", []),
+        ("2025-10-09T07:00:00-02:00", [seq]),
+        ("2025-10-08", []),
+        ("2025-10-09", [seq]),
+    ):
+        found = operator.twin(f"m/{agent.uid}/facts?as_of={moment}")
+        assert [each["seq"] for each in found["items"]] == expected, moment
+
+
 def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
