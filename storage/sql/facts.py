@@ -62,6 +62,11 @@ class Facts(Group):
         return [_fact(row) for row in rows]
 
     @reads
+    async def unmuted(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
+        """Returns the facts that are true and not muted, newest first."""
+        return [_fact(row) for row in await connection.rows(SQL["unmuted"], (agent, limit))]
+
+    @reads
     async def standing(self, connection: Connection, agent: int) -> builtins.list[Fact]:
         """Returns the standing facts that are true, newest first, at most `_MAX_STANDING`."""
         return [_fact(row) for row in await connection.rows(SQL["standing"], (agent, _MAX_STANDING))]

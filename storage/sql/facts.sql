@@ -61,6 +61,12 @@ SELECT {fact} WHERE f.agent = ?1 AND x.successor = ?2 ORDER BY f.seq DESC LIMIT 
 SELECT {fact}
 WHERE f.agent = ?1 AND f.seq < ?2 AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?3
 
+-- name: unmuted
+-- Reads the newest facts that are true and not muted.
+SELECT {fact}
+WHERE f.agent = ?1 AND x.fact IS NULL
+AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) ORDER BY f.seq DESC LIMIT ?2
+
 -- name: standing
 -- Reads the standing facts that are true, newest first.
 SELECT {fact}

@@ -252,7 +252,7 @@ class McpMemory:
         memory = await self._operations.views.find(call.caller.project, agent.uid)
         blocks = await self._store.facts.blocks(agent.id)
         # Muted facts stay in lists that people read; no model is shown them.
-        facts = [f for f in await self._store.facts.list(agent.id, limit=MAX_FACTS) if not f.muted]
+        facts = await self._store.facts.unmuted(agent.id, MAX_FACTS)
         return ReadResult(
             call.user,
             tuple(ReadBlock(b.label, b.value, b.limit, b.version, b.read_only) for b in blocks),

@@ -11,6 +11,8 @@ import pytest
 from mcp import Client
 
 from gateway.core.memory.mcp_tools import TOOLS
+from gateway.run.admin import mcp_memory
+from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.mcp.client import ERAS, Tools, opened, session, value_of
 from tests.gateway.sdk import World, agent, remember
@@ -109,6 +111,24 @@ def test_what_was_said_is_found_and_read(world: World) -> None:
     around = mine.ask("conversation_read", around=whole["messages"][2]["id"], limit=3)
     assert around == {"conversation": talk["id"], "messages": whole["messages"][1:4]}
     assert mine.ask("memory_read")["conversations"] == 1
+
+
+@pytest.mark.both
+def test_muted_facts_take_no_place_of_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_memory, "MAX_FACTS", 2)
+    mine = tools(world)
+    made = [
+        mine.ask("memory_remember", text=f"Likes {what}.")["id"] for what in ("tea", "jazz", "rain", "fog")
+    ]
+
+    async def mute(seq: int) -> None:
+        memory = await world.store.agents.find(Scope("default", "helper", "user:alice"))
+        assert memory is not None
+        await world.store.facts.mute(memory.id, seq, world.clock(), is_muted=True)
+
+    for id in made[2:]:
+        world.gateway.call(mute(int(id.removeprefix("fact:"))))
+    assert [f["text"] for f in mine.ask("memory_read")["facts"]] == ["Likes jazz.", "Likes tea."]
 
 
 @pytest.mark.both
