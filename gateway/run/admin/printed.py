@@ -24,6 +24,8 @@ _PROGRESS_EVERY = 100
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is
 # printed, and must not control the operator's terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Those, and what would end a field or a line.
+_FIELD_CONTROLS = re.compile(f"[\\t\\n]|{_CONTROLS.pattern}")
 
 Record = dict[str, Any]
 
@@ -65,7 +67,7 @@ def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool =
         from gateway.run.admin import terminal
 
         headings = [(column.heading, column.is_number) for column in listing.columns]
-        rows = ([escape_controls(column.cell(record)) for column in listing.columns] for record in records)
+        rows = ([_escape_field(column.cell(record)) for column in listing.columns] for record in records)
         count = terminal.show_table(headings, rows)
     else:
         for count, record in enumerate(records, 1):  # noqa: B007  # how many there were
@@ -81,7 +83,7 @@ def show_record(listing: RecordList, record: Record) -> None:
 
 def _record_line(listing: RecordList, record: Record) -> str:
     texts = ((column.line or column.cell)(record) for column in listing.columns)
-    return "\t".join(escape_controls(text) for text in texts if text is not None)
+    return "\t".join(_escape_field(text) for text in texts if text is not None)
 
 
 def show_json(value: Any) -> None:
@@ -346,15 +348,24 @@ def plural(number: int, name: str) -> str:
 
 def shell_word(text: str) -> str:
     """Quotes a word for the shell. Its control characters, which a terminal would obey, become escapes."""
-    if not _CONTROLS.search(text):
+    if not _FIELD_CONTROLS.search(text):
         return shlex.quote(text)
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{escape_controls(escaped)}'"
+    return f"$'{_escape_field(escaped)}'"
 
 
 def escape_controls(text: str) -> str:
-    """Replaces control characters by their escapes."""
-    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    """Replaces control characters but tabs and line feeds by their escapes."""
+    return _CONTROLS.sub(_escape, text)
+
+
+def _escape_field(text: str) -> str:
+    """Replaces all control characters by their escapes."""
+    return _FIELD_CONTROLS.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
 
 
 def _key_state(key: Mapping[str, Any]) -> str:

@@ -304,6 +304,14 @@ def test_keys_list_shows_when_a_key_was_made_and_last_used(
     assert all(re.fullmatch(r"made \d{4}-\d\d-\d\d \d\d:\d\d", times[0]) for times in (ann_times, bob_times))
 
 
+def test_a_name_makes_no_line_or_field_of_its_own_in_a_list(capsys: Out) -> None:
+    assert main(["keys", "create", "--name", "x\n4\tmg-AbCd…\tdefault\tprod\tactive"]) == 0
+    capsys.readouterr()
+    assert main(["keys", "list"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.split("\t")[3:5] == [r"x\n4\tmg-AbCd…\tdefault\tprod\tactive", "active"]
+
+
 def test_keys_list_shows_the_models_and_the_user_of_a_key(capsys: Out) -> None:
     assert main(["keys", "create", "--models", "gpt-4o*,m", "--user", "alice"]) == 0
     capsys.readouterr()
