@@ -144,12 +144,14 @@ class ImportPerformer(Struct, frozen=True):
         try:
             begun = time.monotonic()
             while page := await self.in_thread(reader.next_page):
-                for item, made in page:
+                facts: list[tuple[int, SourceFact]] = []
+                for number, (item, made) in enumerate(page, running.progress.position + 1):
                     if isinstance(item, Unreadable):
-                        self._skip(running, item.why, item.messages)
+                        self._skip(running, number, item)
                     elif made is not None:
                         unindexed += await self._write_conversation(running, agent, made, item)
-                facts = [item for item, _ in page if isinstance(item, SourceFact)]
+                    elif isinstance(item, SourceFact):
+                        facts.append((number, item))
                 if facts:
                     unindexed += len(facts)
                     await self._write_facts(running, agent, facts, oldest)
@@ -193,7 +195,8 @@ class ImportPerformer(Struct, frozen=True):
         hasher = MessageHasher(memory.secret)
         learns, uid = running.request.learns, uuid.uuid4().hex
         write = import_write(made, memory, hasher, running.row, uid, learns=learns, skipped=source.skipped)
-        before = _warn_of_losses(running.progress, "Conversation", 1, [each.text for each in source.messages])
+        before, texts = running.progress, [each.text for each in source.messages]
+        before = _warn_of_losses(before, f"Conversation {before.position + 1}", texts)
 
         def after(change: ImportChange) -> ImportProgress:
             return _with_conversation(before, change, made.chars)
@@ -209,15 +212,19 @@ class ImportPerformer(Struct, frozen=True):
         return change.new
 
     async def _write_facts(
-        self, running: RunningImport, agent: Agent | None, facts: Sequence[SourceFact], oldest: float
+        self,
+        running: RunningImport,
+        agent: Agent | None,
+        facts: Sequence[tuple[int, SourceFact]],
+        oldest: float,
     ) -> None:
-        """Writes facts, or for a preview only counts them."""
+        """Writes facts, or for a preview only counts them. facts: each with its number in the file."""
         now, before = self.now(), running.progress
-        for number, each in enumerate(facts, 1):
-            before = _warn_of_losses(before, "Fact", number, [each.text])
+        for number, each in facts:
+            before = _warn_of_losses(before, f"Fact {number}", [each.text])
         drafts = [
             LearnedFact(each.text, "", fact_key(each.text), min(now, each.at or now), None, ())
-            for each in facts
+            for _, each in facts
             if (each.at or now) >= oldest
         ]
         old = len(facts) - len(drafts)
@@ -240,19 +247,19 @@ class ImportPerformer(Struct, frozen=True):
                 await self.store.imports.write_facts(agent, running.row, drafts, now, note)
             )
 
-    def _skip(self, running: RunningImport, why: str, messages: int) -> None:
-        """Counts an unreadable item as skipped, with a warning. messages: how many it has."""
+    def _skip(self, running: RunningImport, number: int, item: Unreadable) -> None:
+        """Counts an unreadable item as skipped, with a warning. number: its own in the file."""
         before = running.progress
         is_fact = running.format in FACT_FORMATS
         what = "Line or fact" if is_fact else "Conversation"
-        after = before.warn(f"{what} {before.position + 1} was skipped: {why}.")
+        after = before.warn(f"{what} {number} was skipped: {item.why}.")
         if is_fact:
             after = replace(after, facts=before.facts.with_more(skipped=1))
         else:
             after = replace(
                 after,
                 conversations=before.conversations.with_more(skipped=1),
-                messages=before.messages.with_more(skipped=messages),
+                messages=before.messages.with_more(skipped=item.messages),
             )
         running.progress = replace(after, position=before.position + 1)
 
@@ -277,13 +284,13 @@ class ImportPerformer(Struct, frozen=True):
         return float("-inf") if days is None else self.now() - days * _DAY_S
 
 
-def _warn_of_losses(before: ImportProgress, what: str, number: int, texts: Sequence[str]) -> ImportProgress:
-    """Warns of the unreadable characters of a conversation or a fact, the number-th after what is done."""
+def _warn_of_losses(before: ImportProgress, what: str, texts: Sequence[str]) -> ImportProgress:
+    """Warns of the unreadable characters of a conversation or a fact. what: "Fact" and its number, say."""
     lost = sum(text.count(REPLACEMENT) for text in texts)
     if not lost:
         return before
     characters = "1 unreadable character" if lost == 1 else f"{lost:,} unreadable characters"
-    return before.warn(f"{what} {before.position + number} has {characters}, shown as U+FFFD.")
+    return before.warn(f"{what} has {characters}, shown as U+FFFD.")
 
 
 def _with_conversation(before: ImportProgress, change: ImportChange, chars: int) -> ImportProgress:

@@ -315,6 +315,24 @@ def test_half_a_character_is_named_in_a_warning(world: World) -> None:
             assert found["warnings"] == [warning]
 
 
+def test_a_skipped_line_is_named_by_its_own_place(world: World) -> None:
+    data = b"Likes tea.\nLikes jazz.\n\xff\n" + b"Likes rain.\n" * 20 + b"\xff\n"
+    previewed = send(world, data, "format=list&preview=true").json
+    imported = follow(world, send(world, data, "format=list"))
+    for found in (previewed, imported):
+        assert found["warnings"] == [
+            f"Line or fact {number} was skipped: a line is no UTF-8." for number in (3, 24)
+        ]
+
+
+def test_half_a_character_is_named_by_its_own_place_after_what_was_skipped(world: World) -> None:
+    facts = b'[{"memory": "Tea"}, {}, {"memory": "a \\udc00"}]'
+    assert follow(world, send(world, facts, "format=mem0"))["warnings"] == [
+        "Line or fact 2 was skipped: it has no memory.",
+        "Fact 3 has 1 unreadable character, shown as U+FFFD.",
+    ]
+
+
 def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     async def unread(reader: int) -> list[str]:
         agent = await world.store.agents.find(Scope("default", "default", "user:alice"))
