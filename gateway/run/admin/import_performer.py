@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
@@ -79,6 +80,11 @@ class RunningImport:
     # The keys of the facts that a preview has counted.
     counted: set[str] = field(default_factory=set)
 
+    def fail(self, why: str) -> None:
+        """Notes why it has failed."""
+        self.status = "failed"
+        self.progress = replace(self.progress, error=why)
+
     def shown(self) -> dict[str, Any]:
         scope = self.request.scope
         return import_json(self.uid, self.status, self.format, scope, self.created, self.progress)
@@ -109,28 +115,30 @@ class ImportPerformer(Struct, frozen=True):
             await self._write_pages(running, agent)
             running.status = "preview" if running.request.is_preview else "done"
         except GatewayError as error:
-            self._fail(running, error.message)
+            await self._fail(running, error.message)
         except NotFound as error:
-            self._fail(running, f"{error.message[0].upper()}{error.message[1:]}.")
+            await self._fail(running, f"{error.message[0].upper()}{error.message[1:]}.")
         except StoreError as error:
             _log.warning(
                 "Import %s stopped, since the database could not be used. Send its file again: %s",
                 running.uid,
                 error.message,
             )
-            self._fail(running, "The store does not work. Send the file again.")
+            running.fail("The store does not work. Send the file again.")
         except Exception:
             _log.exception(
                 "Import %s failed by a fault in the gateway. What it has written stays, and can be undone.",
                 running.uid,
             )
-            self._fail(running, "The gateway failed; its log says more.")
+            await self._fail(running, "The gateway failed; its log says more.")
         finally:
             running.file.close()
 
-    def _fail(self, running: RunningImport, why: str) -> None:
-        running.status = "failed"
-        running.progress = replace(running.progress, error=why)
+    async def _fail(self, running: RunningImport, why: str) -> None:
+        """Fails an import, and stores that if the store works; else it is shown as stopped."""
+        running.fail(why)
+        with suppress(StoreError):
+            await self._store_status(running, "failed")
 
     async def _write_pages(self, running: RunningImport, agent: Agent | None) -> None:
         request = running.request
@@ -141,28 +149,24 @@ class ImportPerformer(Struct, frozen=True):
         reader = ImportReader(
             running.file, running.format, request.source_user, position, hasher, self.now(), oldest
         )
-        try:
-            begun = time.monotonic()
-            while page := await self.in_thread(reader.next_page):
-                facts: list[tuple[int, SourceFact]] = []
-                for number, (item, made) in enumerate(page, running.progress.position + 1):
-                    if isinstance(item, Unreadable):
-                        self._skip(running, number, item)
-                    elif made is not None:
-                        unindexed += await self._write_conversation(running, agent, made, item)
-                    elif isinstance(item, SourceFact):
-                        facts.append((number, item))
-                if facts:
-                    unindexed += len(facts)
-                    await self._write_facts(running, agent, facts, oldest)
-                begun = await self._rest(begun)
-                if agent is not None and unindexed >= _INDEX_EVERY and not request.is_preview:
-                    unindexed = 0
-                    await self._index(agent)
-                    begun = time.monotonic()
-        except GatewayError:
-            await self._store_status(running, "failed")
-            raise
+        begun = time.monotonic()
+        while page := await self.in_thread(reader.next_page):
+            facts: list[tuple[int, SourceFact]] = []
+            for number, (item, made) in enumerate(page, running.progress.position + 1):
+                if isinstance(item, Unreadable):
+                    self._skip(running, number, item)
+                elif made is not None:
+                    unindexed += await self._write_conversation(running, agent, made, item)
+                elif isinstance(item, SourceFact):
+                    facts.append((number, item))
+            if facts:
+                unindexed += len(facts)
+                await self._write_facts(running, agent, facts, oldest)
+            begun = await self._rest(begun)
+            if agent is not None and unindexed >= _INDEX_EVERY and not request.is_preview:
+                unindexed = 0
+                await self._index(agent)
+                begun = time.monotonic()
         if agent is not None and not request.is_preview:
             await self._store_status(running, "done")
             await self._finish(agent, learns=request.learns)

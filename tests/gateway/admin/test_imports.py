@@ -16,11 +16,13 @@ import pytest
 
 from gateway.cli import main
 from gateway.core.imports import exchanges
+from gateway.errors import BadRequest
 from gateway.operations import make_import_operations
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import ProjectSettings, Settings
 from storage.commands import ForgetTarget
 from storage.records import LEARNER, RULE, Scope
+from storage.sql.imports import Imports
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
 from tests.gateway.process import serving
@@ -331,6 +333,25 @@ def test_half_a_character_is_named_by_its_own_place_after_what_was_skipped(world
         "Line or fact 2 was skipped: it has no memory.",
         "Fact 3 has 1 unreadable character, shown as U+FFFD.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (ValueError("no"), "The gateway failed; its log says more."),
+        (BadRequest("It ends too early.", param="file"), "It ends too early."),
+    ],
+    ids=["in the gateway", "in the file"],
+)
+def test_an_import_that_fails_stays_failed_and_says_why(
+    world: World, fault: Exception, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(Imports, "write", fail)
+    found = follow(world, send(world, export("jsonl", TALKS)))
+    assert (found["status"], found["error"]) == ("failed", {"message": why, "param": "file"})
 
 
 def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
