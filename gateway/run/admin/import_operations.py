@@ -35,6 +35,8 @@ PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "lea
 # Where another process may perform an import, one that has not written for so long counts as stopped.
 _STOPPED_AFTER_S: Final = 60.0
 _UNDO_WAIT_S: Final = 20.0
+# How long the command line may ask for a preview after its end.
+_PREVIEW_KEPT_S: Final = 60.0
 
 # Returns the agent of a profile; None: there is none.
 SpecOf = Callable[[str], AgentSpec | None]
@@ -150,9 +152,16 @@ class ImportOperations:
         path = given.pop("path", None)
         request = self.read_request(given)
         running = await self.begin(open_file(path), request)
-        if request.is_preview:
+        if request.is_preview and running.task is not None:
             self._previews[running.uid] = running
+            running.task.add_done_callback(
+                lambda task: task.get_loop().call_later(_PREVIEW_KEPT_S, self._drop_preview, running)
+            )
         return running.shown()
+
+    def _drop_preview(self, ended: RunningImport) -> None:
+        if self._previews.get(ended.uid) is ended:
+            del self._previews[ended.uid]
 
     async def show(self, uid: str, *, project: str | None = None) -> dict[str, Any]:
         """Returns an import as JSON. Raises: UnknownId."""
@@ -162,7 +171,7 @@ class ImportOperations:
         return self._shown(await self._stored(uid, project))
 
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
-        """Returns the import that `import` names, or with `preview` its preview, once more after that has ended."""
+        """Returns the import that `import` names, or with `preview` the last preview of its file."""
         arguments = Arguments(raw)
         uid = arguments.text("import")
         if not arguments.flag("preview"):
@@ -170,8 +179,6 @@ class ImportOperations:
         preview = self._previews.get(uid)
         if preview is None:
             raise UnknownId(f"There is no import {uid!r}.")
-        if preview.task is not None and preview.task.done():
-            del self._previews[uid]
         return preview.shown()
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:

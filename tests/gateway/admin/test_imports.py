@@ -16,8 +16,10 @@ import pytest
 
 from gateway.cli import main
 from gateway.core.imports import exchanges
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_import_operations
+from gateway.run.admin import import_operations
+from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import ProjectSettings, Settings
 from storage.commands import ForgetTarget
@@ -352,6 +354,35 @@ def test_an_import_that_fails_stays_failed_and_says_why(
     monkeypatch.setattr(Imports, "write", fail)
     found = follow(world, send(world, export("jsonl", TALKS)))
     assert (found["status"], found["error"]) == ("failed", {"message": why, "param": "file"})
+
+
+def test_two_that_preview_one_file_both_see_its_end(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "facts.md").write_bytes(export("list", TALKS))
+    path = str(tmp_path / "facts.md")
+    operations = make_import_operations(Settings(), world.store)
+
+    def begin() -> RawArguments:
+        given = {"path": path, "user": "alice", "preview": True}
+        return {"import": world.gateway.call(operations.begin_file(given))["id"], "preview": True}
+
+    def look(preview: RawArguments) -> dict[str, Any]:
+        return world.gateway.call(operations.show_named(preview))
+
+    for preview in (begin(), begin()):
+        while (found := look(preview))["status"] == "running":
+            pass
+        assert (found["status"], counts(found, "facts")) == ("preview", (3, 3, 0, 0))
+    monkeypatch.setattr(import_operations, "_PREVIEW_KEPT_S", 0.0)
+
+    def look_on(preview: RawArguments) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            look(preview)
+
+    with pytest.raises(UnknownId):
+        look_on(begin())
 
 
 def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
