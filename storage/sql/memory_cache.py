@@ -149,13 +149,16 @@ class CachedMemory:
         for e in following:
             if e.seq == gapless_end:
                 gapless_end = e.next_seq
-        # Numbers that no exchange has are those of passages and facts.
-        if gapless_end < now.next_seq:
-            messages += await load_passages_and_facts(
-                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, start, _MAX_UNINDEXED)
-            )
         is_full_page = len(following) == _MAX_UNINDEXED
         end = following[-1].next_seq if is_full_page else max(now.next_seq, gapless_end)
+        # Numbers that no exchange has are those of passages and facts.
+        if gapless_end < now.next_seq:
+            others = await load_passages_and_facts(
+                connection, exchanges.SQL["passages_and_facts_since"], (self.agent, start, _MAX_UNINDEXED)
+            )
+            messages += others
+            if len(others) == _MAX_UNINDEXED:
+                end = min(end, others[-1].seq + 1)  # the next query reads on from here
         # An open exchange has no content yet, so that it is read again later.
         return min([end, *(e.seq for e in following if e.state is State.OPEN)]), messages
 

@@ -287,6 +287,18 @@ async def test_words_that_a_query_has_counted_are_indexed_as_they_are(
     assert 7 in await hits(store, alice, "What is the cat called?")
 
 
+async def test_facts_that_one_search_leaves_unread_are_read_by_the_next(store: Store, alice: Speaker) -> None:
+    await alice.say([user("Hello.")], assistant("Hello."))
+    for n in range(150):
+        text = f"The ant number {n}." if n < 149 else "The cow eats clover."
+        await store.facts.remember(alice.agent, text, text, "person", 1.0)
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    for _ in range(2):
+        await search(store, alice, "cow clover")
+    assert "The cow eats clover." in [m.text for m in await search(store, alice, "cow clover")]
+    assert [m.text for m in await search(store, alice, "Rex dog")].count("My dog is called Rex.") == 1
+
+
 async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Speaker) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))
