@@ -307,5 +307,5 @@ class Vectors(Group):
 
     @reads
     async def agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
-        """Returns people's memories of which not all is embedded."""
+        """Returns memories of which not all is embedded, but for those of one conversation."""
         return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]

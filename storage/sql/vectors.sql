@@ -58,6 +58,7 @@ SELECT a.indexed_seq > coalesce(e.seq, 0) FROM agents a LEFT JOIN embedded e ON 
 WHERE a.id = ?
 
 -- name: unembedded_agents
--- Finds people's memories of which not all is embedded by this model. A memory that is being imported is not one yet.
+-- Finds memories of which not all is embedded by this model: those that span conversations (`Scope`) and can be reached.
 SELECT a.id FROM agents a LEFT JOIN embedded e ON e.agent = a.id AND e.model = ?
-WHERE a.subject LIKE 'user:%' AND a.next_seq - 1 > coalesce(e.seq, 0) LIMIT ?
+WHERE a.subject NOT LIKE 'conversation:%' AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%'
+    AND a.next_seq - 1 > coalesce(e.seq, 0) LIMIT ?

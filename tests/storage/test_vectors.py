@@ -14,7 +14,7 @@ import pytest
 from storage.commands import ForgetTarget, Unembedded
 from storage.database import Connection
 from storage.errors import Stale
-from storage.records import Agent, Message, Vector
+from storage.records import Agent, Message, Scope, Vector
 from storage.search import scores, vector_blobs
 from storage.search.blob import CorruptIndex, Document, encode
 from storage.sql import recall, vectors
@@ -292,6 +292,17 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: Store, 
     await talk(alice, "snow", key="c2")
     assert await embed(store, agent) == ["What of snow?", "This of snow."]
     assert "What of snow?" in await search(store, agent, "What of snow?")
+
+
+async def test_every_memory_that_spans_conversations_is_to_be_embedded(store: Store) -> None:
+    spanning = ["user:ann", "agent:a", "archive:b", "folder:c"]
+    made: dict[str, int] = {}
+    for subject in (*spanning, "conversation:d", "importing:user:e", "replaced:7"):
+        speaker = Speaker(store, Scope("default", "@", subject), Clock())
+        await speaker.say([user("Hello.")], assistant("Hello."))
+        made[subject] = speaker.agent.id
+    found = await store.vectors.agents_to_embed(MODEL, 10)
+    assert sorted(found) == [made[subject] for subject in spanning]
 
 
 async def test_a_search_waits_for_no_vectors_and_the_next_one_has_them(
