@@ -59,6 +59,7 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
     endpoint = variables.get(f"{_TRACES}ENDPOINT") or (base.rstrip("/") + _PATH if base else "")
     if not endpoint or variables.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
+    _check_encoding(variables)
     _check_endpoint(endpoint)
     if (protocol := exporter("PROTOCOL") or _PROTOCOL) != _PROTOCOL:
         raise _mistake("OTEL_EXPORTER_OTLP_PROTOCOL", _PROTOCOL, protocol)
@@ -84,6 +85,15 @@ def read_otlp(environ: Mapping[str, str]) -> OtlpSettings | None:
         queue_spans=queue_spans,
         batch_spans=min(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512), queue_spans),
     )
+
+
+def _check_encoding(variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # The value may be a key, so it is not shown.
+            raise _mistake(name, "text in UTF-8", "other bytes") from None
 
 
 def _check_endpoint(endpoint: str) -> None:

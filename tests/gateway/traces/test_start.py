@@ -21,6 +21,19 @@ def test_another_protocol_is_refused(tmp_path: Path, name: str) -> None:
     assert "OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf, saw 'grpc'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=caf\udce9"),
+        ("OTEL_SERVICE_NAME", "caf\udce9"),
+    ],
+)
+def test_a_variable_that_is_not_in_utf_8_is_refused(name: str, value: str) -> None:
+    """A resource with such a value cannot be encoded, and no span would leave the gateway."""
+    with pytest.raises(SettingsError, match=f"{name}: expected text in UTF-8"):
+        load_otlp_settings({**ENDPOINT, name: value})
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.proto.collector.trace.v1.trace_service_pb2", None)
     assert load_otlp_settings({}) is None
