@@ -17,6 +17,7 @@ from gateway.agents.wire.struct_fields import iso_time, lines_of, sent_fields
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage, is_system, join_texts, text_of
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text
+from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import THINKING
 from storage.records import Summary
@@ -268,7 +269,8 @@ def without_asides(
         function = call.get("function") or {}
         names = asides.get(function.get("name", ""))
         arguments = read_arguments(function.get("arguments") or "") if names else None
-        if names and arguments is not None:
+        # JSON that is nested too deeply is not written again: no tool gets it, and the call stays as it came.
+        if names and arguments is not None and not is_too_deep(arguments):
             thoughts.append(arguments.get(THINKING) if THINKING in names else None)
             own = {name: value for name, value in arguments.items() if name not in names}
             call = {**call, "function": {**function, "arguments": orjson.dumps(own).decode()}}

@@ -57,6 +57,16 @@ def test_words_that_a_call_says_are_text() -> None:
     assert kinds(result, Showing(speaks=None), names={"c1": "send_message"}) == ["tool_return_message"]
 
 
+def test_a_call_that_is_nested_too_deeply_is_shown_as_it_came() -> None:
+    deep = call("a")
+    deep["function"]["arguments"] = '{"thinking":"Hm.","x":' + "[" * 300 + "]" * 300 + "}"
+    reply = with_private(
+        {"role": "assistant", "content": None, "tool_calls": [deep]}, asides={"a": ["thinking"]}
+    )
+    (shown,) = messages_json(reply, ORIGIN, Showing())
+    assert shown["tool_call"]["arguments"] == deep["function"]["arguments"]
+
+
 def test_calls_that_wait_are_a_request() -> None:
     reply = {"role": "assistant", "content": None, "tool_calls": [call("a"), call("b", "c2")]}
     runs, waits = messages_json(reply, ORIGIN, Showing(), waiting={"c1": "approval", "c2": "held"})
