@@ -16,7 +16,7 @@ from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.run.sink import ClientGone
 from gateway.settings import ToolSettings
 from tests.agents.kills import Webhook
-from tests.agents.life import Life, ListeningSink, agents
+from tests.agents.life import HUMAN, Life, ListeningSink, agents
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
@@ -173,6 +173,40 @@ def test_a_chat_completion_that_comes_again_calls_nobody_twice(
         for _ in range(2):
             ask({"role": "user", "content": "Send that."})
         assert len(server.bodies) == 10
+
+
+@needs_bwrap
+def test_a_chat_completion_that_comes_again_overwrites_no_newer_block(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    source = (
+        "def lookup(q: str, agent_state):\n"
+        "    agent_state.memory.update_block_value('human', q)\n"
+        "    return 'Noted.'"
+    )
+    with agents(upstream, tmp_path, ToolSettings(python=PYTHON)) as life:
+        world, registry = life.world, life.world.gateway.app.services.agents.registry
+        assert registry is not None
+        tool = ToolDefinition(SCHEMA, "python", source)
+        world.gateway.call(registry.tools.create("default", "lookup", tool))
+        defined = AgentDefinition("react_agent", "You help.", model="m")
+        new = NewAgent(defined, name="ann", own=[(HUMAN, {})], tool_names=["lookup"])
+        view = world.gateway.call(registry.create("default", new))
+
+        def ask() -> str:
+            """Asks once. Returns the tool's result."""
+            upstream.queue(call_tools(Call("lookup", {"q": "Ann"})), say("Done."))
+            world.post([{"role": "user", "content": "I am Ann."}], model="agent/ann", user="zoe")
+            return results(life)[-1][1]
+
+        assert "Error" not in ask() + ask()
+
+        async def write() -> None:
+            (block,) = await world.store.blocks.load(view.agent.id)
+            await world.store.blocks.write(block.id, block.version, "Bob", at=1.0, origin="test")
+
+        world.gateway.call(write())
+        assert "Error: the memory block 'human' was changed by another writer meanwhile" in ask()
 
 
 def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_path: Path) -> None:

@@ -107,10 +107,9 @@ class AgentTools:
             return _without_tags(await self._once(call, partial(speak, self.messages, call, most)))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
-        blocks_before = self.memory.block_edits.blocks
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
         if answer.blocks:
-            answer = edit_blocks(self.memory, answer, blocks_before, call.call_id)
+            answer = edit_blocks(self.memory, answer, call.call_id)
         return self._cut(_without_tags(answer), min(RESULT_CHARS, tool.definition.result_chars))
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
@@ -124,8 +123,11 @@ class AgentTools:
         blocks = await self._load_blocks() if tool.source_type == "python" else []
         answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
         memory, step, run = self.memory, self.step, self.run_uid
-        if not answer.blocks or run is None:
+        if not answer.blocks:
             return answer
+        if run is None:
+            # The answer may be given again when the turn has other blocks.
+            return replace(answer, given_blocks=blocks)
         return await write_blocks(
             memory.store,
             answer,

@@ -58,13 +58,10 @@ async def write_blocks(
     return _with_errors(answer, errors)
 
 
-def edit_blocks(memory: MemoryTools, answer: ToolAnswer, blocks: Sequence[Block], call_id: str) -> ToolAnswer:
-    """Makes the blocks that an answer names edits of the turn. Returns it, as `write_blocks` does.
-
-    blocks: those of the turn when the code began.
-    """
+def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAnswer:
+    """Makes the blocks that an answer names edits of the turn. Returns it, as `write_blocks` does."""
     errors = []
-    for n, (block, value) in enumerate(_changed(blocks, answer)):
+    for n, (block, value) in enumerate(_changed(answer.given_blocks, answer)):
         if block not in memory.block_edits.blocks:
             errors.append(_error(block, _MEANWHILE))
             continue

@@ -17,6 +17,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.core.turn.events import ToolFinished
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.run.receipt import GatewayStep, Receipt
+from storage.records import Block
 
 _log = logging.getLogger("mnemogate")
 
@@ -42,6 +43,8 @@ class ToolAnswer(Struct, frozen=True):
     stderr: str = ""
     # The values that code gave to blocks in its copy of the agent, by label. The caller of the tool writes them.
     blocks: Mapping[str, str] = field(default_factory=dict)
+    # The blocks that code was given, where its changes become edits of the turn.
+    given_blocks: Sequence[Block] = ()
     # A note of what has changed in memory meanwhile, which stands after the content.
     changes: str = ""
     # What content and changes show of memory blocks.
