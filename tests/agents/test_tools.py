@@ -302,6 +302,19 @@ def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_pat
         assert results["d"].startswith("Error: `query` must be a string")
 
 
+def test_what_is_kept_in_the_same_run_is_found_by_its_date(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path) as life:
+        search = {"query": "tea", "start_datetime": "2199-01-01"}
+        upstream.queue(
+            call_tools(
+                Call("archival_memory_insert", {"content": "Ann likes green tea."}, "a"),
+                Call("archival_memory_search", search, "b"),
+            )
+        )
+        life.send("Hi")
+        assert dict(tool_messages(life))["b"] == "Nothing was found."
+
+
 def test_passages_are_filed_under_their_tags(upstream: StrictUpstream, tmp_path: Path) -> None:
     def keep(text: str, id: str, *tags: str) -> Call:
         return Call("archival_memory_insert", {"content": text, "tags": [*tags]}, id)

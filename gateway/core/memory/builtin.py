@@ -354,9 +354,12 @@ class Lookup(Struct, frozen=True):
         return (
             hit.source in self.sources
             and (not self.roles or hit.role in self.roles)
-            and (self.since is None or hit.at >= self.since)
-            and (self.until is None or hit.at < self.until)
+            and self.matches_time(hit.at)
         )
+
+    def matches_time(self, at: float) -> bool:
+        """Returns whether an entry of this time, in epoch seconds, is."""
+        return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
 
     def matches_tags(self, tags: Collection[str]) -> bool:
         """Returns whether a passage with these tags is."""

@@ -177,7 +177,7 @@ class MemoryTools(Struct, frozen=True):
         """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""
         path = self.context.path_ids
         ops = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.block_edits.ops]
-        stored = [op for op in ops if _SOURCES.get(op.op) in lookup.sources]
+        stored = [op for op in ops if _SOURCES.get(op.op) in lookup.sources and lookup.matches_time(op.at)]
         return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags(op))]
 
     async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
