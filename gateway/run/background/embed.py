@@ -208,17 +208,20 @@ class EmbeddingService:
         for start in range(0, len(unembedded.messages), BATCH_TEXTS):
             batch = unembedded.messages[start : start + BATCH_TEXTS]
             texts = [_text_to_embed(m.text) for m in batch]
-            made = await self._embed_texts(unembedded.agent, texts)
+            made = await self._embed_texts(unembedded.agent, texts, has_others=bool(added))
             added.update({m.seq: data for m, data in zip(batch, made, strict=True) if data is not None})
         if len({len(data) for data in added.values()}) > 1:
             raise JobFailed("the embedder gave vectors of different lengths")
         return added
 
-    async def _embed_texts(self, agent: Agent, texts: Sequence[str]) -> list[bytes | None]:
+    async def _embed_texts(
+        self, agent: Agent, texts: Sequence[str], *, has_others: bool
+    ) -> list[bytes | None]:
+        """Returns vectors of some texts; None: this one is refused. has_others: other texts have been embedded."""
         try:
             return list(await self._call(agent, texts))
         except _RefusedText as refusal:
-            if len(texts) == 1:
+            if len(texts) == 1 and not has_others:
                 raise
             first = refusal
         # One text that it refuses (too long in its own counting, filtered) must not keep the others out.

@@ -20,6 +20,7 @@ from gateway.errors import SettingsError
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.background import embed
 from gateway.run.background.embed import (
     _MAX_REFUSED,
     BATCH_TEXTS,
@@ -33,6 +34,7 @@ from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.records import JobState, Scope
+from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
@@ -372,18 +374,31 @@ def test_one_that_is_busy_is_left_alone_for_as_long_as_it_says(made: Remembering
     assert made.vectors() == 1
 
 
+def picky(text: str) -> list[float]:
+    if "forbidden" in text:
+        raise Refusal("Your input was rejected by our safety system.", "input")
+    return vector_of(text)
+
+
 def test_a_text_that_it_refuses_does_not_keep_the_others_out(made: Remembering) -> None:
-    def picky(text: str) -> list[float]:
-        from tests.doubles.openai_rules import Refusal
-
-        if "forbidden" in text:
-            raise Refusal("Your input was rejected by our safety system.", "input")
-        return vector_of(text)
-
     made.embedder.endpoints.vector_of = picky
     made.mention(TORTOISE, "A forbidden word.")
     made.rest()
     assert TORTOISE in made.recalled()
+    assert made.world.query("SELECT seq FROM embedded") == [16]
+    assert made.on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
+
+
+def test_a_refused_text_that_is_a_batch_of_its_own_does_not_keep_the_others_out(
+    made: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.embedder.endpoints.vector_of = picky
+    made.embedding.schedule.every = 1_000  # all texts are those of one job
+    monkeypatch.setattr(embed, "BATCH_TEXTS", 15)
+    made.mention(TORTOISE)
+    made.world.upstream.queue(say("A forbidden word."))
+    made.mention("The sixteenth text is", others=0)
+    made.rest()
     assert made.world.query("SELECT seq FROM embedded") == [16]
     assert made.on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
 
