@@ -315,9 +315,14 @@ class _Session:
             begun = response.first_sent or server_events.response_in(server_events.prepared(create)[0])
             await self.send_event(server_events.cancelled(begun, response.sent_events), create.stream_id)
         else:
-            await self.send_event(
-                server_events.failed(UpstreamBroke("The reply ended in the middle.")), create.stream_id
+            await self.send_failure(
+                create, server_events.failed(UpstreamBroke("The reply ended in the middle."))
             )
+
+    async def send_failure(self, create: Create, event: bytes) -> None:
+        """Sends the error that a response ends with, and drops the unstored response that it continued."""
+        self.unstored.drop(create.previous)
+        await self.send_event(event, create.stream_id)
 
     async def send_event(self, event: bytes, stream_id: str | None = None) -> None:
         """Sends an event, unless the client has gone."""
@@ -379,15 +384,13 @@ class _EventSender:
 
     async def _refuse(self) -> None:
         self._response.has_ended = True
-        self._session.unstored.drop(self._response.create.previous)
         # A success is a stream, since one was asked for.
         status = self._status if self._status >= 400 else 502
         headers = {
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
         }
-        await self._session.send_event(
-            server_events.refused(status, bytes(self._body), headers), self._stream_id
-        )
+        refusal = server_events.refused(status, bytes(self._body), headers)
+        await self._session.send_failure(self._response.create, refusal)
 
 
 class _BodyReceiver:

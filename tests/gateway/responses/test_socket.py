@@ -219,12 +219,17 @@ def test_a_response_that_nobody_stores_is_gone_on_from(
     assert len(openai_keeps.asked[-1]["input"]) == 5
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [fail(400, "No."), Reply(headers={"content-type": "text/event-stream"}, body=[])],
+    ids=["refused", "without an end"],
+)
 def test_a_failed_turn_drops_the_unstored_response_that_it_went_on_from(
-    upstream: StrictUpstream, talk: Talk
+    upstream: StrictUpstream, talk: Talk, failure: Reply
 ) -> None:
     talk.options = {"store": False}
     first = talk.ask(input="My cat is called Miso.")
-    upstream.queue(fail(400, "No."))
+    upstream.queue(failure)
     talk.create(input="And?", previous_response_id=first["id"])
     assert talk.next()["type"] == "error"
     talk.create(input="And now?", previous_response_id=first["id"])
