@@ -18,6 +18,7 @@ from msgspec import Struct
 from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
+from gateway.core.usage.gen_ai import CANCELLED
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
@@ -151,6 +152,9 @@ class BackgroundModel:
                 self.count_call("failed", 0)
                 call.failure = "timeout"
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
+            except asyncio.CancelledError:
+                call.failure = CANCELLED
+                raise
             finally:
                 call.end()
             self._budget.spend(project, memory, self.upstream.name, self.model, answer.used)

@@ -15,10 +15,12 @@ from adapters.errors import ProviderBroke, ProviderUnreachable
 from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.cli import main
+from gateway.core.usage.gen_ai import CANCELLED
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
 from gateway.run.background.background_model import BackgroundModel, BackgroundModels, background_route
 from gateway.run.background.worker import JobFailed, Postponed
+from gateway.run.receipt import Receipt, set_current_receipt
 from gateway.run.upstream.route import Route
 from gateway.run.usage.meter import Meter
 from gateway.services import Services
@@ -203,6 +205,19 @@ async def test_a_model_that_never_answers_is_not_waited_for(world: World) -> Non
     with pytest.raises(JobFailed, match=r"no answer in 0\.001 s"):
         await world.background(timeout_s=0.001).ask("p", ASK)
     assert world.counted == [("failed", 0)]
+
+
+async def test_a_call_that_is_cancelled_is_none_without_a_failure(world: World) -> None:
+    slow = world.provider = Slow()
+    receipt = Receipt(0.0)
+    set_current_receipt(receipt)
+    background = world.background(concurrency=2)
+    calls = [asyncio.create_task(background.ask("p", ASK)) for _ in range(2)]
+    await slow.entered.wait()
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert [call.failure for call in receipt.calls] == [CANCELLED, CANCELLED]
 
 
 # --- in the gateway ---------------------------------------------------------------------------------------------------
