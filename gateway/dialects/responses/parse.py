@@ -259,9 +259,10 @@ def _read_messages(
         if json.get("conversation") is not None:
             raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
         read.references.insert(0, Reference(len(head), previous, *parse_turn_names(previous), param, "path"))
-    read.messages[:0] = head
-    if not read.messages:  # a chat completion has at least one
+    # A chat completion has at least one message, and what the client names instead of sending it stands before one.
+    if not read.messages and (previous is not None or not head):
         read.messages.append({"role": "user", "content": ""})
+    read.messages[:0] = head
     return read, frozenset(shared)
 
 

@@ -45,7 +45,9 @@ def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUp
     assert count(world, input="What is it called?", tools=[WEATHER]) > plain
     longer = count(world, input="What is it called?", previous_response_id=first.id)
     assert longer > plain
-    assert count(world, previous_response_id=first.id) < longer
+    named = count(world, previous_response_id=first.id)
+    assert named < longer
+    assert count(world, previous_response_id=first.id, instructions="Be brief and kind.") > named
     conversation = world.sdk.conversations.create(
         items=[{"role": "user", "content": "My cat is called Miso."}]
     )
@@ -99,6 +101,14 @@ def test_a_conversation_is_made_short(world: World, upstream: StrictUpstream) ->
     assert texts[0][1].endswith("The user has a grey cat, Miso.")
     assert [text for _, text in texts[1:]] == ["My cat is called Miso, she is grey.", "What is it called?"]
     assert "The user has a grey cat" not in str(world.query("SELECT input FROM exchanges"))
+
+
+def test_a_conversation_is_made_short_beside_instructions(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(say("Nice."), say("The user has a cat."))
+    first = respond(world, input="My cat is called Miso.", user="alice")
+    short = world.sdk.responses.compact(model="m", previous_response_id=first.id, instructions="Be brief.")
+    assert "Assistant: Nice." in upstream.last.messages[-1]["content"]
+    assert [item.type for item in short.output] == ["message", "compaction"]
 
 
 def test_a_list_is_made_short_too(world: World, upstream: StrictUpstream) -> None:
