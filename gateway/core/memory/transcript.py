@@ -52,9 +52,10 @@ def clean_messages(
     for m in messages:
         if m.role not in _SPEAKERS:
             continue
-        text = _cut(strip_marks(note.own_words(m.text)), most_chars)
+        text = strip_marks(note.own_words(m.text))
         if not keeps_secrets:
-            text = withhold(text)
+            text = withhold(text)  # before it is cut: a part of a secret is not recognised
+        text = _cut(text, most_chars)
         key = without_space(text)
         if not key or (m.role == "assistant" and key in replies and not keeps_repeats):
             continue

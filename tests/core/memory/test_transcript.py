@@ -61,6 +61,14 @@ def test_of_a_longer_message_its_middle_is_left_out() -> None:
     assert (found.text[:400], found.text[-400:]) == ("a" * 400, "b" * 400)
 
 
+def test_a_secret_is_withheld_whole_where_the_middle_is_left_out() -> None:
+    line = "abcd/efgh+ijkl/mnop" * 3  # as those of a key, alone it looks like a path
+    key = "\n".join(["-----BEGIN PRIVATE KEY-----", *[line] * 25, "-----END PRIVATE KEY-----"])
+    (found,) = clean_messages([said(1, f"{'log ' * 750}\n{key}\n{'end ' * 250}")])
+    assert line not in found.text
+    assert found.text.endswith(("end " * 250).strip())
+
+
 def test_a_transcript_says_when_and_who_and_which_tools_were_used() -> None:
     messages = [
         said(1, "What is the weather like?", speaker="Anna"),
