@@ -56,8 +56,8 @@ def learn_standing(
     known: the standing facts so far.
     keeps_secrets: texts that look like secrets are learned too.
     """
-    found: dict[str, LearnedFact] = {}
-    earlier = {fact.id: _without_prefix(fact.text) for fact in known if fact.standing}
+    found: dict[str, tuple[_Statement, LearnedFact]] = {}
+    earlier = [(fact.id, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
     statements = [
         (message, sentence)
         for message in messages
@@ -69,11 +69,12 @@ def learn_standing(
             continue
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
+        statement = _Statement.of(sentence)
         # Of two statements in one batch the later one holds.
-        for old_key in [k for k, fact in found.items() if _replaces(sentence, _without_prefix(fact.text))]:
+        for old_key in [k for k, (old, _) in found.items() if statement.replaces(old)]:
             del found[old_key]
-        replaces = tuple(id for id, old in earlier.items() if _replaces(sentence, old))
-        found[key] = LearnedFact(
+        replaces = tuple(id for id, old in earlier if statement.replaces(old))
+        fact = LearnedFact(
             text,
             about="",
             key=key,
@@ -83,7 +84,8 @@ def learn_standing(
             replaces=replaces,
             standing=True,
         )
-    return Learned(facts=[*found.values()])
+        found[key] = statement, fact
+    return Learned(facts=[fact for _, fact in found.values()])
 
 
 def is_standing(sentence: str) -> bool:
@@ -164,18 +166,30 @@ def _standing_sentences(text: str) -> Iterator[str]:
             yield sentence
 
 
-def _replaces(new: str, old: str) -> bool:
-    """Returns whether a sentence takes the place of an older one.
+class _Statement(NamedTuple):
+    """A sentence as it is compared with others. It is made once, since each is compared with all before it."""
 
-    It does if both state what a person has only one of, or if they differ only in how the statement holds, as "I always
-    eat meat now" and "I never eat meat" do.
-    """
-    table = _table()
-    single_valued = table.single_valued
-    if single_valued is not None and single_valued.search(new) and single_valued.search(old):
-        return True
-    new_words, old_words = (recognising_words(text) - table.adverbs for text in (new, old))
-    return bool(new_words and old_words) and (new_words <= old_words or old_words <= new_words)
+    # Without those for how the statement holds.
+    words: frozenset[str]
+    # Whether it states what a person has only one of.
+    is_single_valued: bool
+
+    @classmethod
+    def of(cls, sentence: str) -> _Statement:
+        table = _table()
+        single_valued = table.single_valued is not None and bool(table.single_valued.search(sentence))
+        return cls(recognising_words(sentence) - table.adverbs, single_valued)
+
+    def replaces(self, old: _Statement) -> bool:
+        """Returns whether this statement takes the place of an older one.
+
+        It does if both state what a person has only one of, or if they differ only in how the statement holds, as "I
+        always eat meat now" and "I never eat meat" do.
+        """
+        if self.is_single_valued and old.is_single_valued:
+            return True
+        new_words, old_words = self.words, old.words
+        return bool(new_words and old_words) and (new_words <= old_words or old_words <= new_words)
 
 
 class _Table(NamedTuple):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.core.memory import standing
+from gateway.core.memory.learn import recognising_words
 from gateway.core.memory.standing import is_standing, learn_standing, standing_block
 from storage.records import Fact, Message, StandingFact
 
@@ -95,6 +97,24 @@ def test_a_later_sentence_takes_the_place_of_one_about_the_same(
     known = Fact(5, 5, f"User said: {old}", "", 0.0, 0.0, standing=True)
     (fact,) = learn_standing([message(new)], [known]).facts
     assert tuple(fact.replaces) == ((5,) if is_replaced else ())
+
+
+def test_the_words_of_each_sentence_are_split_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    split: list[str] = []
+
+    def split_and_note(text: str) -> frozenset[str]:
+        split.append(text)
+        return recognising_words(text)
+
+    kept("I never eat meat.")  # the table is read before
+    monkeypatch.setattr(standing, "recognising_words", split_and_note)
+    foods = ("meat", "fish", "nuts", "eggs", "rice")
+    known = [
+        Fact(n, n, f"User said: I never buy {f}.", "", 0.0, 0.0, standing=True) for n, f in enumerate(foods)
+    ]
+    found = learn_standing([message(" ".join(f"I never eat {f}." for f in foods))], known)
+    assert len(found.facts) == 5
+    assert len(split) == 10
 
 
 def test_a_block_shows_the_first_clause_by_month_and_stays_as_it_was() -> None:
