@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
-from starlette.convertors import Convertor
+from starlette.convertors import Convertor, IntegerConvertor
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
@@ -71,8 +71,8 @@ OVERVIEW = "overview"
 _MAX_READS = 2
 # Reads of memories that are remembered as noted, by session, memory and hour.
 _MAX_NOTED_READS = 10_000
-# Above every number that SQLite gives out, and below what it cannot hold.
-_TOO_LARGE = 1 << 62
+# Digits of a number in a path. The databases hold no longer one, and Python refuses to read thousands.
+_DIGITS = "[0-9]{1,18}"
 
 
 class PageApp:
@@ -284,14 +284,12 @@ class _Pattern(Struct, frozen=True):
         if found is None:
             return None
         parts = {name: self.convertors[name].convert(text) for name, text in found.groupdict().items()}
-        if any(isinstance(part, int) and part >= _TOO_LARGE for part in parts.values()):
-            return None
         return {name: part_of(part) if isinstance(part, str) else part for name, part in parts.items()}
 
 
 def _compile(path: str) -> _Pattern:
     regex, _, convertors = compile_path(f"/{path}")
-    return _Pattern(regex, convertors)
+    return _Pattern(re.compile(regex.pattern.replace(IntegerConvertor.regex, _DIGITS)), convertors)
 
 
 def _route_path(request: PageRequest) -> str:

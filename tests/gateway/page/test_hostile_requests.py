@@ -28,6 +28,8 @@ def test_paths_lead_nowhere_else(operator: Operator) -> None:
         f"m/{uid}/b/{'a' * 4_000}",
         f"m/{uid}/c/%f0%28%8c%28",
         f"m/{uid}/f/999999999999999999999999",
+        f"m/{uid}/f/{'9' * 5_000}",
+        f"me/nobody/f/{'9' * 5_000}",
         f"m/{uid}/f/%31%30%30",
         f"m/{uid}/f/-1",
         "static/%2e%2e/page_app.py",
