@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from letta_client import APIError, BadRequestError, NotFoundError
 
+from gateway.errors import UnknownId
+from gateway.run.admin.memory_views import MemoryViews
 from gateway.settings import ProfileSettings, ToolSettings
 from storage.records import Scope
 from tests.agents.letta import LettaWorld, letta, spoken
@@ -87,6 +89,21 @@ def test_two_conversations_have_one_past(world: LettaWorld) -> None:
     assert [each.content for each in newest] == ["To Four", "Four", "To Two"]  # type: ignore[union-attr]
     older = world.letta.conversations.messages.list(two, limit=3, before=newest[-1].id).items
     assert [each.content for each in older] == ["Two", "To One", "One"]  # type: ignore[union-attr]
+
+
+def test_an_operator_reads_a_long_message_of_its_past_whole(world: LettaWorld) -> None:
+    one = begun(world, "x" * 5_000)
+    say_in(world, fork(world, one), "Two")
+    views, call = MemoryViews(world.world.store, world.world.clock), world.world.gateway.call
+    (memory,) = call(views.memories(None, "agent")).items
+    talks = call(views.conversations(None, memory.uid)).items
+    assert len(talks) == 2
+    for talk in talks:
+        first = call(views.conversation(None, memory.uid, talk.id)).items[0]
+        assert call(views.message(None, memory.uid, talk.id, first.seq)) == "x" * 5_000
+    own = call(views.conversation(None, memory.uid, talks[0].id)).items[-1]
+    with pytest.raises(UnknownId):
+        call(views.message(None, memory.uid, talks[1].id, own.seq))
 
 
 def test_the_agents_own_is_forked_with_and_without_a_body(world: LettaWorld) -> None:

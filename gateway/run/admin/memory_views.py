@@ -384,7 +384,9 @@ class MemoryViews(Struct, frozen=True):
         pages = self.store.memory_pages
         conversation = await pages.conversation(memory.id, id)
         held = await pages.exchange_of_message(memory.id, seq)
-        if conversation is None or held is None or held[1] != conversation.id:
+        if conversation is None or held is None:
+            raise _no_message()
+        if held[1] not in await self.store.messages.past(memory.id, conversation.id):
             raise _no_message()
         (e,) = await pages.path(memory.id, held[0], limit=1)
         found = next((r for r in message_records(e, None, is_whole=True) if r.seq == seq), None)
