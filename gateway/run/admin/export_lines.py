@@ -7,7 +7,7 @@ in each list that it stands in, or by an index that cannot count so far. A field
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,7 @@ from gateway.core.definition import (
 )
 from gateway.core.tool_rule import RawRule
 from gateway.run.admin.import_progress import ImportProgress
+from gateway.run.admin.page_records import FactOrigin
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=1, lt=2**31)]  # the search index has places for no more
@@ -143,7 +144,7 @@ class _Fact(msgspec.Struct):
     sources: list[_Number | None]
     about: str
     text: str
-    origin: str = "learned"
+    origin: Annotated[str, Meta(pattern=rf"^({'|'.join(get_args(FactOrigin))})(:|\Z)")] = "learned"
     muted: bool = False
 
 

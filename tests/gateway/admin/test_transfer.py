@@ -444,6 +444,7 @@ async def test_another_format_is_told_which_ones_are_read(other: Store, line: st
         ("exchange", "parent", 99),
         ("passage", "tags", [[]]),
         ("passage", "exchange", 99),
+        ("fact", "origin", "hearsay"),
     ],
 )
 async def test_a_line_that_was_altered_is_refused_and_named(
@@ -452,6 +453,7 @@ async def test_a_line_that_was_altered_is_refused_and_named(
     alice = Speaker(store, ALICE, Clock())
     await alice.end(await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["knows"])
     await save_passage(store, alice.agent.id, "A boat.", at=5.5)
+    await store.facts.remember(alice.agent, "Alice has a boat.", "boat", "operator", 5.5)
     lines = [orjson.loads(line) for line in await export(store)]
     next(line for line in lines if part in line)[part][field] = value
     with pytest.raises(BadRequest, match=r"^This (is no exported memory|cannot be imported): line \d+: "):
