@@ -102,8 +102,12 @@ class RequestLog:
         return next((each for each in self.ended(project=project) if each.id == id), None)
 
     def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
-        """Returns the requests that have ended, the newest first. project, memory: as for `LoggedRequest.is_of`."""
-        return [each for each in reversed(self._ended) if each.is_of(project, memory)]
+        """Returns the requests that have ended, that which began last first.
+
+        project, memory: as for `LoggedRequest.is_of`.
+        """
+        found = (each for each in self._ended if each.is_of(project, memory))
+        return sorted(found, key=lambda each: each.number, reverse=True)
 
     def forget(self) -> None:
         """Notes that something was forgotten: the memories of earlier requests may be gone."""

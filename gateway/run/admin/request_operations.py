@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from heapq import merge
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -159,8 +160,9 @@ class RequestOperations(Struct, frozen=True):
         ]
         if agent is not None:
             in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
-            found += await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
-            found.sort(key=lambda each: each.record.at, reverse=True)
+            stored = await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
+            # Not sorted: a page ends at one number of either list, behind which the next one begins.
+            found = [*merge(found, stored, key=lambda each: each.record.at, reverse=True)]
         page = found[:limit]
         end = start.after(page)
         in_flight = (

@@ -15,6 +15,8 @@ from gateway.run.admin.audit_operations import AuditOperations
 from gateway.run.admin.overview_operation import WELL, OverviewOperation
 from gateway.run.admin.page_records import MemoryRecord, OverviewRecord
 from gateway.run.admin.request_operations import RequestOperations
+from gateway.run.receipt import Receipt
+from gateway.run.request_log import RequestLog
 from storage.sql.jobs import NO_AGENT
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
@@ -105,6 +107,22 @@ def test_an_upstream_that_rests_is_named_and_none_left_is_down(world: World) -> 
     )
 
 
+def test_a_request_that_ends_late_hides_none_that_began_after_it(world: World) -> None:
+    log = RequestLog(world.clock)
+    late, *others = receipts = [Receipt(0.0, f"request-{n}") for n in range(3)]
+    for receipt in receipts:
+        log.begin(receipt, "default", "model", is_streamed=True)
+    for receipt in (*others, late):
+        log.end(receipt, 200)
+    operations = RequestOperations(world.store, world.clock, 7.0, log)
+    found, after = [], None
+    for _ in receipts:
+        page = world.gateway.call(operations.list(after=after, limit=1))
+        found += [each.id for each in page.items]
+        after = page.next
+    assert (found, after) == (["request-2", "request-1", "request-0"], None)
+
+
 def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: World) -> None:
     noted = [ask(world, f"Hello {n}.", **{"x-mnemogate-user": "alice"}) for n in range(3)]
     silent = ask(world, "Hello.", **{"x-mnemogate-user": "alice", "x-mnemogate-memory": "read"})
@@ -129,6 +147,15 @@ def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: Wor
     later = RequestOperations(world.store, world.clock, 7.0)
     for limit in (1, 2, 50):
         assert pages(later, limit) == ids[1:]
+    # A recall may be written long after its exchange: at the end of a stream, or of an agent's run.
+    statement = "UPDATE recalls SET at = at + 60 WHERE exchange = (SELECT min(exchange) FROM recalls)"
+
+    async def delay() -> None:
+        await world.store.database.write(lambda c: c.run(statement))
+
+    world.gateway.call(delay())
+    for limit in (1, 2, 50):
+        assert sorted(pages(later, limit)) == sorted(ids[1:])
     with pytest.raises(UnknownId):
         world.gateway.call(operations.list(memory=uid, project="other"))
     with pytest.raises(UnknownId):
