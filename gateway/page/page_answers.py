@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.errors import GatewayError, NotAuthenticated, UnknownPath
 from gateway.page.page_reply import PageReply, add_retry, redirect
-from gateway.page.page_request import JSON, PageRequest, referrer_of
+from gateway.page.page_request import JSON, PageRequest
 from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, View
 from gateway.page.visitor import Visitor
 from gateway.run.admin.page_paths import STATIC
@@ -95,7 +95,7 @@ class Answers:
             body = {"message": error.message, "code": error.code or error.kind, "param": error.param}
             reply = PageReply(error.status, JSON, msgspec.json.encode({"error": body}))
         elif isinstance(error, NotSignedIn):
-            return self.login_page(request, to=referrer_of(request), error=error, typed=request.typed)
+            return self.login_page(request, to=request.referrer, error=error, typed=request.typed)
         else:
             reply = self._html(request, View(None, "error.html", error.message, _error_context(request)))
             reply.status = error.status

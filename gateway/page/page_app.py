@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -138,6 +138,8 @@ class PageApp:
 
         raw = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PREFIX)
         request = PageRequest(scope, receive, path, raw, cookies_of(scope["headers"]))
+        if not request.is_read:
+            request.referrer = self._screen_at(referrer_of(request))
         try:
             await answer(await self._respond(request))
         except asyncio.CancelledError:
@@ -216,7 +218,7 @@ class PageApp:
             query = replace(query, limit=min(query.limit, LIMIT))
         note_read = partial(self._note_read, request.visitor)
         screen_request = ScreenRequest(
-            request.visitor, params, query, request.is_twin, note_read, referrer_of(request)
+            request.visitor, params, query, request.is_twin, note_read, request.referrer
         )
         if isinstance(route, Screen):
             async with self._reading:
@@ -251,6 +253,15 @@ class PageApp:
         if any(pattern.match(path) is not None for pattern, _ in others):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         raise unknown_page()
+
+    def _screen_at(self, address: str) -> str:
+        """Returns the address of the screen that a page shows: the one above, where a refused form shows it."""
+        path = address.partition("?")[0]
+        while path not in ("", "login") and all(
+            pattern.match(unquote(path)) is None for pattern, _ in self._screens
+        ):
+            address = path = path.rpartition("/")[0]
+        return address
 
     async def _open_link(self, request: PageRequest, token: str, right: Right) -> Visitor:
         try:

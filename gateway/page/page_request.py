@@ -56,6 +56,8 @@ class PageRequest(Struct):
     cookies: dict[str, str]
     visitor: Visitor | None = None
     token: str | None = None
+    # The screen that a form was sent from, relative to /ui/; "": unknown.
+    referrer: str = ""
     # What was sent with a form.
     typed: str = ""
     query: dict[str, str] = msgspec.field(default_factory=dict)

@@ -16,7 +16,6 @@ from gateway.page.page_request import (
     query_of,
     read_fields,
     read_form,
-    referrer_of,
     safe_next,
 )
 from gateway.page.screen import ActionResult, NoFields
@@ -100,7 +99,7 @@ class SignInPages:
                 value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
                 cookie = f"{THEME_COOKIE}={value}{self._attributes}"
                 return self._answers.reply(
-                    request, ActionResult({"theme": theme}, referrer_of(request), (cookie,))
+                    request, ActionResult({"theme": theme}, request.referrer, (cookie,))
                 )
 
     async def _log_in(self, request: PageRequest, wanted: _Login) -> PageReply:

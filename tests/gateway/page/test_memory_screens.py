@@ -298,6 +298,36 @@ def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
 
 
+def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    fact, block = f"m/{agent.uid}/f/{seq}", f"m/{agent.uid}/b/human"
+    for version in range(1, 23):
+        assert operator.post(block, value=f"Version {version}.", version=version).status == 303
+    refused = operator.post(f"{block}/undo", version=1)
+    assert refused.status == 409
+    links = re.findall(r'href="([^"#]*b/human\?[^"#]*)', refused.body.decode())
+    assert len(links) > 2  # a comparison for each older version, and the next page
+    for link in links:
+        page(operator, unescape(link).removeprefix("../../../../"))
+    assert operator.post(f"{fact}/correct", text="The train leaves on 5 May.").status == 400
+    headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{fact}/correct"}
+    muted = operator.send_form(f"{fact}/mute", {"muted": "true"}, **headers)
+    assert (muted.status, muted.headers["location"]) == (303, f"../../../../{fact}")
+    for address, screen in (
+        (f"{fact}/correct", fact),
+        (f"{fact}?a=b", f"{fact}?a=b"),
+        ("people?q=a", "people?q=a"),
+        ("login?next=keys", "login?next=keys"),
+        ("keys/1/revoke", "keys"),
+        ("jobs/1/retry", "./"),
+        ("", "./"),
+    ):
+        headers["referer"] = f"http://{operator.host}/ui/{address}"
+        theme = operator.send_form("theme", {"theme": "dark"}, **headers)
+        assert (theme.status, theme.headers["location"]) == (303, screen)
+
+
 def test_a_long_fact_that_an_import_brought_is_corrected(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     long = "The train leaves on 5 May. " + "It is slow. " * 100
