@@ -413,6 +413,8 @@ class ExchangePlace(Struct, frozen=True):
     conversation: str
     # The number of its first message.
     seq: int
+    # As of `Exchange`.
+    reply_seq: int
 
 
 class SourceExchange(Struct, frozen=True):

@@ -121,7 +121,7 @@ class MemoryPages(Group):
     ) -> dict[int, ExchangePlace]:
         """Returns where some exchanges stand, by their rows."""
         rows = await rows_of(connection, SQL["places"], ids, agent)
-        return {row[0]: ExchangePlace(row[1], row[2]) for row in rows}
+        return {row[0]: ExchangePlace(*row[1:]) for row in rows}
 
     @long_reads
     async def sources(

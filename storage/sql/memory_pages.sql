@@ -86,8 +86,9 @@ WITH RECURSIVE down(id, depth, steps) AS (
 SELECT id FROM down ORDER BY steps DESC LIMIT 1
 
 -- name: places
--- Reads where some exchanges stand: the public name of the conversation, and the number.
-SELECT e.id, c.uid, e.seq FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
+-- Reads where some exchanges stand: the public name of the conversation, and the numbers of the first message and the
+-- reply.
+SELECT e.id, c.uid, e.seq, e.seq + e.span - 1 FROM exchanges e JOIN conversations c ON c.id = e.conversation AND c.agent = e.agent
 WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64}
 
 -- name: sources

@@ -15,6 +15,9 @@ from storage.recall_record import RecalledEntry
 from storage.records import MUTED, Message
 from storage.sql.store import Store
 
+# So many messages of a long exchange are shown from a linked one on. A page of a conversation has room for them.
+_SHOWN_AFTER = 3
+
 
 async def hit_records(
     store: Store, agent: int, uid: str, entries: Sequence[RecalledEntry]
@@ -54,12 +57,11 @@ async def hit_records(
     return found
 
 
-def message_href(uid: str, conversation: str, exchange: int, seq: int) -> str:
-    """Returns the address of a message, relative to /ui/.
-
-    exchange: the number of its exchange, with which the shown branch ends.
-    """
-    return f"{page_path('m', uid, 'c', conversation)}?branch={exchange}#message-{seq}"
+def message_href(uid: str, exchange: ExchangePlace, seq: int) -> str:
+    """Returns the address of a message, relative to /ui/. The shown branch ends with its exchange."""
+    before = seq + _SHOWN_AFTER
+    end = f"&before={before}" if before <= exchange.reply_seq else ""
+    return f"{page_path('m', uid, 'c', exchange.conversation)}?branch={exchange.seq}{end}#message-{seq}"
 
 
 def fact_href(uid: str, seq: int) -> str:
@@ -87,4 +89,4 @@ def _href(uid: str, message: Message, place: ExchangePlace | None) -> str | None
         case "passage":
             return passage_href(uid, message.seq)
         case _:
-            return None if place is None else message_href(uid, place.conversation, place.seq, message.seq)
+            return None if place is None else message_href(uid, place, message.seq)

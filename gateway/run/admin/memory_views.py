@@ -37,6 +37,7 @@ from storage.batch_records import call_of_origin
 from storage.listing import (
     FIRST_PAGE,
     LAST_NUMBER,
+    ExchangePlace,
     Page,
     PageEnd,
     PassageFilter,
@@ -511,13 +512,14 @@ def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]
     spoken = [m for m in messages if m.role == "user"] or messages[:1]
     if not spoken:
         return (SourceRecord("message", e.seq, None, e.begun, forgotten=True),)
+    place = ExchangePlace(found.conversation, e.seq, e.reply_seq)
     return tuple(
         SourceRecord(
             "message",
             m.seq,
             shortened(m.text, _SOURCE_CHARS),
             m.at,
-            href=message_href(uid, found.conversation, e.seq, m.seq),
+            href=message_href(uid, place, m.seq),
             speaker=m.speaker or (UNSET if m.role == "user" else m.role),
         )
         for m in spoken

@@ -298,6 +298,19 @@ def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
 
 
+def test_a_link_to_a_message_of_a_long_exchange_opens_a_page_with_it(operator: Operator) -> None:
+    many = [{"role": "user", "content": f"Message {n}. {'x' * 1_000}"} for n in range(120)]
+    assert operator.world.post(many, {"x-mnemogate-user": "alice"}).status == 200
+    agent = memory_of(operator.world)
+    learn(operator.world, agent, "Alice counts.")
+    (fact,) = operator.twin(f"m/{agent.uid}/facts")["items"]
+    sources = fact["sources"]
+    assert len(sources) > 50
+    for source in sources:
+        shown = page(operator, source["href"].partition("#")[0])
+        assert f'id="message-{source["seq"]}"' in shown, source["href"]
+
+
 def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
