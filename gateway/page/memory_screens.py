@@ -97,6 +97,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             "What would be recalled",
             memory_name=name,
             has_embedder=operations.search.has_embedder,
+            after=query.after,
         )
 
     return [OPERATOR_ROUTES.screen("", show), OPERATOR_ROUTES.screen("search", search, SearchQuery)]

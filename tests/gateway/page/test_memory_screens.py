@@ -341,6 +341,22 @@ def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> 
         assert (theme.status, theme.headers["location"]) == (303, screen)
 
 
+def test_all_that_is_found_is_shown_to_its_last_page(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    texts = [f"The cat of Alice is called {name}." for name in ("Miso", "Yuzu", "Nori")]
+    learn(operator.world, agent, *texts)
+    seen, path = [], f"m/{agent.uid}/search?q=cat+Alice&limit=1"
+    link: str | None = path
+    while link:
+        text = page(operator, link)
+        assert ("<details open>" in text) == (link != path)
+        seen.append(text.partition("All that is found")[2])
+        following = re.search(r'href="(\?[^"]*)">Next page', text)
+        link = path.partition("?")[0] + unescape(following[1]) if following else None
+    assert len(seen) == 3
+    assert sorted(text for text in texts for shown in seen if text in unescape(shown)) == sorted(texts)
+
+
 def test_a_long_fact_that_an_import_brought_is_corrected(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     long = "The train leaves on 5 May. " + "It is slow. " * 100
