@@ -8,6 +8,7 @@ import gc
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -319,11 +320,9 @@ def test_a_run_that_is_cancelled_while_it_waits_ends_at_once(world: LettaWorld, 
     assert (kinds[0], kinds[-2:]) == ("ping", ["stop_reason", "usage_statistics"])
 
 
-def test_a_run_that_is_cancelled_as_it_begins_holds_up_nobody(
-    world: LettaWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its job has seen that it has not ended, and its first step is not open yet."""
-    agent, send = world.agent(), world.letta.agents.messages
+@contextmanager
+def held_as_it_begins(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gate, Gate]]:
+    """Holds a run before its first step. Yields what opens when its job has begun, and what lets it go on."""
     runs = world.world.gateway.app.services.agents.runs._runs
     began, gate, perform = Gate(), Gate(), runs.perform
 
@@ -334,6 +333,15 @@ def test_a_run_that_is_cancelled_as_it_begins_holds_up_nobody(
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, "perform", held)
+        yield began, gate
+
+
+def test_a_run_that_is_cancelled_as_it_begins_holds_up_nobody(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its job has seen that it has not ended, and its first step is not open yet."""
+    agent, send = world.agent(), world.letta.agents.messages
+    with held_as_it_begins(world, monkeypatch) as (began, gate):
         run = send.create_async(agent.id, input="One")
         began.wait_sync()
     assert send.cancel(agent.id) == {run.id: "cancelled"}
@@ -398,17 +406,8 @@ def test_a_send_that_ended_before_it_began_is_said_when_it_comes_again(
     agent, send = world.agent(tools=["memory_insert"]), world.letta.agents.messages
     world.upstream.queue(call_tools(Call("memory_insert", {"label": "human", "new_string": "Plays."}, "c1")))
     assert send.create(agent.id, input="I play.", max_steps=1).stop_reason.stop_reason == "max_steps"
-    runs = world.world.gateway.app.services.agents.runs._runs
-    began, gate, perform = Gate(), Gate(), runs.perform
-
-    async def held(*arguments: Any) -> None:
-        began.open()
-        await gate.wait()
-        await perform(*arguments)
-
     message: Any = {"role": "user", "content": "Which instrument?", "otid": "o1"}
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "perform", held)
+    with held_as_it_begins(world, monkeypatch) as (began, gate):
         run = send.create_async(agent.id, messages=[message])
         began.wait_sync()
     assert send.cancel(agent.id, run_ids=[run.id]) == {run.id: "cancelled"}

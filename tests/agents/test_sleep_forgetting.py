@@ -70,6 +70,16 @@ def test_a_message_that_is_being_read_leaves_nothing(world: SleepWorld, tmp_path
     assert rest or len(world.runs(agent)) == 2
 
 
+def reading(world: SleepWorld) -> tuple[AgentState, Gate]:
+    """Returns an agent whose sleeptime agent is reading its memory, and what lets it go on."""
+    agent, gate = world.primary(), Gate()
+    world.frequency(agent, 1)
+    world.model.before = lambda seen: hold(seen, gate)
+    world.send(agent, f"I love {SECRET}.")
+    world.upstream_has(2)
+    return agent, gate
+
+
 def test_a_message_whose_edit_has_entered_leaves_nothing_while_the_run_goes_on(
     world: SleepWorld, tmp_path: Path
 ) -> None:
@@ -118,12 +128,7 @@ def test_what_was_written_goes_with_the_message_that_it_came_from(world: SleepWo
 
 
 def test_a_primary_that_is_deleted_takes_all_along(world: SleepWorld, tmp_path: Path) -> None:
-    agent = world.primary()
-    world.frequency(agent, 1)
-    gate = Gate()
-    world.model.before = lambda seen: hold(seen, gate)
-    world.send(agent, f"I love {SECRET}.")
-    world.upstream_has(2)
+    agent, gate = reading(world)
     sleeper = world.sleeper(agent)
     world.letta.letta.agents.delete(agent.id)
     gate.open()
@@ -139,12 +144,7 @@ def test_a_sleeptime_agent_that_is_left_behind_holds_nothing_of_what_it_was_read
     world: SleepWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway is killed after the agent was taken from the memory, and before it is deleted."""
-    agent = world.primary()
-    world.frequency(agent, 1)
-    gate = Gate()
-    world.model.before = lambda seen: hold(seen, gate)
-    world.send(agent, f"I love {SECRET}.")
-    world.upstream_has(2)
+    agent, gate = reading(world)
 
     async def wipe(*_: object) -> NoReturn:
         raise Unavailable("it is killed")

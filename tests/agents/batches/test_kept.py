@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,11 @@ from gateway.run.upstream.failover import Endpoint
 from gateway.settings import ToolSettings
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
-from tests.agents.batches.test_batches import PATH, Json, _text, append, results, scene
+from tests.agents.batches.test_batches import PATH, Json, Scene, _text, append, results, scene
 from tests.agents.letta import spoken
 from tests.agents.test_client_tools import NOTE
 from tests.doubles.batches import Fate
-from tests.doubles.tool_server import OK, served
+from tests.doubles.tool_server import OK, ToolServer, served
 from tests.gateway.process import command
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 from tests.inflated import with_inflated
@@ -354,7 +356,9 @@ def test_an_agent_whose_model_is_nowhere_fails_alone(tmp_path: Path, monkeypatch
         assert "nowhere/x" in s.items(batch)[1]["error"]
 
 
-def test_its_maker_is_called_back(tmp_path: Path) -> None:
+@contextmanager
+def called_back(tmp_path: Path) -> Iterator[tuple[Scene, ToolServer, Json, Json]]:
+    """Yields a scene, the server that was called back, the body of a batch, and the batch, which has ended."""
     with served(OK) as receiver:
         tools = ToolSettings(hosts=(receiver.url,), private_hosts=(receiver.url,))
         with scene(tmp_path, tools=tools) as s:
@@ -363,12 +367,17 @@ def test_its_maker_is_called_back(tmp_path: Path) -> None:
             status, batch = s.world.ask("POST", PATH, body)
             assert status == 200, batch
             s.until(batch, lambda _: bool(receiver.bodies))
-            told = orjson.loads(receiver.bodies[0])
-            assert (told["job_id"], told["status"]) == (batch["id"], "completed")
-            assert (told["counts"]["total"], told["counts"]["completed"]) == (1, 1)
-            assert "webhook-id" in receiver.heads[0].lower()
-            elsewhere = {**body, "callback_url": "https://example.org/done"}
-            assert s.world.ask("POST", PATH, elsewhere)[0] == 400
+            yield s, receiver, body, batch
+
+
+def test_its_maker_is_called_back(tmp_path: Path) -> None:
+    with called_back(tmp_path) as (s, receiver, body, batch):
+        told = orjson.loads(receiver.bodies[0])
+        assert (told["job_id"], told["status"]) == (batch["id"], "completed")
+        assert (told["counts"]["total"], told["counts"]["completed"]) == (1, 1)
+        assert "webhook-id" in receiver.heads[0].lower()
+        elsewhere = {**body, "callback_url": "https://example.org/done"}
+        assert s.world.ask("POST", PATH, elsewhere)[0] == 400
 
 
 def test_the_maker_of_one_that_is_cancelled_as_it_ends_is_told_so(
@@ -383,15 +392,8 @@ def test_the_maker_of_one_that_is_cancelled_as_it_ends_is_told_so(
         return found
 
     monkeypatch.setattr(Batches, "is_open", is_open)
-    with served(OK) as receiver:
-        tools = ToolSettings(hosts=(receiver.url,), private_hosts=(receiver.url,))
-        with scene(tmp_path, tools=tools) as s:
-            [agent] = s.agents(1)
-            body = {"requests": [{"agent_id": agent, "input": "Hi"}], "callback_url": f"{receiver.url}/done"}
-            status, batch = s.world.ask("POST", PATH, body)
-            assert status == 200, batch
-            s.until(batch, lambda _: bool(receiver.bodies))
-            assert (s.get(batch)["status"], orjson.loads(receiver.bodies[0])["status"]) == ("cancelled",) * 2
+    with called_back(tmp_path) as (s, receiver, _, batch):
+        assert (s.get(batch)["status"], orjson.loads(receiver.bodies[0])["status"]) == ("cancelled",) * 2
 
 
 def test_webhooks_are_called_once(tmp_path: Path) -> None:
