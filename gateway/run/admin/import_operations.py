@@ -36,7 +36,7 @@ PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "lea
 _STOPPED_AFTER_S: Final = 60.0
 _UNDO_WAIT_S: Final = 20.0
 # How long the command line may ask for a preview after its end.
-_PREVIEW_KEPT_S: Final = 60.0
+_PREVIEW_RETENTION_S: Final = 60.0
 
 # Returns the agent of a profile; None: there is none.
 SpecOf = Callable[[str], AgentSpec | None]
@@ -155,7 +155,7 @@ class ImportOperations:
         if request.is_preview and running.task is not None:
             self._previews[running.uid] = running
             running.task.add_done_callback(
-                lambda task: task.get_loop().call_later(_PREVIEW_KEPT_S, self._drop_preview, running)
+                lambda task: task.get_loop().call_later(_PREVIEW_RETENTION_S, self._drop_preview, running)
             )
         return running.shown()
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.key_operations import OPENS_PAGE, check_name, default_project
+from gateway.run.admin.key_operations import OPENS_PAGE, check_name, check_opens, default_project
 from gateway.run.admin.limit_operations import LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import (
     Arguments,
@@ -235,10 +235,7 @@ def _with_fields(raw: RawArguments, key: Key) -> Key:
         if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
             raise BadRequest("models must be a list of patterns.", param="models")
         models = tuple(models)
-    if key.opens is not None:
-        for field, value in (("memory", memory), ("models", models), ("user", user)):
-            if value is not None:
-                raise BadRequest(f"A key that opens metrics or /v1/manage has no {field}.", param=field)
+    check_opens(key.opens, memory=memory, models=models, user=user)
     return replace(key, name=name, memory=memory, expires=expires, models=models, user=user)
 
 

@@ -56,11 +56,7 @@ class KeyOperations(Struct, frozen=True):
         check_name(name)
         expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
         user = arguments.optional_user()
-        if opens is not None and (models is not None or user is not None):
-            raise BadRequest(
-                "A key that opens metrics or /v1/manage has no models.",
-                param="models" if models is not None else "user",
-            )
+        check_opens(opens, memory=memory, models=models, user=user)
         return await self.keys.create(
             project,
             name,
@@ -121,6 +117,17 @@ def _key_record(key: Key) -> KeyRecord:
     return KeyRecord(
         key.id, key.name, key.project or None, key.prefix, kind, key.memory, key.created, key.revoked
     )
+
+
+def check_opens(opens: str | None, **bounds: object) -> None:
+    """Checks that a key has no bounds of replies where it asks for none. Raises: BadRequest.
+
+    opens: what it opens in place of replies; None: replies.
+    bounds: by their fields; None: the key has no such bound.
+    """
+    for field, value in bounds.items():
+        if opens is not None and value is not None:
+            raise BadRequest(f"A key that opens metrics or /v1/manage has no {field}.", param=field)
 
 
 def check_name(name: str, before: str = "") -> None:

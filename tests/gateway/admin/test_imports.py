@@ -374,7 +374,7 @@ def test_two_that_preview_one_file_both_see_its_end(
         while (found := look(preview))["status"] == "running":
             pass
         assert (found["status"], counts(found, "facts")) == ("preview", (3, 3, 0, 0))
-    monkeypatch.setattr(import_operations, "_PREVIEW_KEPT_S", 0.0)
+    monkeypatch.setattr(import_operations, "_PREVIEW_RETENTION_S", 0.0)
 
     def look_on(preview: RawArguments) -> None:
         until = time.monotonic() + PATIENCE_S
