@@ -33,6 +33,7 @@ from gateway.traces.otlp import OtlpSettings
 from gateway.web.admin import ADMIN_PREFIX
 from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
+from gateway.web.client_reply import ClientConnection
 from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, health_routes
 from gateway.web.manage.usage_routes import MANAGE_PREFIX
@@ -223,9 +224,15 @@ def _make_page(services: Services, guard: Guard) -> PageApp:
         services.now,
         knows_host=guard.knows_host,
         note_request=_note_page_request,
+        has_left=_has_left,
         client_gone=ClientGone,
         read_s=limits.page_read_s,
     )
+
+
+def _has_left(scope: Scope) -> bool:
+    connection: ClientConnection | None = scope["state"].get("connection")
+    return connection is not None and connection.is_closing()
 
 
 def _make_mcp_endpoint(services: Services, bodies: BodyReader) -> McpEndpoint:

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -80,6 +80,7 @@ class PageApp:
 
     knows_host: whether the gateway may be addressed by a `Host`.
     note_request: called with the scope and the path as the log may show it.
+    has_left: whether the client of a request has left.
     client_gone: what `bodies` raises where the client has left.
     read_s: how long one read of a screen may take.
     """
@@ -92,6 +93,7 @@ class PageApp:
         now: Callable[[], float],
         knows_host: Callable[[str], bool],
         note_request: Callable[[Scope, str], None],
+        has_left: Callable[[Scope], bool],
         client_gone: type[Exception],
         read_s: float,
     ) -> None:
@@ -102,6 +104,7 @@ class PageApp:
         self._now = now
         self._knows_host = knows_host
         self._note_request = note_request
+        self._has_left = has_left
         self._client_gone = client_gone
         self._read_s = read_s
         self._sign_in = operations.sign_in
@@ -226,7 +229,23 @@ class PageApp:
                     answer = await route.show(screen_request, query)
         else:
             answer = await route.perform(screen_request, await self._read_form(request, route.form))
-        return self._answers.reply(request, answer)
+        reply = self._answers.reply(request, answer)
+        if not isinstance(reply.body, bytes):
+            reply.body = self._read_parts(request, reply.body)
+        return reply
+
+    async def _read_parts(self, request: PageRequest, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yields the parts of a body, each read as a screen is, as long as there is a client that takes them."""
+        if request.method == "HEAD":
+            return
+        while True:
+            async with self._reading:
+                part = await anext(body, None)
+            if part is None:
+                return
+            if self._has_left(request.scope):
+                raise self._client_gone
+            yield part
 
     async def _read_form(self, request: PageRequest, kind: type[Struct]) -> Struct:
         sent = await read_form(self._bodies, request)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from markupsafe import escape
 from msgspec.structs import replace
 
+from gateway.run.admin.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
 from storage.errors import Busy
+from storage.records import Agent
 from storage.sql import forget_preview
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
@@ -236,6 +239,33 @@ def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
         assert (first.result().status, second.result().status) == (503, 503)
     assert operator.get(f"m/{uid}").status == 200
     assert actions(operator).count(("read", uid)) == 1
+
+
+def test_an_export_is_not_read_on_for_a_client_that_does_not_take_it(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, pages = speak(operator.world, "Hello.").uid, 10_000
+    begun, ended = list[int](), list[int]()
+
+    async def read(self: MemoryExport, agent: Agent) -> AsyncIterator[list[bytes]]:
+        try:
+            for number in range(pages):  # more bytes than the buffers of a connection hold
+                begun.append(number)
+                await asyncio.sleep(0)
+                yield [b"x" * 10_000]
+        finally:
+            ended.append(len(begun))
+
+    monkeypatch.setattr(MemoryExport, "_pages", read)
+    path, headers = f"/ui/m/{uid}/export.jsonl", {"host": operator.host, "cookie": operator.cookie}
+    with operator.world.gateway.connect() as client:
+        client.request("HEAD", path, None, headers)
+        assert client.read_head().status == 200
+        assert begun == []
+        client.request("GET", path, None, headers)
+        assert client.read_head().status == 200
+        assert client.read_chunk()
+    assert becomes(lambda: ended)[0] < pages
 
 
 def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> None:
