@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -27,7 +27,7 @@ from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, effect, reads
 from storage.sql.passages import load_passages_and_facts
-from storage.sql.statements import load
+from storage.sql.statements import load, rows_of
 from storage.sql.terms import find_covered, forget_terms
 
 SQL = load("vectors.sql")
@@ -295,10 +295,9 @@ class Vectors(Group):
         await connection.run(SQL["drop_others"], (agent, model, chunk_of(unembedded.upto), _MAX_OLD_CHUNKS))
 
     @reads
-    async def has(self, connection: Connection, agent: int, model: str) -> bool:
-        """Returns whether this model has embedded anything of a memory."""
-        progress = await _load_progress(connection, agent)
-        return progress is not None and progress.model == model and progress.dimension > 0
+    async def has(self, connection: Connection, agents: Sequence[int], model: str) -> bool:
+        """Returns whether this model has embedded anything of one of these memories."""
+        return bool(await rows_of(connection, SQL["embedded"], agents, model))
 
     @reads
     async def lacks(self, connection: Connection, agent: int, model: str) -> bool:

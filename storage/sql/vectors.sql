@@ -4,6 +4,10 @@
 -- Returns how far an agent's order has been embedded.
 SELECT model, dimension, seq, stamp FROM embedded WHERE agent = ?
 
+-- name: embedded
+-- Lists those of some agents of which this model has embedded anything.
+SELECT agent FROM embedded WHERE model = ?1 AND dimension > 0 AND agent {in:2:BIGINT:64}
+
 -- name: begin
 -- Begins at the first number, with this model.
 INSERT INTO embedded (agent, model, dimension, seq, stamp) VALUES (?, ?, ?, 0, 1)

@@ -7,8 +7,14 @@ from pathlib import Path
 from struct import pack
 
 import pytest
+from msgspec.structs import replace
 
+from gateway.agents.files.folders import folder_scope
 from gateway.agents.registry.archives import Archives, PassageView
+from gateway.agents.runs.message_listing import AgentMessages
+from gateway.agents.tools.children import Children
+from gateway.agents.tools.file_tools import FileTools
+from gateway.core import ids
 from gateway.core.memory.file_text import passages_in
 from storage.errors import NotFound
 from storage.listing import AgentFilter, PassageFilter
@@ -187,7 +193,7 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
     await store.database.write(store.vectors.add_effect(found, {feline: data["feline"], rome: data["Rome"]}))
     asked: list[str] = []
 
-    async def embed(agent: int, query: str, wait_ms: float) -> Vector | None:
+    async def embed(agents: Sequence[int], query: str, wait_ms: float) -> Vector | None:
         asked.append(query)
         return Vector("m", data["feline"], 0.0, 0.1)
 
@@ -195,3 +201,29 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
     found_by_meaning = await Archives(store, Clock(), embed).search(ann, "cat", ANY)
     assert texts(found_by_meaning)[0] == "The feline sleeps."
     assert asked == ["cat"]
+
+
+async def attach_folder(store: Store, agent: Agent, name: str) -> int:
+    uid = ids.new_uid()
+    draft = replace(store.agents.draft(folder_scope(PROJECT, uid)), uid=uid)
+    _, made = await store.definitions.create_memory(draft, DefinitionKind.FOLDER, name, {}, at=1.0)
+    await store.attached.attach(agent.id, DefinitionKind.FOLDER, made.memory, at=1.0)
+    return made.memory
+
+
+async def test_a_search_of_several_memories_has_its_question_embedded_once(
+    archives: Archives, ann: Agent, store: Store
+) -> None:
+    asked: list[Sequence[int]] = []
+
+    async def embed(agents: Sequence[int], query: str, wait_ms: float) -> None:
+        asked.append(agents)
+
+    bob = (await make_agent(store, "bob")).agent
+    _, one = await shared(store, archives, ann, name="one")
+    _, two = await shared(store, archives, ann, name="two")
+    folders = [await attach_folder(store, bob, name) for name in ("notes", "more")]
+    await Archives(store, Clock(), embed).search(ann, "cat", ANY)
+    await AgentMessages(store, Clock(), embed).search([ann, bob], "cat")
+    await FileTools(store, bob, Children(), embed).run("semantic_search_files", {"query": "cat"})
+    assert asked == [[ann.id, one.id, two.id], [ann.id, bob.id], folders]

@@ -33,7 +33,6 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.upstream.route import agent_route
-from storage.fusion import interleave
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
 from storage.records import DEFAULT, Agent, Run, RunState
 
@@ -220,27 +219,22 @@ class MessageRoutes:
         ]
         return [each for each in found if each is not None]
 
-    async def _search_hits(self, request: ApiRequest) -> list[tuple[Agent, MessageView]]:
+    async def _search_hits(self, request: ApiRequest) -> Sequence[tuple[Agent, MessageView]]:
         """Returns what a search finds, best first. Raises: BadRequest."""
         search: SearchMessages = request.body
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
             raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
         agents, conversation = await self._searched_agents(request.project, search)
-        found = [
-            await self._messages.search(
-                agent,
-                search.query,
-                roles=sent_fields(search).get("roles") or ("user", "assistant"),
-                since=moment_of(search.start_date, ("body", "start_date")),
-                until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
-                limit=search.limit,
-                by_meaning=search.search_mode != "fts",
-                conversation=conversation,
-            )
-            for agent in agents
-        ]
-        ranked = [[(agent, view) for view in views] for agent, views in zip(agents, found, strict=True)]
-        return interleave(ranked)[: search.limit]
+        return await self._messages.search(
+            agents,
+            search.query,
+            roles=sent_fields(search).get("roles") or ("user", "assistant"),
+            since=moment_of(search.start_date, ("body", "start_date")),
+            until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
+            limit=search.limit,
+            by_meaning=search.search_mode != "fts",
+            conversation=conversation,
+        )
 
     async def _searched_agents(
         self, project: str, search: SearchMessages

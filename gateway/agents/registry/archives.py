@@ -170,13 +170,13 @@ class Archives:
         self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5
     ) -> Sequence[PassageView]:
         """Returns the passages of these memories that answer a query, best first. Only `MAX_SEARCHED` are asked."""
+        memories, embed = memories[:MAX_SEARCHED], self._embed_query
+        vector = None if embed is None else await embed([each.id for each in memories], query, SEARCH_MS)
         ranked: list[Sequence[PassageView]] = []
-        for memory in memories[:MAX_SEARCHED]:
+        for memory in memories:
             present = await self._store.agents.load(memory.id)
             if present is None:  # deleted meanwhile
                 continue
-            embed = self._embed_query
-            vector = None if embed is None else await embed(present.id, query, SEARCH_MS)
             hits = await self._store.recall.passages(
                 present, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
             )

@@ -21,8 +21,9 @@ from gateway.errors import BadRequest
 from gateway.run.memory.recall import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
+from storage.fusion import interleave
 from storage.listing import ListedExchange, Page
-from storage.records import DEFAULT, Agent, Conversation, Exchange, Message
+from storage.records import DEFAULT, Agent, Conversation, Exchange, Message, Vector
 from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.
@@ -146,7 +147,7 @@ class AgentMessages:
 
     async def search(
         self,
-        agent: Agent,
+        agents: Sequence[Agent],
         query: str,
         *,
         roles: Collection[str] = ("user", "assistant"),
@@ -155,13 +156,35 @@ class AgentMessages:
         limit: int = 10,
         by_meaning: bool = True,
         conversation: str | None = None,
-    ) -> Sequence[MessageView]:
-        """Returns messages that answer a query, best first.
+    ) -> Sequence[tuple[Agent, MessageView]]:
+        """Returns messages of these agents that answer a query, best first, with the agent of each.
 
         since, until: bounds of their times.
         conversation: `default`, or the public name of the one in which they were; None: any.
         by_meaning: by vectors as well as words, where there is an embedder.
         """
+        embed = self._embed_query if by_meaning else None
+        vector = None if embed is None else await embed([each.id for each in agents], query, _SEARCH_MS)
+
+        def takes(hit: Message) -> bool:
+            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
+            return hit.source == "message" and hit.role in roles and in_time
+
+        ranked = [
+            [(agent, view) for view in await self._search(agent, query, takes, limit, conversation, vector)]
+            for agent in agents
+        ]
+        return interleave(ranked)[:limit]
+
+    async def _search(
+        self,
+        agent: Agent,
+        query: str,
+        takes: Callable[[Message], bool],
+        limit: int,
+        conversation: str | None,
+        vector: Vector | None,
+    ) -> Sequence[MessageView]:
         loaded = await self._store.agents.load(agent.id)
         if loaded is None:
             return []
@@ -175,16 +198,12 @@ class AgentMessages:
             if found is None:
                 return []
             past = await self._store.messages.past(loaded.id, found.id)
-        embed = self._embed_query if by_meaning else None
-        vector = None if embed is None else await embed(loaded.id, query, _SEARCH_MS)
 
-        def takes(hit: Message) -> bool:
-            in_time = (since is None or hit.at >= since) and (until is None or hit.at < until)
-            in_past = past is None or hit.seq <= past.get(hit.conversation, -1)
-            return hit.source == "message" and hit.role in roles and in_time and in_past
+        def takes_here(hit: Message) -> bool:
+            return takes(hit) and (past is None or hit.seq <= past.get(hit.conversation, -1))
 
         hits = await self._store.recall.search(
-            loaded, query, limit=limit, takes=takes, deadline_ms=_SEARCH_MS, vector=vector
+            loaded, query, limit=limit, takes=takes_here, deadline_ms=_SEARCH_MS, vector=vector
         )
         views: list[MessageView] = []
         for hit in hits:

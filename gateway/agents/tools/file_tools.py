@@ -14,7 +14,7 @@ from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
 from storage.fusion import interleave
 from storage.listing import PassageFilter
-from storage.records import Agent, DefinitionKind, Passage, StoredFile
+from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
 from storage.sql.store import Store
 
 # The deadlines of one call.
@@ -73,7 +73,9 @@ class FileTools(Struct, frozen=True):
 
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
-        ranked = [await self._passages(folder, query, limit) for folder in folders]
+        embed = self.embed_query
+        vector = None if embed is None else await embed([*folders], query, SEARCH_MS)
+        ranked = [await self._passages(folder, query, limit, vector) for folder in folders]
         fused = interleave(ranked)[:limit]
         files = await self.store.files.find_by_ids(
             sorted({hit.file for hit in fused if hit.file is not None})
@@ -85,11 +87,12 @@ class FileTools(Struct, frozen=True):
         ]
         return ToolAnswer("\n".join(shown) or ("Nothing was found." if folders else NO_FILES))
 
-    async def _passages(self, folder: int, query: str, limit: int) -> Sequence[Passage]:
+    async def _passages(
+        self, folder: int, query: str, limit: int, vector: Vector | None
+    ) -> Sequence[Passage]:
         memory = await self.store.agents.load(folder)
         if memory is None:
             return []
-        vector = None if self.embed_query is None else await self.embed_query(folder, query, SEARCH_MS)
         return await self.store.recall.passages(
             memory, query, PassageFilter(), limit=limit, deadline_ms=SEARCH_MS, vector=vector
         )

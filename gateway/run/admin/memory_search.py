@@ -84,7 +84,7 @@ class SearchOperation(Struct, frozen=True):
         """Returns the texts of a memory that match a query. Raises: StoreError."""
         store, embed_query = self.store, self.trial.embed_query
         try:
-            vector = None if embed_query is None else await embed_query(agent.id, search.query, SEARCH_MS)
+            vector = None if embed_query is None else await embed_query([agent.id], search.query, SEARCH_MS)
             hits = await store.recall.search(
                 agent,
                 search.query,

@@ -298,9 +298,10 @@ class EmbeddingService:
 
     # -- a question
 
-    async def embed_query(self, agent: int, query: str, wait_ms: float) -> Vector | None:
-        """Returns a question's vector; None: the memory has no vectors to compare it with, or it came too late.
+    async def embed_query(self, agents: Sequence[int], query: str, wait_ms: float) -> Vector | None:
+        """Returns a question's vector; None: it came too late, or no memory has vectors to compare it with.
 
+        agents: the rows of the memories that are searched; the call is counted for the first.
         wait_ms: at most; the embedder's own bound may be shorter.
         """
         wait_ms = min(wait_ms, self._wait_ms)
@@ -312,10 +313,10 @@ class EmbeddingService:
             return None
         with health.attempt(self._policy):
             try:
-                if not await self._store.vectors.has(agent, name):
+                if not await self._store.vectors.has(agents, name):
                     return None
                 made = await self._embed([query], wait_ms / 1000)
-                self._meter_call(agent, made)
+                self._meter_call(agents[0], made)
                 data = made.vectors[0]
                 vector = Vector(name, data, *self._compare_baseline(data))
             except Exception as error:

@@ -32,8 +32,8 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# (agent, text, milliseconds that there are) -> the text's vector, or None
-EmbedQuery = Callable[[int, str, float], Awaitable[Vector | None]]
+# (agents, text, milliseconds that there are) -> the text's vector, or None
+EmbedQuery = Callable[[Sequence[int], str, float], Awaitable[Vector | None]]
 
 # The least tokens of a line of a note where messages are long, so that no more hits are read than may fit.
 LINE_TOKENS = 40
@@ -376,7 +376,7 @@ class _NoteSearch(Struct, frozen=True):
         if recaller.embed_query is not None:
             # A vector that does not come in time leaves time for a search by words.
             wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
-            vector = await recaller.embed_query(context.agent.id, query, wait_ms)
+            vector = await recaller.embed_query([context.agent.id], query, wait_ms)
         has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim_seqs
         return await recaller.store.recall.search(
             context.agent,

@@ -70,7 +70,7 @@ class _TrialSearch(Struct, frozen=True):
     async def search(self, query: str) -> list[Message]:
         trial, vector = self.trial, None
         if trial.embed_query is not None:
-            vector = await trial.embed_query(self.agent.id, query, _DEADLINE_MS)
+            vector = await trial.embed_query([self.agent.id], query, _DEADLINE_MS)
         return await trial.store.recall.search(
             self.agent,
             query,

@@ -235,7 +235,7 @@ class MemoryTools(Struct, frozen=True):
 
     async def _search_index(self, query: str, lookup: Lookup) -> list[Message]:
         agent = self.context.agent
-        vector = None if self.embed_query is None else await self.embed_query(agent.id, query, SEARCH_MS)
+        vector = None if self.embed_query is None else await self.embed_query([agent.id], query, SEARCH_MS)
         # Among better hits that the call has ruled out, a few that it asks for would not be seen.
         return await self.store.recall.search(
             agent,

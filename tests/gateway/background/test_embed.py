@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +103,7 @@ class Remembering:
 
     def has_vector(self, wait_ms: float = 10_000.0) -> bool:
         """Whether a question gets one, asked by itself."""
-        asking = self.embedding.embed_query(self.agent_id(), QUESTION, wait_ms)
+        asking = self.embedding.embed_query([self.agent_id()], QUESTION, wait_ms)
         return self.world.gateway.call(asking) is not None
 
     @property
@@ -206,9 +206,24 @@ def test_a_question_as_long_as_a_book_is_cut_for_it(made: Remembering) -> None:
     """An embedder refuses what is too long, and is then asked by nobody for a while."""
     made.mention(TORTOISE)
     made.rest()
-    asking = made.embedding.embed_query(made.agent_id(), "word " * 100_000, 1000.0)
+    asking = made.embedding.embed_query([made.agent_id()], "word " * 100_000, 1000.0)
     assert made.world.gateway.call(asking) is not None
     assert max(map(len, made.asked[-1])) <= QUERY_CHARS
+
+
+def test_a_question_of_several_memories_is_embedded_once_where_one_of_them_has_vectors(
+    made: Remembering,
+) -> None:
+    made.mention(TORTOISE)
+    made.rest()
+    made.world.chat(user="bob").say("Hi.")
+    made.world.settle()
+    alice, bob = made.agent_id(), made.agent_id("bob")
+    calls = len(made.asked)
+    for agents, is_embedded in (([bob], False), ([bob, alice], True)):
+        asking = made.embedding.embed_query(agents, QUESTION, 10_000.0)
+        assert (made.world.gateway.call(asking) is not None) is is_embedded
+    assert made.asked[calls:] == [[QUESTION]]
 
 
 def test_the_operators_look_uses_it_where_nobody_serves_too(
@@ -496,7 +511,7 @@ def test_a_stream_that_waits_for_a_vector_in_vain_has_time_for_words(
 ) -> None:
     waits: list[float] = []
 
-    async def none(self: EmbeddingService, agent: int, query: str, wait_ms: float) -> None:
+    async def none(self: EmbeddingService, agents: Sequence[int], query: str, wait_ms: float) -> None:
         waits.append(wait_ms)
 
     monkeypatch.setattr(EmbeddingService, "embed_query", none)
