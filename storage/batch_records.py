@@ -160,6 +160,10 @@ class ItemRound(Struct, frozen=True):
     # Those of the tokens that the model wrote.
     output: int = 0
 
+    @property
+    def epoch(self) -> int | None:
+        return self.item.epoch
+
 
 class ItemEnd(Struct, frozen=True):
     """The end of an item."""
@@ -171,6 +175,8 @@ class ItemEnd(Struct, frozen=True):
     now: float
     # Why it failed, or "".
     error_message: str = ""
+    # The epoch of the memory that its turn or message may quote; None: they quote nothing.
+    epoch: int | None = None
     tokens: int = 0
     # Those of the tokens that the model wrote.
     output: int = 0

@@ -437,12 +437,15 @@ class ItemTurns:
         """
         counts = _counts_of(reply)
         tokens, now = counts.prompt + counts.completion, self._keeper.now()
-        plain = ItemEnd(item, failure.state, failure.stop, now, failure.message, tokens, counts.completion)
+        plain = ItemEnd(
+            item, failure.state, failure.stop, now, failure.message, item.epoch, tokens, counts.completion
+        )
         try:
             opened = await self.open_turn(item, failure=ProviderError(failure.message))
         except ItemFailed as error:
             # A provider's error may quote forgotten text.
-            return replace(plain, error_message=error.message) if error.message == FORGOTTEN else plain
+            is_forgotten = error.message == FORGOTTEN
+            return replace(plain, error_message=FORGOTTEN, epoch=None) if is_forgotten else plain
         except StoreError:
             raise
         except Exception:
@@ -473,7 +476,7 @@ class ItemTurns:
         opened, keeper, outcome = ending.turn, self._keeper, ending.outcome
         now = keeper.now()
         end = ItemEnd(
-            opened.item, ending.state, ending.stop, now, ending.message, ending.tokens,
+            opened.item, ending.state, ending.stop, now, ending.message, opened.item.epoch, ending.tokens,
             rounds=len(opened.rounds) + (ending.tokens > 0 or ending.state is RunState.COMPLETED),
             output=ending.output,
         )  # fmt: skip

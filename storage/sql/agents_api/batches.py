@@ -347,9 +347,9 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
         return 0 if isinstance(write, ItemRetry) else write.tokens
     if isinstance(write, ItemRetry):
         return 0
+    if write.epoch is not None and write.epoch != epoch:
+        raise WriteConflict(GONE)  # something was forgotten meanwhile
     if isinstance(write, ItemRound):
-        if epoch != item.epoch:
-            raise WriteConflict(GONE)
         made = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
         data = orjson.dumps({**write.data, "edits": made})
         await add_text(connection, run.agent, run.id, "round", write.number, data)

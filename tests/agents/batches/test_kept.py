@@ -18,6 +18,7 @@ from adapters.batch.openai import OpenAIBatches
 from adapters.scripted import ScriptedProvider
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartJournal
 from gateway.agents.batches.stored_replies import JournaledTools, StoredReplies
 from gateway.agents.registry.registry import Registry
@@ -120,26 +121,43 @@ def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_p
         assert "hens" not in s.block(agent)
 
 
+@pytest.mark.parametrize("when", ["it comes", "it is written"])
 @pytest.mark.parametrize(
     "fate",
     [Fate(text="You adore quokkas."), Fate("errored", words="Not allowed: quokkas.")],
     ids=["a reply", "an error"],
 )
-def test_what_comes_back_for_a_forgotten_memory_is_not_kept(tmp_path: Path, fate: Fate) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
-        return fate
-
-    with scene(tmp_path, answer, held=True) as s:
+def test_what_comes_back_for_a_forgotten_memory_is_not_kept(
+    tmp_path: Path, fate: Fate, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path, lambda custom_id, body: fate, held=True) as s:
         [agent] = s.agents(1)
         s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
+        said = spoken(s.world.letta.agents.messages.list(agent).items)
+
+        def forget() -> None:
+            while said:
+                s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{said.pop().id}")
+
+        def forgetting(method: Any) -> Any:
+            async def call(*about: Any) -> Any:
+                await asyncio.to_thread(forget)
+                return await method(*about)
+
+            return call
+
         batch = s.post([agent], "And what do I adore?")
         s.until(batch, lambda _: len(s.openai.batches) == 1)
-        for message in spoken(s.world.letta.agents.messages.list(agent, order="asc").items):
-            s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{message.id}")
+        if when == "it comes":
+            forget()
+        else:
+            monkeypatch.setattr(ItemTurns, "compose_end", forgetting(ItemTurns.compose_end))
+            monkeypatch.setattr(ItemOutcomes, "write", forgetting(ItemOutcomes.write))
         s.openai.finish()
         assert s.ended(batch)["counts"]["failed"] == 1
         assert "forgotten" in s.items(batch)[0]["error"]
         assert "quokkas" not in s.items(batch)[0]["error"]
+        assert s.said(agent) == []
         deadline = time.monotonic() + PATIENCE_S
         while has(tmp_path, "quokkas"):
             assert time.monotonic() < deadline, has(tmp_path, "quokkas")
