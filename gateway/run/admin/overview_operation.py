@@ -20,7 +20,7 @@ from gateway.run.admin.page_records import (
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.request_figures import RequestFigures
 from gateway.run.request_log import RequestLog
-from storage.errors import StoreError
+from storage.errors import Busy, StoreError, TooSlow
 from storage.records import JobState
 from storage.sql.store import Store
 
@@ -48,7 +48,7 @@ class OverviewOperation(Struct, frozen=True):
         log = self.log
         figures = log.figures.last_hour(log.now(), project)
         passed_over = self.passed_over()
-        is_up = self.store.health.is_up
+        is_up, is_whole = self.store.health.is_up, True
         jobs = JobCounts(None, None)
         replies: tuple[RequestRecord, ...] = ()
         memories: Sequence[MemoryRecord] = ()
@@ -58,9 +58,11 @@ class OverviewOperation(Struct, frozen=True):
             failed = counts.pop(JobState.DEAD)
             jobs = JobCounts(sum(counts.values()), failed)
             memories = await self.newest_memories(project, _LISTED)
+        except (TooSlow, Busy):
+            is_whole = False
         except StoreError:
             is_up = False
-        problems = _find_problems(figures, passed_over, jobs, is_up=is_up)
+        problems = _find_problems(figures, passed_over, jobs, is_up=is_up, is_whole=is_whole)
         is_down = not is_up or (bool(passed_over) and all(passed_over.values()))
         return OverviewRecord(
             state="down" if is_down else "degraded" if problems else "well",
@@ -82,9 +84,14 @@ class OverviewOperation(Struct, frozen=True):
 
 
 def _find_problems(
-    figures: RequestFigures, passed_over: Mapping[str, bool], jobs: JobCounts, *, is_up: bool
+    figures: RequestFigures,
+    passed_over: Mapping[str, bool],
+    jobs: JobCounts,
+    *,
+    is_up: bool,
+    is_whole: bool,
 ) -> list[Problem]:
-    """Returns what is wrong, worst first."""
+    """Returns what is wrong, worst first. is_whole: all was read."""
     found: list[Problem] = []
     count, modes = figures.count, figures.modes
     if not is_up:
@@ -109,4 +116,6 @@ def _find_problems(
         requests, them = ("request", "it") if unnamed == 1 else ("requests", "them")
         words = f"{unnamed:,} {requests} named nobody: nothing is remembered of {them}."
         found.append(Problem(words, "requests"))
+    if not is_whole:
+        found.append(Problem("Not all of this could be read in time: open it again.", ""))
     return found

@@ -12,11 +12,12 @@ import pytest
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_operations, make_request_operations
 from gateway.run.admin.audit_operations import AuditOperations
-from gateway.run.admin.overview_operation import WELL, OverviewOperation
+from gateway.run.admin.overview_operation import WELL, NewestMemories, OverviewOperation
 from gateway.run.admin.page_records import MemoryRecord, OverviewRecord
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.receipt import Receipt
 from gateway.run.request_log import RequestLog
+from storage.errors import Broken, Busy, StoreError, TooSlow
 from storage.sql.jobs import NO_AGENT
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
@@ -46,11 +47,13 @@ def requests_of(world: World) -> RequestOperations:
     return make_request_operations(app.services.settings, world.store, app.services.requests)
 
 
-def overview(world: World, project: str | None = None, **upstreams: bool) -> OverviewRecord:
+def overview(
+    world: World, project: str | None = None, newest_memories: NewestMemories = no_memories, **upstreams: bool
+) -> OverviewRecord:
     app = world.gateway.app
     resting = (lambda: upstreams) if upstreams else app.services.chat.failover.passed_over
     operation = OverviewOperation(
-        world.store, app.services.requests, requests_of(world), no_memories, resting, "1"
+        world.store, app.services.requests, requests_of(world), newest_memories, resting, "1"
     )
     return world.gateway.call(operation.show(project))
 
@@ -105,6 +108,27 @@ def test_an_upstream_that_rests_is_named_and_none_left_is_down(world: World) -> 
         "down",
         "No upstream answers: each one rests after it has failed.",
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "sentence"),
+    [
+        (TooSlow("slow"), "degraded", "Not all of this could be read in time: open it again."),
+        (Busy("full"), "degraded", "Not all of this could be read in time: open it again."),
+        (Broken("broken"), "down", "The database cannot be used: replies go on without memory."),
+    ],
+)
+def test_a_database_that_is_slow_is_not_down(
+    world: World, error: StoreError, state: str, sentence: str
+) -> None:
+    ask(world, "Hello.", **{"x-mnemogate-user": "alice"})
+
+    async def fail(project: str | None, limit: int) -> Sequence[MemoryRecord]:
+        raise error
+
+    found = overview(world, newest_memories=fail)
+    assert (found.state, found.sentence) == (state, sentence)
+    assert [each.mode for each in found.replies] == ["on"]
 
 
 def test_a_request_that_ends_late_hides_none_that_began_after_it(world: World) -> None:
