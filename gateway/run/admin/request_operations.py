@@ -31,6 +31,7 @@ from gateway.run.admin.page_records import (
     WindowRecord,
 )
 from gateway.run.request_log import LoggedRequest, RequestLog
+from storage.errors import StoreError
 from storage.listing import LAST_NUMBER
 from storage.recall_record import PROMPT_PARTS, REASONS, RecallRecord, pack_request_id, unpack
 from storage.records import API_PROFILE, Scope
@@ -150,11 +151,13 @@ class RequestOperations(Struct, frozen=True):
         """
         start = _read_page_end(after)
         agent = None
+        hidden: Collection[str] = ()
         if memory is not None:
             agent = await find_memory(self.store, project, memory, param="memory")
-        elif self.log is not None and (forgotten := await self._find_forgotten(self.log.ended())):
-            self.log.drop(forgotten)
+        elif self.log is not None:
+            hidden = await self._drop_forgotten(self.log)
         logged = [] if self.log is None else self.log.ended(project=project, memory=memory)
+        logged = [each for each in logged if each.memory_uid not in hidden]
         found = [
             _ListedRequest(_record_of_logged(e), number=e.number) for e in logged if e.number < start.number
         ]
@@ -187,6 +190,15 @@ class RequestOperations(Struct, frozen=True):
             limit=_PAGE,
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
+
+    async def _drop_forgotten(self, log: RequestLog) -> Collection[str]:
+        """Drops the requests of memories that are gone. Returns those that may be gone, while the store is down."""
+        ended = log.ended()
+        try:
+            log.drop(await self._find_forgotten(ended))
+        except StoreError:
+            return log.possibly_forgotten(ended)
+        return ()
 
     async def _find_forgotten(self, logged: Iterable[LoggedRequest]) -> set[str]:
         """Returns the memories of these requests that are gone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,26 @@ def test_requests_of_a_memory_are_those_of_the_process_and_older_ones(world: Wor
     for after in ("", "1", "x.y", "1.-1", "٣.1", "9" * 40 + ".1"):
         with pytest.raises(BadRequest):
             world.gateway.call(operations.list(after=after))
+
+
+def test_requests_are_listed_while_the_database_is_down(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})["x-mnemogate-agent"]
+    nobodys = ask(world, "Hello.")["x-mnemogate-request-id"]
+    world.gateway.app.services.requests.forget()
+
+    async def fail(uids: Collection[str]) -> Any:
+        assert uids == {uid}
+        raise Broken("broken")
+
+    with monkeypatch.context() as down:
+        down.setattr(world.store.overview, "scopes", fail)
+        found = world.gateway.call(requests_of(world).list())
+        # Whether the memory of the other one was forgotten cannot be known.
+        assert [each.id for each in found.items] == [nobodys]
+        assert [each.id for each in overview(world).replies] == [nobodys]
+    assert len(world.gateway.call(requests_of(world).list()).items) == 2
 
 
 def test_a_request_with_a_long_id_of_its_client_is_listed_once(world: World) -> None:
