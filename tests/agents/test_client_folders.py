@@ -11,6 +11,10 @@ import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 from letta_client.types import Folder
 
+from gateway.agents.tools.file_tools import NOT_SEARCHED
+from gateway.run.tools.searches import INCOMPLETE
+from storage.errors import TooSlow
+from storage.records import Agent
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.storage.api import bytes_in
@@ -208,6 +212,23 @@ def test_an_agent_searches_its_files(world: LettaWorld) -> None:
     assert [each.content for each in found_by_search] == [PLAN]
     world.letta.agents.folders.detach(notes.id, agent_id=agent.id)
     assert list(world.letta.agents.passages.search(agent.id, query="boat").results) == []
+
+
+def test_a_folder_that_cannot_be_searched_takes_nothing_from_the_others(world: LettaWorld) -> None:
+    notes, more = folder(world, plan=PLAN), folder(world, "more", boats="A boat needs a name.")
+    agent, recall = world.agent(folder_ids=[notes.id, more.id]), world.world.store.recall
+    passages, failing = recall.passages, {notes.id}
+
+    async def passages_of(memory: Agent, *args: Any, **options: Any) -> Any:
+        if f"source-{memory.uid}" in failing:
+            raise TooSlow("the search did not end in time")
+        return await passages(memory, *args, **options)
+
+    object.__setattr__(recall, "passages", passages_of)
+    found = ask(world, agent.id, "semantic_search_files", query="boat")
+    assert found.splitlines() == ["- [more/boats.md] A boat needs a name.", INCOMPLETE]
+    failing.add(more.id)
+    assert ask(world, agent.id, "semantic_search_files", query="boat") == NOT_SEARCHED
 
 
 def test_many_matches_are_shown_a_page_at_a_time_and_long_lines_are_cut(world: LettaWorld) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.run.tools import memory as memory_tools
-from gateway.run.tools.memory import INCOMPLETE
+from gateway.run.tools import searches
+from gateway.run.tools.searches import INCOMPLETE
 from storage.errors import Unavailable
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
@@ -111,7 +111,7 @@ def test_what_is_slow_is_left_out_and_said(
     made = agent(world)
     world.letta.agents.messages.create(made.id, input="My boat is red.")
     shared(world, made, "one", "A boat needs a name.")
-    monkeypatch.setattr(memory_tools, "SEARCH_MS", 200.0)
+    monkeypatch.setattr(searches, "SEARCH_MS", 200.0)
     hold(world, slow, Gate())
     found = ask(world, made, "recall_memory", query="boat")
     assert left in found
@@ -127,10 +127,21 @@ def test_where_nothing_can_be_searched_it_is_an_error(world: LettaWorld) -> None
     assert ask(world, made, "recall_memory", query="boat").startswith("Error: memory cannot be searched")
 
 
+def test_what_was_just_kept_is_found_where_nothing_can_be_searched(world: LettaWorld) -> None:
+    made = world.agent(tools=["archival_memory_insert", "archival_memory_search"])
+    hold(world, "passages", error=Unavailable("the disk is gone"))
+    keep = Call("archival_memory_insert", {"content": "The boat is red."})
+    look = Call("archival_memory_search", {"query": "boat"})
+    world.upstream.queue(call_tools(keep, look), say("Well."))
+    world.letta.agents.messages.create(made.id, input="Keep it.")
+    found = world.upstream.last.messages[-1]["content"]
+    assert found.splitlines() == ["- The boat is red.", INCOMPLETE]
+
+
 def test_no_search_goes_on_after_the_second(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     made = agent(world)
     world.letta.agents.messages.create(made.id, input="My boat is red.")
-    monkeypatch.setattr(memory_tools, "SEARCH_MS", 100.0)
+    monkeypatch.setattr(searches, "SEARCH_MS", 100.0)
     ended = Gate()
 
     async def late(*_: Any, **__: Any) -> Any:

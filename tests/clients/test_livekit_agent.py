@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from gateway.run.tools import memory as memory_tools
-from gateway.run.tools.memory import INCOMPLETE
+from gateway.run.tools import searches
+from gateway.run.tools.searches import INCOMPLETE
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.patience import comes
@@ -130,7 +130,7 @@ async def test_a_search_that_is_slow_is_answered_within_its_time(
     world: LettaWorld, phone: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await phone.say("My boat is called Albatross.")
-    monkeypatch.setattr(memory_tools, "SEARCH_MS", 100.0)
+    monkeypatch.setattr(searches, "SEARCH_MS", 100.0)
     slow_tool(world)
     world.upstream.queue(call_tools(search()), say("I cannot find it."))
     assert await phone.say(ASKED) == f"{FILLER} I cannot find it."

@@ -7,13 +7,11 @@ from typing import Any
 
 from gateway.agents.registry import archives
 from gateway.agents.runs import message_listing
-from gateway.agents.tools import file_tools
-from gateway.run.tools import memory
+from gateway.run.tools import searches
 from tests.patience import PATIENCE_S
 
 
 def lift(put: Callable[[Any, str, float], None] = setattr) -> None:
     """Lets searches take as long as a test waits, but for patterns that never end. put: sets a name of a module."""
-    for module, name in ((memory, "SEARCH_MS"), (message_listing, "_SEARCH_MS"), (archives, "SEARCH_MS")):
+    for module, name in ((searches, "SEARCH_MS"), (message_listing, "_SEARCH_MS"), (archives, "SEARCH_MS")):
         put(module, name, PATIENCE_S * 1000)
-    put(file_tools, "SEARCH_MS", PATIENCE_S * 1000)

@@ -10,15 +10,14 @@ from msgspec import Struct
 
 from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.run.memory.recall import EmbedQuery
+from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
-from storage.fusion import interleave
 from storage.listing import PassageFilter
 from storage.records import Agent, DefinitionKind, Passage, StoredFile, Vector
 from storage.sql.store import Store
 
-# The deadlines of one call.
-SEARCH_MS = 1000.0
+# The deadline of one call of `grep_files`.
 GREP_S = 1.0
 # The longest pattern.
 PATTERN_CHARS = 300
@@ -26,6 +25,7 @@ PATTERN_CHARS = 300
 MATCHES = 20
 LINE_CHARS = 300
 NO_FILES = "No file is attached to this agent."
+NOT_SEARCHED = "Error: files cannot be searched at the moment."
 TOO_LONG = (
     "Error: the search took longer than a second, or too much memory. Use a simpler pattern, or name fewer files by "
     "`include`."
@@ -61,7 +61,7 @@ class FileTools(Struct, frozen=True):
                 return await self._search(folders, str(arguments["query"]), arguments.get("limit") or 5)
             return await self._grep(folders, arguments)
         except StoreError:
-            return failed_answer("Error: files cannot be searched at the moment.")
+            return failed_answer(NOT_SEARCHED)
 
     async def _folders(self) -> dict[int, str]:
         """Returns the names of the attached folders by their rows."""
@@ -74,18 +74,23 @@ class FileTools(Struct, frozen=True):
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
         embed = self.embed_query
-        vector = None if embed is None else await embed([*folders], query, SEARCH_MS)
-        ranked = [await self._passages(folder, query, limit, vector) for folder in folders]
-        fused = interleave(ranked)[:limit]
-        files = await self.store.files.find_by_ids(
-            sorted({hit.file for hit in fused if hit.file is not None})
+        vector = None if embed is None else await embed([*folders], query, searches.SEARCH_MS)
+        hits, is_incomplete = await searches.search_all(
+            [self._passages(folder, query, limit, vector) for folder in folders]
         )
-        shown = [
+        files = await self.store.files.find_by_ids(
+            sorted({hit.file for hit in hits[:limit] if hit.file is not None})
+        )
+        lines = [
             f"- [{folders[file.memory]}/{file.name}] {hit.text.strip()}"
-            for hit in fused
+            for hit in hits[:limit]
             if hit.file is not None and (file := files.get(hit.file)) is not None
         ]
-        return ToolAnswer("\n".join(shown) or ("Nothing was found." if folders else NO_FILES))
+        if is_incomplete and not lines:
+            return failed_answer(NOT_SEARCHED)
+        if is_incomplete:
+            lines.append(searches.INCOMPLETE)
+        return ToolAnswer("\n".join(lines) or ("Nothing was found." if folders else NO_FILES))
 
     async def _passages(
         self, folder: int, query: str, limit: int, vector: Vector | None
@@ -94,7 +99,7 @@ class FileTools(Struct, frozen=True):
         if memory is None:
             return []
         return await self.store.recall.passages(
-            memory, query, PassageFilter(), limit=limit, deadline_ms=SEARCH_MS, vector=vector
+            memory, query, PassageFilter(), limit=limit, deadline_ms=searches.SEARCH_MS, vector=vector
         )
 
     async def _grep(self, folders: Mapping[int, str], arguments: Mapping[str, Any]) -> ToolAnswer:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,20 +21,16 @@ from gateway.core.turn.commands import RunTool
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.memory.record import BlockEdits
+from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
-from storage.errors import StoreError
-from storage.fusion import interleave
 from storage.listing import PassageFilter
 from storage.records import Agent, BlockOp, Message, Passage
 from storage.sql.store import Store
 
-_log = logging.getLogger("mnemogate")
 _MAX_TAGGED = 40  # hits that are read where a search names tags, which the index does not know
 READ_ONLY = "Error: this request only reads memory. Nothing was done."
-INCOMPLETE = "(Not all of memory answered within a second. Asking again may find more.)"
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
-SEARCH_MS = 1000.0
 RECENT_EXCHANGES = 200  # that are read where a search has no query, but a time or a speaker
 # The budget of a search's results where automatic recall is switched off.
 DEFAULT_TOKENS = 1000
@@ -162,16 +156,16 @@ class MemoryTools(Struct, frozen=True):
     async def look_up(self, lookup: Lookup) -> ToolAnswer:
         """Searches memory. Returns a line for each hit, the best first; what is not found in a second is left out."""
         hits, is_incomplete = await self._search_all(lookup)
-        if is_incomplete and not hits:
-            return failed_answer("Error: memory cannot be searched at the moment.")
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
         newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
         lines = [f"- {_with_tags(each)}" for each in note.choose(newest_first, "", budget_tokens=budget)]
         budget -= note.estimate_tokens("\n".join(lines))
         lines += [_result_line(each) for each in note.choose(hits[: lookup.limit], "", budget_tokens=budget)]
-        lines = lines or ["Nothing was found."]
-        return ToolAnswer("\n".join([*lines, INCOMPLETE] if is_incomplete else lines))
+        if is_incomplete and not lines:
+            return failed_answer("Error: memory cannot be searched at the moment.")
+        lines = [*lines, searches.INCOMPLETE] if is_incomplete else lines or ["Nothing was found."]
+        return ToolAnswer("\n".join(lines))
 
     def _pending_passages(self, lookup: Lookup) -> list[Message]:
         """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""
@@ -187,27 +181,13 @@ class MemoryTools(Struct, frozen=True):
             return [], False
         queries = lookup.queries or ("",)
         if self.archives is not None and lookup.sources == {"passage"}:
-            searches = [self._search_archives(query, lookup) for query in queries]
+            begun = [self._search_archives(query, lookup) for query in queries]
         else:
-            searches = [self._search_own(query, lookup) for query in queries]
+            begun = [self._search_own(query, lookup) for query in queries]
             if "passage" in lookup.sources:
-                searches += [self._search_archives(query, lookup, is_own=False) for query in lookup.queries]
-        tasks = [asyncio.ensure_future(each) for each in searches]
-        try:
-            await asyncio.wait(tasks, timeout=SEARCH_MS / 1000)
-        finally:
-            late = [task for task in tasks if not task.done()]
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
-        found, has_failed = [], bool(late)
-        for task in tasks:
-            try:
-                found.append([] if task.cancelled() else task.result())
-            except StoreError as error:
-                _log.warning("A search of a memory tool failed: %s", error.message)
-                has_failed = True
-        return _numbered_apart(interleave(found)), has_failed
+                begun += [self._search_archives(query, lookup, is_own=False) for query in lookup.queries]
+        found, is_incomplete = await searches.search_all(begun)
+        return _numbered_apart(found), is_incomplete
 
     async def _search_own(self, query: str, lookup: Lookup) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""
@@ -235,14 +215,18 @@ class MemoryTools(Struct, frozen=True):
 
     async def _search_index(self, query: str, lookup: Lookup) -> list[Message]:
         agent = self.context.agent
-        vector = None if self.embed_query is None else await self.embed_query([agent.id], query, SEARCH_MS)
+        vector = (
+            None
+            if self.embed_query is None
+            else await self.embed_query([agent.id], query, searches.SEARCH_MS)
+        )
         # Among better hits that the call has ruled out, a few that it asks for would not be seen.
         return await self.store.recall.search(
             agent,
             query,
             limit=_MAX_TAGGED if lookup.tags else lookup.limit,
             takes=lookup.matches,
-            deadline_ms=SEARCH_MS,
+            deadline_ms=searches.SEARCH_MS,
             vector=vector,
         )
 

@@ -1,0 +1,42 @@
+"""Several searches of one call, made at once: what one of them lacks keeps nothing of the others back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+from storage.errors import StoreError
+from storage.fusion import interleave
+
+_log = logging.getLogger("mnemogate")
+T = TypeVar("T", bound=object)
+
+SEARCH_MS = 1000.0
+INCOMPLETE = "(Not everything answered within a second. Asking again may find more.)"
+
+
+async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T], bool]:
+    """Makes all searches at once, for `SEARCH_MS` at most.
+
+    Returns the best of each in turn, and whether one failed or was too late.
+    """
+    if not searches:
+        return [], False
+    tasks = [asyncio.ensure_future(each) for each in searches]
+    try:
+        await asyncio.wait(tasks, timeout=SEARCH_MS / 1000)
+    finally:
+        late = [task for task in tasks if not task.done()]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+    found, has_failed = list[Sequence[T]](), bool(late)
+    for task in tasks:
+        try:
+            found.append([] if task.cancelled() else task.result())
+        except StoreError as error:
+            _log.warning("A search of a tool failed: %s", error.message)
+            has_failed = True
+    return interleave(found), has_failed
