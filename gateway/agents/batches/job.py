@@ -88,17 +88,21 @@ class BatchJobs:
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
-        # Other processes do not know the requests that this one sends itself, and would repeat them: so the job stays.
-        while (wait_s := await self._perform_attempt(job)) is not None:
-            await self._wait_for_poll(wait_s)
+        parts = await PartJournal.load(job, self.store)
+        try:
+            # Other processes do not know the requests that this one sends itself, and would repeat them: so the job
+            # stays.
+            while (wait_s := await self._perform_attempt(job, parts)) is not None:
+                await self._wait_for_poll(wait_s)
+        finally:
+            await self._stop_calls(parts)
 
-    async def _perform_attempt(self, job: JobContext) -> float | None:
+    async def _perform_attempt(self, job: JobContext, parts: PartJournal) -> float | None:
         """Does all that can be done now. Returns the seconds until it is done again here; None: the job has ended.
 
         Raises: Postponed: any process may continue the job after that time.
         """
         batch = await self.store.batches.find(None, job.job.key)
-        parts = await PartJournal.load(job, self.store)
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
         results = PartResults(self.store, self.turns, batch, outcomes)
         attempt = _Attempt(self, job, batch, parts, outcomes, results)
@@ -131,6 +135,16 @@ class BatchJobs:
             await asyncio.sleep(seconds)
         finally:
             self.idle_jobs -= 1
+
+    async def _stop_calls(self, parts: PartJournal) -> None:
+        """Stops the requests that this process sends itself; who claims the job next, perhaps another, repeats them."""
+        for part in parts.parts:
+            provider = self.providers.get(part.upstream)
+            if provider is None or provider.is_durable:
+                continue
+            # Its id may not be noted yet.
+            if (id := await provider.find(part.submission, ())) is not None:
+                await provider.cancel(id)
 
     async def aclose(self) -> None:
         for provider in self.providers.values():
@@ -441,7 +455,7 @@ class _Attempt:
             await self._note_refusal(part, state.message, is_sure=True)
             return
         if state.is_gone or not provider.is_durable:
-            # What this process has asked itself is read once: what could not be written then is missing.
+            # A fault may have ended the calls of this process before all were made.
             await self.results.resend(part, lost_by_restart=state.is_gone and not provider.is_durable)
         await self.results.end_without_result(part, state.unreported)
         await self.parts.note_over(part, self.jobs.now())

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adapters.batch import local
+from adapters.batch.local import LocalBatches
 from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
@@ -21,9 +22,10 @@ from gateway.run.background import tasks
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import Unavailable
 from storage.sql.agents_api.batches import Batches
+from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
 from tests.doubles.batches import BatchServer, Fate
-from tests.doubles.upstream import Gate, Reply, Seen, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
 
 pytestmark = pytest.mark.both
 
@@ -733,3 +735,53 @@ def test_calls_of_the_gateways_own_stop_with_a_cancel(
         gate.open()
         s.until_rest()
         assert s.get(batch)["counts"]["cancelled"] == 10
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
+    is_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another gateway that claims the job makes them itself."""
+    perform, fail, gate = LocalBatches._perform, Jobs.fail, Gate()
+    under_way, when_failed = list[str](), list[list[str]]()
+
+    async def noted(batches: LocalBatches, batch: Any, lines: Any) -> None:
+        under_way.append(batch.part.mark)
+        try:
+            await perform(batches, batch, lines)
+        finally:
+            under_way.remove(batch.part.mark)
+
+    async def failed(jobs: Jobs, *about: Any) -> Any:
+        when_failed.append([*under_way])
+        return await fail(jobs, *about)
+
+    monkeypatch.setattr(LocalBatches, "_perform", noted)
+    monkeypatch.setattr(Jobs, "fail", failed)
+    with scene(tmp_path) as s:
+        s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
+        batch = s.post(s.agents(6, "up/m"))
+        s.world.upstream.arrived(local.AT_ONCE).wait_sync()
+        if is_lost:
+            gateway, store = s.world.world.gateway, s.world.world.store
+            [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
+            gateway.call(store.jobs.cancel(job))
+        else:
+            Breaking(monkeypatch, "get", 1)
+        s.until(batch, lambda _: bool(when_failed))
+        assert when_failed[0] == []
+        gate.open()
+        assert is_lost or s.ended(batch)["counts"]["completed"] == 6
+
+
+def test_parts_are_read_once_while_the_gateway_makes_the_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are polled each second, and a part is made of what became ready since."""
+    reads = Breaking(monkeypatch, "journal", 0)
+    with scene(tmp_path) as s:
+        s.world.upstream.script = lambda seen: (
+            say("Done.") if results(seen.json) else call_tools(Call(*append("Noted.")))
+        )
+        assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
+    assert reads.calls == 1
