@@ -17,6 +17,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.core.turn.events import ToolFinished
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.run.receipt import GatewayStep, Receipt
+from storage.errors import StoreError
 from storage.records import Block
 
 _log = logging.getLogger("mnemogate")
@@ -192,7 +193,9 @@ async def run_tool(toolbox: Toolbox, call: RunTool) -> ToolAnswer:
         return failed_answer(NOT_AVAILABLE.format(name=call.name))
     try:
         return await toolbox.run(call)
+    except StoreError as error:
+        _log.warning("A tool could not be run; the model got an error: %s", error.message)
     except Exception:
-        # A tool never breaks chat: the model gets an error, and answers without.
         _log.exception("A tool failed by a fault in the gateway; the model got an error.")
-        return failed_answer(NOT_AVAILABLE.format(name=call.name))
+    # A tool never breaks chat: the model answers without.
+    return failed_answer(NOT_AVAILABLE.format(name=call.name))

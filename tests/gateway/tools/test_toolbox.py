@@ -10,6 +10,7 @@ import pytest
 
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import MAX_PARALLEL, NO_TOOLS, ToolAnswer, Toolbox, run_tools
+from storage.errors import Unavailable
 
 
 class Doors:
@@ -41,8 +42,8 @@ class Doors:
         except asyncio.CancelledError:
             self.cancelled.append(call.call_id)
             raise
-        if call.arguments.get("fails"):
-            raise ValueError("secret detail")
+        if "fails" in call.arguments:
+            raise call.arguments["fails"]
         self.ended.append(call.call_id)
         return ToolAnswer(f"done {call.call_id}")
 
@@ -84,16 +85,25 @@ async def test_calls_of_one_lane_keep_their_order() -> None:
     assert box.ended == ["b", "a", "c"]
 
 
-async def test_a_call_that_fails_is_told_to_the_model_and_takes_no_other_with_it() -> None:
+@pytest.mark.parametrize(
+    ("error", "is_logged_as"),
+    [(ValueError("secret detail"), "ERROR"), (Unavailable("the disk is gone"), "WARNING")],
+)
+async def test_a_call_that_fails_is_told_to_the_model_and_takes_no_other_with_it(
+    caplog: pytest.LogCaptureFixture, error: Exception, is_logged_as: str
+) -> None:
     box = Doors()
     for id in "ab":
         box.door(id).set()
-    failing, fine = calls("a", fails=True), calls("b")
+    failing, fine = calls("a", fails=error), calls("b")
     results = await run_tools(box, [*failing, *fine])
     assert results[1] == ToolAnswer("done b")
     assert results[0].status == "error"
     assert results[0].content.startswith("Error:")
-    assert "secret" not in results[0].content
+    assert str(error) not in results[0].content
+    (record,) = caplog.records
+    # A store that is down is no fault of the gateway's, and shows no trace.
+    assert (record.levelname, record.exc_info is not None) == (is_logged_as, is_logged_as == "ERROR")
 
 
 @pytest.mark.parametrize("ids", [("a",), ("a", "b")])
