@@ -190,7 +190,7 @@ class ChatCall:
                 self.receipt.turn = turn_name(context)
             search = prompt.recall.search
             if search is not None:
-                self.receipt.recalled = len(search.chosen)
+                self.receipt.recalled = len(search.choice.hits)
             self.receipt.memory_row = context.agent.id
             headers["x-mnemogate-agent"] = context.agent.uid
             headers["x-mnemogate-conversation"] = context.conversation_uid

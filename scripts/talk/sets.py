@@ -199,7 +199,7 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
     pick = random.Random(seed)
     for _ in range(20):
         some = [Message(d.seq, d.seq, d.role, d.text, d.at, 1) for d in pick.sample(history, 6)]
-        yield render_note(choose(some, ""), [], sessions[-1][0], mark=_MARK)
+        yield render_note(choose(some, "").hits, [], sessions[-1][0], mark=_MARK)
 
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:

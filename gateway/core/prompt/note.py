@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence, Set
 from functools import lru_cache
 from operator import attrgetter
 from string import digits, punctuation
@@ -96,18 +95,6 @@ _YEAR_CHARS = 4
 _WHEN = attrgetter("message.at", "message.seq")
 
 
-@dataclass(slots=True)
-class LeftOut:
-    """Why candidates stay out of a note, by their numbers. Those that are not even tried stand in the request."""
-
-    # Those that were tried. One that is in neither of the other lists and was not chosen had no room.
-    tried: Sequence[int] = ()
-    # Those that say what another one says.
-    repeats: list[int] = field(default_factory=list)
-    # Those that the notes show.
-    shown: list[int] = field(default_factory=list)
-
-
 class Recalled(Struct, frozen=True):
     """A message chosen for a note."""
 
@@ -124,6 +111,22 @@ class Recalled(Struct, frozen=True):
     @classmethod
     def of(cls, message: Message, text: str) -> Recalled:
         return cls(message, text, _labelled(message, text), day_text(message.at))
+
+
+class Choice(Struct, frozen=True):
+    """The messages chosen for a note, and by their numbers why other candidates stay out."""
+
+    # In the order of their times.
+    hits: Sequence[Recalled] = ()
+    # The candidates that the notes do not show yet. One of them that is in no other list had no room.
+    tried: Sequence[int] = ()
+    # Those that say what another one says.
+    repeats: Sequence[int] = ()
+    # Those whose best part the notes show.
+    shown: Sequence[int] = ()
+
+
+NO_CHOICE = Choice()
 
 
 def estimate_tokens(text: str) -> int:
@@ -243,9 +246,8 @@ def choose(
     budget_tokens: int = 1_000,
     cut_chars: int = CUT_CHARS,
     is_selection: bool = False,
-    left: LeftOut | None = None,
-) -> list[Recalled]:
-    """Returns the candidates worth a line, in the order of their times.
+) -> Choice:
+    """Chooses the candidates worth a line.
 
     candidates: best first.
     exclude_atoms: what stands in the window; a message with one of them is left out, as is one that repeats
@@ -256,61 +258,22 @@ def choose(
     cut_chars: how much of one message is shown.
     is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
         note says. A message mostly covered by facts is left out for them.
-    left: is given why the others stay out.
     """
-    left = LeftOut() if left is None else left
-    left.tried, left.repeats, left.shown = (), [], []
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
-    room = budget_tokens - _EMPTY_TOKENS
-    if room < _MIN_TOKENS:
-        left.tried = [m.seq for m in candidates]
-        return []
     in_request = _Shown(exclude_atoms, noted, query, shared)
-    most_chars, half = cut_chars, room // 2
-    tried = {"", _quote(query).casefold().strip(_POINTS)}
-    chosen = _Chosen()
-    groups: dict[_Group, list[Recalled]] = {}
-    years: set[str] = set()
-    if [m for m in candidates if m.source == "fact"]:
-        by_facts = [*_with_facts_first(candidates)]
-        left.repeats += {m.seq for m in candidates}.difference(m.seq for m in by_facts)
-        candidates = by_facts
-    lines = _new_lines(candidates, in_request)
-    left.tried = [line.message.seq for line in lines]
-    for message, text, folded in lines:
-        if folded in tried:
-            left.repeats.append(message.seq)
-            continue
-        tried.add(folded)
-        # Most candidates find no room any more: their best part is not looked for.
-        if min(len(text), most_chars - _EXCERPT_SLACK) > _CHARS_PER_TOKEN * room:
-            continue
-        if len(text) > min(_WHOLE_CHARS, most_chars):
-            text, cut = make_excerpt(text, query_keys(query), most_chars)
-            if in_request.shows(_labelled(message, text)):
-                left.shown.append(message.seq)
-                continue
-            text += cut
-            folded = text.casefold()
-        hit = Recalled.of(message, text)
-        group = hit.day, message.conversation
-        heading = "" if group in groups else f"{_heading(hit.day, years)}\n"
-        cost = estimate_tokens(f"{heading}{hit.line}\n")
-        if cost > room:
-            continue
-        if not chosen.add(folded):
-            left.repeats.append(message.seq)
-            continue
-        room -= cost
-        groups.setdefault(group, []).append(replace(hit, tokens=cost))
-        years.add(hit.day[:_YEAR_CHARS])
-        if room < _MIN_TOKENS:
+    draft = _Draft(budget_tokens - _EMPTY_TOKENS, cut_chars, query, in_request)
+    if not draft.has_room:
+        return Choice(tried=[m.seq for m in candidates])
+    by_facts = _with_facts_first(candidates)
+    replaced = {m.seq for m in candidates}.difference([m.seq for m in by_facts])
+    lines = _new_lines(by_facts, in_request)
+    for line in lines:
+        draft.add(line)
+        if not draft.has_room:
             break
-        # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
-        if room <= half:
-            most_chars = cut_chars // 2
-    return _in_order(groups)
+    tried = [line.message.seq for line in lines]
+    return Choice(draft.hits(), tried, [*replaced, *draft.repeats], draft.shown)
 
 
 def shows_all(
@@ -325,14 +288,6 @@ def shows_all(
         return False
     shown = _Shown(exclude_atoms, notes, query)
     return all(shown.new_line(m) is None for m in reversed(messages))
-
-
-def _in_order(groups: Mapping[_Group, list[Recalled]]) -> list[Recalled]:
-    """Returns what was chosen by day, then by conversation, each as it went."""
-    for hits in groups.values():
-        hits.sort(key=_WHEN)
-    ordered = sorted(groups.items(), key=lambda each: (each[0][0], each[1][0].message.at, each[0][1]))
-    return [hit for _, hits in ordered for hit in hits]
 
 
 class _Line(NamedTuple):
@@ -408,6 +363,69 @@ class _Shown:
         return False
 
 
+class _Draft:
+    """A note that is filled line by line.
+
+    room: in tokens, without the note's frame.
+    cut_chars: how much of one message is shown.
+    """
+
+    def __init__(self, room: int, cut_chars: int, query: str, in_request: _Shown) -> None:
+        # By number, the messages that say what another one says, and those whose best part the notes show.
+        self.repeats, self.shown = list[int](), list[int]()
+        self._room, self._half, self._cut_chars = room, room // 2, cut_chars
+        self._query, self._in_request = query, in_request
+        self._tried = {"", _quote(query).casefold().strip(_POINTS)}
+        self._chosen = _Chosen()
+        self._groups: dict[_Group, list[Recalled]] = {}
+        self._years: set[str] = set()
+
+    @property
+    def has_room(self) -> bool:
+        return self._room >= _MIN_TOKENS
+
+    def add(self, line: _Line) -> None:
+        """Adds a line, or the best part of a long one, if it is new and has room."""
+        message, text, folded = line
+        if folded in self._tried:
+            self.repeats.append(message.seq)
+            return
+        self._tried.add(folded)
+        # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
+        most_chars = self._cut_chars // 2 if self._room <= self._half else self._cut_chars
+        # Most candidates find no room any more: their best part is not looked for.
+        if min(len(text), most_chars - _EXCERPT_SLACK) > _CHARS_PER_TOKEN * self._room:
+            return
+        if len(text) > min(_WHOLE_CHARS, most_chars):
+            text, cut = make_excerpt(text, query_keys(self._query), most_chars)
+            if self._in_request.shows(_labelled(message, text)):
+                self.shown.append(message.seq)
+                return
+            text += cut
+            folded = text.casefold()
+        hit = Recalled.of(message, text)
+        group = hit.day, message.conversation
+        heading = "" if group in self._groups else f"{_heading(hit.day, self._years)}\n"
+        cost = estimate_tokens(f"{heading}{hit.line}\n")
+        if cost > self._room:
+            return
+        if not self._chosen.add(folded):
+            self.repeats.append(message.seq)
+            return
+        self._room -= cost
+        self._groups.setdefault(group, []).append(replace(hit, tokens=cost))
+        self._years.add(hit.day[:_YEAR_CHARS])
+
+    def hits(self) -> list[Recalled]:
+        """Returns what was added by day, then by conversation, each as it went."""
+        for hits in self._groups.values():
+            hits.sort(key=_WHEN)
+        ordered = sorted(
+            self._groups.items(), key=lambda each: (each[0][0], each[1][0].message.at, each[0][1])
+        )
+        return [hit for _, hits in ordered for hit in hits]
+
+
 class _Chosen:
     """The lines that a note has so far, folded."""
 
@@ -443,13 +461,15 @@ def _spaced(line: str) -> str:
     return f" {words.strip()} "
 
 
-def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
+def _with_facts_first(candidates: Sequence[Message]) -> Sequence[Message]:
     """Puts facts that say most of a message they were learned from in its place."""
     facts: dict[int, list[Message]] = {}
     for m in candidates:
         for origin in m.origins if m.source == "fact" else ():
             facts.setdefault(origin, []).append(m)
-    taken: set[int] = set()
+    if not facts:
+        return candidates
+    by_facts: dict[int, Message] = {}
     for m in candidates:
         in_place = [m]
         if m.source == "message" and m.exchange in facts:
@@ -458,9 +478,8 @@ def _with_facts_first(candidates: Sequence[Message]) -> Iterable[Message]:
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):
                 in_place = [f for f in facts[m.exchange] if words & _words(f.text)]
         for each in in_place:
-            if each.seq not in taken:
-                taken.add(each.seq)
-                yield each
+            by_facts.setdefault(each.seq, each)
+    return [*by_facts.values()]
 
 
 def _words(text: str) -> frozenset[str]:

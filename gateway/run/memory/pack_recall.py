@@ -39,8 +39,8 @@ def pack_recall(
     rows, counts = entry_rows(search)
     reported = reported_counts(outcome.usage)
     record = RecallRecord(
-        outcome=search.why or _why(bool(search.chosen), counts),
-        found=len(search.chosen) + counts.total(),
+        outcome=search.why or _why(bool(search.choice.hits), counts),
+        found=len(search.choice.hits) + counts.total(),
         recalled_tokens=prompt.recall.tokens,
         is_selection=search.is_selection,
         mode=receipt.mode,
@@ -75,7 +75,7 @@ def entry_rows(
         rank = ranks.get(seq, len(ranks))
         return EntryRow(_CODES[kind, reason], seq, rank, *scores.get(seq, _NO_SCORES), tokens)
 
-    rows = [row(hit.message.seq, hit.message.source, "", hit.tokens) for hit in search.chosen]
+    rows = [row(hit.message.seq, hit.message.source, "", hit.tokens) for hit in search.choice.hits]
     chosen = {each.seq for each in rows}
     reasons = _reasons(search, messages.keys() - chosen)
     left_out = sorted(reasons, key=lambda seq: ranks.get(seq, inf))[:most_left_out]
@@ -94,10 +94,10 @@ def entry_rows(
 
 def _reasons(search: SearchRecord, unchosen: Iterable[int]) -> dict[int, str]:
     """Returns by number the reason for which each hit stayed out. unchosen: the messages that were not chosen."""
-    tried = frozenset(search.left_out.tried)
+    tried = frozenset(search.choice.tried)
     # What the note did not try to hold stands in the prompt already.
     found = {seq: "no_room" if seq in tried else "shown" for seq in unchosen}
-    for seqs, reason in ((search.left_out.repeats, "repeats"), (search.left_out.shown, "shown")):
+    for seqs, reason in ((search.choice.repeats, "repeats"), (search.choice.shown, "shown")):
         for seq in seqs:
             if seq in found:
                 found[seq] = reason

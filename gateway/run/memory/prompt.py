@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from gateway.core.conversation.canonical import WireMessage, first_after_system
 from gateway.core.prompt.compose import Composition, InsertedMessage
 from gateway.core.prompt.eviction import Eviction
-from gateway.core.prompt.note import LeftOut, Recalled, estimate_tokens
+from gateway.core.prompt.note import Choice, estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.summary import WantedSummary
@@ -120,10 +120,8 @@ class SearchRecord(Struct, frozen=True):
     why: str
     # What was found, best first.
     messages: Sequence[Message]
-    # What went into the note.
-    chosen: Sequence[Recalled]
-    # Why the other messages stayed out.
-    left_out: LeftOut
+    # What went into the note, and why the other messages stayed out.
+    choice: Choice
     # Why other messages that were found are not among these, by number.
     ruled_out: Mapping[int, str]
     is_selection: bool

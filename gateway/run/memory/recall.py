@@ -97,14 +97,12 @@ class FoundMessages(NamedTuple):
         self,
         budget: int,
         cut_chars: int,
-        left_out: note.LeftOut,
         visible: VisibleContent = NOTHING_VISIBLE,
-    ) -> list[note.Recalled]:
-        """Returns the messages that go into a note, as `note.choose`.
+    ) -> note.Choice:
+        """Chooses the messages that go into a note, as `note.choose`.
 
         budget: the tokens of the note.
         cut_chars: the most characters of one message.
-        left_out: is given why the others stay out.
         visible: what the request shows already.
         """
         return note.choose(
@@ -116,7 +114,6 @@ class FoundMessages(NamedTuple):
             budget_tokens=budget,
             cut_chars=cut_chars,
             is_selection=self.is_selection,
-            left=left_out,
         )
 
     def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
@@ -219,8 +216,7 @@ class Recaller(Struct, frozen=True):
         budget = self._budget_in_window(context, prompt, naming_tokens)
         begun = time.perf_counter()
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
-        left_out = note.LeftOut()
-        found, chosen = _NOTHING, list[note.Recalled]()
+        found, choice = _NOTHING, note.NO_CHOICE
         why, ms = "", 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
             visible = VisibleContent.of(context, prompt.composition, prompt.window)
@@ -235,12 +231,11 @@ class Recaller(Struct, frozen=True):
                 names=names,
                 begun=begun,
                 trace=trace,
-                left_out=left_out,
             )
             try:
                 found = await search.find(text)
                 if found.messages:
-                    chosen = await search.choose(found)
+                    choice = await search.choose(found)
             except StoreError as error:
                 # A memory that answers late or not at all is one without hits; the reply does not wait for it.
                 why = "late" if isinstance(error, TooSlow) else "failed"
@@ -250,7 +245,7 @@ class Recaller(Struct, frozen=True):
             ms = (time.perf_counter() - begun) * 1000
         rendered = _render(
             context,
-            chosen,
+            choice.hits,
             prompt.section.changes,
             names_mark=naming_tokens > 0,
             is_selection=found.is_selection,
@@ -258,13 +253,13 @@ class Recaller(Struct, frozen=True):
         search_record = None
         if trace is not None:
             reason = why or ("all_shown" if found.is_all_shown else "")
-            search_record = make_search_record(reason, found, chosen, left_out, trace)
+            search_record = make_search_record(reason, found, choice, trace)
         return RecallResult(
             rendered,
-            tokens=note.estimate_tokens(rendered) if chosen else 0,
+            tokens=note.estimate_tokens(rendered) if choice.hits else 0,
             ms=ms,
             begun=begun,
-            count=len(chosen),
+            count=len(choice.hits),
             has_failed=bool(why),
             is_late=why == "late",
             search=search_record,
@@ -308,8 +303,6 @@ class _NoteSearch(Struct, frozen=True):
     begun: float
     # Takes the ranking of the last search by words.
     trace: SearchTrace | None
-    # Takes why messages stay out of the note.
-    left_out: note.LeftOut
 
     @property
     def standing(self) -> Collection[int]:
@@ -337,8 +330,8 @@ class _NoteSearch(Struct, frozen=True):
             ),
         )
 
-    async def choose(self, found: FoundMessages) -> list[note.Recalled]:
-        """Returns the messages for which the note has room."""
+    async def choose(self, found: FoundMessages) -> note.Choice:
+        """Chooses the messages for which the note has room."""
         context, budget = self.context, self.budget
         if found.is_selection:
             budget = min(
@@ -346,14 +339,14 @@ class _NoteSearch(Struct, frozen=True):
             )
         render = partial(_render, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection)
         cut_chars, changes = found.line_chars(budget), self.prompt.section.changes
-        chosen = found.choose(budget, cut_chars, self.left_out, self.visible)
+        choice = found.choose(budget, cut_chars, self.visible)
         # The estimate is too low for some languages, and a full window has no room for a token more.
-        while chosen and (excess := await _excess(self.prompt, render(chosen, changes))) > 1:
+        while choice.hits and (excess := await _excess(self.prompt, render(choice.hits, changes))) > 1:
             # A note that takes less than its budget would be the same with a slightly smaller one.
-            taken = note.estimate_tokens(render(chosen, ()))
+            taken = note.estimate_tokens(render(choice.hits, ()))
             budget = min(budget - 1, int(taken / excess) - self.naming_tokens)
-            chosen = found.choose(budget, cut_chars, self.left_out, self.visible)
-        return chosen
+            choice = found.choose(budget, cut_chars, self.visible)
+        return choice
 
     def _is_all_shown(self, text: str, query: str) -> bool:
         """Returns whether the conversation's notes show all of a young memory, so that no search finds more."""
@@ -425,8 +418,7 @@ class _NoteSearch(Struct, frozen=True):
 def make_search_record(
     why: str,
     found: FoundMessages,
-    chosen: Sequence[note.Recalled],
-    left_out: note.LeftOut,
+    choice: note.Choice,
     trace: SearchTrace,
     most_left_out: int = MAX_LEFT_OUT,
 ) -> SearchRecord:
@@ -434,12 +426,10 @@ def make_search_record(
 
     most_left_out: how many hits outside of the note are recorded with their scores.
     """
-    free = most_left_out - (len(trace.hit_seqs) - len(chosen))
+    free = most_left_out - (len(trace.hit_seqs) - len(choice.hits))
     weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
-    return SearchRecord(
-        why, found.messages, chosen, left_out, found.ruled_out, found.is_selection, trace, weak
-    )
+    return SearchRecord(why, found.messages, choice, found.ruled_out, found.is_selection, trace, weak)
 
 
 def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:

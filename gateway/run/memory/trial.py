@@ -50,14 +50,14 @@ class TrialRecall(Struct, frozen=True):
 
     async def recall(self, agent: Agent, text: str, most_left_out: int) -> TrialResult:
         """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
-        trace, left_out = SearchTrace(), note.LeftOut()
+        trace = SearchTrace()
         found = await find_messages(text, note.make_query(text), _TrialSearch(self, agent, trace))
         budget = note.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
-        chosen = found.choose(budget, found.line_chars(budget), left_out)
+        choice = found.choose(budget, found.line_chars(budget))
         rendered = note.render_note(
-            chosen, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
+            choice.hits, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
-        return TrialResult(rendered, make_search_record("", found, chosen, left_out, trace, most_left_out))
+        return TrialResult(rendered, make_search_record("", found, choice, trace, most_left_out))
 
 
 class _TrialSearch(Struct, frozen=True):

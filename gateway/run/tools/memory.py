@@ -159,9 +159,11 @@ class MemoryTools(Struct, frozen=True):
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
         newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
-        lines = [f"- {_with_tags(each)}" for each in note.choose(newest_first, "", budget_tokens=budget)]
+        lines = [f"- {_with_tags(each)}" for each in note.choose(newest_first, "", budget_tokens=budget).hits]
         budget -= note.estimate_tokens("\n".join(lines))
-        lines += [_result_line(each) for each in note.choose(hits[: lookup.limit], "", budget_tokens=budget)]
+        lines += [
+            _result_line(each) for each in note.choose(hits[: lookup.limit], "", budget_tokens=budget).hits
+        ]
         if is_incomplete and not lines:
             return failed_answer("Error: memory cannot be searched at the moment.")
         lines = [*lines, searches.INCOMPLETE] if is_incomplete else lines or ["Nothing was found."]
