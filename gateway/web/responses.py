@@ -316,7 +316,7 @@ class StoredPath(ForwardedPath):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
-        id = scope["path_params"].get("rest", "").partition("/")[0]
+        id, _, below = scope["path_params"].get("rest", "").partition("/")
         if self._creates_here(path) or is_gateway_id(id):
             info = info_of(scope)
             info.route, info.memory = self.name, None
@@ -324,7 +324,7 @@ class StoredPath(ForwardedPath):
             return
         # A range of a response may have half of its instructions, from which memory could not be removed.
         headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
-        if scope["method"] == "DELETE" and path.startswith("/v1/responses/"):
+        if scope["method"] == "DELETE" and path.startswith("/v1/responses/") and not below:
             send = self._forget_before_answer(scope, id, send)
         await super().__call__({**scope, "headers": headers}, receive, send)
 

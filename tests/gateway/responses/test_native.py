@@ -254,10 +254,16 @@ def test_what_an_upstream_has_deleted_is_forgotten_here_too(
     with pytest.raises(openai.NotFoundError):
         world.sdk.responses.delete(made.id)
     world.gateway.ask("DELETE", f"/v1/responses/{left.id}", headers={"x-mnemogate-user": "alice"})
+    below = world.gateway.ask(
+        "DELETE", f"/v1/responses/{left.id}/items/1", headers={"x-mnemogate-user": "bob"}
+    )
+    assert below.status == 404
     respond(world, input="What is my grey cat called?")
     assert "Miso" not in asked(openai_keeps)
     respond(world, input="What is my old dog called?", user="bob")
-    assert "Rex" in asked(openai_keeps)  # who deleted it named another person
+    assert "Rex" in asked(
+        openai_keeps
+    )  # one who asked was another person, the other named something below it
 
 
 def test_what_could_not_be_forgotten_is_where_the_client_asks_again(
