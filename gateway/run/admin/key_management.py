@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import OPENS_PAGE, check_name, check_opens, default_project
-from gateway.run.admin.limit_operations import LimitOperations, limit_json
+from gateway.run.admin.limit_operations import TERMS, LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import (
     Arguments,
     RawArguments,
@@ -58,7 +58,7 @@ class KeyManagement(Struct, frozen=True):
         """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId."""
         check_names(raw, _ADD_FIELDS)
         draft = _read_draft(raw, project)
-        limits = self._read_limits(raw, draft.project)
+        limits = self._read_limits(raw, draft)
         key, secret = await self.keys.create(
             draft.project,
             draft.name,
@@ -69,17 +69,19 @@ class KeyManagement(Struct, frozen=True):
             user=draft.user,
         )
         shown = {**key_json(key), "secret": secret}
-        added = [await self.limits.add({**each, "key": key.id}) for each in limits]
+        own = {"key": key.id, "project": key.project}
+        added = [await self.limits.add({**each, **own}) for each in limits]
         return {**shown, "limits": added} if added else shown
 
-    def _read_limits(self, raw: RawArguments, project: str) -> list[dict[str, Any]]:
-        """Returns the limits of a key that is to be created in a project. Raises: BadRequest."""
+    def _read_limits(self, raw: RawArguments, key: Key) -> list[dict[str, Any]]:
+        """Returns the limits of a key that is to be created. Raises: BadRequest."""
         limits = raw.get("limits") or []
         if not isinstance(limits, list) or not all(isinstance(each, dict) for each in limits):
             raise BadRequest("limits must be a list of objects.", param="limits")
-        limits = [{**each, "project": project} for each in limits]
+        check_opens(key.opens, limits=limits or None)
         for each in limits:  # they are checked now, since they are added when the key is there
-            self.limits.parse(each, project)
+            check_names(each, TERMS)
+            self.limits.parse(each, key.project)
         return limits
 
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from storage.sql.keys import DEFAULT_PROJECT, Keys
 from storage.sql.limits import UsageLimits
 from storage.usage_records import PERIODS, REFUSE, UNITS, UsageLimit
 
-_FIELDS: Final = ("project", "key", "user", "unit", "per", "most", "then")
+# The fields of a limit that is added with its key.
+TERMS: Final = ("user", "unit", "per", "most", "then")
+_FIELDS: Final = ("project", "key", *TERMS)
 _CHANGEABLE: Final = ("most", "then")
 _MAX_AMOUNT: Final = 1e15  # exact as a number of a database, and above what anybody uses
 

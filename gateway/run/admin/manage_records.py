@@ -35,18 +35,23 @@ class ManagedLimit(_Record, frozen=True, kw_only=True):
     then: str
 
 
-class LimitBody(_Record, frozen=True, kw_only=True):
-    """A limit to be added."""
+class LimitTerms(_Record, frozen=True, kw_only=True):
+    """A limit to be added with its key."""
 
     unit: _Unit
     most: _Amount
-    project: _Text | None = None
-    key: int | None = None
     # "*": each user by itself.
     user: _Text | None = None
     per: _Period | None = None
     # An alias that answers instead, or `refuse`.
     then: str = "refuse"
+
+
+class LimitBody(LimitTerms, frozen=True, kw_only=True):
+    """A limit to be added."""
+
+    project: _Text | None = None
+    key: int | None = None
 
 
 class LimitChange(_Record, frozen=True, kw_only=True):
@@ -96,7 +101,7 @@ class KeyBody(KeyChange, frozen=True, kw_only=True):
 
     project: _Text | None = None
     opens: _Opens | None = None
-    limits: list[LimitBody] | None = None
+    limits: list[LimitTerms] | None = None
 
 
 class RotationBody(_Record, frozen=True, kw_only=True):

@@ -76,6 +76,10 @@ def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
         ({"opens": "all"}, "opens"),
         ({"limits": [{"unit": "words", "most": 1}]}, "unit"),
         ({"limits": [{"unit": "requests", "per": "day", "most": 1, "user": 3}]}, "user"),
+        ({"limits": [{"unit": "requests", "per": "day", "most": 1, "project": "other"}]}, "project"),
+        ({"limits": [{"unit": "requests", "per": "day", "most": 1, "key": 7}]}, "key"),
+        ({"limits": [{"unit": "requests", "per": "day", "most": 1}], "opens": "metrics"}, "limits"),
+        ({"limits": [{"unit": "requests", "per": "day", "most": 1}], "opens": "operator"}, "limits"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_made(world: World, fields: Any, param: str) -> None:
