@@ -123,6 +123,8 @@ class Resolver:
             spec, request = await self._agents.with_conversation_settings(
                 spec, identity, request, is_stored=is_stored
             )
+        if is_stored and await self._is_paused(identity):
+            identity = replace(identity, mode=_OFF)
         if is_stored and identity.mode not in STORING_MODES:
             # A request of the application's own, or one off the record, is answered outside of the conversation.
             identity = replace(identity, scope=None, conversation=None)
@@ -199,6 +201,15 @@ class Resolver:
             return ConversationKind.AGENT
         is_appended = identity.append or spec.history == "append"
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
+
+    async def _is_paused(self, identity: Identity) -> bool:
+        """Returns whether the memory of a request is paused; False, too, where that cannot be read."""
+        assert identity.scope is not None
+        try:
+            agent = await self._keeper.store.agents.find_current(identity.scope)
+        except StoreError:
+            return False  # nor can the conversation be
+        return agent is not None and agent.paused is not None
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns an identity, with the memory that the request chose if it names no user or asks to be stored."""

@@ -124,6 +124,14 @@ class Agents:
             self.cache(agent)
         return agent
 
+    async def find_current(self, scope: Scope) -> Agent | None:
+        """Returns the scope's agent as it is now: another process may have forgotten or paused the cached one."""
+        cached = await self.find(scope)
+        agent = None if cached is None else await self.load(cached.id)
+        if agent is None:
+            self.uncache(scope)
+        return agent
+
     async def by_uid(self, uid: str) -> Agent | None:
         """Returns the agent with a public name, with its present numbers; None where there is none."""
 

@@ -41,11 +41,11 @@ from gateway.core.turn.guide import StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import reported_counts
-from gateway.errors import GatewayError, UnknownModel
+from gateway.errors import GatewayError, NotAllowed, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
 from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import context_as_of, make_step_open, read_stored_context
@@ -262,8 +262,11 @@ class ItemTurns:
         spec = memory.spec
         try:
             context = await read_stored_context(store, memory, request.messages, self._keeper.settings.idle_s)
+            check_not_paused(context.agent)
         except NotFound as error:
             raise ItemFailed(GONE) from error
+        except NotAllowed as error:
+            raise ItemFailed(error.message) from error
         if item.epoch is not None and context.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
         context = context_as_of(context, item.last_exchange)

@@ -25,7 +25,7 @@ from gateway.agents.runs.calls.pauses import (
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
-from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
 from gateway.core.ids import Place, id_at, new_uid, place_of
@@ -34,7 +34,7 @@ from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_conversation import read_stored_context, resume_open_step
 from gateway.run.pending import PendingWrites
@@ -74,16 +74,17 @@ class RunStarter:
     ) -> RunBeginning:
         """Reads the conversation that a send goes on with, and writes what came in.
 
-        Raises: BadRequest, StoreError, ClientGone, MessageGone.
+        Raises: BadRequest, NotAllowed: the memory is paused; StoreError, ClientGone, MessageGone.
         """
-        keeper, accepted = self._keeper, send.accepted
+        accepted = send.accepted
         if accepted is not None and accepted.run.state is RunState.RUNNING:
             return await self._take_up_interrupted(send, accepted, request, form)
         run = await self._run_of(send)
         for _ in range(CONFLICT_TRIES):
             first = () if send.decisions else send.messages
             with sink.while_here():
-                context = await read_stored_context(keeper.store, request, first, keeper.settings.idle_s)
+                context = await self._read(request, first)
+                check_not_paused(context.agent)
                 if (shortened_send := await self._cut_to_heard(context, send)) is not None:
                     # The model's reply is shorter now, so all of it is read again.
                     send = shortened_send
@@ -111,7 +112,7 @@ class RunStarter:
     async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
         """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""
         store = self._keeper.store
-        context = await read_stored_context(store, request, (), self._keeper.settings.idle_s)
+        context = await self._read(request)
         step = await self._last_step(context)
         if step is None or not step.waiting:
             return False
@@ -124,6 +125,9 @@ class RunStarter:
         results = [*known, *denied_results(step, {each.call_id for each in known})]
         results.sort(key=lambda each: order.index(each.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
+
+    async def _read(self, request: MemoryRequest, messages: Sequence[WireMessage] = ()) -> MemoryContext:
+        return await read_stored_context(self._keeper.store, request, messages, self._keeper.settings.idle_s)
 
     def _memory(
         self,
@@ -185,7 +189,8 @@ class RunStarter:
         self, send: RoutedSend, accepted: AcceptedRun, request: MemoryRequest, form: EndpointForm
     ) -> RunBeginning:
         keeper, run = self._keeper, accepted.run
-        context = await read_stored_context(keeper.store, request, (), keeper.settings.idle_s)
+        context = await self._read(request)
+        check_not_paused(context.agent)
         e = context.unended
         if e is not None:
             context = resume_open_step(context)

@@ -62,6 +62,7 @@ from gateway.run.admin.memory_search import SearchOperation, TextSearch
 from gateway.run.admin.memory_views import MemoryViews
 from gateway.run.admin.operation_arguments import Arguments, RawArguments, refusal
 from gateway.run.admin.page_records import MessageRecord
+from gateway.run.memory.memory_context import check_not_paused
 from gateway.run.receipt import Receipt
 from gateway.run.usage.accounting import Accounting
 from storage.errors import StoreError
@@ -76,7 +77,6 @@ _UNNAMED = (
     "No user was named: the key can be one person's, else name them by the header x-mnemogate-user or by ?user= in the "
     "URL."
 )
-_PAUSED = "This memory is paused: nothing is remembered or recalled until its person resumes it."
 
 
 class McpOperations(Struct, frozen=True):
@@ -210,15 +210,9 @@ class McpMemory:
 
     async def _find_memory(self, scope: Scope) -> Agent | None:
         """Returns the memory of a user; None: it has not begun. Raises: NotAllowed: it is paused."""
-        cached = await self._store.agents.find(scope)
-        if cached is None:
-            return None
-        # Another process may have forgotten or paused it meanwhile.
-        agent = await self._store.agents.load(cached.id)
-        if agent is None:
-            self._store.agents.uncache(scope)
-        elif agent.paused is not None:
-            raise NotAllowed(_PAUSED)
+        agent = await self._store.agents.find_current(scope)
+        if agent is not None:
+            check_not_paused(agent)
         return agent
 
     async def _find_or_begin_memory(self, call: _Call) -> Agent:

@@ -30,6 +30,7 @@ from gateway.core.prompt.eviction import evicted_before
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
+from gateway.errors import NotAllowed
 from gateway.log import mask_keys_in_name
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueueTicket
@@ -204,13 +205,7 @@ async def _read_snapshot(
         store.agents.uncache(scope)
     else:
         raise StoreError("the memory of this user is being removed")
-    # Something of this memory was forgotten since the agent was cached.
-    if agent.epoch != snapshot.epoch:
-        # It may have been paused, too.
-        agent = await store.agents.load(agent.id) or agent
-        agent = replace(agent, epoch=snapshot.epoch)
-        store.agents.cache(agent)
-    return agent, listing, snapshot
+    return await refreshed_agent(store, agent, snapshot), listing, snapshot
 
 
 async def _read_and_plan(
@@ -252,6 +247,24 @@ async def find_agent(store: Store, request: MemoryRequest) -> Agent:
     if not spec.uid and not request.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
     return await agents.find_or_draft(scope, must_exist=bool(spec.uid))
+
+
+async def refreshed_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) -> Agent:
+    """Returns an agent as it is in a snapshot that was read after it. Raises: StoreError."""
+    if agent.epoch == snapshot.epoch:
+        return agent
+    # Something of this memory was forgotten since the agent was cached, or it was paused or resumed.
+    agent = replace(await store.agents.load(agent.id) or agent, epoch=snapshot.epoch)
+    store.agents.cache(agent)
+    return agent
+
+
+def check_not_paused(agent: Agent) -> None:
+    """Raises: NotAllowed: the memory is paused."""
+    if agent.paused is not None:
+        raise NotAllowed(
+            "This memory is paused: nothing is remembered or recalled until its person resumes it."
+        )
 
 
 def _omitted_by_client(request: MemoryRequest, plan: Plan) -> tuple[PathElement, ...]:

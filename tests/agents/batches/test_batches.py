@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.settings import BatchSettings, UpstreamSettings
+from gateway.settings import BatchSettings, ProfileSettings, UpstreamSettings
 from gateway.tokens import tokenizer_for
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.anthropic_rules import sign
@@ -116,7 +116,11 @@ def _text(message: Any) -> str:
 
 @contextmanager
 def scene(
-    folder: Path, answer: Callable[[str, Json], Fate] | None = None, *, held: bool = False, **options: Any
+    folder: Path,
+    answer: Callable[[str, Json], Fate] | None = None,
+    *profiles: ProfileSettings,
+    held: bool = False,
+    **options: Any,
 ) -> Iterator[Scene]:
     answer = answer or (lambda custom_id, body: Fate(text="Hello."))
     with ExitStack() as stack:
@@ -129,7 +133,7 @@ def scene(
             UpstreamSettings("claude", kind="anthropic", base_url=claude.base_url, api_key="sk-ant-own"),
         )
         made = stack.enter_context(
-            letta(upstream, folder, **{"upstreams": upstreams, "batch": POLL, **options})
+            letta(upstream, folder, *profiles, **{"upstreams": upstreams, "batch": POLL, **options})
         )
         yield Scene(made, openai, claude)
 

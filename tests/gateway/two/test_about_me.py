@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import pytest
 
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import StrictUpstream
+from tests.gateway.page.memories import speak
 from tests.gateway.page.person import Person, person_of
 from tests.gateway.sdk import Clock, World, remember
+from tests.gateway.sdk import agent as profile
 
 BODIES = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Zqmisox?"}]},
@@ -63,3 +67,49 @@ def test_a_link_and_a_pause_hold_at_every_gateway(upstream: StrictUpstream, url:
             assert modes({"gpt-4o-mini": first, "claude-opus-4-6": third}) == {"on"}
             clock.sleep(3_601)
             assert [each.ask("GET").status for each in (here, again)] == [404, 404]
+
+
+@contextmanager
+def both(upstream: StrictUpstream, url: str) -> Iterator[tuple[World, World]]:
+    clock, alone = Clock(), profile("default")
+    with (
+        remember(upstream, url, alone, clock=clock) as first,
+        remember(upstream, url, alone, clock=clock) as second,
+    ):
+        yield first, second
+
+
+@pytest.mark.parametrize("names", [{}, {"x-mnemogate-conversation": "default"}], ids=["client", "stored"])
+def test_a_pause_holds_before_another_gateway_hears_of_it(
+    upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch, names: Mapping[str, str]
+) -> None:
+    with both(upstream, url) as (first, second):
+        agent = speak(second, "My cat is called Zqmisox.")
+        messages = [{"role": "user", "content": "Zqmisox?"}]
+
+        def send() -> tuple[int, str]:
+            path, body = f"/v1/agents/agent-{agent.uid}/messages", json.dumps({"messages": messages}).encode()
+            reply = second.gateway.ask("POST", path, body, {"content-type": "application/json"})
+            return reply.status, reply.body.decode()
+
+        assert send()[0] == 200
+        monkeypatch.setattr(first.store.database, "notify", lambda channel: None)
+        first.gateway.call(first.store.forgetting.pause(agent.id, first.clock()))
+        for _ in range(2):
+            said = second.post(messages, {"x-mnemogate-user": "alice", **names})
+            assert said.headers["x-mnemogate-memory"] == "off"
+            status, text = send()
+            assert (status, "This memory is paused" in text) == (403, True)
+
+
+def test_what_a_send_reads_does_not_hide_a_pause(
+    upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with both(upstream, url) as (first, second):
+        agent = speak(second, "My cat is called Zqmisox.")
+        monkeypatch.setattr(first.store.database, "notify", lambda channel: None)
+        first.gateway.call(first.store.forgetting.pause(agent.id, first.clock()))
+        # A preview reads the stored conversation as a send does.
+        assert second.gateway.ask("GET", f"/v1/agents/agent-{agent.uid}/context").status == 200
+        said = second.post([{"role": "user", "content": "Zqmisox?"}], {"x-mnemogate-user": "alice"})
+        assert said.headers["x-mnemogate-memory"] == "off"

@@ -34,7 +34,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import Conflict, GatewayError
 from gateway.run.event_log import EventLog
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import new_conversation_uid
+from gateway.run.memory.memory_context import check_not_paused, new_conversation_uid
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
@@ -104,13 +104,15 @@ class BackgroundRuns:
         shown: how its events are shown; None: they are not logged.
         listing: as in `RunAccept`.
 
-        Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation.
+        Raises: BadRequest, UnknownModel, StoreError; NotFound: no such agent or conversation; NotAllowed: the memory
+            is paused.
         """
         self._runs.check_background(run_request, callback)
         store = self._store
         agent = await store.agents.find(run_request.scope)
         if agent is None:
             raise NotFound("there is no such agent")
+        check_not_paused(agent)
         name, conversation = await self._find_conversation(agent, run_request.conversation)
         earlier = await self._find_earlier(agent, name, conversation, run_request)
         replaces = None
