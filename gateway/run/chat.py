@@ -284,7 +284,8 @@ class Chat:
                 await reply
             return call.memory_state
         finally:
-            self.turns.metrics.added_s.observe(call.receipt.added_ms / 1000)
+            if call.receipt.added_ms is not None:
+                self.turns.metrics.added_s.observe(call.receipt.added_ms / 1000)
             self.turns.metrics.memory.inc(call.memory_state)
 
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> str:

@@ -203,10 +203,10 @@ class Receipt(Struct, eq=False, weakref=True):
     recalled: int = 0
     # A record of why they were recalled is stored with the turn.
     has_recall_record: bool = False
-    # The milliseconds until the reply's head left.
+    # The milliseconds until the reply's head left; None: it has not.
     first_ms: float | None = None
     # The gateway's share of them.
-    added_ms: float = 0.0
+    added_ms: float | None = None
     # The `x-mnemogate-*` headers of the reply; one that is None is not sent.
     headers: dict[str, str | None] = field(default_factory=dict)
     # The name by which a client may refer to the turn; None: it has none.

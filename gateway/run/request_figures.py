@@ -45,8 +45,12 @@ class RequestFiguresRecorder:
     def __init__(self) -> None:
         self._minutes: dict[str, deque[_Minute]] = {}
 
-    def add(self, now: float, project: str, mode: str, status: int, added_ms: float) -> None:
-        """Counts a request that has ended. now: seconds."""
+    def add(self, now: float, project: str, mode: str, status: int, added_ms: float | None) -> None:
+        """Counts a request that has ended.
+
+        now: seconds.
+        added_ms: None: its reply never began.
+        """
         number = int(now // _MINUTE_S)
         minutes = self._minutes.get(project)
         if minutes is None:
@@ -57,7 +61,8 @@ class RequestFiguresRecorder:
         minute.count += 1
         minute.failed += status >= 500
         minute.modes["on" if mode == "strict" else mode] += 1
-        minute.added_buckets[_bucket_of(added_ms)] += 1
+        if added_ms is not None:
+            minute.added_buckets[_bucket_of(added_ms)] += 1
 
     def last_hour(self, now: float, project: str | None = None) -> RequestFigures:
         """Returns the figures of the 60 minutes up to `now`, its own among them. project: None: of all."""

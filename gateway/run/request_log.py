@@ -89,7 +89,7 @@ class RequestLog:
         if begun is not None:
             ended = _logged(begun, receipt, status)
             self._ended.append(ended)
-            self.figures.add(self.now(), begun.project, ended.mode, status, ended.added_ms)
+            self.figures.add(self.now(), begun.project, ended.mode, status, receipt.added_ms)
 
     def in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are those of `ended`."""
@@ -149,7 +149,7 @@ def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedReques
         mode=headers.get("x-mnemogate-memory") or "",
         status=status,
         ms=(time.perf_counter() - receipt.begun) * 1000,
-        added_ms=receipt.added_ms,
+        added_ms=receipt.added_ms or 0.0,
         first_ms=receipt.first_ms,
         upstream=upstream,
         tries=asked,

@@ -119,7 +119,7 @@ class SpanMaker:
         for name, header in names.FROM_HEADERS.items():
             if (value := headers.get(header)) is not None:
                 span.number(name, int(value), keeps_zero=True)
-        if receipt.added_ms:
+        if receipt.added_ms is not None:
             span.real(names.ADDED_MS, receipt.added_ms)
 
     def _add_work_root(self, receipt_spans: _ReceiptSpans) -> None:

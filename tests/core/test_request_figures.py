@@ -39,5 +39,7 @@ def test_half_of_the_times_lie_below_the_median() -> None:
     found = figures.last_hour(NOON)
     assert found.added_p50 == pytest.approx(5.0, rel=0.05)
     assert found.added_p99 == pytest.approx(9.9, rel=0.05)
+    figures.add(NOON, "left", "on", 499, None)
+    assert figures.last_hour(NOON, "left").added_p50 is None
     figures.add(NOON, "extreme", "on", 200, 0.0)
     assert figures.last_hour(NOON, "extreme").added_p50 == pytest.approx(0.01, rel=0.05)

@@ -487,7 +487,8 @@ class AgentRuns:
             try:
                 status = await self._live_turn(turn, memory)
             finally:
-                self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
+                if receipt.added_ms is not None:
+                    self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
                 self._turns.metrics.memory.inc("on")
         return RunResult(
             memory.run,

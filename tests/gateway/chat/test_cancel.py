@@ -175,6 +175,17 @@ def test_in_the_moment_in_which_a_later_round_is_answered(
             upstream.last.gone.wait_sync()
 
 
+def test_a_client_that_leaves_before_the_reply_makes_the_gateway_look_no_faster(world: World) -> None:
+    leave(world, say(SECRET, hold_before_headers=Gate()), after=None)
+    world.settle()
+    lines = world.gateway.ask("GET", "/metrics").body.decode().splitlines()
+    assert "mnemogate_clients_gone_total 1.0" in lines
+    assert "mnemogate_added_seconds_count 0.0" in lines
+    (request,) = world.gateway.app.services.requests.ended()
+    assert request.status == 499
+    assert world.gateway.app.services.requests.figures.last_hour(world.clock()).added_p50 is None
+
+
 @pytest.mark.sqlite
 def test_while_the_commit_is_awaited(world: World) -> None:
     """The client has all the text, and leaves before the end that waits for the disk: the turn is kept."""
