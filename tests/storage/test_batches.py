@@ -114,6 +114,20 @@ async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
     assert not await store.batches.add_text(run.agent, run.id, "result", 1, b"[]")
 
 
+@pytest.mark.parametrize("had_reply", [True, False])
+async def test_no_call_of_an_item_is_written_once_its_batch_is_cancelled(
+    had_reply: bool, store: Store
+) -> None:
+    batch = await accepted(store, 1, is_started=True)
+    [item] = await store.batches.items(batch.id)
+    run = item.run
+    assert run is not None
+    if had_reply:  # the job ends it, later
+        await store.batches.add_text(run.agent, run.id, "round", 1, b"{}")
+    await store.batches.cancel(batch, 20.0)
+    assert not await store.batches.add_text(run.agent, run.id, "call", 1, b"{}")
+
+
 async def test_items_that_are_put_into_a_part(store: Store) -> None:
     """Behind the locks of their agents, as what a call did."""
     batch = await accepted(store, 3, is_started=True)

@@ -50,7 +50,7 @@ from storage.sql.agents_api.runs import (
     make_run,
 )
 from storage.sql.blocks import add_op, write_block
-from storage.sql.group import Group, as_locking_method, bulk_writes, effect, reads
+from storage.sql.group import Group, bulk_writes, effect, reads
 from storage.sql.jobs import NO_AGENT, Jobs
 from storage.sql.statements import load, rows_of
 from storage.sql.stored_paths import open_step, write_edits
@@ -264,7 +264,13 @@ class Batches(Group):
         if tokens:
             await add_batch(connection, project, day, tokens, output)
 
-    add_text = bulk_writes(as_locking_method(add_text))
+    @bulk_writes
+    async def add_text(
+        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
+    ) -> bool:
+        """Adds a text of an item. False: it is there already, and stays; or the item or its batch has ended."""
+        await connection.lock(agent)
+        return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
 
     # -- a batch ends
 

@@ -118,6 +118,13 @@ DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind <> '
 INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.agent <> 0 AND x.run = ?2 AND x.kind = ?3
 
+-- name: text_insert
+-- Adds a part of an item that goes on. No row: it is there, or its item, its batch or its memory is gone or has ended.
+INSERT INTO run_texts (agent, run, seq, kind, data)
+SELECT r.agent, r.id, ?3, ?4, ?5 FROM runs r JOIN agents a ON a.id = r.agent JOIN batches b ON b.id = r.batch
+WHERE r.id = ?2 AND r.agent = ?1 AND r.state IN ('created', 'running') AND b.state IN ('created', 'running')
+ON CONFLICT DO NOTHING RETURNING id
+
 -- name: texts
 -- Reads the parts of a kind of one item.
 SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? ORDER BY seq
