@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.types import Json
-from gateway.agents.batches.stored_replies import JournaledTools, NotYet, StoredReplies
+from gateway.agents.batches.stored_replies import CallJournal, JournaledTools, NotYet, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
@@ -282,15 +282,11 @@ class ItemTurns:
         )
         replies = [orjson.dumps(made["reply"]) for made in rounds]
         source = StoredReplies(target, self._endpoint(target), replies, failure, composes)
-
-        async def add(kind: str, seq: int, data: bytes) -> bool:
-            return await store.batches.add_text(run.agent, run.id, kind, seq, data)
-
-        journaled: Mapping[tuple[int, str], ToolAnswer | None] = {}
+        journal = CallJournal(store, run)
         if reply is not None:
             replies.append(reply)
-            journaled = await self._journaled_calls(run)
-        tools = JournaledTools(inner, _foreign_names(spec), source, rounds, add, journaled, self._places)
+            await journal.load()
+        tools = JournaledTools(inner, _foreign_names(spec), journal, source, rounds, self._places)
         return ItemTurn(
             item, run, spec, memory, request.messages, context, block_edits, tools, source, route, request.max_steps,
             rounds, request_state, len(inserts), self._keeper.now,
@@ -536,17 +532,6 @@ class ItemTurns:
         keeper.report_lag(context.agent.id, context.snapshot, chars)
         messages, seq = len(opened.messages) + 1, context.snapshot.next_seq
         keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, seq)
-
-    async def _journaled_calls(self, run: Run) -> dict[tuple[int, str], ToolAnswer | None]:
-        """Returns the journaled calls of tools, with their results."""
-        store = self._keeper.store.batches
-        results = dict(await store.texts(run.agent, run.id, "result"))
-        found: dict[tuple[int, str], ToolAnswer | None] = {}
-        for seq, data in await store.texts(run.agent, run.id, "call"):
-            call = orjson.loads(data)
-            answer = orjson.loads(results[seq]) if seq in results else None
-            found[call["round"], call["id"]] = None if answer is None else ToolAnswer(**answer)
-        return found
 
 
 def _foreign_names(spec: AgentSpec) -> frozenset[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -18,8 +21,13 @@ from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
 from gateway.run.receipt import UpstreamCall
-from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed_answer, run_tool
+from gateway.run.tools.toolbox import NOT_AVAILABLE, ToolAnswer, Toolbox, failed_answer, run_tool
 from gateway.run.upstream.failover import Endpoint, RequestMaker
+from storage.errors import StoreError
+from storage.records import Run
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
 
 
 class NotYet(Exception):
@@ -62,26 +70,72 @@ class StoredReplies:
 
 
 @dataclass(slots=True)
-class JournaledTools:
-    """The tools of an item. Takes the place of its `Toolbox`.
+class CallJournal:
+    """The calls of foreign tools of an item. Each is written down before it is made, and never made twice.
 
-    A call of a foreign tool is journaled before it is made, and never made twice.
+    A reply that is asked for again may give its calls the same ids, so a call is known by its arguments, too.
     """
 
+    store: Store
+    run: Run
+    # The answers to the calls of earlier attempts, by what is written down of each; None: one that has none.
+    answers: dict[bytes, ToolAnswer | None] = field(default_factory=dict)
+    # The number of the next call.
+    seq: int = 0
+
+    async def load(self) -> None:
+        """Reads what earlier attempts have written down. Raises: StoreError."""
+        results = dict(await self.store.batches.texts(self.run.agent, self.run.id, "result"))
+        for seq, entry in await self.store.batches.texts(self.run.agent, self.run.id, "call"):
+            self.answers[entry] = ToolAnswer(**orjson.loads(results[seq])) if seq in results else None
+            self.seq = seq + 1
+
+    async def perform_once(
+        self, number: int, call: commands.RunTool, perform: Callable[[], Awaitable[ToolAnswer]]
+    ) -> ToolAnswer:
+        """Returns the answer to a call, which is made unless it was written down before.
+
+        number: of the reply that calls.
+
+        Raises: StoreError: it could not be written down, and was not made.
+        """
+        what = orjson.dumps([call.name, call.arguments], option=orjson.OPT_SORT_KEYS)
+        entry = orjson.dumps({"round": number, "id": call.call_id, "what": sha256(what).hexdigest()})
+        if entry in self.answers:
+            return self.answers[entry] or failed_answer(INTERRUPTED)
+        seq, self.seq = self.seq, self.seq + 1
+        if not await self._add("call", seq, entry):
+            # The item was cancelled, or another process, which has taken the batch over, has begun the call.
+            return failed_answer(INTERRUPTED)
+        answer = await perform()
+        try:
+            await self._add("result", seq, answer.dump())
+        except StoreError as error:
+            _log.warning(
+                "The result of a tool call of a batch could not be stored, and is lost if the gateway ends now: %s",
+                error.message,
+            )
+        return answer
+
+    async def _add(self, kind: str, seq: int, data: bytes) -> bool:
+        return await self.store.batches.add_text(self.run.agent, self.run.id, kind, seq, data)
+
+
+@dataclass(slots=True)
+class JournaledTools:
+    """The tools of an item. Takes the place of its `Toolbox`."""
+
     inner: Toolbox
+    # The names of the tools whose calls are journaled.
     foreign: frozenset[str]
+    journal: CallJournal
     replies: StoredReplies
     # The stored rounds, with the results of their calls.
     rounds: Sequence[Json]
-    # Stores a text of the item: (kind, seq, data). False: there is one, or its memory is gone.
-    add: Callable[[str, int, bytes], Awaitable[bool]]
-    # Results of journaled calls by (round, call id); None: the call began and has no result.
-    known: Mapping[tuple[int, str], ToolAnswer | None]
     # Bounds the calls of all items that run at once.
     places: asyncio.Semaphore
     # The results of the round that is not stored yet.
     results: list[Json] = field(default_factory=list)
-    _new_calls: int = 0
 
     def definitions(self) -> list[dict[str, Any]]:
         return self.inner.definitions()
@@ -107,16 +161,11 @@ class JournaledTools:
         return answer
 
     async def _run(self, number: int, call: commands.RunTool) -> ToolAnswer:
+        perform = partial(run_tool, self.inner, call)
         if call.name not in self.foreign:
-            return await run_tool(self.inner, call)
-        key = (number, call.call_id)
-        if key in self.known:
-            return self.known[key] or failed_answer(INTERRUPTED)
-        seq = len(self.known) + self._new_calls
-        self._new_calls += 1
-        if not await self.add("call", seq, orjson.dumps({"round": number, "id": call.call_id})):
-            # Another process, which has taken the batch over, has begun it; or the memory is gone.
-            return failed_answer(INTERRUPTED)
-        answer = await run_tool(self.inner, call)
-        await self.add("result", seq, answer.dump())
-        return answer
+            return await perform()
+        try:
+            return await self.journal.perform_once(number, call, perform)
+        except StoreError as error:
+            _log.warning("A tool call of a batch could not be journaled, and is not made: %s", error.message)
+            return failed_answer(NOT_AVAILABLE.format(name=call.name))

@@ -19,6 +19,7 @@ from gateway.tokens import tokenizer_for
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
+from tests.doubles.tool_server import ToolServer
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.patience import PATIENCE_S
 
@@ -45,6 +46,15 @@ class Scene:
             ).id
             for n in range(count)
         ]
+
+    def shoppers(self, count: int, shop: ToolServer, model: str = "open/m") -> list[str]:
+        """Returns agents that buy at a webhook."""
+        parameters = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
+        schema = {"name": "buy", "description": "Buy.", "parameters": parameters}
+        made = {"source_type": "webhook", "source_code": f"{shop.url}/buy", "json_schema": schema}
+        status, tool = self.world.ask("POST", "/v1/tools/", made)
+        assert status == 200, tool
+        return self.agents(count, model, tools=["buy"])
 
     def post(self, agents: list[str], *texts: str, **options: Any) -> Json:
         """Sends each agent its text, or all the same one."""

@@ -19,12 +19,14 @@ from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.run.background import tasks
+from gateway.settings import ToolSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import Unavailable
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
 from tests.doubles.batches import BatchServer, Fate
+from tests.doubles.tool_server import OK, served
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
 
 pytestmark = pytest.mark.both
@@ -358,6 +360,31 @@ def test_calls_whose_results_could_not_be_written_are_made_again(
     with scene(tmp_path) as s:
         assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
         assert failed
+
+
+def test_another_call_under_the_same_id_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply is asked for again, and is another one; its server numbers the calls of each reply from 0."""
+    real, failed, bought = ItemOutcomes.write, list[int](), ["a fern", "a rose"]
+
+    async def write(outcomes: ItemOutcomes, writes: Any) -> None:
+        if writes and not failed:
+            failed.append(len(writes))
+            raise Unavailable("the database is away")
+        await real(outcomes, writes)
+
+    def script(seen: Seen) -> Reply:
+        if results({"messages": seen.messages}):
+            return say("Done.")
+        return call_tools(Call("buy", {"what": bought.pop(0)}, id="call_0"))
+
+    monkeypatch.setattr(ItemOutcomes, "write", write)
+    with served(OK) as shop:
+        tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
+        with scene(tmp_path, tools=tools) as s:
+            agents = s.shoppers(1, shop, "up/m")
+            s.world.upstream.script = script
+            assert s.ended(s.post(agents))["counts"]["completed"] == 1
+    assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern", "a rose"]
 
 
 def test_no_item_goes_on_beside_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

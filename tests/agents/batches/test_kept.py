@@ -15,19 +15,12 @@ import orjson
 import pytest
 
 from adapters.batch.openai import OpenAIBatches
-from adapters.scripted import ScriptedProvider
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartJournal
-from gateway.agents.batches.stored_replies import JournaledTools, StoredReplies
 from gateway.agents.registry.registry import Registry
-from gateway.core.turn.calls import INTERRUPTED
-from gateway.core.turn.commands import RunTool
-from gateway.core.upstream.policy import Policy, Target
 from gateway.operations import make_operations
-from gateway.run.tools.toolbox import ToolAnswer
-from gateway.run.upstream.failover import Endpoint
 from gateway.settings import ToolSettings
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
@@ -423,11 +416,7 @@ def test_webhooks_are_called_once(tmp_path: Path) -> None:
     with served(OK) as shop:
         tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
         with scene(tmp_path, answer, tools=tools) as s:
-            schema = {"name": "buy", "description": "Buy.", "parameters": _PARAMETERS}
-            made = {"source_type": "webhook", "source_code": f"{shop.url}/buy", "json_schema": schema}
-            status, tool = s.world.ask("POST", "/v1/tools/", made)
-            assert status == 200, tool
-            agents = s.agents(2, tools=["buy"])
+            agents = s.shoppers(2, shop)
             assert s.ended(s.post(agents))["counts"]["completed"] == 2
             assert len(shop.bodies) == 2
             assert s.said(agents[0])[-1] == "assistant_message: It said ok."
@@ -447,49 +436,3 @@ def test_an_item_asks_another_agent(tmp_path: Path) -> None:
         assert s.ended(s.post([agent]))["counts"]["completed"] == 1
         assert "Ok." in s.said(agent)[-1]
         assert any("Are you there?" in each for each in s.said(other))
-
-
-_PARAMETERS = {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
-
-
-class Box:
-    """Tools that count their calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def definitions(self) -> list[dict[str, Any]]:
-        return []
-
-    def owns(self, name: str) -> bool:
-        return True
-
-    def serial_group(self, call: RunTool) -> str | None:
-        return None
-
-    async def run(self, call: RunTool) -> ToolAnswer:
-        self.calls.append(call.call_id)
-        return ToolAnswer(f"done {call.call_id}")
-
-
-async def test_a_call_that_was_made_is_not_made_again() -> None:
-    box, kept = Box(), list[tuple[str, int, bytes]]()
-
-    async def add(kind: str, seq: int, data: bytes) -> bool:
-        kept.append((kind, seq, data))
-        return True
-
-    known = {(0, "a"): ToolAnswer("done before"), (0, "b"): None}
-    endpoint = Endpoint("up", "up", ScriptedProvider("up"), Policy(0))
-    source = StoredReplies(Target("up", "m"), endpoint, [b"{}"], taken=1)
-    tools = JournaledTools(box, frozenset({"buy"}), source, (), add, known, asyncio.Semaphore(8))
-    answers = [await tools.run(RunTool(id, "buy", {})) for id in ("a", "b", "c")]
-    assert [each.content for each in answers] == ["done before", INTERRUPTED, "done c"]
-    assert box.calls == ["c"]
-    assert [(kind, seq) for kind, seq, _ in kept] == [("call", 2), ("result", 2)]
-    # Where another process has journaled the call meanwhile, it is that one's.
-    tools.add = lambda kind, seq, data: asyncio.sleep(0, False)
-    assert (await tools.run(RunTool("d", "buy", {}))).content == INTERRUPTED
-    assert box.calls == ["c"]
-    # The gateway's own may be made again: they are written with their results.
-    assert (await tools.run(RunTool("a", "own", {}))).content == "done a"
