@@ -147,6 +147,8 @@ class BackgroundModel:
                 call.counts = answer.used if answer.is_reported else None
             except JobFailed:
                 self.count_call("failed", 0)
+                if call.status == 200:  # it is no chat completion, or has broken off
+                    call.failure = call.failure or "broke"
                 raise
             except TimeoutError:
                 self.count_call("failed", 0)

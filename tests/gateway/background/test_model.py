@@ -131,8 +131,12 @@ async def test_what_goes_wrong_is_named_without_what_was_said(
     world: World, scripted: Any, error: type[JobFailed], words: str
 ) -> None:
     world.provider.queue(scripted)
+    receipt = Receipt(0.0)
+    set_current_receipt(receipt)
     with pytest.raises(error) as caught:
         await world.background().ask("p", ASK)
+    (call,) = receipt.calls
+    assert call.failure or call.status != 200
     assert words in caught.value.message
     assert "Miso" not in caught.value.message
     assert world.counted == [("failed", 0)]
