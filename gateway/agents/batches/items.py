@@ -269,7 +269,7 @@ class ItemTurns:
             raise ItemFailed(error.message) from error
         if item.epoch is not None and context.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
-        context = context_as_of(context, item.last_exchange)
+        context = context_as_of(context, request.messages, item.last_exchange)
         request_state = orjson.loads(asked[-1][1]) if asked else {}
         block_edits = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.

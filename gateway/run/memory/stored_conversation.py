@@ -107,9 +107,14 @@ async def read_stored_context(
         else await initial_blocks(store, request, agent)
     )
     visible = edits.blocks_on_path(blocks, stored.snapshot.ops, context.path_ids)
-    has_begun = any(not exchange.superseded and not begins_fork(exchange) for exchange in path)
-    initial = () if has_begun or request.spec.defined is None else request.spec.defined.initial_messages
-    return _with_plan(context, [*initial, *messages], stored.snapshot.section, visible)
+    return _with_plan(context, _after_path(context, messages), stored.snapshot.section, visible)
+
+
+def _after_path(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
+    """Returns the messages of a send, after the initial ones where the conversation has not begun."""
+    defined = context.request.spec.defined
+    has_begun = any(not each.superseded and not begins_fork(each) for each in context.path)
+    return messages if has_begun or defined is None else [*defined.initial_messages, *messages]
 
 
 def resume_open_step(context: MemoryContext) -> MemoryContext:
@@ -148,9 +153,10 @@ async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> Conv
     return await store.stored_paths.path(agent, name, request.target.context_window, turns)
 
 
-def context_as_of(context: MemoryContext, last: int | None) -> MemoryContext:
-    """Returns the context as it was when its path ended with an exchange; unchanged, if the path lacks it.
+def context_as_of(context: MemoryContext, messages: Sequence[WireMessage], last: int | None) -> MemoryContext:
+    """Returns the context of a send as it was when its path ended with an exchange; unchanged, if the path lacks it.
 
+    messages: of the send, as `read_stored_context` has them.
     last: the id of that exchange; 0: the path was empty; None: the last exchange that is not open.
     """
     path = context.path
@@ -163,7 +169,7 @@ def context_as_of(context: MemoryContext, last: int | None) -> MemoryContext:
     if path == context.path:
         return context
     context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _with_plan(context, context.plan.pending, context.pinned, context.blocks)
+    return _with_plan(context, _after_path(context, messages), context.pinned, context.blocks)
 
 
 def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:

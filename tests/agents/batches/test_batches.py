@@ -500,6 +500,31 @@ def test_live_turns_go_on_meanwhile(tmp_path: Path) -> None:
         assert said == ["Live", "Ok.", "In a batch", "Hello.", "Live again"]
 
 
+def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp_path: Path) -> None:
+    initial = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A gardener."}]
+    prompts = []
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        prompts.append(body["messages"])
+        return Fate(text="Hello.") if results(body) else Fate(calls=(append("Likes ferns."),))
+
+    with scene(tmp_path, answer, held=True) as s:
+        [agent] = s.agents(1, "up/m", initial_message_sequence=initial)
+        batch = s.post([agent], "In a batch", override_model="open/m")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.world.letta.agents.messages.create(agent, input="Live")
+        s.openai.finish()
+        s.until(batch, lambda _: len(s.openai.batches) == 2)
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["completed"] == 1
+        first, second = prompts
+        assert [m["content"] for m in first[1:]] == ["Who are you?", "A gardener.", "In a batch"]
+        assert second[1 : len(first)] == first[1:]
+        assert [each.partition(": ")[2] for each in s.said(agent)][:4] == [
+            "Who are you?", "A gardener.", "Live", "Ok.",
+        ]  # fmt: skip
+
+
 def test_an_item_ends_behind_the_live_turn_that_is_under_way(tmp_path: Path) -> None:
     gate, began = Gate(), Gate()
 
