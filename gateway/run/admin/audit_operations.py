@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from gateway.errors import BadRequest
 from gateway.run.admin.find_memory import find_memory
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, record_number
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_cursor
 from gateway.run.admin.page_records import AuditRecord
 from gateway.run.admin.request_operations import name_of
 from storage.listing import LAST_NUMBER
@@ -48,9 +47,7 @@ class AuditOperations(Struct, frozen=True):
 
         Raises: BadRequest: `after` cannot be read; UnknownId: the memory belongs to another project.
         """
-        before = LAST_NUMBER if after is None else record_number(after)
-        if before is None:
-            raise BadRequest("after must be `next` of the page before.", param="after")
+        before = read_cursor(after, LAST_NUMBER)
         if memory is not None and project is not None:
             await find_memory(self.store, project, memory, param="memory")
         found = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)

@@ -13,6 +13,7 @@ from gateway.run.admin.operation_arguments import Arguments, RawArguments, read_
 from gateway.run.admin.page_records import KeyKind, KeyPage, KeyRecord, NewKey
 from gateway.settings import DefaultMode
 from storage.errors import NotFound, WriteConflict
+from storage.listing import LAST_NUMBER
 from storage.records import OPERATOR, OPERATOR_READ, Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
 
@@ -72,8 +73,8 @@ class KeyOperations(Struct, frozen=True):
 
     async def page(self, *, after: str | None = None, limit: int = 50) -> KeyPage:
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
-        before = read_cursor(after)
-        found = [key for key in reversed(await self.keys.list()) if before is None or key.id < before]
+        before = read_cursor(after, LAST_NUMBER)
+        found = [key for key in reversed(await self.keys.list()) if key.id < before]
         shown = tuple(map(_key_record, found[:limit]))
         return KeyPage(shown, str(shown[-1].id) if len(found) > limit else None)
 

@@ -8,9 +8,9 @@ from math import inf
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.errors import BadRequest
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.hits import hit_records
+from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import HitRecord, LeftOutRecord
 from gateway.run.memory.pack_recall import entry_rows
 from gateway.run.memory.trial import TrialRecall
@@ -109,10 +109,7 @@ class SearchOperation(Struct, frozen=True):
 
         Raises: UnknownId: there is no such memory; BadRequest: `after` cannot be read; StoreError.
         """
-        if after is not None and not (after.isascii() and after.isdigit() and len(after) < 10):
-            raise BadRequest(
-                "after is what the page before gave as `next`, and cannot be read.", param="after"
-            )
+        start = read_cursor(after, 0)
         agent = await find_memory(self.store, project, uid)
         if not query.strip():
             return RecallTrial(query, None, (), (), (), None)
@@ -129,7 +126,6 @@ class SearchOperation(Struct, frozen=True):
         # The list of all hits has no reasons and no hits too weak for any note; `left_out` has both.
         weak = {seq for seq, _ in search.weak}
         found = [replace(e, reason="") for e in entries if e.seq not in weak]
-        start = int(after or 0)
         end = start + limit
         return RecallTrial(
             query=query,

@@ -18,7 +18,7 @@ from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.exchange_messages import message_records, shortened
 from gateway.run.admin.hits import message_href, passage_href
-from gateway.run.admin.operation_arguments import record_number
+from gateway.run.admin.operation_arguments import read_cursor, record_number, unreadable_cursor
 from gateway.run.admin.page_records import (
     BLOCK_ORIGINS,
     BlockOrigin,
@@ -227,7 +227,7 @@ class MemoryViews(Struct, frozen=True):
         as_of: those that were true then, in seconds since the epoch.
         """
         memory = await self.find(project, uid)
-        before = LAST_NUMBER if after is None else _parse_number(after, "after")
+        before = read_cursor(after, LAST_NUMBER)
         found = await self.store.facts.list(
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )
@@ -261,7 +261,7 @@ class MemoryViews(Struct, frozen=True):
     ) -> ListPage[SourceRecord]:
         """Returns a page of passages, the newest first."""
         memory = await self.find(project, uid)
-        page = Page(after=None if after is None else _parse_number(after, "after"), limit=limit + 1)
+        page = Page(after=read_cursor(after, None), limit=limit + 1)
         found = await self.store.passages.page(memory.id, page, PassageFilter())
         items = tuple(_passage_record(uid, each) for each in found[:limit])
         return ListPage(items, _next_cursor(found, limit, lambda each: str(each.seq)))
@@ -285,7 +285,7 @@ class MemoryViews(Struct, frozen=True):
         """
         memory = await self.find(project, uid)
         shown = await self._block(memory.id, label)
-        before = LAST_NUMBER if after is None else _parse_number(after, "after")
+        before = read_cursor(after, LAST_NUMBER)
         found = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
         sources = await self._sources(memory, found[:limit], _LISTED_SOURCES)
         waiting = (await self.store.blocks.waiting(memory.id)).count(label)
@@ -340,7 +340,7 @@ class MemoryViews(Struct, frozen=True):
                 return ConversationPage(shown, records, None, (), None)
             branch = current.seq
         # The path of the first message of the page before goes on above it; other numbers are of other conversations.
-        first = branch if before is None else _parse_number(before, "before")
+        first = read_cursor(before, branch, "before")
         held = await pages.exchange_of_message(memory.id, first)
         if held is None or held[1] not in await self.store.messages.past(memory.id, conversation.id):
             raise _no_conversation()
@@ -596,19 +596,8 @@ def _parse_page_end(after: str) -> PageEnd:
     except ValueError:
         seconds = math.nan
     if number is None or not math.isfinite(seconds):
-        raise _unreadable_cursor("after")
+        raise unreadable_cursor()
     return seconds, number
-
-
-def _parse_number(text: str, param: str) -> int:
-    number = record_number(text)
-    if number is None:
-        raise _unreadable_cursor(param)
-    return number
-
-
-def _unreadable_cursor(param: str) -> BadRequest:
-    return BadRequest(f"{param} is what the page before gave as `next`, and cannot be read.", param=param)
 
 
 def _no_conversation() -> UnknownId:

@@ -38,6 +38,7 @@ class _OfProject(_Numbered, Protocol):
 
 _Record = TypeVar("_Record", bound=_Numbered)
 _ProjectRecord = TypeVar("_ProjectRecord", bound=_OfProject)
+_First = TypeVar("_First", int, None)
 
 
 class Defaults(Struct, frozen=True):
@@ -187,7 +188,7 @@ def read_page(raw: RawArguments, project: str | None) -> WantedPage:
     wanted = arguments.optional_text("project") or project
     if project not in (None, wanted):
         raise UnknownId(f"There is no project {wanted!r} here.")
-    return WantedPage(wanted, read_cursor(arguments.optional_text("after")), read_limit(raw))
+    return WantedPage(wanted, read_cursor(arguments.optional_text("after"), None), read_limit(raw))
 
 
 def read_limit(raw: RawArguments) -> int:
@@ -219,14 +220,22 @@ def page_json(
     }
 
 
-def read_cursor(after: str | None) -> int | None:
-    """Reads the `next` of a page, given as `after`, the number of a record. Raises: BadRequest: it is none."""
+def read_cursor(after: str | None, first: _First, param: str = "after") -> int | _First:
+    """Reads the `next` of a page, given as `after`, the number of a record. Raises: BadRequest: it is none.
+
+    first: what is returned for the first page, which has no `after`.
+    """
     if after is None:
-        return None
+        return first
     number = record_number(after)
     if number is None:
-        raise BadRequest("`after` must be the `next` of the page before.", param="after")
+        raise unreadable_cursor(param)
     return number
+
+
+def unreadable_cursor(param: str = "after") -> BadRequest:
+    """Returns the error of a place in a list that no page has named."""
+    return BadRequest(f"{param} must be the `next` of the page before.", param=param)
 
 
 def record_number(text: str) -> int | None:

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec import Struct
 
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import UnknownId
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.hits import hit_records
-from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, id_of, unreadable_cursor
 from gateway.run.admin.page_records import (
     ExplainedRequest,
     LeftOutRecord,
@@ -266,7 +266,7 @@ def _read_page_end(after: str | None) -> _PageEnd:
         return _PageEnd()
     number, _, exchange = after.partition(".")
     if not (_NUMBER.fullmatch(number) and _NUMBER.fullmatch(exchange)):
-        raise BadRequest("after must be `next` of the page before.", param="after")
+        raise unreadable_cursor()
     return _PageEnd(int(number), int(exchange))
 
 

@@ -36,7 +36,7 @@ class RunOperations(Struct, frozen=True):
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
-        passed = read_cursor(after) or 0
+        passed = read_cursor(after, 0)
         runs = self.store.runs
         try:
             entry = await runs.get(project, ids.uid_of("run", id) or id)

@@ -8,8 +8,8 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core import ids
-from gateway.errors import BadRequest, Conflict, UnknownId
-from gateway.run.admin.operation_arguments import read_cursor
+from gateway.errors import Conflict, UnknownId
+from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
 from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
 from gateway.run.admin.request_operations import name_of
 from gateway.run.usage.meter import DAY_S
@@ -48,7 +48,7 @@ class WorkOperations(Struct, frozen=True):
     ) -> WorkRecord:
         """Returns a page of jobs and one of batches. after, after_batch: `next` of the page before."""
         jobs = await self._jobs(project, after, limit)
-        before = read_cursor(after_batch)
+        before = read_cursor(after_batch, None)
         found = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
         batches = BatchPage(
             tuple([await self._batch(each) for each in found[:limit]]),
@@ -92,10 +92,9 @@ class WorkOperations(Struct, frozen=True):
         if after is not None:
             is_dead = after.startswith(_DEAD)
             begin = _DEAD if is_dead else _OTHER
-            number = read_cursor(after.removeprefix(begin)) if after.startswith(begin) else None
-            if number is None:
-                raise BadRequest("`after` must be the `next` of the page before.", param="after")
-            before = number
+            if not after.startswith(begin):
+                raise unreadable_cursor()
+            before = read_cursor(after.removeprefix(begin), before)
         wanted, page = limit + 1, self.store.jobs.page
         found: _Found = await page(is_dead=is_dead, before=before, project=project, limit=wanted)
         if is_dead and len(found) < wanted:
