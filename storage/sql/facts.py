@@ -21,7 +21,8 @@ from storage.listing import LAST_NUMBER
 from storage.records import LEARNER, Agent, Block, BlockOp, Fact
 from storage.sql.agents import load_agent, take_seq
 from storage.sql.blocks import ensure_blocks, load_blocks, write_block
-from storage.sql.group import Group, effect, reads, writes
+from storage.sql.group import effect, reads, writes
+from storage.sql.growth import GrowingGroup
 from storage.sql.readers import advance, cursor_of
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
@@ -35,7 +36,7 @@ UNLEARNED = "unlearned"
 _MAX_STANDING = 100
 
 
-class Facts(Group):
+class Facts(GrowingGroup):
     """Facts that were learned."""
 
     @reads
@@ -100,48 +101,52 @@ class Facts(Group):
             raise NotFound(f"there is no fact {seq}")
         return _fact(row)
 
-    @writes
-    async def correct(
-        self, connection: Connection, agent: Agent, seq: int, text: str, key: str, origin: str, at: float
-    ) -> Fact:
+    async def correct(self, agent: Agent, seq: int, text: str, key: str, origin: str, at: float) -> Fact:
         """Puts a new fact with the sources of an old one in its place, from now on.
 
         key: as in `LearnedFact`.
 
         Raises: NotFound; WriteConflict: something else has taken the old fact's place already.
         """
-        await connection.lock(agent.id)
-        row = await connection.row(SQL["at"], (agent.id, seq))
-        if row is None:
-            raise NotFound(f"there is no fact {seq}")
-        old = _fact(row)
-        if old.ended_at is not None:
-            raise WriteConflict(f"fact {seq} is no longer true: fact {old.successor} took its place")
-        fact = LearnedFact(
-            text, old.about, key, at, old.exchange, old.sources, [old.id], standing=old.standing
-        )
-        await add_fact(connection, agent, fact, at, origin, is_asked=True)
-        ended = await connection.row(SQL["at"], (agent.id, seq))
-        row = None if ended is None else await connection.row(SQL["at"], (agent.id, _fact(ended).successor))
-        if row is None:
-            raise WriteConflict(f"fact {seq} already says so")
-        return _fact(row)
 
-    @writes
-    async def remember(
-        self, connection: Connection, agent: Agent, text: str, key: str, origin: str, at: float
-    ) -> tuple[Fact, bool]:
+        async def write(connection: Connection) -> Fact:
+            await connection.lock(agent.id)
+            row = await connection.row(SQL["at"], (agent.id, seq))
+            if row is None:
+                raise NotFound(f"there is no fact {seq}")
+            old = _fact(row)
+            if old.ended_at is not None:
+                raise WriteConflict(f"fact {seq} is no longer true: fact {old.successor} took its place")
+            fact = LearnedFact(
+                text, old.about, key, at, old.exchange, old.sources, [old.id], standing=old.standing
+            )
+            await add_fact(connection, agent, fact, at, origin, is_asked=True)
+            ended = await connection.row(SQL["at"], (agent.id, seq))
+            row = (
+                None if ended is None else await connection.row(SQL["at"], (agent.id, _fact(ended).successor))
+            )
+            if row is None:
+                raise WriteConflict(f"fact {seq} already says so")
+            return _fact(row)
+
+        return await self._grow(agent.id, 1, self._database.write(write))
+
+    async def remember(self, agent: Agent, text: str, key: str, origin: str, at: float) -> tuple[Fact, bool]:
         """Adds a fact that a person has stated, unless an equal one is true. Returns it, and whether it was there.
 
         key: as in `LearnedFact`. Raises: NotFound: the memory is gone.
         """
-        await connection.lock(agent.id)
-        before = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
-        fact = LearnedFact(text, "", key, at, None, ())
-        id = before or await add_fact(connection, agent, fact, at, origin, is_asked=True)
-        row = await connection.row(SQL["of_row"], (agent.id, id))
-        assert row is not None  # it was just written, or found
-        return _fact(row), before is not None
+
+        async def write(connection: Connection) -> tuple[Fact, bool]:
+            await connection.lock(agent.id)
+            before = await connection.value(SQL["same"], (agent.id, hash_key(agent.secret, key)))
+            fact = LearnedFact(text, "", key, at, None, ())
+            id = before or await add_fact(connection, agent, fact, at, origin, is_asked=True)
+            row = await connection.row(SQL["of_row"], (agent.id, id))
+            assert row is not None  # it was just written, or found
+            return _fact(row), before is not None
+
+        return await self._grow(agent.id, 1, self._database.write(write))
 
     @reads
     async def blocks(self, connection: Connection, agent: int) -> tuple[Block, ...]:

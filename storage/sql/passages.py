@@ -15,7 +15,8 @@ from storage.database import Connection, Row
 from storage.listing import Page, PassageDraft, PassageFilter
 from storage.records import BlockOp, Message, Passage
 from storage.sql.agents import take_seq
-from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads
+from storage.sql.group import as_method, long_reads, reads
+from storage.sql.growth import GrowingGroup
 from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("statements.sql")
@@ -80,20 +81,21 @@ async def load_passages(connection: Connection, agent: int, seqs: Sequence[int])
     return {row[1]: _passage(row) for row in rows}
 
 
-class Passages(Group):
+class Passages(GrowingGroup):
     """Archival memories, a page at a time. agent: the memory's row; of another one nothing is found."""
 
-    @bulk_writes
-    async def add(
-        self, connection: Connection, agent: int, drafts: Sequence[PassageDraft]
-    ) -> builtins.list[Passage]:
+    async def add(self, agent: int, drafts: Sequence[PassageDraft]) -> builtins.list[Passage]:
         """Saves passages, all or none. Raises: NotFound when there is no such memory."""
-        return [
-            await insert_passage(
-                connection, agent, draft.text, at=draft.at, tags=draft.tags, metadata=draft.metadata
-            )
-            for draft in drafts
-        ]
+
+        async def write(connection: Connection) -> builtins.list[Passage]:
+            return [
+                await insert_passage(
+                    connection, agent, draft.text, at=draft.at, tags=draft.tags, metadata=draft.metadata
+                )
+                for draft in drafts
+            ]
+
+        return await self._grow(agent, len(drafts), self._database.bulk(write))
 
     @long_reads
     async def page(

@@ -26,7 +26,8 @@ from storage.search.whole import asks_for_whole
 from storage.search_trace import SearchTrace
 from storage.sql import exchanges, vectors
 from storage.sql.agents import load_agent, load_numbers, set_indexed
-from storage.sql.group import Group, bulk_writes, reads
+from storage.sql.group import bulk_writes, long_reads, reads
+from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import CachedMemory, MemoryCache, make_document
 from storage.sql.passages import load_passages, load_passages_and_facts
 from storage.sql.terms import (
@@ -88,11 +89,11 @@ async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
         raise TooSlow("the search did not end in time") from None
 
 
-class Recall(Group):
+class Recall(GrowingGroup):
     """The search of a memory, and the upkeep of its index."""
 
-    def __init__(self, database: Database, memories: MemoryCache, rules: Rules) -> None:
-        super().__init__(database)
+    def __init__(self, database: Database, growth: Growth, memories: MemoryCache, rules: Rules) -> None:
+        super().__init__(database, growth)
         self._rules = rules
         self._memories = memories
         # The long reads for which queries wait, by what is read.
@@ -431,6 +432,12 @@ class Recall(Group):
         return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
 
     @reads
+    async def backlog(self, connection: Connection, agent: int) -> int:
+        """Returns how many messages, passages and facts the search index of an agent lacks; of one that is gone 0."""
+        numbers = await load_numbers(connection, agent)
+        return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
+
+    @long_reads
     async def agents_to_index(self, connection: Connection, at_least: int, limit: int) -> list[int]:
         """Returns agents with an index that lacks at least so many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
@@ -492,7 +499,7 @@ class Recall(Group):
 
     async def mend(self, agent: int) -> None:
         """Empties what is damaged of the search index. The next steps of `index` make it again."""
-        await self._database.bulk(lambda connection: _mend_index(connection, agent))
+        await self._grow(agent, 0, self._database.bulk(lambda connection: _mend_index(connection, agent)))
         self._memories.drop(agent)
 
     @reads

@@ -34,6 +34,7 @@ from storage.sql.database_secrets import DatabaseSecrets
 from storage.sql.facts import Facts
 from storage.sql.forget import Forgetting
 from storage.sql.forget_preview import ForgetPreviews
+from storage.sql.growth import Growth
 from storage.sql.imports import Imports
 from storage.sql.jobs import Jobs
 from storage.sql.keys import Keys
@@ -85,11 +86,12 @@ class Store:
         self.agents = Agents(database, now)
         self.keys = Keys(database, now, path)
         self.blocks = Blocks(database)
-        self.passages = Passages(database)
-        self.files = Files(database)
+        self.growth = Growth()
+        self.passages = Passages(database, self.growth)
+        self.files = Files(database, self.growth)
         snapshots, memories = SnapshotCache(), MemoryCache(rules)
         self.turns = Turns(database, self.agents, rules, snapshots, memories)
-        self.recall = Recall(database, memories, rules)
+        self.recall = Recall(database, self.growth, memories, rules)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, statement_now, statement_tick)
         self.conversation_locks = ConversationLocks(database, statement_now)
@@ -101,10 +103,10 @@ class Store:
             database, self.agents, now, memories, snapshots, self.jobs.wake, rules, self.usage
         )
         self.forget_previews = ForgetPreviews(database, rules)
-        self.transfer = Transfer(database, self.agents, self.forgetting)
+        self.transfer = Transfer(database, self.growth, self.agents, self.forgetting)
         self.imports = Imports(database)
         self.moving = Moving(database)
-        self.facts = Facts(database)
+        self.facts = Facts(database, self.growth)
         self.readers = Readers(database, rules)
         self.overview = Overview(database)
         self.memory_pages = MemoryPages(database)

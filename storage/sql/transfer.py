@@ -26,7 +26,8 @@ from storage.sql.agents_api.definitions import add_definition
 from storage.sql.facts import SQL as FACTS
 from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
-from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.group import bulk_writes, long_reads, reads
+from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.statements import load, rows_of
 from storage.sql.transfer_definitions import (
@@ -136,14 +137,14 @@ _FIELD_KINDS: Mapping[str, _FieldKind] = {
 _PLAIN = _FieldKind()
 
 
-class Transfer(Group):
+class Transfer(GrowingGroup):
     """Export and import of a memory, part by part.
 
     `begin_import` and `finish_import` use the database directly, as each needs several transactions.
     """
 
-    def __init__(self, database: Database, agents: Agents, forgetting: Forgetting) -> None:
-        super().__init__(database)
+    def __init__(self, database: Database, growth: Growth, agents: Agents, forgetting: Forgetting) -> None:
+        super().__init__(database, growth)
         self._agents = agents
         self._forgetting = forgetting
 
@@ -277,7 +278,7 @@ class Transfer(Group):
             await publish_definitions(connection, agent)
             return None if replaced is None else replaced.id
 
-        replaced_id = await self._database.bulk(publish)
+        replaced_id = await self._grow(agent.id, next_seq - 1, self._database.bulk(publish))
         self._agents.uncache(scope)
         if replaced_id is not None:
             await self._forgetting.wipe(replaced_id)

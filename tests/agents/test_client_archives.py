@@ -11,9 +11,11 @@ import pytest
 from letta_client import BadRequestError, ConflictError, NotFoundError, UnprocessableEntityError
 
 from gateway.agents.registry.archives import Archives
+from gateway.run.memory.keeper import INDEX_EVERY
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import agent as profile
+from tests.patience import becomes
 
 
 @pytest.fixture
@@ -35,6 +37,14 @@ def test_archives_are_made_listed_changed_and_deleted(world: LettaWorld) -> None
     with pytest.raises(NotFoundError):
         archives.retrieve(one.id)
     assert [each.id for each in archives.list()] == [two.id]
+
+
+def test_what_is_saved_in_an_archive_is_indexed_without_a_turn(world: LettaWorld) -> None:
+    shared = world.letta.archives.create(name="shared")
+    texts = [f"The ant number {n}." for n in range(100)]
+    world.letta.archives.passages.create_many(shared.id, passages=[{"text": text} for text in texts])
+    recall = world.world.store.recall
+    becomes(lambda: world.world.gateway.call(recall.agents_to_index(INDEX_EVERY, 100)) == [])
 
 
 def test_a_search_of_an_agent_asks_the_archives_that_it_has_attached(world: LettaWorld) -> None:

@@ -47,11 +47,9 @@ class AgentFileRoutes:
 
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._folders = Folders(api.store, api.registry, api.keeper.events, api.now)
+        self._folders = Folders(api.store, api.registry, api.now)
         archives = Archives(api.store, api.now, api.keeper.embed_query)
-        self._files = AgentFiles(
-            api.store, api.registry, archives, self._folders, api.runs.foreign, api.keeper.events, api.now
-        )
+        self._files = AgentFiles(api.store, api.registry, archives, self._folders, api.runs.foreign, api.now)
 
     def routes(self) -> list[AgentsRoute]:
         return [

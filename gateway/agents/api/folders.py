@@ -152,7 +152,7 @@ def agent_file_json(folder: Definition, file: StoredFile) -> dict[str, Any]:
 class FolderRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
-        self._folders = Folders(api.store, api.registry, api.keeper.events, api.now)
+        self._folders = Folders(api.store, api.registry, api.now)
         self._archives = Archives(api.store, api.now, api.keeper.embed_query)
 
     def routes(self) -> list[AgentsRoute]:

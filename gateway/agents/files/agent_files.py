@@ -36,7 +36,6 @@ from gateway.core.definition import ToolDefinition
 from gateway.core.memory.file_text import passages_in, split_text
 from gateway.errors import GatewayError
 from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION, LineReader
-from gateway.run.memory.keeper import TurnEvents
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page, PassageDraft
 from storage.records import API_PROFILE, DEFAULT, REPLY, Agent, DefinitionKind, Exchange, Scope
@@ -77,7 +76,6 @@ class AgentFiles:
         archives: Archives,
         folders: Folders,
         foreign: ForeignTools,
-        events: TurnEvents,
         now: Callable[[], float],
     ) -> None:
         self._store = store
@@ -85,7 +83,6 @@ class AgentFiles:
         self._archives = archives
         self._folders = folders
         self._foreign = foreign
-        self._events = events
         self._now = now
 
     # -- export
@@ -162,9 +159,6 @@ class AgentFiles:
             raise
         finally:
             self._registry.clear_cache()
-        for memory, next_seq in made:
-            self._events.index_outdated(memory.id)
-            self._events.turn_stored(memory.id, next_seq)
         return [_uid(memory) for memory, _ in made], progress.left_out
 
     async def _turn_sleeptime_on(self, project: str, memory: Agent, progress: _ImportProgress) -> None:
@@ -230,14 +224,8 @@ class AgentFiles:
             # Letta's server reads PDFs and the like: what it carries is their text.
             await self._folders.save(memory.id, SentFile(file_name, type, text.encode()), text, "suffix")
         next_seq = 1 + await asyncio.to_thread(_count_parts, folder)
-        await self._finish_memory(memory, next_seq)
-        return uid
-
-    async def _finish_memory(self, memory: Agent, next_seq: int) -> None:
-        """Shows a memory that was hidden while it was made. next_seq: the number of what comes to it next."""
         await self._store.transfer.finish_import(memory, next_seq)
-        self._events.index_outdated(memory.id)
-        self._events.turn_stored(memory.id, next_seq)
+        return uid
 
     async def _make_archive(self, project: str, archive: PortableArchive, progress: _ImportProgress) -> str:
         """Makes an archive, which stays hidden until it is complete. Returns its public name."""
@@ -251,7 +239,7 @@ class AgentFiles:
         memory = await self._make_memory(
             Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"), lines, next_seq, progress
         )
-        await self._finish_memory(memory, next_seq)
+        await self._store.transfer.finish_import(memory, next_seq)
         return uid
 
     async def _use_existing(

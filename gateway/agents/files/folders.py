@@ -15,7 +15,6 @@ from gateway.agents.registry.tool_registry import file_tool_numbers
 from gateway.core import ids
 from gateway.core.memory.file_text import decode_text, split_text
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
-from gateway.run.memory.keeper import TurnEvents
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
 from storage.listing import AgentEntry, Page
@@ -61,12 +60,9 @@ class Folders:
     Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
     """
 
-    def __init__(
-        self, store: Store, registry: Registry, events: TurnEvents, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, registry: Registry, now: Callable[[], float]) -> None:
         self._store = store
         self._registry = registry
-        self._events = events
         self._now = now
 
     # -- folders
@@ -148,20 +144,16 @@ class Folders:
         size, now = len(upload.data), self._now()
         draft = StoredFile(0, ids.new_uid(), memory, _PARSING, size, now, upload.type, upload.name)
         file = await files.add(draft, renames=handling == "suffix")
-        count = 0
         try:
             rest = split_text(text)
             while written := list(islice(rest, _PARTS_WRITTEN)):
                 await files.write(file, written)
-                count += len(written)
             file = await files.complete(file)
         except BaseException:
             # What cannot be forgotten now is forgotten at the next start.
             with suppress(StoreError):
                 await self.remove(file)
             raise
-        self._events.index_outdated(file.memory)
-        self._events.turn_stored(file.memory, count)
         return file, True
 
     async def file(self, folder: Definition, uid: str) -> StoredFile:

@@ -73,6 +73,7 @@ class BackgroundServices:
             open_receipt=receipt_opener(accounting.receipts, LEARN, COMPACT, EMBED),
         )
         self.indexing = IndexingService(store)
+        store.growth.listen(self._memory_grew)
         self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
         self.retention = make_retention(settings, store, now)
         self.handlers[RETENTION] = self._retain
@@ -147,6 +148,12 @@ class BackgroundServices:
         """Makes the vector of a question; None: memory is searched by words alone."""
         return None if self.embedding is None else self.embedding.embed_query
 
+    def _memory_grew(self, agent: int, added: int) -> None:
+        """Takes note of a memory that has grown otherwise than by a turn, as `Growth` reports it."""
+        self.indexing.check(agent)
+        if self.embedding is not None:
+            self.embedding.schedule.add(agent, added)
+
     # -- TurnEvents
 
     @property
@@ -182,6 +189,7 @@ class BackgroundServices:
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None
         await self.learning.run_job(job)
+        self.indexing.check(job.agent)
         if self.embedding is not None:
             # Facts are numbered along with messages, and are embedded as they are.
             self.embedding.schedule.enqueue_now([job.agent])

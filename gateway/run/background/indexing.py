@@ -35,6 +35,8 @@ class IndexingService:
         self._urgent: dict[int, None] = {}
         # The others that are to be indexed, by the time when each grew last, oldest first.
         self._grown: dict[int, float] = {}
+        # Those that have grown, and of which it is not known yet whether they are to be indexed.
+        self._unchecked: set[int] = set()
         self._task = PeriodicTask("indexing", self.step, self.find_outdated)
 
     def add(self, agent: int, backlog: int | None) -> None:
@@ -45,6 +47,12 @@ class IndexingService:
         elif agent not in self._urgent:
             self._grown[agent] = self._clock()
         if self._urgent or self._task.sleeps_until_woken:
+            self._task.wake()
+
+    def check(self, agent: int) -> None:
+        """Notes a memory that has grown: it is to be indexed if its index lacks enough messages."""
+        self._unchecked.add(agent)
+        if self._task.sleeps_until_woken:
             self._task.wake()
 
     async def run(self) -> None:
@@ -58,6 +66,11 @@ class IndexingService:
 
     async def step(self) -> float | None:
         """Indexes the memory that is due, if one is. Returns the seconds until another is; None: none has grown."""
+        while self._unchecked:
+            agent = self._unchecked.pop()
+            backlog = await self._store.recall.backlog(agent)
+            if backlog >= INDEX_EVERY:
+                self.add(agent, backlog)
         started = self._clock()
         if not self._urgent:
             if not self._grown:

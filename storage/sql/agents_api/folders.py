@@ -15,7 +15,8 @@ from storage.records import DefinitionKind, StoredFile
 from storage.sql.agents import load_agent
 from storage.sql.agents_api.attached import attach, attach_all, detach, load_targets
 from storage.sql.agents_api.definitions import touch_agent
-from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
+from storage.sql.group import as_method, long_reads, reads, writes
+from storage.sql.growth import GrowingGroup
 from storage.sql.passages import insert_passage
 from storage.sql.statements import load, rows_of
 
@@ -65,7 +66,7 @@ async def match_tools(connection: Connection, agent: int, tools: Sequence[int]) 
             await detach(connection, agent, DefinitionKind.TOOL, tool)
 
 
-class Files(Group):
+class Files(GrowingGroup):
     """Files of folders. memory: the folder's row; of another one nothing is found."""
 
     add = writes(as_method(add_file))
@@ -102,14 +103,17 @@ class Files(Group):
     async def _parts(self, connection: Connection, file: StoredFile, after: int) -> builtins.list[Row]:
         return await connection.rows(SQL["parts"], (file.id, file.memory, after, _PARTS))
 
-    @bulk_writes
-    async def write(self, connection: Connection, file: StoredFile, texts: Sequence[str]) -> None:
+    async def write(self, file: StoredFile, texts: Sequence[str]) -> None:
         """Adds parts after those that are there. Raises: NotFound: the file or its folder is gone."""
-        await connection.lock(file.memory)
-        if await connection.row(SQL["get"], (file.uid, file.memory)) is None:
-            raise NotFound(f"there is no file {file.uid!r}")
-        for text in texts:
-            await insert_passage(connection, file.memory, text, at=file.created, file=file.id)
+
+        async def write(connection: Connection) -> None:
+            await connection.lock(file.memory)
+            if await connection.row(SQL["get"], (file.uid, file.memory)) is None:
+                raise NotFound(f"there is no file {file.uid!r}")
+            for text in texts:
+                await insert_passage(connection, file.memory, text, at=file.created, file=file.id)
+
+        await self._grow(file.memory, len(texts), self._database.bulk(write))
 
     @writes
     async def complete(self, connection: Connection, file: StoredFile) -> StoredFile:

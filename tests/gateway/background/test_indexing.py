@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.run.background.indexing import LONG_BACKLOG, IndexingService
+from gateway.run.memory.keeper import INDEX_EVERY
 from storage.errors import Broken
 from storage.sql.store import Store
 
@@ -16,7 +17,7 @@ class Memories:
 
     def __init__(self) -> None:
         self.now, self.indexed, self.steps, self.is_broken = 100.0, list[int](), 0, False
-        self.recall = self
+        self.recall, self.backlogs = self, dict[int, int]()
         self.indexing = IndexingService(cast(Store, self), lambda: self.now)
 
     async def index(self, agent: int) -> bool:
@@ -27,6 +28,9 @@ class Memories:
         if self.steps % 2 == 0:
             self.indexed.append(agent)
         return self.steps % 2 == 1
+
+    async def backlog(self, agent: int) -> int:
+        return self.backlogs[agent]
 
     async def agents_to_index(self, at_least: int, limit: int) -> list[int]:
         return [7, 8]
@@ -67,6 +71,18 @@ async def test_one_with_a_long_backlog_is_indexed_at_once() -> None:
     assert await memories.pass_time(0) == 0.0
     await memories.pass_time(0)
     assert memories.indexed == [2, 3]
+
+
+async def test_one_that_has_grown_is_indexed_if_its_index_lacks_enough() -> None:
+    memories = Memories()
+    memories.backlogs = {1: INDEX_EVERY - 1, 2: INDEX_EVERY, 3: LONG_BACKLOG}
+    for agent in memories.backlogs:
+        memories.indexing.check(agent)
+    await memories.pass_time(0)
+    assert memories.indexed == [3]
+    for _ in range(2):
+        await memories.pass_time(10)
+    assert memories.indexed == [3, 2]
 
 
 async def test_a_memory_is_indexed_when_the_store_works_again() -> None:

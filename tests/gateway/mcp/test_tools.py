@@ -12,10 +12,12 @@ from mcp import Client
 
 from gateway.core.memory.mcp_tools import TOOLS
 from gateway.run.admin import mcp_memory
+from gateway.run.memory.keeper import INDEX_EVERY
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.mcp.client import ERAS, Tools, opened, session, value_of
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import becomes
 
 ALICE = {"x-mnemogate-user": "alice"}
 
@@ -81,6 +83,20 @@ def test_a_fact_is_recalled_in_the_next_turn_and_says_where_it_came_from(world: 
     assert shown(world).count("through MCP (Editor 1.2)") == 1
     fact = tools(world).ask("memory_read")["facts"]
     assert [(f["id"], f["text"]) for f in fact] == [(made["id"], "My cat is called Miso.")]
+
+
+@pytest.mark.both
+def test_facts_are_indexed_without_a_turn(world: World) -> None:
+    mine, last = tools(world), "The cow eats clover."
+
+    async def remember_many(client: Client) -> None:
+        for text in (*(f"Fact number {n}." for n in range(99)), last):
+            await client.call_tool("memory_remember", {"text": text})
+
+    session(mine.url, mine.headers, remember_many)
+    recall = world.store.recall
+    becomes(lambda: world.gateway.call(recall.agents_to_index(INDEX_EVERY, 100)) == [])
+    assert last in [each["text"] for each in mine.ask("memory_search", query="cow clover")["results"]]
 
 
 @pytest.mark.both

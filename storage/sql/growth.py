@@ -1,0 +1,44 @@
+"""The event that a memory has grown, or that its search index is to be made again.
+
+Every group that gives messages, passages or facts their numbers reports it, but for turns: these report themselves with
+what else follows from them (`TurnEvents` in gateway.run.memory.keeper).
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable
+from typing import TypeVar
+
+from storage.database import Database
+from storage.sql.group import Group
+
+T = TypeVar("T")
+# Is given the memory's row, and how many messages, passages and facts it has got.
+GrowthListener = Callable[[int, int], None]
+
+
+class Growth:
+    """Calls the listeners of one store, in the event loop and after the commit."""
+
+    def __init__(self) -> None:
+        self._listeners: list[GrowthListener] = []
+
+    def listen(self, listener: GrowthListener) -> None:
+        self._listeners.append(listener)
+
+    def report(self, agent: int, added: int) -> None:
+        for listener in self._listeners:
+            listener(agent, added)
+
+
+class GrowingGroup(Group):
+    """A group with writes by which memories grow."""
+
+    def __init__(self, database: Database, growth: Growth) -> None:
+        super().__init__(database)
+        self._growth = growth
+
+    async def _grow(self, agent: int, added: int, write: Future[T]) -> T:
+        """Returns the result of such a write, and reports it to the listeners; one that has failed, too."""
+        return await self._await_write(write, lambda: self._growth.report(agent, added))
