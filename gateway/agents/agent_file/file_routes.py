@@ -107,7 +107,8 @@ class AgentFileRoutes:
             for each in file.agents
         ]
         for each in agents:
-            self._api.check_models(request, models_of(each.definition))
+            conversations = {other.definition.model for other in each.conversations}
+            self._api.check_models(request, models_of(each.definition) | conversations)
         made, left_out = await self._files.import_agents(
             request.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
         )

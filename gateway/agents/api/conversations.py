@@ -314,9 +314,15 @@ class ConversationRoutes:
         agent = (
             await self._api.registry.get_entry(request.project, uid_in("agent", request.query.agent_id))
         ).agent
-        self._api.registry.check_model(sent_or_none(request.body.model))
+        self._check_model(request)
         definition = with_update(ConversationDefinition(), request.body, at=self._api.now())
         return await self._conversation_json(await self._conversations.create(agent, definition))
+
+    def _check_model(self, request: ApiRequest) -> None:
+        """Raises: UnknownModel; NotAllowed: the caller's key may not ask for it."""
+        model = sent_or_none(request.body.model)
+        self._api.registry.check_model(model)
+        self._api.check_models(request, [model])
 
     async def retrieve(self, request: ApiRequest) -> Any:
         named = await self._named(request, request.query.agent_id)
@@ -325,7 +331,7 @@ class ConversationRoutes:
     async def update(self, request: ApiRequest) -> Any:
         named, update = await self._named(request, None), request.body
         entry = named.entry or _no_own(named)
-        self._api.registry.check_model(sent_or_none(update.model))
+        self._check_model(request)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
             return with_update(definition, update, at=self._api.now())

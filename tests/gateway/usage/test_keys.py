@@ -15,6 +15,7 @@ from gateway.run.admin.key_operations import KeyOperations
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, remember
+from tests.gateway.upstream.forms import FORM, form
 from tests.patience import becomes
 from tests.server import RawReply
 
@@ -349,6 +350,33 @@ def test_a_key_of_some_models_makes_an_agent_that_names_the_upstream_too(world: 
     assert world.gateway.ask("POST", f"{path}/messages", b'{"input": "Hi"}', headers).status == 200
     refused = world.gateway.ask("PATCH", path, b'{"model": "up/m"}', headers)
     assert (refused.status, b"may not ask for the model 'm'" in refused.body) == (403, True)
+
+
+def test_a_key_of_some_models_makes_no_conversation_with_another(world: World) -> None:
+    def ask(method: str, path: str, bearer: dict[str, str], body: bytes) -> RawReply:
+        return world.gateway.ask(method, path, body, {**bearer, "content-type": "application/json"})
+
+    _, owner = make(world)
+    _, bearer = make(world, models=["sma*"])
+    agent = ask("POST", "/v1/agents/", bearer, b'{"model": "up/small"}').json["id"]
+    conversations = f"/v1/conversations/?agent_id={agent}"
+    made = ask("POST", conversations, bearer, b'{"model": "up/small"}')
+    assert made.status == 200, made.body
+    one = f"/v1/conversations/{made.json['id']}"
+    # As `from-letta` writes conversations.
+    file = ask("GET", f"/v1/agents/{agent}/export", owner, b"").json
+    extension = json.loads(file["metadata"]["mnemogate"])
+    (own,) = extension["agents"].values()
+    own["conversations"] = [{"id": f"conv-{32 * 'c'}", "model": "up/m"}]
+    file["metadata"]["mnemogate"] = json.dumps(extension)
+    body = form(("*file", json.dumps(file).encode()))
+    refused = [
+        ask("POST", conversations, bearer, b'{"model": "up/m"}'),
+        ask("PATCH", one, bearer, b'{"model": "up/m"}'),
+        world.gateway.ask("POST", "/v1/agents/import", body, {**bearer, **FORM}),
+    ]
+    for reply in refused:
+        assert (reply.status, b"may not ask for the model 'm'" in reply.body) == (403, True)
 
 
 @pytest.mark.parametrize("background", [False, True])
