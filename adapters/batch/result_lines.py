@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
 
 import orjson
 
@@ -11,6 +14,7 @@ from adapters.errors import ProviderBroke, ProviderGarbled
 from adapters.types import Json
 
 _MAX_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
+_HALF = re.compile("[\ud800-\udfff]")
 _UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 
 
@@ -24,20 +28,26 @@ async def read_results(
     garbled = 0
     async for line in _lines(pieces):
         try:
-            found = orjson.loads(line)
+            found = _read_json(line)
             if not isinstance(found, dict):
                 raise ProviderBroke("a result is no object")
             result = read(found)
-        except (
-            orjson.JSONDecodeError,
-            ProviderBroke,
-            TypeError,
-        ):  # a value of another type, or nested too deep
+        except (ValueError, RecursionError, ProviderBroke, TypeError):
+            # No JSON, a value of another type, or nested too deep.
             garbled += 1
         else:
             yield result
     if garbled:
         raise ProviderGarbled(f"{garbled} lines of the provider's results cannot be read")
+
+
+def _read_json(line: bytes) -> Any:
+    """Returns the value of a line of JSON, with U+FFFD in place of halves of characters, which orjson refuses."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        text = json.dumps(json.loads(line), ensure_ascii=False)
+    return orjson.loads(_HALF.sub("\ufffd", text))
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

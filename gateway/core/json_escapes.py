@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 # What stands in a text in place of a character that cannot be read.
 REPLACEMENT: Final = "\ufffd"
@@ -14,6 +16,21 @@ _ESCAPES: Final = re.compile(rb"\\(?:\\|%b\\%b|(?P<lone>%b|%b))" % (_HIGH, _LOW,
 # The beginning of an escape, or a first half whose second half may follow.
 _CUT: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|%b(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z" % _HIGH)
 _LONGEST_CUT: Final = len(rb"\ud83d\ude0")
+
+
+def read_json(data: bytes) -> tuple[Any, bytes]:
+    """Returns the value of an upstream's JSON, and the JSON without halves of characters, which orjson refuses.
+
+    None: it is no JSON.
+    """
+    try:
+        return orjson.loads(data), data
+    except orjson.JSONDecodeError:
+        whole = b"".join(replace_lone_surrogates(data))
+    try:
+        return orjson.loads(whole), whole
+    except orjson.JSONDecodeError:
+        return None, data
 
 
 def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:

@@ -332,6 +332,19 @@ async def test_a_line_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
     assert found == ["1", "2"]
 
 
+async def test_half_a_character_makes_no_line_unreadable() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield rb"""{"n": "1 \ud83d"}
+            {"n": "2 \ud83d\ude00 \\ud83d"}
+            {"n": "3 \ud83d}
+            """
+
+    found: list[str] = []
+    with pytest.raises(ProviderGarbled, match="1 lines"):
+        await _list(result_lines.read_results(pieces(), lambda line: PartResult(line["n"], "expired")), found)
+    assert found == ["1 \ufffd", "2 \U0001f600 \\ud83d"]
+
+
 async def _list(results: AsyncIterator[PartResult], found: list[str]) -> None:
     async for result in results:
         found.append(result.custom_id)

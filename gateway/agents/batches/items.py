@@ -29,6 +29,8 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, path_hash
+from gateway.core.json_escapes import read_json
+from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.prompt.note import render_note
 from gateway.core.prompt.section import Section
@@ -384,6 +386,9 @@ class ItemTurns:
 
     async def take_reply(self, item: BatchItem, body: bytes) -> ItemRound | ItemEnding:
         """Feeds the machine a reply and runs its tools. Raises: ItemFailed, StoreError."""
+        reply, _ = read_json(body)
+        if is_too_deep(reply):
+            raise ItemFailed(_MESSAGES[StopReason.BAD_REPLY], StopReason.BAD_REPLY)
         opened = await self.open_turn(item, body)
         await self._replay(opened)
         outcome = opened.outcome
@@ -398,7 +403,7 @@ class ItemTurns:
         versions = {block.id: block.version for block in opened.context.blocks}
         if outcome is None:
             inserts = [_op_as_list(op) for op in ops if op.op in edits.STORING_OPERATIONS]
-            reply, results = orjson.loads(body), opened.toolbox.results
+            results = opened.toolbox.results
             data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
             return ItemRound(
                 item,
@@ -541,10 +546,8 @@ def _foreign_names(spec: AgentSpec) -> frozenset[str]:
 
 def _counts_of(reply: bytes) -> TokenCounts:
     """Returns the tokens that a reply reports; zeros: none."""
-    try:
-        usage = orjson.loads(reply).get("usage")
-    except (orjson.JSONDecodeError, AttributeError):
-        usage = None
+    found, _ = read_json(reply)
+    usage = found.get("usage") if isinstance(found, dict) else None
     return reported_counts(usage) or TokenCounts()
 
 

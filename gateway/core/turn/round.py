@@ -20,7 +20,7 @@ from adapters.types import NATIVE_REPLY, Event, Header, Json
 from gateway.core.conversation.canonical import separator
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
-from gateway.core.json_escapes import replace_lone_surrogates
+from gateway.core.json_escapes import read_json
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import AsideReader, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -269,7 +269,7 @@ class Round:
         """Takes the body of a whole reply, read like a stream of one delta."""
         if not self.is_success:
             return Refused(body)
-        parsed, body = _read_json(body)
+        parsed, body = read_json(body)
         choices = parsed.get("choices") if isinstance(parsed, dict) else None
         if not isinstance(choices, list) or parsed.get("error"):
             return Refused(body)
@@ -326,7 +326,7 @@ class Round:
         if data.startswith(b"[DONE]"):
             self.done_event = event.raw
             return self._complete()
-        chunk, _ = _read_json(data)
+        chunk, _ = read_json(data)
         if not isinstance(chunk, dict):
             self._pass_on(event)
             return None
@@ -452,18 +452,3 @@ class Round:
             self._view.add_text(between + text)
         else:
             self._view.add_words(text, between, call)
-
-
-def _read_json(data: bytes) -> tuple[Any, bytes]:
-    """Returns the value of an upstream's JSON, and the JSON without halves of characters, which orjson refuses.
-
-    None: it is no JSON.
-    """
-    try:
-        return orjson.loads(data), data
-    except orjson.JSONDecodeError:
-        whole = b"".join(replace_lone_surrogates(data))
-    try:
-        return orjson.loads(whole), whole
-    except orjson.JSONDecodeError:
-        return None, data

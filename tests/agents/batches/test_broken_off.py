@@ -24,10 +24,10 @@ from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import Unavailable
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
-from tests.agents.batches.test_batches import MODELS, PATH, Json, append, asked, results, scene
+from tests.agents.batches.test_batches import MODELS, PATH, USAGE, Json, append, asked, results, scene
 from tests.doubles.batches import BatchServer, Fate
 from tests.doubles.tool_server import OK, served
-from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, raw, say
 
 pytestmark = pytest.mark.both
 
@@ -385,6 +385,47 @@ def test_another_call_under_the_same_id_is_made(tmp_path: Path, monkeypatch: pyt
             s.world.upstream.script = script
             assert s.ended(s.post(agents))["counts"]["completed"] == 1
     assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern", "a rose"]
+
+
+def completion(json: bytes, **message: Any) -> Reply:
+    """Returns a whole reply with this JSON, which no library writes, in place of each "JSON" in its message."""
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    body = orjson.dumps({"choices": [choice], "usage": USAGE}).replace(b'"JSON"', json)
+    return raw(body, content_type="application/json")
+
+
+def test_half_a_character_is_replaced_as_it_is_live(tmp_path: Path) -> None:
+    """Programs that cut texts write it as an escape, and parsers of JSON refuse it."""
+    name, arguments = append("Keeps hens.")
+    function = {"name": name, "arguments": orjson.dumps(arguments).decode()}
+    calls = [{"id": "call_0", "type": "function", "function": function}]
+
+    def script(seen: Seen) -> Reply:
+        is_done = results({"messages": seen.messages})
+        return completion(rb'"It is \ud83d"', content="JSON", tool_calls=[] if is_done else calls)
+
+    with scene(tmp_path) as s:
+        s.world.upstream.script = script
+        batch = s.post(s.agents(1, "up/m"))
+        assert s.ended(batch)["counts"]["completed"] == 1
+        [item] = s.items(batch)
+        assert s.said(item["agent_id"])[-1] == "assistant_message: It is \ufffd It is \ufffd"
+        assert item["usage"]["total_tokens"] == 30
+        gateway, day = s.world.world.gateway, int(s.world.world.clock() // 86_400)
+        assert gateway.call(s.world.world.store.usage.batch_tokens("default", day)) == 30
+
+
+def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        is_deep = asked({"messages": seen.messages}) == "Deep"
+        return completion(b"[" * 300 + b"]" * 300 if is_deep else b"[]", content="Hello.", more="JSON")
+
+    with scene(tmp_path) as s:
+        s.world.upstream.script = script
+        batch = s.post(s.agents(2, "up/m"), "Deep", "Hi")
+        counts = s.ended(batch)["counts"]
+        assert (counts["failed"], counts["completed"]) == (1, 1)
+        assert s.items(batch)[0]["error"] == "The reply cannot be read."
 
 
 def test_no_item_goes_on_beside_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
