@@ -18,9 +18,6 @@ from gateway.run.receipt import Receipts
 from gateway.settings import BatchSettings
 from storage.batch_records import BATCH_JOB
 
-# A job that crashes the process is tried again without limit: its progress is on disk.
-_LIMITS = WorkerLimits(concurrency=4, tries=1_000_000)
-
 
 class BatchService:
     """Performs the batches of one gateway."""
@@ -47,10 +44,13 @@ class BatchService:
         tokens = BatchMetrics(metrics, store.batches.open_counts).tokens
         jobs = BatchJobs(store, keeper, turns, providers, settings, keeper.now, tokens)
         self._jobs = jobs
+        # A job that crashes the process is tried again without limit: its progress is on disk. Its failures add up over
+        # days, so the wait for the next attempt grows no longer than that for a poll.
+        limits = WorkerLimits(concurrency=4, tries=1_000_000, backoff_most_s=settings.poll_s)
         self._worker = Worker(
             store.jobs,
             {BATCH_JOB: jobs.run},
-            _LIMITS,
+            limits,
             count,
             lambda: jobs.idle_jobs,
             open_receipt=receipt_opener(receipts, BATCH_JOB),

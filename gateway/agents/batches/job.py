@@ -55,13 +55,15 @@ from storage.batch_records import (
     BatchState,
     ItemRetry,
 )
-from storage.errors import StoreError
+from storage.errors import NotFound, Stale, StoreError, Unavailable, WriteConflict
 from storage.records import RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
-# Attempts that end with an internal error, before the batch is given up.
+# Attempts in a row that end with an internal error, before the batch is given up.
 MAX_FAULTS: Final = 8
+# Errors that a later attempt may not have: of the database, of the disk that takes the files of requests.
+_PASSING: Final = (Unavailable, NotFound, WriteConflict, Stale, OSError)
 # Final statuses of results: the provider has deleted them.
 _DELETED: Final = (404, 410)
 # Final statuses of a look-up. Whether the part exists stays open: the key is refused, or no list is offered.
@@ -83,6 +85,8 @@ class BatchJobs:
     # Counts the tokens of all batches.
     tokens: Counter
     reported: dict[int, BatchCounts] = field(default_factory=dict)
+    # How many attempts in a row have ended with an internal error here, by jobs.
+    faults: dict[int, int] = field(default_factory=dict)
     # The number of jobs that only wait for their next poll.
     idle_jobs: int = 0
 
@@ -106,8 +110,9 @@ class BatchJobs:
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
         results = PartResults(self.store, self.turns, batch, outcomes)
         attempt = _Attempt(self, job, batch, parts, outcomes, results)
+        faults = self.faults.pop(job.job.id, 0)
         try:
-            if parts.faults < MAX_FAULTS:
+            if faults < MAX_FAULTS:
                 await attempt.run()
             else:
                 await attempt.give_up()
@@ -115,7 +120,8 @@ class BatchJobs:
             if not attempt.has_local_part:
                 raise
             return error.delay_s
-        except StoreError:
+        except _PASSING:
+            self.faults[job.job.id] = faults
             raise
         except Exception:
             # An internal error must not leave items open for ever.
@@ -124,7 +130,7 @@ class BatchJobs:
                 ids.id_of("job", batch.uid),
                 MAX_FAULTS,
             )
-            await parts.note_fault()
+            self.faults[job.job.id] = faults + 1
             raise
         return None
 

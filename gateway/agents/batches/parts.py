@@ -142,14 +142,13 @@ class PartJournal:
 
     job: JobContext
     parts: list[ProviderPart] = field(default_factory=list)
-    faults: int = 0
 
     @staticmethod
     async def load(job: JobContext, store: Store) -> PartJournal:
         journal = {
             name: orjson.loads(result) for name, result in (await store.batches.journal(job.job.id)).items()
         }
-        found = PartJournal(job, faults=sum(name.startswith("fault-") for name in journal))
+        found = PartJournal(job)
         while (about := journal.get(f"part-{len(found.parts) + 1}")) is not None:
             part = ProviderPart(len(found.parts) + 1, **about)
             while (failure := journal.get(f"failed-{part.number}-{part.tries + 1}")) is not None:
@@ -240,11 +239,6 @@ class PartJournal:
     def _queue(self, part: ProviderPart) -> list[ProviderPart]:
         key = part.upstream, part.model
         return [each for each in self.parts if (each.upstream, each.model) == key]
-
-    async def note_fault(self) -> None:
-        """Writes down that an attempt ended with an internal error."""
-        self.faults += 1
-        await self._write(f"fault-{self.faults}", {})
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))

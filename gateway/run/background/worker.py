@@ -337,7 +337,8 @@ class Worker:
         Half of them are chance, so that jobs that failed together are not tried again together.
         """
         limits = self.limits
-        most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0 ** (tries - 1))
+        doublings = min(tries - 1, 64)  # a job that is never given up may have failed thousands of times
+        most = min(limits.backoff_most_s, limits.backoff_first_s * 2.0**doublings)
         return most * (0.5 + self.jitter() / 2)
 
 

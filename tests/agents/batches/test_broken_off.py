@@ -18,13 +18,25 @@ from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
+from gateway.agents.batches.parts import PartDraft
 from gateway.run.background import tasks
 from gateway.settings import ToolSettings
 from storage.batch_records import BatchItem, ItemEnd
-from storage.errors import Unavailable
+from storage.errors import StatementFailed, Unavailable
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
-from tests.agents.batches.test_batches import MODELS, PATH, USAGE, Json, append, asked, results, scene
+from tests.agents.batches.test_batches import (
+    ENDED,
+    MODELS,
+    PATH,
+    POLL,
+    USAGE,
+    Json,
+    append,
+    asked,
+    results,
+    scene,
+)
 from tests.doubles.batches import BatchServer, Fate
 from tests.doubles.tool_server import OK, served
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, raw, say
@@ -853,3 +865,51 @@ def test_parts_are_read_once_while_the_gateway_makes_the_calls(
         )
         assert s.ended(s.post(s.agents(3, "up/m")))["counts"]["completed"] == 3
     assert reads.calls == 1
+
+
+@pytest.mark.parametrize("error", [Unavailable("the disk is full"), OSError(28, "No space left on device")])
+def test_what_may_pass_ends_no_batch(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database or a disk may fail often, before it works again."""
+    add, fail, tries, waits = PartDraft.add, Jobs.fail, list[int](), list[float]()
+
+    def broken(draft: PartDraft, *about: Any) -> None:
+        tries.append(len(tries))
+        if len(tries) <= 10:
+            raise error
+        add(draft, *about)
+
+    async def failed(jobs: Jobs, job: Any, reason: str, retry_in_s: float) -> Any:
+        waits.append(retry_in_s)
+        return await fail(jobs, job, reason, retry_in_s)
+
+    monkeypatch.setattr(PartDraft, "add", broken)
+    monkeypatch.setattr(Jobs, "fail", failed)
+    monkeypatch.setattr(batch_job, "MAX_FAULTS", 2)
+    with scene(tmp_path) as s:
+        assert s.ended(s.post(s.agents(1)))["counts"]["completed"] == 1
+    assert len(waits) == 10
+    assert max(waits) <= POLL.poll_s
+
+
+@pytest.mark.parametrize("often", [2, 3])
+@pytest.mark.parametrize("error", [RuntimeError(), StatementFailed("near 'SELEC': syntax error")])
+def test_faults_in_a_row_end_a_batch(
+    error: Exception, often: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, reads = batch_job._Attempt._read_results, list[int]()
+
+    async def broken(attempt: Any, *about: Any) -> None:
+        reads.append(len(reads))
+        if len(reads) % 3 < often:
+            raise error
+        await read(attempt, *about)
+
+    monkeypatch.setattr(batch_job, "MAX_FAULTS", 3)
+    monkeypatch.setattr(batch_job._Attempt, "_read_results", broken)
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(1))
+        s.until(batch, lambda found: len(reads) > 8 or found["status"] in ENDED)
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["failed" if often == 3 else "completed"] == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, WorkerLimits
 from storage.database import Connection, Effect
@@ -314,6 +315,17 @@ async def test_a_poisoned_job_ends_in_the_dead_letter_and_can_be_tried_again(
     await bench.settled(5)
     assert bench.outcomes[4:] == ["finished"]
     assert await bench.jobs.list() == ()
+
+
+async def test_a_job_that_has_failed_thousands_of_times_waits_no_longer_than_allowed(bench: Bench) -> None:
+    async def broken(job: JobContext) -> None:
+        raise RuntimeError
+
+    id = await bench.jobs.enqueue("learn", 0, "k")
+    await bench.store.database.write_one("UPDATE jobs SET tries = ? WHERE id = ?", (5_000, id))
+    bench.start({"learn": broken}, replace(LIMITS, tries=1_000_000, backoff_most_s=60))
+    await bench.settled(1)
+    assert (bench.outcomes, bench.time.asleep) == (["retrying"], [60.0])
 
 
 async def test_a_step_is_not_performed_again_after_a_failure(bench: Bench) -> None:
