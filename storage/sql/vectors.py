@@ -25,7 +25,7 @@ from storage.search.blob import CorruptIndex, by_chunk, chunk_of
 from storage.search.scores import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
-from storage.sql.group import Group, effect, reads
+from storage.sql.group import Group, as_method, effect, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load, rows_of
 from storage.sql.terms import find_covered, forget_terms
@@ -222,6 +222,11 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
             await connection.run(SQL["drop"], (agent, number))
 
 
+async def lacks_vectors(connection: Connection, agent: int, model: str) -> bool:
+    """Returns whether something that is indexed of a memory lacks a vector of this model."""
+    return bool(await connection.value(SQL["lacks"], (model, agent)))
+
+
 class Vectors(Group):
     """Vectors of a memory, and how far it has been embedded. Forgotten or changed messages lose their vectors."""
 
@@ -271,14 +276,19 @@ class Vectors(Group):
     @effect
     async def add_effect(
         self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]
-    ) -> None:
+    ) -> bool:
         """Returns the effect that adds vectors. added: float32 of one length, by the seq of the message.
 
         It does nothing where something has changed since `unembedded` was read, and begins again where the model's
-        vectors have another length than before.
+        vectors have another length than before. It returns whether something that is indexed still lacks a vector.
         """
         agent, model = unembedded.agent.id, unembedded.model
         await connection.lock(agent)
+        await self._add(connection, unembedded, added)
+        return await lacks_vectors(connection, agent, model)
+
+    async def _add(self, connection: Connection, unembedded: Unembedded, added: Mapping[int, bytes]) -> None:
+        agent, model = unembedded.agent.id, unembedded.model
         progress = await _load_progress(connection, agent)
         if progress is None or (progress.model, progress.stamp) != (model, unembedded.stamp):
             return
@@ -299,10 +309,7 @@ class Vectors(Group):
         """Returns whether this model has embedded anything of one of these memories."""
         return bool(await rows_of(connection, SQL["embedded"], agents, model))
 
-    @reads
-    async def lacks(self, connection: Connection, agent: int, model: str) -> bool:
-        """Returns whether something that is indexed of a memory lacks a vector of this model."""
-        return bool(await connection.value(SQL["lacks"], (model, agent)))
+    lacks = reads(as_method(lacks_vectors))
 
     @reads
     async def agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:

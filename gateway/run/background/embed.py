@@ -14,7 +14,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from msgspec.structs import replace
 
@@ -36,7 +35,8 @@ from gateway.run.upstream.route import Route, resolve_route
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, Settings
 from storage.commands import Unembedded
-from storage.errors import Stale, StoreError
+from storage.database import Connection
+from storage.errors import StoreError
 from storage.records import Agent, TokenCounts, Vector
 from storage.sql.store import Store
 
@@ -196,11 +196,13 @@ class EmbeddingService:
                 self._paused_until = self._clock() + PAUSE_S
             raise
         self._failures = 0
-        await job.finish(vectors.add_effect(found, added))
-        if await vectors.lacks(job.agent, name):
-            # Stale means that the memory is gone.
-            with suppress(Stale):
-                await self._store.jobs.enqueue(EMBED, job.agent, EMBED)
+        add = vectors.add_effect(found, added)
+
+        async def add_and_go_on(connection: Connection) -> None:
+            if await add(connection):
+                await self._store.jobs.enqueue_in(connection, EMBED, job.agent, EMBED)
+
+        await job.finish(add_and_go_on)
 
     async def _embed_messages(self, unembedded: Unembedded) -> dict[int, bytes]:
         """Returns vectors by the messages' numbers, without those that the embedder refuses."""

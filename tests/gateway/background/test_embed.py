@@ -33,6 +33,7 @@ from gateway.run.memory.trial import TrialRecall
 from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
+from storage.errors import Broken
 from storage.records import JobState, Scope
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
@@ -279,6 +280,27 @@ def test_a_long_memory_is_embedded_batch_by_batch(made: Remembering) -> None:
     assert max(sizes) <= BATCH_TEXTS
     assert max(len(text) for texts in made.asked for text in texts) <= TEXT_CHARS
     assert made.world.query("SELECT seq FROM embedded") == [142]
+
+
+def test_the_next_batch_is_enqueued_with_the_end_of_the_one_before(
+    made: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that dies between the two leaves nothing that is not embedded."""
+    made.embedding.schedule.every = 1_000
+    made.mention(others=70)
+    jobs = made.world.store.jobs
+    enqueue = jobs.enqueue
+
+    async def only_once(*args: Any) -> int:
+        monkeypatch.setattr(jobs, "enqueue", dies)
+        return await enqueue(*args)
+
+    async def dies(*args: Any) -> int:
+        raise Broken("no disk")
+
+    monkeypatch.setattr(jobs, "enqueue", only_once)
+    made.rest()
+    assert made.world.query("SELECT seq FROM embedded") == [140]
 
 
 def test_another_embedder_begins_anew_at_the_next_start(
