@@ -23,7 +23,7 @@ from gateway.metrics import Metrics
 from gateway.open_database import preload
 from gateway.operations import make_import_operations, make_mcp_memory, make_page_operations
 from gateway.provider_factory import make_embedder, make_providers, make_separate_provider
-from gateway.run.admin.key_operations import SETTINGS_KEY, SETTINGS_OPERATOR_KEY
+from gateway.run.admin.key_draft import SETTINGS_KEY, SETTINGS_OPERATOR_KEY
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.tasks import run_at_start

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from gateway.core.dates import END_OF_DATES_S
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.admin.key_operations import OPENS_PAGE, check_name, check_opens, default_project
+from gateway.run.admin.key_draft import check_opens, create_key, read_draft, with_fields
 from gateway.run.admin.limit_operations import TERMS, LimitOperations, limit_json
 from gateway.run.admin.operation_arguments import (
     Arguments,
@@ -24,7 +22,6 @@ from gateway.run.admin.operation_arguments import (
 from gateway.run.admin.usage_operations import counters_json
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import DAY_S, Meter
-from gateway.settings import DefaultMode
 from storage.errors import NotFound
 from storage.records import Key
 from storage.sql.keys import Keys
@@ -33,7 +30,6 @@ from storage.usage_records import COUNTERS, UsageQuery
 
 _CHANGE_FIELDS: Final = ("name", "memory", "models", "user", "expires_at")
 _ADD_FIELDS: Final = (*_CHANGE_FIELDS, "project", "opens", "limits")
-_OPENS: Final = ("metrics", *OPENS_PAGE)
 # How long the secret before a rotation is good: by default, and at most.
 _OVERLAP_S: Final = 86_400
 _MAX_OVERLAP_S: Final = 2_592_000
@@ -57,17 +53,9 @@ class KeyManagement(Struct, frozen=True):
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId."""
         check_names(raw, _ADD_FIELDS)
-        draft = _read_draft(raw, project)
+        draft = read_draft(raw, project)
         limits = self._read_limits(raw, draft)
-        key, secret = await self.keys.create(
-            draft.project,
-            draft.name,
-            draft.memory,
-            draft.opens,
-            expires=draft.expires,
-            models=draft.models,
-            user=draft.user,
-        )
+        key, secret = await create_key(self.keys, draft)
         shown = {**key_json(key), "secret": secret}
         own = {"key": key.id, "project": key.project}
         added = [await self.limits.add({**each, **own}) for each in limits]
@@ -90,7 +78,7 @@ class KeyManagement(Struct, frozen=True):
         await self._find(id, project)
         try:
             # The key is read where it is written, so that of two changes none takes back the other's.
-            changed = await self.keys.change(id, lambda key: _with_fields(raw, key))
+            changed = await self.keys.change(id, lambda key: with_fields(raw, key))
         except NotFound as error:
             raise UnknownId(f"There is no key {id} in use.") from error
         return key_json(changed)
@@ -201,45 +189,3 @@ def _seconds_json(seconds: float | None) -> float | None:
 
 def _whole_seconds(seconds: float | None) -> int | None:
     return None if seconds is None else int(seconds)
-
-
-def _read_draft(raw: RawArguments, project: str | None) -> Key:
-    """Returns a key that is to be created. project: the only one that the caller sees; None: all.
-
-    Raises: BadRequest, UnknownId.
-    """
-    opens = raw.get("opens")
-    if opens is not None and opens not in _OPENS:
-        raise BadRequest(f"opens must be null or one of {', '.join(_OPENS)}, saw {opens!r}.", param="opens")
-    named = Arguments(raw).optional_text("project") or project
-    if named is None:
-        named = default_project(opens)
-    if project not in (None, named):
-        raise UnknownId(f"There is no project {named!r} here.")
-    return _with_fields(raw, Key(id=0, project=named, name="key", prefix="", created=0.0, opens=opens))
-
-
-def _with_fields(raw: RawArguments, key: Key) -> Key:
-    """Returns a key with the fields that a request names. Raises: BadRequest."""
-    name = raw.get("name", key.name)
-    if not isinstance(name, str) or not name:
-        raise BadRequest(f"name must be a non-empty text, saw {name!r}.", param="name")
-    check_name(name, key.name)
-    user = Arguments(raw).optional_user() if "user" in raw else key.user
-    memory = raw.get("memory", key.memory)
-    if memory is not None and memory not in get_args(DefaultMode):
-        raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
-    expires = raw.get("expires_at", key.expires)
-    if expires is not None and not _is_time(expires):
-        raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
-    models: Any = raw.get("models", key.models)
-    if models is not None:
-        if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
-            raise BadRequest("models must be a list of patterns.", param="models")
-        models = tuple(models)
-    check_opens(key.opens, memory=memory, models=models, user=user)
-    return replace(key, name=name, memory=memory, expires=expires, models=models, user=user)
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END_OF_DATES_S

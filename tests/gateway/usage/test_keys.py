@@ -107,6 +107,19 @@ def test_a_name_of_the_settings_keys_is_neither_given_nor_taken(world: World) ->
         world.gateway.call(KeyOperations(world.store.keys).create({"name": "server.key"}))
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [({"models": "small,,large"}, "models"), ({"memory": "strict"}, "memory"), ({"user": " "}, "user")],
+)
+def test_the_command_line_makes_no_key_that_operators_could_not(
+    world: World, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        world.gateway.call(KeyOperations(world.store.keys).create({"name": "prod", **fields}))
+    assert caught.value.param == param
+    assert manage(world, "GET", "keys").json["data"] == []
+
+
 def test_a_key_asks_for_its_models_alone(world: World) -> None:
     made, bearer = make(world, models=["sma*"])
     assert world.post(ASK, bearer, model="small").status == 200

@@ -1,0 +1,96 @@
+"""Keys that are to be created or changed, over REST, on the command line or on the page: what they may be."""
+
+from __future__ import annotations
+
+from typing import Any, Final, get_args
+
+from msgspec.structs import replace
+
+from gateway.core.dates import END_OF_DATES_S
+from gateway.errors import BadRequest, UnknownId
+from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.settings import DefaultMode
+from storage.records import OPERATOR, OPERATOR_READ, Key
+from storage.sql.keys import DEFAULT_PROJECT, Keys
+
+# The project of keys of operators that see all.
+ALL_PROJECTS = ""
+OPENS_PAGE = (OPERATOR, OPERATOR_READ)
+# The names of the keys in the settings, by which a new one takes the place of the one before.
+SETTINGS_KEY, SETTINGS_OPERATOR_KEY = "server.key", "server.operator_key"
+_OPENS: Final = ("metrics", *OPENS_PAGE)
+
+
+async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
+    """Creates a key. Returns it with its secret."""
+    return await keys.create(
+        draft.project,
+        draft.name,
+        draft.memory,
+        draft.opens,
+        expires=draft.expires,
+        models=draft.models,
+        user=draft.user,
+    )
+
+
+def read_draft(raw: RawArguments, project: str | None = None) -> Key:
+    """Returns a key that is to be created. project: the only one that the caller sees; None: all.
+
+    Raises: BadRequest, UnknownId.
+    """
+    opens = raw.get("opens")
+    if opens is not None and opens not in _OPENS:
+        raise BadRequest(f"opens must be null or one of {', '.join(_OPENS)}, saw {opens!r}.", param="opens")
+    named = Arguments(raw).optional_text("project") or project
+    if named is None:
+        named = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
+    if project not in (None, named):
+        raise UnknownId(f"There is no project {named!r} here.")
+    return with_fields(raw, Key(id=0, project=named, name="key", prefix="", created=0.0, opens=opens))
+
+
+def with_fields(raw: RawArguments, key: Key) -> Key:
+    """Returns a key with the fields that a request names. Raises: BadRequest."""
+    name = raw.get("name", key.name)
+    if not isinstance(name, str) or not name:
+        raise BadRequest(f"name must be a non-empty text, saw {name!r}.", param="name")
+    _check_name(name, key.name)
+    user = Arguments(raw).optional_user() if "user" in raw else key.user
+    memory = raw.get("memory", key.memory)
+    if memory is not None and memory not in get_args(DefaultMode):
+        raise BadRequest(f"memory must be on, read or off, saw {memory!r}.", param="memory")
+    expires = raw.get("expires_at", key.expires)
+    if expires is not None and not _is_time(expires):
+        raise BadRequest(f"expires_at must be seconds since 1970, saw {expires!r}.", param="expires_at")
+    models: Any = raw.get("models", key.models)
+    if models is not None:
+        if not isinstance(models, list | tuple) or not all(isinstance(e, str) and e for e in models):
+            raise BadRequest("models must be a list of patterns.", param="models")
+        models = tuple(models)
+    check_opens(key.opens, memory=memory, models=models, user=user)
+    return replace(key, name=name, memory=memory, expires=expires, models=models, user=user)
+
+
+def check_opens(opens: str | None, **bounds: object) -> None:
+    """Checks that a key has no bounds of replies where it asks for none. Raises: BadRequest.
+
+    opens: what it opens in place of replies; None: replies.
+    bounds: by their fields; None: the key has no such bound.
+    """
+    for field, value in bounds.items():
+        if opens is not None and value is not None:
+            raise BadRequest(f"A key that opens metrics or /v1/manage has no {field}.", param=field)
+
+
+def _check_name(name: str, before: str = "") -> None:
+    """Checks a key's name. before: the one that it has. Raises: BadRequest: one of the two is of the settings' keys."""
+    for each in (SETTINGS_KEY, SETTINGS_OPERATOR_KEY):
+        if name != before and each in (name, before):
+            raise BadRequest(
+                f"The name {each} is that of the key in the settings, and of no other.", param="name"
+            )
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END_OF_DATES_S
