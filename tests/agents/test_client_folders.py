@@ -11,10 +11,12 @@ import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 from letta_client.types import Folder
 
+from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import NOT_SEARCHED
 from gateway.run.tools.searches import INCOMPLETE
-from storage.errors import TooSlow
+from storage.errors import TooSlow, Unavailable
 from storage.records import Agent
+from storage.sql.agents_api.folders import Files
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.storage.api import bytes_in
@@ -140,6 +142,36 @@ def test_a_name_that_is_taken_is_handled_as_it_is_asked(world: LettaWorld) -> No
     assert (replaced.original_file_name, replaced.id == first.id) == ("plan.md", False)
     with pytest.raises(NotFoundError):
         files.retrieve(first.id, folder_id=made.id)
+
+
+def test_a_file_that_cannot_be_saved_replaces_none(
+    world: LettaWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, files = folder(world, plan=PLAN), world.letta.folders.files
+    (first,) = files.list(made.id)
+
+    def again(text: str) -> Any:
+        sent = ("plan.md", text.encode(), "text/markdown")
+        return files.upload(made.id, file=sent, duplicate_handling="replace")
+
+    async def write(*_: Any) -> None:
+        raise Unavailable("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Files, "write", write)
+        with pytest.raises(APIStatusError) as error:
+            again("lost")
+    assert error.value.status_code == 503
+    assert [each.id for each in files.list(made.id)] == [first.id]
+    assert files.retrieve(first.id, folder_id=made.id, include_content=True).content == PLAN
+    # One that was not removed is removed with the next.
+    with monkeypatch.context() as patch:
+        patch.setattr(Folders, "remove", write)
+        with pytest.raises(APIStatusError):
+            again("two")
+    assert len(list(files.list(made.id))) == 2
+    again("three")
+    assert [each.content for each in files.list(made.id, include_content=True)] == ["three"]
 
 
 def test_files_of_one_name_in_two_directories_are_two(world: LettaWorld) -> None:

@@ -67,6 +67,8 @@ async def test_the_files_of_a_folder_have_so_many_bytes_at_most(store: Store) ->
     await store.files.add(draft(notes, "a", size=MAX_BYTES), renames=False)
     with pytest.raises(OverLimit, match="bytes together"):
         await store.files.add(draft(notes, "b", size=1), renames=False)
+    # The one that it replaces is removed later.
+    await store.files.add(draft(notes, "a", size=MAX_BYTES), replaces=True)
     with pytest.raises(NotFound):
         await store.files.add(replace(draft(notes, "b"), memory=999), renames=False)
 

@@ -139,11 +139,9 @@ class Folders:
             return taken, False
         if taken is not None and handling == "error":
             raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
-        if taken is not None and handling == "replace":
-            await self.remove(taken)
         size, now = len(upload.data), self._now()
         draft = StoredFile(0, ids.new_uid(), memory, _PARSING, size, now, upload.type, upload.name)
-        file = await files.add(draft, renames=handling == "suffix")
+        file = await files.add(draft, renames=handling == "suffix", replaces=handling == "replace")
         try:
             rest = split_text(text)
             while written := list(islice(rest, _PARTS_WRITTEN)):
@@ -154,6 +152,10 @@ class Folders:
             with suppress(StoreError):
                 await self.remove(file)
             raise
+        if handling == "replace":
+            # Not before, so that one of them is there whatever goes wrong.
+            for earlier in await files.find_replaced(file):
+                await self.remove(earlier)
         return file, True
 
     async def file(self, folder: Definition, uid: str) -> StoredFile:

@@ -29,15 +29,20 @@ MAX_BYTES = 100_000_000  # of all files of a folder
 _PARTS = 256  # of a file's text that are read at once
 
 
-async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) -> StoredFile:
-    """Adds a file; its text is still to come. renames: a name that is taken gets a number.
+async def add_file(
+    connection: Connection, draft: StoredFile, *, renames: bool = False, replaces: bool = False
+) -> StoredFile:
+    """Adds a file; its text is still to come.
+
+    renames: a name that is taken gets a number.
+    replaces: files that have the name are removed later, and do not count.
 
     Raises: WriteConflict: the name is taken; OverLimit; NotFound: there is no such folder.
     """
     await connection.lock(draft.memory)
     if await load_agent(connection, draft.memory) is None:
         raise NotFound("there is no such folder")
-    count, size = await _extent(connection, draft.memory)
+    count, size = await _extent(connection, draft.memory, draft.name if replaces else None)
     if count >= MAX_FILES:
         raise OverLimit(f"a folder has at most {MAX_FILES} files")
     if size + draft.bytes > MAX_BYTES:
@@ -46,7 +51,7 @@ async def add_file(connection: Connection, draft: StoredFile, *, renames: bool) 
         )
     name = draft.name
     for number in range(1, MAX_FILES + 2):
-        if not await connection.rows(SQL["named"], (draft.memory, name)):
+        if replaces or not await connection.rows(SQL["named"], (draft.memory, name)):
             break
         if not renames:
             raise WriteConflict(f"there is a file {name!r} in this folder already")
@@ -132,9 +137,15 @@ class Files(GrowingGroup):
 
     @reads
     async def find_by_name(self, connection: Connection, memory: int, name: str) -> StoredFile | None:
-        """Returns the file with this name."""
+        """Returns the file with this name; the oldest where another is to replace it."""
         row = await connection.row(SQL["named"], (memory, name))
         return None if row is None else _file(row)
+
+    @reads
+    async def find_replaced(self, connection: Connection, file: StoredFile) -> builtins.list[StoredFile]:
+        """Returns the older files with the name of one."""
+        found = [_file(row) for row in await connection.rows(SQL["named"], (file.memory, file.name))]
+        return [each for each in found if each.id < file.id]
 
     @reads
     async def list(self, connection: Connection, memory: int, page: Page) -> builtins.list[StoredFile]:
@@ -168,8 +179,8 @@ class Files(GrowingGroup):
         return [(row[0], row[1]) for row in rows]
 
 
-async def _extent(connection: Connection, memory: int) -> tuple[int, int]:
-    row = await connection.row(SQL["extent"], (memory,))
+async def _extent(connection: Connection, memory: int, replaced: str | None) -> tuple[int, int]:
+    row = await connection.row(SQL["extent"], (memory, replaced))
     assert row is not None
     return row[0], row[1]
 

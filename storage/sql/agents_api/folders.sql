@@ -22,8 +22,9 @@ SELECT {file} FROM files f WHERE f.uid = ? AND f.memory = ?
 SELECT {file} FROM files f WHERE f.memory = ? AND f.name = ? ORDER BY f.id
 
 -- name: extent
--- Counts the files of a folder, and their bytes.
-SELECT count(*), coalesce(sum(f.bytes), 0) FROM files f WHERE f.memory = ?
+-- Counts the files of a folder but for those with a name, and their bytes.
+SELECT count(*), coalesce(sum(f.bytes), 0) FROM files f WHERE f.memory = ?1
+AND (CAST(?2 AS TEXT) IS NULL OR f.name <> ?2)
 
 -- name: list_down
 -- Lists the files of a folder, newest first.
