@@ -280,6 +280,8 @@ class _ReferenceFiller:
         # By the index of each message in the request: what stands there now.
         self._messages = [[message] for message in request.messages]
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
+        # The indices of messages that are dropped, since a path has them.
+        self._repeats = set[int]()
 
     def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
         """Inserts a path before the reference's message, or replaces the message. messages: ends with the reply.
@@ -310,6 +312,8 @@ class _ReferenceFiller:
         self._messages[at][-1:] = [message]
 
     def _add_thoughts(self, at: int, reply: WireMessage) -> None:
+        if at in self._repeats:
+            return
         message = self._messages[at][-1]
         thoughts = {key: reply[key] for key in THOUGHTS if key in reply and key not in message}
         self._left_bytes -= len(orjson.dumps(thoughts))
@@ -337,6 +341,7 @@ class _ReferenceFiller:
         for index in heard.repeats:
             self._edit.drop_message(start + index)
             self._messages[start + index].clear()
+            self._repeats.add(start + index)
         return heard.path
 
 

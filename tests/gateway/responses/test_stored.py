@@ -15,6 +15,7 @@ from gateway.run.background.retention import Retention
 from gateway.settings import UpstreamSettings
 from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
+from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
@@ -101,6 +102,29 @@ def test_thoughts_between_words_are_read_as_they_were_answered(
     made = respond(world, input="Count.", user="alice", stream=True)
     assert [item.type for item in made.output] == ["reasoning", "message", "reasoning", "message"]
     assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+
+
+@pytest.mark.parametrize("repeats_question", [True, False])
+def test_thoughts_that_a_client_repeats_beside_the_id_are_dropped_with_their_reply(
+    world: World, upstream: StrictUpstream, repeats_question: bool
+) -> None:
+    upstream.rules = Rules(unknown_parameters=False)
+    upstream.queue(say("Yes.", delta=HM), say("Sure."), say("Good."))
+    first = respond(world, input="Is it?")
+    second = respond(world, input="Really?", previous_response_id=first.id)
+    question: Any = [{"role": "user", "content": "Is it?"}] if repeats_question else []
+    spoken: Any = [item.model_dump(exclude_none=True) for item in first.output]
+    spoken += [{"role": "user", "content": "Really?"}]
+    spoken += [item.model_dump(exclude_none=True) for item in second.output]
+    again = [*question, *spoken, {"role": "user", "content": "Sure?"}]
+    respond(world, input=again, previous_response_id=second.id)
+    assert [(m["role"], m["content"], m.get("reasoning_content")) for m in upstream.last.messages] == [
+        ("user", "Is it?", None),
+        ("assistant", "Yes.", "Hm, perhaps."),
+        ("user", "Really?", None),
+        ("assistant", "Sure.", None),
+        ("user", "Sure?", None),
+    ]
 
 
 def test_openais_sample_works_where_nobody_is_named(world: World, upstream: StrictUpstream) -> None:
