@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from threading import Thread
 
 from tests.doubles.closing import close_server
+from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -22,6 +23,8 @@ class ToolServer:
     port: int
     heads: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    # It answers once this is open.
+    gate: Gate | None = None
 
     @property
     def url(self) -> str:
@@ -44,6 +47,8 @@ async def serving(
         if isinstance(reply, asyncio.Event):
             await reply.wait()
         else:
+            if server.gate is not None:
+                await server.gate.wait()
             writer.write(reply)
         writer.close()
         with suppress(OSError):

@@ -51,10 +51,11 @@ class ItemOutcomes:
 
         making = [asyncio.create_task(make(work)) for work in works]
         try:
-            made = await asyncio.gather(*making)
+            # Where one fails, the calls of the others keep their answers, and do not go on beside the next attempt.
+            await asyncio.gather(*making, return_exceptions=True)
         finally:
-            # Where one fails, the calls of the others must not go on beside those of the next attempt.
             await _cancel(making)
+        made = [task.result() for task in making]
         queues, endings, writes = self.keeper.queues, list[ItemEnding](), list[ItemWrite]()
         together = list[ItemWork]()
         with ExitStack() as stack:

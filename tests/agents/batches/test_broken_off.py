@@ -441,25 +441,33 @@ def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -
 
 
 def test_no_item_goes_on_beside_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that it makes then would be made twice: the next attempt knows only of those that were begun before."""
-    real, asked, cancelled = ItemTurns.take_reply, list[str](), list[str]()
+    """It knows only of the calls that were begun before, and of the answers to those that were done."""
+    real, taken, gate = ItemTurns.take_reply, list[str](), Gate()
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        if results(body):
+            return Fate(text=f"It said {results(body)[0]}.")
+        return Fate(calls=(("buy", {"what": "a fern"}),))
 
     async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
-        asked.append(item.agent)
-        if len(asked) == 1:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                cancelled.append(item.agent)
-                raise
-        if len(asked) == 2:
+        taken.append(item.agent)
+        if len(taken) == 2:
+            while not shop.bodies:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            # The call of the first goes on when this has come to its end.
+            asyncio.get_running_loop().call_later(0.2, gate.open)
             raise Unavailable("the database is away")
         return await real(turns, item, body)
 
     monkeypatch.setattr(ItemTurns, "take_reply", take)
-    with scene(tmp_path) as s:
-        assert s.ended(s.post(s.agents(2)))["counts"]["completed"] == 2
-        assert cancelled == asked[:1]
+    with served(OK) as shop:
+        tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
+        with scene(tmp_path, answer, tools=tools) as s:
+            shop.gate = gate
+            agents = s.shoppers(2, shop)
+            assert s.ended(s.post(agents))["counts"]["completed"] == 2
+            assert [s.said(agent)[-1] for agent in agents] == ["assistant_message: It said ok."] * 2
+    assert len(shop.bodies) == 2
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
