@@ -108,12 +108,16 @@ async def test_a_tool_that_is_listed_twice_is_one(servers: McpRegistry, listing:
         assert [each.name for each in await servers.refresh(PROJECT, made.uid)] == ["add"]
 
 
-async def test_two_refreshes_at_once_make_one_tool(servers: McpRegistry, listing: Listing) -> None:
+async def test_two_gateways_that_refresh_at_once_make_and_delete_each_tool_once(
+    store: Store, servers: McpRegistry, agents: Registry, listing: Listing
+) -> None:
+    other = McpRegistry(store, agents.tools, listing, SecretCipher(None), lambda: 1000.0)
     listing.says("add")
     made = await servers.create(PROJECT, "calc", SERVER)
-    listing.says("add", "subtract")
-    await asyncio.gather(*(servers.refresh(PROJECT, made.uid) for _ in range(2)))
-    assert [each.name for each in await servers.tools(PROJECT, made.uid)] == ["add", "subtract"]
+    for names in (["add", "subtract"], ["subtract"]):
+        listing.says(*names)
+        await asyncio.gather(*(each.refresh(PROJECT, made.uid) for each in (servers, other)))
+        assert [each.name for each in await servers.tools(PROJECT, made.uid)] == names
 
 
 async def test_a_server_that_cannot_be_asked(servers: McpRegistry, listing: Listing) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import BadRequest, Conflict, sentence
-from storage.errors import StoreError, WriteConflict
+from storage.errors import NotFound, StoreError, WriteConflict
 from storage.listing import DefinitionDraft, Page
 from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
@@ -46,8 +45,6 @@ class McpRegistry:
         self._servers = servers
         self._cipher = cipher
         self._now = now
-        # Two refreshes of a server at once would each make its new tools.
-        self._syncing = asyncio.Lock()
 
     async def get(self, project: str, uid: str) -> Definition:
         return await self._store.definitions.get(project, DefinitionKind.MCP, uid)
@@ -152,19 +149,17 @@ class McpRegistry:
     async def _sync(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
         """Adds, updates and deletes the project's tools of a server, so that they are those that were listed.
 
-        What an operator has set for a tool, such as its approval, stays.
+        What an operator has set for a tool, such as its approval, stays. Another gateway may do the same meanwhile.
         """
-        async with self._syncing:
-            stored = {
-                _name_at_server(each, server.uid): each for each in await self.tools(project, server.uid)
-            }
-            for tool in {each.name: each for each in listed}.values():
-                existing = stored.pop(tool.name, None)
-                if existing is None:
-                    await self._add(project, server, tool)
-                else:
-                    await self._update(project, existing, tool)
-            for unlisted in stored.values():
+        stored = {_name_at_server(each, server.uid): each for each in await self.tools(project, server.uid)}
+        for tool in {each.name: each for each in listed}.values():
+            existing = stored.pop(tool.name, None)
+            if existing is None:
+                await self._add(project, server, tool)
+            else:
+                await self._update(project, existing, tool)
+        for unlisted in stored.values():
+            with suppress(NotFound):
                 await self._tools.delete(project, unlisted.uid)
 
     async def _update(self, project: str, existing: ToolView, tool: ListedTool) -> None:
@@ -188,7 +183,9 @@ class McpRegistry:
                 await self._tools.create(project, name, definition)
                 return
             except (Conflict, WriteConflict):
-                continue
+                taken = await self._tools.named(project, name)
+                if taken is not None and _name_at_server(taken, server.uid) == tool.name:
+                    return
         raise Conflict(f"There are too many tools with the name {tool.name!r}.")
 
 
