@@ -361,7 +361,7 @@ class Jobs(Group):
 
     @_wakes
     async def retry(self, connection: Connection, id: int) -> Job:
-        """Has a job run now. Returns it.
+        """Has a job run now; one that runs, again at once, unless this attempt ends it. Returns it.
 
         A dead letter starts again with its first attempt; where a newer job of its key waits, that one runs instead.
 
@@ -377,8 +377,7 @@ class Jobs(Group):
                 return await _get(connection, id)
             await _delete(connection, id)
             job = await _get(connection, newer[0])
-        if job.state is not JobState.RUNNING:
-            await connection.run(SQL["hasten"], (now, job.id))
+        await connection.run(SQL["hasten"], (now, job.id))
         return await _get(connection, job.id)
 
     @_wakes

@@ -103,8 +103,10 @@ WHERE j.id = ? AND j.attempt = ? AND j.state = 'running'
 SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running' {postgres:FOR UPDATE}
 
 -- name: retrying
--- Puts back a job that failed or was released. It keeps its serial group until it falls due.
-UPDATE jobs SET state = 'retrying', due = {clock:1} + ?2, asked = {clock:1}, tries = ?3, error = ?4, holder = NULL
+-- Puts back a job that failed or was released. It keeps its serial group until it falls due: at once, where it was
+-- hastened meanwhile.
+UPDATE jobs SET state = 'retrying', due = {clock:1} + CASE asked WHEN 0 THEN 0 ELSE ?2 END, asked = {clock:1},
+    tries = ?3, error = ?4, holder = NULL
 WHERE id = ?5
 
 -- name: dead
@@ -121,8 +123,8 @@ WHERE j.id = ? AND o.state = 'dead' AND o.id <> j.id
 UPDATE jobs SET state = 'pending', tries = 0, due = {clock:1}, asked = {clock:1}, error = NULL WHERE id = ?2
 
 -- name: hasten
--- Has one that waits fall due now.
-UPDATE jobs SET due = {clock:1}, asked = {clock:1} WHERE id = ?2
+-- Has one that waits fall due now, and one that runs as soon as it is put back (`asked` is 0 until then).
+UPDATE jobs SET due = {clock:1}, asked = CASE state WHEN 'running' THEN 0 ELSE {clock:1} END WHERE id = ?2
 
 -- name: renew
 -- Keeps a job beyond what was forgotten: on the new epoch, a running attempt fenced off and not counted, no words of

@@ -270,6 +270,18 @@ async def test_one_that_is_given_back_was_not_tried(store: Store, jobs: Jobs, cl
     assert (job.tries, job.attempt) == (1, 2)
 
 
+async def test_one_that_is_hastened_while_it_runs_is_due_when_it_is_given_back(
+    store: Store, jobs: Jobs
+) -> None:
+    id = await jobs.enqueue("learn", 0, "k")
+    job = await take(jobs)
+    assert (await jobs.retry(id)).state is JobState.RUNNING
+    assert await claim(jobs) is None
+    await jobs.release(job, 60.0)
+    await jobs.release(await take(jobs), 60.0)
+    assert await claim(jobs) is None
+
+
 async def test_an_attempt_whose_end_could_not_be_written_does_not_count(store: Store, jobs: Jobs) -> None:
     await jobs.enqueue("learn", 0, "k")
     for _ in range(TRIES + 1):
