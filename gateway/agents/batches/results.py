@@ -15,6 +15,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
+from gateway.run.background.worker import Postponed
 from storage.batch_records import ENDED_PART, Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import StoreError
 from storage.records import RunState
@@ -45,7 +46,10 @@ class PartResults:
     outcomes: ItemOutcomes
 
     async def record(self, part: ProviderPart, results: AsyncIterator[PartResult]) -> None:
-        """Records results as they arrive. Raises: ProviderError: they broke off; those before are recorded."""
+        """Records results as they arrive.
+
+        Raises: ProviderError: they broke off; those before are recorded. Postponed: the batch was cancelled meanwhile.
+        """
         page: dict[str, PartResult] = {}
         try:
             async for result in results:
@@ -109,6 +113,9 @@ class PartResults:
             if item is not None and item.part in (part.number, ENDED_PART) and sent == str(item.sent):
                 works.append((item, partial(self._outcome_of, item, result)))
         await self.outcomes.write_outcomes(works)
+        if not self.batch.is_over and (await self.store.batches.find(None, self.batch.uid)).is_over:
+            # The tools of a page may take minutes, and those of the pages that follow need not run.
+            raise Postponed("it was cancelled", 0.0, is_planned=True)
 
     async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""

@@ -16,6 +16,7 @@ from adapters.batch import local
 from adapters.batch.local import LocalBatches
 from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches import job as batch_job
+from gateway.agents.batches import results as batch_results
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft
@@ -921,3 +922,32 @@ def test_faults_in_a_row_end_a_batch(
         s.until(batch, lambda found: len(reads) > 8 or found["status"] in ENDED)
         s.openai.finish()
         assert s.ended(batch)["counts"]["failed" if often == 3 else "completed"] == 1
+
+
+def test_no_result_is_taken_once_a_batch_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may have tools that run for minutes."""
+    take, taken = ItemTurns.take_reply, list[str]()
+
+    async def cancelling(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
+        taken.append(item.agent)
+        if len(taken) == 4:  # the first of the second round
+            store = s.world.world.store
+            found = await store.batches.find(None, batch["id"].removeprefix("job-"))
+            await store.batches.cancel(found, found.created)
+        return await take(turns, item, body)
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    monkeypatch.setattr(batch_results, "PAGE", 1)
+    monkeypatch.setattr(ItemTurns, "take_reply", cancelling)
+    with scene(tmp_path, answer, held=True) as s:
+        batch = s.post(s.agents(3))
+        for made in (1, 2):
+            s.until(batch, lambda _, made=made: len(s.openai.batches) == made)
+            s.openai.finish()
+        s.until_rest()
+        assert len(taken) == 4
+        assert s.get(batch)["counts"]["cancelled"] >= 2
