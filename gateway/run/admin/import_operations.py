@@ -105,7 +105,7 @@ class ImportOperations:
         except BaseException:
             file.close()
             raise
-        if running.task is None:
+        if running.task is None or running.file is not file:
             file.close()
         return running
 
@@ -120,7 +120,6 @@ class ImportOperations:
             return running
         under_way = self._running.get(uid)
         if under_way is not None:
-            file.close()
             return under_way
         agent = await self._agent(request.scope)
         before = await self.store.imports.find(uid)
@@ -137,14 +136,10 @@ class ImportOperations:
         except WriteConflict as error:
             raise Conflict(f"The import {uid} is being undone. Send the file again later.") from error
         self._running[uid] = running
-        running.task = asyncio.create_task(self._perform(running, agent))
+        running.task = asyncio.create_task(self.performer.perform(running, agent))
+        # A task that is cancelled before its first step runs nothing of its own.
+        running.task.add_done_callback(lambda _: self._running.pop(uid))
         return running
-
-    async def _perform(self, running: RunningImport, agent: Agent) -> None:
-        try:
-            await self.performer.perform(running, agent)
-        finally:
-            del self._running[running.uid]
 
     async def begin_file(self, raw: RawArguments) -> dict[str, Any]:
         """Begins to import the file at `path` on this machine, for the command line. Returns the import as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import sys
 import time
@@ -491,6 +492,21 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
     assert undo(world, later["id"])["status"] == "undone"
     assert b"Later" not in world.data()
     assert world.query("SELECT count(*) FROM conversations") == [300]
+
+
+def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: World) -> None:
+    data = export("jsonl", TALKS)
+    operations = world.gateway.app.services.imports
+
+    async def begin_and_stop() -> None:
+        running = await operations.begin(io.BytesIO(data), operations.read_request({"user": "alice"}))
+        assert running.task is not None
+        running.task.cancel()
+        await asyncio.gather(running.task, return_exceptions=True)
+
+    world.gateway.call(begin_and_stop())
+    world.clock.sleep(3_600)  # nobody has written to it for long, where processes share it
+    assert counts(follow(world, send(world, data)), "conversations") == (2, 2, 0, 0)
 
 
 def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None:
