@@ -51,18 +51,22 @@ class JobOperations(Struct, frozen=True):
         return await self._change(raw, self.store.jobs.retry)
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
-        """Deletes a job. A batch ends with its own, which nothing else would end."""
-        job = await self._change(raw, self.store.jobs.cancel)
-        if job["kind"] == BATCH_JOB:
-            batches = self.store.batches
-            await batches.cancel(await batches.find(None, job["key"]), self.now())
-        return job
+        """Deletes a job. Raises: BadRequest: there is none."""
+        return await self._change(raw, lambda id: cancel_job(self.store, id, self.now()))
 
     async def _change(self, raw: RawArguments, change: Callable[[int], Awaitable[Job]]) -> dict[str, Any]:
         try:
             return _job_json(await change(Arguments(raw).number("job")))
         except (NotFound, Stale) as error:
             raise BadRequest(f"{error.message}; `mnemogate jobs` shows them", param="job") from error
+
+
+async def cancel_job(store: Store, id: int, at: float) -> Job:
+    """Deletes a job. A batch ends with its own, which nothing else would end. Raises: NotFound."""
+    job = await store.jobs.cancel(id)
+    if job.kind == BATCH_JOB:
+        await store.batches.cancel(await store.batches.find(None, job.key), at)
+    return job
 
 
 def _job_json(job: Job) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
+from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
 from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
 from gateway.run.admin.request_operations import name_of
 from gateway.run.usage.meter import DAY_S
-from storage.batch_records import BATCH_JOB, Batch
+from storage.batch_records import Batch
 from storage.errors import NotFound, Stale
 from storage.listing import LAST_NUMBER, Page
 from storage.records import Job, Scope
@@ -68,16 +69,12 @@ class WorkOperations(Struct, frozen=True):
             raise Conflict(f"{error.message}.") from error
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
-        """Deletes a job. A batch ends with its own, which nothing else would end."""
+        """Deletes a job. A batch ends with its own."""
         _, scope = await self._job(project, id)
         try:
-            job = await self.store.jobs.cancel(id)
+            return _job_record(await cancel_job(self.store, id, self.now()), scope)
         except NotFound as error:
             raise _no_job() from error
-        if job.kind == BATCH_JOB:
-            batches = self.store.batches
-            await batches.cancel(await batches.find(None, job.key), self.now())
-        return _job_record(job, scope)
 
     async def cancel_batch(self, project: str | None, id: str) -> BatchRecord:
         """Cancels what has not ended of a batch. id: its public one."""
