@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 
 WITHHELD = "[withheld]"
+# No other secret than a private key is longer, with the words that announce it: a JSON web token in a header of HTTP.
+LONGEST_CHARS = 10_000
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
@@ -46,11 +48,15 @@ _PLAIN = frozenset(
 def withhold(text: str) -> str:
     """Returns the text with everything that looks like a secret replaced."""
     # Most certain first: a broad pattern must not cut into what a precise one takes whole.
-    text = _KNOWN.sub(WITHHELD, _PRIVATE_KEY.sub(WITHHELD, text))
+    text = _KNOWN.sub(WITHHELD, withhold_private_keys(text))
     text = _NAMED.sub(_named, text)
     text = _BEARER.sub(rf"\1{WITHHELD}", text)
     text = _DIGITS.sub(lambda m: WITHHELD if _is_card(m[0]) else m[0], text)
     return _RANDOM.sub(lambda m: WITHHELD if _is_random(m[0]) else m[0], text)
+
+
+def withhold_private_keys(text: str) -> str:
+    return _PRIVATE_KEY.sub(WITHHELD, text)
 
 
 def has_secret(text: str) -> bool:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import without_space
 from gateway.core.dates import day_text
 from gateway.core.memory.framework_markers import strip_marks
-from gateway.core.memory.secret_texts import withhold
+from gateway.core.memory.secret_texts import LONGEST_CHARS, withhold, withhold_private_keys
 from gateway.core.prompt import note
 from gateway.core.tags import quoted_name
 from storage.records import Message
@@ -54,7 +54,7 @@ def clean_messages(
             continue
         text = strip_marks(note.own_words(m.text))
         if not keeps_secrets:
-            text = withhold(text)  # before it is cut: a part of a secret is not recognised
+            text = _withhold(text, most_chars)  # before it is cut: a part of a secret is not recognised
         text = _cut(text, most_chars)
         key = without_space(text)
         if not key or (m.role == "assistant" and key in replies and not keeps_repeats):
@@ -63,6 +63,16 @@ def clean_messages(
             replies.add(key)
         found.append(replace(m, text=text))
     return found
+
+
+def _withhold(text: str, most_chars: int) -> str:
+    """Returns a text without what looks like a secret, and of a long one what `_cut` may keep: patterns are slow."""
+    text, reach = withhold_private_keys(text), most_chars // 2 + LONGEST_CHARS
+    if len(text) <= 2 * reach:
+        return withhold(text)
+    # What stands next to the gap may be a part of a secret, so it is dropped.
+    head, tail = withhold(text[:reach])[:-LONGEST_CHARS], withhold(text[-reach:])[LONGEST_CHARS:]
+    return f"{head}{_LEFT_OUT}{tail}"
 
 
 def _cut(text: str, most_chars: int) -> str:

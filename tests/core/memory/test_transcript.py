@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+from gateway.core.memory import transcript as transcript_module
+from gateway.core.memory.secret_texts import LONGEST_CHARS, withhold
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages, transcript
 from storage.records import Message
 
@@ -67,6 +71,28 @@ def test_a_secret_is_withheld_whole_where_the_middle_is_left_out() -> None:
     (found,) = clean_messages([said(1, f"{'log ' * 750}\n{key}\n{'end ' * 250}")])
     assert line not in found.text
     assert found.text.endswith(("end " * 250).strip())
+
+
+def test_of_a_long_message_no_more_is_searched_for_secrets_than_may_be_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = []
+    monkeypatch.setattr(transcript_module, "withhold", lambda text: searched.append(text) or withhold(text))
+    text = "\n".join(f"line {i}" for i in range(100_000))
+    assert clean_messages([said(1, text)]) == clean_messages([said(1, text)], keeps_secrets=True)
+    assert sum(map(len, searched)) <= MESSAGE_CHARS + 2 * LONGEST_CHARS
+
+
+@pytest.mark.parametrize("at", range(LONGEST_CHARS, LONGEST_CHARS + MESSAGE_CHARS, 500))
+def test_no_part_of_a_secret_is_shown_where_a_long_message_is_cut(at: int) -> None:
+    """Whatever is withheld beside it brings what is further inside nearer to the edge."""
+    token = "eyJ" + "abcd-" * 1_000 + "." + "efgh_" * 500 + "." + "ijkl-" * 20
+    withheld = f"sk-{'a' * 60} "
+    text = withheld * (at // len(withheld)) + token + "\nlog" * 20_000
+    text += "\nMy password is Zqmisox" + (f"\n{withheld}" * (at // len(withheld)))
+    (found,) = clean_messages([said(1, text)])
+    assert len(found.text) <= MESSAGE_CHARS
+    assert not [part for part in ("abcd-", "efgh_", "ijkl-", "Zqmisox") if part in found.text]
 
 
 def test_a_transcript_says_when_and_who_and_which_tools_were_used() -> None:
