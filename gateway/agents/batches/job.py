@@ -27,7 +27,7 @@ from gateway.agents.batches.items import (
     ItemFailed,
     ItemTurns,
 )
-from gateway.agents.batches.outcomes import ItemOutcomes
+from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import (
     TRIES,
     Miss,
@@ -607,7 +607,7 @@ class _Attempt:
                 line,
                 AssignedItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state),
             )
-        await self.outcomes.write_outcomes([(item, partial(self.jobs.turns.give_up, item, failure))])
+        await self.outcomes.write_outcomes([ItemWork(item, partial(self.jobs.turns.give_up, item, failure))])
         return None
 
     async def _make_part(self, draft: PartDraft) -> None:

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
-from gateway.agents.batches.items import ItemEnding, ItemTurns
-from gateway.core.turn.guide import StopReason
+from msgspec import Struct
+
+from gateway.agents.batches.items import ItemEnding, ItemFailed, ItemTurns
 from gateway.metrics import Counter
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.tools.toolbox import MAX_PARALLEL
-from storage.batch_records import Batch, BatchItem, ItemEnd, ItemRetry, ItemWrite
+from storage.batch_records import Batch, BatchItem, ItemRetry, ItemWrite
 from storage.errors import WriteConflict
-from storage.records import RunState
 from storage.sql.store import Store
 
 _CONFLICTS: Final = 8
 
-# MakesOutcome the outcome of an item. Called again after a conflict with another writer.
 MakesOutcome = Callable[[], Awaitable[ItemWrite | ItemEnding]]
-ItemWork = tuple[BatchItem, MakesOutcome]
+
+
+class ItemWork(Struct, frozen=True):
+    """An item whose outcome is to be written."""
+
+    item: BatchItem
+    # Returns the outcome. Called again after a conflict with another writer.
+    make: MakesOutcome
+    # The reply that the provider has billed; b"": there is none.
+    reply: bytes = b""
 
 
 @dataclass(eq=False, slots=True)
@@ -47,7 +56,7 @@ class ItemOutcomes:
 
         async def make(work: ItemWork) -> ItemWrite | ItemEnding:
             async with places:
-                return await work[1]()
+                return await work.make()
 
         making = [asyncio.create_task(make(work)) for work in works]
         try:
@@ -100,25 +109,23 @@ class ItemOutcomes:
         await _cancel(self._deferred)
 
     async def _write_alone(self, work: ItemWork) -> None:
-        """Writes the outcome of one item, as soon as its conversation is free."""
-        item, make = work
+        """Writes the outcome of one item, as soon as its conversation is free. Raises: WriteConflict, StoreError."""
         for _ in range(_CONFLICTS):
-            found = await make()
-            with QueueTicket() as ticket:
-                write = found
-                if isinstance(found, ItemEnding):
-                    await self.keeper.queues.enter(found.turn.serial_group, ticket)
-                    write = await self.turns.compose_end(found)
-                assert not isinstance(write, ItemEnding)
-                try:
-                    await self.write([write])
-                except WriteConflict:
-                    continue
+            with suppress(WriteConflict):
+                await self._try_to_write_alone(work.make)
+                return
+        failure = ItemFailed("The blocks of this agent, or its conversation, change too fast.")
+        await self._try_to_write_alone(partial(self.turns.give_up, work.item, failure, work.reply))
+
+    async def _try_to_write_alone(self, make: MakesOutcome) -> None:
+        found = await make()
+        with QueueTicket() as ticket:
             if isinstance(found, ItemEnding):
+                await self.keeper.queues.enter(found.turn.serial_group, ticket)
+                await self.write([await self.turns.compose_end(found)])
                 self.turns.report(found)
-            return
-        message = "The blocks of this agent, or its conversation, change too fast."
-        await self.write([ItemEnd(item, RunState.FAILED, StopReason.ERROR, self.now(), message)])
+            else:
+                await self.write([found])
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

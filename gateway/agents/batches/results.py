@@ -33,6 +33,7 @@ _NO_RESULT: Final = {
     "expired": "The provider did not answer it in time.",
     "cancelled": "The batch was cancelled at its provider.",
 }
+_CANCELLED: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
 INTERNAL: Final = "An error of the gateway's own; its log says more."
 
 
@@ -68,7 +69,7 @@ class PartResults:
         """Gives the items of a part that have no result the outcome of the part."""
         result = PartResult("", outcome, message=_NO_RESULT[outcome])
         async for page in self.pages(part.number):
-            await self._write_all([(item, partial(self._outcome_of, item, result)) for item in page])
+            await self._write_all([ItemWork(item, partial(self._outcome_of, item, result)) for item in page])
 
     async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
         """Has the items of a lost part sent again. One that the provider has lost counts as expired once more."""
@@ -84,13 +85,16 @@ class PartResults:
     async def fail(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Ends the items of a part that will get no answer."""
         async for page in self.pages(part.number):
-            await self._write_all([(item, partial(self.turns.give_up, item, failure)) for item in page])
+            await self._write_all(
+                [ItemWork(item, partial(self.turns.give_up, item, failure)) for item in page]
+            )
 
     async def cancel(self) -> None:
         """Cancels the items that have not ended. The rounds that they have completed stay."""
-        failure = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
         while items := await self.store.batches.open_items(self.batch.id, PAGE):
-            await self._write_all([(item, partial(self.turns.give_up, item, failure)) for item in items])
+            await self._write_all(
+                [ItemWork(item, partial(self.turns.give_up, item, _CANCELLED)) for item in items]
+            )
 
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, page by page; None: those of the batch. Items may leave the part meanwhile."""
@@ -111,7 +115,7 @@ class PartResults:
             uid, _, sent = custom_id.rpartition("-")
             item = await self.store.batches.item(self.batch.id, uid)
             if item is not None and item.part in (part.number, ENDED_PART) and sent == str(item.sent):
-                works.append((item, partial(self._outcome_of, item, result)))
+                works.append(ItemWork(item, partial(self._outcome_of, item, result), result.body))
         await self.outcomes.write_outcomes(works)
         if not self.batch.is_over and (await self.store.batches.find(None, self.batch.uid)).is_over:
             # The tools of a page may take minutes, and those of the pages that follow need not run.
@@ -120,9 +124,9 @@ class PartResults:
     async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""
         try:
-            if item.part == ENDED_PART:
-                raise ItemFailed("")  # it was cancelled meanwhile: its tokens count nevertheless
             match result.outcome:
+                case _ if item.part == ENDED_PART:
+                    failure = _CANCELLED  # meanwhile; its tokens count nevertheless
                 case "succeeded":
                     return await self.turns.take_reply(item, result.body)
                 case "errored" if result.is_transient and item.errors + 1 < _MAX_ERRORS:
@@ -145,5 +149,4 @@ class PartResults:
                 ids.id_of("job", self.batch.uid),
             )
             failure = ItemFailed(INTERNAL)
-        reply = result.body if result.outcome == "succeeded" else b""
-        return await self.turns.give_up(item, failure, reply)
+        return await self.turns.give_up(item, failure, result.body)

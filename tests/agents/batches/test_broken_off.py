@@ -23,7 +23,8 @@ from gateway.agents.batches.parts import PartDraft
 from gateway.run.background import tasks
 from gateway.settings import ToolSettings
 from storage.batch_records import BatchItem, ItemEnd
-from storage.errors import StatementFailed, Unavailable
+from storage.errors import StatementFailed, Unavailable, WriteConflict
+from storage.records import RunState
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import (
@@ -398,6 +399,30 @@ def test_another_call_under_the_same_id_is_made(tmp_path: Path, monkeypatch: pyt
             s.world.upstream.script = script
             assert s.ended(s.post(agents))["counts"]["completed"] == 1
     assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern", "a rose"]
+
+
+def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ItemOutcomes.write
+
+    async def write(outcomes: ItemOutcomes, writes: Any) -> None:
+        if any(isinstance(each, ItemEnd) and each.state is RunState.COMPLETED for each in writes):
+            raise WriteConflict("another writer was faster")
+        await real(outcomes, writes)
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
+
+    monkeypatch.setattr(ItemOutcomes, "write", write)
+    with scene(tmp_path, answer) as s:
+        batch = s.post(s.agents(1))
+        assert s.ended(batch)["counts"]["failed"] == 1
+        [item] = s.items(batch)
+        assert "change too fast" in item["error"]
+        assert s.said(item["agent_id"])[1] == "tool_call_message: core_memory_append"
+        gateway, day = s.world.world.gateway, int(s.world.world.clock() // 86_400)
+        assert gateway.call(s.world.world.store.usage.batch_tokens("default", day)) == 30
 
 
 def completion(json: bytes, **message: Any) -> Reply:
