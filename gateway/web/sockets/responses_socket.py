@@ -100,47 +100,57 @@ class ResponsesSockets:
             await _Session(self, scope, receive, send).run()
 
 
-class _QueuedResponse:
-    """A response that was asked for. The edge takes it for the client's connection (`HttpConnection`)."""
+class _ResponseConnection:
+    """The client's connection as the edge has it in the request of one response (`HttpConnection`)."""
 
     has_whole_body = True
 
-    def __init__(self, create: Create, quota: ByteQuota, connection: Any, ended_before: str | None) -> None:
-        self.create = create
-        # For the bytes of its request.
-        self.quota = quota
-        # The id of the response that had ended before this was asked for; None: there was none, or it still went on.
-        self.ended_before = ended_before
+    def __init__(self, socket: Any) -> None:
         self.on_lost: Callable[[], object] | None = None
+        self._socket = socket
         self._has_left = False
-        self.is_cancelled = False
-        self.has_ended = False
-        self.id: str | None = None
-        # The response as it was first sent; empty: nothing was sent.
-        self.first_sent = b""
-        self.sent_events = 0
-        self._connection = connection
-
-    def begin(self, response: bytes) -> None:
-        """Notes the response as it is first sent."""
-        self.first_sent, self.id = response, server_events.id_of(response)
 
     @property
     def is_full(self) -> bool:
-        return bool(self._connection.is_full)
+        return bool(self._socket.is_full)
 
     def is_closing(self) -> bool:
         return self._has_left
 
     def abort(self) -> None:
-        if not self.is_cancelled:
-            self._connection.abort()
+        # The socket of a cancelled response stays open for the others.
+        if not self._has_left:
+            self._socket.abort()
 
     def leave(self) -> None:
         """Ends the response as if its client had closed the connection."""
         self._has_left = True
         if self.on_lost is not None:
             self.on_lost()
+
+
+class _QueuedResponse:
+    """A response that was asked for."""
+
+    def __init__(
+        self, create: Create, quota: ByteQuota, connection: _ResponseConnection, ended_before: str | None
+    ) -> None:
+        self.create = create
+        # For the bytes of its request.
+        self.quota = quota
+        self.connection = connection
+        # The id of the response that had ended before this was asked for; None: there was none, or it still went on.
+        self.ended_before = ended_before
+        self.is_cancelled = False
+        self.has_ended = False
+        self.id: str | None = None
+        # The response as it was first sent; empty: nothing was sent.
+        self.first_sent = b""
+        self.sent_events = 0
+
+    def begin(self, response: bytes) -> None:
+        """Notes the response as it is first sent."""
+        self.first_sent, self.id = response, server_events.id_of(response)
 
     def matches(self, cancel: Cancel) -> bool:
         """Returns whether a client wants this response cancelled."""
@@ -151,7 +161,7 @@ class _QueuedResponse:
 
     def cancel(self) -> None:
         self.is_cancelled = True
-        self.leave()
+        self.connection.leave()
 
 
 # Responses that come one after another; the first is under way.
@@ -197,7 +207,7 @@ class _Session:
         finally:
             self._has_stopped = self._is_closed = True
             for queue in self._queues.values():
-                queue[0].leave()
+                queue[0].connection.leave()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _abort_responses(self) -> None:
@@ -235,7 +245,8 @@ class _Session:
         quota.grow(sum(map(len, create.fields.values())))
         stream_id, ended = self._last_ended
         is_next = create.stream_id == stream_id and stream_id not in self._queues
-        response = _QueuedResponse(create, quota, self._connection, ended if is_next else None)
+        connection = _ResponseConnection(self._connection)
+        response = _QueuedResponse(create, quota, connection, ended if is_next else None)
         if (queue := self._queues.get(create.stream_id)) is not None:
             queue.append(response)
         else:
@@ -307,7 +318,7 @@ class _Session:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
         ]
-        scope = _request(self._scope, "POST", PATH, {"connection": response}, headers, self._query)
+        scope = _request(self._scope, "POST", PATH, {"connection": response.connection}, headers, self._query)
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
         if response.has_ended:
             return
