@@ -62,10 +62,11 @@ class JobOperations(Struct, frozen=True):
 
 
 async def cancel_job(store: Store, id: int, at: float) -> Job:
-    """Deletes a job. A batch ends with its own, which nothing else would end. Raises: NotFound."""
-    job = await store.jobs.cancel(id)
-    if job.kind == BATCH_JOB:
-        await store.batches.cancel(await store.batches.find(None, job.key), at)
+    """Deletes a job. A batch ends before its own, which nothing else would end. Raises: NotFound."""
+    job = await store.jobs.get(id)
+    if job is None or job.kind != BATCH_JOB:
+        return await store.jobs.cancel(id)
+    await store.batches.cancel(await store.batches.find(None, job.key), at, with_job=True)
     return job
 
 

@@ -285,8 +285,10 @@ class Batches(Group):
             lambda connection: connection.run(SQL["set_state"], (batch, BatchState.RUNNING, None))
         )
 
-    async def cancel(self, batch: Batch, at: float) -> Batch:
+    async def cancel(self, batch: Batch, at: float, *, with_job: bool = False) -> Batch:
         """Cancels a batch, with its items that had no reply; its job, if there is one, ends the others.
+
+        with_job: all items are cancelled, and the job is deleted.
 
         Returns it as it is now.
         """
@@ -297,13 +299,13 @@ class Batches(Group):
         assert found is not None
         job = await self._job(batch)
         if found.state is BatchState.CANCELLED:
-            which = "of_batch_open" if job is None else "of_batch_unheard"
+            which = "of_batch_open" if job is None or with_job else "of_batch_unheard"
             while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, which):
                 pass
         if job is not None:
             # It may have ended in this moment.
             with suppress(NotFound):
-                await self._jobs.retry(job)
+                await (self._jobs.cancel(job) if with_job else self._jobs.retry(job))
         return found
 
     @bulk_writes

@@ -20,6 +20,7 @@ from gateway.agents.batches import results as batch_results
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft
+from gateway.run.admin.job_operations import cancel_job
 from gateway.run.background import tasks
 from gateway.settings import ToolSettings
 from storage.batch_records import BatchItem, ItemEnd
@@ -70,6 +71,23 @@ def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest
             Breaking(meanwhile, "end_page")
             assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 503
         found = s.until(batch, lambda found: not found["counts"]["waiting"] + found["counts"]["running"])
+        assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
+
+
+def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with scene(tmp_path, held=True) as s:
+        batch = s.post(s.agents(3))
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
+        gateway, store = s.world.world.gateway, s.world.world.store
+        with monkeypatch.context() as meanwhile:
+            Breaking(meanwhile, "end_page")
+            with pytest.raises(Unavailable):
+                gateway.call(cancel_job(store, job, s.world.world.clock()))
+        s.until_rest()
+        found = s.get(batch)
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
 
 
