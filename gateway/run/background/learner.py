@@ -9,6 +9,7 @@ a model that answers others refuses a text.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -220,7 +221,10 @@ class LearningService:
             return False
         if self._background is None:
             known = await self._store.facts.standing(job.agent)
-            learned = learn_standing(messages, known, keeps_secrets=self._keeps_secrets)
+            # In a thread: it compares each statement with all others, a second for thousands of short ones.
+            learned = await asyncio.to_thread(
+                learn_standing, messages, known, keeps_secrets=self._keeps_secrets
+            )
             await job.finish(self._effect(unread, asked, lambda blocks: learned))
             return True
         numbers = {seq: n for n, seq in enumerate(asked.shown, 1)}

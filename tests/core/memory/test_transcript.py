@@ -76,8 +76,13 @@ def test_a_secret_is_withheld_whole_where_the_middle_is_left_out() -> None:
 def test_of_a_long_message_no_more_is_searched_for_secrets_than_may_be_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    searched = []
-    monkeypatch.setattr(transcript_module, "withhold", lambda text: searched.append(text) or withhold(text))
+    searched = list[str]()
+
+    def search(text: str) -> str:
+        searched.append(text)
+        return withhold(text)
+
+    monkeypatch.setattr(transcript_module, "withhold", search)
     text = "\n".join(f"line {i}" for i in range(100_000))
     assert clean_messages([said(1, text)]) == clean_messages([said(1, text)], keeps_secrets=True)
     assert sum(map(len, searched)) <= MESSAGE_CHARS + 2 * LONGEST_CHARS

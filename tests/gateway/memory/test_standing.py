@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.core.memory.standing import MAX_TOKENS
+from gateway.core.memory.standing import MAX_TOKENS, learn_standing
 from gateway.core.prompt.note import estimate_tokens
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings
+from storage.commands import Learned
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.background.learner import Learner, fact, learning
 from tests.gateway.sdk import agent, remember
@@ -72,6 +74,19 @@ def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, 
         rule.rest()
         world.chat(user="alice", model="agent/helper").say("Do I eat meat?")
         assert "I never eat meat" in upstream.last.messages[-1]["content"]
+
+
+def test_statements_are_compared_outside_of_the_loop(rule: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_loop = []
+
+    def learn(*arguments: Any, **options: Any) -> Learned:
+        in_loop.append(asyncio._get_running_loop() is not None)
+        return learn_standing(*arguments, **options)
+
+    monkeypatch.setattr("gateway.run.background.learner.learn_standing", learn)
+    say(rule, MEAT)
+    assert rule.texts() == ["User said: I never eat meat."]
+    assert in_loop == [False]
 
 
 def test_nothing_is_kept_of_a_question_of_the_past_or_of_a_reply(rule: Learner) -> None:
