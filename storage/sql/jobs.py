@@ -27,8 +27,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale
 from storage.records import Job, JobState, JobStep, Scope
-from storage.sql.group import Group, reads
-from storage.sql.statements import load
+from storage.sql.group import Group, long_reads, reads
+from storage.sql.statements import load, rows_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -358,6 +358,13 @@ class Jobs(Group):
         rows = await connection.rows(SQL["counts"], (project,))
         found.update((JobState(state), count) for state, count in rows)
         return found
+
+    @long_reads
+    async def at_rest(
+        self, connection: Connection, kind: str, agents: Sequence[int], since: float
+    ) -> builtins.list[int]:
+        """Returns those of some memories that have had no turn since a time, and no job of a kind that is dead."""
+        return [id for (id,) in await rows_of(connection, SQL["at_rest"], agents, kind, since)]
 
     @_wakes
     async def retry(self, connection: Connection, id: int) -> Job:

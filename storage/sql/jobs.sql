@@ -170,6 +170,12 @@ WHERE agent = ? ORDER BY id
 SELECT state, count(*) FROM jobs j
 WHERE CAST(?1 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = j.agent AND a.project = ?1) GROUP BY state
 
+-- name: at_rest
+-- Finds those of some memories that have had no turn since a time, and no dead letter of a kind.
+SELECT a.id FROM agents a WHERE a.id {in:3:BIGINT:64}
+AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.agent = a.id AND j.kind = ?1 AND j.state = 'dead')
+AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at > ?2)
+
 -- name: step
 -- Returns the result of a step.
 SELECT result FROM steps WHERE job = ? AND name = ?

@@ -16,7 +16,7 @@ from storage.listing import ReaderEntry
 from storage.records import LEARNER, USER_ATOM, Exchange, Message, State
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
-from storage.sql.group import Group, reads
+from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("readers.sql")
@@ -124,7 +124,7 @@ class Readers(Group):
         at: float | None = await connection.value(SQL["last_at"], (memory,))
         return at
 
-    @reads
+    @long_reads
     async def unslept(self, connection: Connection, limit: int, profiles: Sequence[str]) -> list[int]:
         """Returns memories with something that their sleeptime agents have not read.
 
@@ -132,7 +132,7 @@ class Readers(Group):
         """
         return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
 
-    @reads
+    @long_reads
     async def unlearned(
         self, connection: Connection, limit: int, without: Sequence[str] = (), reader: int = LEARNER
     ) -> list[int]:

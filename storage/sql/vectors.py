@@ -25,7 +25,7 @@ from storage.search.blob import CorruptIndex, by_chunk, chunk_of
 from storage.search.scores import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
-from storage.sql.group import Group, as_method, effect, reads
+from storage.sql.group import Group, as_method, effect, long_reads, reads
 from storage.sql.passages import load_passages_and_facts
 from storage.sql.statements import load, rows_of
 from storage.sql.terms import find_covered, forget_terms
@@ -311,7 +311,7 @@ class Vectors(Group):
 
     lacks = reads(as_method(lacks_vectors))
 
-    @reads
+    @long_reads
     async def agents_to_embed(self, connection: Connection, model: str, limit: int) -> list[int]:
         """Returns memories of which not all is embedded, but for those of one conversation."""
         return [id for (id,) in await connection.rows(SQL["unembedded_agents"], (model, limit))]

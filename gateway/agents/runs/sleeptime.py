@@ -29,7 +29,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.learner import BATCH_CHARS, MARGIN_S
-from gateway.run.background.schedule import MAX_AT_START, Schedule
+from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerLimits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
@@ -71,20 +71,16 @@ def sleeptime_schedule(
     profiles: those of the settings with `sleeptime`.
     """
 
-    async def look() -> None:
-        schedule.enqueue_when_idle(await store.readers.unslept(MAX_AT_START, profiles))
-
-    schedule = Schedule(
+    return Schedule(
         "sleeptime",
         SLEEP,
         store.jobs,
-        look,
+        lambda limit: store.readers.unslept(limit, profiles),
         every=SLEEP_EVERY,
         idle_s=idle_s + MARGIN_S,
         now=now,
         leaves_out_last=True,
     )
-    return schedule
 
 
 class Sleeping:

@@ -25,6 +25,7 @@ from gateway.run.background.maintenance import Maintenance
 from gateway.run.background.retention import RETENTION, make_retention
 from gateway.run.background.run_cleaning import RunCleaning
 from gateway.run.background.schedule import Schedule
+from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import Handler, JobContext, Worker, receipt_opener
 from gateway.run.memory.recall import EmbedQuery
 from gateway.run.upstream.route import Route
@@ -35,6 +36,8 @@ from storage.sql.store import Store
 
 # Processes that serve one memory in turns, by estimate: each counts so small a part of its turns.
 _PROCESSES = 4
+# The interval at which it is looked for what processes that ended have left; no measurement.
+_LOOK_INTERVAL_S = 600.0
 # A number of turns that is never reached.
 _NEVER = 2**62
 
@@ -61,6 +64,7 @@ class BackgroundServices:
         Raises: SettingsError.
         """
         memory, job_metrics = settings.memory, JobMetrics(metrics, store.jobs.counts)
+        self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc
         # What durable jobs do, by kind; filled before the start.
@@ -74,7 +78,7 @@ class BackgroundServices:
         )
         self.indexing = IndexingService(store)
         store.growth.listen(self._memory_grew)
-        self.maintenance = Maintenance(store, memory.idle_s, now, self.indexing)
+        self.maintenance = Maintenance(store, memory.idle_s, now)
         self.retention = make_retention(settings, store, now)
         self.handlers[RETENTION] = self._retain
         self.run_cleaning = RunCleaning(store, now)
@@ -128,9 +132,23 @@ class BackgroundServices:
                 self.retention.run(),
                 self.run_cleaning.run(),
                 self.worker.run(),
-                self.maintenance.look_again(),
+                PeriodicTask("what was left", self.look).run(),
             ]
         return [asyncio.create_task(each) for each in runs]
+
+    async def look(self) -> float:
+        """Finds what processes that ended have left. Returns the seconds until the next look. Raises: StoreError."""
+        await self.indexing.find_outdated()
+        if self.embedding is not None:
+            await self.embedding.schedule.look()
+        if self.learning is not None:
+            await self.learning.schedule.look()
+        if self.sleeptime is not None:
+            await self.sleeptime.look()
+        if self._is_shared:
+            await self._store.conversation_locks.drop()
+        self.maintenance.edits_pending()
+        return _LOOK_INTERVAL_S
 
     def _pause_s(self, kind: str) -> float:
         """Returns for how many seconds no job of a kind is worth a try."""

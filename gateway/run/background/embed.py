@@ -27,7 +27,7 @@ from gateway.core.usage.gen_ai import CANCELLED
 from gateway.errors import SettingsError, UnknownModel
 from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
-from gateway.run.background.schedule import MAX_AT_START, Schedule
+from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.receipt import begin_background_call
 from gateway.run.upstream.provider_errors import failure_of
@@ -134,7 +134,7 @@ class EmbeddingService:
         self._paused_until = 0.0
         self._failures = 0  # of jobs, in a row
         self.schedule = Schedule(
-            "embedding", EMBED, store.jobs, self._start, every=EVERY_MESSAGES, idle_s=settings.idle_s, now=now
+            "embedding", EMBED, store.jobs, self._find, every=EVERY_MESSAGES, idle_s=settings.idle_s, now=now
         )
 
     # -- the schedule
@@ -159,8 +159,8 @@ class EmbeddingService:
                 why,
             )
 
-    async def _start(self) -> None:
-        self.schedule.enqueue_now(await self._store.vectors.agents_to_embed(self.embedder.name, MAX_AT_START))
+    async def _find(self, limit: int) -> Sequence[int]:
+        return await self._store.vectors.agents_to_embed(self.embedder.name, limit)
 
     # -- the job
 

@@ -37,7 +37,7 @@ class IndexingService:
         self._grown: dict[int, float] = {}
         # Those that have grown, and of which it is not known yet whether they are to be indexed.
         self._unchecked: set[int] = set()
-        self._task = PeriodicTask("indexing", self.step, self.find_outdated)
+        self._task = PeriodicTask("indexing", self.step)
 
     def add(self, agent: int, backlog: int | None) -> None:
         """Notes a memory that is to be indexed. backlog: the messages that its index lacks; None: many."""

@@ -23,7 +23,7 @@ from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note
 from gateway.run.background.background_model import BackgroundModel, RequestRefused
-from gateway.run.background.schedule import MAX_AT_START, Schedule
+from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
 from storage.commands import Learned, Unread
@@ -99,7 +99,7 @@ class LearningService:
             "learning",
             LEARN,
             store.jobs,
-            self._start,
+            self._find,
             # What a rule keeps is for other conversations, and waits until this one rests.
             every=settings.learn_every if background is not None else _NEVER,
             idle_s=settings.idle_s + MARGIN_S,
@@ -108,10 +108,8 @@ class LearningService:
             leaves_out_last=True,
         )
 
-    async def _start(self) -> None:
-        self.schedule.enqueue_when_idle(
-            await self._store.readers.unlearned(MAX_AT_START, self._excluded_profiles, self._reader)
-        )
+    async def _find(self, limit: int) -> Sequence[int]:
+        return await self._store.readers.unlearned(limit, self._excluded_profiles, self._reader)
 
     # -- the job
 

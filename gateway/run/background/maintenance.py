@@ -5,24 +5,19 @@ One task does it for the process. It sleeps until a conversation's idle time is 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.tree import Tree
-from gateway.run.background.indexing import IndexingService
 from gateway.run.background.tasks import AFTER_FAULT_S, PeriodicTask
 from storage.commands import Change, Pool
-from storage.errors import StoreError, Unavailable
+from storage.errors import Unavailable
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# The interval at which work is looked for that other processes have left.
-_LOOK_INTERVAL_S = 600.0
 # Conversations that one step settles.
 _MAX_SETTLED = 64
 # The least pause between two steps, so that conversations that fall due one after the other are settled together.
@@ -32,13 +27,10 @@ _MIN_PAUSE_S = 1.0
 class Maintenance:
     """Confirms the memory edits of conversations that were idle for so long. now: seconds since the epoch."""
 
-    def __init__(
-        self, store: Store, idle_s: float, now: Callable[[], float], indexing: IndexingService
-    ) -> None:
+    def __init__(self, store: Store, idle_s: float, now: Callable[[], float]) -> None:
         self._store = store
         self._idle_s = idle_s
         self._now = now
-        self._indexing = indexing
         self._task = PeriodicTask("maintenance", self.step)
 
     def edits_pending(self) -> None:
@@ -49,15 +41,6 @@ class Maintenance:
     async def run(self) -> None:
         """Runs until it is cancelled."""
         await self._task.run()
-
-    async def look_again(self) -> None:
-        """Finds from time to time what processes that died have left, until it is cancelled."""
-        while self._store.database.is_shared:
-            await asyncio.sleep(_LOOK_INTERVAL_S)
-            with suppress(StoreError):
-                await self._indexing.find_outdated()
-                await self._store.conversation_locks.drop()
-            self._task.wake()
 
     async def step(self) -> float | None:
         """Does all that is due now. Returns the seconds until more will be; None: not before something happens."""

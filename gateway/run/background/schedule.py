@@ -1,12 +1,12 @@
 """Decides when a memory is due for a job: after enough messages, or once it is idle.
 
 No turn is delayed by it: a turn that has ended is counted in memory, and a background task enqueues the job. What a
-process that died did not enqueue, the next one finds at its start.
+process that ended did not enqueue is found in the database, by the next one or by another one that still runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -14,8 +14,8 @@ from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# How many memories that are due a process looks for when it starts; no measurement.
-MAX_AT_START = 10_000
+# How many memories one look finds; the next look finds others. No measurement.
+_MAX_FOUND = 10_000
 # How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
 _MAX_AT_ONCE = 64
 _MIN_PAUSE_S = 1.0
@@ -41,8 +41,8 @@ class Schedule:
     # Of the jobs.
     kind: str
     jobs: Jobs
-    # Runs once, before the first step.
-    start: Callable[[], Awaitable[None]]
+    # Finds memories with something to do in the database, at most so many.
+    find: Callable[[int], Awaitable[Sequence[int]]]
     # Messages after which a memory is due.
     every: int
     # A memory without a turn for so long is due, too.
@@ -55,10 +55,11 @@ class Schedule:
     _active: dict[int, _Activity] = field(default_factory=dict)
     # The agents that are due now.
     _due: set[int] = field(default_factory=set)
+    _has_looked: bool = False
     _task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:
-        self._task = PeriodicTask(self.name, self.step, self.start)
+        self._task = PeriodicTask(self.name, self.step)
 
     def add(self, agent: int, messages: int, every: int | None = None, seq: int | None = None) -> None:
         """Counts the messages of a turn, which is on disk.
@@ -96,6 +97,19 @@ class Schedule:
         for agent in agents:
             self._active.setdefault(agent, _Activity(self.now(), messages=1))
         self._task.wake()
+
+    async def look(self) -> None:
+        """Finds what processes that have ended did not enqueue.
+
+        Memories whose turns go on now are left to the process that has them. One whose job has failed for good is tried
+        again by the first look alone: what it failed by may be mended since.
+        """
+        found = await self.find(_MAX_FOUND)
+        if self._has_looked:
+            self.enqueue_now(await self.jobs.at_rest(self.kind, found, self.now() - self.idle_s))
+        else:
+            self.enqueue_when_idle(found)
+            self._has_looked = True
 
     async def run(self) -> None:
         """Runs until it is cancelled."""

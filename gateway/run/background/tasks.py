@@ -28,8 +28,6 @@ class PeriodicTask:
     name: str
     # Does what is due. Returns the seconds until more will be; None: not before it is woken.
     step: Callable[[], Awaitable[float | None]]
-    # Runs before the first step; before each further one until the store has let it come to its end.
-    start: Callable[[], Awaitable[None]] | None = None
     # Is set by `run`: it is not known when the next step is due, since the last one has named no time or is under way.
     sleeps_until_woken: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,14 +37,16 @@ class PeriodicTask:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
-        has_begun = False
         while True:
             self.sleeps_until_woken = True
-            has_begun = has_begun or await self._begin()
             try:
                 pause = await self.step()
             except StoreError as error:
-                self._log_error(error)
+                # A fault that the store's health shows has been logged once for all tasks.
+                if not is_known(error):
+                    _log.warning(
+                        "Background task %r failed and is repeated later: %s", self.name, error.message
+                    )
                 pause = AFTER_FAULT_S
             except Exception:
                 # No error may end the task, because nothing would start it again.
@@ -55,8 +55,6 @@ class PeriodicTask:
                     self.name, AFTER_FAULT_S,
                 )  # fmt: skip
                 pause = AFTER_FAULT_S
-            if not has_begun:
-                pause = AFTER_FAULT_S if pause is None else min(pause, AFTER_FAULT_S)
             self.sleeps_until_woken = pause is None
             try:
                 async with asyncio.timeout(pause):
@@ -64,23 +62,6 @@ class PeriodicTask:
             except TimeoutError:
                 pass
             self._wake.clear()
-
-    async def _begin(self) -> bool:
-        """Runs `start`. Returns whether it need not be repeated."""
-        try:
-            if self.start is not None:
-                await self.start()
-        except StoreError as error:
-            self._log_error(error)
-            return False
-        except Exception:
-            _log.exception("Background task %r could not begin, by a fault in the gateway.", self.name)
-        return True
-
-    def _log_error(self, error: StoreError) -> None:
-        # A fault that the store's health shows has been logged once for all tasks.
-        if not is_known(error):
-            _log.warning("Background task %r failed and is repeated later: %s", self.name, error.message)
 
 
 async def run_at_start(

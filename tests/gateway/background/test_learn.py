@@ -21,7 +21,7 @@ from storage.records import JobState, Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
 from tests.gateway.sdk import CHAT, agent, remember
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 
 KITTEN = "We got a kitten last week and named her Miso."
 
@@ -493,6 +493,20 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
         learner.rest()
         assert learner.texts() == [MISO]
         assert learner.world.gateway.call(_waiting(learner)) == []
+
+
+@pytest.mark.both
+def test_what_another_gateway_was_to_enqueue_is_found_while_this_one_runs(learner: Learner) -> None:
+    becomes(lambda: learner.learning.schedule._has_looked)
+    learner.teaches(fact(MISO))
+    learner.world.chat(user="alice").say(KITTEN)
+    learner.world.settle()
+    learner.learning.schedule._active.clear()  # the turn was another one's, which has stopped
+    learner.rest()
+    assert learner.shown == []
+    learner.world.gateway.call(learner.world.gateway.app.services.background.look())
+    learner.rest()
+    assert learner.texts() == [MISO]
 
 
 @pytest.mark.parametrize("takes_others", [True, False])

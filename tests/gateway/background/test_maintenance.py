@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
-import pytest
-
 from gateway.run.background import maintenance
-from gateway.run.background.indexing import IndexingService
 from storage.commands import Change, ForgetTarget, Pool
 from tests.core.conversations import assistant, user
+from tests.doubles.upstream import StrictUpstream
+from tests.gateway.sdk import agent, remember
 from tests.postgres import empty_database
 from tests.stored import ALICE, Speaker, open_store, rows
 
 
-async def test_lines_of_processes_that_died_are_deleted(
-    postgres: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(maintenance, "_LOOK_INTERVAL_S", 0.01)
-    store = await open_store(empty_database(postgres).url)
-    try:
-        for name, seconds in (("left", -4000.0), ("held", 15.0)):
-            assert await store.conversation_locks.take(name, seconds)
-        looking = asyncio.create_task(
-            maintenance.Maintenance(store, 60.0, lambda: 0.0, IndexingService(store)).look_again()
-        )
-        names = {("left",), ("held",)}
-        while ("left",) in names:
-            names = set(await rows(store, "SELECT name FROM conversation_locks"))
-        looking.cancel()
-        assert names == {("held",)}
-    finally:
-        await store.close()
+def test_locks_of_processes_that_died_are_deleted(upstream: StrictUpstream, postgres: str) -> None:
+    with remember(upstream, empty_database(postgres).url, agent()) as world:
+        call, store = world.gateway.call, world.store
+
+        async def take() -> None:
+            for name, seconds in (("left", -4000.0), ("held", 15.0)):
+                assert await store.conversation_locks.take(name, seconds)
+
+        call(take())
+        call(world.gateway.app.services.background.look())
+        assert call(rows(store, "SELECT name FROM conversation_locks")) == [("held",)]
 
 
 def unasked(pool: Pool) -> Change:
@@ -52,9 +43,7 @@ async def test_edits_of_a_memory_that_is_being_forgotten_are_no_more_kept(tmp_pa
         await store.forgetting.begin(alice.agent.id, ForgetTarget(is_all=True))
         # However many of them there are, they do not stand in front of those of others.
         assert not await store.turns.due(2000.0, 3000.0, 1)
-        assert (
-            await maintenance.Maintenance(store, 60.0, lambda: 2000.0, IndexingService(store)).step() is None
-        )
+        assert await maintenance.Maintenance(store, 60.0, lambda: 2000.0).step() is None
         # It began in the moment in which they were found due.
         await store.turns.settle(conversation, agent, last_at, 2000.0, unasked)
         assert await rows(store, "SELECT count(*) FROM block_history") == values

@@ -1,4 +1,4 @@
-"""When a memory is due that several processes serve: whenever so many numbers were taken, by whichever of them."""
+"""When a memory is due that several processes serve, and what one finds that others have left."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 from gateway.run.background.schedule import Schedule
+from storage.records import JobState, Scope
 from storage.sql.agents import create_agent
+from tests.core.conversations import assistant, user
 from tests.gateway.background.test_model import DAY
-from tests.stored import ALICE, open_store
+from tests.gateway.sdk import Clock
+from tests.stored import ALICE, Speaker, open_store
 
 
-async def nothing() -> None:
+async def nothing(limit: int) -> list[int]:
     """Has nothing to find."""
+    return []
 
 
 @pytest.mark.parametrize("leaves_out_last", [False, True])
@@ -54,5 +58,54 @@ async def test_a_large_turn_before_a_small_one_makes_a_memory_due(tmp_path: Path
         assert not schedule._due, "it does not count yet"
         schedule.add(1, 2, seq=25)
         assert schedule._due
+    finally:
+        await store.close()
+
+
+@pytest.mark.both
+async def test_each_look_finds_what_processes_that_ended_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.run.background.schedule._MAX_FOUND", 2)
+    clock = Clock()
+    store = await open_store(tmp_path / "memory.db", now=clock)
+    try:
+        people = [Speaker(store, Scope("default", "default", f"user:{name}"), clock) for name in "abc"]
+        for person in people:
+            await person.say([user("Hello.")], assistant("Hello."))
+        left = [person.agent.id for person in people]
+
+        async def find(limit: int) -> list[int]:
+            return left[:limit]
+
+        schedule = Schedule("t", "learn", store.jobs, find, 20, DAY, clock)
+
+        async def enqueued() -> list[int]:
+            await schedule.step()
+            return sorted(job.agent for job in await store.jobs.list(JobState.PENDING))
+
+        async def end(*, is_well: bool = True) -> None:
+            while job := await store.jobs.claim(("learn",), lease_s=30.0, tries=8):
+                await (store.jobs.finish(job) if is_well else store.jobs.fail(job, "no", None))
+
+        await schedule.look()
+        assert await enqueued() == [], "their turns may go on"
+        clock.sleep(DAY + 1)
+        assert await enqueued() == left[:2]
+        await end()
+        del left[:2]
+        await people[2].say([user("And now?")], assistant("Well."))
+        await schedule.look()
+        assert await enqueued() == [], "another process may have its turns, and counts them"
+        clock.sleep(DAY + 1)
+        await schedule.look()
+        assert await enqueued() == left
+        await end(is_well=False)
+        await schedule.look()
+        assert await enqueued() == [], "it has failed for good"
+        schedule = Schedule("t", "learn", store.jobs, find, 20, DAY, clock)
+        await schedule.look()
+        clock.sleep(DAY + 1)
+        assert await enqueued() == left, "the next process tries it again"
     finally:
         await store.close()
