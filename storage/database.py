@@ -159,8 +159,8 @@ class Connection(Protocol):
         Of several agents the one with the lowest row is locked first.
         """
 
-    async def lock_sharers(self, agent: int) -> None:
-        """Locks the rows of an agent and of all that share a block with it, before such a block is written.
+    async def lock_sharers(self, *agents: int) -> None:
+        """Locks the rows of agents and of all that share a block with one of them, before such a block is written.
 
         A changed block raises the `rev` of all agents that see it, so two writers would wait for each other.
         """

@@ -40,12 +40,14 @@ OLDEST_SERVER = 14
 # SQL_ASCII stores bytes as they are, and these are UTF-8.
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 
-# An agent, and all that share a block with it: what either owns or has attached.
+# Agents, and all that share a block with one of them: what either owns or has attached.
 _SHARERS = """\
 WITH seen AS (
-    SELECT id FROM blocks WHERE agent = $1 UNION SELECT target FROM attached WHERE agent = $1 AND kind = 'block')
+    SELECT id FROM blocks WHERE agent = ANY($1)
+    UNION SELECT target FROM attached WHERE agent = ANY($1) AND kind = 'block')
 SELECT id FROM agents WHERE id IN (
-    SELECT $1 UNION SELECT agent FROM attached WHERE kind = 'block' AND target IN (SELECT id FROM seen)
+    SELECT unnest($1::bigint[])
+    UNION SELECT agent FROM attached WHERE kind = 'block' AND target IN (SELECT id FROM seen)
     UNION SELECT agent FROM blocks WHERE id IN (SELECT id FROM seen))
 ORDER BY id FOR NO KEY UPDATE"""
 _SEERS = """\
@@ -387,8 +389,8 @@ class PostgresConnection:
             await self.rows("SELECT FROM agents WHERE id = $1 FOR NO KEY UPDATE", (agent,))
             self._locked.add(agent)
 
-    async def lock_sharers(self, agent: int) -> None:
-        self._locked.update(row[0] for row in await self.rows(_SHARERS, (agent,)))
+    async def lock_sharers(self, *agents: int) -> None:
+        self._locked.update(row[0] for row in await self.rows(_SHARERS, (agents,)))
 
     async def lock_profile_blocks(self, agent: int) -> None:
         await self.rows(PROFILE_BLOCKS, (agent,))

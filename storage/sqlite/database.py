@@ -99,7 +99,7 @@ class SqliteConnection:
     async def lock(self, agent: int) -> None:
         pass
 
-    async def lock_sharers(self, agent: int) -> None:
+    async def lock_sharers(self, *agents: int) -> None:
         pass
 
     async def lock_profile_blocks(self, agent: int) -> None:

@@ -257,6 +257,8 @@ class Batches(Group):
         count once. It raises WriteConflict where a block, a conversation or a memory was changed since it was read.
         """
 
+        runs = [each.item.run for each in writes]
+        await connection.lock_sharers(*{run.agent for run in runs if run is not None})
         tokens = output = 0
         for each in writes:
             if await _write_item(connection, each, self._rules) and not isinstance(each, ItemRetry):
@@ -336,8 +338,6 @@ class Batches(Group):
 async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) -> int:
     """Writes what became of an item. Returns the tokens that are added to its project's usage."""
     item, run = write.item, write.item.run
-    if run is not None:
-        await connection.lock_sharers(run.agent)
     part, errors, expiries = READY_PART, 0, 0
     if isinstance(write, ItemRetry):
         part, errors, expiries = write.part, write.errors, write.expiries

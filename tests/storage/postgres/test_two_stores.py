@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
 
+from storage.batch_records import ItemEnd
 from storage.commands import ForgetTarget
 from storage.errors import NotFound, Stale
-from storage.records import Agent, Scope
+from storage.records import Agent, RunState, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S
 from tests.postgres import query
 from tests.storage.conftest import OpenStore, PostgresServer
+from tests.storage.test_batches import accepted
 from tests.storage.test_files import draft, folder
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, Speaker, rows, save_passage
@@ -170,6 +173,34 @@ async def test_nothing_is_said_any_more_of_a_conversation_that_goes_meanwhile(
     assert b"zqsaidx" not in database.content()
 
 
+async def test_results_of_a_batch_wait_for_an_agent_without_holding_one_behind_it(
+    stores: list[Store], database: PostgresServer
+) -> None:
+    """Whose turn may share a block with the first one, and would wait for it: a deadlock."""
+    batches = stores[0].batches
+    batch = await accepted(stores[0], 2, is_started=True)
+    first, second = await batches.items(batch.id)
+    assert first.run is not None
+    assert second.run is not None
+    writes = [ItemEnd(each, RunState.FAILED, "error", 20.0) for each in (second, first)]
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {first.run.agent} FOR UPDATE")
+    written = asyncio.ensure_future(stores[0].database.bulk(batches.write_effect("default", 0, writes)))
+    await until_waiting(database, 1, written)
+    await admin.execute(f"SELECT FROM agents WHERE id = {second.run.agent} FOR UPDATE NOWAIT; COMMIT")
+    await admin.close()
+    await written
+    assert (await batches.counts(batch.id)).failed == 2
+
+
+async def until_waiting(database: PostgresServer, count: int, writes: asyncio.Future[Any]) -> None:
+    """Waits until so many transactions wait for a lock, or the writes have ended."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    async with asyncio.timeout(PATIENCE_S):
+        while not writes.done() and query(database.url, waiting) != [(count,)]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
 async def beside_its_end(
     database: PostgresServer, memory: Agent, *coming: Callable[[], Awaitable[object]]
 ) -> list[object]:
@@ -177,10 +208,7 @@ async def beside_its_end(
     admin = await asyncpg.connect(database.url)
     await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {memory.id} FOR UPDATE")
     ends = asyncio.gather(*(each() for each in coming), return_exceptions=True)
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    async with asyncio.timeout(PATIENCE_S):
-        while not ends.done() and query(database.url, waiting) != [(len(coming),)]:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+    await until_waiting(database, len(coming), ends)
     gone = ("files WHERE memory", "definitions WHERE memory", "agents WHERE id")
     await admin.execute("; ".join((*(f"DELETE FROM {each} = {memory.id}" for each in gone), "COMMIT")))
     await admin.close()
