@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import NamedTuple, Protocol
@@ -26,7 +26,7 @@ from gateway.run.memory.superseded import superseded_exchanges
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_origin
 from gateway.settings import MemorySettings
 from storage.errors import StoreError, TooSlow
-from storage.records import Message, Vector
+from storage.records import Message, StandingFact, Vector
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
@@ -123,6 +123,11 @@ class FoundMessages(NamedTuple):
             return self
         messages = [m for m in self.messages if m.seq not in gone]
         return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(gone, why)})
+
+    def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
+        """Returns what was found without what the memory section shows as standing facts."""
+        stated = {normalized_statement(fact.text) for fact in shown}
+        return self.rule_out("shown", lambda m: normalized_statement(m.text) in stated)
 
 
 # Questions whose answer stands after or before what is found.
@@ -320,15 +325,9 @@ class _NoteSearch(Struct, frozen=True):
             rule = partial(superseded_exchanges, context, self.recaller.settings.idle_s)
             superseded = await with_contents(self.recaller.store.turns, context.agent, context.tree, rule)
             found = found.rule_out("superseded", lambda m: m.exchange in superseded)
-        standing = self.standing
-        stated = {normalized_statement(f.text) for f in context.snapshot.standing if f.seq in standing}
-        return found.rule_out(
-            "shown",
-            lambda m: (
-                normalized_statement(m.text) in stated
-                or (m.source == "fact" and shows_origin(context, self.prompt.window, m))
-            ),
-        )
+        found = found.without_statements([f for f in context.snapshot.standing if f.seq in self.standing])
+        window = self.prompt.window
+        return found.rule_out("shown", lambda m: m.source == "fact" and shows_origin(context, window, m))
 
     async def choose(self, found: FoundMessages) -> note.Choice:
         """Chooses the messages for which the note has room."""

@@ -1,6 +1,7 @@
 """A trial of recall: what would go into the note for a sentence that opens a conversation now. Nothing is written.
 
-It finds and chooses messages as a turn does (`find_messages`, `note.choose`), while nothing is visible yet.
+It finds and chooses messages as a turn does (`find_messages`, `note.choose`), while nothing is visible yet but the
+standing facts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from gateway.core.memory.standing import standing_block
 from gateway.core.prompt import note
 from gateway.core.tags import mark_of
 from gateway.run.memory.prompt import SearchRecord
@@ -51,7 +53,12 @@ class TrialRecall(Struct, frozen=True):
     async def recall(self, agent: Agent, text: str, most_left_out: int) -> TrialResult:
         """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
         trace = SearchTrace()
-        found = await find_messages(text, note.make_query(text), _TrialSearch(self, agent, trace))
+        snapshot = await self.store.turns.snapshot(agent, None, None)
+        facts = () if snapshot is None else snapshot.standing
+        _, shown_seqs = standing_block(facts, None)
+        search = _TrialSearch(self, agent, trace, len(shown_seqs))
+        found = await find_messages(text, note.make_query(text), search)
+        found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
         budget = note.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
         choice = found.choose(budget, found.line_chars(budget))
         rendered = note.render_note(
@@ -66,6 +73,8 @@ class _TrialSearch(Struct, frozen=True):
     trial: TrialRecall
     agent: Agent
     trace: SearchTrace
+    # The standing facts that the memory section shows.
+    standing_count: int
 
     async def search(self, query: str) -> list[Message]:
         trial, vector = self.trial, None
@@ -84,7 +93,12 @@ class _TrialSearch(Struct, frozen=True):
 
     async def select(self, query: str) -> list[Message]:
         return await self.trial.store.recall.most_telling(
-            self.agent, query, opens=True, limit=MIN_HITS, deadline_ms=_DEADLINE_MS
+            self.agent,
+            query,
+            opens=True,
+            # Each is found as a fact and in the user's words, and is ruled out.
+            limit=MIN_HITS + 2 * self.standing_count,
+            deadline_ms=_DEADLINE_MS,
         )
 
     async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:

@@ -18,6 +18,7 @@ from gateway.settings import BlockSettings
 from storage.commands import Learned
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.background.learner import Learner, fact, learning
+from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import agent, remember
 
 pytestmark = pytest.mark.both
@@ -185,6 +186,20 @@ def test_memory_show_names_it(rule: Learner) -> None:
     show = ShowOperation(world.store, TrialRecall(world.store, 1000, world.clock)).show
     text = world.gateway.call(show({"project": "default", "user": "alice"}))["text"]
     assert ", always]  User said: I never eat meat." in text
+
+
+def test_a_trial_recalls_them_no_more_than_a_reply_does(rule: Learner) -> None:
+    say(rule, MEAT)
+    say(rule, "Meat was served at the wedding.")
+    world = rule.world
+    agent = memory_of(world)
+    trial = TrialRecall(world.store, 1000, world.clock)
+    asked = "When was meat served?"
+    result = world.gateway.call(trial.recall(agent, asked, 9))
+    assert "at the wedding" in result.note
+    assert MEAT not in result.note
+    assert MEAT.rstrip(".") in section(rule, asked)
+    assert MEAT not in str(world.upstream.last.messages[1:])
 
 
 def test_a_background_model_says_which_facts_always_hold(upstream: StrictUpstream, tmp_path: Path) -> None:
