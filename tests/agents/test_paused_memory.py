@@ -10,6 +10,7 @@ import pytest
 
 from tests.agents.batches.test_batches import scene
 from tests.agents.letta import LettaWorld, letta
+from tests.doubles.batches import Fate
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import World
@@ -102,4 +103,21 @@ def test_an_item_of_a_batch_fails_where_its_memory_is_paused(tmp_path: Path) -> 
         batch = s.ended(s.post([agent], "What is my cat called?"))
         assert batch["counts"]["failed"] == 1
         assert "This memory is paused" in str(s.items(batch))
+        assert stored(s.world) == before
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("fate", [Fate(text="Miso."), Fate("errored", words="Not allowed: Miso.")])
+def test_what_comes_back_for_a_memory_that_is_paused_meanwhile_is_not_kept(
+    fate: Fate, tmp_path: Path
+) -> None:
+    with scene(tmp_path, lambda *_: fate, profile("default", model="up/m"), held=True) as s:
+        agent = begin(s.world)
+        before = stored(s.world)
+        batch = s.post([agent], "What is my cat called?", override_model="open/m")
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        pause(s.world.world)
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["failed"] == 1
+        assert "This memory is paused" in s.items(batch)[0]["error"]
         assert stored(s.world) == before

@@ -70,6 +70,7 @@ FORGOTTEN = (
     "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
 )
 GONE = "The agent was deleted, or its conversation."
+INTERNAL = "An error of the gateway's own; its log says more."
 CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
 ASKS = "A call needs a person's approval, and a batch has no client that could give it."
 NO_TOOL = "The reply calls a tool that the agent does not have."
@@ -446,19 +447,18 @@ class ItemTurns:
         )
         try:
             opened = await self.open_turn(item, failure=ProviderError(failure.message))
+            if not opened.rounds:
+                return plain
+            await self._replay(opened)
         except ItemFailed as error:
-            # A provider's error may quote forgotten text.
-            is_forgotten = error.message == FORGOTTEN
-            return replace(plain, error_message=FORGOTTEN, epoch=None) if is_forgotten else plain
+            # A provider's error may quote what was forgotten.
+            return replace(plain, error_message=error.message, epoch=None)
         except StoreError:
             raise
         except Exception:
             # The other items of the batch continue after any error.
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
-            return plain
-        if not opened.rounds:
-            return plain
-        await self._replay(opened)
+            return replace(plain, error_message=INTERNAL, epoch=None)
         return ItemEnding(
             opened,
             opened.outcome,

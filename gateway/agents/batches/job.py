@@ -24,6 +24,7 @@ from adapters.base import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.agents.batches.items import (
     GONE,
+    INTERNAL,
     ItemFailed,
     ItemTurns,
 )
@@ -36,7 +37,7 @@ from gateway.agents.batches.parts import (
     ProviderPart,
     cause,
 )
-from gateway.agents.batches.results import INTERNAL, PAGE, PartResults
+from gateway.agents.batches.results import PAGE, PartResults
 from gateway.agents.runs.background.callbacks import enqueue_callback
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from adapters.base import PartResult
 from adapters.errors import ProviderError
-from gateway.agents.batches.items import ItemEnding, ItemFailed, ItemTurns, expired
+from gateway.agents.batches.items import INTERNAL, ItemEnding, ItemFailed, ItemTurns, expired
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core import ids
@@ -34,7 +34,6 @@ _NO_RESULT: Final = {
     "cancelled": "The batch was cancelled at its provider.",
 }
 _CANCELLED: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
-INTERNAL: Final = "An error of the gateway's own; its log says more."
 
 
 @dataclass(eq=False, slots=True)
