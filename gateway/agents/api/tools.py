@@ -555,24 +555,20 @@ class ToolRoutes:
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
                 param="tool_name",
             )
-        arguments, shown = sent_or_none(request.body.args) or {}, await self._api.view_json(view)
-        state = {"id": shown["id"], "name": shown["name"], "blocks": shown["blocks"]}
         call = ForeignCall(
             name,
-            arguments,
+            sent_or_none(request.body.args) or {},
             call_id="",
-            agent=shown["id"],
+            agent=ids.id_of("agent", view.agent.uid),
             run="",
             key=ids.new_uid(),
-            agent_state=state,
+            agent_name=view.definition.name,
+            blocks=[entry.block for entry in view.blocks],
             project=request.project,
         )
         answer = await self._api.call_by_hand(ToolDefinition.of(definition.body), call)
-        if answer.blocks:
-            blocks = [entry.block for entry in view.blocks]
-            answer = await write_blocks(
-                self._api.store, answer, blocks, at=self._api.now(), origin=f"tool:{name}"
-            )
+        if answer.changed_blocks:
+            answer = await write_blocks(self._api.store, answer, at=self._api.now(), origin=f"tool:{name}")
         return execution_json(answer)
 
     def _tool_named(self, view: AgentView, name: str) -> ToolView:

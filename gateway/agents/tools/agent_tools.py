@@ -108,7 +108,7 @@ class AgentTools:
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
-        if answer.blocks:
+        if answer.changed_blocks:
             answer = edit_blocks(self.memory, answer, call.call_id)
         return self._cut(_without_tags(answer), min(RESULT_CHARS, tool.definition.result_chars))
 
@@ -123,15 +123,11 @@ class AgentTools:
         blocks = await self._load_blocks() if tool.source_type == "python" else []
         answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
         memory, step, run = self.memory, self.step, self.run_uid
-        if not answer.blocks:
+        if run is None or not answer.changed_blocks:
             return answer
-        if run is None:
-            # The answer may be given again when the turn has other blocks.
-            return replace(answer, given_blocks=blocks)
         return await write_blocks(
             memory.store,
             answer,
-            blocks,
             at=memory.now(),
             origin=origin_of_call(run, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange=None if step is None else step.id,
@@ -171,16 +167,10 @@ class AgentTools:
             "" if run is None else ids.id_of("run", run),
             # Providers choose the ids of calls, and headers bear few characters.
             f"{step or ids.new_uid()}/{quote(short_call_id(call.call_id), safe='')}",
-            self._agent_state(blocks),
+            self.spec.name,
+            blocks,
             self.memory.context.agent.scope.project,
         )
-
-    def _agent_state(self, blocks: Sequence[Block]) -> dict[str, Any]:
-        shown = [
-            {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
-            for b in blocks
-        ]
-        return {"id": ids.id_of("agent", self.spec.uid), "name": self.spec.name, "blocks": shown}
 
     async def _run_own(self, call: RunTool) -> ToolAnswer:
         name, arguments, memory = call.name, call.arguments, self.memory
@@ -219,7 +209,7 @@ class AgentTools:
     def _cut(self, answer: ToolAnswer, most: int) -> ToolAnswer:
         """Returns the answer in a length that leaves room in the window. most: characters."""
         most = max_result_chars(most, self.window)
-        return replace(answer, content=cut_result(answer.content, most), blocks={})
+        return replace(answer, content=cut_result(answer.content, most))
 
 
 def _without_tags(answer: ToolAnswer) -> ToolAnswer:

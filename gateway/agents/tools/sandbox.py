@@ -102,7 +102,7 @@ class Sandbox:
         refusal = await self.refusal()
         if refusal is not None:
             return failed_answer(f"Error: {call.tool} cannot be run. {refusal}")
-        work = {"source": source, "arguments": call.arguments, "agent": call.agent_state}
+        work = {"source": source, "arguments": call.arguments, "agent": _agent_state(call)}
         async with self._slots:
             ended = await self._perform(work, self._timeout_s)
         if ended.failure:
@@ -110,7 +110,9 @@ class Sandbox:
         answer = ended.answer
         if answer.error is not None:
             return ToolAnswer(f"Error: {answer.error}", "error", ended.stdout, ended.stderr)
-        return ToolAnswer(answer.result, "success", ended.stdout, ended.stderr, answer.blocks)
+        values = answer.blocks
+        changed = ((b, values[b.label].replace("\0", "")) for b in call.blocks if b.label in values)
+        return ToolAnswer(answer.result, "success", ended.stdout, ended.stderr, tuple(changed))
 
     # -- the first call
 
@@ -209,6 +211,14 @@ class Sandbox:
         finally:
             for each in opened:
                 os.close(each)
+
+
+def _agent_state(call: ForeignCall) -> Json:
+    blocks = [
+        {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
+        for b in call.blocks
+    ]
+    return {"id": call.agent, "name": call.agent_name, "blocks": blocks}
 
 
 class _Answer(msgspec.Struct, forbid_unknown_fields=True):

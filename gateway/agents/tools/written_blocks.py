@@ -21,21 +21,19 @@ _MEANWHILE = "was changed by another writer meanwhile, and not by this call"
 async def write_blocks(
     store: Store,
     answer: ToolAnswer,
-    blocks: Sequence[Block],
     *,
     at: float,
     origin: str,
     exchange: int | None = None,
     edited: Collection[str] = (),
 ) -> ToolAnswer:
-    """Writes the blocks that an answer names. Returns it; what cannot be written follows as an error.
+    """Writes the blocks that code has changed. Returns its answer; what cannot be written follows as an error.
 
-    blocks: as the code was given them.
     exchange: the row of the one that it was called for: who forgets that forgets what came of it.
     edited: labels of blocks with edits that are not in the store yet.
     """
     errors = []
-    for block, value in _changed(blocks, answer):
+    for block, value in answer.changed_blocks:
         reason = None
         if block.read_only:
             reason = "is read-only, and was not changed"
@@ -59,9 +57,12 @@ async def write_blocks(
 
 
 def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAnswer:
-    """Makes the blocks that an answer names edits of the turn. Returns it, as `write_blocks` does."""
+    """Makes what code has changed in blocks edits of the turn. Returns its answer, as `write_blocks` does.
+
+    The answer may be given again when the turn has other blocks.
+    """
     errors = []
-    for n, (block, value) in enumerate(_changed(answer.given_blocks, answer)):
+    for n, (block, value) in enumerate(answer.changed_blocks):
         if block not in memory.block_edits.blocks:
             errors.append(_error(block, _MEANWHILE))
             continue
@@ -70,12 +71,6 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAn
         if edit.status == "error":
             errors.append(edit.content)
     return _with_errors(answer, errors)
-
-
-def _changed(blocks: Sequence[Block], answer: ToolAnswer) -> list[tuple[Block, str]]:
-    """Returns the blocks that an answer names, each with its new value."""
-    values = answer.blocks
-    return [(block, values[block.label].replace("\0", "")) for block in blocks if block.label in values]
 
 
 def _error(block: Block, reason: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -42,10 +42,8 @@ class ToolAnswer(Struct, frozen=True):
     # The output of code that the tool ran.
     stdout: str = ""
     stderr: str = ""
-    # The values that code gave to blocks in its copy of the agent, by label. The caller of the tool writes them.
-    blocks: Mapping[str, str] = field(default_factory=dict)
-    # The blocks that code was given, where its changes become edits of the turn.
-    given_blocks: Sequence[Block] = ()
+    # Blocks that code was given and has changed in its copy, each with its new value. The tool's caller writes them.
+    changed_blocks: Sequence[tuple[Block, str]] = ()
     # A note of what has changed in memory meanwhile, which stands after the content.
     changes: str = ""
     # What content and changes show of memory blocks.
@@ -96,8 +94,9 @@ class ForeignCall(Struct, frozen=True):
     run: str
     # Names the call among all calls of all agents.
     key: str
-    # {"id", "name", "blocks"}, for code.
-    agent_state: Json = field(default_factory=dict)
+    # The agent's name and blocks, for code.
+    agent_name: str = ""
+    blocks: Sequence[Block] = ()
     # The tool's owner.
     project: str = ""
 

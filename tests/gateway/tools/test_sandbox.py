@@ -25,6 +25,7 @@ from gateway.agents.tools import sandbox as module
 from gateway.agents.tools import syscall_filter
 from gateway.agents.tools.sandbox import OUTPUT_BYTES, Sandbox
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
+from storage.records import Block
 from tests.patience import PATIENCE_S
 
 
@@ -39,11 +40,11 @@ WHY_NOT = _why_not()
 needs_bwrap = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 # What is in a home is not readable for a user that is not there.
 PYTHON = next((each for each in ("/usr/bin/python3", "/usr/local/bin/python3") if Path(each).exists()), None)
-STATE = {"id": "agent-1", "name": "helper", "blocks": [{"label": "human", "value": "Ann", "limit": 10}]}
+HUMAN = Block(1, "human", "", "Ann", 10)
 
 
 def call(**arguments: Any) -> ForeignCall:
-    return ForeignCall("tool", arguments, "c", "agent-1", "run-1", "k", STATE)
+    return ForeignCall("tool", arguments, "c", "agent-1", "run-1", "k", "helper", [HUMAN])
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +421,7 @@ async def main(python, pipe, marker):
     wait = ["/bin/sh", "-c", f'read _ <{pipe}; exec "$@"', "sh"]
     sandbox._command = [*wait, *sandbox._command, "--setenv", "MARKER", marker]
     source = "def tool():\\n    import time; time.sleep(600)"
-    await sandbox.run(source, ForeignCall("tool", {}, "c", "agent-1", "run-1", "k", {}))
+    await sandbox.run(source, ForeignCall("tool", {}, "c", "agent-1", "run-1", "k"))
 
 asyncio.run(main(*sys.argv[1:]))
 """
