@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_text
+from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import memory_tools
 from gateway.core.memory.secret_texts import has_secret
 from gateway.core.memory.transcript import author_of, on_one_line
@@ -164,7 +165,7 @@ def read_calls(message: Mapping[str, Any]) -> list[dict[str, str]]:
         name = function.get("name") if isinstance(function, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
         # Some servers send the object itself.
-        if isinstance(arguments, dict):
+        if isinstance(arguments, dict) and not is_too_deep(arguments):
             arguments = orjson.dumps(arguments).decode()
         found.append({"name": str(name or ""), "arguments": arguments if isinstance(arguments, str) else ""})
     return found

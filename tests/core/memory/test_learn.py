@@ -93,6 +93,7 @@ def test_an_answer_without_calls_teaches_nothing(message: dict[str, Any]) -> Non
         {"function": {"name": "remember_fact"}},
         {"function": {"name": "remember_fact", "arguments": "{"}},
         {"function": {"name": "remember_fact", "arguments": "[]"}},
+        {"function": {"name": "remember_fact", "arguments": {"text": orjson.loads("[" * 254 + "]" * 254)}}},
         {"function": {"name": "remember_fact", "arguments": '{"text":7}'}},
         {"function": {"name": "remember_fact", "arguments": '{"text":" ... "}'}},
         {"function": {"name": "remember_fact", "arguments": '{"text":"' + "x" * 401 + '"}'}},
