@@ -152,7 +152,8 @@ class AnthropicBatches(SdkBatches):
         await self._await_if_open(self._client.messages.batches.cancel(id))
 
     async def discard(self, id: str, part: BatchPart) -> None:
-        await self._await_if_open(self._client.messages.batches.delete(id))
+        # A batch that is under way is refused, too, and has to be deleted once it has ended.
+        await self._look_up(self._client.messages.batches.delete(id), lambda _: None)
 
 
 async def _join_lines(lines: BinaryIO) -> AsyncIterator[bytes]:

@@ -401,6 +401,18 @@ async def test_what_the_provider_keeps_is_deleted(kind: str) -> None:
         assert server.deleted == expected
 
 
+async def test_what_anthropic_has_under_way_is_not_taken_for_deleted() -> None:
+    async with bench_of("anthropic", held=True) as bench:
+        id = await bench.submit("a-1")
+        with pytest.raises(ProviderRefused, match="Cancel it first"):
+            await bench.provider.discard(id, part(1))
+        bench.batches.finish()
+        await bench.provider.discard(id, part(1))
+        server: Any = bench.batches
+        assert server.deleted == [id]
+        await bench.provider.discard("msgbatch_404", part(1))  # nothing is left to be done
+
+
 @pytest.mark.parametrize("kind", REMOTE)
 async def test_a_provider_that_nobody_reaches_is_unreachable(kind: str) -> None:
     maker: Callable[..., BatchProvider] = OpenAIBatches if kind == "openai" else AnthropicBatches
