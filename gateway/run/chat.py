@@ -191,9 +191,12 @@ class Chat:
             return agent_route(self._settings, resolved.spec)
         return self.route_of(resolved.request.model)
 
-    def context_window(self, model: str) -> int | None:
-        """Returns the tokens of a model's context window; None: they are not known. Raises: UnknownModel."""
-        return self.route_of(model).context_window
+    async def context_window(self, request: ChatRequest, context: RequestContext) -> int | None:
+        """Returns the tokens of the context window in which a request is answered; None: they are not known.
+
+        Raises: as `Resolver.resolve`.
+        """
+        return self._route_for(await self.resolver.resolve(request, context)).context_window
 
     async def _make_call(
         self,

@@ -16,7 +16,13 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, text_of
-from gateway.core.prompt.summary import message_lines, split_lines, summary_request, summary_tokens
+from gateway.core.prompt.summary import (
+    PART_TOKENS,
+    message_lines,
+    split_lines,
+    summary_request,
+    summary_tokens,
+)
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.usage.reported import reported_counts
@@ -81,13 +87,14 @@ async def compact(
     Raises: CompactionFailed; GatewayError; ClientGone.
     """
     whole = await chat.resolver.resolve_references(request, context)
-    window = chat.context_window(request.model) or _WINDOW
+    window = await chat.context_window(whole, context) or _WINDOW
     summary = "\n\n".join(filter(None, map(read_summary, whole.messages)))
     prompt_tokens = completion_tokens = 0
     lines = message_lines(whole.messages)
     if not lines:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
-    for part in split_lines(lines):
+    # The notes so far, the question and the answer take less than the other half of the window.
+    for part in split_lines(lines, min(PART_TOKENS, window // 2)):
         asked = {"model": request.model, "messages": summary_request(summary, part, summary_tokens(window))}
         question = replace(
             request, raw=orjson.dumps(asked), json=asked, messages=asked["messages"], references=(),

@@ -17,6 +17,7 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import RESULT_ROLES, WireMessage, calls_in, is_system, text_of
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.tree import Tree, is_tombstone
+from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.summary_check import whole_lines
 from gateway.core.tags import Tags
 from storage.records import REPLY, Exchange
@@ -37,8 +38,8 @@ MIN_TOKENS = 128
 # How many of a path's newest summaries a request can choose from.
 MAX_CANDIDATES = 3
 
-# One call reads at most this much, about 12,000 tokens, so that a small model will do.
-PART_CHARS = 48_000
+# The most tokens that one call reads, so that a small model will do; estimated.
+PART_TOKENS = 12_000
 # A longer message is clipped.
 MESSAGE_CHARS = 6_000
 # A tool's result is clipped sooner, because the reply repeats what matters of it.
@@ -207,16 +208,20 @@ def _clip(text: str, most: int) -> str:
     return "\n  ".join(text.splitlines())
 
 
-def split_lines(lines: Sequence[str], most: int = PART_CHARS) -> list[list[str]]:
-    """Returns the lines in parts: one call reads each, with the notes that came of the part before it."""
+def split_lines(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
+    """Returns the lines in parts: one call reads each, with the notes that came of the part before it.
+
+    max_tokens: of a part, estimated; a longer line is a part by itself.
+    """
     found: list[list[str]] = [[]]
     size = 0
     for line in lines:
-        if found[-1] and size + len(line) > most:
+        tokens = estimate_tokens(line)
+        if found[-1] and size + tokens > max_tokens:
             found.append([])
             size = 0
         found[-1].append(line)
-        size += len(line)
+        size += tokens
     return found if found[0] else []
 
 

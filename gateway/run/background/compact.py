@@ -19,7 +19,7 @@ from msgspec import Struct
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import Tree, end_offset
 from gateway.core.prompt.summary import (
-    PART_CHARS,
+    PART_TOKENS,
     ExchangeSize,
     SummaryTerms,
     WantedSummary,
@@ -285,7 +285,7 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
     Raises: JobFailed: the model gave none; Postponed.
     """
     text, done = "" if span.earlier is None else span.earlier.text, 0
-    for part in split_lines(spoken_lines(span.exchanges), PART_CHARS):
+    for part in split_lines(spoken_lines(span.exchanges), PART_TOKENS):
         # The step's name identifies its input, so that a later run of another span does not take its result.
         name = f"{span.end.id}: {done} and {len(part)}"
         text = (await run_step(name, partial(_ask_for_part, part, text, task))).decode()

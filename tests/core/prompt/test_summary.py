@@ -176,9 +176,11 @@ def test_what_was_forgotten_is_not_told() -> None:
 
 
 def test_long_conversations_are_read_in_parts() -> None:
-    assert split_lines([]) == []
-    assert split_lines(["aaaa", "bbbb", "cccc"], 8) == [["aaaa", "bbbb"], ["cccc"]]
-    assert split_lines(["a" * 20, "b"], 8) == [["a" * 20], ["b"]]
+    assert split_lines([], 8) == []
+    assert split_lines(["a" * 20, "b" * 20, "c" * 20], 8) == [["a" * 20, "b" * 20], ["c" * 20]]
+    assert split_lines(["a" * 80, "b"], 8) == [["a" * 80], ["b"]]
+    # A character of Chinese is a token, where an English word is one.
+    assert split_lines(["猫" * 5, "狗" * 5], 8) == [["猫" * 5], ["狗" * 5]]
 
 
 def test_the_conversation_cannot_leave_its_frame() -> None:

@@ -220,7 +220,7 @@ def test_turns_that_ask_while_one_is_made_do_not_have_another(world: World, note
 def test_a_job_that_was_ended_goes_on_where_it_was(
     upstream: StrictUpstream, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.run.background.compact.PART_CHARS", 1500)
+    monkeypatch.setattr("gateway.run.background.compact.PART_TOKENS", 350)
     came = Gate()
 
     def stop_at_two(n: int) -> Reply:

@@ -12,7 +12,9 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
-from gateway.settings import UpstreamSettings
+from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.summary import summary_tokens
+from gateway.settings import ModelSettings, UpstreamSettings
 from gateway.tokens import Tokenizer
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import StrictUpstream, fail, raw, say
@@ -155,6 +157,24 @@ def test_an_answer_that_is_no_chat_completion_is_the_upstreams_fault(
     upstream.queue(raw(body, content_type="application/json"))
     asked = orjson.dumps({"model": "m", "input": "Hi"})
     assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
+
+
+def test_each_part_of_a_summary_fits_the_window(upstream: StrictUpstream, tmp_path: Path) -> None:
+    small = ModelSettings("small", "m", context_window=8_192)
+    talk: Any = [{"role": "user", "content": "猫" * 500} for _ in range(24)]
+    with serve_memory(upstream, tmp_path, models=(small,)) as world:
+        world.sdk.responses.compact(model="small", input=talk)
+    sizes = [sum(estimate_tokens(text_of(m)) for m in each.messages) for each in upstream.chats]
+    assert sum(sizes) > 12_000
+    assert max(sizes) < 8_192 - summary_tokens(8_192)
+
+
+def test_an_agent_that_was_made_over_rest_makes_a_list_short(world: World, upstream: StrictUpstream) -> None:
+    made = orjson.dumps({"name": "scribe", "model": "m", "context_window_limit": 16_000})
+    assert world.gateway.ask("POST", "/v1/agents/", made).status == 200
+    upstream.queue(say("Notes."))
+    short = world.sdk.responses.compact(model="agent/scribe", input="Hi")
+    assert [item.type for item in short.output] == ["message", "compaction"]
 
 
 def test_what_a_summary_says_stays_when_it_is_made_short_again(

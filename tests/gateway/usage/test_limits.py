@@ -19,7 +19,7 @@ import openai
 import pytest
 from letta_client import Letta
 
-from gateway.core.prompt.summary import PART_CHARS
+from gateway.core.prompt.summary import PART_TOKENS
 from gateway.core.usage.limit_rules import limits_for
 from gateway.limits import Limits
 from gateway.run.usage import limiter
@@ -434,7 +434,7 @@ def test_another_model_writes_all_of_a_long_summary(upstream: StrictUpstream, tm
     by_chat = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False})
     with limited(upstream, tmp_path, upstreams=(by_chat,)) as world:
         made = limit(world, "requests", "day", 0, then="small")
-        talk = [{"role": "user", "content": f"{n} {'word ' * 200}"} for n in range(PART_CHARS // 500)]
+        talk = [{"role": "user", "content": f"{n} {'word ' * 200}"} for n in range(PART_TOKENS // 125)]
         body = json.dumps({"model": "m", "input": talk}).encode()
         reply = world.gateway.ask("POST", "/v1/responses/compact", body)
         assert (reply.status, reply.headers["x-mnemogate-limit"]) == (200, str(made.id))
