@@ -23,6 +23,7 @@ from gateway.core.prompt.summary import (
     summary_request,
     summary_tokens,
 )
+from gateway.core.prompt.summary_check import unwrap_notes
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.usage.reported import reported_counts
@@ -117,10 +118,13 @@ async def compact(
 
 
 def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
-    """Returns the text of a chat completion, and its tokens. Raises: UpstreamBroke: it is none, or has no text."""
+    """Returns the summary that a chat completion has, and its tokens.
+
+    Raises: UpstreamBroke: it is no chat completion, or has no text beside the model's thoughts.
+    """
     try:
         reply = orjson.loads(body)
-        text = text_of(reply["choices"][0]["message"]).strip()
+        text = unwrap_notes(text_of(reply["choices"][0]["message"]))
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise UpstreamBroke("The upstream's answer is not a chat completion.") from None
     if not text:

@@ -45,7 +45,7 @@ def check_summary(
 
     by_hand: it was asked for, so it may be longer than the few words that it stands for.
     """
-    text = _unwrap(answer)
+    text = unwrap_notes(answer)
     length = len(earlier) + sum(map(len, source))
     if finish_reason == "content_filter":
         raise UnusableSummary("the background model's filter cut the summary off")
@@ -72,10 +72,10 @@ def lacked_room(answer: str, *, size: int, finish_reason: str | None) -> bool:
 
     Much: a character for each of the `size` tokens.
     """
-    return finish_reason == "length" and len(_unwrap(answer)) < size
+    return finish_reason == "length" and len(unwrap_notes(answer)) < size
 
 
-def _unwrap(answer: str) -> str:
+def unwrap_notes(answer: str) -> str:
     """Returns the notes of an answer, without their frame and the model's thoughts."""
     text = without_thoughts(answer).strip()
     found = re.fullmatch(r"<notes>(.*?)(?:</notes>)?", text, re.S)
