@@ -173,7 +173,7 @@ WHERE CAST(?1 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.id = j.
 -- name: at_rest
 -- Finds those of some memories that have had no turn since a time, and no dead letter of a kind.
 SELECT a.id FROM agents a WHERE a.id {in:3:BIGINT:64}
-AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.agent = a.id AND j.kind = ?1 AND j.state = 'dead')
+AND a.id NOT IN (SELECT j.agent FROM jobs j WHERE j.kind = ?1 AND j.state = 'dead')
 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at > ?2)
 
 -- name: step

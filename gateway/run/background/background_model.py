@@ -44,6 +44,14 @@ class RequestRefused(JobFailed):
     """The model refuses this request, for its content or its form."""
 
 
+class _UnreadableReply(JobFailed):
+    """A reply of status 200 is no chat completion. used: what it reports of its cost; None: nothing."""
+
+    def __init__(self, used: TokenCounts | None) -> None:
+        super().__init__("the background model answered with something that is no chat completion")
+        self.used = used
+
+
 class ModelAnswer(Struct, frozen=True):
     """A whole reply."""
 
@@ -145,9 +153,14 @@ class BackgroundModel:
                     raw = await self._send(request, call)
                 answer = _parse_reply(raw, len(request.body))
                 call.counts = answer.used if answer.is_reported else None
+            except _UnreadableReply as error:
+                call.failure, call.counts = "broke", error.used
+                used = error.used or TokenCounts()
+                self._budget.spend(project, memory, self.upstream.name, self.model, used, outcome="failed")
+                raise
             except JobFailed:
                 self.count_call("failed", 0)
-                if call.status == 200:  # it is no chat completion, or has broken off
+                if call.status == 200:  # it has broken off
                     call.failure = call.failure or "broke"
                 raise
             except TimeoutError:
@@ -231,17 +244,18 @@ class BackgroundModels:
 
 
 def _parse_reply(raw: bytes, request_bytes: int) -> ModelAnswer:
-    """Reads a chat completion. Raises: JobFailed."""
+    """Reads a chat completion. Raises: _UnreadableReply."""
+    used: TokenCounts | None = None
     try:
         body = orjson.loads(raw)
+        used = reported_counts(body.get("usage"))
         choice = body["choices"][0]
         message = choice["message"]
         if not isinstance(message, dict):
             raise TypeError
-        used = reported_counts(body.get("usage"))
         is_reported = used is not None and bool(used.prompt + used.completion)
         if used is None or not is_reported:
             used = TokenCounts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
         return ModelAnswer(message, choice.get("finish_reason"), used, is_reported)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise JobFailed("the background model answered with something that is no chat completion") from None
+        raise _UnreadableReply(used) from None

@@ -37,9 +37,18 @@ class DailyBudget:
                 DAY_S - self.now() % DAY_S,
             )
 
-    def spend(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
+    def spend(
+        self,
+        project: str,
+        memory: int,
+        upstream: str,
+        model: str,
+        used: TokenCounts,
+        *,
+        outcome: str = "ok",
+    ) -> None:
         """Counts a call that was answered, and its tokens. memory: the row of the one that it was made for."""
         tokens = used.prompt + used.completion
-        self.count_call("ok", tokens)
+        self.count_call(outcome, tokens)
         if tokens:
             self.meter.add_background(project, memory, upstream, model, used)

@@ -94,6 +94,18 @@ async def test_a_reply_that_does_not_say_what_it_used_is_estimated(world: World)
     assert len(raw) // 4 < reply.tokens < len(raw)
 
 
+async def test_a_reply_that_is_none_costs_what_it_reports(world: World) -> None:
+    usage = b'{"prompt_tokens":20,"completion_tokens":10}'
+    world.provider.queue(Raw((b'{"choices":[],"usage":%b}' % usage,)))
+    background = world.background(daily_tokens=30)
+    with pytest.raises(JobFailed, match="no chat completion"):
+        await background.ask("p", ASK)
+    assert await world.meter.background_tokens("p") == 30
+    with pytest.raises(Postponed):
+        await background.ask("p", ASK)
+    assert world.counted == [("failed", 30), ("refused", 0)]
+
+
 async def test_a_used_up_budget_waits_for_the_next_day(world: World) -> None:
     background = world.background(daily_tokens=5)
     await background.ask("p", ASK)
