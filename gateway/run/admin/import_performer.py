@@ -168,8 +168,8 @@ class ImportPerformer(Struct, frozen=True):
                 await self._index(agent)
                 begun = time.monotonic()
         if agent is not None and not request.is_preview:
-            await self._store_status(running, "done")
             await self._finish(agent, learns=request.learns)
+            await self._store_status(running, "done")
 
     async def _finish(self, agent: Agent, *, learns: bool) -> None:
         """Indexes the last messages, moves readers past those that are not to be learned from, and enqueues jobs."""

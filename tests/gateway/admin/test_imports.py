@@ -22,15 +22,17 @@ from gateway.operations import make_import_operations
 from gateway.run.admin import import_operations
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.run.background.learner import LEARN
 from gateway.settings import ProjectSettings, Settings
 from storage.commands import ForgetTarget
+from storage.errors import Broken
 from storage.records import LEARNER, RULE, Scope
 from storage.sql.imports import Imports
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, remember
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import RawReply
 
 OWNER = {"x-mnemogate-admin": "the-owner"}
@@ -507,6 +509,26 @@ def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: Worl
     world.gateway.call(begin_and_stop())
     world.clock.sleep(3_600)  # nobody has written to it for long, where processes share it
     assert counts(follow(world, send(world, data)), "conversations") == (2, 2, 0, 0)
+
+
+def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = export("jsonl", TALKS)
+
+    async def fail(kind: str, agent: int, key: str) -> None:
+        assert kind == LEARN
+        raise Broken("broken")
+
+    with monkeypatch.context() as down:
+        down.setattr(world.store.jobs, "enqueue", fail)
+        one = f"/v1/manage/imports/{send(world, data, 'learn=true').json['id']}"
+
+        def ended() -> str:
+            world.clock.sleep(3_600)  # where processes share it, it is known as stopped after a time
+            status = world.gateway.ask("GET", one, None, OWNER).json["status"]
+            return "" if status == "running" else str(status)
+
+        assert becomes(ended) == "stopped"
+    assert follow(world, send(world, data, "learn=true"))["status"] == "done"
 
 
 def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None:
