@@ -210,6 +210,15 @@ def _as_int(value: Any) -> Any:
 _TYPES = {"string": str, "integer": int}
 
 
+def known_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
+    """Returns the arguments that are in a tool's schema: models also send those of other tools of this name."""
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name in MEMORY_TOOLS[tool]["parameters"]["properties"]
+    }
+
+
 def argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
     """Returns what is wrong with a call's arguments, for the model to read; None if nothing is.
 

@@ -73,17 +73,15 @@ class MemoryTools(Struct, frozen=True):
         return "edits" if tool in memory_tools.OPERATION_OF or tool in memory_tools.RUN_AFTER_EDITS else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
-        tool, arguments = self.context.offered[call.name], call.arguments
+        tool = self.context.offered[call.name]
         if tool in memory_tools.OPERATION_OF and self.context.request.identity.mode is Mode.READ:
             return failed_answer(READ_ONLY)
-        if tool in memory_tools.BLOCK_TOOLS:
-            # A block's edit checks its arguments itself, because it is done again when the turn is confirmed.
-            return self.edit(
-                call.call_id, memory_tools.OPERATION_OF[tool], str(arguments.get("label", "")), arguments
-            )
-        error = memory_tools.argument_error(tool, arguments)
+        error = memory_tools.argument_error(tool, call.arguments)
         if error is not None:
             return failed_answer(error)
+        arguments = memory_tools.known_arguments(tool, call.arguments)
+        if tool in memory_tools.BLOCK_TOOLS:
+            return self.edit(call.call_id, memory_tools.OPERATION_OF[tool], arguments["label"], arguments)
         match tool:
             case "archival_memory_insert":
                 return self.remember(call.call_id, arguments)

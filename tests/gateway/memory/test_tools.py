@@ -267,6 +267,28 @@ def test_what_was_kept_in_this_very_turn_is_found_by_somebody_new_too(world: Wor
     assert results(world)[-1] == "- The safe opens with 815."
 
 
+DEEP = "[" * 300 + "]" * 300
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("more", ['"tags": 5', '"tags": "cat"', '"tags": [{"a": 1}]', f'"why": {DEEP}'])
+def test_an_argument_that_a_tool_does_not_have_does_nothing(
+    world: World, more: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    keep = Call("archival_memory_insert", f'{{"content": "The safe opens with 815.", {more}}}')
+    edit = Call("memory_insert", f'{{"label": "human", "new_string": "Owns a safe.", {more}}}')
+    look = Call("archival_memory_search", {"query": "safe"})
+    world.upstream.queue(call_tools(keep, edit, look, text=None), say("Kept."))
+    chat = helper(world)
+    chat.say("The safe opens with 815.")
+    assert results(world)[-1] == "- The safe opens with 815."
+    chat.say("Thanks.")
+    world.settle()
+    assert world.query("SELECT text, tags FROM passages") == [("The safe opens with 815.", None)]
+    assert world.block("alice").value == "Owns a safe."
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def test_what_was_kept_in_this_very_turn_takes_no_more_room_than_what_is_found_later(world: World) -> None:
     world.upstream.queue(
         call_tools(
