@@ -94,11 +94,12 @@ def is_standing(sentence: str) -> bool:
 
 
 def standing_block(
-    facts: Sequence[StandingFact], shown_seqs: Collection[int] | None
+    facts: Sequence[StandingFact], blocks: Iterable[Block], shown_seqs: Collection[int] | None
 ) -> tuple[Block | None, tuple[int, ...]]:
     """Returns the standing facts as a block of the memory section, and the numbers of those that it shows.
 
     facts: the current ones, newest first.
+    blocks: the others of the section; where one of them has its label, there is no such block.
     shown_seqs: the numbers of facts that the block shows already; it stays as it is, for the provider's prompt cache.
         None, or with one of them gone: the block is made again of the newest facts.
     """
@@ -106,7 +107,7 @@ def standing_block(
         chosen = [(fact, _line(fact)) for fact in facts if fact.seq in shown_seqs]
     else:
         chosen = _choose(facts)
-    if not chosen:
+    if not chosen or any(block.label == LABEL for block in blocks):
         return None, ()
     lines: list[str] = []
     for month, of_month in groupby(reversed(chosen), lambda each: _month(each[0])):

@@ -227,10 +227,8 @@ class Composer(Struct, frozen=True):
         if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
             return context.blocks, ()
         already_shown = None if is_new else shown_standing(context.pinned, context.snapshot.epoch)
-        block, standing = standing_block(context.snapshot.standing, already_shown)
-        if block is None or any(each.label == block.label for each in context.blocks):
-            return context.blocks, ()
-        return (*context.blocks, block), standing
+        block, standing = standing_block(context.snapshot.standing, context.blocks, already_shown)
+        return context.blocks if block is None else (*context.blocks, block), standing
 
     def _make_eviction(self, context: MemoryContext, composition: Composition) -> Eviction:
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""

@@ -54,8 +54,8 @@ class TrialRecall(Struct, frozen=True):
         """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
         trace = SearchTrace()
         snapshot = await self.store.turns.snapshot(agent, None, None)
-        facts = () if snapshot is None else snapshot.standing
-        _, shown_seqs = standing_block(facts, None)
+        facts, blocks = ((), ()) if snapshot is None else (snapshot.standing, snapshot.blocks)
+        _, shown_seqs = standing_block(facts, blocks, None)
         search = _TrialSearch(self, agent, trace, len(shown_seqs))
         found = await find_messages(text, note.make_query(text), search)
         found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])

@@ -16,6 +16,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import BlockSettings
 from storage.commands import Learned
+from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.background.learner import Learner, fact, learning
 from tests.gateway.page.memories import memory_of
@@ -75,6 +76,11 @@ def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, 
         rule.rest()
         world.chat(user="alice", model="agent/helper").say("Do I eat meat?")
         assert "I never eat meat" in upstream.last.messages[-1]["content"]
+        found = world.gateway.call(world.store.agents.find(Scope("default", "helper", "user:alice")))
+        assert found is not None
+        trial = TrialRecall(world.store, 1000, world.clock)
+        result = world.gateway.call(trial.recall(found, "Do I eat meat?", 9))
+        assert "I never eat meat" in result.note
 
 
 def test_statements_are_compared_outside_of_the_loop(rule: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
