@@ -294,7 +294,7 @@ class Chat:
     async def _complete(self, call: ChatCall, continued: ContinuedConversation | None) -> str:
         """Answers a request in a client conversation. Returns the state of memory for it."""
         request, receipt = call.request, call.receipt
-        attempts = self.failover.attempts(call.route, lambda: _conversation_key(request), receipt)
+        attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
@@ -511,10 +511,15 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     return plan.query.listing.reply_group_count > match_point.depth + 1
 
 
-def _conversation_key(request: ChatRequest) -> int:
-    """Returns a hash that all turns of a conversation share: of its messages up to the user's first."""
+def _conversation_key(call: ChatCall) -> int:
+    """Returns a hash that all turns of a conversation share: of its messages up to the user's first.
+
+    In append mode the request lacks these, and it is a hash of the conversation's name.
+    """
+    if call.kind is ConversationKind.APPENDED:
+        return crc32(repr((call.identity.scope, call.identity.conversation)).encode())
     first = []
-    for message in request.messages:
+    for message in call.request.messages:
         first.append(message)
         if message["role"] == "user":
             break

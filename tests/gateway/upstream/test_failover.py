@@ -459,3 +459,19 @@ def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: boo
         for talk in talks:
             talk += [{"role": "assistant", "content": "Ok."}, {"role": "user", "content": "And then?"}]
         assert [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks] == homes
+
+
+def test_a_conversation_in_append_mode_stays_where_it_is(two: Open) -> None:
+    with two(fallbacks=(), deployments=[DeploymentSettings("second", "big-two")]) as it:
+        homes = set()
+        for conversation in range(12):
+            name = {"x-mnemogate-history": "append", "x-mnemogate-conversation": f"phone {conversation}"}
+            found = {
+                it.ask(False, True, messages=[{"role": "user", "content": f"Line {n}"}], headers=name)[1][
+                    "x-mnemogate-upstream"
+                ]
+                for n in range(3)
+            }
+            assert len(found) == 1
+            homes |= found
+        assert homes == {"first", "second"}
