@@ -369,10 +369,12 @@ class _WindowRoom:
         self._before: list[int] | None = None
 
     def _count_fixed(self, prompt: Prompt) -> int:
-        """Counts what is sent whatever stays: the client's leading system messages, and all tools."""
+        """Counts what is sent whatever stays: the client's leading system messages, its schemas, and all tools."""
         request, count = prompt.request, self._count
         lead = request.messages[: first_after_system(request.messages)]
-        named = [request.json.get("tools"), request.json.get("functions"), prompt.tools]
+        fields = request.json
+        # Upstreams put the schema of a structured reply into the prompt, too.
+        named = [fields.get("tools"), fields.get("functions"), fields.get("response_format"), prompt.tools]
         return sum(message_tokens(m, count) for m in lead) + sum(
             count(orjson.dumps(each).decode()) for each in named if each
         )

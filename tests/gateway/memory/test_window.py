@@ -190,6 +190,21 @@ def test_our_tools_take_their_room() -> None:
     assert kept
 
 
+def test_the_schema_of_a_structured_reply_takes_its_room() -> None:
+    schema = {"type": "object", "properties": {f"field_{n}": {"type": "string"} for n in range(360)}}
+    form = {"type": "json_schema", "json_schema": {"name": "form", "schema": schema}}
+    messages = [{"role": "user", "content": words(f"Message {n}:", 26)} for n in range(10)]
+    fields = {"model": "m", "messages": messages, "max_tokens": RESERVE, "response_format": form}
+    context = 4_000
+    window = asyncio.run(fit_prompt(Prompt(parse(orjson.dumps(fields)), Target("up", "gpt-4o", context))))
+    kept = [m for n, m in enumerate(messages) if n not in window.dropped]
+    assert (
+        0
+        < sum(message_tokens(m, count) for m in kept)
+        <= context - RESERVE - count(orjson.dumps(form).decode())
+    )
+
+
 @pytest.mark.parametrize(
     ("told", "asked"),
     [
