@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from adapters.types import Event, Json
+from gateway.core.json_limits import is_too_deep
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
 _NAMES: Final = {
@@ -68,16 +69,14 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
         if chunk.get("object") != "error" and name != "error":
             return None
         error = chunk
-    if isinstance(error, dict):
-        shaped = {"message": "", "type": "upstream_error", "param": None, "code": None, **error}
-        message = shaped["message"]
-        if not isinstance(message, str) or not message:  # Mistral's message may be an object
-            shaped["message"] = (
-                orjson.dumps(message).decode() if message else "The upstream reported an error"
-            )
-    else:
-        code = chunk.get("code")  # xAI puts it next to the text
-        shaped = {"message": str(error), "type": "upstream_error", "param": None, "code": code}
+    if not isinstance(error, dict):
+        error = {"message": error, "code": chunk.get("code")}  # xAI puts the code next to the text
+    # What is nested too deeply could not be written again.
+    fields = {key: value for key, value in error.items() if not is_too_deep(value)}
+    shaped = {"message": "", "type": "upstream_error", "param": None, "code": None, **fields}
+    message = shaped["message"]
+    if not isinstance(message, str) or not message:  # Mistral's message may be an object
+        shaped["message"] = orjson.dumps(message).decode() if message else "The upstream reported an error"
     return shaped
 
 

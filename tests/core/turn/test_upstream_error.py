@@ -40,6 +40,9 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
     assert error["code"] == 503
 
 
+DEEP = orjson.loads("[" * 300 + "]" * 300)
+
+
 @pytest.mark.parametrize(
     ("chunk", "message", "code"),
     [
@@ -53,6 +56,11 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
             None,
         ),
         ({"error": {"message": None, "type": "x"}}, "The upstream reported an error", None),
+        ({"error": ["No.", 7]}, '["No.",7]', None),
+        # Nested more deeply than JSON is written here.
+        ({"error": {"message": "No.", "code": 502, "cause": DEEP}}, "No.", 502),
+        ({"error": {"message": DEEP, "code": DEEP}}, "The upstream reported an error", None),
+        ({"error": DEEP, "code": DEEP}, "The upstream reported an error", None),
     ],
 )
 def test_an_error_is_read_in_each_form_that_upstreams_have(
@@ -61,6 +69,7 @@ def test_an_error_is_read_in_each_form_that_upstreams_have(
     found = error_in(chunk)
     assert found is not None
     assert (found["message"], found["code"]) == (message, code)
+    assert orjson.loads(orjson.dumps({"error": found})) == {"error": found}
     assert error_in({"choices": []}) is None
 
 
