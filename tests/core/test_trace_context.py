@@ -178,6 +178,10 @@ def test_private_addresses() -> None:
         # Words where there should be a name are none.
         ([b'{"id":"said in words","choices":[{"finish_reason":"said"}]}'], ReplyFacts("", "", ("other",))),
         ([b"RIFF", b"", b"data: x", b'{"id":['], NO_FACTS),
+        (
+            [b'{"choices":[{"finish_reason":{"type":"stop"}},{"finish_reason":["stop"]}]}'],
+            ReplyFacts("", "", ("other", "other")),
+        ),
     ],
 )
 def test_facts_of_replies(pieces: list[bytes], facts: ReplyFacts) -> None:

@@ -92,7 +92,7 @@ def _reasons(found: _Piece) -> Iterator[str]:
             given.append(response.status)
     for reason in given:
         if reason is not None:
-            yield reason if reason in FINISH_REASONS else OTHER
+            yield reason if isinstance(reason, str) and reason in FINISH_REASONS else OTHER
 
 
 def _decoded(pieces: Iterable[Piece]) -> Iterator[_Piece]:
