@@ -82,7 +82,8 @@ class Rules(Struct, frozen=True):
     templates of many open models have it (tool messages may follow each other).
     image_parts: the model accepts images. parallel_tools: it accepts several calls in one message.
     developer_role, stream_options: these exist. metadata: it is accepted without `store`.
-    limits: the names that a completion's limit may have. any_call_id: ids of calls may have any form.
+    limits: the names that a completion's limit may have. unlimited: the limit -1 is none.
+    any_call_id: ids of calls may have any form.
     signs_calls: the first call of each reply of the turn under way bears a signature, as Gemini's have to.
     """
 
@@ -94,6 +95,7 @@ class Rules(Struct, frozen=True):
     stream_options: bool = True
     metadata: bool = False
     limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
+    unlimited: bool = False
     any_call_id: bool = True
     signs_calls: bool = False
 
@@ -130,7 +132,7 @@ def check_chat(body: JSON, rules: Rules = Rules()) -> None:  # noqa: B008
     _check_messages(body["messages"], rules)
     names = _check_tools(body)
     _check_tool_choice(body, names)
-    _check_scalars(body)
+    _check_scalars(body, rules)
     _check_limits(body, rules)
     _check_stream(body, rules)
     _check_metadata(body, rules)
@@ -409,10 +411,10 @@ def _check_tool_choice(body: JSON, names: set[str]) -> None:
         raise Refusal(f"Tool choice '{name}' not found in 'tools' parameter.", "tool_choice")
 
 
-def _check_scalars(body: JSON) -> None:
+def _check_scalars(body: JSON, rules: Rules) -> None:
     def bounded(key: str, kind: type | tuple[type, ...], expected: str, low: float, high: float) -> None:
         value = body.get(key)
-        if value is None:
+        if value is None or (rules.unlimited and key in rules.limits and value == -1):
             return
         _typed(value, kind, key, expected)
         if not low <= value <= high:

@@ -17,7 +17,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, framed_system_message
 from gateway.core.ids import new_uid
-from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.chat_request import ChatRequest, find_max_tokens
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Forwarded
@@ -164,8 +164,7 @@ def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequ
     }
     if tools:
         body["tools"] = tools
-    limit_key = next((key for key in ("max_completion_tokens", "max_tokens") if key in body), None)
-    limit = None if limit_key is None else body[limit_key]
+    max_tokens, max_tokens_field = find_max_tokens(body)
     return ChatRequest(
         raw=orjson.dumps(body),
         json=body,
@@ -176,8 +175,8 @@ def chat_request_of(run_request: RunRequest, *, stream: bool = True) -> ChatRequ
         tools=tuple(str(tool["function"]["name"]) for tool in tools),
         has_tools=bool(tools),
         n=1,
-        max_tokens=limit if isinstance(limit, int) else None,
-        max_tokens_field=limit_key,
+        max_tokens=max_tokens,
+        max_tokens_field=max_tokens_field,
         added_fields=frozenset(sampling),
     )
 

@@ -86,7 +86,7 @@ class Window(Struct, frozen=True):
 
 def reply_reserve(capacity: int, max_tokens: int | None) -> int:
     """Returns the tokens of a context that are left free for the reply. max_tokens: the request's limit for it."""
-    return min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max(0, max_tokens), capacity // 4)
+    return min(DEFAULT_RESERVE_TOKENS if max_tokens is None else max_tokens, capacity // 4)
 
 
 def plan_budget(

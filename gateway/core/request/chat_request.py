@@ -71,9 +71,9 @@ class ChatRequest(Struct):
     has_tools: bool = False
     # How many choices are asked for.
     n: int = 1
-    # The most tokens of the completion; None: the client sets no limit.
+    # The most tokens of the completion; None: the client sets no limit, or a negative one.
     max_tokens: int | None = None
-    # The field with that limit, such as max_completion_tokens.
+    # The field with that limit, such as max_completion_tokens; None: there is no limit.
     max_tokens_field: str | None = None
     # The query of the request's URL.
     query: str = ""
@@ -105,6 +105,16 @@ class ChatRequest(Struct):
         return BodyEdit(self.raw, self.json)
 
 
+def find_max_tokens(fields: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    """Returns the most tokens of a completion, and the field that says so; None: there is no limit.
+
+    A negative number is none: LM Studio and llama.cpp take -1 for that.
+    """
+    field = next((key for key in MAX_TOKENS_FIELDS if fields.get(key) is not None), None)
+    limit = None if field is None else fields[field]
+    return (limit, field) if isinstance(limit, int) and limit >= 0 else (None, None)
+
+
 def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatRequest:
     """Returns the request with the fields that it does not set itself. fields: of the agent's definition."""
     set_fields = {key for key, value in request.json.items() if value is not None}
@@ -116,13 +126,15 @@ def add_missing_fields(request: ChatRequest, fields: Mapping[str, Any]) -> ChatR
     edit = request.begin_edit()
     for key, value in new.items():
         edit.set_member(key, value)
-    max_tokens_field = next((key for key in MAX_TOKENS_FIELDS if key in new), None)
-    limit = request.max_tokens if max_tokens_field is None else new[max_tokens_field]
+    json = {**request.json, **new}
+    max_tokens, max_tokens_field = request.max_tokens, request.max_tokens_field
+    if not new.keys().isdisjoint(MAX_TOKENS_FIELDS):
+        max_tokens, max_tokens_field = find_max_tokens(json)
     return replace(
         request,
         raw=edit.render(),
-        json={**request.json, **new},
-        max_tokens=limit if isinstance(limit, int) else None,
-        max_tokens_field=max_tokens_field or request.max_tokens_field,
+        json=json,
+        max_tokens=max_tokens,
+        max_tokens_field=max_tokens_field,
         added_fields=frozenset(new),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.conversation.private import PRIVATE, without_private
-from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest
+from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest, find_max_tokens
 from gateway.dialects.fields import (
     check_depth,
     check_length,
@@ -68,7 +68,9 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         if key in json:
             check_depth(key, [json[key]])
     stream_options = read_optional(json, "stream_options", dict)
-    max_tokens_field = next((key for key in MAX_TOKENS_FIELDS if json.get(key) is not None), None)
+    max_tokens, max_tokens_field = find_max_tokens(
+        {key: read_integer(json, key) for key in MAX_TOKENS_FIELDS}
+    )
     tools = [*_read_tools(json, "tools"), *_read_tools(json, "functions")]
     read_optional(json, "response_format", dict)
     count = read_integer(json, "n")
@@ -84,7 +86,7 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
         tools=tuple(_tool_names(tools)),
         has_tools=bool(tools),
         n=1 if count is None else count,
-        max_tokens=None if max_tokens_field is None else read_integer(json, max_tokens_field),
+        max_tokens=max_tokens,
         max_tokens_field=max_tokens_field,
     )
 

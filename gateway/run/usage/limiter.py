@@ -291,8 +291,7 @@ class Limiter:
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
-        # A negative bound is none: some upstreams take -1 for that.
-        output = call.max_tokens if call.max_tokens is not None and call.max_tokens > 0 else UNNAMED_TOKENS
+        output = UNNAMED_TOKENS if call.max_tokens is None else call.max_tokens
         counts = TokenCounts(estimate_prompt_tokens(call.body), output)
         price = self._meter.price_of(call.target.upstream, call.target.model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))

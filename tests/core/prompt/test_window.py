@@ -140,7 +140,6 @@ def test_the_cut_stays_put_while_the_list_grows() -> None:
         ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 7_000}, Budget(1_000, 400, 1_000)),
         # The last turn is tried even where nothing is left.
         ({"capacity": 8_000, "max_tokens": 0, "fixed_tokens": 9_000}, Budget(0, 1, 0)),
-        ({"capacity": 4_000, "max_tokens": -3}, Budget(4_000, 800, 4_000)),
         ({"capacity": 0}, Budget(0, 1, 0)),
     ],
 )

@@ -60,6 +60,14 @@ def test_what_we_act_on_is_read() -> None:
     assert (request.max_tokens, request.max_tokens_field) == (5, "max_completion_tokens")
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_a_negative_limit_is_none(field: str) -> None:
+    """LM Studio and llama.cpp take -1 for "no limit", and get the body as it came."""
+    request = read(**{field: -1})
+    assert (request.max_tokens, request.max_tokens_field) == (None, None)
+    assert request.json[field] == -1
+
+
 def test_null_is_absent() -> None:
     request = read(
         **dict.fromkeys(

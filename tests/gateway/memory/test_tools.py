@@ -43,6 +43,16 @@ def test_litellms_wrapper_around_what_it_does_not_know_is_not_sent_to_it_again(
     assert not [seen.refusal for seen in world.upstream.chats if seen.refusal is not None]
 
 
+@both_ways
+def test_a_negative_limit_of_tokens_leaves_room_for_a_reply_after_a_tool(world: World, stream: bool) -> None:
+    """LM Studio and llama.cpp take `max_tokens: -1` for "no limit"."""
+    world.upstream.rules = Rules(unlimited=True)
+    world.upstream.queue(call_tools(insert("Ann")), say("Hello, Ann."))
+    chat = helper(world, max_tokens=-1, stream=stream)
+    assert chat.say("I am Ann.") == "Hello, Ann."
+    assert world.upstream.last.json["max_tokens"] == -1
+
+
 # -- what the model is offered
 
 
