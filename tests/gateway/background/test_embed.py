@@ -257,6 +257,21 @@ def test_passages_and_facts_have_vectors_as_messages_do(made: Remembering) -> No
     assert "saved note: A tortoise note on dandelions." in made.recalled()
 
 
+def test_a_fact_that_a_person_has_stated_is_embedded_without_a_turn(made: Remembering) -> None:
+    made.mention()
+    made.rest()
+    store, id = made.world.store, made.agent_id()
+
+    async def state() -> None:
+        alice = await store.agents.load(id)
+        assert alice is not None
+        await store.facts.remember(alice, TORTOISE, "tortoise", "person", made.world.clock.now)
+
+    made.world.gateway.call(state())
+    made.rest()
+    assert made.asked[-1] == [TORTOISE]
+
+
 def test_a_memory_is_embedded_when_it_rests_or_when_enough_was_said(made: Remembering) -> None:
     chat = made.world.chat(user="alice")
     chat.say("First.")
