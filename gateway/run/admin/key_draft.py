@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 from msgspec.structs import replace
 
 from gateway.core.dates import END_OF_DATES_S
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import BadRequest, NotAllowed, UnknownId
 from gateway.run.admin.operation_arguments import Arguments, RawArguments
 from gateway.settings import DefaultMode
 from storage.records import OPERATOR, OPERATOR_READ, Key
@@ -37,7 +37,7 @@ async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
 def read_draft(raw: RawArguments, project: str | None = None) -> Key:
     """Returns a key that is to be created. project: the only one that the caller sees; None: all.
 
-    Raises: BadRequest, UnknownId.
+    Raises: BadRequest, UnknownId, NotAllowed.
     """
     opens = raw.get("opens")
     if opens is not None and opens not in _OPENS:
@@ -47,6 +47,8 @@ def read_draft(raw: RawArguments, project: str | None = None) -> Key:
         named = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
     if project not in (None, named):
         raise UnknownId(f"There is no project {named!r} here.")
+    if opens == "metrics" and project is not None:
+        raise NotAllowed("A key for /metrics, which shows all projects, is made by operators of all.")
     return with_fields(raw, Key(id=0, project=named, name="key", prefix="", created=0.0, opens=opens))
 
 

@@ -51,7 +51,7 @@ class KeyManagement(Struct, frozen=True):
         return key_json(await self._find(id, project))
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
-        """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId."""
+        """Creates a key with its limits. Returns it with its secret. Raises: BadRequest, UnknownId, NotAllowed."""
         check_names(raw, _ADD_FIELDS)
         draft = read_draft(raw, project)
         limits = self._read_limits(raw, draft)

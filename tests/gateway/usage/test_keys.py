@@ -321,6 +321,15 @@ def test_lists_come_in_pages(world: World, kind: str) -> None:
         assert (refused.status, refused.error["param"]) == (400, param)
 
 
+def test_an_operator_of_one_project_makes_no_key_for_the_metrics_of_all(world: World) -> None:
+    """Once there is one, /metrics is closed to the keys of others."""
+    _, plain = world.gateway.call(world.store.keys.create("shop", "ops", None, "operator"))
+    headers = {"authorization": f"Bearer {plain}", "content-type": "application/json"}
+    for opens, status in (("metrics", 403), ("operator", 201), (None, 201)):
+        body = json.dumps({"opens": opens}).encode()
+        assert world.gateway.ask("POST", "/v1/manage/keys", body, headers).status == status
+
+
 def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
     """Its sleeptime agents and summaries would ask for that model behind the key's back."""
     _, bearer = make(world, models=["sma*"])
