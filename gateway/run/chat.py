@@ -160,7 +160,7 @@ class Chat:
         request, identity, spec = resolved.request, resolved.identity, resolved.spec
         receipt.user = identity.user or ""
         scope = identity.stored_scope
-        if scope is None:
+        if scope is None or await self.resolver.is_paused(scope):
             raise BadRequest(
                 "A response in the background has to be stored, and memory is off.", param="background"
             )

@@ -34,6 +34,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_saving import TurnServices
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
+from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
 _READ, _OFF = Mode.READ, Mode.OFF  # bound once: Python 3.11 is slow to read them off their class
@@ -123,7 +124,7 @@ class Resolver:
             spec, request = await self._agents.with_conversation_settings(
                 spec, identity, request, is_stored=is_stored
             )
-        if is_stored and await self._is_paused(identity):
+        if is_stored and identity.scope is not None and await self.is_paused(identity.scope):
             identity = replace(identity, mode=_OFF)
         if is_stored and identity.mode not in STORING_MODES:
             # A request of the application's own, or one off the record, is answered outside of the conversation.
@@ -183,6 +184,14 @@ class Resolver:
             return identity
         return replace(identity, mode=_READ, side_request=SUB_AGENT, leaves_nothing=True)
 
+    async def is_paused(self, scope: Scope) -> bool:
+        """Returns whether a memory is paused, by whichever process; False, too, where that cannot be read."""
+        try:
+            agent = await self._keeper.store.agents.find_current(scope)
+        except StoreError:
+            return False  # nor can anything else of it be
+        return agent is not None and agent.paused is not None
+
     def warn_of_no_user(self) -> None:
         """Logs once that a request named no user, since memory is off then and nothing else shows it."""
         if self._has_warned_of_no_user:
@@ -201,15 +210,6 @@ class Resolver:
             return ConversationKind.AGENT
         is_appended = identity.append or spec.history == "append"
         return ConversationKind.APPENDED if is_appended else ConversationKind.CLIENT
-
-    async def _is_paused(self, identity: Identity) -> bool:
-        """Returns whether the memory of a request is paused; False, too, where that cannot be read."""
-        assert identity.scope is not None
-        try:
-            agent = await self._keeper.store.agents.find_current(identity.scope)
-        except StoreError:
-            return False  # nor can the conversation be
-        return agent is not None and agent.paused is not None
 
     def _with_unnamed_memory(self, identity: Identity, request: ChatRequest) -> Identity:
         """Returns an identity, with the memory that the request chose if it names no user or asks to be stored."""

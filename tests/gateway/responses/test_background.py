@@ -26,6 +26,7 @@ from storage.records import JobState, Run, RunState
 from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.page.memories import memory_of
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
@@ -441,6 +442,17 @@ def test_what_is_left_out_is_named_in_each_kind_of_answer(
     reply = world.gateway.ask("POST", path, orjson.dumps(asked))
     assert (reply.status, reply.headers["x-mnemogate-consumed"]) == (200, "input.phase")
     assert reply.headers["x-mnemogate-memory"] == memory
+
+
+def test_one_of_a_paused_memory_is_refused(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with serve_memory(upstream, tmp_path, agent("default")) as world:
+        respond(world, input="Hi", user="alice")
+        calls, since = len(upstream.seen), world.clock()
+        world.gateway.call(world.store.forgetting.pause(memory_of(world).id, since))
+        with pytest.raises(openai.BadRequestError, match="memory is off"):
+            begin(world, input="My cat is called Zqmisox.", user="alice")
+        assert len(upstream.seen) == calls
+        assert world.query("SELECT count(*) FROM runs") == [0]
 
 
 def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) -> None:
