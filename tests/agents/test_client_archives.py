@@ -89,6 +89,17 @@ def tool(world: LettaWorld, agent: str, name: str, **arguments: Any) -> str:
     return result
 
 
+def test_a_search_without_a_query_lists_the_newest_of_all_archives(world: LettaWorld) -> None:
+    agent, shared = world.agent(), world.letta.archives.create(name="shared")
+    world.letta.agents.archives.attach(shared.id, agent_id=agent.id)
+    world.letta.agents.passages.create(agent.id, text="old", created_at="2020-01-01T00:00:00Z")
+    world.letta.archives.passages.create(shared.id, text="new", created_at="2021-01-01T00:00:00Z")
+    world.letta.agents.passages.create(agent.id, text="older", created_at="2019-01-01T00:00:00Z")
+    for limit, newest in ((1, ["new"]), (3, ["new", "old", "older"])):
+        found = world.letta.passages.search(agent_id=agent.id, limit=limit)
+        assert [each.passage.text for each in found] == newest
+
+
 def test_the_models_own_search_asks_the_attached_archives(world: LettaWorld) -> None:
     tools = ["archival_memory_search", "archival_memory_insert", "recall_memory"]
     agent, other = world.agent(tools=tools), world.agent(tools=tools)

@@ -253,11 +253,7 @@ class PassageRoutes:
         if isinstance(search.query, str) and search.query.strip():
             found = await self._archives.search_in(memories, search.query, wanted, limit=search.limit)
         else:
-            found = [
-                each
-                for memory in memories
-                for each in await self._archives.list(memory, wanted, limit=search.limit, newest_first=True)
-            ][: search.limit]
+            found = await self._archives.newest(memories, wanted, limit=search.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
             {"passage": passage_json(each), "score": 1 / (1 + rank), "metadata": {}}

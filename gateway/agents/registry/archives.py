@@ -7,6 +7,7 @@ and takes the results from each in turn, so that the order within one archive do
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from msgspec import Struct
@@ -195,9 +196,15 @@ class Archives:
         if query.strip():
             found = await self.search_in(memories, query, wanted, limit=limit)
         else:
-            pages = [await self.list(each, wanted, limit=limit, newest_first=True) for each in memories]
-            found = sorted((view for page in pages for view in page), key=lambda view: -view.passage.at)
-        return [view.passage for view in found[:limit]]
+            found = await self.newest(memories, wanted, limit=limit)
+        return [view.passage for view in found]
+
+    async def newest(
+        self, memories: Sequence[Agent], wanted: PassageFilter, *, limit: int
+    ) -> Sequence[PassageView]:
+        """Returns the newest passages of these memories."""
+        pages = [await self.list(each, wanted, limit=limit, newest_first=True) for each in memories]
+        return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
 
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:
         """Returns passages with the files that they are parts of, but for those of a file that is being deleted."""
