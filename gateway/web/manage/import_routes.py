@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
@@ -39,14 +39,7 @@ def import_routes(
         manager = await access.admit(request, writes=True)
         wanted = operations.read_request(_with_flags(query), project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
-        # It has no name, and goes with the process; the import closes it.
-        file = tempfile.TemporaryFile()  # noqa: SIM115
-        try:
-            async for piece in body.pieces():
-                await asyncio.to_thread(file.write, piece)
-        except BaseException:
-            file.close()
-            raise
+        file = await _store(body)
         with map_store_errors():
             running = await operations.begin(file, wanted)
             if wanted.is_preview and running.task is not None:
@@ -70,6 +63,28 @@ def import_routes(
         managed(one, "GET", show, access, bodies),
         managed(one, "DELETE", undo, access, bodies),
     ]
+
+
+async def _store(body: UploadBody) -> IO[bytes]:
+    """Returns a file with a body, which the import closes. It has no name, and goes with the process.
+
+    Raises: GatewayError: there is no room for it, and what `body` raises.
+    """
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            async for piece in body.pieces():
+                await asyncio.to_thread(file.write, piece)
+            await asyncio.to_thread(file.flush)
+        except BaseException:
+            file.close()
+            raise
+    except OSError as error:
+        raise GatewayError(
+            f"The file cannot be kept on this machine while it is imported: {error.strerror}. TMPDIR names the folder "
+            "in which it is kept."
+        ) from error
+    return file
 
 
 def _with_flags(query: dict[str, str]) -> dict[str, Any]:

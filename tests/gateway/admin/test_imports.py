@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +387,19 @@ def test_two_that_preview_one_file_both_see_its_end(
 
     with pytest.raises(UnknownId):
         look_on(begin())
+
+
+def test_a_file_for_which_there_is_no_room_is_refused_with_the_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr("tempfile.TemporaryFile", partial(open, "/dev/full", "wb"))
+        refused = send(world, export("jsonl", TALKS))
+    assert refused.status == 500
+    assert refused.error["message"] == (
+        "The file cannot be kept on this machine while it is imported: No space left on device. TMPDIR names the "
+        "folder in which it is kept."
+    )
 
 
 def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
