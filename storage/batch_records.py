@@ -88,8 +88,8 @@ class BatchItem(Struct, frozen=True):
     # The exchange that it continues (0: none), and the epoch of its memory then; None until it begins.
     last_exchange: int | None
     epoch: int | None
-    # The name of its conversation.
-    conversation: str | None = None
+    # The name of its conversation; "": that is gone.
+    conversation: str = ""
 
     def failure_reason(self, error_message: str | None) -> str | None:
         """Returns why it failed; None where it did not. error_message: the stored message of the error."""

@@ -63,7 +63,7 @@ from gateway.settings import Settings
 from storage.batch_records import EXPIRED, BatchItem, ItemEnd, ItemRound
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep, TokenCounts
+from storage.records import BlockOp, Run, RunState, RunStep, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 FORGOTTEN = (
@@ -182,7 +182,7 @@ class ItemTurn:
 
     @property
     def serial_group(self) -> tuple[str, str]:
-        return self.context.agent.uid, self.item.conversation or DEFAULT
+        return self.context.agent.uid, self.item.conversation
 
     async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
         return prompt
@@ -252,7 +252,7 @@ class ItemTurns:
         composes: the replay makes the request for the one that follows.
         """
         run, store = item.run, self._keeper.store
-        if run is None:
+        if run is None or not item.conversation:
             raise ItemFailed(GONE)
         texts = store.batches.texts
         requests = await texts(run.agent, run.id, "request")
@@ -322,10 +322,9 @@ class ItemTurns:
         return self._failover.endpoints[target.upstream][0]
 
     async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
-        name = item.conversation or DEFAULT
         try:
             found = await self._registry.resolve_for_send(
-                item.project, item.agent, name, model=request.model, system=request.system
+                item.project, item.agent, item.conversation, model=request.model, system=request.system
             )
         except NotFound as error:
             raise ItemFailed(GONE) from error
@@ -338,7 +337,7 @@ class ItemTurns:
         run_request = RunRequest(
             spec,
             found.scope,
-            name,
+            item.conversation,
             fields={} if spec.defined is None else spec.defined.sampling,
         )
         kind, now = ConversationKind.AGENT, self._keeper.now()

@@ -472,5 +472,5 @@ def _item(row: Row) -> BatchItem:
         expiries,
         last_exchange,
         epoch,
-        key if key == "default" else uid,
+        DEFAULT if key == DEFAULT else uid or "",
     )

@@ -24,6 +24,7 @@ from gateway.operations import make_operations
 from gateway.settings import ToolSettings
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
+from storage.sql.statements import make_statement
 from tests.agents.batches.test_batches import PATH, Json, Scene, _text, append, results, scene
 from tests.agents.letta import spoken
 from tests.agents.test_client_tools import NOTE
@@ -180,6 +181,27 @@ def test_what_an_item_has_noted_goes_with_what_is_forgotten_meanwhile(tmp_path: 
         s.openai.finish()
         assert s.ended(batch)["counts"]["completed"] == 0
         assert "quokkas" not in s.block(agent)
+
+
+@pytest.mark.both
+def test_an_item_of_a_conversation_that_is_gone_goes_to_no_other(tmp_path: Path) -> None:
+    """The undoing of an import deletes a conversation in which nothing is left, and ends no run of it."""
+    with scene(tmp_path, held=True) as s:
+        [agent] = s.agents(1)
+        conversation = s.world.letta.conversations.create(agent_id=agent)
+        batch = s.post([agent], "I adore quokkas.", conversation_id=conversation.id)
+        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        delete = make_statement("a test's", "DELETE FROM conversations WHERE uid = ?")
+        uid = conversation.id.removeprefix("conv-").replace("-", "")
+
+        async def undo() -> int:
+            return await s.world.world.store.database.write(lambda c: c.run(delete, (uid,)))
+
+        assert s.world.world.gateway.call(undo()) == 1
+        s.openai.finish()
+        assert s.ended(batch)["counts"]["failed"] == 1
+        assert "conversation" in s.items(batch)[0]["error"]
+        assert s.said(agent) == []
 
 
 @pytest.mark.both
