@@ -2,10 +2,10 @@
 
 No clock, no randomness, no IO. A route is a row of targets by rank: targets of one rank are endpoints of the same model
 and share the load, a higher rank is a fallback. `EndpointHealth` is what is known of an endpoint, in two parts. Its
-*circuit breaker* opens after several failures in a row; when its time is over one request probes the endpoint, and
-closes the circuit or opens it again. A *cooldown* is a model's own Retry-After. An endpoint with an open circuit or a
-cooldown is passed over while there is another; it is tried when it is the only one, because the upstream's own answer
-is more exact than an error of the gateway's.
+*circuit breaker* opens after several failures in a row, before a reply or within one; when its time is over one request
+probes the endpoint, and closes the circuit or opens it again. A *cooldown* is a model's own Retry-After. An endpoint
+with an open circuit or a cooldown is passed over while there is another; it is tried when it is the only one, because
+the upstream's own answer is more exact than an error of the gateway's.
 
 A conversation stays at its endpoint (the provider's prompt cache is there), unless that one is clearly busier than
 another: rendezvous hashing with bounded load.
@@ -85,8 +85,10 @@ class Failure(Struct, frozen=True):
 class EndpointHealth:
     """The state of one endpoint. Times are those of the caller's monotonic clock."""
 
-    # Failures in a row.
+    # Attempts in a row that failed before a reply began.
     failures: int = 0
+    # Replies in a row that broke off. One that begins does not end this row: it may break off as well.
+    breaks: int = 0
     # The end of the open circuit.
     open_until: float = -math.inf
     # Model -> the end of its cooldown, from Retry-After.
@@ -101,7 +103,7 @@ class EndpointHealth:
     def attempt(self, policy: Policy) -> Iterator[None]:
         """Counts a request that is sent in this block. After enough failures it is the circuit breaker's probe."""
         self.retries_left = min(_MAX_RETRIES_LEFT, self.retries_left + policy.retry_budget)
-        is_probe = 0 < policy.breaker_failures <= self.failures
+        is_probe = self._has_failed_enough(policy)
         self.is_probing = self.is_probing or is_probe
         try:
             yield
@@ -109,24 +111,43 @@ class EndpointHealth:
             if is_probe:
                 self.is_probing = False
 
-    def record_success(self, model: str) -> None:
+    def record_head(self, model: str) -> None:
+        """Notes that a reply has begun, or that a request was refused."""
         self.failures = 0
-        self.open_until = -math.inf
         self.cooldowns.pop(model, None)
+
+    def record_success(self, model: str) -> None:
+        """Notes that a reply has come to its end."""
+        self.record_head(model)
+        self.breaks = 0
+        self.open_until = -math.inf
 
     def record_failure(
         self, policy: Policy, now: float, model: str, retry_after_s: float | None = None
     ) -> None:
+        """Notes that an attempt failed before a reply began."""
         self.failures += 1
-        if policy.breaker_failures and self.failures >= policy.breaker_failures:
-            self.open_until = now + policy.breaker_s
+        self._open_circuit(policy, now)
         if retry_after_s:
             self._cool_down(now, model, retry_after_s)
 
+    def record_break(self, policy: Policy, now: float) -> None:
+        """Notes that a reply broke off."""
+        self.breaks += 1
+        self._open_circuit(policy, now)
+
     def record_rate_limit(self, now: float, model: str, retry_after_s: float) -> None:
         """Notes a rate limit of one model: the endpoint itself is well."""
-        self.record_success(model)
+        self.record_head(model)
         self._cool_down(now, model, retry_after_s)
+
+    def _open_circuit(self, policy: Policy, now: float) -> None:
+        """Opens the circuit after enough failures."""
+        if self._has_failed_enough(policy):
+            self.open_until = now + policy.breaker_s
+
+    def _has_failed_enough(self, policy: Policy) -> bool:
+        return 0 < policy.breaker_failures <= max(self.failures, self.breaks)
 
     def _cool_down(self, now: float, model: str, seconds: float) -> None:
         # Cooldowns that are over are dropped here, because callers choose the names and could fill the memory.

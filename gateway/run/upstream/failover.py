@@ -241,7 +241,9 @@ class Attempts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the request. An upstream's error gets the headers of the receipt."""
-        if isinstance(error, UpstreamError):
+        if error is None:
+            self._note_complete()
+        elif isinstance(error, UpstreamError):
             # An attempt without an answer was counted when it failed. Here a reply that had begun broke off.
             if self.is_answered:
                 self.note_broken(error)
@@ -258,6 +260,7 @@ class Attempts:
     async def send(self, make: RequestMaker) -> ModelReply:
         """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error."""
         attempts = 0
+        self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
         request = await make(self.target, self.endpoint)
         while True:
@@ -301,8 +304,8 @@ class Attempts:
                     return self._blame(
                         _Failed(Failure(str(reply.status), retry_after_s=retry_after_s), reply)
                     )
-                # Any other status is an answer, so the endpoint works, even if it refuses the request.
-                health.record_success(self.target.model)
+                # Any other status is an answer, even if it refuses the request.
+                health.record_head(self.target.model)
                 return await self._take_answer(reply, request, make)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
@@ -398,7 +401,12 @@ class Attempts:
         self.is_answered = False
         self.call.failure = kind_of(error)
         self._failover.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
-        self.endpoint.health.record_failure(self.endpoint.policy, self._failover.now(), self.target.model)
+        self.endpoint.health.record_break(self.endpoint.policy, self._failover.now())
+
+    def _note_complete(self) -> None:
+        """Notes that the last reply, if there was one, has come to its end."""
+        if self.is_answered and self.call.status < 300:
+            self.endpoint.health.record_success(self.target.model)
 
     def _blame(self, failed: _Failed) -> _Failed:
         """Notes a failure of the endpoint, unless it was a limit of the caller's own."""

@@ -137,6 +137,18 @@ def test_a_success_between_them_starts_the_count_anew() -> None:
     assert health.is_available(NOW, "")
 
 
+def test_replies_that_break_off_open_it_though_each_has_begun() -> None:
+    health = EndpointHealth()
+    for _ in range(5):
+        assert health.is_available(NOW, "")
+        with health.attempt(Policy()):
+            health.record_head("")
+        health.record_break(Policy(), NOW)
+    assert not health.is_available(NOW, "")
+    health.record_success("")
+    assert health.is_available(NOW, "")
+
+
 def test_one_probe_closes_it_or_opens_it_again() -> None:
     health = failed(5)
     with health.attempt(Policy()):  # the probe

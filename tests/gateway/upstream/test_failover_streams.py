@@ -191,7 +191,7 @@ def test_a_stream_that_stalls_ends_with_an_error_event(two: Open, memory: bool) 
         assert it.second.seen == []
         it.settle()
         assert it.counted('mnemogate_upstream_errors_total{kind="timeout",upstream="first"}') == 1
-        assert it.endpoint("first").health.failures == 1
+        assert it.endpoint("first").health.breaks == 1
 
 
 @pytest.fixture
@@ -235,6 +235,39 @@ def test_a_cut_stream_ends_with_an_error_event_and_is_not_begun_elsewhere(two: O
         assert it.second.seen == []
         it.settle()
         assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
+
+
+@both
+@forms
+def test_an_endpoint_whose_replies_all_break_off_is_passed_over(
+    two: Open, stream: bool, memory: bool
+) -> None:
+    with two() as it:
+
+        def ask(n: int) -> str:
+            reply = it.ask(stream, memory, f"question {n}")
+            it.settle()
+            return reply[1]["x-mnemogate-upstream"]
+
+        def ask_in_vain(n: int) -> None:
+            with pytest.raises(openai.APIError):
+                it.ask(stream, memory, f"question {n}")
+            it.settle()
+
+        it.first.queue(*[say("One two three", cut_after=3 if stream else 0)] * 4, say("Ok."))
+        for n in range(4):
+            ask_in_vain(n)
+        assert ask(4) == "first"  # and its whole reply ends the row
+        it.first.queue(*[say("One two three", cut_after=3 if stream else 0)] * 6)
+        for n in range(5, 10):
+            ask_in_vain(n)
+        assert ask(10) == "second"
+        it.now += 10
+        ask_in_vain(11)
+        assert ask(12) == "second"
+        it.now += 10
+        assert (ask(13), ask(14)) == ("first", "first")
+        assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
 
 
 @both
