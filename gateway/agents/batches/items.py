@@ -434,7 +434,9 @@ class ItemTurns:
             counts.completion,
         )
 
-    async def give_up(self, item: BatchItem, failure: ItemFailed, reply: bytes = b"") -> ItemEnding | ItemEnd:
+    async def make_end(
+        self, item: BatchItem, failure: ItemFailed, reply: bytes = b""
+    ) -> ItemEnding | ItemEnd:
         """Returns the end of an item that cannot continue; its earlier rounds are stored. Raises: StoreError.
 
         reply: that which the provider has billed, and of which only the tokens are used; b"": none.

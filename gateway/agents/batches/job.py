@@ -116,7 +116,7 @@ class BatchJobs:
             if faults < MAX_FAULTS:
                 await attempt.run()
             else:
-                await attempt.give_up()
+                await attempt.fail_batch()
         except Postponed as error:
             if not attempt.has_local_part:
                 raise
@@ -185,7 +185,7 @@ class _Attempt:
         try:
             await self._do_what_is_due()
         finally:
-            await self.outcomes.cancel()
+            await self.outcomes.aclose()
 
     async def _do_what_is_due(self) -> None:
         """Raises: Postponed: the batch goes on later."""
@@ -221,10 +221,10 @@ class _Attempt:
 
     async def _finish_cancelled(self) -> None:
         """Cancels the items of a batch that is over already, and ends it. Raises: Postponed."""
-        await self.results.cancel()
+        await self.results.cancel_items()
         await self._finish()
 
-    async def give_up(self) -> None:
+    async def fail_batch(self) -> None:
         """Fails all items that have not ended, and ends the batch. Raises: Postponed."""
         end, at = self.jobs.store.batches.end_page, self.jobs.now()
         while await end(self.batch.id, RunState.FAILED, StopReason.ERROR, at):
@@ -323,7 +323,7 @@ class _Attempt:
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.
-            await self._give_up_part(part, f"There is no upstream {part.upstream!r} any more.")
+            await self._fail_part(part, f"There is no upstream {part.upstream!r} any more.")
             return
         if part.id is None and (self.jobs.now() < part.until or self._queue_wait_s(part) > 0):
             return
@@ -353,7 +353,7 @@ class _Attempt:
             miss = "unheard"
             message = f"For three days the provider gave nothing but errors, the last one: {error.message}"
         if await self._note_miss(part, miss):
-            await self._give_up_part(part, message)
+            await self._fail_part(part, message)
 
     async def _note_miss(self, part: ProviderPart, miss: Miss) -> bool:
         """Notes that a provider did not do what was asked. Returns whether it is not asked again."""
@@ -434,11 +434,11 @@ class _Attempt:
         )  # fmt: skip
         await self.parts.note_failed(part, refused=is_sure, until=until)
         if part.tries >= TRIES:
-            await self._give_up_part(part, message)
+            await self._fail_part(part, message)
 
-    async def _give_up_part(self, part: ProviderPart, message: str) -> None:
+    async def _fail_part(self, part: ProviderPart, message: str) -> None:
         """Fails the items of a part that cannot be submitted."""
-        await self.results.fail(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
+        await self.results.fail_items(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
         await self.parts.note_over(part, self.jobs.now())
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
@@ -502,11 +502,11 @@ class _Attempt:
         count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._count_tokens(part) > room:
             alone = f"The request alone is larger than its provider's queue for the model: {message}"
-            await self._give_up_part(part, alone)
+            await self._fail_part(part, alone)
             return
         if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
             for each in self.parts.waiting_parts(part):
-                await self._give_up_part(each, message)
+                await self._fail_part(each, message)
             return
         halves = [
             await self._add_part(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
@@ -608,7 +608,7 @@ class _Attempt:
                 line,
                 AssignedItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state),
             )
-        await self.outcomes.write_outcomes([ItemWork(item, partial(self.jobs.turns.give_up, item, failure))])
+        await self.outcomes.write_outcomes([ItemWork(item, partial(self.jobs.turns.make_end, item, failure))])
         return None
 
     async def _make_part(self, draft: PartDraft) -> None:

@@ -105,7 +105,7 @@ class ItemOutcomes:
         while self._deferred:
             await self._deferred.pop()
 
-    async def cancel(self) -> None:
+    async def aclose(self) -> None:
         await _cancel(self._deferred)
 
     async def _write_alone(self, work: ItemWork) -> None:
@@ -115,7 +115,7 @@ class ItemOutcomes:
                 await self._try_to_write_alone(work.make)
                 return
         failure = ItemFailed("The blocks of this agent, or its conversation, change too fast.")
-        await self._try_to_write_alone(partial(self.turns.give_up, work.item, failure, work.reply))
+        await self._try_to_write_alone(partial(self.turns.make_end, work.item, failure, work.reply))
 
     async def _try_to_write_alone(self, make: MakesOutcome) -> None:
         found = await make()

@@ -81,18 +81,18 @@ class PartResults:
             ]
             await self.outcomes.write(resent)
 
-    async def fail(self, part: ProviderPart, failure: ItemFailed) -> None:
+    async def fail_items(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Ends the items of a part that will get no answer."""
         async for page in self.pages(part.number):
             await self._write_all(
-                [ItemWork(item, partial(self.turns.give_up, item, failure)) for item in page]
+                [ItemWork(item, partial(self.turns.make_end, item, failure)) for item in page]
             )
 
-    async def cancel(self) -> None:
+    async def cancel_items(self) -> None:
         """Cancels the items that have not ended. The rounds that they have completed stay."""
         while items := await self.store.batches.open_items(self.batch.id, PAGE):
             await self._write_all(
-                [ItemWork(item, partial(self.turns.give_up, item, _CANCELLED)) for item in items]
+                [ItemWork(item, partial(self.turns.make_end, item, _CANCELLED)) for item in items]
             )
 
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
@@ -148,4 +148,4 @@ class PartResults:
                 ids.id_of("job", self.batch.uid),
             )
             failure = ItemFailed(INTERNAL)
-        return await self.turns.give_up(item, failure, result.body)
+        return await self.turns.make_end(item, failure, result.body)
