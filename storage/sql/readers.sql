@@ -30,9 +30,9 @@ WHERE p.agent = ? AND p.seq > ? AND p.seq <= ?
 ORDER BY p.seq LIMIT ?
 
 -- name: unlearned
--- Finds memories of people with something that no reader has read, but for those of some profiles.
+-- Finds memories of people with something that no reader has read, but for paused ones and those of some profiles.
 SELECT a.id FROM agents a
-WHERE a.subject LIKE 'user:%' AND NOT coalesce(a.profile {in:2:TEXT:256}, FALSE) AND EXISTS (
+WHERE a.subject LIKE 'user:%' AND a.paused IS NULL AND NOT coalesce(a.profile {in:2:TEXT:256}, FALSE) AND EXISTS (
     SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished' AND {learnable}
     AND e.seq > coalesce((SELECT max(r.seq) FROM readers r WHERE r.memory = a.id AND r.reader >= ?3), 0))
 LIMIT ?1
@@ -106,9 +106,9 @@ UPDATE readers SET seq = ?1, at = ?2 WHERE memory = ?3 AND reader = ?4 AND seq =
 
 -- name: unslept
 -- Finds memories with something that their sleeptime agents have not read: those of people in some profiles, and those
--- that have such agents.
+-- that have such agents. Paused ones are left out.
 SELECT a.id FROM agents a
-WHERE (a.subject LIKE 'user:%' AND coalesce(a.profile {in:2:TEXT:256}, FALSE)
+WHERE a.paused IS NULL AND (a.subject LIKE 'user:%' AND coalesce(a.profile {in:2:TEXT:256}, FALSE)
        OR EXISTS (SELECT 1 FROM readers r WHERE r.memory = a.id AND r.reader > 0))
 AND EXISTS (
     SELECT 1 FROM exchanges e WHERE e.agent = a.id AND e.state = 'finished' AND {learnable}

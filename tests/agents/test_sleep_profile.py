@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.settings import BlockSettings
-from storage.records import JobState
+from storage.records import JobState, Scope
 from tests.agents.sleep import SleepWorld, is_sleeper, said, sleeping
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import agent as profile
@@ -51,6 +51,22 @@ def test_a_users_sleeptime_agent_is_made_with_its_first_run(world: SleepWorld) -
     assert world.letta.world.block("alice", profile="asleep").value.splitlines() == [
         "alice says 0.", "alice says 1.", "alice says 2.",
     ]  # fmt: skip
+
+
+@pytest.mark.both
+def test_it_reads_nothing_while_the_memory_is_paused(world: SleepWorld) -> None:
+    talk(world, "alice", 3)
+    memories = world.letta.world
+    scope = Scope("default", "asleep", "user:alice")
+    agent = memories.gateway.call(memories.store.agents.find(scope))
+    assert agent is not None
+    memories.gateway.call(memories.store.forgetting.pause(agent.id, memories.clock()))
+    world.rest()
+    assert world.model.transcripts == []
+    memories.gateway.call(memories.store.forgetting.pause(agent.id, None))
+    talk(world, "alice", 1)
+    world.rest()
+    assert "alice says 2." in said(world.model.transcripts[0])
 
 
 def test_it_reads_after_some_turns_too(world: SleepWorld) -> None:

@@ -109,8 +109,10 @@ class Sleeping:
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
         memory = await self._store.agents.load(job.agent)
-        sleeptime = None if memory is None else await self._find_sleeptime(memory)
-        if memory is None or sleeptime is None:
+        if memory is None or memory.paused is not None:
+            return
+        sleeptime = await self._find_sleeptime(memory)
+        if sleeptime is None:
             return
         # What a run has left that was cancelled while it waited for its next attempt.
         await self._store.sleepers.empty_readings(memory.id, _PAGE)

@@ -131,8 +131,11 @@ class LearningService:
             self.schedule.enqueue_when_idle([job.agent])
 
     async def _read_batch(self, job: JobContext, upto: int | None = None) -> Unread | None:
-        """Reads the next batch. upto: the batch that an earlier attempt read, by its end."""
-        return await self._store.readers.unread(
+        """Reads the next batch; None: the memory is gone, or is paused.
+
+        upto: the batch that an earlier attempt read, by its end.
+        """
+        unread = await self._store.readers.unread(
             job.agent,
             self._reader,
             now=self._now(),
@@ -141,6 +144,7 @@ class LearningService:
             message_chars=MESSAGE_CHARS,
             upto=upto,
         )
+        return None if unread is None or unread.agent.paused is not None else unread
 
     async def _ask(self, job: JobContext) -> bytes:
         """Returns the journaled step of the job: `_Asked`, as JSON."""

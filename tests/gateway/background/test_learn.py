@@ -20,6 +20,7 @@ from storage.errors import Full
 from storage.records import JobState, Scope
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
+from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import CHAT, agent, remember
 from tests.patience import PATIENCE_S, becomes
 
@@ -574,3 +575,22 @@ def test_it_can_be_switched_off(upstream: StrictUpstream, tmp_path: Path, model:
         app = world.gateway.app
         assert app.services.background.learning is None
         assert "learn" not in app.services.background.handlers
+
+
+@pytest.mark.both
+def test_nothing_is_learned_while_a_memory_is_paused(learner: Learner) -> None:
+    world = learner.world
+    learner.teaches(fact("Has a cat."))
+    world.chat(user="alice").say("I have a cat.")
+    agent = memory_of(world)
+    pause, unlearned = world.store.forgetting.pause, world.store.readers.unlearned
+    world.gateway.call(pause(agent.id, world.clock()))
+    assert world.gateway.call(unlearned(9)) == []
+    learner.rest()
+    assert (learner.shown, learner.texts()) == ([], [])
+    world.gateway.call(pause(agent.id, None))
+    assert world.gateway.call(unlearned(9)) == [agent.id]
+    world.chat(user="alice").say("I am back.")
+    learner.rest()
+    assert "I have a cat." in learner.said()
+    assert learner.texts() == ["Has a cat."]
