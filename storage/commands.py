@@ -199,8 +199,7 @@ class Pool(Struct, frozen=True):
     last_at: float = 0.0
     # The contents of the exchanges for which rules asked (`Missing`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
-    # Those of `Probes.maybe_tombs` that are off the record or forgotten, in any conversation; looked up once
-    # something was forgotten.
+    # Those of `Probes.maybe_tombs` that were forgotten, in any conversation.
     tombs: frozenset[bytes] = frozenset()
 
 
@@ -591,7 +590,7 @@ class ImportPool(Struct, frozen=True):
     matched: Sequence[MatchedExchange] = ()
     # Exchanges without a reply that ask what it asks.
     unanswered: Sequence[Exchange] = ()
-    # The hashes of its messages that were forgotten, or are off the record.
+    # The hashes of its messages that were forgotten.
     tombs: frozenset[bytes] = frozenset()
 
 

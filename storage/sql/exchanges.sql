@@ -445,5 +445,6 @@ FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST(? AS TEXT) ORDER BY b.id
 
 -- name: tombs
--- Finds those of some messages that are off the record or forgotten.
-SELECT hash FROM marks WHERE agent = ?1 AND kind = 'tomb' AND hash {in:2:BYTEA:32}
+-- Finds those of some messages that were forgotten. What is off the record has such a mark, too.
+SELECT m.hash FROM marks m WHERE m.agent = ?1 AND m.kind = 'tomb' AND m.hash {in:2:BYTEA:32}
+    AND NOT EXISTS (SELECT 1 FROM exchanges e WHERE e.id = m.exchange AND e.agent = ?1 AND e.state = 'off')

@@ -228,7 +228,7 @@ async def _load_pool(
         row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, probes.key))
     conversation, last_at = (None, 0.0) if row is None else row
     found = await exchanges.load_pool(connection, agent.id, probes, conversation or planned, since)
-    # At epoch 0 nothing was forgotten yet, so there are no tombstones to look up.
+    # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, probes.maybe_tombs if agent.epoch else ())
     return Pool(found, conversation, last_at, tombs=tombs)
 

@@ -20,6 +20,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest
 from gateway.tokens import tokenizer_for
+from storage.commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.terms import terms_since
 from tests.doubles.upstream import Call, Gate, Reply, Rules, StrictUpstream, call_tools, fail, raw, say
@@ -592,6 +593,30 @@ def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World)
     kept = str(world.query('SELECT input, shown_reply, "full", notes FROM exchanges'))
     assert "Miso" not in kept
     assert "Rex" in kept
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("has_forgotten", [False, True])
+def test_what_was_off_the_record_is_new_in_another_conversation(world: World, has_forgotten: bool) -> None:
+    """Short answers come again, and so does the text of templates."""
+    world.chat(user="alice").say("My tulips are red.")
+    off = world.chat(user="alice", headers={"x-mnemogate-conversation": "one", "x-mnemogate-memory": "off"})
+    off.say("Yes please, the second one.")
+    world.settle()
+    if has_forgotten:
+        [memory] = world.query("SELECT id FROM agents WHERE subject = 'user:alice'")
+        world.gateway.call(world.store.forgetting.forget(memory, ForgetTarget(messages=[1])))
+    world.pass_time(86_400)
+    chat = world.chat(user="alice", headers={"x-mnemogate-conversation": "two"})
+    chat.messages = [
+        {"role": "user", "content": "Yes please, the second one."},
+        {"role": "assistant", "content": "The second one is a blue bicycle."},
+    ]
+    chat.say("What colour is my bicycle?")
+    world.settle()
+    last = world.query("SELECT input FROM exchanges ORDER BY id DESC LIMIT 1")
+    assert "Yes please" in str(last)
+    assert "blue bicycle" in str(last)
 
 
 def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continued(world: World) -> None:
