@@ -80,8 +80,9 @@ class BatchItem(Struct, frozen=True):
     project: str
     # The part of the batch with which its request is at a provider; READY_PART, ENDED_PART.
     part: int
-    # How many of its requests have ended.
-    sent: int
+    # The number of its request that is under way, or of the next one. An end without a reply does not raise it, since a
+    # reply may still come, whose tokens count.
+    request_number: int
     # Errors and expired requests since the last one that succeeded.
     errors: int
     expiries: int

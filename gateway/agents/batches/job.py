@@ -399,8 +399,9 @@ class _Attempt:
         async for page in self.results.pages(number):
             for item in page:
                 if item.run is not None:
-                    sent = {item.sent} if number is not None else {item.sent, item.sent - 1}
-                    custom_ids |= {f"{item.run.uid}-{n}" for n in sent}
+                    last = item.request_number
+                    numbers = {last} if number is not None else {last, last - 1}
+                    custom_ids |= {f"{item.run.uid}-{n}" for n in numbers}
         return await provider.find(part.submission, custom_ids, known)
 
     async def _submit_part(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
@@ -586,7 +587,7 @@ class _Attempt:
                 raise ItemFailed(GONE)
             composed = await self.jobs.turns.compose(item)
             provider = self.jobs.providers[composed.upstream]
-            line = provider.line(f"{item.run.uid}-{item.sent}", composed.body)
+            line = provider.line(f"{item.run.uid}-{item.request_number}", composed.body)
             if len(line) > provider.most_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:

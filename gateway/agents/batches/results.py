@@ -111,9 +111,13 @@ class PartResults:
         """Records a page of results. One that was recorded before changes nothing."""
         works: list[ItemWork] = []
         for custom_id, result in page.items():
-            uid, _, sent = custom_id.rpartition("-")
+            uid, _, number = custom_id.rpartition("-")
             item = await self.store.batches.item(self.batch.id, uid)
-            if item is not None and item.part in (part.number, ENDED_PART) and sent == str(item.sent):
+            if (
+                item is not None
+                and item.part in (part.number, ENDED_PART)
+                and number == str(item.request_number)
+            ):
                 works.append(ItemWork(item, partial(self._outcome_of, item, result), result.body))
         await self.outcomes.write_outcomes(works)
         if not self.batch.is_over and (await self.store.batches.find(None, self.batch.uid)).is_over:

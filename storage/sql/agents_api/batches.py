@@ -343,10 +343,11 @@ async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) ->
         part, errors, expiries = write.part, write.errors, write.expiries
     elif isinstance(write, ItemEnd):
         part = ENDED_PART
+    number = item.request_number
     # After an end without a reply, one that the provider has made meanwhile still counts.
-    sent = item.sent if isinstance(write, ItemEnd) and not write.tokens else item.sent + 1
-    advanced = await connection.row(SQL["advance"], (item.id, item.sent, part, errors, expiries, sent))
-    if advanced is None:
+    following = number if isinstance(write, ItemEnd) and not write.tokens else number + 1
+    values = (item.id, number, part, errors, expiries, following)
+    if await connection.row(SQL["advance"], values) is None:
         return 0
     epoch = None if run is None else await connection.value(SQL["is_open"], (run.id, run.agent))
     if run is None or epoch is None:
@@ -459,7 +460,7 @@ def _batch(row: Row) -> Batch:
 
 
 def _item(row: Row) -> BatchItem:
-    id, part, sent, errors, expiries, last_exchange, epoch, agent, project, key, uid, *run = row
+    id, part, request_number, errors, expiries, last_exchange, epoch, agent, project, key, uid, *run = row
     found = make_run(run) if run[0] is not None and agent is not None else None
     return BatchItem(
         id,
@@ -467,7 +468,7 @@ def _item(row: Row) -> BatchItem:
         agent or "",
         project or "",
         part,
-        sent,
+        request_number,
         errors,
         expiries,
         last_exchange,
