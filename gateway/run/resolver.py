@@ -186,6 +186,8 @@ class Resolver:
 
     async def is_paused(self, scope: Scope) -> bool:
         """Returns whether a memory is paused, by whichever process; False, too, where that cannot be read."""
+        if not scope.is_person:
+            return False  # nobody else pauses one
         try:
             agent = await self._keeper.store.agents.find_current(scope)
         except StoreError:
