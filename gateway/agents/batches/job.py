@@ -23,6 +23,7 @@ from msgspec.structs import asdict
 from adapters.base import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.agents.batches.items import (
+    FORGOTTEN,
     GONE,
     INTERNAL,
     ItemFailed,
@@ -383,11 +384,6 @@ class _Attempt:
                     # Its agent has changed since the part was composed, or the part has no room.
                     await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
             await self._assign_items(part, draft)
-            if not draft.items:
-                # Nobody looks after the items of a part that is over.
-                await self.outcomes.wait_for_deferred()
-                await self.parts.note_over(part)
-                return False
             return await self._submit_part(part, draft, provider)
         finally:
             draft.release()
@@ -406,9 +402,12 @@ class _Attempt:
 
     async def _submit_part(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         """Submits a part. Returns whether its provider has taken it."""
+        await self._leave_out_forgotten(part, draft)
         stored = await self.jobs.store.batches.get(self.batch.id)
-        if stored is not None and stored.is_over:
-            # It was cancelled meanwhile: what is cancelled at once costs nothing.
+        # Where it was cancelled meanwhile: what is cancelled at once costs nothing.
+        if not draft.items or (stored is not None and stored.is_over):
+            # Nobody looks after the items of a part that is over.
+            await self.outcomes.wait_for_deferred()
             await self.parts.note_over(part)
             return False
         try:
@@ -424,6 +423,17 @@ class _Attempt:
             return False
         await self.parts.note_made(part, id)
         return True
+
+    async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
+        """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
+        current = await self.jobs.store.batches.current(self.batch.id, part.number)
+        if len(current) == len(draft.items):
+            return
+        draft.keep(current)
+        async for page in self.results.pages(part.number):
+            await self.results.end_items(
+                [item for item in page if item.id not in current], ItemFailed(FORGOTTEN)
+            )
 
     async def _note_refusal(
         self, part: ProviderPart, message: str, *, is_sure: bool, until: float = 0.0

@@ -11,7 +11,7 @@ gone-<n>-<m>    the provider keeps nothing of what was made any more
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import BinaryIO, Literal, get_args
@@ -55,6 +55,17 @@ class PartDraft:
     def is_full(self, provider: BatchProvider, more: int) -> bool:
         """Returns whether there is no room for so many more bytes."""
         return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
+
+    def keep(self, runs: Collection[int]) -> None:
+        """Leaves out the requests of all items but those of these runs."""
+        if self._file is None:
+            return
+        items = self.items
+        with self.hand_over() as file:
+            self.items, self.size = [], 0
+            for line, item in zip(file, items, strict=True):
+                if item.run in runs:
+                    self.add(line, item)
 
     def hand_over(self) -> BinaryIO:
         """Returns the file; the caller closes it."""

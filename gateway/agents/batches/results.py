@@ -84,16 +84,16 @@ class PartResults:
     async def fail_items(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Ends the items of a part that will get no answer."""
         async for page in self.pages(part.number):
-            await self._write_all(
-                [ItemWork(item, partial(self.turns.make_end, item, failure)) for item in page]
-            )
+            await self.end_items(page, failure)
 
     async def cancel_items(self) -> None:
-        """Cancels the items that have not ended. The rounds that they have completed stay."""
+        """Cancels the items that have not ended."""
         while items := await self.store.batches.open_items(self.batch.id, PAGE):
-            await self._write_all(
-                [ItemWork(item, partial(self.turns.make_end, item, _CANCELLED)) for item in items]
-            )
+            await self.end_items(items, _CANCELLED)
+
+    async def end_items(self, items: Sequence[BatchItem], failure: ItemFailed) -> None:
+        """Ends items that cannot continue. The rounds that they have completed stay."""
+        await self._write_all([ItemWork(item, partial(self.turns.make_end, item, failure)) for item in items])
 
     async def pages(self, part: int | None) -> AsyncIterator[list[BatchItem]]:
         """Yields the items of a part, page by page; None: those of the batch. Items may leave the part meanwhile."""

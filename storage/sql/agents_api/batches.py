@@ -185,6 +185,14 @@ class Batches(Group):
         return int(await connection.value(SQL["in_part"], (batch, part)))
 
     @reads
+    async def current(self, connection: Connection, batch: int, part: int) -> set[int]:
+        """Returns the ids of the items in a part whose requests may be sent as they were composed.
+
+        The others have ended, or something of their memory was forgotten since.
+        """
+        return {row[0] for row in await connection.rows(SQL["current"], (batch, part))}
+
+    @reads
     async def is_open(self, connection: Connection, batch: int) -> bool:
         """Returns whether an item has not ended."""
         return await connection.value(SQL["left"], (batch,)) is not None

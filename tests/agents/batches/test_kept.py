@@ -22,8 +22,11 @@ from gateway.agents.batches.parts import PartJournal
 from gateway.agents.registry.registry import Registry
 from gateway.operations import make_operations
 from gateway.settings import ToolSettings
+from storage.database import Connection, Effect
+from storage.records import RunState
 from storage.sql.agents_api.batches import Batches
-from storage.sql.jobs import Jobs
+from storage.sql.agents_api.runs import end_run
+from storage.sql.jobs import Jobs, raise_epoch
 from storage.sql.statements import make_statement
 from tests.agents.batches.test_batches import PATH, Json, Scene, _text, append, results, scene
 from tests.agents.letta import spoken
@@ -205,6 +208,35 @@ def test_an_item_of_a_conversation_that_is_gone_goes_to_no_other(tmp_path: Path)
 
 
 @pytest.mark.both
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
+    has_ended: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assign, forgotten = Batches.assign_effect, list[int]()
+
+    def assigned(batches: Batches, part: int, items: Any, at: float) -> Effect:
+        async def write(connection: Connection) -> None:
+            await assign(batches, part, items, at)(connection)
+            if forgotten:
+                return
+            forgotten.append(items[0].agent)
+            if has_ended:
+                await end_run(connection, items[0].agent, items[0].run, RunState.CANCELLED, "cancelled", at)
+            else:
+                await raise_epoch(connection, items[0].agent)
+
+        return write
+
+    monkeypatch.setattr(Batches, "assign_effect", assigned)
+    with scene(tmp_path) as s:
+        found = s.ended(s.post(s.agents(count), "quokkas"))["counts"]
+        assert found["cancelled" if has_ended else "failed"] == 1
+        assert found["completed"] == count - 1
+        assert [len(each.requests) for each in s.openai.batches] == [1] * (count - 1)
+
+
+@pytest.mark.both
 def test_rounds_that_were_done_stay_when_a_batch_is_cancelled(tmp_path: Path) -> None:
     with scene(tmp_path, noting, held=True) as s:
         agents = s.agents(2)
@@ -318,7 +350,7 @@ def test_pages_of_items_and_messages(tmp_path: Path) -> None:
         assert [each["content"] for each in one] == ["Hi", "Hello."]
 
 
-def test_a_page_does_not_begin_anew_when_its_agent_is_deleted(tmp_path: Path) -> None:
+def test_a_page_does_not_begin_anew_when_its_agent_has_ended(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         agents = s.agents(2)
         batch = s.post(agents)
