@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.core.conversation.canonical import text_of
+from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.socket.client_events import Create, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
 from gateway.web.sockets import protocol
@@ -491,6 +492,15 @@ def test_a_message_that_is_wrong_gets_an_error_and_the_next_an_answer(
     assert event["error"]["type"] == "invalid_request_error"
     assert param is None or event["error"]["param"] == param
     assert about in event["error"]["message"]
+    assert words(talk.ask(input="Hi")) == "Ok."
+
+
+@pytest.mark.parametrize("input", ["[%s{}]", '{"role":[%s{}]}'])
+def test_a_message_with_very_many_values_is_refused_before_they_are_read(talk: Talk, input: str) -> None:
+    many = input % ("{}," * MAX_VALUES)
+    talk.socket.send(f'{{"type":"response.create","generate":false,"store":false,"input":{many}}}')
+    event = talk.next()
+    assert (event["type"], event["status"], event["error"]["code"]) == ("error", 413, "request_too_large")
     assert words(talk.ask(input="Hi")) == "Ok."
 
 

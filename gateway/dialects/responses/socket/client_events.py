@@ -10,6 +10,7 @@ from typing import Final
 import orjson
 from msgspec import Struct
 
+from gateway.core.json_limits import check_values
 from gateway.dialects.fields import missing, wrong_type
 from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
@@ -49,7 +50,8 @@ ClientEvent = Create | Cancel | Steer
 
 
 def read_client_event(data: bytes) -> ClientEvent:
-    """Reads a message of a client. Raises: BadRequest."""
+    """Reads a message of a client. Raises: BadRequest, BodyTooLarge."""
+    check_values(data)
     try:
         fields = decode_members(data)
         kind, stream_id = text_of(fields, "type"), text_of(fields, "stream_id")
