@@ -89,10 +89,17 @@ class Scene:
             assert time.monotonic() < deadline
             self.wait()
 
-    def is_at_rest(self) -> bool:
-        """Returns whether no batch goes on before the time has passed for which it waits."""
-        jobs = self.world.world.query("SELECT state, due FROM jobs WHERE kind = 'batch'")
-        return all(state == "retrying" and due > self.world.world.clock() for state, due in jobs)
+    def comes_to_rest(self) -> bool:
+        """Waits until each batch waits for a time, which does not pass meanwhile. Returns True."""
+        deadline = time.monotonic() + PATIENCE_S
+        jobs = "SELECT state, due FROM jobs WHERE kind = 'batch'"
+        while any(
+            state != "retrying" or due <= self.world.world.clock()
+            for state, due in self.world.world.query(jobs)
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return True
 
     def wait(self) -> None:
         """Lets the time pass after which a provider is asked again, and has the workers look at the clock."""

@@ -309,7 +309,7 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
         s.until(batch, lambda _: len(s.openai.batches) == 1)
         s.openai.refuse_create = [(400, "Not now.")]
         s.openai.finish()
-        s.until(batch, lambda _: not s.openai.refuse_create and s.is_at_rest())
+        s.until(batch, lambda _: not s.openai.refuse_create and s.comes_to_rest())
         rule = {"tool_rules": [{"type": "exit_loop", "tool_name": "core_memory_append"}]}
         assert s.world.ask("PATCH", f"/v1/agents/{agent}", rule)[0] == 200
         live = s.world.anew()
@@ -329,7 +329,7 @@ def test_what_a_provider_has_done_of_a_batch_that_is_cancelled_counts(model: str
     with scene(tmp_path, held=True) as s:
         server = s.openai if model == "open/m" else s.anthropic
         batch = s.post(s.agents(2, model))
-        s.until(batch, lambda _: len(server.batches) == 1 and s.is_at_rest())
+        s.until(batch, lambda _: len(server.batches) == 1 and s.comes_to_rest())
         server.finish()
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
         s.until_rest()
@@ -351,7 +351,7 @@ def test_what_a_provider_has_done_after_a_round_counts_as_well(model: str, tmp_p
         gateway, store = s.world.world.gateway, s.world.world.store
         day = int(s.world.world.clock() // 86_400)
         for parts, tokens in ((1, 0), (2, 30)):
-            s.until(batch, lambda _, parts=parts: len(server.batches) == parts and s.is_at_rest())
+            s.until(batch, lambda _, parts=parts: len(server.batches) == parts and s.comes_to_rest())
             assert gateway.call(store.usage.batch_tokens("default", day)) == tokens
             server.finish()
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200

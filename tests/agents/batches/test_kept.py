@@ -271,7 +271,7 @@ def test_a_batch_ends_with_its_job(
         s.until(batch, lambda _: len(s.openai.batches) == 1)
         s.openai.finish()
         # An attempt of the job that has not ended yet would see the end of the batch, and end the items itself.
-        s.until(batch, lambda _: len(s.openai.batches) == 2 and s.is_at_rest())
+        s.until(batch, lambda _: len(s.openai.batches) == 2 and s.comes_to_rest())
         if is_cancelled:
             assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
             assert s.get(batch)["counts"]["cancelled"] == 0
