@@ -247,7 +247,9 @@ class _Messages:
             self._end_reply()  # before which the media of earlier results stand
             self._media += media
             message["content"] = "\n".join(
-                part["text"] for part in content if isinstance(part, dict) and part not in media
+                part["text"]
+                for part in content
+                if isinstance(part, dict) and isinstance(part.get("text"), str)
             )
         self._add_message(message)
 

@@ -245,6 +245,20 @@ def test_images_of_results_follow_in_a_users_message() -> None:
     assert native.places == read.places
 
 
+class Uncompared(dict[str, Any]):
+    """A part that is read without a look at all others of its result, of which there may be many thousands."""
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("Two parts are compared.")
+
+
+def test_the_texts_of_a_result_are_found_without_a_comparison_with_its_images() -> None:
+    text = {"type": "input_text", "text": "Seen."}
+    image = Uncompared(type="input_image", image_url="https://x/y.png")
+    read = read_items([call("a"), result("a", [text, image, text])], is_lenient=True)
+    assert read.messages[1]["content"] == ["Seen.\nSeen."]
+
+
 def test_a_part_without_a_type_is_passed_over_where_the_upstream_judges_it() -> None:
     items: list[Any] = [{"role": "assistant", "content": [{"text": "A cat."}]}]
     assert read_items(items, is_lenient=True).messages == [
