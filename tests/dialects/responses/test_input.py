@@ -256,7 +256,7 @@ def test_the_texts_of_a_result_are_found_without_a_comparison_with_its_images() 
     text = {"type": "input_text", "text": "Seen."}
     image = Uncompared(type="input_image", image_url="https://x/y.png")
     read = read_items([call("a"), result("a", [text, image, text])], is_lenient=True)
-    assert read.messages[1]["content"] == ["Seen.\nSeen."]
+    assert read.messages[1]["content"] == "Seen.\nSeen."
 
 
 def test_a_part_without_a_type_is_passed_over_where_the_upstream_judges_it() -> None:
