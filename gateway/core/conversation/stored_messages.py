@@ -72,27 +72,27 @@ class _FullReply(Struct, frozen=True):
         return not self.is_step and self.messages[-1].get("role") == "tool"
 
     @property
-    def _reply_index(self) -> int:
-        return 0 if self.is_step else -1
-
-    @property
     def reply(self) -> WireMessage:
         """The model's message; the last result where there is none."""
-        return self.messages[self._reply_index]
+        return self.messages[0 if self.is_step else -1]
+
+    @property
+    def text_calls(self) -> list[dict[str, Any]]:
+        """The calls by which a step sent its text. Outside of steps a tool of that name is the client's."""
+        calls = self.reply.get("tool_calls") or () if self.is_step else ()
+        return [call for call in calls if _text_arguments(call) is not None]
 
     def with_reply(self, message: WireMessage) -> _FullReply:
-        messages = self.messages.copy()
-        messages[self._reply_index] = message
-        return self._with_messages(messages)
+        """Returns the reply with another message of the model, which alone has text then."""
+        return self._with_messages(
+            [message, *self.messages[1:]] if self.is_step else [*self.hidden_messages, message]
+        )
 
     def with_text(self, text: str) -> _FullReply:
         """Returns the reply with the text in the model's message alone."""
         if self._ends_with_round:
             return self._with_messages(self.hidden_messages)
-        reply = _with_text(self.reply, text)
-        return self._with_messages(
-            [reply, *self.messages[1:]] if self.is_step else [*self.hidden_messages, reply]
-        )
+        return self.with_reply(_with_text(self.reply, self.text_calls, text))
 
     def _with_messages(self, messages: list[WireMessage]) -> _FullReply:
         return _FullReply({**self.fields, "messages": messages})
@@ -208,7 +208,7 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
     if not text_of(shown_reply) and shown_reply.get("tool_calls"):
         raise CannotRewrite("it is a tool call, and those cannot be changed")
     if full is not None:
-        if len(_send_message_calls(full.reply)) > 1:
+        if len(full.text_calls) > 1:
             raise CannotRewrite("it was sent in several tool calls")
         full = full.with_text(text)
     return replace(
@@ -247,7 +247,7 @@ def _has_calls_to_retain(full: _FullReply | None, shown_reply: WireMessage) -> b
     """Returns whether a reply has calls, and not because a step sent its text by one."""
     if full is None:
         return bool(shown_reply.get("tool_calls"))
-    return bool(full.reply.get("tool_calls")) and not _send_message_calls(full.reply)
+    return bool(full.reply.get("tool_calls")) and not full.text_calls
 
 
 def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
@@ -263,27 +263,31 @@ def _without_reply(exchange: Exchange) -> Exchange:
     )
 
 
-def _with_text(message: WireMessage, text: str) -> WireMessage:
+def _with_text(message: WireMessage, text_calls: Sequence[dict[str, Any]], text: str) -> WireMessage:
     """Returns a message with another text: in the first of the calls by which it sent its text, if it did."""
-    sent = _send_message_calls(message)
-    if not sent:
+    if not text_calls:
         return {**without_private_fields(message, "filler"), "content": text}
-    texts = [text] + [""] * (len(sent) - 1)
-    changed = {id(call): _with_argument(call, each) for call, each in zip(sent, texts, strict=True)}
+    texts = [text] + [""] * (len(text_calls) - 1)
+    changed = {id(call): _with_argument(call, each) for call, each in zip(text_calls, texts, strict=True)}
     return {**message, "tool_calls": [changed.get(id(call), call) for call in message["tool_calls"]]}
 
 
 def _with_argument(call: dict[str, Any], text: str) -> dict[str, Any]:
     """Returns a call that sends another text."""
-    function = call["function"]
-    arguments = {**orjson.loads(function["arguments"] or "{}"), _TEXT_ARGUMENT: text}
-    return {**call, "function": {**function, "arguments": orjson.dumps(arguments).decode()}}
+    arguments = {**(_text_arguments(call) or {}), _TEXT_ARGUMENT: text}
+    return {**call, "function": {**call["function"], "arguments": orjson.dumps(arguments).decode()}}
 
 
-def _send_message_calls(message: WireMessage) -> list[dict[str, Any]]:
-    """Returns the calls by which a message sent its text."""
-    calls = message.get("tool_calls") or ()
-    return [call for call in calls if (call.get("function") or {}).get("name") == _SEND_MESSAGE]
+def _text_arguments(call: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the arguments of a call that sends a text; None: it calls another tool, or they cannot be read."""
+    function = call.get("function") or {}
+    if function.get("name") != _SEND_MESSAGE:
+        return None
+    try:
+        arguments = orjson.loads(function.get("arguments") or b"{}")
+    except orjson.JSONDecodeError:
+        return None
+    return arguments if isinstance(arguments, dict) else None
 
 
 def _input(exchange: Exchange) -> list[WireMessage]:

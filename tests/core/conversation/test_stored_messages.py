@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.stored_messages import (
     CannotRewrite,
+    cut_reply,
     has_open_calls,
     list_messages,
     rewrite_message,
@@ -111,6 +112,32 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
     (m,) = orjson.loads(told.full or b"")["messages"]
     assert orjson.loads(m["tool_calls"][0]["function"]["arguments"]) == {"message": "Bye.", "thinking": "t"}
     assert orjson.loads(told.shown_reply or b"")["content"] == "Bye."
+
+
+@pytest.mark.parametrize("arguments", ['{"message": "Hi"}', '{"message": "Hi', "[1]"])
+def test_a_tool_of_the_client_that_is_named_as_the_one_that_speaks_keeps_its_arguments(
+    arguments: str,
+) -> None:
+    last = assistant("I will write to her.", call("c9", "send_message", arguments))
+    said = assistant("Let me look.\n\nI will write to her.", call("c9", "send_message", arguments))
+    e = exchange([user("one")], said, {**HIDDEN, "messages": [*HIDDEN["messages"][:-1], last]}, hidden=True)
+    for changed, text in (
+        (rewrite_message(e, 11, "I wrote."), "I wrote."),
+        (cut_reply(e, "Let me"), "Let me"),
+    ):
+        *rounds, message = orjson.loads(changed.full or b"")["messages"]
+        assert (message["content"], message["tool_calls"]) == (text, last["tool_calls"])
+        assert [each["content"] for each in rounds] == [None, "Found."]
+
+
+@pytest.mark.parametrize("arguments", ['{"message": "Hi', "[1]"])
+def test_the_text_beside_a_call_that_cannot_be_read_is_replaced(arguments: str) -> None:
+    step = assistant("One moment.", call("c1", "send_message", arguments))
+    e = exchange(
+        [user("one")], assistant("One moment."), {"messages": [step], "gateway_calls": [], "step": True}
+    )
+    told = rewrite_message(e, 11, "Bye.")
+    assert orjson.loads(told.full or b"")["messages"] == [{**step, "content": "Bye."}]
 
 
 @pytest.mark.parametrize(
