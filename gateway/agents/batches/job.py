@@ -427,13 +427,13 @@ class _Attempt:
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
         """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
         current = await self.jobs.store.batches.current(self.batch.id, part.number)
-        if len(current) == len(draft.items):
+        forgotten = {item.run for item in draft.items} - current
+        if not forgotten:
             return
-        draft.keep(current)
+        draft.leave_out(forgotten)
         async for page in self.results.pages(part.number):
-            await self.results.end_items(
-                [item for item in page if item.id not in current], ItemFailed(FORGOTTEN)
-            )
+            items = [item for item in page if item.id in forgotten]
+            await self.results.end_items(items, ItemFailed(FORGOTTEN))
 
     async def _note_refusal(
         self, part: ProviderPart, message: str, *, is_sure: bool, until: float = 0.0

@@ -56,15 +56,13 @@ class PartDraft:
         """Returns whether there is no room for so many more bytes."""
         return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
 
-    def keep(self, runs: Collection[int]) -> None:
-        """Leaves out the requests of all items but those of these runs."""
-        if self._file is None:
-            return
+    def leave_out(self, runs: Collection[int]) -> None:
+        """Leaves out the requests of items, which are named by their runs."""
         items = self.items
         with self.hand_over() as file:
             self.items, self.size = [], 0
             for line, item in zip(file, items, strict=True):
-                if item.run in runs:
+                if item.run not in runs:
                     self.add(line, item)
 
     def hand_over(self) -> BinaryIO:
