@@ -20,6 +20,7 @@ import msgspec
 import openai
 
 from gateway.limits import Limits
+from gateway.run.background.background_services import BackgroundServices
 from gateway.settings import BlockSettings, MemorySettings, ProfileSettings
 from gateway.traces.otlp import OtlpSettings
 from storage.records import Block, JobState, Scope
@@ -28,7 +29,7 @@ from storage.sql.store import Store
 from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.inflated import inflated
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import data_of, open_store
 
@@ -300,6 +301,13 @@ def member_bytes(seen: Seen, key: str) -> bytes:
     return bytes(members[key]) if key in members else b""
 
 
+def _has_looked(background: BackgroundServices) -> bool:
+    """Whether the look at the start is over, whose statements are no test's."""
+    services = (background.embedding, background.learning)
+    schedules = [background.sleeptime, *(each and each.schedule for each in services)]
+    return all(schedule._has_looked for schedule in schedules if schedule is not None)
+
+
 @contextmanager
 def remember(
     upstream: StrictUpstream,
@@ -331,6 +339,7 @@ def remember(
         # Maintenance runs when a test lets time pass, and not while it talks.
         app.services.background.index_outdated = lambda agent, messages=None: None
         app.services.background.maintenance.edits_pending = lambda: None
+        becomes(lambda: _has_looked(app.services.background))
         world = World(gateway, upstream, clock, file, statements)
         try:
             yield world

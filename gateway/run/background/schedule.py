@@ -118,26 +118,26 @@ class Schedule:
     async def step(self) -> float | None:
         """Enqueues what is due. Returns the seconds until more will be; None: not before the next message."""
         now, room = self.now(), _MAX_AT_ONCE
+        while self._active:
+            agent, activity = next(iter(self._active.items()))
+            # A turn that lies as far in the future counts as well: the clock may have been put back.
+            if abs(now - activity.at) < self.idle_s:
+                break
+            del self._active[agent]
+            if activity.messages:
+                self._due.add(agent)
         while self._due:
             if not room:
                 return _MIN_PAUSE_S
             room -= 1
             agent = next(iter(self._due))
-            await self._enqueue(agent)
-            self._due.discard(agent)
+            # Before the job is enqueued: it may not read a turn that ends meanwhile.
             if agent in self._active:
                 self._active[agent].messages = self._active[agent].uncounted
-        while self._active:
-            agent, activity = next(iter(self._active.items()))
-            # A turn that lies as far in the future counts as well: the clock may have been put back.
-            if abs(now - activity.at) < self.idle_s:
-                return max(_MIN_PAUSE_S, activity.at + self.idle_s - self.now())
-            if activity.messages:
-                await self._enqueue(agent)
-            # A turn may have ended while the job was enqueued.
-            if self._active.get(agent) is activity and abs(now - activity.at) >= self.idle_s:
-                del self._active[agent]
-        return None
+            await self._enqueue(agent)
+            self._due.discard(agent)
+        first = next(iter(self._active.values()), None)
+        return None if first is None else max(_MIN_PAUSE_S, first.at + self.idle_s - self.now())
 
     async def _enqueue(self, agent: int) -> None:
         with suppress(Stale):  # the memory is gone

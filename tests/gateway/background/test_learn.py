@@ -22,7 +22,7 @@ from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.background.learner import IDLE_S, Learner, fact, learning, note
 from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import CHAT, agent, remember
-from tests.patience import PATIENCE_S, becomes
+from tests.patience import PATIENCE_S
 
 KITTEN = "We got a kitten last week and named her Miso."
 
@@ -498,7 +498,6 @@ def test_a_gateway_that_died_finds_what_it_had_not_learned(upstream: StrictUpstr
 
 @pytest.mark.both
 def test_what_another_gateway_was_to_enqueue_is_found_while_this_one_runs(learner: Learner) -> None:
-    becomes(lambda: learner.learning.schedule._has_looked)
     learner.teaches(fact(MISO))
     learner.world.chat(user="alice").say(KITTEN)
     learner.world.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,5 +108,26 @@ async def test_each_look_finds_what_processes_that_ended_have_left(
         await schedule.look()
         clock.sleep(DAY + 1)
         assert await enqueued() == left, "the next process tries it again"
+    finally:
+        await store.close()
+
+
+async def test_memories_that_rest_are_enqueued_some_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.run.background.schedule._MAX_AT_ONCE", 2)
+    clock = Clock()
+    store = await open_store(tmp_path / "memory.db", now=clock)
+    try:
+        drafts = [store.agents.draft(Scope("default", "default", f"user:{name}")) for name in "abc"]
+        agents = [await store.database.write(partial(create_agent, draft=draft)) for draft in drafts]
+        schedule = Schedule("t", "learn", store.jobs, nothing, 20, DAY, clock)
+        schedule.enqueue_when_idle(agent.id for agent in agents)
+        assert await schedule.step() == pytest.approx(DAY, abs=1.0)
+        clock.sleep(DAY)
+        for count in (2, 3):
+            pause_s = await schedule.step()
+            assert len(await store.jobs.list()) == count
+        assert pause_s is None
     finally:
         await store.close()
