@@ -986,6 +986,10 @@ def test_what_a_connection_keeps_is_bounded() -> None:
     assert b'"r0"' in go_on(4, "e", "r0")
     go_on(5, "f" * 2000)
     assert b"fff" not in go_on(6, "g", "r5")
+    # Each item is an object, however short it is.
+    _, pending = unstored.translate(create(input=[0] * 100, store=False))
+    unstored.keep(pending, orjson.dumps({"id": "many", "output": []}))
+    assert b'"many"' in go_on(6, "h", "many")
     for n in range(7, 107):
         go_on(n, "h")
     assert len(unstored._by_id) <= 64

@@ -19,6 +19,8 @@ from gateway.dialects.responses.socket.client_events import Create
 
 # Responses. One conversation needs the newest alone, several or forked ones a few more. Chosen, not measured.
 _MAX_CACHED: Final = 64
+# What an item takes besides its bytes: an object and its place in a list.
+_ITEM_BYTES: Final = 41
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -29,7 +31,7 @@ class _CachedResponse(Struct, frozen=True):
     base_id: str | None
     # The input and the output since then, as an input has them.
     items: Sequence[bytes]
-    # The bytes of the items.
+    # The bytes that the items take in memory.
     size: int
 
 
@@ -84,7 +86,9 @@ class UnstoredResponses:
             items = [*pending.items, *_as_input(_array.decode(fields.get("output", b"[]")))]
         except (*NOT_READABLE, orjson.JSONDecodeError):
             return  # not a response of the API's form; nothing keeps an upstream from sending one
-        self._put(id, _CachedResponse(pending.base_id, items, sum(map(len, items))))
+        self._put(
+            id, _CachedResponse(pending.base_id, items, sum(map(len, items)) + _ITEM_BYTES * len(items))
+        )
 
     def drop(self, id: str | None) -> None:
         """Drops a response: the one that went on from it has failed."""
