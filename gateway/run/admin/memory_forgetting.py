@@ -84,7 +84,7 @@ class ForgetPreview(Struct, frozen=True):
 class ForgetResult(Struct, frozen=True):
     """The end of a forgetting."""
 
-    # False: it goes on by itself.
+    # False: it goes on by itself, at once or when the store works again.
     done: bool
     # The database has no old copies of it either.
     swept: bool
@@ -111,7 +111,7 @@ class MemoryForgetting:
     ) -> None:
         """Makes it. now: seconds since the epoch. call_s: after so long an answer says that it goes on."""
         self._store, self._views, self._now, self._call_s = store, views, now, call_s
-        self._tasks: set[asyncio.Task[bool]] = set()
+        self._tasks: set[asyncio.Task[bool | None]] = set()
 
     async def preview(
         self, project: str | None, uid: str, kind: TargetKind, value: int | str | None = None
@@ -155,26 +155,29 @@ class MemoryForgetting:
         what = "all" if kind == "all" else f"{kind} {preview.target.id}"
         await self._store.audit.add(self._now(), editor.actor, "forget", uid, what)
         done, _ = await asyncio.wait({task}, timeout=self._call_s)
-        swept = task.result() if done else False
-        return ForgetResult(bool(done), swept, preview.will_go.messages, preview.command)
+        swept = task.result() if done else None
+        return ForgetResult(swept is not None, bool(swept), preview.will_go.messages, preview.command)
 
     async def aclose(self) -> None:
         """Stops what goes on. It is written down, and the next start resumes it."""
         for task in list(self._tasks):
             task.cancel()
-            with suppress(asyncio.CancelledError, StoreError):
+            with suppress(asyncio.CancelledError):
                 await task
 
     # -- parts
 
-    async def _carry_out(self, id: int) -> bool:
-        """Forgets what was begun. Returns whether the database has no old copies of it either."""
+    async def _carry_out(self, id: int) -> bool | None:
+        """Forgets what was begun. Returns whether the database has no old copies of it either.
+
+        None: it is not finished, and goes on by itself.
+        """
         try:
             await self._store.forgetting.run(id)
             return await self._store.forgetting.sweep()
         except StoreError as error:
             _log.warning("Forgetting %d is not finished, and is resumed later: %s", id, error.message)
-            raise
+            return None
 
     async def _find_target(
         self, memory: SizedMemory, kind: TargetKind, value: int | str | None

@@ -13,6 +13,7 @@ from gateway.errors import Conflict, UnknownId
 from gateway.operations import make_operations
 from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_forgetting import MemoryForgetting, TargetKind
+from gateway.run.background.retention import make_retention
 from storage.commands import Learned, LearnedFact
 from storage.errors import Busy
 from tests.doubles.upstream import StrictUpstream
@@ -150,6 +151,23 @@ def test_a_forgetting_that_takes_long_goes_on_by_itself(world: World) -> None:
         await forget.aclose()
 
     call(end())
+    assert SECRET.encode() not in world.data()
+
+
+def test_a_forgetting_that_the_store_breaks_off_goes_on_by_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speak(world, f"My cat is called {SECRET}.", talk="conv-19")
+    of, call = memory(world), world.gateway.call
+
+    async def fail(id: int) -> None:
+        raise Busy("busy")
+
+    with monkeypatch.context() as busy:
+        busy.setattr(world.store.forgetting, "run", fail)
+        done = call(forgetting(world).forget(OPERATOR, of.uid, "all", confirm="2"))
+    assert (done.done, done.swept) == (False, False)
+    call(make_retention(world.gateway.app.services.settings, world.store, world.clock).step())
     assert SECRET.encode() not in world.data()
 
 
