@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
@@ -64,6 +65,7 @@ from storage.batch_records import EXPIRED, BatchItem, ItemEnd, ItemRound
 from storage.commands import BlockMerge
 from storage.errors import NotFound, StoreError
 from storage.records import BlockOp, Run, RunState, RunStep, TokenCounts
+from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 FORGOTTEN = (
@@ -110,32 +112,60 @@ class ItemRequest(Struct, frozen=True):
     system: str | None = None
 
     def dump(self) -> bytes:
-        return orjson.dumps(
-            {
-                "messages": self.messages,
-                "max_steps": self.max_steps,
-                "model": self.model,
-                "system": self.system,
-            }
-        )
+        return msgspec.json.encode(self)
+
+
+class RequestState(Struct, frozen=True):
+    """The state of an item's last request: how it was composed, as its reply and the next one need it."""
+
+    # What it shows of memory blocks.
+    shown: dict[str, str]
+    # The notes before its messages, by their places among those that follow the path.
+    notes: dict[int, str]
+    # How many messages follow the path.
+    messages: int
+    # When the first request of the item was composed.
+    began: float
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+class ItemTexts(Struct, frozen=True):
+    """The texts of an item, which are stored until its turn is an exchange."""
+
+    request: ItemRequest
+    # Its rounds so far, as `take_reply` makes them.
+    rounds: Sequence[Json]
+    # Of its last request; None before the first.
+    state: RequestState | None
 
     @staticmethod
-    def of(data: bytes) -> ItemRequest:
-        found = orjson.loads(data)
-        return ItemRequest(
-            tuple(found["messages"]), found["max_steps"], found.get("model"), found.get("system")
+    async def load(store: Store, run: Run) -> ItemTexts:
+        """Reads the texts of an item. Raises: ItemFailed, StoreError."""
+
+        async def read(kind: str) -> list[bytes]:
+            return [data for _, data in await store.batches.texts(run.agent, run.id, kind)]
+
+        requests, rounds, asked = await read("request"), await read("round"), await read("asked")
+        if not requests or not requests[0]:
+            raise ItemFailed(FORGOTTEN)
+        return ItemTexts(
+            msgspec.json.decode(requests[0], type=ItemRequest),
+            [orjson.loads(data) for data in rounds],
+            msgspec.json.decode(asked[-1], type=RequestState) if asked else None,
         )
 
 
 class ComposedRequest(Struct, frozen=True):
-    """A request for a provider. state: what its reply needs, as JSON."""
+    """A request for a provider."""
 
     upstream: str
     model: str
     body: bytes
     last_exchange: int
     epoch: int
-    state: bytes
+    state: RequestState
 
 
 class ItemEnding(Struct, frozen=True):
@@ -163,22 +193,20 @@ class ItemTurn:
 
     item: BatchItem
     run: Run
-    spec: AgentSpec
+    texts: ItemTexts
     memory: MemoryRequest
-    messages: tuple[WireMessage, ...]
     context: MemoryContext
     block_edits: BlockEdits
     toolbox: JournaledTools
     replies: StoredReplies
     route: Route
-    max_steps: int
-    # The earlier rounds, as they are stored.
-    rounds: Sequence[Json]
-    # The state of its last request (`ComposedRequest.state`); empty before the first.
-    request_state: Json
     stored_inserts: int  # how many of `block_edits`, from the first on, earlier rounds made
     now: Callable[[], float]
     outcome: TurnOutcome | None = None  # how the turn has ended; None: it waits for a reply
+
+    @property
+    def spec(self) -> AgentSpec:
+        return self.memory.spec
 
     @property
     def serial_group(self) -> tuple[str, str]:
@@ -192,9 +220,9 @@ class ItemTurn:
 
         A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
         """
-        if not self.replies.composes or self.replies.taken < len(self.rounds):
+        if not self.replies.composes or self.replies.taken < len(self.texts.rounds):
             return
-        results = [each.get("shown", {}) for made in self.rounds for each in made["results"]]
+        results = [each.get("shown", {}) for made in self.texts.rounds for each in made["results"]]
         texts, _ = self.block_edits.describe_changes(results)
         if texts:
             last, mark = max(answers), mark_of(self.context.agent.secret)
@@ -211,7 +239,7 @@ class ItemTurn:
     def counts(self, *last: TokenCounts) -> TokenCounts:
         """Returns the tokens of all rounds. last: those of the round that is not stored yet."""
         return TokenCounts(
-            *map(sum, zip(TokenCounts(), *last, *(each["counts"] for each in self.rounds), strict=True))
+            *map(sum, zip(TokenCounts(), *last, *(each["counts"] for each in self.texts.rounds), strict=True))
         )
 
 
@@ -254,17 +282,34 @@ class ItemTurns:
         run, store = item.run, self._keeper.store
         if run is None or not item.conversation:
             raise ItemFailed(GONE)
-        texts = store.batches.texts
-        requests = await texts(run.agent, run.id, "request")
-        if not requests or not requests[0][1]:
-            raise ItemFailed(FORGOTTEN)
-        request = ItemRequest.of(requests[0][1])
-        rounds = [orjson.loads(data) for _, data in await texts(run.agent, run.id, "round")]
-        asked = await texts(run.agent, run.id, "asked")
-        memory, route = await self._memory(item, request)
-        spec = memory.spec
+        texts = await ItemTexts.load(store, run)
+        memory, route = await self._memory(item, texts.request)
+        context = await self._read_context(item, memory, texts.request)
+        block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
+        # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
+        inserts = [_op_of_list(each) for made in texts.rounds for each in made["inserts"]]
+        block_edits.ops += inserts
+        replies = [orjson.dumps(made["reply"]) for made in texts.rounds]
+        journal = CallJournal(store, run)
+        if reply is not None:
+            replies.append(reply)
+            await journal.load()
+        source = StoredReplies(memory.target, self._endpoint(memory.target), replies, failure, composes)
+        inner = self._toolboxes.make_for_item(context, block_edits, run)
+        tools = JournaledTools(
+            inner, _foreign_names(memory.spec), journal, source, texts.rounds, self._places
+        )
+        return ItemTurn(
+            item, run, texts, memory, context, block_edits, tools, source, route, len(inserts), self._keeper.now,
+        )  # fmt: skip
+
+    async def _read_context(
+        self, item: BatchItem, memory: MemoryRequest, request: ItemRequest
+    ) -> MemoryContext:
+        """Reads the context of an item as it was when it began. Raises: ItemFailed, StoreError."""
+        store, idle_s = self._keeper.store, self._keeper.settings.idle_s
         try:
-            context = await read_stored_context(store, memory, request.messages, self._keeper.settings.idle_s)
+            context = await read_stored_context(store, memory, request.messages, idle_s)
             check_not_paused(context.agent)
         except NotFound as error:
             raise ItemFailed(GONE) from error
@@ -272,28 +317,7 @@ class ItemTurns:
             raise ItemFailed(error.message) from error
         if item.epoch is not None and context.agent.epoch != item.epoch:
             raise ItemFailed(FORGOTTEN)
-        context = context_as_of(context, request.messages, item.last_exchange)
-        request_state = orjson.loads(asked[-1][1]) if asked else {}
-        block_edits = BlockEdits(list(context.blocks), shown=request_state.get("shown", {}))
-        # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
-        inserts = [_op_of_list(each) for made in rounds for each in made["inserts"]]
-        block_edits.ops += inserts
-        inner, target, store = (
-            self._toolboxes.make_for_item(context, block_edits, run),
-            memory.target,
-            self._keeper.store,
-        )
-        replies = [orjson.dumps(made["reply"]) for made in rounds]
-        source = StoredReplies(target, self._endpoint(target), replies, failure, composes)
-        journal = CallJournal(store, run)
-        if reply is not None:
-            replies.append(reply)
-            await journal.load()
-        tools = JournaledTools(inner, _foreign_names(spec), journal, source, rounds, self._places)
-        return ItemTurn(
-            item, run, spec, memory, request.messages, context, block_edits, tools, source, route, request.max_steps,
-            rounds, request_state, len(inserts), self._keeper.now,
-        )  # fmt: skip
+        return context_as_of(context, request.messages, item.last_exchange)
 
     async def _replay(self, opened: ItemTurn, prompt: Prompt | None = None) -> None:
         """Replays an item's turn up to the reply that follows. prompt: of the request for that."""
@@ -303,7 +327,7 @@ class ItemTurns:
             opened.memory.chat, Forwarded(), opened.memory.identity, spec, opened.route, opened.memory.kind,
             MakesUnseen(), UnseenSink(), Receipt(0.0),
         )  # fmt: skip
-        guide = guide_of(spec, replace(prompt, tools=tools), opened.max_steps, can_ask=True)
+        guide = guide_of(spec, replace(prompt, tools=tools), opened.texts.request.max_steps, can_ask=True)
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             hold_end=True,
@@ -351,9 +375,9 @@ class ItemTurns:
         opened = await self.open_turn(item, composes=True)
         context, target = opened.context, opened.memory.target
         form = endpoint_form_for(opened.memory.chat, self._endpoint(target), target.model)
-        notes = {int(key): note for key, note in opened.request_state.get("notes", {}).items()}
+        last = opened.texts.state
         prompt = await self._keeper.composer.make_prompt(
-            context, form, opened.toolbox.definitions(), notes if opened.request_state else None
+            context, form, opened.toolbox.definitions(), None if last is None else last.notes
         )
         if await is_overfull(prompt):
             raise ItemFailed(
@@ -365,21 +389,14 @@ class ItemTurns:
         request = opened.replies.request
         if request is None:
             raise ItemFailed(CHANGED)
-        began = opened.request_state.get("began", self._keeper.now())
+        began = self._keeper.now() if last is None else last.began
         return ComposedRequest(
             target.upstream,
             target.model,
             request.body,
             context.path[-1].id if context.path else 0,
             context.agent.epoch,
-            orjson.dumps(
-                {
-                    "shown": shown,
-                    "notes": {str(n): note for n, note in prompt.notes.items()},
-                    "messages": len(context.plan.pending),
-                    "began": began,
-                }
-            ),
+            RequestState(shown, dict(prompt.notes), len(context.plan.pending), began),
         )
 
     # -- the reply
@@ -392,7 +409,7 @@ class ItemTurns:
         opened = await self.open_turn(item, body)
         await self._replay(opened)
         outcome = opened.outcome
-        if opened.replies.taken <= len(opened.rounds):
+        if opened.replies.taken <= len(opened.texts.rounds):
             raise ItemFailed(CHANGED)
         counts = _counts_of(body)
         tokens = counts.prompt + counts.completion
@@ -407,7 +424,7 @@ class ItemTurns:
             data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
             return ItemRound(
                 item,
-                len(opened.rounds),
+                len(opened.texts.rounds),
                 data,
                 merged,
                 versions,
@@ -448,7 +465,7 @@ class ItemTurns:
         )
         try:
             opened = await self.open_turn(item, failure=ProviderError(failure.message))
-            if not opened.rounds:
+            if not opened.texts.rounds:
                 return plain
             await self._replay(opened)
         except ItemFailed as error:
@@ -482,24 +499,23 @@ class ItemTurns:
         now = keeper.now()
         end = ItemEnd(
             opened.item, ending.state, ending.stop, now, ending.message, opened.item.epoch, ending.tokens,
-            rounds=len(opened.rounds) + (ending.tokens > 0 or ending.state is RunState.COMPLETED),
+            rounds=len(opened.texts.rounds) + (ending.tokens > 0 or ending.state is RunState.COMPLETED),
             output=ending.output,
         )  # fmt: skip
         if outcome is None or not (outcome.full or outcome.text):
             return end
-        context = await read_stored_context(
-            keeper.store, opened.memory, opened.messages, keeper.settings.idle_s
-        )
-        request, notes = opened.memory.chat, opened.request_state.get("notes", {})
+        messages, state = opened.texts.request.messages, opened.texts.state
+        assert state is not None
+        context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
         # A live turn may have written the conversation's initial messages meanwhile.
-        head = opened.request_state.get("messages", 0) - len(context.plan.pending)
+        head = state.messages - len(context.plan.pending)
         pinned = context.pinned if context.pinned is not None and context.pinned.id else None
         prompt = Prompt(
-            request,
+            opened.memory.chat,
             opened.memory.target,
             section=Section(pinned),
             window=FittedWindow(evicted=context.evicted),
-            notes={int(n) - head: note for n, note in notes.items() if int(n) >= head},
+            notes={n - head: note for n, note in state.notes.items() if n >= head},
         )
         write = make_step_open(context, prompt, None, now)
         shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
@@ -513,9 +529,7 @@ class ItemTurns:
             model=context.plan.query.model,
             now=now,
         )
-        step = RunStep(
-            0, opened.run.agent, opened.run.id, 1, opened.request_state.get("began", now), now, ending.counts
-        )
+        step = RunStep(0, opened.run.agent, opened.run.id, 1, state.began, now, ending.counts)
         kept = edits.merge_operations(
             (), [op for op in opened.block_edits.ops if op.op in edits.STORING_OPERATIONS]
         )
@@ -523,7 +537,7 @@ class ItemTurns:
             end,
             turn=replace(write, exchange=exchange),
             step=step,
-            edits=[_edit_of_list(each) for made in opened.rounds for each in made["edits"]],
+            edits=[_edit_of_list(each) for made in opened.texts.rounds for each in made["edits"]],
             merged=replace(kept, writes=ending.merged.writes),
             versions=ending.versions,
         )
@@ -534,10 +548,12 @@ class ItemTurns:
         context, outcome = opened.context, ending.outcome
         if outcome is None:
             return
-        chars = sum(len(text_of(m)) for m in opened.messages) + len(outcome.text)
+        messages = opened.texts.request.messages
+        chars = sum(len(text_of(m)) for m in messages) + len(outcome.text)
         keeper.report_lag(context.agent.id, context.snapshot, chars)
-        messages, seq = len(opened.messages) + 1, context.snapshot.next_seq
-        keeper.events.turn_stored(context.agent.id, messages, context.request.spec.sleeptime, seq)
+        keeper.events.turn_stored(
+            context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq
+        )
 
 
 def _foreign_names(spec: AgentSpec) -> frozenset[str]:

@@ -617,7 +617,9 @@ class _Attempt:
                 (composed.upstream, composed.model),
                 composed.body,
                 line,
-                AssignedItem(item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state),
+                AssignedItem(
+                    item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state.dump()
+                ),
             )
         await self.outcomes.write_outcomes([ItemWork(item, partial(self.jobs.turns.make_end, item, failure))])
         return None
