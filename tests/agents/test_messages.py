@@ -200,11 +200,17 @@ async def test_a_search_finds_messages_by_who_said_them_and_when(
 ) -> None:
     await talk(ann, "a", ("My cat is Miso.", "A cat, how nice."), ("Rome is old.", "So it is."))
     await save_passage(store, ann.agent.id, "The cat sleeps.", at=1.0)
-    assert {"A cat, how nice.", "My cat is Miso."} <= {*texts(await messages.search(ann.agent, "cat"))}
-    assert texts(await messages.search(ann.agent, "cat", roles=["user"]))[0] == "My cat is Miso."
-    assert len(await messages.search(ann.agent, "cat", limit=1)) == 1
-    assert await messages.search(ann.agent, "cat", until=0.5) == []
-    assert await messages.search(ann.agent, "cat", since=2.0) == []
+
+    async def search(**options: Any) -> list[Any]:
+        found = await messages.search([ann.agent], "cat", **options)
+        assert all(agent == ann.agent for agent, _ in found)
+        return texts(view for _, view in found)
+
+    assert {"A cat, how nice.", "My cat is Miso."} <= {*await search()}
+    assert (await search(roles=["user"]))[0] == "My cat is Miso."
+    assert len(await search(limit=1)) == 1
+    assert await search(until=0.5) == []
+    assert await search(since=2.0) == []
 
 
 async def test_a_search_leaves_out_what_is_forgotten_after_it_was_found(
@@ -219,7 +225,7 @@ async def test_a_search_leaves_out_what_is_forgotten_after_it_was_found(
         return hits
 
     monkeypatch.setattr(store.recall, "search", forget_between)
-    assert len(await messages.search(ann.agent, "cat", roles=["user"])) == 1
+    assert len(await messages.search([ann.agent], "cat", roles=["user"])) == 1
 
 
 # -- changes
