@@ -31,7 +31,7 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
-from gateway.errors import CallerError, GatewayError, MemoryUnavailable
+from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError
 from gateway.run.call import ChatCall, endpoint_form_for
 from gateway.run.memory.fit import fit_prompt, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
@@ -297,11 +297,8 @@ class TurnRun:
                 self.attempts.call.note_piece(whole)
                 await self._feed(events.ReceivedWhole(whole))
         except ProviderError as error:
-            failure = translate(error)
-            if self.attempts.is_answered:
-                self.attempts.note_broken(failure)
             rest = error.rest if isinstance(error, UnfinishedEvent) else b""
-            await self._feed(events.ReplyFailed(failure, rest))
+            await self._feed(events.ReplyFailed(translate(error), rest))
         except CallerError as error:
             if self._reply is not None:
                 raise
@@ -389,8 +386,8 @@ class TurnRun:
                             later += await self._save_step(command)
                         case commands.Refuse(error):
                             self._refusal = error
-                        case commands.CloseUpstream():
-                            await self._close_reply()
+                        case commands.CloseUpstream(error):
+                            await self._close_upstream(error)
                 except (ClientGone, asyncio.CancelledError):
                     self._unperformed = due[n + 1 :]
                     raise
@@ -473,8 +470,13 @@ class TurnRun:
                 case commands.Save(outcome) if self._saving is not None:
                     outcome = self._turn.with_stored_fields(outcome)
                     self._saving.write_unwaited(self.prompt, outcome, "A cancelled turn")
-                case commands.CloseUpstream():
-                    await self._close_reply()
+                case commands.CloseUpstream(error):
+                    await self._close_upstream(error)
+
+    async def _close_upstream(self, error: GatewayError | None) -> None:
+        if isinstance(error, UpstreamError):
+            self.attempts.note_broken(error)
+        await self._close_reply()
 
     async def _close_reply(self) -> None:
         reply, self._reply = self._reply, None

@@ -49,8 +49,7 @@ class StoredReplies:
     request: ModelRequest | None = None
     # How many replies were taken.
     taken: int = 0
-    # As `Attempts` has them.
-    is_answered: bool = False
+    # As `Attempts` has it.
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
     async def send(self, make: RequestMaker) -> ModelReply:

@@ -94,6 +94,9 @@ class SaveStep(Struct, frozen=True):
 class CloseUpstream(Struct, frozen=True):
     """Close the reply that is being read, or give up the call that waits for one."""
 
+    # The error that ended the turn; None: it was ended from outside.
+    error: GatewayError | None = None
+
 
 class Save(Struct, frozen=True):
     """Write the turn down, then feed `Saved`."""

@@ -190,9 +190,10 @@ class Turn:
                 message = str(error.get("message") or "")
                 over = self._break_off(End.FAILED, reason, message, is_refused=is_refused)
                 shown = self._flush()
+                broke = UpstreamBroke(f"The upstream's stream has an error: {message}")
                 if not shown and not self._is_past_status:  # a view that reads no stream
-                    shown = [commands.Refuse(UpstreamBroke(f"The upstream's stream has an error: {message}"))]
-                return [*shown, commands.CloseUpstream(), *over]
+                    shown = [commands.Refuse(broke)]
+                return [*shown, commands.CloseUpstream(broke), *over]
             case BrokeOff(error):
                 return self._broken(error)
 
@@ -247,9 +248,9 @@ class Turn:
             self._view.stop(reason, {})
             self._view.fail(error)
             over = self._break_off(End.FAILED, reason, error.message, error_kind=kind)
-            return [*self._flush(), commands.CloseUpstream(), *over]
+            return [*self._flush(), commands.CloseUpstream(error), *over]
         over = self._break_off(End.FAILED, reason, error.message, error_kind=kind)
-        return [commands.Refuse(error), commands.CloseUpstream(), *over]
+        return [commands.Refuse(error), commands.CloseUpstream(error), *over]
 
     @property
     def _is_past_status(self) -> bool:

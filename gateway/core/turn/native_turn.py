@@ -15,9 +15,10 @@ from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.native_form import NativeReader, ReplyChange
 from gateway.core.turn.upstream_error import is_for_good
 from gateway.core.usage.reported import UsageReader
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UpstreamBroke
 
 _FINISH: Final = commands.Finish()
+_ENDED_EARLY: Final = "The upstream's stream ended before its reply was complete"
 
 
 class NativeTurn:
@@ -66,13 +67,9 @@ class NativeTurn:
                 return after
             case events.ReplyEnded():
                 # A complete reply is saved by now, with its dialect's last event. Any other broke off too early.
-                return [*self._send(b""), *self._save_unfinished(End.FAILED), _FINISH]
-            case events.ReplyFailed(_, rest) if rest:
-                return [
-                    *self._send(self._change.unfinished(rest)),
-                    *self._save_unfinished(End.FAILED),
-                    _FINISH,
-                ]
+                return self._end_early(b"", UpstreamBroke(_ENDED_EARLY))
+            case events.ReplyFailed(error, rest) if rest:
+                return self._end_early(self._change.unfinished(rest), error)
             case events.ReplyFailed(error):
                 return self._fail(error)
             case events.ClientLeft():
@@ -121,8 +118,14 @@ class NativeTurn:
         )
         return [commands.Save(outcome)]
 
+    def _end_early(self, rest: bytes, error: GatewayError) -> list[Command]:
+        """Ends a stream that has begun to be sent. error: why it may lack its end."""
+        closing = [] if self._is_saved else [commands.CloseUpstream(error)]
+        return [*self._send(rest), *closing, *self._save_unfinished(End.FAILED), _FINISH]
+
     def _fail(self, error: GatewayError) -> list[Command]:
-        return [commands.Refuse(error), commands.CloseUpstream(), *self._save_unfinished(End.FAILED), _FINISH]
+        closing = commands.CloseUpstream(error)
+        return [commands.Refuse(error), closing, *self._save_unfinished(End.FAILED), _FINISH]
 
     def _save_unfinished(self, end: End, *, is_refused: bool = False) -> list[Command]:
         """Saves what came of a reply that has no proper end, unless the turn or a background response's id is saved."""

@@ -96,6 +96,17 @@ def refusal_in_event(first: Event) -> tuple[int, bytes] | None:
     return None if error is None else (_status_of(error), orjson.dumps({"error": error}))
 
 
+def has_error(events: bytes) -> bool:
+    """Returns whether one of the events of a stream is an error. events: each of them whole."""
+    # Nearly no read has such a word.
+    lines = events.splitlines() if b"error" in events else ()
+    return any(
+        line == b"event: error"
+        or (line.startswith(b"data:") and refusal_in_event(Event(line, line[5:])) is not None)
+        for line in lines
+    )
+
+
 def error_status_in(body: bytes) -> int | None:
     """Returns the status of the error that the whole body of a success is; None: it is something else.
 

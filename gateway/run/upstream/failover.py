@@ -190,7 +190,6 @@ class ModelSource(Protocol):
     # The endpoint that is expected to answer, or has answered.
     endpoint: Endpoint
     # As in `Attempts`.
-    is_answered: bool
     call: UpstreamCall
 
     async def send(self, make: RequestMaker) -> ModelReply:
@@ -200,7 +199,7 @@ class ModelSource(Protocol):
         """Notes how many tokens a reply counted for its prompt."""
 
     def note_broken(self, error: GatewayError) -> None:
-        """Notes that a reply which had begun broke off."""
+        """Notes that a reply which had begun broke off. An error before a reply is noted already."""
 
 
 @dataclass(slots=True)
@@ -244,9 +243,7 @@ class Attempts:
         if error is None:
             self._note_complete()
         elif isinstance(error, UpstreamError):
-            # An attempt without an answer was counted when it failed. Here a reply that had begun broke off.
-            if self.is_answered:
-                self.note_broken(error)
+            self.note_broken(error)
             error.headers = tuple(self._receipt.note_head())
         self.endpoint.health.in_flight -= 1
         if (last := self._receipt.last_call) is not None:
@@ -397,7 +394,9 @@ class Attempts:
         self._failover.context_windows.note_count(self.target[:2], estimated, actual, most)
 
     def note_broken(self, error: GatewayError) -> None:
-        """Notes that a reply which had begun broke off."""
+        """Notes that a reply which had begun broke off. An error before a reply is noted already."""
+        if not self.is_answered:
+            return
         self.is_answered = False
         self.call.failure = kind_of(error)
         self._failover.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)

@@ -15,9 +15,11 @@ from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder
 from adapters.types import Header
 from gateway.core.turn.native_form import ReplyChange
+from gateway.core.turn.upstream_error import has_error
 from gateway.core.usage.reported import UsageReader
 from gateway.core.usage.withheld_usage import without_usage
-from gateway.run.receipt import Receipt, UpstreamCall
+from gateway.errors import UpstreamBroke
+from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Attempts, RequestMaker
 from gateway.run.upstream.keepalive import BEAT, keep_alive
@@ -44,7 +46,7 @@ async def relay(
     """Answers `sink` with the upstream's reply.
 
     make: makes the request, which is sent only if the client is still there.
-    beat_s: after so much silence a comment is sent in an event stream; 0: never.
+    keep_alive_s: after so much silence a comment is sent in an event stream; 0: never.
     json_bytes: a body of JSON is held until it is whole, up to this size; other bodies go on as they arrive.
         None: every body that is no event stream is held, which a change of it needs.
     change: changes a successful reply; None: it goes on in its own bytes.
@@ -56,7 +58,7 @@ async def relay(
         with sink.while_here():
             receipt.upstream_called()
             reply = await attempts.send(make)
-            reader = _CallReader(attempts.call)
+            reader = _ReplyReader(attempts)
             if reply.is_stream or json_bytes is not None:
                 await _pass_on(reply, sink, receipt, reader, keep_alive_s, json_bytes or 0, change)
             else:
@@ -77,7 +79,7 @@ async def _pass_on(
     reply: ModelReply,
     sink: Sink,
     receipt: Receipt,
-    reader: _CallReader,
+    reader: _ReplyReader,
     keep_alive_s: float,
     json_bytes: int,
     change: ReplyChange | None,
@@ -157,11 +159,12 @@ def _is_forwarded(name: str) -> bool:
     return name not in _NOT_FORWARDED and not name.startswith(_RESERVED_PREFIXES)
 
 
-class _CallReader:
+class _ReplyReader:
     """Notes in an upstream call what its reply reports, as the reply passes."""
 
-    def __init__(self, call: UpstreamCall) -> None:
-        self.call = call
+    def __init__(self, attempts: Attempts) -> None:
+        self._attempts = attempts
+        self.call = call = attempts.call
         has_usage = call.costs_tokens and call.status < 300
         self._usage = UsageReader(call.path) if has_usage else None
 
@@ -171,6 +174,8 @@ class _CallReader:
         if self._usage is not None and data:
             self._usage.take_events(data)
             self._note(self._usage)
+            if has_error(data):
+                self._attempts.note_broken(UpstreamBroke("The upstream's stream has an error"))
 
     def take_body(self, body: bytes) -> None:
         self.call.note_piece(body)

@@ -172,7 +172,7 @@ class TestErrors:
     def test_an_upstream_that_cannot_be_reached_is_refused(self) -> None:
         error = UpstreamUnreachable("no route")
         playbook = Playbook(chat_turn(with_tools())) >> ReplyFailed(error)
-        assert playbook << Refuse(error) << CloseUpstream() << Save << Finish()
+        assert playbook << Refuse(error) << CloseUpstream(error) << Save << Finish()
 
     def test_a_stream_that_breaks_ends_with_an_error_event(self) -> None:
         text = chunk({"content": "Hel"})
@@ -184,7 +184,7 @@ class TestErrors:
             << body(text)
             >> ReplyFailed(UpstreamTimeout("nothing for 60 s"))
             << SendBody
-            << CloseUpstream()
+            << CloseUpstream
             << Save
             << Finish()
         )
@@ -196,7 +196,7 @@ class TestErrors:
     def test_a_stream_that_ends_in_the_middle_is_an_error_with_a_name(self) -> None:
         playbook = Playbook(chat_turn(TurnTerms())) >> ReplyStarted(200, SSE)
         playbook = playbook >> Received([chunk({"content": "Hel"})]) << SendHead << SendBody >> ReplyEnded()
-        assert playbook << SendBody << CloseUpstream() << Save << Finish()
+        assert playbook << SendBody << CloseUpstream << Save << Finish()
         assert read_stream(playbook.sent).errors[0]["code"] == UpstreamBroke.code
 
     def test_a_break_after_the_finish_reason_loses_nothing(self) -> None:
@@ -218,7 +218,7 @@ class TestErrors:
     )
     def test_an_error_event_ends_the_stream_in_openais_shape(self, sent: Event, message: str) -> None:
         playbook = Playbook(chat_turn(with_tools())) >> ReplyStarted(200, SSE) >> Received([ROLE, sent, DONE])
-        assert playbook << SendHead << SendBody << CloseUpstream() << Save << Finish()
+        assert playbook << SendHead << SendBody << CloseUpstream << Save << Finish()
         client = read_stream(playbook.sent)
         assert [error["message"] for error in client.errors] == [message]
         assert client.done == 0
@@ -226,7 +226,7 @@ class TestErrors:
     def test_an_error_in_the_shape_of_the_real_api_arrives_as_it_left(self) -> None:
         sent = event({"error": {"message": "overloaded", "x": 1}})
         playbook = Playbook(chat_turn(TurnTerms())) >> ReplyStarted(200, SSE) >> Received([sent])
-        assert playbook << SendHead << body(sent) << CloseUpstream() << Save << Finish()
+        assert playbook << SendHead << body(sent) << CloseUpstream << Save << Finish()
 
     @pytest.mark.parametrize(
         "raw", [b"", b"<html>", b"[]", b'{"error":{"message":"x"}}', b'{"choices":null}']

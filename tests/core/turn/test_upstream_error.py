@@ -12,6 +12,7 @@ from gateway.core.turn.upstream_error import (
     context_from_error,
     error_for_status,
     error_in,
+    has_error,
     is_for_good,
     refusal_in_event,
 )
@@ -38,6 +39,21 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
     error = error_for_status(503, body)
     assert "503" in error["message"]
     assert error["code"] == 503
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', True),
+        (b'data:{"object":"error","message":"x"}\r\n\r\n', True),
+        (b'event: error\ndata: {"message":"x"}\n\n', True),
+        (b'data: {"choices":[],"error":null}\n\n', False),
+        (b'data: {"choices":[{"delta":{"content":"an {\\"error\\":1}"}}]}\n\n', False),
+        (b": error\n\ndata: error\n\n", False),
+    ],
+)
+def test_an_error_is_found_among_events(events: bytes, expected: bool) -> None:
+    assert has_error(events) is expected
 
 
 DEEP = orjson.loads("[" * 300 + "]" * 300)

@@ -30,9 +30,13 @@ from tests.patience import SHORT_S
 # --- a stream that begins with an error
 
 
-def begins_with(kind: str, error: dict[str, Any], *, cut: int | None = None) -> Reply:
+def error_event(kind: str, error: dict[str, Any]) -> bytes:
     data = orjson.dumps({"error": error} if kind == "openai" else {"type": "error", "error": error})
-    event = (b"data: " if kind == "openai" else b"event: error\ndata: ") + data + b"\n\n"
+    return (b"data: " if kind == "openai" else b"event: error\ndata: ") + data + b"\n\n"
+
+
+def begins_with(kind: str, error: dict[str, Any], *, cut: int | None = None) -> Reply:
+    event = error_event(kind, error)
     return raw(*((event,) if cut is None else (event[:cut], event[cut:])))
 
 
@@ -234,6 +238,18 @@ def test_a_cut_stream_ends_with_an_error_event_and_is_not_begun_elsewhere(two: O
         assert caught.value.code == "upstream_broke"
         assert it.second.seen == []
         it.settle()
+        assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
+
+
+@both
+def test_an_error_within_a_stream_counts_as_a_failure(two: Open, memory: bool) -> None:
+    with two() as it:
+        first, _ = _halves(it.kind, b"\n\n")
+        it.first.queue(raw(first, error_event(it.kind, OVERLOADED)))
+        with pytest.raises(openai.APIError, match="Overloaded"):
+            it.ask(True, memory)
+        it.settle()
+        assert it.endpoint("first").health.breaks == 1
         assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
 
 
