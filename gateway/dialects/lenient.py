@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
 from adapters.types import Json
+from gateway.core.json_escapes import read_json
 
 
 def decode_object(data: bytes | str) -> Json:
     """Returns the object that this JSON is; {}: it is none."""
-    try:
-        return as_object(orjson.loads(data))
-    except orjson.JSONDecodeError:
-        return {}
+    return as_object(_decode(data))
 
 
 def decode_list(data: bytes | str) -> list[Any]:
     """Returns the list that this JSON is; []: it is none."""
-    try:
-        return as_list(orjson.loads(data))
-    except orjson.JSONDecodeError:
-        return []
+    return as_list(_decode(data))
+
+
+def _decode(data: bytes | str) -> Any:
+    return read_json(data.encode(errors="replace") if isinstance(data, str) else data)[0]
 
 
 def as_object(value: Any) -> Json:

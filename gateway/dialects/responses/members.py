@@ -8,14 +8,27 @@ from typing import Final
 import msgspec
 import orjson
 
+from gateway.core.json_escapes import replace_lone_surrogates
+
 _decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# What `decode_members` raises for bytes that are no object.
+# What reading raises for bytes that are no object.
 NOT_READABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def decode_members(data: bytes) -> dict[str, bytes]:
     """Returns the members of an object, each value as it is written. Raises: those of `NOT_READABLE`."""
     return {key: bytes(value) for key, value in _decoder.decode(data).items()}
+
+
+def read_members(data: bytes) -> dict[str, bytes]:
+    """Returns the members of an upstream's object, with U+FFFD in place of halves of characters.
+
+    Raises: those of `NOT_READABLE`.
+    """
+    try:
+        return decode_members(data)
+    except msgspec.DecodeError:
+        return decode_members(b"".join(replace_lone_surrogates(data)))
 
 
 def encode_members(fields: Mapping[str, bytes]) -> bytes:

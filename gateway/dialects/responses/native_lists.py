@@ -10,6 +10,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.types import Event
+from gateway.core.json_escapes import read_json
 from gateway.core.prompt.note import without_first_note
 from gateway.errors import UpstreamBroke
 
@@ -23,10 +24,9 @@ class ClientItems:
     def whole(self, body: bytes) -> bytes:
         if _MARKED not in body:
             return body
-        try:
-            found = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise UpstreamBroke("The upstream sent a list of items that is no JSON.") from error
+        found, _ = read_json(body)
+        if found is None:
+            raise UpstreamBroke("The upstream sent a list of items that is no JSON.")
         changed = _changed(found)
         return body if changed is found else orjson.dumps(changed)
 

@@ -60,6 +60,15 @@ def test_values_stay_as_they_are_written() -> None:
         assert restore_instructions(None).whole(other) == other
 
 
+def test_halves_of_characters_hide_no_instructions() -> None:
+    """Upstreams that cut a text by its tokens write such halves."""
+    body = rb'{"instructions":"Ours.","output":"Hi \ud83d","pair":"\ud83d\ude00"}'
+    own = rb'{"instructions":"Mine.","output":"Hi \ufffd","pair":"\ud83d\ude00"}'
+    change = restore_instructions("Mine.")
+    assert change.whole(body) == own
+    assert passed(change, b'data: {"response":%b}\n\n' % body) == b'data: {"response":%b}\n\n' % own
+
+
 def test_an_event_whose_json_has_several_lines_stays_one() -> None:
     lines = orjson.dumps(with_response("response.created", SECRET), option=orjson.OPT_INDENT_2).splitlines()
     out = passed(restore_instructions("Mine."), b"data: " + b"\ndata: ".join(lines) + b"\n\n")

@@ -99,6 +99,7 @@ def test_a_complete_reply_has_its_calls_and_its_ids() -> None:
     [
         (orjson.dumps(response(SAID)), FINISHED, "Ok."),
         (orjson.dumps(response(SAID, error={"message": "It broke."})), End.FAILED, "Ok."),
+        (orjson.dumps(response(SAID)).replace(b"Ok.", b"Ok\\ud83d"), FINISHED, "Ok\ufffd"),
         (b"not JSON", FINISHED, None),
         (b"[]", FINISHED, None),
     ],
@@ -246,6 +247,16 @@ def test_of_a_reply_without_an_end_so_much_is_read() -> None:
     assert reply.shown_reply == {"role": "assistant", "content": "x" * MAX_PIECES}
     reader.take(event("response.completed", response=response(SAID)))
     assert reader.reply().shown_reply == {"role": "assistant", "content": "Ok."}
+
+
+def test_a_list_with_half_a_character_is_read() -> None:
+    """Upstreams that cut a text by its tokens write such halves."""
+    listed = b'{"data":[{"content":[{"type":"input_text","text":"<memory \\ud83d"}]}]}'
+    assert ClientItems().whole(listed) == listed
+    ended = b'{"id":"resp_1","background":true,"status":"completed","output":["\\ud83d"]}'
+    end = BackgroundEnd(ClientItems())
+    end.whole(ended)
+    assert (end.id, end.response) == ("resp_1", ended)
 
 
 def test_the_end_of_a_response_is_noted_as_it_came_however_deeply_it_is_nested() -> None:

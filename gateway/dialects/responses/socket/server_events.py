@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import uuid4
 
-import msgspec
 import orjson
 
+from gateway.core.json_escapes import read_json
+from gateway.dialects.lenient import as_text
 from gateway.dialects.responses.errors import ResponsesErrors
-from gateway.dialects.responses.members import NOT_READABLE, decode_members, encode_members
+from gateway.dialects.responses.members import NOT_READABLE, encode_members, read_members
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.socket.client_events import Create, Steer
 from gateway.errors import GatewayError
@@ -26,12 +27,6 @@ ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.
 GOOD_ENDS: Final = frozenset(("response.completed", "response.incomplete"))
 
 
-class _Head(msgspec.Struct):
-    type: str | None = None
-    response: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-_decoder = msgspec.json.Decoder(_Head)
 _errors = ResponsesErrors()
 # Values stay as they are written: what comes from elsewhere may be nested more deeply than orjson writes.
 _ECHOED: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
@@ -41,26 +36,16 @@ def kind_of(name: str | None, data: bytes) -> str:
     """Returns the type of an event of a stream, mostly its name."""
     if name is not None and (name.startswith("response.") or name == ERROR):
         return name
-    try:
-        return _decoder.decode(data).type or ""
-    except NOT_READABLE:
-        return ""
+    return _text_in(data, "type")
 
 
 def response_in(data: bytes) -> bytes:
     """Returns the response in an event; b"{}": none."""
-    try:
-        return bytes(_decoder.decode(data).response) or b"{}"
-    except NOT_READABLE:
-        return b"{}"
+    return _read_members_leniently(data).get("response", b"{}")
 
 
 def id_of(response: bytes) -> str | None:
-    try:
-        id = orjson.loads(_decode_members_leniently(response).get("id", b"null"))
-    except orjson.JSONDecodeError:
-        return None
-    return id if isinstance(id, str) else None
+    return _text_in(response, "id") or None
 
 
 def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
@@ -72,17 +57,17 @@ def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
 
 def broken_off(data: bytes) -> bytes:
     """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
-    fields = _decode_members_leniently(data)
+    fields = _read_members_leniently(data)
     error = {key: fields.get(key, b"null") for key in ("code", "message", "param")}
-    error = {"type": b'"server_error"', **error, **_decode_members_leniently(fields.get("error", b""))}
+    error = {"type": b'"server_error"', **error, **_read_members_leniently(fields.get("error", b""))}
     number = fields.get("sequence_number", b"0")
     return _event(ERROR, {"error": encode_members(error), "sequence_number": number})
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns the event for a request that an error answers. headers: what they say of when to try again."""
-    named = _decode_members_leniently(body).get("error", b"null")
-    error = _decode_members_leniently(named)
+    named = _read_members_leniently(body).get("error", b"null")
+    error = _read_members_leniently(named)
     if not error:
         is_text = named.startswith(b'"')
         error = {"message": named if is_text else orjson.dumps(f"The reply has the status {status}.")}
@@ -100,7 +85,7 @@ def failed(error: GatewayError) -> bytes:
 
 def cancelled(begun: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled. begun: the response as first sent."""
-    return _of_response("response.incomplete", _decode_members_leniently(begun), "cancelled", sequence_number)
+    return _of_response("response.incomplete", _read_members_leniently(begun), "cancelled", sequence_number)
 
 
 def prepared(create: Create) -> tuple[bytes, bytes]:
@@ -145,9 +130,13 @@ def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:
     return encode_members({"type": orjson.dumps(kind), **fields})
 
 
-def _decode_members_leniently(data: bytes) -> dict[str, bytes]:
+def _text_in(data: bytes, key: str) -> str:
+    return as_text(read_json(_read_members_leniently(data).get(key, b"null"))[0])
+
+
+def _read_members_leniently(data: bytes) -> dict[str, bytes]:
     """Returns the members of what may be an object; of anything else none."""
     try:
-        return decode_members(data)
+        return read_members(data)
     except NOT_READABLE:
         return {}
