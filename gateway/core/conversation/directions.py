@@ -6,8 +6,9 @@ with the number of the request's other messages that followed it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage
 from gateway.core.conversation.private import private_of
@@ -34,30 +35,47 @@ def stored_directions(reply: WireMessage) -> list[Direction]:
     return [(n, message) for n, message in pairs if isinstance(n, int) and isinstance(message, dict)]
 
 
-def insert_directions(
-    path: Sequence[WireMessage], own: int, directions: Sequence[Direction]
-) -> list[WireMessage]:
-    """Returns a path that ends with a turn's inputs, with the turn's directions at their places.
+class TurnMessages(NamedTuple):
+    """The messages of a turn."""
 
-    own: the number of its inputs. Directions that stand farther up came with the whole list of a client, which replace
-    those of earlier turns.
+    inputs: Sequence[WireMessage]
+    # Empty, if it has none.
+    reply: Sequence[WireMessage]
+    # Those of its request. Such that stand before its inputs came with the whole list of a client.
+    directions: Sequence[Direction]
+
+
+def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
+    """Returns the messages of a path, with the directions of its turns at their places.
+
+    The directions of a whole list replace those of earlier turns, as far up as they reach.
+
+    turns: oldest first.
     """
-    if not directions:
-        return [*path]
-    farthest = max(following for following, _ in directions)
-    found, left, following = list[WireMessage](), list(directions), 0
+    found = list[WireMessage]()  # newest first
+    total = sum(len(turn.inputs) + len(turn.reply) for turn in turns)
+    # How many messages follow each of the directions that are to be placed, the nearest first.
+    waiting = deque[Direction]()
+    # Of what was found; and up to where the directions of older turns are replaced, counted alike.
+    following, replaced = 0, -1
 
-    def place() -> None:
-        while left and left[-1][0] <= following:
-            found.append(left.pop()[1])
-
-    place()
-    for message in reversed(path):
-        if message.get("role") not in SYSTEM_ROLES:
+    def add(messages: Sequence[WireMessage]) -> None:
+        nonlocal following
+        for message in reversed(messages):
             found.append(message)
             following += 1
             place()
-        elif farthest <= own or following > farthest:
-            found.append(message)
-    found.extend(message for _, message in reversed(left))
+
+    def place() -> None:
+        while waiting and waiting[0][0] <= following:
+            found.append(waiting.popleft()[1])
+
+    for inputs, reply, directions in reversed(turns):
+        add(reply)
+        own = [(min(following + n, total), message) for n, message in reversed(directions)]
+        waiting.extend(each for each in own if each[0] > replaced)
+        if any(n > len(inputs) for n, _ in directions):
+            replaced = max(replaced, own[-1][0])
+        place()
+        add(inputs)
     return found[::-1]

@@ -17,7 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, call_id, text_of, visible_reply
-from gateway.core.conversation.directions import Direction, insert_directions, stored_directions
+from gateway.core.conversation.directions import (
+    Direction,
+    TurnMessages,
+    path_with_directions,
+    stored_directions,
+)
 from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
@@ -435,14 +440,13 @@ class _ConversationTurns:
             turns.append(self._steps(listed))
             parent = turns[-1][0].parent
             listed = None if parent is None else self._by_id[parent]
-        path = list[WireMessage]()
-        for steps in reversed(turns):
-            inputs = [*map(without_private, orjson.loads(steps[0].input or b"[]"))]
-            last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
-            path = insert_directions([*path, *inputs], len(inputs), stored_directions(last)) + _joined_reply(
-                steps
-            )
-        return path
+        return path_with_directions([*map(_turn_messages, reversed(turns))])
+
+
+def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
+    inputs = [*map(without_private, orjson.loads(steps[0].input or b"[]"))]
+    last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
+    return TurnMessages(inputs, _joined_reply(steps), stored_directions(last))
 
 
 async def _read_conversation(store: Store, agent: Agent, uid: str) -> _ConversationTurns:
