@@ -36,6 +36,7 @@ from gateway.agents.batches.parts import (
     PartDraft,
     PartJournal,
     ProviderPart,
+    SubmissionFailure,
     cause,
 )
 from gateway.agents.batches.results import PAGE, PartResults
@@ -408,7 +409,7 @@ class _Attempt:
         if not draft.items or (stored is not None and stored.is_over):
             # Nobody looks after the items of a part that is over.
             await self.outcomes.wait_for_deferred()
-            await self.parts.note_over(part)
+            await self.parts.note_unsubmitted(part)
             return False
         try:
             id = await provider.submit(part.submission, draft.hand_over())
@@ -419,7 +420,7 @@ class _Attempt:
             is_refused = isinstance(error, ProviderRefused) and error.status < 500
             wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
             until = self.jobs.now() + min(wait_s or 0.0, DAY_S)
-            await self._note_refusal(part, error.message, is_sure=is_refused, until=until)
+            await self._note_failure(part, error.message, SubmissionFailure(is_refused, until))
             return False
         await self.parts.note_made(part, id)
         return True
@@ -435,16 +436,14 @@ class _Attempt:
             items = [item for item in page if item.id in forgotten]
             await self.results.end_items(items, ItemFailed(FORGOTTEN))
 
-    async def _note_refusal(
-        self, part: ProviderPart, message: str, *, is_sure: bool, until: float = 0.0
-    ) -> None:
-        """Notes that a part was not taken, and gives it up after `TRIES`. is_sure: its provider has none of it."""
+    async def _note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
+        """Notes that a part was not taken, and gives it up after `TRIES`. message: the provider's."""
         _log.warning(
             "Batch %s: %s did not take a part (attempt %d of %d).",
-            self._name, part.upstream, part.tries + 1, TRIES,
+            self._name, part.upstream, len(part.failures) + 1, TRIES,
         )  # fmt: skip
-        await self.parts.note_failed(part, refused=is_sure, until=until)
-        if part.tries >= TRIES:
+        await self.parts.note_failed(part, failure)
+        if len(part.failures) >= TRIES:
             await self._fail_part(part, message)
 
     async def _fail_part(self, part: ProviderPart, message: str) -> None:
@@ -470,7 +469,7 @@ class _Attempt:
             await self._divide_part(part, state.message, state.queue_tokens)
             return
         if state.message and not state.has_results:
-            await self._note_refusal(part, state.message, is_sure=True)
+            await self._note_failure(part, state.message, SubmissionFailure(refused=True))
             return
         if state.is_gone or not provider.is_durable:
             # A fault may have ended the calls of this process before all were made.

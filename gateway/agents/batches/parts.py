@@ -17,6 +17,8 @@ from itertools import pairwise
 from typing import BinaryIO, Literal, get_args
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from adapters.base import BatchPart, BatchProvider
 from adapters.errors import ProviderError, ProviderRefused
@@ -79,6 +81,15 @@ class PartDraft:
             self._file = None
 
 
+class SubmissionFailure(Struct, frozen=True):
+    """Why a part has to be submitted once more."""
+
+    # The provider has none of it for sure, so that the next submission gets another mark.
+    refused: bool
+    # The earliest time of the next submission, as the provider requested.
+    until: float = 0.0
+
+
 @dataclass(slots=True)
 class ProviderPart:
     """A part."""
@@ -90,19 +101,15 @@ class ProviderPart:
     # When it was first recorded in the journal, in seconds since the epoch.
     at: float
     count: int
-    # The number of failed submissions.
-    tries: int = 0
-    # The number of those that the provider refused.
-    refusals: int = 0
-    # The earliest time of the next submission, as the provider requested.
-    until: float = 0.0
+    # The submissions that failed, oldest first.
+    failures: list[SubmissionFailure] = field(default_factory=list)
     # The times of other failures by kind, oldest first.
     misses: dict[Miss, list[float]] = field(default_factory=dict)
     # The provider's ids of this part, by the number of refusals before each.
     made: dict[int, str] = field(default_factory=dict)
     # Keys of `made` for which the provider has deleted its data.
     deleted: set[int] = field(default_factory=set)
-    # The time when all of its results were read; None: not yet.
+    # When all of its results were read; 0.0: it was not submitted; None: it goes on.
     over_at: float | None = None
     # The provider's queue was full.
     no_room: bool = False
@@ -110,6 +117,16 @@ class ProviderPart:
     @property
     def is_over(self) -> bool:
         return self.over_at is not None
+
+    @property
+    def refusals(self) -> int:
+        """The number of submissions that the provider refused."""
+        return sum(each.refused for each in self.failures)
+
+    @property
+    def until(self) -> float:
+        """The earliest time of the next submission."""
+        return self.failures[-1].until if self.failures else 0.0
 
     @property
     def id(self) -> str | None:
@@ -160,10 +177,8 @@ class PartJournal:
         found = PartJournal(job)
         while (about := journal.get(f"part-{len(found.parts) + 1}")) is not None:
             part = ProviderPart(len(found.parts) + 1, **about)
-            while (failure := journal.get(f"failed-{part.number}-{part.tries + 1}")) is not None:
-                part.tries += 1
-                part.refusals += failure["refused"]
-                part.until = failure.get("until", 0.0)
+            while (failure := journal.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
+                part.failures.append(SubmissionFailure(**failure))
             for m in range(part.refusals + 1):
                 if (made := journal.get(f"made-{part.number}-{m}")) is not None:
                     part.made[m] = made["id"]
@@ -196,14 +211,10 @@ class PartJournal:
         await self._write(f"made-{part.number}-{part.refusals}", {"id": id})
         part.made[part.refusals] = id
 
-    async def note_failed(self, part: ProviderPart, *, refused: bool, until: float = 0.0) -> None:
-        """Writes down that a part could not be submitted. The reason is not: a provider's message may quote a user's.
-
-        refused: the provider has none of it for sure, so the next submission gets another mark.
-        """
-        await self._write(f"failed-{part.number}-{part.tries + 1}", {"refused": refused, "until": until})
-        part.tries, part.until = part.tries + 1, until
-        part.refusals += refused
+    async def note_failed(self, part: ProviderPart, failure: SubmissionFailure) -> None:
+        """Writes down that a part could not be submitted, without the words, in which a provider may quote a user's."""
+        await self._write(f"failed-{part.number}-{len(part.failures) + 1}", asdict(failure))
+        part.failures.append(failure)
 
     async def note_miss(self, part: ProviderPart, miss: Miss, at: float, first_s: float) -> bool:
         """Writes down that something about a part has failed. Returns whether that is often or long enough."""
@@ -217,8 +228,12 @@ class PartJournal:
         await self._write(f"gone-{part.number}-{made}", {})
         part.deleted.add(made)
 
-    async def note_over(self, part: ProviderPart, at: float = 0.0, *, no_room: bool = False) -> None:
-        """Writes down that a part is over. at: since when; 0.0: its provider was never asked for it."""
+    async def note_unsubmitted(self, part: ProviderPart) -> None:
+        """Writes down that a part is over, of which nothing was submitted."""
+        await self.note_over(part, 0.0)
+
+    async def note_over(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
+        """Writes down that a part is over. at: since when."""
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
         part.over_at, part.no_room = at, no_room
 

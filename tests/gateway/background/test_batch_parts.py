@@ -31,7 +31,7 @@ async def test_a_part_that_a_kill_has_left_empty_tells_nothing_of_room() -> None
     parts = PartJournal(cast(JobContext, Journal()), [whole, empty, half])
     await parts.note_over(whole, 1000.0, no_room=True)
     assert parts.queue_wait_s(half, 1001.0, POLL_S) == POLL_S
-    await parts.note_over(empty)
+    await parts.note_unsubmitted(empty)
     assert parts.queue_wait_s(half, 1001.0, POLL_S) == POLL_S - 1.0
     # One that was answered makes room.
     other = part(4, 1)
