@@ -7,9 +7,12 @@ kinds of content, broken tool calls. Errors name the field as OpenAI's do.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from gateway.core.conversation.canonical import calls_in
 from gateway.core.conversation.private import PRIVATE, without_private
+from gateway.core.json_limits import MAX_VALUES, check_values
 from gateway.core.request.chat_request import MAX_TOKENS_FIELDS, ChatRequest, find_max_tokens
 from gateway.dialects.fields import (
     check_depth,
@@ -60,8 +63,10 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
     json: the value of the body.
     messages: those of `json`, checked, without private fields.
 
-    Raises: BadRequest.
+    Raises: BadRequest, BodyTooLarge.
     """
+    if len(body) > MAX_VALUES:
+        check_values(*_json_arguments(messages))
     if _TYPED_FIELDS.isdisjoint(json):  # most requests, for which there is nothing more to read
         return ChatRequest(body, json, _read_model(json), messages)
     for key in ("tools", "functions"):
@@ -95,6 +100,15 @@ def make_chat_request(body: bytes, json: dict[str, Any], messages: list[dict[str
 _TYPED_FIELDS = frozenset(
     (*MAX_TOKENS_FIELDS, "functions", "n", "response_format", "stream", "stream_options", "tools")
 )
+
+
+def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
+    """Yields the arguments of calls, which are JSON in texts: a check of the body passes them over."""
+    for message in messages:
+        for _, arguments in calls_in(message):
+            # Those of a custom tool may be any text.
+            if isinstance(arguments, str) and arguments.lstrip().startswith(("{", "[")):
+                yield arguments.encode()
 
 
 def _read_model(json: dict[str, Any]) -> str:

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.conversation.private import PRIVATE
+from gateway.core.json_limits import MAX_VALUES
 from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import ROLES, parse
 from gateway.dialects.fields import repeated_keys
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, BodyTooLarge
 
 USER = {"role": "user", "content": "hi"}
 DEEP = b"[" * 400 + b"]" * 400
@@ -242,6 +243,22 @@ def test_what_is_too_deep_to_be_looked_into_is_refused() -> None:
     deep = b"[" * 1_020 + b"]" * 1_020
     assert orjson.loads(body % deep)
     assert "nested too deep" in refused(body % deep).message
+
+
+def test_arguments_of_very_many_values_are_refused_before_they_are_read() -> None:
+    def body(*arguments: str) -> bytes:
+        calls = [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": each}}
+            for each in arguments
+        ]
+        return orjson.dumps({"model": "m", "messages": [USER, {"role": "assistant", "tool_calls": calls}]})
+
+    half = "[" + "0," * (MAX_VALUES // 2 + 1) + "0]"
+    assert parse(body(half)).model == "m"
+    assert parse(body(orjson.dumps({"csv": half * 3}).decode())).model == "m"
+    assert parse(body("0," * (2 * MAX_VALUES))).model == "m"  # a text of a custom tool
+    with pytest.raises(BodyTooLarge):
+        parse(body(half, half))
 
 
 def test_what_a_client_puts_under_our_private_key_is_not_read_and_goes_upstream() -> None:
