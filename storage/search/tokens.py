@@ -50,9 +50,12 @@ _OUTER = re.compile(r"'(?:(?<![a-zA-Z0-9_]')|(?![a-zA-Z0-9_]))")
 _THOUSANDS = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 _HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Scripts written without spaces, and Hangul, where words carry their particles.
-_UNSPACED = re.compile(
-    f"([{_HAN}\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af]+)"
+_UNSPACED_CHARS = (
+    f"{_HAN}\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af"
 )
+_UNSPACED = re.compile(f"([{_UNSPACED_CHARS}]+)")
+# A letter, digit or underscore of a script with spaces, next to which a word of that script does not end.
+SPACED_LETTER = re.compile(rf"[^\W{_UNSPACED_CHARS}]")
 # What counts as one character: in the scripts of Thailand, Laos, Burma and Cambodia a consonant with its vowels and
 # marks, since there are too few letters to tell words apart by pairs of them.
 _SYLLABLE = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
@@ -14,6 +15,7 @@ from storage.batch_records import call_of_origin
 from storage.commands import Revised, Rules
 from storage.database import Connection
 from storage.records import Block, BlockOp
+from storage.search.tokens import SPACED_LETTER
 from storage.sql.blocks import FORGET_ORIGIN, FORGOTTEN_ORIGIN, get_block, write_block
 from storage.sql.statements import load, rows_of
 
@@ -67,7 +69,7 @@ async def rebuild_block(
     """Drops the versions of a block that came from what is gone, and makes those anew that were built on them.
 
     agent: the memory of which something is forgotten. What its items of batches have written without a turn goes, too.
-    texts: in small letters. Lines that have one of them are dropped from all versions.
+    texts: in small letters. Lines that have one of them as whole words are dropped from all versions.
 
     Returns whether there was any of it.
     """
@@ -145,6 +147,14 @@ def _row_bytes(text: bytes) -> int:
     return len(text) + bisect_right(_LONGER_LENGTHS, len(text))
 
 
+def _has_words(line: str, text: str) -> bool:
+    """Returns whether a line has a text that no letter continues: "tea" does not stand in "teacher"."""
+    letter = SPACED_LETTER.pattern
+    before = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
+    after = f"(?!{letter})" if SPACED_LETTER.match(text[-1]) else ""
+    return text in line and re.search(f"{before}{re.escape(text)}{after}", line) is not None
+
+
 async def _divide_versions(
     connection: Connection, versions: Sequence[_Version], turnless: Collection[int], texts: Collection[str]
 ) -> tuple[list[_Version], list[tuple[_Version, Revised]]]:
@@ -166,7 +176,7 @@ async def _divide_versions(
         if version.origin == FORGOTTEN_ORIGIN:
             continue
         lines = version.value.split("\n")
-        quoting = {line for line in lines if any(text in line.casefold() for text in texts)}
+        quoting = {line for line in lines if any(_has_words(line.casefold(), text) for text in texts)}
         is_erased = version.number in turnless or bool(version.origins & erased)
         brings = is_erased or bool(quoting - lines_before)
         lines_before = frozenset(lines)

@@ -425,6 +425,29 @@ async def test_a_fact_that_is_forgotten_beside_a_turn_brings_nothing_of_it_back(
     assert left(holds, "red", "green", "blue") == ["blue"]
 
 
+@pytest.mark.parametrize(
+    ("fact", "gone", "stays"),
+    [
+        ("Tea", "Likes tea.", "Her teacher wants a steak."),
+        ("Ann", "Sister: Ann", "The cannon is Annette's."),
+        ("茶", "私は茶が好き。", "私は水が好き。"),
+        ("Tea", "私はteaが好き。", "私はsteakが好き。"),
+    ],
+)
+async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
+    store: Store, alice: Speaker, fact: str, gone: str, stays: str
+) -> None:
+    await talk(alice, ["first"], "c0")
+    (block,) = await store.blocks.load(alice.agent.id)
+    await store.blocks.write(block.id, 1, f"{gone}\n{stays}", at=1.0, origin="api")
+    learned = Learned(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
+    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    (stored,) = await store.facts.list(alice.agent.id)
+    await forget(store, alice.agent, ForgetTarget(facts=[stored.seq]))
+    (block,) = await store.blocks.load(alice.agent.id)
+    assert block.value == stays
+
+
 async def test_pending_edits_and_the_memory_sections_that_showed_them_go(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
