@@ -123,8 +123,11 @@ class ClientView:
     def not_durable(self) -> None:
         """Notes that the end leaves although the turn is not on disk."""
 
-    def stored_fields(self, outcome: TurnOutcome) -> Json:
-        """Returns private fields (`private.py`) with which the turn's reply is stored."""
+    def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
+        """Returns private fields (`private.py`) with which the turn's reply is stored.
+
+        tail: the events that `end` takes, too, where the turn is stored before its end is shown.
+        """
         return {}
 
     # The gateway's tools

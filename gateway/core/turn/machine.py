@@ -229,7 +229,7 @@ class Turn:
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome as it is written, with what the client's dialect stores of its reply."""
         shown_reply = outcome.shown_reply
-        if shown_reply is None or not (fields := self._view.stored_fields(outcome)):
+        if shown_reply is None or not (fields := self._view.stored_fields(outcome, self._tail())):
             return outcome
         noted = with_private(shown_reply, **fields)
         full = (noted,) if outcome.full == (shown_reply,) else outcome.full

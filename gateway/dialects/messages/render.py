@@ -188,7 +188,7 @@ class MessagesView(ClientView):
     def not_durable(self) -> None:
         self._out.append(NOT_DURABLE)
 
-    def stored_fields(self, outcome: TurnOutcome) -> Json:
+    def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         id_ = self._first_chunk.get("id")
         return {"ids": [id_]} if self._request.has_thread and isinstance(id_, str) and id_ else {}
 

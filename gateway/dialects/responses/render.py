@@ -136,6 +136,7 @@ class ResponsesView(ClientView):
         self._calls: list[CallItem] = []  # those of the draft
         self._usage: Json | None = None
         self._finish_reason: str | None = None
+        self._has_tail = False
         # What the client gets.
         self._events = _Events(factory.first_number, is_holding=waits)
         self._has_begun = False
@@ -177,8 +178,7 @@ class ResponsesView(ClientView):
             self._show_event(event, is_hidden=True)
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
-        for event in tail:
-            self._show_event(event, is_hidden=False)
+        self._show_tail(tail)
         self._finish_reason = finish or self._finish_reason
         response = self._end_items()
         self._events.add(f"response.{response['status']}", response=response)
@@ -206,7 +206,8 @@ class ResponsesView(ClientView):
     def refused(self, status: int, body: bytes) -> bytes | None:
         return None if status < 300 else translate_error(body)
 
-    def stored_fields(self, outcome: TurnOutcome) -> Json:
+    def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
+        self._show_tail(tail)
         is_over = outcome.state is FINISHED
         if is_over:
             self.assign_id()
@@ -247,6 +248,13 @@ class ResponsesView(ClientView):
         )
 
     # -- what the upstream sends
+
+    def _show_tail(self, tail: Sequence[ReplyEvent]) -> None:
+        """Shows the last events, once: they are a part of what is stored, and `end` has them again."""
+        if not self._has_tail:
+            self._has_tail = True
+            for event in tail:
+                self._show_event(event, is_hidden=False)
 
     def _show_event(self, event: ReplyEvent, *, is_hidden: bool) -> None:
         """Shows an event. is_hidden: it ends a hidden round."""

@@ -241,7 +241,7 @@ def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> N
     made = MakesResponses(echo, lambda: ("0" * 32, "0" * 24), lambda text: {"completion_tokens": len(text)})(
         TurnTerms()
     )
-    stored = made.stored_fields(outcome)["response"]["usage"]
+    stored = made.stored_fields(outcome, ())["response"]["usage"]
     assert orjson.loads(whole_body(made, body, outcome))["usage"] == stored
 
 

@@ -16,7 +16,7 @@ from gateway.settings import UpstreamSettings
 from storage.sql.statements import make_statement
 from tests.doubles.anthropic_upstream import StrictAnthropic, think
 from tests.doubles.openai_rules import Rules
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, raw, say
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes
@@ -24,6 +24,25 @@ from tests.patience import becomes
 Json = dict[str, Any]
 pytestmark = pytest.mark.both
 HM = {"reasoning_content": "Hm, perhaps."}
+
+
+WORDS_BETWEEN_THOUGHTS: list[Json] = [
+    {"role": "assistant", "reasoning_content": "Hm."},
+    {"content": "One."},
+    {"reasoning_content": "Well."},
+]
+WEATHER_CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+
+
+def streamed(*deltas: Json, finish: str = "stop") -> Reply:
+    """Returns a reply of these deltas, the last one with the finish_reason."""
+    chunk: Json = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    reasons = [*[None] * (len(deltas) - 1), finish]
+    events = [
+        {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+        for delta, reason in zip(deltas, reasons, strict=True)
+    ]
+    return raw(*(b"data: %b\n\n" % orjson.dumps(event) for event in events), b"data: [DONE]\n\n")
 
 
 @pytest.fixture
@@ -87,21 +106,24 @@ def test_thoughts_are_sealed_where_they_are_asked_for(
 def test_thoughts_between_words_are_read_as_they_were_answered(
     world: World, upstream: StrictUpstream
 ) -> None:
-    deltas: list[Json] = [
-        {"role": "assistant", "reasoning_content": "Hm."},
-        {"content": "One."},
-        {"reasoning_content": "Well."},
-        {"content": " Two."},
-    ]
-    chunk: Json = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    events = [{**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
-    end = {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-    upstream.queue(
-        raw(*(b"data: %b\n\n" % orjson.dumps(event) for event in (*events, end)), b"data: [DONE]\n\n")
-    )
+    upstream.queue(streamed(*WORDS_BETWEEN_THOUGHTS, {"content": " Two."}, {}))
     made = respond(world, input="Count.", user="alice", stream=True)
     assert [item.type for item in made.output] == ["reasoning", "message", "reasoning", "message"]
     assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+
+
+@pytest.mark.parametrize(
+    "last", [{"content": " Two."}, {"tool_calls": [WEATHER_CALL]}, {"reasoning_content": "So."}]
+)
+@pytest.mark.parametrize("background", [False, True])
+def test_what_comes_with_the_finish_reason_is_read_too(
+    world: World, upstream: StrictUpstream, last: Json, background: bool
+) -> None:
+    """Several servers send calls and the last text with it."""
+    upstream.queue(streamed(*WORDS_BETWEEN_THOUGHTS, last))
+    asked: Any = {"input": "Count.", "user": "alice", "tools": [WEATHER], "background": background}
+    made = respond(world, **asked, stream=True)
+    assert shown(world.sdk.responses.retrieve(made.id))["output"] == shown(made)["output"]
 
 
 @pytest.mark.parametrize("repeats_question", [True, False])
