@@ -51,7 +51,7 @@ class OverviewOperation(Struct, frozen=True):
         is_up, is_whole = self.store.health.is_up, True
         jobs = JobCounts(None, None)
         replies: tuple[RequestRecord, ...] = ()
-        memories: Sequence[MemoryRecord] = ()
+        memories: Sequence[MemoryRecord] | None = None
         try:
             replies = (await self.requests.list(project=project, limit=_LISTED)).items
             counts = await self.store.jobs.counts(project)
@@ -79,7 +79,7 @@ class OverviewOperation(Struct, frozen=True):
             ),
             jobs=jobs,
             replies=replies,
-            people=tuple(memories),
+            people=None if memories is None else tuple(memories),
         )
 
 

@@ -317,7 +317,8 @@ class OverviewRecord(Struct, frozen=True):
     jobs: JobCounts
     # The last requests, and the memories with the newest turns.
     replies: tuple[RequestRecord, ...]
-    people: tuple[MemoryRecord, ...]
+    # None: they could not be read.
+    people: tuple[MemoryRecord, ...] | None
 
 
 KeyKind = Literal["app", "metrics", "operator", "operator-read"]

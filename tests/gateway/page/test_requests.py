@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from storage.errors import Broken
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, speak
@@ -29,6 +32,22 @@ def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
     screens = {"": "Overview", "requests": "Requests", "audit": "Audit", f"r/{id}": f"Request {id}"}
     for path, heading in screens.items():
         browser.looks_right(operator, path, heading=heading)
+
+
+@pytest.mark.both
+def test_the_overview_says_in_an_outage_that_people_are_unknown(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speak(operator.world, "Hello.")
+
+    async def fail(project: str | None) -> None:
+        raise Broken("broken")
+
+    monkeypatch.setattr(operator.world.store.jobs, "counts", fail)
+    shown = operator.get("").body.decode()
+    assert "Unknown: the database could not be read." in shown
+    assert "Nobody is remembered" not in shown
+    assert operator.twin("")["people"] is None
 
 
 def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
