@@ -9,9 +9,10 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+from gateway.core.json_limits import check_values
 from gateway.dialects.fields import check_model_name, read_members, repeated_keys
 from gateway.dialects.responses.members import encode_members
-from gateway.errors import BadRequest
+from gateway.errors import BadRequest, BodyTooLarge
 
 _KEY = b'"model"'
 
@@ -30,9 +31,11 @@ class RequestBody(Struct, frozen=True):
 
     def value(self, key: str) -> Any:
         """Returns the value of a field; None where there is none, or one that cannot be read."""
+        written = bytes(self.members.get(key, b"null"))
         try:
-            return orjson.loads(bytes(self.members.get(key, b"null")))
-        except orjson.JSONDecodeError:
+            check_values(written)
+            return orjson.loads(written)
+        except (BodyTooLarge, orjson.JSONDecodeError):
             return None
 
     def with_model(self, model: str) -> bytes:

@@ -7,6 +7,7 @@ import pytest
 from gateway.agents.wire.struct_fields import parse as parse_body
 from gateway.agents.wire.struct_fields import read_texts
 from gateway.core.json_limits import MAX_VALUES, check_values
+from gateway.core.request.identity import IdentityRules, user_of
 from gateway.dialects.chat.parse import parse
 from gateway.errors import BodyTooLarge
 from gateway.web.request_body import read_request_body
@@ -54,3 +55,12 @@ def test_what_is_passed_through_may_have_more() -> None:
     assert read_request_body(body).with_model("n") == body.replace(b'"m"', b'"n"')
     with pytest.raises(BodyTooLarge):
         read_request_body(MANY.replace(b'"x":', b'"model":"m","x":'))
+
+
+def test_no_id_is_read_of_a_field_of_very_many_values() -> None:
+    """In what is passed through, too, which may have more."""
+    rules = IdentityRules("default", user_order=("metadata.person",))
+    for count, user in ((1, "ann"), (MAX_VALUES, "")):
+        body = b'{"metadata":{"person":"ann","x":[' + b"0," * count + b"0]}}"
+        assert user_of((), body, rules, 0.0) == user
+        assert (read_request_body(body).value("metadata") is None) is (user == "")

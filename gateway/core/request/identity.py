@@ -22,6 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.applications import APPLICATIONS
+from gateway.core.json_limits import check_values
 from gateway.core.request.request_headers import RawHeaders, header_text, refuse_repeated
 from gateway.core.request.side_requests import (
     SideRequests,
@@ -296,7 +297,9 @@ def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) 
     found = {name: value for name, value in headers if name in rules.read_headers}
     try:
         members = _MEMBERS.decode(body) if body else {}
-        named = {name: orjson.loads(bytes(members[name])) for name in rules.source_fields & members.keys()}
+        written = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
+        check_values(*written.values())
+        named = {name: orjson.loads(value) for name, value in written.items()}
         user, _ = _signed_user(found, rules, now)
         user = user or _first_id(rules.user_sources, found, named)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
