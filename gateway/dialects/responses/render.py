@@ -180,7 +180,7 @@ class ResponsesView(ClientView):
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         self._show_tail(tail)
         self._finish_reason = finish or self._finish_reason
-        response = self._end_items()
+        response = self._end_response()
         self._events.add(f"response.{response['status']}", response=response)
 
     def not_durable(self) -> None:
@@ -201,7 +201,7 @@ class ResponsesView(ClientView):
         self._is_whole = True
         self._add_delta(delta_of({"message": without_private(outcome.shown_reply or {})}), self._logprobs)
         self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
-        return orjson.dumps(self._end_items())
+        return orjson.dumps(self._end_response())
 
     def refused(self, status: int, body: bytes) -> bytes | None:
         return None if status < 300 else translate_error(body)
@@ -244,7 +244,9 @@ class ResponsesView(ClientView):
             forms={
                 name: (form.kind, form.name, form.namespace) for name, form in self._factory.forms.items()
             },
-            output=None if is_in_order else [item.json("completed") for item in self._items],
+            output=None
+            if is_in_order
+            else [item.json(self._status_at_end(item, status)) for item in self._items],
         )
 
     # -- what the upstream sends
@@ -336,11 +338,7 @@ class ResponsesView(ClientView):
         """Returns the output items that are made of a stored reply."""
         self._is_whole, self._has_begun = True, True
         self._add_delta(delta_of({"message": reply}), [])
-        last = self._items[-1] if self._items else None
-        self._close_item("completed" if stored.status == "completed" else "incomplete")
-        for call in self._calls:
-            is_last = call is last and stored.status != "completed"
-            call.end("incomplete" if is_last else "completed")
+        self._end_items(stored.status)
         return [item.done for item in self._items]
 
     # -- what the client gets
@@ -366,8 +364,19 @@ class ResponsesView(ClientView):
 
     def _close_item(self, status: str = "completed") -> None:
         if self._open_item is not None:
-            self._open_item.end(status)
+            self._open_item.end(self._status_at_end(self._open_item, status))
             self._open_item = None
+
+    def _end_items(self, status: str) -> None:
+        """Ends the items that go on. status: of the response."""
+        self._close_item(status)
+        for call in self._calls:
+            call.end(self._status_at_end(call, status))
+
+    def _status_at_end(self, item: Item, status: str) -> str:
+        """Returns the status of an item in a response with this status: only the last item can be cut."""
+        is_cut = status != "completed" and item is self._items[-1] and not isinstance(item, SearchItem)
+        return "incomplete" if is_cut else "completed"
 
     def _begin_response(self) -> None:
         self._events.is_holding = False
@@ -389,15 +398,12 @@ class ResponsesView(ClientView):
         self._is_stored = self._factory.echo.get("store") is not False and turn is not None
         self._tag = self._factory.tag or make_tag(turn if self._is_stored else None)
 
-    def _end_items(self) -> Json:
+    def _end_response(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
         self._begin_response()
         reason = _INCOMPLETE.get(str(self._finish_reason))
         status = "completed" if reason is None else "incomplete"
-        self._close_item(status)
-        last = self._items[-1] if self._items else None
-        for call in self._calls:
-            call.end(status if call is last else "completed")
+        self._end_items(status)
         if self._usage is None:
             self._usage = self._factory.count("".join([item.generated() for item in self._items]))
         if status == "completed":

@@ -33,6 +33,10 @@ WORDS_BETWEEN_THOUGHTS: list[Json] = [
 ]
 WEATHER_CALL = {"index": 0, "id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 
+any_last_delta = pytest.mark.parametrize(
+    "last", [{"content": " Two."}, {"tool_calls": [WEATHER_CALL]}, {"reasoning_content": "So."}]
+)
+
 
 def streamed(*deltas: Json, finish: str = "stop") -> Reply:
     """Returns a reply of these deltas, the last one with the finish_reason."""
@@ -112,9 +116,15 @@ def test_thoughts_between_words_are_read_as_they_were_answered(
     assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
 
 
-@pytest.mark.parametrize(
-    "last", [{"content": " Two."}, {"tool_calls": [WEATHER_CALL]}, {"reasoning_content": "So."}]
-)
+@any_last_delta
+def test_what_was_cut_is_read_as_incomplete(world: World, upstream: StrictUpstream, last: Json) -> None:
+    upstream.queue(streamed(*WORDS_BETWEEN_THOUGHTS, last, finish="length"))
+    made = respond(world, input="Count.", user="alice", tools=[WEATHER], stream=True)
+    assert [item.status for item in made.output[-2:]] == ["completed", "incomplete"]
+    assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
+
+
+@any_last_delta
 @pytest.mark.parametrize("background", [False, True])
 def test_what_comes_with_the_finish_reason_is_read_too(
     world: World, upstream: StrictUpstream, last: Json, background: bool
