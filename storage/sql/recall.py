@@ -509,8 +509,13 @@ class Recall(GrowingGroup):
         of = await load_agent(connection, agent)
         if of is None:
             return None
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, of.indexed_seq + 1, _BATCH))
-        return of, self._make_documents(exchanges.make_shown_exchanges(rows))
+        first = of.indexed_seq + 1
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, first, _BATCH))
+        more = await load_passages_and_facts(
+            connection, exchanges.SQL["passages_and_facts_since"], (agent, first, _STEP_PASSAGES)
+        )
+        shown = exchanges.make_shown_exchanges(rows)
+        return of, [*self._make_documents(shown), *map(make_document, more)]
 
     def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[blob.Document]:
         return [

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
 from storage.errors import Corrupt
-from storage.listing import PassageFilter
+from storage.listing import PassageDraft, PassageFilter
 from storage.records import Message
 from storage.search import tokens
 from storage.search.blob import Counted, Document, Indexable, count_terms, encode, forget
@@ -285,6 +285,26 @@ async def test_words_that_a_query_has_counted_are_indexed_as_they_are(
     await store.recall.index(alice.agent.id)
     assert len(counted) == 2
     assert 7 in await hits(store, alice, "What is the cat called?")
+
+
+async def test_no_words_are_counted_within_the_transaction_of_the_index(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of a file is long, and turns would wait for sixty-four of them."""
+    within: list[Indexable] = []
+
+    def count(document: Indexable) -> Counted:
+        within.append(document)
+        return count_terms(document)
+
+    await alice.say([user("My cat is called Tom.")], assistant("Fine."))
+    await store.passages.add(alice.agent.id, [PassageDraft(f"The ant number {n}.", 1.0) for n in range(3)])
+    await store.facts.remember(alice.agent, "I like tea.", "tea", "person", 1.0)
+    monkeypatch.setattr("storage.search.blob.count_terms", count)
+    while await store.recall.index(alice.agent.id):
+        pass
+    assert within == []
+    assert "The ant number 2." in [m.text for m in await search(store, alice, "ant number 2")]
 
 
 async def test_facts_that_one_search_leaves_unread_are_read_by_the_next(store: Store, alice: Speaker) -> None:
