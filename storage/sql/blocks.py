@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
-from storage.records import Block, BlockOp, Revision
+from storage.records import Agent, Block, BlockOp, Revision
 from storage.sql.group import Group, as_method, reads, writes
 from storage.sql.statements import load
 
@@ -138,12 +138,18 @@ async def write_block(
     restores: int | None = None,
     is_bounded: bool = True,
     room: int = 0,
+    by: Agent | None = None,
 ) -> Block:
     """Sets the value if the block is still at that version. Raises: WriteConflict, BlockOverLimit, NotFound.
 
     is_bounded: False where the value has to be written however long it is.
     room: bytes for its sources, where they are added later: the row must not grow then.
+    by: the agent, as it was read, whose memory the value may quote: nothing of that may be forgotten since.
     """
+    if by is not None:
+        await connection.lock(by.id)
+        if await connection.value(SQL["agent_numbers"], (by.id,)) != by.epoch:
+            raise WriteConflict("something of this memory was forgotten meanwhile")
     found = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.
     if found.version != version:

@@ -132,6 +132,7 @@ class AgentTools:
             origin=origin_of_call(run, call.call_id) if step is None else f"tool:{call.call_id}",
             exchange=None if step is None else step.id,
             edited=self._edited_labels(),
+            by=memory.context.agent,
         )
 
     async def _load_blocks(self) -> Sequence[Block]:

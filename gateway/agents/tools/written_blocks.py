@@ -12,7 +12,7 @@ from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.batch_records import SOURCES_ROOM
 from storage.errors import BlockOverLimit, NotFound, StoreError, WriteConflict
-from storage.records import Block
+from storage.records import Agent, Block
 from storage.sql.store import Store
 
 _MEANWHILE = "was changed by another writer meanwhile, and not by this call"
@@ -26,11 +26,13 @@ async def write_blocks(
     origin: str,
     exchange: int | None = None,
     edited: Collection[str] = (),
+    by: Agent | None = None,
 ) -> ToolAnswer:
     """Writes the blocks that code has changed. Returns its answer; what cannot be written follows as an error.
 
     exchange: the row of the one that it was called for: who forgets that forgets what came of it.
     edited: labels of blocks with edits that are not in the store yet.
+    by: the agent, as it was read, whose turn called the code.
     """
     errors = []
     for block, value in answer.changed_blocks:
@@ -43,7 +45,7 @@ async def write_blocks(
             try:
                 await store.blocks.write(
                     block.id, block.version, value, at=at, origin=origin, exchange=exchange,
-                    sources=[] if exchange is None else [exchange], room=SOURCES_ROOM,
+                    sources=[] if exchange is None else [exchange], room=SOURCES_ROOM, by=by,
                 )  # fmt: skip
             except BlockOverLimit:
                 reason = f"takes {block.limit} characters at most, not {len(value)}, and was not changed"

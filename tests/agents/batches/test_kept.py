@@ -20,7 +20,9 @@ from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartJournal
 from gateway.agents.registry.registry import Registry
+from gateway.agents.tools.foreign import ForeignTools
 from gateway.operations import make_operations
+from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolSettings
 from storage.database import Connection, Effect
 from storage.records import RunState
@@ -116,6 +118,34 @@ def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_p
         s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
         s.world.world.settle()
         assert "hens" not in s.block(agent)
+
+
+@needs_bwrap
+@pytest.mark.both
+def test_what_python_writes_after_a_forgetting_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ForeignTools.run
+
+    def answer(custom_id: str, body: Json) -> Fate:
+        return Fate(text="Ok.") if results(body) else Fate(calls=(("note", {"text": "Adores quokkas."}),))
+
+    with scene(tmp_path, answer, tools=ToolSettings(python=PYTHON)) as s:
+        s.world.letta.tools.create(source_code=NOTE)
+        [agent] = s.agents(1, tools=["note"])
+        s.world.letta.agents.messages.create(agent, input="I adore quokkas.", override_model="up/m")
+        [message, *_] = spoken(s.world.letta.agents.messages.list(agent, order="asc").items)
+
+        async def run(*about: Any) -> ToolAnswer:
+            found = await real(*about)
+            await asyncio.to_thread(s.world.ask, "DELETE", f"/v1/agents/{agent}/messages/{message.id}")
+            return found
+
+        monkeypatch.setattr(ForeignTools, "run", run)
+        batch = s.post([agent], "And what do I adore?")
+        assert s.ended(batch)["counts"]["failed"] == 1
+        assert "forgotten" in s.items(batch)[0]["error"]
+        assert "quokkas" not in s.block(agent)
 
 
 @pytest.mark.parametrize("when", ["it comes", "it is written"])
