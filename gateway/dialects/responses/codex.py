@@ -12,6 +12,8 @@ import orjson
 from adapters.types import Json
 
 SUB_AGENT: Final = "codex sub-agent"
+# A longer `x-codex-turn-metadata` is not read: Codex names its workspaces there, in a few thousand characters.
+_MAX_TURN_CHARS: Final = 100_000
 # By the `thread_source` that Codex gives.
 _SIDE_REQUESTS: Final = {
     "subagent": SUB_AGENT,
@@ -25,9 +27,10 @@ def codex_side_request(json: Json) -> str | None:
     metadata = json.get("client_metadata")
     if not isinstance(metadata, dict):
         return None
+    written = metadata.get("x-codex-turn-metadata")
     try:
-        turn = orjson.loads(metadata.get("x-codex-turn-metadata") or b"{}")
-    except (orjson.JSONDecodeError, TypeError):
+        turn = orjson.loads(written) if isinstance(written, str) and len(written) <= _MAX_TURN_CHARS else {}
+    except orjson.JSONDecodeError:
         turn = {}
     source = turn.get("thread_source") if isinstance(turn, dict) else None
     if isinstance(source, str) and source in _SIDE_REQUESTS:
