@@ -196,11 +196,14 @@ class _Attempt:
             await self._finish_cancelled()
             return
         # Those that providers have come first: their results make room in the queues for those that wait.
+        now = asyncio.get_running_loop().time()
         for part in sorted(self.parts.open, key=lambda part: part.id is None):
-            await self._continue_part(part)
+            # Calls of this process are looked at each second, and a provider beside them at its own times.
+            if part.next_poll <= now:
+                await self._continue_part(part)
         await self._delete_data()
         until_more = await self._submit_ready()
-        waits = [self._poll_wait_s(part) for part in self.parts.open]
+        waits = self._plan_polls()
         if until_more is not None:
             waits.append(until_more)
         await self.outcomes.wait_for_deferred()
@@ -541,6 +544,14 @@ class _Attempt:
             return min(first, provider.poll_interval_s)
         wait_s = part.poll_wait_s(self.jobs.now(), first)
         return wait_s if part.id is not None else max(wait_s, self._queue_wait_s(part))
+
+    def _plan_polls(self) -> list[float]:
+        """Plans when each open part is continued, where it is not planned yet. Returns the seconds until then."""
+        now = asyncio.get_running_loop().time()
+        for part in self.parts.open:
+            if part.next_poll <= now:
+                part.next_poll = now + self._poll_wait_s(part)
+        return [part.next_poll - now for part in self.parts.open]
 
     def _queue_wait_s(self, part: ProviderPart) -> float:
         return self.parts.queue_wait_s(part, self.jobs.now(), self.jobs.settings.poll_s)

@@ -113,6 +113,8 @@ class ProviderPart:
     over_at: float | None = None
     # The provider's queue was full.
     no_room: bool = False
+    # When its provider is asked again, by the loop's clock; not in the journal, since an attempt begins when it is due.
+    next_poll: float = 0.0
 
     @property
     def is_over(self) -> bool:

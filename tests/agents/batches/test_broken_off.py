@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.background import tasks
-from gateway.settings import ToolSettings
+from gateway.settings import BatchSettings, ToolSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import StatementFailed, Unavailable, WriteConflict
 from storage.records import RunState
@@ -43,6 +44,7 @@ from tests.agents.batches.test_batches import (
 from tests.doubles.batches import BatchServer, Fate
 from tests.doubles.tool_server import OK, served
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, raw, say
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
 
@@ -904,6 +906,27 @@ def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
         assert when_failed[0] == []
         gate.open()
         assert is_lost or s.ended(batch)["counts"]["completed"] == 6
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_provider_beside_calls_of_the_gateways_own_is_asked_at_its_own_times(
+    is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalBatches, "poll_interval_s", 0.01)
+    looks, gate = Breaking(monkeypatch, "find", 0), Gate()
+    with scene(tmp_path, held=True, batch=BatchSettings(poll_s=3600.0)) as s:
+        s.world.upstream.script = lambda seen: say("Hello.", hold_before_headers=gate)
+        s.openai.refuse_create = [(429, "Not now.")] * (10 if is_refused else 0)
+        batch = s.post([*s.agents(1, "up/m"), *s.agents(1, "open/m")])
+        before = looks.calls
+        deadline = time.monotonic() + PATIENCE_S
+        while looks.calls < before + 10:  # each by an attempt of the job
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert s.openai.polls == 0
+        assert len(s.openai.refuse_create) == (9 if is_refused else 0)
+        gate.open()
+        assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
 
 
 def test_parts_are_read_once_while_the_gateway_makes_the_calls(
