@@ -128,6 +128,20 @@ async def test_no_call_of_an_item_is_written_once_its_batch_is_cancelled(
     assert not await store.batches.add_text(run.agent, run.id, "call", 1, b"{}")
 
 
+async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(store: Store) -> None:
+    batch = await accepted(store, 1, is_started=True)
+    [item] = await store.batches.items(batch.id)
+    run = item.run
+    assert run is not None
+    agent = await store.agents.load(run.agent)
+    assert agent is not None
+    given = [AssignedItem(run.agent, item.id, 0, agent.epoch, b"{}")]
+    await store.database.bulk(store.batches.assign_effect(1, given, 20.0))
+    assert await store.batches.add_text(run.agent, run.id, "call", 1, b"{}")
+    await store.forgetting.pause(run.agent, 21.0)
+    assert not await store.batches.add_text(run.agent, run.id, "call", 2, b"{}")
+
+
 async def test_items_that_are_put_into_a_part(store: Store) -> None:
     """Behind the locks of their agents, as what a call did."""
     batch = await accepted(store, 3, is_started=True)

@@ -104,7 +104,7 @@ class CallJournal:
             return self.answers[entry] or failed_answer(INTERRUPTED)
         seq, self.seq = self.seq, self.seq + 1
         if not await self._add("call", seq, entry):
-            # The item was cancelled, or another process, which has taken the batch over, has begun the call.
+            # The item does not go on, or another process, which has taken the batch over, has begun the call.
             return failed_answer(INTERRUPTED)
         answer = await perform()
         try:

@@ -278,7 +278,10 @@ class Batches(Group):
     async def add_text(
         self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes
     ) -> bool:
-        """Adds a text of an item. False: it is there already, and stays; or the item or its batch has ended."""
+        """Adds a text of an item. False: it is there already, or the item does not go on.
+
+        That is so where it or its batch has ended, or something of its memory was forgotten.
+        """
         await connection.lock(agent)
         return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
 
