@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import separator, text_of
+from gateway.core.conversation.canonical import called_function, separator, text_of
 from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
 from gateway.core.conversation.private import PRIVATE
 from gateway.core.usage.reported import reported_counts
@@ -453,7 +453,7 @@ def delta_of(choice: Json) -> Json:
 
 def generated_in(message: Mapping[str, Any]) -> str:
     """Returns all that a model wrote of a message, calls included, for an estimate of its tokens."""
-    calls = [call.get("function") or call.get("custom") or {} for call in message.get("tool_calls") or ()]
+    calls = [called_function(call) or {} for call in message.get("tool_calls") or ()]
     parts = [message.get("reasoning_content"), text_of(message), message.get("refusal")]
     parts += [call.get(key) for call in calls for key in ("name", "arguments", "input")]
     return "".join([part for part in parts if isinstance(part, str)])

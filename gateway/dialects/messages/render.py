@@ -24,6 +24,7 @@ from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import decode_error
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
+from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.errors import FIELDS, error_object
 from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merge_replies
@@ -272,7 +273,7 @@ class MessagesView(ClientView):
             "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
-            "model": self._first_chunk.get("model") or self._request.model,
+            "model": as_text(self._first_chunk.get("model")) or self._request.model,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,

@@ -229,12 +229,12 @@ class ResponsesView(ClientView):
 
     def _stored_response(self, status: str, reason: str | None, usage: Json | None) -> StoredResponse:
         """Returns the response as it is stored. usage: as a chat completion has it."""
-        first, tier = self._first_chunk, self._first_chunk.get("service_tier")
+        tier = self._first_chunk.get("service_tier")
         is_in_order = is_in_reply_order([item.kind for item in self._items])
         return StoredResponse(
             status,
             self._created(),
-            first.get("model") or self._factory.echo["model"],
+            self._model(),
             usage=None if usage is None else render_usage(usage),
             completed=self._completed,
             reason=reason,
@@ -423,7 +423,6 @@ class ResponsesView(ClientView):
 
     def response(self, status: str, reason: str | None = None) -> Json:
         """Returns the response as it is now. reason: why it is incomplete."""
-        first = self._first_chunk
         is_over = status in ("completed", "incomplete")
         response = {
             **self._factory.echo,
@@ -434,14 +433,17 @@ class ResponsesView(ClientView):
             "status": status,
             "error": self._error,
             "incomplete_details": None if reason is None else {"reason": reason},
-            "model": first.get("model") or self._factory.echo["model"],
+            "model": self._model(),
             "output": [item.done for item in self._items] if is_over else [],
             "usage": None if self._usage is None or not is_over else render_usage(self._usage),
         }
         response["store"] = self._is_stored
-        if isinstance(tier := first.get("service_tier"), str):
+        if isinstance(tier := self._first_chunk.get("service_tier"), str):
             response["service_tier"] = tier
         return response
+
+    def _model(self) -> str:
+        return as_text(self._first_chunk.get("model")) or self._factory.echo["model"]
 
     def _created(self) -> int:
         """Returns when the response was made, in seconds since the epoch: the same each time."""

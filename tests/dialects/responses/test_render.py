@@ -9,13 +9,14 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from gateway.core.conversation.private import with_private
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.draft import delta_of
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.parse import parse
-from gateway.dialects.responses.render import MakesResponses, ResponsesView, render_usage
+from gateway.dialects.responses.parse import ECHOED, parse
+from gateway.dialects.responses.render import MakesResponses, ResponsesView, rebuild_response, render_usage
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import UpstreamBroke
 
@@ -28,6 +29,7 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 3},
     "completion_tokens_details": {"reasoning_tokens": 2},
 }
+ECHO = {**ECHOED, "model": "m"}
 CITED = {"start_index": 0, "end_index": 2, "url": "https://x", "title": "X"}
 MESSAGES: dict[str, Json] = {
     "text": {"content": "Hello."},
@@ -252,6 +254,25 @@ def test_what_no_upstream_should_send_is_told_nevertheless() -> None:
     odd = {"index": 0, "id": "call_1", "type": "id"}
     _, response = stream(event({"tool_calls": [odd]}), event({}, ["stop"], usage=[]))  # type: ignore[arg-type]
     assert [item.type for item in response.output] == ["custom_tool_call"]
+
+
+def test_a_custom_call_without_its_tool_is_counted_as_nothing() -> None:
+    call = {"id": "1", "type": "custom", "custom": "py"}
+    counted: list[str] = []
+    made = MakesResponses(ECHO, lambda: ("t", ""), lambda text: counted.append(text))(TurnTerms())
+    made.stored_fields(TurnOutcome(End.FINISHED, shown_reply={"content": "So.", "tool_calls": [call]}), ())
+    assert counted == ["So."]
+
+
+@pytest.mark.parametrize("model", [5, {"name": "m"}, None])
+def test_a_model_that_is_no_text_is_called_as_the_request_calls_it(model: Any) -> None:
+    made = MakesResponses(ECHO, lambda: ("t", ""))(TurnTerms())
+    made.begin(chunk({"role": "assistant"}, model=model))
+    reply: Json = {"content": "So."}
+    stored = made.stored_fields(TurnOutcome(End.FINISHED, shown_reply=reply), ())
+    found = rebuild_response(("t", ""), with_private(reply, **stored))
+    assert found is not None
+    assert found["model"] == made.response("completed")["model"] == "m"
 
 
 def test_probabilities_stand_with_their_text() -> None:
