@@ -134,7 +134,7 @@ class ChatCall:
 
     def _is_fallback(self, target: Target) -> bool:
         """Returns whether another model answers than the one that was asked."""
-        return target.rank > 0 and target.model != self.route.model
+        return target.rank > 0 and target.model != self.route.asked.model
 
     def _native_request(
         self, native: NativeRequest, target: Target, system: str, notes: Mapping[int, str] | None = None
@@ -156,7 +156,7 @@ class ChatCall:
     def _model_request(self, target: Target, body: bytes) -> ModelRequest:
         """Returns a request with this body, and with the credential and the query if this target may see them."""
         forwarded, request = self.forwarded, self.request
-        if not target.gets_credential(self.route.upstream):
+        if not target.gets_credential(self.route.asked.upstream):
             return ModelRequest(body, forwarded.headers, wants_stream=request.stream)
         return ModelRequest(body, forwarded.headers, forwarded.credential, request.query, request.stream)
 

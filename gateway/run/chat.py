@@ -129,7 +129,10 @@ class Chat:
             may_answer=partial(self._may_answer, call),
         )
         if other is not None:
-            call.route = self.route_of(other)
+            route = self.route_of(other)
+            if asks_agent(call.request.model):
+                route = route.with_window(call.spec.context_window)
+            call.route = route.in_place_of(call.route)
 
     def _may_answer(self, call: ChatCall, model: str) -> bool:
         """Returns whether another model may answer a request.
@@ -137,12 +140,15 @@ class Chat:
         It may not for an agent's. For a native one it may, if its upstream takes such requests as well.
         """
         if call.native is not None:
-            return self._takes_responses(self.route_of(model))
+            upstream = self.route_of(model).upstream
+            # What a request refers to is stored at the upstream that was asked.
+            refers = call.native.referenced_ids or call.native.conversation_id is not None
+            return self._takes_responses(upstream) and (not refers or upstream == call.route.upstream)
         return call.kind is not ConversationKind.AGENT
 
-    def _takes_responses(self, route: Route) -> bool:
+    def _takes_responses(self, upstream: str) -> bool:
         """Returns whether an upstream takes requests for responses as they are."""
-        endpoints = self.failover.endpoints[route.upstream]
+        endpoints = self.failover.endpoints[upstream]
         return bool(endpoints) and endpoints[0].provider.has_endpoint("/responses")
 
     async def admit_background(

@@ -158,7 +158,7 @@ class Failover:
 
     def at_first_key(self, route: Route, receipt: Receipt) -> Attempts:
         """Returns attempts at the first key alone, the account with an upstream's files and the like."""
-        target = Target(route.upstream, route.model)
+        target = route.first._replace(context_window=None)
         return Attempts(self, self.endpoints[route.upstream][0], target, [], receipt)
 
     def passed_over(self) -> dict[str, bool]:

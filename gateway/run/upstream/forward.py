@@ -131,7 +131,7 @@ class Outgoing(Struct, frozen=True):
         return self.method != "POST" and self.path.partition("?")[0] in _LISTS
 
     async def request_for(self, target: Target, _: Endpoint, *, upstream: str) -> ModelRequest:
-        """Returns the request for one target. upstream: that of the route, for which the caller's credential is."""
+        """Returns the request for one target. upstream: that of the caller's credential."""
         if self.upload is not None:
             self.upload.replace_model(target.model)
         return ModelRequest(
@@ -290,7 +290,7 @@ class Forwarder:
         keep_alive_s = self._settings.server.keep_alive_comment_s
         with self._attempts(route, outgoing, receipt) as attempts:
             try:
-                make = partial(outgoing.request_for, upstream=route.upstream)
+                make = partial(outgoing.request_for, upstream=route.asked.upstream)
                 held_bytes = _HELD_JSON_BYTES if change is None else None
                 await relay(attempts, make, sink, receipt, keep_alive_s, held_bytes, change=change)
             except UpstreamError as error:
@@ -306,7 +306,7 @@ class Forwarder:
             PlannedCall(body, None, route.first),
             may_answer=partial(self._may_answer, outgoing.path),
         )
-        return route if substitute is None else self._route_of(substitute)
+        return route if substitute is None else self._route_of(substitute).in_place_of(route)
 
     def _may_answer(self, path: str, model: str) -> bool:
         """Returns whether another model may answer a request with this path: its upstream has the endpoint."""

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
 from gateway.core.request.identity import AGENT_PREFIX
@@ -30,14 +31,33 @@ class Route(Struct, frozen=True):
     context_window: int | None = None
     # The targets after `first`: further deployments of the same model (rank 0), then the fallbacks.
     others: tuple[Target, ...] = ()
+    # The route that was asked, where a limit has this one answer in its place; None: it was asked itself.
+    replaced: Route | None = None
+
+    @property
+    def asked(self) -> Route:
+        """The route that was asked: that of the caller's credential, and of the thoughts in a conversation."""
+        return self.replaced or self
 
     @property
     def first(self) -> Target:
-        return Target(self.upstream, self.model, self.context_window)
+        return Target(self.upstream, self.model, self.context_window, int(self.replaced is not None))
 
     @property
     def targets(self) -> tuple[Target, ...]:
         return (self.first, *self.others)
+
+    def in_place_of(self, asked: Route) -> Route:
+        """Returns the route as it answers in place of another: all of its targets are fallbacks."""
+        others = tuple(each._replace(rank=each.rank + 1) for each in self.others)
+        return replace(self, others=others, replaced=asked)
+
+    def with_window(self, tokens: int | None) -> Route:
+        """Returns the route with no larger windows than this one; None: as it is."""
+        others = tuple(
+            each._replace(context_window=_smaller(tokens, each.context_window)) for each in self.others
+        )
+        return replace(self, context_window=_smaller(tokens, self.context_window), others=others)
 
 
 def resolve_route(settings: Settings, model: str, *, by_operator: bool = False) -> Route:
@@ -64,10 +84,8 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
             f"`x-mnemogate-agent: {agent.name}`.",
             param="model",
         )
-    base = _resolve(settings, agent.model, agent.upstream, by_operator=True)
-    own = agent.context_window
-    others = tuple(each._replace(context_window=_smaller(own, each.context_window)) for each in base.others)
-    return Route(base.upstream, base.model, _smaller(own, base.context_window), others)
+    route = _resolve(settings, agent.model, agent.upstream, by_operator=True)
+    return route.with_window(agent.context_window)
 
 
 def split_model(settings: Settings, model: str | None) -> tuple[str | None, str | None]:

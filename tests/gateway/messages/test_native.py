@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from gateway.settings import ModelSettings, UpstreamSettings
+from storage.usage_records import UsageLimit
 from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
 from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
@@ -759,11 +760,15 @@ def test_thoughts_of_rounds_that_are_put_back_after_a_summary_may_be_dropped(
 
 @pytest.mark.parametrize("user", [None, "alice"])
 @pytest.mark.parametrize("thinking", [None, {"type": "enabled", "budget_tokens": 1024}])
-def test_a_fallback_to_another_model_gets_no_thoughts(
-    tmp_path: Path, upstream: StrictAnthropic, user: str | None, thinking: Json | None
+@pytest.mark.parametrize("is_limited", [False, True], ids=["fallback", "limit"])
+def test_another_model_gets_no_thoughts(
+    tmp_path: Path, upstream: StrictAnthropic, user: str | None, thinking: Json | None, is_limited: bool
 ) -> None:
     other = "claude-sonnet-4-5"
-    models = (ModelSettings("smart", MODEL, "up", fallbacks=(f"too/{other}",)),)
+    models = (
+        ModelSettings("smart", MODEL, "up", fallbacks=("other",)),
+        ModelSettings("other", other, "too"),
+    )
     there = [UpstreamSettings(name, "anthropic", upstream.base_url, retries=0) for name in ("up", "too")]
     with remember(upstream, tmp_path, upstreams=tuple(there), models=models) as world:
         options: Json = {"tools": [WEATHER], "max_tokens": 3000}
@@ -774,7 +779,13 @@ def test_a_fallback_to_another_model_gets_no_thoughts(
         reply = talk.complete(**({} if thinking is None else {"thinking": thinking}))
         talk.messages.append({"role": "assistant", "content": sent_again(reply)})
         talk.answer(calls_of(reply)[0], "Rain")
-        upstream.queue(refuse(529, "overloaded_error"), say("It rains."))
+        if is_limited:
+            world.settle()
+            limit = UsageLimit(0, "default", None, None, "requests", "day", 0, "other")
+            world.gateway.call(world.store.limits.add(limit))
+        else:
+            upstream.queue(refuse(529, "overloaded_error"))
+        upstream.queue(say("It rains."))
         assert talk.go_on(**({} if thinking is None else {"thinking": thinking})) == "It rains."
         assert upstream.last.json["model"] == other
         assert b'"signature"' not in upstream.last.body

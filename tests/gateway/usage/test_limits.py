@@ -430,6 +430,65 @@ def test_another_model_answers_in_its_place(world: World) -> None:
         world.sdk.embeddings.create(model="m", input="a", user="alice")
 
 
+def beside(upstream: StrictUpstream, other: StrictUpstream, folder: Path) -> AbstractContextManager[World]:
+    """Serves with another upstream that has the model `theirs`. Both take the callers' credentials."""
+    takes: Any = {"responses": "stored"}
+    upstreams = (
+        UpstreamSettings("up", base_url=upstream.base_url, takes=takes),
+        UpstreamSettings("other", base_url=other.base_url, takes=takes),
+    )
+    models = (*MODELS, ModelSettings("theirs", "theirs", "other"))
+    return limited(upstream, folder, upstreams=upstreams, models=models)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"messages": ASK, "user": "alice"}),
+        ("/v1/completions", {"prompt": "Hi"}),
+        ("/v1/responses", {"input": "Hi", "user": "alice"}),
+    ],
+)
+def test_another_upstream_gets_no_credential_of_the_callers(
+    upstream: StrictUpstream, tmp_path: Path, path: str, fields: dict[str, Any]
+) -> None:
+    with StrictUpstream() as other, beside(upstream, other, tmp_path) as world:
+        body = json.dumps({"model": "m", **fields}).encode()
+        headers = {"authorization": "Bearer sk-callers"}
+        assert world.gateway.ask("POST", path, body, headers).status == 200
+        assert upstream.last.headers["authorization"] == "Bearer sk-callers"
+        made = limit(world, "requests", "day", 0, then="small")
+        assert world.gateway.ask("POST", path, body, headers).status == 200
+        assert upstream.last.headers["authorization"] == "Bearer sk-callers"  # for this upstream it is
+        world.gateway.call(world.store.limits.remove(made.id))
+        limit(world, "requests", "day", 0, then="theirs")
+        assert world.gateway.ask("POST", path, body, headers).status == 200
+        assert len(other.seen) == 1
+        assert "authorization" not in other.last.headers
+
+
+def test_what_an_upstream_stores_is_answered_by_no_other(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with StrictUpstream() as other, beside(upstream, other, tmp_path) as world:
+        first = world.sdk.responses.create(model="m", input="Hi", user="alice")
+        limit(world, "requests", "day", 0, then="theirs")
+        with pytest.raises(openai.RateLimitError):
+            world.sdk.responses.create(model="m", input="And?", user="alice", previous_response_id=first.id)
+        assert other.seen == []
+
+
+def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tmp_path: Path) -> None:
+    profile = agent(context_window=4_000)
+    talk = [
+        {"role": "user" if n % 2 == 0 else "assistant", "content": f"{n} " + "word " * 400} for n in range(21)
+    ]
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url),)
+    with remember(upstream, tmp_path, profile, upstreams=upstreams, models=MODELS) as world:
+        limit(world, "requests", "day", 0, then="small")
+        assert world.post(talk, user="alice", model="agent/helper").status == 200
+        assert world.upstream.last.json["model"] == "small"
+        assert len(world.upstream.last.messages) < 12
+
+
 def test_another_model_writes_all_of_a_long_summary(upstream: StrictUpstream, tmp_path: Path) -> None:
     by_chat = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False})
     with limited(upstream, tmp_path, upstreams=(by_chat,)) as world:
