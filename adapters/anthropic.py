@@ -145,7 +145,7 @@ class Anthropic(OpenAICompatible):
         if not any(name.lower() == "anthropic-version" for name, _ in headers):
             headers.append(("anthropic-version", version))
         credential = None
-        if self._key is None and request.credential is not None:
+        if self._takes_credential and request.credential is not None:
             # OpenAI's clients send every key as a bearer token. Anthropic takes keys in a header of its own, and only
             # OAuth tokens as bearer tokens.
             token = _caller_api_key(request)

@@ -31,7 +31,8 @@ class OpenAICompatible:
     base_url: with the version, without a slash at its end: `https://api.openai.com/v1`.
     key: sent as a bearer token; None: the caller's own `Authorization` value is passed on, and with it alone
         the organization and the project that the caller names.
-    headers: sent with every request, before and instead of the caller's of the same name.
+    headers: sent with every request, before and instead of the caller's of the same name. A key among them counts as
+        `key` does.
     transport: closed with the provider; None: one of its own.
 
     Raises: ValueError: `base_url` is no address of an upstream.
@@ -65,7 +66,6 @@ class OpenAICompatible:
             self._adapt_calls = with_mistral_ids
         elif self.capabilities.requires_call_signatures:
             self._adapt_calls = with_gemini_signatures
-        self._key = key
         self._transport = transport or HttpTransport()
         if key is not None:
             headers = (self._key_header(key), *headers)
@@ -75,8 +75,10 @@ class OpenAICompatible:
         self._fixed_json_headers = CIMultiDict(self._fixed_headers)
         self._fixed_json_headers.setdefault("Content-Type", "application/json")
         own = frozenset(extra_name.lower() for extra_name, _ in headers)
-        # The owner of a key decides which account pays; a caller's organization does not belong to the operator.
-        self._reserved_names = _RESERVED | own if own.isdisjoint(_CREDENTIALS) else _RESERVED | own | _ACCOUNT
+        # Whether callers bring the key. The owner of a key decides which account pays; a caller's organization does not
+        # belong to the operator.
+        self._takes_credential = own.isdisjoint(_CREDENTIALS)
+        self._reserved_names = _RESERVED | own if self._takes_credential else _RESERVED | own | _ACCOUNT
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.base_url!r})"  # never the key
@@ -93,7 +95,7 @@ class OpenAICompatible:
             body = self._adapt_calls(request.body)
         # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse a type.
         headers = (self._fixed_headers if body is None else self._fixed_json_headers).copy()
-        if self._key is None and request.credential is not None and "Authorization" not in headers:
+        if self._takes_credential and request.credential is not None:
             credential = request.credential
             if credential.startswith(X_API_KEY_PREFIX):
                 credential = f"Bearer {credential.removeprefix(X_API_KEY_PREFIX)}"

@@ -94,6 +94,16 @@ async def test_a_key_goes_where_keys_go(
     assert "own" not in repr(provider)
 
 
+@pytest.mark.parametrize("credential", ["Bearer sk-ant-caller", "Bearer caller"])
+async def test_a_key_among_the_headers_is_one_too(
+    transport: HttpTransport, upstream: StrictAnthropic, credential: str
+) -> None:
+    provider = Anthropic("claude", upstream.base_url, headers=(("x-api-key", "own"),), transport=transport)
+    assert (await answer(provider, request(credential=credential)))[0] == 200
+    assert upstream.last.headers["x-api-key"] == "own"
+    assert "caller" not in str(upstream.last.headers)
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "version"),
     [

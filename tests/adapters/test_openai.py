@@ -63,6 +63,16 @@ async def test_a_key_of_its_own_shuts_out_the_callers_credential(
     assert key is None or "caller" not in str(upstream.last.headers)
 
 
+@pytest.mark.parametrize("name", ["Authorization", "api-key", "x-api-key"])
+async def test_a_key_among_the_headers_shuts_it_out_as_well(
+    transport: HttpTransport, upstream: StrictUpstream, name: str
+) -> None:
+    provider = OpenAICompatible("azure", upstream.base_url, headers=((name, "own"),), transport=transport)
+    await call(provider, request(credential="Bearer sk-caller"))
+    assert upstream.last.headers[name.lower()] == "own"
+    assert "caller" not in str(upstream.last.headers)
+
+
 async def test_one_callers_credential_is_not_sent_with_the_next_request(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
