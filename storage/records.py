@@ -7,7 +7,9 @@ record without its content can still be recognised, and holds no text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from msgspec.structs import force_setattr, replace
 # One kind byte (u: a user's, t, a, c) and a keyed digest.
 Atom = bytes
 USER_ATOM = b"u"
+# PostgreSQL indexes no row above 2,704 bytes; an atom has 12.
+_MAX_KEY_ATOMS = 128
 
 # The index of the reply among the messages of an exchange, as in `Exchange.redactions`.
 REPLY = -1
@@ -105,6 +109,12 @@ class Conversation(Struct, frozen=True):
     def name(self) -> str:
         """The name that all sends to it use: `default`, or its public one."""
         return DEFAULT if self.key == DEFAULT else self.uid
+
+
+def message_key(atoms: Sequence[Atom]) -> bytes:
+    """Returns the key under which the index has a message: its atoms; of very many the first, and a digest of all."""
+    joined = b"".join(atoms)
+    return joined if len(atoms) <= _MAX_KEY_ATOMS else atoms[0] + blake2b(joined, digest_size=16).digest()
 
 
 class State(StrEnum):

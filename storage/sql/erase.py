@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from storage.commands import ForgetTarget, Rules
 from storage.database import Connection
 from storage.recall_record import KINDS, hits_in, overwrite_forgotten
-from storage.records import API_PROFILE, REPLY, Exchange, State, make_tombstone
+from storage.records import API_PROFILE, REPLY, Exchange, State, make_tombstone, message_key
 from storage.sql import exchanges
 from storage.sql.additions import DAY_S, GoneReading, erase_additions
 from storage.sql.agents import load_agent
@@ -216,7 +216,7 @@ async def _erase_traces(
         atoms = (e.reply or ()) if place < 0 else e.inputs[place]
         seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
-            tombs.append(b"".join(atoms))
+            tombs.append(message_key(atoms))
     await exchanges.add_marks(connection, agent, "tomb", tombs, e.id)
     await exchanges.add_marks(connection, agent, "erased", (b"",), e.id)
     if REPLY in places:

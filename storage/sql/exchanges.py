@@ -36,6 +36,7 @@ from storage.records import (
     SentSection,
     StandingFact,
     State,
+    message_key,
 )
 from storage.sql.blocks import visible_blocks
 from storage.sql.statements import load, rows_of
@@ -196,7 +197,7 @@ def _values(e: Exchange) -> list[Any]:
         e.section,
         e.path,
         e.reply_key,
-        b"".join(e.inputs[-1]) if e.inputs else None,
+        message_key(e.inputs[-1]) if e.inputs else None,
         orjson.dumps(sorted(e.redactions)) if e.redactions else None,
         pack_inputs(e.inputs),
         _pack_media(e.media),

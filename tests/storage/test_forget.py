@@ -10,6 +10,7 @@ import pytest
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.match import MemoryUse
 from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, Learned, LearnedFact, RunAccept
 from storage.errors import Stale
@@ -199,6 +200,23 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
     assert left(holds, "oneu", "onea") == []
     assert next(x for x in await alice.rows() if x.id == e.id).state is State.FORGOTTEN
+
+
+async def test_a_message_with_hundreds_of_calls_goes_and_is_not_kept_when_it_comes_again(
+    store: Store, alice: Speaker
+) -> None:
+    said = assistant("I read all.", *[call(f"c{n}", "read", f'{{"n":{n}}}') for n in range(300)])
+    results = [result(f"c{n}", "Done.") for n in range(300)]
+    await alice.say([user("Read all.")], said)
+    (row,) = await alice.rows()
+    await forget(store, alice.agent, ForgetTarget(exchanges=[row.id]))
+    await alice.say([user("Read all."), said, *results, user("And now?")], assistant("Nothing."), "other")
+    (*_, again) = await alice.rows()
+    assert again.redactions >= {0, 1}
+    # So is one off the record, and one that the client has last in its list.
+    turn = await alice.begin([user("Once more.")], "third", MemoryUse.OFF)
+    await alice.end(turn, [said])
+    await alice.say([user("Once again."), said], assistant("No."), "fourth")
 
 
 async def test_a_reply_goes_alone(store: Store, alice: Speaker, holds: Holds) -> None:

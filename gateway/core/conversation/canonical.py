@@ -200,11 +200,6 @@ def has_calls(reply: Sequence[Atom] | None) -> bool:
     return any(map(is_call, reply or ()))
 
 
-def message_key(atoms: Iterable[Atom]) -> bytes:
-    """Returns the key under which the store's index has a message: its atoms, concatenated."""
-    return b"".join(atoms)
-
-
 class MessageHasher:
     """Hashes messages under one agent's secret. Once the secret is gone, no text can be tried against the hashes."""
 

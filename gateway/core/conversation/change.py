@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_spoken, message_key
+from gateway.core.conversation.canonical import MessageHasher, is_assistant, is_spoken
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree, is_tombstone
 from storage.commands import Change, Pool
-from storage.records import Atom, Exchange, State
+from storage.records import Atom, Exchange, State, message_key
 
 
 def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.SettleRule) -> Change:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from gateway.core.conversation import match
-from gateway.core.conversation.canonical import HashedList, is_spoken, message_key
+from gateway.core.conversation.canonical import HashedList, is_spoken
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from storage.commands import MAX_QUESTIONS, Probes
+from storage.records import message_key
 
 # Replies are looked up in this many last turns. Those further back are found by the hash of the path.
 PROBED_TURNS = 8

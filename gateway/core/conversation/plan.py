@@ -19,7 +19,6 @@ from gateway.core.conversation.canonical import (
     is_spoken,
     is_system,
     is_user,
-    message_key,
     text_of,
     without_space,
 )
@@ -36,7 +35,7 @@ from gateway.core.conversation.tree import (
     moved_at,
 )
 from gateway.core.words import transcript_words
-from storage.records import Atom, Evicted, Exchange, State
+from storage.records import Atom, Evicted, Exchange, State, message_key
 
 # Of question and reply together, white space aside: "Hi" and "Hello" are in many messages that quote nothing. No
 # measurement.

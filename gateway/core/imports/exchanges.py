@@ -15,12 +15,12 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, message_key
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange
-from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone
+from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone, message_key
 
 KEY: Final = "import:"
 # The most messages of a conversation, which is written in one transaction while turns wait. Chosen: far above what
