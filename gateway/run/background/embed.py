@@ -61,7 +61,7 @@ PAUSE_S = 30.0
 # So many jobs have to fail in a row. One among many means nothing: with a pause after each, an embedder that fails one
 # call in fifty would never catch up with a busy gateway.
 MAX_FAILURES = 2
-# When so many single texts in a row are refused, the texts are not at fault, and the job fails.
+# When so many single texts are refused and none of the job was embedded, the texts are not at fault: the job fails.
 _MAX_REFUSED = 3
 # Statuses of a refusal for the text's sake: it is too long in the embedder's own counting, or filtered.
 _TEXT_REFUSED = (400, 413, 422)
@@ -233,7 +233,7 @@ class EmbeddingService:
                 made += await self._call(agent, [text])
             except _RefusedText:
                 made.append(None)
-                if len(made) >= _MAX_REFUSED and not any(made):
+                if len(made) >= _MAX_REFUSED and not any(made) and not has_others:
                     raise first from None
         return made
 

@@ -455,6 +455,20 @@ def test_a_refused_text_that_is_a_batch_of_its_own_does_not_keep_the_others_out(
     assert made.on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
 
 
+def test_refused_texts_at_the_beginning_of_a_later_batch_do_not_keep_the_others_out(
+    made: Remembering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.embedder.endpoints.vector_of = picky
+    made.embedding.schedule.every = 1_000  # all texts are those of one job
+    monkeypatch.setattr(embed, "BATCH_TEXTS", 14)
+    made.mention(TORTOISE)
+    made.world.upstream.queue(say("A forbidden answer."))
+    made.mention("A forbidden question.", "Another forbidden question.", "Blue whales sing.", others=0)
+    made.rest()
+    assert made.world.query("SELECT seq FROM embedded") == [20]
+    assert made.on_disk("A forbidden question.", "Blue whales sing.") == ["Blue whales sing."]
+
+
 def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Remembering) -> None:
     made.embedding.schedule.every = 1_000  # nothing is embedded before it refuses
     made.mention(TORTOISE, others=20)
