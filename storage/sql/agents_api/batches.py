@@ -331,15 +331,23 @@ class Batches(Group):
         at: float,
         which: str = "of_batch_open",
     ) -> int:
-        """Ends some of a batch's items that have not ended. Returns how many; 0: none is left.
+        """Ends some of a batch's items that have not ended. Returns how many were found; 0: none is left.
 
         which: the statement that finds them.
         """
-        items = [_item(row) for row in await connection.rows(SQL[which], (batch, _PAGE))]
-        for agent in sorted({item.run.agent for item in items if item.run is not None}):
+
+        async def find() -> builtins.list[BatchItem]:
+            return [_item(row) for row in await connection.rows(SQL[which], (batch, _PAGE))]
+
+        items = await find()
+        agents = {item.run.agent for item in items if item.run is not None}
+        for agent in sorted(agents):
             await connection.lock(agent)
-        for item in items:
+        # Behind the locks: whoever held them may have written a reply.
+        for item in await find():
             if item.run is not None:
+                if item.run.agent not in agents:
+                    continue
                 await end_run(connection, item.run.agent, item.run.id, state, stop, at)
                 await connection.run(SQL["texts_empty"], (item.run.agent, item.run.id))
             await connection.run(SQL["close"], (item.id,))

@@ -193,6 +193,27 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_one_behind_i
     assert (await batches.counts(batch.id)).failed == 2
 
 
+async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
+    stores: list[Store], database: PostgresServer
+) -> None:
+    """Which keeps the round; an edit of a block that the round made goes with it only so."""
+    batches = stores[0].batches
+    batch = await accepted(stores[0], 2, is_started=True)
+    first, _ = await batches.items(batch.id)
+    assert first.run is not None
+    agent, run = first.run.agent, first.run.id
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {agent} FOR NO KEY UPDATE")
+    cancelled = asyncio.ensure_future(batches.cancel(batch, 20.0))
+    await until_waiting(database, 1, cancelled)
+    values = f"({agent}, {run}, 0, 'round', '{{}}')"
+    await admin.execute(f"INSERT INTO run_texts (agent, run, seq, kind, data) VALUES {values}; COMMIT")
+    await admin.close()
+    await cancelled
+    assert (await batches.counts(batch.id)).cancelled == 1
+    assert len(await batches.texts(agent, run, "round")) == 1
+
+
 async def until_waiting(database: PostgresServer, count: int, writes: asyncio.Future[Any]) -> None:
     """Waits until so many transactions wait for a lock, or the writes have ended."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
