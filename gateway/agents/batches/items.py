@@ -506,7 +506,10 @@ class ItemTurns:
             return end
         messages, state = opened.texts.request.messages, opened.texts.state
         assert state is not None
-        context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
+        try:
+            context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
+        except NotFound:
+            return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=GONE)
         # A live turn may have written the conversation's initial messages meanwhile.
         head = state.messages - len(context.plan.pending)
         pinned = context.pinned if context.pinned is not None and context.pinned.id else None

@@ -18,7 +18,7 @@ from adapters.batch.local import LocalBatches
 from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches import results as batch_results
-from gateway.agents.batches.items import ItemTurns
+from gateway.agents.batches.items import ItemEnding, ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft
 from gateway.run.admin.job_operations import cancel_job
@@ -26,7 +26,7 @@ from gateway.run.background import tasks
 from gateway.settings import BatchSettings, ToolSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import StatementFailed, Unavailable, WriteConflict
-from storage.records import RunState
+from storage.records import DEFAULT, RunState
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import (
@@ -443,6 +443,29 @@ def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
         assert s.said(item["agent_id"])[1] == "tool_call_message: core_memory_append"
         gateway, day = s.world.world.gateway, int(s.world.world.clock() // 86_400)
         assert gateway.call(s.world.world.store.usage.batch_tokens("default", day)) == 30
+
+
+def test_a_conversation_that_is_deleted_as_its_item_ends_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ItemTurns.compose_end
+
+    async def compose_end(turns: ItemTurns, ending: ItemEnding) -> ItemEnd:
+        if ending.turn.item.conversation != DEFAULT:
+            await asyncio.to_thread(s.world.letta.conversations.delete, conversation)
+        return await real(turns, ending)
+
+    monkeypatch.setattr(ItemTurns, "compose_end", compose_end)
+    with scene(tmp_path) as s:
+        agents = s.agents(2, "up/m")
+        conversation = s.world.letta.conversations.create(agent_id=agents[0]).id
+        requests = [{"agent_id": agent, "messages": [{"role": "user", "content": "Hi"}]} for agent in agents]
+        requests[0]["conversation_id"] = conversation
+        status, batch = s.world.ask("POST", PATH, {"requests": requests})
+        assert status == 200, batch
+        assert s.ended(batch)["counts"]["completed"] == 1
+        # What the gateway asks itself has no results to be read again: it would be asked again.
+        assert len(s.world.upstream.chats) == 2
 
 
 def completion(json: bytes, **message: Any) -> Reply:
