@@ -5,13 +5,13 @@ that open a memory to its person.
 from __future__ import annotations
 
 import msgspec
-import orjson
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, UnknownPath
+from gateway.dialects.fields import read_object
+from gateway.errors import UnknownPath
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.store_errors import map_store_errors
@@ -38,10 +38,7 @@ def memory_routes(
         if not ui.enabled:
             raise UnknownPath("A link would open nothing: ui.enabled is false.")
         async with bodies.read(request.scope, request.receive) as raw:
-            try:
-                body = orjson.loads(bytes(raw))
-            except ValueError:
-                raise BadRequest("The body is no JSON.") from None
+            body = read_object(bytes(raw))
         with map_store_errors():
             caller = info.caller
             made = await links.create(body, caller.project, caller.key, caller.key_name, caller.expires)

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.errors import BadRequest, UnknownId
+from gateway.dialects.fields import read_object
+from gateway.errors import UnknownId
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
@@ -76,7 +77,7 @@ def managed(
         info_of(request.scope).route = "manage"
         manager = await access.admit(request, writes=method != "GET")
         async with bodies.read(request.scope, request.receive) as raw:
-            body = _object_in(bytes(raw))
+            body = read_object(bytes(raw)) if raw else {}
         with map_store_errors():
             answered = await perform(manager, request, body)
         return Response(orjson.dumps(answered), status, media_type="application/json")
@@ -90,13 +91,3 @@ def number_in(request: Request) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise UnknownId(f"There is nothing with the id {text!r}.")
     return int(text)
-
-
-def _object_in(raw: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(raw) if raw else {}
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"We could not parse the JSON body of your request: {error}") from error
-    if not isinstance(body, dict):
-        raise BadRequest("We could not parse the JSON body of your request: expected an object.")
-    return body

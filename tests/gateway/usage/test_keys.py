@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import KeyOperations
 from gateway.settings import ModelSettings, UpstreamSettings
@@ -118,6 +119,12 @@ def test_the_command_line_makes_no_key_that_operators_could_not(
         world.gateway.call(KeyOperations(world.store.keys).create({"name": "prod", **fields}))
     assert caught.value.param == param
     assert manage(world, "GET", "keys").json["data"] == []
+
+
+def test_a_body_that_cannot_be_read_makes_no_key(world: World) -> None:
+    many = b'{"name":"prod","x":[%b0]}' % (b"0," * MAX_VALUES)
+    for body, status in ((b"{", 400), (b"[]", 400), (many, 413)):
+        assert world.gateway.ask("POST", "/v1/manage/keys", body, OWNER).status == status
 
 
 def test_a_key_asks_for_its_models_alone(world: World) -> None:

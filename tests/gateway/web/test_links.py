@@ -10,6 +10,7 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import NotAllowed, UnknownId
 from gateway.run.admin.link_operations import PATH, RIGHTS, LinkOperations
 from gateway.run.admin.memory_edits import LINK, Editor, MemoryEdits
@@ -100,9 +101,11 @@ def test_a_link_is_under_the_host_that_was_asked(world: World) -> None:
     assert ask(world, {"user": "alice"}, host="evil.example").status_code == 403
 
 
-def test_a_body_that_is_no_json_is_refused(world: World) -> None:
-    reply = httpx.post(f"{world.gateway.url}/v1/memory/links", content=b"{")
-    assert reply.status_code == 400
+def test_a_body_that_cannot_be_read_is_refused(world: World) -> None:
+    many = b'{"user":"alice","x":[%b0]}' % (b"0," * MAX_VALUES)
+    for body, status in ((b"{", 400), (many, 413)):
+        reply = httpx.post(f"{world.gateway.url}/v1/memory/links", content=body)
+        assert reply.status_code == status
 
 
 def test_who_has_no_memory_gets_no_link(world: World) -> None:
