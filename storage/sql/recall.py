@@ -321,7 +321,10 @@ class Recall(GrowingGroup):
         size = memory.numbers.next_seq * len(vector.data)
         is_unread = cache.get(agent.id, vector.model) is None
         if size <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
-            return await self._database.read(find, deadline_ms=deadline_ms)
+            try:
+                return await self._database.read(find, deadline_ms=deadline_ms)
+            except TooSlow:
+                return None
         load = partial(load_joined, cache=cache, agent=agent.id, model=vector.model)
         try:
             async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):

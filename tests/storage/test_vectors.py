@@ -13,7 +13,7 @@ import pytest
 
 from storage.commands import ForgetTarget, Unembedded
 from storage.database import Connection
-from storage.errors import Stale
+from storage.errors import Stale, TooSlow
 from storage.records import Agent, Message, Scope, Vector
 from storage.search import scores, vector_blobs
 from storage.search.blob import CorruptIndex, Document, encode
@@ -328,6 +328,22 @@ async def test_a_search_waits_for_no_vectors_and_the_next_one_has_them(
     assert {hit.text for hit in hits} == {"What of rain?", "This of rain."}
     may_read.set()
     assert "This of tea." in await search(store, agent, "This of tea.", deadline_ms=deadline_ms)
+
+
+async def test_a_search_goes_on_by_words_where_vectors_are_not_read_in_time(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk(alice, "tea", "rain")
+    await embed(store, alice.agent)
+
+    async def find_near(*_: Any, **__: Any) -> None:
+        raise TooSlow("it takes too long")
+
+    monkeypatch.setattr(recall, "find_near", find_near)
+    hits = await store.recall.search(
+        alice.agent, "rain", vector=Vector(MODEL, unit("This of tea.")), only_strong=True
+    )
+    assert {hit.text for hit in hits} == {"What of rain?", "This of rain."}
 
 
 async def test_vectors_that_are_read_while_something_is_forgotten_are_not_cached(
