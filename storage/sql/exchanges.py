@@ -336,7 +336,7 @@ async def exchange_of_message(connection: Connection, agent: int, seq: int) -> t
 
 
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:
-    """Returns those of these messages that are off the record or forgotten."""
+    """Returns those of these messages that were forgotten."""
     return frozenset(row[0] for row in await rows_of(connection, SQL["tombs"], hashes, agent))
 
 

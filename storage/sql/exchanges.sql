@@ -446,5 +446,5 @@ WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST
 
 -- name: tombs
 -- Finds those of some messages that were forgotten. What is off the record has such a mark, too.
-SELECT m.hash FROM marks m WHERE m.agent = ?1 AND m.kind = 'tomb' AND m.hash {in:2:BYTEA:32}
+SELECT m.hash FROM marks m WHERE m.agent = ?1 AND m.kind = 'tomb' AND m.hash {in:2:BYTEA:256}
     AND NOT EXISTS (SELECT 1 FROM exchanges e WHERE e.id = m.exchange AND e.agent = ?1 AND e.state = 'off')

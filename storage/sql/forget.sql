@@ -215,7 +215,7 @@ held(seq, id) AS (
     FROM wanted WHERE wanted.seq IS NOT NULL
 )
 SELECT held.seq, e.seq, e.span, e.redactions FROM held CROSS JOIN exchanges e ON e.id = held.id
-WHERE e.agent = ?1 AND e.state NOT IN ('forgotten', 'off')
+WHERE e.agent = ?1 AND held.seq < e.seq + e.span AND e.state NOT IN ('forgotten', 'off')
 
 -- name: facts_there
 -- Reads which of some numbers are of facts.

@@ -280,6 +280,17 @@ async def test_forgetting_a_turn_takes_its_recall_and_what_others_note_of_it(
     assert await store.recalls.find("c", 0.0) == []
 
 
+async def test_a_forgotten_fact_is_not_taken_for_the_message_before_it(store: Store, alice: Speaker) -> None:
+    first = await noted(alice, "One.", "a")
+    await learn(store, alice.agent, 0, fact("A fact.", [first]))
+    (known,) = await store.facts.list(alice.agent.id)
+    hits = [RecalledEntry(kind, known.seq, 1, 0.2, 0.2, None, 3) for kind in ("any", "fact", "message")]
+    await noted(alice, "Two.", "b", *hits)
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[known.seq]))
+    (after,) = await store.recalls.find("b", 0.0)
+    assert [e.is_forgotten for e in unpack(after.data).entries] == [True, True, True]
+
+
 # -- pauses, sizes, audit, links
 
 
