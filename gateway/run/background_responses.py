@@ -82,6 +82,10 @@ class BackgroundRequest(Protocol):
     def chat(self) -> ChatRequest: ...
 
     @property
+    def key(self) -> int:
+        """The id of its caller's key; 0: it had none."""
+
+    @property
     def conversation(self) -> str | None:
         """The id of the conversation that it goes on with."""
 
@@ -397,7 +401,7 @@ class BackgroundResponses:
         if (made := await self._find_made(run, identity.project)) is not None:
             await self._end(run, log, *made)
             return
-        with self.receipts.work(identity.project, kind="response") as receipt:
+        with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
             await self._answer(run, log, request, shown, identity, receipt)
 
     async def _find_made(self, run: Run, project: str) -> tuple[Json, tuple[str, str]] | None:

@@ -52,6 +52,8 @@ class Forwarded(Struct, frozen=True):
     credential: str | None = None
     # Patterns of the models that the caller's key may ask for; None: all.
     models: tuple[str, ...] | None = None
+    # The id of that key; 0: it has none.
+    key: int = 0
 
 
 @dataclass(slots=True)

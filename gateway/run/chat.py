@@ -221,7 +221,7 @@ class Chat:
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
         return ChatCall(
             resolved.request,
-            Forwarded(headers_for_upstream(context.headers), context.credential, context.models),
+            Forwarded(headers_for_upstream(context.headers), context.credential, context.models, context.key),
             identity,
             resolved.spec,
             self._route_for(resolved),

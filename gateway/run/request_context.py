@@ -21,6 +21,8 @@ class RequestContext(Struct, frozen=True):
     memory_mode: str | None = None
     # Patterns of the models that the key may ask for; None: all.
     models: tuple[str, ...] | None = None
+    # The id of the key; 0: it has none.
+    key: int = 0
 
 
 def may_ask(models: Collection[str] | None, model: str) -> bool:

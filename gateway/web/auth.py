@@ -56,7 +56,7 @@ class Caller(NamedTuple):
 
     def context(self, headers: RawHeaders) -> RequestContext:
         """Returns the context of a request of this caller. headers: those of the request."""
-        return RequestContext(headers, self.project, self.credential, self.memory, self.models)
+        return RequestContext(headers, self.project, self.credential, self.memory, self.models, self.key)
 
     def may_ask(self, model: str) -> bool:
         """Returns whether the key may ask for a model by this name."""

@@ -203,7 +203,7 @@ class ResponsesPath(ForwardedPath):
             tag, created = _new_tag(scope, digest, agent.secret), background.now()
             stored = StoredResponseRequest(
                 request.body.decode(), identity, request.upstream_tools, self.chats.settings.max_messages,
-                [] if conversation is None else conversation.items,
+                [] if conversation is None else conversation.items, context.key,
             )  # fmt: skip
             queued = queued_response(request, tag, created)
             run, is_new = await background.accept(

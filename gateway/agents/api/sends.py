@@ -165,7 +165,9 @@ class SendRoutes:
             spec = replace(spec, system=system)
         scope = request.http.scope
         caller = info_of(scope).caller
-        forwarded = Forwarded(headers_for_upstream(scope["headers"]), caller.credential, caller.models)
+        forwarded = Forwarded(
+            headers_for_upstream(scope["headers"]), caller.credential, caller.models, caller.key
+        )
         return RunRequest(
             spec,
             found.scope,

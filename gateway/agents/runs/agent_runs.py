@@ -177,7 +177,8 @@ class AgentRuns:
         reading = run_request.reading
         memory = 0 if reading is None else reading.memory
         kind = "sleeptime" if memory else "run"
-        with suppress(RunOver), self._receipts.work(run_request.scope.project, memory, kind) as receipt:
+        project, key = run_request.scope.project, run_request.forwarded.key
+        with suppress(RunOver), self._receipts.work(project, memory, kind, key=key) as receipt:
             await self._answer(send, ticket, view, sink, receipt)
 
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:

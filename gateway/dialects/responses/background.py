@@ -45,6 +45,8 @@ class StoredResponseRequest(Struct, frozen=True):
     most_messages: int
     # The items of its conversation that wait for the next response; they come before its input.
     waiting: list[Json] = field(default_factory=list)
+    # The id of the caller's key; 0: it had none.
+    key: int = 0
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
@@ -70,6 +72,10 @@ class RestoredRequest(Struct, frozen=True):
     @property
     def chat(self) -> ChatRequest:
         return self.request.chat
+
+    @property
+    def key(self) -> int:
+        return self.stored.key
 
     @property
     def conversation(self) -> str | None:

@@ -435,6 +435,40 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
     becomes(lambda: "m" in [seen.json["model"] for seen in world.upstream.chats])
 
 
+@pytest.mark.parametrize("path", ["responses", "agents"])
+def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
+    upstream: StrictUpstream, tmp_path: Path, path: str
+) -> None:
+    by_chat = UpstreamSettings(
+        "up", base_url=upstream.base_url, takes={"responses": False, "stream_usage": True}
+    )
+    with remember(upstream, tmp_path, upstreams=(by_chat,), models=MODELS, admin_token="the-owner") as world:
+        _make_in_background(world, path)
+
+
+def _make_in_background(world: World, path: str) -> None:
+    made, bearer = make(world, limits=[{"unit": "tokens", "per": "day", "most": 100}])
+
+    def ask(path: str, **body: Any) -> RawReply:
+        headers = {**bearer, "content-type": "application/json"}
+        return world.gateway.ask("POST", f"/v1/{path}", json.dumps(body).encode(), headers)
+
+    usage = {"prompt_tokens": 90, "completion_tokens": 20, "total_tokens": 110}
+    world.upstream.script = lambda seen: say("Hello.", usage=usage)
+    if path == "responses":
+        assert ask("responses", model="m", input="Hi", user="alice", background=True).status == 200
+    else:
+        agent = ask("agents", model="m").json["id"]
+        assert ask(f"agents/{agent}/messages", input="Hi", background=True, streaming=False).status == 200
+
+    def used() -> tuple[int, int]:
+        rows = manage(world, "GET", f"usage?by=key&key={made['id']}").json["data"]
+        return rows[0]["input_tokens"], rows[0]["output_tokens"]
+
+    becomes(lambda: used() == (90, 20))
+    assert ask("chat/completions", model="m", messages=ASK).status == 429
+
+
 @pytest.mark.parametrize("kind", ["keys", "limits"])
 def test_of_two_changes_at_once_none_takes_back_the_other(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str

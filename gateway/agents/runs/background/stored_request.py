@@ -2,7 +2,7 @@
 
 Its messages are dropped once they are in the conversation; the other fields are needed to continue the run. Headers and
 keys of the caller are held in memory alone: a run that continues after a restart uses the gateway's own keys, and asks
-for no model that the caller's key may not ask for.
+for no model that the caller's key may not ask for. What it uses is counted for that key.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class StoredRequest(Struct, frozen=True):
     client_tools: tuple[Json, ...] = ()
     # As in `Forwarded`.
     models: tuple[str, ...] | None = None
+    key: int = 0
 
     @staticmethod
     def of(run_request: RunRequest, shown: Json | None, callback: str | None) -> StoredRequest:
@@ -53,6 +54,7 @@ class StoredRequest(Struct, frozen=True):
             spares_pauses=run_request.spares_pauses,
             client_tools=run_request.client_tools,
             models=run_request.forwarded.models,
+            key=run_request.forwarded.key,
         )
 
     @staticmethod
@@ -74,7 +76,7 @@ class StoredRequest(Struct, frozen=True):
             fields=self.fields or {},
             client_tools=self.client_tools,
             max_steps=self.max_steps,
-            forwarded=replace(forwarded, models=self.models),
+            forwarded=replace(forwarded, models=self.models, key=self.key),
             model=self.model,
             system=self.system,
             spares_pauses=self.spares_pauses,
