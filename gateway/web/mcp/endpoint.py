@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.core.json_limits import check_values
 from gateway.core.memory.mcp_tools import McpAnswer, McpCaller, client_name
 from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
 from gateway.errors import NotAllowed
@@ -82,12 +83,14 @@ class McpEndpoint:
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
-            parts: list[Message] = [{"type": "http.request", "body": bytes(raw), "more_body": False}]
+            body = bytes(raw)
+            check_values(body)
+            parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
             async def replay() -> Message:
                 return parts.pop() if parts else await receive()
 
-            await self._manager.handle_request(scope, replay, _with_session_id(raw, send))
+            await self._manager.handle_request(scope, replay, _with_session_id(body, send))
 
     def _identity_of(self, scope: Scope) -> Identity:
         """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""

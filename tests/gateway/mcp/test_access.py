@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.json_limits import MAX_VALUES
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.mcp.client import Tools
@@ -166,6 +167,8 @@ def test_protocol_errors_are_json_rpc(world: World) -> None:
     )
     assert ask(world.gateway, headers, body=deep).status == 400
     assert ask(world.gateway, headers, body=b" " * (5 << 20)).status == 413
+    many = b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":[%b0]}}' % (b"0," * MAX_VALUES)
+    assert ask(world.gateway, headers, body=many).status == 413
     for method in ("GET", "DELETE"):
         assert world.gateway.ask(method, "/mcp", headers=headers).status == 405
     # It answers as before.
