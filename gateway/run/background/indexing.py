@@ -68,7 +68,11 @@ class IndexingService:
         """Indexes the memory that is due, if one is. Returns the seconds until another is; None: none has grown."""
         while self._unchecked:
             agent = self._unchecked.pop()
-            backlog = await self._store.recall.backlog(agent)
+            try:
+                backlog = await self._store.recall.backlog(agent)
+            except Unavailable:
+                self._unchecked.add(agent)
+                raise
             if backlog >= INDEX_EVERY:
                 self.add(agent, backlog)
         started = self._clock()

@@ -30,6 +30,8 @@ class Memories:
         return self.steps % 2 == 1
 
     async def backlog(self, agent: int) -> int:
+        if self.is_broken:
+            raise Broken("no disk")
         return self.backlogs[agent]
 
     async def agents_to_index(self, at_least: int, limit: int) -> list[int]:
@@ -91,6 +93,18 @@ async def test_a_memory_is_indexed_when_the_store_works_again() -> None:
     memories.is_broken = True
     with pytest.raises(Broken):
         await memories.pass_time(10)
+    memories.is_broken = False
+    await memories.pass_time(0)
+    assert memories.indexed == [1]
+
+
+async def test_a_memory_that_grew_while_the_store_failed_is_checked_when_it_works_again() -> None:
+    memories = Memories()
+    memories.backlogs = {1: LONG_BACKLOG}
+    memories.indexing.check(1)
+    memories.is_broken = True
+    with pytest.raises(Broken):
+        await memories.pass_time(0)
     memories.is_broken = False
     await memories.pass_time(0)
     assert memories.indexed == [1]
