@@ -31,6 +31,11 @@ class GrowingBlocks:
         self.next_index = 0
 
     @property
+    def is_open(self) -> bool:
+        """Returns whether a block of text or thoughts goes on."""
+        return bool(self._kind)
+
+    @property
     def has_calls(self) -> bool:
         return bool(self._draft.calls)
 

@@ -109,6 +109,8 @@ class MessagesView(ClientView):
         if (name := event_name(raw)) is not None:
             self._is_native = True
             shown = self._native.pass_on(raw, name)
+            if shown and name != "ping":
+                self._blocks.end()  # that of a filler
             self._put(shown, has_content=self._native.has_content)
             return
         if event.chunk is None:
@@ -140,15 +142,12 @@ class MessagesView(ClientView):
         return True
 
     def add_text(self, text: str) -> None:
-        if self._is_native:
+        if self._is_native and not self._blocks.is_open:
             if not text.strip():
                 return  # a separator between the texts of two rounds, which are two blocks
-            # A filler is a block of its own.
+            # A filler is a block of its own, which goes on until the upstream's next one.
             self._blocks.next_index = self._native.next_index
-            self._blocks.add_text(text)
-            self._blocks.end()
-            self._native.next_index = self._blocks.next_index
-            return
+            self._native.next_index += 1
         self._blocks.add_text(text)
 
     def add_words(self, text: str, between: str, call: int) -> None:
@@ -163,6 +162,7 @@ class MessagesView(ClientView):
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         if self._is_native:
+            self._blocks.end()
             for raw in self._native.hide([event.raw for event in tail if event.raw]):
                 self._put(raw, has_content=False)
             return
@@ -173,6 +173,7 @@ class MessagesView(ClientView):
         self._holds_events = False
         raws = [event.raw for event in tail if event.raw]
         if self._is_native:
+            self._blocks.end()
             if raws or not self._native.is_over:
                 self._out += self._native.end(raws, finish)
             return

@@ -15,6 +15,7 @@ from gateway.settings import FillerSettings, UpstreamSettings
 from storage.records import Scope
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.messages.sdk import client
 from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]
@@ -252,6 +253,20 @@ def test_a_filler_of_claudes_is_spoken_and_sent_again(tmp_path: Path) -> None:
             assert ANSWER in str(after[-2])
             assert FILLER not in str(after[-2])
             assert FILLER not in later(world)
+
+
+def test_a_filler_of_claudes_is_one_block_of_its_message(tmp_path: Path) -> None:
+    with StrictAnthropic() as upstream:
+        there = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        with remember(upstream, tmp_path, agent(filler="model"), upstreams=there) as world:
+            upstream.queue(call_tools(search(pieces=1)), say(ANSWER))
+            asked: Any = {"role": "user", "content": ASKED}
+            with (
+                client(world, default_headers={"x-mnemogate-user": "alice"}) as sdk,
+                sdk.messages.stream(model="agent/helper", max_tokens=100, messages=[asked]) as stream,
+            ):
+                told = stream.get_final_message()
+            assert [getattr(block, "text", None) for block in told.content] == [FILLER, ANSWER]
 
 
 @both_names
