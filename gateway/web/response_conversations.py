@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Any, Final
 
@@ -13,10 +14,11 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM_ROLES
+from gateway.core.conversation.directions import Direction
 from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.items import ItemList, paginate, render_created_item
+from gateway.dialects.responses.items import ItemGroup, ItemList, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
@@ -70,16 +72,12 @@ class GatewayConversations:
                 await self.conversations.delete(conversation)
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                return paginate((await self._list_items(conversation)).items, query)
+                turns = await self.conversations.turns(conversation)
+                return paginate(group_items(turns, conversation.items), query)
             case "POST", ["items"]:
                 return await self._add_items(conversation, body)
             case "GET", ["items", id]:
-                found = next(
-                    (item for item in (await self._list_items(conversation)).items if item["id"] == id), None
-                )
-                if found is None:
-                    raise _unknown_item(id)
-                return found
+                return await self._find_item(conversation, id)
             case "DELETE", ["items", id]:
                 await self._delete_item(conversation, id)
                 return _render_conversation(await self.conversations.find(owner, conversation.id))
@@ -87,8 +85,14 @@ class GatewayConversations:
                 raise HTTPException(405)
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
 
-    async def _list_items(self, conversation: ResponseConversation) -> ItemList:
-        return list_items(await self.conversations.turns(conversation), conversation.items)
+    async def _find_item(self, conversation: ResponseConversation, id: str) -> Json:
+        turns = await self.conversations.turns(conversation)
+        for group in group_items(turns, conversation.items):
+            if group.turn == parse_turn_names(id):
+                for item in group.render():
+                    if item["id"] == id:
+                        return item
+        raise _unknown_item(id)
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
         if body.get("items") is None:
@@ -112,7 +116,7 @@ class GatewayConversations:
             return {**now, "items": waiting}
 
         await self.conversations.change(conversation, add)
-        return paginate(items, f"order=asc&limit={MAX_CREATED_ITEMS}")
+        return paginate([ItemGroup(lambda: items)], f"order=asc&limit={MAX_CREATED_ITEMS}")
 
     async def _delete_item(self, conversation: ResponseConversation, id: str) -> None:
         if any(item["id"] == id for item in conversation.items):
@@ -120,7 +124,7 @@ class GatewayConversations:
             return
         turns = await self.conversations.turns(conversation)
         turn = next((each for each in turns if each.name == parse_turn_names(id)), None)
-        ids = [] if turn is None else [item["id"] for item in list_items([turn], ()).items]
+        ids = [] if turn is None else [item["id"] for item in render_turn(turn, None)]
         if turn is None or id not in ids:
             raise _unknown_item(id)
         place = parse_input_place(id)  # None: it is of the reply
@@ -140,19 +144,48 @@ def system_items(waiting: Sequence[Json]) -> list[Json]:
     return [item for item in waiting if item.get("role") in SYSTEM_ROLES]
 
 
-def list_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> ItemList:
-    """Returns the items of turns, oldest first, and those that wait for the next one.
+def group_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> list[ItemGroup]:
+    """Returns the items of a conversation: those of its turns, given oldest first, and those that wait.
 
     System and developer messages come first, as each response reads them.
     """
-    items = ItemList()
-    items.items.extend(system_items(waiting))
-    for turn in turns:
-        items.add_inputs("".join(turn.name), turn.inputs, forms=read_call_forms(turn.reply))
-        if turn.reply:
-            items.add_reply(turn.name, turn.reply)
-    items.items.extend(item for item in waiting if item.get("role") not in SYSTEM_ROLES)
-    return items
+    return [
+        ItemGroup(lambda: system_items(waiting)),
+        *group_turns(turns, render_turn),
+        ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
+    ]
+
+
+def group_turns(
+    turns: Sequence[NamedTurn], render: Callable[[NamedTurn, NamedTurn | None], Sequence[Json]]
+) -> list[ItemGroup]:
+    """Returns the items of a path's turns. render: returns those of a turn; it takes the one before it, too."""
+    return [
+        ItemGroup(partial(render, turn, before), turn.name)
+        for before, turn in zip((None, *turns), turns, strict=False)
+    ]
+
+
+def render_turn(
+    turn: NamedTurn,
+    before: NamedTurn | None,
+    *,
+    directions: Sequence[Direction] = (),
+    is_answered: bool = True,
+) -> list[Json]:
+    """Returns the items of a turn, as clients have them.
+
+    before: has the calls whose results are among the turn's inputs.
+    directions: of the turn that are shown.
+    is_answered: its reply is shown, too.
+    """
+    items, reply = ItemList(), turn.reply
+    if before is not None:
+        items.record_calls(before.reply)
+    items.add_inputs("".join(turn.name), turn.inputs, directions, read_call_forms(reply))
+    if reply and is_answered:
+        items.add_reply(turn.name, reply)
+    return items.items
 
 
 def _read_new_items(body: Json) -> list[Json]:

@@ -18,16 +18,15 @@ from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
 from gateway.core.request.identity import IdentityRules, identify
-from gateway.dialects.responses.items import ItemList, paginate
+from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_names
-from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.deferred_replies import DeferredReply
-from gateway.run.memory.stored_turns import FoundTurn, turn_begun
+from gateway.run.memory.stored_turns import FoundTurn, NamedTurn, turn_begun
 from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.response_conversations import ResponseConversations
@@ -36,7 +35,13 @@ from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
-from gateway.web.response_conversations import CONVERSATIONS_PATH, GatewayConversations, system_items
+from gateway.web.response_conversations import (
+    CONVERSATIONS_PATH,
+    GatewayConversations,
+    group_turns,
+    render_turn,
+    system_items,
+)
 from storage.records import Run
 
 EVENT_STREAM: Final = [("content-type", "text/event-stream; charset=utf-8")]
@@ -198,30 +203,40 @@ class GatewayResponses:
 
     async def _list_input_items(self, owner: ResponseOwner, found: _FoundParts, query: str) -> Json:
         """Returns a page of the items before a response."""
-        items, run = ItemList(), found.run
+        groups, run = list[ItemGroup](), found.run
         if found.turn is not None:
-            await self._add_path(items, found.turn, owner)
+            groups = await self._group_path(found.turn, owner)
         elif run is not None and (request := await self.background.request(run)) is not None:
             # Without a turn, its input is in its request.
             previous = request.previous
             before = None if previous is None else await self._find_turn(owner, previous)
+            items = ItemList()
             if before is not None:
-                await self._add_path(items, before, owner)
-                items.add_reply(before.turn.name, before.turn.reply)
+                groups = await self._group_path(before, owner, is_answered=True)
+                items.record_calls(before.turn.reply)
             items.add_inputs(run.uid, request.inputs, forms=request.forms)
-        return paginate(items.items, query)
+            groups.append(ItemGroup(lambda: items.items, parse_turn_names(found.id)))
+        return paginate(groups, query)
 
-    async def _add_path(self, items: ItemList, response: FoundTurn, owner: ResponseOwner) -> None:
-        """Adds what comes before a response's reply, first what each response of its conversation has."""
+    async def _group_path(
+        self, response: FoundTurn, owner: ResponseOwner, *, is_answered: bool = False
+    ) -> list[ItemGroup]:
+        """Returns what comes before a response's reply, first what each response of its conversation has.
+
+        is_answered: also the reply.
+        """
+        groups = list[ItemGroup]()
         conversation_id = await self.stored.conversation_id(response)
         if is_gateway_id(conversation_id):
             with suppress(UnknownId):
                 conversation = await self.conversations.find(owner, conversation_id)
-                items.items.extend(system_items(conversation.items))
-        for turn in await self.stored.path(response):
-            items.add_inputs("".join(turn.name), turn.inputs, turn.directions, read_call_forms(turn.reply))
-            if turn.exchange.id != response.exchange.id and turn.reply:
-                items.add_reply(turn.name, turn.reply)
+                groups.append(ItemGroup(lambda: system_items(conversation.items)))
+
+        def render(turn: NamedTurn, before: NamedTurn | None) -> list[Json]:
+            is_shown = is_answered or turn.exchange.id != response.exchange.id
+            return render_turn(turn, before, directions=turn.directions, is_answered=is_shown)
+
+        return [*groups, *group_turns(await self.stored.path(response), render)]
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, Final
 from urllib.parse import parse_qs
+
+from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.dialects.responses.render import rebuild_response, render_output
+from gateway.dialects.responses.response_ids import parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
 from gateway.errors import BadRequest
@@ -80,8 +84,12 @@ class ItemList:
         shown = rebuild_response(turn, reply)
         tag = "".join(turn)
         output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
-        self._record_calls(reply, read_call_forms(reply))
+        self.record_calls(reply)
         self.items.extend(output)
+
+    def record_calls(self, reply: WireMessage) -> None:
+        """Takes the types of a reply's calls, which decide those of their results."""
+        self._record_calls(reply, read_call_forms(reply))
 
     def _record_calls(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
         for call in reply.get("tool_calls") or ():
@@ -142,8 +150,23 @@ def _render_part(part: Json) -> Json:
     return part
 
 
-def paginate(items: Sequence[Json], query: str) -> Json:
-    """Returns a page of items, given oldest first. query: `order`, `limit`, `after`. Raises: BadRequest."""
+class ItemGroup(Struct, frozen=True):
+    """Items of a list that stand together."""
+
+    # Returns them, oldest first.
+    render: Callable[[], Sequence[Json]]
+    # The names of the turn that their ids contain, as `parse_turn_names` returns them.
+    turn: tuple[str, str] = ("", "")
+
+
+def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
+    """Returns a page of items, and renders the groups that it shows alone.
+
+    groups: oldest first.
+    query: `order`, `limit`, `after`.
+
+    Raises: BadRequest.
+    """
     asked = parse_qs(query, keep_blank_values=True)
     order = asked.get("order", ["desc"])[-1]
     if order not in ("asc", "desc"):
@@ -155,18 +178,26 @@ def paginate(items: Sequence[Json], query: str) -> Json:
     limit = asked.get("limit", [str(_DEFAULT_LIMIT)])[-1]
     if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_ITEMS):
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
-    found = list(items if order == "asc" else reversed(items))
-    after = asked.get("after", [None])[-1]
-    if after:
-        place = next((n for n, item in enumerate(found) if item["id"] == after), None)
-        if place is None:
+    step = 1 if order == "asc" else -1
+    found: Iterable[Json] = ()
+    left = iter(groups[::step])
+    if after := asked.get("after", [""])[-1]:
+        turn = parse_turn_names(after)
+        for group in left:
+            items = group.render()[::step] if group.turn == turn else ()
+            place = next((n for n, item in enumerate(items) if item["id"] == after), None)
+            if place is not None:
+                found = items[place + 1 :]
+                break
+        else:
             raise BadRequest(f"There is no item {after[:120]!r} in this list.", param="after")
-        found = found[place + 1 :]
-    data = found[: int(limit)]
+    rest = chain.from_iterable(group.render()[::step] for group in left)
+    shown = list(islice(chain(found, rest), int(limit) + 1))
+    data = shown[: int(limit)]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(found) > len(data),
+        "has_more": len(shown) > len(data),
     }

@@ -12,6 +12,8 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
+from gateway.dialects.responses import items as response_items
+from gateway.dialects.responses.render import rebuild_response
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web import response_conversations
@@ -320,6 +322,32 @@ def test_its_system_messages_are_read_by_each_response(world: World, upstream: S
     world.sdk.conversations.items.delete(items[0]["id"], conversation_id=conversation.id)
     respond(world, input="Three.", conversation=conversation.id, user="alice")
     assert "Be brief." not in asked(upstream)
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_a_page_of_its_items_renders_the_turns_that_it_shows(
+    world: World, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """A long conversation must not be rendered for each page: everybody's streams wait meanwhile."""
+    rendered: list[tuple[str, str]] = []
+
+    def rebuild(turn: tuple[str, str], reply: Json) -> Json | None:
+        rendered.append(turn)
+        return rebuild_response(turn, reply)
+
+    monkeypatch.setattr(response_items, "rebuild_response", rebuild)
+    conversation = world.sdk.conversations.create()
+    made = [respond(world, input=f"{n}.", conversation=conversation.id, user="alice") for n in range(8)]
+    if order == "desc":
+        made.reverse()
+    pages = world.sdk.conversations.items.list(conversation.id, limit=2, order=order)  # type: ignore[arg-type]
+    for response, page in zip(made, pages.iter_pages(), strict=False):
+        assert response.output[0].id in [item.id for item in page.data]
+        assert len(set(rendered)) <= 3  # the turn of `after`, the page's, and the one that has more
+        rendered.clear()
+    world.sdk.conversations.items.retrieve(made[3].output[0].id, conversation_id=conversation.id)
+    world.sdk.responses.input_items.list(made[3].id, limit=2)
+    assert len(rendered) <= 3
 
 
 def test_its_system_messages_are_of_no_turn(world: World, upstream: StrictUpstream) -> None:
