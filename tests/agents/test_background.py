@@ -95,6 +95,21 @@ def test_a_run_is_accepted_and_goes_on_by_itself(world: LettaWorld) -> None:
     assert world.world.query("SELECT count(*) FROM jobs") == [0]
 
 
+@pytest.mark.both
+def test_a_send_that_comes_again_while_its_run_goes_on_is_that_run(world: LettaWorld) -> None:
+    agent, gate, again = world.agent(), Gate(), {"x-stainless-retry-count": "1"}
+    world.upstream.queue(say("Done.", hold_before_headers=gate))
+    messages = world.letta.agents.messages
+    run = messages.create_async(agent.id, input="Work.")
+    becomes(lambda: len(world.upstream.chats) == 1)
+    assert world.letta.runs.retrieve(run.id).status == "running"
+    assert messages.create_async(agent.id, input="Work.", extra_headers=again).id == run.id
+    other = messages.create_async(agent.id, input="Rest.", extra_headers=again)
+    gate.open()
+    ended(world, other.id)
+    assert said(world, agent.id) == ["user: Work.", "assistant: Done.", "user: Rest.", "assistant: Ok."]
+
+
 def test_each_step_of_a_run_is_retried(upstream: StrictUpstream, tmp_path: Path) -> None:
     retrying = UpstreamSettings("up", base_url=upstream.base_url, retries=1)
     with letta(upstream, tmp_path, upstreams=(retrying,)) as world:

@@ -24,7 +24,7 @@ from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import RemoteRuns
 from gateway.agents.runs.background.run_logs import DELETED, RunLogs
 from gateway.agents.runs.background.shows_runs import ShowsRuns
-from gateway.agents.runs.background.stored_request import StoredRequest
+from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
 from gateway.agents.runs.begin import MessageGone
 from gateway.agents.runs.resend import EarlierSend, SendMarks, find_earlier_send, otid_digest
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
@@ -114,7 +114,8 @@ class BackgroundRuns:
             raise NotFound("there is no such agent")
         check_not_paused(agent)
         name, conversation = await self._find_conversation(agent, run_request.conversation)
-        earlier = await self._find_earlier(agent, name, conversation, run_request)
+        digest = send_digest(agent, run_request)
+        earlier = await self._find_earlier(agent, name, conversation, run_request, digest)
         replaces = None
         if earlier is not None:
             if earlier.is_answered:
@@ -128,7 +129,7 @@ class BackgroundRuns:
             run_request.parent, run_request.depth,
             background=True, otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
-        request = StoredRequest.of(run_request, shown, callback).encode()
+        request = StoredRequest.of(run_request, digest, shown, callback).encode()
         wanted = RunAccept(
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
@@ -324,12 +325,15 @@ class BackgroundRuns:
     # -- a send that is resent
 
     async def _find_earlier(
-        self, agent: Agent, name: str, conversation: int, run_request: RunRequest
+        self, agent: Agent, name: str, conversation: int, run_request: RunRequest, digest: bytes
     ) -> EarlierSend | None:
-        """Returns the earlier send that this one repeats; None: it is new. A run that has not ended is its answer."""
-        store, digest = self._store, otid_digest(agent, name, run_request.otid)
-        if digest is not None:
-            run = await store.runs.by_otid(agent.id, digest)
+        """Returns the earlier send that this one repeats; None: it is new. A run that has not ended is its answer.
+
+        digest: as `send_digest`.
+        """
+        store, otid = self._store, otid_digest(agent, name, run_request.otid)
+        if otid is not None:
+            run = await store.runs.by_otid(agent.id, otid)
         elif run_request.is_retry and conversation:
             run = await store.runs.newest(agent.id, conversation)
         else:
@@ -337,21 +341,18 @@ class BackgroundRuns:
         if run is None:
             return None
         if not run.is_over:
-            is_same = digest is not None or await self._has_same_messages(run, run_request)
+            is_same = otid is not None or await self._has_digest(run, digest)
             return EarlierSend(run, (), is_answered=True, needs_messages=False) if is_same else None
         initial: Sequence[Json] = (
             () if run_request.spec.defined is None else run_request.spec.defined.initial_messages
         )
-        marks = SendMarks(agent, name, run_request.messages, run_request.decisions, digest, initial)
+        marks = SendMarks(agent, name, run_request.messages, run_request.decisions, otid, initial)
         return await find_earlier_send(store, marks)
 
-    async def _has_same_messages(self, run: Run, run_request: RunRequest) -> bool:
-        """Returns whether the stored request of a run has the messages and decisions of this one."""
+    async def _has_digest(self, run: Run, digest: bytes) -> bool:
+        """Returns whether the stored request of a run has this digest."""
         texts = await self._store.runs.texts(run.agent, run.id, "request")
-        if not texts:
-            return False
-        stored, sent = StoredRequest.decode(texts[0].data), StoredRequest.of(run_request, None, None)
-        return (stored.messages, stored.decisions) == (sent.messages, sent.decisions)
+        return bool(texts) and StoredRequest.decode(texts[0].data).digest == digest.hex()
 
     # -- one attempt
 

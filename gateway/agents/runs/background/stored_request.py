@@ -17,8 +17,16 @@ from msgspec.structs import replace
 from adapters.types import Json
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.run import RunRequest
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Forwarded
+from storage.records import Agent
+
+
+def send_digest(agent: Agent, run_request: RunRequest) -> bytes:
+    """Returns a digest of the messages and decisions of a send."""
+    sent = msgspec.json.encode((run_request.messages, run_request.decisions))
+    return MessageHasher(agent.secret).digest(sent)
 
 
 class StoredRequest(Struct, frozen=True):
@@ -39,9 +47,11 @@ class StoredRequest(Struct, frozen=True):
     # As in `Forwarded`.
     models: tuple[str, ...] | None = None
     key: int = 0
+    # As `send_digest`: it stays when the messages are dropped.
+    digest: str = ""
 
     @staticmethod
-    def of(run_request: RunRequest, shown: Json | None, callback: str | None) -> StoredRequest:
+    def of(run_request: RunRequest, digest: bytes, shown: Json | None, callback: str | None) -> StoredRequest:
         return StoredRequest(
             messages=run_request.messages,
             decisions=run_request.decisions,
@@ -55,6 +65,7 @@ class StoredRequest(Struct, frozen=True):
             client_tools=run_request.client_tools,
             models=run_request.forwarded.models,
             key=run_request.forwarded.key,
+            digest=digest.hex(),
         )
 
     @staticmethod
