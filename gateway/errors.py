@@ -22,6 +22,7 @@ GatewayError
 ├── UpstreamError               the provider is at fault
 │   ├── UpstreamUnreachable     502
 │   ├── UpstreamBroke           502: the reply ended in the middle
+│   │   └── UpstreamTooLarge    it is larger than the gateway takes, which is no fault of its endpoint
 │   └── UpstreamTimeout         504
 ├── Overloaded                  503: a limit of the gateway; carries retry_after_s
 ├── TooManySends                429: too many wait for one conversation already
@@ -185,6 +186,10 @@ class UpstreamUnreachable(UpstreamError):
 
 class UpstreamBroke(UpstreamError):
     code = "upstream_broke"
+
+
+class UpstreamTooLarge(UpstreamBroke):
+    pass
 
 
 class UpstreamTimeout(UpstreamError):

@@ -12,13 +12,20 @@ from adapters.errors import (
     ProviderUnreachable,
 )
 from gateway.core.upstream.policy import Failure
-from gateway.errors import GatewayError, UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import (
+    GatewayError,
+    UpstreamBroke,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnreachable,
+)
 
 _TABLE: Final[tuple[tuple[type[ProviderError], type[UpstreamError], str], ...]] = (
     (ProviderTimeout, UpstreamTimeout, "timeout"),
     (ProviderUnreachable, UpstreamUnreachable, "unreachable"),
     (ProviderBroke, UpstreamBroke, "broke"),
-    (ProviderTooLarge, UpstreamBroke, "broke"),
+    (ProviderTooLarge, UpstreamTooLarge, "broke"),
     (ProviderError, UpstreamError, "broke"),
 )
 
