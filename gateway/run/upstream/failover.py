@@ -261,7 +261,6 @@ class Attempts:
         self.call = self._receipt.begin_call()
         request = await make(self.target, self.endpoint)
         while True:
-            attempts += 1
             found = await self._attempt(request, make)
             # The context's length was learned from the error: the same request, shorter, goes to the same endpoint.
             if isinstance(found, ModelRequest):
@@ -269,6 +268,7 @@ class Attempts:
                 continue
             if not isinstance(found, _Failed):
                 return found
+            attempts += 1
             step, wait_s = self._choose_next(found.failure, attempts, request)
             if step is NextAttempt.STOP:
                 return self._give_up(found)

@@ -58,6 +58,14 @@ def test_a_list_that_is_too_long_is_cut_once_it_is_known_how_long_it_may_be(
         assert len(upstream.chats) == 3
 
 
+def test_a_shorter_request_is_retried_like_any_other(two: Open) -> None:
+    with two(fallbacks=(), retries=1) as it:
+        words = "This model's maximum context length is 8192 tokens."
+        it.first.queue(fail(400, words), fail(503), say("Short."))
+        reply = it.world.gateway.post({"model": "m", "messages": long_list(80)})
+        assert reply.headers["x-mnemogate-tries"] == "first:400;first:503;first:200"
+
+
 def test_an_error_that_names_no_context_reaches_the_client_as_it_is(tmp_path: Path) -> None:
     with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
         upstream.queue(fail(400, message="Your words do not please me.", code="displeased"))
