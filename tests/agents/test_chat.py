@@ -18,7 +18,7 @@ from storage.errors import Unavailable
 from storage.records import Block
 from tests.agents.life import Life, agents
 from tests.agents.test_runs import insert
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World
 
 OURS = {"x-mnemogate-conversation": "default"}
@@ -436,6 +436,36 @@ def test_a_send_that_comes_again_is_answered_as_before(world: World, stream: boo
     assert again["content"] == "Let me see. Now."
     assert [call["function"]["name"] for call in again["tool_calls"]] == ["look"]
     assert len(world.upstream.chats) == asked
+
+
+def test_a_call_of_the_clients_custom_tool_is_shown_and_answered(world: World) -> None:
+    """Its client gets it once more where the answer was lost, and goes on behind a failure of the upstream."""
+    made = make(world)
+    tool = {"type": "custom", "custom": {"name": "sql"}}
+    call = {"id": "c1", "type": "custom", "custom": {"name": "sql", "input": "SELECT 1"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    completion = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    chat = world.chat(model="agent/ann", headers=OURS, tools=[tool])
+    world.upstream.queue(
+        raw(orjson.dumps(completion), content_type="application/json"), fail(500), say("One.")
+    )
+
+    chat.messages.append({"role": "user", "content": "Ask."})
+    first = chat.complete()
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    assert chat.complete()["tool_calls"] == first["tool_calls"] == [call]
+    listed = world.gateway.ask("GET", f"/v1/agents/agent-{made.agent.uid}/messages?order=asc")
+    (shown,) = [each for each in orjson.loads(listed.body) if "tool_call" in each]
+    assert shown["tool_call"] == {"name": "sql", "arguments": "SELECT 1", "tool_call_id": "c1"}
+
+    chat.headers = OURS
+    chat.messages += [first, {"role": "tool", "tool_call_id": "c1", "content": "1"}]
+    with pytest.raises(openai.InternalServerError, match="Something went wrong"):
+        chat.complete()
+    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    assert chat.go_on() == "One."
+    assert world.upstream.last.messages[-2]["tool_calls"] == [call]
 
 
 def test_the_same_words_behind_their_answer_are_another_send(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from gateway.agents.runs.run import RunResult
-from gateway.core.conversation.canonical import call_id, visible_reply
+from gateway.core.conversation.canonical import call_id, name_and_arguments, visible_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView, ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
@@ -29,7 +29,7 @@ async def replay(
     """
     steps = [orjson.loads(e.shown_reply) for e in result.steps if e.shown_reply is not None]
     calls = [call for message in steps for call in message.get("tool_calls") or ()]
-    gateway_calls = {call_id(call) for call in calls if _name(call) not in request.tools}
+    gateway_calls = {call_id(call) for call in calls if name_and_arguments(call)[0] not in request.tools}
     shown_reply = visible_reply(steps, gateway_calls)
     finish = "tool_calls" if "tool_calls" in shown_reply else "stop"
     counts = result.run.counts
@@ -62,7 +62,3 @@ async def replay(
     sink.start(200, [EVENT_STREAM, *receipt.note_head()])
     await sink.write(view.take())
     await sink.end()
-
-
-def _name(call: dict[str, Any]) -> Any:
-    return (call.get("function") or {}).get("name")

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from gateway.agents.wire.struct_fields import iso_time, lines_of, sent_fields
 from gateway.core import ids
-from gateway.core.conversation.canonical import WireMessage, is_system, join_texts, text_of
+from gateway.core.conversation.canonical import WireMessage, called_function, is_system, join_texts, text_of
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory.memory_tools import read_arguments
@@ -117,15 +117,13 @@ def well_typed(message: WireMessage) -> WireMessage:
 
 
 def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    function = function if isinstance(function, dict) else {}
-    named = {
-        key: value if isinstance(value := function.get(key), str) else "" for key in ("name", "arguments")
-    }
+    """Returns a call as a function's, which is all that this API knows: a custom tool's input as its arguments."""
+    function = called_function(call) or {}
+    named = {"name": function.get("name"), "arguments": function.get("arguments", function.get("input"))}
     return {
         **call,
         "id": id if isinstance(id := call.get("id"), str) else "",
-        "function": {**function, **named},
+        "function": {key: value if isinstance(value, str) else "" for key, value in named.items()},
     }
 
 

@@ -91,9 +91,8 @@ def calls_in(message: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else []:
-        function = called_function(call)
-        if function is not None:
-            found.append((str(function.get("name")), function.get("arguments", function.get("input"))))
+        if called_function(call) is not None:
+            found.append(name_and_arguments(call))
     function = message.get("function_call")
     if isinstance(function, dict):
         found.append((str(function.get("name")), function.get("arguments")))
@@ -104,6 +103,12 @@ def called_function(call: object) -> dict[str, Any] | None:
     """Returns the function or the custom tool of a call; None: the call is broken."""
     function = call.get("function") or call.get("custom") if isinstance(call, dict) else None
     return function if isinstance(function, dict) else None
+
+
+def name_and_arguments(call: object) -> tuple[str, Any]:
+    """Returns the name of the tool that a call names, and its arguments: of a custom tool, its input."""
+    function = called_function(call) or {}
+    return str(function.get("name")), function.get("arguments", function.get("input"))
 
 
 def call_objects(message: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core import ids
-from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.canonical import name_and_arguments, text_of
 from gateway.core.conversation.tree import is_tombstone
 from gateway.errors import UnknownId
 from gateway.run.admin.exchange_messages import TOOL_CHARS, shortened
@@ -117,12 +117,12 @@ def _calls(
     found = []
     reply: dict[str, Any] = orjson.loads(exchange.shown_reply)
     for call in reply.get("tool_calls") or ():
-        function, id = call.get("function") or {}, str(call.get("id"))
+        (name, arguments), id = name_and_arguments(call), str(call.get("id"))
         result = results.get(id)
         found.append(
             StepCall(
-                str(function.get("name")),
-                shortened(str(function.get("arguments", "")), TOOL_CHARS),
+                name,
+                shortened(str(arguments or ""), TOOL_CHARS),
                 None if result is None else shortened(result, TOOL_CHARS),
                 "waiting" if id in waiting else "open" if result is None else "answered",
                 waiting.get(id),

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec import Struct
 
 from gateway.agents.core.tool_rules import CalledTool
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.canonical import WireMessage, name_and_arguments, text_of
 from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import CallDecision, ResumedCalls
@@ -178,6 +178,6 @@ def calls_since_user_message(context: MemoryContext, *, is_continued: bool) -> l
         take(content.messages or ())
         for m in content.full if content.is_step and content.full else [content.shown_reply or {}]:
             for call in m.get("tool_calls") or ():
-                names[str(call.get("id"))] = str(call["function"]["name"])
+                names[str(call.get("id"))], _ = name_and_arguments(call)
     take(context.plan.messages)
     return found
