@@ -147,7 +147,7 @@ async def write_block(
     by: the agent, as it was read, whose memory the value may quote: nothing of that may be forgotten since.
     """
     if by is not None:
-        await connection.lock(by.id)
+        await connection.lock_sharers(by.id)
         if await connection.value(SQL["agent_numbers"], (by.id,)) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
     found = await get_block(connection, block)

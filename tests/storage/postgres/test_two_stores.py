@@ -18,9 +18,11 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S
 from tests.postgres import query
+from tests.storage.api import make_agent
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_batches import accepted
 from tests.storage.test_files import draft, folder
+from tests.storage.test_named_blocks import make_block
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, Speaker, rows, save_passage
 
@@ -191,6 +193,27 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_one_behind_i
     await admin.close()
     await written
     assert (await batches.counts(batch.id)).failed == 2
+
+
+async def test_what_code_writes_into_a_block_waits_without_holding_an_agent_behind_another(
+    stores: list[Store], database: PostgresServer
+) -> None:
+    """A turn of the other agent that sees the block locks both, the first one first."""
+    here = stores[0]
+    ann, bob = await make_agent(here, "ann"), await make_agent(here, "bob")
+    uid = await make_block(here)
+    for each in (ann, bob):
+        await here.named_blocks.attach(each.agent, uid)
+    block = (await here.named_blocks.labelled(bob.agent.id, "house")).block
+    admin = await asyncpg.connect(database.url)
+    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {ann.agent.id} FOR UPDATE")
+    written = here.blocks.write(
+        block.id, block.version, "Be kind.", at=2.0, origin="tool:1", by=await here.agents.load(bob.agent.id)
+    )
+    await until_waiting(database, 1, written)
+    await admin.execute(f"SELECT FROM agents WHERE id = {bob.agent.id} FOR UPDATE NOWAIT; COMMIT")
+    await admin.close()
+    assert (await written).value == "Be kind."
 
 
 async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
