@@ -94,8 +94,8 @@ class BackgroundRequest(Protocol):
         """The id of the response that it goes on from."""
 
     @property
-    def inputs(self) -> Sequence[tuple[int, Json]]:
-        """The messages of its input, each with its place."""
+    def messages(self) -> Sequence[Json]:
+        """The messages of its input that its turn alone has, without those that it only names."""
 
     @property
     def forms(self) -> Mapping[str, Any]:

@@ -17,12 +17,15 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from adapters.types import Json
+from gateway.core.conversation.canonical import is_system
+from gateway.core.conversation.directions import directions_in
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_names
+from gateway.dialects.responses.stored_response import read_stored_response
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.deferred_replies import DeferredReply
@@ -214,7 +217,9 @@ class GatewayResponses:
             if before is not None:
                 groups = await self._group_path(before, owner, is_answered=True)
                 items.record_calls(before.turn.reply)
-            items.add_inputs(run.uid, request.inputs, forms=request.forms)
+            own = [message for message in request.messages if not is_system(message)]
+            items.add_inputs(run.uid, [*enumerate(own)], directions_in(request.messages), request.forms)
+            groups += await self._group_system(request.conversation, owner)
             groups.append(ItemGroup(lambda: items.items, parse_turn_names(found.id)))
         return paginate(groups, query)
 
@@ -225,18 +230,27 @@ class GatewayResponses:
 
         is_answered: also the reply.
         """
-        groups = list[ItemGroup]()
-        conversation_id = await self.stored.conversation_id(response)
+        groups = await self._group_system(await self.stored.conversation_id(response), owner)
+        stored = read_stored_response(response.turn.reply)
+        # Those of an input for a conversation hold for its response alone.
+        has_all_directions = stored is None or stored.echoed.get("conversation") is None
+
+        def render(turn: NamedTurn, before: NamedTurn | None) -> list[Json]:
+            is_own = turn is response.turn
+            directions = turn.directions if is_own or has_all_directions else ()
+            return render_turn(turn, before, directions=directions, is_answered=is_answered or not is_own)
+
+        # Its own turn has the name in the response's id, which of one in the background is that of its run.
+        before = (await self.stored.path(response))[:-1]
+        return [*groups, *group_turns([*before, response.turn], render)]
+
+    async def _group_system(self, conversation_id: str | None, owner: ResponseOwner) -> list[ItemGroup]:
+        """Returns what each response of a conversation has; none: the gateway has made no such conversation."""
         if is_gateway_id(conversation_id):
             with suppress(UnknownId):
                 conversation = await self.conversations.find(owner, conversation_id)
-                groups.append(ItemGroup(lambda: system_items(conversation.items)))
-
-        def render(turn: NamedTurn, before: NamedTurn | None) -> list[Json]:
-            is_shown = is_answered or turn.exchange.id != response.exchange.id
-            return render_turn(turn, before, directions=turn.directions, is_answered=is_shown)
-
-        return [*groups, *group_turns(await self.stored.path(response), render)]
+                return [ItemGroup(lambda: system_items(conversation.items))]
+        return []
 
 
 async def answer_json(value: Json | Sequence[Json], scope: Scope, receive: Receive, send: Send) -> None:

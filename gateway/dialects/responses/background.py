@@ -87,11 +87,8 @@ class RestoredRequest(Struct, frozen=True):
         return found
 
     @property
-    def inputs(self) -> Sequence[tuple[int, Json]]:
-        chat, messages = self.request.chat, self.request.input_messages
-        first = len(chat.messages) - len(messages)
-        named = {each.index for each in chat.references if each.kind == "message"}
-        return [(n, m) for n, m in enumerate(messages) if n + first not in named]
+    def messages(self) -> Sequence[Json]:
+        return self.request.sent_messages
 
     @property
     def forms(self) -> dict[str, CallForm]:

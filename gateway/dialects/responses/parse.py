@@ -7,7 +7,7 @@ neither knows go on as they are, for the upstream to judge. (platform.openai.com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import orjson
@@ -109,8 +109,17 @@ class ResponsesRequest(Struct, frozen=True):
     @property
     def turn_messages(self) -> list[Json]:
         """The messages of its input that its turn alone has."""
+        return self._input_without(self.shared_messages)
+
+    @property
+    def sent_messages(self) -> list[Json]:
+        """Those of them that the client sends, and does not only name."""
+        named = {each.index for each in self.chat.references if each.kind == "message"}
+        return self._input_without(self.shared_messages | named)
+
+    def _input_without(self, indices: Collection[int]) -> list[Json]:
         first = len(self.chat.messages) - len(self.input_messages)
-        return [m for n, m in enumerate(self.input_messages, first) if n not in self.shared_messages]
+        return [m for n, m in enumerate(self.input_messages, first) if n not in indices]
 
     @property
     def input_messages(self) -> list[Json]:

@@ -389,6 +389,21 @@ def test_its_input_is_listed_before_it_lies_in_a_turn(world: World, upstream: St
         world.sdk.responses.retrieve(made.id, include=["of_tomorrow"])  # type: ignore[list-item]
 
 
+def test_the_ids_of_its_input_stay_when_it_is_completed(world: World, upstream: StrictUpstream) -> None:
+    gate = Gate()
+    upstream.queue(say("Held.", hold_before_headers=gate))
+    brief: Any = {"role": "developer", "content": "Be brief."}
+    made = begin(world, input=[brief, {"role": "user", "content": "Wait."}], user="alice")
+
+    def listed() -> list[Json]:
+        return [each.to_dict() for each in world.sdk.responses.input_items.list(made.id, order="asc")]
+
+    waiting = listed()
+    gate.open()
+    assert polled(world, made.id).status == "completed"
+    assert listed() == waiting
+
+
 def test_an_error_ends_it(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
     made = begin(world, input="Hi", user="alice")
