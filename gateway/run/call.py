@@ -83,6 +83,7 @@ class ChatCall:
 
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request where memory adds nothing: as it came, as far as the endpoint takes it so."""
+        self.receipt.hides_usage = False
         if self.native is not None:
             self.receipt.headers["x-mnemogate-memory"] = self.memory_state
             return self._native_request(self.native, target, self.spec.system)
@@ -92,24 +93,21 @@ class ChatCall:
             additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
             return self._native_body_request(target, native.path, native.render(target.model, additions))
         form = endpoint_form_for(self.request, endpoint, target.model)
-        if target.context_window is not None:
-            prompt = Prompt(self.request, target, form)
+        prompt = Prompt(self.request, target, form)
+        is_cut = target.context_window is not None
+        if is_cut:
             prompt = replace(prompt, window=await fit_prompt(prompt))
-            self.fill_receipt(form, prompt)
-            return self._model_request(target, prompt.body())
-        self.fill_receipt(form)
-        self.receipt.hides_usage = hides_usage = (
-            form.asks_usage and self.request.stream and not self.request.wants_usage
-        )
+        self.fill_receipt(form, prompt if is_cut else None)
+        self.receipt.hides_usage = prompt.adds_usage and not self.request.wants_usage
         is_changed = (
-            form.consumed
+            is_cut
+            or form.consumed
             or form.as_system
             or target.model != self.request.model
-            or hides_usage
+            or prompt.adds_usage
             or self.request.added_fields & form.refused
         )
-        body = Prompt(self.request, target, form).body() if is_changed else self.request.raw
-        return self._model_request(target, body)
+        return self._model_request(target, prompt.body() if is_changed else self.request.raw)
 
     def request_with_prompt(
         self,

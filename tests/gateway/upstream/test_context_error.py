@@ -66,6 +66,20 @@ def test_a_shorter_request_is_retried_like_any_other(two: Open) -> None:
         assert reply.headers["x-mnemogate-tries"] == "first:400;first:503;first:200"
 
 
+def test_a_shorter_request_brings_no_usage_that_was_not_asked_for(tmp_path: Path) -> None:
+    """The gateway asks for it; clients that did not would read `choices[0]` of a chunk without any."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    words = "This model's maximum context length is 8192 tokens."
+    with StrictUpstream() as upstream:
+        up = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
+        with remember(upstream, tmp_path, upstreams=(up,)) as world:
+            upstream.queue(fail(400, words), say("Short.", usage=usage))
+            reply = world.gateway.post({"model": "m", "messages": long_list(80), "stream": True})
+            assert upstream.last.json["stream_options"] == {"include_usage": True}
+            assert b"Short" in reply.body
+            assert b'"usage"' not in reply.body
+
+
 def test_an_error_that_names_no_context_reaches_the_client_as_it_is(tmp_path: Path) -> None:
     with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
         upstream.queue(fail(400, message="Your words do not please me.", code="displeased"))
