@@ -18,7 +18,7 @@ from gateway.core.conversation.directions import Direction
 from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.items import ItemGroup, ItemList, paginate, render_created_item
+from gateway.dialects.responses.items import ItemGroup, ItemList, find_item, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
@@ -87,12 +87,10 @@ class GatewayConversations:
 
     async def _find_item(self, conversation: ResponseConversation, id: str) -> Json:
         turns = await self.conversations.turns(conversation)
-        for group in group_items(turns, conversation.items):
-            if group.turn == parse_turn_names(id):
-                for item in group.render():
-                    if item["id"] == id:
-                        return item
-        raise _unknown_item(id)
+        found = find_item(group_items(turns, conversation.items), id)
+        if found is None:
+            raise _unknown_item(id)
+        return found[1]
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
         if body.get("items") is None:
@@ -161,7 +159,7 @@ def group_turns(
 ) -> list[ItemGroup]:
     """Returns the items of a path's turns. render: returns those of a turn; it takes the one before it, too."""
     return [
-        ItemGroup(partial(render, turn, before), turn.name)
+        ItemGroup(partial(render, turn, before), "".join(turn.name))
         for before, turn in zip((None, *turns), turns, strict=False)
     ]
 

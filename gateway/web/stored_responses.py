@@ -220,7 +220,7 @@ class GatewayResponses:
             own = [message for message in request.messages if not is_system(message)]
             items.add_inputs(run.uid, [*enumerate(own)], directions_in(request.messages), request.forms)
             groups += await self._group_system(request.conversation, owner)
-            groups.append(ItemGroup(lambda: items.items, parse_turn_names(found.id)))
+            groups.append(ItemGroup(lambda: items.items, run.uid))
         return paginate(groups, query)
 
     async def _group_path(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, Final
@@ -18,7 +18,6 @@ from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.dialects.responses.render import rebuild_response, render_output
-from gateway.dialects.responses.response_ids import parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
 from gateway.errors import BadRequest
@@ -155,8 +154,18 @@ class ItemGroup(Struct, frozen=True):
 
     # Returns them, oldest first.
     render: Callable[[], Sequence[Json]]
-    # The names of the turn that their ids contain, as `parse_turn_names` returns them.
-    turn: tuple[str, str] = ("", "")
+    # Nearly all of their ids contain it.
+    tag: str = ""
+
+
+def find_item(groups: Sequence[ItemGroup], id: str) -> tuple[int, Json] | None:
+    """Returns the index of an item's group, and the item; None: there is none."""
+    # A response in the background whose output is stored has ids with another tag: then all groups are rendered.
+    for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
+        for item in groups[index].render():
+            if item["id"] == id:
+                return index, item
+    return None
 
 
 def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
@@ -179,20 +188,17 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
     if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_ITEMS):
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
     step = 1 if order == "asc" else -1
-    found: Iterable[Json] = ()
-    left = iter(groups[::step])
-    if after := asked.get("after", [""])[-1]:
-        turn = parse_turn_names(after)
-        for group in left:
-            items = group.render()[::step] if group.turn == turn else ()
-            place = next((n for n, item in enumerate(items) if item["id"] == after), None)
-            if place is not None:
-                found = items[place + 1 :]
-                break
-        else:
+    groups, first = groups[::step], 0
+    after = asked.get("after", [""])[-1]
+    if after:
+        found = find_item(groups, after)
+        if found is None:
             raise BadRequest(f"There is no item {after[:120]!r} in this list.", param="after")
-    rest = chain.from_iterable(group.render()[::step] for group in left)
-    shown = list(islice(chain(found, rest), int(limit) + 1))
+        first = found[0]
+    items = chain.from_iterable(group.render()[::step] for group in groups[first:])
+    if after:
+        next(item for item in items if item["id"] == after)
+    shown = list(islice(items, int(limit) + 1))
     data = shown[: int(limit)]
     return {
         "object": "list",

@@ -136,6 +136,19 @@ def test_what_comes_with_the_finish_reason_is_read_too(
     assert shown(world.sdk.responses.retrieve(made.id))["output"] == shown(made)["output"]
 
 
+def test_items_of_a_response_in_the_background_are_found_by_their_ids(
+    world: World, upstream: StrictUpstream
+) -> None:
+    conversation = world.sdk.conversations.create()
+    upstream.queue(streamed(*WORDS_BETWEEN_THOUGHTS, {"content": " Two."}, {}))
+    made = respond(world, input="Count.", background=True, stream=True, conversation=conversation.id)
+    items = world.sdk.conversations.items
+    listed = [item.id for item in items.list(conversation.id, order="asc")]
+    assert listed[1:] == [item.id for item in made.output]
+    assert [item.id for item in items.list(conversation.id, order="asc", limit=1)] == listed
+    assert [items.retrieve(id or "", conversation_id=conversation.id).id for id in listed] == listed
+
+
 @pytest.mark.parametrize("repeats_question", [True, False])
 def test_thoughts_that_a_client_repeats_beside_the_id_are_dropped_with_their_reply(
     world: World, upstream: StrictUpstream, repeats_question: bool
@@ -272,6 +285,7 @@ def test_calls_in_a_list_are_listed_in_the_clients_form(world: World, upstream: 
         assert [
             {key: item.get(key) for key in sent} for item, sent in zip(found, CALLED, strict=True)
         ] == CALLED
+    assert items_of(world, second.id, limit=1) == items_of(world, second.id)
 
 
 def test_an_input_item_shows_no_note_and_no_instructions(world: World, upstream: StrictUpstream) -> None:
@@ -298,6 +312,7 @@ def test_what_the_system_says_in_an_input_stays_where_a_client_goes_on(
     assert [m["content"] for m in upstream.last.messages] == told
     assert [m["role"] for m in upstream.last.messages][::6] == ["developer", "system"]
     assert texts_of(items_of(world, made.id)) == told
+    assert texts_of(items_of(world, made.id, limit=1)) == told
     assert "Be" not in str(world.query("SELECT input FROM exchanges"))
 
 
