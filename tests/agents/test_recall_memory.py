@@ -11,7 +11,8 @@ import pytest
 
 from gateway.run.tools import searches
 from gateway.run.tools.searches import INCOMPLETE
-from storage.errors import Unavailable
+from storage.errors import TooSlow, Unavailable
+from storage.records import Agent
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 
@@ -115,6 +116,27 @@ def test_what_is_slow_is_left_out_and_said(
     hold(world, slow, Gate())
     found = ask(world, made, "recall_memory", query="boat")
     assert left in found
+    assert found.endswith(INCOMPLETE)
+
+
+@pytest.mark.parametrize("tool", FOUND)
+def test_an_archive_that_is_slow_takes_nothing_from_the_others(world: LettaWorld, tool: str) -> None:
+    made, recall = agent(world), world.world.store.recall
+    world.letta.agents.passages.create(made.id, text="The boat was built in 1954.")
+    slow = shared(world, made, "one", "A boat needs a name, says the harbour.")
+    shared(world, made, "two", "Each boat pays for its berth in May.")
+    passages = recall.passages
+
+    async def passages_of(memory: Agent, *args: Any, **options: Any) -> Any:
+        if memory.uid in slow.id:
+            raise TooSlow("the search did not end in time")
+        return await passages(memory, *args, **options)
+
+    object.__setattr__(recall, "passages", passages_of)
+    found = ask(world, made, tool, **FOUND[tool])
+    assert "built in 1954" in found
+    assert "pays for its berth" in found
+    assert "harbour" not in found
     assert found.endswith(INCOMPLETE)
 
 

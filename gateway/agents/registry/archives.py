@@ -21,10 +21,10 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
 from storage.listing import Page, PassageDraft, PassageFilter
-from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile
+from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Passage, Scope, StoredFile, Vector
 from storage.sql.store import Store
 
-MAX_SEARCHED = 8  # memories that one search asks, one after the other; no measurement
+MAX_SEARCHED = 8  # memories that one search asks; no measurement
 SEARCH_MS = 1000.0
 _IS_OWN = "This is an agent's own archive: it is called after its agent, and ends with it."
 
@@ -173,31 +173,35 @@ class Archives:
         """Returns the passages of these memories that answer a query, best first. Only `MAX_SEARCHED` are asked."""
         memories, embed = memories[:MAX_SEARCHED], self._embed_query
         vector = None if embed is None else await embed([each.id for each in memories], query, SEARCH_MS)
-        ranked: list[Sequence[PassageView]] = []
-        for memory in memories:
-            present = await self._store.agents.load(memory.id)
-            if present is None:  # deleted meanwhile
-                continue
-            hits = await self._store.recall.passages(
-                present, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
-            )
-            ranked.append([PassageView(present.uid, passage) for passage in hits])
+        ranked = [
+            [
+                PassageView(memory.uid, passage)
+                for passage in await self._search_one(memory, query, wanted, limit, vector)
+            ]
+            for memory in memories
+        ]
         return await self._with_files(interleave(ranked)[:limit])
 
     async def passages(
-        self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int, is_own: bool = True
+        self, memory: Agent, query: str, wanted: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
-        """Returns the passages that answer a query of the agent's model, best first.
+        """Returns the passages of one memory that answer a query, best first; the newest where it is blank.
 
-        query: where it is blank, the newest passages are returned.
-        is_own: the agent's own archive is searched as well.
+        vector: of the query, if there is one.
         """
-        memories = (await self.searched_by(agent))[0 if is_own else 1 :]
         if query.strip():
-            found = await self.search_in(memories, query, wanted, limit=limit)
-        else:
-            found = await self.newest(memories, wanted, limit=limit)
-        return [view.passage for view in found]
+            return await self._search_one(memory, query, wanted, limit, vector)
+        return await self._store.passages.page(memory.id, Page(None, None, limit, newest_first=True), wanted)
+
+    async def _search_one(
+        self, memory: Agent, query: str, wanted: PassageFilter, limit: int, vector: Vector | None
+    ) -> Sequence[Passage]:
+        present = await self._store.agents.load(memory.id)
+        if present is None:  # deleted meanwhile
+            return []
+        return await self._store.recall.passages(
+            present, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
+        )
 
     async def newest(
         self, memories: Sequence[Agent], wanted: PassageFilter, *, limit: int

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -24,7 +25,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.listing import PassageFilter
-from storage.records import Agent, BlockOp, Message, Passage
+from storage.records import Agent, BlockOp, Message, Passage, Vector
 from storage.sql.store import Store
 
 _MAX_TAGGED = 40  # hits that are read where a search names tags, which the index does not know
@@ -39,10 +40,13 @@ DEFAULT_TOKENS = 1000
 class SearchesPassages(Protocol):
     """Searches an agent's own archive, and those that it has attached."""
 
+    async def searched_by(self, agent: Agent) -> Sequence[Agent]:
+        """Returns the memories with the archives that an agent searches, its own first."""
+
     async def passages(
-        self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int, is_own: bool = True
+        self, memory: Agent, query: str, wanted: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
-        """Returns passages, best first, or the newest where the query is blank. is_own: with those of its own."""
+        """Returns the passages of one memory, best first, or the newest where the query is blank."""
 
 
 class MemoryTools(Struct, frozen=True):
@@ -179,19 +183,33 @@ class MemoryTools(Struct, frozen=True):
         agent = self.context.agent
         if not agent.scope.spans_conversations or not agent.id:
             return [], False
-        queries = lookup.queries or ("",)
-        if self.archives is not None and lookup.sources == {"passage"}:
-            begun = [self._search_archives(query, lookup) for query in queries]
-        else:
-            begun = [self._search_own(query, lookup) for query in queries]
-            if "passage" in lookup.sources:
-                begun += [self._search_archives(query, lookup, is_own=False) for query in lookup.queries]
+        queries, archives = lookup.queries or ("",), self.archives
+        memories, has_failed = list[Agent](), False
+        if archives is not None and "passage" in lookup.sources:
+            memories, has_failed = await searches.search_all([archives.searched_by(agent)])
+        # The agent's own passages are searched as an archive, or with all else that its own memory has.
+        is_archival = archives is not None and lookup.sources == {"passage"}
+        if not is_archival:
+            memories = [memory for memory in memories if memory.id != agent.id and lookup.queries]
+        begun: list[Awaitable[Sequence[Message]]] = []
+        for query, vector in zip(queries, await self._embed(queries, [agent, *memories]), strict=True):
+            if not is_archival:
+                begun.append(self._search_own(query, lookup, vector))
+            begun += [self._search_archive(memory, query, lookup, vector) for memory in memories]
         found, is_incomplete = await searches.search_all(begun)
-        return _numbered_apart(found), is_incomplete
+        return _numbered_apart(found), has_failed or is_incomplete
 
-    async def _search_own(self, query: str, lookup: Lookup) -> list[Message]:
+    async def _embed(self, queries: Sequence[str], memories: Sequence[Agent]) -> Sequence[Vector | None]:
+        """Returns the vectors of queries in these memories."""
+        embed = self.embed_query
+        if embed is None:
+            return [None] * len(queries)
+        rows = [memory.id for memory in memories]
+        return await asyncio.gather(*(embed(rows, query, searches.SEARCH_MS) for query in queries))
+
+    async def _search_own(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
         """Returns what the agent's own memory has for one query; the newest where there is none."""
-        hits = await (self._search_index(query, lookup) if query else self._newest(lookup))
+        hits = await (self._search_index(query, lookup, vector) if query else self._newest(lookup))
         seqs = [m.seq for m in hits if m.source == "passage"]
         passages = await self.store.passages.get(self.context.agent.id, seqs) if seqs else {}
         hits = [replace(m, tags=passages[m.seq].tags) if m.seq in passages else m for m in hits]
@@ -201,28 +219,21 @@ class MemoryTools(Struct, frozen=True):
         found = await self.store.recall.recent(self.context.agent, RECENT_EXCHANGES)
         return [m for m in reversed(found) if lookup.matches(m)]
 
-    async def _search_archives(self, query: str, lookup: Lookup, *, is_own: bool = True) -> list[Message]:
-        """Returns the passages that answer one query. is_own: with those of its own archive."""
-        if self.archives is None:
-            return []
+    async def _search_archive(
+        self, memory: Agent, query: str, lookup: Lookup, vector: Vector | None
+    ) -> list[Message]:
+        """Returns the passages of one memory that answer one query."""
+        assert self.archives is not None
         which = PassageFilter(
             since=lookup.since, until=lookup.until, tags=sorted(lookup.tags), needs_all_tags=lookup.needs_all
         )
-        found = await self.archives.passages(
-            self.context.agent, query, which, limit=lookup.limit, is_own=is_own
-        )
+        found = await self.archives.passages(memory, query, which, limit=lookup.limit, vector=vector)
         return [Message(p.seq, 0, "assistant", p.text, p.at, 0, source="passage", tags=p.tags) for p in found]
 
-    async def _search_index(self, query: str, lookup: Lookup) -> list[Message]:
-        agent = self.context.agent
-        vector = (
-            None
-            if self.embed_query is None
-            else await self.embed_query([agent.id], query, searches.SEARCH_MS)
-        )
+    async def _search_index(self, query: str, lookup: Lookup, vector: Vector | None) -> list[Message]:
         # Among better hits that the call has ruled out, a few that it asks for would not be seen.
         return await self.store.recall.search(
-            agent,
+            self.context.agent,
             query,
             limit=_MAX_TAGGED if lookup.tags else lookup.limit,
             takes=lookup.matches,
