@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import UpstreamSettings
+from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail, say, uncounted
 from tests.gateway.sdk import remember
 from tests.gateway.upstream.two import Open, only_openai
@@ -66,16 +66,27 @@ def test_a_shorter_request_is_retried_like_any_other(two: Open) -> None:
         assert reply.headers["x-mnemogate-tries"] == "first:400;first:503;first:200"
 
 
-def test_a_shorter_request_brings_no_usage_that_was_not_asked_for(tmp_path: Path) -> None:
+def test_a_fallback_with_a_known_window_shows_no_usage_that_was_not_asked_for(tmp_path: Path) -> None:
     """The gateway asks for it; clients that did not would read `choices[0]` of a chunk without any."""
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     words = "This model's maximum context length is 8192 tokens."
-    with StrictUpstream() as upstream:
-        up = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": True})
-        with remember(upstream, tmp_path, upstreams=(up,)) as world:
-            upstream.queue(fail(400, words), say("Short.", usage=usage))
-            reply = world.gateway.post({"model": "m", "messages": long_list(80), "stream": True})
-            assert upstream.last.json["stream_options"] == {"include_usage": True}
+    with StrictUpstream() as first, StrictUpstream() as second:
+        upstreams = tuple(
+            UpstreamSettings(name, base_url=each.base_url, takes={"stream_usage": takes})
+            for name, each, takes in (("first", first, False), ("second", second, True))
+        )
+        models = (
+            ModelSettings("m", "m", "first", fallbacks=("other",)),
+            ModelSettings("other", "o", "second"),
+        )
+        with remember(first, tmp_path, upstreams=upstreams, models=models) as world:
+            body = {"messages": long_list(80), "stream": True}
+            second.queue(fail(400, words), say("Short.", usage=usage))
+            assert b'"usage"' not in world.gateway.post({"model": "other", **body}).body
+            first.queue(fail(503))
+            second.queue(say("Short.", usage=usage))
+            reply = world.gateway.post({"model": "m", **body})
+            assert second.last.json["stream_options"] == {"include_usage": True}
             assert b"Short" in reply.body
             assert b'"usage"' not in reply.body
 
