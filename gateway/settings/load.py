@@ -214,7 +214,7 @@ def _read_overrides(
     if overrides.keys() & _DATABASE:
         # A database path from the environment or a flag overrides a URL in the settings file.
         overrides.setdefault(("database", "url"), None)
-    elif {"path", "url"} <= parsed.get("database", {}).keys():
+    elif isinstance(given := parsed.get("database"), dict) and {"path", "url"} <= given.keys():
         mistakes.add(
             SettingsError("database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them")
         )

@@ -226,6 +226,8 @@ def test_a_variable_sets_its_setting(
             "memory.conversation_order: 'x-mnemogate-memory': of headers that begin with x-mnemogate- only",
         ),
         ("server = 3", "server: expected a table, saw 3"),
+        ("database = 'memory.db'", "database: expected a table, saw 'memory.db'"),
+        ("[[database]]\npath = 'memory.db'", "database: expected a table, saw a list"),
         ("[[upstreams]]\nkind = 'openai'", "upstreams[0]: 'name' is missing"),
         ("upstreams = []", "the list is empty"),
         ("[[upstreams]]\nname = 'a'", "base_url must be an http(s) URL, saw None"),
