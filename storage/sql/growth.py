@@ -1,7 +1,8 @@
 """The event that a memory has grown, or that its search index is to be made again.
 
-Every group that gives messages, passages or facts their numbers reports it, but for turns: these report themselves with
-what else follows from them (`TurnEvents` in gateway.run.memory.keeper).
+Groups report the writes that add passages and facts, so that their callers need not. Turns are reported with what else
+follows from them (`TurnEvents` in gateway.run.memory.keeper), what was learned by its job; an import of conversations
+indexes what it writes.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ SELECT 1 FROM jobs WHERE id = ? AND attempt = ? AND state = 'running' {postgres:
 -- name: retrying
 -- Puts back a job that failed or was released. It keeps its serial group until it falls due: at once, where it was
 -- hastened meanwhile.
-UPDATE jobs SET state = 'retrying', due = {clock:1} + CASE asked WHEN 0 THEN 0 ELSE CAST(?2 AS DOUBLE PRECISION) END, asked = {clock:1},
-    tries = ?3, error = ?4, holder = NULL
+UPDATE jobs SET state = 'retrying', asked = {clock:1}, tries = ?3, error = ?4, holder = NULL,
+    due = {clock:1} + CASE asked WHEN 0 THEN 0 ELSE CAST(?2 AS DOUBLE PRECISION) END
 WHERE id = ?5
 
 -- name: dead

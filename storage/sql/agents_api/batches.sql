@@ -124,8 +124,8 @@ INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT ?1, ?2, coalesce(max(x.seq), -1) + 1, ?3, ?4 FROM run_texts x WHERE x.agent <> 0 AND x.run = ?2 AND x.kind = ?3
 
 -- name: text_insert
--- Adds a part of an item that goes on. No row: it is there, or the item or its batch has ended, or something of its memory
--- was forgotten since its request was composed.
+-- Adds a part of an item that goes on. No row: it is there, or the item or its batch has ended, or something of its
+-- memory was forgotten since its request was composed.
 INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT r.agent, r.id, ?3, ?4, ?5
 FROM runs r JOIN agents a ON a.id = r.agent JOIN batch_items i ON i.run = r.id JOIN batches b ON b.id = i.batch
