@@ -153,7 +153,13 @@ class ResponsesPath(ForwardedPath):
     async def compact(
         self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]
     ) -> None:
-        """Answers with a summary of the conversation. Nothing is remembered. render: returns headers and body."""
+        """Answers with a summary of what was sent. Nothing is remembered. render: returns headers and body."""
+        if call.request.conversation is not None:
+            raise BadRequest(
+                "A stored conversation is not compacted: the gateway cuts it to the model's window itself.",
+                param="conversation",
+                code="unsupported_value",
+            )
         info = call.info
         context, info.memory = info.caller.context(without_memory(call.headers)), "off"
         receipt = info.begin_receipt()

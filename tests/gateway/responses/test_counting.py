@@ -74,6 +74,21 @@ def test_an_upstream_of_responses_has_them_as_they_came(
         assert world.query("SELECT count(*) FROM exchanges") == [0]
 
 
+@pytest.mark.parametrize("named", ["conv", "call-1"])
+def test_a_stored_conversation_is_not_made_short(world: World, upstream: StrictUpstream, named: str) -> None:
+    """Its messages are not in the request, so that the summary would be without them."""
+    if named == "conv":
+        named = world.sdk.conversations.create().id
+    respond(world, input="My cat is called Miso.", conversation=named, user="alice")
+    asked = {"model": "m", "user": "alice", "conversation": named}
+    bye: Json = {"role": "user", "content": "Bye"}
+    for path, items in (("/compact", [bye]), ("", [bye, {"type": "compaction_trigger"}])):
+        body = orjson.dumps({**asked, "input": items})
+        reply = world.gateway.ask("POST", f"/v1/responses{path}", body)
+        assert (reply.status, reply.json["error"]["param"]) == (400, "conversation")
+    assert len(upstream.chats) == 1
+
+
 def test_claude_counts_itself(tmp_path: Path) -> None:
     with StrictAnthropic() as claude:
         there = (UpstreamSettings("up", "anthropic", claude.base_url),)
