@@ -177,10 +177,10 @@ class Chat:
             )
         target = self._route_for(resolved).first
         await self._limiter.admit(receipt, PlannedCall.for_request(request, target))
-        receipt.asks_model = False  # the model is called by the job, which has a receipt of its own
         agent = await self._find_or_begin_agent(scope, spec)
         if conversation is not None:
             await self.conversations.bind(conversation, scope, spec)
+        receipt.asks_model = False  # the model is called by the job, which has a receipt of its own
         return identity, agent
 
     async def _find_or_begin_agent(self, scope: Scope, spec: AgentSpec) -> Agent:

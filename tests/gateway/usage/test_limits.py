@@ -24,7 +24,7 @@ from gateway.core.usage.limit_rules import limits_for
 from gateway.limits import Limits
 from gateway.run.usage import limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
-from storage.errors import StoreError
+from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
 from storage.usage_records import UsageLimit, UsageQuery
 from tests.doubles.upstream import Gate, StrictUpstream, fail, say
@@ -593,6 +593,24 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         before = used(world)
     with limited(upstream, tmp_path, clock=clock) as world:
         assert (before, used(world)) == (3, 3)
+
+
+def test_a_background_response_that_could_not_be_accepted_is_given_back(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise Broken("It is away.")
+
+    by_chat = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False})
+    with limited(upstream, tmp_path, upstreams=(by_chat,)) as world:
+        limit(world, "requests", "day", 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(world.store.agents, "find_or_begin", fails)
+            with pytest.raises(openai.InternalServerError):
+                world.sdk.responses.create(model="m", input="Hi", user="alice", background=True)
+        assert used(world) == 0
+        world.sdk.responses.create(model="m", input="Hi", user="alice", background=True)
+        assert used(world) == 1
 
 
 def test_limits_hold_from_the_first_request_on(
