@@ -122,6 +122,17 @@ def test_the_agents_own_is_forked_with_and_without_a_body(world: LettaWorld) -> 
         fork(world, "default")
 
 
+def test_a_conversation_that_has_not_begun_is_forked_after_no_message(world: LettaWorld) -> None:
+    agent = world.agent()
+    system = world.letta.agents.retrieve(agent.id).message_ids or []
+    assert texts(world, fork(world, "default", agent_id=agent.id, message_id=system[0])) == []
+    elsewhere = world.letta.conversations.create(agent_id=agent.id).id
+    say_in(world, elsewhere, "One")
+    message = listed(world, elsewhere)[1].id
+    with pytest.raises(NotFoundError):
+        fork(world, "default", agent_id=agent.id, message_id=message)
+
+
 def test_a_fork_has_the_model_of_its_source_and_none_of_its_words(world: LettaWorld) -> None:
     agent, conversations = world.agent(), world.letta.conversations
     settings: Any = {"temperature": 1.0, "provider_type": "openai"}

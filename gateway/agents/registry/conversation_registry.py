@@ -13,7 +13,7 @@ from gateway.core import ids
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, Conflict, sentence
 from gateway.run.store_errors import retry_overtaken
-from storage.errors import NotForkable
+from storage.errors import NotForkable, NotFound
 from storage.listing import ConversationEntry
 from storage.records import API_PROFILE, Agent
 from storage.sql.store import Store
@@ -54,10 +54,12 @@ class AgentConversations:
         definition: the definition of the other one.
         upto: as in `Forks.fork`.
 
-        Raises: BadRequest: a fork cannot begin after that message.
+        Raises: BadRequest: a fork cannot begin after that message; NotFound: it is none of the conversation.
         """
         uid, at = ids.new_uid(), self._now()
         body = replace(definition, summary=None, description=None, archived=None, hidden=hidden).body()
+        if source is None and upto:
+            raise NotFound(f"there is no message {upto} in this conversation")
         if source is None:
             return await self._store.conversations.create(agent, uid, body, at=at)
         try:
