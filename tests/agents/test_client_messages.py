@@ -527,6 +527,17 @@ def test_what_a_call_said_gets_another_text(world: LettaWorld) -> None:
     assert said == [{"message": "Bye."}] * 2
 
 
+def test_the_result_of_a_call_that_said_something_gets_another_text(world: LettaWorld) -> None:
+    agent = world.agent(tools=["send_message"])
+    world.upstream.queue(call_tools(Call("send_message", {"message": "Hello."})), say("Done."))
+    world.letta.agents.messages.create(agent.id, input="Hi")
+    listed = world.letta.agents.messages.list(agent.id, order="asc", use_assistant_message=False)
+    (result,) = [each for each in listed if each.message_type == "tool_return_message"]
+    path = f"/v1/agents/{agent.id}/messages/{result.id}"
+    status, changed = world.ask("PATCH", path, {"content": "It is said."})
+    assert (status, changed["tool_return"]) == (200, "It is said.")
+
+
 def test_messages_begin_anew(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(call_tools(insert("Cat: Miso")), say("Noted."))

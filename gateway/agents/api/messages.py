@@ -279,9 +279,12 @@ class MessageRoutes:
     async def update(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
         place, text = await self._changeable_place(agent, request), read_new_text(request.body)
-        renderer = MessageRenderer(self._api.store, agent, Showing())
+        view = await self._messages.get(agent, place)
+        # The result of a tool that speaks is shown beside its call alone, not beside the call's text.
+        showing = Showing(speaks=None) if view.listed.is_result else Showing()
+        renderer = MessageRenderer(self._api.store, agent, showing)
         named_type = sent_fields(request.body).get("message_type")
-        types = [each["message_type"] for each in renderer.message(await self._messages.get(agent, place))]
+        types = [each["message_type"] for each in renderer.message(view)]
         if named_type is not None and named_type not in types:
             raise BadRequest(f"The message is {' and '.join(types)}, not {named_type}.", param="message_type")
         # A reply is shown as several messages: its text, its calls and their results. Only the text can change.
