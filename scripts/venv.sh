@@ -16,7 +16,8 @@ find_python() {
     return 1
 }
 
-# make_venv "" | make_venv dev: the second with what the checks need.
+# make_venv "" | make_venv dev: the second with what the checks need. The first step that fails ends the script, which has
+# to have `set -e`, and calls this by itself: before `||` the shell would go on.
 # A stamp says what .venv was made from, so that a run does not ask the network again.
 make_venv() {
     wanted="$(cat pyproject.toml uv.lock | cksum) ${1:-run}"

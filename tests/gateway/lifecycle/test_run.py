@@ -160,9 +160,31 @@ def test_without_its_stamp_it_makes_the_environment_first(checkout: Path) -> Non
         pass
 
 
-@pytest.mark.parametrize(
-    "script", ["scripts/bench", "scripts/torture", "scripts/check", "scripts/applications"]
-)
+SCRIPTS = ("scripts/bench", "scripts/torture", "scripts/check", "scripts/applications")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_environment_that_could_not_be_made_is_made_again(checkout: Path, script: str) -> None:
+    """As without a network: a stamp would say that it has what is missing."""
+    shutil.copy(ROOT / script, checkout / script)
+    stamp, tools = checkout / ".venv/.made-from", checkout / "tools"
+    stamp.write_text("of another lock file dev\n")
+    tools.mkdir()
+    (tools / "uv").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
+    (tools / "uv").chmod(0o755)
+    ended = subprocess.run(
+        [checkout / script],
+        env={"PATH": f"{tools}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert stamp.read_text() == "of another lock file dev\n"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_makes_the_environment_in_the_same_way(checkout: Path, script: str) -> None:
     """Without uv too: pip, which this clone has not, would come next."""
     shutil.copy(ROOT / script, checkout / script)
