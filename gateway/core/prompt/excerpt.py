@@ -36,7 +36,8 @@ def make_excerpt(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
     text: on one line.
     keys: as `query_keys` returns them.
 
-    Returns at most `limit` characters, with a sign where sentences are left out, and the sign that goes after them.
+    Returns at most `limit` characters of the text with signs where sentences are left out, which come on top, and the
+    sign that goes after them.
     """
     low = text.lower()
     pieces = _split(text) if len(low) == len(text) else [(0, len(text))]
