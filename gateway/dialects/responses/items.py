@@ -115,7 +115,8 @@ class ItemList:
 def render_created_item(item: Json, id: str) -> Json:
     """Returns an item of a client as a list shows it. id: of it, after the beginning that its type has."""
     kind = item.get("type") or "message"
-    shown = {"type": kind, "status": "completed", **item, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
+    given = {key: value for key, value in item.items() if value is not None}
+    shown = {"type": kind, "status": "completed", **given, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
     if kind == "message":
         parts = item["content"]
         if isinstance(parts, str):

@@ -391,6 +391,13 @@ def test_a_summary_that_cannot_be_read_is_refused(world: World) -> None:
     )
 
 
+def test_an_item_whose_optional_fields_are_null_is_listed_with_their_defaults(world: World) -> None:
+    item = {"type": None, "status": None, "role": "user", "content": "Hi"}
+    reply = world.gateway.ask("POST", "/v1/conversations", orjson.dumps({"items": [item]}))
+    (listed,) = items_of(world, reply.json["id"])
+    assert (listed["type"], listed["status"]) == ("message", "completed")
+
+
 def test_an_item_with_a_tool_that_cannot_be_offered_is_refused(world: World) -> None:
     """Else each response of the conversation would be, until the item is deleted."""
     found = {"type": "tool_search_output", "call_id": "1", "tools": [WEATHER, {"type": "of_tomorrow"}]}
