@@ -51,10 +51,6 @@ class _Turn:
         self.inputs: list[SourceMessage] = []
         self.reply: list[SourceMessage] = []
 
-    @property
-    def has_question(self) -> bool:
-        return any(message.role == "user" for message in self.inputs)
-
 
 def draft(
     source: SourceConversation, format: str, hasher: MessageHasher, now: float, oldest: float
@@ -203,15 +199,17 @@ def _turns(messages: Sequence[SourceMessage]) -> list[_Turn]:
     """Returns messages by turns; [] where no user writes anything. An assistant may write before the first question."""
     turns: list[_Turn] = []
     turn = _Turn()
+    has_question = False
     for message in messages:
-        if message.role == "assistant" and (turns or turn.has_question):
+        has_question = has_question or message.role == "user"
+        if message.role == "assistant" and has_question:
             turn.reply.append(message)
         else:
             if turn.reply:
                 turns.append(turn)
                 turn = _Turn()
             turn.inputs.append(message)
-    return [*turns, turn] if turn.has_question else turns
+    return [*turns, turn] if has_question else []
 
 
 def _exchange(
