@@ -100,6 +100,15 @@ def test_no_part_of_a_secret_is_shown_where_a_long_message_is_cut(at: int) -> No
     assert not [part for part in ("abcd-", "efgh_", "ijkl-", "Zqmisox") if part in found.text]
 
 
+@pytest.mark.parametrize("line_chars", [76, 60_000])
+def test_what_is_withheld_in_the_middle_takes_nothing_of_the_edges_with_it(line_chars: int) -> None:
+    data = "".join(f"Zx{n}q" for n in range(10_000))[:60_000]
+    lines = "\n".join(data[at : at + line_chars] for at in range(0, len(data), line_chars))
+    (found,) = clean_messages([said(1, f"I am Anna, and this is the file:\n{lines}\nI live in Oslo.")])
+    assert found.text.startswith("I am Anna, and this is the file:\n[withheld]")
+    assert found.text.endswith("[withheld]\nI live in Oslo.")
+
+
 def test_a_transcript_says_when_and_who_and_which_tools_were_used() -> None:
     messages = [
         said(1, "What is the weather like?", speaker="Anna"),
