@@ -14,6 +14,7 @@ from letta_client.types import Folder
 from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import NOT_SEARCHED
 from gateway.run.tools.searches import INCOMPLETE
+from storage.commands import ForgetTarget
 from storage.errors import TooSlow, Unavailable
 from storage.records import Agent
 from storage.sql.agents_api.folders import Files
@@ -46,6 +47,19 @@ def ask(world: LettaWorld, agent: str, tool: str, **arguments: Any) -> str:
     world.upstream.queue(call_tools(Call(tool, orjson.dumps(arguments).decode())), say("Done."))
     world.letta.agents.messages.create(agent, input="Look it up.")
     return results(world)[-1]
+
+
+@pytest.mark.parametrize("query", ["boat", ""])
+def test_of_a_file_that_is_being_deleted_a_model_finds_nothing(world: LettaWorld, query: str) -> None:
+    """Its text goes a page at a time, and later where the process ends meanwhile."""
+    agent = world.agent(name="vera", tools=["recall_memory", "archival_memory_search"])
+    made = folder(world, plan="The boat was built in 1954.", notes="A boat needs a name.")
+    world.letta.agents.folders.attach(made.id, agent_id=agent.id)
+    [(file, memory)] = world.world.query("SELECT id, memory FROM files WHERE name = 'plan.md'")
+    world.world.gateway.call(world.world.store.forgetting.begin(memory, ForgetTarget(files=[file])))
+    found = ask(world, agent.id, "archival_memory_search", query=query)
+    assert "needs a name" in found
+    assert "1954" not in found
 
 
 def test_folders_are_made_listed_changed_and_deleted(world: LettaWorld) -> None:

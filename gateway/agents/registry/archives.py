@@ -173,14 +173,8 @@ class Archives:
         """Returns the passages of these memories that answer a query, best first. Only `MAX_SEARCHED` are asked."""
         memories, embed = memories[:MAX_SEARCHED], self._embed_query
         vector = None if embed is None else await embed([each.id for each in memories], query, SEARCH_MS)
-        ranked = [
-            [
-                PassageView(memory.uid, passage)
-                for passage in await self._search_one(memory, query, wanted, limit, vector)
-            ]
-            for memory in memories
-        ]
-        return await self._with_files(interleave(ranked)[:limit])
+        ranked = [await self._search_one(memory, query, wanted, limit, vector) for memory in memories]
+        return interleave(ranked)[:limit]
 
     async def passages(
         self, memory: Agent, query: str, wanted: PassageFilter, *, limit: int, vector: Vector | None
@@ -190,18 +184,21 @@ class Archives:
         vector: of the query, if there is one.
         """
         if query.strip():
-            return await self._search_one(memory, query, wanted, limit, vector)
-        return await self._store.passages.page(memory.id, Page(None, None, limit, newest_first=True), wanted)
+            found = await self._search_one(memory, query, wanted, limit, vector)
+        else:
+            found = await self.list(memory, wanted, limit=limit, newest_first=True)
+        return [view.passage for view in found]
 
     async def _search_one(
         self, memory: Agent, query: str, wanted: PassageFilter, limit: int, vector: Vector | None
-    ) -> Sequence[Passage]:
+    ) -> Sequence[PassageView]:
         present = await self._store.agents.load(memory.id)
         if present is None:  # deleted meanwhile
             return []
-        return await self._store.recall.passages(
+        hits = await self._store.recall.passages(
             present, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
         )
+        return await self._with_files([PassageView(memory.uid, passage) for passage in hits])
 
     async def newest(
         self, memories: Sequence[Agent], wanted: PassageFilter, *, limit: int
