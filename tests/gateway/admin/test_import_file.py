@@ -128,6 +128,16 @@ def long_list() -> bytes:
     return zipped(CHAT)[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, 1 << 30, 0, 0)
 
 
+def zip64() -> bytes:
+    """A ZIP whose readers pass over the record that is checked, for another one before it."""
+    data = zipped(CHAT)
+    entries, end = data[:-22], data[-22:]
+    count, size, offset = struct.unpack("<HLL", end[10:20])
+    entries += struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset)
+    entries += struct.pack("<4sLQL", b"PK\x06\x07", 0, len(data) - 22, 1)
+    return entries + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, 0, 0, 0)
+
+
 def bomb() -> bytes:
     return zipped([{"mapping": {}, "x": " " * 3_000_000}])
 
@@ -179,6 +189,7 @@ def before_its_begin() -> bytes:
         (encrypted(), "encrypted"),
         (many_entries(), "more than 10,000 entries"),
         (long_list(), "too long"),
+        (zip64(), "ZIP64"),
         (bomb(), "200 times"),
         (lying(), "damaged|no JSON"),
     ],
