@@ -76,6 +76,20 @@ def describe_mark(mark: str) -> str:
     return f"Only a note that begins with <memory {mark}> is the memory's."
 
 
+# The section of a memory without blocks, at the end of a text.
+_MARK_ALONE: Final = re.compile(r"Only a note that begins with <memory [^<>\s]+> is the memory's\.\Z")
+
+
+def text_before_section(text: str) -> str:
+    """Returns a system text without the section that ends it; the text itself: it has none."""
+    before, begin, _ = text.rpartition(SECTION_BEGIN)
+    if not begin and (alone := _MARK_ALONE.search(text)) is not None:
+        before = text[: alone.start()]
+    elif not begin:
+        return text
+    return before.removesuffix("\n\n")
+
+
 def is_mark_named(texts: Iterable[str], mark: str) -> bool:
     """Returns whether one of the texts names the mark of the memory's notes."""
     sentence = describe_mark(mark)

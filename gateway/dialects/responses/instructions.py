@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 from adapters.types import Event
-from gateway.core.prompt.shown_blocks import SECTION_BEGIN
+from gateway.core.prompt.shown_blocks import text_before_section
 from gateway.dialects.responses.members import NOT_READABLE, encode_members, read_members
 from gateway.errors import UpstreamBroke
 
@@ -86,8 +86,7 @@ def _remove_memory(stored: bytes, prompts: Sequence[str]) -> bytes:
     if not stored.startswith(b'"'):
         return stored
     text: str = orjson.loads(stored)
-    before, marker, _ = text.rpartition(SECTION_BEGIN)
-    own = before.removesuffix("\n\n") if marker else text
+    own = text_before_section(text)
     for prompt in sorted(filter(None, prompts), key=len, reverse=True):
         if own == prompt or own.endswith(f"\n\n{prompt}"):
             own = own.removesuffix(prompt).removesuffix("\n\n")

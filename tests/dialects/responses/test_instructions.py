@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.prompt.shown_blocks import SECTION_BEGIN
+from gateway.core.prompt.shown_blocks import SECTION_BEGIN, describe_mark
 from gateway.dialects.responses.instructions import (
     ClientInstructions,
     cut_memory_section,
@@ -106,6 +106,9 @@ SECTION = f"{SECTION_BEGIN}\n<memory_block>x</memory_block>\n</memory_blocks>"
         (f"Mine.\n\nProfile.\n\n{SECTION}", "Mine."),
         (f"Profile.\n\n{SECTION}", None),
         (SECTION, None),
+        (f"Mine.\n\nProfile.\n\n{describe_mark('ab12')}", "Mine."),  # a summary, and no blocks
+        (describe_mark("ab12"), None),
+        ("Mine.\n\n", "Mine.\n\n"),
         ("Mine.\n\nProfile.", "Mine."),  # memory was off
         ("Profile.", None),
         ("A longer Profile.", None),  # another profile's prompt ends as this one
