@@ -137,14 +137,25 @@ class Chat:
     def _may_answer(self, call: ChatCall, model: str) -> bool:
         """Returns whether another model may answer a request.
 
-        It may not for an agent's. For a native one it may, if its upstream takes such requests as well.
+        It may not for an agent's, nor where its upstreams do not take the request's custom tools. For a native one
+        it may, if its upstream takes such requests as well.
         """
         if call.native is not None:
             upstream = self.route_of(model).upstream
             # What a request refers to is stored at the upstream that was asked.
             refers = call.native.referenced_ids or call.native.conversation_id is not None
             return self._takes_responses(upstream) and (not refers or upstream == call.route.upstream)
-        return call.kind is not ConversationKind.AGENT
+        return call.kind is not ConversationKind.AGENT and self._takes_tools(model, call.request)
+
+    def _takes_tools(self, model: str, request: ChatRequest) -> bool:
+        """Returns whether all upstreams of a model take the custom tools of a request, if it has any."""
+        tools = request.json.get("tools") or ()
+        has_custom = any(isinstance(tool, dict) and tool.get("type") == "custom" for tool in tools)
+        return not has_custom or all(
+            endpoint.provider.capabilities.custom_tools
+            for target in self.route_of(model).targets
+            for endpoint in self.failover.endpoints[target.upstream]
+        )
 
     def _takes_responses(self, upstream: str) -> bool:
         """Returns whether an upstream takes requests for responses as they are."""

@@ -513,6 +513,25 @@ def test_an_alias_whose_upstream_has_no_such_endpoint_answers_nothing(
             world.sdk.completions.create(model="m", prompt="Hi")
 
 
+def test_an_alias_whose_upstream_takes_no_custom_tools_answers_no_request_with_one(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    takes: Any = {"custom_tools": True}
+    upstreams = (
+        UpstreamSettings("up", base_url=upstream.base_url, takes=takes),
+        UpstreamSettings("plain", base_url=upstream.base_url, takes={"custom_tools": False}),
+    )
+    models = (ModelSettings("m", "m", "up"), ModelSettings("small", "small", "plain"))
+    with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+        limit(world, "requests", "day", 0, then="small")
+        tool: Any = {"type": "custom", "name": "py"}
+        with pytest.raises(openai.RateLimitError):
+            world.sdk.responses.create(model="m", input="Hi", tools=[tool])
+        assert upstream.seen == []
+        world.sdk.responses.create(model="m", input="Hi")
+        assert upstream.last.json["model"] == "small"
+
+
 def test_an_alias_that_the_settings_have_lost_answers_nothing(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
