@@ -13,7 +13,13 @@ from adapters.errors import (
     UnfinishedEvent,
 )
 from gateway.core.upstream.policy import Failure
-from gateway.errors import UpstreamBroke, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from gateway.errors import (
+    UpstreamBroke,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnreachable,
+)
 from gateway.run.upstream.provider_errors import failure_of, kind_of, translate
 
 
@@ -27,7 +33,7 @@ from gateway.run.upstream.provider_errors import failure_of, kind_of, translate
         (ProviderUnreachable("u"), UpstreamUnreachable, Failure("unreachable")),
         (ProviderBroke("b"), UpstreamBroke, Failure("broke")),
         (UnfinishedEvent(b"data: {"), UpstreamBroke, Failure("broke")),
-        (ProviderTooLarge("l"), UpstreamBroke, Failure("broke")),
+        (ProviderTooLarge("l"), UpstreamTooLarge, Failure("broke")),
         (ProviderError("e"), UpstreamError, Failure("broke")),
     ],
 )
