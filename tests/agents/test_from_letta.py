@@ -139,6 +139,28 @@ def test_calls_of_a_reply_that_had_to_be_allowed_stand_with_its_others(
     assert returned == ["4", "9"]
 
 
+def test_what_was_sent_as_the_system_comes_without_the_compiled_prompt(
+    world: LettaWorld, source: LettaServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.tells[f"/v1/agents/{POSTMAN}/messages"] = [
+        listed("system_message", content="You bring letters.\n\n<memory_blocks>…"),
+        listed("system_message", "message-2", content="The user has come in."),
+        listed("assistant_message", "message-3", content="Hello."),
+        listed("system_message", "message-4", content="The user has left.", otid="o4"),
+        listed("assistant_message", "message-5", content="Bye."),
+    ]
+    assert move(world, source, "--agent", POSTMAN) == 0
+    assert "'postman': 4 messages" in capsys.readouterr().out
+    said = spoken(world.letta.agents.messages.list(POSTMAN, order="asc"))
+    assert told(said) == [
+        ("system_message", "The user has come in."),
+        ("assistant_message", "Hello."),
+        ("system_message", "The user has left."),
+        ("assistant_message", "Bye."),
+    ]
+    assert said[2].otid == "o4"
+
+
 def test_what_agents_shared_they_share(world: LettaWorld, source: LettaServer) -> None:
     assert move(world, source) == 0
     client = world.letta
@@ -206,7 +228,7 @@ def test_a_moved_conversation_goes_on(
     upstream.queue(say("Six."))
     reply = world.letta.agents.messages.create(GARDENER, input="When do I water them?")
     assert told(reply.messages) == [("assistant_message", "Six.")]
-    sent = upstream.last.json
+    sent = upstream.chats[0].json  # the sleeptime agent may have asked meanwhile
     assert sent["model"] == "m"
     assert "Name: Ann\nI like tea" in sent["messages"][0]["content"]
     roles = [(m["role"], m.get("content")) for m in sent["messages"][1:]]

@@ -23,8 +23,8 @@ from gateway.agents.agent_file.write import (
 )
 
 _Json = dict[str, Any]
-# Types that the gateway makes itself: the compiled prompt, summaries, approvals that the results show.
-_RECREATED = frozenset({"system_message", "summary_message", "event_message", "approval_response_message"})
+# Types that the gateway makes itself: summaries, approvals that the results show.
+_RECREATED = frozenset({"summary_message", "event_message", "approval_response_message"})
 # Defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
 _LETTA_PROMPTS = (
     "The following messages are being evicted", "The previous messages are being evicted",
@@ -168,8 +168,17 @@ def _name(part: Mapping[str, Any]) -> str:
 
 
 def file_messages(listed: Iterable[_Json]) -> list[_Json]:
-    """Returns messages in a file's form, without those that the gateway makes itself."""
+    """Returns messages in a file's form, without those that the gateway makes itself.
+
+    The first one is the compiled prompt, as in the server's own files. A later one of the system is somebody's.
+    """
     return [*_joined(listed)]
+
+
+def count_said(listed: Iterable[_Json]) -> int:
+    """Returns the number of messages without the compiled prompt."""
+    messages = file_messages(listed)
+    return len(messages) - (bool(messages) and messages[0]["role"] == "system")
 
 
 def _joined(listed: Iterable[_Json]) -> Iterator[_Json]:
@@ -207,9 +216,10 @@ def _part(each: _Json) -> _Json:
     """Returns what a listed message adds to the message that it is of."""
     content = _content(each.get("content"))
     match each["message_type"]:
-        case "user_message":
+        case "user_message" | "system_message" as kind:
             names = ("name", "otid", "sender_id")
-            return {"role": "user", "content": content, **{name: each.get(name) for name in names}}
+            role = "user" if kind == "user_message" else "system"
+            return {"role": role, "content": content, **{name: each.get(name) for name in names}}
         case "assistant_message":
             return {"role": "assistant", "content": content}
         case "reasoning_message":
