@@ -76,7 +76,7 @@ _READ_MEMBERS = {
 SEALED_THOUGHTS = "reasoning.encrypted_content"
 _SUMMARIES = ("auto", "concise", "detailed")
 _LOGPROBS = "message.output_text.logprobs"
-# What OpenAI upstream_tools in `include`. All but logprobs and thoughts are of tools that nothing here has.
+# What OpenAI takes in `include`. All but logprobs and thoughts are of tools that nothing here has.
 _INCLUDABLE = frozenset(
     (
         *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
