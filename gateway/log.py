@@ -159,13 +159,18 @@ class JsonFormatter(logging.Formatter):
             "at": round(time.time(), 3),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _as_utf8(record.getMessage()),
         }
         if again := getattr(record, "again", 0):
             line["again"] = again
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+            line["trace"] = _as_utf8(self.formatException(record.exc_info))
         return mask_keys(orjson.dumps(line, default=str)).decode()
+
+
+def _as_utf8(text: str) -> str:
+    """Returns a text in which a name of a file that is no UTF-8 has escapes in place of its bytes (`\\udcff`)."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def configure_logging() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from typing import Any
@@ -159,3 +160,19 @@ def test_an_error_that_quotes_a_key_is_logged_without_it(log: Log) -> None:
     (line,) = log.lines()
     assert line["message"] == "a header 'sk-***' was refused"
     assert "x-mnemogate-key: mg-***\nsk-***" in line["trace"]
+
+
+def test_a_file_whose_name_is_no_utf8_is_named_with_escapes(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"/data/d\xff.db")
+    try:
+        raise OSError(f"{name} is full")
+    except OSError:
+        log.logger.exception("%s cannot be used", name)
+    (line,) = log.lines()
+    assert line["message"] == "/data/d\\udcff.db cannot be used"
+    assert "OSError: /data/d\\udcff.db is full" in line["trace"]
+    assert (
+        capsys.readouterr().err == ""
+    )  # where `logging` prints what could not be formatted, with its arguments
