@@ -104,6 +104,13 @@ def test_what_an_agent_begins_with_does_not_keep_its_blocks_out_of_the_prompt(
     assert question["content"] == "How are you?"
 
 
+def test_an_agent_that_begins_with_an_empty_reply_goes_round(world: LettaWorld) -> None:
+    first: Any = [{"role": "assistant", "content": ""}]
+    made = export(world, world.agent(initial_message_sequence=first).id)
+    (id,) = bring_in(world, made)
+    assert export(world, id)["agents"][0]["initial_message_sequence"] == first
+
+
 def test_a_file_goes_round(world: LettaWorld) -> None:
     made = rich(world)
     first = export(world, made["agent"])

@@ -158,6 +158,8 @@ def _system(state: Mapping[str, Any], agent_id: str, now: float) -> dict[str, An
 
 def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
     shown = to_file_message(PortableMessage(dict(message), 0.0), "", "")
+    # An empty reply has no parts.
+    shown["content"] = shown["content"] or ""
     return {name: shown[name] for name in ("role", "content", "name") if shown[name] is not None}
 
 
