@@ -66,6 +66,9 @@ def test_a_server_is_named_and_its_tools_are_called(world: LettaWorld) -> None:
         world.letta.tools.update(add.id, source_code="def f(): ...")
     renamed: Any = servers.update(made.id, server_name="sums", config=CONFIG)
     assert (renamed.id, renamed.server_name) == (made.id, "sums")
+    assert {
+        tuple(tool.tags or ()) for tool in world.letta.tools.list() if tool.tool_type == "external_mcp"
+    } == {("mcp:sums",)}
     refreshed: Any = servers.refresh(made.id, agent_id=agent.id)
     assert {each["id"] for each in refreshed} == {each.id for each in tools.values()}
     servers.delete(made.id)

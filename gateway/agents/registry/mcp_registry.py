@@ -23,6 +23,7 @@ from storage.sql.store import Store
 
 _PAGE = 200
 _NO_SERVER = McpServerDefinition()
+_SERVER_TAG = "mcp:"  # before the name of its server, in the tags of a tool
 
 
 class McpRegistry:
@@ -157,16 +158,20 @@ class McpRegistry:
             if existing is None:
                 await self._add(project, server, tool)
             else:
-                await self._update(project, existing, tool)
+                await self._update(project, server, existing, tool)
         for unlisted in stored.values():
             with suppress(NotFound):
                 await self._tools.delete(project, unlisted.uid)
 
-    async def _update(self, project: str, existing: ToolView, tool: ListedTool) -> None:
+    async def _update(self, project: str, server: Definition, existing: ToolView, tool: ListedTool) -> None:
         schema = _schema(existing.name, tool)
-        await self._tools.change(
-            project, existing.uid, lambda current: (None, replace(current, schema=schema))
-        )
+
+        def edit(current: ToolDefinition) -> tuple[None, ToolDefinition]:
+            # The server may have another name now.
+            tags = [tag for tag in current.tags if not tag.startswith(_SERVER_TAG)]
+            return None, replace(current, schema=schema, tags=(*tags, f"{_SERVER_TAG}{server.name}"))
+
+        await self._tools.change(project, existing.uid, edit)
 
     async def _add(self, project: str, server: Definition, tool: ListedTool) -> None:
         """Makes a tool under its own name. Where that is taken, the server's name comes first, then a number last.
@@ -177,7 +182,7 @@ class McpRegistry:
         numbered = (_allowed(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
         for name in chain((_allowed(tool.name), _allowed(both)), numbered):
             definition = ToolDefinition(
-                _schema(name, tool), "mcp", f"{server.uid}/{tool.name}", tags=(f"mcp:{server.name}",)
+                _schema(name, tool), "mcp", f"{server.uid}/{tool.name}", tags=(f"{_SERVER_TAG}{server.name}",)
             )
             try:
                 await self._tools.create(project, name, definition)
