@@ -11,12 +11,13 @@ import pytest
 from letta_client import APIStatusError, BadRequestError, ConflictError, NotFoundError
 from letta_client.types import Folder
 
+from gateway.agents.api._route import uid_in
 from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import NOT_SEARCHED
 from gateway.run.tools.searches import INCOMPLETE
 from storage.commands import ForgetTarget
-from storage.errors import TooSlow, Unavailable
-from storage.records import Agent
+from storage.errors import NotFound, TooSlow, Unavailable
+from storage.records import Agent, DefinitionKind
 from storage.sql.agents_api.folders import Files
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
@@ -258,6 +259,15 @@ def test_an_agent_searches_its_files(world: LettaWorld) -> None:
     assert [each.content for each in found_by_search] == [PLAN]
     world.letta.agents.folders.detach(notes.id, agent_id=agent.id)
     assert list(world.letta.agents.passages.search(agent.id, query="boat").results) == []
+
+
+def test_a_folder_that_is_deleted_while_it_is_read_is_not_found(world: LettaWorld) -> None:
+    made, store, call = folder(world), world.world.store, world.world.gateway.call
+    found = call(store.definitions.get("default", DefinitionKind.FOLDER, uid_in("source", made.id)))
+    world.letta.folders.delete(made.id)
+    registry: Any = world.world.gateway.app.services.agents.registry
+    with pytest.raises(NotFound):
+        call(Folders(store, registry, world.world.clock).memory(found))
 
 
 def test_a_folder_that_cannot_be_searched_takes_nothing_from_the_others(world: LettaWorld) -> None:

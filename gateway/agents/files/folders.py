@@ -16,7 +16,7 @@ from gateway.core import ids
 from gateway.core.memory.file_text import decode_text, split_text
 from gateway.errors import BodyTooLarge, Conflict, UnsupportedFile
 from storage.commands import ForgetTarget
-from storage.errors import StoreError
+from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page
 from storage.records import API_PROFILE, Agent, Definition, DefinitionKind, Scope, StoredFile
 from storage.sql.store import Store
@@ -89,8 +89,10 @@ class Folders:
         await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
 
     async def memory(self, folder: Definition) -> Agent:
-        (found,) = await self._store.defined_agents.memories(folder.project, [folder.memory])
-        return found
+        found = await self._store.defined_agents.memories(folder.project, [folder.memory])
+        if not found:  # deleted meanwhile
+            raise NotFound(f"there is no folder {folder.uid!r}")
+        return found[0]
 
     # -- agents
 
