@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import root
+from gateway.page.defence import is_same_origin
 from gateway.settings.load import load_settings
 from gateway.traces.otlp import OtlpSettings
 from gateway.web.middleware import OPEN_PATHS
@@ -186,6 +187,16 @@ def test_nginx_holds_no_stream_back(name: str) -> None:
         line.strip() for line in text.splitlines()
     }
     assert text.count("{") == text.count("}")
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx.postgres.conf"])
+def test_the_page_knows_its_own_origin_behind_nginx(name: str) -> None:
+    """At another port than the scheme's, as compose.postgres.yaml has it, too."""
+    text = (DEPLOY / name).read_text("utf-8")
+    (variable,) = re.findall(r"proxy_set_header Host (\S+);", text)
+    # As nginx's documentation has them (ngx_http_core_module).
+    passed_on = {"$host": b"127.0.0.1", "$http_host": b"127.0.0.1:8080"}[variable]
+    assert is_same_origin([(b"host", passed_on), (b"origin", b"http://127.0.0.1:8080")])
 
 
 _IN_QUERY = re.compile(r"\b((?:mnemogate|gen_ai)_[a-z_]+?)(?:_bucket|_count|_sum|_total)?(?=[\[)]|$)")
