@@ -22,7 +22,8 @@ GatewayError
 ├── UpstreamError               the provider is at fault
 │   ├── UpstreamUnreachable     502
 │   ├── UpstreamBroke           502: the reply ended in the middle
-│   │   └── UpstreamTooLarge    it is larger than the gateway takes, which is no fault of its endpoint
+│   │   ├── UpstreamTooLarge    it is larger than the gateway takes, which is no fault of its endpoint
+│   │   └── UpstreamRefused     its stream has an error that is about the request or its caller: no fault, either
 │   └── UpstreamTimeout         504
 ├── Overloaded                  503: a limit of the gateway; carries retry_after_s
 ├── TooManySends                429: too many wait for one conversation already
@@ -189,6 +190,10 @@ class UpstreamBroke(UpstreamError):
 
 
 class UpstreamTooLarge(UpstreamBroke):
+    pass
+
+
+class UpstreamRefused(UpstreamBroke):
     pass
 
 

@@ -70,7 +70,7 @@ from gateway.core.turn.states import (
     TurnState,
 )
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.upstream_error import error_for_status, is_for_good
+from gateway.core.turn.upstream_error import error_for_status, is_for_good, make_stream_error
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
@@ -190,7 +190,7 @@ class Turn:
                 message = str(error.get("message") or "")
                 over = self._break_off(End.FAILED, reason, message, is_refused=is_refused)
                 shown = self._flush()
-                broke = UpstreamBroke(f"The upstream's stream has an error: {message}")
+                broke = make_stream_error(error)
                 if not shown and not self._is_past_status:  # a view that reads no stream
                     shown = [commands.Refuse(broke)]
                 return [*shown, commands.CloseUpstream(broke), *over]

@@ -10,6 +10,7 @@ import orjson
 
 from adapters.types import Event, Json
 from gateway.core.json_limits import is_too_deep
+from gateway.errors import UpstreamBroke, UpstreamRefused
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
 _NAMES: Final = {
@@ -88,23 +89,38 @@ def refusal_in_event(first: Event) -> tuple[int, bytes] | None:
     # Nearly every stream begins with a chunk that has no such word, and is not parsed for it.
     if first.data is None or (b"error" not in first.data and first.name != "error"):
         return None
-    try:
-        chunk = orjson.loads(first.data)
-    except orjson.JSONDecodeError:
-        return None
-    error = error_in(chunk, first.name) if isinstance(chunk, dict) else None
+    error = _error_in_data(first.data, first.name)
     return None if error is None else (_status_of(error), orjson.dumps({"error": error}))
 
 
-def has_error(events: bytes) -> bool:
-    """Returns whether one of the events of a stream is an error. events: each of them whole."""
+def _error_in_data(data: bytes, name: str | None) -> Json | None:
+    """Returns the error that the data of an event is; None: it is something else. name: of the event."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return error_in(chunk, name) if isinstance(chunk, dict) else None
+
+
+def error_of_stream(events: bytes) -> UpstreamBroke | None:
+    """Returns the first error among the events of a stream; None: there is none. events: each of them whole."""
+    name = None
     # Nearly no read has such a word.
-    lines = events.splitlines() if b"error" in events else ()
-    return any(
-        line == b"event: error"
-        or (line.startswith(b"data:") and refusal_in_event(Event(line, line[5:])) is not None)
-        for line in lines
-    )
+    for line in events.splitlines() if b"error" in events else ():
+        key, _, value = line.partition(b":")
+        if key == b"event":
+            name = value.strip().decode("utf-8", "replace")
+        elif key == b"data" and (error := _error_in_data(value, name)) is not None:
+            return make_stream_error(error)
+        elif not line:
+            name = None
+    return None
+
+
+def make_stream_error(error: Json) -> UpstreamBroke:
+    """Returns the error of a stream that has one among its events. error: in OpenAI's form."""
+    kind = UpstreamRefused if _status_of(error) < 500 else UpstreamBroke
+    return kind(f"The upstream's stream has an error: {error.get('message') or ''}")
 
 
 def error_status_in(body: bytes) -> int | None:

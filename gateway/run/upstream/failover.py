@@ -44,7 +44,7 @@ from gateway.core.upstream.policy import (
     choose_next,
     order_members,
 )
-from gateway.errors import GatewayError, UpstreamError, UpstreamTooLarge
+from gateway.errors import GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
 from gateway.run.receipt import FailedTry, Receipt, UpstreamCall, with_trace_headers
 from gateway.run.upstream.propagation import propagates
@@ -400,8 +400,8 @@ class Attempts:
         self.is_answered = False
         self.call.failure = kind_of(error)
         self._failover.metrics.upstream_errors.inc(self.endpoint.name, self.call.failure)
-        # All replies share the gateway's bounds, so a full one says nothing of this endpoint.
-        if not isinstance(error, UpstreamTooLarge):
+        # All replies share the gateway's bounds, and one caller's requests must not open the circuit for all.
+        if not isinstance(error, UpstreamTooLarge | UpstreamRefused):
             self.endpoint.health.record_break(self.endpoint.policy, self._failover.now())
 
     def _note_complete(self) -> None:

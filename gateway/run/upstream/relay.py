@@ -15,10 +15,9 @@ from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder
 from adapters.types import Header
 from gateway.core.turn.native_form import ReplyChange
-from gateway.core.turn.upstream_error import has_error
+from gateway.core.turn.upstream_error import error_of_stream
 from gateway.core.usage.reported import UsageReader
 from gateway.core.usage.withheld_usage import without_usage
-from gateway.errors import UpstreamBroke
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Attempts, RequestMaker
@@ -174,8 +173,8 @@ class _ReplyReader:
         if self._usage is not None and data:
             self._usage.take_events(data)
             self._note(self._usage)
-            if has_error(data):
-                self._attempts.note_broken(UpstreamBroke("The upstream's stream has an error"))
+            if (error := error_of_stream(data)) is not None:
+                self._attempts.note_broken(error)
 
     def take_body(self, body: bytes) -> None:
         self.call.note_piece(body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 import orjson
@@ -12,10 +13,11 @@ from gateway.core.turn.upstream_error import (
     context_from_error,
     error_for_status,
     error_in,
-    has_error,
+    error_of_stream,
     is_for_good,
     refusal_in_event,
 )
+from gateway.errors import UpstreamBroke, UpstreamRefused
 
 
 @pytest.mark.parametrize(
@@ -42,18 +44,21 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "expected"),
+    ("events", "kind"),
     [
-        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', True),
-        (b'data:{"object":"error","message":"x"}\r\n\r\n', True),
-        (b'event: error\ndata: {"message":"x"}\n\n', True),
-        (b'data: {"choices":[],"error":null}\n\n', False),
-        (b'data: {"choices":[{"delta":{"content":"an {\\"error\\":1}"}}]}\n\n', False),
-        (b": error\n\ndata: error\n\n", False),
+        (b'data: {"choices":[]}\n\ndata: {"error":{"message":"x"}}\n\n', UpstreamBroke),
+        (b'data:{"object":"error","message":"x"}\r\n\r\n', UpstreamBroke),
+        (b'event: error\ndata: {"message":"x"}\n\n', UpstreamBroke),
+        (b'event: error\ndata: {"code":"context_length_exceeded","message":"x"}\n\n', UpstreamRefused),
+        (b'data: {"error":{"code":429,"message":"x"}}\n\n', UpstreamRefused),
+        (b'data: {"choices":[],"error":null}\n\n', NoneType),
+        (b'data: {"choices":[{"delta":{"content":"an {\\"error\\":1}"}}]}\n\n', NoneType),
+        (b": error\n\ndata: error\n\n", NoneType),
+        (b'event: error\n\ndata: {"message":"x"}\n\n', NoneType),
     ],
 )
-def test_an_error_is_found_among_events(events: bytes, expected: bool) -> None:
-    assert has_error(events) is expected
+def test_an_error_is_found_among_events(events: bytes, kind: type[object]) -> None:
+    assert type(error_of_stream(events)) is kind
 
 
 DEEP = orjson.loads("[" * 300 + "]" * 300)

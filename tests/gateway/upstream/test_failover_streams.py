@@ -254,6 +254,21 @@ def test_an_error_within_a_stream_counts_as_a_failure(two: Open, memory: bool) -
 
 
 @both
+@pytest.mark.parametrize("kind", ["invalid_request_error", "rate_limit_error"])
+def test_an_error_within_a_stream_that_is_the_callers_opens_no_circuit(
+    two: Open, kind: str, memory: bool
+) -> None:
+    with two() as it:
+        first, _ = _halves(it.kind, b"\n\n")
+        it.first.queue(raw(first, error_event(it.kind, {"type": kind, "message": "Too long."})))
+        with pytest.raises(openai.APIError, match="Too long"):
+            it.ask(True, memory)
+        it.settle()
+        assert it.endpoint("first").health.breaks == 0
+        assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
+
+
+@both
 @forms
 def test_an_endpoint_whose_replies_all_break_off_is_passed_over(
     two: Open, stream: bool, memory: bool
