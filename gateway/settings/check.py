@@ -249,16 +249,17 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[s
 
 def _check_side_request(rule: SideRequest) -> Iterator[str]:
     where = f"memory.side_requests {rule.name!r}: pattern"
-    prefix = "|(?:"
     try:
+        pattern = re.compile(rule.pattern)
         # All patterns become alternatives of one, in which flags cannot stand, nor two groups of one name.
-        pattern = re.compile(f"{prefix}{rule.pattern})")
+        re.compile(f"|(?:{rule.pattern})")
     except re.error as error:
-        at = min(max((error.pos or 0) - len(prefix), 0), len(rule.pattern))
+        start = str(error.pattern).index(rule.pattern)
+        at = min(max((error.pos or 0) - start, 0), len(rule.pattern))
         pointed = f"{rule.pattern[:at]} >>> {rule.pattern[at:]}"
         yield f"{where}: {error.msg}, here: {pointed}"
         return
-    if all(re.match(rule.pattern, text) for text in ("", "any")):
+    if all(pattern.match(text) for text in ("", "any")):
         yield f"{where}: it matches every message"
     if pattern.groupindex:
         yield f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}"

@@ -325,6 +325,10 @@ def test_a_variable_sets_its_setting(
             "memory.openwebui_jwt_secret names NOT_THERE, which is not set",
         ),
         ("[[memory.side_requests]]\nname = 'x'\npattern = '('", "memory.side_requests 'x': pattern: "),
+        (
+            "[[memory.side_requests]]\nname = 'x'\npattern = 'a)|(?:b'",
+            "memory.side_requests 'x': pattern: unbalanced parenthesis, here: a >>> )|(?:b",
+        ),
         ("[[memory.side_requests]]\nname = 'x'\npattern = ''", "pattern: it matches every message"),
         ("[[memory.side_requests]]\nname = 'x'\npattern = '.*'", "pattern: it matches every message"),
         # What has a name, and what is sent in a header, is one line with something in it.
