@@ -76,7 +76,7 @@ class DatabaseFindings(Struct, frozen=True):
 
     # There are gateway keys, or that is unknown.
     is_keyed: bool = True
-    # A process has it open.
+    # Other accounts of this machine may read it.
     is_open: bool = False
     # Why memory would not work; None: it would.
     fault: str | None = None
