@@ -191,7 +191,6 @@ class Chat:
         agent = await self._find_or_begin_agent(scope, spec)
         if conversation is not None:
             await self.conversations.bind(conversation, scope, spec)
-        receipt.asks_model = False  # the model is called by the job, which has a receipt of its own
         return identity, agent
 
     async def _find_or_begin_agent(self, scope: Scope, spec: AgentSpec) -> Agent:

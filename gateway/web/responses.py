@@ -203,8 +203,9 @@ class ResponsesPath(ForwardedPath):
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
             context = call.info.caller.context(call.headers)
+            receipt = call.info.begin_receipt()
             identity, agent = await self.chats.chat.admit_background(
-                request.chat, context, conversation, call.info.begin_receipt()
+                request.chat, context, conversation, receipt
             )
             tag, created = _new_tag(scope, digest, agent.secret), background.now()
             stored = StoredResponseRequest(
@@ -215,6 +216,7 @@ class ResponsesPath(ForwardedPath):
             run, is_new = await background.accept(
                 agent, tag, created, stored.encode(), queued, context, digest
             )
+            receipt.asks_model = False  # the job asks it, with a receipt of its own
             if is_new:
                 return queued, run
         return await self.gateway_responses.show(

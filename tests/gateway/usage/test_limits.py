@@ -614,8 +614,9 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         assert (before, used(world)) == (3, 3)
 
 
+@pytest.mark.parametrize(("rows", "write"), [("agents", "find_or_begin"), ("runs", "accept_response")])
 def test_a_background_response_that_could_not_be_accepted_is_given_back(
-    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, write: str
 ) -> None:
     async def fails(*_: object) -> None:
         raise Broken("It is away.")
@@ -624,7 +625,7 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
     with limited(upstream, tmp_path, upstreams=(by_chat,)) as world:
         limit(world, "requests", "day", 5)
         with monkeypatch.context() as patch:
-            patch.setattr(world.store.agents, "find_or_begin", fails)
+            patch.setattr(getattr(world.store, rows), write, fails)
             with pytest.raises(openai.InternalServerError):
                 world.sdk.responses.create(model="m", input="Hi", user="alice", background=True)
         assert used(world) == 0
