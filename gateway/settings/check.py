@@ -42,6 +42,8 @@ _SECRET_BYTES = 24  # as Standard Webhooks demands
 _SECRETS_KEY_BYTES = 32  # of AES-256
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HOST = re.compile(r"[^\s/*:\[\]]+|[0-9A-Fa-f]*(?::[0-9A-Fa-f.]*){2,}")  # the second: an address of IPv6
+# What refers to a group of a pattern by its number.
+_GROUP_REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*(?:\\[1-9]|\(\?\(\d)")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 5.1
 # These headers say where a request ends, which only its sender knows.
 _FRAMING = ("connection", "content-length", "transfer-encoding")
@@ -263,6 +265,8 @@ def _check_side_request(rule: SideRequest) -> Iterator[str]:
         yield f"{where}: it matches every message"
     if pattern.groupindex:
         yield f"{where}: its groups cannot have names, saw {', '.join(pattern.groupindex)}"
+    if found := _GROUP_REFERENCE.search(rule.pattern):
+        yield f"{where}: its groups have other numbers among the other patterns, saw {found[0]}"
 
 
 def _check_tools(tools: ToolSettings) -> Iterator[str]:

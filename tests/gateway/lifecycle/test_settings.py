@@ -326,6 +326,10 @@ def test_a_variable_sets_its_setting(
         ),
         ("[[memory.side_requests]]\nname = 'x'\npattern = '('", "memory.side_requests 'x': pattern: "),
         (
+            "[[memory.side_requests]]\nname = 'x'\npattern = '([ab])x\\1'",
+            "memory.side_requests 'x': pattern: its groups have other numbers among the other patterns, saw \\1",
+        ),
+        (
             "[[memory.side_requests]]\nname = 'x'\npattern = 'a)|(?:b'",
             "memory.side_requests 'x': pattern: unbalanced parenthesis, here: a >>> )|(?:b",
         ),
