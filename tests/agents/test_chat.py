@@ -468,6 +468,20 @@ def test_a_call_of_the_clients_custom_tool_is_shown_and_answered(world: World) -
     assert world.upstream.last.messages[-2]["tool_calls"] == [call]
 
 
+def test_a_result_that_comes_again_after_an_error_is_given_once(world: World) -> None:
+    """Applications that try again by themselves send no header that says so."""
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
+    world.upstream.queue(call_tools(LOOKS), fail(500), say("One."))
+    chat.say("Ask.")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "1")
+    with pytest.raises(openai.InternalServerError, match="Something went wrong"):
+        chat.complete()
+    assert chat.go_on() == "One."
+    assert [m["role"] for m in world.upstream.last.messages][-3:] == ["user", "assistant", "tool"]
+    assert chat.say("And now?") == "Ok."
+
+
 def test_the_same_words_behind_their_answer_are_another_send(world: World) -> None:
     """The library sends it again since its first request did not arrive."""
     make(world)

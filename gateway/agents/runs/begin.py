@@ -25,7 +25,7 @@ from gateway.agents.runs.calls.pauses import (
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
-from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.canonical import RESULT_ROLES, MessageHasher, WireMessage
 from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
 from gateway.core.ids import Place, id_at, new_uid, place_of
@@ -88,6 +88,10 @@ class RunStarter:
                 if (shortened_send := await self._cut_to_heard(context, send)) is not None:
                     # The model's reply is shorter now, so all of it is read again.
                     send = shortened_send
+                    continue
+                new = _without_stored_results(context, send.messages)
+                if len(new) < len(send.messages):
+                    send = replace(send, messages=new)
                     continue
                 resumed = await self._calls_to_resume(context, send)
                 memory = self._memory(send, context, form, run, resumed)
@@ -318,3 +322,20 @@ def _cut_to_window(decision: CallDecision, window: int | None) -> CallDecision:
         return decision
     content = cut_result(text, max_result_chars(len(text), window))
     return replace(decision, result={**(decision.result or {}), "content": content})
+
+
+def _without_stored_results(
+    context: MemoryContext, messages: Sequence[WireMessage]
+) -> tuple[WireMessage, ...]:
+    """Returns the messages of a send without results that await their reply already.
+
+    An application sends them again after an error, and no provider takes two results of a call.
+    """
+    stored: set[str] = set()
+    for e in reversed(context.path):
+        if e.reply is not None:
+            break
+        stored.update(str(m.get("tool_call_id")) for m in context.tree.content(e).messages or ())
+    return tuple(
+        m for m in messages if m.get("role") not in RESULT_ROLES or str(m.get("tool_call_id")) not in stored
+    )
