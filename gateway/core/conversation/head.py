@@ -32,6 +32,8 @@ class RepeatedReply(Enum):
     HEAD = auto()
     # The reply of the turn before the head, so the user did not hear the head's.
     ABOVE = auto()
+    # The reply of a cancelled send that came with the messages of the head, so the user did not hear the head's.
+    WITHIN = auto()
     # Perhaps a reply that was off the record: its words are not stored, so they cannot be compared.
     OFF = auto()
 
@@ -75,15 +77,21 @@ class _HeadSearch:
         if self._head is not None and not tree.continues_turn(self._head):
             self._above = tree.parent(self._head)
         self._cut = self._cut_sends()
-        compared = (self._head, self._above, *self._cut)
+        # The cancelled sends whose messages came with those of the head.
+        self._joined = self._find_joined()
+        compared = (self._head, self._above, *self._cut, *self._joined)
         tree.group_for_loading(exchange for exchange in compared if exchange is not None)
         self._pending = self._pending_messages()
 
     def run(self) -> PathHead | None:
         tree, head, listing, pending = self._tree, self._head, self._listing, self._pending
         repeated, leading = self._repeated_reply()
+        if head is not None and repeated is RepeatedReply.WITHIN:
+            # The head's messages come with the next ones, as a sibling.
+            pending, repeated = [*(tree.content(head).messages or ()), *pending], RepeatedReply.RESENT
+            head = tree.parent(head)
         if repeated is RepeatedReply.RESENT:
-            place = self._place_resent(leading)
+            place = self._place_resent(pending, leading)
             assert place is not None
             pending = [*pending[:place], *listing.messages[:leading], *pending[place + 1 :]]
         if repeated is RepeatedReply.CUT:
@@ -117,7 +125,7 @@ class _HeadSearch:
             return None, 0
         is_off = self._has_off_sibling()
         for end in (leading, *range(min(leading - 1, _MAX_RESENT), 0, -1)):
-            is_resent = self._place_resent(end) is not None
+            is_resent = self._place_resent(self._pending, end) is not None
             is_heads = self._is_heard(self._head, end, least=1)
             # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
             # yet, and what a later send reported of one is pending. A request that is sent again repeats its report.
@@ -132,6 +140,8 @@ class _HeadSearch:
                 return RepeatedReply.HEAD, end
             if self._is_heard(self._above, end):
                 return RepeatedReply.ABOVE, end
+            if self._is_within_head(end):
+                return RepeatedReply.WITHIN, end
         return (RepeatedReply.OFF, leading) if is_off else (None, 0)
 
     def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
@@ -168,12 +178,19 @@ class _HeadSearch:
             return False
         return was_heard(self._tree, exchange, self._listing, 0, leading, least)
 
-    def _place_resent(self, leading: int) -> int | None:
-        """Returns where the pending messages report a reply that the first `leading` messages report again."""
+    def _is_within_head(self, leading: int) -> bool:
+        """Returns whether the first `leading` messages report a reply that the messages of the head report as well."""
+        if not any(was_heard(self._tree, each, self._listing, 0, leading) for each in self._joined):
+            return False
+        asked = () if self._head is None else self._tree.content(self._head).messages or ()
+        return self._place_resent(asked, leading) is not None
+
+    def _place_resent(self, messages: Sequence[WireMessage], leading: int) -> int | None:
+        """Returns where messages report a reply that the first `leading` messages of the list report again."""
         heard = heard_letters("".join(map(self._listing.text, range(leading))))
         places = (
             i
-            for i, m in enumerate(self._pending)
+            for i, m in enumerate(messages)
             if m.get("role") == "assistant" and is_beginning(heard, letters_of(text_of(m)))
         )
         return max(places, default=None)
@@ -214,6 +231,17 @@ class _HeadSearch:
             if exchange.ended is None and exchange.state in (State.OPEN, State.CANCELLED)
         ]
         return sorted(cut, key=lambda exchange: (exchange.begun, exchange.id))
+
+    def _find_joined(self) -> list[Exchange]:
+        """Returns the cancelled sends whose messages came with those of the head."""
+        head = self._head
+        if head is None:
+            return []
+        return [
+            each
+            for each in self._tree.siblings(head)
+            if each.state is State.CANCELLED and head.inputs[: len(each.inputs)] == each.inputs
+        ]
 
     def _cancelled(self) -> list[WireMessage]:
         """Returns the messages of the last cancelled send, which are stored and sent with the next one.

@@ -105,6 +105,29 @@ def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_wit
     barge_in(seed)
 
 
+@pytest.mark.parametrize("next_words", ["message 1.", "message 1. And more", "message 2."])
+@pytest.mark.parametrize("above", [False, True])
+def test_what_was_heard_of_a_cut_reply_is_told_again_where_the_answer_was_lost(
+    next_words: str, *, above: bool
+) -> None:
+    world = World()
+    before = ["message of before.", "A reply to that."] if above else []
+    if above:
+        world.finish(world.begin([user(before[0])], "c1", append=True), before[1])
+    cut = world.begin([user("message 0.")], "c1", append=True)
+    world.cancel(cut, [assistant("This is number 0, as heard")])
+    told = assistant("This is number 0")
+    lost = world.begin([told, user("message 1.")], "c1", append=True)
+    world.finish(lost, "This reply gets lost.")
+    again = world.begin([told, user(next_words)], "c1", append=True)
+    unheard = [] if next_words.startswith("message 1.") else ["message 1."]
+    talk = [*before, "message 0.", "This is number 0", *unheard, next_words]
+    assert [text_of(m) for _, m in again.sent] == talk
+    world.finish(again, "This one arrives.")
+    next_one = world.begin([assistant("This one"), user("message 3.")], "c1", append=True)
+    assert [text_of(m) for _, m in next_one.sent] == [*talk, "This one", "message 3."]
+
+
 def wander(seed: int) -> None:
     """A client that sends its whole list, its end or its new message alone, edits and asks again anywhere but in its
     first message, and returns to what it had left."""
