@@ -61,6 +61,11 @@ _MAX_ROUTES = 256  # cached; bounded, since callers choose the names of models
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
+# Of an upstream that takes the tools of a type: others than functions are not translated for every upstream.
+_TOOL_CAPABILITIES = {
+    "custom": attrgetter("custom_tools"),
+    "web_search_20250305": attrgetter("web_search"),
+}
 _terms = lru_cache(maxsize=256)(TurnTerms)  # nearly all turns share a few
 _MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 
@@ -137,8 +142,8 @@ class Chat:
     def _may_answer(self, call: ChatCall, model: str) -> bool:
         """Returns whether another model may answer a request.
 
-        It may not for an agent's, nor where its upstreams do not take the request's custom tools. For a native one
-        it may, if its upstream takes such requests as well.
+        It may not for an agent's, nor where its upstreams do not take the request's tools. For a native one it may,
+        if its upstream takes such requests as well.
         """
         if call.native is not None:
             upstream = self.route_of(model).upstream
@@ -148,13 +153,14 @@ class Chat:
         return call.kind is not ConversationKind.AGENT and self._takes_tools(model, call.request)
 
     def _takes_tools(self, model: str, request: ChatRequest) -> bool:
-        """Returns whether all upstreams of a model take the custom tools of a request, if it has any."""
-        tools = request.json.get("tools") or ()
-        has_custom = any(isinstance(tool, dict) and tool.get("type") == "custom" for tool in tools)
-        return not has_custom or all(
-            endpoint.provider.capabilities.custom_tools
+        """Returns whether all upstreams of a model take the tools of a request."""
+        kinds = {str(tool.get("type")) for tool in request.json.get("tools") or () if isinstance(tool, dict)}
+        takes = [capability for kind, capability in _TOOL_CAPABILITIES.items() if kind in kinds]
+        return not takes or all(
+            capability(endpoint.provider.capabilities)
             for target in self.route_of(model).targets
             for endpoint in self.failover.endpoints[target.upstream]
+            for capability in takes
         )
 
     def _takes_responses(self, upstream: str) -> bool:

@@ -27,6 +27,7 @@ from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
 from storage.usage_records import UsageLimit, UsageQuery
+from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Gate, StrictUpstream, fail, say
 from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, agent, remember
@@ -530,6 +531,24 @@ def test_an_alias_whose_upstream_takes_no_custom_tools_answers_no_request_with_o
         assert upstream.seen == []
         world.sdk.responses.create(model="m", input="Hi")
         assert upstream.last.json["model"] == "small"
+
+
+def test_an_alias_that_does_not_search_the_web_answers_no_request_for_claudes_search(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with StrictAnthropic() as claude:
+        upstreams = (
+            UpstreamSettings("claude", "anthropic", claude.base_url),
+            UpstreamSettings("plain", base_url=upstream.base_url, takes={"responses": False}),
+        )
+        models = (ModelSettings("m", "claude-x", "claude"), ModelSettings("small", "small", "plain"))
+        with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+            limit(world, "requests", "day", 0, then="small")
+            with pytest.raises(openai.RateLimitError):
+                world.sdk.responses.create(model="m", input="Hi", tools=[{"type": "web_search"}])
+            assert upstream.seen == []
+            world.sdk.responses.create(model="m", input="Hi")
+            assert upstream.last.json["model"] == "small"
 
 
 def test_an_alias_that_the_settings_have_lost_answers_nothing(
