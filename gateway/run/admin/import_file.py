@@ -45,11 +45,12 @@ _HEAD_BYTES: Final = 64 << 10
 _BOM: Final = b"\xef\xbb\xbf"
 _ZIP: Final = b"PK\x03\x04"
 _ZIP_END: Final = b"PK\x05\x06"
-# What stands before that end where another one, with numbers of 64 bits, holds in its place.
-_ZIP64_LOCATOR: Final = b"PK\x06\x07"
-_ZIP64_LOCATOR_BYTES: Final = 20
 # The record at the end of a ZIP; its fifth field counts the entries, its sixth the bytes of their list.
 _ZIP_END_RECORD: Final = struct.Struct("<4s4H2LH")
+# A record with numbers of 64 bits and its locator, which may stand before that one: its own hold then.
+_ZIP64_END, _ZIP64_LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
+_ZIP64_END_RECORD: Final = struct.Struct("<4sQ2H2L4Q")
+_ZIP64_LOCATOR_BYTES: Final = 20
 _ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
 _UNREADABLE_ZIP: Final = "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
@@ -256,14 +257,21 @@ def _check_directory(file: IO[bytes]) -> None:
     """Checks the size that a ZIP gives for its list of entries, before the list is read. Raises: BadRequest."""
     size = file.seek(0, 2)
     # A comment of at most 64 KiB may follow the record.
-    file.seek(max(0, size - _HEAD_BYTES - _ZIP_END_RECORD.size - _ZIP64_LOCATOR_BYTES))
+    records = _ZIP_END_RECORD.size + _ZIP64_LOCATOR_BYTES + _ZIP64_END_RECORD.size
+    file.seek(max(0, size - _HEAD_BYTES - records))
     tail = file.read()
     at = tail.rfind(_ZIP_END)
     if at < 0 or len(tail) < at + _ZIP_END_RECORD.size:
         raise wrong_file("it is a ZIP whose end is missing")
-    if tail.startswith(_ZIP64_LOCATOR, max(0, at - _ZIP64_LOCATOR_BYTES)):
-        raise wrong_file("it is a ZIP64, which holds more than is read here; unpack it, and send a part")
     *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, at)
+    locator_at = at - _ZIP64_LOCATOR_BYTES
+    record_at = locator_at - _ZIP64_END_RECORD.size
+    if (
+        record_at >= 0
+        and tail.startswith(_ZIP64_LOCATOR, locator_at)
+        and tail.startswith(_ZIP64_END, record_at)
+    ):
+        *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, record_at)
     if count > MAX_ENTRIES:
         raise wrong_file(f"it has more than {MAX_ENTRIES:,} entries")
     if directory_bytes > _MAX_DIRECTORY_BYTES:

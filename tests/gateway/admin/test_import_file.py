@@ -128,12 +128,14 @@ def long_list() -> bytes:
     return zipped(CHAT)[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, 1 << 30, 0, 0)
 
 
-def zip64() -> bytes:
-    """A ZIP whose readers pass over the record that is checked, for another one before it."""
+def zip64(directory_bytes: int | None = None) -> bytes:
+    """A ZIP whose readers pass over the record at its end, for another one before it."""
     data = zipped(CHAT)
     entries, end = data[:-22], data[-22:]
     count, size, offset = struct.unpack("<HLL", end[10:20])
-    entries += struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset)
+    entries += struct.pack(
+        "<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, directory_bytes or size, offset
+    )
     entries += struct.pack("<4sLQL", b"PK\x06\x07", 0, len(data) - 22, 1)
     return entries + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0, 0, 0, 0, 0)
 
@@ -189,7 +191,7 @@ def before_its_begin() -> bytes:
         (encrypted(), "encrypted"),
         (many_entries(), "more than 10,000 entries"),
         (long_list(), "too long"),
-        (zip64(), "ZIP64"),
+        (zip64(1 << 30), "too long"),
         (bomb(), "200 times"),
         (lying(), "damaged|no JSON"),
     ],
@@ -198,6 +200,10 @@ def test_a_file_that_is_no_export_is_refused_by_name(data: bytes, why: str) -> N
     with pytest.raises(BadRequest, match=why) as refused:
         read(data)
     assert refused.value.param == "file"
+
+
+def test_a_zip_with_numbers_of_64_bits_is_read() -> None:
+    assert read(zip64(), "chatgpt") == read(zipped(CHAT), "chatgpt") != []
 
 
 def test_json_is_bounded_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
