@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +74,8 @@ class GatewayConversations:
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
                 turns = await self.conversations.turns(conversation)
-                return paginate(group_items(turns, conversation.items), query)
+                groups = group_items(turns, conversation.items)
+                return await asyncio.to_thread(paginate, groups, query)
             case "POST", ["items"]:
                 return await self._add_items(conversation, body)
             case "GET", ["items", id]:
@@ -87,7 +89,8 @@ class GatewayConversations:
 
     async def _find_item(self, conversation: ResponseConversation, id: str) -> Json:
         turns = await self.conversations.turns(conversation)
-        found = find_item(group_items(turns, conversation.items), id)
+        # An id that is not there is looked for in all of them.
+        found = await asyncio.to_thread(find_item, group_items(turns, conversation.items), id)
         if found is None:
             raise _unknown_item(id)
         return found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -221,7 +222,7 @@ class GatewayResponses:
             items.add_inputs(run.uid, [*enumerate(own)], directions_in(request.messages), request.forms)
             groups += await self._group_system(request.conversation, owner)
             groups.append(ItemGroup(lambda: items.items, run.uid))
-        return paginate(groups, query)
+        return await asyncio.to_thread(paginate, groups, query)
 
     async def _group_path(
         self, response: FoundTurn, owner: ResponseOwner, *, is_answered: bool = False

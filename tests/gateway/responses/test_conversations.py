@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -348,6 +349,27 @@ def test_a_page_of_its_items_renders_the_turns_that_it_shows(
     world.sdk.conversations.items.retrieve(made[3].output[0].id, conversation_id=conversation.id)
     world.sdk.responses.input_items.list(made[3].id, limit=2)
     assert len(rendered) <= 3
+
+
+def test_its_items_are_rendered_beside_the_event_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id that is not there is looked for in the whole conversation, and everybody's streams would wait."""
+    in_a_loop: list[bool] = []
+
+    def rebuild(turn: tuple[str, str], reply: Json) -> Json | None:
+        in_a_loop.append(asyncio._get_running_loop() is not None)
+        return rebuild_response(turn, reply)
+
+    monkeypatch.setattr(response_items, "rebuild_response", rebuild)
+    conversation = world.sdk.conversations.create()
+    respond(world, input="One.", conversation=conversation.id, user="alice")
+    last = respond(world, input="Two.", conversation=conversation.id, user="alice")
+    items_of(world, conversation.id)
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.conversations.items.retrieve("msg_gone", conversation_id=conversation.id)
+    with pytest.raises(openai.BadRequestError):
+        world.sdk.responses.input_items.list(last.id, after="msg_gone")
+    assert len(in_a_loop) == 5
+    assert not any(in_a_loop)
 
 
 def test_its_system_messages_are_of_no_turn(world: World, upstream: StrictUpstream) -> None:
