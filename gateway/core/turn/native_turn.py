@@ -13,7 +13,7 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.native_form import NativeReader, ReplyChange
-from gateway.core.turn.upstream_error import is_for_good
+from gateway.core.turn.upstream_error import error_of_stream, is_for_good
 from gateway.core.usage.reported import UsageReader
 from gateway.errors import GatewayError, UpstreamBroke
 
@@ -34,6 +34,7 @@ class NativeTurn:
         self._status = 200
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
+        self._error: UpstreamBroke | None = None  # of the upstream's event of that name
         self._is_saved = False  # the command to save the turn was given
         self._is_id_saved = False  # so was the one to save the id of a background response
         self._after_save: list[Command] = []
@@ -67,7 +68,7 @@ class NativeTurn:
                 return after
             case events.ReplyEnded():
                 # A complete reply is saved by now, with its dialect's last event. Any other broke off too early.
-                return self._end_early(b"", UpstreamBroke(_ENDED_EARLY))
+                return self._end_early(b"", self._error or UpstreamBroke(_ENDED_EARLY))
             case events.ReplyFailed(error, rest) if rest:
                 return self._end_early(self._change.unfinished(rest), error)
             case events.ReplyFailed(error):
@@ -83,6 +84,8 @@ class NativeTurn:
         sends = self._send(data)
         for event in read:
             self._reader.take(event)
+            if event.name == "error":
+                self._error = error_of_stream(event.raw)
         if self._is_saved:
             return sends
         if self._reader.is_over:

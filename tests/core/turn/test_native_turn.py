@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from adapters.types import Event
 from gateway.core.turn.commands import (
     FINISHED,
@@ -26,7 +28,7 @@ from gateway.core.turn.events import (
 )
 from gateway.core.turn.native_form import NativeReply
 from gateway.core.turn.native_turn import NativeTurn
-from gateway.errors import UpstreamBroke
+from gateway.errors import UpstreamBroke, UpstreamRefused
 from tests.core.turn.playbook import JSON, SSE
 
 BROKE = UpstreamBroke("It broke.")
@@ -115,6 +117,19 @@ def test_a_stream_without_an_end_is_saved_as_failed() -> None:
     assert isinstance(closing.error, UpstreamBroke)
     assert over == [save(End.FAILED, "one"), FINISH]
     assert begun().feed(ReplyEnded())[0] == HEAD
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [("context_length_exceeded", UpstreamRefused), ("server_error", UpstreamBroke)]
+)
+def test_a_stream_that_ends_with_an_error_ends_by_it(code: str, kind: type[UpstreamBroke]) -> None:
+    data = b'{"type":"error","code":"%b","message":"No."}' % code.encode()
+    turn = begun()
+    turn.feed(Received([Event(b"event: error\ndata: %b\n\n" % data, data, "error")]))
+    closing = turn.feed(ReplyEnded())[0]
+    assert isinstance(closing, CloseUpstream)
+    assert type(closing.error) is kind
+    assert "No." in str(closing.error)
 
 
 def test_what_came_of_an_event_without_an_end_passes() -> None:
