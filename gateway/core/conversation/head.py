@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import RESULT_ROLES, HashedList, WireMessage, text_of
+from gateway.core.conversation.canonical import RESULT_ROLES, HashedList, WireMessage, has_calls, text_of
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.tree import Tree
 from gateway.core.words import heard_letters, is_beginning, is_grown_transcript, letters_of
@@ -86,32 +86,40 @@ class _HeadSearch:
     def run(self) -> PathHead | None:
         tree, head, listing, pending = self._tree, self._head, self._listing, self._pending
         repeated, leading = self._repeated_reply()
-        if head is not None and repeated is RepeatedReply.WITHIN:
+        if repeated is RepeatedReply.CUT:
+            leading = 0
+        new = listing.messages[leading:]
+        is_unheard = repeated in (RepeatedReply.ABOVE, RepeatedReply.WITHIN)
+        if head is not None and (is_unheard or self._asks_again(new, repeated, leading)):
             # The head's messages come with the next ones, as a sibling.
-            pending, repeated = [*(tree.content(head).messages or ()), *pending], RepeatedReply.RESENT
+            pending = [*(tree.content(head).messages or ()), *pending]
             head = tree.parent(head)
+        if repeated is RepeatedReply.WITHIN:
+            repeated = RepeatedReply.RESENT
         if repeated is RepeatedReply.RESENT:
             place = self._place_resent(pending, leading)
             assert place is not None
             pending = [*pending[:place], *listing.messages[:leading], *pending[place + 1 :]]
-        if repeated is RepeatedReply.CUT:
-            leading = 0
-        new = listing.messages[leading:]
-        is_repeated = self._repeats(new, pending, may_grow=True)
-        if is_repeated:
-            pending = pending[: -len(new)]  # the cancelled message once more
-        elif head is not None and not pending and (repeated is RepeatedReply.ABOVE or self._query.retry):
-            asked = tree.content(head).messages or []
-            # What an SDK sends again has the very words; others that begin so are the next message.
-            is_again = self._repeats(new, asked, may_grow=repeated is RepeatedReply.ABOVE)
-            if is_again and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, leading)):
-                # The last turn once more: its messages take its place, as a sibling.
-                return PathHead(tree.parent(head), asked[: -len(new)], leading, repeated)
-        if head is not None and repeated is RepeatedReply.ABOVE:
-            # Its reply was not heard: its messages come with the next ones, as a sibling.
-            return PathHead(self._above, [*(tree.content(head).messages or ()), *pending], leading, repeated)
-        is_next = repeated is not None or is_repeated or self._match.match_point is None
+        count = self._count_repeated(new, pending)
+        pending = pending[: len(pending) - count]
+        is_next = repeated is not None or count or self._match.match_point is None
         return PathHead(head, pending, leading, repeated) if is_next else None
+
+    def _asks_again(self, new: Sequence[WireMessage], repeated: RepeatedReply | None, leading: int) -> bool:
+        """Returns whether the new messages bring those of the head once more, because its answer got lost."""
+        head, pending = self._head, self._pending
+        if head is None or not new:
+            return False
+        if new[0].get("role") in RESULT_ROLES and not has_calls(head.reply):
+            # No call waits for a result, so it is one that the head has.
+            asked = self._tree.content(head).messages or ()
+            return self._count_repeated(new, [*asked, *pending]) > len(pending)
+        if pending or not self._query.retry:
+            return False
+        # What an SDK sends again has the very words; others that begin so are the next message.
+        asked = self._tree.content(head).messages or ()
+        is_same = self._count_repeated(new, asked, may_grow=False) == len(new)
+        return is_same and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, leading))
 
     def _repeated_reply(self) -> tuple[RepeatedReply | None, int]:
         """Returns which reply the head of the list repeats, and in how many messages; None: none that is known.
@@ -129,9 +137,7 @@ class _HeadSearch:
             is_heads = self._is_heard(self._head, end, least=1)
             # The last reply is tried first, since replies may begin alike: of a cancelled send no reply is on the path
             # yet, and what a later send reported of one is pending. A request that is sent again repeats its report.
-            is_again = (is_resent or is_heads) and self._repeats(
-                listing.messages[end:], self._pending, may_grow=True
-            )
+            is_again = (is_resent or is_heads) and self._count_repeated(listing.messages[end:], self._pending)
             if self._cut and not is_again and was_heard(self._tree, self._cut[-1], listing, 0, end, least=1):
                 return (RepeatedReply.OFF, leading) if is_off else (RepeatedReply.CUT, end)
             if is_resent:
@@ -144,14 +150,25 @@ class _HeadSearch:
                 return RepeatedReply.WITHIN, end
         return (RepeatedReply.OFF, leading) if is_off else (None, 0)
 
+    def _count_repeated(
+        self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool = True
+    ) -> int:
+        """Returns how many of the last messages before new ones come once more at their beginning.
+
+        may_grow: the last of them may be a transcript that went on.
+        """
+        counts = range(min(len(new), len(before)), 0, -1)
+        return next((n for n in counts if self._repeats(new[:n], before[-n:], may_grow=may_grow)), 0)
+
     def _repeats(self, new: Sequence[WireMessage], before: Sequence[WireMessage], *, may_grow: bool) -> bool:
-        """Returns whether messages are the last ones before them once more; may_grow: or a transcript that went on."""
-        if not new or len(before) < len(new):
-            return False
+        """Returns whether messages are as many others once more; may_grow: or a transcript that went on."""
         hasher = self._listing.hasher
-        pairs = [*zip(new, before[-len(new) :], strict=True)]
-        # Words alone do not distinguish another picture from the same one.
-        if any(hasher.media_digest(a) != hasher.media_digest(b) for a, b in pairs):
+        pairs = [*zip(new, before, strict=True)]
+        # Words alone do not distinguish another picture, or the result of another call, from the same one.
+        if any(
+            hasher.media_digest(a) != hasher.media_digest(b) or a.get("tool_call_id") != b.get("tool_call_id")
+            for a, b in pairs
+        ):
             return False
         others = [(a, b) for a, b in pairs if hasher.atoms(a) != hasher.atoms(b)]
         if not others or not may_grow:

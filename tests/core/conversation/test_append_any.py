@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from storage.records import State
-from tests.core.conversations import World, assistant, result, user
+from tests.core.conversations import World, assistant, call, result, user
 
 
 class Talker:
@@ -157,6 +157,52 @@ def wander(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_a_client_sends_of_its_list_the_model_gets_all_of_it(seed: int) -> None:
     wander(seed)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "open", "lost"])
+@pytest.mark.parametrize("told", [["First."], []])
+@pytest.mark.parametrize("next_words", [["two", "three"], ["two", "three", "four"], ["two and", "three"]])
+def test_what_a_client_sends_again_before_its_next_message_is_there_once(
+    end: str, told: list[str], next_words: list[str]
+) -> None:
+    world = World()
+    world.say([user("one")], "First.", "c1", append=True)
+    sent = world.begin([user("two")], "c1", append=True)
+    if end == "cancelled":
+        world.cancel(sent)
+    elif end == "lost":
+        world.finish(sent, "This reply gets lost.")
+        told = ["First."]  # without it "two" would be the next message
+    again = world.begin([*map(assistant, told), *map(user, next_words)], "c1", append=True)
+    talk = ["one", "First.", *next_words]
+    assert [text_of(m) for _, m in again.sent] == talk
+    world.finish(again, "This one arrives.")
+    later = world.begin([user("last")], "c1", append=True)
+    assert [text_of(m) for _, m in later.sent] == [*talk, "This one arrives.", "last"]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "open", "lost"])
+@pytest.mark.parametrize("more", [[], ["two"]])
+def test_a_result_that_is_sent_again_is_there_once(end: str, more: list[str]) -> None:
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
+    sent = world.begin([result("k1", "sunny")], "c1", append=True)
+    if end == "cancelled":
+        world.cancel(sent)
+    elif end == "lost":
+        world.finish(sent, "It is sunny.")
+    again = world.begin([result("k1", "sunny"), *map(user, more)], "c1", append=True)
+    assert [text_of(m) for _, m in again.sent] == ["one", "Let me look.", "sunny", *more]
+
+
+@pytest.mark.parametrize(("second_id", "retry"), [("k2", True), ("k1", False)])
+def test_a_result_with_the_words_of_the_one_before_it_is_another(second_id: str, *, retry: bool) -> None:
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
+    world.say([result("k1", "sunny")], [assistant("Once more.", call(second_id))], "c1", append=True)
+    request = world.begin([result(second_id, "sunny")], "c1", append=True, retry=retry)
+    ids = [m["tool_call_id"] for _, m in request.sent if m["role"] == "tool"]
+    assert ids == ["k1", second_id]
 
 
 def test_all_that_a_list_may_repeat_is_asked_for_at_once() -> None:
