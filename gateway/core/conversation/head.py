@@ -60,18 +60,37 @@ def find_head(tree: Tree, query: Query, match: Match) -> PathHead | None:
 
     Such a list is matched instead. The head is the exchange that was touched last; its path comes before the list.
     """
-    return None if match.first > 0 else _HeadSearch(tree, query, match).run()
+    head = _touched_last(tree)
+    if _is_own_text(tree, query.listing, match, head):
+        match = Match()
+    return None if match.first > 0 else _HeadSearch(tree, query, match, head).run()
+
+
+def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange | None) -> bool:
+    """Returns whether a list begins with words of the application's that an old reply has too, such as a greeting.
+
+    The conversation went on after that reply, and no user message stands before these words.
+    """
+    found = match.match_point
+    if found is None or found is head or has_calls(found.reply):
+        return False
+    return match.last < _count_leading(listing) and tree.is_continued(found)
+
+
+def _count_leading(listing: HashedList) -> int:
+    """Returns how many messages of the assistant stand in front of those that are new."""
+    return next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
 
 
 class _HeadSearch:
     """Finds what the messages at the beginning of a list repeat, and where the path ends that comes before it."""
 
-    def __init__(self, tree: Tree, query: Query, match: Match) -> None:
+    def __init__(self, tree: Tree, query: Query, match: Match, head: Exchange | None) -> None:
         self._tree = tree
         self._query = query
         self._match = match
         self._listing = query.listing
-        self._head = _touched_last(tree)
+        self._head = head
         # The exchange before the head, if the head begins with a user message.
         self._above = None
         if self._head is not None and not tree.continues_turn(self._head):
@@ -127,8 +146,7 @@ class _HeadSearch:
         After it may come the application's own text, or a second reply.
         """
         listing = self._listing
-        # The messages of the assistant in front of those that are new.
-        leading = next((i for i in range(len(listing)) if listing.role(i) != "assistant"), 0)
+        leading = _count_leading(listing)
         if not leading:
             return None, 0
         is_off = self._has_off_sibling()

@@ -205,6 +205,41 @@ def test_a_result_with_the_words_of_the_one_before_it_is_another(second_id: str,
     assert ids == ["k1", second_id]
 
 
+@pytest.mark.parametrize("greeting", ["Hello, how can I help you today?", "Yes."])
+@pytest.mark.parametrize("before", [[], ["I will"]])
+def test_words_of_the_application_that_an_old_reply_has_too_lead_not_back_to_it(
+    greeting: str, before: list[str]
+) -> None:
+    world = World()
+    world.say([user("(call begins)")], greeting, "c1", append=True)
+    world.say([user("My name is Ann.")], "Nice to meet you.", "c1", append=True)
+    world.say([user("I am allergic to nuts.")], "I will remember that.", "c1", append=True)
+    last = before or ["I will remember that."]
+    messages = [*map(assistant, [*before, greeting]), user("What may I eat?")]
+    request = world.say(messages, "Fruit.", "c1", append=True)
+    talk = [
+        "(call begins)",
+        greeting,
+        "My name is Ann.",
+        "Nice to meet you.",
+        "I am allergic to nuts.",
+        *last,
+    ]
+    assert [text_of(m) for _, m in request.sent] == [*talk, greeting, "What may I eat?"]
+    later = world.begin([user("And what is my name?")], "c1", append=True)
+    assert [text_of(m) for _, m in later.sent][:-2] == [*talk, greeting, "What may I eat?"]
+
+
+def test_what_was_heard_of_a_reply_that_a_kill_took_leads_to_no_older_one_with_its_words() -> None:
+    world = World()
+    for question, answer in (("one", "Yes."), ("two", "Second."), ("three", "Third.")):
+        world.say([user(question)], answer, "c1", append=True)
+    world.begin([user("four")], "c1", append=True)
+    request = world.begin([assistant("Yes."), user("five")], "c1", append=True)
+    talk = ["one", "Yes.", "two", "Second.", "three", "Third."]
+    assert [text_of(m) for _, m in request.sent] == [*talk, "four", "Yes.", "five"]
+
+
 def test_all_that_a_list_may_repeat_is_asked_for_at_once() -> None:
     """`World` lets the rules ask for contents as often as the store does."""
     world = World()
