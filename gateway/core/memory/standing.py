@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import groupby
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,19 +49,23 @@ _MONTH_CHARS = 7  # of an ISO date
 
 
 def learn_standing(
-    messages: Iterable[Message], known: Sequence[Fact], *, keeps_secrets: bool = False
+    messages: Iterable[Message], known: Sequence[Fact], *, now: float = inf, keeps_secrets: bool = False
 ) -> Learned:
     """Returns the standing facts that a user's messages state by the rule. With a model it is `learn.changes_from`.
 
-    messages: cleaned, oldest first.
+    Of two statements the one of the later date holds, in whichever order they are read.
+
+    messages: cleaned.
     known: the standing facts so far.
+    now: seconds since the epoch. A fact of a later date had a wrong clock, and gives way to any statement.
     keeps_secrets: texts that look like secrets are learned too.
     """
     found: dict[str, tuple[_Statement, LearnedFact]] = {}
-    earlier = [(fact.id, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
+    standing = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
     statements = [
         (message, sentence)
-        for message in messages
+        # An import may bring old messages after new ones.
+        for message in sorted(messages, key=lambda each: each.at)
         if message.role == "user"
         for sentence in _standing_sentences(message.text)
     ]
@@ -70,10 +75,11 @@ def learn_standing(
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
         statement = _Statement.of(sentence)
-        # Of two statements in one batch the later one holds.
         for old_key in [k for k, (old, _) in found.items() if statement.replaces(old)]:
             del found[old_key]
-        replaces = tuple(id for id, old in earlier if statement.replaces(old))
+        related = [fact for fact, other in standing if statement.replaces(other)]
+        if any(message.at < fact.valid_from <= now for fact in related):
+            continue
         fact = LearnedFact(
             text,
             about="",
@@ -81,7 +87,7 @@ def learn_standing(
             valid_from=message.at,
             exchange=message.exchange,
             sources=(message.exchange,),
-            replaces=replaces,
+            replaces=tuple(fact.id for fact in related),
             standing=True,
         )
         found[key] = statement, fact

@@ -225,7 +225,7 @@ class LearningService:
             known = await self._store.facts.standing(job.agent)
             # In a thread: it compares each statement with all others, a second for thousands of short ones.
             learned = await asyncio.to_thread(
-                learn_standing, messages, known, keeps_secrets=self._keeps_secrets
+                learn_standing, messages, known, now=self._now(), keeps_secrets=self._keeps_secrets
             )
             await job.finish(self._effect(unread, asked, lambda blocks: learned))
             return True

@@ -57,8 +57,8 @@ def test_what_does_not(text: str) -> None:
     assert kept(text) == []
 
 
-def message(text: str, seq: int = 1, role: str = "user") -> Message:
-    return Message(seq, seq, role, text, 1.76e9 + seq, 1)
+def message(text: str, seq: int = 1, role: str = "user", at: float | None = None) -> Message:
+    return Message(seq, seq, role, text, 1.76e9 + seq if at is None else at, 1)
 
 
 def kept(*texts: str) -> list[str]:
@@ -97,6 +97,22 @@ def test_a_later_sentence_takes_the_place_of_one_about_the_same(
     known = Fact(5, 5, f"User said: {old}", "", 0.0, 0.0, standing=True)
     (fact,) = learn_standing([message(new)], [known]).facts
     assert tuple(fact.replaces) == ((5,) if is_replaced else ())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("Please call me Bo.", "Call me Roberta."), ("I never eat meat.", "I always eat meat now.")],
+)
+def test_of_two_statements_the_one_of_the_later_date_holds_in_whichever_order_they_are_read(
+    old: str, new: str
+) -> None:
+    found = learn_standing([message(new, 1, at=20.0), message(old, 2, at=10.0)], ())
+    assert [fact.text for fact in found.facts] == [f"User said: {new}"]
+    known = Fact(5, 5, f"User said: {new}", "", 20.0, 20.0, standing=True)
+    assert learn_standing([message(old, 9, at=10.0)], [known], now=30.0).facts == []
+    # The clock was ahead when that was said.
+    (fact,) = learn_standing([message(old, 9, at=10.0)], [known], now=15.0).facts
+    assert tuple(fact.replaces) == (5,)
 
 
 def test_the_words_of_each_sentence_are_split_once(monkeypatch: pytest.MonkeyPatch) -> None:
