@@ -7,6 +7,7 @@ links of memories. What the target has already stays as it is, so a move that wa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -16,9 +17,10 @@ from storage.database import Connection, Row
 from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import Agent, DefinitionKind, Scope
-from storage.sql.agents import find_agent, make_agent_record
+from storage.sql.agents import find_agent, load_agent, load_numbers, make_agent_record
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
+from storage.sql.exchanges import add_marks
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_or_make_attached, read_attached
@@ -102,6 +104,15 @@ class Moving(Group):
         return [make_agent_record(row) for row in rows]
 
     @reads
+    async def state(self, connection: Connection, agent: int) -> bytes | None:
+        """Returns a digest that is another one after each change of a memory, and in each store; None: it is gone."""
+        found, numbers = await load_agent(connection, agent), await load_numbers(connection, agent)
+        if found is None or numbers is None:
+            return None
+        parts = (numbers.version, numbers.stamp, found.paused)
+        return blake2b(repr(parts).encode(), key=found.secret, digest_size=16).digest()
+
+    @reads
     async def keys(self, connection: Connection) -> list[Row]:
         """Returns all gateway keys, for `put_keys`."""
         return await connection.rows(SQL["keys"])
@@ -166,6 +177,17 @@ class Moving(Group):
             revised = (digest, prefix, revoked, old_digest, old_until)
             if not await connection.run(SQL["key_revise"], revised):
                 await connection.run(SQL["key_put"], tuple(key))
+
+    @reads
+    async def moved_state(self, connection: Connection, agent: int) -> bytes | None:
+        """Returns the `state` that the source of a memory had when it was moved here; None: it was not moved here."""
+        state = await connection.value(SQL["moved_state"], (agent,))
+        return None if state is None else bytes(state)
+
+    @bulk_writes
+    async def put_moved_state(self, connection: Connection, agent: int, state: bytes) -> None:
+        """Notes the `state` of the source of a memory."""
+        await add_marks(connection, agent, "moved", (state,), 0)
 
     @bulk_writes
     async def put_usage(self, connection: Connection, rows: Sequence[Row], keys: Mapping[int, int]) -> None:

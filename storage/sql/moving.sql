@@ -10,6 +10,10 @@ WHERE a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'repl
 -- Counts them.
 SELECT count(*) FROM agents WHERE subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%'
 
+-- name: moved_state
+-- Returns the digest that a memory's source had when it was moved here.
+SELECT hash FROM marks WHERE agent = ? AND kind = 'moved'
+
 -- name: memory_at
 -- Finds a memory by its scope.
 SELECT id FROM agents WHERE project = ? AND profile = ? AND subject = ?

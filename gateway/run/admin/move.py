@@ -13,7 +13,7 @@ import orjson
 
 from gateway.errors import BadRequest, GatewayError
 from gateway.run.admin.transfer_operations import ExportPosition, ImportPosition, TransferOperations
-from storage.records import Agent, Scope
+from storage.records import Agent
 from storage.sql.store import Store
 from storage.usage_records import UsageKey
 
@@ -117,11 +117,11 @@ class Move:
         """Moves one memory, and counts it."""
         there = await self.target.agents.find(agent.scope)
         if there is not None and there.uid == agent.uid:
-            if there.next_seq >= agent.next_seq:
+            if await self.target.moving.moved_state(there.id) == await self.source.moving.state(agent.id):
                 done.already_there += 1
             else:
                 done.refused.append(
-                    f"{_name(agent)}: more was said after it was moved; forget it in the new database, and move again"
+                    f"{_name(agent)}: it was changed after it was moved; forget it in the new database, and move again"
                 )
             return
         try:
@@ -135,24 +135,33 @@ class Move:
         """Copies one memory. Raises: BadRequest: the target has another one in its place."""
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
+        # Before anything is read: what changes meanwhile may be missing from the copy.
+        state = await self.source.moving.state(agent.id)
         read: ExportPosition | None = None
         written: ImportPosition | None = None
         while True:
             page, read = await source.read_page(agent, read)
             # What is attached may not be there yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
-            if read is None and agent.paused is not None:
-                await self._pause_unfinished(agent.scope, agent.paused)
+            if read is None:
+                await self._complete_unfinished(agent, state)
             if lines or read is None:
                 written = await target.write_page(agent.scope, written, lines, is_end=read is None)
             if read is None:
                 return
 
-    async def _pause_unfinished(self, scope: Scope, since: float) -> None:
-        """Pauses a copy before it can be found, so that it remembers nothing, whenever the move is killed."""
-        unfinished = await self.target.transfer.find_unfinished(scope)
-        if unfinished is not None:
-            await self.target.forgetting.pause(unfinished.id, since)
+    async def _complete_unfinished(self, agent: Agent, state: bytes | None) -> None:
+        """Writes what no export has into a copy. It cannot be found yet, so a killed move leaves no copy without that.
+
+        state: of the memory when its copy began.
+        """
+        unfinished = await self.target.transfer.find_unfinished(agent.scope)
+        if unfinished is None:
+            return
+        if agent.paused is not None:
+            await self.target.forgetting.pause(unfinished.id, agent.paused)
+        if state is not None:
+            await self.target.moving.put_moved_state(unfinished.id, state)
 
 
 def _name(agent: Agent) -> str:

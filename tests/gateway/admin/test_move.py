@@ -285,6 +285,26 @@ async def test_what_is_there_is_not_written_over(source: Store, target: Store, t
     assert await contents(target) == before
 
 
+@pytest.mark.parametrize("change", ["forget a fact", "mute a fact", "pause"])
+async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
+    source: Store, target: Store, change: str
+) -> None:
+    await Move(source, target).run()
+    carol = next(each for each in await everybody(source) if each.scope.subject == "user:carol")
+    fact = (await source.facts.list(carol.id))[0]
+    match change:
+        case "forget a fact":
+            await source.forgetting.forget(carol.id, ForgetTarget(facts=[fact.seq]))
+        case "mute a fact":
+            await source.facts.mute(carol.id, fact.seq, 7.0, is_muted=True)
+        case "pause":
+            await source.forgetting.pause(carol.id, 7.0)
+    done = await Move(source, target).run()
+    (refused,) = done.refused
+    assert refused.startswith("user:carol of profile ")
+    assert "changed after it was moved" in refused
+
+
 async def test_who_has_paused_a_memory_has_it_paused_there(source: Store, target: Store) -> None:
     ann = next(each for each in await everybody(source) if each.scope.subject == "user:ann")
     await source.forgetting.pause(ann.id, 7.0)
