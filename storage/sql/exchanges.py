@@ -446,7 +446,7 @@ async def add_section(connection: Connection, agent: int, section: SentSection) 
 async def add_marks(
     connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int
 ) -> None:
-    """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, moved, and those of forgetting."""
+    """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, moved, those of forgetting."""
     for each in hashes:
         await connection.run(SQL["mark"], (agent, kind, each, exchange))
 

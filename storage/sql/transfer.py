@@ -18,7 +18,17 @@ from storage.commands import TransferRecord
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
-from storage.records import API_PROFILE, IMPORTING, Agent, DefinitionKind, Exchange, Scope, TokenCounts
+from storage.records import (
+    API_PROFILE,
+    IMPORTING,
+    LEARNER,
+    RULE,
+    Agent,
+    DefinitionKind,
+    Exchange,
+    Scope,
+    TokenCounts,
+)
 from storage.sql import exchanges
 from storage.sql.agents import Agents, create_agent, find_agent, load_agent
 from storage.sql.agents_api.conversations import note_fork
@@ -28,6 +38,7 @@ from storage.sql.facts import hash_key
 from storage.sql.forget import Forgetting
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
+from storage.sql.readers import advance
 from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.statements import load, rows_of
 from storage.sql.transfer_definitions import (
@@ -46,7 +57,20 @@ from storage.sql.transfer_definitions import (
 SQL = load("transfer.sql")
 
 # The columns of the statement `export_end`.
-_EXPORT_END = ("seq", "conversation", "block", "version", "edit", "definition", "file", "run", "learned")
+_EXPORT_END = (
+    "seq",
+    "conversation",
+    "block",
+    "version",
+    "edit",
+    "definition",
+    "file",
+    "run",
+    "learner",
+    "rule",
+)
+# Readers of a memory whose cursors are exported, by their names there.
+_READERS = {"learner": LEARNER, "rule": RULE}
 # Parts with `seq`, the number in the agent's order, as the cursor of their pages. Others have the row id.
 _PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fact")
 # The size of a page, about; a single exchange may be larger.
@@ -77,7 +101,7 @@ _FIELDS = {
         "standing",
     ),
     "ended": ("fact", "at", "successor"),
-    "learned": ("seq",),
+    "learned": ("seq", "reader"),
     "edit": ("exchange", "call", "state", "at", "op", "label", "arguments"),
     "tag": ("tag",),
     "run": ("uid", "conversation", "state", "stop", "depth", "background", "created", "begun", "ended"),
@@ -132,6 +156,7 @@ _FIELD_KINDS: Mapping[str, _FieldKind] = {
     "uid": _FieldKind(is_optional=True),
     "file": _FieldKind(is_optional=True),
     "origin": _FieldKind(is_optional=True),
+    "reader": _FieldKind(is_optional=True),
     "waiting": _FieldKind(is_exported=False),
 }
 _PLAIN = _FieldKind()
@@ -154,7 +179,7 @@ class Transfer(GrowingGroup):
     async def export_end(self, connection: Connection, agent: Agent) -> dict[str, int]:
         """Returns the end of an export that begins now, for `page`: part -> its last row. Raises: NotFound.
 
-        seq: the last number that was given out. learned: how far learning has come.
+        seq: the last number that was given out. learner, rule: how far learning with and without a model has come.
         """
         row = await connection.row(SQL["export_end"], (agent.id,))
         if row is None:
@@ -182,15 +207,19 @@ class Transfer(GrowingGroup):
         if part == "attached":
             attached = await read_attached(connection, agent.id, cursor, limit)
             return [(at, TransferRecord(values)) for at, values in attached]
+        if part == "learned":
+            # Learning goes on from its position when the export began: the importing gateway learns later facts again.
+            read = [(reader, export_end.get(reader)) for reader in _READERS]
+            return [
+                (at, TransferRecord({"seq": seq, "reader": reader}))
+                for at, (reader, seq) in enumerate(read, 1)
+                if seq and at > cursor
+            ]
         found = (
             await _exchange_page(connection, agent.id, cursor, limit)
             if part == "exchange"
             else await _record_page(connection, agent.id, part, cursor, limit, export_end["seq"])
         )
-        # Learning goes on from its position when the export began: the importing gateway learns later facts again.
-        if part == "learned":
-            learned = export_end["learned"]
-            return [(at, TransferRecord({"seq": learned})) for at, _ in found if learned]
         last = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
         return found if last is None else [each for each in found if each[0] <= last]
 
@@ -401,6 +430,8 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
             await _put_passage(connection, agent.id, fields)
         case "fact":
             await _put_fact(connection, agent, fields, values["key"])
+        case "learned":
+            await advance(connection, agent.id, _READERS[fields["reader"] or "learner"], fields["seq"], 0.0)
         case "import":
             # An import that was running goes on at the gateway of the export alone.
             status = "stopped" if fields["status"] == "running" else fields["status"]

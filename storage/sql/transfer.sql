@@ -100,10 +100,6 @@ SELECT x.fact, f.seq, x.at, s.seq
 FROM facts_ended x JOIN facts f ON f.id = x.fact AND f.agent = x.agent LEFT JOIN facts s ON s.id = x.successor AND s.agent = x.agent
 WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact LIMIT ?3
 
--- name: learned_read
--- Returns up to where learning has come. There is but one row, which moves on with each message: nothing comes after it.
-SELECT max(seq), max(seq) FROM readers WHERE memory = ?1 AND reader >= 0 AND CAST(?2 AS BIGINT) = 0 HAVING max(seq) > 0 LIMIT ?3
-
 -- name: edit_read
 -- Reads a page of memory edits; emptied ones say nothing, nor do those in whose place others are (`ops_drop`).
 SELECT id, exchange, call_id, state, at, op, label, arguments FROM block_ops
@@ -119,12 +115,13 @@ SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
 -- name: export_end
 -- Returns where a memory ends now: its last number, the last row of each table whose rows have none, and how far
--- learning has come. In PostgreSQL keys that begin with the agent are looked up by it: the last of all would be a scan.
+-- learning has come, with a model and without one: what any reader has read, the rule need not read. In PostgreSQL keys that begin with the agent are looked up by it: the last of all would be a scan.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = agents.id}), (SELECT max(id) FROM blocks),
        (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops {postgres:WHERE agent = agents.id}),
        (SELECT max(id) FROM definitions), (SELECT max(id) FROM files),
        (SELECT max(id) FROM runs {postgres:WHERE agent = agents.id}),
-       (SELECT max(seq) FROM readers WHERE memory = agents.id AND reader >= 0)
+       (SELECT max(seq) FROM readers WHERE memory = agents.id AND reader >= 0),
+       (SELECT max(seq) FROM readers WHERE memory = agents.id)
 FROM agents WHERE id = ?
 
 -- name: is_empty
@@ -296,7 +293,3 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 INSERT INTO facts_ended (fact, agent, successor, at)
 SELECT id, agent, coalesce((SELECT s.id FROM facts s WHERE s.agent = ?1 AND s.seq = ?4), 0), ?3
 FROM facts WHERE agent = ?1 AND seq = ?2
-
--- name: learned_put
--- Has learning go on where it was.
-INSERT INTO readers (memory, reader, seq, at) VALUES (?, 0, ?, 0)

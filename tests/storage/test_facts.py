@@ -10,7 +10,7 @@ import pytest
 from gateway.core.conversation import settle
 from gateway.run.admin.transfer_operations import TransferOperations
 from storage.commands import ForgetTarget, Learned, LearnedFact, Unread
-from storage.records import LEARNER, Agent, Block, Scope
+from storage.records import LEARNER, RULE, Agent, Block, Scope
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.storage.conftest import OpenStore
@@ -38,10 +38,12 @@ async def learn(store: Store, agent: Agent, cursor: int, upto: int, learned: Lea
     await store.database.write(store.facts.learn_effect(agent, cursor, upto, NOW, lambda blocks: learned))
 
 
-async def unlearned(store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000) -> Unread:
+async def unlearned(
+    store: Store, agent: Agent, after_s: float = 0.0, limit_chars: int = 10_000, reader: int = LEARNER
+) -> Unread:
     found = await store.readers.unread(
         agent.id,
-        LEARNER,
+        reader,
         now=NOW + after_s,
         idle_s=IDLE_S,
         limit_chars=limit_chars,
@@ -203,7 +205,7 @@ async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> No
     operation = TransferOperations(store).restore
     await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
     ours = [line for line in lines if line.startswith(('{"fact"', '{"ended"', '{"learned"'))]
-    assert len(ours) == 5
+    assert len(ours) == 6
     assert [line for line in await _export(store, carol) if line in ours] == ours
     copy = await store.agents.find(carol)
     assert copy is not None
@@ -213,6 +215,22 @@ async def test_facts_are_carried_away_and_in(store: Store, alice: Speaker) -> No
     again = LearnedFact("tea!", "", "tea", NOW, None, ())
     await learn(store, copy, 3, 4, Learned(facts=[again]))
     assert len(await store.facts.list(copy.id)) == 2
+
+
+async def test_the_rule_goes_on_in_a_copy_from_where_it_had_come(store: Store, alice: Speaker) -> None:
+    """It does not learn again what was forgotten."""
+    await alice.say([user("I never eat meat.")], assistant("Good."))
+    effect = store.facts.learn_effect(
+        alice.agent, 0, 1, NOW, lambda _: Learned(facts=[fact("No meat")]), RULE
+    )
+    await store.database.write(effect)
+    lines = await _export(store, ALICE)
+    operation = TransferOperations(store).restore
+    await operation({"project": "other", "user": "carol", "lines": lines, "at": None, "end": True})
+    copy = await store.agents.find(Scope("other", "default", "user:carol"))
+    assert copy is not None
+    assert texts(await unlearned(store, copy, IDLE_S + 1, reader=RULE)) == []
+    assert texts(await unlearned(store, copy, IDLE_S + 1)) == ["I never eat meat.", "Good."]
 
 
 async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_there(

@@ -156,6 +156,7 @@ class _Ended(msgspec.Struct):
 
 class _Learned(msgspec.Struct):
     seq: _Number
+    reader: Literal["learner", "rule"] = "learner"
 
 
 class _Edit(msgspec.Struct):
