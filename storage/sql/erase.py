@@ -51,6 +51,8 @@ _PAGE = 32
 _READ_PAGE = 128
 # The conversations of one transaction.
 _CONVERSATION_PAGE = 4
+# The kinds of the marks of exchanges that are being forgotten: what came from them goes as well, or stays.
+_ERASED, _RESET = "erased", "reset"
 
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
@@ -122,7 +124,7 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
         ids = await read_ids(connection, "exchanges_before", (agent, target.before, _PAGE))
     if not ids:
         return None
-    await _erase_each(connection, agent, ids)
+    await _erase_each(connection, agent, ids, mark=_RESET if target.keeps_memory else _ERASED)
     return after
 
 
@@ -134,20 +136,21 @@ async def _erase_imported(connection: Connection, work: ErasingWork, after: int)
 
 
 async def _erase_each(
-    connection: Connection, agent: int, ids: Iterable[int], *, leaves_tombs: bool = True
+    connection: Connection, agent: int, ids: Iterable[int], *, leaves_tombs: bool = True, mark: str = _ERASED
 ) -> None:
     for id in ids:
         e = await exchanges.load_exchange(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
-            await _erase_exchange(connection, agent, e, leaves_tombs=leaves_tombs)
+            await _erase_exchange(connection, agent, e, leaves_tombs=leaves_tombs, mark=mark)
     await raise_epoch(connection, agent)
 
 
 async def _erase_exchange(
-    connection: Connection, agent: int, e: Exchange, *, leaves_tombs: bool = True
+    connection: Connection, agent: int, e: Exchange, *, leaves_tombs: bool = True, mark: str = _ERASED
 ) -> None:
     """Erases a whole exchange, whose row stays. leaves_tombs: its messages are recognised when they are sent again."""
-    await _erase_traces(connection, agent, e, [*range(len(e.inputs)), REPLY], leaves_tombs=leaves_tombs)
+    places = [*range(len(e.inputs)), REPLY]
+    await _erase_traces(connection, agent, e, places, leaves_tombs=leaves_tombs, mark=mark)
     tombstone = replace(make_tombstone(e), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
 
@@ -205,11 +208,18 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
 
 
 async def _erase_traces(
-    connection: Connection, agent: int, e: Exchange, places: Collection[int], *, leaves_tombs: bool = True
+    connection: Connection,
+    agent: int,
+    e: Exchange,
+    places: Collection[int],
+    *,
+    leaves_tombs: bool = True,
+    mark: str = _ERASED,
 ) -> None:
     """Erases what is derived from these messages: their entries in the index, vectors, and the edits of the turn.
 
     places: indices of inputs; REPLY stands for the reply.
+    mark: the kind of the exchange's mark, `_ERASED` or `_RESET`.
     """
     seqs, tombs = [], []
     for place in places:
@@ -218,7 +228,7 @@ async def _erase_traces(
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(message_key(atoms))
     await exchanges.add_marks(connection, agent, "tomb", tombs, e.id)
-    await exchanges.add_marks(connection, agent, "erased", (b"",), e.id)
+    await exchanges.add_marks(connection, agent, mark, (b"",), e.id)
     if REPLY in places:
         await connection.run(SQL["waiting_erase"], (e.id, agent))
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):

@@ -115,8 +115,8 @@ WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 
 -- name: touched
 -- Reads the exchanges that lost something, and where they stand.
-SELECT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN exchanges e ON e.id = m.exchange AND e.agent = m.agent
-WHERE m.agent = ? AND m.kind = 'erased'
+SELECT DISTINCT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN exchanges e ON e.id = m.exchange AND e.agent = m.agent
+WHERE m.agent = ? AND m.kind IN ('erased', 'reset')
 
 -- name: forks_after
 -- Finds the forks in whose past exchanges of some conversations stand, with the last number of it there.
@@ -127,8 +127,8 @@ SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BI
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'day'
 
 -- name: erased_among
--- Finds those of some exchanges, of whatever memory, that are being forgotten. A block that several memories share may
--- come from any of them.
+-- Finds those of some exchanges, of whatever memory, that are being forgotten with what came from them (`reset`: without).
+-- A block that several memories share may come from any of them.
 SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
     EXISTS (SELECT 1 FROM marks m WHERE m.agent = e.agent AND m.kind = 'erased' AND m.exchange = e.id)
     OR NOT EXISTS (SELECT 1 FROM agents a WHERE a.id = e.agent))
@@ -136,7 +136,7 @@ SELECT e.id FROM exchanges e WHERE e.id {in:1:BIGINT:64} AND (
 -- name: erased_done
 -- Drops the marks once all that came from the exchanges is gone. Another forgetting under way in this memory may still
 -- need them.
-DELETE FROM marks WHERE agent = ?1 AND kind IN ('erased', 'day', 'blocks')
+DELETE FROM marks WHERE agent = ?1 AND kind IN ('erased', 'reset', 'day', 'blocks')
 AND NOT EXISTS (SELECT 1 FROM forgetting WHERE agent = ?1 AND id <> ?2)
 
 -- name: is_blocks

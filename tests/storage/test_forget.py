@@ -639,6 +639,30 @@ async def test_hundreds_of_messages_amended_hidden_and_long_ones_leave_no_word(
         assert left(holds, *marks) == []
 
 
+async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_store: OpenStore) -> None:
+    store = await open_store()
+    alice = Speaker(store, ALICE, Clock())
+    await alice.end(await alice.begin([user("I sail.")], "c1"), [assistant("Nice.")], ["Sails."])
+    await alice.say([user("I sail."), assistant("Nice."), user("Bye.")], assistant("Bye."), "c1")
+    await alice.say([user("It rains.")], assistant("It does."), "c2")
+    sailing, *_, rain = await alice.rows()
+    learned = Learned(facts=[LearnedFact("Alice sails.", "", "sails", 1.0, sailing.id, [sailing.id])])
+    await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
+    await save_passage(store, alice.agent.id, "A boat.", at=5.0, sources=[sailing.id])
+    conversation = await store.forgetting.find_conversation(alice.agent.id, "c1")
+    forgetting = store.forgetting
+    reset = await forgetting.begin(alice.agent.id, ForgetTarget(conversation=conversation, keeps_memory=True))
+    for _ in range(2):
+        await forgetting.run(reset, until=lambda: True)
+    assert (await alice.rows())[0].state is State.FORGOTTEN
+    await forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[rain.id]))
+    await forgetting.run(reset)
+    assert [fact.text for fact in await store.facts.list(alice.agent.id)] == ["Alice sails."]
+    assert [block.value for block in await store.blocks.load(alice.agent.id)] == ["Sails."]
+    assert [each.text for each in await store.passages.list(alice.agent.id)] == ["A boat."]
+    assert await rows(store, "SELECT * FROM marks WHERE kind IN ('erased', 'reset')") == []
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_forgettings_side_by_side_take_what_is_theirs_and_no_more(
     open_store: OpenStore, holds: Holds, seed: int
