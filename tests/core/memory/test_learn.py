@@ -166,6 +166,13 @@ def test_a_fact_that_replaces_others_has_their_sources_too() -> None:
     assert found.sources == (2, 50)
 
 
+def test_what_replaces_a_fact_that_has_ended_since_is_not_learned() -> None:
+    """A person has corrected it while the model was asked."""
+    shown = {1: replace(fact(1, "Lives in Oslo.", (50,)), ended_at=5.0)}
+    reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1]))
+    assert learn.changes_from(reading, MESSAGES, shown, []).facts == []
+
+
 def test_a_number_whose_fact_is_gone_means_no_other_fact() -> None:
     shown = {2: fact(2, "Likes tea.", (60,)), 3: fact(3, "Lives in Oslo.", (50,))}
     reading = read(call("remember_fact", text="Lives in Bergen.", replaces=[1, 3]))
