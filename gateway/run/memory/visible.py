@@ -94,6 +94,9 @@ def _start_of_last_run(composition: Composition, window: FittedWindow) -> tuple[
 
 def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) -> bool:
     """Returns whether the request shows the messages from which a fact was learned. fact: as a search found it."""
+    # No message says what a person has corrected.
+    if not fact.conversation:
+        return False
     # A client's own history may lack any of them.
     if window.evicted_tokens or context.request.spec.history == "client":
         return False

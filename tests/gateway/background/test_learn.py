@@ -178,6 +178,25 @@ def test_a_fact_is_not_told_where_it_was_said(learner: Learner) -> None:
     assert learner.world.upstream.last.messages[-1]["content"] == "So what is my cat called?"
 
 
+def test_a_corrected_fact_is_told_where_the_wrong_one_was_said(learner: Learner) -> None:
+    chat = learner.world.chat(user="alice")
+    chat.say(KITTEN)
+    learner.teaches(fact(MISO))
+    learner.rest()
+    (learned,) = learner.facts()
+    text = "The cat is called Mochi."
+
+    async def correct() -> None:
+        store = learner.world.store
+        found = await store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        await store.facts.correct(found, learned.seq, text, "mochi", "person", learned.at + 1)
+
+    learner.world.gateway.call(correct())
+    chat.say("So what is my cat called?")
+    assert text in learner.world.upstream.last.messages[-1]["content"]
+
+
 def test_the_fact_is_told_instead_of_the_message_it_came_from(learner: Learner) -> None:
     learner.world.chat(user="alice").say(MISO)
     learner.teaches(fact("The user's cat is called Miso."))
