@@ -24,6 +24,7 @@ from gateway.core.conversation.canonical import (
     join_texts,
     rest_after,
     text_of,
+    visible_reply,
     without_space,
 )
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
@@ -142,17 +143,23 @@ def compose(
     """
     listing, match = plan.query.listing, plan.match
     pending = len(plan.pending)
+    heard = _heard_with_rounds(tree, plan, offered)
     composition = Composition(
-        _inserted_messages(tree, plan, offered, fresh) if plan.omitted or pending else ()
+        _inserted_messages(tree, plan, offered, fresh, heard) if plan.omitted or pending else ()
     )
-    if pending:
+    if pending or heard:
         # They follow the reply as it was heard, which comes back first in the list, or have it among them.
         repeated = range(plan.heard_count or plan.resent_count)
         composition.replacements.update((listing.positions[i], []) for i in repeated)
     for i, note in fresh.items():
         if i >= pending and note:
             composition.put_note(listing.positions[plan.new[i - pending]], note, estimate_tokens(note))
-    if match.match_point is None or plan.follows_head:
+    if match.match_point is None:
+        return composition
+    if plan.follows_head:
+        composition.unrestored_rounds = int(
+            match.match_point.hidden and plan.heard_count > 0 and heard is None
+        )
         return composition
     if additions is not None:
         replies = _put_notes_by_count(listing, additions, composition)
@@ -249,17 +256,40 @@ def _is_gone(element: PathElement) -> bool:
     return is_tombstone(element.exchange) or element.position in element.exchange.redactions
 
 
+def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
+    """Returns the last reply as it was heard, with its hidden rounds, as it is sent from now on (append mode).
+
+    None: it has no hidden rounds, or they cannot be put back.
+    """
+    match_point, messages = plan.match.match_point, plan.query.listing.messages[: plan.heard_count]
+    if match_point is None or not match_point.hidden or not messages:
+        return None
+    is_same = bool(plan.query.model) and match_point.model == plan.query.model
+    reply = visible_reply(messages) if len(messages) > 1 else messages[0]
+    return put_back(
+        tree.content(match_point), _as_clients_resend(reply), None, offered, is_same_model=is_same
+    )
+
+
 def _inserted_messages(
-    tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
+    tree: Tree,
+    plan: Plan,
+    offered: Container[str],
+    fresh: Mapping[int, str],
+    heard: Sequence[WireMessage] | None,
 ) -> Sequence[InsertedMessage]:
-    """Returns what the client left out, and the messages that have no reply yet."""
+    """Returns what the client left out, and the messages that have no reply yet.
+
+    heard: the last reply as it was heard, with its hidden rounds; None: without any.
+    """
     inserted = list(_omitted_messages(tree, plan, offered))
     offset = plan.exchange.offset
     match_point = plan.match.match_point
-    if plan.pending and match_point is not None:
+    if match_point is not None and (plan.pending or heard):
         listing, at = plan.query.listing, (match_point.depth, offset - len(match_point.reply or ()))
-        heard = range(plan.heard_count)
-        inserted += [InsertedMessage.of(listing.messages[i], listing.atoms[i], at) for i in heard]
+        atoms = tuple(listing.flat(plan.heard_count))
+        messages = listing.messages[: plan.heard_count] if heard is None else heard
+        inserted += [InsertedMessage.of(each, atoms, at) for each in messages]
     for i, message in enumerate(plan.pending):
         atoms = plan.exchange.inputs[i]
         at = plan.exchange.depth, offset

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from storage.records import State
-from tests.core.conversations import World, assistant, call, result, user
+from tests.core.conversations import World, assistant, call, goes_on_from, result, user
 
 
 class Talker:
@@ -238,6 +238,45 @@ def test_what_was_heard_of_a_reply_that_a_kill_took_leads_to_no_older_one_with_i
     request = world.begin([assistant("Yes."), user("five")], "c1", append=True)
     talk = ["one", "Yes.", "two", "Second.", "three", "Third."]
     assert [text_of(m) for _, m in request.sent] == [*talk, "four", "Yes.", "five"]
+
+
+@pytest.mark.parametrize("parts", [["Let me note that. It is noted"], ["Let me note that.", "It is noted"]])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_what_was_heard_of_a_reply_has_its_hidden_rounds(parts: list[str], *, is_cut: bool) -> None:
+    world = World()
+    reply = [
+        assistant("Let me note that.", call("m1", "memory_insert")),
+        result("m1", "Done."),
+        assistant("It is noted, and what else may I do?"),
+    ]
+    first = world.say([user("I like tea")], reply, "c1", append=True)
+    heard = world.begin([*map(assistant, parts), user("two")], "c1", append=True)
+    talk = ["I like tea", "Let me note that.", "Done.", "It is noted", "two"]
+    assert [text_of(m) for _, m in heard.sent] == talk
+    assert goes_on_from(heard, first)
+    if is_cut:
+        world.cancel(heard)
+    else:
+        world.finish(heard, "Fine then.")
+    again = world.begin([*map(assistant, parts if is_cut else []), user("three")], "c1", append=True)
+    assert goes_on_from(again, heard)
+    assert heard.composition.unrestored_rounds == again.composition.unrestored_rounds == 0
+
+
+def test_rounds_of_a_reply_that_was_not_heard_so_far_are_counted_once() -> None:
+    world = World()
+    reply = [
+        assistant("Let me note that.", call("m1", "memory_insert")),
+        result("m1", "Done."),
+        assistant("It is noted."),
+    ]
+    world.say([user("I like tea")], reply, "c1", append=True)
+    heard = world.say([assistant("Let me"), user("two")], "Fine then.", "c1", append=True)
+    assert [text_of(m) for _, m in heard.sent] == ["I like tea", "Let me", "two"]
+    later = world.begin([user("three")], "c1", append=True)
+    assert goes_on_from(later, heard)
+    counts = heard.composition.unrestored_rounds, later.composition.unrestored_rounds
+    assert counts == (1, 0)
 
 
 def test_all_that_a_list_may_repeat_is_asked_for_at_once() -> None:
