@@ -168,6 +168,11 @@ def compose(
         replies = _put_notes_by_comparison(listing, match.last + 1, path, composition)
     if match.altered:
         replies[match.last] = match.match_point
+    # Where only cancelled requests went on after an altered reply, its stored words are still those that were made.
+    for amendment in plan.amendments:
+        exchange = tree.get(amendment.exchange)
+        if amendment.reply and exchange is not None and exchange.id != match.match_point.id:
+            replies.update(dict.fromkeys(range(*amendment.reply), exchange))
     if replies:
         _restore_rounds(tree, plan, replies, offered, composition)
     return composition

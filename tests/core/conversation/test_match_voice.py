@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -501,3 +503,49 @@ def test_a_short_word_into_a_second_silence_takes_nothing_from_the_turns_before_
     assert [text for text in world.active() if not text.startswith("(")] == [text_of(m) for m in list_] + [
         "At eight."
     ]
+
+
+def interrupt(seed: int) -> None:
+    """A caller who interrupts replies that have hidden rounds, and whose client lists what was heard of each."""
+    chance, world = Random(seed), World()
+    talk: list[WireMessage] = []
+    before = None
+    for number in range(8):
+        talk = [*talk, user(f"message {number}.")]
+        request = world.begin(talk, "c1")
+        assert before is None or goes_on_from(request, before)
+        before = request
+        text = f"It is {number}, and there is more to say."
+        rounds = [
+            assistant("Let me note.", call(f"m{number}", "memory_insert")),
+            result(f"m{number}", "Done."),
+        ]
+        reply = [*rounds, assistant(text)] if chance.random() < 0.7 else [assistant(f"Let me note. {text}")]
+        if chance.random() < 0.5:
+            world.finish(request, reply)
+        else:
+            world.cancel(request, reply)
+        words = ["Let", "me", "note.", *text.split()]
+        heard = words[: chance.choice([0, 5, 6, 7])]
+        talk = [*talk, assistant(" ".join(heard))] if heard else talk
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_hidden_rounds_stay_however_often_the_caller_interrupts(seed: int) -> None:
+    interrupt(seed)
+
+
+def test_hidden_rounds_stay_where_a_second_interruption_follows_the_first() -> None:
+    world = World()
+    talk = [user("one")]
+    rounds = [assistant("Let me look.", call("m1", "memory_insert")), result("m1", "42 degrees")]
+    world.say(talk, [*rounds, assistant("It is very hot there, so drink.")], "c1")
+    talk = [*talk, assistant("Let me look. It is very"), user("two")]
+    first = world.begin(talk, "c1")
+    world.cancel(first, [assistant("In Rome it is cooler, as far as I know.")])
+    talk = [*talk, assistant("In Rome it is"), user("three")]
+    second = world.say(talk, "Fine.", "c1")
+    third = world.begin([*talk, assistant("Fine."), user("four")], "c1")
+    assert [text_of(m) for _, m in second.sent][1:4] == ["Let me look.", "42 degrees", "It is very"]
+    assert goes_on_from(second, first)
+    assert goes_on_from(third, second)
