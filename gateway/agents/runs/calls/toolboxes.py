@@ -103,6 +103,7 @@ def _place(context: MemoryContext) -> Hashable | None:
     identity, match_point = context.request.identity, context.plan.match.match_point
     if match_point is None and identity.conversation is None and identity.user is None:
         return None
-    above = None if match_point is None else match_point.path
+    # Its id, since a reply may be cut to what was heard of it meanwhile, which changes the hash of its path.
+    above = None if match_point is None else match_point.id
     agent, inputs = context.agent, context.plan.exchange.inputs
     return agent.id, agent.epoch, identity.user, identity.conversation, above, inputs
