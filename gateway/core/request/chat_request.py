@@ -98,7 +98,7 @@ class ChatRequest(Struct):
 
     @property
     def identity_fields(self) -> dict[str, Any]:
-        """The fields by which user and conversation are found, as its client sent them."""
+        """The request's fields as its client sent them, by which user, conversation and its own calls are known."""
         return self.json if self.dialect_fields is None else {**self.json, **self.dialect_fields}
 
     def begin_edit(self) -> BodyEdit:

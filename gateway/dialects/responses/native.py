@@ -164,6 +164,9 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         chat["tools"] = functions
     request = parse_chat(orjson.dumps(chat), max_messages + 1)
     request.side_request = codex_side_request(json)
+    if json.get("tool_choice") in (None, "auto"):
+        # The model has made its calls by itself, so that one may be the task of a sub-agent.
+        request.dialect_fields = {"tool_choice": "auto"}
     places = [*[-1] * len(head), *placed.places]
     return NativeResponse(
         body,

@@ -164,7 +164,7 @@ class MemoryKeeper:
         request, reply = context.request, outcome.shown_reply
         request.ticket.hand_on()
         if reply is not None and "tool_calls" in reply and request.identity.scope is not None:
-            self.delegated.note_calls(request.identity.scope, request.chat.json, reply, self.now())
+            self.delegated.note_calls(request.identity.scope, request.chat.identity_fields, reply, self.now())
         if context.row < 0 and _leaves_nothing(context, outcome):
             return self._end_unwritten(context)
         try:

@@ -958,6 +958,37 @@ def test_a_side_request_is_named_as_in_a_chat_completion(world: World) -> None:
     assert b"Miso" not in world.data()
 
 
+@both_ways
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(
+    world: World, openai_keeps: StoredResponses, stream: bool, choice: str | None
+) -> None:
+    task = "Find the best boats for two sailors."
+    openai_keeps.outputs.append([called("ask_researcher", json.dumps({"task": task}))])
+    chosen = {} if choice is None else {"tool_choice": choice}
+    tools = [{**WEATHER, "name": "ask_researcher"}]
+    respond(world, input="Research boats for me please.", tools=tools, stream=stream, **chosen)
+    body = {"model": "m", "user": "alice", "input": task, "stream": stream}
+    reply = world.gateway.ask("POST", "/v1/responses", orjson.dumps(body), {})
+    assert reply.headers["x-mnemogate-side-request"] == "sub-agent"
+    assert [message["content"] for message in told_in_all(world) if message["role"] == "user"] == [
+        "Research boats for me please."
+    ]
+
+
+def test_what_a_demanded_call_has_is_no_task_of_a_sub_agent(
+    world: World, openai_keeps: StoredResponses
+) -> None:
+    """It is an answer for a program, such as a question that a person then asks."""
+    words = "Where are the best boats for two sailors?"
+    openai_keeps.outputs.append([called("rewrite", json.dumps({"question": words}))])
+    tools = [{**WEATHER, "name": "rewrite"}]
+    respond(world, input="Where are boats?", tools=tools, tool_choice="required")
+    body = {"model": "m", "user": "alice", "input": words}
+    reply = world.gateway.ask("POST", "/v1/responses", orjson.dumps(body), {})
+    assert "x-mnemogate-side-request" not in reply.headers
+
+
 def test_requests_side_by_side_in_one_conversation_do_not_wait(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
