@@ -19,6 +19,7 @@ from adapters.claude.reply import next_block_index
 from adapters.claude.request import BINDING_BETA
 from adapters.types import NATIVE_REPLY, Json
 from gateway.core.request.edit import BodyEdit
+from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, NativeAdditions, UpstreamBody
 from gateway.dialects.lenient import as_list
 from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
@@ -57,7 +58,8 @@ class NativeMessages(Struct, frozen=True):
             members["tools"] = [*as_list(self.json.get("tools")), *map(_translate_tool, additions.tools)]
         members |= _name_container(self.json.get("container"), additions.hidden_rounds)
         if additions.max_tokens is not None:
-            members["max_tokens"] = additions.max_tokens
+            # A limit that the thoughts alone may reach is refused, so a late round has room for them.
+            members["max_tokens"] = max(additions.max_tokens, thinking_budget(self.json) + 1)
         choice = additions.tool_choice.get("tool_choice")
         if choice is not None and ("tools" in members or "tools" in self.json):
             members["tool_choice"] = _translate_choice(choice)

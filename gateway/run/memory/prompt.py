@@ -225,8 +225,7 @@ class Prompt(Struct, frozen=True):
     ) -> NativeAdditions:
         """Returns what a request in its client's own dialect gets. The parameters are those of `body`."""
         inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
-        is_limited = bool(more) and budget_tokens is not None and self.request.max_tokens_field is not None
-        limit = max(budget_tokens or 0, thinking_budget(self.request.json) + 1) if is_limited else None
+        is_limited = bool(more) and self.request.max_tokens_field is not None
         return NativeAdditions(
             system=[text for text in (self.system, self.window.summary) if text],
             notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
@@ -235,7 +234,7 @@ class Prompt(Struct, frozen=True):
             stored_messages=inserted,
             tools=self.tools,
             hidden_rounds=more,
-            max_tokens=limit,
+            max_tokens=budget_tokens if is_limited else None,
             tool_choice={} if offer is ANYTHING else offer.fields(can_force=self.form.can_force),
             changes_prefix=self.changes_prefix,
         )

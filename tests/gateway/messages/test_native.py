@@ -19,6 +19,7 @@ from storage.usage_records import UsageLimit
 from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
 from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
+from tests.gateway.admin.test_forget import perform
 from tests.gateway.messages.life import converse
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
 from tests.gateway.sdk import World, agent, remember
@@ -601,6 +602,27 @@ def test_usage_of_hidden_rounds_is_their_sum(world: World, upstream: StrictAnthr
     counts = (found.usage.output_tokens, found.usage.input_tokens, found.usage.cache_read_input_tokens)
     assert counts == (10, 20, 6)
     assert (found.stop_reason, text_of(found)) == ("end_turn", "Noted.")
+
+
+@both_ways
+def test_the_round_after_a_hidden_one_has_room_for_the_thoughts_that_the_client_asks_for(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    """Claude refuses a limit that does not exceed the budget of the thoughts."""
+    thinking = {"type": "enabled", "budget_tokens": 1900}
+    thought = {"type": "thinking", "thinking": "Tea.", "signature": sign("Tea.")}
+    usage = {"input_tokens": 10, "output_tokens": 300}
+    upstream.queue(
+        Message(text=None, blocks=[thought], calls=[insert("Likes tea.")], usage=usage), say("Noted.")
+    )
+    talk = Talk(
+        world,
+        model="agent/helper",
+        stream=stream,
+        options={"max_tokens": 2000, "thinking": thinking},
+    )
+    assert talk.say("I like tea.") == "Noted."
+    assert upstream.last.json["max_tokens"] == 1901
 
 
 @both_ways
