@@ -157,7 +157,11 @@ class NativeMessages(Struct, frozen=True):
         thinking = self.json.get("thinking")
         if isinstance(thinking, dict) and "block_binding" in thinking:
             return ()
-        if thinking is None or (isinstance(thinking, dict) and thinking.get("type") == "adaptive"):
+        choice = members.get("tool_choice", self.json.get("tool_choice"))
+        is_forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
+        is_adaptive = thinking is None or (isinstance(thinking, dict) and thinking.get("type") == "adaptive")
+        # Thinking is refused beside a call that is forced.
+        if is_adaptive and not is_forced:
             binding = {"prefix_mismatch_behavior": "drop_block"}
             members["thinking"] = {**(thinking or {"type": "adaptive"}), "block_binding": binding}
             return (BINDING_BETA,)

@@ -749,6 +749,20 @@ def test_thoughts_that_no_longer_fit_are_left_out_where_they_cannot_be_dropped(
     assert b'"signature"' not in upstream.last.body
 
 
+def test_thoughts_that_no_longer_fit_are_left_out_where_a_call_is_forced(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """Claude refuses thinking beside a forced call, and with it the wish to drop them."""
+    talk = Talk(world, model="claude-haiku-5-5", options={"tools": [WEATHER]})
+    upstream.queue(think("Hm.", text="Fine."), call_tools(Call("weather", {"city": "Bern"})))
+    talk.say("How are you?")
+    talk.messages[0]["content"] = "And how are you?"
+    talk.say("How is the weather?", tool_choice={"type": "any"})
+    assert upstream.last.json["tool_choice"] == {"type": "any"}
+    assert "thinking" not in upstream.last.json
+    assert b'"signature"' not in upstream.last.body
+
+
 def test_a_refusal_of_thoughts_that_the_client_has_caused_passes(
     world: World, upstream: StrictAnthropic
 ) -> None:
