@@ -32,7 +32,7 @@ from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
-from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt import WHOLE_WINDOW, Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_turns import turn_name
@@ -526,8 +526,14 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
     match_point = plan.match.match_point
     if match_point is None or composition.unrestored_rounds or composition.moves_rounds:
         return True
+    body = context.request.chat.native_body
+    continues_thread = body is not None and body.thread is not None and body.thread.previous is not None
+    # A continued thread has the thoughts of its last request, whose prefix was that of now. A conversation without a
+    # section began without the gateway's tools.
+    if not continues_thread and (prompt.section.prefix_changed or (pinned is None and context.offered)):
+        return True
     before = prompt.system if pinned is None else pinned.text
-    if prompt.system != before or prompt.window.dropped:
+    if prompt.system != before or prompt.window.left_out != WHOLE_WINDOW.left_out:
         return True
     # The path has a reply at each depth. What the list has beyond these was answered elsewhere, or without memory.
     return plan.query.listing.reply_group_count > match_point.depth + 1

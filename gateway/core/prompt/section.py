@@ -9,7 +9,7 @@ the texts that stand in it, however they came there (`Composition.shown`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct, field
 
@@ -26,6 +26,8 @@ from gateway.core.prompt.shown_blocks import (
 )
 from storage.records import Block, SentSection
 
+# In what is stored with a section (`SentSection.known`).
+_CHANGED: Final = {"prefix_changed": True}
 # Where an agent's own prompt has this placeholder, its blocks stand there, and otherwise after it.
 CORE_MEMORY = "{CORE_MEMORY}"
 
@@ -127,6 +129,14 @@ class Section(Struct, frozen=True):
     def text(self) -> str:
         return self.sent.text if self.sent else ""
 
+    @property
+    def prefix_changed(self) -> bool:
+        """An earlier request of the path had another section, or other tools.
+
+        It holds for the rest of the path: thoughts of then may come back with each request.
+        """
+        return self.sent is not None and "prefix_changed" in self.sent.known
+
 
 NO_SECTION = Section(None)
 
@@ -154,6 +164,9 @@ def make_section(
         pinned = SentSection(0, parts.system, {**parts.record(), "blocks": {}, "summary": 0})
     if pinned is None and not parts.has_any:
         return Section(None, parts)
+    if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
+        known = pinned.known | _CHANGED
+        pinned = pinned if pinned.known == known else SentSection(0, pinned.text, known)
     if pinned is None or not parts.match(pinned.known):
         return _render(parts, pinned, shown, takes_note=takes_note)
     if is_due:
@@ -167,10 +180,12 @@ def make_section(
 def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, takes_note: bool) -> Section:
     """Returns a section that is rendered now; the pinned one if it is the same."""
     text, record = parts.render(), parts.record()
-    if pinned is not None and pinned.text == text and pinned.known == record:
+    if pinned is None:
+        sent = SentSection(0, text, record)
+    elif pinned.text == text and pinned.known in (record, record | _CHANGED):
         sent = pinned
     else:
-        sent = SentSection(0, text, record)
+        sent = SentSection(0, text, record | _CHANGED)
     return _with_changes(sent, parts, shown, takes_note=takes_note)
 
 

@@ -138,11 +138,13 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
         count = await _load_counter(target.model)
         if window.tokens + sum(message_tokens(m, count) for m in rounds) <= window.most:
             return prompt
+    before = prompt.system, *window.left_out
     window, parts = await fit_prompt(prompt, rounds=rounds), prompt.section.parts
     if parts is not None and prompt.hides_shown_blocks(window):
         prompt = replace(prompt, system=parts.render())
         window = await fit_prompt(prompt, rounds=rounds)
-    return replace(prompt, window=window)
+    changes_prefix = prompt.changes_prefix or (prompt.system, *window.left_out) != before
+    return replace(prompt, window=window, changes_prefix=changes_prefix)
 
 
 def may_exceed(prompt: Prompt, context_tokens: int, more_tokens: int = 0) -> bool:

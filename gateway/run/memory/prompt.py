@@ -84,6 +84,11 @@ class FittedWindow(Struct, frozen=True):
     # The tokens that a note may take; None: nothing limits it.
     note_tokens: int | None = None
 
+    @property
+    def left_out(self) -> tuple[object, ...]:
+        """The messages that stay out, and the summary that stands for them; that of `WHOLE_WINDOW`: none do."""
+        return self.dropped, self.included, self.summary_id
+
     def inserted(self, composition: Composition) -> Sequence[InsertedMessage]:
         """Returns the messages that go before the client's own, as far as they fit."""
         return (

@@ -105,6 +105,18 @@ def test_where_no_note_can_follow_it_waits_with_the_older_note(pinned: SentSecti
     assert "Name: Anna" in make([CHANGED], pinned, is_due=True, takes_note=False).text
 
 
+def test_it_notes_for_good_that_something_before_the_conversation_has_changed(pinned: SentSection) -> None:
+    """A model may bind its thoughts to it, and they come back with each later request."""
+    assert not make([CHANGED], pinned).prefix_changed
+    for how in ({"is_due": True}, {"epoch": 2}, {"offered": {}}):
+        changed = make([CHANGED], pinned, **how)
+        assert changed.sent is not None
+        assert changed.prefix_changed
+        kept = make([CHANGED], changed.sent, epoch=changed.sent.known["epoch"])
+        assert kept.prefix_changed
+        assert kept.sent is changed.sent
+
+
 def test_a_conversation_that_began_without_one_gets_no_blocks_in_its_middle() -> None:
     section = make([HUMAN], None, is_continued=True)
     assert section.text == "Be kind."  # the profile's own prompt, which does not change

@@ -749,6 +749,81 @@ def test_thoughts_that_no_longer_fit_are_left_out_where_they_cannot_be_dropped(
     assert b'"signature"' not in upstream.last.body
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [WEATHER], "tool_choice": {"type": "none"}},
+        {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+    ],
+    ids=["no call", "schema"],
+)
+@pytest.mark.parametrize("asks_first", [False, True])
+def test_thoughts_of_turns_with_and_without_memory_tools_may_be_dropped(
+    world: World, upstream: StrictAnthropic, fields: Json, asks_first: bool
+) -> None:
+    """Claude binds a thought to the tools as well, and the client has changed none that it knows of."""
+    options = {"tools": fields["tools"]} if "tools" in fields else {}
+    talk = Talk(world, model="agent/bound", options=options)
+    for number, withheld in enumerate([asks_first, not asks_first, False, False, True, False]):
+        upstream.queue(think(f"Thought {number}.", text=f"Reply {number}."))
+        assert talk.say(f"Number {number}?", **(fields if withheld else {})) == f"Reply {number}."
+
+
+@both_ways
+def test_a_paused_thought_goes_on_where_memory_tools_were_offered(
+    world: World, upstream: StrictAnthropic, stream: bool
+) -> None:
+    talk = Talk(world, model="agent/bound", stream=stream)
+    thought = {"type": "thinking", "thinking": "So.", "signature": sign("So.")}
+    upstream.queue(
+        Message(blocks=[thought, SEARCH], text=None, stop=PAUSED),
+        Message(blocks=[FOUND, {**thought, "thinking": "Hm.", "signature": sign("Hm.")}], text="Found."),
+        think("Well.", text="Yes."),
+    )
+    talk.messages.append({"role": "user", "content": "Search for cats."})
+    talk.messages.append({"role": "assistant", "content": sent_again(talk.complete())})
+    talk.messages[-1]["content"] += sent_again(talk.complete())
+    assert talk.say("Good?") == "Yes."
+    assert talk.say("And now?") == "Ok."
+
+
+@both_ways
+def test_thoughts_may_be_dropped_where_a_hidden_round_makes_the_window_too_small(
+    upstream: StrictAnthropic, tmp_path: Path, stream: bool
+) -> None:
+    models = (ModelSettings("small", BOUND, "up", context_window=4000),)
+    profiles = (agent("bound", model="small"),)
+    with remember(upstream, tmp_path, *profiles, upstreams=claude(upstream), models=models) as world:
+        Talk(world, model="agent/bound").say("My cat is called Miso. " * 40)
+        world.pass_time(1000)
+        talk = Talk(world, model="agent/bound", stream=stream, options={"max_tokens": 200})
+        for turn in range(12):
+            thought = {"type": "thinking", "thinking": f"{turn}", "signature": sign(f"{turn}")}
+            upstream.queue(
+                Message(text=None, blocks=[thought], calls=[insert(f"Number {turn}. " * 30)]),
+                say("Fine. " * 40),
+            )
+            talk.say(f"How is it, number {turn}? " * 10)
+        assert len(upstream.last.json["messages"]) < 2 * len(talk.messages)
+
+
+def test_thoughts_before_a_section_that_a_forgetting_has_changed_may_be_dropped_for_good(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """The section is rendered again, and the client goes on to send the thoughts that stood behind the one before."""
+    other = Talk(world, model="agent/bound", headers={"x-mnemogate-conversation": "other"})
+    other.say("My cat is called Miso.")
+    talk = Talk(world, model="agent/bound")
+    upstream.queue(think("Hm.", text="Fine."))
+    talk.say("How are you?")
+    before = upstream.last.json["system"]
+    world.write_block("alice", "Likes tea.", profile="bound")
+    perform(world, "memory-forget", user="alice", profile="bound", exchange=1)
+    assert talk.say("And now?") == "Ok."
+    assert upstream.last.json["system"] != before
+    assert talk.say("And then?") == "Ok."
+
+
 def test_thoughts_that_no_longer_fit_are_left_out_where_a_call_is_forced(
     world: World, upstream: StrictAnthropic
 ) -> None:
