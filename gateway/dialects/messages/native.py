@@ -67,7 +67,8 @@ class NativeMessages(Struct, frozen=True):
         if additions.is_fallback and _has_thoughts(messages):
             self._leave_out_thoughts(members, messages)
         elif (
-            additions.changes_prefix
+            # A stored message may not have the form in which it came.
+            (additions.changes_prefix or additions.stored_messages)
             and binds_thoughts(model)
             # Those of this turn's own rounds stand after what they were thought about.
             and _has_thoughts(self._edit_messages(replace(additions, hidden_rounds=())))

@@ -925,6 +925,21 @@ def test_a_conversation_changes_its_dialect(world: World, upstream: StrictAnthro
     assert world.query("SELECT count(*) FROM exchanges") == [4]
 
 
+def test_stored_messages_may_stand_before_thoughts_in_another_form(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """In append mode the client could not repair its list, since it has none."""
+    Talk(world, model=BOUND).say("My cat is called Miso.")
+    world.pass_time(1000)
+    headers = {"x-mnemogate-conversation": "phone", "x-mnemogate-history": "append"}
+    talk = Talk(world, model=BOUND, headers=headers)
+    upstream.queue(think("Miso.", text="Your cat."))
+    talk.say([PIXEL, plain("Is this my cat?")])
+    for words in ("And now?", "And then?"):
+        talk.messages = []
+        assert talk.say(words) == "Ok."
+
+
 def test_images_of_results_follow_in_a_users_message_in_another_dialect(
     tmp_path: Path, upstream: StrictAnthropic
 ) -> None:
