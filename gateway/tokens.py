@@ -157,7 +157,7 @@ def media_tokens(part: Mapping[str, Any]) -> int:
             return AUDIO_TOKENS
         is_wav = body.get("format") == "wav"
         return max(10, len(data) // (WAV_BASE64_PER_TOKEN if is_wav else AUDIO_BASE64_PER_TOKEN))
-    if kind == "file":
+    if kind in ("file", "document"):
         data = body.get("file_data")
         return max(1_500, len(data) // FILE_BASE64_PER_TOKEN) if isinstance(data, str) else FILE_TOKENS
     detail = body.get("detail", part.get("detail"))

@@ -332,7 +332,7 @@ class _MessageReader:
         elif kind == "url":
             url = str(source.get("url"))
         elif self._fields.is_lenient:
-            url = orjson.dumps(source).decode()
+            return _read_fields(block, _IMAGE_FIELDS)
         else:
             raise unsupported(f"{where}.source.{kind}")
         return {"type": "image_url", "image_url": {"url": url}}
@@ -357,7 +357,7 @@ class _MessageReader:
             about = [{"type": "text", "text": context}] if isinstance(context, str) and context else []
             return [*about, {"type": "file", "file": {"filename": named, "file_data": data}}]
         if self._fields.is_lenient:
-            return [{"type": "file", "file": {"source": orjson.dumps(source).decode()}}]
+            return [_read_fields(block, _DOCUMENT_FIELDS)]
         raise unsupported(f"{where}.source.{kind}")
 
     def _translate_search_result(self, block: Json, where: object) -> str:
@@ -439,6 +439,11 @@ def _translate_call(block: Json, where: object) -> Json:
         "type": "function",
         "function": {"name": name, "arguments": orjson.dumps(given).decode()},
     }
+
+
+def _read_fields(block: Json, fields: frozenset[str]) -> Json:
+    """Returns a block that a chat completion has no form for, to be put back as it is: without a mark that moves."""
+    return {key: value for key, value in block.items() if key in fields}
 
 
 def _with_title(document: Json, text: str) -> str:

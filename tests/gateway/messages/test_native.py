@@ -925,6 +925,31 @@ def test_a_conversation_changes_its_dialect(world: World, upstream: StrictAnthro
     assert world.query("SELECT count(*) FROM exchanges") == [4]
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}, "title": "Rent"},
+        {"type": "document", "source": {"type": "file", "file_id": "file_1"}, "context": "Of May."},
+        {"type": "image", "source": {"type": "file", "file_id": "file_2"}},
+    ],
+    ids=["document by url", "document by id", "image by id"],
+)
+@pytest.mark.parametrize("appends", [False, True])
+def test_what_a_chat_completion_has_no_form_for_is_put_back_as_it_came(
+    world: World, upstream: StrictAnthropic, block: Json, appends: bool
+) -> None:
+    headers = {"x-mnemogate-conversation": "phone"}
+    if appends:
+        headers["x-mnemogate-history"] = "append"
+    talk = Talk(world, model=MODEL, headers=headers)
+    talk.say([{**block, "cache_control": MARK}, plain("What is in it?")])
+    talk.messages = [] if appends else talk.messages
+    talk.say("And in May?")
+    talk.messages = talk.messages[2:]
+    talk.say("And in June?")
+    assert block in blocks(upstream.last, 0)
+
+
 def test_stored_messages_may_stand_before_thoughts_in_another_form(
     world: World, upstream: StrictAnthropic
 ) -> None:
