@@ -92,6 +92,16 @@ def thinks_when_asked(name: str) -> bool:
     return find_traits(name).thinks_when_asked
 
 
+def takes_thinking(name: str, kind: object) -> bool:
+    """Returns whether a model takes `thinking` of a type; of one that is not known here, True."""
+    traits = find_traits(name)
+    if traits is _UNKNOWN:
+        return True
+    if kind in ("enabled", "adaptive"):
+        return traits.thinks_when_asked is (kind == "enabled")
+    return kind == traits.least_thinking
+
+
 def binds_thoughts(name: str) -> bool:
     """Returns whether a model takes thoughts back only after what they were thought about."""
     return find_traits(name).binds_thoughts

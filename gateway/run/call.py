@@ -145,6 +145,8 @@ class ChatCall:
     def _native_body_request(self, target: Target, path: str, rendered: UpstreamBody) -> ModelRequest:
         request = self._model_request(target, rendered.body)
         headers = request.headers
+        if rendered.consumed:
+            self.receipt.headers["x-mnemogate-consumed"] = ",".join(rendered.consumed)
         if rendered.betas:
             client_betas = [value for name, value in headers if name == _BETA_HEADER]
             headers = (

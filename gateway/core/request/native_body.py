@@ -54,6 +54,8 @@ class UpstreamBody(Struct, frozen=True):
     betas: Sequence[str] = ()
     # The index of the first block of its reply.
     first_block: int = 0
+    # Fields that the model does not take, and that are left out.
+    consumed: Sequence[str] = ()
 
 
 class MessageThread(Struct, frozen=True):

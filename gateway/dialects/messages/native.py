@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
-from adapters.claude.model_traits import binds_thoughts
+from adapters.claude.model_traits import binds_thoughts, takes_thinking, thinks_when_asked
 from adapters.claude.reply import next_block_index
 from adapters.claude.request import BINDING_BETA
 from adapters.types import NATIVE_REPLY, Json
@@ -64,8 +64,11 @@ class NativeMessages(Struct, frozen=True):
         if choice is not None and ("tools" in members or "tools" in self.json):
             members["tool_choice"] = _translate_choice(choice)
         betas: Sequence[str] = ()
-        if additions.is_fallback and _has_thoughts(messages):
-            self._leave_out_thoughts(members, messages)
+        consumed: Sequence[str] = ()
+        if additions.is_fallback:
+            consumed = self._leave_out_unknown_thinking(members, model)
+            if _has_thoughts(messages):
+                self._leave_out_thoughts(members, messages)
         elif (
             # A stored message may not have the form in which it came.
             (additions.changes_prefix or additions.stored_messages)
@@ -78,10 +81,13 @@ class NativeMessages(Struct, frozen=True):
             return UpstreamBody(self.raw if model == self.json.get("model") else self.with_model(model))
         edit = BodyEdit(self.raw, self.json)
         for key, value in members.items():
-            edit.set_member(key, value)
+            if value is None:
+                edit.drop_member(key)
+            else:
+                edit.set_member(key, value)
         if model != self.json.get("model"):
             edit.set_member("model", model)
-        return UpstreamBody(edit.render(), betas, next_block_index([*additions.hidden_rounds]))
+        return UpstreamBody(edit.render(), betas, next_block_index([*additions.hidden_rounds]), consumed)
 
     # The system prompt
 
@@ -169,9 +175,21 @@ class NativeMessages(Struct, frozen=True):
         self._leave_out_thoughts(members, messages)
         return ()
 
+    def _leave_out_unknown_thinking(self, members: Json, model: str) -> Sequence[str]:
+        """Leaves out how the client wants another model to think, where this one refuses that. Returns the names."""
+        left_out: list[str] = []
+        thinking, config = self.json.get("thinking"), self.json.get("output_config")
+        if isinstance(thinking, dict) and not takes_thinking(model, thinking.get("type")):
+            members["thinking"] = None
+            left_out.append("thinking")
+        if isinstance(config, dict) and "effort" in config and thinks_when_asked(model):
+            members["output_config"] = {k: v for k, v in config.items() if k != "effort"} or None
+            left_out.append("output_config.effort")
+        return left_out
+
     def _leave_out_thoughts(self, members: Json, messages: list[Json]) -> None:
         members["messages"] = [_without_thoughts(message) for message in messages]
-        thinking = self.json.get("thinking")
+        thinking = members.get("thinking", self.json.get("thinking"))
         last = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
         if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last):
             # Where thinking has a budget, a call without its thought is refused.

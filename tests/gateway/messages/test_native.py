@@ -902,6 +902,52 @@ def test_another_model_gets_no_thoughts(
         assert b'"signature"' not in upstream.last.body
 
 
+@pytest.mark.parametrize("user", [None, "alice"])
+@pytest.mark.parametrize(
+    ("other", "asked", "sent", "consumed"),
+    [
+        (
+            "claude-sonnet-4-5",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+            {},
+            "thinking,output_config.effort",
+        ),
+        ("claude-opus-4-7", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, {}, "thinking"),
+        ("claude-opus-5-5", {"thinking": {"type": "disabled"}}, {}, "thinking"),
+        (
+            "claude-opus-4-7",
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+            None,
+        ),
+    ],
+)
+def test_another_model_is_not_asked_to_think_as_it_cannot(
+    tmp_path: Path,
+    upstream: StrictAnthropic,
+    user: str | None,
+    other: str,
+    asked: Json,
+    sent: Json,
+    consumed: str | None,
+) -> None:
+    models = (
+        ModelSettings("smart", MODEL, "up", fallbacks=("other",)),
+        ModelSettings("other", other, "too"),
+    )
+    there = [UpstreamSettings(name, "anthropic", upstream.base_url, retries=0) for name in ("up", "too")]
+    with remember(upstream, tmp_path, upstreams=tuple(there), models=models) as world:
+        upstream.queue(refuse(529, "overloaded_error"))
+        body = {**hello(max_tokens=3000, **asked), "model": "smart"}
+        reply = post(world, body, {} if user is None else {"x-mnemogate-user": user})
+        assert reply.status == 200
+        assert reply.headers.get("x-mnemogate-consumed") == consumed
+        left = {
+            key: upstream.last.json[key] for key in ("thinking", "output_config") if key in upstream.last.json
+        }
+        assert (upstream.last.json["model"], left) == (other, sent)
+
+
 # -- dialects, hang-up, counting
 
 
