@@ -14,10 +14,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
+from adapters.claude.error_form import Untranslatable
 from adapters.claude.model_traits import binds_thoughts, takes_thinking, thinks_when_asked
 from adapters.claude.reply import next_block_index
 from adapters.claude.request import BINDING_BETA
 from adapters.types import NATIVE_REPLY, Json
+from gateway.core.conversation.canonical import call_id, call_objects, text_of
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, NativeAdditions, UpstreamBody
@@ -230,17 +232,21 @@ def _split_note(message: Json, note: str) -> Json:
 
 
 def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
-    """Returns messages of a chat completion as turns: the results of a reply's calls are one."""
+    """Returns messages of a chat completion as turns: the results of a reply's calls are one.
+
+    Of a message from another dialect for which this one has no form the words are left, and of its calls nothing.
+    """
     turns: list[Json] = []
+    calls_left_out: set[str] = set()
     for index, message in enumerate(messages):
-        where, role = f"messages[{index}]", message.get("role")
-        if role == "assistant":
-            blocks = assistant_blocks(message, where)
-        elif role == "tool":
-            blocks = [tool_result(message, where)]
-        else:  # a system message is one of the gateway's, in the middle of a conversation
-            blocks = user_blocks(message, where)
-        name = "assistant" if role == "assistant" else "user"
+        if message.get("tool_call_id") in calls_left_out:
+            continue
+        try:
+            blocks = _translate_to_blocks(message, f"messages[{index}]")
+        except Untranslatable:
+            calls_left_out.update(map(call_id, call_objects(message)))
+            blocks = user_blocks({"content": text_of(message)}, "")
+        name = "assistant" if message.get("role") == "assistant" else "user"
         if not blocks:
             continue
         if turns and turns[-1]["role"] == name:
@@ -248,6 +254,16 @@ def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
         else:
             turns.append({"role": name, "content": blocks})
     return turns
+
+
+def _translate_to_blocks(message: Json, where: str) -> list[Json]:
+    match message.get("role"):
+        case "assistant":
+            return assistant_blocks(message, where)
+        case "tool":
+            return [tool_result(message, where)]
+    # A system message is one of the gateway's, in the middle of a conversation.
+    return user_blocks(message, where)
 
 
 def _join_results_first(messages: Sequence[Json]) -> list[Json]:

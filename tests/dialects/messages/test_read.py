@@ -241,3 +241,35 @@ def test_a_tool_is_forced_beside_tools_alone(choice: Json) -> None:
     raw = orjson.dumps({**{k: v for k, v in BODY.items() if k != "tools"}, "tool_choice": choice})
     with pytest.raises(BadRequest, match="tool_choice: may only be specified while providing tools"):
         read_request(raw, parse_body(raw), (), 100, is_lenient=False)
+
+
+def test_stored_messages_that_this_dialect_has_no_form_for_leave_their_words() -> None:
+    """The conversation was begun in another dialect, and goes on nevertheless."""
+    audio = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav"}}
+    custom = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "-a"}}
+    broken = {"id": "c2", "type": "function", "function": {"name": "look", "arguments": '{"a": '}}
+    stored: list[Json] = [
+        {"role": "user", "content": [audio, {"type": "text", "text": "What do I say?"}]},
+        {"role": "assistant", "content": "I patch.", "tool_calls": [custom]},
+        {"role": "tool", "tool_call_id": "c1", "content": "Done."},
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": None, "tool_calls": [broken]},
+        {"role": "tool", "tool_call_id": "c2", "content": "No."},
+        {"role": "assistant", "content": "Well."},
+    ]
+    body = orjson.dumps({**BODY, "messages": [{"role": "user", "content": "Go on."}]})
+    json = parse_body(body)
+    request = read_request(body, json, (), 100, is_lenient=True)
+    native = NativeMessages(body, json, request.origins, "/messages", partial(_unchanged, body))
+    sent = native.render("m", NativeAdditions(stored_messages=[(message, "") for message in stored])).body
+    turns = [
+        (turn["role"], turn["content"] if isinstance(turn["content"], str) else turn["content"][0]["text"])
+        for turn in orjson.loads(sent)["messages"]
+    ]
+    assert turns == [
+        ("user", "What do I say?"),
+        ("assistant", "I patch."),
+        ("user", "And now?"),
+        ("assistant", "Well."),
+        ("user", "Go on."),
+    ]
