@@ -38,7 +38,7 @@ from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
 from storage.sql.facts import UNLEARNED
 from storage.sql.jobs import raise_epoch
-from storage.sql.rebuild import erased_among, origins_of, rebuild_block
+from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
 from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.statements import load, rows_of
 from storage.sql.vectors import forget_indexed
@@ -285,15 +285,29 @@ async def _erase_files(connection: Connection, work: ErasingWork, after: int) ->
 
 
 async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Marks facts that were named so that they are not learned again, and takes their sentences out of blocks."""
+    """Marks facts that were named so that they are not learned again. Takes their sentences out of blocks and edits."""
     rows = await rows_of(connection, SQL["facts_named"], work.target.facts, work.agent)
     for _, key, exchange, sources in rows:
         # One that was imported comes from no exchange.
         for origin in origins_of(exchange, sources) or (0,):
             await exchanges.add_marks(connection, work.agent, UNLEARNED, (key,), origin)
     if rows:
-        await _rebuild_all(connection, work, frozenset(text.casefold() for text, *_ in rows))
+        texts = frozenset(text.casefold() for text, *_ in rows)
+        await _rebuild_all(connection, work, texts)
+        await _drop_pending(connection, work.agent, texts)
     return None
+
+
+async def _drop_pending(connection: Connection, agent: int, texts: Collection[str]) -> None:
+    """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
+    for exchange, call, arguments in await connection.rows(SQL["ops_pending"], (agent,)):
+        words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
+        if any(has_words(words, text) for text in texts):
+            await connection.run(SQL["op_erase"], (exchange, call, b"{}"))
+            # The path of the turn saw the edit at once.
+            await exchanges.add_marks(connection, agent, "blocks", (b"",), 0)
+            await empty_snapshots(connection, "snapshots_of", (agent,))
+            await raise_epoch(connection, agent)
 
 
 async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:

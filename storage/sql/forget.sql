@@ -113,6 +113,10 @@ WHERE conversation = ?2 AND parent = ?3 AND +agent = ?1 AND ended IS NULL AND ac
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3
 WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 
+-- name: ops_pending
+-- Reads the memory edits whose turns are not confirmed yet.
+SELECT exchange, call_id, arguments FROM block_ops WHERE agent = ? AND state = 'pending'
+
 -- name: touched
 -- Reads the exchanges that lost something, and where they stand.
 SELECT DISTINCT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN exchanges e ON e.id = m.exchange AND e.agent = m.agent
@@ -262,7 +266,7 @@ SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops
 WHERE exchange = ? AND call_id = ? AND length(arguments) > 2
 
 -- name: op_erase
--- Empties the edit that made a version.
+-- Empties an edit, so that it makes no version again.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3
 WHERE exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
 

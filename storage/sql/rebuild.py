@@ -147,7 +147,7 @@ def _row_bytes(text: bytes) -> int:
     return len(text) + bisect_right(_LONGER_LENGTHS, len(text))
 
 
-def _has_words(line: str, text: str) -> bool:
+def has_words(line: str, text: str) -> bool:
     """Returns whether a line has a text that no letter continues: "tea" does not stand in "teacher"."""
     letter = SPACED_LETTER.pattern
     before = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
@@ -176,7 +176,7 @@ async def _divide_versions(
         if version.origin == FORGOTTEN_ORIGIN:
             continue
         lines = version.value.split("\n")
-        quoting = {line for line in lines if any(_has_words(line.casefold(), text) for text in texts)}
+        quoting = {line for line in lines if any(has_words(line.casefold(), text) for text in texts)}
         is_erased = version.number in turnless or bool(version.origins & erased)
         brings = is_erased or bool(quoting - lines_before)
         lines_before = frozenset(lines)

@@ -145,6 +145,21 @@ async def test_a_fact_that_is_forgotten_leaves_the_blocks_with_its_sentence(
     assert block.value == "Name: Alice.\nShe lives in Oslo."
 
 
+async def test_an_edit_with_the_sentence_of_a_forgotten_fact_is_not_made_when_its_turn_is_confirmed(
+    store: Store, alice: Speaker
+) -> None:
+    await alice.say([user("My cat is grey.")], assistant("Noted."))
+    await learn(store, alice.agent, 0, fact("The cat is grey."))
+    history = [user("What do you know?")]
+    turn = await alice.begin(history, "c2")
+    await alice.end(turn, [assistant("Your cat.")], ["The cat is grey.", "Lives in Oslo."])
+    (cat,) = await store.facts.list(alice.agent.id)
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(facts=[cat.seq]))
+    store.agents.clear()
+    await alice.say([*history, assistant("Your cat."), user("Thanks.")], assistant("Bye."), "c2")
+    assert [block.value for block in await store.blocks.load(alice.agent.id)] == ["Lives in Oslo."]
+
+
 # -- recalls
 
 
