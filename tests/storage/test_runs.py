@@ -297,22 +297,36 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
     for kind in ("request", "event", "call", "result"):
         assert await store.runs.texts(run.agent, run.id, kind) == ()
     assert await store.runs.texts_since() is None
-    (exchange,) = await said(alice, 1)
-    waits = await put_run(store, replace(draft, uid="r2", otid=None))
-    step = RunStep(
-        exchange, waits.agent, waits.id, 1, 5.0, 6.0, TokenCounts(), "requires_approval", waiting=CALLS
-    )
+    assert await keeps_emptied_rows(store) is not store.database.is_shared
+
+
+@pytest.mark.parametrize(
+    ("stop", "waiting"), [("requires_approval", CALLS), (None, {})], ids=["waits", "broken off"]
+)
+async def test_what_is_known_of_calls_is_kept_as_long_as_their_conversation_ends_with_them(
+    store: Store, alice: Speaker, draft: Run, stop: str | None, waiting: dict[str, str]
+) -> None:
+    run = await put_run(store, replace(draft, state=RunState.RUNNING, begun=5.0))
+    exchange, later = await said(alice, 2)
+    step = RunStep(exchange, run.agent, run.id, 1, 5.0, 6.0, TokenCounts(), stop, waiting=waiting)
     await put_step(store, step)
-    await store.runs.add_text(waits.agent, waits.id, "event", 1, b"words")
+    await store.runs.end(run.agent, run.id, RunState.FAILED, "error", 6.0)
+    for kind in ("event", "call", "result"):
+        await store.runs.add_text(run.agent, run.id, kind, 1, kind.encode())
     # A call that an answer allows is noted here before it is made, however late the answer comes.
-    for kind in ("call", "result"):
-        await store.runs.add_text(waits.agent, waits.id, kind, 1, b"needed")
+    await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (exchange,))
     assert await store.runs.drop_texts(9.0, 10) == 1
     for kind in ("call", "result"):
-        assert [x.data for x in await store.runs.texts(waits.agent, waits.id, kind)] == [b"needed"]
-    assert await store.runs.texts(waits.agent, waits.id, "event") == ()
-    assert await store.runs.last_step(waits.agent, waits.id) == step
-    assert await keeps_emptied_rows(store) is not store.database.is_shared
+        assert [x.data for x in await store.runs.texts(run.agent, run.id, kind)] == [kind.encode()]
+    assert await store.runs.texts(run.agent, run.id, "event") == ()
+    assert await store.runs.last_step(run.agent, run.id) == step
+    assert (await store.runs.drop_texts(9.0, 10), await store.runs.texts_since()) == (0, None)
+    # The results lie in the next exchange then.
+    await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (later,))
+    assert await store.runs.texts_since() == 6.0
+    assert await store.runs.drop_texts(9.0, 10) == 1
+    for kind in ("call", "result"):
+        assert await store.runs.texts(run.agent, run.id, kind) == ()
 
 
 async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(

@@ -1,6 +1,7 @@
 """The clean-up after runs of agents and responses in the background.
 
-Their requests, events and records of calls are stored for three hours after their end.
+Their requests, events and records of calls are stored for three hours after their end; records of calls that wait or
+were broken off, as long as their conversation ends with them.
 """
 
 from __future__ import annotations

@@ -374,7 +374,7 @@ class Runs(Group):
 
     @bulk_writes
     async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:
-        """Empties what runs hold that ended before that, but of those that wait calls and results.
+        """Empties what runs hold that ended before that, but calls and results that may still be asked for.
 
         Returns how many runs it were.
         """

@@ -253,26 +253,30 @@ UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <
 -- name: events_drop (postgres)
 DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR CAST(?3 AS TEXT) = '')
 
+-- piece: may_resume
+-- The conversation of a run ends with a step of it that waits for answers, or after which it was broken off: what is known
+-- of its calls is needed still.
+EXISTS (SELECT 1 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND +s.agent = c.agent
+    WHERE c.id = r.conversation AND +c.agent = r.agent AND s.run = r.id AND (s.waiting IS NOT NULL OR s.stop IS NULL))
+
 -- name: texts_left
--- Finds runs that ended before a time and still hold texts that are not needed: results that wait and the calls that an
--- answer makes are, and the words of the error that ended one, how its messages are listed, and the names of turns.
-SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
-    SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
+-- Finds runs that ended before a time and still hold texts that are not needed. The words of the error that ended one, how
+-- its messages are listed, and the names of turns are.
+SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND +r.agent = x.agent
+WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response', 'turn')
+AND NOT (x.kind IN ('call', 'result') AND {may_resume})
 ORDER BY x.run LIMIT ?2
 
 -- name: texts_left_next
 -- Says when the next run ended that holds some.
-SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (x.kind IN ('call', 'result') AND EXISTS (
-    SELECT 1 FROM run_steps s WHERE s.run = r.id AND s.agent = r.agent AND s.waiting IS NOT NULL))
+SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND +r.agent = x.agent
+WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response', 'turn')
+AND NOT (x.kind IN ('call', 'result') AND {may_resume})
 
 -- piece: not_needed
--- The condition on what a run that has ended holds: results that wait, the calls that an answer makes, the words of its
--- error, how its messages are listed and the names of turns are needed.
-agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (
-    kind IN ('call', 'result') AND EXISTS (
-        SELECT 1 FROM run_steps s WHERE s.run = ?2 AND s.agent = ?1 AND s.waiting IS NOT NULL))
+-- The condition on what a run holds that has ended, as in `texts_left`.
++agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (
+    kind IN ('call', 'result') AND EXISTS (SELECT 1 FROM runs r WHERE r.id = ?2 AND +r.agent = ?1 AND {may_resume}))
 
 -- name: texts_drop (sqlite)
 -- Empties what is not needed of a run.

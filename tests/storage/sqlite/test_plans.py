@@ -90,6 +90,17 @@ async def test_what_a_forgetting_takes_is_counted_by_index(store: Store, name: s
     assert of_memory == []
 
 
+@pytest.mark.parametrize("name", ["texts_left", "texts_left_next", "texts_drop"])
+async def test_the_clean_up_after_a_run_does_not_go_through_all_that_its_agent_did(
+    store: Store, name: str
+) -> None:
+    sql = load("agents_api/runs.sql")[name]
+    count = max(map(int, re.findall(r"\?(\d+)", sql)), default=0)
+    plan = store.database.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * count).fetchall()
+    assert "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)" in [row[3] for row in plan]
+    assert not [row[3] for row in plan if "agent=?" in row[3]]
+
+
 async def test_people_are_listed_by_the_hour_of_their_last_turn(store: Store) -> None:
     asked = f"EXPLAIN QUERY PLAN {load('memory_pages.sql')['memories']}"
     plan = [row[3] for row in store.database.reader.connection.execute(asked, (None,) * 6)]
