@@ -279,13 +279,13 @@ async def write_edits(
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
     """Begins the run of a step, which may have been accepted before (its id is not 0 then).
 
-    Raises: RunOver: it has ended, or the send was taken.
+    Raises: RunOver: it has ended, unless the step only ends it; or the send was taken.
     """
     if draft.id:
         run = await begin_run(connection, draft.agent, draft.id, write.now)
     else:
         run = await create_run(connection, draft, replaces=write.replaces)
-    if run.is_over or run.uid != draft.uid:
+    if run.uid != draft.uid or (run.is_over and write.end is None):
         raise RunOver("the run was ended, or another one has taken its send")
     if write.request is not None:
         await replace_text(connection, run.agent, run.id, "request", 0, write.request)

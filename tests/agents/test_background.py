@@ -22,6 +22,7 @@ from gateway.agents.runs.background import remote_runs
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.core.ids import id_of, new_uid, uid_of
+from gateway.core.turn.calls import INTERRUPTED
 from gateway.run.event_log import stored_events
 from gateway.settings import ToolSettings, UpstreamSettings
 from storage.commands import RunAccept
@@ -804,6 +805,28 @@ def test_an_answer_to_a_pause_goes_on_in_the_background(world: LettaWorld) -> No
     assert ended(world, answer.id).stop_reason == "end_turn"
     assert said(world, agent.id)[-1] == "assistant: Noted."
     assert "Likes tea." in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
+
+
+def test_an_answer_that_is_cancelled_while_its_calls_are_made_waits_for_nothing(world: LettaWorld) -> None:
+    name = "send_message_to_agent_and_wait_for_reply"
+    agent, other, messages = world.agent(tools=[name]), world.agent(), world.letta.agents.messages
+    world.letta.agents.tools.update_approval(name, agent_id=agent.id, body_requires_approval=True)
+    gate, arrived = Gate(), world.upstream.arrived(2)
+    asks = Call(name, {"message": "Well?", "other_agent_id": other.id}, "c1")
+    world.upstream.queue(call_tools(asks), say("Well.", hold_before_headers=gate))
+    messages.create(agent.id, input="Ask.")
+    approval: Any = {"type": "approval", "approve": True}
+    run = messages.create_async(agent.id, messages=[approval])
+    arrived.wait_sync()
+
+    def results() -> list[Any]:
+        return [m for m in messages.list(agent.id) if m.message_type == "tool_return_message"]
+
+    assert messages.cancel(agent.id, run_ids=[run.id]) == {run.id: "cancelled"}
+    assert ended(world, run.id).stop_reason == "cancelled"
+    gate.open()
+    last = becomes(lambda: returned[0] if (returned := results()) else None)
+    assert last.tool_return == INTERRUPTED
 
 
 def test_a_conversation_that_is_deleted_takes_its_runs_along(world: LettaWorld) -> None:
