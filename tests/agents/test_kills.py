@@ -275,3 +275,26 @@ def test_the_tools_of_a_client_are_offered_after_a_kill(world: Killed) -> None:
         assert gateway.ended(run.id).stop_reason == "requires_approval"
         (call,) = gateway.letta.agents.retrieve(agent).pending_approval.tool_calls  # type: ignore[union-attr]
         assert call.tool_call_id == "c1"  # type: ignore[union-attr]
+
+
+def test_a_call_of_the_clients_beside_one_that_was_interrupted_waits_for_the_client(world: Killed) -> None:
+    tool: Any = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+    world.webhook.held.add("b")
+    world.held = lambda seen: call_tools(Call("ring", {"bell": "b"}, "r1"), Call("look", {}, "c1"))
+    with world.serve() as gateway:
+        agent = world.agent(gateway)
+        messages = gateway.letta.agents.messages
+        run = messages.create_async(agent, input="go", client_tools=[tool])
+        wait_for(lambda: "b" in world.webhook.bells or None)
+        gateway.kill()
+    world.go()
+    with world.serve() as gateway:
+        assert gateway.ended(run.id).stop_reason == "requires_approval"
+        (call,) = gateway.letta.agents.retrieve(agent).pending_approval.tool_calls  # type: ignore[union-attr]
+        assert call.tool_call_id == "c1"  # type: ignore[union-attr]
+        result = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": "Dark."}
+        answer: Any = {"type": "approval", "approvals": [result]}
+        gateway.letta.agents.messages.create(agent, messages=[answer], client_tools=[tool])
+        told = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
+        assert told == [INTERRUPTED.partition(": ")[2], "Dark."]
+    assert world.webhook.bells == ["b"]

@@ -208,7 +208,7 @@ class RunStarter:
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange or last.state is State.FORGOTTEN:
             raise MessageGone
-        return RunBeginning(memory, prompt, interrupted_calls(context, run.id))
+        return RunBeginning(memory, prompt, interrupted_calls(context, step))
 
     # -- calls of an earlier run
 
@@ -223,7 +223,7 @@ class RunStarter:
         if send.replaces is None or send.messages:
             return None
         step = await self._last_step(context)
-        return None if step is None or step.waiting else interrupted_calls(context, step.run)
+        return None if step is None or step.waiting else interrupted_calls(context, step)
 
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm

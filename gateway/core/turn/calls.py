@@ -60,6 +60,8 @@ class ResumedCalls(Struct, frozen=True):
     approved: frozenset[str] = frozenset()
     # Ids of the calls that a person has denied.
     denied: frozenset[str] = frozenset()
+    # Ids of the calls that the client has to answer, and was not asked for yet.
+    unanswered: frozenset[str] = frozenset()
 
 
 class GatewayCalls:

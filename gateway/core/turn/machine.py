@@ -421,7 +421,7 @@ class Turn:
     def _resume(self, resumed: ResumedCalls) -> list[Command]:
         """Begins with calls of a stored step in place of a reply."""
         self._state = RUNNING_TOOLS
-        self._round.resume(resumed.calls)
+        self._round.resume(resumed.calls, resumed.unanswered)
         self._calls = GatewayCalls(self.terms, self._guide, self._round.gateway_calls, resumed)
         self._show_results(self._calls.results)
         return self._tools_finished()

@@ -9,7 +9,7 @@ Two things are not shown at once:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from typing import Any, Final
 
@@ -221,10 +221,16 @@ class Round:
         body: Json = {**head, "object": "chat.completion", "choices": [choice], "usage": draft.usage}
         return orjson.dumps(body)
 
-    def resume(self, calls: Iterable[Json]) -> None:
-        """Takes the calls of a stored reply in place of a new one. The gateway answers all of them."""
+    def resume(self, calls: Iterable[Json], unanswered: Collection[str]) -> None:
+        """Takes the calls of a stored reply in place of a new one.
+
+        unanswered: ids of those that the client has to answer; the gateway answers all others.
+        """
         self.stored = Stored.IN_EARLIER_TURN
         self.draft.take_calls([*calls], AllBut(), is_over=True)
+        for call in self.draft.calls:
+            if call.id in unanswered:
+                call.owner = CallOwner.CLIENT
 
     def start(self, status: int, headers: tuple[Header, ...]) -> None:
         self.status, self.headers = status, headers

@@ -87,12 +87,13 @@ def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
     return [*answers, *(ToolResult(id, NOT_MADE, "error", was_run=False) for id in held)]
 
 
-def interrupted_calls(context: MemoryContext, calling_run: int) -> CallsToResume:
-    """Returns the calls of the step with which a conversation ends, whose run was interrupted. All of them are made.
+def interrupted_calls(context: MemoryContext, step: RunStep) -> CallsToResume:
+    """Returns the calls of the step with which a conversation ends, whose run was interrupted.
 
-    For calls that have left the gateway the record has the outcome. calling_run: as in `CallsToResume`.
+    All calls of the gateway are made: for those that have left it the record has the outcome. The client's wait.
     """
-    return CallsToResume(ResumedCalls(_calls_of_last_step(context)), calling_run)
+    calls = ResumedCalls(_calls_of_last_step(context), unanswered=frozenset(step.waiting))
+    return CallsToResume(calls, step.run)
 
 
 def answered_calls(
