@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from gateway.core.prompt.compose import UNANSWERED
-from gateway.core.turn.calls import CallDecision
+from gateway.core.turn.calls import INTERRUPTED, CallDecision
 from gateway.errors import BadRequest
 from gateway.run.sink import ClientGone
+from storage.commands import ForgetTarget
 from storage.records import RunState
 from tests.agents.life import Life, ListeningSink, Outcome, agents
 from tests.agents.test_runs import insert
@@ -65,6 +66,18 @@ def test_ours_run_at_once_beside_the_clients(life: Life) -> None:
     results = [m for m in life.upstream.last.messages if m["role"] == "tool"]
     assert [m["tool_call_id"] for m in results] == ["m1", "w1"]
     assert "Asks for the weather." in results[0]["content"]
+    assert life.block().value == "Asks for the weather."
+
+
+def test_what_ran_beside_the_clients_is_not_done_again_after_its_result_is_erased(life: Life) -> None:
+    life.send("Hi")
+    ask(life, insert("Asks for the weather.", "m1"), Call("get_weather", {}, "w1"))
+    first = ForgetTarget(messages=[life.path()[0].seq])
+    life.world.gateway.call(life.world.store.forgetting.forget(1, first))
+    life.upstream.queue(say("Sunny."))
+    assert answer(life, w1="sunny").said == ["Sunny."]
+    results = [m["content"] for m in life.upstream.last.messages if m["role"] == "tool"]
+    assert results == [INTERRUPTED, "sunny"]
     assert life.block().value == "Asks for the weather."
 
 

@@ -14,7 +14,7 @@ from gateway.agents.core.tool_rules import CalledTool
 from gateway.core.conversation.canonical import WireMessage, name_and_arguments, text_of
 from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
-from gateway.core.turn.calls import CallDecision, ResumedCalls
+from gateway.core.turn.calls import INTERRUPTED, CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
@@ -117,6 +117,10 @@ def answered_calls(
         elif step.waiting.get(id) in ("client", "approval"):
             client_calls.add(id)
     answered = approved | {result.call_id for result in results}
+    if step.stop is not None:
+        # When the run paused, the calls that did not wait had their results, which may be erased since.
+        erased = {str(call.get("id")) for call in calls} - answered - step.waiting.keys()
+        results += [ToolResult(id, INTERRUPTED, "error") for id in erased]
     is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
     return CallsToResume(
         ResumedCalls(calls, tuple(results), frozenset(approved), frozenset(denied)),
