@@ -432,6 +432,33 @@ def test_a_send_that_ended_before_it_began_is_said_when_it_comes_again(
     assert world.upstream.last.messages[-1]["content"] == "Which instrument?"
 
 
+def test_a_send_that_failed_is_said_anew_behind_another_one_that_was_under_way(world: LettaWorld) -> None:
+    agent, messages, gate = world.agent(), world.letta.agents.messages, Gate()
+    message: Any = {"role": "user", "content": "Is it done?", "otid": "o1"}
+    world.upstream.queue(fail(500), say("Not yet.", hold_before_headers=gate), say("Now."))
+    assert ended(world, messages.create_async(agent.id, messages=[message]).id).status == "failed"
+    arrived = world.upstream.arrived(2)
+    messages.create_async(agent.id, input="And the other thing?")
+    arrived.wait_sync()
+    again = messages.create_async(agent.id, messages=[message])
+    gate.open()
+    assert ended(world, again.id).status == "completed"
+    sent = [m["content"] for m in world.upstream.last.messages[1:]]
+    assert sent == ["Is it done?", "And the other thing?", "Not yet.", "Is it done?"]
+    assert messages.create_async(agent.id, messages=[message]).id == again.id
+
+
+def test_a_message_that_another_ones_refusal_keeps_out_is_said_once(world: LettaWorld) -> None:
+    agent, messages = world.agent(), world.letta.agents.messages
+    message: Any = {"role": "user", "content": "Second", "otid": "o1"}
+    world.upstream.queue(say("Ok."), fail(500), fail(400, "It was filtered."), say("Yes."))
+    messages.create(agent.id, input="First")
+    for each in (message, {"role": "user", "content": "Bad words"}):
+        assert ended(world, messages.create_async(agent.id, messages=[each]).id).status == "failed"
+    assert ended(world, messages.create_async(agent.id, messages=[message]).id).status == "completed"
+    assert said(world, agent.id) == ["user: First", "assistant: Ok.", "user: Second", "assistant: Yes."]
+
+
 @pytest.mark.sqlite  # another database is read until the run is over
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_live_send_again_in_the_background_waits_for_the_same_answer(

@@ -97,6 +97,22 @@ def test_a_live_run_that_is_killed_is_told_and_done_once(world: Killed, kill: st
 
 
 @pytest.mark.parametrize("kill", ["after replied", "after sent", "after answered"])
+def test_a_live_run_that_is_killed_goes_on_in_the_background(world: Killed, kill: str) -> None:
+    with world.serve(kill) as gateway:
+        agent = world.agent(gateway)
+        send(gateway, agent, background=False)
+        died(gateway)
+    result = INTERRUPTED if kill in UNKNOWN else "tool_return: a rang"
+    with world.serve() as gateway:
+        (run,) = gateway.letta.runs.list(agent_id=agent)
+        assert gateway.ended(run.id).status == "failed"
+        again = gateway.letta.agents.messages.create_async(agent, messages=[MESSAGE])
+        assert gateway.ended(again.id).status == "completed"
+        assert gateway.words(agent) == said(result)
+    assert max(world.webhook.calls.values(), default=0) <= 1
+
+
+@pytest.mark.parametrize("kill", ["after replied", "after sent", "after answered"])
 def test_another_message_behind_a_live_run(world: Killed, kill: str) -> None:
     """The calls of the dead run are not made any more; what is known of them is told."""
     with world.serve(kill) as gateway:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from zlib import crc32
@@ -30,6 +30,7 @@ from gateway.agents.runs.resend import (
     SendMarks,
     conversation_end,
     find_earlier_send,
+    judge_earlier_send,
     otid_digest,
 )
 from gateway.agents.runs.run import (
@@ -47,7 +48,7 @@ from gateway.agents.runs.stored_run import last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import MessageHasher, first_after_system
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, first_after_system
 from gateway.core.conversation.kind import ConversationKind, QueueName
 from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.conversation.stored_messages import tool_names_by_call
@@ -174,6 +175,11 @@ class AgentRuns:
         send = replace(self._route_send(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
             await self._refuse_if_paused(send)
+            if accepted.replaces is not None:
+                marks = _marks(await self._agent_of(send), send, send.messages, accepted.run.otid)
+                send = _in_place_of(
+                    send, await judge_earlier_send(self.keeper.store, marks, accepted.replaces)
+                )
         reading = run_request.reading
         memory = 0 if reading is None else reading.memory
         kind = "sleeptime" if memory else "run"
@@ -365,11 +371,7 @@ class AgentRuns:
                         return await self._repeated_result(send, earlier)
             except StoreError as error:
                 raise _error_for(error) from error
-            if earlier is not None:
-                send = replace(send, replaces=earlier.run)
-                if not earlier.needs_messages:
-                    send = replace(send, messages=(), decisions=())
-            return await self._answer(send, ticket, view, sink, receipt)
+            return await self._answer(_in_place_of(send, earlier), ticket, view, sink, receipt)
 
     async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
         last = await last_counts(self.keeper.store, earlier.run)
@@ -382,18 +384,19 @@ class AgentRuns:
         # The end of a run is perhaps not on disk yet if its client has left.
         await self._turns.wait_written(send.scope)
         digest = otid_digest(agent, name, send.otid)
-        initial = () if send.spec.defined is None else send.spec.defined.initial_messages
         end_abandoned = partial(self._end_abandoned, (agent.uid, name))
         messages = send.messages
         if send.heard is not None and any(m.get("role") == "user" for m in messages):
             # A list shows what its client has heard: the same words after their answer are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
-            count = count_asked_again(path, MessageHasher(agent.secret), messages, send.heard, initial)
+            count = count_asked_again(
+                path, MessageHasher(agent.secret), messages, send.heard, _initial_messages(send)
+            )
             if not count:
                 return None
             messages = messages[-count:]
-        marks = SendMarks(agent, name, messages, send.decisions, digest, initial)
+        marks = _marks(agent, send, messages, digest)
         return await find_earlier_send(self.keeper.store, marks, end_abandoned)
 
     async def _end_abandoned(self, own_queue: QueueName, run: Run) -> Run:
@@ -551,6 +554,23 @@ class AgentRuns:
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:
         return partial(self.toolboxes.make, sender=_sender(send, context))
+
+
+def _marks(agent: Agent, send: RoutedSend, messages: Sequence[WireMessage], otid: bytes | None) -> SendMarks:
+    """Returns the marks of a send by which an earlier one is known. messages, otid: as in `SendMarks`."""
+    return SendMarks(agent, send.conversation, messages, send.decisions, otid, _initial_messages(send))
+
+
+def _initial_messages(send: RoutedSend) -> Sequence[WireMessage]:
+    return () if send.spec.defined is None else send.spec.defined.initial_messages
+
+
+def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
+    """Returns a send that takes the place of an earlier one. Messages that count are not written once more."""
+    if earlier is None:
+        return send
+    send = replace(send, replaces=earlier.run)
+    return send if earlier.needs_messages else replace(send, messages=(), decisions=())
 
 
 def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:

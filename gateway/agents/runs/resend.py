@@ -88,6 +88,11 @@ async def find_earlier_send(
         run = await end_abandoned(run)
     if run is None or not run.is_over:
         return None
+    return await judge_earlier_send(store, marks, run)
+
+
+async def judge_earlier_send(store: Store, marks: SendMarks, run: Run) -> EarlierSend | None:
+    """Returns the send of an ended run, as it counts now; None: these marks are of another one. Raises: StoreError."""
     ended = await _ended_run(store, marks, run)
     if marks.decisions:
         return await _earlier_answers(store, marks, ended)

@@ -70,6 +70,8 @@ class AcceptedRun(Struct, frozen=True):
     request: bytes
     # The number of the attempt, from 1 on; the process may have died in earlier ones.
     attempt: int = 1
+    # An ended run of the same send, whose otid it has; None: there is none.
+    replaces: Run | None = None
 
 
 class RoutedSend(RunRequest, frozen=True, kw_only=True):

@@ -120,16 +120,14 @@ class BackgroundRuns:
         if earlier is not None:
             if earlier.is_answered:
                 return earlier.run
+            # Other sends may come before this one is performed, so only then is it known what is left to do.
             replaces = earlier.run.id
-            run_request = (
-                run_request if earlier.needs_messages else replace(run_request, messages=(), decisions=())
-            )
         draft = Run(
             0, new_uid(), agent.id, conversation, RunState.CREATED, self._keeper.now(),
             run_request.parent, run_request.depth,
             background=True, otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
-        request = StoredRequest.of(run_request, digest, shown, callback).encode()
+        request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         wanted = RunAccept(
             draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
         )
@@ -397,7 +395,8 @@ class BackgroundRuns:
                 agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
             )
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
-            accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.number)
+            replaced = await self._store.runs.load(agent.id, stored.replaces) if stored.replaces else None
+            accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.number, replaced)
             await self._runs.perform(run_request, accepted, attempt.ticket, view, sink)
         except (MessageGone, NotFound):
             await self._fail(run, _GONE)

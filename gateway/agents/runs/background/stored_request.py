@@ -49,9 +49,13 @@ class StoredRequest(Struct, frozen=True):
     key: int = 0
     # As `send_digest`: it stays when the messages are dropped.
     digest: str = ""
+    # The row of an ended run of the same send; 0: there is none.
+    replaces: int = 0
 
     @staticmethod
-    def of(run_request: RunRequest, digest: bytes, shown: Json | None, callback: str | None) -> StoredRequest:
+    def of(
+        run_request: RunRequest, digest: bytes, shown: Json | None, callback: str | None, replaces: int | None
+    ) -> StoredRequest:
         return StoredRequest(
             messages=run_request.messages,
             decisions=run_request.decisions,
@@ -66,6 +70,7 @@ class StoredRequest(Struct, frozen=True):
             models=run_request.forwarded.models,
             key=run_request.forwarded.key,
             digest=digest.hex(),
+            replaces=replaces or 0,
         )
 
     @staticmethod
