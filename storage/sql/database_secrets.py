@@ -22,3 +22,7 @@ class DatabaseSecrets(Group):
             made = (name, secrets.token_bytes(_BYTES))
             ((value,),) = await self._database.write_one(SQL["make"], made)
         return bytes(value)
+
+    async def database_id(self) -> bytes:
+        """Returns the id of the database. Raises: StoreError."""
+        return await self.key("database id")

@@ -29,6 +29,8 @@ from storage.usage_records import ROWS_AT_ONCE, UsageKey
 SQL = load("moving.sql")
 
 _PAGE = 64
+# The kinds of the marks of a memory that was moved here: its source's state, and which database that is.
+_STATE, _SOURCE = "moved", "moved from"
 _NO_LIMIT = 1 << 31  # more rows than a memory can have attached
 
 
@@ -181,13 +183,18 @@ class Moving(Group):
     @reads
     async def moved_state(self, connection: Connection, agent: int) -> bytes | None:
         """Returns the `state` that the source of a memory had when it was moved here; None: it was not moved here."""
-        state = await connection.value(SQL["moved_state"], (agent,))
-        return None if state is None else bytes(state)
+        return await _find_mark(connection, agent, _STATE)
+
+    @reads
+    async def moved_from(self, connection: Connection, agent: int) -> bytes | None:
+        """Returns the id of the database from which a memory was moved; None: it was not moved here."""
+        return await _find_mark(connection, agent, _SOURCE)
 
     @bulk_writes
-    async def put_moved_state(self, connection: Connection, agent: int, state: bytes) -> None:
-        """Notes the `state` of the source of a memory."""
-        await add_marks(connection, agent, "moved", (state,), 0)
+    async def put_moved(self, connection: Connection, agent: int, state: bytes, source: bytes) -> None:
+        """Notes the `state` of a memory in its source, and the id of that database."""
+        await add_marks(connection, agent, _STATE, (state,), 0)
+        await add_marks(connection, agent, _SOURCE, (source,), 0)
 
     @bulk_writes
     async def put_usage(self, connection: Connection, rows: Sequence[Row], keys: Mapping[int, int]) -> None:
@@ -263,6 +270,11 @@ class Moving(Group):
             found = await connection.value(SQL["memory_at"], reader)
             if found is not None:
                 await connection.run(SQL["reader_put"], (agent.id, found, seq, at))
+
+
+async def _find_mark(connection: Connection, agent: int, kind: str) -> bytes | None:
+    found = await connection.value(SQL["mark_of"], (agent, kind))
+    return None if found is None else bytes(found)
 
 
 async def _moved_version(connection: Connection, row: Row) -> MovedVersion:

@@ -10,9 +10,9 @@ WHERE a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'repl
 -- Counts them.
 SELECT count(*) FROM agents WHERE subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%'
 
--- name: moved_state
--- Returns the digest that a memory's source had when it was moved here.
-SELECT hash FROM marks WHERE agent = ? AND kind = 'moved'
+-- name: mark_of
+-- Returns what was noted of a memory when it was moved here.
+SELECT hash FROM marks WHERE agent = ? AND kind = ?
 
 -- name: memory_at
 -- Finds a memory by its scope.

@@ -52,6 +52,7 @@ class Move:
         await self._move_usage()
         await self._move_definitions()
         moved = await self._move_memories(report)
+        await self._name_forgotten(moved)
         await self._move_blocks()
         # When all memories are there, since they refer to each other.
         await self._move_links()
@@ -72,6 +73,18 @@ class Move:
                 report(moved, count)
             after = memories[-1].id
         return moved
+
+    async def _name_forgotten(self, done: Moved) -> None:
+        """Names the memories in the target that were moved from this source, and were forgotten here since."""
+        source, after = await self.source.secrets.database_id(), 0
+        while memories := await self.target.moving.memories(after):
+            for agent in memories:
+                is_from_here = await self.target.moving.moved_from(agent.id) == source
+                if is_from_here and await self.source.agents.find(agent.scope) is None:
+                    done.refused.append(
+                        f"{_name(agent)}: it was forgotten after it was moved; forget it in the new database, too"
+                    )
+            after = memories[-1].id
 
     async def _move_blocks(self) -> None:
         """Moves the blocks that no memory owns."""
@@ -161,7 +174,8 @@ class Move:
         if agent.paused is not None:
             await self.target.forgetting.pause(unfinished.id, agent.paused)
         if state is not None:
-            await self.target.moving.put_moved_state(unfinished.id, state)
+            source = await self.source.secrets.database_id()
+            await self.target.moving.put_moved(unfinished.id, state, source)
 
 
 def _name(agent: Agent) -> str:

@@ -69,7 +69,7 @@ class SignIn:
     async def database_id(self) -> str:
         """Returns the id of the database, 8 hex digits. Raises: StoreError: it was never read."""
         if not self._database_id:
-            self._database_id = (await self._store.secrets.key("database id")).hex()[:8]
+            self._database_id = (await self._store.secrets.database_id()).hex()[:8]
         return self._database_id
 
     async def admit(self, text: str) -> Operator | None:

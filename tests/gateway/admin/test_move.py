@@ -285,7 +285,7 @@ async def test_what_is_there_is_not_written_over(source: Store, target: Store, t
     assert await contents(target) == before
 
 
-@pytest.mark.parametrize("change", ["forget a fact", "mute a fact", "pause"])
+@pytest.mark.parametrize("change", ["forget", "forget a fact", "mute a fact", "pause"])
 async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
     source: Store, target: Store, change: str
 ) -> None:
@@ -293,6 +293,8 @@ async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
     carol = next(each for each in await everybody(source) if each.scope.subject == "user:carol")
     fact = (await source.facts.list(carol.id))[0]
     match change:
+        case "forget":
+            await source.forgetting.forget(carol.id, ForgetTarget(is_all=True))
         case "forget a fact":
             await source.forgetting.forget(carol.id, ForgetTarget(facts=[fact.seq]))
         case "mute a fact":
@@ -302,7 +304,7 @@ async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
     done = await Move(source, target).run()
     (refused,) = done.refused
     assert refused.startswith("user:carol of profile ")
-    assert "changed after it was moved" in refused
+    assert "after it was moved; forget it in the new database" in refused
 
 
 async def test_who_has_paused_a_memory_has_it_paused_there(source: Store, target: Store) -> None:
