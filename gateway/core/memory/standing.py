@@ -75,6 +75,9 @@ def learn_standing(
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
         statement = _Statement.of(sentence)
+        # The rest of a sentence that an abbreviation has cut ("Call me Al P. from now on.") states nothing.
+        if not (statement.words or statement.is_single_valued):
+            continue
         for old_key in [k for k, (old, _) in found.items() if statement.replaces(old)]:
             del found[old_key]
         related = [fact for fact, other in standing if statement.replaces(other)]

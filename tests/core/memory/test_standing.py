@@ -80,6 +80,10 @@ def test_neither_secrets_nor_stories_are_kept() -> None:
     assert kept(f"I never {'really ' * 40}liked it.") == []
 
 
+def test_what_has_no_word_of_its_own_is_not_kept() -> None:
+    assert kept("Please call me Alice P. from now on.") == ["Please call me Alice P."]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "is_replaced"),
     [
