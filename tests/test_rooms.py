@@ -156,9 +156,9 @@ FLOORS: dict[str, list[set[str]]] = {
         {"native_request"},
         {"tools"},
         {"upstream"},
-        {"memory", "sink", "store_errors", "pending"},
+        {"memory", "sink", "store_errors"},
         {"request_log", "usage"},
-        {"receipt", "request_context", "request_figures"},
+        {"receipt", "request_context", "request_figures", "pending"},
     ],
     "gateway.web": [
         {"mcp", "models", "response_compaction"},

@@ -36,6 +36,7 @@ from gateway.core.usage.limit_rules import (
 )
 from gateway.errors import LimitReached
 from gateway.metrics import Metrics
+from gateway.run.pending import LEAVING_TICKS
 from gateway.run.receipt import Receipt
 from gateway.run.usage.meter import ANSWERED, COST, DAY_S, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
@@ -206,6 +207,7 @@ class Limiter:
             return before.substitute  # its request was let in already
         if self._known_change < self._change:
             await self._try_load()
+        await self._wait_for_leaving(receipt)
         buckets = self._current_buckets(self._limits_of(receipt), receipt.user)
         while not all(bucket.is_loaded for bucket in buckets):
             await self._load_buckets(buckets, self._read_s)
@@ -237,6 +239,18 @@ class Limiter:
             receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
             self._count_limited(limit, "alias")
         return substitute
+
+    async def _wait_for_leaving(self, receipt: Receipt) -> None:
+        """Waits for requests whose clients have just hung up, where this one is one too many at a time.
+
+        So a voice agent that interrupts a reply is let in.
+        """
+        for _ in range(LEAVING_TICKS):
+            limits = [limit for limit in self._limits_of(receipt) if limit.unit == "concurrent"]
+            buckets = self._current_buckets(limits, receipt.user)
+            if all(bucket.lets_in(1, self._bound_here(bucket.limit)) for bucket in buckets):
+                return
+            await asyncio.sleep(0)
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)

@@ -7,6 +7,7 @@ import base64
 import itertools
 import json
 import random
+import threading
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -162,6 +163,25 @@ def test_only_so_many_are_under_way(world: World) -> None:
 
     assert sorted(asyncio.run(ask())) == [200] * 2 + [429] * 6
     assert world.post(ASK, user="alice").status == 200
+
+
+def test_a_request_that_interrupts_a_reply_takes_its_place(world: World) -> None:
+    """The gateway learns of both at once: the end of one connection, and the request on the other."""
+    limit(world, "concurrent", None, 1)
+    both_sent = threading.Event()
+    world.upstream.queue(say("Hello.", usage=USAGE, hold_after={1: Gate()}))
+    body = {"model": "m", "messages": ASK, "user": "alice"}
+    with world.gateway.connect() as caller, world.gateway.connect() as other:
+        other.request("GET", "/health")
+        assert other.read_reply().status == 200
+        caller.request("POST", CHAT, json.dumps({**body, "stream": True}).encode())
+        caller.read_head()
+        caller.read_chunk()
+        world.gateway.loop.call_soon_threadsafe(both_sent.wait)
+        caller.socket.close()
+        other.request("POST", CHAT, json.dumps(body).encode())
+        both_sent.set()
+        assert other.read_reply().status == 200
 
 
 @pytest.mark.parametrize(
