@@ -484,6 +484,8 @@ class Chat:
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native_body is not None:
+            if prompt.composition.unrestored_rounds:
+                prompt = replace(prompt, section=prompt.section.with_changed_prefix())
             prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
         if prompt.composition.unrestored_rounds:
             self.turns.metrics.prefix_breaks.inc()

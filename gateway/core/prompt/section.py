@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.prompt.shown_blocks import (
     NOTHING_SHOWN,
@@ -131,11 +132,15 @@ class Section(Struct, frozen=True):
 
     @property
     def prefix_changed(self) -> bool:
-        """An earlier request of the path had another section, or other tools.
+        """An earlier request of the path had another section, other tools, or hidden rounds that are gone.
 
         It holds for the rest of the path: thoughts of then may come back with each request.
         """
         return self.sent is not None and "prefix_changed" in self.sent.known
+
+    def with_changed_prefix(self) -> Section:
+        """Returns the section with the note that something after it is no longer as it was, either."""
+        return self if self.sent is None else replace(self, sent=_note_change(self.sent))
 
 
 NO_SECTION = Section(None)
@@ -165,8 +170,7 @@ def make_section(
     if pinned is None and not parts.has_any:
         return Section(None, parts)
     if pinned is not None and pinned.known.get("tools", {}) != parts.offered:
-        known = pinned.known | _CHANGED
-        pinned = pinned if pinned.known == known else SentSection(0, pinned.text, known)
+        pinned = _note_change(pinned)
     if pinned is None or not parts.match(pinned.known):
         return _render(parts, pinned, shown, takes_note=takes_note)
     if is_due:
@@ -175,6 +179,11 @@ def make_section(
         if takes_note or not changes_since(rendered.shown, parts.blocks)[0]:
             return rendered
     return _with_changes(pinned, parts, shown, takes_note=takes_note)
+
+
+def _note_change(sent: SentSection) -> SentSection:
+    known = sent.known | _CHANGED
+    return sent if sent.known == known else SentSection(0, sent.text, known)
 
 
 def _render(parts: SectionParts, pinned: SentSection | None, shown: Shown, *, takes_note: bool) -> Section:

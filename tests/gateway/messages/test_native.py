@@ -824,6 +824,24 @@ def test_thoughts_before_a_section_that_a_forgetting_has_changed_may_be_dropped_
     assert talk.say("And then?") == "Ok."
 
 
+def test_thoughts_behind_hidden_rounds_of_a_cut_reply_may_be_dropped_for_good(
+    world: World, upstream: StrictAnthropic
+) -> None:
+    """The reply goes up as its client has it, without its rounds, with each later request."""
+    talk = Talk(world, model="agent/bound")
+    upstream.queue(
+        think("Tea.", text="One moment.", calls=[insert("Likes tea.")]),
+        think("So.", text="I have noted that you like tea."),
+    )
+    talk.say("I like tea.")
+    talk.messages[-1]["content"] = [
+        {**block, "text": "One"} if block.get("text") == "One moment." else block
+        for block in talk.messages[-1]["content"]
+    ]
+    for words in ("Good?", "And now?", "And then?"):
+        assert talk.say(words) == "Ok."
+
+
 def test_thoughts_that_no_longer_fit_are_left_out_where_a_call_is_forced(
     world: World, upstream: StrictAnthropic
 ) -> None:
