@@ -834,7 +834,11 @@ def test_an_answer_to_a_pause_goes_on_in_the_background(world: LettaWorld) -> No
     assert "Likes tea." in world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
 
 
-def test_an_answer_that_is_cancelled_while_its_calls_are_made_waits_for_nothing(world: LettaWorld) -> None:
+@pytest.mark.both
+@pytest.mark.parametrize("is_live", [False, True])
+def test_an_answer_that_is_cancelled_while_its_calls_are_made_waits_for_nothing(
+    world: LettaWorld, is_live: bool
+) -> None:
     name = "send_message_to_agent_and_wait_for_reply"
     agent, other, messages = world.agent(tools=[name]), world.agent(), world.letta.agents.messages
     world.letta.agents.tools.update_approval(name, agent_id=agent.id, body_requires_approval=True)
@@ -843,14 +847,18 @@ def test_an_answer_that_is_cancelled_while_its_calls_are_made_waits_for_nothing(
     world.upstream.queue(call_tools(asks), say("Well.", hold_before_headers=gate))
     messages.create(agent.id, input="Ask.")
     approval: Any = {"type": "approval", "approve": True}
-    run = messages.create_async(agent.id, messages=[approval])
-    arrived.wait_sync()
 
     def results() -> list[Any]:
         return [m for m in messages.list(agent.id) if m.message_type == "tool_return_message"]
 
-    assert messages.cancel(agent.id, run_ids=[run.id]) == {run.id: "cancelled"}
-    assert ended(world, run.id).stop_reason == "cancelled"
+    with ThreadPoolExecutor() as threads:
+        answered = threads.submit(
+            messages.create if is_live else messages.create_async, agent.id, messages=[approval]
+        )
+        arrived.wait_sync()
+        ((run_id, state),) = messages.cancel(agent.id).items()
+        assert (state, ended(world, run_id).stop_reason) == ("cancelled", "cancelled")
+        answered.result(PATIENCE_S)
     gate.open()
     last = becomes(lambda: returned[0] if (returned := results()) else None)
     assert last.tool_return == INTERRUPTED

@@ -112,6 +112,27 @@ def test_a_live_run_that_is_killed_goes_on_in_the_background(world: Killed, kill
     assert max(world.webhook.calls.values(), default=0) <= 1
 
 
+def test_an_answer_that_is_killed_while_its_call_is_made_is_told_once(world: Killed) -> None:
+    approval: Any = {"type": "approval", "approve": True, "otid": "yes"}
+    with world.serve("after sent") as gateway:
+        agent, messages = world.agent(gateway), gateway.letta.agents.messages
+        gateway.letta.agents.tools.update_approval("ring", agent_id=agent, body_requires_approval=True)
+        assert send(gateway, agent, background=False) == "live"
+        with suppress(Exception):
+            messages.create(agent, messages=[approval])
+        died(gateway)
+    with world.serve() as gateway:
+        answer, _ = gateway.letta.runs.list(agent_id=agent, order="desc")
+        assert gateway.ended(answer.id).status == "failed"
+        for _ in range(2):
+            gateway.letta.agents.messages.create(agent, messages=[approval])
+        assert gateway.words(agent)[-2:] == [INTERRUPTED, "assistant: All rang."]
+        assert [run.status for run in gateway.letta.runs.list(agent_id=agent, order="desc")] == [
+            "completed", "failed", "completed",
+        ]  # fmt: skip
+    assert world.webhook.bells == []
+
+
 @pytest.mark.parametrize("kill", ["after replied", "after sent", "after answered"])
 def test_another_message_behind_a_live_run(world: Killed, kill: str) -> None:
     """The calls of the dead run are not made any more; what is known of them is told."""

@@ -119,7 +119,7 @@ class AgentRuns:
         # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
-        # By the run's uid, since a run that begins with answers has no row yet: the agent's row, and the turn.
+        # By the run's uid, since not each run has a row yet: the agent's row, and the turn.
         self._live: dict[str, tuple[int, TurnRun]] = {}
         # How agents speak to each other.
         self.peers = AgentMessaging(

@@ -97,6 +97,8 @@ class RunStarter:
                 memory = self._memory(send, context, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
+                if send.decisions and accepted is None and resumed.waiting_run is None:
+                    await memory.store_run()
                 return RunBeginning(memory, prompt, resumed)
             try:
                 if await self._write_missing_results(context, send, form):

@@ -168,6 +168,15 @@ class RunMemory:
             write = replace(write, ended_exchange=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
 
+    async def store_run(self) -> None:
+        """Stores the run before its first step, so that it can be cancelled while the calls are made that come before.
+
+        Raises: RunOver: another run has taken its send; StoreError.
+        """
+        agent, conversation = self.context.agent.id, self.context.path[-1].conversation
+        draft = replace(self.run, agent=agent, conversation=conversation, state=RunState.CREATED)
+        self.run = await self.keeper.store.runs.create(draft, replaces=self.replaces)
+
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
         conversation = self.context.snapshot.conversation
@@ -513,7 +522,7 @@ class RunMemory:
         self._adopt_end(await self._write_with_edits(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason, error_message: str = "") -> None:
-        # One that only answers what waits has no row before its first step.
+        # One that goes on with the calls of a run that failed has no row before its first step.
         self.run = replace(self.run, state=state, stop=stop)
         if self.run.id:
             end = self._run_end(state, stop, reading=self.reading, error_message=error_message)

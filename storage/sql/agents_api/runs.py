@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from storage.commands import RecallRow, RunAccept
 from storage.database import Connection, Database, Row
-from storage.errors import NotFound, WriteConflict
+from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Agent, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
@@ -258,6 +258,20 @@ class Runs(Group):
             return run, True
 
         return await self._jobs.enqueuing(accept)
+
+    @writes
+    async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
+        """Stores a run before its first step. Returns it as `create_run`.
+
+        Raises: WriteConflict: as `create_run`; RunOver: another run has taken its send; NotFound: its agent is gone.
+        """
+        await connection.lock(draft.agent)
+        if await connection.value(SQL["epoch"], (draft.agent,)) is None:
+            raise NotFound("there is no such agent")
+        run = await create_run(connection, draft, replaces=replaces)
+        if run.uid != draft.uid:
+            raise RunOver("another run has taken the send")
+        return run
 
     @writes
     async def note_response(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
