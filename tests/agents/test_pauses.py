@@ -13,7 +13,7 @@ from gateway.core.turn.calls import INTERRUPTED, CallDecision
 from gateway.errors import BadRequest
 from gateway.run.sink import ClientGone
 from storage.commands import ForgetTarget
-from storage.records import RunState
+from storage.records import Run, RunState
 from tests.agents.life import Life, ListeningSink, Outcome, agents
 from tests.agents.test_runs import insert
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
@@ -121,6 +121,18 @@ def test_part_of_the_answers_waits_for_the_rest(life: Life) -> None:
     assert answer(life, w1="sunny").said == ["Both."]
     results = [(m["tool_call_id"], m["content"]) for m in life.upstream.last.messages if m["role"] == "tool"]
     assert results == [("w1", "sunny"), ("w2", "rainy")]
+
+
+def test_part_of_the_answers_is_told_as_the_run_that_waits(life: Life) -> None:
+    """Another run may have been accepted meanwhile, which waits in the queue behind the answer."""
+    paused = ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
+
+    async def accept() -> None:
+        await life.world.store.runs.create(Run(0, "later", 1, 1, RunState.CREATED, 5.0, background=True))
+
+    life.world.gateway.call(accept())
+    run = answer(life, w2="rainy").run
+    assert (run.uid, run.stop) == (paused.run.uid, "requires_approval")
 
 
 def test_part_of_the_answers_costs_nothing_again(life: Life) -> None:

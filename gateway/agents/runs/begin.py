@@ -122,7 +122,7 @@ class RunStarter:
         step = await self._last_step(context)
         if step is None or not step.waiting:
             return False
-        newest = await store.runs.newest(step.agent, context.path[-1].conversation)
+        newest = await store.runs.newest_waiting(step.agent, context.path[-1].conversation, step.run)
         # A send that answered some of the calls has made a run of its own, which waits for the others.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
@@ -311,7 +311,7 @@ class RunStarter:
         for message in answers:
             number = call_number(last, message["tool_call_id"])
             await store.runs.add_text(context.agent.id, step.run, "result", number, orjson.dumps(message))
-        run = await store.runs.newest(context.agent.id, last.conversation)
+        run = await store.runs.newest_waiting(step.agent, last.conversation, step.run)
         if run is None:
             raise NotFound("the run that waits is gone")
         return answered_calls(context, step, [*earlier, *answers], run)

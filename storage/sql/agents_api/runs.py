@@ -122,6 +122,15 @@ async def newest_run(connection: Connection, agent: int, conversation: int) -> R
     return None if row is None else make_run(row)
 
 
+async def newest_waiting_run(connection: Connection, agent: int, conversation: int, maker: int) -> Run | None:
+    """Returns the newest run of a conversation that waits for answers to calls; None: it is gone.
+
+    maker: the row of the run that made the calls.
+    """
+    row = await connection.row(SQL["newest_waiting"], (agent, conversation, maker))
+    return None if row is None else make_run(row)
+
+
 async def begin_run(connection: Connection, agent: int, run: int, at: float) -> Run:
     """Begins a run that was only created. Returns it as it is now: ended, where another writer was faster.
 
@@ -358,6 +367,7 @@ class Runs(Group):
     end = writes(as_locking_method(end_run))
     cancel_paused = writes(as_locking_method(cancel_paused_run))
     newest = reads(as_method(newest_run))
+    newest_waiting = reads(as_method(newest_waiting_run))
     by_otid = reads(as_method(find_otid))
     waiting = reads(as_method(load_waiting))
     texts = reads(as_method(load_texts))

@@ -59,6 +59,11 @@ SELECT {run} FROM runs r WHERE r.agent = ? AND r.otid = ?
 -- Reads the newest run of a conversation.
 SELECT {run} FROM runs r WHERE r.agent = ? AND r.conversation = ? ORDER BY r.id DESC LIMIT 1
 
+-- name: newest_waiting
+-- Reads the newest run of a conversation that waits for answers; ?3 is the run whose step has the calls.
+SELECT {run} FROM runs r
+WHERE r.agent = ?1 AND r.conversation = ?2 AND (r.stop = 'requires_approval' OR r.id = ?3) ORDER BY r.id DESC LIMIT 1
+
 -- name: accepted
 -- Finds the runs of a conversation that go on without their clients and have not ended, oldest first, but those whose
 -- jobs were taken away.

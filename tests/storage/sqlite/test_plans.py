@@ -17,7 +17,7 @@ QUICK = {
     "statements.sql": ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_since", "passage_list"),
     "exchanges.sql": ("memory_snapshot",),
     "agents_api/runs.sql": (
-        "get", "find", "by_otid", "newest", "begin", "end", "steps", "step_find", "waiting", "texts",
+        "get", "find", "by_otid", "newest", "newest_waiting", "begin", "end", "steps", "step_find", "waiting", "texts",
         "text_replace", "of_agent_up", "steps_of_agent_down",
     ),
     "agents_api/definitions.sql": (

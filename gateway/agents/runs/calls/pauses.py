@@ -102,7 +102,7 @@ def answered_calls(
     """Returns the calls of a step that waits, the last of its conversation, with the answers to them so far.
 
     answers: as `stored_answers` returns them.
-    run: the newest of the conversation, which goes on waiting for the others.
+    run: the newest of the conversation that waits, which goes on waiting for the others.
     """
     calls = _calls_of_last_step(context)
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
