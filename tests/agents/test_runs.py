@@ -311,6 +311,16 @@ def test_the_same_send_again_is_answered_once(life: Life) -> None:
     assert life.send("Hi", otid="o2").said == ["Ok."]
 
 
+@pytest.mark.both
+def test_the_same_words_long_after_their_answer_are_new_though_a_library_retries(life: Life) -> None:
+    """Its first try may have met a limit or a restart, which stores nothing."""
+    life.send("Tick.")
+    assert life.send("Tick.", is_retry=True).result.is_repeat
+    life.world.clock.sleep(3600)
+    assert not life.send("Tick.", is_retry=True).result.is_repeat
+    assert sent(life) == ["Tick.", "Ok.", "Tick."]
+
+
 def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("Once.", hold_before_headers=gate))

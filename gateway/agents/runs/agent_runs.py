@@ -176,7 +176,7 @@ class AgentRuns:
         if accepted.run.state is RunState.CREATED:
             await self._refuse_if_paused(send)
             if accepted.replaces is not None:
-                marks = _marks(await self._agent_of(send), send, send.messages, accepted.run.otid)
+                marks = self._marks(await self._agent_of(send), send, send.messages, accepted.run.otid)
                 send = _in_place_of(
                     send, await judge_earlier_send(self.keeper.store, marks, accepted.replaces)
                 )
@@ -396,8 +396,15 @@ class AgentRuns:
             if not count:
                 return None
             messages = messages[-count:]
-        marks = _marks(agent, send, messages, digest)
+        marks = self._marks(agent, send, messages, digest)
         return await find_earlier_send(self.keeper.store, marks, end_abandoned)
+
+    def _marks(
+        self, agent: Agent, send: RoutedSend, messages: Sequence[WireMessage], otid: bytes | None
+    ) -> SendMarks:
+        """Returns the marks of a send by which an earlier one is known. messages, otid: as in `SendMarks`."""
+        now, initial = self.keeper.now(), _initial_messages(send)
+        return SendMarks(agent, send.conversation, messages, send.decisions, otid, now, initial)
 
     async def _end_abandoned(self, own_queue: QueueName, run: Run) -> Run:
         """Ends a run if no process performs it. own_queue: as for `_abandoned_runs`."""
@@ -554,11 +561,6 @@ class AgentRuns:
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:
         return partial(self.toolboxes.make, sender=_sender(send, context))
-
-
-def _marks(agent: Agent, send: RoutedSend, messages: Sequence[WireMessage], otid: bytes | None) -> SendMarks:
-    """Returns the marks of a send by which an earlier one is known. messages, otid: as in `SendMarks`."""
-    return SendMarks(agent, send.conversation, messages, send.decisions, otid, _initial_messages(send))
 
 
 def _initial_messages(send: RoutedSend) -> Sequence[WireMessage]:

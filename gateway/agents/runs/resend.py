@@ -21,6 +21,10 @@ from storage.errors import NotFound
 from storage.records import DEFAULT, Agent, Exchange, Run, RunState
 from storage.sql.store import Store
 
+# A client's library sends a request again within seconds. Without an id, the words of a run that was answered longer
+# ago are a new send. No measurement.
+RETRY_WINDOW_S = 600.0
+
 
 class SendMarks(Struct, frozen=True):
     """The marks by which a send is known again."""
@@ -33,6 +37,8 @@ class SendMarks(Struct, frozen=True):
     decisions: Sequence[CallDecision]
     # `otid_digest` of the send. None: a send is the same if it has the messages or answers of the newest run.
     otid: bytes | None
+    # When the send came, in seconds since the epoch.
+    at: float
     # The messages with which each conversation of the agent begins.
     initial: Sequence[WireMessage] = ()
 
@@ -110,7 +116,9 @@ async def _run_of(store: Store, marks: SendMarks) -> Run | None:
         return await store.runs.by_otid(marks.agent.id, marks.otid)
     end = await conversation_end(store, marks.agent, marks.conversation)
     found = None if end is None else end.snapshot.conversation
-    return None if found is None else await store.runs.newest(marks.agent.id, found.id)
+    run = None if found is None else await store.runs.newest(marks.agent.id, found.id)
+    is_late = run is not None and run.ended is not None and run.ended < marks.at - RETRY_WINDOW_S
+    return None if run is None or (is_late and run.state is RunState.COMPLETED) else run
 
 
 async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:

@@ -344,7 +344,9 @@ class BackgroundRuns:
         initial: Sequence[Json] = (
             () if run_request.spec.defined is None else run_request.spec.defined.initial_messages
         )
-        marks = SendMarks(agent, name, run_request.messages, run_request.decisions, otid, initial)
+        marks = SendMarks(
+            agent, name, run_request.messages, run_request.decisions, otid, self._keeper.now(), initial
+        )
         return await find_earlier_send(store, marks)
 
     async def _has_digest(self, run: Run, digest: bytes) -> bool:
