@@ -1371,6 +1371,23 @@ def test_what_is_answered_does_not_wait_any_more(world: LettaWorld) -> None:
     assert world.letta.agents.retrieve(agent.id).pending_approval is None
 
 
+def test_an_answer_that_leads_to_another_pause_names_the_call_that_waits(world: LettaWorld) -> None:
+    rules: list[Any] = [
+        *({"type": "requires_approval", "tool_name": tool} for tool in ("memory_insert", "memory_replace")),
+        {"type": "parent_last_tool", "tool_name": "memory_insert", "children": ["memory_replace"]},
+    ]
+    agent, messages = world.agent(tool_rules=rules), world.letta.agents.messages
+    replaces = Call("memory_replace", {"label": "human", "old_string": "Ann", "new_string": "Anna"}, "c2")
+    world.upstream.queue(call_tools(insert("a", "c1"), replaces))
+    messages.create(agent.id, input="Keep it.")
+    reply = messages.create(agent.id, messages=[{"type": "approval", "approve": True}])
+    assert reply.stop_reason.stop_reason == "requires_approval"
+    asked: Any = reply.messages[-1]
+    assert (asked.message_type, asked.tool_call.tool_call_id) == ("approval_request_message", "c2")
+    newest, _ = world.letta.runs.list(agent_id=agent.id, order="desc")
+    assert (newest.status, newest.stop_reason) == ("completed", "requires_approval")
+
+
 def test_a_result_of_the_clients_leaves_room_in_the_window(world: LettaWorld) -> None:
     """As one of our own tools does; whole, the upstream would refuse the prompt."""
     agent, messages = world.agent(context_window_limit=10_000), world.letta.agents.messages
