@@ -207,12 +207,11 @@ class Limiter:
             return before.substitute  # its request was let in already
         if self._known_change < self._change:
             await self._try_load()
-        await self._wait_for_leaving(receipt)
-        buckets = self._current_buckets(self._limits_of(receipt), receipt.user)
+        buckets = await self._buckets_with_room(receipt)
         while not all(bucket.is_loaded for bucket in buckets):
             await self._load_buckets(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
-            waited_for, buckets = buckets, self._current_buckets(self._limits_of(receipt), receipt.user)
+            waited_for, buckets = buckets, self._buckets_of(receipt)
             if buckets == waited_for:
                 break  # what could not be read is counted from now on
         if not buckets:
@@ -240,20 +239,27 @@ class Limiter:
             self._count_limited(limit, "alias")
         return substitute
 
-    async def _wait_for_leaving(self, receipt: Receipt) -> None:
-        """Waits for requests whose clients have just hung up, where this one is one too many at a time.
+    async def _buckets_with_room(self, receipt: Receipt) -> list[Bucket]:
+        """Returns the buckets of a request.
 
-        So a voice agent that interrupts a reply is let in.
+        Where it is one too many at a time, it waits for requests of clients that have just hung up, so that a voice
+        agent that interrupts a reply is let in.
         """
+        buckets = self._buckets_of(receipt)
         for _ in range(LEAVING_TICKS):
-            limits = [limit for limit in self._limits_of(receipt) if limit.unit == "concurrent"]
-            buckets = self._current_buckets(limits, receipt.user)
-            if all(bucket.lets_in(1, self._bound_here(bucket.limit)) for bucket in buckets):
-                return
+            concurrent = [bucket for bucket in buckets if bucket.limit.unit == "concurrent"]
+            if all(bucket.lets_in(1, self._bound_here(bucket.limit)) for bucket in concurrent):
+                break
             await asyncio.sleep(0)
+            buckets = self._buckets_of(receipt)
+        return buckets
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
+
+    def _buckets_of(self, receipt: Receipt) -> list[Bucket]:
+        """Returns the present buckets of the limits that hold for a request, by their ids."""
+        return self._current_buckets(self._limits_of(receipt), receipt.user)
 
     def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
         """Returns the limits that hold for a request, by their ids."""
