@@ -7,7 +7,7 @@ from typing import Any, Final
 from adapters.types import Event
 from gateway.core.turn.native_form import ReplyChange
 from gateway.dialects.lenient import decode_object
-from gateway.dialects.responses.members import read_members
+from gateway.dialects.responses.members import decode_upstream_members
 
 _BACKGROUND: Final = b'"background"'
 _UNDER_WAY: Final = ("queued", "in_progress")
@@ -36,7 +36,7 @@ class BackgroundEnd:
             response = found.get("response")
             if found.get("type") in _ENDS and isinstance(response, dict):
                 # As it came, since it may be nested more deeply than orjson writes.
-                self._note(response, read_members(data)["response"])
+                self._note(response, decode_upstream_members(data)["response"])
         return self._change.event(event)
 
     def unfinished(self, rest: bytes) -> bytes:

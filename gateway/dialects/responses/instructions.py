@@ -13,7 +13,7 @@ import orjson
 
 from adapters.types import Event
 from gateway.core.prompt.shown_blocks import text_before_section
-from gateway.dialects.responses.members import NOT_READABLE, encode_members, read_members
+from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.errors import UpstreamBroke
 
 _KEY: Final = b'"instructions"'
@@ -43,7 +43,7 @@ class ClientInstructions:
         if data is None or _KEY not in data:
             return event.raw
         try:
-            fields = read_members(data)
+            fields = decode_upstream_members(data)
         except NOT_READABLE as error:
             raise UpstreamBroke("The upstream sent an event that is no JSON.") from error
         response = fields.get("response", b"")
@@ -59,7 +59,7 @@ class ClientInstructions:
 
     def _restore(self, response: bytes) -> bytes:
         try:
-            fields = read_members(response)
+            fields = decode_upstream_members(response)
         except NOT_READABLE as error:
             raise UpstreamBroke("The upstream sent a response that is no JSON.") from error
         if "instructions" not in fields:

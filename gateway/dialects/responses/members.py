@@ -20,7 +20,7 @@ def decode_members(data: bytes) -> dict[str, bytes]:
     return {key: bytes(value) for key, value in _decoder.decode(data).items()}
 
 
-def read_members(data: bytes) -> dict[str, bytes]:
+def decode_upstream_members(data: bytes) -> dict[str, bytes]:
     """Returns the members of an upstream's object, with U+FFFD in place of halves of characters.
 
     Raises: those of `NOT_READABLE`.

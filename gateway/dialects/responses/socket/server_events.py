@@ -15,7 +15,7 @@ import orjson
 from gateway.core.json_escapes import read_json
 from gateway.dialects.lenient import as_text
 from gateway.dialects.responses.errors import ResponsesErrors
-from gateway.dialects.responses.members import NOT_READABLE, encode_members, read_members
+from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.socket.client_events import Create, Steer
 from gateway.errors import GatewayError
@@ -41,7 +41,7 @@ def kind_of(name: str | None, data: bytes) -> str:
 
 def response_in(data: bytes) -> bytes:
     """Returns the response in an event; b"{}": none."""
-    return _read_members_leniently(data).get("response", b"{}")
+    return _decode_members_leniently(data).get("response", b"{}")
 
 
 def id_of(response: bytes) -> str | None:
@@ -57,17 +57,17 @@ def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
 
 def broken_off(data: bytes) -> bytes:
     """Returns a stream's event of the type `error`. Its fields stand in the event itself there, and in `error` here."""
-    fields = _read_members_leniently(data)
+    fields = _decode_members_leniently(data)
     error = {key: fields.get(key, b"null") for key in ("code", "message", "param")}
-    error = {"type": b'"server_error"', **error, **_read_members_leniently(fields.get("error", b""))}
+    error = {"type": b'"server_error"', **error, **_decode_members_leniently(fields.get("error", b""))}
     number = fields.get("sequence_number", b"0")
     return _event(ERROR, {"error": encode_members(error), "sequence_number": number})
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns the event for a request that an error answers. headers: what they say of when to try again."""
-    named = _read_members_leniently(body).get("error", b"null")
-    error = _read_members_leniently(named)
+    named = _decode_members_leniently(body).get("error", b"null")
+    error = _decode_members_leniently(named)
     if not error:
         is_text = named.startswith(b'"')
         error = {"message": named if is_text else orjson.dumps(f"The reply has the status {status}.")}
@@ -85,7 +85,7 @@ def failed(error: GatewayError) -> bytes:
 
 def cancelled(begun: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled. begun: the response as first sent."""
-    return _of_response("response.incomplete", _read_members_leniently(begun), "cancelled", sequence_number)
+    return _of_response("response.incomplete", _decode_members_leniently(begun), "cancelled", sequence_number)
 
 
 def prepared(create: Create) -> tuple[bytes, bytes]:
@@ -131,12 +131,13 @@ def _event(kind: str, fields: Mapping[str, bytes]) -> bytes:
 
 
 def _text_in(data: bytes, key: str) -> str:
-    return as_text(read_json(_read_members_leniently(data).get(key, b"null"))[0])
+    """Returns a member that is a text; "": there is none."""
+    return as_text(read_json(_decode_members_leniently(data).get(key, b"null"))[0])
 
 
-def _read_members_leniently(data: bytes) -> dict[str, bytes]:
+def _decode_members_leniently(data: bytes) -> dict[str, bytes]:
     """Returns the members of what may be an object; of anything else none."""
     try:
-        return read_members(data)
+        return decode_upstream_members(data)
     except NOT_READABLE:
         return {}

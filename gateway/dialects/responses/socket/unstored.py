@@ -14,7 +14,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from gateway.dialects.responses.members import NOT_READABLE, encode_members, read_members
+from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
 from gateway.dialects.responses.socket.client_events import Create
 
 # Responses. One conversation needs the newest alone, several or forked ones a few more. Chosen, not measured.
@@ -78,7 +78,7 @@ class UnstoredResponses:
     def keep(self, pending: PendingResponse, response: bytes) -> None:
         """Caches a response that is complete, unless it is stored elsewhere. response: as in its last event."""
         try:
-            fields = read_members(response)
+            fields = decode_upstream_members(response)
             id, store = orjson.loads(fields.get("id", b"null")), fields.get("store", b"null")
             is_stored = pending.is_stored if store == b"null" else store == b"true"
             if not isinstance(id, str) or pending.items is None or is_stored:
@@ -116,7 +116,7 @@ def _items(raw: bytes) -> list[bytes]:
 
 def _as_input(output: Sequence[msgspec.Raw]) -> list[bytes]:
     """Returns the items of a reply as an input has them."""
-    items = [read_members(bytes(item)) for item in output]
+    items = [decode_upstream_members(bytes(item)) for item in output]
     returned = [each for each in items if each.get("type") != b'"reasoning"' or "encrypted_content" in each]
     if len(returned) < len(items):
         for each in returned:  # with its id, the upstream would demand the reasoning item before it
