@@ -232,10 +232,14 @@ async def _erase_traces(
     if REPLY in places:
         await connection.run(SQL["waiting_erase"], (e.id, agent))
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
-        # The path of the turn saw these edits at once, and may have a memory section that shows them.
-        await exchanges.add_marks(connection, agent, "blocks", (b"",), 0)
-        await empty_snapshots(connection, "snapshots_of", (agent,))
+        await _empty_sections(connection, agent)
     await forget_indexed(connection, agent, seqs)
+
+
+async def _empty_sections(connection: Connection, agent: int) -> None:
+    """Empties the memory sections that may show edits which are gone: the path of a turn has its edits at once."""
+    await exchanges.add_marks(connection, agent, "blocks", (b"",), 0)
+    await empty_snapshots(connection, "snapshots_of", (agent,))
 
 
 # -- what came from them
@@ -300,14 +304,15 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
 
 async def _drop_pending(connection: Connection, agent: int, texts: Collection[str]) -> None:
     """Empties the edits that would bring texts in when their turns are confirmed. texts: in small letters."""
+    is_gone = False
     for exchange, call, arguments in await connection.rows(SQL["ops_pending"], (agent,)):
         words = "\n".join(map(str, orjson.loads(arguments).values())).casefold()
         if any(has_words(words, text) for text in texts):
             await connection.run(SQL["op_erase"], (exchange, call, b"{}"))
-            # The path of the turn saw the edit at once.
-            await exchanges.add_marks(connection, agent, "blocks", (b"",), 0)
-            await empty_snapshots(connection, "snapshots_of", (agent,))
-            await raise_epoch(connection, agent)
+            is_gone = True
+    if is_gone:
+        await _empty_sections(connection, agent)
+        await raise_epoch(connection, agent)
 
 
 async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) -> int | None:
