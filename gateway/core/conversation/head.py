@@ -103,7 +103,7 @@ class _HeadSearch:
         self._pending = self._pending_messages()
 
     def run(self) -> PathHead | None:
-        tree, head, listing, pending = self._tree, self._head, self._listing, self._pending
+        head, listing, pending = self._head, self._listing, self._pending
         repeated, leading = self._repeated_reply()
         if repeated is RepeatedReply.CUT:
             leading = 0
@@ -111,8 +111,8 @@ class _HeadSearch:
         is_unheard = repeated in (RepeatedReply.ABOVE, RepeatedReply.WITHIN)
         if head is not None and (is_unheard or self._asks_again(new, repeated, leading)):
             # The head's messages come with the next ones, as a sibling.
-            pending = [*(tree.content(head).messages or ()), *pending]
-            head = tree.parent(head)
+            pending = [*self._head_messages(), *pending]
+            head = self._tree.parent(head)
         if repeated is RepeatedReply.WITHIN:
             repeated = RepeatedReply.RESENT
         if repeated is RepeatedReply.RESENT:
@@ -131,13 +131,11 @@ class _HeadSearch:
             return False
         if new[0].get("role") in RESULT_ROLES and not has_calls(head.reply):
             # No call waits for a result, so it is one that the head has.
-            asked = self._tree.content(head).messages or ()
-            return self._count_repeated(new, [*asked, *pending]) > len(pending)
+            return self._count_repeated(new, [*self._head_messages(), *pending]) > len(pending)
         if pending or not self._query.retry:
             return False
         # What an SDK sends again has the very words; others that begin so are the next message.
-        asked = self._tree.content(head).messages or ()
-        is_same = self._count_repeated(new, asked, may_grow=False) == len(new)
+        is_same = self._count_repeated(new, self._head_messages(), may_grow=False) == len(new)
         return is_same and (repeated is not RepeatedReply.HEAD or self._is_heard(self._above, leading))
 
     def _repeated_reply(self) -> tuple[RepeatedReply | None, int]:
@@ -217,8 +215,11 @@ class _HeadSearch:
         """Returns whether the first `leading` messages report a reply that the messages of the head report as well."""
         if not any(was_heard(self._tree, each, self._listing, 0, leading) for each in self._joined):
             return False
-        asked = () if self._head is None else self._tree.content(self._head).messages or ()
-        return self._place_resent(asked, leading) is not None
+        return self._place_resent(self._head_messages(), leading) is not None
+
+    def _head_messages(self) -> Sequence[WireMessage]:
+        """Returns the input messages of the head."""
+        return () if self._head is None else self._tree.content(self._head).messages or ()
 
     def _place_resent(self, messages: Sequence[WireMessage], leading: int) -> int | None:
         """Returns where messages report a reply that the first `leading` messages of the list report again."""
