@@ -269,11 +269,9 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     match_point, messages = plan.match.match_point, plan.query.listing.messages[: plan.heard_count]
     if match_point is None or not match_point.hidden or not messages:
         return None
-    is_same = bool(plan.query.model) and match_point.model == plan.query.model
-    reply = visible_reply(messages) if len(messages) > 1 else messages[0]
-    return put_back(
-        tree.content(match_point), _as_clients_resend(reply), None, offered, is_same_model=is_same
-    )
+    reply = _as_clients_resend(visible_reply(messages) if len(messages) > 1 else messages[0])
+    is_same = _is_of_same_model(match_point, plan)
+    return put_back(tree.content(match_point), reply, None, offered, is_same_model=is_same)
 
 
 def _inserted_messages(
@@ -317,7 +315,7 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterat
                     message = {**message, "content": REFUSED_RESULT}
                 yield InsertedMessage.of(message, element.atoms, element.at, note)
         elif content.shown_reply is not None:
-            is_same = bool(plan.query.model) and exchange.model == plan.query.model
+            is_same = _is_of_same_model(exchange, plan)
             if content.is_step:
                 messages = [
                     _as_clients_resend(each if is_same else without_opaque(each))
@@ -329,6 +327,10 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterat
                 messages = put_back(content, reply, None, offered, is_same_model=is_same) or [reply]
             for each in messages:
                 yield InsertedMessage.of(each, element.atoms, element.at)
+
+
+def _is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
+    return bool(plan.query.model) and exchange.model == plan.query.model
 
 
 def _as_clients_resend(shown_reply: WireMessage) -> WireMessage:
@@ -389,7 +391,7 @@ def _restore_rounds(
     tree: Tree, plan: Plan, replies: dict[int, Exchange], offered: Container[str], composition: Composition
 ) -> None:
     """Puts back hidden rounds and provider fields, where a reply is one message of the list."""
-    listing, model = plan.query.listing, plan.query.model
+    listing = plan.query.listing
     restored: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
         if exchange.hidden or exchange.opaque:
@@ -399,7 +401,7 @@ def _restore_rounds(
     tree.group_for_loading(exchange for _, exchange in restored)
     for i, exchange in restored:
         message, content = listing.messages[i], tree.content(exchange)
-        is_same = bool(model) and exchange.model == model and listing.atoms[i] == exchange.reply
+        is_same = _is_of_same_model(exchange, plan) and listing.atoms[i] == exchange.reply
         if exchange.hidden:
             messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
             # A reply that came back cut is sent cut from then on, so that it breaks the provider's cache once: in the
