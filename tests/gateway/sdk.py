@@ -301,11 +301,11 @@ def member_bytes(seen: Seen, key: str) -> bytes:
     return bytes(members[key]) if key in members else b""
 
 
-def _has_looked(background: BackgroundServices) -> bool:
-    """Whether the look at the start is over, whose statements are no test's."""
+def _has_recovered(background: BackgroundServices) -> bool:
+    """Returns whether the recovery at the start has ended, since its statements are no test's."""
     services = (background.embedding, background.learning)
     schedules = [background.sleeptime, *(each and each.schedule for each in services)]
-    return all(schedule._has_looked for schedule in schedules if schedule is not None)
+    return all(schedule._has_recovered for schedule in schedules if schedule is not None)
 
 
 @contextmanager
@@ -339,7 +339,7 @@ def remember(
         # Maintenance runs when a test lets time pass, and not while it talks.
         app.services.background.index_outdated = lambda agent, messages=None: None
         app.services.background.maintenance.edits_pending = lambda: None
-        becomes(lambda: _has_looked(app.services.background))
+        becomes(lambda: _has_recovered(app.services.background))
         world = World(gateway, upstream, clock, file, statements)
         try:
             yield world

@@ -36,8 +36,8 @@ from storage.sql.store import Store
 
 # Processes that serve one memory in turns, by estimate: each counts so small a part of its turns.
 _PROCESSES = 4
-# The interval at which it is looked for what processes that ended have left; no measurement.
-_LOOK_INTERVAL_S = 600.0
+# The interval at which work of processes that have ended is recovered; no measurement.
+_RECOVERY_INTERVAL_S = 600.0
 # A number of turns that is never reached.
 _NEVER = 2**62
 
@@ -132,23 +132,23 @@ class BackgroundServices:
                 self.retention.run(),
                 self.run_cleaning.run(),
                 self.worker.run(),
-                PeriodicTask("what was left", self.look).run(),
+                PeriodicTask("recovery", self.recover).run(),
             ]
         return [asyncio.create_task(each) for each in runs]
 
-    async def look(self) -> float:
-        """Finds what processes that ended have left. Returns the seconds until the next look. Raises: StoreError."""
+    async def recover(self) -> float:
+        """Finds what processes that ended have left. Returns the seconds until the next time. Raises: StoreError."""
         await self.indexing.find_outdated()
         if self.embedding is not None:
-            await self.embedding.schedule.look()
+            await self.embedding.schedule.recover()
         if self.learning is not None:
-            await self.learning.schedule.look()
+            await self.learning.schedule.recover()
         if self.sleeptime is not None:
-            await self.sleeptime.look()
+            await self.sleeptime.recover()
         if self._is_shared:
             await self._store.conversation_locks.drop()
         self.maintenance.edits_pending()
-        return _LOOK_INTERVAL_S
+        return _RECOVERY_INTERVAL_S
 
     def _pause_s(self, kind: str) -> float:
         """Returns for how many seconds no job of a kind is worth a try."""

@@ -14,7 +14,7 @@ from gateway.run.background.tasks import PeriodicTask
 from storage.errors import Stale
 from storage.sql.jobs import Jobs
 
-# How many memories one look finds; the next look finds others. No measurement.
+# How many memories are recovered at once; the next time finds others. No measurement.
 _MAX_FOUND = 10_000
 # How many jobs are enqueued before a pause, so that other writes get their turn; no measurement.
 _MAX_AT_ONCE = 64
@@ -55,7 +55,7 @@ class Schedule:
     _active: dict[int, _Activity] = field(default_factory=dict)
     # The agents that are due now.
     _due: set[int] = field(default_factory=set)
-    _has_looked: bool = False
+    _has_recovered: bool = False
     _task: PeriodicTask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,18 +98,18 @@ class Schedule:
             self._active.setdefault(agent, _Activity(self.now(), messages=1))
         self._task.wake()
 
-    async def look(self) -> None:
-        """Finds what processes that have ended did not enqueue.
+    async def recover(self) -> None:
+        """Finds the memories for which processes that have ended did not enqueue a job.
 
         Memories whose turns go on now are left to the process that has them. One whose job has failed for good is tried
-        again by the first look alone: what it failed by may be mended since.
+        again by the first call alone: what it failed by may be mended since.
         """
         found = await self.find(_MAX_FOUND)
-        if self._has_looked:
+        if self._has_recovered:
             self.enqueue_now(await self.jobs.at_rest(self.kind, found, self.now() - self.idle_s))
         else:
             self.enqueue_when_idle(found)
-            self._has_looked = True
+            self._has_recovered = True
 
     async def run(self) -> None:
         """Runs until it is cancelled."""

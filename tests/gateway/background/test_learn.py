@@ -523,7 +523,7 @@ def test_what_another_gateway_was_to_enqueue_is_found_while_this_one_runs(learne
     learner.learning.schedule._active.clear()  # the turn was another one's, which has stopped
     learner.rest()
     assert learner.shown == []
-    learner.world.gateway.call(learner.world.gateway.app.services.background.look())
+    learner.world.gateway.call(learner.world.gateway.app.services.background.recover())
     learner.rest()
     assert learner.texts() == [MISO]
 

@@ -22,7 +22,7 @@ def test_locks_of_processes_that_died_are_deleted(upstream: StrictUpstream, post
                 assert await store.conversation_locks.take(name, seconds)
 
         call(take())
-        call(world.gateway.app.services.background.look())
+        call(world.gateway.app.services.background.recover())
         assert call(rows(store, "SELECT name FROM conversation_locks")) == [("held",)]
 
 

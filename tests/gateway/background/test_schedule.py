@@ -64,7 +64,7 @@ async def test_a_large_turn_before_a_small_one_makes_a_memory_due(tmp_path: Path
 
 
 @pytest.mark.both
-async def test_each_look_finds_what_processes_that_ended_have_left(
+async def test_each_recovery_finds_what_processes_that_ended_have_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.run.background.schedule._MAX_FOUND", 2)
@@ -89,23 +89,23 @@ async def test_each_look_finds_what_processes_that_ended_have_left(
             while job := await store.jobs.claim(("learn",), lease_s=30.0, tries=8):
                 await (store.jobs.finish(job) if is_well else store.jobs.fail(job, "no", None))
 
-        await schedule.look()
+        await schedule.recover()
         assert await enqueued() == [], "their turns may go on"
         clock.sleep(DAY + 1)
         assert await enqueued() == left[:2]
         await end()
         del left[:2]
         await people[2].say([user("And now?")], assistant("Well."))
-        await schedule.look()
+        await schedule.recover()
         assert await enqueued() == [], "another process may have its turns, and counts them"
         clock.sleep(DAY + 1)
-        await schedule.look()
+        await schedule.recover()
         assert await enqueued() == left
         await end(is_well=False)
-        await schedule.look()
+        await schedule.recover()
         assert await enqueued() == [], "it has failed for good"
         schedule = Schedule("t", "learn", store.jobs, find, 20, DAY, clock)
-        await schedule.look()
+        await schedule.recover()
         clock.sleep(DAY + 1)
         assert await enqueued() == left, "the next process tries it again"
     finally:
