@@ -61,7 +61,7 @@ _MAX_ROUTES = 256  # cached; bounded, since callers choose the names of models
 _OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
-# Of an upstream that takes the tools of a type: others than functions are not translated for every upstream.
+# Type of a tool -> the capability that an upstream needs for it. Functions are taken or translated everywhere.
 _TOOL_CAPABILITIES = {
     "custom": attrgetter("custom_tools"),
     "web_search_20250305": attrgetter("web_search"),
@@ -158,8 +158,7 @@ class Chat:
         takes = [capability for kind, capability in _TOOL_CAPABILITIES.items() if kind in kinds]
         return not takes or all(
             capability(endpoint.provider.capabilities)
-            for target in self.route_of(model).targets
-            for endpoint in self.failover.endpoints[target.upstream]
+            for endpoint in self.failover.endpoints_of(self.route_of(model))
             for capability in takes
         )
 
@@ -364,8 +363,7 @@ class Chat:
         """Returns whether all endpoints that may answer a request speak its client's dialect."""
         return all(
             native_body_for(call.request, endpoint) is not None
-            for target in call.route.targets
-            for endpoint in self.failover.endpoints[target.upstream]
+            for endpoint in self.failover.endpoints_of(call.route)
         )
 
     async def _run_turn(

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
@@ -133,6 +133,11 @@ class Failover:
             for upstream, endpoints in self.endpoints.items()
         }
         return other
+
+    def endpoints_of(self, route: Route) -> Iterator[Endpoint]:
+        """Yields the endpoints that may answer on a route, in the order of its targets."""
+        for target in route.targets:
+            yield from self.endpoints[target.upstream]
 
     def attempts(self, route: Route, key: Callable[[], int], receipt: Receipt, path: str = CHAT) -> Attempts:
         """Returns the attempts of a request; nothing is sent yet.
