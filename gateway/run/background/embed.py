@@ -222,10 +222,11 @@ class EmbeddingService:
         """Returns vectors of some texts; None: this one is refused. has_others: other texts have been embedded."""
         try:
             return list(await self._call(agent, texts))
-        except _RefusedText as refusal:
-            if len(texts) == 1 and not has_others:
+        except _RefusedText:
+            if len(texts) == 1:
+                if has_others:
+                    return [None]
                 raise
-            first = refusal
         # One text that it refuses (too long in its own counting, filtered) must not keep the others out.
         made: list[bytes | None] = []
         for text in texts:
@@ -234,7 +235,7 @@ class EmbeddingService:
             except _RefusedText:
                 made.append(None)
                 if len(made) >= _MAX_REFUSED and not any(made) and not has_others:
-                    raise first from None
+                    raise
         return made
 
     async def _call(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:

@@ -452,6 +452,7 @@ def test_a_refused_text_that_is_a_batch_of_its_own_does_not_keep_the_others_out(
     made.mention("The sixteenth text is", others=0)
     made.rest()
     assert made.world.query("SELECT seq FROM embedded") == [16]
+    assert made.asked.count(["A forbidden word."]) == 1
     assert made.on_disk("A forbidden word.", TORTOISE) == [TORTOISE]
 
 
