@@ -12,7 +12,7 @@ from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.page_records import HitRecord, LeftOutRecord, Reason, SourceKind
 from storage.listing import ExchangePlace
 from storage.recall_record import RecalledEntry
-from storage.records import MUTED, Message
+from storage.records import MUTED, Exchange, Message
 from storage.sql.store import Store
 
 # So many messages of a long exchange are shown from a linked one on. A page of a conversation has room for them.
@@ -57,11 +57,14 @@ async def hit_records(
     return found
 
 
-def message_href(uid: str, exchange: ExchangePlace, seq: int) -> str:
-    """Returns the address of a message, relative to /ui/. The shown branch ends with its exchange."""
+def message_href(uid: str, conversation: str, exchange: Exchange | ExchangePlace, seq: int) -> str:
+    """Returns the address of a message, relative to /ui/. The shown branch ends with its exchange.
+
+    conversation: the public name.
+    """
     before = seq + _SHOWN_AFTER
     end = f"&before={before}" if before <= exchange.reply_seq else ""
-    return f"{page_path('m', uid, 'c', exchange.conversation)}?branch={exchange.seq}{end}#message-{seq}"
+    return f"{page_path('m', uid, 'c', conversation)}?branch={exchange.seq}{end}#message-{seq}"
 
 
 def fact_href(uid: str, seq: int) -> str:
@@ -89,4 +92,4 @@ def _href(uid: str, message: Message, place: ExchangePlace | None) -> str | None
         case "passage":
             return passage_href(uid, message.seq)
         case _:
-            return None if place is None else message_href(uid, place, message.seq)
+            return None if place is None else message_href(uid, place.conversation, place, message.seq)

@@ -27,7 +27,7 @@ from gateway.run.admin.page_records import FactRecord, SourceRecord
 from gateway.run.admin.printed import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
-from storage.listing import ExchangePlace, ForgetCounts, SizedMemory
+from storage.listing import ForgetCounts, SizedMemory
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -282,9 +282,7 @@ class MemoryForgetting:
         stays.append(
             RemainingRecord(
                 "The other messages of the conversation.",
-                message_href(
-                    memory.uid, ExchangePlace(conversation, exchange.seq, exchange.reply_seq), exchange.seq
-                ),
+                message_href(memory.uid, conversation, exchange, exchange.seq),
             )
         )
         text = next((each.text for each in records if each.seq == seq), None)

@@ -37,7 +37,6 @@ from storage.batch_records import call_of_origin
 from storage.listing import (
     FIRST_PAGE,
     LAST_NUMBER,
-    ExchangePlace,
     Page,
     PageEnd,
     PassageFilter,
@@ -512,14 +511,13 @@ def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]
     spoken = [m for m in messages if m.role == "user"] or messages[:1]
     if not spoken:
         return (SourceRecord("message", e.seq, None, e.begun, forgotten=True),)
-    place = ExchangePlace(found.conversation, e.seq, e.reply_seq)
     return tuple(
         SourceRecord(
             "message",
             m.seq,
             shortened(m.text, _SOURCE_CHARS),
             m.at,
-            href=message_href(uid, place, m.seq),
+            href=message_href(uid, found.conversation, e, m.seq),
             speaker=m.speaker or (UNSET if m.role == "user" else m.role),
         )
         for m in spoken
