@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
+from storage.database import Database
 from storage.sql.group import Group
 from storage.sql.statements import load
 
@@ -15,6 +16,10 @@ _BYTES: Final = 32
 class DatabaseSecrets(Group):
     """Makes keys and finds them again."""
 
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._database_id: bytes | None = None
+
     async def key(self, name: str) -> bytes:
         """Returns the key of a name. Raises: StoreError."""
         value = await self._database.read(lambda connection: connection.value(SQL["find"], (name,)))
@@ -24,5 +29,7 @@ class DatabaseSecrets(Group):
         return bytes(value)
 
     async def database_id(self) -> bytes:
-        """Returns the id of the database. Raises: StoreError."""
-        return await self.key("database id")
+        """Returns the id of the database. It is read once. Raises: StoreError."""
+        if self._database_id is None:
+            self._database_id = await self.key("database id")
+        return self._database_id

@@ -183,12 +183,14 @@ class Moving(Group):
     @reads
     async def moved_state(self, connection: Connection, agent: int) -> bytes | None:
         """Returns the `state` that the source of a memory had when it was moved here; None: it was not moved here."""
-        return await _find_mark(connection, agent, _STATE)
+        found = await connection.value(SQL["mark_of"], (agent, _STATE))
+        return None if found is None else bytes(found)
 
     @reads
-    async def moved_from(self, connection: Connection, agent: int) -> bytes | None:
-        """Returns the id of the database from which a memory was moved; None: it was not moved here."""
-        return await _find_mark(connection, agent, _SOURCE)
+    async def memories_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
+        """Returns a page of the memories that were moved here from a database, the oldest first. source: its id."""
+        rows = await connection.rows(SQL["memories_from"], (_SOURCE, source, after, _PAGE))
+        return [make_agent_record(row) for row in rows]
 
     @bulk_writes
     async def put_moved(self, connection: Connection, agent: int, state: bytes, source: bytes) -> None:
@@ -270,11 +272,6 @@ class Moving(Group):
             found = await connection.value(SQL["memory_at"], reader)
             if found is not None:
                 await connection.run(SQL["reader_put"], (agent.id, found, seq, at))
-
-
-async def _find_mark(connection: Connection, agent: int, kind: str) -> bytes | None:
-    found = await connection.value(SQL["mark_of"], (agent, kind))
-    return None if found is None else bytes(found)
 
 
 async def _moved_version(connection: Connection, row: Row) -> MovedVersion:

@@ -10,6 +10,12 @@ WHERE a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'repl
 -- Counts them.
 SELECT count(*) FROM agents WHERE subject NOT LIKE 'importing:%' AND subject NOT LIKE 'replaced:%'
 
+-- name: memories_from
+-- Reads a page of those that were moved here from a database. Parameters: the mark's kind, the database's id.
+SELECT {agent} FROM agents a
+WHERE EXISTS (SELECT 1 FROM marks WHERE agent = a.id AND kind = ? AND hash = ?)
+    AND a.id > ? AND a.subject NOT LIKE 'importing:%' AND a.subject NOT LIKE 'replaced:%' ORDER BY a.id LIMIT ?
+
 -- name: mark_of
 -- Returns what was noted of a memory when it was moved here.
 SELECT hash FROM marks WHERE agent = ? AND kind = ?

@@ -77,10 +77,9 @@ class Move:
     async def _name_forgotten(self, done: Moved) -> None:
         """Names the memories in the target that were moved from this source, and were forgotten here since."""
         source, after = await self.source.secrets.database_id(), 0
-        while memories := await self.target.moving.memories(after):
+        while memories := await self.target.moving.memories_from(source, after):
             for agent in memories:
-                is_from_here = await self.target.moving.moved_from(agent.id) == source
-                if is_from_here and await self.source.agents.find(agent.scope) is None:
+                if await self.source.agents.find(agent.scope) is None:
                     done.refused.append(
                         f"{_name(agent)}: it was forgotten after it was moved; forget it in the new database, too"
                     )

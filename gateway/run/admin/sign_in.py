@@ -54,7 +54,6 @@ class SignIn:
         self._is_enabled = is_enabled
         # The time at which each code expires, by the code's digest, the oldest first.
         self._codes: dict[bytes, float] = {}
-        self._database_id = ""
 
     async def make_code(self, _: RawArguments) -> dict[str, Any]:
         """Returns the path of the page with a new code. Raises: GatewayError: there is no page."""
@@ -68,9 +67,7 @@ class SignIn:
 
     async def database_id(self) -> str:
         """Returns the id of the database, 8 hex digits. Raises: StoreError: it was never read."""
-        if not self._database_id:
-            self._database_id = (await self._store.secrets.database_id()).hex()[:8]
-        return self._database_id
+        return (await self._store.secrets.database_id()).hex()[:8]
 
     async def admit(self, text: str) -> Operator | None:
         """Returns the operator that a code or a key admits; None: it opens nothing. A code is used up.
