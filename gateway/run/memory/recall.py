@@ -393,8 +393,7 @@ class _NoteSearch(Struct, frozen=True):
             opens=_opens_conversation(context),
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
-            # What the memory section shows is among the first, as a fact and in the user's words, and is ruled out.
-            limit=MIN_HITS + 2 * len(self.standing),
+            limit=selection_limit(len(self.standing)),
             deadline_ms=self._remaining_ms(),
         )
 
@@ -412,6 +411,14 @@ class _NoteSearch(Struct, frozen=True):
     def _remaining_ms(self) -> float:
         """Returns what is left of the time for recall; at least 1, so that a search ends as too slow."""
         return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.begun) * 1000)
+
+
+def selection_limit(standing_count: int) -> int:
+    """Returns how many hits a selection reads. standing_count: the standing facts that the memory section shows.
+
+    Each of these is among the first hits twice, as a fact and in the user's words, and is ruled out.
+    """
+    return MIN_HITS + 2 * standing_count
 
 
 def make_search_record(

@@ -21,6 +21,7 @@ from gateway.run.memory.recall import (
     EmbedQuery,
     find_messages,
     make_search_record,
+    selection_limit,
 )
 from storage.records import Agent, Message
 from storage.search_trace import SearchTrace
@@ -96,8 +97,7 @@ class _TrialSearch(Struct, frozen=True):
             self.agent,
             query,
             opens=True,
-            # Each is found as a fact and in the user's words, and is ruled out.
-            limit=MIN_HITS + 2 * self.standing_count,
+            limit=selection_limit(self.standing_count),
             deadline_ms=_DEADLINE_MS,
         )
 
