@@ -528,8 +528,8 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
         return True
     body = context.request.chat.native_body
     continues_thread = body is not None and body.thread is not None and body.thread.previous is not None
-    # A continued thread has the thoughts of its last request, whose prefix was that of now. A conversation without a
-    # section began without the gateway's tools.
+    # The upstream has the prefix of a continued thread since it began. A conversation without a pinned section began
+    # without the gateway's tools.
     if not continues_thread and (prompt.section.prefix_changed or (pinned is None and context.offered)):
         return True
     before = prompt.system if pinned is None else pinned.text

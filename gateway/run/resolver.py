@@ -187,11 +187,11 @@ class Resolver:
     async def is_paused(self, scope: Scope) -> bool:
         """Returns whether a memory is paused, by whichever process; False, too, where that cannot be read."""
         if not scope.is_person:
-            return False  # nobody else pauses one
+            return False  # only a person pauses a memory
         try:
             agent = await self._keeper.store.agents.find_current(scope)
         except StoreError:
-            return False  # nor can anything else of it be
+            return False  # without the store nothing of the memory is read or written
         return agent is not None and agent.paused is not None
 
     def warn_of_no_user(self) -> None:

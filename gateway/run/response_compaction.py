@@ -120,7 +120,7 @@ async def compact(
 def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
     """Returns the summary that a chat completion has, and its tokens.
 
-    Raises: UpstreamBroke: it is no chat completion, or has no text beside the model's thoughts.
+    Raises: UpstreamBroke: it is no chat completion, or has no text but the model's thoughts.
     """
     try:
         reply = orjson.loads(body)

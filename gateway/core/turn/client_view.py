@@ -126,7 +126,7 @@ class ClientView:
     def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         """Returns private fields (`private.py`) with which the turn's reply is stored.
 
-        tail: the events that `end` takes, too, where the turn is stored before its end is shown.
+        tail: the last events of the reply, which `end` shows after the turn is stored.
         """
         return {}
 

@@ -442,7 +442,7 @@ def _translate_call(block: Json, where: object) -> Json:
 
 
 def _read_fields(block: Json, fields: frozenset[str]) -> Json:
-    """Returns a block that a chat completion has no form for, to be put back as it is: without a mark that moves."""
+    """Returns a block that has no form in a chat completion as it came, without its cache mark, which may move."""
     return {key: value for key, value in block.items() if key in fields}
 
 

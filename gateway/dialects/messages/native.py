@@ -68,7 +68,7 @@ class NativeMessages(Struct, frozen=True):
         betas: Sequence[str] = ()
         consumed: Sequence[str] = ()
         if additions.is_fallback:
-            consumed = self._leave_out_unknown_thinking(members, model)
+            consumed = self._leave_out_refused_thinking(members, model)
             if _has_thoughts(messages):
                 self._leave_out_thoughts(members, messages)
         elif (
@@ -169,7 +169,7 @@ class NativeMessages(Struct, frozen=True):
         choice = members.get("tool_choice", self.json.get("tool_choice"))
         is_forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
         is_adaptive = thinking is None or (isinstance(thinking, dict) and thinking.get("type") == "adaptive")
-        # Thinking is refused beside a call that is forced.
+        # Claude refuses `thinking` in a request that forces a call.
         if is_adaptive and not is_forced:
             binding = {"prefix_mismatch_behavior": "drop_block"}
             members["thinking"] = {**(thinking or {"type": "adaptive"}), "block_binding": binding}
@@ -177,8 +177,8 @@ class NativeMessages(Struct, frozen=True):
         self._leave_out_thoughts(members, messages)
         return ()
 
-    def _leave_out_unknown_thinking(self, members: Json, model: str) -> Sequence[str]:
-        """Leaves out how the client wants another model to think, where this one refuses that. Returns the names."""
+    def _leave_out_refused_thinking(self, members: Json, model: str) -> Sequence[str]:
+        """Leaves out the client's settings of thinking that a fallback's model refuses. Returns their names."""
         left_out: list[str] = []
         thinking, config = self.json.get("thinking"), self.json.get("output_config")
         if isinstance(thinking, dict) and not takes_thinking(model, thinking.get("type")):
@@ -234,7 +234,7 @@ def _split_note(message: Json, note: str) -> Json:
 def _translate_to_turns(messages: Sequence[Json]) -> list[Json]:
     """Returns messages of a chat completion as turns: the results of a reply's calls are one.
 
-    Of a message from another dialect for which this one has no form the words are left, and of its calls nothing.
+    A message that has no form in this dialect becomes its text, without its calls and their results.
     """
     turns: list[Json] = []
     calls_left_out: set[str] = set()

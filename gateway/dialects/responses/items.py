@@ -151,7 +151,7 @@ def _render_part(part: Json) -> Json:
 
 
 class ItemGroup(Struct, frozen=True):
-    """Items of a list that stand together."""
+    """Consecutive items of a list."""
 
     # Returns them, oldest first.
     render: Callable[[], Sequence[Json]]

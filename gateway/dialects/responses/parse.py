@@ -113,7 +113,7 @@ class ResponsesRequest(Struct, frozen=True):
 
     @property
     def sent_messages(self) -> list[Json]:
-        """Those of them that the client sends, and does not only name."""
+        """The messages of `turn_messages` that the client sends itself, and does not name by their ids."""
         named = {each.index for each in self.chat.references if each.kind == "message"}
         return self._input_without(self.shared_messages | named)
 
@@ -268,7 +268,7 @@ def _read_messages(
         if json.get("conversation") is not None:
             raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
         read.references.insert(0, Reference(len(head), previous, *parse_turn_names(previous), param, "path"))
-    # A chat completion has at least one message, and what the client names instead of sending it stands before one.
+    # A chat completion has at least one message, and a previous response is inserted before one.
     if not read.messages and (previous is not None or not head):
         read.messages.append({"role": "user", "content": ""})
     read.messages[:0] = head

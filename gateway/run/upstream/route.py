@@ -36,7 +36,7 @@ class Route(Struct, frozen=True):
 
     @property
     def asked(self) -> Route:
-        """The route that was asked: that of the caller's credential, and of the thoughts in a conversation."""
+        """The route that was asked. The caller's credential is for its upstream; earlier thoughts are its model's."""
         return self.replaced or self
 
     @property

@@ -66,9 +66,9 @@ def import_routes(
 
 
 async def _store(body: UploadBody) -> IO[bytes]:
-    """Returns a file with a body, which the import closes. It has no name, and goes with the process.
+    """Returns a temporary file with a body, which the import closes.
 
-    Raises: GatewayError: there is no room for it, and what `body` raises.
+    Raises: GatewayError: the file cannot be written; and what `body` raises.
     """
     try:
         file = tempfile.TemporaryFile()  # noqa: SIM115
@@ -81,8 +81,8 @@ async def _store(body: UploadBody) -> IO[bytes]:
             raise
     except OSError as error:
         raise GatewayError(
-            f"The file cannot be kept on this machine while it is imported: {error.strerror}. TMPDIR names the folder "
-            "in which it is kept."
+            f"The file cannot be stored on this machine while it is imported: {error.strerror}. TMPDIR names the "
+            "folder in which it is stored."
         ) from error
     return file
 

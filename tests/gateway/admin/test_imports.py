@@ -397,8 +397,8 @@ def test_a_file_for_which_there_is_no_room_is_refused_with_the_reason(
         refused = send(world, export("jsonl", TALKS))
     assert refused.status == 500
     assert refused.error["message"] == (
-        "The file cannot be kept on this machine while it is imported: No space left on device. TMPDIR names the "
-        "folder in which it is kept."
+        "The file cannot be stored on this machine while it is imported: No space left on device. TMPDIR names the "
+        "folder in which it is stored."
     )
 
 

@@ -810,7 +810,7 @@ def test_thoughts_may_be_dropped_where_a_hidden_round_makes_the_window_too_small
 def test_thoughts_before_a_section_that_a_forgetting_has_changed_may_be_dropped_for_good(
     world: World, upstream: StrictAnthropic
 ) -> None:
-    """The section is rendered again, and the client goes on to send the thoughts that stood behind the one before."""
+    """The section is rendered again, and the client still sends the thoughts that came after the earlier one."""
     other = Talk(world, model="agent/bound", headers={"x-mnemogate-conversation": "other"})
     other.say("My cat is called Miso.")
     talk = Talk(world, model="agent/bound")
@@ -824,7 +824,7 @@ def test_thoughts_before_a_section_that_a_forgetting_has_changed_may_be_dropped_
     assert talk.say("And then?") == "Ok."
 
 
-def test_thoughts_behind_hidden_rounds_of_a_cut_reply_may_be_dropped_for_good(
+def test_thoughts_after_hidden_rounds_of_a_cut_reply_may_be_dropped_for_good(
     world: World, upstream: StrictAnthropic
 ) -> None:
     """The reply goes up as its client has it, without its rounds, with each later request."""
@@ -845,7 +845,7 @@ def test_thoughts_behind_hidden_rounds_of_a_cut_reply_may_be_dropped_for_good(
 def test_thoughts_that_no_longer_fit_are_left_out_where_a_call_is_forced(
     world: World, upstream: StrictAnthropic
 ) -> None:
-    """Claude refuses thinking beside a forced call, and with it the wish to drop them."""
+    """Claude refuses `thinking` in a request that forces a call, so it cannot be asked to drop them."""
     talk = Talk(world, model="claude-haiku-5-5", options={"tools": [WEATHER]})
     upstream.queue(think("Hm.", text="Fine."), call_tools(Call("weather", {"city": "Bern"})))
     talk.say("How are you?")

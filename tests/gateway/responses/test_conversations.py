@@ -329,7 +329,7 @@ def test_its_system_messages_are_read_by_each_response(world: World, upstream: S
 def test_a_page_of_its_items_renders_the_turns_that_it_shows(
     world: World, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
-    """A long conversation must not be rendered for each page: everybody's streams wait meanwhile."""
+    """To render all of a long conversation for each page takes time of the event loop."""
     rendered: list[tuple[str, str]] = []
 
     def rebuild(turn: tuple[str, str], reply: Json) -> Json | None:
@@ -351,8 +351,8 @@ def test_a_page_of_its_items_renders_the_turns_that_it_shows(
     assert len(rendered) <= 3
 
 
-def test_its_items_are_rendered_beside_the_event_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An id that is not there is looked for in the whole conversation, and everybody's streams would wait."""
+def test_its_items_are_rendered_in_a_thread(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown id is looked for in the whole conversation, and all streams would wait."""
     in_a_loop: list[bool] = []
 
     def rebuild(turn: tuple[str, str], reply: Json) -> Json | None:

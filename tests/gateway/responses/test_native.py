@@ -261,9 +261,8 @@ def test_what_an_upstream_has_deleted_is_forgotten_here_too(
     respond(world, input="What is my grey cat called?")
     assert "Miso" not in asked(openai_keeps)
     respond(world, input="What is my old dog called?", user="bob")
-    assert "Rex" in asked(
-        openai_keeps
-    )  # one who asked was another person, the other named something below it
+    # One deletion named another person, and one something below the response.
+    assert "Rex" in asked(openai_keeps)
 
 
 def test_what_could_not_be_forgotten_is_where_the_client_asks_again(

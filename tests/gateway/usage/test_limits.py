@@ -451,14 +451,16 @@ def test_another_model_answers_in_its_place(world: World) -> None:
         world.sdk.embeddings.create(model="m", input="a", user="alice")
 
 
-def beside(upstream: StrictUpstream, other: StrictUpstream, folder: Path) -> AbstractContextManager[World]:
-    """Serves with another upstream that has the model `theirs`. Both take the callers' credentials."""
+def limited_with_other(
+    upstream: StrictUpstream, other: StrictUpstream, folder: Path
+) -> AbstractContextManager[World]:
+    """Serves with another upstream that has the model `far`. Neither has a key of its own."""
     takes: Any = {"responses": "stored"}
     upstreams = (
         UpstreamSettings("up", base_url=upstream.base_url, takes=takes),
         UpstreamSettings("other", base_url=other.base_url, takes=takes),
     )
-    models = (*MODELS, ModelSettings("theirs", "theirs", "other"))
+    models = (*MODELS, ModelSettings("far", "far", "other"))
     return limited(upstream, folder, upstreams=upstreams, models=models)
 
 
@@ -473,7 +475,7 @@ def beside(upstream: StrictUpstream, other: StrictUpstream, folder: Path) -> Abs
 def test_another_upstream_gets_no_credential_of_the_callers(
     upstream: StrictUpstream, tmp_path: Path, path: str, fields: dict[str, Any]
 ) -> None:
-    with StrictUpstream() as other, beside(upstream, other, tmp_path) as world:
+    with StrictUpstream() as other, limited_with_other(upstream, other, tmp_path) as world:
         body = json.dumps({"model": "m", **fields}).encode()
         headers = {"authorization": "Bearer sk-callers"}
         assert world.gateway.ask("POST", path, body, headers).status == 200
@@ -482,16 +484,16 @@ def test_another_upstream_gets_no_credential_of_the_callers(
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert upstream.last.headers["authorization"] == "Bearer sk-callers"  # for this upstream it is
         world.gateway.call(world.store.limits.remove(made.id))
-        limit(world, "requests", "day", 0, then="theirs")
+        limit(world, "requests", "day", 0, then="far")
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert len(other.seen) == 1
         assert "authorization" not in other.last.headers
 
 
 def test_what_an_upstream_stores_is_answered_by_no_other(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with StrictUpstream() as other, beside(upstream, other, tmp_path) as world:
+    with StrictUpstream() as other, limited_with_other(upstream, other, tmp_path) as world:
         first = world.sdk.responses.create(model="m", input="Hi", user="alice")
-        limit(world, "requests", "day", 0, then="theirs")
+        limit(world, "requests", "day", 0, then="far")
         with pytest.raises(openai.RateLimitError):
             world.sdk.responses.create(model="m", input="And?", user="alice", previous_response_id=first.id)
         assert other.seen == []
