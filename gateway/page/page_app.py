@@ -235,7 +235,7 @@ class PageApp:
         return reply
 
     async def _read_parts(self, request: PageRequest, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Yields the parts of a body, each read as a screen is, as long as there is a client that takes them."""
+        """Yields the parts of a body until the client has left. Reading a part counts as one of `_MAX_READS`."""
         if request.method == "HEAD":
             return
         while True:

@@ -41,7 +41,7 @@ class TurnMessages(NamedTuple):
     inputs: Sequence[WireMessage]
     # Empty, if it has none.
     reply: Sequence[WireMessage]
-    # Those of its request. Such that stand before its inputs came with the whole list of a client.
+    # Those of its request. If some come before its inputs, the client has sent its whole list.
     directions: Sequence[Direction]
 
 
@@ -54,9 +54,9 @@ def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
     """
     found = list[WireMessage]()  # newest first
     total = sum(len(turn.inputs) + len(turn.reply) for turn in turns)
-    # How many messages follow each of the directions that are to be placed, the nearest first.
+    # The directions to be placed, each with the number of messages that follow it in the path, the last one first.
     waiting = deque[Direction]()
-    # Of what was found; and up to where the directions of older turns are replaced, counted alike.
+    # The number of messages found; and of those after the first direction that replaces the ones of older turns.
     following, replaced = 0, -1
 
     def add(messages: Sequence[WireMessage]) -> None:

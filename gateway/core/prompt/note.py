@@ -120,7 +120,7 @@ class Choice(Struct, frozen=True):
     hits: Sequence[Recalled] = ()
     # The candidates that the notes do not show yet. One of them that is in no other list had no room.
     tried: Sequence[int] = ()
-    # Those that say what another one says.
+    # Those that repeat another candidate or the query, or for which facts stand.
     repeats: Sequence[int] = ()
     # Those whose best part the notes show.
     shown: Sequence[int] = ()
@@ -371,7 +371,7 @@ class _Draft:
     """
 
     def __init__(self, room: int, cut_chars: int, query: str, in_request: _Shown) -> None:
-        # By number, the messages that say what another one says, and those whose best part the notes show.
+        # By number, the messages that repeat another one or the query, and those whose best part the notes show.
         self.repeats, self.shown = list[int](), list[int]()
         self._room, self._half, self._cut_chars = room, room // 2, cut_chars
         self._query, self._in_request = query, in_request

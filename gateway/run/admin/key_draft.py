@@ -1,4 +1,4 @@
-"""Keys that are to be created or changed, over REST, on the command line or on the page: what they may be."""
+"""Reads and checks keys that are to be created or changed, over REST, on the command line or on the page."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class Move:
                 return
 
     async def _complete_unfinished(self, agent: Agent, state: bytes | None) -> None:
-        """Writes what no export has into a copy. It cannot be found yet, so a killed move leaves no copy without that.
+        """Writes into a copy what exports leave out, before the copy is visible: a killed move leaves none without it.
 
         state: of the memory when its copy began.
         """

@@ -234,7 +234,7 @@ def read_cursor(after: str | None, first: _First, param: str = "after") -> int |
 
 
 def unreadable_cursor(param: str = "after") -> BadRequest:
-    """Returns the error of a place in a list that no page has named."""
+    """Returns the error of a cursor that is not the `next` of a page."""
     return BadRequest(f"{param} must be the `next` of the page before.", param=param)
 
 

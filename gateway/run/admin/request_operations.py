@@ -164,7 +164,7 @@ class RequestOperations(Struct, frozen=True):
         if agent is not None:
             in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
             stored = await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
-            # Not sorted: a page ends at one number of either list, behind which the next one begins.
+            # Merged and not sorted: the next page continues either list after a number, so neither is reordered.
             found = [*merge(found, stored, key=lambda each: each.record.at, reverse=True)]
         page = found[:limit]
         end = start.after(page)
