@@ -19,12 +19,12 @@ from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.types import Json
-from gateway.agents.batches.stored_replies import CallJournal, JournaledTools, NotYet, StoredReplies
+from gateway.agents.batches.call_journal import CallJournal
+from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
-from gateway.agents.tools.agent_messages import SPEAKING
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
@@ -197,7 +197,7 @@ class ItemTurn:
     memory: MemoryRequest
     context: MemoryContext
     block_edits: BlockEdits
-    toolbox: JournaledTools
+    toolbox: ReplayedTools
     replies: StoredReplies
     route: Route
     stored_inserts: int  # how many of `block_edits`, from the first on, earlier rounds made
@@ -290,15 +290,13 @@ class ItemTurns:
         inserts = [_op_of_list(each) for made in texts.rounds for each in made["inserts"]]
         block_edits.ops += inserts
         replies = [orjson.dumps(made["reply"]) for made in texts.rounds]
-        journal = CallJournal(store, run)
+        journal = CallJournal(store, run, len(texts.rounds))
         if reply is not None:
             replies.append(reply)
             await journal.load()
         source = StoredReplies(memory.target, self._endpoint(memory.target), replies, failure, composes)
-        inner = self._toolboxes.make_for_item(context, block_edits, run)
-        tools = JournaledTools(
-            inner, _foreign_names(memory.spec), journal, source, texts.rounds, self._places
-        )
+        inner = self._toolboxes.make_for_item(context, block_edits, run, journal)
+        tools = ReplayedTools(inner, source, texts.rounds, self._places)
         return ItemTurn(
             item, run, texts, memory, context, block_edits, tools, source, route, len(inserts), self._keeper.now,
         )  # fmt: skip
@@ -557,11 +555,6 @@ class ItemTurns:
         keeper.events.turn_stored(
             context.agent.id, len(messages) + 1, context.request.spec.sleeptime, context.snapshot.next_seq
         )
-
-
-def _foreign_names(spec: AgentSpec) -> frozenset[str]:
-    """Returns the tools with effects outside the gateway."""
-    return frozenset(tool.name for tool in spec.tools if tool.definition is not None or tool.name in SPEAKING)
 
 
 def _counts_of(reply: bytes) -> TokenCounts:

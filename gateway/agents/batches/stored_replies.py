@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from hashlib import sha256
 from typing import Any
 
-import orjson
 from msgspec.structs import replace
 
 from adapters.base import BufferedReply, ModelReply
@@ -21,13 +17,8 @@ from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
 from gateway.run.receipt import UpstreamCall
-from gateway.run.tools.toolbox import NOT_AVAILABLE, ToolAnswer, Toolbox, failed_answer, run_tool
+from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed_answer, run_tool
 from gateway.run.upstream.failover import Endpoint, RequestMaker
-from storage.errors import StoreError
-from storage.records import Run
-from storage.sql.store import Store
-
-_log = logging.getLogger("mnemogate")
 
 
 class NotYet(Exception):
@@ -69,65 +60,10 @@ class StoredReplies:
 
 
 @dataclass(slots=True)
-class CallJournal:
-    """The calls of foreign tools of an item. Each is written down before it is made, and never made twice.
-
-    A reply that is asked for again may give its calls the same ids, so a call is known by its arguments, too.
-    """
-
-    store: Store
-    run: Run
-    # The answers to the calls of earlier attempts, by what is written down of each; None: one that has none.
-    answers: dict[bytes, ToolAnswer | None] = field(default_factory=dict)
-    # The number of the next call.
-    seq: int = 0
-
-    async def load(self) -> None:
-        """Reads what earlier attempts have written down. Raises: StoreError."""
-        results = dict(await self.store.batches.texts(self.run.agent, self.run.id, "result"))
-        for seq, entry in await self.store.batches.texts(self.run.agent, self.run.id, "call"):
-            self.answers[entry] = ToolAnswer(**orjson.loads(results[seq])) if seq in results else None
-            self.seq = seq + 1
-
-    async def perform_once(
-        self, number: int, call: commands.RunTool, perform: Callable[[], Awaitable[ToolAnswer]]
-    ) -> ToolAnswer:
-        """Returns the answer to a call, which is made unless it was written down before.
-
-        number: of the reply that calls.
-
-        Raises: StoreError: it could not be written down, and was not made.
-        """
-        what = orjson.dumps([call.name, call.arguments], option=orjson.OPT_SORT_KEYS)
-        entry = orjson.dumps({"round": number, "id": call.call_id, "what": sha256(what).hexdigest()})
-        if entry in self.answers:
-            return self.answers[entry] or failed_answer(INTERRUPTED)
-        seq, self.seq = self.seq, self.seq + 1
-        if not await self._add("call", seq, entry):
-            # The item does not go on, or another process, which has taken the batch over, has begun the call.
-            return failed_answer(INTERRUPTED)
-        answer = await perform()
-        try:
-            await self._add("result", seq, answer.dump())
-        except StoreError as error:
-            _log.warning(
-                "The result of a tool call of a batch could not be stored, and is lost if the gateway ends now: %s",
-                error.message,
-            )
-        return answer
-
-    async def _add(self, kind: str, seq: int, data: bytes) -> bool:
-        return await self.store.batches.add_text(self.run.agent, self.run.id, kind, seq, data)
-
-
-@dataclass(slots=True)
-class JournaledTools:
-    """The tools of an item. Takes the place of its `Toolbox`."""
+class ReplayedTools:
+    """The tools of an item, with the stored results of its rounds. Takes the place of its `Toolbox`."""
 
     inner: Toolbox
-    # The names of the tools whose calls are journaled.
-    foreign: frozenset[str]
-    journal: CallJournal
     replies: StoredReplies
     # The stored rounds, with the results of their calls.
     rounds: Sequence[Json]
@@ -154,17 +90,7 @@ class JournaledTools:
                     return replace(ToolAnswer(*each["answer"]), shown=each.get("shown", {}))
             return failed_answer(INTERRUPTED)  # a call that was not allowed has no result
         async with self.places:
-            answer = await self._run(number, call)
+            answer = await run_tool(self.inner, call)
         stored = [answer.content, answer.status, answer.stdout, answer.stderr]
         self.results.append({"call_id": call.call_id, "answer": stored, "shown": dict(answer.shown)})
         return answer
-
-    async def _run(self, number: int, call: commands.RunTool) -> ToolAnswer:
-        perform = partial(run_tool, self.inner, call)
-        if call.name not in self.foreign:
-            return await perform()
-        try:
-            return await self.journal.perform_once(number, call, perform)
-        except StoreError as error:
-            _log.warning("A tool call of a batch could not be journaled, and is not made: %s", error.message)
-            return failed_answer(NOT_AVAILABLE.format(name=call.name))

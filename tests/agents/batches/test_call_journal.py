@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from functools import partial
 
 import pytest
 
-from adapters.scripted import ScriptedProvider
-from gateway.agents.batches.stored_replies import CallJournal, JournaledTools, StoredReplies
+from gateway.agents.batches.call_journal import CallJournal
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
-from gateway.core.upstream.policy import Policy, Target
-from gateway.run.tools.toolbox import NOT_AVAILABLE, ToolAnswer
-from gateway.run.upstream.failover import Endpoint
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import Unavailable
 from storage.records import Run
 from storage.sql.agents_api.batches import Batches
@@ -21,24 +17,18 @@ from storage.sql.store import Store
 from tests.storage.test_batches import accepted
 
 
-class Box:
-    """Tools that count their calls."""
+class Tool:
+    """A tool that counts its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def definitions(self) -> list[dict[str, Any]]:
-        return []
-
-    def owns(self, name: str) -> bool:
-        return True
-
-    def serial_group(self, call: RunTool) -> str | None:
-        return None
-
     async def run(self, call: RunTool) -> ToolAnswer:
         self.calls.append(call.call_id)
         return ToolAnswer(f"done {call.call_id}")
+
+    async def answer(self, journal: CallJournal, call: RunTool) -> str:
+        return (await journal.perform_once(call, partial(self.run, call))).content
 
 
 async def item_run(store: Store) -> Run:
@@ -49,13 +39,11 @@ async def item_run(store: Store) -> Run:
     return item.run
 
 
-async def attempt(store: Store, run: Run, box: Box) -> JournaledTools:
-    """Returns the tools of an item after its first reply, as a new attempt of its batch's job has them."""
-    journal = CallJournal(store, run)
+async def attempt(store: Store, run: Run) -> CallJournal:
+    """Returns the journal of an item after its first reply, as a new attempt of its batch's job has it."""
+    journal = CallJournal(store, run, 0)
     await journal.load()
-    endpoint = Endpoint("up", "up", ScriptedProvider("up"), Policy(0))
-    source = StoredReplies(Target("up", "m"), endpoint, [b"{}"], taken=1)
-    return JournaledTools(box, frozenset({"buy"}), journal, source, (), asyncio.Semaphore(8))
+    return journal
 
 
 class Breaking:
@@ -73,50 +61,44 @@ class Breaking:
 
 
 async def test_a_call_that_was_made_is_not_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, box = await item_run(store), Box()
+    run, tool = await item_run(store), Tool()
     a, b, c = (RunTool(id, "buy", {}) for id in ("a", "b", "c"))
-    before = await attempt(store, run, box)
-    await before.run(a)
+    before = await attempt(store, run)
+    await tool.answer(before, a)
     with monkeypatch.context() as meanwhile:
         Breaking(meanwhile, "result")  # as if the gateway had been killed
-        await before.run(b)
-    tools = await attempt(store, run, box)
-    assert [(await tools.run(each)).content for each in (a, b, c)] == ["done a", INTERRUPTED, "done c"]
-    assert box.calls == ["a", "b", "c"]
+        await tool.answer(before, b)
+    after = await attempt(store, run)
+    assert [await tool.answer(after, each) for each in (a, b, c)] == ["done a", INTERRUPTED, "done c"]
+    assert tool.calls == ["a", "b", "c"]
     # Another process has taken the batch over, and has begun its next call under the same number.
-    assert (await before.run(RunTool("d", "buy", {}))).content == INTERRUPTED
-    assert box.calls == ["a", "b", "c"]
-    # The gateway's own may be made again: they are written with their results.
-    assert (await tools.run(RunTool("a", "own", {}))).content == "done a"
+    assert await tool.answer(before, RunTool("d", "buy", {})) == INTERRUPTED
+    assert tool.calls == ["a", "b", "c"]
 
 
 async def test_a_call_with_other_arguments_is_another_call(store: Store) -> None:
-    run, box = await item_run(store), Box()
-    await (await attempt(store, run, box)).run(RunTool("call_0", "buy", {"what": "a fern"}))
-    tools = await attempt(store, run, box)
-    await tools.run(RunTool("call_0", "buy", {"what": "a rose"}))
-    await tools.run(RunTool("call_0", "buy", {"what": "a fern"}))
-    assert box.calls == ["call_0", "call_0"]
+    run, tool = await item_run(store), Tool()
+    fern, rose = (RunTool("call_0", "buy", {"what": what}) for what in ("a fern", "a rose"))
+    await tool.answer(await attempt(store, run), fern)
+    journal = await attempt(store, run)
+    await tool.answer(journal, rose)
+    await tool.answer(journal, fern)
+    assert tool.calls == ["call_0", "call_0"]
 
 
 async def test_an_answer_that_cannot_be_journaled_is_not_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tools = await attempt(store, await item_run(store), Box())
+    journal = await attempt(store, await item_run(store))
     Breaking(monkeypatch, "result")
-    answer = await tools.run(RunTool("a", "buy", {}))
-    assert answer.content == "done a"
-    assert [each["answer"][0] for each in tools.results] == ["done a"]
+    assert await Tool().answer(journal, RunTool("a", "buy", {})) == "done a"
 
 
 async def test_a_call_that_cannot_be_journaled_is_not_made(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    box = Box()
-    tools = await attempt(store, await item_run(store), box)
+    tool, journal = Tool(), await attempt(store, await item_run(store))
     Breaking(monkeypatch, "call")
-    answer = await tools.run(RunTool("a", "buy", {}))
-    assert answer.content == NOT_AVAILABLE.format(name="buy")
-    assert box.calls == []
-    # Its round is stored with what the model was told.
-    assert [each["answer"][0] for each in tools.results] == [answer.content]
+    with pytest.raises(Unavailable):
+        await tool.answer(journal, RunTool("a", "buy", {}))
+    assert tool.calls == []

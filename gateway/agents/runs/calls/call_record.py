@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 
 import orjson
 from msgspec import Struct
@@ -54,15 +55,23 @@ class CallRecord(Struct, frozen=True):
             if stored and stored[0].seq == number + _OUTCOMES_FROM:
                 return ToolAnswer(**orjson.loads(stored[0].data))
             return failed_answer(INTERRUPTED)
-        answer = await perform()
-        try:
-            await runs.add_text(self.agent, self.run, "result", number + _OUTCOMES_FROM, answer.dump())
-        except StoreError as error:
-            _log.warning(
-                "The result of a tool call could not be stored, and is lost if the gateway ends now: %s",
-                error.message,
-            )
-        return answer
+        store_result = partial(runs.add_text, self.agent, self.run, "result", number + _OUTCOMES_FROM)
+        return await perform_noted(perform, store_result)
+
+
+async def perform_noted(
+    perform: Callable[[], Awaitable[ToolAnswer]], store_result: Callable[[bytes], Awaitable[bool]]
+) -> ToolAnswer:
+    """Performs a call that is noted. Returns its answer, also where that cannot be stored."""
+    answer = await perform()
+    try:
+        await store_result(answer.dump())
+    except StoreError as error:
+        _log.warning(
+            "The result of a tool call could not be stored, and is lost if the gateway ends now: %s",
+            error.message,
+        )
+    return answer
 
 
 async def answers_so_far(store: Store, step: RunStep, e: Exchange) -> list[WireMessage]:

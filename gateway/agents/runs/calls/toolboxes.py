@@ -1,7 +1,7 @@
 """The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
 
 A call that leaves the gateway is made once. `CallRecord` sees to that for a step whose calls are stored, `RecentCalls`
-for a chat completion, by its place on the path. An item of a batch has neither: it remembers its calls itself.
+for a chat completion, by its place on the path, and `CallJournal` for an item of a batch.
 """
 
 from __future__ import annotations
@@ -48,31 +48,40 @@ class Toolboxes:
         run: Run | None = None,
         calling_run: int = 0,
         sender: Sender | None = None,
+        calls: DeduplicatesCalls | None = None,
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
         run: its id is 0 until its first step is stored.
         calling_run: the row of the run whose step made the calls; 0: the calls are not stored.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
+        calls: the record of the calls that leave the gateway; None: that of the step, or of the chat completion.
         """
         if not context.offered:
             return NO_TOOLS
         memory = memory_tools(self._keeper, context, block_edits, self._archives)
-        return self._agent_tools(memory, run, calling_run, sender) if context.request.spec.uid else memory
-
-    def make_for_item(self, context: MemoryContext, block_edits: BlockEdits, run: Run) -> Toolbox:
-        """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
-        return self.make(
-            context, block_edits, run, sender=Sender.of(context, Waiter(context.agent.uid), Forwarded())
+        return (
+            self._agent_tools(memory, run, calling_run, sender, calls) if context.request.spec.uid else memory
         )
 
+    def make_for_item(
+        self, context: MemoryContext, block_edits: BlockEdits, run: Run, calls: DeduplicatesCalls
+    ) -> Toolbox:
+        """Returns the tools of an item of a batch, which holds no conversation's queue while they run."""
+        sender = Sender.of(context, Waiter(context.agent.uid), Forwarded())
+        return self.make(context, block_edits, run, sender=sender, calls=calls)
+
     def _agent_tools(
-        self, memory: MemoryTools, run: Run | None, calling_run: int, sender: Sender | None
+        self,
+        memory: MemoryTools,
+        run: Run | None,
+        calling_run: int,
+        sender: Sender | None,
+        calls: DeduplicatesCalls | None,
     ) -> AgentTools:
         context = memory.context
         request = context.request
         step: Exchange | None = None
-        calls: DeduplicatesCalls | None = None
         if calling_run and context.path:
             step = context.path[-1]
             calls = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
