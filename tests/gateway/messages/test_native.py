@@ -7,6 +7,7 @@ were changed, moved, or stand after something else than they were thought about.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -887,6 +888,18 @@ def test_thoughts_of_rounds_that_are_put_back_after_a_summary_may_be_dropped(
     assert b'"prefix_mismatch_behavior":"drop_block"' in upstream.last.body
 
 
+def serve_with_fallback(upstream: StrictAnthropic, folder: Path, other: str) -> AbstractContextManager[World]:
+    """Serves the model `smart`, whose fallback `other` is another model of Claude's at an upstream of its own."""
+    upstreams = tuple(
+        UpstreamSettings(name, "anthropic", upstream.base_url, retries=0) for name in ("up", "too")
+    )
+    models = (
+        ModelSettings("smart", MODEL, "up", fallbacks=("other",)),
+        ModelSettings("other", other, "too"),
+    )
+    return remember(upstream, folder, upstreams=upstreams, models=models)
+
+
 @pytest.mark.parametrize("user", [None, "alice"])
 @pytest.mark.parametrize("thinking", [None, {"type": "enabled", "budget_tokens": 1024}])
 @pytest.mark.parametrize("is_limited", [False, True], ids=["fallback", "limit"])
@@ -894,18 +907,14 @@ def test_another_model_gets_no_thoughts(
     tmp_path: Path, upstream: StrictAnthropic, user: str | None, thinking: Json | None, is_limited: bool
 ) -> None:
     other = "claude-sonnet-4-5"
-    models = (
-        ModelSettings("smart", MODEL, "up", fallbacks=("other",)),
-        ModelSettings("other", other, "too"),
-    )
-    there = [UpstreamSettings(name, "anthropic", upstream.base_url, retries=0) for name in ("up", "too")]
-    with remember(upstream, tmp_path, upstreams=tuple(there), models=models) as world:
+    with serve_with_fallback(upstream, tmp_path, other) as world:
         options: Json = {"tools": [WEATHER], "max_tokens": 3000}
         talk = Talk(world, user=user, model="smart", options=options)
         thought = {"type": "thinking", "thinking": "Hm.", "signature": sign("Hm.")}
         upstream.queue(Message(text=None, blocks=[thought], calls=[Call("weather", {})]))
         talk.messages.append({"role": "user", "content": "How is it?"})
-        reply = talk.complete(**({} if thinking is None else {"thinking": thinking}))
+        asked = {} if thinking is None else {"thinking": thinking}
+        reply = talk.complete(**asked)
         talk.messages.append({"role": "assistant", "content": sent_again(reply)})
         talk.answer(calls_of(reply)[0], "Rain")
         if is_limited:
@@ -915,7 +924,7 @@ def test_another_model_gets_no_thoughts(
         else:
             upstream.queue(refuse(529, "overloaded_error"))
         upstream.queue(say("It rains."))
-        assert talk.go_on(**({} if thinking is None else {"thinking": thinking})) == "It rains."
+        assert talk.go_on(**asked) == "It rains."
         assert upstream.last.json["model"] == other
         assert b'"signature"' not in upstream.last.body
 
@@ -949,12 +958,7 @@ def test_another_model_is_not_asked_to_think_as_it_cannot(
     sent: Json,
     consumed: str | None,
 ) -> None:
-    models = (
-        ModelSettings("smart", MODEL, "up", fallbacks=("other",)),
-        ModelSettings("other", other, "too"),
-    )
-    there = [UpstreamSettings(name, "anthropic", upstream.base_url, retries=0) for name in ("up", "too")]
-    with remember(upstream, tmp_path, upstreams=tuple(there), models=models) as world:
+    with serve_with_fallback(upstream, tmp_path, other) as world:
         upstream.queue(refuse(529, "overloaded_error"))
         body = {**hello(max_tokens=3000, **asked), "model": "smart"}
         reply = post(world, body, {} if user is None else {"x-mnemogate-user": user})
