@@ -402,8 +402,9 @@ SELECT p.input, p.shown_reply, {skeleton}, p."full" FROM exchanges p WHERE p.id 
 -- The kind of a fact `f` in what a search finds.
 CASE WHEN EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent) THEN 'muted' ELSE 'fact' END
 
--- piece: said_in
--- Finds the exchange `e` that said a fact `f`. One that a person has corrected has its sources, and was said in none.
+-- piece: fact_exchange
+-- Finds the exchange `e` from which a fact `f` was learned. A correction by a person has the sources of the old fact, but
+-- no exchange.
 e.id = f.exchange AND e.agent = f.agent AND f.origin IN ('learned', 'model')
 
 -- name: passages_and_facts_at
@@ -413,7 +414,7 @@ SELECT p.seq, p.text, p.at, 'passage', NULL, NULL FROM wanted
 JOIN passages p ON p.agent = ?1 AND p.seq = wanted.seq
 UNION ALL
 SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation FROM wanted
-JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON {said_in}
+JOIN facts f ON f.agent = ?1 AND f.seq = wanted.seq LEFT JOIN exchanges e ON {fact_exchange}
 WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 
 -- name: passages_and_facts_since
@@ -421,7 +422,7 @@ WHERE NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = 
 SELECT seq, text, at, 'passage', NULL, NULL FROM passages WHERE agent = ?1 AND seq >= ?2
 UNION ALL
 SELECT f.seq, f.text, f.valid_from, {fact_or_muted}, f.sources, e.conversation
-FROM facts f LEFT JOIN exchanges e ON {said_in}
+FROM facts f LEFT JOIN exchanges e ON {fact_exchange}
 WHERE f.agent = ?1 AND f.seq >= ?2 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
 ORDER BY 1 LIMIT ?3
 

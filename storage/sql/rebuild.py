@@ -148,7 +148,7 @@ def _row_bytes(text: bytes) -> int:
 
 
 def has_words(line: str, text: str) -> bool:
-    """Returns whether a line has a text that no letter continues: "tea" does not stand in "teacher"."""
+    """Returns whether a line has a text as whole words: "teacher" does not have "tea"."""
     letter = SPACED_LETTER.pattern
     before = f"(?<!{letter})" if SPACED_LETTER.match(text[0]) else ""
     after = f"(?!{letter})" if SPACED_LETTER.match(text[-1]) else ""

@@ -115,7 +115,8 @@ SELECT seq, id FROM exchanges WHERE agent = ?1 AND seq {in:2:BIGINT:64}
 
 -- name: export_end
 -- Returns where a memory ends now: its last number, the last row of each table whose rows have none, and how far
--- learning has come, with a model and without one: what any reader has read, the rule need not read. In PostgreSQL keys that begin with the agent are looked up by it: the last of all would be a scan.
+-- learning has come, with a model and without one: the rule skips what any reader has read. In PostgreSQL keys that begin
+-- with the agent are looked up by it: the last of all would be a scan.
 SELECT next_seq - 1, (SELECT max(id) FROM conversations {postgres:WHERE agent = agents.id}), (SELECT max(id) FROM blocks),
        (SELECT max(id) FROM block_history), (SELECT max(id) FROM block_ops {postgres:WHERE agent = agents.id}),
        (SELECT max(id) FROM definitions), (SELECT max(id) FROM files),

@@ -282,8 +282,8 @@ def _learned_fact(
     key = fact_key(text)
     old = [known[n] for n in dict.fromkeys(edit.replaces) if n in known]
     replaced = [f for f in old if fact_key(f.text) != key]
-    # A fact that "replaces" its own words adds nothing. One that replaces what has ended since, as by a person's
-    # correction, would stand beside what took its place.
+    # A fact that "replaces" its own words adds nothing. One that replaces a fact that has ended since, as by a person's
+    # correction, would be true along with the fact that took its place.
     if len(replaced) < len(old) or any(f.ended_at is not None for f in replaced):
         return None
     named = origins.named(edit.messages)

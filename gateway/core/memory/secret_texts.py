@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 
 WITHHELD = "[withheld]"
-# No other secret than a private key is longer, with the words that announce it: a JSON web token in a header of HTTP.
-LONGEST_CHARS = 10_000
+# The length of the longest secret but private keys, with the words before it: a JSON web token in an HTTP header.
+MAX_SECRET_CHARS = 10_000
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL

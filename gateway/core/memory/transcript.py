@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import without_space
 from gateway.core.dates import day_text
 from gateway.core.memory.framework_markers import strip_marks
-from gateway.core.memory.secret_texts import LONGEST_CHARS, WITHHELD, withhold, withhold_private_keys
+from gateway.core.memory.secret_texts import MAX_SECRET_CHARS, WITHHELD, withhold, withhold_private_keys
 from gateway.core.prompt import note
 from gateway.core.tags import quoted_name
 from storage.records import Message
@@ -66,14 +66,17 @@ def clean_messages(
 
 
 def _withhold(text: str, most_chars: int) -> str:
-    """Returns a text without what looks like a secret, and of a long one what `_cut` may keep: patterns are slow."""
-    text, reach = withhold_private_keys(text), most_chars // 2 + LONGEST_CHARS
+    """Returns a text without what looks like a secret.
+
+    A long one is shortened to what `_cut` may use, since the patterns are slow.
+    """
+    text, reach = withhold_private_keys(text), most_chars // 2 + MAX_SECRET_CHARS
     if len(text) <= 2 * reach:
         return withhold(text)
     head, tail = withhold(text[:reach]), withhold(text[-reach:])
-    # What stands between the gap and the next secret may be a part of another, so it is dropped.
-    head = head[: len(head) - min(LONGEST_CHARS, len(head.rpartition(WITHHELD)[2]))]
-    tail = tail[min(LONGEST_CHARS, len(tail.partition(WITHHELD)[0])) :]
+    # The text between the gap and the next secret may be a part of another secret, so it is dropped.
+    head = head[: len(head) - min(MAX_SECRET_CHARS, len(head.rpartition(WITHHELD)[2]))]
+    tail = tail[min(MAX_SECRET_CHARS, len(tail.partition(WITHHELD)[0])) :]
     return f"{head}{_LEFT_OUT}{tail}"
 
 

@@ -86,7 +86,7 @@ class FittedWindow(Struct, frozen=True):
 
     @property
     def left_out(self) -> tuple[object, ...]:
-        """The messages that stay out, and the summary that stands for them; that of `WHOLE_WINDOW`: none do."""
+        """The messages that stay out, and the summary in their place; equal to that of `WHOLE_WINDOW` where none do."""
         return self.dropped, self.included, self.summary_id
 
     def inserted(self, composition: Composition) -> Sequence[InsertedMessage]:

@@ -107,11 +107,11 @@ async def read_stored_context(
         else await initial_blocks(store, request, agent)
     )
     visible = edits.blocks_on_path(blocks, stored.snapshot.ops, context.path_ids)
-    return _with_plan(context, _after_path(context, messages), stored.snapshot.section, visible)
+    return _with_plan(context, _with_initial_messages(context, messages), stored.snapshot.section, visible)
 
 
-def _after_path(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
-    """Returns the messages of a send, after the initial ones where the conversation has not begun."""
+def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
+    """Returns the messages of a send, after the agent's initial ones where the conversation has not begun."""
     defined = context.request.spec.defined
     has_begun = any(not each.superseded and not begins_fork(each) for each in context.path)
     return messages if has_begun or defined is None else [*defined.initial_messages, *messages]
@@ -169,7 +169,7 @@ def context_as_of(context: MemoryContext, messages: Sequence[WireMessage], last:
     if path == context.path:
         return context
     context = replace(context, path=path, tree=Tree(path), unended=None)
-    return _with_plan(context, _after_path(context, messages), context.pinned, context.blocks)
+    return _with_plan(context, _with_initial_messages(context, messages), context.pinned, context.blocks)
 
 
 def with_ended_step(context: MemoryContext, finished: Exchange) -> MemoryContext:

@@ -94,7 +94,7 @@ def _start_of_last_run(composition: Composition, window: FittedWindow) -> tuple[
 
 def shows_origin(context: MemoryContext, window: FittedWindow, fact: Message) -> bool:
     """Returns whether the request shows the messages from which a fact was learned. fact: as a search found it."""
-    # No message says what a person has corrected.
+    # A fact that a person has corrected comes from no message.
     if not fact.conversation:
         return False
     # A client's own history may lack any of them.

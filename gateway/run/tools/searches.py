@@ -1,4 +1,4 @@
-"""Several searches of one call, made at once: what one of them lacks keeps nothing of the others back."""
+"""Runs several searches of one tool call at once. One that fails or is late does not delay the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INCOMPLETE = "(Not everything answered within a second. Asking again may find mo
 
 
 async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T], bool]:
-    """Makes all searches at once, for `SEARCH_MS` at most.
+    """Runs all searches at once, for `SEARCH_MS` at most.
 
     Returns the best of each in turn, and whether one failed or was too late.
     """

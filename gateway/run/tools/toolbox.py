@@ -42,7 +42,7 @@ class ToolAnswer(Struct, frozen=True):
     # The output of code that the tool ran.
     stdout: str = ""
     stderr: str = ""
-    # Blocks that code was given and has changed in its copy, each with its new value. The tool's caller writes them.
+    # Blocks that code has changed in its copy, each with its new value. The caller of the tool writes them.
     changed_blocks: Sequence[tuple[Block, str]] = ()
     # A note of what has changed in memory meanwhile, which stands after the content.
     changes: str = ""

@@ -343,7 +343,7 @@ class Batches(Group):
         agents = {item.run.agent for item in items if item.run is not None}
         for agent in sorted(agents):
             await connection.lock(agent)
-        # Behind the locks: whoever held them may have written a reply.
+        # Read again under the locks: another writer may have stored a reply meanwhile.
         for item in await find():
             if item.run is not None:
                 if item.run.agent not in agents:

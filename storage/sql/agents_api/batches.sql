@@ -67,7 +67,7 @@ SELECT {item} WHERE r.uid = ?2 AND i.batch = ?1
 SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2
 
 -- name: current
--- Finds those in a part that have not ended, and of whose memory nothing was forgotten since they were put there.
+-- Finds those in a part that have not ended, and in whose memories nothing was forgotten since they were put there.
 SELECT i.run FROM batch_items i JOIN runs r ON r.id = i.run JOIN agents a ON a.id = r.agent
 WHERE i.batch = ? AND i.part = ? AND a.epoch = i.epoch AND r.state IN ('created', 'running')
 

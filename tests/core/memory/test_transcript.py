@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.memory import transcript as transcript_module
-from gateway.core.memory.secret_texts import LONGEST_CHARS, withhold
+from gateway.core.memory.secret_texts import MAX_SECRET_CHARS, withhold
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages, transcript
 from storage.records import Message
 
@@ -85,10 +85,10 @@ def test_of_a_long_message_no_more_is_searched_for_secrets_than_may_be_shown(
     monkeypatch.setattr(transcript_module, "withhold", search)
     text = "\n".join(f"line {i}" for i in range(100_000))
     assert clean_messages([said(1, text)]) == clean_messages([said(1, text)], keeps_secrets=True)
-    assert sum(map(len, searched)) <= MESSAGE_CHARS + 2 * LONGEST_CHARS
+    assert sum(map(len, searched)) <= MESSAGE_CHARS + 2 * MAX_SECRET_CHARS
 
 
-@pytest.mark.parametrize("at", range(LONGEST_CHARS, LONGEST_CHARS + MESSAGE_CHARS, 500))
+@pytest.mark.parametrize("at", range(MAX_SECRET_CHARS, MAX_SECRET_CHARS + MESSAGE_CHARS, 500))
 def test_no_part_of_a_secret_is_shown_where_a_long_message_is_cut(at: int) -> None:
     """Whatever is withheld beside it brings what is further inside nearer to the edge."""
     token = "eyJ" + "abcd-" * 1_000 + "." + "efgh_" * 500 + "." + "ijkl-" * 20
