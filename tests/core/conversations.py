@@ -98,6 +98,11 @@ class Request:
         return [kind + _line(m) for kind, m in self.sent]
 
     @property
+    def texts(self) -> list[str]:
+        """The text of each message that went upstream."""
+        return [text_of(m) for _, m in self.sent]
+
+    @property
     def is_untouched(self) -> bool:
         return [m for _, m in self.sent] == self.messages
 

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.conversation.canonical import WireMessage, text_of
 from storage.records import State
-from tests.core.conversations import World, assistant, call, goes_on_from, result, user
+from tests.core.conversations import Request, World, assistant, call, goes_on_from, result, user
 
 
 class Talker:
@@ -86,7 +86,7 @@ def barge_in(seed: int) -> None:
         for _ in range(chance.choice([1, 1, 1, 2])):
             messages = [*map(assistant, [heard, *asked] if heard else []), user(text)]
             request = world.begin(messages, "c1", append=True)
-            assert [text_of(m) for _, m in request.sent] == talk
+            assert request.texts == talk
             end = chance.choice(["finished", "finished", "cut", "lost"])
             if end == "finished":
                 world.finish(request, reply)
@@ -122,10 +122,10 @@ def test_what_was_heard_of_a_cut_reply_is_told_again_where_the_answer_was_lost(
     again = world.begin([told, user(next_words)], "c1", append=True)
     unheard = [] if next_words.startswith("message 1.") else ["message 1."]
     talk = [*before, "message 0.", "This is number 0", *unheard, next_words]
-    assert [text_of(m) for _, m in again.sent] == talk
+    assert again.texts == talk
     world.finish(again, "This one arrives.")
     next_one = world.begin([assistant("This one"), user("message 3.")], "c1", append=True)
-    assert [text_of(m) for _, m in next_one.sent] == [*talk, "This one", "message 3."]
+    assert next_one.texts == [*talk, "This one", "message 3."]
 
 
 def wander(seed: int) -> None:
@@ -149,7 +149,7 @@ def wander(seed: int) -> None:
         talk = [*talk, user(question)]
         listed = talk[{"alone": -1, "end": -5}.get(sends, 0) :]
         request = world.begin(listed, "c1", append=sends == "alone")
-        assert [text_of(m) for _, m in request.sent] == [text_of(m) for m in talk]
+        assert request.texts == [text_of(m) for m in talk]
         world.finish(request, reply)
         talk = [*talk, assistant(reply)]
 
@@ -157,6 +157,14 @@ def wander(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_a_client_sends_of_its_list_the_model_gets_all_of_it(seed: int) -> None:
     wander(seed)
+
+
+def end_send(world: World, sent: Request, end: str) -> None:
+    """Ends a send whose answer the client does not get: "cancelled", "lost" on its way, or "open", not at all yet."""
+    if end == "cancelled":
+        world.cancel(sent)
+    elif end == "lost":
+        world.finish(sent, "This reply gets lost.")
 
 
 @pytest.mark.parametrize("end", ["cancelled", "open", "lost"])
@@ -168,17 +176,15 @@ def test_what_a_client_sends_again_before_its_next_message_is_there_once(
     world = World()
     world.say([user("one")], "First.", "c1", append=True)
     sent = world.begin([user("two")], "c1", append=True)
-    if end == "cancelled":
-        world.cancel(sent)
-    elif end == "lost":
-        world.finish(sent, "This reply gets lost.")
+    end_send(world, sent, end)
+    if end == "lost":
         told = ["First."]  # without it "two" would be the next message
     again = world.begin([*map(assistant, told), *map(user, next_words)], "c1", append=True)
     talk = ["one", "First.", *next_words]
-    assert [text_of(m) for _, m in again.sent] == talk
+    assert again.texts == talk
     world.finish(again, "This one arrives.")
     later = world.begin([user("last")], "c1", append=True)
-    assert [text_of(m) for _, m in later.sent] == [*talk, "This one arrives.", "last"]
+    assert later.texts == [*talk, "This one arrives.", "last"]
 
 
 @pytest.mark.parametrize("end", ["cancelled", "open", "lost"])
@@ -187,12 +193,9 @@ def test_a_result_that_is_sent_again_is_there_once(end: str, more: list[str]) ->
     world = World()
     world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
     sent = world.begin([result("k1", "sunny")], "c1", append=True)
-    if end == "cancelled":
-        world.cancel(sent)
-    elif end == "lost":
-        world.finish(sent, "It is sunny.")
+    end_send(world, sent, end)
     again = world.begin([result("k1", "sunny"), *map(user, more)], "c1", append=True)
-    assert [text_of(m) for _, m in again.sent] == ["one", "Let me look.", "sunny", *more]
+    assert again.texts == ["one", "Let me look.", "sunny", *more]
 
 
 @pytest.mark.parametrize(("second_id", "retry"), [("k2", True), ("k1", False)])
@@ -225,9 +228,9 @@ def test_words_of_the_application_that_an_old_reply_has_too_lead_not_back_to_it(
         "I am allergic to nuts.",
         *last,
     ]
-    assert [text_of(m) for _, m in request.sent] == [*talk, greeting, "What may I eat?"]
+    assert request.texts == [*talk, greeting, "What may I eat?"]
     later = world.begin([user("And what is my name?")], "c1", append=True)
-    assert [text_of(m) for _, m in later.sent][:-2] == [*talk, greeting, "What may I eat?"]
+    assert later.texts[:-2] == [*talk, greeting, "What may I eat?"]
 
 
 def test_what_was_heard_of_a_reply_that_a_kill_took_leads_to_no_older_one_with_its_words() -> None:
@@ -237,7 +240,7 @@ def test_what_was_heard_of_a_reply_that_a_kill_took_leads_to_no_older_one_with_i
     world.begin([user("four")], "c1", append=True)
     request = world.begin([assistant("Yes."), user("five")], "c1", append=True)
     talk = ["one", "Yes.", "two", "Second.", "three", "Third."]
-    assert [text_of(m) for _, m in request.sent] == [*talk, "four", "Yes.", "five"]
+    assert request.texts == [*talk, "four", "Yes.", "five"]
 
 
 @pytest.mark.parametrize("parts", [["Let me note that. It is noted"], ["Let me note that.", "It is noted"]])
@@ -252,7 +255,7 @@ def test_what_was_heard_of_a_reply_has_its_hidden_rounds(parts: list[str], *, is
     first = world.say([user("I like tea")], reply, "c1", append=True)
     heard = world.begin([*map(assistant, parts), user("two")], "c1", append=True)
     talk = ["I like tea", "Let me note that.", "Done.", "It is noted", "two"]
-    assert [text_of(m) for _, m in heard.sent] == talk
+    assert heard.texts == talk
     assert goes_on_from(heard, first)
     if is_cut:
         world.cancel(heard)
@@ -272,7 +275,7 @@ def test_rounds_of_a_reply_that_was_not_heard_so_far_are_counted_once() -> None:
     ]
     world.say([user("I like tea")], reply, "c1", append=True)
     heard = world.say([assistant("Let me"), user("two")], "Fine then.", "c1", append=True)
-    assert [text_of(m) for _, m in heard.sent] == ["I like tea", "Let me", "two"]
+    assert heard.texts == ["I like tea", "Let me", "two"]
     later = world.begin([user("three")], "c1", append=True)
     assert goes_on_from(later, heard)
     counts = heard.composition.unrestored_rounds, later.composition.unrestored_rounds
