@@ -48,6 +48,12 @@ def make(world: World, **fields: Any) -> tuple[dict[str, Any], dict[str, str]]:
     return made, {"authorization": f"Bearer {made.pop('secret')}"}
 
 
+def ask(world: World, bearer: dict[str, str], method: str, path: str, **body: Any) -> RawReply:
+    """Sends JSON with a key. path: below /v1/."""
+    headers = {**bearer, "content-type": "application/json"}
+    return world.gateway.ask(method, f"/v1/{path}", json.dumps(body).encode(), headers)
+
+
 def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
     made, bearer = make(world, name="prod", models=["small*"], memory="off")
     assert made == {
@@ -331,21 +337,15 @@ def test_lists_come_in_pages(world: World, kind: str) -> None:
 def test_an_operator_of_one_project_makes_no_key_for_the_metrics_of_all(world: World) -> None:
     """Once there is one, /metrics is closed to the keys of others."""
     _, plain = world.gateway.call(world.store.keys.create("shop", "ops", None, "operator"))
-    headers = {"authorization": f"Bearer {plain}", "content-type": "application/json"}
+    bearer = {"authorization": f"Bearer {plain}"}
     for opens, status in (("metrics", 403), ("operator", 201), (None, 201)):
-        body = json.dumps({"opens": opens}).encode()
-        assert world.gateway.ask("POST", "/v1/manage/keys", body, headers).status == status
+        assert ask(world, bearer, "POST", "manage/keys", opens=opens).status == status
 
 
 def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
     """Its sleeptime agents and summaries would ask for that model behind the key's back."""
     _, bearer = make(world, models=["sma*"])
-
-    def ask(method: str, path: str, **body: Any) -> RawReply:
-        headers = {**bearer, "content-type": "application/json"}
-        return world.gateway.ask(method, f"/v1/agents/{path}", json.dumps(body).encode(), headers)
-
-    made = ask("POST", "", model="small", enable_sleeptime=True)
+    made = ask(world, bearer, "POST", "agents/", model="small", enable_sleeptime=True)
     assert made.status == 200, made.body
     agent = made.json["id"]
     for method, path, body in (
@@ -356,52 +356,49 @@ def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
         ("PATCH", agent, {"compaction_settings": {"model": "m"}}),
         ("POST", f"{agent}/summarize", {"compaction_settings": {"model": "m"}}),
     ):
-        reply = ask(method, path, **body)
+        reply = ask(world, bearer, method, f"agents/{path}", **body)
         assert (reply.status, b"may not ask for the model 'm'" in reply.body) == (403, True), (
             path,
             body,
             reply.body,
         )
-    assert ask("PATCH", agent, description="Works.", compaction_settings={"model": "small"}).status == 200
-    _, bearer = make(world)
-    other = ask("POST", "", model="m").json["id"]
-    _, bearer = make(world, models=["sma*"])
-    assert b"may not ask for the model 'm'" in ask("POST", f"{other}/summarize").body
+    fields = {"description": "Works.", "compaction_settings": {"model": "small"}}
+    assert ask(world, bearer, "PATCH", f"agents/{agent}", **fields).status == 200
+    _, owner = make(world)
+    other = ask(world, owner, "POST", "agents/", model="m").json["id"]
+    reply = ask(world, bearer, "POST", f"agents/{other}/summarize")
+    assert b"may not ask for the model 'm'" in reply.body
 
 
 def test_a_key_of_some_models_makes_an_agent_that_names_the_upstream_too(world: World) -> None:
     """As Letta's clients name models; a send asks for the model by its own name."""
     _, bearer = make(world, models=["sma*"])
-    headers = {**bearer, "content-type": "application/json"}
-    made = world.gateway.ask("POST", "/v1/agents/", b'{"model": "up/small"}', headers)
+    made = ask(world, bearer, "POST", "agents/", model="up/small")
     assert made.status == 200, made.body
-    path = f"/v1/agents/{made.json['id']}"
-    assert world.gateway.ask("POST", f"{path}/messages", b'{"input": "Hi"}', headers).status == 200
-    refused = world.gateway.ask("PATCH", path, b'{"model": "up/m"}', headers)
+    path = f"agents/{made.json['id']}"
+    assert ask(world, bearer, "POST", f"{path}/messages", input="Hi").status == 200
+    refused = ask(world, bearer, "PATCH", path, model="up/m")
     assert (refused.status, b"may not ask for the model 'm'" in refused.body) == (403, True)
 
 
 def test_a_key_of_some_models_makes_no_conversation_with_another(world: World) -> None:
-    def ask(method: str, path: str, bearer: dict[str, str], body: bytes) -> RawReply:
-        return world.gateway.ask(method, path, body, {**bearer, "content-type": "application/json"})
-
     _, owner = make(world)
     _, bearer = make(world, models=["sma*"])
-    agent = ask("POST", "/v1/agents/", bearer, b'{"model": "up/small"}').json["id"]
-    conversations = f"/v1/conversations/?agent_id={agent}"
-    made = ask("POST", conversations, bearer, b'{"model": "up/small"}')
+    agent = ask(world, bearer, "POST", "agents/", model="up/small").json["id"]
+    conversations = f"conversations/?agent_id={agent}"
+    made = ask(world, bearer, "POST", conversations, model="up/small")
     assert made.status == 200, made.body
-    one = f"/v1/conversations/{made.json['id']}"
+    one = f"conversations/{made.json['id']}"
     # As `from-letta` writes conversations.
-    file = ask("GET", f"/v1/agents/{agent}/export", owner, b"").json
+    file = ask(world, owner, "GET", f"agents/{agent}/export").json
     extension = json.loads(file["metadata"]["mnemogate"])
     (own,) = extension["agents"].values()
     own["conversations"] = [{"id": f"conv-{32 * 'c'}", "model": "up/m"}]
     file["metadata"]["mnemogate"] = json.dumps(extension)
     body = form(("*file", json.dumps(file).encode()))
     refused = [
-        ask("POST", conversations, bearer, b'{"model": "up/m"}'),
-        ask("PATCH", one, bearer, b'{"model": "up/m"}'),
+        ask(world, bearer, "POST", conversations, model="up/m"),
+        ask(world, bearer, "PATCH", one, model="up/m"),
         world.gateway.ask("POST", "/v1/agents/import", body, {**bearer, **FORM}),
     ]
     for reply in refused:
@@ -413,25 +410,24 @@ def test_a_key_of_some_models_makes_no_conversation_with_another(world: World) -
 def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
     world: World, tool: str, background: bool
 ) -> None:
-    def ask(bearer: dict[str, str], path: str, **body: Any) -> Any:
-        headers = {**bearer, "content-type": "application/json"}
-        reply = world.gateway.ask("POST", f"/v1/agents/{path}", json.dumps(body).encode(), headers)
+    def post(bearer: dict[str, str], path: str, **body: Any) -> Any:
+        reply = ask(world, bearer, "POST", f"agents/{path}", **body)
         assert reply.status == 200, reply.body
         return reply.json
 
     _, owner = make(world)
-    large = ask(owner, "", model="m", name="large")["id"]
-    small = ask(owner, "", model="small", tools=[tool])["id"]
+    large = post(owner, "", model="m", name="large")["id"]
+    small = post(owner, "", model="small", tools=[tool])["id"]
     _, bearer = make(world, models=["sma*"])
     world.upstream.script = None
     message = Call(tool, {"message": "Hi", "other_agent_id": large})
     world.upstream.queue(call_tools(message), say("Done."))
-    ask(bearer, f"{small}/messages", input="Ask.", background=background)
+    post(bearer, f"{small}/messages", input="Ask.", background=background)
     assert "may ask neither for 'agent/large' nor for 'm'" in str(world.upstream.last.messages[-1]["content"])
     assert [seen.json["model"] for seen in world.upstream.chats] == ["small", "small"]
     _, bearer = make(world, models=["sma*", "agent/large"])
     world.upstream.queue(call_tools(message), *[say("Done.")] * 2)
-    ask(bearer, f"{small}/messages", input="Ask.", background=background)
+    post(bearer, f"{small}/messages", input="Ask.", background=background)
     becomes(lambda: "m" in [seen.json["model"] for seen in world.upstream.chats])
 
 
@@ -439,34 +435,24 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
 def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
     upstream: StrictUpstream, tmp_path: Path, path: str
 ) -> None:
-    by_chat = UpstreamSettings(
-        "up", base_url=upstream.base_url, takes={"responses": False, "stream_usage": True}
-    )
-    with remember(upstream, tmp_path, upstreams=(by_chat,), models=MODELS, admin_token="the-owner") as world:
-        _make_in_background(world, path)
-
-
-def _make_in_background(world: World, path: str) -> None:
-    made, bearer = make(world, limits=[{"unit": "tokens", "per": "day", "most": 100}])
-
-    def ask(path: str, **body: Any) -> RawReply:
-        headers = {**bearer, "content-type": "application/json"}
-        return world.gateway.ask("POST", f"/v1/{path}", json.dumps(body).encode(), headers)
-
+    takes: Any = {"responses": False, "stream_usage": True}
+    by_chat = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
     usage = {"prompt_tokens": 90, "completion_tokens": 20, "total_tokens": 110}
-    world.upstream.script = lambda seen: say("Hello.", usage=usage)
-    if path == "responses":
-        assert ask("responses", model="m", input="Hi", user="alice", background=True).status == 200
-    else:
-        agent = ask("agents", model="m").json["id"]
-        assert ask(f"agents/{agent}/messages", input="Hi", background=True, streaming=False).status == 200
+    upstream.script = lambda seen: say("Hello.", usage=usage)
+    with remember(upstream, tmp_path, upstreams=by_chat, models=MODELS, admin_token="the-owner") as world:
+        made, bearer = make(world, limits=[{"unit": "tokens", "per": "day", "most": 100}])
+        body: dict[str, Any] = {"model": "m", "input": "Hi", "user": "alice", "background": True}
+        if path == "agents":
+            agent = ask(world, bearer, "POST", "agents", model="m").json["id"]
+            path, body = f"agents/{agent}/messages", {"input": "Hi", "background": True, "streaming": False}
+        assert ask(world, bearer, "POST", path, **body).status == 200
 
-    def used() -> tuple[int, int]:
-        rows = manage(world, "GET", f"usage?by=key&key={made['id']}").json["data"]
-        return rows[0]["input_tokens"], rows[0]["output_tokens"]
+        def used() -> tuple[int, int]:
+            rows = manage(world, "GET", f"usage?by=key&key={made['id']}").json["data"]
+            return rows[0]["input_tokens"], rows[0]["output_tokens"]
 
-    becomes(lambda: used() == (90, 20))
-    assert ask("chat/completions", model="m", messages=ASK).status == 429
+        becomes(lambda: used() == (90, 20))
+        assert ask(world, bearer, "POST", "chat/completions", model="m", messages=ASK).status == 429
 
 
 @pytest.mark.parametrize("kind", ["keys", "limits"])
