@@ -156,7 +156,7 @@ class ImportPerformer(Struct, frozen=True):
                 if isinstance(item, Unreadable):
                     self._skip(running, number, item)
                 elif made is not None:
-                    unindexed += await self._write_conversation(running, agent, made, item)
+                    unindexed += await self._write_conversation(running, agent, number, item, made)
                 elif isinstance(item, SourceFact):
                     facts.append((number, item))
             if facts:
@@ -191,16 +191,19 @@ class ImportPerformer(Struct, frozen=True):
         return time.monotonic()
 
     async def _write_conversation(
-        self, running: RunningImport, agent: Agent | None, made: ImportDraft, source: Source
+        self, running: RunningImport, agent: Agent | None, number: int, source: Source, made: ImportDraft
     ) -> int:
-        """Writes a conversation, or for a preview only counts it. Returns how many of its messages are new."""
+        """Writes a conversation, or for a preview only counts it. Returns how many of its messages are new.
+
+        number: its own in the file.
+        """
         assert isinstance(source, SourceConversation)
         memory = agent or Agent(0, "", running.request.scope, b"", 0)
         hasher = MessageHasher(memory.secret)
         learns, uid = running.request.learns, uuid.uuid4().hex
         write = import_write(made, memory, hasher, running.row, uid, learns=learns, skipped=source.skipped)
-        before, texts = running.progress, [each.text for each in source.messages]
-        before = _warn_of_losses(before, f"Conversation {before.position + 1}", texts)
+        texts = [each.text for each in source.messages]
+        before = _warn_of_losses(running.progress, f"Conversation {number}", texts)
 
         def after(change: ImportChange) -> ImportProgress:
             return _with_conversation(before, change, made.chars)
