@@ -184,13 +184,13 @@ class MemoryTools(Struct, frozen=True):
         if not agent.scope.spans_conversations or not agent.id:
             return [], False
         queries, archives = lookup.queries or ("",), self.archives
-        memories, has_failed = list[Agent](), False
-        if archives is not None and "passage" in lookup.sources:
-            memories, has_failed = await searches.search_all([archives.searched_by(agent)])
         # The agent's own passages are searched as an archive, or with all else that its own memory has.
         is_archival = archives is not None and lookup.sources == {"passage"}
+        memories, has_failed = list[Agent](), False
+        if archives is not None and (is_archival or (lookup.queries and "passage" in lookup.sources)):
+            memories, has_failed = await searches.search_all([archives.searched_by(agent)])
         if not is_archival:
-            memories = [memory for memory in memories if memory.id != agent.id and lookup.queries]
+            memories = [memory for memory in memories if memory.id != agent.id]
         begun: list[Awaitable[Sequence[Message]]] = []
         for query, vector in zip(queries, await self._embed(queries, [agent, *memories]), strict=True):
             if not is_archival:
