@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import (
     WireMessage,
     call_id,
-    calls_in,
+    called_function,
     has_calls,
+    name_and_arguments,
     text_of,
     without_space,
 )
@@ -165,10 +166,10 @@ def tool_names_by_call(exchange: Exchange) -> dict[str, str]:
     else:
         messages = [] if exchange.shown_reply is None else [orjson.loads(exchange.shown_reply)]
     return {
-        call_id(call): name
+        call_id(call): name_and_arguments(call)[0]
         for message in messages
         for call in message.get("tool_calls") or ()
-        for name, _ in calls_in({"tool_calls": [call]})
+        if called_function(call) is not None
     }
 
 
