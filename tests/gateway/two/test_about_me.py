@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import speak
 from tests.gateway.page.person import Person, person_of
 from tests.gateway.sdk import Clock, World, remember
-from tests.gateway.sdk import agent as profile
+from tests.gateway.two.test_as_one import gateways
 
 BODIES = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Zqmisox?"}]},
@@ -69,21 +69,11 @@ def test_a_link_and_a_pause_hold_at_every_gateway(upstream: StrictUpstream, url:
             assert [each.ask("GET").status for each in (here, again)] == [404, 404]
 
 
-@contextmanager
-def both(upstream: StrictUpstream, url: str) -> Iterator[tuple[World, World]]:
-    clock, alone = Clock(), profile("default")
-    with (
-        remember(upstream, url, alone, clock=clock) as first,
-        remember(upstream, url, alone, clock=clock) as second,
-    ):
-        yield first, second
-
-
 @pytest.mark.parametrize("names", [{}, {"x-mnemogate-conversation": "default"}], ids=["client", "stored"])
 def test_a_pause_holds_before_another_gateway_hears_of_it(
     upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch, names: Mapping[str, str]
 ) -> None:
-    with both(upstream, url) as (first, second):
+    with gateways(upstream, url, "default") as (first, second):
         agent = speak(second, "My cat is called Zqmisox.")
         messages = [{"role": "user", "content": "Zqmisox?"}]
 
@@ -105,7 +95,7 @@ def test_a_pause_holds_before_another_gateway_hears_of_it(
 def test_what_a_send_reads_does_not_hide_a_pause(
     upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with both(upstream, url) as (first, second):
+    with gateways(upstream, url, "default") as (first, second):
         agent = speak(second, "My cat is called Zqmisox.")
         monkeypatch.setattr(first.store.database, "notify", lambda channel: None)
         first.gateway.call(first.store.forgetting.pause(agent.id, first.clock()))

@@ -24,10 +24,10 @@ from tests.patience import becomes
 
 
 @contextmanager
-def gateways(upstream: StrictUpstream, url: str) -> Iterator[list[World]]:
+def gateways(upstream: StrictUpstream, url: str, profile: str = "helper") -> Iterator[list[World]]:
     clock = Clock()
     with ExitStack() as stack:
-        yield [stack.enter_context(remember(upstream, url, agent(), clock=clock)) for _ in range(2)]
+        yield [stack.enter_context(remember(upstream, url, agent(profile), clock=clock)) for _ in range(2)]
 
 
 @pytest.mark.parametrize("seed", range(6))
