@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -185,12 +186,10 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_one_behind_i
     assert first.run is not None
     assert second.run is not None
     writes = [ItemEnd(each, RunState.FAILED, "error", 20.0) for each in (second, first)]
-    admin = await asyncpg.connect(database.url)
-    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {first.run.agent} FOR UPDATE")
-    written = asyncio.ensure_future(stores[0].database.bulk(batches.write_effect("default", 0, writes)))
-    await until_waiting(database, 1, written)
-    await admin.execute(f"SELECT FROM agents WHERE id = {second.run.agent} FOR UPDATE NOWAIT; COMMIT")
-    await admin.close()
+    async with locked_agent(database, first.run.agent) as transaction:
+        written = asyncio.ensure_future(stores[0].database.bulk(batches.write_effect("default", 0, writes)))
+        await until_waiting(database, 1, written)
+        await transaction.execute(f"SELECT FROM agents WHERE id = {second.run.agent} FOR UPDATE NOWAIT")
     await written
     assert (await batches.counts(batch.id)).failed == 2
 
@@ -205,14 +204,11 @@ async def test_what_code_writes_into_a_block_waits_without_holding_an_agent_behi
     for each in (ann, bob):
         await here.named_blocks.attach(each.agent, uid)
     block = (await here.named_blocks.labelled(bob.agent.id, "house")).block
-    admin = await asyncpg.connect(database.url)
-    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {ann.agent.id} FOR UPDATE")
-    written = here.blocks.write(
-        block.id, block.version, "Be kind.", at=2.0, origin="tool:1", by=await here.agents.load(bob.agent.id)
-    )
-    await until_waiting(database, 1, written)
-    await admin.execute(f"SELECT FROM agents WHERE id = {bob.agent.id} FOR UPDATE NOWAIT; COMMIT")
-    await admin.close()
+    by = await here.agents.load(bob.agent.id)
+    async with locked_agent(database, ann.agent.id) as transaction:
+        written = here.blocks.write(block.id, block.version, "Be kind.", at=2.0, origin="tool:1", by=by)
+        await until_waiting(database, 1, written)
+        await transaction.execute(f"SELECT FROM agents WHERE id = {bob.agent.id} FOR UPDATE NOWAIT")
     assert (await written).value == "Be kind."
 
 
@@ -225,16 +221,26 @@ async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
     first, _ = await batches.items(batch.id)
     assert first.run is not None
     agent, run = first.run.agent, first.run.id
-    admin = await asyncpg.connect(database.url)
-    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {agent} FOR NO KEY UPDATE")
-    cancelled = asyncio.ensure_future(batches.cancel(batch, 20.0))
-    await until_waiting(database, 1, cancelled)
-    values = f"({agent}, {run}, 0, 'round', '{{}}')"
-    await admin.execute(f"INSERT INTO run_texts (agent, run, seq, kind, data) VALUES {values}; COMMIT")
-    await admin.close()
+    async with locked_agent(database, agent) as transaction:
+        cancelled = asyncio.ensure_future(batches.cancel(batch, 20.0))
+        await until_waiting(database, 1, cancelled)
+        values = f"({agent}, {run}, 0, 'round', '{{}}')"
+        await transaction.execute(f"INSERT INTO run_texts (agent, run, seq, kind, data) VALUES {values}")
     await cancelled
     assert (await batches.counts(batch.id)).cancelled == 1
     assert len(await batches.texts(agent, run, "round")) == 1
+
+
+@asynccontextmanager
+async def locked_agent(database: PostgresServer, agent: int) -> AsyncIterator[asyncpg.Connection]:
+    """Gives another process's transaction that has locked an agent's row. It is committed at the end."""
+    connection = await asyncpg.connect(database.url)
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SELECT FROM agents WHERE id = {agent} FOR UPDATE")
+            yield connection
+    finally:
+        await connection.close()
 
 
 async def until_waiting(database: PostgresServer, count: int, writes: asyncio.Future[Any]) -> None:
@@ -249,11 +255,9 @@ async def beside_its_end(
     database: PostgresServer, memory: Agent, *coming: Callable[[], Awaitable[object]]
 ) -> list[object]:
     """Does something in the middle of the transaction in which another process begins to forget a memory."""
-    admin = await asyncpg.connect(database.url)
-    await admin.execute(f"BEGIN; SELECT FROM agents WHERE id = {memory.id} FOR UPDATE")
-    ends = asyncio.gather(*(each() for each in coming), return_exceptions=True)
-    await until_waiting(database, len(coming), ends)
-    gone = ("files WHERE memory", "definitions WHERE memory", "agents WHERE id")
-    await admin.execute("; ".join((*(f"DELETE FROM {each} = {memory.id}" for each in gone), "COMMIT")))
-    await admin.close()
+    async with locked_agent(database, memory.id) as transaction:
+        ends = asyncio.gather(*(each() for each in coming), return_exceptions=True)
+        await until_waiting(database, len(coming), ends)
+        gone = ("files WHERE memory", "definitions WHERE memory", "agents WHERE id")
+        await transaction.execute("; ".join(f"DELETE FROM {each} = {memory.id}" for each in gone))
     return list(await ends)
