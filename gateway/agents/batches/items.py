@@ -409,7 +409,7 @@ class ItemTurns:
         outcome = opened.outcome
         if opened.replies.taken <= len(opened.texts.rounds):
             raise ItemFailed(CHANGED)
-        counts = _counts_of(body)
+        counts = _counts_of(reply)
         tokens = counts.prompt + counts.completion
         ops = opened.block_edits.ops[opened.stored_inserts :]
         merged = edits.merge_operations(
@@ -456,7 +456,7 @@ class ItemTurns:
 
         reply: that which the provider has billed, and of which only the tokens are used; b"": none.
         """
-        counts = _counts_of(reply)
+        counts = _counts_of(read_json(reply)[0])
         tokens, now = counts.prompt + counts.completion, self._keeper.now()
         plain = ItemEnd(
             item, failure.state, failure.stop, now, failure.message, item.epoch, tokens, counts.completion
@@ -557,10 +557,9 @@ class ItemTurns:
         )
 
 
-def _counts_of(reply: bytes) -> TokenCounts:
-    """Returns the tokens that a reply reports; zeros: none."""
-    found, _ = read_json(reply)
-    usage = found.get("usage") if isinstance(found, dict) else None
+def _counts_of(reply: Any) -> TokenCounts:
+    """Returns the tokens that a reply, which may be any JSON, reports; zeros: none."""
+    usage = reply.get("usage") if isinstance(reply, dict) else None
     return reported_counts(usage) or TokenCounts()
 
 

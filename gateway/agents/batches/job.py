@@ -198,7 +198,7 @@ class _Attempt:
         # Those that providers have come first: their results make room in the queues for those that wait.
         now = asyncio.get_running_loop().time()
         for part in sorted(self.parts.open, key=lambda part: part.id is None):
-            # Calls of this process are looked at each second, and a provider beside them at its own times.
+            # Requests of this process are polled each second, and those at a provider at its own times.
             if part.next_poll <= now:
                 await self._continue_part(part)
         await self._delete_data()
@@ -207,8 +207,7 @@ class _Attempt:
         if until_more is not None:
             waits.append(until_more)
         await self.outcomes.wait_for_deferred()
-        stored = await batches.get(self.batch.id)
-        if stored is not None and stored.is_over:
+        if await batches.is_over(self.batch.id):
             await self._finish_cancelled()
         elif await batches.is_open(self.batch.id):
             await self._log_progress()
@@ -407,10 +406,9 @@ class _Attempt:
     async def _submit_part(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
         """Submits a part. Returns whether its provider has taken it."""
         await self._leave_out_forgotten(part, draft)
-        stored = await self.jobs.store.batches.get(self.batch.id)
         # Where it was cancelled meanwhile: what is cancelled at once costs nothing.
-        if not draft.items or (stored is not None and stored.is_over):
-            # Nobody looks after the items of a part that is over.
+        if not draft.items or await self.jobs.store.batches.is_over(self.batch.id):
+            # The items of a part that is over are not looked at again.
             await self.outcomes.wait_for_deferred()
             await self.parts.note_unsubmitted(part)
             return False

@@ -60,7 +60,7 @@ class ItemOutcomes:
 
         making = [asyncio.create_task(make(work)) for work in works]
         try:
-            # Where one fails, the calls of the others keep their answers, and do not go on beside the next attempt.
+            # Where one fails, the calls of the others have their answers noted, and end before the next attempt.
             await asyncio.gather(*making, return_exceptions=True)
         finally:
             await _cancel(making)

@@ -120,16 +120,17 @@ class PartResults:
             ):
                 works.append(ItemWork(item, partial(self._outcome_of, item, result), result.body))
         await self.outcomes.write_outcomes(works)
-        if not self.batch.is_over and (await self.store.batches.find(None, self.batch.uid)).is_over:
+        if not self.batch.is_over and await self.store.batches.is_over(self.batch.id):
             # The tools of a page may take minutes, and those of the pages that follow need not run.
             raise Postponed("it was cancelled", 0.0, is_planned=True)
 
     async def _outcome_of(self, item: BatchItem, result: PartResult) -> ItemWrite | ItemEnding:
         """Returns the outcome of an item with a result."""
+        if item.part == ENDED_PART:
+            # It was cancelled meanwhile. Its tokens count nevertheless.
+            return await self.turns.make_end(item, _CANCELLED, result.body)
         try:
             match result.outcome:
-                case _ if item.part == ENDED_PART:
-                    failure = _CANCELLED  # meanwhile; its tokens count nevertheless
                 case "succeeded":
                     return await self.turns.take_reply(item, result.body)
                 case "errored" if result.is_transient and item.errors + 1 < _MAX_ERRORS:

@@ -125,10 +125,10 @@ class Batches(Group):
     # -- reading
 
     @reads
-    async def get(self, connection: Connection, id: int) -> Batch | None:
-        """Returns a batch by its row; None where it is gone."""
+    async def is_over(self, connection: Connection, id: int) -> bool:
+        """Returns whether the batch with this row has ended by now."""
         row = await connection.row(SQL["get"], (id,))
-        return None if row is None else _batch(row)
+        return row is not None and _batch(row).is_over
 
     @reads
     async def find(self, connection: Connection, project: str | None, uid: str) -> Batch:
@@ -308,8 +308,7 @@ class Batches(Group):
         await self._database.bulk(
             lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
         )
-        found = await self.get(batch.id)
-        assert found is not None
+        found = await self.find(None, batch.uid)
         job = await self._job(batch)
         if found.state is BatchState.CANCELLED:
             which = "of_batch_open" if job is None or with_job else "of_batch_unheard"

@@ -132,8 +132,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
         await running(store, id)
         begun.append(id)
         if len(begun) == 2:
-            found = await store.get(id)
-            assert found is not None
+            found = await store.find(None, batch["id"].removeprefix("job-"))
             await store.cancel(found, found.created)
 
     monkeypatch.setattr(Batches, "mark_running", cancelled)
@@ -924,7 +923,7 @@ def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
             [job] = s.world.world.query("SELECT id FROM jobs WHERE kind = 'batch'")
             gateway.call(store.jobs.cancel(job))
         else:
-            Breaking(monkeypatch, "get", 1)
+            Breaking(monkeypatch, "is_over", 1)
         s.until(batch, lambda _: bool(when_failed))
         assert when_failed[0] == []
         gate.open()
