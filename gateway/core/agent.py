@@ -89,6 +89,11 @@ class AgentSpec(Struct, frozen=True):
     sleeptime: Sleeptime | None = None
 
     @property
+    def initial_messages(self) -> tuple[dict[str, Any], ...]:
+        """The messages with which each of its stored conversations begins."""
+        return () if self.defined is None else self.defined.initial_messages
+
+    @property
     def fixed_filler(self) -> FixedFiller | None:
         return self.filler if isinstance(self.filler, FixedFiller) else None
 

@@ -29,8 +29,8 @@ from gateway.agents.runs.resend import (
     EarlierSend,
     SendMarks,
     conversation_end,
-    find_earlier_send,
-    judge_earlier_send,
+    find_candidate_run,
+    match_earlier_send,
     otid_digest,
 )
 from gateway.agents.runs.run import (
@@ -177,9 +177,8 @@ class AgentRuns:
             await self._refuse_if_paused(send)
             if accepted.replaces is not None:
                 marks = self._marks(await self._agent_of(send), send, send.messages, accepted.run.otid)
-                send = _in_place_of(
-                    send, await judge_earlier_send(self.keeper.store, marks, accepted.replaces)
-                )
+                earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
+                send = _in_place_of(send, earlier)
         reading = run_request.reading
         memory = 0 if reading is None else reading.memory
         kind = "sleeptime" if memory else "run"
@@ -384,26 +383,29 @@ class AgentRuns:
         # The end of a run is perhaps not on disk yet if its client has left.
         await self._turns.wait_written(send.scope)
         digest = otid_digest(agent, name, send.otid)
-        end_abandoned = partial(self._end_abandoned, (agent.uid, name))
         messages = send.messages
         if send.heard is not None and any(m.get("role") == "user" for m in messages):
             # A list shows what its client has heard: the same words after their answer are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
-            count = count_asked_again(
-                path, MessageHasher(agent.secret), messages, send.heard, _initial_messages(send)
-            )
+            hasher, initial = MessageHasher(agent.secret), send.spec.initial_messages
+            count = count_asked_again(path, hasher, messages, send.heard, initial)
             if not count:
                 return None
             messages = messages[-count:]
         marks = self._marks(agent, send, messages, digest)
-        return await find_earlier_send(self.keeper.store, marks, end_abandoned)
+        run = await find_candidate_run(self.keeper.store, marks)
+        if run is not None and not run.is_over:
+            run = await self._end_abandoned((agent.uid, name), run)
+        if run is None or not run.is_over:
+            return None
+        return await match_earlier_send(self.keeper.store, marks, run)
 
     def _marks(
         self, agent: Agent, send: RoutedSend, messages: Sequence[WireMessage], otid: bytes | None
     ) -> SendMarks:
         """Returns the marks of a send by which an earlier one is known. messages, otid: as in `SendMarks`."""
-        now, initial = self.keeper.now(), _initial_messages(send)
+        now, initial = self.keeper.now(), send.spec.initial_messages
         return SendMarks(agent, send.conversation, messages, send.decisions, otid, now, initial)
 
     async def _end_abandoned(self, own_queue: QueueName, run: Run) -> Run:
@@ -561,10 +563,6 @@ class AgentRuns:
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:
         return partial(self.toolboxes.make, sender=_sender(send, context))
-
-
-def _initial_messages(send: RoutedSend) -> Sequence[WireMessage]:
-    return () if send.spec.defined is None else send.spec.defined.initial_messages
 
 
 def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:

@@ -5,7 +5,7 @@ The sends of a conversation queue, so the earlier one has ended by the time that
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -82,23 +82,21 @@ def otid_digest(agent: Agent, conversation: str, otid: str | None) -> bytes | No
     return MessageHasher(agent.secret).digest(in_agent.encode())
 
 
-async def find_earlier_send(
-    store: Store, marks: SendMarks, end_abandoned: Callable[[Run], Awaitable[Run]] | None = None
-) -> EarlierSend | None:
-    """Returns the send that these marks are of; None: it did not come before, or its run goes on.
+async def find_candidate_run(store: Store, marks: SendMarks) -> Run | None:
+    """Returns the run that may be the send's: the one of its id, else the newest of its conversation.
 
-    end_abandoned: ends a run that no process performs any more, and returns it as it is then. Raises: StoreError.
+    Raises: StoreError.
     """
-    run = await _run_of(store, marks)
-    if run is not None and not run.is_over and end_abandoned is not None:
-        run = await end_abandoned(run)
-    if run is None or not run.is_over:
-        return None
-    return await judge_earlier_send(store, marks, run)
+    if marks.otid is not None:
+        return await store.runs.by_otid(marks.agent.id, marks.otid)
+    conversation = await store.stored_paths.conversation(marks.agent, marks.conversation)
+    run = None if conversation is None else await store.runs.newest(marks.agent.id, conversation.id)
+    is_late = run is not None and run.ended is not None and run.ended < marks.at - RETRY_WINDOW_S
+    return None if run is None or (is_late and run.state is RunState.COMPLETED) else run
 
 
-async def judge_earlier_send(store: Store, marks: SendMarks, run: Run) -> EarlierSend | None:
-    """Returns the send of an ended run, as it counts now; None: these marks are of another one. Raises: StoreError."""
+async def match_earlier_send(store: Store, marks: SendMarks, run: Run) -> EarlierSend | None:
+    """Returns the send of an ended run, if these marks are of it. Raises: StoreError."""
     ended = await _ended_run(store, marks, run)
     if marks.decisions:
         return await _earlier_answers(store, marks, ended)
@@ -108,17 +106,6 @@ async def judge_earlier_send(store: Store, marks: SendMarks, run: Run) -> Earlie
 async def conversation_end(store: Store, agent: Agent, name: str) -> ConversationPath | None:
     """Returns the path of a conversation, with its last exchange alone."""
     return await store.stored_paths.path(agent, name, 1)
-
-
-async def _run_of(store: Store, marks: SendMarks) -> Run | None:
-    """Returns the run that may be the send's: the one of its id, else the newest of its conversation."""
-    if marks.otid is not None:
-        return await store.runs.by_otid(marks.agent.id, marks.otid)
-    end = await conversation_end(store, marks.agent, marks.conversation)
-    found = None if end is None else end.snapshot.conversation
-    run = None if found is None else await store.runs.newest(marks.agent.id, found.id)
-    is_late = run is not None and run.ended is not None and run.ended < marks.at - RETRY_WINDOW_S
-    return None if run is None or (is_late and run.state is RunState.COMPLETED) else run
 
 
 async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:

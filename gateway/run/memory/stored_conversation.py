@@ -112,9 +112,8 @@ async def read_stored_context(
 
 def _with_initial_messages(context: MemoryContext, messages: Sequence[WireMessage]) -> Sequence[WireMessage]:
     """Returns the messages of a send, after the agent's initial ones where the conversation has not begun."""
-    defined = context.request.spec.defined
     has_begun = any(not each.superseded and not begins_fork(each) for each in context.path)
-    return messages if has_begun or defined is None else [*defined.initial_messages, *messages]
+    return messages if has_begun else [*context.request.spec.initial_messages, *messages]
 
 
 def resume_open_step(context: MemoryContext) -> MemoryContext:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import AsyncIterator, Set
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,7 +26,13 @@ from gateway.agents.runs.background.run_logs import DELETED, RunLogs
 from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest, send_digest
 from gateway.agents.runs.begin import MessageGone
-from gateway.agents.runs.resend import EarlierSend, SendMarks, find_earlier_send, otid_digest
+from gateway.agents.runs.resend import (
+    EarlierSend,
+    SendMarks,
+    find_candidate_run,
+    match_earlier_send,
+    otid_digest,
+)
 from gateway.agents.runs.run import AcceptedRun, RunRequest, RunStart
 from gateway.core.ids import new_uid, uid_of
 from gateway.core.turn.client_view import MakesUnseen, MakesView
@@ -115,7 +121,7 @@ class BackgroundRuns:
         check_not_paused(agent)
         name, conversation = await self._find_conversation(agent, run_request.conversation)
         digest = send_digest(agent, run_request)
-        earlier = await self._find_earlier(agent, name, conversation, run_request, digest)
+        earlier = await self._find_earlier(agent, name, run_request, digest)
         replaces = None
         if earlier is not None:
             if earlier.is_answered:
@@ -323,31 +329,24 @@ class BackgroundRuns:
     # -- a send that is resent
 
     async def _find_earlier(
-        self, agent: Agent, name: str, conversation: int, run_request: RunRequest, digest: bytes
+        self, agent: Agent, name: str, run_request: RunRequest, digest: bytes
     ) -> EarlierSend | None:
         """Returns the earlier send that this one repeats; None: it is new. A run that has not ended is its answer.
 
         digest: as `send_digest`.
         """
-        store, otid = self._store, otid_digest(agent, name, run_request.otid)
-        if otid is not None:
-            run = await store.runs.by_otid(agent.id, otid)
-        elif run_request.is_retry and conversation:
-            run = await store.runs.newest(agent.id, conversation)
-        else:
+        otid = otid_digest(agent, name, run_request.otid)
+        if otid is None and not run_request.is_retry:
             return None
+        now, initial = self._keeper.now(), run_request.spec.initial_messages
+        marks = SendMarks(agent, name, run_request.messages, run_request.decisions, otid, now, initial)
+        run = await find_candidate_run(self._store, marks)
         if run is None:
             return None
         if not run.is_over:
             is_same = otid is not None or await self._has_digest(run, digest)
             return EarlierSend(run, (), is_answered=True, needs_messages=False) if is_same else None
-        initial: Sequence[Json] = (
-            () if run_request.spec.defined is None else run_request.spec.defined.initial_messages
-        )
-        marks = SendMarks(
-            agent, name, run_request.messages, run_request.decisions, otid, self._keeper.now(), initial
-        )
-        return await find_earlier_send(store, marks)
+        return await match_earlier_send(self._store, marks, run)
 
     async def _has_digest(self, run: Run, digest: bytes) -> bool:
         """Returns whether the stored request of a run has this digest."""
