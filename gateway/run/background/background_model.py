@@ -160,8 +160,6 @@ class BackgroundModel:
                 raise
             except JobFailed:
                 self.count_call("failed", 0)
-                if call.status == 200:  # it has broken off
-                    call.failure = call.failure or "broke"
                 raise
             except TimeoutError:
                 self.count_call("failed", 0)
