@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
@@ -113,19 +113,13 @@ class RequestLog:
         """Notes that something was forgotten: the memories of earlier requests may be gone."""
         self._last_before_forgetting = self._number
 
-    def possibly_forgotten(self, requests: Iterable[LoggedRequest]) -> set[str]:
-        """Returns the memories of these requests that may be gone."""
-        return {
-            e.memory_uid
-            for e in requests
-            if e.memory_uid is not None and e.number <= self._last_before_forgetting
-        }
+    def is_before_forgetting(self, request: LoggedRequest) -> bool:
+        """Returns whether something was forgotten after a request began, so that its memory may be gone."""
+        return request.number <= self._last_before_forgetting
 
     def drop(self, memories: Collection[str]) -> None:
         """Drops the requests of memories that are gone."""
-        others = (
-            e for e in self._ended if e.memory_uid not in memories or e.number > self._last_before_forgetting
-        )
+        others = (e for e in self._ended if e.memory_uid not in memories or not self.is_before_forgetting(e))
         self._ended = deque(others, self._ended.maxlen)
 
 

@@ -120,7 +120,8 @@ class RequestOperations(Struct, frozen=True):
 
         Raises: UnknownId: there is no such request, or it was forgotten, or is too old.
         """
-        logged = None if self.log is None else self.log.find(id, project)
+        log = self.log
+        logged = None if log is None else log.find(id, project)
         for stored in await self.store.recalls.find(id, self._since, project):
             agent = await self.store.agents.load(stored.agent)
             exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
@@ -128,7 +129,12 @@ class RequestOperations(Struct, frozen=True):
                 notes = [note for _, note in sorted(exchange.notes.items()) if note]
                 return await self._explain_stored(id, stored, logged, notes[-1] if notes else None)
         # A recall that was stored and is not found was forgotten, or is too old.
-        if logged is None or logged.has_recall_record or await self._find_forgotten([logged]):
+        if (
+            log is None
+            or logged is None
+            or logged.has_recall_record
+            or await self._find_forgotten(log, [logged])
+        ):
             raise UnknownId(
                 f"There is no such request. Sources are kept for {self.keep_why_days:g} days.", param="id"
             )
@@ -151,13 +157,13 @@ class RequestOperations(Struct, frozen=True):
         """
         start = _read_page_end(after)
         agent = None
-        hidden: Collection[str] = ()
+        logged: Sequence[LoggedRequest] = ()
         if memory is not None:
             agent = await find_memory(self.store, project, memory, param="memory")
+            if self.log is not None:
+                logged = self.log.ended(project=project, memory=memory)
         elif self.log is not None:
-            hidden = await self._drop_forgotten(self.log)
-        logged = [] if self.log is None else self.log.ended(project=project, memory=memory)
-        logged = [each for each in logged if each.memory_uid not in hidden]
+            logged = await self._list_logged(self.log, project)
         found = [
             _ListedRequest(_record_of_logged(e), number=e.number) for e in logged if e.number < start.number
         ]
@@ -191,18 +197,21 @@ class RequestOperations(Struct, frozen=True):
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 
-    async def _drop_forgotten(self, log: RequestLog) -> Collection[str]:
-        """Drops the requests of memories that are gone. Returns those that may be gone, while the store is down."""
-        ended = log.ended()
-        try:
-            log.drop(await self._find_forgotten(ended))
-        except StoreError:
-            return log.possibly_forgotten(ended)
-        return ()
+    async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
+        """Returns the requests of the log that have ended, and drops those of memories that are gone.
 
-    async def _find_forgotten(self, logged: Iterable[LoggedRequest]) -> set[str]:
+        While the store is down, those of memories that may be gone are left out.
+        """
+        try:
+            log.drop(await self._find_forgotten(log, log.ended()))
+        except StoreError:
+            logged = log.ended(project=project)
+            return [e for e in logged if e.memory_uid is None or not log.is_before_forgetting(e)]
+        return log.ended(project=project)
+
+    async def _find_forgotten(self, log: RequestLog, logged: Iterable[LoggedRequest]) -> set[str]:
         """Returns the memories of these requests that are gone."""
-        suspects = set() if self.log is None else self.log.possibly_forgotten(logged)
+        suspects = {e.memory_uid for e in logged if e.memory_uid is not None and log.is_before_forgetting(e)}
         return suspects - (await self.store.overview.scopes(suspects)).keys() if suspects else suspects
 
     async def _list_stored(
