@@ -125,7 +125,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"memory"},
         {"prompt"},
         {"conversation"},
-        {"agent"},
+        {"agent", "usage"},
         {
             "applications",
             "dates",
@@ -140,7 +140,6 @@ FLOORS: dict[str, list[set[str]]] = {
             "thoughts",
             "tool_rule",
             "trace_context",
-            "usage",
             "words",
         },
     ],

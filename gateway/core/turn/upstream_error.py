@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from adapters.types import Event, Json
+from gateway.core.json_escapes import read_json
 from gateway.core.json_limits import is_too_deep
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
@@ -49,10 +50,7 @@ def is_for_good(status: int, body: bytes) -> bool:
 
 def decode_error(body: bytes) -> Json | None:
     """Returns the object of an error's body, which Google's endpoint puts into a list; None: there is none."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
+    parsed, _ = read_json(body)
     if isinstance(parsed, list) and parsed:
         parsed = parsed[0]
     return parsed if isinstance(parsed, dict) else None
@@ -95,10 +93,7 @@ def refusal_in_event(first: Event) -> tuple[int, bytes] | None:
 
 def _error_in_data(data: bytes, name: str | None) -> Json | None:
     """Returns the error that the data of an event is; None: it is something else. name: of the event."""
-    try:
-        chunk = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
+    chunk, _ = read_json(data)
     return error_in(chunk, name) if isinstance(chunk, dict) else None
 
 
@@ -131,10 +126,7 @@ def error_status_in(body: bytes) -> int | None:
     # An error begins as one, after white space that came as a sign of life. The rest of a completion is not looked at.
     if body.lstrip().find(b"error", 0, _ERROR_BEGINS) < 0:
         return None
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
+    parsed, _ = read_json(body)
     error = error_in(parsed) if isinstance(parsed, dict) and not parsed.get("choices") else None
     return None if error is None else _status_of(error)
 

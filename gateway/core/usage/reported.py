@@ -14,6 +14,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json, completion_count, token_count
+from gateway.core.json_escapes import read_json
 from storage.records import TokenCounts
 
 # A larger body that is no event stream is not parsed: its usage is looked for in so many of its first and last bytes.
@@ -171,10 +172,7 @@ class UsageReader:
 
 def _usage_of(data: bytes) -> Any:
     """Returns the usage in an event's data, wherever its dialect puts it."""
-    try:
-        event = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
+    event, _ = read_json(data)
     if not isinstance(event, dict):
         return None
     for inner in (event, event.get("response"), event.get("message")):

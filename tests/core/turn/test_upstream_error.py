@@ -28,6 +28,12 @@ from gateway.errors import UpstreamBroke, UpstreamRefused
         (400, b'[{"error":{"message":"bad","code":400}}]', "bad", 400),  # Google
         (500, b'{"error":"boom"}', "boom", 500),
         (400, b'{"object":"error","message":"too long","code":400}', "too long", 400),  # vLLM
+        (
+            400,
+            rb'{"error":{"message":"no \ud83d","code":"c"}}',
+            "no \ufffd",
+            "c",
+        ),  # it quotes half a character
     ],
 )
 def test_errors_of_all_upstreams_have_one_shape(status: int, body: bytes, message: str, code: Any) -> None:
@@ -51,6 +57,7 @@ def test_an_error_without_words_names_its_status(body: bytes) -> None:
         (b'event: error\ndata: {"message":"x"}\n\n', UpstreamBroke),
         (b'event: error\ndata: {"code":"context_length_exceeded","message":"x"}\n\n', UpstreamRefused),
         (b'data: {"error":{"code":429,"message":"x"}}\n\n', UpstreamRefused),
+        (b'data: {"error":{"message":"x \\ud83d"}}\n\n', UpstreamBroke),
         (b'data: {"choices":[],"error":null}\n\n', NoneType),
         (b'data: {"choices":[{"delta":{"content":"an {\\"error\\":1}"}}]}\n\n', NoneType),
         (b": error\n\ndata: error\n\n", NoneType),

@@ -105,6 +105,13 @@ def test_a_stream_is_read_wherever_its_dialect_puts_the_usage(path: str, stream:
     assert reader.counts[:3] == (100, 20, 60)
 
 
+def test_a_stream_with_half_a_character_is_read() -> None:
+    """Upstreams that cut a text by its tokens write such halves."""
+    reader = UsageReader("/responses")
+    reader.take_events(rb'data: {"response":{"output":["\ud83d"],"usage":%b}}' % orjson.dumps(RESPONSE))
+    assert reader.counts is not None
+
+
 def test_what_the_model_wrote_is_measured_in_characters() -> None:
     reader = UsageReader("/chat/completions")
     reader.take_events(events({"choices": [{"delta": {"role": "assistant", "content": 'ä "b"\n'}}]}))
