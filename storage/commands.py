@@ -106,7 +106,7 @@ class MemorySnapshot(Struct):
     has_rivals: bool = False
     # The gateway's texts and rounds on the path of that exchange.
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
-    # The memory has messages off the record.
+    # The memory has messages that are off the record or were forgotten.
     has_tombs: bool = False
     section: SentSection | None = None
     blocks: list[Block] = msgspec.field(default_factory=list)
@@ -212,8 +212,9 @@ class Change(Struct, frozen=True):
     others: Sequence[Exchange] = ()
     # Exchanges that are continued now and have not changed otherwise: a loop of tools may have hundreds.
     continued: Sequence[int] = ()
-    # The hashes by which the exchange will be recognised: as a prefix, and as a message off the record.
+    # The hashes of prefixes by which the exchange will be recognised.
     prefixes: Sequence[bytes] = ()
+    # The hashes of its messages that are off the record: with one of them the snapshot `has_tombs`.
     tombs: Sequence[bytes] = ()
     # Stored exchanges with indexed words that changed.
     stale: Sequence[int] = ()

@@ -450,6 +450,6 @@ FROM blocks b JOIN block_history h ON h.id = b.current
 WHERE b.agent IS NULL AND b.profile <> '' AND b.project = ? AND b.profile = CAST(? AS TEXT) ORDER BY b.id
 
 -- name: tombs
--- Finds those of some messages that were forgotten. What is off the record has such a mark, too.
+-- Finds those of some messages that were forgotten. Messages off the record have such marks, too, for `has_tombs`.
 SELECT m.hash FROM marks m WHERE m.agent = ?1 AND m.kind = 'tomb' AND m.hash {in:2:BYTEA:256}
     AND NOT EXISTS (SELECT 1 FROM exchanges e WHERE e.id = m.exchange AND e.agent = ?1 AND e.state = 'off')

@@ -212,11 +212,8 @@ _TYPES = {"string": str, "integer": int}
 
 def known_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
     """Returns the arguments that are in a tool's schema: models also send those of other tools of this name."""
-    return {
-        name: value
-        for name, value in arguments.items()
-        if name in MEMORY_TOOLS[tool]["parameters"]["properties"]
-    }
+    known = MEMORY_TOOLS[tool]["parameters"]["properties"]
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
