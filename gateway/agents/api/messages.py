@@ -280,7 +280,7 @@ class MessageRoutes:
         agent = await self._api.agent(request)
         place, text = await self._changeable_place(agent, request), read_new_text(request.body)
         view = await self._messages.get(agent, place)
-        # The result of a tool that speaks is shown beside its call alone, not beside the call's text.
+        # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
         named_type = sent_fields(request.body).get("message_type")

@@ -136,10 +136,12 @@ class Folders:
     ) -> tuple[StoredFile, bool]:
         """Saves a file with a known text, whatever its type, as `upload` does. memory: the folder's."""
         files = self._store.files
-        taken = await files.find_by_name(memory, upload.name)
-        if taken is not None and handling == "skip":
-            return taken, False
-        if taken is not None and handling == "error":
+        if (
+            handling in ("skip", "error")
+            and (taken := await files.find_by_name(memory, upload.name)) is not None
+        ):
+            if handling == "skip":
+                return taken, False
             raise Conflict(f"There is a file {upload.name!r} in this folder already.", param="file")
         size, now = len(upload.data), self._now()
         draft = StoredFile(0, ids.new_uid(), memory, _PARSING, size, now, upload.type, upload.name)

@@ -23,7 +23,7 @@ from msgspec import Struct
 from gateway.agents.migrate.moved import (
     MovedAgent,
     MovedConversation,
-    count_said,
+    count_messages,
     mcp_servers_of,
     moved_file,
     newer_state,
@@ -304,7 +304,7 @@ def _models(moved: MovedAgent) -> set[str]:
 
 def _summary(moved: MovedAgent) -> str:
     counts = (
-        (count_said(moved.messages), "message"),
+        (count_messages(moved.messages), "message"),
         (len(moved.conversations), "further conversation"),
         (len(moved.passages), "passage"),
         (len(moved.state.get("blocks") or ()), "block"),

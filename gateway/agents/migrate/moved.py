@@ -170,12 +170,12 @@ def _name(part: Mapping[str, Any]) -> str:
 def file_messages(listed: Iterable[_Json]) -> list[_Json]:
     """Returns messages in a file's form, without those that the gateway makes itself.
 
-    The first one is the compiled prompt, as in the server's own files. A later one of the system is somebody's.
+    The first one is the compiled prompt, as in the server's own files. Later ones of the system were sent by clients.
     """
     return [*_joined(listed)]
 
 
-def count_said(listed: Iterable[_Json]) -> int:
+def count_messages(listed: Iterable[_Json]) -> int:
     """Returns the number of messages without the compiled prompt."""
     messages = file_messages(listed)
     return len(messages) - (bool(messages) and messages[0]["role"] == "system")

@@ -170,8 +170,8 @@ class Archives:
     async def search_in(
         self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5
     ) -> Sequence[PassageView]:
-        """Returns the passages of these memories that answer a query, best first. Only `MAX_SEARCHED` are asked."""
-        memories, embed = memories[:MAX_SEARCHED], self._embed_query
+        """Returns the passages of these memories that answer a query, best first."""
+        embed = self._embed_query
         vector = None if embed is None else await embed([each.id for each in memories], query, SEARCH_MS)
         ranked = [await self._search_one(memory, query, wanted, limit, vector) for memory in memories]
         return interleave(ranked)[:limit]

@@ -58,9 +58,9 @@ class AgentConversations:
         """
         uid, at = ids.new_uid(), self._now()
         body = replace(definition, summary=None, description=None, archived=None, hidden=hidden).body()
-        if source is None and upto:
-            raise NotFound(f"there is no message {upto} in this conversation")
         if source is None:
+            if upto:
+                raise NotFound(f"there is no message {upto} in this conversation")
             return await self._store.conversations.create(agent, uid, body, at=at)
         try:
             return await self._store.conversations.fork(agent, source, uid, body, at=at, upto=upto)

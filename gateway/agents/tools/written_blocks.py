@@ -32,7 +32,7 @@ async def write_blocks(
 
     exchange: the row of the one that it was called for: who forgets that forgets what came of it.
     edited: labels of blocks with edits that are not in the store yet.
-    by: the agent, as it was read, whose turn called the code.
+    by: the agent that called the code, as its turn has read it.
     """
     errors = []
     for block, value in answer.changed_blocks:
