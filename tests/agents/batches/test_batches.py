@@ -14,12 +14,12 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.settings import BatchSettings, ProfileSettings, UpstreamSettings
+from gateway.settings import BatchSettings, ProfileSettings, ToolSettings, UpstreamSettings
 from gateway.tokens import tokenizer_for
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
-from tests.doubles.tool_server import ToolServer
+from tests.doubles.tool_server import OK, ToolServer, served
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.patience import PATIENCE_S
 
@@ -81,6 +81,12 @@ class Scene:
             assert time.monotonic() < deadline, found
             self.wait()
         return found
+
+    def tokens(self) -> int:
+        """Returns the tokens that all batches have used today."""
+        world = self.world.world
+        day = int(world.clock() // 86_400)
+        return world.gateway.call(world.store.usage.batch_tokens("default", day))
 
     def until_rest(self) -> None:
         """Waits until no batch has anything left to be done."""
@@ -155,6 +161,17 @@ def scene(
         yield Scene(made, openai, claude)
 
 
+@contextmanager
+def with_webhooks(
+    folder: Path, answer: Callable[[str, Json], Fate] | None = None
+) -> Iterator[tuple[Scene, ToolServer]]:
+    """Yields a scene, and a server that its tools and its callbacks may call."""
+    with served(OK) as server:
+        tools = ToolSettings(hosts=(server.url,), private_hosts=(server.url,))
+        with scene(folder, answer, tools=tools) as s:
+            yield s, server
+
+
 MODELS = ["open/m", "claude/claude-opus-4-6", "up/m"]
 # What each of the three reports for a reply.
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -211,6 +228,12 @@ def results(body: Json) -> list[str]:
                         part["content"] if isinstance(part["content"], str) else part["content"][0]["text"]
                     )
     return found
+
+
+def buying(custom_id: str, body: Json) -> Fate:
+    if results(body):
+        return Fate(text=f"It said {results(body)[0]}.")
+    return Fate(calls=(("buy", {"what": "a fern"}),))
 
 
 def append(text: str, label: str = "human") -> tuple[str, Json]:

@@ -23,7 +23,7 @@ from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.background import tasks
-from gateway.settings import BatchSettings, ToolSettings
+from gateway.settings import BatchSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import StatementFailed, Unavailable, WriteConflict
 from storage.records import DEFAULT, RunState
@@ -38,11 +38,12 @@ from tests.agents.batches.test_batches import (
     Json,
     append,
     asked,
+    buying,
     results,
     scene,
+    with_webhooks,
 )
 from tests.doubles.batches import BatchServer, Fate
-from tests.doubles.tool_server import OK, served
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, raw, say
 from tests.patience import PATIENCE_S
 
@@ -62,6 +63,10 @@ class Breaking:
             return await real(store, *about)
 
         monkeypatch.setattr(Batches, name, broken)
+
+
+def noting(custom_id: str, body: Json) -> Fate:
+    return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
 
 
 def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,10 +101,7 @@ def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
 @pytest.mark.parametrize("model", MODELS[:2])
 @pytest.mark.parametrize("cycle", [1, 2])
 def test_a_batch_whose_maker_was_not_told_is_cancelled_too(cycle: int, model: str, tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
-
-    with scene(tmp_path, answer, held=True) as s:
+    with scene(tmp_path, noting, held=True) as s:
         server = s.openai if model == "open/m" else s.anthropic
         server.drop_create = cycle == 1
         batch = s.post(s.agents(2, model))
@@ -123,9 +125,6 @@ def test_a_batch_whose_maker_was_not_told_is_cancelled_too(cycle: int, model: st
 def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
-
     running, begun = Batches.mark_running, list[int]()
 
     async def cancelled(store: Batches, id: int) -> None:
@@ -136,7 +135,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
             await store.cancel(found, found.created)
 
     monkeypatch.setattr(Batches, "mark_running", cancelled)
-    with scene(tmp_path, answer) as s:
+    with scene(tmp_path, noting) as s:
         batch = s.post(s.agents(2))
         s.until_rest()
         found = s.get(batch)
@@ -300,10 +299,7 @@ def test_a_part_is_not_over_before_its_last_item_has_ended(
     monkeypatch.setattr(ItemOutcomes, "write", broken)
     monkeypatch.setattr(ItemOutcomes, "_write_alone", alone)
 
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
-
-    with scene(tmp_path, answer, held=True) as s:
+    with scene(tmp_path, noting, held=True) as s:
         s.world.upstream.script = script
         [agent] = s.agents(1, "up/m")
         batch = s.post([agent], "Note it.", override_model="open/m")
@@ -335,30 +331,23 @@ def test_what_a_provider_has_done_of_a_batch_that_is_cancelled_counts(model: str
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
         s.until_rest()
         assert s.get(batch)["counts"]["cancelled"] == 2
-        gateway, store = s.world.world.gateway, s.world.world.store
-        day = int(s.world.world.clock() // 86_400)
-        assert gateway.call(store.usage.batch_tokens("default", day)) == 30
+        assert s.tokens() == 30
         assert s.said(s.items(batch)[0]["agent_id"]) == []
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_what_a_provider_has_done_after_a_round_counts_as_well(model: str, tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
-
-    with scene(tmp_path, answer, held=True) as s:
+    with scene(tmp_path, noting, held=True) as s:
         server = s.openai if model == "open/m" else s.anthropic
         batch = s.post(s.agents(2, model))
-        gateway, store = s.world.world.gateway, s.world.world.store
-        day = int(s.world.world.clock() // 86_400)
         for parts, tokens in ((1, 0), (2, 30)):
             s.until(batch, lambda _, parts=parts: len(server.batches) == parts and s.comes_to_rest())
-            assert gateway.call(store.usage.batch_tokens("default", day)) == tokens
+            assert s.tokens() == tokens
             server.finish()
         assert s.world.ask("PATCH", f"{PATH}/{batch['id']}/cancel")[0] == 200
         s.until_rest()
         assert s.get(batch)["counts"]["cancelled"] == 2
-        assert gateway.call(store.usage.batch_tokens("default", day)) == 60
+        assert s.tokens() == 60
 
 
 def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
@@ -411,12 +400,10 @@ def test_another_call_under_the_same_id_is_made(tmp_path: Path, monkeypatch: pyt
         return call_tools(Call("buy", {"what": bought.pop(0)}, id="call_0"))
 
     monkeypatch.setattr(ItemOutcomes, "write", write)
-    with served(OK) as shop:
-        tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
-        with scene(tmp_path, tools=tools) as s:
-            agents = s.shoppers(1, shop, "up/m")
-            s.world.upstream.script = script
-            assert s.ended(s.post(agents))["counts"]["completed"] == 1
+    with with_webhooks(tmp_path) as (s, shop):
+        agents = s.shoppers(1, shop, "up/m")
+        s.world.upstream.script = script
+        assert s.ended(s.post(agents))["counts"]["completed"] == 1
     assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern", "a rose"]
 
 
@@ -430,18 +417,14 @@ def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
             raise WriteConflict("another writer was faster")
         await real(outcomes, writes)
 
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
-
     monkeypatch.setattr(ItemOutcomes, "write", write)
-    with scene(tmp_path, answer) as s:
+    with scene(tmp_path, noting) as s:
         batch = s.post(s.agents(1))
         assert s.ended(batch)["counts"]["failed"] == 1
         [item] = s.items(batch)
         assert "change too fast" in item["error"]
         assert s.said(item["agent_id"])[1] == "tool_call_message: core_memory_append"
-        gateway, day = s.world.world.gateway, int(s.world.world.clock() // 86_400)
-        assert gateway.call(s.world.world.store.usage.batch_tokens("default", day)) == 30
+        assert s.tokens() == 30
 
 
 def test_a_conversation_that_is_deleted_as_its_item_ends_costs_the_others_nothing(
@@ -491,8 +474,7 @@ def test_half_a_character_is_replaced_as_it_is_live(tmp_path: Path) -> None:
         [item] = s.items(batch)
         assert s.said(item["agent_id"])[-1] == "assistant_message: It is \ufffd It is \ufffd"
         assert item["usage"]["total_tokens"] == 30
-        gateway, day = s.world.world.gateway, int(s.world.world.clock() // 86_400)
-        assert gateway.call(s.world.world.store.usage.batch_tokens("default", day)) == 30
+        assert s.tokens() == 30
 
 
 def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -> None:
@@ -508,14 +490,9 @@ def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -
         assert s.items(batch)[0]["error"] == "The reply cannot be read."
 
 
-def test_no_item_goes_on_beside_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It knows only of the calls that were begun before, and of the answers to those that were done."""
     real, taken, gate = ItemTurns.take_reply, list[str](), Gate()
-
-    def answer(custom_id: str, body: Json) -> Fate:
-        if results(body):
-            return Fate(text=f"It said {results(body)[0]}.")
-        return Fate(calls=(("buy", {"what": "a fern"}),))
 
     async def take(turns: ItemTurns, item: BatchItem, body: bytes) -> Any:
         taken.append(item.agent)
@@ -528,13 +505,11 @@ def test_no_item_goes_on_beside_the_next_attempt(tmp_path: Path, monkeypatch: py
         return await real(turns, item, body)
 
     monkeypatch.setattr(ItemTurns, "take_reply", take)
-    with served(OK) as shop:
-        tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
-        with scene(tmp_path, answer, tools=tools) as s:
-            shop.gate = gate
-            agents = s.shoppers(2, shop)
-            assert s.ended(s.post(agents))["counts"]["completed"] == 2
-            assert [s.said(agent)[-1] for agent in agents] == ["assistant_message: It said ok."] * 2
+    with with_webhooks(tmp_path, buying) as (s, shop):
+        shop.gate = gate
+        agents = s.shoppers(2, shop)
+        assert s.ended(s.post(agents))["counts"]["completed"] == 2
+        assert [s.said(agent)[-1] for agent in agents] == ["assistant_message: It said ok."] * 2
     assert len(shop.bodies) == 2
 
 
@@ -931,7 +906,7 @@ def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
-def test_a_provider_beside_calls_of_the_gateways_own_is_asked_at_its_own_times(
+def test_calls_of_the_gateways_own_do_not_have_a_provider_asked_more_often(
     is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalBatches, "poll_interval_s", 0.01)
@@ -1026,12 +1001,9 @@ def test_no_result_is_taken_once_a_batch_is_cancelled(
             await store.batches.cancel(found, found.created)
         return await take(turns, item, body)
 
-    def answer(custom_id: str, body: Json) -> Fate:
-        return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
-
     monkeypatch.setattr(batch_results, "PAGE", 1)
     monkeypatch.setattr(ItemTurns, "take_reply", cancelling)
-    with scene(tmp_path, answer, held=True) as s:
+    with scene(tmp_path, noting, held=True) as s:
         batch = s.post(s.agents(3))
         for made in (1, 2):
             s.until(batch, lambda _, made=made: len(s.openai.batches) == made)

@@ -31,11 +31,21 @@ from storage.sql.agents_api.batches import Batches
 from storage.sql.agents_api.runs import end_run
 from storage.sql.jobs import Jobs, raise_epoch
 from storage.sql.statements import make_statement
-from tests.agents.batches.test_batches import PATH, Json, Scene, _text, append, results, scene
+from tests.agents.batches.test_batches import (
+    PATH,
+    Json,
+    Scene,
+    _text,
+    append,
+    buying,
+    results,
+    scene,
+    with_webhooks,
+)
 from tests.agents.letta import spoken
 from tests.agents.test_client_tools import NOTE
 from tests.doubles.batches import Fate
-from tests.doubles.tool_server import OK, ToolServer, served
+from tests.doubles.tool_server import ToolServer
 from tests.gateway.process import command
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 from tests.inflated import with_inflated
@@ -455,15 +465,13 @@ def test_an_agent_whose_model_is_nowhere_fails_alone(tmp_path: Path, monkeypatch
 @contextmanager
 def called_back(tmp_path: Path) -> Iterator[tuple[Scene, ToolServer, Json, Json]]:
     """Yields a scene, the server that was called back, the body of a batch, and the batch, which has ended."""
-    with served(OK) as receiver:
-        tools = ToolSettings(hosts=(receiver.url,), private_hosts=(receiver.url,))
-        with scene(tmp_path, tools=tools) as s:
-            [agent] = s.agents(1)
-            body = {"requests": [{"agent_id": agent, "input": "Hi"}], "callback_url": f"{receiver.url}/done"}
-            status, batch = s.world.ask("POST", PATH, body)
-            assert status == 200, batch
-            s.until(batch, lambda _: bool(receiver.bodies))
-            yield s, receiver, body, batch
+    with with_webhooks(tmp_path) as (s, receiver):
+        [agent] = s.agents(1)
+        body = {"requests": [{"agent_id": agent, "input": "Hi"}], "callback_url": f"{receiver.url}/done"}
+        status, batch = s.world.ask("POST", PATH, body)
+        assert status == 200, batch
+        s.until(batch, lambda _: bool(receiver.bodies))
+        yield s, receiver, body, batch
 
 
 def test_its_maker_is_called_back(tmp_path: Path) -> None:
@@ -494,18 +502,11 @@ def test_the_maker_of_one_that_is_cancelled_as_it_ends_is_told_so(
 
 
 def test_webhooks_are_called_once(tmp_path: Path) -> None:
-    def answer(custom_id: str, body: Json) -> Fate:
-        if results(body):
-            return Fate(text=f"It said {results(body)[0]}.")
-        return Fate(calls=(("buy", {"what": "a fern"}),))
-
-    with served(OK) as shop:
-        tools = ToolSettings(hosts=(shop.url,), private_hosts=(shop.url,))
-        with scene(tmp_path, answer, tools=tools) as s:
-            agents = s.shoppers(2, shop)
-            assert s.ended(s.post(agents))["counts"]["completed"] == 2
-            assert len(shop.bodies) == 2
-            assert s.said(agents[0])[-1] == "assistant_message: It said ok."
+    with with_webhooks(tmp_path, buying) as (s, shop):
+        agents = s.shoppers(2, shop)
+        assert s.ended(s.post(agents))["counts"]["completed"] == 2
+        assert len(shop.bodies) == 2
+        assert s.said(agents[0])[-1] == "assistant_message: It said ok."
 
 
 def test_an_item_asks_another_agent(tmp_path: Path) -> None:
