@@ -16,10 +16,11 @@ from gateway.agents.files.folders import Folders
 from gateway.agents.tools.file_tools import NOT_SEARCHED
 from gateway.run.tools.searches import INCOMPLETE
 from storage.commands import ForgetTarget
-from storage.errors import NotFound, TooSlow, Unavailable
-from storage.records import Agent, DefinitionKind
+from storage.errors import NotFound, Unavailable
+from storage.records import DefinitionKind
 from storage.sql.agents_api.folders import Files
 from tests.agents.letta import LettaWorld, letta
+from tests.agents.test_recall_memory import make_late
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.storage.api import bytes_in
 
@@ -272,18 +273,11 @@ def test_a_folder_that_is_deleted_while_it_is_read_is_not_found(world: LettaWorl
 
 def test_a_folder_that_cannot_be_searched_takes_nothing_from_the_others(world: LettaWorld) -> None:
     notes, more = folder(world, plan=PLAN), folder(world, "more", boats="A boat needs a name.")
-    agent, recall = world.agent(folder_ids=[notes.id, more.id]), world.world.store.recall
-    passages, failing = recall.passages, {notes.id}
-
-    async def passages_of(memory: Agent, *args: Any, **options: Any) -> Any:
-        if f"source-{memory.uid}" in failing:
-            raise TooSlow("the search did not end in time")
-        return await passages(memory, *args, **options)
-
-    object.__setattr__(recall, "passages", passages_of)
+    agent, late = world.agent(folder_ids=[notes.id, more.id]), {notes.id}
+    make_late(world, late)
     found = ask(world, agent.id, "semantic_search_files", query="boat")
     assert found.splitlines() == ["- [more/boats.md] A boat needs a name.", INCOMPLETE]
-    failing.add(more.id)
+    late.add(more.id)
     assert ask(world, agent.id, "semantic_search_files", query="boat") == NOT_SEARCHED
 
 

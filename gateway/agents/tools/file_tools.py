@@ -73,24 +73,21 @@ class FileTools(Struct, frozen=True):
 
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
+        if not folders:
+            return ToolAnswer(NO_FILES)
         embed = self.embed_query
         vector = None if embed is None else await embed([*folders], query, searches.SEARCH_MS)
         hits, is_incomplete = await searches.search_all(
             [self._passages(folder, query, limit, vector) for folder in folders]
         )
-        files = await self.store.files.find_by_ids(
-            sorted({hit.file for hit in hits[:limit] if hit.file is not None})
-        )
+        hits = hits[:limit]
+        files = await self.store.files.find_by_ids(sorted({hit.file for hit in hits if hit.file is not None}))
         lines = [
             f"- [{folders[file.memory]}/{file.name}] {hit.text.strip()}"
-            for hit in hits[:limit]
+            for hit in hits
             if hit.file is not None and (file := files.get(hit.file)) is not None
         ]
-        if is_incomplete and not lines:
-            return failed_answer(NOT_SEARCHED)
-        if is_incomplete:
-            lines.append(searches.INCOMPLETE)
-        return ToolAnswer("\n".join(lines) or ("Nothing was found." if folders else NO_FILES))
+        return searches.make_answer(lines, NOT_SEARCHED, is_incomplete=is_incomplete)
 
     async def _passages(
         self, folder: int, query: str, limit: int, vector: Vector | None

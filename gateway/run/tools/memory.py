@@ -166,10 +166,8 @@ class MemoryTools(Struct, frozen=True):
         lines += [
             _result_line(each) for each in note.choose(hits[: lookup.limit], "", budget_tokens=budget).hits
         ]
-        if is_incomplete and not lines:
-            return failed_answer("Error: memory cannot be searched at the moment.")
-        lines = [*lines, searches.INCOMPLETE] if is_incomplete else lines or ["Nothing was found."]
-        return ToolAnswer("\n".join(lines))
+        failed = "Error: memory cannot be searched at the moment."
+        return searches.make_answer(lines, failed, is_incomplete=is_incomplete)
 
     def _pending_passages(self, lookup: Lookup) -> list[Message]:
         """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
 from storage.fusion import interleave
 
@@ -40,3 +41,14 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T
             _log.warning("A search of a tool failed: %s", error.message)
             has_failed = True
     return interleave(found), has_failed
+
+
+def make_answer(lines: Sequence[str], failed: str, *, is_incomplete: bool) -> ToolAnswer:
+    """Returns the answer of a tool that searches.
+
+    lines: one for each hit.
+    failed: the answer where there are none and a search failed.
+    """
+    if not is_incomplete:
+        return ToolAnswer("\n".join(lines) or "Nothing was found.")
+    return ToolAnswer("\n".join([*lines, INCOMPLETE])) if lines else failed_answer(failed)
