@@ -382,7 +382,7 @@ class AgentRuns:
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
         await self._turns.wait_written(send.scope)
-        digest = otid_digest(agent, name, send.otid)
+        otid = otid_digest(agent, name, send.otid)
         messages = send.messages
         if send.heard is not None and any(m.get("role") == "user" for m in messages):
             # A list shows what its client has heard: the same words after their answer are another send.
@@ -393,7 +393,7 @@ class AgentRuns:
             if not count:
                 return None
             messages = messages[-count:]
-        marks = self._marks(agent, send, messages, digest)
+        marks = self._marks(agent, send, messages, otid)
         run = await find_candidate_run(self.keeper.store, marks)
         if run is not None and not run.is_over:
             run = await self._end_abandoned((agent.uid, name), run)
