@@ -69,7 +69,7 @@ _EXPORT_END = (
     "learner",
     "rule",
 )
-# Readers of a memory whose cursors are exported, by their names there.
+# The readers whose cursors are exported, by their names in the export.
 _READERS = {"learner": LEARNER, "rule": RULE}
 # Parts with `seq`, the number in the agent's order, as the cursor of their pages. Others have the row id.
 _PAGED_BY_SEQ = ("exchange", "passage", "fact", "step", "imported", "imported_fact")

@@ -205,7 +205,7 @@ async def _read_snapshot(
         store.agents.uncache(scope)
     else:
         raise StoreError("the memory of this user is being removed")
-    return await refreshed_agent(store, agent, snapshot), listing, snapshot
+    return await refresh_agent(store, agent, snapshot), listing, snapshot
 
 
 async def _read_and_plan(
@@ -249,7 +249,7 @@ async def find_agent(store: Store, request: MemoryRequest) -> Agent:
     return await agents.find_or_draft(scope, must_exist=bool(spec.uid))
 
 
-async def refreshed_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) -> Agent:
+async def refresh_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) -> Agent:
     """Returns an agent as it is in a snapshot that was read after it. Raises: StoreError."""
     if agent.epoch == snapshot.epoch:
         return agent

@@ -34,7 +34,7 @@ from gateway.run.memory.memory_context import (
     initial_blocks,
     new_conversation_uid,
     offer_tools,
-    refreshed_agent,
+    refresh_agent,
     stored_model_name,
 )
 from gateway.run.memory.prompt import Prompt
@@ -78,7 +78,7 @@ async def read_stored_context(
         agents.uncache(scope)
     else:
         raise StoreError("the memory of this agent is being removed")
-    agent = await refreshed_agent(store, agent, stored.snapshot)
+    agent = await refresh_agent(store, agent, stored.snapshot)
     conversation = stored.snapshot.conversation
     if conversation is None and request.identity.conversation != DEFAULT:
         raise NotFound("there is no such conversation")

@@ -173,6 +173,5 @@ def test_a_file_whose_name_is_no_utf8_is_named_with_escapes(
     (line,) = log.lines()
     assert line["message"] == "/data/d\\udcff.db cannot be used"
     assert "OSError: /data/d\\udcff.db is full" in line["trace"]
-    assert (
-        capsys.readouterr().err == ""
-    )  # where `logging` prints what could not be formatted, with its arguments
+    # There `logging` prints what it cannot format, with its arguments.
+    assert capsys.readouterr().err == ""
