@@ -51,7 +51,7 @@ class NativeMessages(Struct, frozen=True):
             # The upstream has them since the thread began, and refuses them now.
             additions = replace(additions, system=(), tools=())
         messages, system = self._edit_messages(additions), self._extend_system(additions)
-        members: Json = {}
+        members: Json = {}  # None: the member is left out
         if messages is not self.json["messages"]:
             members["messages"] = messages
         if system is not self.json.get("system"):
@@ -71,13 +71,7 @@ class NativeMessages(Struct, frozen=True):
             consumed = self._leave_out_refused_thinking(members, model)
             if _has_thoughts(messages):
                 self._leave_out_thoughts(members, messages)
-        elif (
-            # A stored message may not have the form in which it came.
-            (additions.changes_prefix or additions.stored_messages)
-            and binds_thoughts(model)
-            # Those of this turn's own rounds stand after what they were thought about.
-            and _has_thoughts(self._edit_messages(replace(additions, hidden_rounds=())))
-        ):
+        elif binds_thoughts(model) and self._may_move_thoughts(additions):
             betas = self._allow_other_prefix(members, messages)
         if not members:
             return UpstreamBody(self.raw if model == self.json.get("model") else self.with_model(model))
@@ -160,6 +154,14 @@ class NativeMessages(Struct, frozen=True):
         return messages, results
 
     # Thoughts
+
+    def _may_move_thoughts(self, additions: NativeAdditions) -> bool:
+        """Returns whether a thought may come after something else than that about which it was thought."""
+        # A stored message may not have the form in which it came.
+        if not (additions.changes_prefix or additions.stored_messages):
+            return False
+        # The thoughts of this turn's own rounds come after what they were thought about.
+        return _has_thoughts(self._edit_messages(replace(additions, hidden_rounds=())))
 
     def _allow_other_prefix(self, members: Json, messages: list[Json]) -> Sequence[str]:
         """Has thoughts that no longer fit left out, by the upstream where it can be asked for that."""
