@@ -183,10 +183,9 @@ def _set_effort(wire: Json, config: Json, effort: Any, known: ModelTraits) -> No
 def _ask_to_think(wire: Json, effort: str) -> None:
     """Gives a model tokens to think, unless a call is forced or there is no room for thoughts."""
     most = wire.get("max_tokens")
-    is_forced = wire.get("tool_choice", {}).get("type") in ("any", "tool")
     if (
         effort in _OPENAI_LOW_EFFORTS
-        or is_forced
+        or _forces_call(wire.get("tool_choice"))
         or not isinstance(most, int)
         or most <= _MIN_THINKING_TOKENS
     ):
@@ -212,14 +211,31 @@ def _allow_other_prefix(wire: Json) -> None:
     turns = [turn for turn in replies if any(block.get("type") in THINKING for block in turn["content"])]
     if not turns:
         return
-    thinking = wire.get("thinking", {"type": "adaptive"})  # which is these models' own default
-    is_forced = wire.get("tool_choice", {}).get("type") in ("any", "tool")
-    if isinstance(thinking, dict) and thinking.get("type") == "adaptive" and not is_forced:
-        wire["thinking"] = {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}
+    thinking = with_block_binding(wire.get("thinking"), wire.get("tool_choice"))
+    if thinking is not None:
+        wire["thinking"] = thinking
         return
-    # Only this type can ask for that, and not where a call is forced; no other request needs thoughts.
+    # No other request needs thoughts.
     for turn in turns:
         turn["content"] = [block for block in turn["content"] if block.get("type") not in THINKING]
+
+
+def with_block_binding(thinking: Any, tool_choice: Any) -> Json | None:
+    """Returns the `thinking` of a request that has Claude drop thoughts whose prefix is another one than it was.
+
+    thinking: the request's own; None: the default of the models that bind thoughts, which is adaptive.
+    tool_choice: as Claude takes it.
+
+    None: the request cannot ask for that. Only adaptive thinking can, and not where a call is forced.
+    """
+    thinking = {"type": "adaptive"} if thinking is None else thinking
+    if not isinstance(thinking, dict) or thinking.get("type") != "adaptive" or _forces_call(tool_choice):
+        return None
+    return {"block_binding": {"prefix_mismatch_behavior": "drop_block"}, **thinking}
+
+
+def _forces_call(tool_choice: Any) -> bool:
+    return isinstance(tool_choice, dict) and tool_choice.get("type") in ("any", "tool")
 
 
 def _cache_ttl(retention: Any) -> str | None:

@@ -17,7 +17,7 @@ from adapters.claude.content import assistant_blocks, tool_result, user_blocks
 from adapters.claude.error_form import Untranslatable
 from adapters.claude.model_traits import binds_thoughts, takes_thinking, thinks_when_asked
 from adapters.claude.reply import next_block_index
-from adapters.claude.request import BINDING_BETA
+from adapters.claude.request import BINDING_BETA, with_block_binding
 from adapters.types import NATIVE_REPLY, Json
 from gateway.core.conversation.canonical import call_id, call_objects, text_of
 from gateway.core.request.edit import BodyEdit
@@ -169,12 +169,9 @@ class NativeMessages(Struct, frozen=True):
         if isinstance(thinking, dict) and "block_binding" in thinking:
             return ()
         choice = members.get("tool_choice", self.json.get("tool_choice"))
-        is_forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
-        is_adaptive = thinking is None or (isinstance(thinking, dict) and thinking.get("type") == "adaptive")
-        # Claude refuses `thinking` in a request that forces a call.
-        if is_adaptive and not is_forced:
-            binding = {"prefix_mismatch_behavior": "drop_block"}
-            members["thinking"] = {**(thinking or {"type": "adaptive"}), "block_binding": binding}
+        thinking = with_block_binding(thinking, choice)
+        if thinking is not None:
+            members["thinking"] = thinking
             return (BINDING_BETA,)
         self._leave_out_thoughts(members, messages)
         return ()
