@@ -264,31 +264,28 @@ DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?
 EXISTS (SELECT 1 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND +s.agent = c.agent
     WHERE c.id = r.conversation AND +c.agent = r.agent AND s.run = r.id AND (s.waiting IS NOT NULL OR s.stop IS NULL))
 
--- name: texts_left
--- Finds runs that ended before a time and still hold texts that are not needed. The words of the error that ended one, how
--- its messages are listed, and the names of turns are.
-SELECT DISTINCT x.run, x.agent FROM run_texts x JOIN runs r ON r.id = x.run AND +r.agent = x.agent
-WHERE x.agent <> 0 AND r.ended < ?1 AND x.kind NOT IN ('words', 'listing', 'response', 'turn')
-AND NOT (x.kind IN ('call', 'result') AND {may_resume})
-ORDER BY x.run LIMIT ?2
-
--- name: texts_left_next
--- Says when the next run ended that holds some.
-SELECT min(r.ended) FROM run_texts x JOIN runs r ON r.id = x.run AND +r.agent = x.agent
+-- piece: unneeded_texts
+-- Finds what runs hold that is not needed once they have ended. The words of the error that ended one, how its messages are
+-- listed, and the names of turns are.
+FROM run_texts x JOIN runs r ON r.id = x.run AND +r.agent = +x.agent
 WHERE x.agent <> 0 AND x.kind NOT IN ('words', 'listing', 'response', 'turn')
 AND NOT (x.kind IN ('call', 'result') AND {may_resume})
 
--- piece: not_needed
--- The condition on what a run holds that has ended, as in `texts_left`.
-+agent = ?1 AND agent <> 0 AND run = ?2 AND kind NOT IN ('words', 'listing', 'response', 'turn') AND NOT (
-    kind IN ('call', 'result') AND EXISTS (SELECT 1 FROM runs r WHERE r.id = ?2 AND +r.agent = ?1 AND {may_resume}))
+-- name: texts_left
+-- Finds runs that ended before a time and still hold some.
+SELECT DISTINCT x.run, x.agent {unneeded_texts} AND r.ended < ?1 ORDER BY x.run LIMIT ?2
+
+-- name: texts_left_next
+-- Returns when the next run ended that holds some.
+SELECT min(r.ended) {unneeded_texts}
 
 -- name: texts_drop (sqlite)
 -- Empties what is not needed of a run.
-UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE {not_needed}
+UPDATE run_texts SET agent = 0, run = 0, data = x''
+WHERE id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 
 -- name: texts_drop (postgres)
-DELETE FROM run_texts WHERE {not_needed}
+DELETE FROM run_texts WHERE id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 
 -- name: texts_of
 -- Finds what runs hold apart from their exchanges, and which of it are calls. A run that has not ended keeps its request.
