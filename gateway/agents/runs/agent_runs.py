@@ -566,7 +566,7 @@ class AgentRuns:
 
 
 def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
-    """Returns a send that takes the place of an earlier one. Messages that count are not written once more."""
+    """Returns a send that takes the place of an earlier one, without messages that are stored and wait for a reply."""
     if earlier is None:
         return send
     send = replace(send, replaces=earlier.run)

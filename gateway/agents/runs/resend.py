@@ -51,7 +51,7 @@ class EarlierSend(Struct, frozen=True):
     steps: tuple[Exchange, ...]
     # It is answered, so nothing is sent upstream.
     is_answered: bool
-    # Its messages do not count any more, so they are written once more.
+    # A model that is asked now would not answer its messages, so they are stored again.
     needs_messages: bool
 
 

@@ -169,7 +169,7 @@ class RunMemory:
         await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
 
     async def store_run(self) -> None:
-        """Stores the run before its first step, so that it can be cancelled while the calls are made that come before.
+        """Stores the run before its first step, so that it can be cancelled while the calls before that are made.
 
         Raises: RunOver: another run has taken its send; StoreError.
         """

@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Sequence
 from msgspec import Struct
 
 from gateway.agents.core.tool_rules import CalledTool
-from gateway.core.conversation.canonical import WireMessage, name_and_arguments, text_of
+from gateway.core.conversation.canonical import WireMessage, call_id, name_and_arguments, text_of
 from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import INTERRUPTED, CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
-from storage.records import Run, RunStep
+from storage.records import Exchange, Run, RunStep
 
 NOT_MADE = "Error: the run was cancelled before this call was made."
 
@@ -92,7 +92,7 @@ def interrupted_calls(context: MemoryContext, step: RunStep) -> CallsToResume:
 
     All calls of the gateway are made: for those that have left it the record has the outcome. The client's wait.
     """
-    calls = ResumedCalls(_calls_of_last_step(context), unanswered=frozenset(step.waiting))
+    calls = ResumedCalls(_calls_of(context, context.path[-1]), unanswered=frozenset(step.waiting))
     return CallsToResume(calls, step.run)
 
 
@@ -104,7 +104,7 @@ def answered_calls(
     answers: as `stored_answers` returns them.
     run: the newest of the conversation that waits, which goes on waiting for the others.
     """
-    calls = _calls_of_last_step(context)
+    calls = _calls_of(context, context.path[-1])
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
     for m in answers:
         private, id = private_of(m), str(m["tool_call_id"])
@@ -119,7 +119,7 @@ def answered_calls(
     answered = approved | {result.call_id for result in results}
     if step.stop is not None:
         # When the run paused, the calls that did not wait had their results, which may be erased since.
-        erased = {str(call.get("id")) for call in calls} - answered - step.waiting.keys()
+        erased = [id for id in map(call_id, calls) if id not in answered and id not in step.waiting]
         results += [ToolResult(id, INTERRUPTED, "error") for id in erased]
     is_partial = any(kind != "held" and id not in answered for id, kind in step.waiting.items())
     return CallsToResume(
@@ -149,9 +149,9 @@ def result_of(message: WireMessage) -> ToolResult:
     )
 
 
-def _calls_of_last_step(context: MemoryContext) -> tuple[WireMessage, ...]:
-    """Returns the calls of the step with which a conversation ends."""
-    content = context.tree.content(context.path[-1])
+def _calls_of(context: MemoryContext, e: Exchange) -> tuple[WireMessage, ...]:
+    """Returns the calls of an exchange of a path."""
+    content = context.tree.content(e)
     replies = content.full if content.is_step and content.full else [content.shown_reply or {}]
     return tuple(call for m in replies for call in m.get("tool_calls") or ())
 
@@ -178,11 +178,9 @@ def calls_since_user_message(context: MemoryContext, *, is_continued: bool) -> l
                 status = "denied" if private.get("approval") == "denied" else private.get("status")
                 found.append(CalledTool(name, str(status or "success"), text_of(m)))
 
-    for x in context.path:
-        content = context.tree.content(x)
-        take(content.messages or ())
-        for m in content.full if content.is_step and content.full else [content.shown_reply or {}]:
-            for call in m.get("tool_calls") or ():
-                names[str(call.get("id"))], _ = name_and_arguments(call)
+    for e in context.path:
+        take(context.tree.content(e).messages or ())
+        for call in _calls_of(context, e):
+            names[call_id(call)], _ = name_and_arguments(call)
     take(context.plan.messages)
     return found
