@@ -439,7 +439,7 @@ def test_a_send_that_comes_again_is_answered_as_before(world: World, stream: boo
 
 
 def test_a_call_of_the_clients_custom_tool_is_shown_and_answered(world: World) -> None:
-    """Its client gets it once more where the answer was lost, and goes on behind a failure of the upstream."""
+    """Its client gets it once more where the answer was lost, and goes on after a failure of the upstream."""
     made = make(world)
     tool = {"type": "custom", "custom": {"name": "sql"}}
     call = {"id": "c1", "type": "custom", "custom": {"name": "sql", "input": "SELECT 1"}}
@@ -469,7 +469,7 @@ def test_a_call_of_the_clients_custom_tool_is_shown_and_answered(world: World) -
 
 
 def test_a_result_that_comes_again_after_an_error_is_given_once(world: World) -> None:
-    """Applications that try again by themselves send no header that says so."""
+    """Applications that retry by themselves send no header of a retry."""
     make(world)
     chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
     world.upstream.queue(call_tools(LOOKS), fail(500), say("One."))

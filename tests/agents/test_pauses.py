@@ -124,7 +124,7 @@ def test_part_of_the_answers_waits_for_the_rest(life: Life) -> None:
 
 
 def test_part_of_the_answers_is_told_as_the_run_that_waits(life: Life) -> None:
-    """Another run may have been accepted meanwhile, which waits in the queue behind the answer."""
+    """Another run may have been accepted meanwhile, which waits in the queue after the answer."""
     paused = ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
 
     async def accept() -> None:

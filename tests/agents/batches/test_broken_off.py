@@ -51,7 +51,7 @@ pytestmark = pytest.mark.both
 
 
 class Breaking:
-    """A method of the store that breaks at its `at`-th call; at none: at each."""
+    """A method of the store that breaks at its `at`-th call. None: at each; 0: at none, and they are counted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, at: int | None = None) -> None:
         real, self.calls = getattr(Batches, name), 0

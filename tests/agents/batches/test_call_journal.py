@@ -46,18 +46,16 @@ async def attempt(store: Store, run: Run) -> CallJournal:
     return journal
 
 
-class Breaking:
-    """Lets a text of this kind not be stored."""
+def break_texts(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Lets no text of this kind be stored."""
+    real = Batches.add_text
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-        real = Batches.add_text
+    async def add_text(batches: Batches, agent: int, run: int, given: str, seq: int, data: bytes) -> bool:
+        if given == kind:
+            raise Unavailable("the database is away")
+        return await real(batches, agent, run, given, seq, data)
 
-        async def add_text(batches: Batches, agent: int, run: int, given: str, seq: int, data: bytes) -> bool:
-            if given == kind:
-                raise Unavailable("the database is away")
-            return await real(batches, agent, run, given, seq, data)
-
-        monkeypatch.setattr(Batches, "add_text", add_text)
+    monkeypatch.setattr(Batches, "add_text", add_text)
 
 
 async def test_a_call_that_was_made_is_not_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +64,7 @@ async def test_a_call_that_was_made_is_not_made_again(store: Store, monkeypatch:
     before = await attempt(store, run)
     await tool.answer(before, a)
     with monkeypatch.context() as meanwhile:
-        Breaking(meanwhile, "result")  # as if the gateway had been killed
+        break_texts(meanwhile, "result")  # as if the gateway had been killed
         await tool.answer(before, b)
     after = await attempt(store, run)
     assert [await tool.answer(after, each) for each in (a, b, c)] == ["done a", INTERRUPTED, "done c"]
@@ -90,7 +88,7 @@ async def test_an_answer_that_cannot_be_journaled_is_not_lost(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = await attempt(store, await item_run(store))
-    Breaking(monkeypatch, "result")
+    break_texts(monkeypatch, "result")
     assert await Tool().answer(journal, RunTool("a", "buy", {})) == "done a"
 
 
@@ -98,7 +96,7 @@ async def test_a_call_that_cannot_be_journaled_is_not_made(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool, journal = Tool(), await attempt(store, await item_run(store))
-    Breaking(monkeypatch, "call")
+    break_texts(monkeypatch, "call")
     with pytest.raises(Unavailable):
         await tool.answer(journal, RunTool("a", "buy", {}))
     assert tool.calls == []
