@@ -296,7 +296,7 @@ async def _unlearn(connection: Connection, work: ErasingWork, after: int) -> int
         for origin in origins_of(exchange, sources) or (0,):
             await exchanges.add_marks(connection, work.agent, UNLEARNED, (key,), origin)
     if rows:
-        texts = frozenset(text.casefold() for text, *_ in rows)
+        texts = frozenset(text.strip().casefold() for text, *_ in rows) - {""}
         await _rebuild_all(connection, work, texts)
         await _drop_pending(connection, work.agent, texts)
     return None

@@ -446,6 +446,9 @@ async def test_a_fact_that_is_forgotten_beside_a_turn_brings_nothing_of_it_back(
 @pytest.mark.parametrize(
     ("fact", "gone", "stays"),
     [
+        # As an import may bring it.
+        ("", "", "Her teacher wants a steak."),
+        (" ", "", "Her teacher wants a steak."),
         ("Tea", "Likes tea.", "Her teacher wants a steak."),
         ("Ann", "Sister: Ann", "The cannon is Annette's."),
         ("茶", "私は茶が好き。", "私は水が好き。"),
@@ -457,7 +460,7 @@ async def test_a_fact_takes_its_words_out_of_blocks_and_no_longer_ones(
 ) -> None:
     await talk(alice, ["first"], "c0")
     (block,) = await store.blocks.load(alice.agent.id)
-    await store.blocks.write(block.id, 1, f"{gone}\n{stays}", at=1.0, origin="api")
+    await store.blocks.write(block.id, 1, f"{gone}\n{stays}".lstrip(), at=1.0, origin="api")
     learned = Learned(facts=[LearnedFact(fact, "", fact, 1.0, None, [])])
     await store.database.write(store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned))
     (stored,) = await store.facts.list(alice.agent.id)
