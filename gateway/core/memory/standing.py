@@ -177,11 +177,11 @@ def _standing_sentences(text: str) -> Iterator[str]:
 
 
 class _Statement(NamedTuple):
-    """A sentence as it is compared with others. It is made once, since each is compared with all before it."""
+    """A sentence in the form in which it is compared with all others. It is made once for each."""
 
     # Without those for how the statement holds.
     words: frozenset[str]
-    # Whether it states what a person has only one of.
+    # It states something of which a person has only one.
     is_single_valued: bool
 
     @classmethod

@@ -90,7 +90,7 @@ def test_of_a_long_message_no_more_is_searched_for_secrets_than_may_be_shown(
 
 @pytest.mark.parametrize("at", range(MAX_SECRET_CHARS, MAX_SECRET_CHARS + MESSAGE_CHARS, 500))
 def test_no_part_of_a_secret_is_shown_where_a_long_message_is_cut(at: int) -> None:
-    """Whatever is withheld beside it brings what is further inside nearer to the edge."""
+    """A secret that is withheld before or after it moves the text further inside nearer to the edge."""
     token = "eyJ" + "abcd-" * 1_000 + "." + "efgh_" * 500 + "." + "ijkl-" * 20
     withheld = f"sk-{'a' * 60} "
     text = withheld * (at // len(withheld)) + token + "\nlog" * 20_000

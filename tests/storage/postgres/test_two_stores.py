@@ -179,7 +179,7 @@ async def test_nothing_is_said_any_more_of_a_conversation_that_goes_meanwhile(
 async def test_results_of_a_batch_wait_for_an_agent_without_holding_one_behind_it(
     stores: list[Store], database: PostgresServer
 ) -> None:
-    """Whose turn may share a block with the first one, and would wait for it: a deadlock."""
+    """A turn of the second agent may share a block with the first one, and would wait for it: a deadlock."""
     batches = stores[0].batches
     batch = await accepted(stores[0], 2, is_started=True)
     first, second = await batches.items(batch.id)
@@ -215,7 +215,7 @@ async def test_what_code_writes_into_a_block_waits_without_holding_an_agent_behi
 async def test_an_item_whose_first_reply_is_being_written_is_left_to_the_job(
     stores: list[Store], database: PostgresServer
 ) -> None:
-    """Which keeps the round; an edit of a block that the round made goes with it only so."""
+    """The job stores the end of the round: an edit that the round made in a block is forgotten with it."""
     batches = stores[0].batches
     batch = await accepted(stores[0], 2, is_started=True)
     first, _ = await batches.items(batch.id)
