@@ -285,7 +285,7 @@ UPDATE run_texts SET agent = 0, run = 0, data = x''
 WHERE id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 
 -- name: texts_drop (postgres)
-DELETE FROM run_texts WHERE id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
+DELETE FROM run_texts WHERE agent = ?1 AND id IN (SELECT x.id {unneeded_texts} AND +x.agent = ?1 AND x.run = ?2)
 
 -- name: texts_of
 -- Finds what runs hold apart from their exchanges, and which of it are calls. A run that has not ended keeps its request.
