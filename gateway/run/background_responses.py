@@ -27,6 +27,7 @@ from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailabl
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
+from gateway.run.memory.leases import lock_name
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.stored_turns import NamedTurn, decode_turn_name, encode_turn_name, turn_begun
 from gateway.run.receipt import Receipt, Receipts
@@ -213,15 +214,19 @@ class BackgroundResponses:
         created: float,
         request: bytes,
         shown: Json,
+        identity: Identity,
         context: RequestContext,
         digest: bytes,
     ) -> tuple[Run, bool]:
         """Accepts a response: it is on disk when this returns.
 
+        Those of one conversation are made in the order in which they were accepted.
+
         agent: the memory that will have it.
         tag: that of its ids.
         request: as it is stored.
         shown: the response as it is shown while it waits.
+        identity: of the request.
         context: of the caller; it is not stored.
         digest: a hash of all that the caller has sent.
 
@@ -229,9 +234,11 @@ class BackgroundResponses:
         Raises: MemoryUnavailable.
         """
         draft = Run(0, tag, agent.id, 0, RunState.CREATED, created, background=True)
+        name = identity.conversation
+        key = tag if name is None else lock_name(agent.uid, name)
         with map_store_errors():
             run, is_new = await self.store.runs.accept_response(
-                draft, agent.scope.project, KIND, request, orjson.dumps(shown)
+                draft, agent.scope.project, KIND, key, request, orjson.dumps(shown)
             )
         # Bounded, since other processes may perform the response.
         _put(self._callers, run.id, context)
@@ -340,8 +347,17 @@ class BackgroundResponses:
     # -- the job
 
     async def _perform(self, job: JobContext) -> None:
+        """Makes the first response of a job. The others have a new one, which counts its own attempts."""
         payload = orjson.loads(job.payload)
-        run = await self.store.runs.load(payload["agent"], payload["run"])
+        agent, later = payload["agent"], payload.get("later")
+        await self._make(job, agent, payload["run"])
+        if later:
+            add = self.store.runs.enqueue_responses
+            await job.finish(lambda connection: add(connection, KIND, job.job.key, agent, later))
+
+    async def _make(self, job: JobContext, agent: int, number: int) -> None:
+        """Makes a response. agent, number: the rows of its memory and of its run."""
+        run = await self.store.runs.load(agent, number)
         if run is None or run.is_over:
             return
         # A request that cannot be read, as after an upgrade, fails each attempt, and is given up like any other.

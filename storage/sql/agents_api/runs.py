@@ -9,7 +9,7 @@ made, in one transaction; a trigger adds it up in its run, and one with a stop r
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import orjson
 from msgspec import Struct
@@ -234,6 +234,17 @@ async def load_last_step(connection: Connection, agent: int, run: int) -> RunSte
     return None if row is None else _step(row)
 
 
+def _responses_payload(agent: int, runs: Collection[int]) -> bytes:
+    first, *later = sorted(runs)
+    return orjson.dumps({"agent": agent, "run": first, "later": later})
+
+
+def _merge_responses(waiting: bytes, new: bytes) -> bytes:
+    payloads = [orjson.loads(each) for each in (waiting, new)]
+    runs = {run for each in payloads for run in (each["run"], *each["later"])}
+    return _responses_payload(payloads[0]["agent"], runs)
+
+
 class Runs(Group):
     """Runs, for those who have no transaction of their own. A project is that of the agent."""
 
@@ -246,12 +257,12 @@ class Runs(Group):
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
 
     async def accept_response(
-        self, draft: Run, project: str, kind: str, request: bytes, shown: bytes
+        self, draft: Run, project: str, kind: str, key: str, request: bytes, shown: bytes
     ) -> tuple[Run, bool]:
         """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
 
-        kind: of the job, whose payload names memory and run. Returns the run, and whether it is a new one: of its uid
-        there may be one in the project. Raises: Unavailable.
+        kind, key: as for `enqueue_responses`. Returns the run, and whether it is a new one: of its uid there may be one
+        in the project. Raises: Unavailable.
         """
 
         async def accept(connection: Connection) -> tuple[Run, bool]:
@@ -262,11 +273,20 @@ class Runs(Group):
             run = await create_run(connection, draft)
             await add_text(connection, run.agent, run.id, "request", 0, request)
             await add_text(connection, run.agent, run.id, RESPONSE, 0, shown)
-            payload = orjson.dumps({"agent": run.agent, "run": run.id})
-            await self._jobs.enqueue_in(connection, kind, NO_AGENT, run.uid, payload)
+            await self.enqueue_responses(connection, kind, key, run.agent, [run.id])
             return run, True
 
         return await self._jobs.enqueuing(accept)
+
+    async def enqueue_responses(
+        self, connection: Connection, kind: str, key: str, agent: int, runs: Collection[int]
+    ) -> None:
+        """Adds runs of responses to the job that waits under a key, or a job for them.
+
+        Its payload names the memory, the oldest run, and those that follow it. Call `jobs.wake` when that is committed.
+        """
+        payload = _responses_payload(agent, runs)
+        await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_responses)
 
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:

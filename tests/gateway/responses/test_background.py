@@ -521,6 +521,27 @@ def test_the_responses_of_a_conversation_follow_one_another(world: World, upstre
     assert asked == [whole[:2], whole[:4], whole[:6], whole]
 
 
+def test_one_that_is_made_anew_comes_before_those_that_were_accepted_after_it(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its message is asked once, and stands once in its conversation."""
+    failing_once(monkeypatch, Chat, "_run_turn")  # behind its message, which is stored
+    upstream.queue(say("A nice name."), say("Miso."), say("Yes."))
+    conversation = world.sdk.conversations.create().id
+    first = begin(world, input="My cat is called Miso.", conversation=conversation, user="alice")
+    becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+    words = ("What is she called?", "Sure?")
+    later = [begin(world, input=each, conversation=conversation, user="alice") for each in words]
+    world.clock.sleep(2.0)  # until its next attempt
+    assert [polled(world, each.id).output_text for each in (first, *later)] == [
+        "A nice name.",
+        "Miso.",
+        "Yes.",
+    ]
+    whole = ["My cat is called Miso.", "A nice name.", "What is she called?", "Miso.", "Sure?"]
+    assert [[text_of(m) for m in seen.messages] for seen in upstream.chats] == [whole[:1], whole[:3], whole]
+
+
 def test_who_may_read(world: World) -> None:
     made = begin(world, input="Hi", user="alice")
     polled(world, made.id)
