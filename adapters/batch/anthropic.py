@@ -121,7 +121,7 @@ class AnthropicBatches(SdkBatches):
         """Returns whether a batch has a result for one of these requests."""
         async with aclosing(self.results(id)) as results:
             async for result in results:
-                # One is enough: the agents of others may have been deleted since.
+                # One is enough: no two requests have the same id.
                 if result.custom_id in custom_ids:
                     return True
         return False

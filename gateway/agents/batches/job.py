@@ -39,7 +39,7 @@ from gateway.agents.batches.parts import (
     SubmissionFailure,
     cause,
 )
-from gateway.agents.batches.results import PAGE, PartResults
+from gateway.agents.batches.results import PAGE, PartResults, custom_id_of
 from gateway.agents.runs.background.callbacks import enqueue_callback
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
@@ -397,10 +397,9 @@ class _Attempt:
         custom_ids: set[str] = set()
         async for page in self.results.pages(number):
             for item in page:
-                if item.run is not None:
-                    last = item.request_number
-                    numbers = {last} if number is not None else {last, last - 1}
-                    custom_ids |= {f"{item.run.uid}-{n}" for n in numbers}
+                last = item.request_number
+                numbers = {last} if number is not None else {last, last - 1}
+                custom_ids |= {custom_id_of(self.batch, item, n) for n in numbers}
         return await provider.find(part.submission, custom_ids, known)
 
     async def _submit_part(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
@@ -605,7 +604,7 @@ class _Attempt:
                 raise ItemFailed(GONE)
             composed = await self.jobs.turns.compose(item)
             provider = self.jobs.providers[composed.upstream]
-            line = provider.line(f"{item.run.uid}-{item.request_number}", composed.body)
+            line = provider.line(custom_id_of(self.batch, item, item.request_number), composed.body)
             if len(line) > provider.most_bytes:
                 raise ItemFailed("The request is larger than its provider takes.")
         except ItemFailed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,13 @@ _NO_RESULT: Final = {
     "cancelled": "The batch was cancelled at its provider.",
 }
 _CANCELLED: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
+_CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
+
+
+def custom_id_of(batch: Batch, item: BatchItem, number: int) -> str:
+    """Returns the name of an item's request at its provider. number: as in `BatchItem.request_number`."""
+    # The item's row stays when its agent is deleted, and its run goes.
+    return f"{batch.uid}-{item.id}-{number}"
 
 
 @dataclass(eq=False, slots=True)
@@ -111,12 +119,14 @@ class PartResults:
         """Records a page of results. One that was recorded before changes nothing."""
         works: list[ItemWork] = []
         for custom_id, result in page.items():
-            uid, _, number = custom_id.rpartition("-")
-            item = await self.store.batches.item(self.batch.id, uid)
+            named = _CUSTOM_ID.fullmatch(custom_id)
+            if named is None or named[1] != self.batch.uid:
+                continue
+            item = await self.store.batches.item_at(self.batch.id, int(named[2]))
             if (
                 item is not None
                 and item.part in (part.number, ENDED_PART)
-                and number == str(item.request_number)
+                and int(named[3]) == item.request_number
             ):
                 works.append(ItemWork(item, partial(self._outcome_of, item, result), result.body))
         await self.outcomes.write_outcomes(works)

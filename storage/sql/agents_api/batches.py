@@ -174,6 +174,12 @@ class Batches(Group):
         return None if row is None else _item(row)
 
     @reads
+    async def item_at(self, connection: Connection, batch: int, row: int) -> BatchItem | None:
+        """Returns the item of a batch by its row."""
+        found = await connection.row(SQL["by_row"], (batch, row))
+        return None if found is None else _item(found)
+
+    @reads
     async def of_agent(self, connection: Connection, batch: int, agent_uid: str) -> BatchItem | None:
         """Returns the item of a batch that is this agent's; None where there is none."""
         row = await connection.row(SQL["of_agent"], (batch, agent_uid))

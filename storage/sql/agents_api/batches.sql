@@ -62,6 +62,10 @@ SELECT {item} WHERE i.batch = ?1 AND i.part = ?2 AND i.run > ?3 ORDER BY i.run L
 -- Reads an item of a batch by the public name of its run.
 SELECT {item} WHERE r.uid = ?2 AND i.batch = ?1
 
+-- name: by_row
+-- Reads an item of a batch by its row.
+SELECT {item} WHERE i.batch = ?1 AND i.run = ?2
+
 -- name: of_agent
 -- Reads the item of a batch that is an agent's.
 SELECT {item} WHERE i.batch = ?1 AND a.uid = ?2

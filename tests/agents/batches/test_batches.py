@@ -494,13 +494,19 @@ def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
         assert "forgotten" in s.items(batch)[0]["error"]
 
 
-def test_an_agent_that_is_deleted_meanwhile_has_failed(tmp_path: Path) -> None:
+@pytest.mark.both
+@pytest.mark.parametrize("model", MODELS[:2])
+def test_an_agent_that_is_deleted_meanwhile_has_failed_and_its_tokens_count(
+    model: str, tmp_path: Path
+) -> None:
     with scene(tmp_path, held=True) as s:
-        agents = s.agents(2)
+        server = s.openai if model == "open/m" else s.anthropic
+        agents = s.agents(2, model)
         batch = s.post(agents)
-        s.until(batch, lambda _: len(s.openai.batches) == 1)
+        s.until(batch, lambda _: len(server.batches) == 1)
         s.world.letta.agents.delete(agents[0])
-        s.openai.finish()
+        s.world.world.settle()
+        server.finish()
         found = s.ended(batch)
         assert (found["counts"]["total"], found["counts"]["failed"], found["counts"]["completed"]) == (
             2,
@@ -508,6 +514,7 @@ def test_an_agent_that_is_deleted_meanwhile_has_failed(tmp_path: Path) -> None:
             1,
         )
         assert s.items(batch)[0]["status"] == "failed"
+        assert s.tokens() == 2 * USAGE["total_tokens"]
 
 
 # -- beside live turns
