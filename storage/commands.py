@@ -436,6 +436,22 @@ class RunAccept(Struct, frozen=True):
     listing: bytes | None = None
 
 
+class ResponseEnd(Struct, frozen=True):
+    """The end of a response in the background."""
+
+    state: RunState
+    # Seconds since the epoch.
+    at: float
+    # The response as it is shown, as JSON.
+    shown: bytes
+    # The name of the turn in which it lies; None: in none.
+    turn: bytes | None
+    # Its last events, the number of the last of them, and the epoch of its memory when they were made.
+    events: bytes
+    last_number: int
+    epoch: int
+
+
 class ReadSpan(Struct, frozen=True):
     """The part of a memory that a sleeptime agent's run reads."""
 

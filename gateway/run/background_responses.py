@@ -36,7 +36,7 @@ from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.sink import ClientGone
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
-from storage.commands import ForgetTarget
+from storage.commands import ForgetTarget, ResponseEnd
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState, State
 from storage.sql.store import Store
@@ -497,19 +497,24 @@ class BackgroundResponses:
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
         turn = encode_turn_name(name) if name is not None and state is RunState.COMPLETED else None
-        try:
-            now = await self.store.runs.finish_response(run, state, self.now(), orjson.dumps(final), turn)
-        except NotFound:
-            return
-        if (now.state, now.otid) != (state, turn):
-            return  # it was cancelled, or another attempt has ended it: `events` reads how
         number = log.next_number
         if final is log.final and log.last_events:
-            log.add(log.last_events)
+            last = log.last_events
         elif number > log.first_number:
-            log.add(self.dialect.last_events(final, number))
+            last = self.dialect.last_events(final, number)
         else:  # those of earlier attempts are not stored any more
-            log.add(self.dialect.whole_events(final, number))
+            last = self.dialect.whole_events(final, number)
+        # A reader in another process takes a run that has ended for one of which no event follows.
+        await log.flush()
+        last_number = number + len(self.dialect.number_events(last, number)) - 1
+        end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last, last_number, log.epoch)
+        try:
+            now = await self.store.runs.finish_response(run, end)
+        except NotFound:
+            return
+        # Else it was cancelled, or another attempt has ended it: `events` reads how.
+        if (now.state, now.otid) == (state, turn):
+            log.add_stored(last)
 
     async def _reserve(
         self, project: str, request: BackgroundRequest, ticket: QueueTicket

@@ -70,7 +70,6 @@ class EventLog:
             return
         self._unwritten += events
         self._unwritten_bytes += sum(map(len, events))
-        self._wake()
         if self._unwritten_bytes >= BATCH_BYTES:
             self._write()
         elif self._timer is None:
@@ -82,7 +81,13 @@ class EventLog:
             self._newest.append((self._next, event))
             self._next += 1
             self._newest_bytes += len(event)
+        if events:
+            self._wake()
         return events
+
+    def add_stored(self, data: bytes) -> None:
+        """Adds the last events, which are on disk already."""
+        self._append(data)
 
     async def resume(self, epoch: int, attempt: int) -> list[bytes]:
         """Continues the log of an attempt that was broken off. Returns all events that are on disk.

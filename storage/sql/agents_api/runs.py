@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.commands import RecallRow, RunAccept
+from storage.commands import RecallRow, ResponseEnd, RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
@@ -32,6 +32,8 @@ SQL = load("agents_api/runs.sql")
 _MAX_MESSAGE_CHARS = 4_000
 # The kind of a text: how a response in the background is shown that lies in no turn.
 RESPONSE = "response"
+# The kind of its events.
+EVENT = "event"
 # The name of a turn that an attempt at such a response has begun.
 _TURN = "turn"
 
@@ -187,6 +189,15 @@ async def add_text(connection: Connection, agent: int, run: int, kind: str, seq:
     return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
 
 
+async def add_events(
+    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, epoch: int
+) -> bool:
+    """Adds events of a run. False: something was forgotten since that epoch, which they may quote."""
+    if await connection.value(SQL["epoch"], (agent,)) != epoch:
+        return False
+    return await add_text(connection, agent, run, kind, seq, data)
+
+
 async def add_error_message(connection: Connection, agent: int, run: int, error_message: str) -> None:
     """Adds the message of the error that ended a run, as a text of the kind `words`; "" adds nothing."""
     if error_message:
@@ -327,24 +338,17 @@ class Runs(Group):
         return int(await connection.value(SQL["epoch"], (agent,)) or 0)
 
     @writes
-    async def finish_response(
-        self,
-        connection: Connection,
-        run: Run,
-        state: RunState,
-        at: float,
-        shown: bytes,
-        turn: bytes | None = None,
-    ) -> Run:
+    async def finish_response(self, connection: Connection, run: Run, end: ResponseEnd) -> Run:
         """Ends the run of a response. Returns it as it is now: as a faster writer has ended it. Raises: NotFound.
 
-        shown: how the response is shown. turn: the name of the turn in which it lies; None: in none.
+        Its last events are stored with its end, unless something was forgotten since they were made.
         """
         await connection.lock(run.agent)
-        if await connection.run(SQL["end"], (state, str(state), at, run.id, run.agent)):
-            await replace_text(connection, run.agent, run.id, RESPONSE, 0, shown)
-            if turn is not None:
-                await connection.run(SQL["response_turn"], (run.id, run.agent, turn))
+        if await connection.run(SQL["end"], (end.state, str(end.state), end.at, run.id, run.agent)):
+            await replace_text(connection, run.agent, run.id, RESPONSE, 0, end.shown)
+            if end.turn is not None:
+                await connection.run(SQL["response_turn"], (run.id, run.agent, end.turn))
+            await add_events(connection, run.agent, run.id, EVENT, end.last_number, end.events, end.epoch)
         return await _get(connection, run.agent, run.id)
 
     @writes
@@ -366,7 +370,7 @@ class Runs(Group):
     async def drop_events(self, connection: Connection, agent: int, run: int) -> None:
         """Drops the events of an attempt that was broken off."""
         await connection.lock(agent)
-        await connection.run(SQL["events_drop"], (agent, run, "event"))
+        await connection.run(SQL["events_drop"], (agent, run, EVENT))
 
     @bulk_writes
     async def show(self, connection: Connection, agent: int, run: int, shown: bytes) -> None:
@@ -392,6 +396,7 @@ class Runs(Group):
     waiting = reads(as_method(load_waiting))
     texts = reads(as_method(load_texts))
     add_text = writes(as_locking_method(add_text))
+    log = bulk_writes(as_locking_method(add_events))
 
     @reads
     async def open_background(
@@ -405,16 +410,6 @@ class Runs(Group):
     async def accepted(self, connection: Connection, agent: int, conversation: str) -> builtins.list[Run]:
         """Returns the runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
         return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
-
-    @bulk_writes
-    async def log(
-        self, connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, epoch: int
-    ) -> bool:
-        """Adds events of a run. False: something was forgotten since that epoch, which they may quote."""
-        await connection.lock(agent)
-        if await connection.value(SQL["epoch"], (agent,)) != epoch:
-            return False
-        return await add_text(connection, agent, run, kind, seq, data)
 
     @bulk_writes
     async def drop_texts(self, connection: Connection, before: float, limit: int) -> int:

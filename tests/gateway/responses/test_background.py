@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from gateway.dialects.responses.background import ShownResponses
 from gateway.run import background_responses
 from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
-from storage.commands import Committed, TurnWrite
+from storage.commands import Committed, ResponseEnd, TurnWrite
 from storage.errors import Unavailable
 from storage.records import JobState, Run, RunState
 from storage.sql.statements import make_statement
@@ -174,6 +175,25 @@ def test_a_reader_follows_one_that_is_made(world: World, upstream: StrictUpstrea
     assert kinds[-1] == "response.completed"
 
 
+def test_a_reader_in_another_process_misses_nothing_when_it_ends(
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, told = world.store.runs.finish_response, []
+    background = world.gateway.app.services.background_responses
+
+    async def finish_and_read(run: Run, *ended: Any) -> Run:
+        done = await finish(run, *ended)
+        shown = orjson.loads((await world.store.runs.texts(run.agent, run.id, "response"))[0].data)
+        elsewhere = dataclasses.replace(background, _logs={})
+        told.extend([event async for event in elsewhere.events(run, -1, shown)])
+        return done
+
+    monkeypatch.setattr(world.store.runs, "finish_response", finish_and_read)
+    upstream.queue(say("One two three four."))
+    seen = [event.to_dict() for event in read_events(world)]
+    assert told_events(b"".join(told).decode()) == seen
+
+
 def test_a_reader_follows_the_attempt_after_one_that_failed(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,10 +248,11 @@ def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
 ) -> None:
     finish = world.store.runs.finish_response
 
-    async def finish_second(run: Run, state: RunState, at: float, shown: bytes, turn: bytes | None) -> Run:
-        other = {**orjson.loads(shown), "status": "completed", "error": None, "metadata": {"by": "other"}}
-        await finish(run, RunState.COMPLETED, at, orjson.dumps(other))
-        return await finish(run, state, at, shown, turn)
+    async def finish_second(run: Run, end: ResponseEnd) -> Run:
+        other = {**orjson.loads(end.shown), "status": "completed", "error": None, "metadata": {"by": "other"}}
+        made = replace(end, state=RunState.COMPLETED, shown=orjson.dumps(other), turn=None, events=b"")
+        await finish(run, made)
+        return await finish(run, end)
 
     monkeypatch.setattr(world.store.runs, "finish_response", finish_second)
     upstream.queue(reply)
