@@ -328,6 +328,23 @@ def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
 
 
+def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    facts, fact = f"m/{agent.uid}/facts?all=1", f"m/{agent.uid}/f/{seq}"
+    operator.twin(f"{fact}/mute", {"muted": True})
+    for screen in (facts, fact):
+        shown = page(operator, screen)
+        assert f"f/{seq}/mute" in shown
+        assert "not mentioned" in shown
+    new = operator.twin(f"{fact}/correct", {"text": "The train leaves on 4 May."})
+    assert f"f/{new['seq']}/mute" in page(operator, facts)
+    for screen in (facts, fact):
+        shown = page(operator, screen)
+        assert f"f/{seq}/mute" not in shown
+        assert "not mentioned" not in shown
+
+
 def test_a_link_to_a_message_of_a_long_exchange_opens_a_page_with_it(operator: Operator) -> None:
     many = [{"role": "user", "content": f"Message {n}. {'x' * 1_000}"} for n in range(120)]
     assert operator.world.post(many, {"x-mnemogate-user": "alice"}).status == 200
