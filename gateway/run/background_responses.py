@@ -113,6 +113,7 @@ class BackgroundRequest(Protocol):
         self,
         turn: Callable[[], tuple[str, str] | None],
         count: Callable[[str], Json | None],
+        model: Callable[[], str],
         number: int,
         *,
         has_begun: bool,
@@ -452,8 +453,9 @@ class BackgroundResponses:
                     # The others are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
                 view = request.view(
-                    receipt.stored_turn, receipt.count_usage, log.next_number, has_begun=log.has_events
-                )
+                    receipt.stored_turn, receipt.count_usage, receipt.answering_model, log.next_number,
+                    has_begun=log.has_events,
+                )  # fmt: skip
                 context = self._callers.get(run.id) or RequestContext((), identity.project)
                 await self.chat.answer(
                     request.chat, context, log, receipt, view, continued, partial(self._note_turn, run)

@@ -30,7 +30,7 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_turns import turn_name
 from gateway.run.native_request import NativeRequest
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Receipt, stored_model_name
 from gateway.run.sink import Sink
 from gateway.run.upstream.failover import Endpoint
 from gateway.run.upstream.route import Route
@@ -105,6 +105,7 @@ class ChatCall:
             or form.as_system
             or target.model != self.request.model
             or prompt.adds_usage
+            or form.foreign_replies
             or self.request.added_fields & form.refused
         )
         return self._model_request(target, prompt.body() if is_changed else self.request.raw)
@@ -249,8 +250,15 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         asks_usage=endpoint.asks_usage,
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
+        foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else (),
     )
     return form
+
+
+def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> tuple[int, ...]:
+    """Returns the indices of the replies that the gateway has put into a request and another model made."""
+    asked = stored_model_name(endpoint.upstream, model)
+    return tuple(index for index, made in request.reply_models.items() if made != asked)
 
 
 def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:

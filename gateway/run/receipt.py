@@ -20,11 +20,17 @@ from adapters.types import BYTES_PER_TOKEN, Header, Json, ModelRequest
 from gateway.core.trace_context import TraceContext, without_trace
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import costs_tokens
+from gateway.log import mask_keys_in_name
 from storage.records import Scope, TokenCounts
 
 # The last pieces of a reply, one of which has the reason why it ended. The others have the usage and marks of the end.
 _LAST_PIECES: Final = 4
 CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and receipts only
+
+
+def stored_model_name(upstream: str, model: str) -> str:
+    """Returns the name under which a turn's model is stored. Keys in it are masked, since callers put them there."""
+    return mask_keys_in_name(f"{upstream}/{model}")
 
 
 class FailedTry(Struct, frozen=True):
@@ -236,6 +242,11 @@ class Receipt(Struct, eq=False, weakref=True):
         conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
         is_stored = self.headers.get("x-mnemogate-memory") == "on"
         return (conversation, turn) if is_stored and conversation is not None and turn is not None else None
+
+    def answering_model(self) -> str:
+        """Returns the model that was asked last, under the name with which its turn is stored; "": none was."""
+        call = self.last_call
+        return "" if call is None else stored_model_name(call.upstream, call.model)
 
     def count_usage(self, text: str) -> Json | None:
         """Returns the usage of a reply with a text, by our count; None: the prompt is not known."""

@@ -140,6 +140,7 @@ class ResponsesPath(ForwardedPath):
             request.echo,
             receipt.stored_turn,
             receipt.count_usage,
+            receipt.answering_model,
             request.forms,
             request.shows_sealed_thoughts,
             request.turn_messages,

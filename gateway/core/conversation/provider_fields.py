@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from adapters.types import NATIVE_REPLY
 from gateway.core.conversation.canonical import call_id
 
@@ -20,6 +22,10 @@ FIELDS = ("thinking_blocks", "provider_blocks", NATIVE_REPLY, "reasoning_details
 CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _OPAQUE = frozenset((*FIELDS, "tool_calls"))
 THOUGHTS = ("reasoning_content", "reasoning", *FIELDS)
+# What another model does not get. Citations are written by adapters/claude, and read by clients alone.
+_FOREIGN = frozenset((*THOUGHTS, "citations"))
+# The argument of a function that stands for a custom tool, whose input is a text.
+INPUT_ARGUMENT = "input"
 
 Calls = Sequence[dict[str, Any]]
 
@@ -66,15 +72,28 @@ def refilled_calls(given: Calls, stored: Calls) -> list[dict[str, Any]]:
     return found
 
 
-def without_opaque(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored message as another model gets it: without thoughts.
+def for_another_model(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored message as another model gets it: without thoughts, and with calls of functions alone.
 
     Not even readable thoughts are left: OpenAI refuses them.
     """
-    shown = {key: value for key, value in message.items() if key not in THOUGHTS}
-    if any(field in call for call in shown.get("tool_calls") or () for field in CALL_FIELDS):
+    shown = {key: value for key, value in message.items() if key not in _FOREIGN}
+    calls = shown.get("tool_calls")
+    if isinstance(calls, list):
         shown["tool_calls"] = [
-            {key: value for key, value in call.items() if key not in CALL_FIELDS}
-            for call in shown["tool_calls"]
+            as_function_call({key: value for key, value in call.items() if key not in CALL_FIELDS})
+            if isinstance(call, dict)
+            else call
+            for call in calls
         ]
     return shown
+
+
+def as_function_call(call: dict[str, Any]) -> dict[str, Any]:
+    """Returns a call of a custom tool as one of a function, which is what most models take; any other call as it is."""
+    custom = call.get("custom")
+    if not isinstance(custom, dict):
+        return call
+    arguments = orjson.dumps({INPUT_ARGUMENT: custom.get("input")}).decode()
+    rest = {key: value for key, value in call.items() if key != "custom"}
+    return {**rest, "type": "function", "function": {"name": custom.get("name"), "arguments": arguments}}

@@ -30,7 +30,7 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import is_nudge, private_of, without_private
-from gateway.core.conversation.provider_fields import FIELDS, refilled, refilled_calls, without_opaque
+from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refilled, refilled_calls
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
@@ -292,6 +292,8 @@ def _inserted_messages(
         listing, at = plan.query.listing, (match_point.depth, offset - len(match_point.reply or ()))
         atoms = tuple(listing.flat(plan.heard_count))
         messages = listing.messages[: plan.heard_count] if heard is None else heard
+        if not _is_of_same_model(match_point, plan):
+            messages = [*map(for_another_model, messages)]
         inserted += [InsertedMessage.of(each, atoms, at) for each in messages]
     for i, message in enumerate(plan.pending):
         atoms = plan.exchange.inputs[i]
@@ -306,23 +308,25 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterat
     tree.group_for_loading(element.exchange for element in elements)
     for element in elements:
         exchange, content = element.exchange, tree.content(element.exchange)
+        is_same = _is_of_same_model(exchange, plan)
         if element.position >= 0:
             if content.messages is not None:
                 note = exchange.notes.get(element.position, "") if is_user(element.atoms) else ""
                 message = content.messages[element.position]
+                if not is_same:
+                    message = for_another_model(message)
                 if exchange.id in plan.refused_results:
                     # The call itself stays, so its model has read what it made of a block.
                     message = {**message, "content": REFUSED_RESULT}
                 yield InsertedMessage.of(message, element.atoms, element.at, note)
         elif content.shown_reply is not None:
-            is_same = _is_of_same_model(exchange, plan)
             if content.is_step:
                 messages = [
-                    _as_clients_resend(each if is_same else without_opaque(each))
+                    _as_clients_resend(each if is_same else for_another_model(each))
                     for each in content.full or ()
                 ]
             else:
-                reply = content.shown_reply if is_same else without_opaque(content.shown_reply)
+                reply = content.shown_reply if is_same else for_another_model(content.shown_reply)
                 reply = _as_clients_resend(reply)
                 messages = put_back(content, reply, None, offered, is_same_model=is_same) or [reply]
             for each in messages:
@@ -439,7 +443,9 @@ def put_back(
     """
     full = content.full or []
     end = 1 + max((i for i, each in enumerate(full) if each["role"] == "tool"), default=-1)
-    rounds = full[:end] if is_same_model else [without_opaque(each) for each in full[:end]]
+    rounds = full[:end]
+    if not is_same_model:
+        message, rounds = for_another_model(message), [*map(for_another_model, rounds)]
     if not rounds or not _is_offered(content, offered):
         return None
     streamed = join_texts(

@@ -81,6 +81,9 @@ class ChatRequest(Struct):
     added_fields: frozenset[str] = frozenset()
     # The stored messages in `messages`, by their positions.
     references: tuple[Reference, ...] = ()
+    # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their positions. Each
+    # reply still has what its model alone reads.
+    reply_models: Mapping[int, str] = {}
     # False: where the window is full the request is refused, instead of leaving messages out.
     may_evict: bool = True
     # Fields of the dialect in which it came that are read here and have no effect upstream.

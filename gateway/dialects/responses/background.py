@@ -106,13 +106,14 @@ class RestoredRequest(Struct, frozen=True):
         self,
         turn: Callable[[], tuple[str, str] | None],
         count: Callable[[str], Json | None],
+        model: Callable[[], str],
         number: int,
         *,
         has_begun: bool,
     ) -> MakesView:
         request = self.request
         return MakesResponses(
-            request.echo, turn, count, request.forms, request.shows_sealed_thoughts, request.turn_messages,
+            request.echo, turn, count, model, request.forms, request.shows_sealed_thoughts, request.turn_messages,
             self.tag, self.created, number, has_begun,
         )  # fmt: skip
 

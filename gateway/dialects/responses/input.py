@@ -42,6 +42,8 @@ class InputMessages(Struct, frozen=True):
     # For each message the index of its input item; 0 where the input is a text. A reply has -1, since several items
     # may make one.
     places: list[int]
+    # The models that made the thoughts of replies, by the index of each; "": the model is not known.
+    models: dict[int, str]
     # What has no place in these messages. Thoughts of another provider cannot be read here.
     left_out: LeftOutFields
 
@@ -67,7 +69,7 @@ def read_items(
     Raises: BadRequest: an item is wrong, or has no place in chat completions.
     """
     if isinstance(items, str):
-        return InputMessages([{"role": "user", "content": items}], [], [0], LeftOutFields())
+        return InputMessages([{"role": "user", "content": items}], [], [0], {}, LeftOutFields())
     where = ItemPath("", field)
     messages = _Messages(messages_before, upstream_tools, where, is_lenient=is_lenient)
     for index, item in enumerate(items):
@@ -108,6 +110,7 @@ class _Reply:
         self._refusals: list[str] = []
         self._calls: list[Json] = []
         self._thoughts: dict[str, list[Any]] = {}
+        self.model: str | None = None  # that made these thoughts; "": it is not known
         self.thought_ids: list[tuple[str, str]] = []  # of thoughts that are only named, and where
 
     @property
@@ -139,6 +142,10 @@ class _Reply:
 
     def add_thoughts(self, thoughts: Json) -> None:
         self._ends_with_text = False
+        model = str(thoughts.get("model") or "") if thoughts else self.model
+        if model != self.model:
+            self._thoughts.clear()  # no model reads those of two
+            self.model = model
         for key in THOUGHTS:
             if thoughts.get(key) is not None:
                 self._thoughts.setdefault(key, []).append(thoughts[key])
@@ -184,7 +191,7 @@ class _Messages:
         self._upstream_tools = upstream_tools
         self._is_lenient = is_lenient
         self.left_out = LeftOutFields()
-        self._input = InputMessages([], [], [], self.left_out)
+        self._input = InputMessages([], [], [], {}, self.left_out)
         self._open: _Reply | None = None
         self._media: list[Json] = []  # of the newest results, which follow them in a user's message
 
@@ -308,6 +315,8 @@ class _Messages:
             return
         self._append(message)
         at = self._messages_before + len(self._input.messages) - 1
+        if reply.model is not None:
+            self._input.models[at] = reply.model
         for id, param in reply.thought_ids:
             self._input.references.append(Reference(at, id, *parse_turn_names(id), param, "thoughts"))
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Protocol
 
 from adapters.types import Json
-from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, THOUGHTS
 from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import FUNCTION_TYPES, MessageDraft, ToolCall
 from gateway.dialects.responses.sealed import seal
-from gateway.dialects.responses.tools import INPUT_ARGUMENT, CallForm, render_call
+from gateway.dialects.responses.tools import CallForm, render_call
 
 
 class Emit(Protocol):
@@ -156,14 +156,14 @@ class MessageItem(Item):
 class ThoughtsItem(Item):
     """The thoughts of a reply, as a summary, which is what clients show.
 
-    shows_sealed_thoughts: also the upstream's fields for them, in a form that can be sent back.
+    sealing_model: the model that makes them; None: the upstream's fields for them are not shown.
     """
 
     kind = "rs"
 
     def __init__(self, tag: str, index: int, emit: Emit | None) -> None:
         super().__init__(tag, index, emit)
-        self.shows_sealed_thoughts = False
+        self.sealing_model: str | None = None
         self._pieces: list[str] = []
         self._sealed = MessageDraft()
         self.begin()
@@ -174,8 +174,8 @@ class ThoughtsItem(Item):
         item: Json = {"id": self.id, "type": "reasoning", "summary": summary, "status": status}
         fields = self._sealed.message()
         sealed = {key: fields[key] for key in THOUGHTS if key in fields}
-        if sealed and self.shows_sealed_thoughts and status != "in_progress":
-            item["encrypted_content"] = seal(sealed)
+        if sealed and self.sealing_model is not None and status != "in_progress":
+            item["encrypted_content"] = seal({"model": self.sealing_model, **sealed})
         return item
 
     def generated(self) -> str:

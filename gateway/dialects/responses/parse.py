@@ -173,6 +173,7 @@ def parse(
         read.left_out.add_rest(json.get(key) or {}, members, key)
     request.consumed = read.left_out.names
     request.references = tuple(read.references)
+    request.reply_models = read.models
     request.may_evict = _may_be_truncated(json)
     conversation = read_conversation_id(json)
     echo = _echo_fields(json, request, conversation, tools)

@@ -19,7 +19,7 @@ from msgspec import Struct
 from adapters.types import Event, Json, completion_count, token_count
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
-from gateway.core.conversation.private import without_private
+from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import FINISHED, TurnOutcome
@@ -61,6 +61,8 @@ class MakesResponses(Struct, frozen=True):
     turn_names: Callable[[], tuple[str, str] | None]
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
     count: Callable[[str], Json | None] = no_usage
+    # Returns the model that answers, under the name with which its turn is stored. Called for sealed thoughts.
+    model: Callable[[], str] = str
     # The forms of calls, by the names that their tools have upstream.
     forms: Mapping[str, CallForm] = NO_FORMS
     # Thoughts are shown with `encrypted_content`, in which they can be sent back.
@@ -349,8 +351,8 @@ class ResponsesView(ClientView):
             return self._open_item
         self._close_item()
         item = self._add_item(kind)
-        if isinstance(item, ThoughtsItem):
-            item.shows_sealed_thoughts = self._factory.shows_sealed_thoughts or not self._is_stored
+        if isinstance(item, ThoughtsItem) and (self._factory.shows_sealed_thoughts or not self._is_stored):
+            item.sealing_model = self._factory.model()
         self._open_item = item
         return item
 
@@ -468,6 +470,7 @@ def rebuild_response(
         MakesResponses(
             stored.echoed,
             lambda: turn_names,
+            model=lambda: private_of(reply).get("model", ""),
             forms=stored.call_forms,
             shows_sealed_thoughts=shows_sealed_thoughts,
         ),

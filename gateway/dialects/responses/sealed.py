@@ -19,6 +19,7 @@ SEALED: Final = "mnemogate:"
 
 
 def seal(fields: Json) -> str:
+    """Returns the content that has these fields. Those of thoughts have the name of their model with them."""
     return SEALED + orjson.dumps(fields).decode()
 
 

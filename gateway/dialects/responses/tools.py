@@ -16,6 +16,7 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, as_function_call
 from gateway.dialects.fields import missing, read_optional, read_text, wrong_type
 from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.left_out import LeftOutFields
@@ -23,7 +24,6 @@ from gateway.errors import BadRequest
 
 MAX_NAME_CHARS: Final = 64  # of a function's name, as OpenAI's errors show
 _HASH_BYTES: Final = 4
-INPUT_ARGUMENT: Final = "input"  # the only argument of a custom tool as a function
 TOOL_SEARCH: Final = "tool_search"
 _LOCAL_SHELL_SCHEMA: Final[Json] = {
     "type": "object",
@@ -405,9 +405,8 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
         key = "arguments" if kind == "function_call" else "input"
         text = read_text(item, key, where)
         if kind == "custom_tool_call":
-            if upstream_tools.custom:
-                return {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
-            text = orjson.dumps({INPUT_ARGUMENT: text}).decode()
+            call: Json = {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
+            return call if upstream_tools.custom else as_function_call(call)
         return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(kind, "action")
     value = item.get(key)

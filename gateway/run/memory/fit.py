@@ -312,7 +312,8 @@ def _entries(prompt: Prompt) -> list[_Entry]:
         if i in composition.replacements:
             entries += [_Entry(i, m) for m in composition.replacements[i]]
         else:
-            entries.append(_Entry(i, with_text_before(messages[i], composition.notes.get(i, ""))))
+            note = composition.notes.get(i, "")
+            entries.append(_Entry(i, with_text_before(prompt.client_message(i), note)))
     return entries
 
 

@@ -31,10 +31,10 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.upstream.policy import Target
 from gateway.errors import NotAllowed
-from gateway.log import mask_keys_in_name
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.memory.resent import ResentLists
+from gateway.run.receipt import stored_model_name
 from storage.commands import MemorySnapshot
 from storage.errors import StoreError
 from storage.records import Agent, Block, Evicted, Exchange, SentSection, Summary
@@ -130,15 +130,10 @@ class MemoryContext(Struct, frozen=True):
 
     def answered_by(self, target: Target) -> MemoryContext:
         """Returns the context with the target that answers, which may not be the one that was expected."""
-        model = stored_model_name(target)
+        model = stored_model_name(target.upstream, target.model)
         if model == self.plan.query.model:
             return self
         return replace(self, plan=replace(self.plan, query=replace(self.plan.query, model=model)))
-
-
-def stored_model_name(target: Target) -> str:
-    """Returns the name under which a turn's model is stored. Keys in it are masked, since callers put them there."""
-    return mask_keys_in_name(f"{target.upstream}/{target.model}")
 
 
 async def read_context(
@@ -163,7 +158,7 @@ async def read_context(
         kind=request.kind,
         retry=identity.retry,
         conversation=conversation.id if is_named and conversation is not None else None,
-        model=stored_model_name(target),
+        model=stored_model_name(target.upstream, target.model),
     )
     plan = plan_plain(snapshot, query)
     if plan is None or conversation is None or snapshot.exchange is None:

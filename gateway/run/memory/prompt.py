@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from gateway.core.conversation.canonical import WireMessage, first_after_system
+from gateway.core.conversation.provider_fields import for_another_model
 from gateway.core.prompt.compose import Composition, InsertedMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import Choice, estimate_tokens
@@ -45,6 +46,8 @@ class EndpointForm(Struct, frozen=True):
     thinks_on_request: bool = False
     # The usage of a stream is asked for even if the client does not ask for it.
     asks_usage: bool = False
+    # Indices of the replies, among those of `ChatRequest.reply_models`, that another model made.
+    foreign_replies: tuple[int, ...] = ()
 
 
 class NoteRoom(Struct, frozen=True):
@@ -183,6 +186,11 @@ class Prompt(Struct, frozen=True):
     # Something before the conversation's messages may differ from the request before.
     changes_prefix: bool = False
 
+    def client_message(self, index: int) -> WireMessage:
+        """Returns one of the request's messages as this endpoint reads it."""
+        message = self.request.messages[index]
+        return for_another_model(message) if index in self.form.foreign_replies else message
+
     @property
     def replacements(self) -> Mapping[int, list[WireMessage]]:
         return self.composition.replacements if self.window.replacements is None else self.window.replacements
@@ -268,6 +276,8 @@ class Prompt(Struct, frozen=True):
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")
+        for index in self.form.foreign_replies:
+            edit.replace_message(index, [self.client_message(index)])
         self._put_additions(edit)
         if self.adds_usage:
             options = {**(request.json.get("stream_options") or {}), "include_usage": True}

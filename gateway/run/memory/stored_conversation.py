@@ -35,9 +35,9 @@ from gateway.run.memory.memory_context import (
     new_conversation_uid,
     offer_tools,
     refresh_agent,
-    stored_model_name,
 )
 from gateway.run.memory.prompt import Prompt
+from gateway.run.receipt import stored_model_name
 from storage.commands import ConversationPath, MemorySnapshot, StepOpen
 from storage.errors import NotFound, StoreError
 from storage.records import DEFAULT, Agent, Block, Exchange, Run, SentSection, State
@@ -238,7 +238,7 @@ def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
-        model=stored_model_name(request.target),
+        model=stored_model_name(request.target.upstream, request.target.model),
     )
 
 

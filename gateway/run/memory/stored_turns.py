@@ -118,7 +118,7 @@ class _ReferencedTurns:
             if reference.input_index is not None:
                 inputs = dict(NamedTurn((conversation, turn), listed.exchange).inputs)
                 return (
-                    [without_private(inputs[reference.input_index])]
+                    [_with_model(inputs[reference.input_index], listed.exchange)]
                     if reference.input_index in inputs
                     else []
                 )
@@ -169,7 +169,9 @@ class NamedTurn(Struct, frozen=True):
     def reply(self) -> WireMessage:
         """The reply with its private fields; an empty one: there is none."""
         stored = self.exchange.shown_reply
-        return {} if stored is None or REPLY in self.exchange.redactions else orjson.loads(stored)
+        if stored is None or REPLY in self.exchange.redactions:
+            return {}
+        return with_private(orjson.loads(stored), model=self.exchange.model)
 
     @property
     def inputs(self) -> list[tuple[int, WireMessage]]:
@@ -268,7 +270,7 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
             continue
         if conversation not in turns:
             turns[conversation] = await _read_conversation(store, agent, conversation)
-        path = turns[conversation].path_to(_begun_hex(begun), is_whole=True)
+        path = [*map(without_private, turns[conversation].path_to(_begun_hex(begun), is_whole=True))]
         if path:
             paths = {**dict.fromkeys(found, path), **paths}  # the newest is the one that an id names
     return paths
@@ -281,9 +283,9 @@ class _ReferenceFiller:
         self._request = request
         self._most_bytes = self._left_bytes = most_bytes
         self._results = _CallResults(request.messages)
-        self._edit = request.begin_edit()
-        # By the index of each message in the request: what stands there now.
-        self._messages = [[message] for message in request.messages]
+        # By the index of each message in the request: what stands there now, each with its model as a private field.
+        models = request.reply_models
+        self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
         self._reply_indices = {each.index for each in request.references if each.kind == "message"}
         # The indices of messages that are dropped, since a path has them.
         self._repeats = set[int]()
@@ -299,7 +301,6 @@ class _ReferenceFiller:
             return
         messages = self._as_heard(messages, at if reference.kind == "path" else at + 1)
         if reference.kind == "path":
-            self._edit.insert_messages(at, messages)
             self._messages[at][:0] = messages
             return
         # The same reply may be named again and again.
@@ -310,10 +311,6 @@ class _ReferenceFiller:
             )
         is_reply = reference.input_index is None
         message = _with_answered_calls(messages[-1], self._results.after(at)) if is_reply else messages[-1]
-        self._replace(at, message)
-
-    def _replace(self, at: int, message: WireMessage) -> None:
-        self._edit.replace_message(at, [message])
         self._messages[at][-1:] = [message]
 
     def _add_thoughts(self, at: int, reply: WireMessage) -> None:
@@ -323,16 +320,22 @@ class _ReferenceFiller:
         thoughts = {key: reply[key] for key in THOUGHTS if key in reply and key not in message}
         self._left_bytes -= len(orjson.dumps(thoughts))
         if thoughts and self._left_bytes >= 0:
-            self._replace(at, {**message, **thoughts})
+            model = private_of(reply).get("model")
+            self._messages[at][-1:] = [with_private({**message, **thoughts}, model=model)]
 
     def filled_request(self) -> ChatRequest:
-        messages = [*chain.from_iterable(self._messages)]
+        filled = [*chain.from_iterable(self._messages)]
+        messages = [*map(without_private, filled)]
+        json = {**self._request.json, "messages": messages}
         return replace(
             self._request,
-            raw=self._edit.render(),
-            json={**self._request.json, "messages": messages},
+            raw=orjson.dumps(json),
+            json=json,
             messages=messages,
             references=(),
+            reply_models={
+                n: private_of(m)["model"] for n, m in enumerate(filled) if "model" in private_of(m)
+            },
         )
 
     def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:
@@ -344,7 +347,6 @@ class _ReferenceFiller:
         end = min((at for at in self._reply_indices if at >= start), default=len(messages))
         heard = as_heard(path, messages[start:end])
         for index in heard.repeats:
-            self._edit.drop_message(start + index)
             self._messages[start + index].clear()
             self._repeats.add(start + index)
         return heard.path
@@ -444,7 +446,7 @@ class _ConversationTurns:
 
 
 def _turn_messages(steps: Sequence[Exchange]) -> TurnMessages:
-    inputs = [*map(without_private, orjson.loads(steps[0].input or b"[]"))]
+    inputs = [_with_model(each, steps[0]) for each in orjson.loads(steps[0].input or b"[]")]
     last: WireMessage = orjson.loads(steps[-1].shown_reply or b"{}")
     return TurnMessages(inputs, _joined_reply(steps), stored_directions(last))
 
@@ -474,10 +476,16 @@ def _joined_reply(steps: Sequence[Exchange]) -> list[WireMessage]:
     return [visible_reply(replies, gateway_calls)]
 
 
+def _with_model(message: WireMessage, exchange: Exchange) -> WireMessage:
+    """Returns a message of an exchange as it goes upstream; an assistant's has its model as a private field."""
+    bare = without_private(message)
+    return with_private(bare, model=exchange.model) if bare.get("role") == "assistant" else bare
+
+
 def _own_reply(exchange: Exchange) -> WireMessage:
-    """Returns the reply of one exchange; {}: there is none."""
+    """Returns the reply of one exchange, with its model as a private field; {}: there is none."""
     stored = exchange.shown_reply
-    reply: WireMessage = {} if stored is None else without_private(orjson.loads(stored))
+    reply: WireMessage = {} if stored is None else _with_model(orjson.loads(stored), exchange)
     if exchange.state is State.FINISHED:
         return reply
     # Its calls may be cut, and get no answer.

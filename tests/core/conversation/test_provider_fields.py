@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.conversation.provider_fields import has_opaque, refilled, refilled_calls, without_opaque
+from gateway.core.conversation.provider_fields import for_another_model, has_opaque, refilled, refilled_calls
 
 Json = dict[str, Any]
 SIGNED = {"google": {"thought_signature": "EjQK"}}
@@ -50,7 +50,7 @@ def test_a_signature_in_litellms_wrapper_is_its_calls_own() -> None:
     client, said = ({"role": "assistant", "content": "Hi", "tool_calls": [call]} for call in (CALL, signed))
     assert has_opaque(said)
     assert refilled(client, said) == said
-    assert without_opaque(said) == client
+    assert for_another_model(said) == client
 
 
 def test_a_call_gets_back_what_is_its_own() -> None:
@@ -62,4 +62,12 @@ def test_a_call_gets_back_what_is_its_own() -> None:
 
 def test_another_model_sees_no_thoughts() -> None:
     said = {**SAID, "reasoning_details": DETAILS, "tool_calls": [{**CALL, "extra_content": SIGNED}]}
-    assert without_opaque(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
+    assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
+
+
+def test_another_model_sees_functions_called() -> None:
+    custom = {"id": "c", "type": "custom", "custom": {"name": "py", "input": 'print("hi")'}}
+    said = {**SAID, "citations": [{"url": "x"}], "tool_calls": [custom, CALL, "no call"]}
+    function = {"name": "py", "arguments": '{"input":"print(\\"hi\\")"}'}
+    called = [{"id": "c", "type": "function", "function": function}, CALL, "no call"]
+    assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": called}
