@@ -8,7 +8,7 @@ from functools import lru_cache
 
 _DAY_S = 86_400
 # The years 1 and 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
-_BEGIN_OF_DATES_S = -62_135_596_800.0
+BEGIN_OF_DATES_S = -62_135_596_800.0
 END_OF_DATES_S = 253_402_300_800.0
 
 
@@ -43,7 +43,7 @@ def seconds_of(moment: datetime) -> float:
     One that its zone, or rounding, takes out of the years 1 to 9999 is the nearest of them.
     """
     at = (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
-    return min(max(at, _BEGIN_OF_DATES_S), math.nextafter(END_OF_DATES_S, 0.0))
+    return min(max(at, BEGIN_OF_DATES_S), math.nextafter(END_OF_DATES_S, 0.0))
 
 
 def minute_text(at: float) -> str:

@@ -28,4 +28,4 @@ def newest_leaf(parents: Mapping[str, str | None], times: Mapping[str, float | N
     if not leaves:
         raise WrongForm("its messages follow each other in a circle")
     # max() takes the first of equal ones.
-    return max(reversed(leaves), key=lambda id: times.get(id) or 0.0)
+    return max(reversed(leaves), key=lambda id: times.get(id) or float("-inf"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from gateway.core.dates import END_OF_DATES_S
+from gateway.core.dates import BEGIN_OF_DATES_S, END_OF_DATES_S
 
 Role = Literal["user", "assistant"]
 # The most characters of a message. Chosen far above what people and models write; no measurement.
@@ -74,7 +73,8 @@ def read_time(value: object) -> float | None:
         at = value
     else:
         return None
-    return float(at) if math.isfinite(at) and 0 < at < END_OF_DATES_S else None
+    # Programs write 0 where they know no date.
+    return float(at) if at and BEGIN_OF_DATES_S <= at < END_OF_DATES_S else None
 
 
 def read_id(value: object) -> str | None:

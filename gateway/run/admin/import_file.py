@@ -423,5 +423,5 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
             )
         threads.setdefault(id if isinstance(id, str) else None, []).append(message)
     for id, found in threads.items():
-        found.sort(key=lambda each: read_time(each["createdAt"]) or 0.0)
+        found.sort(key=lambda each: read_time(each["createdAt"]) or float("-inf"))
         yield _read_or_unreadable(partial(simple_formats.join_messages, id), found, len(found))

@@ -228,7 +228,11 @@ def test_what_is_no_message_or_fact_is_refused(read: Callable[[Any], Any], value
         ("2024-03-01T10:00:00Z", BEGUN),
         ("2024-03-01T12:00:00+02:00", BEGUN),
         ("2024-03-01 10:00:00", BEGUN),
-        *((wrong, None) for wrong in (True, "soon", -1, 0, float("nan"), float("inf"), 1e300, None, [], "9" * 5_000)),
+        ("1969-12-31T23:59:59Z", -1.0),
+        (-1, -1.0),
+        ("0001-01-01", -62_135_596_800.0),
+        *((wrong, None) for wrong in (True, "soon", 0, "1970-01-01", -62_135_596_801, 10**400, -(10**400), float("nan"),
+                                      float("inf"), 1e300, None, [], "9" * 5_000)),
     ],
 )  # fmt: skip
 def test_dates(value: object, at: float | None) -> None:

@@ -296,6 +296,31 @@ def test_dates_branches_and_what_is_left_out(world: World) -> None:
     assert b"Roo" in world.data()
 
 
+def test_dates_before_1970_are_kept(world: World) -> None:
+    talk = {
+        "id": "c-1",
+        "at": "1969-07-20T20:17:40Z",
+        "messages": wire(("Zebulon has landed.", "Well done.")),
+    }
+    later = {"id": "c-2", "at": 1, "messages": wire(("Hello.", "Hello."))}
+    found = follow(world, send(world, b"".join(json.dumps(each).encode() + b"\n" for each in (later, talk))))
+    assert (found["first_at"], found["last_at"]) == ("1969-07-20T20:17:40Z", "1970-01-01T00:00:01Z")
+    listed = follow(world, send(world, b"- [1912-04-15] - Zebulon ate anchovies on a ship.\n"))
+    assert (listed["first_at"], listed["last_at"]) == ("1912-04-15T00:00:00Z", "1912-04-15T00:00:00Z")
+    text = shown(world)
+    assert "[1969-07-20 20:17] user: Zebulon has landed." in text
+    assert "[1912-04-15 00:00] Zebulon ate anchovies on a ship." in text
+    asked = {"role": "user", "content": "Did Zebulon eat anchovies?"}
+    assert world.post([asked], user="alice").status == 200
+    recalled = world.upstream.last.body.decode()
+    assert "1969-07-20" in recalled
+    assert "1912-04-15" in recalled
+    for each in (found, listed):
+        assert undo(world, each["id"])["status"] == "undone"
+    world.settle()
+    assert b"anchovies on a ship" not in world.data()
+
+
 def test_a_conversation_that_turns_would_wait_for_is_left_out(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
