@@ -12,11 +12,11 @@ import os
 import shutil
 import tempfile
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -114,7 +114,7 @@ class EmptyDatabase:
 
 
 def empty_database(server: str, number: int = 0) -> EmptyDatabase:
-    """A database of the tests' on a server, emptied: that takes 10 ms, where a new one takes 300."""
+    """A database of the tests' on a server, emptied: that takes 2 ms, where a new one takes 300."""
     url = _made(server, number)
     _run_in_thread(_empty(url))
     return EmptyDatabase(url)
@@ -135,8 +135,14 @@ def query(url: str, sql: str) -> list[tuple[Any, ...]]:
 
 def _run_in_thread(work: Coroutine[Any, Any, T]) -> T:
     """Runs it in a loop of its own, beside the one of the test."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="test-databases", daemon=True).start()
+    return loop
 
 
 async def _make(server: str, url: str, name: str) -> None:
@@ -152,14 +158,24 @@ async def _make(server: str, url: str, name: str) -> None:
 _TABLES = """SELECT c.relname FROM pg_class c
 WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace AND c.relname <> 'schema_versions'"""
 _RESTART = "SELECT setval(oid::regclass, 1, FALSE) FROM pg_class WHERE relkind = 'S'"
+# Pages of 8 KiB, from which on a new table costs less than to look through the old one at each later test.
+_MANY_PAGES = 20
+# A new connection would read the definitions of all tables first, which takes ten times as long as to empty them.
+_emptying: dict[str, asyncpg.Connection] = {}
 
 
 async def _empty(url: str) -> None:
-    connection = await asyncpg.connect(url)
-    tables = [row[0] for row in await connection.fetch(_TABLES)]
-    await connection.execute(";".join(f"DELETE FROM {table}" for table in tables))
+    connection = _emptying.get(url)
+    if connection is None or connection.is_closed():
+        connection = _emptying[url] = await asyncpg.connect(url)
+    tables = [name for (name,) in await connection.fetch(_TABLES)]
+    filled = " UNION ALL ".join(
+        f"SELECT '{name}', pg_relation_size('{name}') / 8192 WHERE EXISTS (SELECT FROM {name})"
+        for name in tables
+    )
+    for name, pages in await connection.fetch(filled):
+        await connection.execute(f"{'DELETE FROM' if pages < _MANY_PAGES else 'TRUNCATE'} {name}")
     await connection.execute(_RESTART)
-    await connection.close()
 
 
 async def _query(url: str, sql: str) -> list[tuple[Any, ...]]:
