@@ -312,6 +312,8 @@ class BlockOp(Struct, frozen=True):
     # `pending`, `merged` or `dropped`.
     state: str = "pending"
     at: float = 0.0
+    # The digest of the value that a pending edit overwrites, as its model saw it; None: it overwrites no whole value.
+    seen: int | None = None
 
 
 class SentSection(Struct, frozen=True):

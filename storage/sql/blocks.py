@@ -236,7 +236,8 @@ def emptied_section(known: Mapping[str, Any]) -> dict[str, Any]:
 
 async def add_op(connection: Connection, agent: int, op: BlockOp) -> bool:
     """Adds a memory edit of a turn. False when this call of this turn is there already."""
-    values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments)
+    seen = op.seen if op.state == "pending" else None
+    values = (agent, op.exchange, op.call_id, op.state, op.at, op.op, op.label, op.arguments, seen)
     return await connection.row(SQL["op_insert"], values) is not None
 
 

@@ -276,9 +276,8 @@ def add_snapshot_row(
         case "op":
             call, op, label = row[_TEXT : _TEXT + 3]
             assert at is not None
-            snapshot.ops.append(
-                BlockOp(row[_NUMBER], row[_NUMBER + 1], call, op, label, row[_CONTENT], at=at)
-            )
+            id, exchange, seen = row[_NUMBER : _NUMBER + 3]
+            snapshot.ops.append(BlockOp(id, exchange, call, op, label, row[_CONTENT], at=at, seen=seen))
         case "standing":
             assert at is not None
             snapshot.standing.append(StandingFact(row[_NUMBER], row[_TEXT], at))

@@ -80,7 +80,7 @@ SELECT 'block', b.id, b.lim, b.read_only, b.version, 2 + x.place, b.label, b.des
 FROM attached x JOIN blocks b ON b.id = x.target JOIN block_history h ON h.id = b.current
 WHERE x.agent = ?1 AND x.kind = 'block'
 UNION ALL
-SELECT 'op', o.id, o.exchange, NULL, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {no_skeleton}
+SELECT 'op', o.id, o.exchange, o.seen, NULL, NULL, o.call_id, o.op, o.label, o.arguments, NULL, NULL, o.at, {no_skeleton}
 FROM block_ops o WHERE o.agent = ?1 AND o.state = 'pending'
 UNION ALL
 SELECT 'standing', f.seq, NULL, NULL, NULL, NULL, f.text, NULL, NULL, NULL, NULL, NULL, f.valid_from, {no_skeleton}
@@ -379,7 +379,7 @@ ORDER BY 4 DESC, 1 DESC LIMIT ?3
 
 -- name: ops_drop
 -- Drops the edits of an answer that was asked for again: those of the last answer count, whose calls may have the same ids.
-UPDATE block_ops SET state = 'dropped', call_id = ' ' || id WHERE agent = ? AND exchange = ? AND state = 'pending'
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL WHERE agent = ? AND exchange = ? AND state = 'pending'
 
 -- name: stale
 -- Names indexed exchanges whose words have changed since.

@@ -110,7 +110,7 @@ WHERE conversation = ?2 AND parent = ?3 AND +agent = ?1 AND ended IS NULL AND ac
 
 -- name: ops_erase
 -- Empties the memory edits of a turn. No call has an id that begins with a blank.
-UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3, seen = NULL
 WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 
 -- name: ops_pending
@@ -267,7 +267,7 @@ WHERE exchange = ? AND call_id = ? AND length(arguments) > 2
 
 -- name: op_erase
 -- Empties an edit, so that it makes no version again.
-UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3
+UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3, seen = NULL
 WHERE exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
 
 -- name: raise_epochs_seeing
@@ -329,7 +329,7 @@ DELETE FROM facts WHERE agent = ?1 AND id IN (SELECT id FROM facts WHERE agent =
 
 -- name: wipe_ops (sqlite)
 -- Likewise.
-UPDATE block_ops SET agent = 0, exchange = -id, state = 'dropped', call_id = '', label = '', at = 0, arguments = x''
+UPDATE block_ops SET agent = 0, exchange = -id, state = 'dropped', call_id = '', label = '', at = 0, arguments = x'', seen = NULL
 WHERE id IN (SELECT id FROM block_ops WHERE agent = ? LIMIT ?)
 
 -- name: wipe_ops (postgres)

@@ -199,7 +199,7 @@ UPDATE sections SET text = '', known = ?3 WHERE id = ?1 AND agent = ?2
 
 -- name: op_insert
 -- Adds a memory edit of a turn; the same call of the same turn is there once.
-INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING RETURNING id
 
 -- name: op_waiting
@@ -209,12 +209,12 @@ WHERE o.agent = ? AND o.state = 'pending' AND e.superseded = 0
 
 -- name: op_of_exchange
 -- Reads all edits of a turn, in the order they were made.
-SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops
+SELECT id, exchange, call_id, op, label, arguments, state, at, seen FROM block_ops
 WHERE agent = ? AND exchange = ? ORDER BY id
 
 -- name: op_settle
 -- Merges or drops an edit, once.
-UPDATE block_ops SET state = ? WHERE id = ? AND agent = ? AND state = 'pending'
+UPDATE block_ops SET state = ?, seen = NULL WHERE id = ? AND agent = ? AND state = 'pending'
 
 -- name: passage_insert
 -- Adds an archival memory.

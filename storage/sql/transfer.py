@@ -102,7 +102,7 @@ _FIELDS = {
     ),
     "ended": ("fact", "at", "successor"),
     "learned": ("seq", "reader"),
-    "edit": ("exchange", "call", "state", "at", "op", "label", "arguments"),
+    "edit": ("exchange", "call", "state", "at", "op", "label", "arguments", "seen"),
     "tag": ("tag",),
     "run": ("uid", "conversation", "state", "stop", "depth", "background", "created", "begun", "ended"),
     "step": (
@@ -157,6 +157,7 @@ _FIELD_KINDS: Mapping[str, _FieldKind] = {
     "file": _FieldKind(is_optional=True),
     "origin": _FieldKind(is_optional=True),
     "reader": _FieldKind(is_optional=True),
+    "seen": _FieldKind(is_optional=True),
     "waiting": _FieldKind(is_exported=False),
 }
 _PLAIN = _FieldKind()

@@ -102,7 +102,7 @@ WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact 
 
 -- name: edit_read
 -- Reads a page of memory edits; emptied ones say nothing, nor do those in whose place others are (`ops_drop`).
-SELECT id, exchange, call_id, state, at, op, label, arguments FROM block_ops
+SELECT id, exchange, call_id, state, at, op, label, arguments, seen FROM block_ops
 WHERE agent = ? AND id > ? AND length(arguments) > 2 AND substr(call_id, 1, 1) <> ' ' ORDER BY id LIMIT ?
 
 -- name: seqs_of
@@ -270,7 +270,7 @@ INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file, metad
 
 -- name: edit_put
 -- Adds a memory edit as it was.
-INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: set_next_seq
 -- Sets the next number: those that were given out before stay given.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from hashlib import blake2b
 
 import orjson
 from msgspec.structs import replace
@@ -19,9 +20,17 @@ REMEMBER_FACT = "remember_fact"
 STORING_OPERATIONS = frozenset({ARCHIVAL_INSERT, REMEMBER_FACT})
 
 
+def digest_value(value: str) -> int:
+    """Returns the digest of a block's value by which `BlockOp.seen` is compared: a signed integer of 64 bits."""
+    return int.from_bytes(blake2b(value.encode(), digest_size=8).digest(), "big", signed=True)
+
+
 def apply_operation(blocks: Sequence[Block], op: BlockOp) -> tuple[list[Block], EditResult]:
     """Returns the blocks after one operation, and the edit with the result that the model reads."""
     found = next((b for b in blocks if b.label == op.label), None)
+    if found is not None and op.seen not in (None, digest_value(found.value)):
+        # Another writer has changed the block since: the model would overwrite what it has not seen.
+        return list(blocks), EditResult(None, "Error: the block was changed meanwhile.", has_failed=True)
     edit = apply_edit(op.op, orjson.loads(op.arguments), found)
     if edit.value is None:
         return list(blocks), edit
@@ -45,7 +54,8 @@ def blocks_on_path(blocks: Sequence[Block], ops: Sequence[BlockOp], path: Collec
 def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMerge:
     """Returns the changes that pending operations make to the blocks as they are now.
 
-    An operation that cannot be done any more, such as replacing words that are gone, is dropped.
+    An operation that cannot be done any more is dropped, such as replacing words that are gone, or overwriting a value
+    that its model has not seen.
     """
     present, writes, passages, facts, dropped = list(blocks), [], [], [], []
     for op in ops:

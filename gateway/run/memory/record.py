@@ -64,6 +64,8 @@ class BlockEdits:
             False: code makes it, which was given the block as it is.
         """
         before = next((block for block in self.blocks if block.label == op.label), None)
+        if before is not None and op.op in REWRITE_OPERATIONS:
+            op = replace(op, seen=edits.digest_value(before.value))
         blocks, edit = edits.apply_operation(self.blocks, op)
         if edit.value is not None:
             if is_read and (error := self._unseen_error(op)) is not None:

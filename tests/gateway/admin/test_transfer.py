@@ -25,6 +25,7 @@ from storage.errors import WriteConflict
 from storage.listing import PassageDraft
 from storage.records import Agent, Scope, State
 from storage.search.blob import open_blob
+from storage.sql.blocks import add_op
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.stored import ALICE, Speaker, open_store, rows, save_passage
@@ -284,6 +285,20 @@ async def test_the_edits_of_an_answer_that_was_asked_for_again_stay_behind(store
     await store.turns.commit(write)
     edits = [line["edit"] for line in map(json.loads, await export(store)) if "edit" in line]
     assert [(edit["state"], edit["call"]) for edit in edits] == [("pending", write.ops[0].call_id)]
+
+
+async def test_a_copy_knows_which_value_a_pending_edit_overwrites(store: Store, other: Store) -> None:
+    alice = Speaker(store, ALICE, Clock())
+    write, done = await alice.commit(
+        await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["likes tea"]
+    )
+    await store.database.write(
+        lambda c: add_op(
+            c, done.agent.id, replace(write.ops[0], exchange=done.exchange, call_id="x", seen=-7)
+        )
+    )
+    await fill(other, await export(store))
+    assert await rows(other, "SELECT seen FROM block_ops ORDER BY id") == [(None,), (-7,)]
 
 
 # -- what is refused

@@ -128,6 +128,50 @@ def test_the_model_sees_its_own_edit_in_the_same_turn_and_the_next(world: World)
     assert "Changed in the memory blocks" not in world.upstream.last.body.decode()
 
 
+def rethink(text: str) -> Call:
+    return Call("memory_rethink", {"label": "human", "new_memory": text})
+
+
+def test_a_rewrite_does_not_undo_what_a_person_has_corrected_since(world: World) -> None:
+    chat = helper(world)
+    world.upstream.queue(call_tools(rethink("Name: Alice."), text=None), say("Noted."))
+    chat.say("I am Alice.")
+    world.write_block("alice", "Name: Alicia.")
+    chat.say("Go on.")
+    assert world.block("alice").value == "Name: Alicia."
+    assert "Name: Alicia." in str(world.upstream.last.messages[-1]["content"])
+    assert world.query("SELECT state, seen FROM block_ops") == [("dropped", None)]
+    world.upstream.queue(call_tools(rethink("Name: Alicia, a sailor."), text=None), say("Noted."))
+    chat.say("I sail.")
+    world.pass_time(121)
+    assert world.block("alice").value == "Name: Alicia, a sailor."
+
+
+def test_a_rewrite_does_not_undo_what_another_chat_has_added_since(world: World) -> None:
+    chat, other = helper(world), helper(world)
+    world.upstream.queue(call_tools(insert("Allergic to nuts."), text=None), say("Noted."))
+    other.say("I am allergic to nuts.")
+    world.upstream.queue(
+        call_tools(insert("Sails."), text=None), call_tools(rethink("Alice sails."), text=None), say("Noted.")
+    )
+    chat.say("I am Alice, and I sail.")
+    other.say("Thanks.")
+    world.pass_time(121)
+    assert world.block("alice").value == "Allergic to nuts.\nSails."
+
+
+def test_a_rewrite_of_what_its_own_chat_has_added_is_made(world: World) -> None:
+    chat = helper(world)
+    world.upstream.queue(call_tools(insert("Sails."), text=None), say("Noted."))
+    chat.say("I sail.")
+    world.upstream.queue(call_tools(rethink("Alice sails."), text=None), say("Noted."))
+    chat.say("I am Alice.")
+    world.upstream.queue(call_tools(rethink("Alice sails a blue boat."), text=None), say("Noted."))
+    chat.say("My boat is blue.")
+    world.pass_time(121)
+    assert world.block("alice").value == "Alice sails a blue boat."
+
+
 # -- when things go wrong
 
 
