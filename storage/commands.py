@@ -550,6 +550,15 @@ class Revised(Struct, frozen=True):
     restores: int | None = None
 
 
+class Rebuilt(NamedTuple):
+    """A block without what was erased."""
+
+    # Its later values.
+    values: Sequence[str]
+    # The pending edits that may bring back what was erased.
+    repeating: Sequence[BlockOp]
+
+
 class Rules(Struct, frozen=True):
     """The pure functions that decide for the store what it does not know itself. It gets them when it is opened."""
 
@@ -560,9 +569,9 @@ class Rules(Struct, frozen=True):
     merge_operations: Callable[[Sequence[Block], Sequence[BlockOp]], BlockMerge]
     # Returns whether a note or hidden round may quote what is gone.
     may_quote: Callable[[str, Erased], bool]
-    # Returns later values of a block without what is gone. Its arguments: the block with its last untouched value, and
-    # its values since, oldest first.
-    rebuild_block: Callable[[Block, Sequence[Revised]], Sequence[str]]
+    # Returns a block without what is gone. Its arguments: the block with its last untouched value, its values since,
+    # oldest first, and its pending edits.
+    rebuild_block: Callable[[Block, Sequence[Revised], Sequence[BlockOp]], Rebuilt]
     # Returns the names of the tools that an exchange has called, those of hidden rounds too.
     tools_used: Callable[[Exchange], Sequence[str]]
     # Returns a step with results, given also the step with their calls, without what they may quote of what is gone.

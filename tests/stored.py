@@ -32,13 +32,14 @@ from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool,
 from storage.database import Connection
 from storage.open import is_url
 from storage.postgres.pool import PoolLimits
-from storage.records import Agent, Block, Exchange, Passage, Run, Scope, SentSection
+from storage.records import Agent, Block, BlockOp, Exchange, Passage, Run, Scope, SentSection
 from storage.search.blob import PRESENT, Document, document_type, open_blob
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tail import Tail
 from storage.sql import exchanges
 from storage.sql.agents_api.runs import begin_run, create_run
+from storage.sql.blocks import add_op
 from storage.sql.passages import insert_passage
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
@@ -345,6 +346,16 @@ def ranked(
     """Returns what a query finds in an index of these blobs, and in messages that are not indexed yet."""
     index = Index((open_blob(data).chunk, data) for data in blobs)
     return rank(index, query, secret, tail=Tail(tail), **options)
+
+
+async def put_edit(store: Store, agent: int, op: BlockOp) -> None:
+    """Stores a memory edit, as `add_op`."""
+
+    async def write(connection: Connection) -> None:
+        await connection.lock(agent)
+        await add_op(connection, agent, op)
+
+    await store.database.write(write)
 
 
 async def put_run(store: Store, draft: Run, *, replaces: int | None = None) -> Run:

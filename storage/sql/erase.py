@@ -2,10 +2,11 @@
 
     exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
                index, and its vectors go; with one that was named go those that it took the place of
+    blocks     versions that came from one, and those built on them; a new value is made of what is left. This comes
+               early, since turns that begin and end before it see the old value
     files      those that are too old; named ones have gone with the intention
     passages   those that came from an erased exchange, are a file's that goes, or too old
     facts      likewise
-    blocks     versions that came from one, and those built on them; a new value is made of what is left
     run_texts  what runs of the memory hold besides their exchanges
     readings   what runs of its sleeptime agents hold of it
     additions  notes and hidden rounds that may quote what is gone
@@ -463,13 +464,13 @@ async def wipe_shared(connection: Connection, project: str) -> bool:
 
 _ERASING: dict[str, ErasingPhase] = {
     "exchanges": _erase_exchanges,
+    "blocks": _rebuild_blocks,
     "readings": _empty_readings,
     "run_texts": _erase_run_texts,
     "files": _erase_files,
     "unlearned": _unlearn,
     "passages": _make_erasing_phase("passage"),
     "facts": _make_erasing_phase("fact"),
-    "blocks": _rebuild_blocks,
     "additions": _erase_additions,
     "recalls": _erase_recalls,
     "released": _release_imported,

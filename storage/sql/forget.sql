@@ -117,6 +117,11 @@ WHERE agent = ?1 AND exchange = ?2 AND length(arguments) > 2
 -- Reads the memory edits whose turns are not confirmed yet.
 SELECT exchange, call_id, arguments FROM block_ops WHERE agent = ? AND state = 'pending'
 
+-- name: ops_pending_in
+-- Reads those of a block, of whatever memory that sees it.
+SELECT id, exchange, call_id, op, label, arguments, state, at, seen FROM block_ops
+WHERE state = 'pending' AND label = ?2 AND agent IN ({seers}) ORDER BY id
+
 -- name: touched
 -- Reads the exchanges that lost something, and where they stand.
 SELECT DISTINCT e.id, e.seq, e.conversation, e.begun, e.ended FROM marks m JOIN exchanges e ON e.id = m.exchange AND e.agent = m.agent

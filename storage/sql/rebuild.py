@@ -68,6 +68,9 @@ async def rebuild_block(
 ) -> bool:
     """Drops the versions of a block that came from what is gone, and makes those anew that were built on them.
 
+    Pending edits that may bring it back are dropped: a turn may have seen the block as it was while this forgetting was
+    under way.
+
     agent: the memory of which something is forgotten. What its items of batches have written without a turn goes, too.
     texts: in small letters. Lines that have one of them as whole words are dropped from all versions.
 
@@ -81,7 +84,12 @@ async def rebuild_block(
         return False
     found = await get_block(connection, block)
     base = clean[-1].value if clean else ""
-    values = rules.rebuild_block(replace(found, value=base), [revised for _, revised in later])
+    pending = [BlockOp(*row) for row in await connection.rows(SQL["ops_pending_in"], (block, found.label))]
+    values, repeating = rules.rebuild_block(
+        replace(found, value=base), [revised for _, revised in later], pending
+    )
+    for op in repeating:
+        await connection.run(SQL["op_erase"], (op.exchange, op.call_id, _NO_ARGUMENTS))
     # The versions that stay: in their rows, or once a row has no room for its value, as versions that follow.
     staying = [(version, version.value) for version in clean]
     following = list[tuple[_Version, str]]()

@@ -25,6 +25,7 @@ from storage.listing import (
 from storage.records import (
     Agent,
     Block,
+    BlockOp,
     DefinitionKind,
     Exchange,
     Run,
@@ -41,7 +42,7 @@ from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent
 from tests.storage.conftest import Holds, OpenStore
 from tests.storage.test_runs import put_step
-from tests.stored import ALICE, Speaker, keeps_emptied_rows, put_run, rows, save_passage
+from tests.stored import ALICE, Speaker, keeps_emptied_rows, put_edit, put_run, rows, save_passage
 
 BOB = Scope("default", "default", "user:bob")
 DAY = 86_400.0
@@ -291,6 +292,30 @@ async def test_a_turn_that_was_under_way_does_not_commit(store: Store, alice: Sp
     await forget(store, alice.agent, ForgetTarget(exchanges=[(await row_of(alice, "oneu")).id]))
     with pytest.raises(Stale):
         await alice.end(turn, [assistant("zqonex")])
+
+
+async def test_one_that_begins_and_ends_meanwhile_brings_no_line_of_a_block_back(
+    store: Store, alice: Speaker, holds: Holds
+) -> None:
+    history = await note(alice, ["red"], "c1")
+    await alice.say([*history, user("bye")], assistant("Bye."), "c1")
+    gone, *_ = await alice.rows()
+    id = await store.forgetting.begin(alice.agent.id, ForgetTarget(exchanges=[gone.id]))
+    assert not await store.forgetting.run(id, until=lambda: True)
+    store.agents.clear()
+    turn = await alice.begin([user("Tidy up, and I eat no nuts.")], "c2")
+    assert [block.value for block in turn.snapshot.blocks] == ["likes zqredx"]
+    await alice.end(turn, [assistant("Done.")], ["Alice: zqredx", "Allergic to nuts."])
+    (waiting,) = [e for e in await alice.rows() if e.edits and not e.merged]
+    rewrite = BlockOp(0, waiting.id, "r", "rethink", "human", b'{"label":"human","new_memory":"All"}', seen=1)
+    await put_edit(store, alice.agent.id, rewrite)
+    await store.forgetting.finish(id)
+    store.agents.clear()
+    thanks = [user("Tidy up, and I eat no nuts."), assistant("Done."), user("Thanks.")]
+    await alice.say(thanks, assistant("Bye."), "c2")
+    assert [block.value for block in await store.blocks.load(alice.agent.id)] == ["Allergic to nuts."]
+    assert left(holds, "red") == []
+    assert await rows(store, "SELECT count(*) FROM block_ops WHERE seen IS NOT NULL") == [(0,)]
 
 
 @pytest.mark.parametrize("kind", ["fact", "passage"])

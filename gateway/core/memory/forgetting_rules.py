@@ -6,7 +6,7 @@ each message that it quotes. In doubt the note is erased as well, since a note c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import orjson
 from msgspec.structs import replace
@@ -21,10 +21,11 @@ from gateway.core.conversation.private import (
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.dates import day_number_text
 from gateway.core.memory.builtin import SEARCHING_TOOLS
+from gateway.core.memory.edits import digest_value
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, apply_edit
 from gateway.core.prompt.note import mentions_blocks
 from gateway.core.words import folded_words
-from storage.commands import Erased, Revised
+from storage.commands import Erased, Rebuilt, Revised
 from storage.records import REPLY, Block, BlockOp, Exchange, State
 
 # In the place of what a search found; no hit is shorter.
@@ -75,14 +76,15 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     return message
 
 
-def rebuild_block(block: Block, later: Sequence[Revised]) -> list[str]:
-    """Returns the later values of a block without what was erased.
+def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[BlockOp] = ()) -> Rebuilt:
+    """Returns the later values of a block without what was erased, and the pending edits that may bring it back.
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
     back. Of values that were written without such an edit, those lines are left out that may repeat what was erased.
 
     block: with its last value from before.
     later: the values it had since, oldest first.
+    pending: the edits of the block whose turns are not confirmed yet.
     """
     clean = _words(block.value)
     # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each place
@@ -110,7 +112,14 @@ def rebuild_block(block: Block, later: Sequence[Revised]) -> list[str]:
             rebuilt = "\n".join(line for line in each.value.split("\n") if not _words(line) & tainted)
         stored = each.value
         values.append(rebuilt)
-    return values
+    tainted -= _words(rebuilt)
+    return Rebuilt(values, [op for op in pending if _may_bring_back(op, tainted, rebuilt)])
+
+
+def _may_bring_back(op: BlockOp, tainted: Collection[str], value: str) -> bool:
+    """Returns whether an edit has one of these words, or overwrites another value, which its model has seen."""
+    texts = map(str, orjson.loads(op.arguments).values())
+    return op.seen not in (None, digest_value(value)) or not _words("\n".join(texts)).isdisjoint(tainted)
 
 
 def _edited_again(block: Block, op: BlockOp) -> str:

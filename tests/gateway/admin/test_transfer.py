@@ -25,10 +25,9 @@ from storage.errors import WriteConflict
 from storage.listing import PassageDraft
 from storage.records import Agent, Scope, State
 from storage.search.blob import open_blob
-from storage.sql.blocks import add_op
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, picture, result, user
-from tests.stored import ALICE, Speaker, open_store, rows, save_passage
+from tests.stored import ALICE, Speaker, open_store, put_edit, rows, save_passage
 
 CAROL = Scope("other", "default", "user:carol")
 Lines = list[str]
@@ -292,11 +291,8 @@ async def test_a_copy_knows_which_value_a_pending_edit_overwrites(store: Store, 
     write, done = await alice.commit(
         await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["likes tea"]
     )
-    await store.database.write(
-        lambda c: add_op(
-            c, done.agent.id, replace(write.ops[0], exchange=done.exchange, call_id="x", seen=-7)
-        )
-    )
+    edit = replace(write.ops[0], exchange=done.exchange, call_id="x", seen=-7)
+    await put_edit(store, done.agent.id, edit)
     await fill(other, await export(store))
     assert await rows(other, "SELECT seen FROM block_ops ORDER BY id") == [(None,), (-7,)]
 
