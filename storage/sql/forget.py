@@ -100,10 +100,21 @@ class Forgetting(Group):
 
     @long_reads
     async def find_older(
-        self, connection: Connection, project: str, before: float, *, after: int = 0, limit: int = 100
+        self,
+        connection: Connection,
+        project: str,
+        before: float,
+        *,
+        before_in_run: float | None = None,
+        after: int = 0,
+        limit: int = 100,
     ) -> list[int]:
-        """Returns a page of the memories of a project with content from before a time."""
-        return await read_ids(connection, "agents_before", (project, before, after, limit))
+        """Returns a page of the memories of a project with content from before a time.
+
+        before_in_run: that time for memories with an open run; None: the same.
+        """
+        in_run = before if before_in_run is None else before_in_run
+        return await read_ids(connection, "agents_before", (project, before, after, limit, in_run))
 
     @long_reads
     async def find_inactive(

@@ -832,6 +832,27 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
     assert left(holds, f"fact{before - DAY:.0f}", "file", "response", "newu") == ["newu"]
 
 
+async def test_what_is_too_old_waits_a_day_for_a_run_to_end(store: Store, alice: Speaker) -> None:
+    clock, bob = Clock(), Speaker(store, BOB, Clock())
+
+    async def run_of(agent: Agent) -> Run:
+        draft = Run(0, f"run of {agent.id}", agent.id, 0, RunState.CREATED, clock.now, background=True)
+        return await put_run(store, draft)
+
+    for each in (alice, bob):
+        await talk(each, ["old"])
+    ended, _ = await run_of(alice.agent), await run_of(bob.agent)
+    retention = Retention(store, {"default": 30}, lambda: clock.now)
+    clock.now += 30.5 * DAY
+    assert await retention.step() == 0
+    await store.runs.end(alice.agent.id, ended.id, RunState.COMPLETED, "end_turn", clock.now)
+    assert await retention.step() == 1
+    assert [e.state for e in await alice.rows()] == [State.FORGOTTEN]
+    clock.now += 0.6 * DAY
+    assert await retention.step() == 1
+    assert [e.state for e in await bob.rows()] == [State.FORGOTTEN]
+
+
 async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
     store: Store, alice: Speaker
 ) -> None:

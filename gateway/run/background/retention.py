@@ -30,6 +30,8 @@ _PERIOD_S = 6 * 3600.0
 _SHARED_PERIOD_S = DAY_S
 # How often it is looked whether that is due, or a forgetting was broken off.
 _LOOK_S = 60.0
+# A forgetting ends the runs of a memory: what is too old there waits so long at most for them to end.
+_RUN_S = DAY_S
 # What is younger may be under way in another process.
 YOUNG_S = 3600.0
 # What has begun to be imported before may not be under way any more.
@@ -119,7 +121,9 @@ class Retention:
         forgetting, count = self.store.forgetting, 0
         for project, days in self.retention_days.items():
             before, after = self.now() - days * DAY_S, 0
-            while agents := await forgetting.find_older(project, before, after=after, limit=_PAGE):
+            while agents := await forgetting.find_older(
+                project, before, before_in_run=before - _RUN_S, after=after, limit=_PAGE
+            ):
                 for agent in agents:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))
                     count += await self._carry_out(id)
