@@ -133,6 +133,27 @@ def test_an_answer_that_is_killed_while_its_call_is_made_is_told_once(world: Kil
     assert world.webhook.bells == []
 
 
+@pytest.mark.parametrize("tool", ["send_message_to_agent_and_wait_for_reply", "send_message_to_agent_async"])
+def test_another_agents_message_behind_an_answer_that_was_killed(world: Killed, tool: str) -> None:
+    approval: Any = {"type": "approval", "approve": True}
+    with world.serve("after sent") as gateway:
+        agent, messages = world.agent(gateway), gateway.letta.agents.messages
+        gateway.letta.agents.tools.update_approval("ring", agent_id=agent, body_requires_approval=True)
+        assert send(gateway, agent, background=False) == "live"
+        with suppress(Exception):
+            messages.create(agent, messages=[approval])
+        died(gateway)
+    tells = Call(tool, {"message": "Hello.", "other_agent_id": agent})
+    world.held = lambda seen: call_tools(tells) if seen.messages[-1]["content"] == "tell" else None
+    with world.serve() as gateway:
+        other = gateway.letta.agents.create(model="openai/m", name="other", tools=[tool]).id
+        gateway.letta.agents.messages.create(other, input="tell")
+        heard = wait_for(lambda: found[3:] if len(found := gateway.words(agent)) == 6 else None)
+        assert heard[0] == INTERRUPTED
+        assert "Hello." in heard[1]
+        assert heard[2].startswith("assistant: ")
+
+
 @pytest.mark.parametrize("kill", ["after replied", "after sent", "after answered"])
 def test_another_message_behind_a_live_run(world: Killed, kill: str) -> None:
     """The calls of the dead run are not made any more; what is known of them is told."""

@@ -21,6 +21,7 @@ from gateway.agents.core.kinds import READING_KINDS
 from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
+from gateway.agents.runs.calls.call_record import awaits_answers
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
 from gateway.agents.tools.agent_messages import AgentAnswer
 from gateway.core import ids
@@ -297,7 +298,10 @@ class AgentMessaging:
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(resolved.scope)
-        return agent is not None and bool(await self._store.runs.paused([agent.id], DEFAULT))
+        if agent is None:
+            return False
+        paused = await self._store.runs.paused([agent.id], DEFAULT)
+        return await awaits_answers(self._store, agent, paused.get(agent.id))
 
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str

@@ -22,6 +22,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import AgentMessaging, Sender
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import RunBeginning, RunStarter
+from gateway.agents.runs.calls.call_record import awaits_answers
 from gateway.agents.runs.calls.pauses import calls_since_user_message
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.replay import replay
@@ -452,7 +453,8 @@ class AgentRuns:
             return
         store, agent = self.keeper.store, await self._agent_of(send)
         found = await store.stored_paths.conversation(agent, send.conversation) if agent.id else None
-        if found is not None and await store.runs.waiting(agent.id, found.id) is not None:
+        step = None if found is None else await store.runs.waiting(agent.id, found.id)
+        if await awaits_answers(store, agent, step):
             raise Conflict("This conversation waits for answers to calls.")
 
     async def _agent_of(self, send: RoutedSend) -> Agent:

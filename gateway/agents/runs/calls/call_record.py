@@ -21,7 +21,7 @@ from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError
-from storage.records import Exchange, RunStep
+from storage.records import Agent, Exchange, RunStep
 from storage.sql.store import Store
 
 # Each step has this many numbers for the texts of its calls: answers to calls first, then the outcomes of calls that
@@ -87,7 +87,16 @@ async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, s
     e: the step's exchange. Raises: StoreError.
     """
     answered = {message["tool_call_id"] for message in await answers_so_far(store, step, e)}
-    return {id: kind for id, kind in step.waiting.items() if id not in answered}
+    return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
+
+
+async def awaits_answers(store: Store, agent: Agent, step: RunStep | None) -> bool:
+    """Returns whether a call of the step with which a conversation ends waits for an answer.
+
+    All may have one where the run that goes on with them was broken off. Raises: StoreError.
+    """
+    e = None if step is None else await store.turns.exchange(agent, step.exchange)
+    return step is not None and e is not None and bool(await still_waiting(store, step, e))
 
 
 async def known_results(
