@@ -4,6 +4,7 @@
                index, and its vectors go; with one that was named go those that it took the place of
     blocks     versions that came from one, and those built on them; a new value is made of what is left. This comes
                early, since turns that begin and end before it see the old value
+    items      those that wait in a conversation with items for its next response, and those that each one has
     files      those that are too old; named ones have gone with the intention
     passages   those that came from an erased exchange, are a file's that goes, or too old
     facts      likewise
@@ -34,6 +35,7 @@ from storage.sql import exchanges
 from storage.sql.additions import DAY_S, GoneReading, erase_additions
 from storage.sql.agents import load_agent
 from storage.sql.agents_api.blocks import hand_over_blocks
+from storage.sql.agents_api.definitions import change_definition, get_definition
 from storage.sql.agents_api.runs import erase_texts
 from storage.sql.agents_api.sleepers import empty_readings
 from storage.sql.blocks import empty_snapshots
@@ -402,6 +404,16 @@ async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int
     return await erase_texts(connection, work.agent, after, _PAGE)
 
 
+async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    target = work.target
+    values = (work.agent, after, target.conversation, target.before, _PAGE)
+    ids = await read_ids(connection, "item_holders", values)
+    for id in ids:
+        found = await get_definition(connection, id)
+        await change_definition(connection, found, {**found.body, "items": []}, at=work.now)
+    return ids[-1] if len(ids) == _PAGE else None
+
+
 async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
     return after + 1 if await empty_readings(connection, work.agent, _CONVERSATION_PAGE) else None
 
@@ -465,6 +477,7 @@ async def wipe_shared(connection: Connection, project: str) -> bool:
 _ERASING: dict[str, ErasingPhase] = {
     "exchanges": _erase_exchanges,
     "blocks": _rebuild_blocks,
+    "items": _drop_items,
     "readings": _empty_readings,
     "run_texts": _erase_run_texts,
     "files": _erase_files,

@@ -89,10 +89,18 @@ WHERE EXISTS (SELECT 1 FROM exchanges e
 OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < a.oldest)
 OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = a.id AND f.valid_from < a.oldest)
 OR EXISTS (SELECT 1 FROM files f WHERE f.memory = a.id AND f.created < a.oldest)
+OR EXISTS (SELECT 1 FROM definitions d
+           WHERE d.memory = a.id AND d.memory <> 0 AND {holds_items} AND d.updated < a.oldest)
 OR EXISTS (SELECT 1 FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
            WHERE x.agent = a.id AND x.agent <> 0 AND {holds_words}
            AND r.state NOT IN ('created', 'running') AND coalesce(r.ended, r.created) < a.oldest)
 ORDER BY a.id LIMIT ?4
+
+-- name: item_holders
+-- Finds the definitions with items of a conversation of a memory (?3), and of those that have not changed since a time.
+SELECT d.id FROM definitions d WHERE d.memory = ?1 AND d.memory <> 0 AND d.id > ?2 AND {holds_items}
+AND (d.uid = (SELECT c.key FROM conversations c WHERE c.id = ?3 AND c.agent = ?1) OR d.updated < ?4)
+ORDER BY d.id LIMIT ?5
 
 -- name: inactive_before
 -- Finds memories that began before a time, in which no message came since. ?2: how their subjects begin.

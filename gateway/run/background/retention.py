@@ -65,7 +65,7 @@ class Retention:
     retention_days: Mapping[str, float]
     # Seconds since the epoch.
     now: Callable[[], float]
-    # Of stored responses where no user is named.
+    # Of stored responses where no user is named, and of conversations without a response.
     unnamed_days: float = 30.0
     # How long it is kept why replies recalled what they did, and what operators did.
     keep_why_days: float = 7.0
@@ -94,10 +94,14 @@ class Retention:
         return _LOOK_S
 
     async def step(self) -> int:
-        """Forgets all that is too old now, and what an earlier process had begun. Returns the number of memories."""
+        """Forgets all that is too old now, and what an earlier process had begun.
+
+        Returns the number of memories, and of conversations that belong to none.
+        """
         count = await self._resume_unfinished() + await self._forget_old()
         # Stored responses where no user is named.
         count += await self._forget_inactive(f"conversation:{UNNAMED}", self.unnamed_days)
+        count += await self._remove_unbound()
         # Imports that were broken off: no request finds them.
         count += await self._forget_inactive(IMPORTING, _IMPORT_DAYS)
         if count:
@@ -138,6 +142,15 @@ class Retention:
             for agent in agents:
                 id = await forgetting.begin(agent, ForgetTarget(is_all=True))
                 count += await self._carry_out(id)
+        return count
+
+    async def _remove_unbound(self) -> int:
+        """Removes conversations with items that no response has put into a memory."""
+        count, projects = 0, [*self.retention_days.items()]
+        for project, days in [(None, self.unnamed_days), *projects]:
+            before = self.now() - days * DAY_S
+            while gone := await self.store.definitions.remove_unbound(project, before, _PAGE):
+                count += gone
         return count
 
     async def _carry_out(self, id: int) -> bool:

@@ -17,7 +17,7 @@ from storage.errors import NotFound, Overtaken, WriteConflict
 from storage.listing import DefinitionDraft, Page
 from storage.records import Agent, Definition, DefinitionKind
 from storage.sql.agents import create_agent
-from storage.sql.group import Group, as_method, long_reads, reads, writes
+from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("agents_api/definitions.sql")
@@ -145,6 +145,19 @@ class Definitions(Group):
         """Has a definition belong to a memory, unless it has one. Returns the row of its memory. Raises: NotFound."""
         await connection.run(SQL["bind"], (memory, id))
         return (await get_definition(connection, id)).memory
+
+    @bulk_writes
+    async def remove_unbound(
+        self, connection: Connection, project: str | None, before: float, limit: int
+    ) -> int:
+        """Deletes conversations with items that belong to no memory, and have not changed since a time.
+
+        project: None: of any. Returns how many it were.
+        """
+        rows = await connection.rows(SQL["unbound"], (before, project, limit))
+        for (id,) in rows:
+            await remove_definition(connection, id)
+        return len(rows)
 
     create_memory = writes(as_method(make_memory))
 

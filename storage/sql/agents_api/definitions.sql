@@ -88,6 +88,11 @@ WHERE d.project = ?1 AND d.kind = ?4 AND d.id > ?2 AND d.id < ?3 AND (CAST(?5 AS
 AND {has:6:d.name}
 ORDER BY d.id LIMIT ?7
 
+-- name: unbound
+-- Finds conversations with items that belong to no memory, and have not changed since a time. ?2: NULL: of any project.
+SELECT d.id FROM definitions d WHERE {holds_items} AND d.memory = 0 AND d.updated < ?1
+AND (CAST(?2 AS TEXT) IS NULL OR d.project = ?2) ORDER BY d.id LIMIT ?3 {postgres:FOR UPDATE}
+
 -- name: of_memory
 -- Finds the definitions that belong to a memory.
 SELECT id FROM definitions WHERE memory = ? AND memory <> 0

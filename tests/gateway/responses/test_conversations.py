@@ -15,12 +15,15 @@ import pytest
 from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses import items as response_items
 from gateway.dialects.responses.render import rebuild_response
+from gateway.run.background.retention import Retention
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web import response_conversations
+from storage.commands import ForgetTarget
 from storage.errors import Unavailable
 from storage.records import JobState
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.page.memories import memory_of
 from tests.gateway.responses.test_responses import WEATHER, both_ways, respond, serve_memory
 from tests.gateway.responses.test_stored import shown, texts_of
 from tests.gateway.sdk import World, agent
@@ -496,6 +499,45 @@ def test_a_deleted_conversation_is_forgotten(world: World, upstream: StrictUpstr
             world.sdk.responses.retrieve(response.id)
     respond(world, input="What is my cat called?", user="alice")
     assert "Miso" not in str(upstream.last.messages)
+
+
+def test_a_conversation_without_a_response_goes_by_age(world: World) -> None:
+    """By `responses.keep_days`, or by what its project retains where that is shorter."""
+    item: Any = {"role": "user", "content": "My cat is called Zqmiso."}
+    old = world.sdk.conversations.create(items=[item])
+    changed = world.sdk.conversations.create()
+    world.clock.sleep(8 * 86_400)
+    world.sdk.conversations.items.create(changed.id, items=[item])
+    for days, count in (({"other": 7.0}, 0), ({"default": 7.0}, 1), ({}, 0)):
+        assert world.gateway.call(Retention(world.store, days, world.clock).step()) == count
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.conversations.retrieve(old.id)
+    assert len(items_of(world, changed.id)) == 1
+    world.clock.sleep(31 * 86_400)
+    assert world.gateway.call(Retention(world.store, {}, world.clock).step()) == 1
+    assert b"Zqmiso" not in world.data()
+
+
+@pytest.mark.parametrize("way", ["whole", "age"])
+def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: str) -> None:
+    items: Any = [{"role": "developer", "content": "Zqbriefly."}]
+    conversations = [world.sdk.conversations.create(items=items, metadata={"a": "b"}).id for _ in range(2)]
+    for id in conversations:
+        respond(world, input="Hi", conversation=id, user="alice")
+        world.sdk.conversations.items.create(id, items=[{"role": "user", "content": "Zqmore."}])
+    alice, first = memory_of(world, "alice"), conversations[0]
+    if way == "whole":
+        number = world.gateway.call(world.store.forgetting.find_conversation(alice.id, first))
+        world.gateway.call(world.store.forgetting.forget(alice.id, ForgetTarget(conversation=number)))
+        assert len(items_of(world, conversations[1])) == 4
+    else:
+        retention = Retention(world.store, {"default": 30}, world.clock)
+        world.clock.sleep(31 * 86_400)
+        assert world.gateway.call(retention.step()) == 1
+        assert world.gateway.call(retention.step()) == 0
+        assert b"Zq" not in world.data()
+    assert items_of(world, first) == []
+    assert world.sdk.conversations.retrieve(first).metadata == {"a": "b"}
 
 
 @pytest.mark.parametrize("user", ["alice", None])
