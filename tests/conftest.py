@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from pathlib import Path
@@ -31,8 +32,10 @@ __all__ = ["postgres"]
 # Some frameworks count their users.
 COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
 os.environ.update(COUNTING)
-# A test may start a dozen processes, and each would compile all of our modules.
+# A test may start a dozen processes, and each would compile all of our modules. pytest itself would rewrite the asserts
+# of all tests at each run, which takes as long as to collect them.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # A shell lets what it runs in the background ignore these, as `nohup` does, and a gateway of a test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
