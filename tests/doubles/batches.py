@@ -9,6 +9,7 @@ endpoints check theirs. A batch ends at once, or with `server.finish()` where it
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import random
@@ -16,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, Self
@@ -83,6 +85,23 @@ class _Cut(Exception):
     pass
 
 
+class _Server(uvicorn.Server):
+    """Is told when it starts and when it shall end. uvicorn looks every few milliseconds, and has to be looked at."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens: Future[int] = Future()
+
+    async def main_loop(self) -> None:
+        self._loop, self._ends = asyncio.get_running_loop(), asyncio.Event()
+        self.listens.set_result(self.servers[0].sockets[0].getsockname()[1])
+        await self._ends.wait()
+
+    def end(self) -> None:
+        self.force_exit = True
+        self._loop.call_soon_threadsafe(self._ends.set)
+
+
 class BatchServer:
     """What both have in common. batches: in the order in which they were made. calls: (method, path) as they came.
 
@@ -113,7 +132,6 @@ class BatchServer:
         self.polls = 0
         self.faults: list[str] = []
         self._numbers = itertools.count(1)
-        self._server: uvicorn.Server | None = None
 
     # -- its life
 
@@ -121,19 +139,14 @@ class BatchServer:
         config = uvicorn.Config(
             Starlette(routes=self.routes()), port=0, log_level="critical", lifespan="off", ws="none"
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        deadline = time.monotonic() + PATIENCE_S
-        while not self._server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.port = self._server.listens.result(PATIENCE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.should_exit = self._server.force_exit = True
+        self._server.end()
         self._thread.join(PATIENCE_S)
 
     @property
