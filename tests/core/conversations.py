@@ -124,8 +124,8 @@ class Request:
         filled = [m for kind, m in self.sent if kind == "+ "]
         for i, message in enumerate(self.messages):
             if made.replacements.get(i) == []:
-                # What was heard, before what failed after it; its hidden rounds may be within.
-                texts = (text_of(m) for m in filled if m["role"] == "assistant")
+                # What was heard, before what failed after it; its hidden rounds may be within. Or a result of a call.
+                texts = (text_of(m) for m in filled if m["role"] == message["role"])
                 assert without_space(text_of(message)) in without_space("".join(texts))
             elif i in made.replacements:
                 span = sent[at : at + len(made.replacements[i])]
@@ -157,10 +157,12 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     elements = tree.elements(plan.match.match_point)
     path = [_sent_before(tree, element) for element in elements]
     if plan.follows_head:
-        # The last reply as it was heard comes with the list.
-        heard = listing.messages[: plan.heard_count] if plan.pending else []
-        path = [m for m in path if m is not None]
-        assert fill == [*path[: len(path) - bool(plan.heard_count)], *heard, *plan.pending]
+        # The last reply as it was heard may come with the list.
+        moved = [i for i, at in enumerate(listing.positions) if at in request.composition.replacements]
+        heard = [listing.messages[i] for i in moved if i < plan.heard_count]
+        new = [listing.messages[i] for i in moved if i in plan.new]
+        path = [m for m in path if m is not None][: -1 if plan.heard_count else None]
+        assert _talk_of(fill) == _talk_of([*path, *heard, *plan.pending, *new])
         return
     listed = listing.atoms[: plan.match.last + 1 if plan.match.altered else listing.answered]
     # The last replies came back altered, or for the first time.
@@ -194,6 +196,11 @@ def _sent_before(tree: Tree, element: PathElement) -> WireMessage | None:
     if element.position < 0:
         return content.shown_reply
     return with_text_before(content.messages[element.position], e.notes.get(element.position, ""))
+
+
+def _talk_of(messages: Iterable[WireMessage]) -> list[tuple[str, str]]:
+    """Returns what was said. Results of tools are put after their calls, and late ones bring a call along."""
+    return [(m["role"], text_of(m)) for m in messages if m["role"] != "tool"]
 
 
 def _talk(messages: Iterable[Sequence[Atom]]) -> list[bytes]:

@@ -7,9 +7,10 @@ the same. Everything is found by its place on the path, so that the bytes of one
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import takewhile
-from typing import Any
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -20,6 +21,7 @@ from gateway.core.conversation.canonical import (
     HashedList,
     WireMessage,
     call_id,
+    call_objects,
     is_user,
     join_texts,
     rest_after,
@@ -141,25 +143,14 @@ def compose(
 
     Raises: Missing.
     """
-    listing, match = plan.query.listing, plan.match
-    pending = len(plan.pending)
-    heard = _heard_with_rounds(tree, plan, offered)
-    composition = Composition(
-        _inserted_messages(tree, plan, offered, fresh, heard) if plan.omitted or pending else ()
-    )
-    if pending or heard:
-        # They follow the reply as it was heard, which comes back first in the list, or have it among them.
-        repeated = range(plan.heard_count or plan.resent_count)
-        composition.replacements.update((listing.positions[i], []) for i in repeated)
-    for i, note in fresh.items():
-        if i >= pending and note:
-            composition.put_note(listing.positions[plan.new[i - pending]], note, estimate_tokens(note))
-    if match.match_point is None:
-        return composition
     if plan.follows_head:
-        composition.unrestored_rounds = int(
-            match.match_point.hidden and plan.heard_count > 0 and heard is None
-        )
+        return _compose_after_head(tree, plan, offered, fresh)
+    listing, match = plan.query.listing, plan.match
+    composition = Composition([*_omitted_messages(tree, plan, offered)] if plan.omitted else ())
+    for i, note in fresh.items():
+        if note:
+            composition.put_note(listing.positions[plan.new[i]], note, estimate_tokens(note))
+    if match.match_point is None:
         return composition
     if additions is not None:
         replies = _put_notes_by_count(listing, additions, composition)
@@ -274,33 +265,78 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     return put_back(tree.content(match_point), reply, None, offered, is_same_model=is_same)
 
 
-def _inserted_messages(
-    tree: Tree,
-    plan: Plan,
-    offered: Container[str],
-    fresh: Mapping[int, str],
-    heard: Sequence[WireMessage] | None,
-) -> Sequence[InsertedMessage]:
-    """Returns what the client left out, and the messages that have no reply yet.
+class _SentMessage(NamedTuple):
+    """A message that is sent after the head of a stored conversation, or before it."""
 
-    heard: the last reply as it was heard, with its hidden rounds; None: without any.
-    """
-    inserted = list(_omitted_messages(tree, plan, offered))
-    offset = plan.exchange.offset
-    match_point = plan.match.match_point
-    if match_point is not None and (plan.pending or heard):
-        listing, at = plan.query.listing, (match_point.depth, offset - len(match_point.reply or ()))
-        atoms = tuple(listing.flat(plan.heard_count))
-        messages = listing.messages[: plan.heard_count] if heard is None else heard
-        if not _is_of_same_model(match_point, plan):
-            messages = [*map(for_another_model, messages)]
-        inserted += [InsertedMessage.of(each, atoms, at) for each in messages]
-    for i, message in enumerate(plan.pending):
-        atoms = plan.exchange.inputs[i]
-        at = plan.exchange.depth, offset
-        inserted.append(InsertedMessage.of(message, atoms, at, fresh.get(i, "")))
-        offset += len(atoms)
-    return _with_missing_results(inserted, plan.query.listing.messages) if plan.follows_head else inserted
+    content: InsertedMessage
+    # Its index in the client's list, where it may stay as it came; None: the gateway inserts it.
+    list_index: int | None = None
+
+    @property
+    def role(self) -> object:
+        return self.content.message.get("role")
+
+    @property
+    def result_id(self) -> str:
+        """The id of the call whose result it is; "": it names none."""
+        id = self.content.message.get("tool_call_id")
+        return "" if id is None else str(id)
+
+
+def _compose_after_head(
+    tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
+) -> Composition:
+    """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
+    listing, match_point = plan.query.listing, plan.match.match_point
+    heard = _heard_with_rounds(tree, plan, offered)
+    sent = [_SentMessage(each) for each in _omitted_messages(tree, plan, offered)]
+    sent += _heard_messages(plan, heard)
+    sent += _messages_without_reply(plan, fresh)
+    sent = _with_calls_and_results(sent)
+    staying: list[int] = []
+    for each in reversed(sent):
+        if each.list_index is None or (staying and each.list_index > staying[-1]):
+            break
+        staying.append(each.list_index)
+    composition = Composition([each.content for each in sent[: len(sent) - len(staying)]])
+    moved = set(range(len(listing))).difference(staying)
+    composition.replacements.update((listing.positions[i], []) for i in moved)
+    for i, index in enumerate(plan.new, len(plan.pending)):
+        if index in staying and (note := fresh.get(i)):
+            composition.put_note(listing.positions[index], note, estimate_tokens(note))
+    is_unrestored = match_point is not None and match_point.hidden and plan.heard_count > 0 and heard is None
+    composition.unrestored_rounds = int(is_unrestored)
+    return composition
+
+
+def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[_SentMessage]:
+    """Yields the last reply as it was heard. with_rounds: with its hidden rounds; None: without any."""
+    match_point, listing = plan.match.match_point, plan.query.listing
+    if match_point is None or not plan.heard_count:
+        return
+    at = match_point.depth, plan.exchange.offset - len(match_point.reply or ())
+    atoms = tuple(listing.flat(plan.heard_count))
+    messages = listing.messages[: plan.heard_count] if with_rounds is None else with_rounds
+    is_same = _is_of_same_model(match_point, plan)
+    for i, message in enumerate(messages if is_same else map(for_another_model, messages)):
+        yield _SentMessage(InsertedMessage.of(message, atoms, at), i if with_rounds is None else None)
+
+
+def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[_SentMessage]:
+    """Yields the messages that have no reply yet: held ones, then those of the list that do not repeat the last one."""
+    listing, exchange, pending = plan.query.listing, plan.exchange, len(plan.pending)
+    ends = accumulate(map(len, exchange.inputs), initial=exchange.offset)
+    inputs = [
+        InsertedMessage.of(message, atoms, (exchange.depth, offset), fresh.get(i, ""))
+        for i, (message, atoms, offset) in enumerate(zip(plan.messages, exchange.inputs, ends, strict=False))
+    ]
+    yield from map(_SentMessage, inputs[:pending])
+    start = plan.heard_count or plan.resent_count
+    # What may be heard of a reply that was off the record is sent, and not stored.
+    unstored = range(start, len(listing) - len(plan.new))
+    others = [InsertedMessage.of(listing.messages[i], listing.atoms[i], None) for i in unstored]
+    for i, message in enumerate([*others, *inputs[pending:]], start):
+        yield _SentMessage(message, i)
 
 
 def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[InsertedMessage]:
@@ -346,37 +382,64 @@ def _as_clients_resend(shown_reply: WireMessage) -> WireMessage:
     }
 
 
-def _with_missing_results(
-    inserted: Sequence[InsertedMessage], new: Sequence[WireMessage]
-) -> list[InsertedMessage]:
-    """Gives a result to calls of a stored history that have none, because servers refuse a call without its result.
+def _with_calls_and_results(sent: Sequence[_SentMessage]) -> list[_SentMessage]:
+    """Puts results of tools right after their calls, because servers refuse a call without its result, and a result
+    without its call.
 
-    The result directly follows the call, where it is found again with the next request. Strict servers also refuse
-    calls that they cannot read, such as one that was cut off.
-
-    new: the messages that follow.
+    A stored call without a result gets one, which is found there again with the next request. A result that comes
+    after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
     """
-    answered = []
-    messages = [*(each.message for each in inserted), *new]
-    for i, each in enumerate(inserted):
-        stored = each.message.get("tool_calls")
-        if not stored:
-            answered.append(each)
-            continue
-        calls = (
-            [_readable(call) for call in stored if isinstance(call, dict)] if isinstance(stored, list) else []
-        )
-        if calls != stored:
-            rest = {name: value for name, value in each.message.items() if name != "tool_calls"}
-            each = replace(each, message={**rest, "tool_calls": calls} if calls else rest)
-        answered.append(each)
-        results = takewhile(lambda message: message.get("role") == "tool", messages[i + 1 :]) if calls else ()
-        answered_ids = {str(message.get("tool_call_id")) for message in results}
-        for call in calls:
-            if call_id(call) not in answered_ids:
-                message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
-                answered.append(InsertedMessage(message, (), each.at))
-    return answered
+    ordered: list[_SentMessage] = []
+    calls: dict[str, Any] = {}
+    replies = [i for i, each in enumerate(sent) if i and each.role == "assistant"]
+    for start, end in pairwise([0, *replies, len(sent)]):
+        group = _with_results_first(sent[start:end], calls)
+        calls.update((call_id(call), call) for each in group for call in call_objects(each.content.message))
+        ordered += group
+    return ordered
+
+
+def _with_results_first(
+    group: Sequence[_SentMessage], earlier_calls: Mapping[str, Any]
+) -> list[_SentMessage]:
+    """Returns a reply, the results of its calls, and the other messages after it. earlier_calls: by their ids."""
+    replies = [each for each in group if each.role == "assistant"]
+    results = [each for each in group if each.role == "tool"]
+    answered = Counter(each.result_id for each in results if each.result_id)
+    own = Counter(call_id(call) for each in replies for call in call_objects(each.content.message))
+    late = [earlier_calls[id] for id in answered if id in earlier_calls and id not in own]
+    ordered = [_with_calls(each, late) for each in replies]
+    for each in replies:
+        if each.list_index is None:
+            ordered += _missing_results(each, answered)
+    surplus = answered - own - Counter(map(call_id, late))
+    for each in results:
+        if each.list_index is None and surplus[each.result_id]:
+            surplus[each.result_id] -= 1
+        else:
+            ordered.append(each)
+    return [*ordered, *(each for each in group if each.role not in ("assistant", "tool"))]
+
+
+def _missing_results(reply: _SentMessage, answered: Container[str]) -> Iterator[_SentMessage]:
+    """Yields a result for each call of a stored reply that has none. answered: the ids of the others."""
+    for call in call_objects(reply.content.message):
+        if call_id(call) not in answered:
+            message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
+            yield _SentMessage(InsertedMessage(message, (), reply.content.at))
+
+
+def _with_calls(reply: _SentMessage, more: Sequence[Any]) -> _SentMessage:
+    """Returns a reply with more calls. Those of a stored one can be read then: strict servers refuse others."""
+    if reply.list_index is not None and not more:
+        return reply
+    message = reply.content.message
+    own = call_objects(message)
+    calls = [*(map(_readable, own) if reply.list_index is None else own), *more]
+    if calls == (message.get("tool_calls") or []):
+        return reply
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    return _SentMessage(replace(reply.content, message={**rest, "tool_calls": calls} if calls else rest))
 
 
 def _readable(call: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 from gateway.core.conversation.canonical import WireMessage, text_of
 from storage.records import State
 from tests.core.conversations import Request, World, assistant, call, goes_on_from, result, user
+from tests.doubles.openai_rules import check_chat
 
 
 class Talker:
@@ -159,6 +160,13 @@ def test_whatever_a_client_sends_of_its_list_the_model_gets_all_of_it(seed: int)
     wander(seed)
 
 
+def check_sent(request: Request) -> None:
+    """Checks that an upstream takes the messages, and has a reply to make to them."""
+    messages = [m for _, m in request.sent]
+    check_chat({"model": "m", "messages": messages})
+    assert messages[-1]["role"] != "assistant"
+
+
 def end_send(world: World, sent: Request, end: str) -> None:
     """Ends a send whose answer the client does not get: "cancelled", "lost" on its way, or "open", not at all yet."""
     if end == "cancelled":
@@ -206,6 +214,71 @@ def test_a_result_with_the_words_of_the_one_before_it_is_another(second_id: str,
     request = world.begin([result(second_id, "sunny")], "c1", append=True, retry=retry)
     ids = [m["tool_call_id"] for _, m in request.sent if m["role"] == "tool"]
     assert ids == ["k1", second_id]
+
+
+@pytest.mark.parametrize("told", [[], ["Still looking."], ["Still"], ["Still", "Are you there?"]])
+@pytest.mark.parametrize("also", [[], ["three"]])
+def test_a_result_that_comes_after_the_next_answer_is_told_with_its_call(
+    told: list[str], also: list[str]
+) -> None:
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k1"), call("k2"))], "c1", append=True)
+    world.say([result("k2", "windy")], "It is windy.", "c1", append=True)
+    before = world.say([user("two")], "Still looking.", "c1", append=True)
+    late = [*map(assistant, told), result("k1", "sunny"), *map(user, also)]
+    request = world.begin(late, "c1", append=True)
+    heard = told or ["Still looking."]
+    asked = ["one", "Let me look.", "No result was given.", "windy", "It is windy.", "two"]
+    assert request.texts == [*asked, *heard, "sunny", *also]
+    check_sent(request)
+    assert goes_on_from(request, before)
+    world.finish(request, "It is sunny.")
+    later = world.begin([user("four")], "c1", append=True)
+    assert later.texts == [*request.texts, "It is sunny.", "four"]
+    assert goes_on_from(later, request)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+@pytest.mark.parametrize("ends", ["finished", "cancelled"])
+def test_a_result_may_come_after_words_of_the_same_send(ends: str, *, is_answered: bool) -> None:
+    world = World(recall=lambda question: f"<{question}>")
+    reply = [assistant("Let me look.", call("k1"))]
+    first = world.say([user("one")], reply, "c1", append=True)
+    if is_answered:
+        first = world.say([user("two")], "Still looking.", "c1", append=True)
+    request = world.begin([user("three"), result("k1", "sunny")], "c1", append=True)
+    between = ["No result was given.", "<two>two", "Still looking."] if is_answered else []
+    assert request.texts == ["<one>one", "Let me look.", *between, "sunny", "three"]
+    check_sent(request)
+    assert goes_on_from(request, first)
+    if ends == "finished":
+        world.finish(request, "It is sunny.")
+    else:
+        world.cancel(request)
+    later = world.begin([user("four")], "c1", append=True)
+    assert goes_on_from(later, request)
+
+
+def test_a_result_that_comes_again_with_other_words_is_there_once() -> None:
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
+    world.cancel(world.begin([result("k1", "sunny"), user("two")], "c1", append=True))
+    request = world.say([result("k1", "sunny"), user("three")], "It is sunny.", "c1", append=True)
+    assert request.texts == ["one", "Let me look.", "sunny", "two", "three"]
+    later = world.begin([user("four")], "c1", append=True)
+    assert goes_on_from(later, request)
+    check_sent(later)
+
+
+def test_a_result_whose_call_was_forgotten_is_left_out() -> None:
+    world = World()
+    first = world.say([user("one")], [assistant("Let me look.", call("k1"))], "c1", append=True)
+    world.say([user("two")], "Still looking.", "c1", append=True)
+    world.say([result("k1", "sunny")], "It is sunny.", "c1", append=True)
+    world.forget(first.exchange)
+    request = world.begin([user("three")], "c1", append=True)
+    assert request.texts == ["two", "Still looking.", "It is sunny.", "three"]
+    check_sent(request)
 
 
 @pytest.mark.parametrize("greeting", ["Hello, how can I help you today?", "Yes."])
@@ -286,7 +359,7 @@ def test_all_that_a_list_may_repeat_is_asked_for_at_once() -> None:
     """`World` lets the rules ask for contents as often as the store does."""
     world = World()
     for question, answer in (("one", "First."), ("two", "Second.")):
-        world.say([user(question)], answer, "c1", append=True)
+        world.say([user(question)], [assistant(answer, call("w1"))], "c1", append=True)
     for sent in (user("three"), result("w1", "sunny")):
         world.cancel(world.begin([sent], "c1", append=True))
     request = world.begin([assistant("Are you there?"), user("four")], "c1", append=True)

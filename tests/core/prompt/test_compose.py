@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of, visible_re
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import InsertedMessage, _with_missing_results, put_back
+from gateway.core.prompt.compose import put_back
 from tests.core.conversations import (
     OUR_TOOLS,
     World,
@@ -312,5 +312,7 @@ def test_words_that_a_call_said_are_not_said_twice() -> None:
 @pytest.mark.parametrize("calls", ["look", ["look"], {"id": "1"}])
 def test_calls_that_are_none_lock_no_conversation_that_is_ours(calls: object) -> None:
     """A client's message of a send that failed goes with the next one, whatever it has."""
-    said = InsertedMessage({**assistant("Looked."), "tool_calls": calls}, ())
-    assert [each.message for each in _with_missing_results([said], [user("And?")])] == [assistant("Looked.")]
+    world = World()
+    world.cancel(world.begin([user("one"), {**assistant("Looked."), "tool_calls": calls}], "c1", append=True))
+    request = world.begin([user("And?")], "c1", append=True)
+    assert [m for _, m in request.sent] == [user("one"), assistant("Looked."), user("And?")]

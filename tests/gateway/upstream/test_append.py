@@ -30,8 +30,15 @@ def is_result(message: Json) -> bool:
     return bool(message["role"] == "tool")
 
 
+def came_with(id: str) -> str:
+    return "_".join(id.split("_")[:2])
+
+
 def told(seen: Seen) -> list[str]:
-    """What an upstream was told, in order, whatever its dialect: words, calls and results."""
+    """What an upstream was told, in order, whatever its dialect: words, calls and results.
+
+    Ids that are unique there ("toolu_5_1") are those that the call came with.
+    """
     found: list[str] = []
     for message in seen.json["messages"]:
         content = message.get("content") or []
@@ -43,9 +50,9 @@ def told(seen: Seen) -> list[str]:
                 case "text":
                     found.append(f"result {message['tool_call_id']}: {block['text']}")
                 case "tool_use":
-                    found.append(f"call {block['id']}")
+                    found.append(f"call {came_with(block['id'])}")
                 case "tool_result":
-                    found.append(f"result {block['tool_use_id']}: {block['content']}")
+                    found.append(f"result {came_with(block['tool_use_id'])}: {block['content']}")
         found += [f"call {call['id']}" for call in message.get("tool_calls") or ()]
     return found
 
@@ -55,6 +62,7 @@ class Phone:
     """A client in append mode, and what the gateway must have of its conversation.
 
     said: finished. held: of sends that failed, results of tools first. open: calls that wait for a result.
+    late: calls that a reply has passed over.
     """
 
     two: Two
@@ -62,11 +70,15 @@ class Phone:
     said: list[str] = field(default_factory=list)
     held: list[Json] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
     numbers: Any = field(default_factory=lambda: count(1))
 
     def turn(self) -> None:
         results = [m for m in self.held if is_result(m)]
         waits = bool(self.open) and not results
+        if self.late and not self.open and not self.held and self.dice.random() < 0.3:
+            self.brings_late_result(self.late.pop())
+            return
         if waits and self.dice.random() < 0.7:
             new = {"role": "tool", "tool_call_id": self.open[0], "content": f"found {next(self.numbers)}"}
             goes, stays = results, [m for m in self.held if not is_result(m)]
@@ -85,6 +97,13 @@ class Phone:
             case kind:
                 self.succeeds(goes, new, stays, stands_in=kind == 3, calls=kind > 6)
 
+    def brings_late_result(self, id: str) -> None:
+        """A tool was slower than the next reply, which has the call from now on, too."""
+        new = {"role": "tool", "tool_call_id": id, "content": f"found {next(self.numbers)}"}
+        self.said.append(f"call {id}")
+        self.open = [id]
+        self.succeeds([], new, [], stands_in=self.dice.random() < 0.3, calls=self.dice.random() < 0.3)
+
     def succeeds(
         self, goes: Sequence[Json], new: Json, stays: list[Json], *, stands_in: bool, calls: bool
     ) -> None:
@@ -101,6 +120,8 @@ class Phone:
         assert self._ask(new) == 200
         assert (upstream.last.refusal, told(upstream.last)) == (None, expected)
         self.said = [*expected, text]
+        answered = {m["tool_call_id"] for m in [*goes, new] if is_result(m)}
+        self.late += [id for id in self.open if id not in answered]
         self.held, self.open = stays, []
         if calls:
             # Claude's calls have ids of another form.
