@@ -20,15 +20,19 @@ import anthropic
 import httpx
 import openai
 import pytest
+from mcp import Client, MCPError
 from starlette.routing import Route
 
+from gateway.core.memory.mcp_tools import TOOLS
 from gateway.log import JsonFormatter
 from gateway.settings import SideRequest, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.collector import StrictCollector
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.exports import chatgpt_conversation, zipped
 from tests.gateway.background.learner import Learner, fact
+from tests.gateway.mcp.client import Tools, session
 from tests.gateway.sdk import agent
 from tests.patience import PATIENCE_S
 
@@ -65,6 +69,7 @@ def world(
         upstreams=(UpstreamSettings("up", base_url=upstream.base_url, takes=takes, retries=1),),
         otlp=OtlpSettings(collector.url, delay_s=0.01),
         admin_token="the-owner",
+        server={"mcp": True},
     ) as made:
         yield made
 
@@ -157,6 +162,44 @@ def use_agents(world: LettaWorld) -> None:
     world.ask("POST", "/v1/messages/batches", {"requests": requests})
 
 
+def use_mcp(world: LettaWorld) -> None:
+    """Each tool with marks in its arguments, well and badly."""
+    mine = Tools(world.world.gateway.url, {**HEADERS, "x-mnemogate-user": f"{MARK}-user"})
+    fact = mine.ask("memory_remember", text=f"The dog is called {MARK}.")["id"]
+    newer = mine.ask("memory_correct", id=fact, text=f"The hen is called {MARK}.")["id"]
+    assert mine.ask("memory_search", query=f"hen {MARK}")["results"]
+    assert mine.ask("memory_read")["facts"]
+    conversation = mine.ask("conversation_read")["conversations"][0]["id"]
+    assert MARK in str(mine.ask("conversation_read", conversation=conversation))
+    mine.call("memory_edit_block", label=MARK, value=MARK, version=1)
+    word = mine.ask("memory_forget", id=newer)["confirm"]
+    assert mine.ask("memory_forget", id=newer, confirm=word)["forgotten"]
+    for tool in TOOLS:
+        mine.fail(tool, **{MARK: MARK})
+
+    async def ask_none(client: Client) -> None:
+        with pytest.raises(MCPError):
+            await client.call_tool(MARK, {"text": MARK})
+
+    session(mine.url, mine.headers, ask_none)
+
+
+def bring_along(world: LettaWorld) -> None:
+    """An export with marks in all of it, and files that are refused."""
+    talk = chatgpt_conversation(MARK, (f"My goat is called {MARK}.", MARK), title=MARK)
+    broken = chatgpt_conversation(f"{MARK}-2", (MARK,))
+    broken["mapping"]["root"]["parent"] = "n0"
+    for data in (zipped([talk, broken, {MARK: MARK}]), f"- {MARK}\n".encode(), f"[{MARK}".encode()):
+        made = world.world.gateway.ask(
+            "POST", f"/v1/manage/imports?user={MARK}-new", data, {"x-mnemogate-admin": "the-owner"}
+        )
+        assert made.status in (202, 400)
+    wrong = world.world.gateway.ask(
+        "POST", f"/v1/manage/imports?user={MARK}&format={MARK}", b"x", {"x-mnemogate-admin": "the-owner"}
+    )
+    assert wrong.status == 400
+
+
 def walk(world: LettaWorld) -> int:
     """Asks each route with marks in its path, its query and its body, and paths that are none. Returns how many."""
     names = ("input", "user", "name", "query", "prompt", "id", "text", "agent_id")
@@ -170,7 +213,7 @@ def walk(world: LettaWorld) -> int:
             for method in sorted((route.methods or set()) - {"HEAD"}):
                 for admin in (
                     {},
-                    {"x-mnemogate-admin": "the-owner"} if path.startswith("/v1/manage") else {},
+                    {"x-mnemogate-admin": "the-owner"} if path.startswith(("/v1/manage", "/ui")) else {},
                 ):
                     headers = {**HEADERS, **admin, "content-type": "application/json"}
                     client.request(
@@ -200,6 +243,8 @@ def test_no_word_leaves(
     learner.teaches(fact(f"The cat is called {MARK}.", about=MARK))
     talk(world)
     use_agents(world)
+    use_mcp(world)
+    bring_along(world)
     assert walk(world) > 200
     learner.rest()
     world.world.settle()
@@ -221,6 +266,7 @@ def test_no_word_leaves(
         "mnemogate.run",
         "POST /v1/responses",
         "POST /v1/messages",
+        "POST /mcp",
         "embeddings m",
         "text_completion m",
     } <= names
