@@ -37,7 +37,6 @@ from gateway.core.definition import MAX_SCHEMA_BYTES, AgentDefinition, ToolDefin
 from gateway.core.memory.builtin import definition_of
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
-from storage.errors import NotFound
 from storage.records import Definition
 
 
@@ -376,9 +375,6 @@ def execution_json(answer: ToolAnswer) -> dict[str, Any]:
     }
 
 
-_PAGE = 200
-
-
 class ToolRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
@@ -594,32 +590,23 @@ class ToolRoutes:
         names = set(sent_or_none(query.names) or ())
         uids = {uid_in("tool", each) for each in sent_or_none(query.tool_ids) or ()}
         types, without = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
-        after = uid_or_none("tool", query.after)
-        while True:
-            try:
-                page = await self._tools.list(
-                    project,
-                    after=after,
-                    before=uid_or_none("tool", query.before),
-                    limit=_PAGE,
-                    newest_first=query.newest_first(),
-                    name=sent_or_none(query.name),
-                    text=sent_or_none(query.search),
-                )
-            except NotFound:
-                return
-            for tool in page:
-                kind = tool_json(tool)["tool_type"] if types or without else None
-                if (names and tool.name not in names) or (uids and tool.uid not in uids):
-                    continue
-                if (types and kind not in types) or kind in without:
-                    continue
-                if query.return_only_letta_tools is True and tool.definition is not None:
-                    continue
-                yield tool
-            if len(page) < _PAGE:
-                return
-            after = page[-1].uid
+        found = self._tools.select(
+            project,
+            after=uid_or_none("tool", query.after),
+            before=uid_or_none("tool", query.before),
+            newest_first=query.newest_first(),
+            name=sent_or_none(query.name),
+            text=sent_or_none(query.search),
+        )
+        async for tool in found:
+            kind = tool_json(tool)["tool_type"] if types or without else None
+            if (names and tool.name not in names) or (uids and tool.uid not in uids):
+                continue
+            if (types and kind not in types) or kind in without:
+                continue
+            if query.return_only_letta_tools is True and tool.definition is not None:
+                continue
+            yield tool
 
 
 def tool_json(tool: ToolView) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from storage.listing import DefinitionDraft, Page
 from storage.records import Definition, DefinitionKind
 from storage.sql.store import Store
 
-_PAGE = 200
 _NO_SERVER = McpServerDefinition()
 _SERVER_TAG = "mcp:"  # before the name of its server, in the tags of a tool
 
@@ -122,14 +121,8 @@ class McpRegistry:
     async def tools(self, project: str, uid: str) -> Sequence[ToolView]:
         """Returns a server's tools, as they were when it was asked last."""
         await self.get(project, uid)
-        found: list[ToolView] = []
-        after: str | None = None
-        while True:
-            page = await self._tools.list(project, after=after, limit=_PAGE, newest_first=False)
-            found += [each for each in page if _name_at_server(each, uid) is not None]
-            if len(page) < _PAGE:
-                return found
-            after = page[-1].uid
+        every = self._tools.select(project, newest_first=False)
+        return [each async for each in every if _name_at_server(each, uid) is not None]
 
     async def _list_tools(
         self, server: McpServerDefinition, values: Mapping[str, str]

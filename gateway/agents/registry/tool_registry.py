@@ -6,7 +6,7 @@ its index in `BUILT_IN`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -26,6 +26,7 @@ _NEEDS_SERVICE = (
     "needs a service beside the gateway: make a tool of this name, a webhook or one of an MCP server."
 )
 _BEYOND = 2**62  # above every row's number
+_PAGE = 200  # tools that one read returns
 # The built-in tools that can be called; a name in BUILT_IN without a schema is reserved.
 _CALLABLE = tuple(name for name in BUILT_IN if name in SCHEMAS)
 
@@ -58,18 +59,17 @@ class ToolRegistry:
             return built_in_tool(name)
         return _tool_view(await self._store.definitions.get(project, DefinitionKind.TOOL, uid))
 
-    async def list(
+    async def select(
         self,
         project: str,
         *,
         after: str | None = None,
         before: str | None = None,
-        limit: int = 50,
         newest_first: bool = True,
         name: str | None = None,
         text: str | None = None,
-    ) -> Sequence[ToolView]:
-        """Returns a page of tools. Built-in ones count as older than all others.
+    ) -> AsyncIterator[ToolView]:
+        """Yields tools. Built-in ones count as older than all others.
 
         after, before: public names, in the order asked for.
         name: of the only tool that is wanted; None: any.
@@ -83,13 +83,23 @@ class ToolRegistry:
             for each in _CALLABLE
             if low < _built_in_key(each) < high and name in (None, each) and (text or "").lower() in each
         ]
-        page = Page(low, high, limit, newest_first=False)
+        if not newest_first:
+            for tool in built_in:
+                yield tool
+        after_row, before_row = (high, low) if newest_first else (low, high)
+        while True:
+            page = Page(after_row, before_row, _PAGE, newest_first)
+            rows = await self._store.definitions.list(
+                project, DefinitionKind.TOOL, page, name=name, text=text
+            )
+            for row in rows:
+                yield _tool_view(row)
+            if len(rows) < _PAGE:
+                break
+            after_row = rows[-1].id
         if newest_first:
-            page = Page(high, low, limit)
-            built_in.reverse()
-        rows = await self._store.definitions.list(project, DefinitionKind.TOOL, page, name=name, text=text)
-        made = [_tool_view(each) for each in rows]
-        return ([*made, *built_in] if newest_first else [*built_in, *made])[:limit]
+            for tool in reversed(built_in):
+                yield tool
 
     async def create(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
         """Makes a tool. Raises: Conflict: a built-in tool has that name; WriteConflict: another tool has it."""
