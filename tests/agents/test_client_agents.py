@@ -484,6 +484,16 @@ def test_models_are_a_bare_list_behind_a_slash(upstream: StrictUpstream, tmp_pat
         assert world.letta.models.embeddings.list() == []
 
 
+def test_an_agent_without_a_model_gets_one_that_the_key_may_ask_for(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    models = (ModelSettings("fast", "m"), ModelSettings("small", "m"))
+    with letta(upstream, tmp_path, models=models) as world:
+        gateway = world.world.gateway
+        _, key = gateway.call(world.world.store.keys.create("default", "k", models=("small",)))
+        assert world.anew(key).agents.create().model == "small"
+
+
 def test_a_users_memory_is_an_agent_that_the_settings_configure(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

@@ -102,7 +102,9 @@ class AgentFileRoutes:
         agents = [
             replace(
                 each,
-                definition=replace(each.definition, model=each.definition.model or self._api.first_model()),
+                definition=replace(
+                    each.definition, model=each.definition.model or self._api.first_model(request)
+                ),
             )
             for each in file.agents
         ]

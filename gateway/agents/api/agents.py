@@ -69,7 +69,7 @@ class AgentRoutes:
         sent = sent_fields(create)
         definition = new_definition(create)
         if definition.model is None:
-            definition = replace(definition, model=self._api.first_model())
+            definition = replace(definition, model=self._api.first_model(request))
         self._api.check_models(request, models_of(definition))
         new = NewAgent(
             definition,

@@ -18,6 +18,7 @@ from gateway.agents.runs.system_message import SystemMessages
 from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core.definition import ToolDefinition
+from gateway.core.request.identity import AGENT_PREFIX
 from gateway.errors import BadRequest
 from gateway.run.background.compact import Compactor
 from gateway.run.memory.keeper import MemoryKeeper
@@ -124,13 +125,17 @@ class AgentsApi(Struct, frozen=True):
             if name is not None:
                 caller.check_model(name)
 
-    def first_model(self) -> str:
-        """Returns the model of an agent that is created without one. Raises: BadRequest: no model is known."""
-        for entry in self.models.entries:
-            if not str(entry["id"]).startswith("agent/"):
-                return self.registry.model_handle(str(entry["id"]))
+    def first_model(self, request: ApiRequest) -> str:
+        """Returns the model of an agent that is created without one: the first that the caller's key may ask for.
+
+        Raises: BadRequest: no such model is known.
+        """
+        caller = info_of(request.http.scope).caller
+        for name in (str(entry["id"]) for entry in self.models.entries):
+            if caller.may_ask(name) and not name.startswith(AGENT_PREFIX):
+                return self.registry.model_handle(name)
         raise BadRequest(
-            "Name a model, such as 'openai/gpt-4o': the gateway does not know yet which ones its upstream has.",
+            "Name a model, such as 'openai/gpt-4o': the gateway knows of none yet that this key may ask for.",
             param="model",
         )
 
