@@ -19,6 +19,7 @@ from gateway.settings import ModelSettings
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import agent as profile
+from tests.patience import becomes
 
 
 @pytest.fixture
@@ -492,6 +493,29 @@ def test_an_agent_without_a_model_gets_one_that_the_key_may_ask_for(
         gateway = world.world.gateway
         _, key = gateway.call(world.world.store.keys.create("default", "k", models=("small",)))
         assert world.anew(key).agents.create().model == "small"
+
+
+def test_an_agent_whose_model_is_gone_is_cancelled_and_compacted(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    upstream.queue(say("Ok."), call_tools(Call("memory_insert", {"label": "human", "new_str": "x"})))
+    rules: Any = [{"type": "requires_approval", "tool_name": "memory_insert"}]
+    with letta(upstream, tmp_path, models=(ModelSettings("fast", "m"),)) as world:
+        agent = world.agent(model="fast", tools=["memory_insert"], tool_rules=rules).id
+        for words in ("Hi", "Note it."):
+            run: Any = world.letta.agents.messages.create_async(agent, input=words)
+            becomes(lambda run=run: world.letta.runs.retrieve(run.id).stop_reason)
+    with letta(upstream, tmp_path, models=(ModelSettings("other", "m"),)) as world:
+        with pytest.raises(NotFoundError):
+            world.letta.agents.messages.create(agent, input="Hi")
+        cancelled: Any = world.letta.agents.messages.cancel(agent, run_ids=[run.id])
+        assert cancelled == {run.id: "cancelled"}
+        assert world.letta.agents.retrieve(agent).pending_approval is None
+        settings: Any = {"model": "other", "mode": "all"}
+        upstream.queue(say("They greeted each other."))
+        assert world.letta.agents.messages.compact(agent, compaction_settings=settings).summary
+        with pytest.raises(NotFoundError):
+            world.letta.agents.messages.compact(agent)
 
 
 def test_a_users_memory_is_an_agent_that_the_settings_configure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -317,7 +318,7 @@ class MessageRoutes:
         body: Compact = request.body
         api, settings = self._api, merge_compaction({}, body.compaction_settings)
         own = {} if spec.defined is None else spec.defined.compaction
-        terms, fallback = SummaryTerms.of({**own, **settings}), agent_route(api.settings, spec)
+        terms, own_route = SummaryTerms.of({**own, **settings}), partial(agent_route, api.settings, spec)
         # Without a model for summaries the agent's own writes it.
         api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
         with QueueTicket() as ticket:
@@ -329,7 +330,7 @@ class MessageRoutes:
             if found is None or not found.last_exchange:
                 raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
             size = summary_tokens(prompt_before.target.context_window or WINDOW)
-            text = await api.compactor.compact_now(agent, found, terms, fallback, size)
+            text = await api.compactor.compact_now(agent, found, terms, own_route, size)
             prompt_after = await api.runs.preview(run_request)
         return {
             "summary": text,

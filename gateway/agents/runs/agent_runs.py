@@ -193,33 +193,28 @@ class AgentRuns:
         if callback is not None and (why := self.foreign.unreachable(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
 
-    def _route_send(self, run_request: RunRequest, route: Route | None = None) -> RoutedSend:
-        """Returns a send with its route, by default that of its agent's model. Raises: UnknownModel."""
-        return RoutedSend(
-            **asdict(run_request),
-            request=chat_request_of(run_request),
-            identity=identity_of(run_request),
-            route=route or agent_route(self._settings, run_request.spec),
-            shows_steps=True,
-        )
+    def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
+        """Returns a send with its route. Raises: UnknownModel.
 
-    async def preview(self, run_request: RunRequest) -> Prompt:
-        """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError, UnknownModel."""
-        return await self._preview(self._route_send(run_request))
-
-    async def system_text(self, run_request: RunRequest) -> str:
-        """Returns the system prompt with memory, as it would go to the model now. Raises: StoreError.
-
-        It can be read where no upstream has the agent's model, too: then the window of that is unknown.
+        is_answered: by a model. Else there may be no upstream that has the agent's, whose window is unknown then.
         """
         try:
             route = agent_route(self._settings, run_request.spec)
         except UnknownModel:
+            if is_answered:
+                raise
             route = Route("", run_request.spec.model or "")
-        return (await self._preview(self._route_send(run_request, route))).system
+        return RoutedSend(
+            **asdict(run_request),
+            request=chat_request_of(run_request),
+            identity=identity_of(run_request),
+            route=route,
+            shows_steps=True,
+        )
 
-    async def _preview(self, send: RoutedSend) -> Prompt:
-        keeper = self.keeper
+    async def preview(self, run_request: RunRequest) -> Prompt:
+        """Returns the prompt that a send goes on from, as it would be now. Raises: StoreError."""
+        keeper, send = self.keeper, self._route_send(run_request, is_answered=False)
         request = self._memory_request(send, QueueTicket())
         context = await read_stored_context(keeper.store, request, send.messages, keeper.settings.idle_s)
         toolbox = self.toolboxes.make(context, BlockEdits(list(context.blocks)))
@@ -336,7 +331,7 @@ class AgentRuns:
         """
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
-            send = await self._enter_queue(self._route_send(run_request), ticket)
+            send = await self._enter_queue(self._route_send(run_request, is_answered=False), ticket)
             await self._turns.wait_written(send.scope)
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
                 return await runs.cancel_paused(run.agent, run.id, self.keeper.now())

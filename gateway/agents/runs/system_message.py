@@ -70,7 +70,7 @@ class SystemMessages(Struct, frozen=True):
             entry = await self.store.conversations.get(project, conversation)
             conversation_row, begun = entry.conversation.id, entry.begun
             spec = await self.registry.in_conversation(project, ids.id_of("conv", conversation), spec)
-        text = await self.runs.system_text(RunRequest(spec, agent.scope, conversation))
+        text = (await self.runs.preview(RunRequest(spec, agent.scope, conversation))).system
         oldest = Page(limit=1, newest_first=False)
         first = await self.store.messages.page(agent.id, oldest, conversation=conversation_row)
         # Imported messages may be older than the agent here, so the date of the first one counts.

@@ -237,18 +237,23 @@ class Compactor:
             raise JobFailed(f"the model of an agent's summaries: {error.message}") from error
 
     async def compact_now(
-        self, agent: Agent, conversation: Conversation, terms: SummaryTerms, fallback: Route, max_tokens: int
+        self,
+        agent: Agent,
+        conversation: Conversation,
+        terms: SummaryTerms,
+        fallback: Callable[[], Route],
+        max_tokens: int,
     ) -> str:
         """Summarises a stored conversation now; its window begins after the summary from then on. Returns the text.
 
         Call it with the conversation locked.
 
         terms: used instead of the agent's own.
-        fallback: the route of the model that is asked where neither the terms nor the settings name one.
+        fallback: returns the route of the model that is asked where neither the terms nor the settings name one.
         max_tokens: of the summary.
 
-        Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary;
-            StoreError.
+        Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary; StoreError;
+            what `fallback` raises.
         """
         last = conversation.last_exchange
         exchanges = await self.store.summaries.path(agent.id, last) if last > 0 else []
@@ -258,7 +263,7 @@ class Compactor:
         # For a job the share is one of the model's window; here it is one of what the conversation has.
         share = _STAYING_SHARE if terms.share is None else terms.share
         try:
-            model = self.model_for(terms) or self.models.for_route(fallback)
+            model = self.model_for(terms) or self.models.for_route(fallback())
             span = path.next_span(terms, int(path.tokens * share))
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
