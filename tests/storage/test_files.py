@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -10,10 +11,11 @@ from msgspec.structs import replace
 from gateway.core.ids import new_uid
 from gateway.run.background.retention import YOUNG_S, Retention
 from storage.commands import ForgetTarget
+from storage.database import Connection
 from storage.errors import NotFound, OverLimit, WriteConflict
 from storage.listing import Page
 from storage.records import Agent, DefinitionKind, Scope, StoredFile
-from storage.sql.agents_api.folders import MAX_BYTES, PARSING
+from storage.sql.agents_api.folders import MAX_BYTES, PARSING, add_file
 from storage.sql.store import Store
 from tests.storage.conftest import Holds
 from tests.stored import keeps_emptied_rows, rows
@@ -49,6 +51,19 @@ async def test_files_are_numbered_where_a_name_is_taken(store: Store) -> None:
     assert first is not None
     with pytest.raises(NotFound):
         await store.files.get(other.id, first.uid)
+
+
+async def test_a_name_that_many_files_have_takes_no_more_statements(store: Store) -> None:
+    notes, counts = await folder(store), list[int]()
+
+    async def add(connection: Connection) -> None:
+        watched = Mock(wraps=connection)
+        await add_file(watched, draft(notes, "a.md"), renames=True)
+        counts.append(len(watched.mock_calls))
+
+    for _ in range(4):
+        await store.database.write(add)
+    assert counts == counts[:1] * 4
 
 
 async def test_files_that_come_at_once_have_names_and_limits_all_the_same(store: Store) -> None:

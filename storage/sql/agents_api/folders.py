@@ -50,13 +50,14 @@ async def add_file(
             f"the files of a folder have at most {MAX_BYTES} bytes together, and {size} are there"
         )
     name = draft.name
-    for number in range(1, MAX_FILES + 2):
-        if replaces or not await connection.rows(SQL["named"], (draft.memory, name)):
-            break
-        if not renames:
+    if not replaces:
+        taken = {row[0] for row in await connection.rows(SQL["names"], (draft.memory,))}
+        if name in taken and not renames:
             raise WriteConflict(f"there is a file {name!r} in this folder already")
-        path = PurePosixPath(draft.name)
-        name = str(path.with_name(f"{path.stem}_({number}){path.suffix}"))
+        path, number = PurePosixPath(draft.name), 0
+        while name in taken:
+            number += 1
+            name = str(path.with_name(f"{path.stem}_({number}){path.suffix}"))
     made = replace(draft, name=name)
     values = (made.uid, made.memory, made.state, made.bytes, made.created, made.type, made.name)
     return replace(made, id=await connection.value(SQL["insert"], values))

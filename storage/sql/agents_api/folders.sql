@@ -21,6 +21,10 @@ SELECT {file} FROM files f WHERE f.uid = ? AND f.memory = ?
 -- Finds the files of a folder with a name, oldest first.
 SELECT {file} FROM files f WHERE f.memory = ? AND f.name = ? ORDER BY f.id
 
+-- name: names
+-- Reads the names of the files of a folder.
+SELECT f.name FROM files f WHERE f.memory = ?
+
 -- name: extent
 -- Counts the files of a folder but for those with a name, and their bytes.
 SELECT count(*), coalesce(sum(f.bytes), 0) FROM files f WHERE f.memory = ?1
