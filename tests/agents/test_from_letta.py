@@ -12,7 +12,9 @@ import pytest
 from gateway.agents.files import agent_files
 from gateway.agents.migrate.from_letta import NotMoved, Server
 from gateway.agents.migrate.moved import MovedAgent, moved_file
+from gateway.agents.registry.registry import Registry
 from gateway.cli import main
+from gateway.errors import Conflict
 from storage.errors import Unavailable
 from storage.sql.agents_api.folders import Files
 from storage.sql.transfer import Transfer
@@ -554,11 +556,20 @@ def test_an_agent_whose_gateway_died_before_it_had_a_sleeptime_agent_gets_one(
     async def nothing(*_: object) -> None:
         pass
 
+    async def refuses(*_: object) -> None:
+        raise Conflict("not now")
+
     with monkeypatch.context() as patch:
         patch.setattr(agent_files.AgentFiles, "_turn_sleeptime_on", dies)
         patch.setattr(agent_files, "_undo", nothing)
         assert move(world, source, "--agent", GARDENER) == 1
     capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "change", refuses)
+        assert move(world, source, "--agent", GARDENER, "--agent", COOK) == 1
+    out = capsys.readouterr().out
+    assert "is here already, without its sleeptime agent. " in out
+    assert f"{COOK} 'cook': " in out
     assert move(world, source, "--agent", GARDENER) == 0
     assert "is here already, and has its sleeptime agent now\n" in capsys.readouterr().out
     group = world.letta.agents.retrieve(GARDENER).managed_group

@@ -196,8 +196,14 @@ def move_agents(
         name = f"{state['id']} {state.get('name')!r:.200}"
         # Where this is not answered, nothing can be moved.
         if (here := _here(target, state["id"])) is not None:
-            done.already_there += 1
-            report(f"{name}: is here already" + _mended(target, here))
+            try:
+                mended = _mended(target, here)
+            except NotMoved as error:
+                done.failed += 1
+                report(f"{name}: is here already, without its sleeptime agent. {error.message}")
+            else:
+                done.already_there += 1
+                report(f"{name}: is here already{mended}")
             continue
         shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
         try:
