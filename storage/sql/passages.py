@@ -47,13 +47,17 @@ async def insert_passage(
     return Passage(id, seq, text, at, tuple(sources), file, tuple(tags), dict(metadata or {}))
 
 
-async def add_saved_passage(connection: Connection, agent: int, text: str, op: BlockOp) -> None:
-    """Adds the archival memory that a model has saved by a tool, under the tags that it gave."""
+async def add_saved_passage(
+    connection: Connection, agent: int, text: str, op: BlockOp, sources: Sequence[int] | None = None
+) -> None:
+    """Adds the archival memory that a model has saved by a tool, under the tags that it gave.
 
+    sources: the exchanges that it came from; None: the exchange of the edit.
+    """
     tags = orjson.loads(op.arguments).get("tags") or ()
-    await insert_passage(
-        connection, agent, text, at=op.at, exchange=op.exchange, sources=(op.exchange,), tags=tags
-    )
+    exchange = op.exchange if sources is None else None
+    origins = (op.exchange,) if sources is None else sources
+    await insert_passage(connection, agent, text, at=op.at, exchange=exchange, sources=origins, tags=tags)
 
 
 async def load_passages_and_facts(

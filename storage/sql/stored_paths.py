@@ -184,8 +184,8 @@ class StoredPaths(Group):
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
     """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
     agent, e, rev = write.agent, write.exchange, write.rev
-    if write.edits.writes or write.adopts:
-        await connection.lock_sharers(agent.id)
+    if write.edits.writes or write.adopts or write.reading is not None:
+        await connection.lock_sharers(agent.id, *_read_memories(write.reading))
     elif write.conversation is None or write.ended_exchange is not None:
         # Otherwise the statement that adds the exchange locks the agent.
         await connection.lock(agent.id)
@@ -242,6 +242,10 @@ async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
     raise WriteConflict("the conversation was moved by another request meanwhile")
 
 
+def _read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
+    return () if reading is None else (reading.memory,)
+
+
 async def write_edits(
     connection: Connection,
     agent: int,
@@ -253,10 +257,9 @@ async def write_edits(
     """Writes the edits of a written exchange, each on the version that its result was made on. Raises: WriteConflict.
 
     first_versions: by block the version on which the first of its edits was made.
-    reading: as in `StepOpen`.
+    reading: as in `StepOpen`. What its run saves as passages and facts comes from what it reads, and is stored there.
     """
     versions = dict(first_versions)
-
     for block, value, op in merged.writes:
         try:
             await write_block(
@@ -268,12 +271,13 @@ async def write_edits(
         versions[block] += 1
         # Forgetting makes the block again without what is gone, of the edits that stay.
         await add_op(connection, agent, replace(op, state="merged"))
+    memory, facts = agent, merged.facts
+    if reading is not None:
+        memory, sources = reading.memory, tuple(reading.exchanges)
+        facts = [(replace(fact, exchange=None, sources=sources), op) for fact, op in facts]
     for text, op in merged.passages:
-        await add_saved_passage(connection, agent, text, op)
-        await add_op(connection, agent, replace(op, state="merged"))
-    await add_saved_facts(connection, agent, merged.facts, now)
-    for _, op in merged.facts:
-        await add_op(connection, agent, replace(op, state="merged"))
+        await add_saved_passage(connection, memory, text, op, None if reading is None else reading.exchanges)
+    await add_saved_facts(connection, memory, facts, now)
 
 
 async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run:
@@ -313,7 +317,10 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
 
 async def _end_run(connection: Connection, write: RunEnd) -> Run:
     """Ends a run. Raises: as `StoredPaths.end`."""
-    await (connection.lock_sharers if write.edits.writes else connection.lock)(write.agent)
+    if write.edits.writes or write.reading is not None:
+        await connection.lock_sharers(write.agent, *_read_memories(write.reading))
+    else:
+        await connection.lock(write.agent)
     run = write.run
     if write.exchange is not None:
         values = (

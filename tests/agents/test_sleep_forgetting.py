@@ -106,17 +106,25 @@ def test_a_message_whose_edit_has_entered_leaves_nothing_while_the_run_goes_on(
 def test_what_was_written_goes_with_the_message_that_it_came_from(world: SleepWorld, tmp_path: Path) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
+    client = world.letta.letta
+    for name in ("archival_memory_insert", "remember_fact"):
+        (tool,) = client.tools.list(name=name)
+        client.agents.tools.attach(tool.id, agent_id=world.sleeper(agent).id)
 
-    def note_in_persona(seen: Seen) -> Reply | None:
+    def keep(seen: Seen) -> Reply | None:
         if seen.messages[-1]["role"] == "user":
             said = Call("memory_insert", {"label": "memory_persona", "new_string": f"Mind {SECRET}."}, "p1")
             edit = Call("memory_insert", {"label": "human", "new_string": f"Loves {SECRET}."}, "p2")
-            return call_tools(said, edit)
+            passage = Call("archival_memory_insert", {"content": f"A god: {SECRET}."}, "p3")
+            fact = Call("remember_fact", {"fact": f"The user loves {SECRET}."}, "p4")
+            return call_tools(said, edit, passage, fact)
         return None
 
-    world.model.before = note_in_persona
+    world.model.before = keep
     world.send(agent, f"I love {SECRET}.")
     world.slept()
+    assert [each.text for each in client.agents.passages.list(agent.id)] == [f"A god: {SECRET}."]
+    assert world.query("SELECT text FROM facts") == [f"The user loves {SECRET}."]
     world.model.before = lambda seen: None
     world.send(agent, "I live in Oslo.")
     world.slept()
