@@ -34,6 +34,8 @@ ORIGIN = "learning"
 UNLEARNED = "unlearned"
 # Standing facts that are read at once; no measurement.
 _MAX_STANDING = 100
+# A fact that is said again after so long is stored anew. Sooner, each conversation that begins alike would add a row.
+_AGAIN_S = 86_400.0
 
 
 class Facts(GrowingGroup):
@@ -211,6 +213,9 @@ async def add_fact(
 ) -> int | None:
     """Adds a fact unless an equal one is there, and ends the facts that it replaces.
 
+    One that is said again a day later or more takes the place of the equal one: it stays when the earlier message is
+    forgotten, or has become too old.
+
     is_asked: a person has written it. Any other that was forgotten is not learned again from the same messages.
 
     Returns the row of the fact, new or equal; None: it is not learned again.
@@ -226,14 +231,20 @@ async def add_fact(
         before = await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange))
         if before is not None:
             return None
+    replaces, standing = list(fact.replaces), fact.standing
+    if id is not None and not is_asked and fact.exchange is not None:
+        said_before = await connection.row(SQL["said_before"], (id, agent.id, since - _AGAIN_S))
+        if said_before is not None:
+            replaces.append(id)
+            id, standing = None, standing or bool(said_before[1])
     if id is None:
         seq, sources = await take_seq(connection, agent.id), orjson.dumps(list(fact.sources))
         values = (
             agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text, origin,
-            int(fact.standing),
+            int(standing),
         )  # fmt: skip
         id = await connection.value(SQL["insert"], values)
-    for old in fact.replaces:
+    for old in replaces:
         if old != id:
             await connection.run(SQL["end"], (id, since, old, agent.id))
             ended = await connection.rows(SQL["seq_of"], (old, agent.id))

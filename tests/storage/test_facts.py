@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.run.admin.transfer_operations import TransferOperations
@@ -109,6 +110,25 @@ async def test_the_same_again_adds_nothing_and_still_ends_what_it_replaces(
     assert (first.text, second.text) == ("Oslo", "Bergen")
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("OSLO", replaces=[first.id, second.id])]))
     assert await store.facts.list(alice.agent.id) == [first]
+
+
+async def test_what_is_said_again_on_another_day_outlives_the_first_message(
+    store: Store, alice: Speaker
+) -> None:
+    for text in ("I live in Oslo.", "I like tea.", "Oslo is my home, with tea."):
+        await alice.say([user(text)], assistant("Nice."))
+    first, tea, again = await alice.rows()
+    facts = [replace(fact("Oslo", sources=[first.id]), standing=True), fact("tea", sources=[tea.id])]
+    await learn(store, alice.agent, 0, 1, Learned(facts=facts))
+    (liked,) = [each for each in await store.facts.list(alice.agent.id) if each.text == "tea"]
+    await store.facts.mute(alice.agent.id, liked.seq, NOW, is_muted=True)
+    later = [replace(fact(text, sources=[again.id]), valid_from=NOW + 86_400) for text in ("Oslo", "tea")]
+    await learn(store, alice.agent, 1, 2, Learned(facts=later))
+    oslo, liked = await store.facts.list(alice.agent.id)
+    assert (oslo.valid_from, oslo.sources, oslo.standing) == (NOW + 86_400, (again.id,), True)
+    assert (liked.sources, liked.muted) == ((tea.id,), True)
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[first.id], before=NOW))
+    assert [each.text for each in await store.facts.list(alice.agent.id, is_all=True)] == ["Oslo"]
 
 
 async def test_nobody_ends_the_facts_of_somebody_else(store: Store, alice: Speaker) -> None:
