@@ -176,9 +176,10 @@ class StoredContent(NamedTuple):
     full: bytes | None = None
 
 
-# How often rules are called with more contents than before. They ask for contents at three places at most (compared
-# openings or siblings, altered replies, questions asked again), at each of them for all that they will compare there.
-MAX_RULE_CALLS = 4
+# How often rules are called with more contents than before. They ask for contents at four places at most (compared
+# openings or siblings, altered replies, questions asked again, an equal reply with other ids), at each of them for all
+# that they will compare there.
+MAX_RULE_CALLS = 5
 
 
 class Missing(Exception):

@@ -34,7 +34,7 @@ from gateway.core.conversation.plan import (
     is_asked_again,
     recorded_indices,
 )
-from gateway.core.conversation.private import with_response_of
+from gateway.core.conversation.private import private_of, with_private, with_response_of
 from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
@@ -161,9 +161,12 @@ def _write_into_twin(
         return exchange
     # A note stays, with what a request for the same has added to it.
     longer = {i: note for i, note in ended.notes.items() if note.startswith(twin.notes.get(i, ""))}
-    exchange = tree.change(
-        exchange.id, **content_fields(plan, ended, exchange.redactions), notes={**twin.notes, **longer}
-    )
+    content = content_fields(plan, ended, exchange.redactions)
+    if content["shown_reply"] is not None and "ids" in private_of(ended.shown_reply):
+        replies = (tree.shown_reply(twin) or {}, ended.shown_reply)
+        ids = [id for reply in replies for id in private_of(reply).get("ids", ())]
+        content["shown_reply"] = orjson.dumps(with_private(ended.shown_reply, ids=ids))
+    exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer})
     # Edits that were merged into the blocks already are not merged once more.
     if not exchange.merged:
         exchange = tree.change(exchange.id, edits=ended.edits)

@@ -352,6 +352,22 @@ def test_ids_are_known_behind_a_restart(
         assert len(openai_keeps.heard[-1]) == 6
 
 
+@both_ways
+def test_equal_replies_are_known_by_each_of_their_ids(
+    upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path, stream: bool
+) -> None:
+    """They are one exchange. The first conversation goes on, and a deletion of the first is one of what was said."""
+    with remember(upstream, tmp_path) as world:
+        first, second = (respond(world, input="I like Zqtulips.", stream=stream) for _ in range(2))
+        assert world.query("SELECT count(*) FROM exchanges") == [1]
+    with remember(upstream, tmp_path) as world:
+        for made in (first, second):
+            respond(world, input=f"And of {made.id}?", previous_response_id=made.id)
+        assert conversations(world) == 1
+        world.sdk.responses.delete(first.id)
+        assert b"Zqtulips" not in world.data()
+
+
 def test_an_id_that_nobody_knows_begins_anew(world: World, openai_keeps: StoredResponses) -> None:
     off = {"x-mnemogate-memory": "off"}
     previous = respond(world, input="My dog is called Rex.", extra_headers=off).id
