@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from gateway.core.definition import ToolDefinition
 from gateway.run.upstream import propagation
-from gateway.settings import UpstreamSettings
+from gateway.settings import ToolSettings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
+from tests.agents.letta import letta
+from tests.agents.test_foreign_tools import SCHEMA
 from tests.doubles.collector import StrictCollector, trees
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.tool_server import OK, served
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, remember
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -105,6 +109,24 @@ def test_a_public_upstream_gets_what_a_caller_began(
         parent, state = got(world)
         assert (parent or "").startswith(f"00-{TRACE}-")
         assert state == "vendor=1"
+
+
+def test_a_tool_of_an_agent_gets_nothing(
+    upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector
+) -> None:
+    with served(OK) as server:
+        otlp, tools = OtlpSettings(collector.url, delay_s=0.01), ToolSettings(private_hosts=(server.url,))
+        with letta(upstream, tmp_path, otlp=otlp, tools=tools) as made:
+            registry = made.world.gateway.app.services.agents.registry
+            assert registry is not None
+            tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
+            made.world.gateway.call(registry.tools.create("default", "lookup", tool))
+            agent = made.letta.agents.create(model="openai/m", tools=["lookup"])
+            upstream.queue(call_tools(Call("lookup", {"q": "a"})), say("Done."))
+            made.letta.agents.messages.create(agent.id, input="Look it up.", extra_headers=SENT)
+            assert (got(made.world)[0] or "").startswith(f"00-{TRACE}-")
+        (head,) = server.heads
+        assert not any(name in head.lower() for name in SENT)
 
 
 @pytest.mark.parametrize("traced", [True, False])

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from gateway.settings import UpstreamSettings
+from gateway.settings import TraceSettings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
 from tests.doubles.collector import Node, StrictCollector, trees
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -122,6 +122,18 @@ def test_a_chat_with_memory(traced: Traced, stream: bool) -> None:
         "gen_ai.memory.store.id": store,
         "mnemogate.durable": True,
     }
+
+
+@pytest.mark.parametrize("users", ["plain", "none"])
+def test_a_span_names_the_user_as_the_settings_say(
+    upstream: StrictUpstream, tmp_path: Path, users: Any
+) -> None:
+    with StrictCollector() as collector:
+        otlp, traces = OtlpSettings(collector.url, delay_s=0.01), TraceSettings(users)
+        with remember(upstream, tmp_path, otlp=otlp, traces=traces) as world:
+            world.chat(user="alice").say("Hi")
+            root = Traced(world, collector).last()
+            assert root.has.get("user.id") == ("alice" if users == "plain" else None)
 
 
 def test_a_bound_of_tokens_beyond_what_a_span_can_hold(traced: Traced) -> None:

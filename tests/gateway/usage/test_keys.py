@@ -276,6 +276,31 @@ def test_a_revoked_key_opens_nothing(world: World) -> None:
     assert manage(world, "DELETE", "keys/99").status == 404
 
 
+def test_a_key_that_only_reads_changes_nothing(world: World) -> None:
+    made, _ = make(world, limits=[{"unit": "requests", "per": "day", "most": 3}])
+    _, reader = make(world, opens="operator-read")
+    key, (limit,) = f"keys/{made['id']}", made["limits"]
+    for path in ("keys", key, "limits", f"limits/{limit['id']}", "imports", "usage"):
+        assert manage(world, "GET", path, headers=reader).status == 200
+    each = {"unit": "tokens", "per": "day", "most": 3}
+    for method, path, body in (
+        ("POST", "keys", {"name": "other"}),
+        ("PATCH", key, {"name": "other"}),
+        ("POST", f"{key}/rotate", {}),
+        ("DELETE", key, None),
+        ("POST", "limits", each),
+        ("PATCH", f"limits/{limit['id']}", {"most": 9}),
+        ("DELETE", f"limits/{limit['id']}", None),
+        ("POST", "imports?user=alice", {"role": "user", "content": "Hi"}),
+        ("DELETE", "imports/import-1", None),
+    ):
+        reply = manage(world, method, path, body, reader)
+        assert (reply.status, reply.error["type"]) == (403, "permission_error"), path
+    assert manage(world, "GET", key).json == {name: made[name] for name in made if name != "limits"}
+    assert [each["most"] for each in manage(world, "GET", "limits").json["data"]] == [3]
+    assert manage(world, "GET", "imports").json["data"] == []
+
+
 def test_a_key_named_like_the_number_of_a_revoked_one_stays(world: World) -> None:
     made, _ = make(world)
     _, other = make(world, name=str(made["id"]))

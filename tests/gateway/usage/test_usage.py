@@ -196,6 +196,13 @@ def test_what_is_unknown_is_named(world: World, query: dict[str, str], param: st
     assert (reply.status, reply.error["param"]) == (400, param)
 
 
+def test_the_last_thirty_days_are_shown_where_none_are_named(world: World) -> None:
+    page = ask(world, by="user").json
+    first, last = (datetime.fromisoformat(page[name]).date() for name in ("from", "to"))
+    assert last == datetime.fromtimestamp(world.clock.now, UTC).date()
+    assert (last - first).days == 29
+
+
 def test_the_first_days_of_the_calendar_have_none_before(world: World) -> None:
     page = ask(world, to="0001-01-05").json
     assert (page["from"], page["to"], page["data"]) == ("0001-01-01", "0001-01-05", [])
