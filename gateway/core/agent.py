@@ -60,6 +60,8 @@ class AgentSpec(Struct, frozen=True):
     model: str | None = None
     # The upstream of that model.
     upstream: str | None = None
+    # A caller named the model, not the settings: a closed list of models holds for it.
+    has_callers_model: bool = False
     # Its context window in tokens; None: the upstream's settings say.
     context_window: int | None = None
     # Memory tools go to the model even if the client has no tools of its own.

@@ -518,6 +518,40 @@ def test_an_agent_whose_model_is_gone_is_cancelled_and_compacted(
             world.letta.agents.messages.compact(agent)
 
 
+def test_a_closed_list_of_models_holds_for_agents(upstream: StrictUpstream, tmp_path: Path) -> None:
+    listed = ModelSettings("fast", "m", context_window=9000)
+    with letta(upstream, tmp_path, profile("helper", model="m", upstream="up"), models=(listed,)) as world:
+        agent = world.letta.agents.create(model="up/m")
+        spoken(world.letta.agents.messages.create(agent.id, input="Hi").messages)
+        assert upstream.chats[-1].json["model"] == "m"
+        shown = world.letta.conversations.create(agent_id=agent.id)
+        world.world.chat(model="agent/helper", user="ann").say("Hi")
+        of_profile = next(each for each in world.letta.agents.list() if each.id != agent.id)
+        asked = len(upstream.chats)
+        for model in ("up/dear", "openai/dear"):
+            for ask in (
+                lambda model: world.letta.agents.create(model=model),
+                lambda model: world.letta.agents.update(agent.id, model=model),
+                lambda model: world.letta.conversations.create(agent_id=agent.id, model=model),
+                lambda model: world.letta.conversations.update(shown.id, model=model),
+                lambda model: world.letta.agents.messages.create(agent.id, input="Hi", override_model=model),
+                lambda model: world.letta.agents.messages.create(
+                    of_profile.id, input="Hi", override_model=model
+                ),
+                lambda model: world.letta.agents.messages.compact(
+                    agent.id, compaction_settings={"model": model}
+                ),
+            ):
+                with pytest.raises(NotFoundError, match="dear' does not exist here"):
+                    ask(model)
+        # One that was made before the list has to be given a listed model.
+        file = world.letta.agents.export_file(agent.id).encode()
+        (copy,) = world.letta.agents.import_file(file=("a.af", file), model="up/dear").agent_ids
+        with pytest.raises(NotFoundError, match="dear' does not exist here"):
+            world.letta.agents.messages.create(copy, input="Hi")
+        assert len(upstream.chats) == asked
+
+
 def test_a_users_memory_is_an_agent_that_the_settings_configure(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

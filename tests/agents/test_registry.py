@@ -34,7 +34,7 @@ HELPER = AgentSpec("helper", system="Help.", model="m", offers_tools=True)
 SETTINGS = Settings(
     upstreams=(
         UpstreamSettings("main", kind="openai", models=("gpt-*", "meta/*")),
-        UpstreamSettings("claude", kind="anthropic"),
+        UpstreamSettings("claude", kind="anthropic", models=("claude-*",)),
         UpstreamSettings("google", kind="gemini", models=("gemini-*",)),
     ),
     profiles=(ProfileSettings("helper"),),

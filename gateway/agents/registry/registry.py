@@ -42,7 +42,7 @@ from gateway.core.request.identity import AGENT_PREFIX
 from gateway.core.tool_rule import read_rules
 from gateway.errors import BadRequest, Conflict, UnknownModel
 from gateway.run.store_errors import retry_overtaken
-from gateway.run.upstream.route import agent_route, resolve_route, route_for_agent_model, split_model
+from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import POLL_S
@@ -205,7 +205,7 @@ class Registry:
     def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
         """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
         upstream, name = split_model(self._settings, model)
-        return replace(spec, model=name, upstream=upstream)
+        return replace(spec, model=name, upstream=upstream, has_callers_model=True)
 
     async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
         """Returns an agent as it is in a conversation. name: the caller's; only public ones are looked for."""
@@ -254,6 +254,7 @@ class Registry:
             system=_system_prompt(defined, tools),
             model=model,
             upstream=upstream,
+            has_callers_model=True,
             context_window=defined.context_window,
             offers_tools=bool(tools),
             rebuilds=defined.rebuilds,
@@ -272,9 +273,8 @@ class Registry:
 
     def model_window(self, model: str | None) -> int | None:
         """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
-        upstream, name = split_model(self._settings, model)
         try:
-            return agent_route(self._settings, AgentSpec("", model=name, upstream=upstream)).context_window
+            return None if model is None else route_for_agent_model(self._settings, model).context_window
         except UnknownModel:
             return None
 

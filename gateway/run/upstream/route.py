@@ -84,7 +84,8 @@ def agent_route(settings: Settings, agent: AgentSpec | ProfileSettings) -> Route
             f"`x-mnemogate-agent: {agent.name}`.",
             param="model",
         )
-    route = _resolve(settings, agent.model, agent.upstream, by_operator=True)
+    by_operator = isinstance(agent, ProfileSettings) or not agent.has_callers_model
+    route = _resolve(settings, agent.model, agent.upstream, by_operator=by_operator)
     return route.with_window(agent.context_window)
 
 
@@ -109,10 +110,10 @@ def split_model(settings: Settings, model: str | None) -> tuple[str | None, str 
 
 
 def route_for_agent_model(settings: Settings, model: str) -> Route:
-    """Returns the route for a model as an agent names it. Raises: UnknownModel."""
+    """Returns the route for a model as a caller names it for an agent. Raises: UnknownModel."""
     upstream, name = split_model(settings, model)
     assert name is not None
-    return _resolve(settings, name, upstream, by_operator=True)
+    return _resolve(settings, name, upstream)
 
 
 def _smaller(own: int | None, known: int | None) -> int | None:
@@ -176,11 +177,11 @@ def _resolve(
     is_fallback: bool = False,
 ) -> Route:
     context_windows = {each.name: each.context_window for each in settings.upstreams}
-    if upstream is not None:
+    if upstream is not None and (by_operator or is_listed(settings, upstream, model)):
         return Route(upstream, model, context_windows[upstream])
     for alias in settings.models:
-        if alias.alias == model:
-            name = alias.upstream or settings.upstreams[0].name
+        name = alias.upstream or settings.upstreams[0].name
+        if (upstream, model) in ((None, alias.alias), (name, alias.model)):
             fallbacks = () if is_fallback else alias.fallbacks
             others = (
                 _further_targets(settings, alias, fallbacks, context_windows)
@@ -188,6 +189,8 @@ def _resolve(
                 else ()
             )
             return Route(name, alias.model, alias.context_window or context_windows[name], others)
+    if upstream is not None:
+        raise UnknownModel.unlisted(f"{upstream}/{model}")
     if len(settings.upstreams) > 1:
         name, _, inner = model.partition("/")
         if inner and name in context_windows and (by_operator or is_listed(settings, name, inner)):
