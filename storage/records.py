@@ -602,6 +602,7 @@ class Run(Struct, frozen=True):
     # steps, counts: of all its steps so far.
     steps: int = 0
     counts: TokenCounts = TokenCounts()
+    # When its first exchange began; until it has one, that with the calls of another run with which it goes on.
     begun: float | None = None
     ended: float | None = None
     # Keyed hash of the send's own id; the newest run of a send that came twice has it.

@@ -286,7 +286,7 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
     Raises: RunOver: it has ended, unless the step only ends it; or the send was taken.
     """
     if draft.id:
-        run = await begin_run(connection, draft.agent, draft.id, write.now)
+        run = await begin_run(connection, draft.agent, draft.id, write.exchange.begun)
     else:
         run = await create_run(connection, draft, replaces=write.replaces)
     if run.uid != draft.uid or (run.is_over and write.end is None):
@@ -321,7 +321,6 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
         await connection.lock_sharers(write.agent, *_read_memories(write.reading))
     else:
         await connection.lock(write.agent)
-    run = write.run
     if write.exchange is not None:
         values = (
             write.stop,
@@ -334,11 +333,12 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
         if maker is None:
             raise Stale("something was forgotten while this run was under way")
         await _add_results(connection, write.agent, maker, write.results)
-        run = run or maker
     await write_edits(connection, write.agent, write.edits, write.versions, write.at, write.reading)
     if write.reading is not None and write.state is RunState.COMPLETED:
         await advance_over(connection, write.reading, write.at)
-    return await end_run(connection, write.agent, run, write.state, write.stop, write.at, write.error_message)
+    return await end_run(
+        connection, write.agent, write.run, write.state, write.stop, write.at, write.error_message
+    )
 
 
 async def _add_results(connection: Connection, agent: int, run: int, results: Mapping[int, bytes]) -> None:

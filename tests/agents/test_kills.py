@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,42 @@ def test_a_call_of_the_clients_beside_one_that_was_interrupted_waits_for_the_cli
         told = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
         assert told == [INTERRUPTED.partition(": ")[2], "Dark."]
     assert world.webhook.bells == ["b"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_same_live_send_after_kills_goes_on_with_calls_of_both(
+    world: Killed, *, background: bool
+) -> None:
+    """The gateway is killed once more as it goes on."""
+    tool: Any = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+    message: Any = {"role": "user", "content": "go", "otid": "o1"}
+    rings = [Call("ring", {"bell": bell}, bell) for bell in ("a", "b")]
+    world.held = lambda seen: call_tools(*rings, Call("look", {}, "c1"))
+    with world.serve() as gateway:
+        agent = world.agent(gateway)
+    for bell in ("a", "b"):
+        world.webhook.held = {bell}
+        with world.serve() as gateway, ThreadPoolExecutor(1) as pool:
+            create = gateway.letta.agents.messages.create
+            sent = pool.submit(create, agent, messages=[message], client_tools=[tool])
+            wait_for(lambda bell=bell: bell in world.webhook.bells or None)  # type: ignore[misc]
+            gateway.kill()
+            assert sent.exception() is not None
+    world.go()
+    with world.serve() as gateway:
+        messages = gateway.letta.agents.messages
+        for _ in range(2):
+            reply = messages.create(
+                agent, messages=[message], client_tools=[tool], background=background, streaming=False
+            )
+            assert (reply.stop_reason.stop_reason, len(reply.messages)) == ("requires_approval", 1)
+        newest, *failed = gateway.letta.runs.list(agent_id=agent, order="desc")
+        assert (newest.stop_reason, [run.status for run in failed]) == ("requires_approval", ["failed"] * 2)
+        (call,) = gateway.letta.agents.retrieve(agent).pending_approval.tool_calls  # type: ignore[union-attr]
+        assert call.tool_call_id == "c1"  # type: ignore[union-attr]
+        result = {"type": "tool", "tool_call_id": "c1", "status": "success", "tool_return": "Dark."}
+        messages.create(agent, messages=[{"type": "approval", "approvals": [result]}], client_tools=[tool])
+        told = [m["content"] for m in world.upstream.last.messages if m["role"] == "tool"]
+        assert told == [INTERRUPTED.partition(": ")[2]] * 2 + ["Dark."]
+        assert gateway.words(agent).count("user: go") == 1
+    assert world.webhook.bells == ["a", "b"]

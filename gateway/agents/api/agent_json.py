@@ -202,8 +202,11 @@ async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None
         step = await runs.waiting(agent.id, last.conversation)
     if step is None:
         return None
-    run, exchange = await runs.load(agent.id, step.run), await api.store.turns.exchange(agent, step.exchange)
-    if run is None or exchange is None:
+    exchange = await api.store.turns.exchange(agent, step.exchange)
+    if exchange is None:
+        return None
+    run = await runs.newest_waiting(agent.id, exchange.conversation, step.run)
+    if run is None:
         return None
     shown = await MessageRenderer(api.store, agent, Showing()).run_messages(run, [exchange], with_input=False)
     return next((each for each in shown if each["message_type"] == "approval_request_message"), None)

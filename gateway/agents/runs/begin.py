@@ -97,8 +97,8 @@ class RunStarter:
                 memory = self._memory(send, context, form, run, resumed)
                 prompt = await memory.prompt()
             if resumed is not None:
-                if send.decisions and accepted is None and resumed.waiting_run is None:
-                    await memory.store_run()
+                if resumed.waiting_run is None:
+                    await memory.store_run(None if send.decisions else context.path[-1].begun)
                 return RunBeginning(memory, prompt, resumed)
             try:
                 if await self._write_missing_results(context, send, form):
@@ -225,7 +225,8 @@ class RunStarter:
         if send.replaces is None or send.messages:
             return None
         step = await self._last_step(context)
-        return None if step is None or step.waiting else interrupted_calls(context, step)
+        # A run that ended with its step has no calls left.
+        return None if step is None or step.stop is not None else interrupted_calls(context, step)
 
     async def _write_missing_results(
         self, context: MemoryContext, send: RoutedSend, form: EndpointForm

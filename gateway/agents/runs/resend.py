@@ -117,8 +117,9 @@ async def _ended_run(store: Store, marks: SendMarks, run: Run) -> _EndedRun:
     is_cut = bool(steps) and entries[-1].step.stop is not None and bool(steps[-1].size)
     first = next(iter(answered), None)
     if first is None and run.begun is not None:
-        # A process that died has left no step of a call that it was making.
-        first = await _unanswered(store, marks)
+        # Its process died in its first call of the model, or it went on with the calls of another run's step.
+        id = await store.runs.first_exchange(run)
+        first = None if id is None else await store.turns.exchange(marks.agent, id)
     return _EndedRun(
         run, answered, is_cut, [] if first is None else await _first_exchanges(store, marks, first)
     )
@@ -222,11 +223,5 @@ async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
     path = () if end is None else end.path
     if e.superseded or e.id in refused_ids(path):
         return True
-    return any(x.reply is not None and x.id not in {own.id for own in ended.answered} for x in path[-1:])
-
-
-async def _unanswered(store: Store, marks: SendMarks) -> Exchange | None:
-    """Returns the exchange with which the conversation ends, if it has no reply."""
-    end = await conversation_end(store, marks.agent, marks.conversation)
-    last = end.path[-1] if end is not None and end.path else None
-    return last if last is not None and last.reply is None else None
+    own = {x.id for x in (e, *ended.answered)}
+    return any(x.reply is not None and x.id not in own for x in path[-1:])

@@ -163,18 +163,20 @@ class RunMemory:
         request: as in `StepOpen`.
         """
         now = self.keeper.now()
-        write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
+        write = make_step_open(self.context, prompt, self._run_to_begin(), now)
         if self.replaces is not None and write.ended_exchange is None:
             write = replace(write, ended_exchange=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
 
-    async def store_run(self) -> None:
+    async def store_run(self, begun: float | None) -> None:
         """Stores the run before its first step, so that it can be cancelled while the calls before that are made.
+
+        begun: of a run that goes on in place of another one, as in `Run`.
 
         Raises: RunOver: another run has taken its send; StoreError.
         """
         agent, conversation = self.context.agent.id, self.context.path[-1].conversation
-        draft = replace(self.run, agent=agent, conversation=conversation, state=RunState.CREATED)
+        draft = replace(self.run, agent=agent, conversation=conversation, state=RunState.CREATED, begun=begun)
         self.run = await self.keeper.store.runs.create(draft, replaces=self.replaces)
 
     async def take_up(self, e: Exchange) -> None:
@@ -366,7 +368,7 @@ class RunMemory:
             context = replace(context, request=replace(context.request, chat=chat))
         self.context = plan_next_step(context, last, messages, context.pinned, edits.block_edits.blocks, now)
         prompt = await self.prompt()
-        write = make_step_open(self.context, prompt, self._run_to_begin(now), now)
+        write = make_step_open(self.context, prompt, self._run_to_begin(), now)
         merged, versions = edits.pending_merge(last.id)
         write = replace(write, edits=merged, versions=versions, reading=self.reading, replaces=self.replaces)
         if end is not None:
@@ -388,9 +390,10 @@ class RunMemory:
         self._set_blocks(fresh.blocks)
         return self._edits.take_over(stale, results)
 
-    def _run_to_begin(self, now: float) -> Run | None:
+    def _run_to_begin(self) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
-        return replace(self.run, begun=now) if self.run.begun is None else None
+        is_begun = self.run.id and self.run.state is not RunState.CREATED
+        return None if is_begun else replace(self.run, begun=self.context.request.now)
 
     async def _open(self, write: StepOpen) -> None:
         opening = self.keeper.store.stored_paths.open(write)
@@ -522,11 +525,8 @@ class RunMemory:
         self._adopt_end(await self._write_with_edits(outcome.results, end))
 
     async def _end_run(self, state: RunState, stop: StopReason, error_message: str = "") -> None:
-        # One that goes on with the calls of a run that failed has no row before its first step.
-        self.run = replace(self.run, state=state, stop=stop)
-        if self.run.id:
-            end = self._run_end(state, stop, reading=self.reading, error_message=error_message)
-            self._adopt_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
+        end = self._run_end(state, stop, reading=self.reading, error_message=error_message)
+        self._adopt_end(await asyncio.shield(self.keeper.store.stored_paths.end(end)))
 
     def _run_end(self, state: RunState, stop: StopReason, **fields: Any) -> RunEnd:
         """Returns the end of the run. fields: further ones of `RunEnd`."""

@@ -301,13 +301,18 @@ class Runs(Group):
 
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
-        """Stores a run before its first step. Returns it as `create_run`.
+        """Stores a run before its first step, or when one began that was accepted. Returns it.
+
+        replaces: as in `create_run`.
 
         Raises: WriteConflict: as `create_run`; RunOver: another run has taken its send; NotFound: its agent is gone.
         """
         await connection.lock(draft.agent)
         if await connection.value(SQL["epoch"], (draft.agent,)) is None:
             raise NotFound("there is no such agent")
+        if draft.id:
+            await connection.run(SQL["note_begun"], (draft.begun, draft.id, draft.agent))
+            return draft
         run = await create_run(connection, draft, replaces=replaces)
         if run.uid != draft.uid:
             raise RunOver("another run has taken the send")
@@ -497,6 +502,12 @@ class Runs(Group):
     async def last_exchange(self, connection: Connection, run: Run) -> int | None:
         """Returns the exchange in which the results of a run's last calls may lie, which no reply follows."""
         id: int | None = await connection.value(SQL["next_unanswered"], (run.id, run.agent))
+        return id
+
+    @reads
+    async def first_exchange(self, connection: Connection, run: Run) -> int | None:
+        """Returns the exchange with which a run began."""
+        id: int | None = await connection.value(SQL["first_exchange"], (run.id, run.agent))
         return id
 
     @reads

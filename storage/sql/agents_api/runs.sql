@@ -80,6 +80,10 @@ WHERE r.agent {in:1:BIGINT:64} AND r.id = (SELECT max(x.id) FROM runs x WHERE x.
 -- Begins a run that was only created.
 UPDATE runs SET state = 'running', begun = ? WHERE id = ? AND agent = ? AND state = 'created'
 
+-- name: note_begun
+-- Notes with which exchange a run begins that was only created.
+UPDATE runs SET begun = ? WHERE id = ? AND agent = ? AND state = 'created'
+
 -- name: end
 -- Ends a run that has not ended.
 UPDATE runs SET state = ?, stop = ?, ended = ? WHERE id = ? AND agent = ? AND state IN ('created', 'running')
@@ -163,6 +167,11 @@ UNION ALL
 SELECT k.id, k.seq FROM runs r JOIN exchanges k ON k.conversation = r.conversation AND k.begun = r.begun AND +k.agent = r.agent
 WHERE r.id = ?1 AND r.agent = ?2 AND r.steps = 0 AND k.reply IS NULL
 AND NOT EXISTS (SELECT 1 FROM run_steps x WHERE x.exchange = k.id AND x.agent = k.agent) ORDER BY 2 LIMIT 1
+
+-- name: first_exchange
+-- Finds the exchange with which a run began.
+SELECT k.id FROM runs r JOIN exchanges k ON k.conversation = r.conversation AND k.begun = r.begun AND +k.agent = r.agent
+WHERE r.id = ?1 AND r.agent = ?2 ORDER BY k.seq DESC LIMIT 1
 
 -- name: step_find
 -- Reads a step by its agent's name and its exchange's number, if it is the project's.

@@ -18,7 +18,7 @@ QUICK = {
     "exchanges.sql": ("memory_snapshot",),
     "agents_api/runs.sql": (
         "get", "find", "by_otid", "newest", "newest_waiting", "begin", "end", "steps", "step_find", "waiting", "texts",
-        "text_replace", "of_agent_up", "steps_of_agent_down",
+        "text_replace", "of_agent_up", "steps_of_agent_down", "first_exchange",
     ),
     "agents_api/definitions.sql": (
         "get", "by_id", "by_ids", "by_name", "touch", "of_memory", "list_down", "texts_empty",
