@@ -49,12 +49,17 @@ PriceOf = Callable[[str, str], Price | None]
 def prices_of(settings: Settings) -> PriceOf:
     """Returns a function that returns the price of an upstream's model, by its name there; None: it has none."""
     prices: dict[tuple[str, str], Price] = {}
-    for each in settings.models:
-        if each.rates is not None:
-            price = Price(*each.rates)
-            prices.setdefault((each.upstream or settings.upstreams[0].name, each.model), price)
-            for other in each.deployments:
-                prices.setdefault((other.upstream, other.model or each.model), price)
+    priced = [(each, Price(*each.rates)) for each in settings.models if each.rates is not None]
+    for each, price in priced:
+        prices.setdefault((each.upstream or settings.upstreams[0].name, each.model), price)
+        for other in each.deployments:
+            prices.setdefault((other.upstream, other.model or each.model), price)
+    # A caller may ask any upstream for the model of an alias that names none.
+    named = {(each.upstream, each.model) for each in settings.models}
+    for each, price in priced:
+        for upstream in settings.upstreams if each.upstream is None else ():
+            if (upstream.name, each.model) not in named:
+                prices.setdefault((upstream.name, each.model), price)
     return lambda upstream, model: prices.get((upstream, model))
 
 

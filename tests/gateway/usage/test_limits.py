@@ -490,6 +490,25 @@ def test_another_upstream_gets_no_credential_of_the_callers(
         assert "authorization" not in other.last.headers
 
 
+def test_a_header_that_names_another_upstream_leaves_no_limit_of_cost(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    upstreams = tuple(UpstreamSettings(name, base_url=upstream.base_url) for name in ("up", "other", "free"))
+    price = PriceSettings(input=1.0, output=1.0)
+    models = (ModelSettings("m", "m", price=price), ModelSettings("mine", "m", "free"))
+    with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+        limit(world, "cost", "day", 0.000_001)
+
+        def ask(name: str) -> int:
+            world.settle()
+            headers = {"x-mnemogate-upstream": name, "content-type": "application/json"}
+            return world.gateway.ask("POST", "/v1/embeddings", b'{"model":"m","input":"Hi"}', headers).status
+
+        # The settings name the last one's model, without a price.
+        names = ("free", "free", "other", "up", "other")
+        assert [ask(name) for name in names] == [200, 200, 200, 429, 429]
+
+
 def test_what_an_upstream_stores_is_answered_by_no_other(upstream: StrictUpstream, tmp_path: Path) -> None:
     with StrictUpstream() as other, limited_with_other(upstream, other, tmp_path) as world:
         first = world.sdk.responses.create(model="m", input="Hi", user="alice")
