@@ -543,7 +543,10 @@ _USAGE_COUNTERS = (
 
 
 def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
-    """Returns the list of usage by some columns. keys: the names of gateway keys by their numbers."""
+    """Returns the list of usage by some columns. keys: the names of gateway keys by their numbers.
+
+    A counter of 0 is left blank in a table, which has no column without any text.
+    """
 
     def cell(record: Record, name: str) -> str:
         value = record[name]
@@ -555,13 +558,18 @@ def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
     numbers = [
         Column(
             name.removesuffix("_tokens").replace("_", " "),
-            lambda each, name=name: str(each[name]),  # type: ignore[misc]
+            lambda each, name=name: str(each[name] or ""),  # type: ignore[misc]
             lambda each, name=name: f"{each[name]} {name.replace('_', ' ')}",  # type: ignore[misc]
             is_number=True,
         )
         for name in _USAGE_COUNTERS
     ]
-    cost = Column("cost", lambda each: f"{each['cost']:.6f}", lambda each: f"cost {each['cost']:.6f}", True)
+    cost = Column(
+        "cost",
+        lambda each: f"{each['cost']:.6f}" if each["cost"] else "",
+        lambda each: f"cost {each['cost']:.6f}",
+        True,
+    )
     return RecordList((*of, *numbers, cost), "Nothing was used in these days.")
 
 

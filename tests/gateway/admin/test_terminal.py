@@ -146,6 +146,17 @@ def test_a_narrow_terminal_gets_a_field_a_line() -> None:
     assert max(map(len, lines)) <= 60
 
 
+def test_usage_is_a_table_of_what_there_is(upstream: StrictUpstream, database: Path) -> None:
+    upstream.script = lambda seen: say("Hello.", usage={"prompt_tokens": 1_234_567, "completion_tokens": 5})
+    with owner(upstream, database) as gateway:
+        for user in ("alice", "bob"):
+            body = {"model": "m", "user": user, "messages": [{"role": "user", "content": "Hi"}]}
+            assert gateway.ask("POST", "/v1/chat/completions", json.dumps(body).encode()).status == 200
+        head, _, *rows = plain(shown("usage", "--by", "user", columns=80))
+    assert head.split() == ["user", "requests", "calls", "input", "output", "unpriced"]
+    assert rows[0].split() == ["alice", "1", "1", "1234567", "5", "1234572"]
+
+
 @pytest.mark.usefixtures("two_keys")
 def test_json_is_the_same_on_a_terminal(capsys: Out) -> None:
     lines = shown("keys", "list", "--json")
