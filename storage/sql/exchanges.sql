@@ -337,12 +337,12 @@ WHERE m.agent = ?1 AND m.kind = 'stale' AND m.exchange {in:2:BIGINT:64} AND p.ag
 -- name: due
 -- Finds conversations that have gone idle with memory edits that wait for it. (No index on idle conversations: it would
 -- be written with every turn, and hardly any of them has anything to settle.) A conversation that moved after ?2 moved before the
--- clock was put back: it is unknown how long it has been idle, nor whether it was settled since. A memory without a row
--- is being forgotten, page by page.
+-- clock was put back: it is unknown how long it has been idle, nor whether it was settled since. Of one that was settled,
+-- the edits from before ?4 are due, which nothing has confirmed. A memory without a row is being forgotten, page by page.
 SELECT DISTINCT c.id, c.agent, c.key, c.last_at
 FROM block_ops o JOIN exchanges e ON e.id = o.exchange AND +e.agent = o.agent
 JOIN conversations c ON c.id = e.conversation AND +c.agent = e.agent
-WHERE o.state = 'pending' AND (c.last_at > c.settled_at AND c.last_at <= ?1 OR c.last_at > ?2)
+WHERE o.state = 'pending' AND ((c.last_at > c.settled_at OR o.at < ?4) AND c.last_at <= ?1 OR c.last_at > ?2)
     AND EXISTS (SELECT 1 FROM agents a WHERE a.id = c.agent)
 ORDER BY c.last_at LIMIT ?3
 
@@ -380,6 +380,11 @@ ORDER BY 4 DESC, 1 DESC LIMIT ?3
 -- name: ops_drop
 -- Drops the edits of an answer that was asked for again: those of the last answer count, whose calls may have the same ids.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, seen = NULL WHERE agent = ? AND exchange = ? AND state = 'pending'
+
+-- name: ops_expire
+-- Drops the edits of a conversation from before a time that are still not confirmed: their turns are superseded.
+UPDATE block_ops SET state = 'dropped', seen = NULL
+WHERE agent = ?1 AND state = 'pending' AND at < ?3 AND exchange IN (SELECT id FROM exchanges WHERE conversation = ?2 AND +agent = ?1)
 
 -- name: stale
 -- Names indexed exchanges whose words have changed since.

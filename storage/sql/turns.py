@@ -47,6 +47,8 @@ from storage.sql.statements import run_of
 
 # A turn that waits to be written holds this much besides its content; estimated.
 _WRITE_BYTES = 4096
+# A turn that is superseded may be continued after all. Its edits wait for that so long; no measurement.
+_SUPERSEDED_S = 86_400.0
 
 
 class DueConversation(NamedTuple):
@@ -166,12 +168,12 @@ class Turns(Group):
     async def due(
         self, connection: Connection, before: float, after: float, limit: int
     ) -> list[DueConversation]:
-        """Returns conversations with pending edits that have not moved for a while.
+        """Returns conversations that have not moved for a while, with pending edits that are to be merged or dropped.
 
         before: they last moved before this time.
         after: or after this one, which is in the future: the clock was put back since.
         """
-        rows = await connection.rows(exchanges.SQL["due"], (before, after, limit))
+        rows = await connection.rows(exchanges.SQL["due"], (before, after, limit, before - _SUPERSEDED_S))
         return [DueConversation(row[0], row[1], row[2] is not None, row[3]) for row in rows]
 
     @reads
@@ -203,6 +205,7 @@ class Turns(Group):
             for other in change.others:
                 await exchanges.update_exchange(connection, agent, other)
             await merge_edits(connection, agent, change.merge, self._rules, at)
+        await connection.run(exchanges.SQL["ops_expire"], (agent, conversation, now - _SUPERSEDED_S))
         await connection.run(exchanges.SQL["settled"], (conversation, at, last_at, agent))
 
 

@@ -76,6 +76,9 @@ def test_edits_of_a_regenerated_turn_leave_no_trace(world: World) -> None:
     world.pass_time(1000)
     assert world.block("alice").value == "The right one."
     assert "wrong" not in system(world)
+    assert world.query("SELECT state FROM block_ops ORDER BY id") == ["pending", "merged"]
+    world.pass_time(86_400)
+    assert world.query("SELECT state FROM block_ops ORDER BY id") == ["dropped", "merged"]
 
 
 def test_each_edit_of_a_confirmed_turn_is_done_exactly_once(world: World) -> None:
