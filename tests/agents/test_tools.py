@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Future
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,10 @@ from gateway.core.ids import Place
 from gateway.core.prompt.compose import UNANSWERED
 from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
+from storage.commands import StepOpen, StepOpened
+from storage.errors import Unavailable
 from storage.records import RunState
+from storage.sql.stored_paths import StoredPaths
 from tests.agents.life import HUMAN, Life, agents
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
 
@@ -137,6 +141,27 @@ def test_what_is_required_is_asked_for_before_the_end(upstream: StrictUpstream, 
         nudge = upstream.chats[1].messages[-1]
         assert nudge["role"] == "user"
         assert "you have to call: memory_insert" in nudge["content"]
+
+
+def test_what_is_required_is_asked_for_though_that_could_not_be_stored_at_first(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
+        upstream.queue(say("Done."), call_tools(insert("x", "a")), say("Really done."))
+        opened = list[StepOpen]()
+
+        def open_first(self: StoredPaths, write: StepOpen) -> Future[StepOpened]:
+            opened.append(write)
+            if len(opened) == 2:
+                raise Unavailable("the disk is slow")
+            return open_step(self, write)
+
+        open_step = StoredPaths.open
+        with monkeypatch.context() as patch:
+            patch.setattr(StoredPaths, "open", open_first)
+            assert life.send("Hi", otid="o1").run.state is RunState.FAILED
+        assert life.send("Hi", otid="o1").said == ["Really done."]
+        assert "you have to call: memory_insert" in upstream.chats[1].messages[-1]["content"]
 
 
 def test_what_the_rules_tell_a_model_is_remembered_by_nobody(

@@ -221,11 +221,14 @@ class RunStarter:
         return await self._calls_of_resent(context, send)
 
     async def _calls_of_resent(self, context: MemoryContext, send: RoutedSend) -> CallsToResume | None:
-        """Returns the calls with which a resent send goes on; None: it goes on with a call of the model."""
+        """Returns the calls with which a resent send goes on; None: it goes on with a call of the model.
+
+        Of a reply without calls it is decided again what follows on it.
+        """
         if send.replaces is None or send.messages:
             return None
         step = await self._last_step(context)
-        # A run that ended with its step has no calls left.
+        # Nothing follows on a step with which its run ended.
         return None if step is None or step.stop is not None else interrupted_calls(context, step)
 
     async def _write_missing_results(
@@ -236,6 +239,8 @@ class RunStarter:
         Returns False if there are none. Raises: StoreError.
         """
         store = self._keeper.store
+        if not context.path or not tool_names_by_call(context.path[-1]):
+            return False
         if (step := await self._last_step(context)) is None:
             return False
         sent = {str(m.get("tool_call_id")) for m in send.messages}
@@ -260,9 +265,9 @@ class RunStarter:
         return True
 
     async def _last_step(self, context: MemoryContext) -> RunStep | None:
-        """Returns the step with which a conversation ends, if it has calls."""
+        """Returns the step with which a conversation ends; None: it ends otherwise."""
         last = context.path[-1] if context.path else None
-        if last is None or last.state is State.FORGOTTEN or not tool_names_by_call(last):
+        if last is None or last.state is State.FORGOTTEN:
             return None
         try:
             agent = context.agent
