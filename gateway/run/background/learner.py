@@ -195,7 +195,7 @@ class LearningService:
 
     async def _related_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
-        facts = await self._store.facts.list(unread.agent.id, limit=SHOWN_FACTS + 1)
+        facts = await self._store.facts.unmuted(unread.agent.id, SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
             return facts[::-1]
         newest = facts[: SHOWN_FACTS // 3]
@@ -211,7 +211,7 @@ class LearningService:
             hits = []
         seqs = {f.seq for f in newest} | {m.seq for m in hits if m.source == "fact"}
         related = await self._store.facts.get(unread.agent.id, sorted(seqs))
-        return [fact for fact in related if fact.ended_at is None]
+        return [fact for fact in related if fact.ended_at is None and not fact.muted]
 
     async def _learn(self, job: JobContext, asked: _Asked, unread: Unread) -> bool:
         """Writes the edits of the model's answer.

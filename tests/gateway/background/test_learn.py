@@ -160,6 +160,25 @@ def test_what_is_known_is_not_learned_twice(learner: Learner) -> None:
     assert learner.texts() == [MISO]
 
 
+def test_a_muted_fact_is_not_shown_to_the_background_model(learner: Learner) -> None:
+    learner.teaches(fact(MISO), fact("Plays chess."))
+    learner.world.chat(user="alice").say(f"{KITTEN} I play chess.")
+    learner.rest()
+    miso, _ = learner.facts()[::-1]
+
+    async def mute() -> None:
+        store = learner.world.store
+        found = await store.agents.find(Scope("default", "default", "user:alice"))
+        assert found is not None
+        await store.facts.mute(found.id, miso.seq, learner.world.clock(), is_muted=True)
+
+    learner.world.gateway.call(mute())
+    learner.world.chat(user="alice").say("I work in a zoo.")
+    learner.rest()
+    known = learner.shown[-1].partition("# New messages")[0]
+    assert (MISO in known, "Plays chess." in known) == (False, True)
+
+
 def test_what_comes_true_again_is_a_new_fact(learner: Learner) -> None:
     for place, replaces in (("Oslo", []), ("Bergen", [1]), ("Oslo", [1])):
         learner.teaches(fact(f"Lives in {place}.", replaces=replaces))
