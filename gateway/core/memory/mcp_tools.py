@@ -190,10 +190,13 @@ class ConversationResult(Struct, frozen=True, omit_defaults=True):
 
 
 class RememberResult(Struct, frozen=True):
-    """The result of `memory_remember`. known: it was remembered already."""
+    """The result of `memory_remember`."""
 
     id: str
+    # It was remembered already.
     known: bool
+    # The person has muted it: it stays so, and is told to no program until they unmute it.
+    muted: bool
 
 
 class CorrectResult(Struct, frozen=True):
@@ -260,7 +263,8 @@ _TOOLS: Final = (
         "memory_remember",
         "Remember",
         "Remember one fact about this person: something that they said or decided and that will matter later. One "
-        "fact a call, with names and dates in place of words such as yesterday. No secrets.",
+        "fact a call, with names and dates in place of words such as yesterday. No secrets. A fact that the person "
+        "has muted stays muted.",
         RememberArguments,
         RememberResult,
         writes=True,

@@ -284,7 +284,7 @@ class McpMemory:
     async def _remember(self, call: _Call, arguments: RememberArguments) -> RememberResult:
         agent = await self._find_or_begin_memory(call)
         fact, known = await self._operations.edits.remember_fact(call.editor, agent, arguments.text)
-        return RememberResult(f"fact:{fact.seq}", known)
+        return RememberResult(f"fact:{fact.seq}", known, fact.muted)
 
     async def _correct(self, call: _Call, arguments: CorrectArguments) -> CorrectResult:
         _, seq = parse_id(arguments.id, ("fact",))

@@ -76,7 +76,7 @@ def test_the_tools_are_listed_with_schemas_and_hints(world: World, mode: str) ->
 @pytest.mark.both
 def test_a_fact_is_recalled_in_the_next_turn_and_says_where_it_came_from(world: World) -> None:
     made = tools(world, mode="legacy").ask("memory_remember", text="My  cat is called Miso.")
-    assert made["known"] is False
+    assert (made["known"], made["muted"]) == (False, False)
     assert tools(world).ask("memory_remember", text="My cat is called Miso") == {**made, "known": True}
     assert "My cat is called Miso." in speak(world, "What is my cat called?")
     assert "My cat is called Miso." not in speak(world, "What is my cat called?", user="bob")
@@ -144,6 +144,9 @@ def test_muted_facts_take_no_place_of_others(world: World, monkeypatch: pytest.M
 
     for id in made[2:]:
         world.gateway.call(mute(int(id.removeprefix("fact:"))))
+    assert [f["text"] for f in mine.ask("memory_read")["facts"]] == ["Likes jazz.", "Likes tea."]
+    again = mine.ask("memory_remember", text="Likes fog.")
+    assert again == {"id": made[3], "known": True, "muted": True}
     assert [f["text"] for f in mine.ask("memory_read")["facts"]] == ["Likes jazz.", "Likes tea."]
 
 
