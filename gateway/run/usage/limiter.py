@@ -48,6 +48,8 @@ _log = logging.getLogger("mnemogate")
 
 # A request that names no limit is taken to want so many tokens of output.
 UNNAMED_TOKENS: Final = 1000
+# And none is taken to want more: clients send the most that a model can write, 128,000. Chosen; no measurement.
+MOST_RESERVED_TOKENS: Final = 4000
 # Processes that have written within this time share limits of a minute; or within so many of the times between writes,
 # where these are longer.
 SHARED_S: Final = 90.0
@@ -311,7 +313,7 @@ class Limiter:
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
-        output = UNNAMED_TOKENS if call.max_tokens is None else call.max_tokens
+        output = UNNAMED_TOKENS if call.max_tokens is None else min(call.max_tokens, MOST_RESERVED_TOKENS)
         counts = TokenCounts(estimate_prompt_tokens(call.body), output)
         price = self._meter.price_of(call.target.upstream, call.target.model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))

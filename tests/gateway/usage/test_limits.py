@@ -9,7 +9,7 @@ import json
 import random
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,21 @@ def storm(world: World, count: int, **body: Any) -> list[int]:
     return asyncio.run(ask())
 
 
+@contextmanager
+def reply_under_way(world: World, **body: Any) -> Iterator[None]:
+    """Has a request of alice under way meanwhile, which is answered afterwards."""
+    hold = Gate()
+    world.upstream.queue(say("A", usage=USAGE, hold_before_headers=hold))
+    arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
+    data = {"model": "m", "messages": ASK, "user": "alice", **body}
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps(data).encode())
+        arrived.wait_sync()
+        yield
+        hold.open()
+        assert client.read_reply().status == 200
+
+
 @pytest.mark.parametrize("per", ["minute", "day", "month"])
 def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: str) -> None:
     limit(world, "requests", per, 7)
@@ -126,15 +141,14 @@ def test_a_picture_reserves_no_more_than_pictures_use(world: World) -> None:
     limit(world, "tokens", "minute", 5_000)
     url = "data:image/png;base64," + base64.b64encode(random.randbytes(1_000_000)).decode()
     look = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
-    hold = Gate()
-    world.upstream.queue(say("A cat.", usage=USAGE, hold_before_headers=hold))
-    arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
-    with world.gateway.connect() as client:
-        client.request("POST", CHAT, json.dumps({"model": "m", "messages": look, "user": "alice"}).encode())
-        arrived.wait_sync()
+    with reply_under_way(world, messages=look):
         assert world.post(ASK, user="bob").status == 200
-        hold.open()
-        assert client.read_reply().status == 200
+
+
+def test_a_request_reserves_no_more_output_than_replies_have(world: World) -> None:
+    limit(world, "tokens", "day", 10_000)
+    with reply_under_way(world, max_tokens=128_000):
+        assert world.post(ASK, user="bob", max_tokens=128_000).status == 200
 
 
 def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:
