@@ -375,7 +375,6 @@ def test_a_key_of_some_models_makes_no_agent_of_another(world: World) -> None:
     agent = made.json["id"]
     for method, path, body in (
         ("POST", "", {"model": "m"}),
-        ("POST", "", {}),  # the first model of the settings
         ("POST", "", {"llm_config": {"handle": "m"}}),
         ("PATCH", agent, {"model": "m"}),
         ("PATCH", agent, {"compaction_settings": {"model": "m"}}),
