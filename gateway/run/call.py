@@ -189,7 +189,7 @@ class ChatCall:
             self.receipt.max_tokens = self.request.max_tokens
             self.receipt.is_compacted = prompt is not None and bool(prompt.window.summary)
         if context is not None and prompt is not None:
-            if not self.view.speaks_chat:
+            if not self.view.speaks_chat and self.identity.stored_scope is not None:
                 self.receipt.turn = turn_name(context)
             search = prompt.recall.search
             if search is not None:

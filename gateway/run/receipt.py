@@ -240,8 +240,7 @@ class Receipt(Struct, eq=False, weakref=True):
     def stored_turn(self) -> tuple[str, str] | None:
         """Returns the names of conversation and turn under which the reply is stored; None: it is not."""
         conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
-        is_stored = self.headers.get("x-mnemogate-memory") == "on"
-        return (conversation, turn) if is_stored and conversation is not None and turn is not None else None
+        return (conversation, turn) if conversation is not None and turn is not None else None
 
     def answering_model(self) -> str:
         """Returns the model that was asked last, under the name with which its turn is stored; "": none was."""

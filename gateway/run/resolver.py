@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from gateway.core.agent import AgentSpec
 from gateway.core.applications import APPLICATIONS
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.chat_request import ChatRequest, MemoryChoice
 from gateway.core.request.identity import (
     CONVERSATION_ORDER,
     STORING_MODES,
@@ -117,6 +117,7 @@ class Resolver:
         kind = await self._kind_of(identity, spec)
         if kind is ConversationKind.CLIENT:
             identity = self.read_only_if_delegated(identity, request)
+            identity = _with_turn_apart(identity, request.memory_choice)
         else:
             identity = identity.with_history()
         is_stored = kind is ConversationKind.AGENT
@@ -274,6 +275,17 @@ class Resolver:
             raise unknown_agent_error(identity, model)
         spec, scope = found
         return spec, replace(identity, profile=scope.profile, scope=scope)
+
+
+def _with_turn_apart(identity: Identity, chosen: MemoryChoice | None) -> Identity:
+    """Returns the identity of a request whose client may go on from its turn by an id, though memory does not want it.
+
+    An application's own requests, such as one for a title, are not gone on from.
+    """
+    is_own = identity.side_request not in (None, SUB_AGENT)
+    if chosen is None or chosen.scope is not None or is_own or not identity.leaves_nothing:
+        return identity
+    return identity.with_turn_apart(chosen.conversation)
 
 
 def rules_of(settings: Settings, project: str, key_mode: str | None = None) -> IdentityRules:

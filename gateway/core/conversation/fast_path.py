@@ -142,7 +142,7 @@ def finish_opening(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange | None
     matters = (
         tree.by_id
         or plan.off_record
-        or plan.is_quote
+        or plan.is_inactive
         or plan.redactions
         or plan.follows_head
         or plan.conversation is not None

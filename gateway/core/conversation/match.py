@@ -57,6 +57,8 @@ class MemoryUse(StrEnum):
     OFF = "off"
     # It recalls, and is not stored.
     READ = "read"
+    # It recalls, and is stored for its id alone.
+    APART = "apart"
 
 
 class Query(Struct, frozen=True):

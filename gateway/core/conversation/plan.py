@@ -70,10 +70,15 @@ class Plan(Struct, frozen=True):
     redactions: frozenset[int] = frozenset()
     # The request is off the record: memory is off or only read, or it repeats or continues such a turn.
     off_record: bool = False
-    # The request quotes the last turn of its conversation. Its exchange is active only once a later turn follows it.
+    # The request quotes the last turn of its conversation.
     is_quote: bool = False
     # The ids of exchanges with tool results that an upstream has refused: they are sent without their text.
     refused_results: frozenset[int] = frozenset()
+
+    @property
+    def is_inactive(self) -> bool:
+        """The exchange takes no other one's place, and is active only once a later turn follows it."""
+        return self.is_quote or self.query.mode is MemoryUse.APART
 
     @property
     def follows_head(self) -> bool:
@@ -128,7 +133,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
         heard_count=found.heard_count,
         resent_count=found.resent_count,
         redactions=find_redactions(tree, exchange, messages, len(pending), rivals),
-        off_record=query.mode is not MemoryUse.ON
+        off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
         or _repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
         is_quote=is_list_alone and _quotes_last_turn(tree, query, messages),
     )

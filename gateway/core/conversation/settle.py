@@ -77,10 +77,9 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
         _amend(tree, plan, amendment)
     revived = {a.exchange for a in plan.amendments if _revive(tree, a)}
     exchange, is_new = _write_finished(tree, plan, ended)
-    # A quote takes no other exchange's place.
-    changed = revived | {exchange.id} if is_new and not plan.is_quote else revived
+    changed = revived | {exchange.id} if is_new and not plan.is_inactive else revived
     _supersede_along_path(tree, exchange, changed, plan.query)
-    if plan.is_quote and not tree.is_continued(exchange):
+    if plan.is_inactive and not tree.is_continued(exchange):
         tree.change(exchange.id, superseded=True)
     for i in revived:
         _mark_continued(tree, tree.by_id[i])

@@ -189,6 +189,8 @@ class Identity(Struct, frozen=True):
     # A rule has found that no user asks here, and nothing is stored of it, since the user's own turn
     # may have the same words under another prompt.
     leaves_nothing: bool = False
+    # The mode is `read`, and the turn is stored for its id alone: nobody recalls it or learns from it.
+    is_apart: bool = False
     # The mode where the gateway has the history; None: the same. The form of a request (`is_single_structured_turn`)
     # changes the mode only where the client has the history.
     mode_with_history: Mode | None = msgspec.field(default=None, name="own")  # its name in stored requests
@@ -198,7 +200,12 @@ class Identity(Struct, frozen=True):
     @property
     def stored_scope(self) -> Scope | None:
         """The scope in which the turn of the request is stored; None: nothing of it is."""
-        return None if self.mode not in STORING_MODES or self.leaves_nothing else self.scope
+        is_stored = self.is_apart if self.mode is Mode.READ else self.mode in STORING_MODES
+        return self.scope if is_stored and not self.leaves_nothing else None
+
+    def with_turn_apart(self, conversation: str | None) -> Identity:
+        """Returns the identity with which a turn that leaves nothing is stored for its id. conversation: its own."""
+        return replace(self, conversation=conversation, leaves_nothing=False, is_apart=True)
 
     def with_history(self) -> Identity:
         """Returns the identity for a stored history, where no later list brings back what was not stored."""

@@ -354,7 +354,7 @@ def _question_before_results(context: MemoryContext) -> NoteTarget | None:
     listing, match_point = plan.query.listing, plan.match.match_point
     index = len(listing) - 1
     if (
-        plan.query.mode is not MemoryUse.READ
+        plan.query.mode not in (MemoryUse.READ, MemoryUse.APART)
         or plan.follows_head
         or index < 0
         or listing.role(index) not in RESULT_ROLES

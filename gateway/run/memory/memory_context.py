@@ -152,7 +152,7 @@ async def read_context(
     query = Query(
         listing,
         named=is_named,
-        mode=_MEMORY_USES[identity.mode],
+        mode=_memory_use(identity),
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
@@ -181,6 +181,11 @@ async def read_context(
         blocks=blocks,
         offered=offered,
     )
+
+
+def _memory_use(identity: Identity) -> MemoryUse:
+    use = _MEMORY_USES[identity.mode]
+    return MemoryUse.APART if identity.is_apart and use is MemoryUse.READ else use
 
 
 async def _read_snapshot(

@@ -358,12 +358,14 @@ def test_what_is_not_to_be_stored_is_remembered_and_not_found(world: World, upst
     assert "Miso" in upstream.last.messages[-1]["content"]
 
 
-def test_an_answer_for_a_program_is_stored_where_the_request_asks_for_it(
+def test_an_answer_for_a_program_is_remembered_where_the_request_asks_for_it(
     world: World, upstream: StrictUpstream
 ) -> None:
     form: Any = {"format": {"type": "json_schema", "name": "sort", "schema": {"type": "object"}}}
     asked: Json = {"input": "Sort it, as JSON.", "text": form, "user": "alice"}
-    assert respond(world, **asked).store is False
+    create = world.sdk.responses.with_raw_response.create
+    for more, memory in ({}, "read"), ({"store": True}, "on"):
+        assert create(model="m", **asked, **more).headers["x-mnemogate-memory"] == memory
     made = respond(world, **asked, store=True)
     assert made.store is True
     assert shown(world.sdk.responses.retrieve(made.id)) == shown(made)
