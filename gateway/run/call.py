@@ -239,6 +239,9 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     if capabilities.untranslatable_fields:
         fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
         untranslatable = tuple(each for each in fields if each not in consumed)
+    if request.native_body is not None:
+        untranslatable += tuple(request.native_body.left_out)
+        consumed += _choices_without_tools(request)
     takes_developer = capabilities.developer_role is not False
     may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
     form: EndpointForm = _cached_form(
@@ -259,6 +262,15 @@ def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> tu
     """Returns the indices of the replies that the gateway has put into a request and another model made."""
     asked = stored_model_name(endpoint.upstream, model)
     return tuple(index for index, made in request.reply_models.items() if made != asked)
+
+
+def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
+    """Returns the fields that choose among tools, where what is chosen is no tool of the chat completion's."""
+    choice = request.json.get("tool_choice")
+    name = choice["function"]["name"] if isinstance(choice, dict) else None
+    if request.tools and (name is None or name in request.tools):
+        return ()
+    return tuple(key for key in ("tool_choice", "parallel_tool_calls") if key in request.json)
 
 
 def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:

@@ -150,16 +150,18 @@ class Chat:
             # What a request refers to is stored at the upstream that was asked.
             refers = call.native.referenced_ids or call.native.conversation_id is not None
             return self._takes_responses(upstream) and (not refers or upstream == call.route.upstream)
-        return call.kind is not ConversationKind.AGENT and self._takes_tools(model, call.request)
+        return call.kind is not ConversationKind.AGENT and self._takes_whole(model, call.request)
 
-    def _takes_tools(self, model: str, request: ChatRequest) -> bool:
-        """Returns whether all upstreams of a model take the tools of a request."""
+    def _takes_whole(self, model: str, request: ChatRequest) -> bool:
+        """Returns whether all upstreams of a model take the tools of a request, and what else its answer needs."""
+        endpoints = [*self.failover.endpoints_of(self.route_of(model))]
+        body = request.native_body
+        if body is not None and body.left_out and None in [native_body_for(request, e) for e in endpoints]:
+            return False
         kinds = {str(tool.get("type")) for tool in request.json.get("tools") or () if isinstance(tool, dict)}
         takes = [capability for kind, capability in _TOOL_CAPABILITIES.items() if kind in kinds]
         return not takes or all(
-            capability(endpoint.provider.capabilities)
-            for endpoint in self.failover.endpoints_of(self.route_of(model))
-            for capability in takes
+            capability(endpoint.provider.capabilities) for endpoint in endpoints for capability in takes
         )
 
     def _takes_responses(self, upstream: str) -> bool:

@@ -151,7 +151,7 @@ class MessagesPath:
                 return None
         request.chat.native_body = NativeMessages(
             request.raw, request.json, request.origins, _upstream_path(scope),
-            lambda model: read_request_body(body).with_model(model), thread,
+            lambda model: read_request_body(body).with_model(model), thread, request.left_out,
         )  # fmt: skip
         return request
 

@@ -598,7 +598,8 @@ def _check_tools(body: Json) -> None:
     for place, tool in enumerate(tools):
         at = f"tools.{place}"
         if tool.get("type", "custom") != "custom":
-            continue  # a server's own tool
+            names.add(tool.get("name"))  # a server's own tool
+            continue
         for key in tool:
             _want(key in TOOL_FIELDS, f"{at}.custom.{key}: Extra inputs are not permitted")
         name = tool.get("name")

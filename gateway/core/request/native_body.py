@@ -72,6 +72,10 @@ class NativeBody(Protocol):
     def thread(self) -> MessageThread | None:
         """The thread that the request belongs to; None: the request has all messages of its conversation."""
 
+    @property
+    def left_out(self) -> Sequence[str]:
+        """The names of what the request needs and the chat completion lacks, such as a search that its model makes."""
+
     def with_messages_before(self, count: int) -> NativeBody:
         """Returns the body for a chat completion that has `count` messages before those of the request."""
 

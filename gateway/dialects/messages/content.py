@@ -67,7 +67,8 @@ class FieldChecker:
 
     def __init__(self, *, is_lenient: bool) -> None:
         self.is_lenient = is_lenient
-        # The names of those without an effect, in the order in which they came.
+        # The names of what a chat completion does not have, in the order in which they came: without effect, or, where
+        # it is lenient, what the model of another dialect cannot do.
         self.left_out: dict[str, None] = {}
 
     def check(self, value: Json, known: frozenset[str], where: object) -> None:
@@ -332,6 +333,7 @@ class _MessageReader:
         elif kind == "url":
             url = str(source.get("url"))
         elif self._fields.is_lenient:
+            self._fields.left_out[f"image.source.{str(kind)[:60]}"] = None
             return _read_fields(block, _IMAGE_FIELDS)
         else:
             raise unsupported(f"{where}.source.{kind}")
@@ -357,6 +359,7 @@ class _MessageReader:
             about = [{"type": "text", "text": context}] if isinstance(context, str) and context else []
             return [*about, {"type": "file", "file": {"filename": named, "file_data": data}}]
         if self._fields.is_lenient:
+            self._fields.left_out[f"document.source.{str(kind)[:60]}"] = None
             return [_read_fields(block, _DOCUMENT_FIELDS)]
         raise unsupported(f"{where}.source.{kind}")
 

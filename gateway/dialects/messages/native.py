@@ -41,6 +41,7 @@ class NativeMessages(Struct, frozen=True):
     # Returns the body with another model's name.
     with_model: Callable[[str], bytes]
     thread: MessageThread | None = None
+    left_out: Sequence[str] = ()
 
     def with_messages_before(self, count: int) -> NativeMessages:
         return replace(self, origins=[*([MessageOrigin(-1)] * count), *self.origins])

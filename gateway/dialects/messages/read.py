@@ -59,6 +59,8 @@ _CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 _CHOICE: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
 # Fields that a request of this API has to have, and a chat completion has not.
 _ADDED: Final = frozenset(("max_tokens",))
+# Fields that ask for what runs at Anthropic.
+_SERVED: Final = ("mcp_servers", "container")
 _CLEARS_THOUGHTS: Final = "clear_thinking_"
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
 _OLDER_USER: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
@@ -75,6 +77,8 @@ class MessagesRequest(Struct, frozen=True):
     chat: ChatRequest
     # For each message of `chat`.
     origins: Sequence[MessageOrigin]
+    # The names of what `chat` lacks and its answer needs.
+    left_out: tuple[str, ...]
 
 
 def parse_body(body: bytes) -> Json:
@@ -143,7 +147,8 @@ def read_request(
         request.side_request = SUB_AGENT
     elif json.get("max_tokens") == 1 and "conversation_id" in metadata:
         request.side_request = PROBE
-    return MessagesRequest(body, json, request, translated.origins)
+    needed = (*checker.left_out, *(key for key in _SERVED if json.get(key))) if is_lenient else ()
+    return MessagesRequest(body, json, request, translated.origins, needed)
 
 
 def read_thread(json: Json) -> MessageThread | None:
@@ -240,9 +245,11 @@ def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None
     if not isinstance(tool, dict):
         raise invalid(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
+        kind = str(tool["type"])[:60]
         if checker.is_lenient:
+            checker.left_out[f"tools.{kind}"] = None
             return None
-        raise unsupported(f"{where}.{str(tool['type'])[:60]}")
+        raise unsupported(f"{where}.{kind}")
     checker.check(tool, _TOOL, where)
     if not checker.is_lenient:
         callers = tool.get("allowed_callers")

@@ -1033,6 +1033,34 @@ def test_stored_messages_may_stand_before_thoughts_in_another_form(
         assert talk.say(words) == "Ok."
 
 
+@pytest.mark.parametrize("tools", [[], [WEATHER]])
+@pytest.mark.parametrize("choice", [{"type": "tool", "name": "web_search"}, {"type": "auto"}, None])
+def test_a_fallback_of_another_dialect_names_what_it_cannot_do(
+    tmp_path: Path, upstream: StrictAnthropic, tools: list[Json], choice: Json | None
+) -> None:
+    with StrictUpstream() as other:
+        upstreams = (
+            *claude(upstream, retries=0),
+            UpstreamSettings("other", base_url=other.base_url, retries=0),
+        )
+        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
+        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+            upstream.queue(refuse(529, "overloaded_error"))
+            search = {"type": "web_search_20250305", "name": "web_search"}
+            body = {**hello(tools=[*tools, search], container="container_1"), "model": "smart"}
+            reply = post(world, body if choice is None else {**body, "tool_choice": choice})
+            assert reply.status == 200, reply.json
+            names = set(reply.headers["x-mnemogate-consumed"].split(","))
+            assert names >= {"tools.web_search_20250305", "container"}
+            assert [tool["function"]["name"] for tool in other.last.json.get("tools", [])] == [
+                tool["name"] for tool in tools
+            ]
+            is_dropped = choice is not None and (choice["type"] == "tool" or not tools)
+            assert ("tool_choice" in names, "tool_choice" in other.last.json) == (
+                is_dropped, choice is not None and not is_dropped,
+            )  # fmt: skip
+
+
 def test_images_of_results_follow_in_a_users_message_in_another_dialect(
     tmp_path: Path, upstream: StrictAnthropic
 ) -> None:

@@ -606,6 +606,41 @@ def test_an_alias_that_does_not_search_the_web_answers_no_request_for_claudes_se
             assert upstream.last.json["model"] == "small"
 
 
+CLAUDES_SEARCH: Any = {"type": "web_search_20250305", "name": "web_search"}
+FILE: Any = {"type": "document", "source": {"type": "file", "file_id": "file_1"}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"tools": [CLAUDES_SEARCH]},
+        {"mcp_servers": [{"type": "url", "url": "https://mcp.example.com", "name": "one"}]},
+        {"container": "container_1"},
+        {"messages": [{"role": "user", "content": [FILE, {"type": "text", "text": "What is in it?"}]}]},
+    ],
+)
+def test_an_alias_of_another_dialect_answers_no_message_that_claude_alone_can(
+    upstream: StrictUpstream, tmp_path: Path, asked: dict[str, Any]
+) -> None:
+    with StrictAnthropic() as claude:
+        upstreams = (
+            UpstreamSettings("claude", "anthropic", claude.base_url),
+            UpstreamSettings("plain", base_url=upstream.base_url),
+        )
+        models = (ModelSettings("m", "claude-x", "claude"), ModelSettings("small", "small", "plain"))
+        with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+            limit(world, "requests", "day", 0, then="small")
+            message = {"model": "m", "max_tokens": 100, "messages": ASK}
+            path, headers = "/v1/messages", {"content-type": "application/json"}
+            refused = world.gateway.ask("POST", path, json.dumps({**message, **asked}).encode(), headers)
+            assert refused.status == 429
+            assert upstream.seen == []
+            # What it does not know of the request changes no answer.
+            body = json.dumps({**message, "top_k": 5, "service_tier": "auto"}).encode()
+            assert world.gateway.ask("POST", path, body, headers).status == 200
+            assert upstream.last.json["model"] == "small"
+
+
 def test_an_alias_that_the_settings_have_lost_answers_nothing(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
