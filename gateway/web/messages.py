@@ -163,7 +163,15 @@ class MessagesPath:
         caller, receipt, path = info.caller, info.begin_receipt(), _upstream_path(scope)
         receipt.headers["x-mnemogate-memory"] = "off"
         route = self.forwarder.route_for(path, parsed.model, None)
-        outgoing = Outgoing("POST", path, scope["headers"], caller.project, caller.credential, body=parsed)
+        outgoing = Outgoing(
+            "POST",
+            path,
+            scope["headers"],
+            caller.project,
+            caller.credential,
+            body=parsed,
+            read_names=read_names,
+        )
         try:
             with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
                 await self.forwarder.forward(route, outgoing, reply, receipt)

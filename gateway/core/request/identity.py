@@ -8,7 +8,7 @@ it does not act on pass unseen.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property, lru_cache
@@ -99,6 +99,8 @@ MAX_ID_CHARS = 256  # far above a UUID or an e-mail address, which front ends se
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # How the names of conversations begin that are made for stored responses where nobody is named.
 UNNAMED: Final = "mnemogate-response-"
+# Returns the fields of a body that name model, user and conversation as those of a chat completion do.
+ReadNames = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class _Source(NamedTuple):
@@ -296,10 +298,14 @@ def _wants_append(headers: Mapping[bytes, bytes], conversation: str | None) -> b
     return True
 
 
-def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) -> str:
+def user_of(
+    headers: RawHeaders, body: bytes, rules: IdentityRules, now: float, read_names: ReadNames | None = None
+) -> str:
     """Returns the user of a request that memory has no part in; "" where it names none that can be read.
 
-    body: "" where it is not known, as of an upload. Raises: NotAllowed: its key is another user's.
+    body: "" where it is not known, as of an upload.
+    read_names: that of its dialect; None: it names users as chat completions do.
+    Raises: NotAllowed: its key is another user's.
     """
     found = {name: value for name, value in headers if name in rules.read_headers}
     try:
@@ -307,6 +313,8 @@ def user_of(headers: RawHeaders, body: bytes, rules: IdentityRules, now: float) 
         written = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
         check_values(*written.values())
         named = {name: orjson.loads(value) for name, value in written.items()}
+        if read_names is not None:
+            named = {**named, **read_names(named)}
         user, _ = _signed_user(found, rules, now)
         user = user or _first_id(rules.user_sources, found, named)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
-from gateway.core.request.identity import IdentityRules, asks_agent, user_of
+from gateway.core.request.identity import IdentityRules, ReadNames, asks_agent, user_of
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.upstream.policy import Target
@@ -120,6 +120,8 @@ class Outgoing(Struct, frozen=True):
     credential: str | None
     body: WholeBody | None = None
     upload: StreamedBody | None = None
+    # As of `user_of`.
+    read_names: ReadNames | None = None
 
     @property
     def is_about_stored(self) -> bool:
@@ -284,7 +286,8 @@ class Forwarder:
         where the upload failed, the upload's error instead.
         """
         body = b"" if outgoing.body is None else outgoing.body.raw
-        receipt.user = user_of(outgoing.headers, body, self._rules(outgoing.project), self._failover.wall())
+        rules, now = self._rules(outgoing.project), self._failover.wall()
+        receipt.user = user_of(outgoing.headers, body, rules, now, outgoing.read_names)
         if costs_tokens(outgoing.method, outgoing.path):
             route = await self._admit(route, outgoing, body, receipt)
         keep_alive_s = self._settings.server.keep_alive_comment_s

@@ -20,6 +20,7 @@ import openai
 import pytest
 from letta_client import Letta
 
+from gateway.core.json_limits import MAX_LEVELS
 from gateway.core.prompt.summary import PART_TOKENS
 from gateway.core.usage.limit_rules import limits_for
 from gateway.limits import Limits
@@ -639,6 +640,32 @@ def test_an_alias_of_another_dialect_answers_no_message_that_claude_alone_can(
             body = json.dumps({**message, "top_k": 5, "service_tier": "auto"}).encode()
             assert world.gateway.ask("POST", path, body, headers).status == 200
             assert upstream.last.json["model"] == "small"
+
+
+def test_a_message_that_memory_cannot_read_is_the_users_whom_claude_code_names(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with StrictAnthropic() as claude:
+        upstreams = (UpstreamSettings("claude", "anthropic", claude.base_url),)
+        models = (ModelSettings("m", "claude-x", "claude"),)
+        with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+            limit(world, "requests", "day", 1, user="a1")
+            asked, schema = [], {"type": "object"}
+            for _ in range(MAX_LEVELS):
+                schema = {"type": "object", "properties": {"a": schema}}
+            deep = {"name": "deep", "input_schema": schema}
+            for session in ("s1", "s2"):
+                names = {"device_id": "d1", "account_uuid": "a1", "session_id": session}
+                body = json.dumps({
+                    "model": "m", "max_tokens": 100, "messages": ASK, "tools": [deep],
+                    "metadata": {"user_id": json.dumps(names)},
+                })  # fmt: skip
+                asked.append(
+                    world.gateway.ask(
+                        "POST", "/v1/messages", body.encode(), {"content-type": "application/json"}
+                    )
+                )
+            assert [reply.status for reply in asked] == [200, 429]
 
 
 def test_an_alias_that_the_settings_have_lost_answers_nothing(
