@@ -465,6 +465,9 @@ def _restore_rounds(
             neighbours = replies.get(i - 1), replies.get(i + 1)
             if not any(neighbour is not None and neighbour.id == exchange.id for neighbour in neighbours):
                 restored.append((i, exchange))
+            else:
+                # What the client has in two messages stays so, and breaks the provider's cache once, too.
+                composition.unrestored_rounds += exchange.hidden and i == plan.match.last
     tree.group_for_loading(exchange for _, exchange in restored)
     for i, exchange in restored:
         message, content = listing.messages[i], tree.content(exchange)

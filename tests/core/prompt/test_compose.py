@@ -97,6 +97,19 @@ def test_a_reply_cut_before_the_round_ended_goes_as_it_is(world: World, key: str
 
 
 @both
+def test_a_reply_that_comes_back_as_two_messages_goes_as_it_is(world: World, key: str | None) -> None:
+    weather = call("w1", "weather", "{}")
+    world.say([user("I like tea")], [*ROUND, assistant("Noted, tea.", weather)], key)
+    history = [user("I like tea"), assistant(SAID), assistant("", weather), result("w1", "sun")]
+    request = world.say(history, "Fine.", key)
+    assert request.is_untouched
+    assert request.composition.unrestored_rounds == 1
+    later = world.begin([*history, assistant("Fine."), user("go on")], key)
+    assert goes_on_from(later, request)
+    assert later.composition.unrestored_rounds == 0
+
+
+@both
 def test_a_request_that_dropped_our_tools_gets_no_round(world: World, key: str | None) -> None:
     world.say([user("I like tea")], HIDDEN, key)
     history = [user("I like tea"), assistant(SAID), user("and?")]
