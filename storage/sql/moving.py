@@ -20,6 +20,7 @@ from storage.records import Agent, DefinitionKind, Scope
 from storage.sql.agents import find_agent, load_agent, load_numbers, make_agent_record
 from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
+from storage.sql.blocks import FORGOTTEN_ORIGIN
 from storage.sql.exchanges import add_marks
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
@@ -231,14 +232,24 @@ class Moving(Group):
                 return
 
     @bulk_writes
-    async def put_block(self, connection: Connection, block: MovedBlock) -> None:
+    async def put_block(self, connection: Connection, block: MovedBlock) -> bool:
         """Adds a block, unless one of its uid is here already.
 
         If the profile shares a block of this label to which only the settings have written, that becomes this one. Any
         other stays as it is.
+
+        Returns whether the block is as in the source: False where it was changed there after it was moved.
         """
-        if await connection.row(SQL["block_named"], (block.uid,)) is not None:
-            return
+        named = await connection.row(SQL["block_named"], (block.uid,))
+        if named is not None:
+            rows = await connection.rows(SQL["versions"], (named[0],))
+            versions = {number: (origin, value) for number, _, _, origin, _, _, value in rows}
+            # What was forgotten here need not be forgotten in the source.
+            return all(
+                each.version in versions
+                and (versions[each.version][0] == FORGOTTEN_ORIGIN or versions[each.version][1] == each.value)
+                for each in block.versions
+            )
         shared = (block.project, block.profile, block.label)
         present = await connection.row(SQL["block_shared"], shared) if block.profile else None
         if present is None:
@@ -247,7 +258,7 @@ class Moving(Group):
         else:
             id, version = present
             if version != 1:
-                return
+                return True
             await connection.run(SQL["versions_drop"], (id,))
             await connection.run(SQL["block_become"], (block.uid, id))
         for each in block.versions:
@@ -255,6 +266,7 @@ class Moving(Group):
         if block.details:
             draft = DefinitionDraft(block.project, DefinitionKind.BLOCK, block.uid, block.details)
             await add_definition(connection, draft, at=float(block.versions[0].at))
+        return True
 
     @bulk_writes
     async def put_links(

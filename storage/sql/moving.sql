@@ -95,8 +95,8 @@ SELECT a.project, a.profile, a.subject, e.seq FROM exchanges e JOIN agents a ON 
 SELECT id FROM exchanges WHERE agent = ? AND seq = ?
 
 -- name: block_named
--- Returns whether there is a block of a public name.
-SELECT 1 FROM blocks WHERE uid = ?
+-- Finds the block of a public name.
+SELECT id FROM blocks WHERE uid = ?
 
 -- name: block_shared
 -- Finds the block that a profile shares.

@@ -29,7 +29,7 @@ class Moved:
     moved: int = 0
     # How many were in the target already.
     already_there: int = 0
-    # The reasons for which the others were not moved.
+    # The reasons for which the others, and shared blocks, were not moved.
     refused: list[str] = field(default_factory=list)
 
 
@@ -53,7 +53,7 @@ class Move:
         await self._move_definitions()
         moved = await self._move_memories(report)
         await self._name_forgotten(moved)
-        await self._move_blocks()
+        await self._move_blocks(moved)
         # When all memories are there, since they refer to each other.
         await self._move_links()
         return moved
@@ -85,12 +85,16 @@ class Move:
                     )
             after = memories[-1].id
 
-    async def _move_blocks(self) -> None:
-        """Moves the blocks that no memory owns."""
+    async def _move_blocks(self, done: Moved) -> None:
+        """Moves the blocks that no memory owns. Names those that were changed here since they were moved."""
         after = 0
         while blocks := await self.source.moving.blocks(after):
             for _, block in blocks:
-                await self.target.moving.put_block(block)
+                if not await self.target.moving.put_block(block):
+                    done.refused.append(
+                        f"block {block.label!r} of {block.uid} in project {block.project!r}: it was changed after it "
+                        "was moved; change it in the new database, too"
+                    )
             after = blocks[-1][0]
 
     async def _move_links(self) -> None:

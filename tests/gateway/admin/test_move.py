@@ -307,6 +307,26 @@ async def test_a_memory_that_was_changed_since_it_was_moved_is_named(
     assert "after it was moved; forget it in the new database" in refused
 
 
+async def test_a_shared_block_that_was_changed_since_it_was_moved_is_named(
+    source: Store, target: Store
+) -> None:
+    await Move(source, target).run()
+    ((agent, exchange),) = await rows(
+        source,
+        "SELECT e.agent, e.id FROM block_history h JOIN exchanges e ON e.id = h.exchange "
+        "WHERE h.value LIKE '%ann was here.' ORDER BY h.id LIMIT 1",
+    )
+    await source.forgetting.forget(agent, ForgetTarget(exchanges=[exchange]))
+    done = await Move(source, target).run()
+    # Who sees the block is changed with it.
+    names = [line.split(" of ")[0] for line in done.refused]
+    assert names == ["user:ann", "user:bob", "block 'rules'"]
+    for each in await everybody(target):
+        if each.scope.profile == "helper" and each.scope.subject in names:
+            await target.forgetting.forget(each.id, ForgetTarget(is_all=True))
+    assert (await Move(source, target).run()).refused == []
+
+
 async def test_who_has_paused_a_memory_has_it_paused_there(source: Store, target: Store) -> None:
     ann = next(each for each in await everybody(source) if each.scope.subject == "user:ann")
     await source.forgetting.pause(ann.id, 7.0)
