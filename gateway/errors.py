@@ -215,7 +215,7 @@ class TooManySends(GatewayError):
 
 
 class LimitReached(CallerError):
-    """A limit turns the request away. It is shown as a minute's limit, or (`is_long`) as a quota that is used up."""
+    """A limit turns the request away: one to try again soon, or (`is_long`) a quota that is used up."""
 
     status = 429
 

@@ -304,7 +304,7 @@ class Limiter:
             unit, reserved_for_it = bucket.limit.unit, entries.get(bucket, 0)
             bound = self._bound_here(bucket.limit)
             if not bucket.lets_go_on(reserved_for_it, used.of(unit), wanted.of(unit), bound):
-                raise self._refusal(bucket)
+                raise self._refusal(bucket, used.of(unit))
         for bucket in buckets:
             amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
             bucket.reserved += amount - entries.get(bucket, 0)
@@ -475,14 +475,20 @@ class Limiter:
 
     # -- the answer
 
-    def _refusal(self, bucket: Bucket) -> LimitReached:
+    def _refusal(self, bucket: Bucket, used: int = 0) -> LimitReached:
+        """Returns the answer for a request that a bucket has no room for. used: by this request so far."""
         limit, now = bucket.limit, self._now()
-        is_long = limit.per in ("day", "month")
-        wait_s = 1.0 if limit.per is None else max(1.0, math.ceil(bucket.period.end - now))
+        bound = self._bound_here(limit)
+        # What requests under way have reserved and do not use is free again when they end.
+        is_reserved = limit.unit in MEASURED and bucket.used + used < bound
+        is_long = limit.per in ("day", "month") and not is_reserved
+        is_soon = limit.per is None or is_reserved
+        wait_s = 1.0 if is_soon else max(1.0, math.ceil(bucket.period.end - now))
         headers = [("x-should-retry", "false")] if is_long else []
         if limit.unit in _HEADER_UNITS and limit.per is not None:
-            headers += _rate_headers(bucket, self._bound_here(limit), now)
-        return LimitReached(_refusal_message(limit, bucket.period), wait_s, headers, is_long=is_long)
+            headers += _rate_headers(bucket, bound, now)
+        message = _refusal_message(limit, bucket.period, is_reserved=is_reserved)
+        return LimitReached(message, wait_s, headers, is_long=is_long)
 
     def _rate_headers_of(self, buckets: list[Bucket]) -> list[tuple[str, str]]:
         """Returns the headers of the limits of a minute: of each unit the one with the least left."""
@@ -508,12 +514,18 @@ def _rate_headers(bucket: Bucket, bound: int, now: float) -> list[tuple[str, str
     ]
 
 
-def _refusal_message(limit: UsageLimit, period: Period) -> str:
+def _refusal_message(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
+    """is_reserved: requests under way have reserved what is left."""
     most, s = f"{limit.most:.15g}", "" if limit.most == 1 else "s"
-    until = "Nothing is allowed until it is raised" if not limit.most else ""
-    if limit.per is None:
-        until = until or "Try again when one has ended"
-        return f"Limit {limit.id} allows {most} concurrent request{s}. {until}."
-    what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}[limit.unit]
-    until = until or "That is used up"
-    return f"Limit {limit.id} allows {most} {what} per {limit.per}. {until}. It resets at {iso_text(period.end)}."
+    what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}.get(limit.unit)
+    allowed = f"{most} concurrent request{s}" if what is None else f"{most} {what} per {limit.per}"
+    if not limit.most:
+        until = "Nothing is allowed until it is raised."
+    elif limit.per is None:
+        until = "Try again when one has ended."
+    elif is_reserved:
+        until = "Requests under way have reserved what is left. Try again when one has ended."
+    else:
+        until = "That is used up."
+    resets = "" if limit.per is None or is_reserved else f" It resets at {iso_text(period.end)}."
+    return f"Limit {limit.id} allows {allowed}. {until}{resets}"

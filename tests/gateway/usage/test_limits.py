@@ -152,6 +152,17 @@ def test_a_request_reserves_no_more_output_than_replies_have(world: World) -> No
         assert world.post(ASK, user="bob", max_tokens=128_000).status == 200
 
 
+def test_what_requests_under_way_have_reserved_is_not_told_as_used_up(world: World) -> None:
+    limit(world, "cost", "day", 5_000 / 1e6)
+    with reply_under_way(world, max_tokens=4_000):
+        reply = world.post(ASK, user="bob", max_tokens=4_000)
+        assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
+        assert (reply.headers["retry-after"], reply.headers.get("x-should-retry")) == ("1", None)
+        assert "Requests under way have reserved what is left." in reply.error["message"]
+    world.settle()
+    assert world.post(ASK, user="bob", max_tokens=4_000).status == 200
+
+
 def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:
     limit(world, "tokens", "day", 10)
     assert [world.post(ASK, user="alice", max_tokens=most).status for most in (1, -1_000_000)] == [200, 429]
