@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from letta_client import RateLimitError
 
 from storage.usage_records import UsageLimit
 from tests.agents.letta import LettaWorld, letta
@@ -73,3 +74,23 @@ def test_a_run_goes_on_while_anything_is_left(world: LettaWorld) -> None:
     run = send(world, world.agent(tools=["memory_insert"]).id, "live")
     assert (run.status, run.stop_reason) == ("completed", "end_turn")
     assert used(world) == [200, 1]
+
+
+def test_a_summary_by_hand_is_counted_and_held_as_a_request(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """The budget of background work is not touched."""
+    with letta(upstream, tmp_path, memory={"background_daily_tokens": 50}) as world:
+        agent, messages = world.agent().id, world.letta.agents.messages
+        limit(world, "tokens", "day", 10_000)
+        for n in range(2):
+            for part in ("cats", "dogs", "birds"):
+                messages.create(agent, input=f"Number {n}: I have {n} {part}.")
+            (before,) = used(world)
+            upstream.queue(say(f"The user has {n} pets of each kind.", usage=USAGE))
+            assert messages.compact(agent).summary
+            assert used(world) == [before + 100]
+        messages.create(agent, input="I have no pets any more.")
+        limit(world, "requests", "day", 0)
+        asked = len(upstream.chats)
+        with pytest.raises(RateLimitError):
+            messages.compact(agent)
+        assert len(upstream.chats) == asked

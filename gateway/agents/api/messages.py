@@ -34,6 +34,7 @@ from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.upstream.route import agent_route
+from gateway.web.middleware import info_of
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
 from storage.records import DEFAULT, Agent, Run, RunState
 
@@ -322,6 +323,7 @@ class MessageRoutes:
         api.registry.check_model(terms.model)
         # Without a model for summaries the agent's own writes it.
         api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
+        admit = partial(api.runs.admit_call, info_of(request.http.scope).begin_receipt())
         with QueueTicket() as ticket:
             await api.keeper.queues.enter((uid, conversation), ticket, MAX_SENDS)
             agent = (await api.registry.get_entry(request.project, uid)).agent
@@ -331,7 +333,7 @@ class MessageRoutes:
             if found is None or not found.last_exchange:
                 raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
             size = summary_tokens(prompt_before.target.context_window or WINDOW)
-            text = await api.compactor.compact_now(agent, found, terms, own_route, size)
+            text = await api.compactor.compact_now(agent, found, terms, own_route, size, admit)
             prompt_after = await api.runs.preview(run_request)
         return {
             "summary": text,

@@ -152,6 +152,11 @@ class AgentRuns:
         """Asks the limits for a send that goes on without its client. Raises: LimitReached; UnknownModel."""
         await self._admit(self._route_send(run_request), receipt)
 
+    async def admit_call(self, receipt: Receipt, call: PlannedCall) -> None:
+        """Asks the limits for a call of a model that is no run's. Raises: LimitReached."""
+        await self._limiter.admit(receipt, call)
+        await self._limiter.admit_step(receipt, call)
+
     async def _admit(self, send: RoutedSend, receipt: Receipt) -> None:
         await self._limiter.admit(receipt, PlannedCall.for_request(send.request, send.route.first))
 

@@ -127,11 +127,13 @@ class BackgroundModel:
         tools: Sequence[Mapping[str, Any]] = (),
         max_tokens: int | None = None,
         memory: int = 0,
+        is_background: bool = True,
     ) -> ModelAnswer:
         """Asks for one whole reply.
 
         max_tokens: its limit, sent under the name that the upstream takes.
         memory: the row of the one that it is asked for; 0: none.
+        is_background: it counts for the day's budget; else as the call of the client's request under way.
 
         Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed: it failed
         otherwise.
@@ -145,8 +147,10 @@ class BackgroundModel:
             body["tools"] = list(tools)
         request = ModelRequest(orjson.dumps(body))
         async with self._slots:
-            await self._budget.check(project)
+            if is_background:
+                await self._budget.check(project)
             call = begin_background_call(request, self.upstream.name, self.upstream.kind, self.model)
+            call.is_background = is_background
             call.max_tokens = max_tokens
             try:
                 async with asyncio.timeout(self.timeout_s):
@@ -156,7 +160,7 @@ class BackgroundModel:
             except _UnreadableReply as error:
                 call.failure, call.counts = "broke", error.used
                 used = error.used or TokenCounts()
-                self._budget.spend(project, memory, self.upstream.name, self.model, used, outcome="failed")
+                self._spend(project, memory, call, used, outcome="failed")
                 raise
             except JobFailed:
                 self.count_call("failed", 0)
@@ -170,11 +174,18 @@ class BackgroundModel:
                 raise
             finally:
                 call.end()
-            self._budget.spend(project, memory, self.upstream.name, self.model, answer.used)
+            self._spend(project, memory, call, answer.used)
             return answer
 
     async def aclose(self) -> None:
         await self.provider.aclose()
+
+    def _spend(
+        self, project: str, memory: int, call: UpstreamCall, used: TokenCounts, *, outcome: str = "ok"
+    ) -> None:
+        """Counts what a call of background work has used."""
+        if call.is_background:
+            self._budget.spend(project, memory, call.upstream, call.model, used, outcome=outcome)
 
     async def _send(self, request: ModelRequest, call: UpstreamCall) -> bytes:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
@@ -187,6 +198,7 @@ class BackgroundModel:
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)
                 call.note_piece(body)
+                call.received_chars = len(body)
             finally:
                 await reply.aclose()
         except ProviderError as error:

@@ -12,8 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import msgspec
+import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.private import is_nudge
@@ -29,10 +31,12 @@ from gateway.core.prompt.summary import (
     summary_request,
 )
 from gateway.core.prompt.summary_check import UnusableSummary, check_summary, lacked_room
+from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, GatewayError, Overloaded, UpstreamError
-from gateway.run.background.background_model import BackgroundModel, BackgroundModels
+from gateway.run.background.background_model import BackgroundModel, BackgroundModels, ModelAnswer
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.upstream.route import Route, route_for_agent_model
+from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from gateway.tokens import message_tokens, tokenizer_for
 from storage.commands import Committed
@@ -148,6 +152,8 @@ class SummaryTask(Struct, frozen=True):
     max_tokens: int
     # It was requested by hand, not by a turn.
     by_hand: bool
+    # Asks the limits of the client's request that waits for it, before each call; None: it is background work.
+    admit: Callable[[PlannedCall], Awaitable[None]] | None = None
 
 
 @dataclass(eq=False)
@@ -243,6 +249,7 @@ class Compactor:
         terms: SummaryTerms,
         fallback: Callable[[], Route],
         max_tokens: int,
+        admit: Callable[[PlannedCall], Awaitable[None]],
     ) -> str:
         """Summarises a stored conversation now; its window begins after the summary from then on. Returns the text.
 
@@ -251,9 +258,10 @@ class Compactor:
         terms: used instead of the agent's own.
         fallback: returns the route of the model that is asked where neither the terms nor the settings name one.
         max_tokens: of the summary.
+        admit: as in `SummaryTask`.
 
         Raises: BadRequest: there is nothing to summarise; UpstreamError, Overloaded: there is no summary; StoreError;
-            what `fallback` raises.
+            what `fallback` and `admit` raise.
         """
         last = conversation.last_exchange
         exchanges = await self.store.summaries.path(agent.id, last) if last > 0 else []
@@ -267,7 +275,9 @@ class Compactor:
             span = path.next_span(terms, int(path.tokens * share))
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
-            task = SummaryTask(agent.scope.project, agent.id, model, terms, max_tokens, by_hand=True)
+            task = SummaryTask(
+                agent.scope.project, agent.id, model, terms, max_tokens, by_hand=True, admit=admit
+            )
             text = await _write_summary(span, task, _run_directly)
         except Postponed as error:
             raise Overloaded(f"There is no summary: {error.message}.", retry_after_s=error.delay_s) from error
@@ -312,12 +322,11 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) -> bytes:
     """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
     size = task.max_tokens
-    ask = partial(task.model.ask, memory=task.agent_id)
     question = summary_request(earlier, part, size, task.terms.instructions)
-    reply = await ask(task.project, question, max_tokens=_SLACK * size)
+    reply = await _ask(task, question, _SLACK * size)
     if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
         # A model that thinks first may have spent the limit on its thoughts.
-        reply = await ask(task.project, question)
+        reply = await _ask(task, question, None)
     if reply.message.get("refusal"):
         raise JobFailed("the background model refused to summarise")
     try:
@@ -327,6 +336,17 @@ async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) ->
     except UnusableSummary as error:
         raise JobFailed(error.message) from None
     return task.terms.clip(text).encode()
+
+
+async def _ask(task: SummaryTask, question: Sequence[dict[str, Any]], max_tokens: int | None) -> ModelAnswer:
+    """Asks the model of a task. max_tokens: of its reply; None: it sets no bound. Raises: JobFailed; Postponed."""
+    model = task.model
+    if task.admit is not None:
+        target = Target(model.upstream.name, model.model)
+        await task.admit(PlannedCall(orjson.dumps(question), max_tokens, target))
+    return await model.ask(
+        task.project, question, max_tokens=max_tokens, memory=task.agent_id, is_background=task.admit is None
+    )
 
 
 def _sizes(path: Sequence[Exchange]) -> list[ExchangeSize]:
