@@ -53,6 +53,10 @@ _ZIP64_END_RECORD: Final = struct.Struct("<4sQ2H2L4Q")
 _ZIP64_LOCATOR_BYTES: Final = 20
 _ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
+_TOO_MANY_ENTRIES: Final = (
+    f"it has more than {MAX_ENTRIES:,} entries, or their list is too long;"
+    " unpack it, and import its conversations.json"
+)
 _UNREADABLE_ZIP: Final = "it is a ZIP that is damaged, encrypted, or packed in a way that is not read here"
 _JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
 _DATED_LINE: Final = re.compile(rb"\[\d{4}-\d{2}-\d{2}\]")
@@ -230,7 +234,7 @@ def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Returns the entries of a ZIP that have conversations, in order. Raises: BadRequest."""
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
-        raise wrong_file(f"it has more than {MAX_ENTRIES:,} entries")
+        raise wrong_file(_TOO_MANY_ENTRIES)
     found = sorted((e for e in entries if _JSON_NAME.search(e.filename)), key=lambda e: e.filename)
     if not found:
         raise wrong_file("it has no conversations.json")
@@ -273,9 +277,9 @@ def _check_directory(file: IO[bytes]) -> None:
     ):
         *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, record_at)
     if count > MAX_ENTRIES:
-        raise wrong_file(f"it has more than {MAX_ENTRIES:,} entries")
+        raise wrong_file(_TOO_MANY_ENTRIES)
     if directory_bytes > _MAX_DIRECTORY_BYTES:
-        raise wrong_file("its list of entries is too long")
+        raise wrong_file(_TOO_MANY_ENTRIES)
 
 
 # -- the contents of a file
