@@ -132,7 +132,9 @@ def load_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
 async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None) -> int:
     store = await _open_store(settings)
     _report_fault(store, "No background jobs are performed")
-    services = Services(settings, store, limits=limits, make_agents=AgentServices, otlp=otlp)
+    services = Services(
+        settings, store, limits=limits, takes_requests=False, make_agents=AgentServices, otlp=otlp
+    )
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):

@@ -116,6 +116,7 @@ class Services:
         *,
         limits: Limits | None = None,
         performs_jobs: bool = True,
+        takes_requests: bool = True,
         make_agents: MakesAgents | None = None,
         otlp: OtlpSettings | None = None,
     ) -> None:
@@ -124,6 +125,7 @@ class Services:
         providers: by the names of settings.upstreams; None: they are made of the settings.
         clock: seconds since the epoch; None: the store's, where processes share it, else the machine's.
         performs_jobs: False: other processes perform the jobs, which share the database.
+        takes_requests: False: other processes take them, which share the database.
         make_agents: makes the agents API, and what serves agents made over it; None: there are none.
         otlp: how traces are exported; None: there are none.
 
@@ -145,7 +147,9 @@ class Services:
         self.models = ModelList(settings, first_keys, int(now()), limits.models_refresh_s)
         self._embedder = make_embedder(settings)
         self.tracer: Tracer | None = None if otlp is None else make_tracer(settings, otlp, providers, metrics)
-        self.accounting = Accounting(settings, store, now, metrics, limits.limit_read_s, self.tracer)
+        self.accounting = Accounting(
+            settings, store, now, metrics, limits.limit_read_s, self.tracer, takes_requests=takes_requests
+        )
         make_provider = partial(make_separate_provider, settings)
         self.background = BackgroundServices(
             settings, store, metrics, now, make_provider, self._embedder, limits, self.accounting
@@ -233,6 +237,7 @@ class Services:
         await self.background.drain(DRAIN_S)
         with suppress(StoreError):  # it was logged
             await self.accounting.meter.write()
+            await self.accounting.limiter.leave()
         await self.page.forgetting.aclose()
         await self.imports.aclose()
         await self.store.close()

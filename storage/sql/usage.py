@@ -118,11 +118,19 @@ class Usage(Group):
             self._call_listeners(project, user)
 
     @bulk_writes
-    async def record_writer(self, connection: Connection, process: str, now: float, since: float) -> int:
-        """Records that a process writes. Returns how many have written since a time."""
+    async def record_writer(
+        self, connection: Connection, process: str | None, now: float, since: float
+    ) -> int:
+        """Records that a process writes. Returns how many have written since a time. process: None: none."""
         await connection.run(SQL["writers_age"], (since,))
-        await connection.run(SQL["wrote"], (process, now))
+        if process is not None:
+            await connection.run(SQL["wrote"], (process, now))
         return int(await connection.value(SQL["writers"], (since,)))
+
+    @bulk_writes
+    async def drop_writer(self, connection: Connection, process: str) -> None:
+        """Drops a process that writes no more."""
+        await connection.run(SQL["left"], (process,))
 
 
 async def add_batch(

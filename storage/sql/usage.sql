@@ -66,6 +66,10 @@ FROM usage WHERE day = ? AND project = ?
 INSERT INTO usage_writers (process, wrote) VALUES (?, ?)
 ON CONFLICT (process) DO UPDATE SET wrote = excluded.wrote
 
+-- name: left
+-- Drops a process that has ended.
+DELETE FROM usage_writers WHERE process = ?
+
 -- name: writers_age
 -- Drops the processes that have not written for long.
 DELETE FROM usage_writers WHERE wrote < ?

@@ -25,17 +25,23 @@ class Accounting:
         metrics: Metrics,
         limit_read_s: float,
         tracer: RecordsTraces | None = None,
+        *,
+        takes_requests: bool = True,
     ) -> None:
         """Makes it without a count.
 
         now: seconds since the epoch.
         limit_read_s: a request waits so long for its limits, and for what was used of them before.
         tracer: None: nothing is traced.
+        takes_requests: False: the process performs jobs alone.
         """
         self.receipts = Receipts(tracer)
         self.meter = Meter(store.usage, store.agents.load, now, settings)
         aliases = frozenset(each.alias for each in settings.models)
-        self.limiter = Limiter(store, self.meter, now, metrics, aliases, settings.usage.write_s, limit_read_s)
+        self.limiter = Limiter(
+            store, self.meter, now, metrics, aliases, settings.usage.write_s, limit_read_s,
+            takes_requests=takes_requests,
+        )  # fmt: skip
         self.receipts.readers += [
             self.meter.count,
             self.limiter.settle,

@@ -99,6 +99,8 @@ class Limiter:
         aliases: Collection[str],
         write_s: float,
         read_s: float,
+        *,
+        takes_requests: bool,
     ) -> None:
         """Makes it without limits.
 
@@ -106,6 +108,7 @@ class Limiter:
         aliases: the names of models of the settings.
         write_s: the time between two writes of the meter.
         read_s: a request waits so long for its limits, and for what was used of them before.
+        takes_requests: False: the process performs jobs alone, and takes no part of a minute's limits.
         """
         self._store = store
         self._meter = meter
@@ -126,7 +129,8 @@ class Limiter:
         # By the bucket that is being loaded.
         self._loads: dict[Bucket, asyncio.Task[None]] = {}
         self._reservations: dict[Receipt, LimitReservation] = {}
-        self._process_name = secrets.token_hex(8)
+        # As others know the process; None: it takes no requests.
+        self._process_name = secrets.token_hex(8) if takes_requests else None
         # How many processes share the limits.
         self._processes = 1
         # The number of the last change of the limits, and of the last one that was read.
@@ -379,6 +383,11 @@ class Limiter:
                 bucket.was_asked_for = False
                 async with self._meter.pause_writes():
                     bucket.used = await self._read_used(bucket)
+
+    async def leave(self) -> None:
+        """Leaves this process's part of what holds for a minute to the others. Raises: StoreError."""
+        if self._store.database.is_shared and self._process_name is not None:
+            await self._store.usage.drop_writer(self._process_name)
 
     async def _load_buckets(self, buckets: Iterable[Bucket], wait_s: float | None) -> None:
         """Reads what was used before of the buckets that do not know it yet.

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.services import Services
 from gateway.settings import UsageSettings
 from storage.usage_records import UsageLimit, UsageQuery
 from tests.doubles.upstream import StrictUpstream, say
@@ -100,6 +101,28 @@ def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]
     other.gateway.app.services.accounting.meter._forget("default", "alice")  # as the notification has it do
     write(other)
     assert one.query('SELECT "user", sum(requests) FROM usage GROUP BY "user"') == [("", 2)]
+
+
+def minutes_bound(world: World) -> str | None:
+    """Returns how many requests a minute's limit allows at a gateway, which has refreshed what it knows of others."""
+    write(world)
+    return world.post(ASK, user="alice").headers["x-ratelimit-limit-requests"]
+
+
+def test_gateways_share_a_minutes_limit_with_no_worker_and_none_that_has_stopped(
+    upstream: StrictUpstream, url: str
+) -> None:
+    upstream.script = lambda seen: say("Hello.", usage=USAGE)
+    with remember(upstream, url) as one:
+        limit: Any = UsageLimit(0, "default", None, None, "requests", "minute", 10, "refuse")
+        one.gateway.call(one.store.limits.add(limit))
+        services = one.gateway.app.services
+        worker = Services(services.settings, one.store, services.providers, takes_requests=False)
+        one.gateway.call(worker.accounting.limiter.refresh())
+        with remember(upstream, url) as other:
+            write(other)
+            assert minutes_bound(one) == "5"
+        assert minutes_bound(one) == "10"
 
 
 def test_gateways_that_write_seldom_share_a_minutes_limit(upstream: StrictUpstream, url: str) -> None:
