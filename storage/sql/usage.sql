@@ -44,8 +44,13 @@ RETURNING day, project, "user", key, upstream, model,
     background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered
 
 -- name: take_user
--- Takes out what one user has.
-DELETE FROM usage WHERE project = ? AND "user" = ?
+-- Takes out what one user has, which is looked up day by day: all that all users have would be gone through otherwise.
+WITH RECURSIVE days(day) AS (
+    SELECT min(day) FROM usage
+    UNION ALL
+    SELECT (SELECT min(later.day) FROM usage later WHERE later.day > days.day) FROM days WHERE days.day IS NOT NULL
+)
+DELETE FROM usage WHERE day IN (SELECT day FROM days WHERE day IS NOT NULL) AND project = ? AND "user" = ?
 RETURNING day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,

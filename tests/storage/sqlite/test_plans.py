@@ -101,6 +101,13 @@ async def test_the_clean_up_after_a_run_does_not_go_through_all_that_its_agent_d
     assert not [row[3] for row in plan if "agent=?" in row[3]]
 
 
+async def test_what_a_user_has_used_is_found_day_by_day(store: Store) -> None:
+    asked = f"EXPLAIN QUERY PLAN {load('usage.sql')['take_user']}"
+    plan = [row[3] for row in store.database.reader.connection.execute(asked, (None,) * 2)]
+    assert plan[0] == "SEARCH usage USING PRIMARY KEY (day=? AND project=? AND user=?)"
+    assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN days"]
+
+
 async def test_people_are_listed_by_the_hour_of_their_last_turn(store: Store) -> None:
     asked = f"EXPLAIN QUERY PLAN {load('memory_pages.sql')['memories']}"
     plan = [row[3] for row in store.database.reader.connection.execute(asked, (None,) * 6)]
