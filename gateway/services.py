@@ -171,8 +171,10 @@ class Services:
         )  # fmt: skip
         self.native_chat = NativeChat(self.chat)
         self.background_responses = BackgroundResponses(
-            store, self.chat, ShownResponses(), now, self.accounting.receipts, self.background.count_attempt
-        )
+            store, self.chat, ShownResponses(), now, self.accounting.receipts, self.background.count_attempt,
+            self.accounting.limiter,
+        )  # fmt: skip
+        self.accounting.meter.after_write.append(self.background_responses.drop_ended)
         self._make_operations()
         store.database.when_failed(_log_failure)
         store.database.when_recovered(self._reinstall_keys)

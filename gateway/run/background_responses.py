@@ -23,6 +23,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
+from gateway.core.usage.limit_rules import LimitReservation
 from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from gateway.run.chat import Chat
@@ -36,6 +37,7 @@ from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.sink import ClientGone
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
+from gateway.run.usage.limiter import Limiter
 from storage.commands import ForgetTarget, ResponseEnd
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Run, RunState, State
@@ -193,9 +195,12 @@ class BackgroundResponses:
     receipts: Receipts
     # Counts an attempt of a job, by its kind and outcome.
     count: Callable[[str, str], None]
+    limiter: Limiter
     # Of the responses that are being made here, by their runs.
     _logs: dict[int, _ResponseLog] = field(default_factory=dict)
+    # Of the responses that were accepted here and have not ended, as far as it is known here.
     _callers: dict[int, RequestContext] = field(default_factory=dict)
+    _held: dict[int, LimitReservation] = field(default_factory=dict)
     # Of the responses that were accepted last, by the hash of their requests: the time and the tag.
     _accepted: dict[bytes, tuple[float, str]] = field(default_factory=dict)
 
@@ -218,6 +223,7 @@ class BackgroundResponses:
         identity: Identity,
         context: RequestContext,
         digest: bytes,
+        receipt: Receipt,
     ) -> tuple[Run, bool]:
         """Accepts a response: it is on disk when this returns.
 
@@ -230,6 +236,7 @@ class BackgroundResponses:
         identity: of the request.
         context: of the caller; it is not stored.
         digest: a hash of all that the caller has sent.
+        receipt: of the request. What it has reserved of tokens and cost stays so until the response has ended.
 
         Returns its run, and whether it is a new one: there may be one with this tag.
         Raises: MemoryUnavailable.
@@ -241,6 +248,8 @@ class BackgroundResponses:
             run, is_new = await self.store.runs.accept_response(
                 draft, agent.scope.project, KIND, key, request, orjson.dumps(shown)
             )
+        if is_new:
+            self._held[run.id] = self.limiter.hold(receipt)
         # Bounded, since other processes may perform the response.
         _put(self._callers, run.id, context)
         _put(self._accepted, digest, (created, tag))
@@ -360,6 +369,7 @@ class BackgroundResponses:
         """Makes a response. agent, number: the rows of its memory and of its run."""
         run = await self.store.runs.load(agent, number)
         if run is None or run.is_over:
+            self._drop(number)
             return
         # A request that cannot be read, as after an upgrade, fails each attempt, and is given up like any other.
         is_given_up = job.job.tries > MAX_TRIES
@@ -384,7 +394,20 @@ class BackgroundResponses:
             del self._logs[run.id]
             now = await self.store.runs.load(run.agent, run.id)
             if now is None or now.is_over:
-                self._callers.pop(run.id, None)
+                self._drop(run.id)
+
+    def _drop(self, number: int) -> None:
+        """Drops what is in memory of a response that has ended. number: the row of its run."""
+        self._callers.pop(number, None)
+        if (held := self._held.pop(number, None)) is not None:
+            self.limiter.release(held)
+
+    async def drop_ended(self) -> None:
+        """Drops what is in memory of responses that other processes have made. Raises: StoreError."""
+        if self.store.database.is_shared and self._held:
+            known = [*self._held]
+            for number in {*known} - await self.store.runs.open_among(known):
+                self._drop(number)
 
     async def _open_log(self, run: Run, attempt: int) -> _ResponseLog:
         epoch = await self.store.runs.epoch(run.agent)
@@ -419,6 +442,8 @@ class BackgroundResponses:
             await self._end(run, log, *made)
             return
         with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
+            if (held := self._held.pop(run.id, None)) is not None:
+                self.limiter.give(receipt, held)
             await self._answer(run, log, request, shown, identity, receipt)
 
     async def _find_made(self, run: Run, project: str) -> tuple[Json, tuple[str, str]] | None:

@@ -215,7 +215,7 @@ class ResponsesPath(ForwardedPath):
             )  # fmt: skip
             queued = queued_response(request, tag, created)
             run, is_new = await background.accept(
-                agent, tag, created, stored.encode(), queued, identity, context, digest
+                agent, tag, created, stored.encode(), queued, identity, context, digest, receipt
             )
             receipt.asks_model = False  # the job asks it, with a receipt of its own
             if is_new:

@@ -207,10 +207,11 @@ class Limiter:
 
         Returns the name of the model that answers in its place; None: the one that was asked. Raises: LimitReached.
         """
-        if not receipt.is_request:
-            return None
         if (before := self._reservations.get(receipt)) is not None:
             return before.substitute  # its request was let in already
+        if not receipt.is_request:
+            self._reserve(receipt, call)  # likewise, and what was reserved then is not known here
+            return None
         if self._known_change < self._change:
             await self._try_load()
         buckets = await self._buckets_with_room(receipt)
@@ -244,6 +245,31 @@ class Limiter:
             receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
             self._count_limited(limit, "alias")
         return substitute
+
+    def _reserve(self, receipt: Receipt, call: PlannedCall | None) -> None:
+        """Reserves the tokens and the cost that work may use, until `settle`."""
+        wanted = Amounts() if call is None else self._estimate(call)
+        buckets = [bucket for bucket in self._buckets_of(receipt) if bucket.limit.unit in MEASURED]
+        entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
+        for bucket, amount in entries:
+            bucket.reserved += amount
+        self._reservations[receipt] = LimitReservation(entries)
+
+    def hold(self, receipt: Receipt) -> LimitReservation:
+        """Takes the tokens and the cost that a request has reserved away from it, for work that it has begun."""
+        before = self._reservations.get(receipt, LimitReservation([]))
+        held = [entry for entry in before.entries if entry[0].limit.unit in MEASURED]
+        left = [entry for entry in before.entries if entry[0].limit.unit not in MEASURED]
+        self._reservations[receipt] = LimitReservation(left, before.substitute)
+        return LimitReservation(held)
+
+    def give(self, receipt: Receipt, held: LimitReservation) -> None:
+        """Gives work what its request has reserved, until `settle`."""
+        self._reservations[receipt] = held
+
+    def release(self, held: LimitReservation) -> None:
+        """Gives back what was reserved for work that is not done here."""
+        held.settle(Amounts(), is_answered=False)
 
     async def _buckets_with_room(self, receipt: Receipt) -> list[Bucket]:
         """Returns the buckets of a request.

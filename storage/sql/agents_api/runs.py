@@ -338,6 +338,11 @@ class Runs(Group):
         return make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:])
 
     @reads
+    async def open_among(self, connection: Connection, runs: Sequence[int]) -> set[int]:
+        """Returns those of some runs that have not ended."""
+        return {id for (id,) in await rows_of(connection, SQL["open_among"], runs)}
+
+    @reads
     async def epoch(self, connection: Connection, agent: int) -> int:
         """Returns the epoch of a memory, which rises when something of it is forgotten; 0 where it is gone."""
         return int(await connection.value(SQL["epoch"], (agent,)) or 0)

@@ -252,6 +252,10 @@ UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND 
 SELECT {agent}, {run}
 FROM runs r JOIN agents a ON a.id = r.agent WHERE r.uid = ? AND a.project = ? AND r.conversation = 0
 
+-- name: open_among
+-- Finds those of some runs that have not ended.
+SELECT id FROM runs WHERE id {in:1:BIGINT:64} AND state IN ('created', 'running')
+
 -- name: response_turn
 -- Notes in which turn a response in the background lies.
 UPDATE runs SET otid = ?3 WHERE id = ?1 AND agent = ?2

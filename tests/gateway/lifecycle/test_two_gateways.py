@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from gateway.settings import UpstreamSettings
 from storage.sql.store import Store
+from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.patience import becomes
 from tests.postgres import empty_database
@@ -58,13 +60,15 @@ class Two:
 
 
 @contextmanager
-def two(postgres: str, upstream: StrictUpstream, *, performs_jobs: bool = True) -> Iterator[Two]:
+def two(
+    postgres: str, upstream: StrictUpstream, *, performs_jobs: bool = True, **parts: Any
+) -> Iterator[Two]:
     url = empty_database(postgres).url
 
     async def open_here() -> Store:
         return await open_store(url)
 
-    settings = settings_for(upstream)
+    settings = settings_for(upstream, **parts)
     with serve(settings, open_here, performs_jobs=performs_jobs) as one, serve(settings, open_here) as other:
         made = Two(upstream, one, other)
         try:
@@ -280,6 +284,33 @@ def test_a_run_in_the_background_is_read_where_it_is_not_performed(
         status, reply = behind.result()
         assert (status, reply["messages"][-1]["content"]) == (200, "Behind.")
         assert "A long reply." in str(world.prompts()[-1])
+
+
+def test_what_a_response_may_use_is_reserved_until_another_gateway_has_made_it(
+    postgres: str, upstream: StrictUpstream
+) -> None:
+    by_chat = (UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False}),)
+    with two(postgres, upstream, performs_jobs=False, upstreams=by_chat) as world:
+        services, gate = world.one.app.services, Gate()
+        limiter, drop_ended = services.accounting.limiter, services.background_responses.drop_ended
+
+        def used() -> float:
+            world.one.call(drop_ended())
+            (state,) = world.one.call(limiter.states("default", 0, ""))
+            return state.used
+
+        limit = UsageLimit(0, "default", None, None, "tokens", "day", 1_000, "refuse")
+        world.one.call(services.store.limits.add(limit))
+        upstream.queue(say("Hello.", hold_before_headers=gate))
+        body = {"model": "m", "input": "Hi", "background": True, "max_output_tokens": 900}
+        made = world.ask(world.one, "POST", "/v1/responses", body)[1]
+        becomes(lambda: world.prompts())
+        assert used() > 900
+        assert world.ask(world.one, "POST", "/v1/responses", body)[0] == 429
+        gate.open()
+        path = f"/v1/responses/{made['id']}"
+        becomes(lambda: world.ask(world.one, "GET", path)[1]["status"] == "completed")
+        assert used() < 900
 
 
 def test_a_send_comes_behind_what_another_gateway_has_accepted(

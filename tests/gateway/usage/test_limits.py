@@ -33,7 +33,7 @@ from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Gate, StrictUpstream, fail, say
 from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, agent, remember
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 MODELS = (
@@ -761,6 +761,33 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         assert (before, used(world)) == (3, 3)
 
 
+def by_chat(upstream: StrictUpstream) -> tuple[UpstreamSettings]:
+    takes: Any = {"responses": False, "stream_usage": True}
+    return (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
+
+
+def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+        limit(world, "tokens", "day", 1_000)
+        gate = Gate()
+        upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
+        asks: Any = {"model": "m", "input": "Hi", "background": True, "max_output_tokens": 450}
+        made = [world.sdk.responses.create(**asks) for _ in range(2)]
+        with pytest.raises(openai.RateLimitError):
+            world.sdk.responses.create(**asks)
+        world.sdk.responses.cancel(made[0].id)
+        becomes(lambda: under_way(world) < 500)
+        made.append(world.sdk.responses.create(**asks))
+        gate.open()
+        for each in made:
+            becomes(
+                lambda each=each: world.sdk.responses.retrieve(each.id).status in ("completed", "cancelled")
+            )
+        becomes(lambda: under_way(world) == 2 * USAGE["total_tokens"])
+
+
 @pytest.mark.parametrize(("rows", "write"), [("agents", "find_or_begin"), ("runs", "accept_response")])
 def test_a_background_response_that_could_not_be_accepted_is_given_back(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, write: str
@@ -768,8 +795,7 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
     async def fails(*_: object) -> None:
         raise Broken("It is away.")
 
-    by_chat = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False})
-    with limited(upstream, tmp_path, upstreams=(by_chat,)) as world:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
         limit(world, "requests", "day", 5)
         with monkeypatch.context() as patch:
             patch.setattr(getattr(world.store, rows), write, fails)
