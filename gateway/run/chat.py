@@ -322,6 +322,9 @@ class Chat:
         with QueueTicket() as ticket:
             begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
+            if call.kind is ConversationKind.APPENDED:
+                # It may have waited for minutes, since when other endpoints rest.
+                attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), receipt)
             if continued is not None and memory is not None and call.memory_state == "on":
                 await self.conversations.remove_answered(continued, memory.context.agent)
                 call.when_refused = partial(self._put_back, continued, memory.context.agent.scope)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
@@ -369,6 +370,23 @@ def test_the_breaker_opens_and_closes(two: Open, memory: bool) -> None:
         it.now += 10
         assert it.ask(False, memory, "another probe")[1]["x-mnemogate-upstream"] == "first"
         assert it.counted('mnemogate_upstream_resting{upstream="first"}') == 0
+
+
+def test_one_that_rests_after_the_wait_for_a_conversation_is_passed_over(two: Open) -> None:
+    append, gate = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}, Gate()
+    with two() as it, ThreadPoolExecutor() as pool:
+        it.first.queue(fail(503), BUSY)
+        it.second.queue(say("One.", hold_before_headers=gate))
+        first = pool.submit(it.ask, False, True, "One?", append)
+        becomes(lambda: it.second.seen)
+        behind = pool.submit(it.ask, False, True, "Two?", append)
+        queues = it.world.gateway.app.services.chat.keeper.queues
+        becomes(lambda: 2 in queues._counts.values())
+        it.ask(False, False)
+        gate.open()
+        assert first.result(SHORT_S)[0] == "One."
+        headers = behind.result(SHORT_S)[1]
+        assert (headers["x-mnemogate-upstream"], "x-mnemogate-tries" in headers) == ("second", False)
 
 
 def test_who_said_when_to_come_back_is_left_alone_until_then(two: Open) -> None:
