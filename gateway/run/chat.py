@@ -266,6 +266,7 @@ class Chat:
         Raises: GatewayError.
         """
         call = await self._make_call(request, context, sink, receipt, MakesUnseen())
+        call.identity = replace(call.identity, leaves_nothing=True)
         if call.kind is ConversationKind.AGENT:
             identity = replace(call.identity, scope=None, conversation=None)
             call.identity, call.kind = identity, ConversationKind.CLIENT

@@ -38,6 +38,13 @@ def count(world: World, **options: Any) -> int:
     return found.input_tokens
 
 
+def test_who_only_counts_tokens_has_no_memory(world: World) -> None:
+    body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+    headers = {"content-type": "application/json", "x-mnemogate-user": "alice"}
+    assert world.gateway.ask("POST", "/v1/messages/count_tokens", orjson.dumps(body), headers).status == 200
+    assert world.query("SELECT count(*) FROM agents") == [0]
+
+
 def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, input="My cat is called Miso, and she is grey.", user="alice")
     asked = len(upstream.chats)
