@@ -453,7 +453,9 @@ class TurnRun:
             return  # the reply was read to its end
         await self.sink.end()
         if self._reply is not None:
-            await _read_out(self._reply)
+            # The client has everything, so its request is over, and counts towards no limit.
+            self.services.pending.add(_read_out(self._reply), "The rest of a reply")
+            self._reply = None
 
     async def _end_without_client(self) -> None:
         """Ends a turn whose client has left, or that a shutdown stops: nothing more is sent or waited for."""
@@ -529,10 +531,12 @@ class TurnRun:
 
 
 async def _read_out(reply: ModelReply) -> None:
-    """Reads a reply to its end after the client has everything, so that its connection can be used again."""
+    """Reads a reply to its end, and closes it, so that its connection can be used again."""
     try:
         async with asyncio.timeout(LAST_BYTES_S):
             async for _ in reply.chunks():
                 pass
     except (ProviderError, TimeoutError, RuntimeError):
         pass  # the connection is closed instead
+    finally:
+        await reply.aclose()

@@ -210,6 +210,25 @@ def test_a_request_that_interrupts_a_reply_takes_its_place(world: World) -> None
         assert other.read_reply().status == 200
 
 
+def test_a_reply_that_the_client_has_makes_room_for_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its upstream may take a moment more to end the body."""
+    limit(world, "concurrent", None, 1)
+    monkeypatch.setattr("gateway.run.turn.LAST_BYTES_S", PATIENCE_S)
+    last_bytes = Gate()
+    # Three events of the text, the end, the usage and [DONE]; the gate holds what follows.
+    world.upstream.queue(say("Hello there.", hold_after={6: last_bytes}))
+    body = {"model": "m", "messages": ASK, "user": "alice"}
+    with world.gateway.connect() as client:
+        client.request("POST", CHAT, json.dumps({**body, "stream": True}).encode())
+        client.read_until(b"[DONE]")
+        client.read_until(b"0\r\n\r\n")
+        assert world.post(ASK, user="alice").status == 200
+        assert not world.upstream.seen[0].settled.is_open
+        last_bytes.open()
+
+
 @pytest.mark.parametrize(
     ("unit", "per", "most", "meanwhile", "after"),
     [("concurrent", None, 1, 429, 200), ("requests", "day", 1, 429, 429), ("tokens", "day", 20, 200, 429)],
