@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from adapters.types import BYTES_PER_TOKEN, Header, Json, ModelRequest
 from gateway.core.trace_context import TraceContext, without_trace
+from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import costs_tokens
 from gateway.log import mask_keys_in_name
@@ -69,8 +70,8 @@ class UpstreamCall(Struct, eq=False):
     hides_usage: bool = False
     # It was made for a memory: its tokens were counted as background when it was answered.
     is_background: bool = False
-    # The size of the request's body.
-    sent_bytes: int = 0
+    # The tokens of the request's body, estimated.
+    sent_tokens: int = 0
     # The prompt's tokens by our count, and those that memory added; 0: they were not counted.
     prompt_tokens: int = 0
     injected_tokens: int = 0
@@ -109,9 +110,7 @@ class UpstreamCall(Struct, eq=False):
             return self.counts
         if not self.is_answered or not self.costs_tokens:
             return _NO_COUNTS
-        return TokenCounts(
-            self.prompt_tokens or self.sent_bytes // BYTES_PER_TOKEN, self.received_chars // BYTES_PER_TOKEN
-        )
+        return TokenCounts(self.prompt_tokens or self.sent_tokens, self.received_chars // BYTES_PER_TOKEN)
 
     def note_piece(self, piece: Piece) -> None:
         """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""
@@ -353,7 +352,7 @@ def begin_background_call(request: ModelRequest, upstream: str, kind: str, model
     call = UpstreamCall(time.perf_counter()) if receipt is None else receipt.begin_call()
     call.upstream, call.provider, call.model = upstream, kind, model
     call.is_background = True
-    call.path, call.sent_bytes = request.path, len(request.body)
+    call.path, call.sent_tokens = request.path, estimate_prompt_tokens(request.body)
     return call
 
 

@@ -44,6 +44,7 @@ from gateway.core.upstream.policy import (
     choose_next,
     order_members,
 )
+from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.errors import GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
 from gateway.run.receipt import FailedTry, Receipt, UpstreamCall, with_trace_headers
@@ -388,7 +389,8 @@ class Attempts:
             self.endpoint.kind,
             self.target.model,
         )
-        call.path, call.method, call.sent_bytes = request.path, request.method, len(request.body)
+        call.path, call.method = request.path, request.method
+        call.sent_tokens = estimate_prompt_tokens(request.body)
         call.prompt_tokens, call.injected_tokens = receipt.prompt_tokens, receipt.injected_tokens
         call.hides_usage = receipt.hides_usage
         if receipt.trace is not None:

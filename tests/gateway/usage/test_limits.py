@@ -41,6 +41,8 @@ MODELS = (
     ModelSettings("small", "small", "up"),
 )
 ASK = [{"role": "user", "content": "Hi"}]
+PICTURE = "data:image/png;base64," + base64.b64encode(random.randbytes(1_000_000)).decode()
+LOOK: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]
 
 pytestmark = pytest.mark.both
 
@@ -140,10 +142,25 @@ def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: s
 
 def test_a_picture_reserves_no_more_than_pictures_use(world: World) -> None:
     limit(world, "tokens", "minute", 5_000)
-    url = "data:image/png;base64," + base64.b64encode(random.randbytes(1_000_000)).decode()
-    look = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
-    with reply_under_way(world, messages=look):
+    with reply_under_way(world, messages=LOOK):
         assert world.post(ASK, user="bob").status == 200
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_a_picture_whose_tokens_no_upstream_has_counted_costs_what_pictures_use(
+    world: World, memory: str
+) -> None:
+    limit(world, "tokens", "day", 1_000_000)
+    hold = Gate()
+    world.upstream.queue(say("Hello there.", tokens=["Hello ", "there."], hold_after={2: hold}))
+    stream = world.sdk.chat.completions.create(
+        model="m", stream=True, messages=LOOK, extra_headers={"x-mnemogate-memory": memory}
+    )
+    next(chunk for chunk in stream if chunk.choices[0].delta.content)
+    stream.close()
+    world.upstream.last.gone.wait_sync()
+    hold.open()
+    assert 0 < used(world) < 5_000
 
 
 def test_a_request_reserves_no_more_output_than_replies_have(world: World) -> None:

@@ -124,7 +124,7 @@ def test_a_reply_that_its_client_leaves_is_estimated(receipts: Receipts, memory:
     (call,) = receipt.calls
     assert receipt.status == 499
     assert (call.counts, call.received_chars) == (None, 8)
-    assert call.used_counts() == (call.prompt_tokens or call.sent_bytes // 4, 2, 0, 0, 0)
+    assert call.used_counts() == (call.prompt_tokens or call.sent_tokens, 2, 0, 0, 0)
 
 
 def test_an_upstream_that_refuses_costs_nothing(receipts: Receipts) -> None:
