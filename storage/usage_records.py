@@ -49,8 +49,9 @@ SHOWN_COUNTERS: Final = (
     "unpriced_tokens",
 )
 # All, in the order in which they stand in a row. A limit on the requests of a day or a month counts `answered`: those
-# that a model answered, in full or in part, and those that ask no model.
-COUNTERS: Final = (*SHOWN_COUNTERS, "answered")
+# that a model answered, in full or in part, and those that ask no model. The daily budget of background calls does not
+# count `question_tokens`, the part of them by which memory is searched.
+COUNTERS: Final = (*SHOWN_COUNTERS, "answered", "question_tokens")
 
 
 class UsageQuery(Struct, frozen=True):

@@ -50,7 +50,8 @@ SELECT id, digest FROM keys UNION ALL SELECT id, old_digest FROM keys WHERE old_
 SELECT day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
+    question_tokens
 FROM usage WHERE (day, project, "user", key, upstream, model) > ({?1..6})
 ORDER BY day, project, "user", key, upstream, model LIMIT ?7
 
@@ -59,8 +60,9 @@ ORDER BY day, project, "user", key, upstream, model LIMIT ?7
 INSERT INTO usage (day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered)
-VALUES ({?1..26}) ON CONFLICT DO NOTHING
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
+    question_tokens)
+VALUES ({?1..27}) ON CONFLICT DO NOTHING
 
 -- name: limits
 -- Reads all limits, without their numbers.

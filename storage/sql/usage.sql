@@ -6,8 +6,9 @@
 INSERT INTO usage (day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered)
-VALUES ({?1..26})
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
+    question_tokens)
+VALUES ({?1..27})
 ON CONFLICT (day, project, "user", key, upstream, model) DO UPDATE SET
     requests = usage.requests + excluded.requests,
     refused = usage.refused + excluded.refused,
@@ -28,7 +29,8 @@ ON CONFLICT (day, project, "user", key, upstream, model) DO UPDATE SET
     batch_output_tokens = usage.batch_output_tokens + excluded.batch_output_tokens,
     cost = usage.cost + excluded.cost,
     unpriced_tokens = usage.unpriced_tokens + excluded.unpriced_tokens,
-    answered = usage.answered + excluded.answered
+    answered = usage.answered + excluded.answered,
+    question_tokens = usage.question_tokens + excluded.question_tokens
 
 -- name: oldest_of_users
 -- Finds the oldest day before one that has counters of users.
@@ -41,7 +43,8 @@ DELETE FROM usage WHERE (day, project, "user", key, upstream, model) IN
 RETURNING day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
+    question_tokens
 
 -- name: take_user
 -- Takes out what one user has, which is looked up day by day: all that all users have would be gone through otherwise.
@@ -54,11 +57,13 @@ DELETE FROM usage WHERE day IN (SELECT day FROM days WHERE day IS NOT NULL) AND 
 RETURNING day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered
+    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
+    question_tokens
 
 -- name: background
--- Returns the tokens that a project's background calls used on a day. NULL stands for all projects.
-SELECT CAST(coalesce(sum(background_input_tokens + background_output_tokens), 0) AS BIGINT)
+-- Returns the tokens that a project's background calls used on a day, without those of questions. NULL stands for all
+-- projects.
+SELECT CAST(coalesce(sum(background_input_tokens + background_output_tokens - question_tokens), 0) AS BIGINT)
 FROM usage WHERE day = ?1 AND (CAST(?2 AS TEXT) IS NULL OR project = ?2)
 
 -- name: batches

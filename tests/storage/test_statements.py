@@ -71,6 +71,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
             "0030-0031_people",
             "0031-0032_installed",
             "0032-0033_seen",
+            "0033-0034_questions",
         )
         for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)

@@ -37,7 +37,7 @@ _FOLD_S: Final = 3600.0
 (
     REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
     ESTIMATED_OUTPUT, INJECTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST, UNPRICED,
-    ANSWERED,
+    ANSWERED, QUESTIONS,
 ) = range(len(COUNTERS))  # fmt: skip
 
 _USER: Final = "user:"
@@ -72,7 +72,7 @@ class _BackgroundKey(NamedTuple):
     """The key of what background calls used."""
 
     day: int
-    # "": that of the memory, which is looked up.
+    # "": that of the memory, which is looked up, for a question.
     project: str
     # The memory's row; 0: none.
     memory: int
@@ -160,13 +160,16 @@ class Meter:
             counters[ERRORS] += 1
 
     def add_background(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
-        """Adds a call that was made for a memory, and not for a request. project: "" where it is to be looked up."""
+        """Adds a call that was made for a memory, and not for a request.
+
+        project: "" for a question to a memory, which no budget bounds: its project is looked up.
+        """
         key = _BackgroundKey(self._today, project, memory, upstream, model)
         before = self._background.get(key, _NONE)
         self._background[key] = TokenCounts(before.prompt + used.prompt, before.completion + used.completion)
 
     async def background_tokens(self, project: str) -> int:
-        """Returns the tokens that a project's background calls used today. Raises: StoreError."""
+        """Returns the tokens that a project's background calls used today, but for questions. Raises: StoreError."""
         # While a write is under way, what it writes is neither in memory nor in the table.
         async with self.pause_writes():
             today = self._today
@@ -181,7 +184,7 @@ class Meter:
             )
             # What a write has attributed to users, and has not come to yet.
             for row in self.unwritten_counters(today, today, {"project": project}):
-                unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT]
+                unwritten += row[BACKGROUND_INPUT] + row[BACKGROUND_OUTPUT] - row[QUESTIONS]
             return written + unwritten
 
     @property
@@ -296,6 +299,8 @@ class Meter:
                 counters = self._counters_of(key.day, project, user_of(scope), 0, key.upstream, key.model)
                 counters[BACKGROUND_INPUT] += used.prompt
                 counters[BACKGROUND_OUTPUT] += used.completion
+                if not key.project:
+                    counters[QUESTIONS] += used.prompt + used.completion
 
     def _put_back(self, counters: Mapping[UsageKey, list[int]]) -> None:
         for key, values in counters.items():

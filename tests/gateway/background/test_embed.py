@@ -609,6 +609,19 @@ def test_what_it_costs_counts_towards_the_day(
         assert ["Even more.", "Ok."] in made.asked
 
 
+def test_what_questions_cost_counts_towards_no_day(made: Remembering) -> None:
+    made.mention(TORTOISE)
+    made.rest()
+    meter = made.world.gateway.app.services.accounting.meter
+    before = made.world.gateway.call(meter.background_tokens("default"))
+    assert TORTOISE in made.recalled()
+    made.world.gateway.call(meter.write())
+    assert made.world.gateway.call(meter.background_tokens("default")) == before
+    sums = "SELECT sum(background_input_tokens), sum(question_tokens) FROM usage WHERE project = 'default'"
+    ((spent, questions),) = made.world.query(sums)
+    assert spent - questions == before < spent
+
+
 # -- forgetting and carrying
 
 

@@ -38,6 +38,7 @@ PINNED = {
     "0030-0031_people.sql": "3ea237dd9e2bebbb94af340770e6861216e56c124fd334fb118ac6de954ad893",
     "0031-0032_installed.sql": "a07012c03e3cd033561a209f9e9a53820e85de5edd6f09e03125181f4114bfe0",
     "0032-0033_seen.sql": "487027481de025bbbe8b8e12fa8acf1234bd40edcf08ab3cab79ab978750f42f",
+    "0033-0034_questions.sql": "7df75be23a1b245006a49001eb78ef60dd6779729db6fa652f125a897c0aff0e",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 

@@ -1,0 +1,2 @@
+-- question_tokens: the part of the background tokens by which memory was searched.
+ALTER TABLE usage ADD COLUMN question_tokens BIGINT NOT NULL DEFAULT 0;
