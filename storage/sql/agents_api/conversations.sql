@@ -17,9 +17,13 @@ a.project = ?1 AND (a.profile = '@' OR substr(a.subject, 1, 5) = 'user:')
 AND coalesce(substr(c.key, 1, 1), '') <> ' ' AND coalesce(c.key, '') <> 'default'
 
 -- piece: moment
--- The time by which they are ordered. ?2: its name.
-CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
-    ELSE coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id), 0) END
+-- The time by which lists order them. ?2: its name.
+CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at ELSE coalesce(n.ended, 0) END
+
+-- piece: run_ends
+-- When the last run of each conversation ended, read once for all of them.
+LEFT JOIN (SELECT r.conversation, max(r.ended) AS ended FROM runs r JOIN agents b ON b.id = r.agent AND b.project = ?1
+    WHERE r.agent >= ?8 AND r.agent <= ?9 AND CAST(?2 AS TEXT) <> 'spoken' GROUP BY r.conversation) n ON n.conversation = c.id
 
 -- name: get
 -- Reads a conversation of a project by its public name.
@@ -49,19 +53,21 @@ WHERE a.id = ?5 AND {listed} AND c.id > ?2 AND c.id < ?3 ORDER BY c.id LIMIT ?4
 -- name: by_time_down
 -- Lists those of the agents whose rows are ?8 to ?9, the latest first. ?3: how many; ?4 to ?7: between these times and
 -- rows.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment} DESC, c.id DESC LIMIT ?3
 
 -- name: by_time_up
 -- Lists them the other way round.
-{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described}
+{conversation} FROM agents a JOIN conversations c ON c.agent = a.id {described} {run_ends}
 WHERE {listed} AND a.id >= ?8 AND a.id <= ?9 AND ({moment}, c.id) > (?4, ?5) AND ({moment}, c.id) < (?6, ?7)
 ORDER BY {moment}, c.id LIMIT ?3
 
 -- name: place
 -- Finds where a conversation stands in such a list: its time, its row.
-SELECT {moment}, c.id FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?1 AND a.project = ?3
+SELECT CASE CAST(?2 AS TEXT) WHEN 'spoken' THEN c.last_at
+    ELSE coalesce((SELECT max(r.ended) FROM runs r WHERE r.agent = c.agent AND r.conversation = c.id), 0) END, c.id
+FROM conversations c JOIN agents a ON a.id = c.agent WHERE c.uid = ?1 AND a.project = ?3
 
 -- name: release
 -- Takes its names from a conversation, which is not found any more. Nobody can send one that begins with a blank.

@@ -108,6 +108,15 @@ async def test_what_a_user_has_used_is_found_day_by_day(store: Store) -> None:
     assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN days"]
 
 
+@pytest.mark.parametrize("name", ["by_time_down", "by_time_up"])
+async def test_conversations_are_not_each_sought_among_all_runs_of_their_agent(
+    store: Store, name: str
+) -> None:
+    sql = load("agents_api/conversations.sql")[name]
+    plan = store.database.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * 9).fetchall()
+    assert not [row[3] for row in plan if row[3].startswith("CORRELATED")]
+
+
 async def test_people_are_listed_by_the_hour_of_their_last_turn(store: Store) -> None:
     asked = f"EXPLAIN QUERY PLAN {load('memory_pages.sql')['memories']}"
     plan = [row[3] for row in store.database.reader.connection.execute(asked, (None,) * 6)]
