@@ -25,6 +25,7 @@ LEAVES = {
     "gateway.tokens",
 }
 DATA = {
+    "adapters.json_escapes",
     "adapters.types",
     "storage.batch_records",
     "storage.commands",
@@ -35,7 +36,7 @@ DATA = {
     "storage.search_trace",
     "storage.usage_records",
 }
-ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.sse"}
+ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.json_escapes", "adapters.sse"}
 STORAGE = {
     "storage.batch_records",
     "storage.commands",
@@ -131,7 +132,6 @@ FLOORS: dict[str, list[set[str]]] = {
             "dates",
             "definition",
             "ids",
-            "json_escapes",
             "json_limits",
             "message_text",
             "subsequence",

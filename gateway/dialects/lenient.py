@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapters.json_escapes import read_json
 from adapters.types import Json
-from gateway.core.json_escapes import read_json
 
 
 def decode_object(data: bytes | str) -> Json:

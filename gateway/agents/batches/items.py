@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.errors import ProviderError
+from adapters.json_escapes import read_json
 from adapters.types import Json
 from gateway.agents.batches.call_journal import CallJournal
 from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
@@ -30,7 +31,6 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, path_hash
-from gateway.core.json_escapes import read_json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
 from gateway.core.prompt.note import render_note

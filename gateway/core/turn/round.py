@@ -16,11 +16,11 @@ from typing import Any, Final
 import orjson
 from msgspec import Struct
 
+from adapters.json_escapes import read_json
 from adapters.types import NATIVE_REPLY, Event, Header, Json
 from gateway.core.conversation.canonical import separator
 from gateway.core.conversation.fillers import filler_message
 from gateway.core.conversation.private import with_private, without_private
-from gateway.core.json_escapes import read_json
 from gateway.core.memory.memory_tools import read_arguments
 from gateway.core.turn.asides import AsideReader, Voice
 from gateway.core.turn.client_view import ClientView, ReplyEvent

@@ -8,8 +8,8 @@ from typing import Final
 
 import orjson
 
+from adapters.json_escapes import read_json
 from adapters.types import Event, Json
-from gateway.core.json_escapes import read_json
 from gateway.core.json_limits import is_too_deep
 from gateway.errors import UpstreamBroke, UpstreamRefused
 

@@ -13,8 +13,8 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+from adapters.json_escapes import read_json
 from adapters.types import Json, completion_count, token_count
-from gateway.core.json_escapes import read_json
 from storage.records import TokenCounts
 
 # A larger body that is no event stream is not parsed: its usage is looked for in so many of its first and last bytes.

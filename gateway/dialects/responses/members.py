@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from gateway.core.json_escapes import replace_lone_surrogates
+from adapters.json_escapes import replace_lone_surrogates
 
 _decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 # What reading raises for bytes that are no object.

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import orjson
 
+from adapters.json_escapes import read_json
 from adapters.types import Event
-from gateway.core.json_escapes import read_json
 from gateway.core.prompt.note import without_first_note
 from gateway.errors import UpstreamBroke
 

@@ -20,9 +20,9 @@ from typing import IO, Any, Final
 
 import orjson
 
+from adapters.json_escapes import replace_lone_surrogates
 from gateway.core.imports import chatgpt, claude, simple_formats
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, read_time
-from gateway.core.json_escapes import replace_lone_surrogates
 from gateway.errors import BadRequest
 
 FORMATS: Final = ("chatgpt", "claude", "list", "jsonl", "mem0", "mastra")

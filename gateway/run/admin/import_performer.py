@@ -21,10 +21,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.json_escapes import REPLACEMENT
 from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.imports.exchanges import ImportDraft, import_write
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
-from gateway.core.json_escapes import REPLACEMENT
 from gateway.core.memory.learn import fact_key
 from gateway.errors import GatewayError
 from gateway.run.admin.import_file import Source

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from adapters.json_escapes import replace_lone_surrogates
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
-from gateway.core.json_escapes import replace_lone_surrogates
 from gateway.errors import BadRequest
 from gateway.run.admin import import_file
 from gateway.run.admin.import_file import DepthLimit, find_format, read_file
