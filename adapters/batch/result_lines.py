@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
-
-import orjson
 
 from adapters.base import PartResult
 from adapters.errors import ProviderBroke, ProviderGarbled
+from adapters.json_escapes import read_json
 from adapters.types import Json
 
 _MAX_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
-_HALF = re.compile("[\ud800-\udfff]")
 _UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 
 
@@ -28,7 +23,7 @@ async def read_results(
     garbled = 0
     async for line in _lines(pieces):
         try:
-            found = _read_json(line)
+            found = read_json(line)[0]
             if not isinstance(found, dict):
                 raise ProviderBroke("a result is no object")
             result = read(found)
@@ -39,15 +34,6 @@ async def read_results(
             yield result
     if garbled:
         raise ProviderGarbled(f"{garbled} lines of the provider's results cannot be read")
-
-
-def _read_json(line: bytes) -> Any:
-    """Returns the value of a line of JSON, with U+FFFD in place of halves of characters, which orjson refuses."""
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        text = json.dumps(json.loads(line), ensure_ascii=False)
-    return orjson.loads(_HALF.sub("\ufffd", text))
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ import re
 
 import orjson
 
+from adapters.json_escapes import read_json
 from adapters.types import Json
 
 # "temperature: Extra inputs are not permitted". A path such as messages.3.content.0 is one of our own body, which
@@ -60,9 +61,6 @@ def to_openai(body: Json) -> Json | None:
 
 def translate_error_body(body: bytes) -> bytes:
     """Returns an error reply's body in OpenAI's form; one that is not Anthropic's (a proxy's page) stays as it is."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return body
+    parsed = read_json(body)[0]
     shaped = to_openai(parsed) if isinstance(parsed, dict) else None
     return body if shaped is None else orjson.dumps(shaped)

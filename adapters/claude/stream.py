@@ -32,6 +32,7 @@ from adapters.claude.reply import (
     with_place,
 )
 from adapters.errors import ProviderBroke
+from adapters.json_escapes import read_json
 from adapters.types import NATIVE_REPLY, Event, Json
 
 _DONE: Final = Event(b"data: [DONE]\n\n", b"[DONE]")
@@ -86,7 +87,7 @@ class StreamTranslator:
         if data is None or self.is_over:
             return []
         try:
-            parsed = orjson.loads(data)
+            parsed = read_json(data)[0]
             kind = parsed["type"]
             if kind == "content_block_delta":
                 delta = parsed["delta"]
@@ -96,7 +97,7 @@ class StreamTranslator:
                     return self._text(delta["text"])
                 return self._delta(parsed, delta)
             return self._translate(kind, parsed)
-        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ProviderBroke(
                 f"an event of the upstream's is none of Anthropic's: {data[:200]!r}"
             ) from error

@@ -10,11 +10,12 @@ import orjson
 import pytest
 
 from adapters.anthropic import Anthropic
-from adapters.claude.error_form import Untranslatable
+from adapters.claude.error_form import Untranslatable, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.model_traits import find_traits
 from adapters.claude.request import to_wire
 from adapters.errors import ProviderBroke
+from adapters.json_escapes import read_json
 from adapters.sse import EventDecoder
 from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
@@ -1035,3 +1036,55 @@ async def test_calls_and_text_of_one_reply_end_as_calls(
     body = (await answer(provider, request(tools=[WEATHER])))[1]
     assert body["choices"][0]["finish_reason"] == "tool_calls"
     assert (await answer(provider, request()))[1]["choices"][0]["finish_reason"] == "stop"
+
+
+# -- half a character, as upstreams write that cut texts by tokens
+
+HALF = rb"Fine \ud83d"
+WHOLE_MESSAGE = (
+    b'{"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn", '
+    b'"content": [{"type": "text", "text": "%b"}], "usage": {"input_tokens": 1, "output_tokens": 1}}' % HALF
+)
+STREAMED_MESSAGE = (
+    b'event: message_start\ndata: {"type": "message_start", "message": {"id": "msg_1", "model": "m"}}\n\n'
+    b'event: content_block_start\ndata: {"type": "content_block_start", "index": 0, '
+    b'"content_block": {"type": "text", "text": ""}}\n\n'
+    b'event: content_block_delta\ndata: {"type": "content_block_delta", "index": 0, '
+    b'"delta": {"type": "text_delta", "text": "%b"}}\n\n'
+    b'event: message_stop\ndata: {"type": "message_stop"}\n\n' % HALF
+)
+natively_too = pytest.mark.parametrize("native_first_block", [None, 0])
+
+
+@natively_too
+async def test_half_a_character_breaks_no_message(
+    provider: Anthropic, upstream: StrictAnthropic, native_first_block: int | None
+) -> None:
+    upstream.queue(raw(WHOLE_MESSAGE, content_type="application/json"))
+    reply = await provider.send(asked_natively(request(max_tokens=10), native_first_block))
+    body = read_json(await reply.read(1_000_000))[0]
+    await reply.aclose()
+    assert body["choices"][0]["message"]["content"] == "Fine \ufffd"
+
+
+@natively_too
+async def test_half_a_character_breaks_no_stream(
+    provider: Anthropic, upstream: StrictAnthropic, native_first_block: int | None
+) -> None:
+    upstream.queue(raw(STREAMED_MESSAGE))
+    asked = asked_natively(request(max_tokens=10, stream=True), native_first_block)
+    chunks = await stream(provider, asked)
+    texts = [choice["delta"].get("content") for chunk in chunks for choice in chunk["choices"]]
+    assert "Fine \ufffd" in texts
+
+
+def asked_natively(asked: ModelRequest, first_block: int | None) -> ModelRequest:
+    """Returns a request that goes upstream in its own dialect; None: it is translated."""
+    if first_block is None:
+        return asked
+    return asked._replace(path="/messages", native_first_block=first_block)
+
+
+def test_an_error_with_half_a_character_is_translated() -> None:
+    body = b'{"type": "error", "error": {"type": "invalid_request_error", "message": "%b"}}' % HALF
+    assert orjson.loads(translate_error_body(body))["error"]["message"] == "Fine \ufffd"
