@@ -13,7 +13,7 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.native_form import NativeReader, ReplyChange
-from gateway.core.turn.upstream_error import error_of_stream, is_for_good
+from gateway.core.turn.upstream_error import RESPONSE_FAILED, error_of_stream, is_for_good
 from gateway.core.usage.reported import UsageReader
 from gateway.errors import GatewayError, UpstreamBroke
 
@@ -34,7 +34,7 @@ class NativeTurn:
         self._status = 200
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
-        self._error: UpstreamBroke | None = None  # of the upstream's `error` event
+        self._error: UpstreamBroke | None = None  # of the upstream's event that says so
         self._is_saved = False  # the command to save the turn was given
         self._is_id_saved = False  # so was the one to save the id of a background response
         self._after_save: list[Command] = []
@@ -84,8 +84,8 @@ class NativeTurn:
         sends = self._send(data)
         for event in read:
             self._reader.take(event)
-            if event.name == "error":
-                self._error = error_of_stream(event.raw)
+            if event.name in ("error", RESPONSE_FAILED):
+                self._error = self._error or error_of_stream(event.raw)
         if self._is_saved:
             return sends
         if self._reader.is_over:
@@ -123,7 +123,7 @@ class NativeTurn:
 
     def _end_early(self, rest: bytes, error: GatewayError) -> list[Command]:
         """Ends a stream that has begun to be sent. error: why it may lack its end."""
-        closing = [] if self._is_saved else [commands.CloseUpstream(error)]
+        closing = [] if self._is_saved and error is not self._error else [commands.CloseUpstream(error)]
         return [*self._send(rest), *closing, *self._save_unfinished(End.FAILED), _FINISH]
 
     def _fail(self, error: GatewayError) -> list[Command]:

@@ -27,6 +27,9 @@ _NAMES: Final = {
 }
 _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in names.split()}
 
+# The last event of a response that has failed, and the codes of failures that its request has not caused.
+RESPONSE_FAILED: Final = "response.failed"
+_PROVIDERS_FAULTS: Final = ("server_error", "vector_store_timeout")
 # Refusals that another moment, key, account or model may mend.
 _MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
 # The bytes that are read of an error, since some repeat the whole request.
@@ -97,6 +100,14 @@ def _error_in_data(data: bytes, name: str | None) -> Json | None:
     return error_in(chunk, name) if isinstance(chunk, dict) else None
 
 
+def _error_of_response(data: bytes, name: str | None) -> Json | None:
+    """Returns the error of a response that has failed by a fault of its provider; None: by its request."""
+    chunk, _ = read_json(data)
+    response = chunk.get("response") if isinstance(chunk, dict) else None
+    error = error_in(response, name) if isinstance(response, dict) else None
+    return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
+
+
 def error_of_stream(events: bytes) -> UpstreamBroke | None:
     """Returns the first error among the events of a stream; None: there is none. events: each of them whole."""
     name = None
@@ -105,8 +116,10 @@ def error_of_stream(events: bytes) -> UpstreamBroke | None:
         key, _, value = line.partition(b":")
         if key == b"event":
             name = value.strip().decode("utf-8", "replace")
-        elif key == b"data" and (error := _error_in_data(value, name)) is not None:
-            return make_stream_error(error)
+        elif key == b"data":
+            read = _error_of_response if name == RESPONSE_FAILED else _error_in_data
+            if (error := read(value, name)) is not None:
+                return make_stream_error(error)
         elif not line:
             name = None
     return None

@@ -572,6 +572,30 @@ def test_a_reply_that_is_cut_is_kept_as_far_as_it_came(
     assert b"ocean" not in world.data()
 
 
+@pytest.mark.parametrize("user", ["alice", None])
+@pytest.mark.parametrize(("code", "breaks"), [("server_error", 1), ("invalid_prompt", 0)])
+def test_a_response_that_fails_by_its_provider_counts_as_a_break_of_its_endpoint(
+    world: World, upstream: StrictUpstream, code: str, breaks: int, user: str | None
+) -> None:
+    response = {"id": "resp_1", "object": "response", "status": "in_progress", "output": []}
+    failed = {**response, "status": "failed", "error": {"code": code, "message": "No more."}}
+    events = [("created", response), ("in_progress", response), ("failed", failed)]
+    sent = [
+        b"event: response.%b\ndata: %b\n\n"
+        % (
+            kind.encode(),
+            orjson.dumps({"type": f"response.{kind}", "response": shown, "sequence_number": n}),
+        )
+        for n, (kind, shown) in enumerate(events)
+    ]
+    upstream.queue(raw(*sent, content_type="text/event-stream"))
+    told = respond(world, input="Hi", stream=True, user=user)
+    assert (told.status, told.error.message) == ("failed", "No more.")
+    world.settle()
+    (endpoint,) = world.gateway.app.services.chat.failover.endpoints["up"]
+    assert endpoint.health.breaks == breaks
+
+
 def test_a_stream_that_is_too_long_to_be_remembered_passes(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
