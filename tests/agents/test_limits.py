@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from letta_client import RateLimitError
 
 from storage.usage_records import UsageLimit
 from tests.agents.letta import LettaWorld, letta
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.patience import becomes
 
 pytestmark = pytest.mark.both
@@ -31,23 +31,37 @@ def limit(world: LettaWorld, unit: str, per: str | None, most: float) -> None:
     world.world.gateway.call(world.world.store.limits.add(made))
 
 
-def send(world: LettaWorld, agent: str, way: str) -> Any:
-    """Sends a message that takes two steps. Returns its run when it has ended."""
-    world.upstream.queue(
-        call_tools(Call("memory_insert", NOTE, "c1"), usage=USAGE), say("Done.", usage=USAGE)
-    )
+def two_steps(seen: Seen) -> Reply:
+    if seen.json["messages"][-1]["role"] == "tool":
+        return say("Done.", usage=USAGE)
+    return call_tools(Call("memory_insert", NOTE, "c1"), usage=USAGE)
+
+
+def send(world: LettaWorld, agent: str, way: str, script: Callable[[Seen], Reply] = two_steps) -> Any:
+    """Sends a message. Returns its run when it has ended."""
+    world.upstream.script = script
     messages = world.letta.agents.messages
     if way == "background":
         run = messages.create_async(agent, input="Work.")
     else:
         messages.create(agent, input="Work.")
         (run,) = world.letta.runs.list(agent_id=agent, limit=1, order="desc")
-    return becomes(lambda: next((r for r in [world.letta.runs.retrieve(run.id)] if r.stop_reason), None))
+    return ended(world, run.id)
+
+
+def ended(world: LettaWorld, run: str) -> Any:
+    """Returns a run when it has ended. run: its id."""
+    return becomes(lambda: next((r for r in [world.letta.runs.retrieve(run)] if r.stop_reason), None))
 
 
 def used(world: LettaWorld) -> list[float]:
     """Returns how much of each limit is used, once every request has been settled."""
     world.world.settle()
+    return under_way(world)
+
+
+def under_way(world: LettaWorld) -> list[float]:
+    """Returns how much of each limit is used, with what is under way."""
     states = world.world.gateway.call(
         world.world.gateway.app.services.accounting.limiter.states("default", 0, "")
     )
@@ -66,6 +80,39 @@ def test_a_step_that_a_limit_refuses_ends_the_run(world: LettaWorld, way: str) -
     # It was not forwarded, and what was used is counted once.
     assert len(world.upstream.chats) == 1
     assert used(world) == [100]
+
+
+@pytest.mark.parametrize("way", ["live", "background"])
+def test_a_long_run_counts_in_the_minutes_of_its_steps(world: LettaWorld, way: str) -> None:
+    limit(world, "tokens", "minute", 250)
+    agent, upstream = world.agent(tools=["memory_insert"]).id, world.upstream
+    replies = [*(call_tools(Call("memory_insert", NOTE, f"c{n}"), usage=USAGE) for n in range(4))]
+
+    def reply(seen: Seen) -> Reply:
+        world.world.clock.sleep(90)
+        return replies.pop() if replies else say("Done.", usage=USAGE)
+
+    run = send(world, agent, way, reply)
+    assert (run.status, run.stop_reason, len(upstream.chats)) == ("completed", "end_turn", 5)
+    assert used(world) == [0]
+
+
+def test_a_step_in_a_minute_that_is_used_up_is_refused(world: LettaWorld) -> None:
+    limit(world, "tokens", "minute", 250)
+    agent, upstream, hold = world.agent(tools=["memory_insert"]).id, world.upstream, Gate()
+    call = Call("memory_insert", NOTE, "c1")
+    upstream.queue(call_tools(call, usage=USAGE, hold_before_headers=hold))
+    arrived = upstream.arrived(1)
+    run = world.letta.agents.messages.create_async(agent, input="Work.")
+    arrived.wait_sync()
+    world.world.clock.sleep(60)
+    upstream.queue(say("Hi.", usage={"prompt_tokens": 290, "completion_tokens": 10}))
+    assert world.world.post([{"role": "user", "content": "Hi"}]).status == 200
+    becomes(lambda: under_way(world) == [300])
+    hold.open()
+    assert ended(world, run.id).stop_reason == "error"
+    # The first step counts in the minute before.
+    assert used(world) == [300]
 
 
 def test_a_run_goes_on_while_anything_is_left(world: LettaWorld) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
@@ -113,6 +113,22 @@ class LimitReservation(Struct, frozen=True, eq=False):
     entries: list[tuple[Bucket, int]]
     # The model that answers in place of the one that was asked; None: that one answers.
     substitute: str | None = None
+    # How much it has used in minutes that were over before it ended, by the ids of their limits.
+    counted: dict[int, int] = field(default_factory=dict)
+
+    def uncounted(self, used: Amounts, bucket: Bucket) -> int:
+        """Returns what counts towards a bucket of what the request has used."""
+        return used.of(bucket.limit.unit) - self.counted.get(bucket.limit.id, 0)
+
+    def count_ended_minutes(self, used: Amounts, now: float) -> None:
+        """Counts what the request has used so far in a minute that is over; what follows is for another one."""
+        for bucket, amount in self.entries[:]:
+            limit = bucket.limit
+            if limit.unit in MEASURED and limit.per == "minute" and bucket.period.end <= now:
+                bucket.reserved -= amount
+                bucket.used += self.uncounted(used, bucket)
+                self.entries.remove((bucket, amount))
+                self.counted[limit.id] = used.of(limit.unit)
 
     def settle(self, used: Amounts, *, is_answered: bool) -> None:
         """Replaces what was reserved by what was used. is_answered: a model has answered."""
@@ -122,7 +138,7 @@ class LimitReservation(Struct, frozen=True, eq=False):
             if unit == "requests" and (is_answered or per == "minute"):
                 bucket.used += 1
             elif unit in MEASURED:
-                bucket.used += used.of(unit)
+                bucket.used += self.uncounted(used, bucket)
 
 
 def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:

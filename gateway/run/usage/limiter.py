@@ -317,8 +317,10 @@ class Limiter:
             return  # it is work of the background, or was just let in
         if self._known_change < self._change:
             await self._try_load()
-        before = self._reservations.get(receipt)
-        reserved = {bucket.limit.id: bucket for bucket, _ in before.entries} if before is not None else {}
+        before = self._reservations.get(receipt, LimitReservation([]))
+        used, wanted = self._used_so_far(receipt), self._estimate(call)
+        before.count_ended_minutes(used, self._now())
+        reserved = {bucket.limit.id: bucket for bucket, _ in before.entries}
         buckets = [
             reserved.get(limit.id) or self._current_bucket(limit, receipt.user)
             for limit in self._limits_of(receipt)
@@ -328,18 +330,17 @@ class Limiter:
         if not buckets:
             return
         # From here on nothing waits, as in `admit`.
-        entries = dict(before.entries) if before is not None else {}
-        used, wanted = self._used_so_far(receipt), self._estimate(call)
+        entries, amounts = dict(before.entries), {}
         for bucket in buckets:
-            unit, reserved_for_it = bucket.limit.unit, entries.get(bucket, 0)
+            used_here, wanted_here = before.uncounted(used, bucket), wanted.of(bucket.limit.unit)
             bound = self._bound_here(bucket.limit)
-            if not bucket.lets_go_on(reserved_for_it, used.of(unit), wanted.of(unit), bound):
-                raise self._refusal(bucket, used.of(unit))
-        for bucket in buckets:
-            amount = used.of(bucket.limit.unit) + wanted.of(bucket.limit.unit)
+            if not bucket.lets_go_on(entries.get(bucket, 0), used_here, wanted_here, bound):
+                raise self._refusal(bucket, used_here)
+            amounts[bucket] = used_here + wanted_here
+        for bucket, amount in amounts.items():
             bucket.reserved += amount - entries.get(bucket, 0)
-            entries[bucket] = amount
-        self._reservations[receipt] = LimitReservation([*entries.items()])
+        entries |= amounts
+        self._reservations[receipt] = LimitReservation([*entries.items()], counted=before.counted)
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
