@@ -202,7 +202,7 @@ def test_an_answer_is_known_whatever_the_run_has_called_before(life: Life) -> No
     ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
 
     async def call_much() -> None:
-        (step,) = (await life.world.store.runs.paused([1], "default")).values()
+        (step,) = (await life.world.store.runs.waiting_of([1], "default")).values()
         for n in range(1000):
             await life.world.store.runs.add_text(1, step.run, "result", 1000 + n, b'{"content": "done"}')
 

@@ -181,13 +181,13 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
 async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
     """Returns agents with what is read for each. Raises: StoreError."""
     numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
-    paused = await api.store.runs.paused([view.agent.id for view in views], DEFAULT)
+    waiting = await api.store.runs.waiting_of([view.agent.id for view in views], DEFAULT)
     found = []
     for view in views:
         agent = view.agent
         message_ids = [system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])]
         window = api.registry.context_window(view.definition)
-        pending = await _pending_message(api, view, paused.get(agent.id))
+        pending = await _pending_message(api, view, waiting.get(agent.id))
         found.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
     return found
 

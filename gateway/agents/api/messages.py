@@ -360,7 +360,7 @@ class MessageRoutes:
             return await self._api.runs.cancel(entry.run)
         named = await self._api.registry.resolve_uid(project, entry.agent_uid)
         run_request = RunRequest(named.spec, named.scope, entry.conversation)
-        return await self._api.runs.cancel_paused(run_request, entry.run)
+        return await self._api.runs.cancel_waiting(run_request, entry.run)
 
     async def cancel_runs(
         self, project: str, agent: Agent, conversation: int | None = None

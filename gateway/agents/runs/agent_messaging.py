@@ -300,8 +300,8 @@ class AgentMessaging:
         agent = await self._store.agents.find(resolved.scope)
         if agent is None:
             return False
-        paused = await self._store.runs.paused([agent.id], DEFAULT)
-        return await awaits_answers(self._store, agent, paused.get(agent.id))
+        waiting = await self._store.runs.waiting_of([agent.id], DEFAULT)
+        return await awaits_answers(self._store, agent, waiting.get(agent.id))
 
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str

@@ -180,7 +180,7 @@ class AgentRuns:
         """
         send = replace(self._route_send(run_request), accepted=accepted, depth=accepted.run.depth)
         if accepted.run.state is RunState.CREATED:
-            await self._refuse_if_paused(send)
+            await self._refuse_if_waiting(send)
             if accepted.replaces is not None:
                 marks = self._marks(await self._agent_of(send), send, send.messages, accepted.run.otid)
                 earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
@@ -329,7 +329,7 @@ class AgentRuns:
         self.ends.notify(run)
         return ended
 
-    async def cancel_paused(self, run_request: RunRequest, run: Run) -> Run:
+    async def cancel_waiting(self, run_request: RunRequest, run: Run) -> Run:
         """Denies the calls with which a run waits for answers, and cancels it. Returns it as it is now.
 
         It stays as it is where nothing of it waits any more. run_request: names its conversation. Raises: StoreError.
@@ -339,7 +339,7 @@ class AgentRuns:
             send = await self._enter_queue(self._route_send(run_request, is_answered=False), ticket)
             await self._turns.wait_written(send.scope)
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
-                return await runs.cancel_paused(run.agent, run.id, self.keeper.now())
+                return await runs.cancel_waiting(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
 
     def stop(self, uid: str) -> None:
@@ -365,7 +365,7 @@ class AgentRuns:
             try:
                 with sink.while_here():
                     send = await self._enter_queue(send, ticket)
-                    await self._refuse_if_paused(send)
+                    await self._refuse_if_waiting(send)
                     earlier = await self._find_earlier(send)
                     if earlier is not None and earlier.is_answered:
                         return await self._repeated_result(send, earlier)
@@ -447,7 +447,7 @@ class AgentRuns:
             raise NotFound(f"there is no conversation {name!r}")
         return agent, found.name
 
-    async def _refuse_if_paused(self, send: RoutedSend) -> None:
+    async def _refuse_if_waiting(self, send: RoutedSend) -> None:
         """Raises: Conflict: the send is not to disturb calls of its conversation that wait for answers."""
         if not send.spares_pauses:
             return

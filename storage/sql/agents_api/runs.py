@@ -160,9 +160,9 @@ async def end_run(
     return await _get(connection, agent, run)
 
 
-async def cancel_paused_run(connection: Connection, agent: int, run: int, at: float) -> Run:
+async def cancel_waiting_run(connection: Connection, agent: int, run: int, at: float) -> Run:
     """Cancels a run that ended with calls that wait for answers. Returns it as it is now. Raises: NotFound."""
-    await connection.run(SQL["cancel_paused"], (at, run, agent))
+    await connection.run(SQL["cancel_waiting"], (at, run, agent))
     return await _get(connection, agent, run)
 
 
@@ -399,7 +399,7 @@ class Runs(Group):
     load = reads(as_method(get_run))
     last_step = reads(as_method(load_last_step))
     end = writes(as_locking_method(end_run))
-    cancel_paused = writes(as_locking_method(cancel_paused_run))
+    cancel_waiting = writes(as_locking_method(cancel_waiting_run))
     newest = reads(as_method(newest_run))
     newest_waiting = reads(as_method(newest_waiting_run))
     by_otid = reads(as_method(find_otid))
@@ -522,9 +522,9 @@ class Runs(Group):
         return {run.agent: run for run in map(make_run, rows)}
 
     @reads
-    async def paused(self, connection: Connection, agents: Sequence[int], key: str) -> dict[int, RunStep]:
+    async def waiting_of(self, connection: Connection, agents: Sequence[int], key: str) -> dict[int, RunStep]:
         """Returns, by agent, the last step of its conversation with this key, where its calls wait for an answer."""
-        rows = await rows_of(connection, SQL["paused"], agents, key)
+        rows = await rows_of(connection, SQL["waiting_of"], agents, key)
         return {step.agent: step for step in map(_step, rows)}
 
     @writes

@@ -88,7 +88,7 @@ UPDATE runs SET begun = ? WHERE id = ? AND agent = ? AND state = 'created'
 -- Ends a run that has not ended.
 UPDATE runs SET state = ?, stop = ?, ended = ? WHERE id = ? AND agent = ? AND state IN ('created', 'running')
 
--- name: cancel_paused
+-- name: cancel_waiting
 -- Cancels a run that has ended with calls that wait for answers.
 UPDATE runs SET state = 'cancelled', stop = 'cancelled', ended = ?
 WHERE id = ? AND agent = ? AND state = 'completed' AND stop = 'requires_approval'
@@ -213,7 +213,7 @@ SELECT {step_columns}
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
 WHERE c.id = ? AND c.agent = ? AND s.waiting IS NOT NULL
 
--- name: paused
+-- name: waiting_of
 -- Reads the calls that wait at the end of those conversations of some agents that have a name.
 SELECT {step_columns}
 FROM conversations c JOIN run_steps s ON s.exchange = c.tip AND s.agent = c.agent
