@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
+from urllib.parse import urlencode
 
 import orjson
 from starlette.requests import Request
@@ -34,7 +36,14 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
         with map_store_errors():
             page = await operations.show(query, project=manager.project)
         if form == "csv":
-            return Response(as_csv(page), media_type=_CSV)
+            return Response(as_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV)
         return Response(orjson.dumps(page), media_type="application/json")
 
     return [Route(USAGE_PATH, show, methods=["GET"])]
+
+
+def _next_link(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:
+    """Returns the header of a page of CSV that names the next one (RFC 8288); empty on the last page."""
+    if cursor is None:
+        return {}
+    return {"link": f'<?{urlencode({**query, "format": "csv", "after": cursor})}>; rel="next"'}

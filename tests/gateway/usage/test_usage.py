@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import random
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
@@ -233,6 +234,18 @@ def test_csv_has_the_same_and_no_formula(world: World) -> None:
     assert head == ["day", "user", *SHOWN_COUNTERS]
     today = datetime.fromtimestamp(world.clock.now, UTC).date().isoformat()
     assert row[:3] == [today, "'=1+1", "1"]
+
+
+def test_a_page_of_csv_names_the_next_one(world: World) -> None:
+    for user in ("ann & bob", "bob", "carol"):
+        world.chat(user=user).say("Hi")
+    first = ask(world, by="user", format="csv", limit=2)
+    assert [row[0] for row in csv.reader(StringIO(first.body.decode()))] == ["user", "ann & bob", "bob"]
+    found = re.fullmatch(r'<\?(.*)>; rel="next"', first.headers["link"])
+    assert found is not None
+    last = ask(world, **dict(parse_qsl(found[1])))
+    assert [row[0] for row in csv.reader(StringIO(last.body.decode()))] == ["user", "carol"]
+    assert "link" not in last.headers
 
 
 def test_a_key_and_its_project_are_columns(world: World) -> None:
