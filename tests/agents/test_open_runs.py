@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from msgspec.structs import replace
 
+from gateway.agents.runs.background import ends
 from gateway.agents.runs.background.open_runs import OpenRuns, RunPhase
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.queue import Queues, QueueTicket
+from storage.records import Run, RunState
 from tests.patience import PATIENCE_S
 from tests.stored import open_store
 
@@ -107,3 +111,25 @@ async def test_a_job_that_begins_again_is_first_in_its_conversation(queues: Queu
     runs.stop(one)
     assert one.phase is RunPhase.WAITING
     assert runs.begin(one) is reserved
+
+
+async def test_an_end_is_read_by_those_alone_who_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends, "_READ_INTERVAL_S", PATIENCE_S)
+    one, two = (Run(id, str(id), 1, 1, RunState.RUNNING, 0.0) for id in (1, 2))
+    reads, over = list[int](), set[int]()
+
+    async def load(agent: int, id: int) -> Run:
+        reads.append(id)
+        return replace(one if id == 1 else two, state=RunState.COMPLETED if id in over else RunState.RUNNING)
+
+    store = Mock()
+    store.runs.load = load
+    made = ends.RunEnds(store)
+    waiting = [asyncio.ensure_future(made.wait_for(run)) for run in (one, two)]
+    await asyncio.sleep(0)
+    assert reads == [1, 2]
+    for run, task in zip((one, two), waiting, strict=True):
+        over.add(run.id)
+        made.notify(run)
+        assert (await task).is_over
+    assert reads == [1, 2, 1, 2]

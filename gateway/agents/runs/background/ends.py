@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from weakref import WeakValueDictionary
 
 from storage.database import RUNS
 from storage.records import Agent, Run
@@ -22,7 +23,8 @@ class RunEnds:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._changed = asyncio.Event()
+        # By the uid of a run that is waited for.
+        self._events: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._ended: list[Callable[[str], None]] = []
         self._missed: list[Callable[[], None]] = []
         store.database.listen(RUNS, self._on_notification)
@@ -49,13 +51,13 @@ class RunEnds:
     async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
         while True:
-            changed = self._changed
+            ended = self._events.setdefault(run.uid, asyncio.Event())
             now = await self._store.runs.load(run.agent, run.id)
             if now is None or now.is_over:
                 return now or run
             with suppress(TimeoutError):
                 async with asyncio.timeout(_READ_INTERVAL_S):
-                    await changed.wait()
+                    await ended.wait()
 
     async def wait_for_accepted(self, agent: Agent, conversation: str) -> None:
         """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
@@ -76,8 +78,5 @@ class RunEnds:
     def _note_end(self, uid: str) -> None:
         for ended in self._ended:
             ended(uid)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if (event := self._events.pop(uid, None)) is not None:
+            event.set()
