@@ -66,6 +66,15 @@ def test_a_send_to_a_paused_memory_is_refused(world: LettaWorld, more: dict[str,
 
 
 @pytest.mark.both
+def test_a_paused_memory_is_summarised_by_nobody(world: LettaWorld) -> None:
+    agent = begin(world)
+    calls = len(world.upstream.seen)
+    pause(world.world)
+    status, body = world.ask("POST", f"/v1/agents/{agent}/summarize", {})
+    assert (status, "This memory is paused" in str(body)) == (403, True), body
+    assert len(world.upstream.seen) == calls
+
+
 def test_a_chat_completion_of_a_paused_conversation_goes_on_with_memory_off(world: LettaWorld) -> None:
     begin(world)
     before = stored(world)

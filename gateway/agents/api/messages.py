@@ -32,6 +32,7 @@ from gateway.core.ids import Place
 from gateway.core.prompt.summary import SummaryTerms, summary_tokens
 from gateway.core.turn.guide import StopReason
 from gateway.errors import BadRequest, UnknownId
+from gateway.run.memory.memory_context import check_not_paused
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.upstream.route import agent_route
 from gateway.web.middleware import info_of
@@ -327,6 +328,7 @@ class MessageRoutes:
         with QueueTicket() as ticket:
             await api.keeper.queues.enter((uid, conversation), ticket, MAX_SENDS)
             agent = (await api.registry.get_entry(request.project, uid)).agent
+            check_not_paused(agent)
             run_request = RunRequest(spec, agent.scope, conversation)
             prompt_before = await api.runs.preview(run_request)
             found = await self._messages.conversation(agent, conversation)
