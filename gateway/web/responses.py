@@ -43,7 +43,7 @@ from gateway.dialects.responses.response_ids import (
     is_gateway_id,
     is_openai_conversation,
 )
-from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools
+from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, tools_found
 from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.memory.queue import QueueTicket
@@ -211,7 +211,7 @@ class ResponsesPath(ForwardedPath):
             tag, created = _new_tag(scope, digest, agent.secret), background.now()
             stored = StoredResponseRequest(
                 request.body.decode(), identity, request.upstream_tools, self.chats.settings.max_messages,
-                [] if conversation is None else conversation.items, context.key,
+                [] if conversation is None else conversation.items, context.key, [*request.found_tools],
             )  # fmt: skip
             queued = queued_response(request, tag, created)
             run, is_new = await background.accept(
@@ -237,6 +237,12 @@ class ResponsesPath(ForwardedPath):
             needs_input=self.makes_response, repeated_keys=parsed.repeated_keys,
         )  # fmt: skip
         request = read()
+        if request.may_have_found_tools:
+            headers = _with_conversation(scope["headers"], request.conversation)
+            resolver, context = self.chats.chat.resolver, info_of(scope).caller.context(headers)
+            named = await resolver.resolve_references(request.chat, context)
+            read = partial(read, found_tools=tools_found(named.messages))
+            request = read()
         id = request.conversation
         if id is not None and is_gateway_id(id):
             owner = self.gateway_responses.owner(scope, request.chat.json)

@@ -47,13 +47,16 @@ class StoredResponseRequest(Struct, frozen=True):
     waiting: list[Json] = field(default_factory=list)
     # The id of the caller's key; 0: it had none.
     key: int = 0
+    # As in `ResponsesRequest`.
+    found_tools: list[Json] = field(default_factory=list)
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
 
     def read(self) -> ResponsesRequest:
         """Returns the parsed request. It is streamed, whatever the client asked for: its events are stored."""
-        request = parse(self.body.encode(), self.most_messages, self.upstream_tools, self.waiting)
+        body, tools = self.body.encode(), self.upstream_tools
+        request = parse(body, self.most_messages, tools, self.waiting, found_tools=self.found_tools)
         chat = request.chat
         chat.identity, chat.stream = self.identity, True
         chat.json = {**chat.json, "stream": True}

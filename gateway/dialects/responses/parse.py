@@ -35,6 +35,7 @@ from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_turn_names
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
+    TOOL_SEARCH,
     CallForm,
     RequestTools,
     UpstreamTools,
@@ -105,6 +106,13 @@ class ResponsesRequest(Struct, frozen=True):
     wants_compaction: bool = False
     # The indices of the messages that each response of its conversation has.
     shared_messages: frozenset[int] = frozenset()
+    # The tools that searches have found in what it only names.
+    found_tools: Sequence[Json] = ()
+
+    @property
+    def may_have_found_tools(self) -> bool:
+        """The client searches for tools, and may have found some in messages that the request only names."""
+        return TOOL_SEARCH in self.forms and bool(self.chat.references)
 
     @property
     def turn_messages(self) -> list[Json]:
@@ -138,6 +146,7 @@ def parse(
     upstream_tools: UpstreamTools = FUNCTIONS_ALONE,
     waiting: Sequence[Json] = (),
     *,
+    found_tools: Sequence[Json] = (),
     needs_input: bool = True,
     repeated_keys: Sequence[str] = (),
 ) -> ResponsesRequest:
@@ -145,6 +154,7 @@ def parse(
 
     upstream_tools: what its upstreams take of tools.
     waiting: items of its conversation that come before its input.
+    found_tools: as in `ResponsesRequest`.
     needs_input: without any it is an error.
     repeated_keys: the keys that are in the body more than once.
 
@@ -154,7 +164,7 @@ def parse(
     _check_fields(json, repeated_keys)
     read, shared = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
     included = check_included(_strings(json, "include"))
-    tools = read_tools(json, upstream_tools, read.left_out, waiting)
+    tools = read_tools(json, upstream_tools, read.left_out, waiting, found_tools)
     chat: Json = {"model": json.get("model"), "messages": read.messages}
     if _LOGPROBS in included or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
@@ -187,6 +197,7 @@ def parse(
         upstream_tools=upstream_tools,
         wants_compaction=_wants_compaction(json),
         shared_messages=shared,
+        found_tools=found_tools,
     )
 
 

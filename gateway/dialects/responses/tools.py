@@ -16,6 +16,13 @@ import orjson
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.conversation.canonical import (
+    WireMessage,
+    call_id,
+    call_objects,
+    name_and_arguments,
+    text_of,
+)
 from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, as_function_call
 from gateway.dialects.fields import missing, read_optional, read_text, wrong_type
 from gateway.dialects.lenient import decode_list, decode_object
@@ -134,17 +141,36 @@ def flat_name(namespace: str | None, name: str) -> str:
     return f"{whole[: MAX_NAME_CHARS - len(digits) - 1]}_{digits}"
 
 
+def tools_found(messages: Sequence[WireMessage]) -> list[Json]:
+    """Returns the tools that searches of the client's have found, as its results in these messages have them."""
+    searches = {
+        call_id(call)
+        for message in messages
+        for call in call_objects(message)
+        if name_and_arguments(call)[0] == TOOL_SEARCH
+    }
+    results = (message for message in messages if message.get("tool_call_id") in searches)
+    return [tool for result in results for tool in decode_list(text_of(result)) if isinstance(tool, dict)]
+
+
 def read_tools(
-    json: Json, upstream_tools: UpstreamTools, left_out: LeftOutFields, waiting: Sequence[Json] = ()
+    json: Json,
+    upstream_tools: UpstreamTools,
+    left_out: LeftOutFields,
+    waiting: Sequence[Json] = (),
+    found: Sequence[Json] = (),
 ) -> RequestTools:
     """Returns the tools of a request, those that its items bring included.
 
     left_out: gets what has no place in a chat completion.
     waiting: the items that come before its input.
+    found: tools that were found in what the request only names.
 
     Raises: BadRequest.
     """
     reader = _ToolReader(upstream_tools, json.get("max_tool_calls"), left_out)
+    for n, tool in enumerate(found):
+        reader.add(tool, f"tools[{n}]")
     tools, echo = json.get("tools"), []
     if tools is not None:
         if not isinstance(tools, list):

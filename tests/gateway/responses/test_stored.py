@@ -288,6 +288,33 @@ def test_calls_in_a_list_are_listed_in_the_clients_form(world: World, upstream: 
     assert items_of(world, second.id, limit=1) == items_of(world, second.id)
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_tools_that_a_search_has_found_are_offered_where_a_client_goes_on_by_an_id(
+    world: World, upstream: StrictUpstream, background: bool
+) -> None:
+    search: Json = {"type": "tool_search", "execution": "client", "parameters": {"type": "object"}}
+    asked: Json = {"user": "alice", "tools": [search]}
+    upstream.queue(call_tools(Call("tool_search", {"query": "crm"})))
+    first = respond(world, input="Who is Ann?", **asked)
+    crm: Json = {
+        "type": "namespace",
+        "name": "crm",
+        "description": "",
+        "tools": [{**WEATHER, "name": "find"}],
+    }
+    found: Json = {"type": "tool_search_output", "call_id": first.output[0].call_id, "tools": [crm]}
+    upstream.queue(call_tools(Call("crm__find", {"name": "Ann"})))
+    second = respond(world, input=[found], previous_response_id=first.id, **asked)
+    result: Json = {"type": "function_call_output", "call_id": second.output[0].call_id, "output": "A"}
+    upstream.queue(call_tools(Call("crm__find", {"name": "A"})))
+    more: Json = {"background": True, "stream": True} if background else {}
+    third = respond(world, input=[result], previous_response_id=second.id, **asked, **more)
+    names = {tool["function"]["name"] for tool in upstream.last.json["tools"]}
+    assert names >= {"tool_search", "crm__find"}
+    call = third.output[0]
+    assert (call.type, call.name, call.namespace) == ("function_call", "find", "crm")
+
+
 def test_an_input_item_shows_no_note_and_no_instructions(world: World, upstream: StrictUpstream) -> None:
     respond(world, input="My cat is called Miso, she is grey.", user="alice")
     made = respond(world, input="What is my cat called?", user="alice", instructions="Be brief.")
