@@ -219,7 +219,7 @@ class Transfer(GrowingGroup):
         found = (
             await _exchange_page(connection, agent.id, cursor, limit)
             if part == "exchange"
-            else await _record_page(connection, agent.id, part, cursor, limit, export_end["seq"])
+            else await _record_page(connection, agent.id, part, cursor, limit, export_end)
         )
         last = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
         return found if last is None else [each for each in found if each[0] <= last]
@@ -345,15 +345,16 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
 
 
 async def _record_page(
-    connection: Connection, agent: int, part: str, cursor: int, limit: int, last_seq: int
+    connection: Connection, agent: int, part: str, cursor: int, limit: int, export_end: Mapping[str, int]
 ) -> list[tuple[int, TransferRecord]]:
     """Reads a page of any part but exchanges.
 
     The first column of a row is the cursor of what follows it. References to exchanges that are gone are left out.
 
-    last_seq: the last number that is exported. A fact that a later one superseded is exported as still valid.
+    export_end: a fact that a later one superseded is exported as still valid, an edit that was merged later as pending.
     """
-    arguments = (agent, cursor, limit, last_seq) if part == "ended" else (agent, cursor, limit)
+    ends = {"ended": ("seq",), "edit": ("seq", "version")}.get(part, ())
+    arguments = (agent, cursor, limit, *(export_end[name] for name in ends))
     rows = await connection.rows(SQL[f"{part}_read"], arguments)
     records = [dict(zip(_FIELDS[part], row[1:], strict=True)) for row in rows]
     for values in records:
@@ -440,6 +441,10 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
         case "imported" | "imported_fact":
             row = await _find_row(connection, agent.id, "import", fields["import"])
             await _put_row(connection, agent.id, part, {**fields, "import": row})
+        case "edit":
+            await _put_row(connection, agent.id, part, fields)
+            if fields["state"] == "pending":
+                await connection.run(SQL["edit_waits"], (fields["exchange"], agent.id))
         case "tag":
             await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, fields["tag"]))
         case _:

@@ -101,9 +101,15 @@ FROM facts_ended x JOIN facts f ON f.id = x.fact AND f.agent = x.agent LEFT JOIN
 WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact LIMIT ?3
 
 -- name: edit_read
--- Reads a page of memory edits; emptied ones say nothing, nor do those in whose place others are (`ops_drop`).
-SELECT id, exchange, call_id, state, at, op, label, arguments, seen FROM block_ops
-WHERE agent = ? AND id > ? AND length(arguments) > 2 AND substr(call_id, 1, 1) <> ' ' ORDER BY id LIMIT ?
+-- Reads a page of memory edits; emptied ones say nothing, nor do those in whose place others are (`ops_drop`). One of which
+-- the result lies after the end of the export (?4: its last number, ?5: its last version) is pending in it.
+SELECT o.id, o.exchange, o.call_id, CASE WHEN o.state = 'merged' AND (
+        EXISTS (SELECT 1 FROM block_history h WHERE h.id > ?5 AND h.exchange = o.exchange AND h.origin = 'tool:' || o.call_id)
+        OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = o.agent AND p.seq > ?4 AND p.exchange = o.exchange)
+        OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = o.agent AND f.seq > ?4 AND f.exchange = o.exchange))
+    THEN 'pending' ELSE o.state END, o.at, o.op, o.label, o.arguments, o.seen
+FROM block_ops o
+WHERE o.agent = ?1 AND o.id > ?2 AND length(o.arguments) > 2 AND substr(o.call_id, 1, 1) <> ' ' ORDER BY o.id LIMIT ?3
 
 -- name: seqs_of
 -- Returns the numbers of some exchanges.
@@ -271,6 +277,10 @@ INSERT INTO passages (agent, seq, at, exchange, sources, text, tags, file, metad
 -- name: edit_put
 -- Adds a memory edit as it was.
 INSERT INTO block_ops (agent, exchange, call_id, state, at, op, label, arguments, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: edit_waits
+-- Has the edits of an exchange be merged: it may have been read after they were, in the source.
+UPDATE exchanges SET merged = '' WHERE id = ? AND agent = ? AND merged <> ''
 
 -- name: set_next_seq
 -- Sets the next number: those that were given out before stay given.

@@ -286,6 +286,25 @@ async def test_the_edits_of_an_answer_that_was_asked_for_again_stay_behind(store
     assert [(edit["state"], edit["call"]) for edit in edits] == [("pending", write.ops[0].call_id)]
 
 
+async def test_an_edit_that_is_confirmed_while_a_memory_is_carried_away_is_made_in_the_copy(
+    store: Store, other: Store
+) -> None:
+    alice, operations = Speaker(store, ALICE, Clock()), TransferOperations(store)
+    said = [user("I like tea."), assistant("Noted.")]
+    await alice.end(await alice.begin(said[:1], "c1"), said[1:], ["likes tea"])
+    lines, at = await operations.read_page(alice.agent)
+    pages = [lines]
+    await alice.say([*said, user("bye")], assistant("Bye."), "c1")
+    while at is not None:
+        lines, at = await operations.read_page(alice.agent, at)
+        pages.append(lines)
+    await fill(other, [json.dumps(line) for page in pages for line in page])
+    carol = Speaker(other, CAROL, Clock())
+    await carol.say([*said, user("bye")], assistant("Bye."), "c1")
+    for each, speaker in ((store, alice), (other, carol)):
+        assert [block.value for block in await each.blocks.load(speaker.agent.id)] == ["likes tea"]
+
+
 async def test_a_copy_knows_which_value_a_pending_edit_overwrites(store: Store, other: Store) -> None:
     alice = Speaker(store, ALICE, Clock())
     write, done = await alice.commit(
