@@ -145,7 +145,7 @@ def _read_most(raw: RawArguments, unit: str) -> float:
 def _read_unit_and_period(raw: RawArguments) -> tuple[str, str | None]:
     unit = _choice(raw, "unit", UNITS)
     if unit == "concurrent" and raw.get("per") is not None:
-        raise BadRequest("per must be null where unit is concurrent.", param="per")
+        raise BadRequest("per must be left out where unit is concurrent.", param="per")
     return unit, None if unit == "concurrent" else _choice(raw, "per", PERIODS)
 
 
