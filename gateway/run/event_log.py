@@ -208,6 +208,10 @@ class EventLog:
     def started(self) -> bool:
         return True
 
+    @property
+    def is_gone(self) -> bool:
+        return self._presence.is_gone
+
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         """Does nothing: the status was sent when the run was accepted."""
 

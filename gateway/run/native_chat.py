@@ -138,7 +138,7 @@ class NativeChat:
             memory, prompt = begun
             memory.reader = reader
             saving = TurnSaving(call, memory, self._turns)
-            with saving:
+            with saving.answering():
                 saved = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
         if saved.durable or saved.is_lost:
             await self.deferred.remove(row)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from storage.errors import StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
-# Rounds of the event loop from a connection that closes to the end of its turn. Measured: 1 to 3 where the next request
-# comes at once, as it does when a voice agent is interrupted.
+# Rounds of the event loop in which the gateway learns that a client has left whose next request is there already, as it
+# is when a voice agent is interrupted. Measured: 2 at most.
 LEAVING_TICKS = 5
+
+
+class Client(Protocol):
+    """The client of a turn, which may leave."""
+
+    @property
+    def is_gone(self) -> bool:
+        """True once it has left."""
 
 
 class PendingWrites:
@@ -24,16 +34,22 @@ class PendingWrites:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._awaited: dict[asyncio.Task[None], Scope] = {}
-        self._open_turns: dict[Scope, int] = {}
+        # The turns that are being answered: a future for the end of each, when its write has begun, and its client.
+        self._open_turns: dict[Scope, dict[asyncio.Future[None], Client]] = {}
 
-    def turn_began(self, scope: Scope) -> None:
-        """Counts a turn of this scope as being answered, until `turn_ended`."""
-        self._open_turns[scope] = self._open_turns.get(scope, 0) + 1
-
-    def turn_ended(self, scope: Scope) -> None:
-        remaining = self._open_turns.pop(scope) - 1
-        if remaining:
-            self._open_turns[scope] = remaining
+    @contextmanager
+    def answering(self, scope: Scope, client: Client) -> Iterator[None]:
+        """Counts a turn of this scope as being answered, inside of the block."""
+        end = asyncio.get_running_loop().create_future()
+        turns = self._open_turns.setdefault(scope, {})
+        turns[end] = client
+        try:
+            yield
+        finally:
+            del turns[end]
+            if not turns:
+                del self._open_turns[scope]
+            end.set_result(None)
 
     def add(self, work: Awaitable[object], what: str, awaited_by: Scope | None = None) -> None:
         """Takes over a write.
@@ -54,11 +70,20 @@ class PendingWrites:
         A conversation is recognised by what is stored, so the next request has to come after the write.
         """
         if scope in self._open_turns:
-            # A turn whose client has just hung up comes to `add` within these rounds.
             for _ in range(LEAVING_TICKS):
                 await asyncio.sleep(0)
-        if self._awaited and (tasks := [task for task, by in self._awaited.items() if by == scope]):
-            await asyncio.wait(tasks, timeout=timeout_s)
+        elif not self._awaited:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while ends := self._ends_of_left_turns(scope):
+                    await asyncio.wait(ends)
+                if tasks := [task for task, by in self._awaited.items() if by == scope]:
+                    await asyncio.wait(tasks)
+
+    def _ends_of_left_turns(self, scope: Scope) -> list[asyncio.Future[None]]:
+        """Returns the ends of the turns whose clients have left, and which are not ended yet."""
+        return [end for end, client in self._open_turns.get(scope, {}).items() if client.is_gone]
 
     async def _run(self, work: Awaitable[object], what: str) -> None:
         try:

@@ -21,6 +21,10 @@ class Sink(Protocol):
     def started(self) -> bool:
         """True once anything was sent; until then an error is still a status."""
 
+    @property
+    def is_gone(self) -> bool:
+        """True once the client has left."""
+
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         """Sets status and headers; they leave with the first bytes written."""
 
@@ -53,6 +57,10 @@ class HeldSink:
     @property
     def started(self) -> bool:
         return False
+
+    @property
+    def is_gone(self) -> bool:
+        return self.outer.is_gone
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         self.headers = tuple(headers)
@@ -124,6 +132,10 @@ class UnseenSink:
     @property
     def started(self) -> bool:
         return False
+
+    @property
+    def is_gone(self) -> bool:
+        return self.presence.is_gone
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:
         pass

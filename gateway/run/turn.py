@@ -186,7 +186,7 @@ class TurnRun:
     async def run(self) -> int:
         """Answers the client. Returns the status sent. Raises: GatewayError while nothing was sent; ClientGone."""
         context = self.memory.context if self.memory is not None else None
-        with self._saving or nullcontext():
+        with nullcontext() if self._saving is None else self._saving.answering():
             try:
                 self._prompt_endpoint = self.attempts.endpoint
                 self.call.fill_receipt(self.prompt.form, self.prompt, context)

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -110,7 +110,7 @@ class TurnServices(Struct, frozen=True):
 
 @dataclass(slots=True)
 class TurnSaving:
-    """Saves one turn. Inside its `with` block the turn counts as being answered."""
+    """Saves one turn."""
 
     call: ChatCall
     memory: TurnMemory
@@ -129,13 +129,9 @@ class TurnSaving:
     def _scope(self) -> Scope:
         return self.memory.context.agent.scope
 
-    def __enter__(self) -> None:
-        self.services.pending.turn_began(self._scope)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.services.pending.turn_ended(self._scope)
+    def answering(self) -> AbstractContextManager[None]:
+        """Counts the turn as being answered, inside of the block."""
+        return self.services.pending.answering(self._scope, self.call.sink)
 
     def begin_step(
         self, prompt: Prompt, step: commands.SaveStep

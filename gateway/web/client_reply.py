@@ -65,6 +65,10 @@ class ClientReply:
         if self._connection is not None and self._connection.on_lost == self._lose_client:
             self._connection.on_lost = None
 
+    @property
+    def is_gone(self) -> bool:
+        return self._presence.is_gone
+
     def while_here(self) -> AbstractContextManager[None]:
         return self._presence
 

@@ -65,6 +65,10 @@ class ListeningSink:
         self.start(status, headers)
         await self.write(body)
 
+    @property
+    def is_gone(self) -> bool:
+        return self.presence.is_gone
+
     def while_here(self) -> AbstractContextManager[None]:
         return self.presence
 

@@ -69,6 +69,10 @@ class PingingSink:
         else:
             await self.inner.whole(status, headers, body)
 
+    @property
+    def is_gone(self) -> bool:
+        return self.inner.is_gone
+
     def while_here(self) -> AbstractContextManager[None]:
         return self.inner.while_here()
 

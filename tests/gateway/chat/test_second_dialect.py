@@ -38,7 +38,7 @@ class Collected:
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
-        self.started = False
+        self.started = self.is_gone = False
         self.body = b""
 
     def start(self, status: int, headers: Sequence[tuple[str, str]]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from gateway.run.tools.memory import MemoryTools
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import CHAT, World, agent, remember
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture
@@ -278,3 +283,48 @@ def test_what_the_application_said_before_a_reply_is_not_recalled_beside_it(worl
         chat.say(text)
     assert f"One moment, please. {reply}" in str(world.query("SELECT shown_reply FROM exchanges"))
     assert "<memory " not in world.upstream.last.body.decode()
+
+
+def test_an_interruption_while_tools_run_finds_the_turn_that_it_cuts(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their end takes more rounds of the loop than that of a stream."""
+    turns = world.gateway.app.services.chat.turns
+    monkeypatch.setattr(
+        world.gateway.app.services.chat,
+        "turns",
+        replace(turns, limits=replace(turns.limits, commit_wait_s=PATIENCE_S)),
+    )
+    begun = [Gate(), Gate()]
+
+    async def search(tools: MemoryTools, call: Any) -> Any:
+        next(gate for gate in begun if not gate.is_open).open()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(Gate().wait(), Gate().wait())
+
+    monkeypatch.setattr(MemoryTools, "run", search)
+    chat = world.chat(user="alice", model="agent/helper", stream=True)
+    chat.say("Hello.")
+    searches = [Call("conversation_search", {"query": word}, f"call_{word}") for word in ("boat", "harbour")]
+    world.upstream.queue(call_tools(*searches, text="Let me look that up."))
+    body = {"model": "agent/helper", "user": "alice", "stream": True}
+    first = [*chat.messages, {"role": "user", "content": "Where is my boat?"}]
+    heard = {"role": "assistant", "content": "Let me look"}
+    second = [*first, heard, {"role": "user", "content": "Never mind."}]
+    both_sent = threading.Event()
+    with world.gateway.connect() as caller, world.gateway.connect() as other:
+        other.request("GET", "/health")
+        assert other.read_reply().status == 200
+        caller.request("POST", CHAT, json.dumps({**body, "messages": first}).encode())
+        caller.read_until(b"up.")
+        for gate in begun:
+            gate.wait_sync()
+        # The gateway learns of both at once: the end of one connection, and the request on the other.
+        world.gateway.loop.call_soon_threadsafe(both_sent.wait)
+        caller.socket.close()
+        other.request("POST", CHAT, json.dumps({**body, "messages": second}).encode())
+        both_sent.set()
+        assert other.read_reply().status == 200
+    inputs = map(json.loads, world.query("SELECT input FROM exchanges ORDER BY id"))
+    asked = [[m["content"] for m in messages if m["role"] == "user"] for messages in inputs]
+    assert asked == [["Hello."], ["Where is my boat?"], ["Never mind."]]
