@@ -24,13 +24,14 @@ from gateway.core.json_limits import MAX_LEVELS
 from gateway.core.prompt.summary import PART_TOKENS
 from gateway.core.usage.limit_rules import limits_for
 from gateway.limits import Limits
+from gateway.run.tools.memory import MemoryTools
 from gateway.run.usage import limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
 from storage.usage_records import UsageLimit, UsageQuery
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.upstream import Gate, StrictUpstream, fail, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, agent, remember
 from tests.patience import PATIENCE_S, becomes
@@ -208,18 +209,33 @@ def test_only_so_many_are_under_way(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
 
 
-def test_a_request_that_interrupts_a_reply_takes_its_place(world: World) -> None:
+@pytest.mark.parametrize("is_searching", [False, True])
+def test_a_request_that_interrupts_a_reply_takes_its_place(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, is_searching: bool
+) -> None:
     """The gateway learns of both at once: the end of one connection, and the request on the other."""
     limit(world, "concurrent", None, 1)
-    both_sent = threading.Event()
-    world.upstream.queue(say("Hello.", usage=USAGE, hold_after={1: Gate()}))
-    body = {"model": "m", "messages": ASK, "user": "alice"}
+    both_sent, begun = threading.Event(), Gate()
+
+    async def search(tools: MemoryTools, call: Any) -> Any:
+        if call.call_id == "call_2":
+            begun.open()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(Gate().wait(), Gate().wait())
+
+    monkeypatch.setattr(MemoryTools, "run", search)
+    calls = [Call("conversation_search", {"query": "boat"}, f"call_{n}") for n in (1, 2)]
+    held = say("Hello.", usage=USAGE, hold_after={1: Gate()})
+    world.upstream.queue(call_tools(*calls, text="Let me look.") if is_searching else held)
+    body = {"model": "agent/helper" if is_searching else "m", "messages": ASK, "user": "alice"}
     with world.gateway.connect() as caller, world.gateway.connect() as other:
         other.request("GET", "/health")
         assert other.read_reply().status == 200
         caller.request("POST", CHAT, json.dumps({**body, "stream": True}).encode())
         caller.read_head()
         caller.read_chunk()
+        if is_searching:
+            begun.wait_sync()
         world.gateway.loop.call_soon_threadsafe(both_sent.wait)
         caller.socket.close()
         other.request("POST", CHAT, json.dumps(body).encode())
