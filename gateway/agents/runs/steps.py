@@ -175,6 +175,8 @@ class RunMemory:
 
         Raises: RunOver: another run has taken its send; StoreError.
         """
+        if self.run.id and begun is None:
+            return  # It was accepted, and all of it is stored.
         agent, conversation = self.context.agent.id, self.context.path[-1].conversation
         draft = replace(self.run, agent=agent, conversation=conversation, state=RunState.CREATED, begun=begun)
         self.run = await self.keeper.store.runs.create(draft, replaces=self.replaces)
