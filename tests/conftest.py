@@ -19,7 +19,11 @@ import starlette.routing
 import uvicorn.server
 from hypothesis import HealthCheck, settings
 
+import storage.postgres.migration as postgres_migration
+import storage.sqlite.migration as sqlite_migration
+from gateway import operations
 from gateway.log import RepeatHandler
+from gateway.page import page_app
 from storage.sql.store import Store
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
@@ -159,11 +163,21 @@ def _servers_end_at_once() -> Iterator[None]:
         yield
 
 
+# What each gateway makes of the program's own files, and a thousand make alike.
+MADE_ONCE = (
+    (starlette.routing, "compile_path"),
+    (page_app, "_compile"),
+    (operations, "version"),
+    (sqlite_migration, "load_migrations"),
+    (postgres_migration, "load_migrations"),
+)
+
+
 @pytest.fixture(autouse=True, scope="session")
-def _patterns_of_routes_are_made_once() -> Iterator[None]:
-    """Each of a thousand gateways has the same three hundred paths."""
+def _what_all_gateways_have_is_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(starlette.routing, "compile_path", cache(starlette.routing.compile_path))
+        for module, name in MADE_ONCE:
+            patch.setattr(module, name, cache(getattr(module, name)))
         yield
 
 
