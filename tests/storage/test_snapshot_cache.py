@@ -216,7 +216,8 @@ def _confirmed(pool: Pool, now: float, *, named: bool) -> Change:
     return Change(None, [tree.by_id[i] for i in tree.changed], merge=[x.id for x, _ in merging])
 
 
-@pytest.mark.parametrize("seed", range(12))
+# Of the first twelve lives those that go through all lines of the program that any of them does.
+@pytest.mark.parametrize("seed", [0, 1, 5, 7, 8, 9, 10, 11])
 async def test_random_lives_leave_nothing_old(open_store: OpenStore, seed: int) -> None:
     life = Life(await open_store(), random.Random(seed))
     for _ in range(60):
