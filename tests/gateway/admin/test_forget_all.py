@@ -113,7 +113,7 @@ class Scene:
 
     def talk(self, chat: Chat, turns: int) -> None:
         for n in range(turns):
-            chat.say(f"Entry {n}:" + "".join(f" item{n}x{k}" for k in range(12)))
+            chat.say(f"Entry {n}:" + "".join(f" item{n}x{k}" for k in range(36)))
 
     def rest(self) -> None:
         """Lets time go by; what is due begins."""
@@ -203,7 +203,7 @@ def begin(scene: Scene) -> Chat:
     save = Call("archival_memory_insert", {"content": SAVED})
     scene.world.upstream.queue(call_tools(edit, save, text=None), say("Noted."))
     chat.say(FACT)
-    scene.talk(chat, 45)
+    scene.talk(chat, 15)
     return chat
 
 
