@@ -79,6 +79,8 @@ class UpstreamCall(Struct, eq=False):
     received_chars: int = 0
     # The tokens as the upstream reported them; None: it did not.
     counts: TokenCounts | None = None
+    # Those of the prompt as it reported them when the reply began; None: it did not.
+    prompt_counts: TokenCounts | None = None
     # The status of the answer; 0: there was none.
     status: int = 0
     # Why there was no answer, or why a reply broke off, as in metrics; "": neither.
@@ -110,7 +112,8 @@ class UpstreamCall(Struct, eq=False):
             return self.counts
         if not self.is_answered or not self.costs_tokens:
             return _NO_COUNTS
-        return TokenCounts(self.prompt_tokens or self.sent_tokens, self.received_chars // BYTES_PER_TOKEN)
+        prompt = self.prompt_counts or TokenCounts(self.prompt_tokens or self.sent_tokens)
+        return prompt._replace(completion=self.received_chars // BYTES_PER_TOKEN)
 
     def note_piece(self, piece: Piece) -> None:
         """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""

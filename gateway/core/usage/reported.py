@@ -111,13 +111,15 @@ class ReplyUsage(Protocol):
 class UsageReader:
     """Reads one reply along, as it passes."""
 
-    __slots__ = ("_body", "_first", "_last", "_stream", "_usage", "chars", "counts")
+    __slots__ = ("_body", "_first", "_last", "_stream", "_usage", "chars", "counts", "prompt_counts")
 
     def __init__(self, path: str) -> None:
         """Begins. path: of the call, below the upstream's base URL."""
         self._stream, self._body = _WRITTEN[path.partition("?")[0]]
         # The tokens as reported; None: none are.
         self.counts: TokenCounts | None = None
+        # The tokens of the prompt as reported before the reply; None: they are not.
+        self.prompt_counts: TokenCounts | None = None
         # The characters of what the model wrote.
         self.chars = 0
         # The fields of all reports so far.
@@ -132,7 +134,7 @@ class UsageReader:
             return
         for line in data.splitlines():
             if line.startswith(b"data:") and _USAGE.search(line):
-                self._report(_usage_of(line[5:]))
+                self._take_event(line[5:])
 
     def take_body(self, body: bytes) -> None:
         """Takes a body that is whole."""
@@ -159,8 +161,24 @@ class UsageReader:
             if found and self.counts is None:
                 self._report(_object_at(part, found[-1].end()))
 
+    def _take_event(self, data: bytes) -> None:
+        """Takes an event's data, which has a usage wherever its dialect puts it."""
+        event, _ = read_json(data)
+        if not isinstance(event, dict):
+            return
+        if isinstance(begun := event.get("message"), dict):
+            # Anthropic's streams count the input first, with a token of output, and all of the output last.
+            if isinstance(usage := begun.get("usage"), dict):
+                self._usage = usage
+                self.prompt_counts = reported_counts({**usage, "output_tokens": 0})
+            return
+        for inner in (event, event.get("response")):
+            if isinstance(inner, dict) and isinstance(inner.get("usage"), dict):
+                self._report(inner["usage"])
+                return
+
     def _report(self, usage: Any) -> None:
-        """Takes a report. A later one completes it: Anthropic's streams count the input first, the output last."""
+        """Takes a report, which completes what came before."""
         if isinstance(usage, dict):
             self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
             self.counts = reported_counts(self._usage)
@@ -168,17 +186,6 @@ class UsageReader:
     def _count(self, texts: re.Pattern[bytes], data: bytes) -> None:
         for text in texts.findall(data):
             self.chars += _length(text)
-
-
-def _usage_of(data: bytes) -> Any:
-    """Returns the usage in an event's data, wherever its dialect puts it."""
-    event, _ = read_json(data)
-    if not isinstance(event, dict):
-        return None
-    for inner in (event, event.get("response"), event.get("message")):
-        if isinstance(inner, dict) and isinstance(inner.get("usage"), dict):
-            return inner["usage"]
-    return None
 
 
 def _object_at(data: bytes, start: int) -> Any:

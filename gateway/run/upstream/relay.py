@@ -194,7 +194,8 @@ class _ReplyReader:
             self._note(self._usage)
 
     def _note(self, usage: UsageReader) -> None:
-        self.call.counts, self.call.received_chars = usage.counts, usage.chars
+        call = self.call
+        call.counts, call.prompt_counts, call.received_chars = usage.counts, usage.prompt_counts, usage.chars
 
 
 class ChangedEvents:

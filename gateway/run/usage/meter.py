@@ -142,7 +142,7 @@ class Meter:
             counters[REASONING] += used.reasoning
             counters[INJECTED] += call.injected_tokens
             if call.counts is None:
-                counters[ESTIMATED_INPUT] += used.prompt
+                counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else used.prompt
                 counters[ESTIMATED_OUTPUT] += used.completion
             self._add_cost(counters, call.upstream, call.model, used)
         if not receipt.is_request:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 
 from gateway.run.receipt import Receipt
 from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 
@@ -125,6 +127,33 @@ def test_a_reply_that_its_client_leaves_is_estimated(receipts: Receipts, memory:
     assert receipt.status == 499
     assert (call.counts, call.received_chars) == (None, 8)
     assert call.used_counts() == (call.prompt_tokens or call.sent_tokens, 2, 0, 0, 0)
+
+
+def test_a_reply_of_claude_that_its_client_leaves_counts_its_prompt_as_reported(tmp_path: Path) -> None:
+    hold, found = Gate(), list[Receipt]()
+    with StrictAnthropic() as claude:
+        upstreams = (UpstreamSettings("up", "anthropic", claude.base_url),)
+        with remember(claude, tmp_path, agent(), upstreams=upstreams) as world:
+            world.gateway.app.services.accounting.receipts.readers.append(found.append)
+            usage = {"input_tokens": 1000, "output_tokens": 800, "cache_read_input_tokens": 500}
+            claude.queue(
+                message(
+                    text="abcdefghijkl", tokens=["abcd", "efgh", "ijkl"], usage=usage, hold_after={5: hold}
+                )
+            )
+            sdk = anthropic.Anthropic(api_key="sk-a", base_url=world.gateway.url, max_retries=0)
+            with sdk.messages.create(
+                model="claude-opus-4-6",
+                max_tokens=4000,
+                stream=True,
+                messages=[{"role": "user", "content": "Hi"}],
+            ) as stream:
+                next(event for event in stream if "efgh" in event.to_json())
+            claude.last.gone.wait_sync()
+            world.settle()
+            hold.open()
+    (call,) = found[-1].calls
+    assert call.used_counts() == (1500, 2, 500, 0, 0)
 
 
 def test_an_upstream_that_refuses_costs_nothing(receipts: Receipts) -> None:
