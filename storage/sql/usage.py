@@ -10,7 +10,7 @@ import orjson
 from storage.database import USAGE, Connection, Database, Row, Statement
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, make_statement
-from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
+from storage.usage_records import COUNTERS, FORGOTTEN, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
 
 SQL = load("usage.sql")
 _KEY_COLUMNS = len(UsageKey._fields)
@@ -75,23 +75,23 @@ class Usage(Group):
     @reads
     async def oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
-        found: int | None = await connection.value(SQL["oldest_of_users"], (before,))
+        found: int | None = await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN))
         return found
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:
-        """Moves up to ROWS_AT_ONCE rows of a day's users to no user. Returns how many; 0: none are left."""
+        """Takes the names off up to ROWS_AT_ONCE rows of a day's users. Returns how many; 0: none are left."""
         return await _add_anonymously(
-            connection, await connection.rows(SQL["take_users"], (day, ROWS_AT_ONCE))
+            connection, await connection.rows(SQL["take_users"], (day, FORGOTTEN, ROWS_AT_ONCE))
         )
 
     @bulk_writes
     async def anonymize_user(self, connection: Connection, project: str, user: str) -> int:
-        """Moves a user's counters on disk to no user. Returns how many rows they had."""
+        """Takes a user's name off the counters on disk. Returns how many rows they had."""
         return await anonymize_user_rows(connection, project, user)
 
     async def forget_user(self, project: str, user: str) -> int:
-        """Moves a user's counters to no user, on disk and in the memory of all processes.
+        """Takes a user's name off the counters, on disk and in the memory of all processes.
 
         Returns how many rows they had on disk.
         """
@@ -100,7 +100,7 @@ class Usage(Group):
         return count
 
     def notify_forgotten(self, project: str, user: str) -> None:
-        """Has all processes move a user's counters in memory to no user."""
+        """Has all processes take a user's name off what they have in memory."""
         self._call_listeners(project, user)
         self._database.notify(USAGE, orjson.dumps([project, user]).decode())
 
@@ -144,17 +144,17 @@ async def add_batch(
 
 
 async def anonymize_user_rows(connection: Connection, project: str, user: str) -> int:
-    """Moves a user's counters to no user. Returns how many rows they had."""
+    """Takes a user's name off the counters. Returns how many rows they had."""
     return await _add_anonymously(connection, await connection.rows(SQL["take_user"], (project, user)))
 
 
 async def _add_anonymously(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
-    """Adds the counters of removed rows to those of no user. Returns how many rows there were."""
+    """Adds the counters of removed rows to those of forgotten users. Returns how many rows there were."""
     sums: dict[UsageKey, list[int]] = {}
     count = 0
     for row in rows:
         count += 1
-        key = UsageKey(*row[:_KEY_COLUMNS])._replace(user="")  # type: ignore[arg-type]
+        key = UsageKey(*row[:_KEY_COLUMNS])._replace(user=FORGOTTEN)  # type: ignore[arg-type]
         found = sums.setdefault(key, [0] * len(COUNTERS))
         for n, value in enumerate(row[_KEY_COLUMNS:]):
             found[n] += value  # type: ignore[operator]

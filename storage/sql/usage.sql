@@ -34,12 +34,12 @@ ON CONFLICT (day, project, "user", key, upstream, model) DO UPDATE SET
 
 -- name: oldest_of_users
 -- Finds the oldest day before one that has counters of users.
-SELECT day FROM usage WHERE day < ? AND "user" <> '' ORDER BY day LIMIT 1
+SELECT day FROM usage WHERE day < ? AND "user" NOT IN ('', ?) ORDER BY day LIMIT 1
 
 -- name: take_users
 -- Takes out what users have on a day, some rows at a time.
 DELETE FROM usage WHERE (day, project, "user", key, upstream, model) IN
-    (SELECT day, project, "user", key, upstream, model FROM usage WHERE day = ?1 AND "user" <> '' LIMIT ?2)
+    (SELECT day, project, "user", key, upstream, model FROM usage WHERE day = ?1 AND "user" NOT IN ('', ?2) LIMIT ?3)
 RETURNING day, project, "user", key, upstream, model,
     requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
     reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,

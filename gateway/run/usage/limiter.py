@@ -140,6 +140,7 @@ class Limiter:
         self._changed = asyncio.Event()
         self._changed.set()
         store.limits.when_changed(self._note_change)
+        store.usage.when_forgotten(self._forget)
         store.database.when_recovered(self._note_change)
 
     # -- what the limits are
@@ -192,6 +193,16 @@ class Limiter:
     def _note_change(self) -> None:
         self._change += 1
         self._changed.set()
+
+    def _forget(self, project: str, user: str) -> None:
+        """Has what a user has used be read again: the table no longer knows whose it was."""
+        self._buckets = {
+            key: each
+            for key, each in self._buckets.items()
+            if each.limit.per not in ("day", "month")
+            or each.limit.project != project
+            or user not in (each.user, each.limit.user)
+        }
 
     # -- a request
 

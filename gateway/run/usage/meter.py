@@ -20,7 +20,7 @@ from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts
 from storage.sql.usage import Usage
-from storage.usage_records import COUNTERS, ROWS_AT_ONCE, UsageKey
+from storage.usage_records import COUNTERS, FORGOTTEN, ROWS_AT_ONCE, UsageKey
 
 _log = logging.getLogger("mnemogate")
 
@@ -305,7 +305,7 @@ class Meter:
     def _put_back(self, counters: Mapping[UsageKey, list[int]]) -> None:
         for key, values in counters.items():
             if (key.project, key.user) in self._forgotten:
-                key = key._replace(user="")
+                key = key._replace(user=FORGOTTEN)
             found = self._counters_of(*key)
             for n, value in enumerate(values):
                 found[n] += value
@@ -313,12 +313,12 @@ class Meter:
     def _forget(self, project: str, user: str) -> None:
         """Takes a user's name off what is still in memory."""
         own = [key for key in self._counters if (key.project, key.user) == (project, user)]
-        self._put_back({key._replace(user=""): self._counters.pop(key) for key in own})
+        self._put_back({key._replace(user=FORGOTTEN): self._counters.pop(key) for key in own})
         if self._write_lock.locked():
             self._forgotten.add((project, user))
 
     async def _anonymize_old(self) -> None:
-        """Adds the counters of users that are too old to those of no user."""
+        """Takes the names of users off the counters that are too old."""
         before = self._today - self._keep_days
         while (day := await self._usage.oldest_day_of_users(before)) is not None:
             while await self._usage.anonymize_day(day):

@@ -784,6 +784,21 @@ def test_what_was_used_before_counts(world: World) -> None:
     assert world.post(ASK, user="bob").status == 429
 
 
+def test_a_user_who_is_forgotten_begins_anew_and_leaves_no_user_alone(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with limited(upstream, tmp_path) as world:
+        limit(world, "requests", "day", 2, user="*")
+        assert [world.post(ASK, user="alice").status for _ in range(3)] == [200, 200, 429]
+        world.settle()
+        world.gateway.call(world.gateway.app.services.accounting.meter.write())
+        world.gateway.call(world.store.usage.forget_user("default", "alice"))
+        assert world.post(ASK, user="alice").status == 200
+    with limited(upstream, tmp_path) as world:
+        assert [world.post(ASK, user="alice").status for _ in range(2)] == [200, 429]
+        assert [world.post(ASK).status for _ in range(3)] == [200, 200, 429]
+
+
 def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Those that broke off count, and those that were refused, left before a reply, or hold to no limit do not."""
     clock = Clock()
