@@ -475,7 +475,8 @@ class Chat:
         """Reads memory and makes the prompt. Raises: StoreError; ClientGone."""
         keeper, request, spec = self.keeper, call.request, call.spec
         memory_context = await keeper.begin(
-            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket)
+            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket),
+            opens=opens,
         )
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))

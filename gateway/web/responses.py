@@ -247,7 +247,8 @@ class ResponsesPath(ForwardedPath):
         if id is not None and is_gateway_id(id):
             owner = self.gateway_responses.owner(scope, request.chat.json)
             conversations = self.chats.chat.conversations
-            if request.echo["background"]:  # its job reads what waits then
+            # The job of one in the background takes what waits by then, and a count takes nothing.
+            if request.echo["background"] or not self.makes_response:
                 conversation = await conversations.find(owner, id)
             else:
                 conversation = await conversations.reserve(owner, id, ticket)

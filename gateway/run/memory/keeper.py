@@ -107,15 +107,15 @@ class MemoryKeeper:
 
     # -- when a turn begins
 
-    async def begin(self, request: MemoryRequest) -> MemoryContext:
-        """Reads the context of a request.
+    async def begin(self, request: MemoryRequest, *, opens: bool = True) -> MemoryContext:
+        """Reads the context of a request. opens: a turn follows.
 
-        In append mode the requests of one conversation queue: each waits until the one before has left the queue.
+        In append mode the turns of one conversation queue: each waits until the one before has left the queue.
         Raises: StoreError: memory cannot be read.
         """
         if self._uncached:
             self._cache_all()
-        if request.kind is ConversationKind.APPENDED:
+        if opens and request.kind is ConversationKind.APPENDED:
             await self._queue(request)
             # The time is taken again, because the turn that this request waited for was written meanwhile.
             request = replace(request, now=self.now())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from gateway.core.prompt.summary import summary_tokens
 from gateway.settings import ModelSettings, UpstreamSettings
 from gateway.tokens import Tokenizer
 from tests.doubles.anthropic_upstream import StrictAnthropic
-from tests.doubles.upstream import StrictUpstream, fail, raw, say
+from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
 FILE: Any = {"type": "input_image", "image_url": "http://example.com/cat.png"}  # Anthropic takes https alone
@@ -43,6 +45,21 @@ def test_who_only_counts_tokens_has_no_memory(world: World) -> None:
     headers = {"content-type": "application/json", "x-mnemogate-user": "alice"}
     assert world.gateway.ask("POST", "/v1/messages/count_tokens", orjson.dumps(body), headers).status == 200
     assert world.query("SELECT count(*) FROM agents") == [0]
+
+
+def test_tokens_of_a_conversation_are_counted_while_a_response_is_made(
+    world: World, upstream: StrictUpstream
+) -> None:
+    gate, item = Gate(), {"role": "user", "content": "My cat is called Miso."}
+    conversation = world.sdk.conversations.create(items=[item]).id  # type: ignore[list-item]
+    upstream.queue(say("Hello.", hold_before_headers=gate))
+    with ThreadPoolExecutor() as pool:
+        made = pool.submit(respond, world, input="Hi", conversation=conversation, user="alice")
+        becomes(lambda: upstream.chats)
+        world.sdk.conversations.items.create(conversation, items=[item])  # type: ignore[list-item]
+        assert count(world, input="Hi", conversation=conversation) > 0
+        gate.open()
+        assert made.result(PATIENCE_S).status == "completed"
 
 
 def test_tokens_are_counted_of_all_that_is_sent(world: World, upstream: StrictUpstream) -> None:
