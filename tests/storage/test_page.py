@@ -60,6 +60,16 @@ async def found(store: Store, agent: Agent, query: str) -> list[tuple[str, str]]
 # -- facts
 
 
+async def test_of_two_conversations_with_a_name_the_one_that_its_client_named_is_found(
+    store: Store, alice: Speaker
+) -> None:
+    await alice.say([user("Hello.")], assistant("Hello."), key="a")
+    first = await store.messages.conversation(alice.agent.id, "a")
+    await alice.say([user("Hello there.")], assistant("Hello."), key=first.uid)
+    found = await store.messages.conversation(alice.agent.id, first.uid)
+    assert (found.key, found.id != first.id) == (first.uid, True)
+
+
 @pytest.mark.parametrize("is_indexed", [False, True])
 async def test_a_muted_fact_stays_in_lists_and_no_search_finds_it(
     store: Store, alice: Speaker, is_indexed: bool

@@ -130,6 +130,7 @@ WITH {past} SELECT conversation, last FROM past
 -- Finds a conversation by the client's name of it, or its public one. One whose name was taken is gone.
 SELECT id, uid, key, rev, tip FROM conversations
 WHERE agent = ?1 AND (key = ?2 OR uid = ?3) AND coalesce(substr(key, 1, 1), '') <> ' '
+ORDER BY CASE WHEN key = ?2 THEN 0 ELSE 1 END LIMIT 1
 
 -- name: tails
 -- Reads the same of the conversations of several agents that have a name, with the agent in front.
