@@ -73,7 +73,7 @@ class Forgetting(Group):
         """Makes the group. wake: wakes those who perform jobs, which have to end or may begin again."""
         super().__init__(database)
         self._usage = usage
-        self._rules, self._agents, self._now = rules, agents, now
+        self._rules, self._agents, self.now = rules, agents, now
         self._memories, self._wake = memories, wake
         self._gone_listeners = [agents.clear, memories.clear, snapshots.clear]
         database.listen(FORGOTTEN, lambda _: self._call_listeners())
@@ -158,7 +158,7 @@ class Forgetting(Group):
 
         keeps_pause: of a whole memory that is paused, an empty one stays in its place that is paused, too.
         """
-        now = self._now()
+        now = self.now()
 
         async def write(connection: Connection) -> tuple[int, list[int], Row | None]:
             await connection.lock_sharers(agent)
@@ -219,7 +219,7 @@ class Forgetting(Group):
         cursor: _Cursor | None = self._cursors.pop(id, (FIRST, 0))
         reading = GoneReading()
         while cursor is not None:
-            step = partial(_run_step, id=id, rules=self._rules, at=cursor, now=self._now(), reading=reading)
+            step = partial(_run_step, id=id, rules=self._rules, at=cursor, now=self.now(), reading=reading)
             done = await self._database.bulk(step)
             cursor = done.cursor
             self._memories.drop(done.agent)
@@ -229,6 +229,7 @@ class Forgetting(Group):
                 self._cursors[id] = cursor
                 return False
         self._wake()
+        self._call_listeners()
         self._database.notify(FORGOTTEN)
         return True
 
@@ -262,7 +263,6 @@ class Forgetting(Group):
 
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Takes what was forgotten out of the database's own old copies. False: they are still being read."""
-        self._call_listeners()
         return await self._database.sweep(wait_ms=wait_ms)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from storage.commands import TransferRecord
+from storage.commands import ForgetTarget, TransferRecord
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import DefinitionDraft
@@ -35,7 +35,7 @@ from storage.sql.agents_api.conversations import note_fork
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.facts import SQL as FACTS
 from storage.sql.facts import hash_key
-from storage.sql.forget import Forgetting
+from storage.sql.forget import Forgetting, begin_forgetting
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.readers import advance
@@ -291,10 +291,11 @@ class Transfer(GrowingGroup):
         async def publish(connection: Connection) -> int | None:
             await connection.lock(agent.id)
             await _check_unfinished(connection, agent)
-            replaced = await _find_replaceable(connection, scope)
+            replaced, forgetting = await _find_replaceable(connection, scope), None
             if replaced is not None:
-                moved_away = (f"replaced:{replaced.id}", uuid.uuid4().hex, replaced.id)
-                await connection.run(SQL["rename"], moved_away)
+                # At once, so that no turn that was planned for it is committed there.
+                target = ForgetTarget(is_all=True)
+                forgetting = await begin_forgetting(connection, replaced.id, target, self._forgetting.now())
                 if replaced.paused is not None:
                     await connection.run(PAGE_SQL["pause"], (agent.id, replaced.paused))
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
@@ -306,12 +307,12 @@ class Transfer(GrowingGroup):
                 name = agent.uid
             await connection.run(SQL["rename"], (scope.subject, name, agent.id))
             await publish_definitions(connection, agent)
-            return None if replaced is None else replaced.id
+            return forgetting
 
-        replaced_id = await self._grow(agent.id, next_seq - 1, self._database.bulk(publish))
+        forgetting = await self._grow(agent.id, next_seq - 1, self._database.bulk(publish))
         self._agents.uncache(scope)
-        if replaced_id is not None:
-            await self._forgetting.wipe(replaced_id)
+        if forgetting is not None:
+            await self._forgetting.run(forgetting)
 
 
 async def _check_unfinished(connection: Connection, agent: Agent) -> None:

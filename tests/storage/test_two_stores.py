@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from storage.commands import ForgetTarget
 from storage.database import KEYS, POLL_S, WORK, Connection
-from storage.errors import Stale, WriteConflict
+from storage.errors import Stale, Unavailable, WriteConflict
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.blocks import write_block
 from storage.sql.keys import RECORDED_S, digest_of
@@ -284,6 +284,25 @@ async def test_an_import_takes_no_memory_away_from_a_turn_that_begins_it(stores:
     with pytest.raises(WriteConflict, match="has a memory here already"):
         await finishing
     assert await one.passages.count(agent.id) == 1
+
+
+async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, _ = stores
+    agent = await make(one)
+    imported = await one.transfer.begin_import(one.agents.new(ALICE))
+
+    async def dies(_: int) -> bool:
+        raise Unavailable("the process was killed")
+
+    with monkeypatch.context() as patch:
+        for step in ("wipe", "run"):
+            patch.setattr(one.forgetting, step, dies)
+        with pytest.raises(Unavailable):
+            await one.transfer.finish_import(imported, 1)
+    assert await one.agents.load(agent.id) is None
+    assert [await one.forgetting.run(id) for id in await one.forgetting.unfinished()] == [True]
 
 
 async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Store, Store]) -> None:
