@@ -276,7 +276,9 @@ class Recall(GrowingGroup):
             # Something was forgotten while it was read, and may be in it.
             if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
-            return memory
+            # Else it is of a reading that another search had begun, and lacks what came since.
+            if memory.has_all(now):
+                return memory
 
     async def _read_memory(self, agent: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
         """Returns a memory that was not cached. Raises: TooSlow, Unavailable."""

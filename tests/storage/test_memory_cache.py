@@ -330,6 +330,38 @@ async def test_nothing_that_is_forgotten_stays_in_memory(store: Store, alice: Sp
     assert await hits(store, alice, "dog cat") == [3]
 
 
+async def test_listeners_are_called_when_a_memory_is_wiped(store: Store, alice: Speaker) -> None:
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    calls: list[int] = []
+    store.forgetting.when_gone(lambda: calls.append(1))
+    await store.forgetting.wipe(alice.agent.id)
+    assert calls
+
+
+async def test_a_search_that_joins_a_reading_finds_what_came_since(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    store.recall._memories.clear()
+    monkeypatch.setattr("storage.sql.recall._LONG_MEMORY", 0)  # all memories are read in the thread
+    read, has_read, goes_on = store.database.long_read, asyncio.Event(), asyncio.Event()
+
+    async def slow(*values: Any, **options: Any) -> Any:
+        found = await read(*values, **options)
+        has_read.set()
+        await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(store.database, "long_read", slow)
+    first = asyncio.create_task(hits(store, alice, "dog cat", deadline_ms=50_000))
+    await has_read.wait()
+    await alice.say([user("My cat is called Tom.")], assistant("Nice."))
+    joined = asyncio.create_task(hits(store, alice, "dog cat", deadline_ms=50_000))
+    await asyncio.sleep(0.05)  # it has read its numbers
+    goes_on.set()
+    assert (await first, await joined) == ([1], [1, 3])
+
+
 async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
