@@ -112,13 +112,21 @@ class MemoryRoutes(Struct, frozen=True):
     is_for_person: bool
 
     def screen(
-        self, path: str, show: Any, query: Any = None, *, right: Right = "see", has_twin: bool = True
+        self,
+        path: str,
+        show: Any,
+        query: Any = None,
+        *,
+        right: Right = "see",
+        has_twin: bool = True,
+        searches: bool = False,
     ) -> Screen:
         """Makes a screen of a memory. path: below the memory's."""
         more = {} if query is None else {"query": query}
         return Screen(
-            self._path(path), show, is_for_person=self.is_for_person, right=right, has_twin=has_twin, **more
-        )
+            self._path(path), show, is_for_person=self.is_for_person, right=right, has_twin=has_twin,
+            searches=searches, **more,
+        )  # fmt: skip
 
     def action(self, path: str, perform: Any, form: Any, right: Right, query: Any = None) -> Action:
         """Makes a change of a memory. path: below the memory's."""

@@ -100,7 +100,10 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             after=query.after,
         )
 
-    return [OPERATOR_ROUTES.screen("", show), OPERATOR_ROUTES.screen("search", search, SearchQuery)]
+    return [
+        OPERATOR_ROUTES.screen("", show),
+        OPERATOR_ROUTES.screen("search", search, SearchQuery, searches=True),
+    ]
 
 
 async def _open_memory(request: ScreenRequest, views: MemoryViews) -> tuple[MemoryAccess, str]:

@@ -13,7 +13,7 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
@@ -109,6 +109,8 @@ class PageApp:
         self._read_s = read_s
         self._sign_in = operations.sign_in
         self._reading = asyncio.Semaphore(_MAX_READS)
+        # A search may take seconds, so another one waits for it, and other screens do not.
+        self._searching = asyncio.Lock()
         self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         self._headers = security_headers()
         self._person_headers = security_headers(ui.frame_origins)
@@ -224,7 +226,7 @@ class PageApp:
             request.visitor, params, query, request.is_twin, note_read, request.referrer
         )
         if isinstance(route, Screen):
-            async with self._reading:
+            async with self._searching if route.searches else nullcontext(), self._reading:
                 with limited_reads(self._read_s):
                     answer = await route.show(screen_request, query)
         else:

@@ -110,6 +110,8 @@ class Screen(Struct, frozen=True):
     # The right that the link needs.
     right: Right = "see"
     has_twin: bool = True
+    # It searches a memory, and may wait for the embedder.
+    searches: bool = False
 
 
 class Action(Struct, frozen=True):

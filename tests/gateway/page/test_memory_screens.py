@@ -56,6 +56,31 @@ def actions(operator: Operator) -> list[tuple[str, str | None]]:
     return [(each.action, each.memory) for each in reversed(listed) if each.action != "login"]
 
 
+def test_searches_that_wait_hold_up_no_other_screen(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, gate = operator.world, Gate()
+    speak(world, "My cat is called Miso.")
+    search, waiting = world.store.recall.search, list[int]()
+
+    async def search_late(*given: Any, **options: Any) -> Any:
+        waiting.append(1)
+        await gate.wait()
+        return await search(*given, **options)
+
+    monkeypatch.setattr(world.store.recall, "search", search_late)
+    path = f"m/{memory_of(world).uid}/search?q=What+is+my+cat+called"
+    with ThreadPoolExecutor() as pool:
+        searches = [pool.submit(page, operator, path) for _ in range(3)]
+        becomes(lambda: waiting and world.gateway.app._edge.active == 3)
+        shown = pool.submit(page, operator, "people")
+        try:
+            assert shown.result(PATIENCE_S)
+        finally:
+            gate.open()
+        assert all(each.result(PATIENCE_S) for each in searches)
+
+
 def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "Nobody is remembered yet. Name who is speaking with" in page(operator, "people")
     assert operator.twin("people") == {"items": [], "next": None}
