@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.runs import agent_runs
 from gateway.core.prompt.compose import UNANSWERED
 from gateway.core.turn.calls import INTERRUPTED, CallDecision
 from gateway.errors import BadRequest
@@ -195,6 +196,25 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(life: Life) -> None:
     done = run.result(PATIENCE_S)  # while the upstream says nothing
     assert (done.run.state, done.run.stop) == (RunState.CANCELLED, "cancelled")
     gate.open()
+
+
+def test_an_answer_whose_run_is_cancelled_as_it_begins_is_told_with_the_next_message(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(life, Call("get_weather", {}, "w1"))
+
+    async def cancelled(_: object) -> bool:
+        found = await life.world.store.runs.newest(1, 1)
+        assert found is not None
+        return not await life.agents.cancel(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(agent_runs, "is_overfull", cancelled)
+        assert answer(life, w1="sunny").run.stop == "cancelled"
+    assert len(life.upstream.chats) == 1
+    life.send("And now?")
+    assert roles(life) == ["system", "user", "assistant", "tool", "user"]
+    assert life.upstream.last.messages[3]["content"] == "sunny"
 
 
 def test_an_answer_is_known_whatever_the_run_has_called_before(life: Life) -> None:

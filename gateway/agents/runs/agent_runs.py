@@ -549,10 +549,11 @@ class AgentRuns:
         run = memory.run
         self._live[run.uid] = (memory.context.agent.id, turn)
         try:
-            if run.background:
+            if run.background or run.state is RunState.CREATED:
                 now = await self.keeper.store.runs.load(run.agent, run.id)
                 if now is None or now.is_over:
                     # It was cancelled before it could be stopped.
+                    memory.run = now or run
                     return 200
             return await turn.run()
         finally:
