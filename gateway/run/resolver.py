@@ -282,8 +282,8 @@ def _with_turn_apart(identity: Identity, chosen: MemoryChoice | None) -> Identit
 
     An application's own requests, such as one for a title, are not gone on from.
     """
-    is_own = identity.side_request not in (None, SUB_AGENT)
-    if chosen is None or chosen.scope is not None or is_own or not identity.leaves_nothing:
+    is_turn = identity.mode_with_history in STORING_MODES or identity.side_request == SUB_AGENT
+    if chosen is None or chosen.scope is not None or not (is_turn and identity.leaves_nothing):
         return identity
     return identity.with_turn_apart(chosen.conversation)
 

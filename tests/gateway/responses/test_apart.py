@@ -96,6 +96,13 @@ def test_it_is_its_users_and_forgotten_with_them(world: World) -> None:
         world.sdk.responses.retrieve(made.id)
 
 
+def test_where_memory_is_only_read_nothing_is_stored(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with serve_memory(upstream, tmp_path, agent(memory="read", model="m")) as world:
+        made = respond(world, model="agent/helper", input="Sort it, as JSON.", text=FORM, user="alice")
+        assert made.store is False
+        assert world.query("SELECT count(*) FROM exchanges") == [0]
+
+
 def test_without_store_nothing_is_stored(world: World) -> None:
     made = respond(world, input="Sort it, as JSON.", text=FORM, user="alice", store=False)
     assert made.store is False
