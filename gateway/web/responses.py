@@ -44,6 +44,7 @@ from gateway.dialects.responses.response_ids import (
     is_openai_conversation,
 )
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, tools_found
+from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
 from gateway.limits import Limits
 from gateway.run.memory.queue import QueueTicket
@@ -61,7 +62,7 @@ from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
 from gateway.web.middleware import RequestInfo, info_of
 from gateway.web.raw_headers import find_header
-from gateway.web.request_body import RequestBody
+from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, GatewayResponses
 from storage.records import Run
@@ -118,7 +119,10 @@ class ResponsesPath(ForwardedPath):
                 request.chat.query = scope["query_string"].decode("latin-1")
                 headers = _with_conversation(scope["headers"], request.conversation)
                 await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
-        elif (native := self._read_native(head, parsed, scope)) is not None:
+            return
+        if not head.is_encoded and (opened := without_sealed_items(parsed.raw)) is not parsed.raw:
+            parsed = read_request_body(opened)
+        if (native := self._read_native(head, parsed, scope)) is not None:
             info_of(scope).memory = None
             route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
             headers = _with_conversation(scope["headers"], native.conversation_id)

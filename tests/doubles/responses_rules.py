@@ -116,7 +116,7 @@ def thought(text: str) -> Json:
     return {
         "type": "reasoning",
         "summary": [{"type": "summary_text", "text": text}],
-        "encrypted_content": "x",
+        "encrypted_content": f"{_SEALED}x",
     }
 
 
@@ -313,7 +313,9 @@ class StoredResponses:
             raise Refusal(
                 f"Invalid '{where}.id': '{id}'. Expected an ID that begins with '{prefix}'.", f"{where}.id"
             )
-        if kind == "compaction" and not str(item.get("encrypted_content") or "").startswith(_SEALED):
+        sealed = item.get("encrypted_content")
+        is_asked = kind == "compaction" or (kind == "reasoning" and sealed)
+        if is_asked and not str(sealed or "").startswith(_SEALED):
             raise Refusal(
                 f"The encrypted content of '{where}' could not be verified.",
                 where,

@@ -17,7 +17,7 @@ from tests.doubles.upstream import StrictUpstream
 Json = dict[str, Any]
 ASKED: Json = {"model": "m", "input": "Hi"}
 CALL: Json = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
-THOUGHT: Json = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+THOUGHT: Json = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAAAx"}
 RESULT: Json = {"type": "function_call_output", "call_id": "c", "output": "Rain."}
 
 

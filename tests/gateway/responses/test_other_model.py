@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from gateway.settings import ModelSettings, UpstreamSettings
@@ -129,6 +130,29 @@ def test_sealed_thoughts_stay_with_their_model(
     last = respond(world, **by_items(first), **{**options, **({} if falls_back else {"model": "m"})})
     assert last.output_text == "Because."
     assert "Hm, perhaps." not in upstream.last.body.decode()
+
+
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_an_upstream_that_stores_responses_gets_nothing_that_the_gateway_has_sealed(
+    claude: StrictAnthropic, upstream: StrictUpstream, tmp_path: Path, memory: str
+) -> None:
+    """Where Codex goes on with one of OpenAI's models."""
+    upstreams = (
+        UpstreamSettings("claude", "anthropic", claude.base_url, api_key="k"),
+        UpstreamSettings("other", "openai", upstream.base_url, takes={"responses": "stored"}),
+    )
+    models = ModelSettings("smart", CLAUDE, "claude"), ModelSettings("m", "m", "other")
+    options: Json = {"user": "alice", "store": False, "extra_headers": {"x-mnemogate-memory": memory}}
+    with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+        claude.queue(think("Hm, perhaps.", "Yes."), say("They speak of boats."))
+        first = respond(world, model="smart", input="Is it?", **options)
+        compacted = world.sdk.responses.compact(model="smart", input="Is it a boat?")
+        items = [compacted.output[-1].model_dump(exclude_none=True), *by_items(first)["input"]]
+        respond(world, model="m", input=items, **options)
+        sent = orjson.loads(upstream.last.body)["input"]
+        assert [item.get("type", "message") for item in sent] == ["message"] * 4
+        assert "They speak of boats." in sent[0]["content"]
+        assert "mnemogate:" not in upstream.last.body.decode()
 
 
 @pytest.mark.parametrize("memory", ["on", "off"])
