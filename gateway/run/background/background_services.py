@@ -202,7 +202,7 @@ class BackgroundServices:
         self.compactor.enqueue_after(turn, wanted)
 
     async def _retain(self, job: JobContext) -> None:
-        await self.retention.step()
+        await self.retention.perform(job.job.key)
 
     async def _learn(self, job: JobContext) -> None:
         assert self.learning is not None

@@ -24,6 +24,8 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 
 RETENTION = "retention"  # of the job
+# Its key where nothing is looked for that is too old.
+_RESUME = "resume"
 # How often what is too old is searched. Retention is counted in days, so hours are enough.
 _PERIOD_S = 6 * 3600.0
 # The same where processes share a database.
@@ -85,13 +87,22 @@ class Retention:
         """Does what is due, or enqueues it as a job. Returns the seconds until the next look. Raises: StoreError."""
         is_shared = self.store.database.is_shared
         period = int(self.now() // (_SHARED_PERIOD_S if is_shared else _PERIOD_S))
-        if period != self._period or await self.store.forgetting.unfinished():
+        is_due = period != self._period
+        if is_due or await self.store.forgetting.unfinished():
+            key = str(period) if is_due else _RESUME
             if is_shared:
-                await self.store.jobs.enqueue(RETENTION, NO_AGENT, str(period))
+                await self.store.jobs.enqueue(RETENTION, NO_AGENT, key)
             else:
-                await self.step()
+                await self.perform(key)
             self._period = period
         return _LOOK_S
+
+    async def perform(self, key: str) -> None:
+        """Performs the job with a key."""
+        if key != _RESUME:
+            await self.step()
+        elif await self._resume_unfinished():
+            await self.store.forgetting.sweep()
 
     async def step(self) -> int:
         """Forgets all that is too old now, and what an earlier process had begun.

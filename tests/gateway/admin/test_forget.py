@@ -367,6 +367,31 @@ def test_a_forgetting_that_a_fault_has_broken_off_is_ended_within_a_minute(world
     assert not world.gateway.call(store.forgetting.unfinished())
 
 
+def test_a_forgetting_that_cannot_end_has_nothing_else_looked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.chat(user="alice").say(FACT)
+    retention, forgetting = Retention(world.store, {"default": 30}, world.clock), world.store.forgetting
+    find, searches, tried = forgetting.find_older, list[str](), list[int]()
+
+    async def find_older(project: str, *given: Any, **options: Any) -> Any:
+        searches.append(project)
+        return await find(project, *given, **options)
+
+    async def fails(id: int) -> bool:
+        tried.append(id)
+        raise RuntimeError("a fault in the gateway")
+
+    monkeypatch.setattr(forgetting, "find_older", find_older)
+    world.gateway.call(retention.look())
+    memory, *_ = world.query("SELECT agent FROM exchanges WHERE agent > 0")
+    begun = world.gateway.call(forgetting.begin(memory, ForgetTarget(is_all=True)))
+    monkeypatch.setattr(forgetting, "run", fails)
+    for _ in range(2):
+        world.gateway.call(retention.look())
+    assert (searches, tried) == (["default"], [begun, begun])
+
+
 def test_the_settings_name_what_is_kept(world: World) -> None:
     assert world.gateway.app.services.background.retention is not None
     assert world.gateway.app.services.background.retention.retention_days == {"default": 30}
