@@ -24,7 +24,7 @@ from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import check_item_tools
-from gateway.errors import BadRequest, BodyTooLarge, UnknownId, UnknownPath
+from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
 from gateway.run.memory.stored_turns import NamedTurn
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
@@ -96,6 +96,10 @@ class GatewayConversations:
         return found[1]
 
     async def _add_items(self, conversation: ResponseConversation, body: Json) -> Json:
+        if conversation.agent is not None and conversation.agent.paused is not None:
+            raise Conflict(
+                "The memory of this conversation is paused, so nothing is added to it until it is resumed."
+            )
         if body.get("items") is None:
             raise missing("items")
         items = _read_new_items(body)

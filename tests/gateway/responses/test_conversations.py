@@ -518,6 +518,19 @@ def test_a_conversation_without_a_response_goes_by_age(world: World) -> None:
     assert b"Zqmiso" not in world.data()
 
 
+def test_nothing_is_added_to_a_conversation_while_its_memory_is_paused(world: World) -> None:
+    conversation, item = world.sdk.conversations.create().id, {"role": "user", "content": "Zqmore."}
+    respond(world, input="Hi", conversation=conversation, user="alice")
+    forgetting, memory = world.store.forgetting, memory_of(world, "alice")
+    world.gateway.call(forgetting.pause(memory.id, world.clock()))
+    with pytest.raises(openai.ConflictError, match="is paused"):
+        world.sdk.conversations.items.create(conversation, items=[item])  # type: ignore[list-item]
+    assert b"Zqmore" not in world.data()
+    world.gateway.call(forgetting.pause(memory.id, None))
+    world.sdk.conversations.items.create(conversation, items=[item])  # type: ignore[list-item]
+    assert len(items_of(world, conversation)) == 3
+
+
 @pytest.mark.parametrize("way", ["whole", "age"])
 def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: str) -> None:
     items: Any = [{"role": "developer", "content": "Zqbriefly."}]
