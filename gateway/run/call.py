@@ -253,15 +253,15 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         asks_usage=endpoint.asks_usage,
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
-        foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else (),
+        foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else frozenset(),
     )
     return form
 
 
-def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> tuple[int, ...]:
+def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
     """Returns the indices of the replies that the gateway has put into a request and another model made."""
     asked = stored_model_name(endpoint.upstream, model)
-    return tuple(index for index, made in request.reply_models.items() if made != asked)
+    return frozenset(index for index, made in request.reply_models.items() if made != asked)
 
 
 def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:

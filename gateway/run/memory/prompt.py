@@ -47,7 +47,7 @@ class EndpointForm(Struct, frozen=True):
     # The usage of a stream is asked for even if the client does not ask for it.
     asks_usage: bool = False
     # Indices of the replies, among those of `ChatRequest.reply_models`, that another model made.
-    foreign_replies: tuple[int, ...] = ()
+    foreign_replies: frozenset[int] = frozenset()
 
 
 class NoteRoom(Struct, frozen=True):
