@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Set
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
@@ -69,21 +69,31 @@ class PendingWrites:
 
         A conversation is recognised by what is stored, so the next request has to come after the write.
         """
-        if scope in self._open_turns:
+        if scope in self._open_turns or self._awaited:
+            await self._wait_for({scope}, timeout_s)
+
+    async def wait_unnamed_written(self, project: str, timeout_s: float) -> None:
+        """Waits for the turns of a project in which no user is named, as `wait_written` does for those of a scope."""
+        scopes = {*self._open_turns, *self._awaited.values()}
+        found = {each for each in scopes if each.project == project and not each.spans_conversations}
+        if found:
+            await self._wait_for(found, timeout_s)
+
+    async def _wait_for(self, scopes: Set[Scope], timeout_s: float) -> None:
+        if not scopes.isdisjoint(self._open_turns):
             for _ in range(LEAVING_TICKS):
                 await asyncio.sleep(0)
-        elif not self._awaited:
-            return
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while ends := self._ends_of_left_turns(scope):
+                while ends := self._ends_of_left_turns(scopes):
                     await asyncio.wait(ends)
-                if tasks := [task for task, by in self._awaited.items() if by == scope]:
+                if tasks := [task for task, by in self._awaited.items() if by in scopes]:
                     await asyncio.wait(tasks)
 
-    def _ends_of_left_turns(self, scope: Scope) -> list[asyncio.Future[None]]:
+    def _ends_of_left_turns(self, scopes: Set[Scope]) -> list[asyncio.Future[None]]:
         """Returns the ends of the turns whose clients have left, and which are not ended yet."""
-        return [end for end, client in self._open_turns.get(scope, {}).items() if client.is_gone]
+        turns = [turn for scope in scopes for turn in self._open_turns.get(scope, {}).items()]
+        return [end for end, client in turns if client.is_gone]
 
     async def _run(self, work: Awaitable[object], what: str) -> None:
         try:

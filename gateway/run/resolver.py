@@ -147,6 +147,8 @@ class Resolver:
             _, identity = await self._find_stored_agent(identity, request.model)
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
+        else:
+            await self._turns.wait_unnamed_written(context.project)
         with map_store_errors():
             store = self._keeper.store
             return await fill_references(

@@ -107,6 +107,10 @@ class TurnServices(Struct, frozen=True):
         """Waits for the turns of a memory that are being written, at most as long as a reply waits for its commit."""
         await self.pending.wait_written(scope, self.limits.commit_wait_s)
 
+    async def wait_unnamed_written(self, project: str) -> None:
+        """Waits for the turns of a project in which no user is named."""
+        await self.pending.wait_unnamed_written(project, self.limits.commit_wait_s)
+
 
 @dataclass(slots=True)
 class TurnSaving:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,7 @@ from storage.records import Scope
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
 from tests.gateway.lifecycle.faulty import APPEND, FACT, QUESTION, STRICT, World, ask, durable, world_of
+from tests.gateway.responses.test_responses import by_chat
 from tests.patience import PATIENCE_S, becomes
 from tests.server import settings_for
 
@@ -91,6 +92,26 @@ def test_the_next_request_waits_for_a_turn_that_was_released(
         second = world.gateway.post({"model": "m", "user": "alice", "messages": messages})
         assert durable(second)
         assert second.headers["x-mnemogate-conversation"] == first.headers["x-mnemogate-conversation"]
+
+
+def test_a_response_of_no_user_that_was_released_is_found_by_its_id(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: Any = {"commit_wait_s": 0.001, "upstreams": by_chat(upstream)}
+    with world_of(upstream, tmp_path / "m.db", **parts) as world, stalled(world) as gate:
+        first = world.gateway.ask("POST", "/v1/responses", orjson.dumps({"model": "m", "input": "One."}))
+        assert first.headers["x-mnemogate-durable"] == "false"
+        wait_for = PendingWrites._wait_for
+
+        async def wait_and_open(pending: PendingWrites, scopes: Set[Scope], timeout_s: float) -> None:
+            gate.open()
+            await wait_for(pending, scopes, PATIENCE_S)
+
+        monkeypatch.setattr(PendingWrites, "_wait_for", wait_and_open)
+        body = {"model": "m", "input": "Two.", "previous_response_id": first.json["id"]}
+        second = world.gateway.ask("POST", "/v1/responses", orjson.dumps(body))
+        assert second.status == 200
+        assert [m["content"] for m in upstream.last.messages] == ["One.", "Ok.", "Two."]
 
 
 def test_a_native_reply_that_the_disk_is_late_for_is_counted_too(
