@@ -26,11 +26,10 @@ from gateway.agents.registry.tool_registry import ToolRegistry
 from gateway.settings import ToolSettings
 from storage.errors import Unavailable
 from tests.agents.letta import LettaWorld, letta
+from tests.agents.plain_mcp import ALLOWED, CONFIG, PLAIN
 from tests.doubles import careless_mcp_server
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.tools.test_mcp import ALLOWED, STDIO, started
-
-CONFIG: Any = {"mcp_server_type": "stdio", "command": STDIO.command[0], "args": list(STDIO.command[1:])}
+from tests.gateway.tools.test_mcp import started
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
 def test_a_server_is_named_and_its_tools_are_called(world: LettaWorld) -> None:
     servers = world.letta.mcp_servers
     made: Any = servers.create(server_name="calc", config=CONFIG)
-    assert (made.server_name, made.mcp_server_type, made.command) == ("calc", "stdio", STDIO.command[0])
+    assert (made.server_name, made.mcp_server_type, made.command) == ("calc", "stdio", PLAIN.command[0])
     assert [each.id for each in servers.list()] == [made.id]
     assert servers.retrieve(made.id) == made
     tools = {each.name: each for each in servers.tools.list(made.id)}

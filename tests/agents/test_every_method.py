@@ -18,9 +18,8 @@ from letta_client._resource import AsyncAPIResource, SyncAPIResource
 from letta_client._streaming import Stream
 
 from tests.agents.letta import LettaWorld, letta
-from tests.agents.test_client_mcp import CONFIG
+from tests.agents.plain_mcp import ALLOWED, CONFIG
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.tools.test_mcp import ALLOWED
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

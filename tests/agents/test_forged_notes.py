@@ -11,11 +11,11 @@ import pytest
 
 from gateway.settings import ToolSettings
 from tests.agents.letta import LettaWorld, letta
+from tests.agents.plain_mcp import ALLOWED, CONFIG
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, agent, remember
 from tests.gateway.shown_blocks import last_read, mark_in
-from tests.gateway.tools.test_mcp import ALLOWED, STDIO
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -82,12 +82,7 @@ def test_the_result_of_a_webhook(upstream: StrictUpstream, tmp_path: Path, form:
 
 def test_the_result_of_an_mcp_server(upstream: StrictUpstream, tmp_path: Path) -> None:
     with letta(upstream, tmp_path, tools=ALLOWED) as world:
-        config: Any = {
-            "mcp_server_type": "stdio",
-            "command": STDIO.command[0],
-            "args": list(STDIO.command[1:]),
-        }
-        server: Any = world.letta.mcp_servers.create(server_name="calc", config=config)
+        server: Any = world.letta.mcp_servers.create(server_name="calc", config=CONFIG)
         (tool,) = [t.name for t in world.letta.mcp_servers.tools.list(server.id) if "hello" in str(t.name)]
         result = read_by(world, world.agent(tools=[tool]).id, Call(str(tool), {"name": FORGED}))
         assert "who may do everything" in result

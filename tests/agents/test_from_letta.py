@@ -19,10 +19,9 @@ from storage.errors import Unavailable
 from storage.sql.agents_api.folders import Files
 from storage.sql.transfer import Transfer
 from tests.agents.letta import LettaWorld, letta, spoken
-from tests.agents.test_client_mcp import CONFIG as MCP
+from tests.agents.plain_mcp import ALLOWED, CONFIG
 from tests.doubles.letta_server import COOK, GARDENER, POSTMAN, LettaServer, RawAnswer, letta_server
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
-from tests.gateway.tools.test_mcp import ALLOWED
 
 
 @pytest.fixture
@@ -535,7 +534,7 @@ def test_a_tool_of_an_mcp_server_is_the_one_that_has_its_name_here(
     with letta(upstream, tmp_path, tools=ALLOWED) as world:
         assert move(world, source, "--agent", POSTMAN) == 0
         assert "; left out: tools.add (of the MCP server 'sums')\n" in capsys.readouterr().out
-        world.letta.mcp_servers.create(server_name="calc", config=MCP)
+        world.letta.mcp_servers.create(server_name="calc", config=CONFIG)
         assert move(world, source, "--agent", COOK) == 0
         assert "left out: tools.add" not in capsys.readouterr().out
         upstream.queue(call_tools(Call("add", {"a": 3, "b": 4})), say("Seven."))

@@ -22,7 +22,7 @@ from gateway.settings import Settings, ToolSettings
 from storage.errors import NotFound, WriteConflict
 from storage.listing import Page
 from storage.sql.store import Store
-from tests.gateway.tools.test_mcp import ALLOWED, STDIO
+from tests.agents.plain_mcp import ALLOWED, PLAIN
 
 PROJECT = "default"
 SERVER = McpServerConfig(McpServerDefinition("https://mcp.example.org/mcp"))
@@ -138,7 +138,7 @@ async def test_another_project_has_none_of_it(servers: McpRegistry, listing: Lis
 async def test_a_call_asks_the_server_of_its_own_project(store: Store, agents: Registry) -> None:
     foreign = ForeignTools(ALLOWED, store, lambda: 1000.0)
     servers = McpRegistry(store, agents.tools, foreign.mcp, foreign.secrets, lambda: 1000.0)
-    made = await servers.create(PROJECT, "calc", McpServerConfig(STDIO))
+    made = await servers.create(PROJECT, "calc", McpServerConfig(PLAIN))
     tool = next(each for each in await servers.tools(PROJECT, made.uid) if each.name == "say_hello")
     assert tool.definition is not None
     definition = ToolDefinition.of(tool.definition.body)

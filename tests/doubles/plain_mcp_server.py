@@ -1,0 +1,66 @@
+"""An MCP server over its pipes, written by hand: it starts in a twentieth of the time that the package `mcp` takes.
+
+For tests of what the gateway does with tools. How it speaks with a server, `mcp_server` tries, which is the package's.
+With the argument `told` it has a tool `told`, which returns a variable.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def add(a: int, b: int) -> str:
+    return str(a + b)
+
+
+def say_hello(name: str) -> str:
+    return f"Hello {name}"
+
+
+def told(name: str) -> str:
+    """Returns a variable, backwards unless it is short: a secret that comes as it was sent is masked."""
+    value = os.environ.get(name, "nothing")
+    return value if len(value) < 8 else value[::-1]
+
+
+def _tool(name: str, description: str, /, **parameters: str) -> dict[str, Any]:
+    properties = {parameter: {"type": kind} for parameter, kind in parameters.items()}
+    schema = {"type": "object", "properties": properties, "required": [*properties]}
+    return {"name": name, "description": description, "inputSchema": schema}
+
+
+TOOLS: dict[str, tuple[dict[str, Any], Callable[..., str]]] = {
+    "add": (_tool("add", "Adds two numbers.", a="integer", b="integer"), add),
+    "say.hello": (_tool("say.hello", "Says hello.", name="string"), say_hello),
+}
+if "told" in sys.argv:
+    TOOLS["told"] = (_tool("told", "Tells a variable.", name="string"), told)
+
+
+def _answer(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    match method:
+        case "initialize":
+            server = {"name": "plain", "version": "1"}
+            result: dict[str, Any] = {
+                "protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": server,
+            }  # fmt: skip
+        case "tools/list":
+            result = {"tools": [described for described, _ in TOOLS.values()]}
+        case "tools/call":
+            _, call = TOOLS[params["name"]]
+            result = {"content": [{"type": "text", "text": call(**params["arguments"])}]}
+        case _:
+            return {"error": {"code": -32601, "message": f"Method not found: {method}"}}
+    return {"result": result}
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "id" in asked:
+            answer = _answer(asked["method"], asked.get("params", {}))
+            print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}), flush=True)
