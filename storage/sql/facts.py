@@ -213,7 +213,7 @@ async def add_fact(
 ) -> int | None:
     """Adds a fact unless an equal one is there, and ends the facts that it replaces.
 
-    One that is said again a day later or more takes the place of the equal one: it stays when the earlier message is
+    One that is learned again a day later or more takes the place of the equal one: it stays when the earlier message is
     forgotten, or has become too old.
 
     is_asked: a person has written it. Any other that was forgotten is not learned again from the same messages.
