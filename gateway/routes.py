@@ -68,6 +68,7 @@ def make_endpoints(
         bodies,
         services.background_responses,
         services.native_chat,
+        services.accounting.pending_usage,
         settings.server.max_messages,
         limits.send_timeout_s,
     )

@@ -81,6 +81,8 @@ class UpstreamCall(Struct, eq=False):
     counts: TokenCounts | None = None
     # Those of the prompt as it reported them when the reply began; None: it did not.
     prompt_counts: TokenCounts | None = None
+    # The id of a response that the upstream goes on making, whose tokens it reports to a later GET; None: it is none.
+    pending_id: str | None = None
     # The status of the answer; 0: there was none.
     status: int = 0
     # Why there was no answer, or why a reply broke off, as in metrics; "": neither.

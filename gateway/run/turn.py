@@ -314,7 +314,7 @@ class TurnRun:
         if usage is not None:
             call = self.attempts.call
             call.end()
-            call.counts = usage.counts
+            call.counts, call.pending_id = usage.counts, usage.pending_id
             if call.counts is None:
                 call.received_chars = usage.chars
 

@@ -36,6 +36,7 @@ from gateway.run.native_request import NativeRequest
 from gateway.run.response_conversations import ResponseConversations
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
+from gateway.run.usage.pending_usage import PendingUsage
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
@@ -76,6 +77,7 @@ class GatewayResponses:
     bodies: BodyReader
     background: BackgroundResponses
     native_chat: NativeChat
+    pending_usage: PendingUsage
     # The limit of the messages in a request.
     max_messages: int
     send_timeout_s: float
@@ -101,8 +103,9 @@ class GatewayResponses:
         await self.stored.forget_upstreams(owner, id)
 
     async def save_ended(self, scope: Scope, id: str, response: bytes) -> None:
-        """Writes the turn of a response that its upstream has made in the background, unless it is written."""
+        """Counts a response that its upstream has made in the background, and writes its turn, if it is not written."""
         project = info_of(scope).caller.project
+        self.pending_usage.count(project, id, response)
         await self.native_chat.save_deferred(project, id, response, self._read_request)
 
     def _read_request(self, reply: DeferredReply) -> NativeRequest | None:

@@ -279,6 +279,10 @@ class MessageDraft:
         return reported_counts(self.usage)
 
     @property
+    def pending_id(self) -> None:
+        """No chat completion is made after its answer."""
+
+    @property
     def chars(self) -> int:
         """The characters of all that the model wrote."""
         return len(self.generated())

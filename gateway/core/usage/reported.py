@@ -23,6 +23,8 @@ SEARCHED_BYTES: Final = 4 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _BRACES: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
+_BACKGROUND: Final = b'"background"'
+_UNDER_WAY: Final = ("queued", "in_progress")
 _CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
@@ -56,6 +58,9 @@ _WRITTEN: Final = {
 
 class _Body(Struct):
     usage: Any = None
+    id: Any = None
+    status: Any = None
+    background: Any = None
 
 
 _BODY: Final = msgspec.json.Decoder(_Body)
@@ -96,12 +101,21 @@ def reported_counts(usage: Any) -> TokenCounts | None:
     return TokenCounts(token_count(usage, "total_tokens")) if "total_tokens" in usage else None
 
 
+def is_pending(response: Json) -> bool:
+    """Returns whether a response is made after the answer that bears it."""
+    return response.get("background") is True and response.get("status") in _UNDER_WAY
+
+
 class ReplyUsage(Protocol):
     """The usage of one reply, which fills as the reply comes in."""
 
     @property
     def counts(self) -> TokenCounts | None:
         """The tokens as reported; None: none are."""
+
+    @property
+    def pending_id(self) -> str | None:
+        """The id of a response that its upstream goes on making after this reply; None: it is none."""
 
     @property
     def chars(self) -> int:
@@ -111,7 +125,17 @@ class ReplyUsage(Protocol):
 class UsageReader:
     """Reads one reply along, as it passes."""
 
-    __slots__ = ("_body", "_first", "_last", "_stream", "_usage", "chars", "counts", "prompt_counts")
+    __slots__ = (
+        "_body",
+        "_first",
+        "_last",
+        "_stream",
+        "_usage",
+        "chars",
+        "counts",
+        "pending_id",
+        "prompt_counts",
+    )
 
     def __init__(self, path: str) -> None:
         """Begins. path: of the call, below the upstream's base URL."""
@@ -120,6 +144,8 @@ class UsageReader:
         self.counts: TokenCounts | None = None
         # The tokens of the prompt as reported before the reply; None: they are not.
         self.prompt_counts: TokenCounts | None = None
+        # The id of a response that its upstream goes on making after this reply; None: it is none.
+        self.pending_id: str | None = None
         # The characters of what the model wrote.
         self.chars = 0
         # The fields of all reports so far.
@@ -130,10 +156,10 @@ class UsageReader:
     def take_events(self, data: bytes) -> None:
         """Takes events of a stream, each of them whole."""
         self._count(self._stream, data)
-        if _USAGE.search(data) is None:
+        if _USAGE.search(data) is None and _BACKGROUND not in data:
             return
         for line in data.splitlines():
-            if line.startswith(b"data:") and _USAGE.search(line):
+            if line.startswith(b"data:") and (_USAGE.search(line) or _BACKGROUND in line):
                 self._take_event(line[5:])
 
     def take_body(self, body: bytes) -> None:
@@ -144,7 +170,10 @@ class UsageReader:
         else:
             # It may be no JSON, as audio, or nested more deeply than msgspec reads.
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                self._report(_BODY.decode(body).usage)
+                read = _BODY.decode(body)
+                self._report(read.usage)
+                if is_pending(msgspec.structs.asdict(read)):
+                    self.pending_id = str(read.id)
         if self.counts is None:
             self._count(self._body, body)
 
@@ -172,7 +201,10 @@ class UsageReader:
                 self._usage = usage
                 self.prompt_counts = reported_counts({**usage, "output_tokens": 0})
             return
-        for inner in (event, event.get("response")):
+        response = event.get("response")
+        if isinstance(response, dict) and is_pending(response):
+            self.pending_id = str(response.get("id"))
+        for inner in (event, response):
             if isinstance(inner, dict) and isinstance(inner.get("usage"), dict):
                 self._report(inner["usage"])
                 return

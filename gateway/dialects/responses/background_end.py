@@ -6,17 +6,12 @@ from typing import Any, Final
 
 from adapters.types import Event
 from gateway.core.turn.native_form import ReplyChange
+from gateway.core.usage.reported import is_pending
 from gateway.dialects.lenient import decode_object
 from gateway.dialects.responses.members import decode_upstream_members
 
 _BACKGROUND: Final = b'"background"'
-_UNDER_WAY: Final = ("queued", "in_progress")
 _ENDS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
-
-
-def is_pending(response: dict[str, Any]) -> bool:
-    """Returns whether a response is made after the answer that bears it."""
-    return response.get("background") is True and response.get("status") in _UNDER_WAY
 
 
 class BackgroundEnd:

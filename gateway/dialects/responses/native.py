@@ -22,10 +22,10 @@ from gateway.core.request.edit import BodyEdit
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
 from gateway.core.turn.native_form import Earlier, Memory, NativeReply
+from gateway.core.usage.reported import is_pending
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import read_object, read_optional, repeated_keys
 from gateway.dialects.lenient import as_object, decode_object
-from gateway.dialects.responses.background_end import is_pending
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, restore_instructions

@@ -196,6 +196,7 @@ class _ReplyReader:
     def _note(self, usage: UsageReader) -> None:
         call = self.call
         call.counts, call.prompt_counts, call.received_chars = usage.counts, usage.prompt_counts, usage.chars
+        call.pending_id = usage.pending_id
 
 
 class ChangedEvents:

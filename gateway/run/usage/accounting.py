@@ -10,6 +10,7 @@ from gateway.run.receipt import Receipts, RecordsTraces
 from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
+from gateway.run.usage.pending_usage import PendingUsage
 from gateway.settings import Settings
 from storage.sql.store import Store
 
@@ -42,10 +43,13 @@ class Accounting:
             store, self.meter, now, metrics, aliases, settings.usage.write_s, limit_read_s,
             takes_requests=takes_requests,
         )  # fmt: skip
+        self.pending_usage = PendingUsage(self.meter, self.limiter)
+        store.usage.when_forgotten(self.pending_usage.forget)
         self.receipts.readers += [
             self.meter.count,
             self.limiter.settle,
             GenAIMetrics(metrics, settings).count,
+            self.pending_usage.note,
         ]
         self.meter.after_write.append(self.limiter.refresh)
 

@@ -36,7 +36,7 @@ from gateway.core.usage.limit_rules import (
 )
 from gateway.errors import LimitReached
 from gateway.metrics import Metrics
-from gateway.run.receipt import Receipt
+from gateway.run.receipt import Receipt, UpstreamCall
 from gateway.run.usage.meter import ANSWERED, COST, DAY_S, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
 from storage.records import TokenCounts
@@ -364,14 +364,15 @@ class Limiter:
 
     def _used_so_far(self, receipt: Receipt) -> Amounts:
         """Returns what a receipt has used so far."""
-        tokens = cost = 0
-        for call in receipt.calls:
-            if call.is_answered and call.costs_tokens and not call.is_background:
-                used = call.used_counts()
-                tokens += used.prompt + used.completion
-                price = self._meter.price_of(call.upstream, call.model)
-                cost += 0 if price is None else price.of(used)
-        return Amounts(tokens, cost)
+        used = [self._used_by(call) for call in receipt.calls if not call.is_background]
+        return Amounts(sum(each.tokens for each in used), sum(each.cost for each in used))
+
+    def _used_by(self, call: UpstreamCall) -> Amounts:
+        if not (call.is_answered and call.costs_tokens):
+            return Amounts()
+        used = call.used_counts()
+        price = self._meter.price_of(call.upstream, call.model)
+        return Amounts(used.prompt + used.completion, 0 if price is None else price.of(used))
 
     def settle(self, receipt: Receipt) -> None:
         """Counts what was used in place of what was reserved. A receipt that was not let in here counts as well."""
@@ -381,11 +382,19 @@ class Limiter:
                 reservation.settle(self._used_so_far(receipt), is_answered=receipt.is_answered)
         elif not (receipt.is_request or receipt.work_memory) and receipt.project in self._limits:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
-            amounts = self._used_so_far(receipt)
-            for limit in self._limits_of(receipt):
-                bucket = self._buckets.get((limit.id, _subject(limit, receipt.user)))
-                if bucket is not None and limit.unit in MEASURED:
-                    bucket.used += amounts.of(limit.unit)
+            self._count_now(receipt, self._used_so_far(receipt))
+
+    def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> None:
+        """Counts what a call has used in place of what was counted when its request ended. As `Meter.correct`."""
+        counted, used = self._used_by(before), self._used_by(after)
+        self._count_now(receipt, Amounts(used.tokens - counted.tokens, used.cost - counted.cost))
+
+    def _count_now(self, receipt: Receipt, amounts: Amounts) -> None:
+        """Counts what was used without a reservation."""
+        for limit in self._limits_of(receipt):
+            bucket = self._buckets.get((limit.id, _subject(limit, receipt.user)))
+            if bucket is not None and limit.unit in MEASURED:
+                bucket.used += amounts.of(limit.unit)
 
     async def states(self, project: str, key: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""

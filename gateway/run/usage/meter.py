@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from gateway.core.usage.price import Price
 from gateway.log import mask_keys_in_name
-from gateway.run.receipt import CLIENT_GONE, Receipt
+from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts
@@ -119,7 +119,7 @@ class Meter:
 
     def count(self, receipt: Receipt) -> None:
         """Adds a request that has ended, or work that has no request."""
-        day = int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)
+        day = self._day_of(receipt)
         project, user, key = receipt.project, receipt.user, receipt.key
         counters: list[int] | None = None  # of the last call
         for call in receipt.calls:
@@ -132,19 +132,9 @@ class Meter:
                 continue
             counters = self._counters_of(day, project, user, key, call.upstream, call.model)
             counters[CALLS] += 1
-            if not call.costs_tokens:
-                continue
-            used = call.used_counts()
-            counters[INPUT] += used.prompt
-            counters[OUTPUT] += used.completion
-            counters[CACHED] += used.cached
-            counters[WRITTEN] += used.written
-            counters[REASONING] += used.reasoning
-            counters[INJECTED] += call.injected_tokens
-            if call.counts is None:
-                counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else used.prompt
-                counters[ESTIMATED_OUTPUT] += used.completion
-            self._add_cost(counters, call.upstream, call.model, used)
+            if call.costs_tokens:
+                counters[INJECTED] += call.injected_tokens
+                self._add_tokens(counters, call)
         if not receipt.is_request:
             return
         if counters is None:
@@ -158,6 +148,39 @@ class Meter:
             counters[CANCELLED] += 1
         elif receipt.has_failed:
             counters[ERRORS] += 1
+
+    def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> None:
+        """Counts the tokens of a call in place of those that were counted when its request ended.
+
+        receipt: the request's.
+        before, after: the call as it was counted, and as it is now.
+        """
+        day = self._day_of(receipt)
+        counters = self._counters_of(
+            day, receipt.project, receipt.user, receipt.key, after.upstream, after.model
+        )
+        self._add_tokens(counters, before, -1)
+        self._add_tokens(counters, after)
+
+    def _day_of(self, receipt: Receipt) -> int:
+        return int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)
+
+    def _add_tokens(self, counters: list[int], call: UpstreamCall, times: int = 1) -> None:
+        """Adds the tokens of a call and their cost. times: -1 takes them back."""
+        used = call.used_counts()
+        counters[INPUT] += times * used.prompt
+        counters[OUTPUT] += times * used.completion
+        counters[CACHED] += times * used.cached
+        counters[WRITTEN] += times * used.written
+        counters[REASONING] += times * used.reasoning
+        if call.counts is None:
+            counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else times * used.prompt
+            counters[ESTIMATED_OUTPUT] += times * used.completion
+        price = self._price(call.upstream, call.model)
+        if price is None:
+            counters[UNPRICED] += times * (used.prompt + used.completion)
+        else:
+            counters[COST] += times * price.of(used)
 
     def add_background(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
         """Adds a call that was made for a memory, and not for a request.
@@ -215,13 +238,6 @@ class Meter:
             for key, counters in self._counters.items()
             if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
         ]
-
-    def _add_cost(self, counters: list[int], upstream: str, model: str, used: TokenCounts) -> None:
-        price = self._price(upstream, model)
-        if price is None:
-            counters[UNPRICED] += used.prompt + used.completion
-        else:
-            counters[COST] += price.of(used)
 
     def _counters_of(
         self, day: int, project: str, user: str, key: int, upstream: str, model: str

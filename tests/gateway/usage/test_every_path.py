@@ -111,6 +111,21 @@ def responses_by_chat(paths: Paths, model: str) -> Used:
     return Used(3, 90, 12, 24, reasoning=6)
 
 
+def responses_passed_on_in_background(paths: Paths, model: str) -> Used:
+    """Responses that the upstream makes while nobody waits; what each has used is counted once."""
+    found = []
+    for user in ("alice", openai.omit):
+        made = paths.sdk.responses.create(model=model, input="Hi", user=user, background=True)
+        becomes(lambda id=made.id: paths.sdk.responses.retrieve(id).status == "completed")
+        found.append(paths.sdk.responses.retrieve(made.id).usage)
+    counted = [each for each in found if each is not None]
+    assert len(counted) == 2
+    cached = sum(each.input_tokens_details.cached_tokens for each in counted)
+    reasoning = sum(each.output_tokens_details.reasoning_tokens for each in counted)
+    tokens = sum(each.input_tokens for each in counted), sum(each.output_tokens for each in counted)
+    return Used(2, *tokens, cached, reasoning=reasoning)
+
+
 def responses_in_background(paths: Paths, model: str) -> Used:
     """Responses that are made while nobody waits."""
     paths.queue(*(say("Hello.", usage=chat_usage(35, 4, 8)) for _ in range(2)))
@@ -222,6 +237,7 @@ ROWS: dict[str, tuple[str, Callable[[Paths, str], Used]]] = {
     "chats": ("up", chats),
     "tool-rounds": ("up", tool_rounds),
     "responses-passed-on": ("up", responses_passed_on),
+    "responses-passed-on-in-background": ("up", responses_passed_on_in_background),
     "responses-by-chat": ("plain", responses_by_chat),
     "responses-in-background": ("plain", responses_in_background),
     "messages-native": ("claude", messages_native),

@@ -29,7 +29,7 @@ from gateway.run.usage import limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
-from storage.usage_records import UsageLimit, UsageQuery
+from storage.usage_records import FORGOTTEN, UsageLimit, UsageQuery
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_socket import Talk, open_socket
@@ -179,6 +179,30 @@ def test_what_requests_under_way_have_reserved_is_not_told_as_used_up(world: Wor
         assert "Requests under way have reserved what is left." in reply.error["message"]
     world.settle()
     assert world.post(ASK, user="bob", max_tokens=4_000).status == 200
+
+
+@pytest.mark.parametrize("user", ["alice", openai.omit])
+def test_a_response_that_an_upstream_makes_in_the_background_counts_once(world: World, user: Any) -> None:
+    limit(world, "tokens", "day", 1_000_000, user="*")
+    made = world.sdk.responses.create(model="m", input="Hi", background=True, user=user)
+    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    usage = world.sdk.responses.retrieve(made.id).usage
+    assert usage is not None
+    world.settle()
+    states = world.gateway.app.services.accounting.limiter.states
+    (state,) = world.gateway.call(states("default", 0, "alice" if user == "alice" else ""))
+    assert state.used == usage.total_tokens
+
+
+def test_a_response_that_ends_after_its_user_is_forgotten_has_no_name(world: World) -> None:
+    made = world.sdk.responses.create(model="m", input="Hi", background=True, user="alice")
+    world.settle()
+    world.gateway.call(world.store.usage.forget_user("default", "alice"))
+    becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+    world.settle()
+    world.gateway.call(world.gateway.app.services.accounting.meter.write())
+    counted = "SELECT \"user\", output_tokens > 0 FROM usage WHERE model = 'm'"
+    assert [(name, bool(has_output)) for name, has_output in world.query(counted)] == [(FORGOTTEN, True)]
 
 
 def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:

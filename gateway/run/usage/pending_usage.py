@@ -1,0 +1,61 @@
+"""Counts what responses use that their upstreams make in the background.
+
+The answer to the request has no usage; a client's GET brings it once the response has ended. A request counts by what
+it sent until then, and for good where another process sees the end, or where no client asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from gateway.core.usage.reported import UsageReader
+from gateway.run.receipt import Receipt, UpstreamCall
+from gateway.run.usage.limiter import Limiter
+from gateway.run.usage.meter import Meter
+from storage.usage_records import FORGOTTEN
+
+# The latest responses that this process knows, each with its receipt and its call.
+_MAX_KNOWN: Final = 10_000
+
+
+class PendingUsage:
+    """The responses whose usage is not known yet. One for the process."""
+
+    def __init__(self, meter: Meter, limiter: Limiter) -> None:
+        self._meter = meter
+        self._limiter = limiter
+        # Project and id of a response -> who pays, and the call that asked for it.
+        self._known: dict[tuple[str, str], tuple[Receipt, UpstreamCall]] = {}
+
+    def forget(self, project: str, user: str) -> None:
+        """Takes a user's name off the responses that are not counted yet."""
+        for payer, _ in self._known.values():
+            if (payer.project, payer.user) == (project, user):
+                payer.user = FORGOTTEN
+
+    def note(self, receipt: Receipt) -> None:
+        """Notes the responses that are made after the end of a request."""
+        for call in receipt.calls:
+            if call.pending_id is not None and call.counts is None:
+                # Without what the request holds of prompt and reply.
+                payer = Receipt(receipt.begun, project=receipt.project, key=receipt.key, user=receipt.user)
+                noted = replace(call, tries=[], first_piece=None, last_pieces=None)
+                self._known[receipt.project, call.pending_id] = payer, noted
+                if len(self._known) > _MAX_KNOWN:
+                    del self._known[next(iter(self._known))]
+
+    def count(self, project: str, id: str, response: bytes) -> None:
+        """Counts what a response has used that has ended, in place of what its request was estimated to use.
+
+        id: the upstream's. It may come again.
+        """
+        reader = UsageReader("/responses")
+        reader.take_body(response)
+        if reader.counts is None or (found := self._known.pop((project, id), None)) is None:
+            return
+        payer, before = found
+        after = replace(before, counts=reader.counts)
+        self._meter.correct(payer, before, after)
+        self._limiter.correct(payer, before, after)
