@@ -13,6 +13,7 @@ from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.provider_fields import has_unreadable_files
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import (
     consumed_fields,
@@ -106,6 +107,7 @@ class ChatCall:
             or target.model != self.request.model
             or prompt.adds_usage
             or form.foreign_replies
+            or form.unreadable_files
             or self.request.added_fields & form.refused
         )
         return self._model_request(target, prompt.body() if is_changed else self.request.raw)
@@ -239,9 +241,11 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     if capabilities.untranslatable_fields:
         fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
         untranslatable = tuple(each for each in fields if each not in consumed)
+    unreadable: frozenset[int] = frozenset()
     if request.native_body is not None:
         untranslatable += tuple(request.native_body.left_out)
         consumed += _choices_without_tools(request)
+        unreadable = frozenset(n for n, m in enumerate(request.messages) if has_unreadable_files(m))
     takes_developer = capabilities.developer_role is not False
     may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
     form: EndpointForm = _cached_form(
@@ -253,6 +257,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         asks_usage=endpoint.asks_usage,
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
+        unreadable_files=unreadable,
         foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else frozenset(),
     )
     return form

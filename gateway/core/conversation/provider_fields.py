@@ -24,6 +24,7 @@ _OPAQUE = frozenset((*FIELDS, "tool_calls"))
 THOUGHTS = ("reasoning_content", "reasoning", *FIELDS)
 # What another model does not get. Citations are written by adapters/claude, and read by clients alone.
 _FOREIGN = frozenset((*THOUGHTS, "citations"))
+_UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}
 # The argument of a function that stands for a custom tool, whose input is a text.
 INPUT_ARGUMENT = "input"
 
@@ -87,6 +88,22 @@ def for_another_model(message: dict[str, Any]) -> dict[str, Any]:
             for call in calls
         ]
     return shown
+
+
+def has_unreadable_files(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message has files in Claude's own form, such as one by its id: no other model reads them."""
+    content = message.get("content")
+    return isinstance(content, list) and any(map(_is_claudes_file, content))
+
+
+def without_unreadable_files(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message with a text in place of each of these files."""
+    content = [_UNREADABLE_FILE if _is_claudes_file(part) else part for part in message["content"]]
+    return {**message, "content": content}
+
+
+def _is_claudes_file(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("document", "image") and "source" in part
 
 
 def as_function_call(call: dict[str, Any]) -> dict[str, Any]:

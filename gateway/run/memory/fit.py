@@ -312,8 +312,7 @@ def _entries(prompt: Prompt) -> list[_Entry]:
         if i in composition.replacements:
             entries += [_Entry(i, m) for m in composition.replacements[i]]
         else:
-            note = composition.notes.get(i, "")
-            entries.append(_Entry(i, with_text_before(prompt.client_message(i), note)))
+            entries.append(_Entry(i, prompt.client_message(i)))
     return entries
 
 

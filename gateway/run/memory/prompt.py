@@ -8,7 +8,8 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from gateway.core.conversation.canonical import WireMessage, first_after_system
-from gateway.core.conversation.provider_fields import for_another_model
+from gateway.core.conversation.provider_fields import for_another_model, without_unreadable_files
+from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, InsertedMessage
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import Choice, estimate_tokens
@@ -48,6 +49,8 @@ class EndpointForm(Struct, frozen=True):
     asks_usage: bool = False
     # Indices of the replies, among those of `ChatRequest.reply_models`, that another model made.
     foreign_replies: frozenset[int] = frozenset()
+    # Indices of the messages with files that it cannot read.
+    unreadable_files: frozenset[int] = frozenset()
 
 
 class NoteRoom(Struct, frozen=True):
@@ -187,9 +190,12 @@ class Prompt(Struct, frozen=True):
     changes_prefix: bool = False
 
     def client_message(self, index: int) -> WireMessage:
-        """Returns one of the request's messages as this endpoint reads it."""
-        message = self.request.messages[index]
-        return for_another_model(message) if index in self.form.foreign_replies else message
+        """Returns one of the request's messages with its note, as this endpoint reads it."""
+        message, form = self.request.messages[index], self.form
+        message = with_text_before(message, self.composition.notes.get(index, ""))
+        if index in form.foreign_replies:
+            return for_another_model(message)
+        return without_unreadable_files(message) if index in form.unreadable_files else message
 
     @property
     def replacements(self) -> Mapping[int, list[WireMessage]]:
@@ -276,7 +282,7 @@ class Prompt(Struct, frozen=True):
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")
-        for index in self.form.foreign_replies:
+        for index in self.form.foreign_replies | self.form.unreadable_files:
             edit.replace_message(index, [self.client_message(index)])
         self._put_additions(edit)
         if self.adds_usage:

@@ -1061,6 +1061,29 @@ def test_a_fallback_of_another_dialect_names_what_it_cannot_do(
             )  # fmt: skip
 
 
+@pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
+def test_a_fallback_of_another_dialect_is_told_of_a_file_that_it_cannot_read(
+    tmp_path: Path, upstream: StrictAnthropic, user: Json
+) -> None:
+    file = {"type": "document", "source": {"type": "url", "url": "https://example.com/boats.pdf"}}
+    with StrictUpstream() as other:
+        upstreams = (
+            *claude(upstream, retries=0),
+            UpstreamSettings("other", base_url=other.base_url, retries=0),
+        )
+        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
+        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+            post(world, {**hello("My cat is called Miso."), "model": "smart"}, user)
+            world.pass_time(1000)
+            upstream.queue(refuse(529, "overloaded_error"))
+            reply = post(world, {**hello([file, plain("Is my cat Miso in it?")]), "model": "smart"}, user)
+            assert reply.status == 200, reply.json
+            assert "document.source.url" in reply.headers["x-mnemogate-consumed"]
+            texts = [part["text"] for part in other.last.messages[-1]["content"]]
+            assert "[A file that cannot be read here.]" in texts
+            assert any("My cat is called Miso." in text for text in texts) is bool(user)
+
+
 def test_images_of_results_follow_in_a_users_message_in_another_dialect(
     tmp_path: Path, upstream: StrictAnthropic
 ) -> None:
