@@ -108,11 +108,7 @@ class CachedMemory:
         ):  # fmt: skip
             return False
         is_left_out = skip.start <= self.unread_from and now.next_seq <= skip.stop
-        return is_left_out or self.has_all(now)
-
-    def has_all(self, now: AgentNumbers) -> bool:
-        """Returns whether it has the messages up to the last, or would be too large with them."""
-        return self.unread_from >= now.next_seq or self._is_full
+        return self.unread_from >= now.next_seq or is_left_out or self._is_full
 
     def all_messages(self, now: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns every message but those in `skip`; None: some of them would have to be read."""

@@ -277,7 +277,7 @@ class Recall(GrowingGroup):
             if drop_count == self._memories.drop_count:
                 self._memories.put(memory)
             # Else it is of a reading that another search had begun, and lacks what came since.
-            if memory.has_all(now):
+            if memory.numbers is not None and memory.numbers.next_seq >= now.next_seq:
                 return memory
 
     async def _read_memory(self, agent: int, now: AgentNumbers, deadline_ms: float) -> CachedMemory:
