@@ -139,7 +139,7 @@ class _QueuedResponse:
         # For the bytes of its request.
         self.quota = quota
         self.connection = connection
-        # The id of the response that had ended before this was asked for; None: there was none, or it still went on.
+        # As `_Session._ended_before` returns it when this was asked for.
         self.ended_before = ended_before
         self.is_cancelled = False
         self.has_ended = False
@@ -243,15 +243,24 @@ class _Session:
             raise Overloaded(f"{count} responses are under way or wait on this connection.", retry_after_s=1)
         quota = self._sockets.bodies.quota()
         quota.grow(sum(map(len, create.fields.values())))
-        stream_id, ended = self._last_ended
-        is_next = create.stream_id == stream_id and stream_id not in self._queues
+        queue = self._queues.get(create.stream_id)
         connection = _ResponseConnection(self._connection)
-        response = _QueuedResponse(create, quota, connection, ended if is_next else None)
-        if (queue := self._queues.get(create.stream_id)) is not None:
+        response = _QueuedResponse(create, quota, connection, self._ended_before(create.stream_id, queue))
+        if queue is not None:
             queue.append(response)
         else:
             queue = self._queues[create.stream_id] = _Queue((response,))
             self._start(self._serve(create.stream_id, queue))
+
+    def _ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
+        """Returns the id of the response that has ended before the next one; None: there is none, or it still goes on.
+
+        A cancelled one has ended for its client. queue: of that `stream_id`; None: it is empty.
+        """
+        if queue is None:
+            return self._last_ended[1] if self._last_ended[0] == stream_id else None
+        last = queue[-1]
+        return (last.id or last.ended_before) if last.is_cancelled else None
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -268,13 +277,14 @@ class _Session:
             self._connection.abort()
 
     def _cancel(self, cancel: Cancel) -> None:
-        """Cancels a response, if it is under way.
+        """Cancels a response, if it is under way, or waits for the end of cancelled ones alone.
 
         It may have ended meanwhile. An error about that would be taken for one of the next response.
         """
         for queue in self._queues.values():
-            if queue[0].matches(cancel):
-                queue[0].cancel()
+            going_on = next((each for each in queue if not each.is_cancelled), None)
+            if going_on is not None and going_on.matches(cancel):
+                going_on.cancel()
 
     def _close_when_idle(self) -> None:
         """Closes the connection after the responses that it has; `_serve` does where there are any."""

@@ -20,6 +20,7 @@ from gateway.core.conversation.canonical import text_of
 from gateway.core.json_limits import MAX_VALUES
 from gateway.dialects.responses.socket.client_events import Create, read_client_event
 from gateway.dialects.responses.socket.unstored import UnstoredResponses
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.web.sockets import protocol
 from storage.sql.statements import make_statement
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
@@ -369,6 +370,37 @@ def test_a_cancel_that_names_the_response_before_means_the_one_that_has_not_begu
     talk.send(type="response.cancel", response_id=id)
     gate.open()
     assert talk.until()["type"] == "response.completed"
+
+
+@pytest.mark.parametrize("names_last", [False, True])
+def test_a_second_cancel_means_the_response_behind_the_cancelled_one(
+    world: World, upstream: StrictUpstream, talk: Talk, monkeypatch: pytest.MonkeyPatch, *, names_last: bool
+) -> None:
+    """The first one is still reading memory, and has no id yet."""
+    cancel = {"type": "response.cancel"}
+    if names_last:
+        cancel["response_id"] = talk.ask(input="Hi")["id"]
+    begun, goes_on, begin = Gate(), Gate(), MemoryKeeper.begin
+
+    async def begin_later(*given: Any, **options: Any) -> Any:
+        begun.open()
+        await goes_on.wait()
+        return await begin(*given, **options)
+
+    monkeypatch.setattr(MemoryKeeper, "begin", begin_later)
+    calls = len(upstream.seen)
+    talk.create(input="Where is")
+    begun.wait_sync()
+    talk.send(**cancel)
+    talk.create(input="Where is Zanzibar?")
+    talk.send(**cancel)
+    talk.send(type="response.steer")
+    talk.until("response.steer.failed")  # all that was sent before has been read
+    goes_on.open()
+    ends = [talk.until(), talk.until()]
+    assert [end["response"]["status"] for end in ends] == ["cancelled", "cancelled"]
+    assert len(upstream.seen) == calls
+    assert words(talk.ask(input="Hello")) == "Ok."
 
 
 def test_a_cancel_while_the_last_event_waits_for_its_client_is_an_end_too(
