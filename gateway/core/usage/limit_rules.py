@@ -81,6 +81,9 @@ class Bucket(Struct, eq=False):
     reserved: int = 0
     # `used` has what was used before, by this and other processes.
     is_loaded: bool = False
+    # The part of `used` from days that are not read again, and the first day that is; 0: all are read.
+    earlier: int = 0
+    read_from: int = 0
     # A request has asked for it since what others have used was last read.
     was_asked_for: bool = False
 

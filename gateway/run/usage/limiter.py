@@ -485,9 +485,21 @@ class Limiter:
                 _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
 
     async def _read_used(self, bucket: Bucket) -> int:
-        """Returns what is used of a limit's period, by all processes. The meter writes nothing meanwhile."""
-        limit, period = bucket.limit, bucket.period
-        first, last = int(period.begin // DAY_S), int(period.end // DAY_S) - 1
+        """Returns what is used of a limit's period, by all processes. The meter writes nothing meanwhile.
+
+        Of a month no day before yesterday is read again: each process has written what began there.
+        """
+        first, last = int(bucket.period.begin // DAY_S), int(bucket.period.end // DAY_S) - 1
+        yesterday = max(first, int(self._now() // DAY_S) - 1)
+        begun = bucket.read_from or first
+        if begun < yesterday:
+            bucket.earlier += await self._read_days(bucket, begun, yesterday - 1)
+            bucket.read_from = yesterday
+        return bucket.earlier + await self._read_days(bucket, max(begun, yesterday), last)
+
+    async def _read_days(self, bucket: Bucket, first: int, last: int) -> int:
+        """Returns what is used of a limit on some days, by all processes."""
+        limit = bucket.limit
         only: list[tuple[str, str | int]] = [("project", limit.project)]
         if limit.key is not None:
             only.append(("key", limit.key))

@@ -91,6 +91,45 @@ def test_what_others_used_is_read_again_of_users_who_have_asked_since(
     assert [one.post(ASK, user=user).status for user in ("alice", "bob")] == [429, 429]
 
 
+def test_of_a_month_the_last_two_days_are_read_again(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = worlds
+    limit: Any = UsageLimit(0, "default", None, None, "requests", "month", 100, "refuse")
+    one.gateway.call(one.store.limits.add(limit))
+    becomes(lambda: knows_limits(other))
+    sums, days = one.store.usage.sums, []
+
+    async def noted(query: UsageQuery) -> Any:
+        days.append((query.first_day, query.last_day))
+        return await sums(query)
+
+    def used() -> float:
+        (state,) = one.gateway.call(one.gateway.app.services.accounting.limiter.states("default", 0, ""))
+        return state.used
+
+    monkeypatch.setattr(one.store.usage, "sums", noted)
+    today = int(one.clock() // 86_400)
+    first, last = today - 8, today + 22  # the clock begins on the 9th
+    for count, expected in enumerate(
+        (
+            [(first, today - 2), (today - 1, last)],
+            [(today - 1, last)],
+            [(today - 1, today - 1), (today, last)],
+        ),
+        1,
+    ):
+        if count == 3:
+            one.clock.sleep(86_400)
+        assert other.post(ASK, user="alice").status == 200
+        write(other)
+        days.clear()
+        assert one.post(ASK, user="bob").status == 200
+        write(one)
+        assert days[: len(expected)] == expected
+        assert used() == 2 * count
+
+
 def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]) -> None:
     one, other = worlds
     for world in worlds:
