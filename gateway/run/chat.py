@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from adapters.types import COUNT_TOKENS, ModelRequest
 from gateway.core.agent import AgentSpec
+from gateway.core.conversation.canonical import first_after_system
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import STORING_MODES, Identity, Mode, asks_agent
@@ -547,14 +548,14 @@ def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
 
 
 def _conversation_key(call: ChatCall) -> int:
-    """Returns a hash that all turns of a conversation share: of its messages up to the user's first.
+    """Returns a hash that all turns of a conversation share: of its name, else of its messages up to the user's first.
 
-    In append mode the request lacks these, and it is a hash of the conversation's name.
+    The system messages at its beginning do not count, since they may tell the time, unless there are no others.
     """
-    if call.kind is ConversationKind.APPENDED:
+    if call.identity.conversation is not None:
         return crc32(repr((call.identity.scope, call.identity.conversation)).encode())
-    first = []
-    for message in call.request.messages:
+    first, messages = [], call.request.messages
+    for message in messages[first_after_system(messages) :] or messages:
         first.append(message)
         if message["role"] == "user":
             break

@@ -479,17 +479,23 @@ def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: boo
         assert [it.ask(False, memory, messages=talk)[1]["x-mnemogate-upstream"] for talk in talks] == homes
 
 
-def test_a_conversation_in_append_mode_stays_where_it_is(two: Open) -> None:
+@pytest.mark.parametrize("known_by", ["append mode", "its name", "its first message"])
+def test_a_conversation_whose_beginning_changes_stays_where_it_is(two: Open, known_by: str) -> None:
+    """A client sends the new message alone, trims its list, or tells the time in its prompt."""
     with two(fallbacks=(), deployments=[DeploymentSettings("second", "big-two")]) as it:
         homes = set()
         for conversation in range(12):
-            name = {"x-mnemogate-history": "append", "x-mnemogate-conversation": f"phone {conversation}"}
-            found = {
-                it.ask(False, True, messages=[{"role": "user", "content": f"Line {n}"}], headers=name)[1][
-                    "x-mnemogate-upstream"
-                ]
-                for n in range(3)
-            }
+            name = {"x-mnemogate-conversation": f"phone {conversation}"}
+            if known_by == "append mode":
+                name["x-mnemogate-history"] = "append"
+            found = set()
+            for n in range(3):
+                messages = [{"role": "user", "content": f"Line {n}"}]
+                if known_by == "its first message":
+                    name = {}
+                    question = {"role": "user", "content": f"Conversation {conversation}"}
+                    messages = [{"role": "system", "content": f"It is {n} o'clock."}, question]
+                found.add(it.ask(False, True, messages=messages, headers=name)[1]["x-mnemogate-upstream"])
             assert len(found) == 1
             homes |= found
         assert homes == {"first", "second"}
