@@ -173,10 +173,14 @@ def test_a_chat_completion_that_comes_again_calls_nobody_twice(
         for _ in range(2):
             ask(first, done, first, {**done, "content": "Don"}, first, user="zoe")
         assert len(server.bodies) == 8
+        # A voice agent asks before the sentence is over, and its caller may go on before the answer.
+        for words in (["Send Bob the"], ["Send Bob the mail."], ["Send Bob the mail.", "Now!"]):
+            ask(*({"role": "user", "content": each} for each in words), user="ida")
+        assert len(server.bodies) == 10
         # Where nobody says whose conversation it is, another one may begin alike.
         for _ in range(2):
             ask({"role": "user", "content": "Send that."})
-        assert len(server.bodies) == 12
+        assert len(server.bodies) == 14
 
 
 @needs_bwrap

@@ -11,6 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
@@ -28,8 +29,14 @@ _Key = tuple[Hashable, str, bytes, int]
 class RecentCalls:
     """One for the process."""
 
-    def __init__(self, lifetime_s: float = RESULT_LIFETIME_S) -> None:
+    def __init__(
+        self,
+        lifetime_s: float = RESULT_LIFETIME_S,
+        continues: Callable[[Any, Any], bool] = lambda new, earlier: False,
+    ) -> None:
+        """continues: returns whether one origin repeats another one, and perhaps more: it has that one's calls."""
         self._lifetime_s = lifetime_s
+        self._continues = continues
         self._tasks: dict[_Key, asyncio.Task[ToolAnswer]] = {}
         # Of the tasks that are done.
         self._expiries: dict[_Key, asyncio.TimerHandle] = {}
@@ -39,7 +46,7 @@ class RecentCalls:
         return TurnCalls(self, origin)
 
     async def perform_once(self, key: _Key, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        task = self._tasks.get(key)
+        task = self._find(key)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(perform())
             task.add_done_callback(lambda done: self._expire_later(key, done))
@@ -47,6 +54,17 @@ class RecentCalls:
                 # The oldest is dropped. A request that waits for it still gets its result.
                 self._drop(next(iter(self._tasks)))
         return await asyncio.shield(task)
+
+    def _find(self, key: _Key) -> asyncio.Task[ToolAnswer] | None:
+        if (found := self._tasks.get(key)) is not None:
+            return found
+        origin, *call = key
+        alike = (
+            task
+            for (earlier, *made), task in self._tasks.items()
+            if made == call and self._continues(origin, earlier)
+        )
+        return next(alike, None)
 
     def _expire_later(self, key: _Key, task: asyncio.Task[ToolAnswer]) -> None:
         if self._tasks.get(key) is not task:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.core.waits import Waiter
@@ -16,6 +17,8 @@ from gateway.agents.runs.agent_messaging import AgentMessaging, AgentOutbox, Sen
 from gateway.agents.runs.calls.call_record import CallRecord
 from gateway.agents.tools.agent_tools import AgentTools
 from gateway.agents.tools.foreign import ForeignTools
+from gateway.core.conversation.canonical import is_user, text_of
+from gateway.core.words import is_grown_transcript
 from gateway.run.call import Forwarded
 from gateway.run.directory import memory_tools
 from gateway.run.memory.keeper import MemoryKeeper
@@ -24,7 +27,7 @@ from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.recent_calls import RecentCalls
 from gateway.run.tools.toolbox import NO_TOOLS, DeduplicatesCalls, Toolbox
-from storage.records import Exchange, Run
+from storage.records import Atom, Exchange, Run
 
 
 class Toolboxes:
@@ -39,7 +42,7 @@ class Toolboxes:
         self._foreign = foreign
         self._peers = peers
         self._archives = Archives(keeper.store, keeper.now, keeper.embed_query)
-        self._recent = RecentCalls()
+        self._recent = RecentCalls(continues=_continues)
 
     def make(
         self,
@@ -104,8 +107,31 @@ class Toolboxes:
         )
 
 
-def _place(context: MemoryContext) -> Hashable | None:
-    """Returns a key of the place on a path that a chat completion continues, and of its new messages.
+class _Place(Struct, frozen=True):
+    """The place on a path that a chat completion continues, with its new messages."""
+
+    path: tuple[Hashable, ...]
+    inputs: tuple[tuple[Atom, ...], ...]
+    # The texts of these messages.
+    texts: tuple[str, ...]
+
+
+def _continues(new: _Place, earlier: _Place) -> bool:
+    """Returns whether a request has the messages of an earlier one, the last perhaps as a grown transcript, and more.
+
+    It is that of a voice agent that did not wait for the end of a sentence, or whose caller went on.
+    """
+    last = len(earlier.inputs) - 1
+    if new.path != earlier.path or new.inputs[:last] != earlier.inputs[:last] or len(new.inputs) <= last:
+        return False
+    asked, before = new.inputs[last], earlier.inputs[last]
+    return asked == before or (
+        is_user(asked) and is_user(before) and is_grown_transcript(new.texts[last], earlier.texts[last])
+    )
+
+
+def _place(context: MemoryContext) -> _Place | None:
+    """Returns the place of a request.
 
     None: it begins a conversation without a name, and another may begin alike.
     """
@@ -114,5 +140,6 @@ def _place(context: MemoryContext) -> Hashable | None:
         return None
     # Its id, since a reply may be cut to what was heard of it meanwhile, which changes the hash of its path.
     above = None if match_point is None else match_point.id
-    agent, inputs = context.agent, context.plan.exchange.inputs
-    return agent.id, agent.epoch, identity.user, identity.conversation, above, inputs
+    agent, plan = context.agent, context.plan
+    path = agent.id, agent.epoch, identity.user, identity.conversation, above
+    return _Place(path, plan.exchange.inputs, tuple(map(text_of, plan.messages)))
