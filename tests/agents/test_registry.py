@@ -368,18 +368,16 @@ async def test_tools_are_listed_behind_the_gateways_own(registry: Registry) -> N
     made = [await registry.tools.create(PROJECT, f"t{n}", ToolDefinition({})) for n in range(3)]
 
     async def listed(**page: Any) -> list[str]:
-        return [tool.name for tool in await registry.tools.list(PROJECT, **page)]
+        return [tool.name async for tool in registry.tools.select(PROJECT, **page)]
 
     oldest_first = [*(name for name in BUILT_IN if name in SCHEMAS), "t0", "t1", "t2"]
     assert await listed(newest_first=False) == oldest_first
     assert await listed() == oldest_first[::-1]
     for newest_first in (True, False):
-        seen: list[str] = []
-        after = None
-        while page := await registry.tools.list(PROJECT, limit=4, after=after, newest_first=newest_first):
-            seen += [tool.name for tool in page]
-            after = page[-1].uid
-        assert seen == (oldest_first[::-1] if newest_first else oldest_first)
+        tools = [tool async for tool in registry.tools.select(PROJECT, newest_first=newest_first)]
+        for count, tool in enumerate(tools, 1):
+            later = [each.name for each in tools[count:]]
+            assert await listed(after=tool.uid, newest_first=newest_first) == later
     assert await listed(name="t1") == ["t1"]
     assert await listed(name="memory") == ["memory"]
     assert await listed(text="CORE_MEM") == ["core_memory_replace", "core_memory_append"]
