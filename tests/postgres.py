@@ -133,6 +133,11 @@ def query(url: str, sql: str) -> list[tuple[Any, ...]]:
     return _run_in_thread(_query(url, sql))
 
 
+def execute(url: str, script: str) -> None:
+    """Runs a script of the test's own."""
+    _run_in_thread(_execute(url, script))
+
+
 def _run_in_thread(work: Coroutine[Any, Any, T]) -> T:
     """Runs it in a loop of its own, beside the one of the test."""
     return asyncio.run_coroutine_threadsafe(work, _loop()).result()
@@ -182,6 +187,14 @@ async def _query(url: str, sql: str) -> list[tuple[Any, ...]]:
     connection = await asyncpg.connect(url)
     try:
         return [tuple(row) for row in await connection.fetch(sql)]
+    finally:
+        await connection.close()
+
+
+async def _execute(url: str, script: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(script)
     finally:
         await connection.close()
 

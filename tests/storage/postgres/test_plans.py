@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from storage.sql.memory_pages import LAST_CHARACTER
 from storage.sql.statements import load
 from tests.core.conversations import assistant, user
-from tests.postgres import empty_database
+from tests.postgres import empty_database, execute
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.storage.test_turns import Clock
 from tests.stored import ALICE, PATIENT, Speaker
@@ -59,6 +59,14 @@ ANALYZE;
 """
 
 
+@pytest.fixture(scope="module")
+def memories(postgres: str) -> str:
+    """The URL of a database that is filled once, for tests that only look at plans."""
+    url = empty_database(postgres, 8).url
+    execute(url, FILL)
+    return url
+
+
 async def test_statements_are_planned_once_for_a_connection(open_store: OpenStore) -> None:
     store = await open_store(limits=replace(PATIENT, size=1))
     alice = Speaker(store, ALICE, Clock())
@@ -76,11 +84,8 @@ async def test_statements_are_planned_once_for_a_connection(open_store: OpenStor
 @pytest.mark.parametrize(
     "name", ["memory_snapshot", "pool_found", "pool_conversation", "shown_at", "shown_unread"]
 )
-async def test_one_conversation_of_a_long_memory_is_found_by_index(
-    database: PostgresServer, name: str
-) -> None:
-    async with connect(database.url) as connection:
-        await connection.execute(FILL)
+async def test_one_conversation_of_a_long_memory_is_found_by_index(memories: str, name: str) -> None:
+    async with connect(memories) as connection:
         plan = await explain(connection, load("exchanges.sql")[name].postgres)
     steps = [(line, after) for line, after in itertools.pairwise(plan) if " on exchanges" in line]
     # All of an agent's rows are those that nothing but its number leads to.
@@ -136,12 +141,9 @@ async def test_the_ends_of_a_long_conversation_are_found_without_comparing_its_t
     ("file", "name"),
     [(file, name) for file in ("memory_pages.sql", "forget_preview.sql") for name in load(file)],
 )
-async def test_a_screen_finds_exchanges_by_their_memory_and_more(
-    database: PostgresServer, file: str, name: str
-) -> None:
+async def test_a_screen_finds_exchanges_by_their_memory_and_more(memories: str, file: str, name: str) -> None:
     """By its memory alone all that it ever said would be read, by a row alone the rows of all memories."""
-    async with connect(database.url) as connection:
-        await connection.execute(FILL)
+    async with connect(memories) as connection:
         plan = await explain(connection, load(file)[name].postgres)
     found = [after.strip() for line, after in itertools.pairwise(plan) if " on exchanges" in line]
     assert not [each for each in found if not re.match(r"(Index|Recheck) Cond: .*agent = .* AND ", each)], (
@@ -158,6 +160,13 @@ ANALYZE;
 """
 
 
+@pytest.fixture(scope="module")
+def people(postgres: str) -> str:
+    url = empty_database(postgres, 9).url
+    execute(url, PEOPLE)
+    return url
+
+
 @pytest.mark.parametrize(
     ("prefix", "last", "most"),
     [
@@ -169,10 +178,9 @@ ANALYZE;
     ],
 )
 async def test_people_are_listed_from_the_hour_of_their_last_turn(
-    database: PostgresServer, prefix: str, last: str, most: int
+    people: str, prefix: str, last: str, most: int
 ) -> None:
-    async with connect(database.url) as connection:
-        await connection.execute(PEOPLE)
+    async with connect(people) as connection:
         text = load("memory_pages.sql")["memories"].postgres
         values = ["NULL", f"'{prefix}'", f"'{prefix}{LAST_CHARACTER}'", f"'{last}'", "1000000", "51"]
         lines = await explain(connection, text, values, "ANALYZE, TIMING OFF")
