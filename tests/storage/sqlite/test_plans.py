@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from typing import Any
+from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from storage.sql.exchanges import SQL
 from storage.sql.statements import load
 from storage.sql.store import Store
+from storage.sqlite.connection import DatabaseFile
+from storage.sqlite.database import connect_current
 
 # Statements of which none may read a table from end to end, by file.
 QUICK = {
@@ -37,12 +40,20 @@ QUICK = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    """To a database without rows, for tests that only look at plans."""
+    file = DatabaseFile(str(tmp_path_factory.mktemp("plans") / "memory.db"))
+    with closing(connect_current(file)) as connection:
+        yield connection
+
+
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in QUICK.items() for name in names])
-async def test_text_is_read_by_index(store: Any, file: str, name: str) -> None:
+def test_text_is_read_by_index(connection: sqlite3.Connection, file: str, name: str) -> None:
     sql = load(file)[name]
     numbers = [int(number) for number in re.findall(r"\?(\d+)", sql)]
     values = (None,) * (max(numbers) if numbers else sql.count("?"))
-    plan = store.database.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
     scans = [row[3] for row in plan if row[3].startswith("SCAN")]
     # Within `memory_snapshot` and `tails`, what was just found is gone through; `h` and `f` are few: a past, standing
     # facts.
@@ -63,8 +74,8 @@ async def test_text_is_read_by_index(store: Any, file: str, name: str) -> None:
         ("agent = 1 AND seq >= 5", "exchanges_order"),
     ],
 )
-async def test_exchanges_are_found_by(store: Any, where: str, index: str) -> None:
-    plan = store.database.reader.connection.execute(
+def test_exchanges_are_found_by(connection: sqlite3.Connection, where: str, index: str) -> None:
+    plan = connection.execute(
         f"EXPLAIN QUERY PLAN SELECT shown_reply FROM exchanges WHERE {where}"
     ).fetchall()
     assert f"USING INDEX {index} " in plan[0][3]
