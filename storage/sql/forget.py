@@ -162,14 +162,12 @@ class Forgetting(Group):
 
         async def write(connection: Connection) -> tuple[int, list[int], Row | None]:
             await connection.lock_sharers(agent)
-            sleepers = await load_sleepers(connection, agent) if target.is_all else []
-            before = [await begin_forgetting(connection, each, target, now) for each in sleepers]
             user = await connection.row(SQL["only_memory"], (agent,)) if target.is_all else None
             if user is not None:
                 await anonymize_user_rows(connection, *user)
             paused = await load_agent(connection, agent) if keeps_pause and target.is_all else None
             blocks = [] if paused is None else await default_blocks(connection, agent)
-            id = await begin_forgetting(connection, agent, target, now)
+            *before, id = await begin_forgetting(connection, agent, target, now)
             if paused is not None and paused.paused is not None:
                 empty = await create_agent_with_blocks(
                     connection, self._agents.new(paused.scope), blocks, (), now
@@ -276,8 +274,16 @@ def _remaining_seqs(e: Exchange) -> list[int]:
     return [e.seq + place for place in (*spoken, *reply_place)]
 
 
-async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> int:
-    """Writes a target down. Returns the forgetting, for `Forgetting.run`."""
+async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> list[int]:
+    """Writes a target down; of a whole memory, its sleeptime agents are forgotten, too.
+
+    Returns the forgettings in the order for `Forgetting.run`: that of the memory is the last.
+    """
+    sleepers = await load_sleepers(connection, agent) if target.is_all else []
+    return [await _write_target(connection, each, target, now) for each in (*sleepers, agent)]
+
+
+async def _write_target(connection: Connection, agent: int, target: ForgetTarget, now: float) -> int:
     await connection.lock_sharers(agent)
     await end_readings(connection, agent, now)
     wanted: object = target

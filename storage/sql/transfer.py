@@ -288,14 +288,15 @@ class Transfer(GrowingGroup):
         """
         scope = agent.scope._replace(subject=agent.scope.subject.removeprefix(IMPORTING))
 
-        async def publish(connection: Connection) -> int | None:
+        async def publish(connection: Connection) -> list[int]:
             await connection.lock(agent.id)
             await _check_unfinished(connection, agent)
-            replaced, forgetting = await _find_replaceable(connection, scope), None
+            replaced = await _find_replaceable(connection, scope)
+            forgettings: list[int] = []
             if replaced is not None:
                 # At once, so that no turn that was planned for it is committed there.
                 target = ForgetTarget(is_all=True)
-                forgetting = await begin_forgetting(connection, replaced.id, target, self._forgetting.now())
+                forgettings = await begin_forgetting(connection, replaced.id, target, self._forgetting.now())
                 if replaced.paused is not None:
                     await connection.run(PAGE_SQL["pause"], (agent.id, replaced.paused))
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
@@ -307,11 +308,11 @@ class Transfer(GrowingGroup):
                 name = agent.uid
             await connection.run(SQL["rename"], (scope.subject, name, agent.id))
             await publish_definitions(connection, agent)
-            return forgetting
+            return forgettings
 
-        forgetting = await self._grow(agent.id, next_seq - 1, self._database.bulk(publish))
+        forgettings = await self._grow(agent.id, next_seq - 1, self._database.bulk(publish))
         self._agents.uncache(scope)
-        if forgetting is not None:
+        for forgetting in forgettings:
             await self._forgetting.run(forgetting)
 
 

@@ -121,7 +121,8 @@ class Conversations(Group):
         if definition_row is not None:
             await remove_definition(connection, definition_row.id)
         target = ForgetTarget(conversation=conversation, keeps_memory=keeps_memory)
-        return await begin_forgetting(connection, agent.id, target, at)
+        (id,) = await begin_forgetting(connection, agent.id, target, at)
+        return id
 
     @writes
     async def fork(

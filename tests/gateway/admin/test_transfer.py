@@ -22,11 +22,12 @@ from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.transfer_operations import TransferOperations
 from storage.commands import ForgetTarget, Learned
 from storage.errors import WriteConflict
-from storage.listing import PassageDraft
+from storage.listing import AgentDraft, AgentEntry, PassageDraft
 from storage.records import Agent, Scope, State
 from storage.search.blob import open_blob
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, picture, result, user
+from tests.storage.api import api_scope
 from tests.stored import ALICE, Speaker, open_store, put_edit, rows, save_passage
 
 CAROL = Scope("other", "default", "user:carol")
@@ -359,6 +360,18 @@ async def test_an_empty_memory_that_is_paused_stays_paused(store: Store, other: 
     found = await other.agents.find(CAROL)
     assert found is not None
     assert (found.uid != carol.uid, found.paused) == (True, 2.0)
+
+
+async def test_an_empty_memory_that_is_replaced_takes_its_sleeptime_agents_along(
+    store: Store, other: Store
+) -> None:
+    await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
+    carol = await other.agents.find_or_begin(CAROL, (), (), 1.0)
+    sleeper = AgentDraft(agent=other.agents.draft(api_scope("sleeper")), name="sleeper", body={})
+    await other.sleepers.add(AgentEntry(carol, None), sleeper, None, at=1.0)
+    await fill(other, await export(store))
+    assert await other.agents.find(sleeper.agent.scope) is None
+    assert await other.forgetting.unfinished() == []
 
 
 async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(store: Store, other: Store) -> None:
