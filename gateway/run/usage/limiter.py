@@ -227,7 +227,7 @@ class Limiter:
             return None
         if self._known_change < self._change:
             await self._try_load()
-        buckets = await self._buckets_with_room(receipt)
+        buckets = await self._buckets_with_room(receipt, call)
         while not all(bucket.is_loaded for bucket in buckets):
             await self._load_buckets(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
@@ -284,16 +284,21 @@ class Limiter:
         """Gives back what was reserved for work that is not done here."""
         held.settle(Amounts(), is_answered=False)
 
-    async def _buckets_with_room(self, receipt: Receipt) -> list[Bucket]:
+    async def _buckets_with_room(self, receipt: Receipt, call: PlannedCall | None) -> list[Bucket]:
         """Returns the buckets of a request.
 
-        Where it is one too many at a time, it waits for requests of clients that have just hung up, so that a voice
-        agent that interrupts a reply is let in.
+        Where what others have reserved leaves it no room, it waits for requests of clients that have just hung up, so
+        that a voice agent that interrupts a reply is let in.
         """
         buckets = self._buckets_of(receipt)
+        if not any(bucket.reserved for bucket in buckets):
+            return buckets
+        wanted = Amounts() if call is None else self._estimate(call)
         for _ in range(_ENDING_TICKS):
-            concurrent = [bucket for bucket in buckets if bucket.limit.unit == "concurrent"]
-            if all(bucket.lets_in(1, self._bound_here(bucket.limit)) for bucket in concurrent):
+            reserved = [bucket for bucket in buckets if bucket.reserved]
+            if all(
+                each.lets_in(wanted.of(each.limit.unit), self._bound_here(each.limit)) for each in reserved
+            ):
                 break
             await asyncio.sleep(0)
             buckets = self._buckets_of(receipt)

@@ -233,12 +233,21 @@ def test_only_so_many_are_under_way(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
 
 
+@pytest.mark.parametrize(
+    ("unit", "per", "most"), [("concurrent", None, 1), ("tokens", "day", 1500), ("cost", "minute", 0.0015)]
+)
 @pytest.mark.parametrize("is_searching", [False, True])
 def test_a_request_that_interrupts_a_reply_takes_its_place(
-    world: World, monkeypatch: pytest.MonkeyPatch, *, is_searching: bool
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    unit: str,
+    per: str | None,
+    most: float,
+    *,
+    is_searching: bool,
 ) -> None:
     """The gateway learns of both at once: the end of one connection, and the request on the other."""
-    limit(world, "concurrent", None, 1)
+    limit(world, unit, per, most)
     both_sent, begun = threading.Event(), Gate()
 
     async def search(tools: MemoryTools, call: Any) -> Any:
