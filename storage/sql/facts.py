@@ -34,7 +34,8 @@ ORIGIN = "learning"
 UNLEARNED = "unlearned"
 # Standing facts that are read at once; no measurement.
 _MAX_STANDING = 100
-# A fact that is said again after so long is stored anew. Sooner, each conversation that begins alike would add a row.
+# A fact that is learned again from a message so much later is stored again. Sooner, each conversation that begins alike
+# would add a row.
 _AGAIN_S = 86_400.0
 
 
@@ -226,17 +227,17 @@ async def add_fact(
     if unlearned and not is_asked and origins <= unlearned:
         return None
     id = await connection.value(SQL["same"], (agent.id, key))
-    if id is None and not is_asked and fact.exchange is not None:
-        # Read once more, as after an import: what has become of it since holds.
-        before = await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange))
-        if before is not None:
-            return None
     replaces, standing = list(fact.replaces), fact.standing
-    if id is not None and not is_asked and fact.exchange is not None:
-        said_before = await connection.row(SQL["said_before"], (id, agent.id, since - _AGAIN_S))
-        if said_before is not None:
-            replaces.append(id)
-            id, standing = None, standing or bool(said_before[1])
+    if not is_asked and fact.exchange is not None:
+        if id is None:
+            # Read once more, as after an import: what has become of it since holds.
+            if await connection.value(SQL["learned_before"], (agent.id, key, fact.exchange)) is not None:
+                return None
+        else:
+            was_standing = await connection.value(SQL["outlived"], (id, agent.id, since - _AGAIN_S))
+            if was_standing is not None:
+                replaces.append(id)
+                id, standing = None, standing or bool(was_standing)
     if id is None:
         seq, sources = await take_seq(connection, agent.id), orjson.dumps(list(fact.sources))
         values = (

@@ -11,9 +11,9 @@ RETURNING id
 SELECT f.id FROM facts f WHERE f.agent = ? AND f.key = ?
 AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent) LIMIT 1
 
--- name: said_before
--- Finds a fact by its row if a message from before a time has said it, unless it is muted; and whether it is a standing one.
-SELECT f.id, f.standing FROM facts f WHERE f.id = ?1 AND f.agent = ?2 AND f.valid_from < ?3 AND f.exchange IS NOT NULL
+-- name: outlived
+-- Returns whether a fact is a standing one; nothing where it does not come from a message before a time, or is muted.
+SELECT f.standing FROM facts f WHERE f.id = ?1 AND f.agent = ?2 AND f.valid_from < ?3 AND f.exchange IS NOT NULL
 AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.agent)
 
 -- name: learned_before
