@@ -261,8 +261,8 @@ class Limiter:
 
     def _reserve(self, receipt: Receipt, call: PlannedCall | None) -> None:
         """Reserves the tokens and the cost that work may use, until `settle`."""
+        buckets = self._buckets_of(receipt)
         wanted = Amounts() if call is None else self._estimate(call)
-        buckets = [bucket for bucket in self._buckets_of(receipt) if bucket.limit.unit in MEASURED]
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
         for bucket, amount in entries:
             bucket.reserved += amount
@@ -312,8 +312,10 @@ class Limiter:
         return self._current_buckets(self._limits_of(receipt), receipt.user)
 
     def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
-        """Returns the limits that hold for a request, by their ids."""
+        """Returns the limits that hold for a request, or for work that goes on with one, by their ids."""
         limits = self._limits_for(receipt.project, receipt.key, receipt.user)
+        if not receipt.is_request:
+            return [limit for limit in limits if limit.unit in MEASURED]
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
     def _limits_for(self, project: str, key: int, user: str) -> list[UsageLimit]:

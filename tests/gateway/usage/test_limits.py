@@ -888,6 +888,21 @@ def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
         becomes(lambda: under_way(world) == 2 * USAGE["total_tokens"])
 
 
+def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_meanwhile(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+        gate, arrived = Gate(), upstream.arrived(1)
+        upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
+        made = world.sdk.responses.create(model="m", input="Hi", background=True)
+        arrived.wait_sync()
+        limit(world, "requests", "day", 5)
+        before = under_way(world)
+        gate.open()
+        becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
+        assert (before, used(world)) == (1, 1)
+
+
 @pytest.mark.parametrize(("rows", "write"), [("agents", "find_or_begin"), ("runs", "accept_response")])
 def test_a_background_response_that_could_not_be_accepted_is_given_back(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, write: str
