@@ -262,7 +262,7 @@ class Limiter:
     def _reserve(self, receipt: Receipt, call: PlannedCall | None) -> None:
         """Reserves the tokens and the cost that work may use, until `settle`."""
         buckets = self._buckets_of(receipt)
-        wanted = Amounts() if call is None else self._estimate(call)
+        wanted = Amounts() if call is None or not buckets else self._estimate(call)
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
         for bucket, amount in entries:
             bucket.reserved += amount
@@ -337,18 +337,15 @@ class Limiter:
             return  # it is work of the background, or was just let in
         if self._known_change < self._change:
             await self._try_load()
+        limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED]
+        if not limits:
+            return
         before = self._reservations.get(receipt, LimitReservation([]))
         used, wanted = self._used_so_far(receipt), self._estimate(call)
         before.count_ended_minutes(used, self._now())
         reserved = {bucket.limit.id: bucket for bucket, _ in before.entries}
-        buckets = [
-            reserved.get(limit.id) or self._current_bucket(limit, receipt.user)
-            for limit in self._limits_of(receipt)
-            if limit.unit in MEASURED
-        ]
+        buckets = [reserved.get(limit.id) or self._current_bucket(limit, receipt.user) for limit in limits]
         await self._load_buckets(buckets, self._read_s)
-        if not buckets:
-            return
         # From here on nothing waits, as in `admit`.
         entries, amounts = dict(before.entries), {}
         for bucket in buckets:
