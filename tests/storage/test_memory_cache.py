@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gateway.core.conversation import settle
 from gateway.core.memory.rules import RULES
 from storage.commands import ForgetTarget
 from storage.errors import Corrupt
@@ -336,6 +337,13 @@ async def test_listeners_are_called_when_a_memory_is_wiped(store: Store, alice: 
     store.forgetting.when_gone(lambda: calls.append(1))
     await store.forgetting.wipe(alice.agent.id)
     assert calls
+
+
+async def test_a_memory_with_an_open_turn_is_searched(store: Store, alice: Speaker) -> None:
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    await alice.end(await alice.begin([user("Hello.")], "c1"), [], how=settle.open_)
+    store.recall._memories.clear()
+    assert await hits(store, alice, "dog") == [1]
 
 
 async def test_a_search_that_joins_a_reading_finds_what_came_since(
