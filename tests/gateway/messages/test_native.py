@@ -7,7 +7,7 @@ were changed, moved, or stand after something else than they were thought about.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import anthropic
 import orjson
 import pytest
 
-from gateway.settings import ModelSettings, UpstreamSettings
+from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
@@ -65,6 +65,24 @@ both_models = pytest.mark.parametrize("model", [MODEL, BOUND], ids=["free", "bou
 
 def claude(upstream: StrictAnthropic, **more: Any) -> tuple[UpstreamSettings, ...]:
     return (UpstreamSettings("up", "anthropic", upstream.base_url, **more),)
+
+
+@contextmanager
+def with_fallback(
+    upstream: StrictAnthropic, folder: Path, *profiles: ProfileSettings
+) -> Iterator[tuple[World, StrictUpstream]]:
+    """Serves the model `smart` of Claude's, whose fallback is the other upstream's `m`. Yields that upstream, too."""
+    with StrictUpstream() as other:
+        upstreams = (
+            *claude(upstream, retries=0),
+            UpstreamSettings("other", base_url=other.base_url, retries=0),
+        )
+        models = (
+            ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),
+            ModelSettings("m", "m", "other"),
+        )
+        with remember(upstream, folder, *profiles, upstreams=upstreams, models=models) as world:
+            yield world, other
 
 
 @pytest.fixture
@@ -511,25 +529,19 @@ def test_a_reply_of_hidden_rounds_that_was_cut_goes_up_cut(
 def test_a_hidden_round_goes_on_in_another_dialect_in_its_words(
     tmp_path: Path, upstream: StrictAnthropic, stream: bool
 ) -> None:
-    with StrictUpstream() as other:
-        upstreams = (
-            UpstreamSettings("up", "anthropic", upstream.base_url, retries=0),
-            UpstreamSettings("other", base_url=other.base_url, retries=0),
+    with with_fallback(upstream, tmp_path, agent(model="smart")) as (world, other):
+        upstream.queue(
+            Message(blocks=[plain("I "), plain("see.")], text=None, calls=[insert("Likes tea.")]),
+            say("Noted."),
+            refuse(529, "overloaded_error"),
         )
-        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
-        with remember(upstream, tmp_path, agent(model="smart"), upstreams=upstreams, models=models) as world:
-            upstream.queue(
-                Message(blocks=[plain("I "), plain("see.")], text=None, calls=[insert("Likes tea.")]),
-                say("Noted."),
-                refuse(529, "overloaded_error"),
-            )
-            other.queue(say("From afar."))
-            talk = Talk(world, model="agent/helper", stream=stream)
-            talk.say("I like tea.")
-            assert talk.say("And now?") == "From afar."
-            assert other.last.refusal is None
-            round_ = next(message for message in other.last.messages if message.get("tool_calls"))
-            assert ("native_reply" in round_, round_["content"]) == (False, "I see.")
+        other.queue(say("From afar."))
+        talk = Talk(world, model="agent/helper", stream=stream)
+        talk.say("I like tea.")
+        assert talk.say("And now?") == "From afar."
+        assert other.last.refusal is None
+        round_ = next(message for message in other.last.messages if message.get("tool_calls"))
+        assert ("native_reply" in round_, round_["content"]) == (False, "I see.")
 
 
 @both_ways
@@ -1038,27 +1050,21 @@ def test_stored_messages_may_stand_before_thoughts_in_another_form(
 def test_a_fallback_of_another_dialect_names_what_it_cannot_do(
     tmp_path: Path, upstream: StrictAnthropic, tools: list[Json], choice: Json | None
 ) -> None:
-    with StrictUpstream() as other:
-        upstreams = (
-            *claude(upstream, retries=0),
-            UpstreamSettings("other", base_url=other.base_url, retries=0),
-        )
-        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
-        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-            upstream.queue(refuse(529, "overloaded_error"))
-            search = {"type": "web_search_20250305", "name": "web_search"}
-            body = {**hello(tools=[*tools, search], container="container_1"), "model": "smart"}
-            reply = post(world, body if choice is None else {**body, "tool_choice": choice})
-            assert reply.status == 200, reply.json
-            names = set(reply.headers["x-mnemogate-consumed"].split(","))
-            assert names >= {"tools.web_search_20250305", "container"}
-            assert [tool["function"]["name"] for tool in other.last.json.get("tools", [])] == [
-                tool["name"] for tool in tools
-            ]
-            is_dropped = choice is not None and (choice["type"] == "tool" or not tools)
-            assert ("tool_choice" in names, "tool_choice" in other.last.json) == (
-                is_dropped, choice is not None and not is_dropped,
-            )  # fmt: skip
+    with with_fallback(upstream, tmp_path) as (world, other):
+        upstream.queue(refuse(529, "overloaded_error"))
+        search = {"type": "web_search_20250305", "name": "web_search"}
+        body = {**hello(tools=[*tools, search], container="container_1"), "model": "smart"}
+        reply = post(world, body if choice is None else {**body, "tool_choice": choice})
+        assert reply.status == 200, reply.json
+        names = set(reply.headers["x-mnemogate-consumed"].split(","))
+        assert names >= {"tools.web_search_20250305", "container"}
+        assert [tool["function"]["name"] for tool in other.last.json.get("tools", [])] == [
+            tool["name"] for tool in tools
+        ]
+        is_dropped = choice is not None and (choice["type"] == "tool" or not tools)
+        assert ("tool_choice" in names, "tool_choice" in other.last.json) == (
+            is_dropped, choice is not None and not is_dropped,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
@@ -1066,62 +1072,47 @@ def test_a_fallback_of_another_dialect_is_told_of_a_file_that_it_cannot_read(
     tmp_path: Path, upstream: StrictAnthropic, user: Json
 ) -> None:
     file = {"type": "document", "source": {"type": "url", "url": "https://example.com/boats.pdf"}}
-    with StrictUpstream() as other:
-        upstreams = (
-            *claude(upstream, retries=0),
-            UpstreamSettings("other", base_url=other.base_url, retries=0),
-        )
-        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
-        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-            post(world, {**hello("My cat is called Miso."), "model": "smart"}, user)
-            world.pass_time(1000)
-            upstream.queue(refuse(529, "overloaded_error"))
-            reply = post(world, {**hello([file, plain("Is my cat Miso in it?")]), "model": "smart"}, user)
-            assert reply.status == 200, reply.json
-            assert "document.source.url" in reply.headers["x-mnemogate-consumed"]
-            texts = [part["text"] for part in other.last.messages[-1]["content"]]
-            assert "[A file that cannot be read here.]" in texts
-            assert any("My cat is called Miso." in text for text in texts) is bool(user)
+    with with_fallback(upstream, tmp_path) as (world, other):
+        post(world, {**hello("My cat is called Miso."), "model": "smart"}, user)
+        world.pass_time(1000)
+        upstream.queue(refuse(529, "overloaded_error"))
+        reply = post(world, {**hello([file, plain("Is my cat Miso in it?")]), "model": "smart"}, user)
+        assert reply.status == 200, reply.json
+        assert "document.source.url" in reply.headers["x-mnemogate-consumed"]
+        texts = [part["text"] for part in other.last.messages[-1]["content"]]
+        assert "[A file that cannot be read here.]" in texts
+        assert any("My cat is called Miso." in text for text in texts) is bool(user)
 
 
 def test_images_of_results_follow_in_a_users_message_in_another_dialect(
     tmp_path: Path, upstream: StrictAnthropic
 ) -> None:
     """Where another upstream stands in, and where the conversation goes on there: the same messages, and one talk."""
-    with StrictUpstream() as other:
-        upstreams = (
-            UpstreamSettings("up", "anthropic", upstream.base_url, retries=0),
-            UpstreamSettings("other", base_url=other.base_url, retries=0),
-        )
-        models = (
-            ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),
-            ModelSettings("m", "m", "other"),
-        )
-        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-            Talk(world, model="smart").say("My cat is called Miso.")
-            world.pass_time(1000)
-            talk = Talk(world, model="smart", options={"tools": [WEATHER]})
-            upstream.queue(call_tools(Call("weather", {})), refuse(529, "overloaded_error"), say("Fine."))
-            talk.messages.append({"role": "user", "content": "Look at my cat Miso."})
-            reply = talk.complete()
-            talk.messages.append({"role": "assistant", "content": sent_again(reply)})
-            talk.answer(calls_of(reply)[0], [{"type": "text", "text": "Here."}, PIXEL])
-            talk.go_on()
-            note = blocks(upstream.seen[-1], 0)[0]["text"]
-            assert [part["type"] for part in other.last.messages[-1]["content"]] == ["image_url"]
-            assert other.last.messages[-2]["content"] == "Here."
-            assert talk.say("And now?") == "Fine."
-            talk.model = "m"
-            talk.say("And there?")
-            first, _, result, shown, *_ = other.last.messages
-            assert first["content"].startswith(note)
-            assert (result["content"], shown["content"][0]["type"]) == ("Here.", "image_url")
-            talk.model = "smart"
-            talk.say("And back?")
-            assert blocks(upstream.last, 0)[0]["text"] == note
-            assert world.query("SELECT count(*) FROM conversations") == [2]
-            assert world.query("SELECT count(*) FROM exchanges") == [6]
-            assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
+    with with_fallback(upstream, tmp_path) as (world, other):
+        Talk(world, model="smart").say("My cat is called Miso.")
+        world.pass_time(1000)
+        talk = Talk(world, model="smart", options={"tools": [WEATHER]})
+        upstream.queue(call_tools(Call("weather", {})), refuse(529, "overloaded_error"), say("Fine."))
+        talk.messages.append({"role": "user", "content": "Look at my cat Miso."})
+        reply = talk.complete()
+        talk.messages.append({"role": "assistant", "content": sent_again(reply)})
+        talk.answer(calls_of(reply)[0], [{"type": "text", "text": "Here."}, PIXEL])
+        talk.go_on()
+        note = blocks(upstream.seen[-1], 0)[0]["text"]
+        assert [part["type"] for part in other.last.messages[-1]["content"]] == ["image_url"]
+        assert other.last.messages[-2]["content"] == "Here."
+        assert talk.say("And now?") == "Fine."
+        talk.model = "m"
+        talk.say("And there?")
+        first, _, result, shown, *_ = other.last.messages
+        assert first["content"].startswith(note)
+        assert (result["content"], shown["content"][0]["type"]) == ("Here.", "image_url")
+        talk.model = "smart"
+        talk.say("And back?")
+        assert blocks(upstream.last, 0)[0]["text"] == note
+        assert world.query("SELECT count(*) FROM conversations") == [2]
+        assert world.query("SELECT count(*) FROM exchanges") == [6]
+        assert [seen.refusal for seen in upstream.chats if seen.refusal] == []
 
 
 @both_ways
@@ -1186,21 +1177,15 @@ def test_counting_goes_upstream_with_what_memory_adds(world: World, upstream: St
 
 
 def test_a_fallback_to_another_dialect_answers_in_this_one(tmp_path: Path, upstream: StrictAnthropic) -> None:
-    with StrictUpstream() as other:
-        upstreams = (
-            UpstreamSettings("up", "anthropic", upstream.base_url, retries=0),
-            UpstreamSettings("other", base_url=other.base_url, retries=0),
-        )
-        models = (ModelSettings("smart", MODEL, "up", fallbacks=("other/m",)),)
-        with remember(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-            talk = Talk(world, model="smart")
-            upstream.queue(think("Hm.", text="Well."))
-            talk.say("Hello")
-            upstream.queue(refuse(529, "overloaded_error"))
-            other.queue(say("From afar."))
-            assert talk.say("And now?") == "From afar."
-            assert [m["role"] for m in other.last.messages] == ["user", "assistant", "user"]
-            assert b"thinking" not in other.last.body
+    with with_fallback(upstream, tmp_path) as (world, other):
+        talk = Talk(world, model="smart")
+        upstream.queue(think("Hm.", text="Well."))
+        talk.say("Hello")
+        upstream.queue(refuse(529, "overloaded_error"))
+        other.queue(say("From afar."))
+        assert talk.say("And now?") == "From afar."
+        assert [m["role"] for m in other.last.messages] == ["user", "assistant", "user"]
+        assert b"thinking" not in other.last.body
 
 
 # -- the prompt's cache
