@@ -469,7 +469,7 @@ class ReadSpan(Struct, frozen=True):
 class RunEnd(Struct, frozen=True):
     """The end of a run after a step that is written already."""
 
-    # The rows of the agent and the run; 0: the run begins with this.
+    # The rows of the agent and the run.
     agent: int
     run: int
     state: RunState

@@ -175,11 +175,14 @@ class RunMemory:
 
         Raises: RunOver: another run has taken its send; StoreError.
         """
-        if self.run.id and begun is None:
-            return  # It was accepted, and all of it is stored.
         agent, conversation = self.context.agent.id, self.context.path[-1].conversation
         draft = replace(self.run, agent=agent, conversation=conversation, state=RunState.CREATED, begun=begun)
-        self.run = await self.keeper.store.runs.create(draft, replaces=self.replaces)
+        runs = self.keeper.store.runs
+        if not self.run.id:
+            self.run = await runs.create(draft, replaces=self.replaces)
+        elif begun is not None:  # It was accepted, and the rest of it is stored.
+            await runs.note_begun(agent, self.run.id, begun)
+            self.run = draft
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""

@@ -142,6 +142,12 @@ async def begin_run(connection: Connection, agent: int, run: int, at: float) -> 
     return await _get(connection, agent, run)
 
 
+async def note_begun(connection: Connection, agent: int, run: int, begun: float) -> Run:
+    """Stores when the first exchange of a run began that was only created. Returns the run. Raises: NotFound."""
+    await connection.run(SQL["note_begun"], (begun, run, agent))
+    return await _get(connection, agent, run)
+
+
 async def end_run(
     connection: Connection,
     agent: int,
@@ -301,18 +307,13 @@ class Runs(Group):
 
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
-        """Stores a run before its first step, or when one began that was accepted. Returns it.
-
-        replaces: as in `create_run`.
+        """Stores a run before its first step. Returns it as `create_run`.
 
         Raises: WriteConflict: as `create_run`; RunOver: another run has taken its send; NotFound: its agent is gone.
         """
         await connection.lock(draft.agent)
         if await connection.value(SQL["epoch"], (draft.agent,)) is None:
             raise NotFound("there is no such agent")
-        if draft.id:
-            await connection.run(SQL["note_begun"], (draft.begun, draft.id, draft.agent))
-            return draft
         run = await create_run(connection, draft, replaces=replaces)
         if run.uid != draft.uid:
             raise RunOver("another run has taken the send")
@@ -398,6 +399,7 @@ class Runs(Group):
     begin = writes(as_locking_method(begin_run))
     load = reads(as_method(get_run))
     last_step = reads(as_method(load_last_step))
+    note_begun = writes(as_locking_method(note_begun))
     end = writes(as_locking_method(end_run))
     cancel_waiting = writes(as_locking_method(cancel_waiting_run))
     newest = reads(as_method(newest_run))
