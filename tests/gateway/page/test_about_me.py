@@ -126,6 +126,15 @@ def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     ]
 
 
+def test_a_fact_that_is_no_longer_true_is_not_shown_as_muted(world: World) -> None:
+    person, seq, _ = fill(world)
+    person.send(f"f/{seq}/mute", muted="true")
+    screens = ("", f"/f/{seq}", "/facts?all=1", "/export.html")
+    assert all("not mentioned" in person.page(screen) for screen in screens)
+    person.send(f"f/{seq}/correct", text="Alice's cat is called Miso.")
+    assert [screen for screen in screens if "not mentioned" in person.page(screen)] == []
+
+
 def test_what_a_link_lacks_has_no_button_and_is_refused(world: World) -> None:
     _, seq, talk = fill(world)
     for lacking in RIGHTS:
