@@ -157,6 +157,30 @@ def test_the_clients_own_tool_pauses_and_its_result_goes_on(world: World) -> Non
     assert world.upstream.last.messages[-1]["content"] == "sunny"
 
 
+def test_a_result_that_comes_after_the_next_answer_has_its_call_once_more(world: World) -> None:
+    """The user has spoken while the client's tool ran."""
+    make(world)
+    chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
+    world.upstream.queue(call_tools(LOOKS, text="Let me look."), say("Still looking."))
+    chat.say("What do you see?")
+    chat.say("And now?")
+    chat.messages.append({"role": "tool", "tool_call_id": "call_look", "content": "A ship."})
+    chat.complete()
+    told = [
+        "What do you see?",
+        "Let me look.",
+        "No result was given.",
+        "And now?",
+        "Still looking.",
+        "A ship.",
+    ]
+    assert sent(world) == told
+    assert world.upstream.last.messages[-2]["tool_calls"][0]["id"] == "call_look"
+    chat.messages = [{"role": "user", "content": "Thanks."}]
+    chat.complete()
+    assert sent(world) == [*told, "Ok.", "Thanks."]
+
+
 def test_ours_beside_the_clients_own_tool_has_its_result(world: World) -> None:
     make(world)
     weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
