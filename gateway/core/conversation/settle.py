@@ -7,7 +7,7 @@ ended meanwhile. The store writes what they have changed. They judge again only 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
@@ -39,6 +39,10 @@ from gateway.core.conversation.provider_fields import has_opaque
 from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
 from storage.records import REPLY, Evicted, Exchange, State
+
+# The ids of equal replies that are one exchange. Without a limit each repetition would make the exchange longer, as a
+# monitor's. No measurement; any value far above the number of a reply's items behaves alike.
+MAX_IDS: Final = 256
 
 
 class RequestEnd(Struct, frozen=True):
@@ -164,7 +168,7 @@ def _write_into_twin(
     if content["shown_reply"] is not None and "ids" in private_of(ended.shown_reply):
         replies = (tree.shown_reply(twin) or {}, ended.shown_reply)
         ids = [id for reply in replies for id in private_of(reply).get("ids", ())]
-        content["shown_reply"] = orjson.dumps(with_private(ended.shown_reply, ids=ids))
+        content["shown_reply"] = orjson.dumps(with_private(ended.shown_reply, ids=ids[-MAX_IDS:]))
     exchange = tree.change(exchange.id, **content, notes={**twin.notes, **longer})
     # Edits that were merged into the blocks already are not merged once more.
     if not exchange.merged:

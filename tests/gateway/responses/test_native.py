@@ -15,7 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from adapters.base import REPLIES
+from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.private import private_of
 from gateway.run.memory.stored_turns import find_paths_by_id
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
@@ -366,6 +368,18 @@ def test_equal_replies_are_known_by_each_of_their_ids(
         assert conversations(world) == 1
         world.sdk.responses.delete(first.id)
         assert b"Zqtulips" not in world.data()
+
+
+def test_of_equal_replies_the_newest_ids_alone_are_stored(
+    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A monitor asks the same for years."""
+    monkeypatch.setattr(settle, "MAX_IDS", 4)
+    made = [respond(world, input="Are you there?").id for _ in range(4)]
+    (reply,) = world.query("SELECT shown_reply FROM exchanges")
+    ids = private_of(orjson.loads(reply))["ids"]
+    assert [id for id in made if id in ids] == made[-2:]
+    assert len(ids) == 4
 
 
 def test_an_id_that_nobody_knows_begins_anew(world: World, openai_keeps: StoredResponses) -> None:
