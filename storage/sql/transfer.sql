@@ -18,9 +18,9 @@ FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT
 WHERE b.agent = ? AND b.id > ? ORDER BY b.id LIMIT ?
 
 -- name: definition_read
--- Reads a page of what is defined of a memory, but conversations of the Responses API: their ids are of this database.
+-- Reads a page of what is defined of a memory, but conversations with items: their ids are of this database.
 SELECT d.id, d.kind, d.uid, d.name, d.created, d.updated, t.body FROM definitions d JOIN definition_texts t ON t.id = d.current
-WHERE d.memory = ? AND d.memory <> 0 AND d.id > ? AND substr(d.uid, 1, 5) <> 'conv_' ORDER BY d.id LIMIT ?
+WHERE d.memory = ? AND d.memory <> 0 AND d.id > ? AND NOT ({holds_items}) ORDER BY d.id LIMIT ?
 
 -- name: file_read
 -- Reads a page of a folder's files.

@@ -32,7 +32,7 @@ _PERIOD_S = 6 * 3600.0
 _SHARED_PERIOD_S = DAY_S
 # How often it is looked whether that is due, or a forgetting was broken off.
 _LOOK_S = 60.0
-# A forgetting ends the runs of a memory: what is too old there waits so long at most for them to end.
+# A forgetting ends the open runs of a memory. What is too old there waits at most so long for them; no measurement.
 _RUN_S = DAY_S
 # What is younger may be under way in another process.
 YOUNG_S = 3600.0
@@ -156,7 +156,7 @@ class Retention:
         return count
 
     async def _remove_unbound(self) -> int:
-        """Removes conversations with items that no response has put into a memory."""
+        """Removes conversations with items that no response has put into a memory. Returns how many they were."""
         count, projects = 0, [*self.retention_days.items()]
         for project, days in [(None, self.unnamed_days), *projects]:
             before = self.now() - days * DAY_S

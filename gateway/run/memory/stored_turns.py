@@ -117,11 +117,8 @@ class _ReferencedTurns:
                 return []
             if reference.input_index is not None:
                 inputs = dict(NamedTurn((conversation, turn), listed.exchange).inputs)
-                return (
-                    [_with_model(inputs[reference.input_index], listed.exchange)]
-                    if reference.input_index in inputs
-                    else []
-                )
+                message = inputs.get(reference.input_index)
+                return [] if message is None else [_with_model(message, listed.exchange)]
             if listed.run is None:
                 return await self._messages_to(agent, listed.exchange, reference)
         name = await _name_of_run(self._store, self._project, conversation + turn)
@@ -326,6 +323,7 @@ class _ReferenceFiller:
     def filled_request(self) -> ChatRequest:
         filled = [*chain.from_iterable(self._messages)]
         messages = [*map(without_private, filled)]
+        models = [private_of(message).get("model") for message in filled]
         json = {**self._request.json, "messages": messages}
         return replace(
             self._request,
@@ -333,9 +331,7 @@ class _ReferenceFiller:
             json=json,
             messages=messages,
             references=(),
-            reply_models={
-                n: private_of(m)["model"] for n, m in enumerate(filled) if "model" in private_of(m)
-            },
+            reply_models={n: model for n, model in enumerate(models) if model is not None},
         )
 
     def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:

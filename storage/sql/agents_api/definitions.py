@@ -152,7 +152,7 @@ class Definitions(Group):
     ) -> int:
         """Deletes conversations with items that belong to no memory, and have not changed since a time.
 
-        project: None: of any. Returns how many it were.
+        project: None: of any. Returns how many they were; 0: none are left.
         """
         rows = await connection.rows(SQL["unbound"], (before, project, limit))
         for (id,) in rows:
