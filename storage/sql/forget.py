@@ -105,16 +105,16 @@ class Forgetting(Group):
         project: str,
         before: float,
         *,
-        before_in_run: float | None = None,
+        run_wait_s: float = 0.0,
         after: int = 0,
         limit: int = 100,
     ) -> list[int]:
         """Returns a page of the memories of a project with content from before a time.
 
-        before_in_run: that time for memories with an open run; None: the same.
+        run_wait_s: for memories with an open run, that time is so many seconds earlier.
         """
-        in_run = before if before_in_run is None else before_in_run
-        return await read_ids(connection, "agents_before", (project, before, after, limit, in_run))
+        values = (project, before, after, limit, before - run_wait_s)
+        return await read_ids(connection, "agents_before", values)
 
     @long_reads
     async def find_inactive(

@@ -33,7 +33,7 @@ _SHARED_PERIOD_S = DAY_S
 # How often it is looked whether that is due, or a forgetting was broken off.
 _LOOK_S = 60.0
 # A forgetting ends the open runs of a memory. What is too old there waits at most so long for them; no measurement.
-_RUN_S = DAY_S
+_RUN_WAIT_S = DAY_S
 # What is younger may be under way in another process.
 YOUNG_S = 3600.0
 # What has begun to be imported before may not be under way any more.
@@ -137,7 +137,7 @@ class Retention:
         for project, days in self.retention_days.items():
             before, after = self.now() - days * DAY_S, 0
             while agents := await forgetting.find_older(
-                project, before, before_in_run=before - _RUN_S, after=after, limit=_PAGE
+                project, before, run_wait_s=_RUN_WAIT_S, after=after, limit=_PAGE
             ):
                 for agent in agents:
                     id = await forgetting.begin(agent, ForgetTarget(before=before))
