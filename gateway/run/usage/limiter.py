@@ -222,22 +222,24 @@ class Limiter:
         """
         if (before := self._reservations.get(receipt)) is not None:
             return before.substitute  # its request was let in already
-        if not receipt.is_request:
-            self._reserve(receipt, call)  # likewise, and what was reserved then is not known here
-            return None
         if self._known_change < self._change:
             await self._try_load()
-        buckets = await self._buckets_with_room(receipt, call)
+        if receipt.project not in self._limits:
+            self._reservations[receipt] = LimitReservation([])
+            return None
+        wanted = Amounts() if call is None else self._estimate(call)
+        if not receipt.is_request:
+            # Likewise, and what was reserved then is not known here.
+            entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in self._buckets_of(receipt)]
+            self._reserve(receipt, entries)
+            return None
+        buckets = await self._buckets_with_room(receipt, wanted)
         while not all(bucket.is_loaded for bucket in buckets):
             await self._load_buckets(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
             waited_for, buckets = buckets, self._buckets_of(receipt)
             if buckets == waited_for:
                 break  # what could not be read is counted from now on
-        if not buckets:
-            self._reservations[receipt] = LimitReservation([])
-            return None
-        wanted = Amounts() if call is None else self._estimate(call)
         # From here on nothing waits, so what is seen is what is reserved.
         entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
         # The settings may have lost the alias of a limit since.
@@ -248,25 +250,22 @@ class Limiter:
             receipt.is_refused, receipt.limit_id = True, refusing.limit.id
             self._count_limited(refusing.limit, REFUSE)
             raise self._refusal(refusing)
-        for bucket, amount in entries:
-            bucket.reserved += amount
         limit = None if substituting is None else substituting.limit
         substitute = None if limit is None else limit.then
-        self._reservations[receipt] = LimitReservation(entries, substitute)
+        self._reserve(receipt, entries, substitute)
         receipt.rate_limits = self._rate_headers_of(buckets)
         if limit is not None:
             receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
             self._count_limited(limit, "alias")
         return substitute
 
-    def _reserve(self, receipt: Receipt, call: PlannedCall | None) -> None:
-        """Reserves the tokens and the cost that work may use, until `settle`."""
-        buckets = self._buckets_of(receipt)
-        wanted = Amounts() if call is None or not buckets else self._estimate(call)
-        entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
+    def _reserve(
+        self, receipt: Receipt, entries: list[tuple[Bucket, int]], substitute: str | None = None
+    ) -> None:
+        """Reserves amounts of buckets until `settle`. substitute: as in `LimitReservation`."""
         for bucket, amount in entries:
             bucket.reserved += amount
-        self._reservations[receipt] = LimitReservation(entries)
+        self._reservations[receipt] = LimitReservation(entries, substitute)
 
     def hold(self, receipt: Receipt) -> LimitReservation:
         """Takes the tokens and the cost that a request has reserved away from it, for work that it has begun."""
@@ -284,16 +283,13 @@ class Limiter:
         """Gives back what was reserved for work that is not done here."""
         held.settle(Amounts(), is_answered=False)
 
-    async def _buckets_with_room(self, receipt: Receipt, call: PlannedCall | None) -> list[Bucket]:
-        """Returns the buckets of a request.
+    async def _buckets_with_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
+        """Returns the buckets of a request. wanted: what it may use.
 
         Where what others have reserved leaves it no room, it waits for requests of clients that have just hung up, so
         that a voice agent that interrupts a reply is let in.
         """
         buckets = self._buckets_of(receipt)
-        if not any(bucket.reserved for bucket in buckets):
-            return buckets
-        wanted = Amounts() if call is None else self._estimate(call)
         for _ in range(_ENDING_TICKS):
             reserved = [bucket for bucket in buckets if bucket.reserved]
             if all(
