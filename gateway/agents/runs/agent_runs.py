@@ -201,7 +201,7 @@ class AgentRuns:
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:
         """Returns a send with its route. Raises: UnknownModel.
 
-        is_answered: by a model. Else there may be no upstream that has the agent's, whose window is unknown then.
+        is_answered: by a model. Else no upstream has to have the agent's; without one its window is unknown.
         """
         try:
             route = agent_route(self._settings, run_request.spec)

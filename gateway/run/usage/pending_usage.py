@@ -1,4 +1,4 @@
-"""Counts what responses use that their upstreams make in the background.
+"""Counts the usage of responses that their upstreams make in the background.
 
 The answer to the request has no usage; a client's GET brings it once the response has ended. A request counts by what
 it sent until then, and for good where another process sees the end, or where no client asks for it.
@@ -21,12 +21,12 @@ _MAX_KNOWN: Final = 10_000
 
 
 class PendingUsage:
-    """The responses whose usage is not known yet. One for the process."""
+    """The responses without a known usage. One for the process."""
 
     def __init__(self, meter: Meter, limiter: Limiter) -> None:
         self._meter = meter
         self._limiter = limiter
-        # Project and id of a response -> who pays, and the call that asked for it.
+        # Project and id of a response -> the receipt of its payer, and the call that asked for it.
         self._known: dict[tuple[str, str], tuple[Receipt, UpstreamCall]] = {}
 
     def forget(self, project: str, user: str) -> None:
@@ -39,7 +39,7 @@ class PendingUsage:
         """Notes the responses that are made after the end of a request."""
         for call in receipt.calls:
             if call.pending_id is not None and call.counts is None:
-                # Without what the request holds of prompt and reply.
+                # Without the prompt and the reply of the request.
                 payer = Receipt(receipt.begun, project=receipt.project, key=receipt.key, user=receipt.user)
                 noted = replace(call, tries=[], first_piece=None, last_pieces=None)
                 self._known[receipt.project, call.pending_id] = payer, noted

@@ -119,7 +119,7 @@ class _Place(Struct, frozen=True):
 def _continues(new: _Place, earlier: _Place) -> bool:
     """Returns whether a request has the messages of an earlier one, the last perhaps as a grown transcript, and more.
 
-    It is that of a voice agent that did not wait for the end of a sentence, or whose caller went on.
+    A voice agent sends one when it did not wait for the end of a sentence, or when its caller goes on.
     """
     last = len(earlier.inputs) - 1
     if new.path != earlier.path or new.inputs[:last] != earlier.inputs[:last] or len(new.inputs) <= last:
