@@ -345,28 +345,25 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterat
     for element in elements:
         exchange, content = element.exchange, tree.content(element.exchange)
         is_same = _is_of_same_model(exchange, plan)
+        messages: list[WireMessage] = []
+        note = ""
         if element.position >= 0:
             if content.messages is not None:
                 note = exchange.notes.get(element.position, "") if is_user(element.atoms) else ""
                 message = content.messages[element.position]
-                if not is_same:
-                    message = for_another_model(message)
                 if exchange.id in plan.refused_results:
                     # The call itself stays, so its model has read what it made of a block.
                     message = {**message, "content": REFUSED_RESULT}
-                yield InsertedMessage.of(message, element.atoms, element.at, note)
+                messages = [message]
         elif content.shown_reply is not None:
             if content.is_step:
-                messages = [
-                    _as_clients_resend(each if is_same else for_another_model(each))
-                    for each in content.full or ()
-                ]
+                messages = [*map(_as_clients_resend, content.full or ())]
             else:
-                reply = content.shown_reply if is_same else for_another_model(content.shown_reply)
-                reply = _as_clients_resend(reply)
+                reply = _as_clients_resend(content.shown_reply)
                 messages = put_back(content, reply, None, offered, is_same_model=is_same) or [reply]
-            for each in messages:
-                yield InsertedMessage.of(each, element.atoms, element.at)
+        for each in messages:
+            message = each if is_same else for_another_model(each)
+            yield InsertedMessage.of(message, element.atoms, element.at, note)
 
 
 def _is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
