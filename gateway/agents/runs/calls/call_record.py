@@ -95,8 +95,10 @@ async def awaits_answers(store: Store, agent: Agent, step: RunStep | None) -> bo
 
     All may have one where the run that goes on with them was broken off. Raises: StoreError.
     """
-    e = None if step is None else await store.turns.exchange(agent, step.exchange)
-    return step is not None and e is not None and bool(await still_waiting(store, step, e))
+    if step is None:
+        return False
+    e = await store.turns.exchange(agent, step.exchange)
+    return e is not None and bool(await still_waiting(store, step, e))
 
 
 async def known_results(
