@@ -240,15 +240,15 @@ class Moving(Group):
 
         Returns whether the block is as in the source: False where it was changed there after it was moved.
         """
-        named = await connection.row(SQL["block_named"], (block.uid,))
-        if named is not None:
-            rows = await connection.rows(SQL["versions"], (named[0],))
-            versions = {number: (origin, value) for number, _, _, origin, _, _, value in rows}
-            # What was forgotten here need not be forgotten in the source.
+        present_id = await connection.value(SQL["block_named"], (block.uid,))
+        if present_id is not None:
+            rows = await connection.rows(SQL["versions"], (present_id,))
+            # None: it was forgotten here, and need not be forgotten in the source.
+            moved = {
+                n: None if origin == FORGOTTEN_ORIGIN else value for n, _, _, origin, _, _, value in rows
+            }
             return all(
-                each.version in versions
-                and (versions[each.version][0] == FORGOTTEN_ORIGIN or versions[each.version][1] == each.value)
-                for each in block.versions
+                each.version in moved and moved[each.version] in (None, each.value) for each in block.versions
             )
         shared = (block.project, block.profile, block.label)
         present = await connection.row(SQL["block_shared"], shared) if block.profile else None

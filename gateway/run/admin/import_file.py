@@ -276,9 +276,7 @@ def _check_directory(file: IO[bytes]) -> None:
         and tail.startswith(_ZIP64_END, record_at)
     ):
         *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, record_at)
-    if count > MAX_ENTRIES:
-        raise wrong_file(_TOO_MANY_ENTRIES)
-    if directory_bytes > _MAX_DIRECTORY_BYTES:
+    if count > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
         raise wrong_file(_TOO_MANY_ENTRIES)
 
 

@@ -88,8 +88,7 @@ def survey_file(file: IO[bytes], format: str | None, source_user: str | None) ->
     format = format or find_format(file)
     conversations = messages = facts = 0
     users: set[str | None] = set()
-    first: float | None = None
-    last: float | None = None
+    first, last = float("inf"), float("-inf")
     for item in _items(file, format, source_user):
         times: list[float | None] = []
         if isinstance(item, SourceFact):
@@ -108,14 +107,14 @@ def survey_file(file: IO[bytes], format: str | None, source_user: str | None) ->
             messages += item.messages
         for at in times:
             if at is not None:
-                first = at if first is None else min(first, at)
-                last = at if last is None else max(last, at)
+                first, last = min(first, at), max(last, at)
     if len(users) > 1:
         raise BadRequest("The file has facts of several users; name one by source_user.", param="source_user")
     if not conversations and not facts:
         raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
     counts = (ImportCounts(conversations), ImportCounts(messages), ImportCounts(facts))
-    return Survey(format, ImportProgress(*counts, first, last))
+    period = (first, last) if first <= last else (None, None)
+    return Survey(format, ImportProgress(*counts, *period))
 
 
 def _items(file: IO[bytes], format: str, source_user: str | None) -> Iterator[Source]:
