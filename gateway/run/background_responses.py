@@ -403,8 +403,11 @@ class BackgroundResponses:
             self.limiter.release(held)
 
     async def drop_ended(self) -> None:
-        """Drops what is in memory of responses that other processes have made. Raises: StoreError."""
-        if self.store.database.is_shared and self._held:
+        """Drops what is in memory of responses that were cancelled, or that other processes have made.
+
+        Raises: StoreError.
+        """
+        if self._held:
             known = [*self._held]
             for number in {*known} - await self.store.runs.open_among(known):
                 self._drop(number)

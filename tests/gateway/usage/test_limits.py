@@ -888,6 +888,24 @@ def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
         becomes(lambda: under_way(world) == 2 * USAGE["total_tokens"])
 
 
+def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothing(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """The one before it in its conversation is still made."""
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+        limit(world, "tokens", "day", 1_000)
+        gate = Gate()
+        upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
+        conversation = world.sdk.conversations.create().id
+        asks: Any = {"model": "m", "input": "Hi", "background": True, "max_output_tokens": 450}
+        _, waiting = [world.sdk.responses.create(**asks, conversation=conversation) for _ in range(2)]
+        becomes(lambda: upstream.chats)
+        world.sdk.responses.cancel(waiting.id)
+        world.gateway.call(world.gateway.app.services.background_responses.drop_ended())
+        assert 450 <= under_way(world) < 500
+        gate.open()
+
+
 def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_meanwhile(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
