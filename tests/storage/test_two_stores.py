@@ -297,8 +297,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
         raise Unavailable("the process was killed")
 
     with monkeypatch.context() as patch:
-        for step in ("wipe", "run"):
-            patch.setattr(one.forgetting, step, dies)
+        patch.setattr(one.forgetting, "run", dies)
         with pytest.raises(Unavailable):
             await one.transfer.finish_import(imported, 1)
     assert await one.agents.load(agent.id) is None
