@@ -27,8 +27,7 @@ async def read_results(
             if not isinstance(found, dict):
                 raise ProviderBroke("a result is no object")
             result = read(found)
-        except (ValueError, RecursionError, ProviderBroke, TypeError):
-            # No JSON, a value of another type, or nested too deep.
+        except (ValueError, ProviderBroke, TypeError):
             garbled += 1
         else:
             yield result

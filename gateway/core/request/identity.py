@@ -191,7 +191,7 @@ class Identity(Struct, frozen=True):
     # A rule has found that no user asks here, and nothing is stored of it, since the user's own turn
     # may have the same words under another prompt.
     leaves_nothing: bool = False
-    # The mode is `read`, and the turn is stored for its id alone: nobody recalls it or learns from it.
+    # The mode is `read`, and the turn is stored for its id alone: it is neither recalled nor learned from.
     is_apart: bool = False
     # The mode where the gateway has the history; None: the same. The form of a request (`is_single_structured_turn`)
     # changes the mode only where the client has the history.

@@ -34,7 +34,7 @@ class NativeTurn:
         self._status = 200
         self._headers: tuple[Header, ...] = ()
         self._has_begun = False
-        self._error: UpstreamBroke | None = None  # of the upstream's event that says so
+        self._error: UpstreamBroke | None = None  # from an event of the upstream's that reports one
         self._is_saved = False  # the command to save the turn was given
         self._is_id_saved = False  # so was the one to save the id of a background response
         self._after_save: list[Command] = []

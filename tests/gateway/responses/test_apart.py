@@ -1,4 +1,4 @@
-"""A turn that memory does not want is stored for its id alone: its client goes on from it, and nobody recalls it."""
+"""A turn that memory does not want is stored for its id alone: its client goes on from it, and it is not recalled."""
 
 from __future__ import annotations
 
