@@ -591,18 +591,9 @@ def test_a_reply_that_is_cut_is_kept_as_far_as_it_came(
 def test_a_response_that_fails_by_its_provider_counts_as_a_break_of_its_endpoint(
     world: World, upstream: StrictUpstream, code: str, breaks: int, user: str | None
 ) -> None:
-    response = {"id": "resp_1", "object": "response", "status": "in_progress", "output": []}
-    failed = {**response, "status": "failed", "error": {"code": code, "message": "No more."}}
-    events = [("created", response), ("in_progress", response), ("failed", failed)]
-    sent = [
-        b"event: response.%b\ndata: %b\n\n"
-        % (
-            kind.encode(),
-            orjson.dumps({"type": f"response.{kind}", "response": shown, "sequence_number": n}),
-        )
-        for n, (kind, shown) in enumerate(events)
-    ]
-    upstream.queue(raw(*sent, content_type="text/event-stream"))
+    error = {"code": code, "message": "No more."}
+    failed = {"id": "resp_1", "object": "response", "status": "failed", "output": [], "error": error}
+    upstream.queue(raw(*events_of(failed), content_type="text/event-stream"))
     told = respond(world, input="Hi", stream=True, user=user)
     assert (told.status, told.error.message) == ("failed", "No more.")
     world.settle()
