@@ -354,7 +354,7 @@ def test_a_damaged_search_index_is_made_again(upstream: StrictUpstream, tmp_path
 
         world.gateway.call(index())
         world.write(lambda c: c.execute("UPDATE terms SET data = substr(data, 1, length(data) - 3)"))
-        world.gateway.call(store.forgetting.sweep())  # and what is remembered of it
+        world.store.recall._memories.clear()  # it is to be read
         if step == "recalled":
             reply = world.post(QUESTION)
             assert (reply.status, reply.headers["x-mnemogate-recall"]) == (200, "unavailable")
@@ -376,7 +376,7 @@ def test_a_damaged_message_costs_the_recall_of_its_memory(upstream: StrictUpstre
         assert durable(world.post(FACT, {"x-mnemogate-conversation": "one"}))
         world.settle()
         world.write(lambda c: c.execute("UPDATE exchanges SET input = x'ff'"))
-        world.gateway.call(world.store.forgetting.sweep())
+        world.store.recall._memories.clear()  # it is to be read
         reply = world.post("How loud is thunder?", {"x-mnemogate-conversation": "two"})
         assert (reply.status, reply.headers["x-mnemogate-recall"]) == (200, "unavailable")
         assert durable(reply)
