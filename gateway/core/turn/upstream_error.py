@@ -31,7 +31,16 @@ _STATUSES: Final = {name: status for status, names in _NAMES.items() for name in
 RESPONSE_FAILED: Final = "response.failed"
 _PROVIDERS_FAULTS: Final = ("server_error", "vector_store_timeout")
 # Refusals that another moment, key, account or model may mend.
-_MENDABLE: Final = frozenset((401, 402, 404, 408, 409, 425, 429))
+_MENDABLE: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
+# A 400 that is about the key or the account: Claude's without credit or over a limit, Gemini's with a wrong key or from
+# a country that it does not serve.
+_ACCOUNT_WORDS: Final = re.compile(
+    r"credit balance|usage limit|spending limit|billing|quota|api key|location is not supported", re.I
+)
+# A 403 that is about the text (OpenRouter, xAI); any other is about rights or credit.
+_FILTER_WORDS: Final = re.compile(r"flagged|moderat|violat|safety|filter", re.I)
+# The beginning of an error's message that is read for its cause. Some quote the request after that.
+_CAUSE_CHARS: Final = 200
 # The bytes that are read of an error, since some repeat the whole request.
 ERROR_BYTES: Final = 64 * 1024
 # The bytes at the beginning of a body in which an error names itself.
@@ -46,9 +55,20 @@ def is_for_good(status: int, body: bytes) -> bool:
     """
     if status < 400:
         status = _status_of(error_for_status(status, body))
-    if not 400 <= status < 500 or status in _MENDABLE:
+    if not 400 <= status < 500 or status in _MENDABLE or is_about_account(status, body):
         return False
     return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
+
+
+def is_about_account(status: int, body: bytes) -> bool:
+    """Returns whether a 400 or 403 is about the key or the account of the gateway, and not about what went in."""
+    parsed = decode_error(body) if status in (400, 403) else None
+    error = None if parsed is None else error_in(parsed)
+    if error is None:
+        return False
+    if status == 403:
+        return not _FILTER_WORDS.search(str(error))
+    return bool(_ACCOUNT_WORDS.search(str(error["message"])[:_CAUSE_CHARS]))
 
 
 def decode_error(body: bytes) -> Json | None:

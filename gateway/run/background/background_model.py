@@ -18,6 +18,7 @@ from msgspec import Struct
 from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
+from gateway.core.turn.upstream_error import is_about_account
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
@@ -209,7 +210,8 @@ class BackgroundModel:
             # "At once", or a date that is over by our clock, would be a loop.
             raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if reply.status != 200:
-            failure = RequestRefused if reply.status in _REFUSALS else JobFailed
+            is_refused = reply.status in _REFUSALS and not is_about_account(reply.status, body)
+            failure = RequestRefused if is_refused else JobFailed
             raise failure(f"the background model answered {reply.status}")
         return body
 

@@ -167,6 +167,10 @@ def test_a_length_is_read_whatever_the_request_is_like() -> None:
     assert context_from_error("maximum context length is 4096 tokens", deep) is None
 
 
+def _claude(message: bytes) -> bytes:
+    return b'{"type":"error","error":{"type":"invalid_request_error","message":"%b"}}' % message
+
+
 @pytest.mark.parametrize(
     ("status", "body", "for_good"),
     [
@@ -179,6 +183,17 @@ def test_a_length_is_read_whatever_the_request_is_like() -> None:
         (400, b'{"object":"error","message":"maximum context length is 8192 tokens"}', False),
         (401, b"{}", False),
         (429, b"{}", False),
+        # Of Claude, Gemini, xAI and OpenRouter, about the account.
+        (400, _claude(b"Your credit balance is too low to access the Anthropic API."), False),
+        (400, _claude(b"You have reached your specified API usage limits."), False),
+        (400, b'[{"error":{"code":400,"message":"API key expired.","status":"INVALID_ARGUMENT"}}]', False),
+        (400, b'{"error":{"code":400,"message":"User location is not supported for the API use."}}', False),
+        (403, b'{"code":"The caller does not have permission","error":"You have used all credits."}', False),
+        (403, b'{"error":{"code":403,"message":"Key limit exceeded (total limit)."}}', False),
+        (403, b'{"error":"Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"}', True),
+        (403, b"<html>Attention Required!</html>", True),
+        # What it quotes is the request's.
+        (400, _claude(b"messages.0: " + b"x" * 200 + b" my API key"), True),
         (500, b"{}", False),
     ],
 )

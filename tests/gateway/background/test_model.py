@@ -18,7 +18,12 @@ from gateway.cli import main
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
-from gateway.run.background.background_model import BackgroundModel, BackgroundModels, background_route
+from gateway.run.background.background_model import (
+    BackgroundModel,
+    BackgroundModels,
+    RequestRefused,
+    background_route,
+)
 from gateway.run.background.worker import JobFailed, Postponed
 from gateway.run.receipt import Receipt, set_current_receipt
 from gateway.run.upstream.route import Route
@@ -152,6 +157,18 @@ async def test_what_goes_wrong_is_named_without_what_was_said(
     assert words in caught.value.message
     assert "Miso" not in caught.value.message
     assert world.counted == [("failed", 0)]
+
+
+@pytest.mark.parametrize(
+    ("message", "is_refused"), [("It was filtered.", True), ("Your credit balance is too low.", False)]
+)
+async def test_an_account_without_credit_refuses_no_request(
+    world: World, message: str, is_refused: bool
+) -> None:
+    world.provider.queue(ScriptedFailure(400, message))
+    with pytest.raises(JobFailed) as caught:
+        await world.background().ask("p", ASK)
+    assert isinstance(caught.value, RequestRefused) is is_refused
 
 
 async def test_a_busy_upstream_says_how_long(world: World) -> None:
