@@ -75,6 +75,7 @@ def test_a_paused_memory_is_summarised_by_nobody(world: LettaWorld) -> None:
     assert len(world.upstream.seen) == calls
 
 
+@pytest.mark.both
 def test_a_chat_completion_of_a_paused_conversation_goes_on_with_memory_off(world: LettaWorld) -> None:
     begin(world)
     before = stored(world)

@@ -494,7 +494,6 @@ def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
         assert "forgotten" in s.items(batch)[0]["error"]
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_an_agent_that_is_deleted_meanwhile_has_failed_and_its_tokens_count(
     model: str, tmp_path: Path
