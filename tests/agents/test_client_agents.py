@@ -288,7 +288,7 @@ def test_a_list_of_tools_ends(world: LettaWorld) -> None:
     assert {each.name for each in some} == {"send_message", "memory_insert"}
 
 
-def test_a_list_of_tools_behind_one_that_was_deleted_names_it(world: LettaWorld) -> None:
+def test_a_list_of_tools_after_one_that_was_deleted_names_it(world: LettaWorld) -> None:
     tool = world.letta.tools.create(source_type="json", source_code="", json_schema={"name": "t1"})
     assert tool.id is not None
     world.letta.tools.delete(tool.id)

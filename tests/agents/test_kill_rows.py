@@ -26,6 +26,7 @@ from tests.patience import PATIENCE_S
 ROWS = ("accepted", "begun", "replied", "sent", "answered", "done", "ended")
 SIDES = [f"{side} {row}" for row in ROWS for side in ("before", "after")]
 MESSAGE: Any = {"role": "user", "content": "go ring a", "otid": "o1"}
+APPROVAL: Any = {"type": "approval", "approve": True, "otid": "yes"}
 # Between these the call may have been made, and nobody knows.
 UNKNOWN = ("after sent", "before answered")
 
@@ -50,6 +51,18 @@ def send(gateway: Serving, agent: str, *, background: bool) -> str | None:
 def died(gateway: Serving) -> None:
     gateway.process.child.wait(PATIENCE_S)
     assert gateway.process.child.returncode == -9
+
+
+def answer_until_killed(world: Killed) -> str:
+    """Has the gateway die during the call that an answer allows. Returns the agent's id."""
+    with world.serve("after sent") as gateway:
+        agent = world.agent(gateway)
+        gateway.letta.agents.tools.update_approval("ring", agent_id=agent, body_requires_approval=True)
+        assert send(gateway, agent, background=False) == "live"
+        with suppress(Exception):
+            gateway.letta.agents.messages.create(agent, messages=[APPROVAL])
+        died(gateway)
+    return agent
 
 
 def said(result: str) -> list[str]:
@@ -113,19 +126,12 @@ def test_a_live_run_that_is_killed_goes_on_in_the_background(world: Killed, kill
 
 
 def test_an_answer_that_is_killed_while_its_call_is_made_is_told_once(world: Killed) -> None:
-    approval: Any = {"type": "approval", "approve": True, "otid": "yes"}
-    with world.serve("after sent") as gateway:
-        agent, messages = world.agent(gateway), gateway.letta.agents.messages
-        gateway.letta.agents.tools.update_approval("ring", agent_id=agent, body_requires_approval=True)
-        assert send(gateway, agent, background=False) == "live"
-        with suppress(Exception):
-            messages.create(agent, messages=[approval])
-        died(gateway)
+    agent = answer_until_killed(world)
     with world.serve() as gateway:
         answer, _ = gateway.letta.runs.list(agent_id=agent, order="desc")
         assert gateway.ended(answer.id).status == "failed"
         for _ in range(2):
-            gateway.letta.agents.messages.create(agent, messages=[approval])
+            gateway.letta.agents.messages.create(agent, messages=[APPROVAL])
         assert gateway.words(agent)[-2:] == [INTERRUPTED, "assistant: All rang."]
         assert [run.status for run in gateway.letta.runs.list(agent_id=agent, order="desc")] == [
             "completed", "failed", "completed",
@@ -134,15 +140,8 @@ def test_an_answer_that_is_killed_while_its_call_is_made_is_told_once(world: Kil
 
 
 @pytest.mark.parametrize("tool", ["send_message_to_agent_and_wait_for_reply", "send_message_to_agent_async"])
-def test_another_agents_message_behind_an_answer_that_was_killed(world: Killed, tool: str) -> None:
-    approval: Any = {"type": "approval", "approve": True}
-    with world.serve("after sent") as gateway:
-        agent, messages = world.agent(gateway), gateway.letta.agents.messages
-        gateway.letta.agents.tools.update_approval("ring", agent_id=agent, body_requires_approval=True)
-        assert send(gateway, agent, background=False) == "live"
-        with suppress(Exception):
-            messages.create(agent, messages=[approval])
-        died(gateway)
+def test_another_agents_message_after_an_answer_that_was_killed(world: Killed, tool: str) -> None:
+    agent = answer_until_killed(world)
     tells = Call(tool, {"message": "Hello.", "other_agent_id": agent})
     world.held = lambda seen: call_tools(tells) if seen.messages[-1]["content"] == "tell" else None
     with world.serve() as gateway:
