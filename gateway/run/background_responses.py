@@ -248,7 +248,7 @@ class BackgroundResponses:
             run, is_new = await self.store.runs.accept_response(
                 draft, agent.scope.project, KIND, key, request, orjson.dumps(shown)
             )
-        if is_new and (held := self.limiter.hold(receipt)).entries:  # else no limit holds for it
+        if is_new and (held := self.limiter.hold(receipt)).amounts:  # else no limit holds for it
             self._held[run.id] = held
         # Bounded, since other processes may perform the response.
         _put(self._callers, run.id, context)

@@ -110,14 +110,24 @@ class Bucket(Struct, eq=False):
         return max(0, bound - self.used - self.reserved)
 
 
-class LimitReservation(Struct, frozen=True, eq=False):
-    """The amounts that a request has reserved."""
+class LimitReservation(Struct, eq=False):
+    """The amounts that a request has reserved, until it is settled."""
 
-    entries: list[tuple[Bucket, int]]
+    amounts: dict[Bucket, int] = field(default_factory=dict)
     # The model that answers in place of the one that was asked; None: that one answers.
     substitute: str | None = None
     # How much it has used in minutes that were over before it ended, by the ids of their limits.
     counted: dict[int, int] = field(default_factory=dict)
+
+    def reserve(self, bucket: Bucket, amount: int) -> None:
+        """Reserves an amount of a bucket, in place of what was reserved of it before."""
+        bucket.reserved += amount - self.amounts.get(bucket, 0)
+        self.amounts[bucket] = amount
+
+    def take_measured(self) -> LimitReservation:
+        """Takes tokens and cost out of this reservation. Returns them as one of their own."""
+        measured = [bucket for bucket in self.amounts if bucket.limit.unit in MEASURED]
+        return LimitReservation({bucket: self.amounts.pop(bucket) for bucket in measured})
 
     def uncounted(self, used: Amounts, bucket: Bucket) -> int:
         """Returns what counts towards a bucket of what the request has used."""
@@ -125,17 +135,16 @@ class LimitReservation(Struct, frozen=True, eq=False):
 
     def count_ended_minutes(self, used: Amounts, now: float) -> None:
         """Counts what the request has used so far in a minute that is over; what follows is for another one."""
-        for bucket, amount in self.entries[:]:
+        for bucket in [*self.amounts]:
             limit = bucket.limit
             if limit.unit in MEASURED and limit.per == "minute" and bucket.period.end <= now:
-                bucket.reserved -= amount
+                bucket.reserved -= self.amounts.pop(bucket)
                 bucket.used += self.uncounted(used, bucket)
-                self.entries.remove((bucket, amount))
                 self.counted[limit.id] = used.of(limit.unit)
 
     def settle(self, used: Amounts, *, is_answered: bool) -> None:
         """Replaces what was reserved by what was used. is_answered: a model has answered."""
-        for bucket, amount in self.entries:
+        for bucket, amount in self.amounts.items():
             bucket.reserved -= amount
             unit, per = bucket.limit.unit, bucket.limit.per
             if unit == "requests" and (is_answered or per == "minute"):

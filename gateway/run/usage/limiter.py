@@ -173,9 +173,7 @@ class Limiter:
             for limit in self._limits_of(receipt):
                 if limit.id in new:
                     # Tokens and cost are counted when it ends.
-                    bucket, amount = self._current_bucket(limit, receipt.user), Amounts().of(limit.unit)
-                    bucket.reserved += amount
-                    reservation.entries.append((bucket, amount))
+                    reservation.reserve(self._current_bucket(limit, receipt.user), Amounts().of(limit.unit))
 
     async def run(self) -> None:
         """Reads the limits again when they have changed, until it is cancelled."""
@@ -222,16 +220,14 @@ class Limiter:
         """
         if (before := self._reservations.get(receipt)) is not None:
             return before.substitute  # its request was let in already
-        if self._known_change < self._change:
-            await self._try_load()
+        await self._try_load()
         if receipt.project not in self._limits:
-            self._reservations[receipt] = LimitReservation([])
+            self._reservations[receipt] = LimitReservation()
             return None
         wanted = Amounts() if call is None else self._estimate(call)
         if not receipt.is_request:
-            # Likewise, and what was reserved then is not known here.
-            entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in self._buckets_of(receipt)]
-            self._reserve(receipt, entries)
+            # The request that has begun this work was let in, and what it reserved is not known here.
+            self._reserve(receipt, self._buckets_of(receipt), wanted)
             return None
         buckets = await self._buckets_with_room(receipt, wanted)
         while not all(bucket.is_loaded for bucket in buckets):
@@ -252,7 +248,7 @@ class Limiter:
             raise self._refusal(refusing)
         limit = None if substituting is None else substituting.limit
         substitute = None if limit is None else limit.then
-        self._reserve(receipt, entries, substitute)
+        self._reserve(receipt, buckets, wanted, substitute)
         receipt.rate_limits = self._rate_headers_of(buckets)
         if limit is not None:
             receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
@@ -260,20 +256,16 @@ class Limiter:
         return substitute
 
     def _reserve(
-        self, receipt: Receipt, entries: list[tuple[Bucket, int]], substitute: str | None = None
+        self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, substitute: str | None = None
     ) -> None:
-        """Reserves amounts of buckets until `settle`. substitute: as in `LimitReservation`."""
-        for bucket, amount in entries:
-            bucket.reserved += amount
-        self._reservations[receipt] = LimitReservation(entries, substitute)
+        """Reserves until `settle` what is wanted of buckets. substitute: as in `LimitReservation`."""
+        reservation = self._reservations[receipt] = LimitReservation(substitute=substitute)
+        for bucket in buckets:
+            reservation.reserve(bucket, wanted.of(bucket.limit.unit))
 
     def hold(self, receipt: Receipt) -> LimitReservation:
         """Takes the tokens and the cost that a request has reserved away from it, for work that it has begun."""
-        before = self._reservations.get(receipt, LimitReservation([]))
-        held = [entry for entry in before.entries if entry[0].limit.unit in MEASURED]
-        left = [entry for entry in before.entries if entry[0].limit.unit not in MEASURED]
-        self._reservations[receipt] = LimitReservation(left, before.substitute)
-        return LimitReservation(held)
+        return self._reservations[receipt].take_measured()
 
     def give(self, receipt: Receipt, held: LimitReservation) -> None:
         """Gives work what its request has reserved, until `settle`."""
@@ -331,29 +323,27 @@ class Limiter:
         """
         if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
-        if self._known_change < self._change:
-            await self._try_load()
+        await self._try_load()
         limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED]
         if not limits:
             return
-        before = self._reservations.get(receipt, LimitReservation([]))
+        reservation = self._reservations.get(receipt) or LimitReservation()
         used, wanted = self._used_so_far(receipt), self._estimate(call)
-        before.count_ended_minutes(used, self._now())
-        reserved = {bucket.limit.id: bucket for bucket, _ in before.entries}
-        buckets = [reserved.get(limit.id) or self._current_bucket(limit, receipt.user) for limit in limits]
+        reservation.count_ended_minutes(used, self._now())
+        own = {bucket.limit.id: bucket for bucket in reservation.amounts}
+        buckets = [own.get(limit.id) or self._current_bucket(limit, receipt.user) for limit in limits]
         await self._load_buckets(buckets, self._read_s)
         # From here on nothing waits, as in `admit`.
-        entries, amounts = dict(before.entries), {}
+        amounts = {}
         for bucket in buckets:
-            used_here, wanted_here = before.uncounted(used, bucket), wanted.of(bucket.limit.unit)
-            bound = self._bound_here(bucket.limit)
-            if not bucket.lets_go_on(entries.get(bucket, 0), used_here, wanted_here, bound):
+            reserved = reservation.amounts.get(bucket, 0)
+            used_here, wanted_here = reservation.uncounted(used, bucket), wanted.of(bucket.limit.unit)
+            if not bucket.lets_go_on(reserved, used_here, wanted_here, self._bound_here(bucket.limit)):
                 raise self._refusal(bucket, used_here)
             amounts[bucket] = used_here + wanted_here
         for bucket, amount in amounts.items():
-            bucket.reserved += amount - entries.get(bucket, 0)
-        entries |= amounts
-        self._reservations[receipt] = LimitReservation([*entries.items()], counted=before.counted)
+            reservation.reserve(bucket, amount)
+        self._reservations[receipt] = reservation
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
@@ -378,7 +368,7 @@ class Limiter:
         """Counts what was used in place of what was reserved. A receipt that was not let in here counts as well."""
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
-            if reservation.entries:  # else no limit holds for it
+            if reservation.amounts:  # else no limit holds for it
                 reservation.settle(self._used_so_far(receipt), is_answered=receipt.is_answered)
         elif not (receipt.is_request or receipt.work_memory) and receipt.project in self._limits:
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
@@ -515,6 +505,9 @@ class Limiter:
         return sum(row[COST] for row in rows)
 
     async def _try_load(self) -> None:
+        """Reads the limits for a request, if they may have changed."""
+        if self._known_change == self._change:
+            return
         try:
             async with asyncio.timeout(self._read_s):
                 await self.load()

@@ -91,17 +91,18 @@ def test_a_reservation_is_settled_by_what_was_used(
     unit: str, per: str | None, is_answered: bool, used: int
 ) -> None:
     one = bucket(reserved=1000, unit=unit, per=per)
-    LimitReservation([(one, 1000)]).settle(Amounts(30, 500_000_000), is_answered=is_answered)
+    LimitReservation({one: 1000}).settle(Amounts(30, 500_000_000), is_answered=is_answered)
     assert (one.reserved, one.used) == (0, used)
 
 
 def test_costs_that_are_settled_leave_nothing_reserved() -> None:
     """As fractions they would leave a rest, by which who is alone would never be alone again."""
     one = bucket(unit="cost", most=1.0)
-    for cost in (100_000_000, 200_000_000, 300_000_000):
-        one.reserved += Amounts(0, cost).of("cost")
-    for cost in (100_000_000, 200_000_000, 300_000_000):
-        LimitReservation([(one, Amounts(0, cost).of("cost"))]).settle(Amounts(), is_answered=True)
+    reservations = [LimitReservation() for _ in range(3)]
+    for number, each in enumerate(reservations, 1):
+        each.reserve(one, Amounts(0, number * 100_000_000).of("cost"))
+    for each in reservations:
+        each.settle(Amounts(), is_answered=True)
     most = counted_amount(one.limit, 1.0)
     assert one.reserved == 0
     assert one.lets_in(most + 1, most)
