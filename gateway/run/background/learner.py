@@ -4,15 +4,14 @@ Without a background model a rule keeps what always holds for the user (gateway.
 
 It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
 error the job is tried again. An answer without a usable call teaches nothing, and the cursor moves on. So it does where
-a model that answers others refuses a text.
+a model refuses messages and answers without them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -22,7 +21,7 @@ from gateway.core.memory import learn
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note
-from gateway.run.background.background_model import BackgroundModel, RequestRefused
+from gateway.run.background.background_model import BackgroundModel, ModelAnswer, RequestRefused
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext
 from gateway.settings import MemorySettings
@@ -92,8 +91,6 @@ class LearningService:
         self._idle_s = settings.idle_s
         self._keeps_secrets = settings.learn_secrets
         self._now = now
-        # Since the start. A model that has answered does not refuse a text because of the settings.
-        self._has_answered = False
         self._reader = LEARNER if background is not None else RULE
         self.schedule = Schedule(
             "learning",
@@ -161,37 +158,24 @@ class LearningService:
         messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
         seqs = [message.seq for message in messages]
         asked = _Asked(unread.cursor, unread.upto, unread.is_more, unread.is_waiting, seqs)
-        if not messages or self._background is None:
+        background = self._background
+        if not messages or background is None:
             return asked
         facts = await self._related_facts(unread, messages)
         blocks = learn.with_human(await self._store.facts.blocks(job.agent))
-        request = learn.build_request(blocks, facts, messages, self._now())
+
+        async def ask(messages: Sequence[Message]) -> ModelAnswer:
+            request = learn.build_request(blocks, facts, messages, self._now())
+            return await background.ask(
+                scope.project, request, tools=learn.tool_definitions(), memory=job.agent
+            )
+
         return replace(
             asked,
             shown=[fact.seq for fact in facts],
             blocks={block.label: block.version for block in blocks},
-            calls=await self._ask_model(job, self._background, scope.project, request),
+            calls=await _ask_calls(ask, messages, is_smallest=job.job.tries > _HALVINGS),
         )
-
-    async def _ask_model(
-        self,
-        job: JobContext,
-        background: BackgroundModel,
-        project: str,
-        request: Sequence[Mapping[str, Any]],
-    ) -> list[dict[str, str]]:
-        """Asks the model. Returns the calls of its answer; none where it refuses even the smallest batch."""
-        try:
-            reply = await background.ask(project, request, tools=learn.tool_definitions(), memory=job.agent)
-        except RequestRefused:
-            if not self._has_answered or job.job.tries <= _HALVINGS:
-                raise
-            _log.warning(
-                "Learning: the background model refuses to read a part of a memory, which is skipped."
-            )
-            return []
-        self._has_answered = True
-        return learn.read_calls(reply.message)
 
     async def _related_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
@@ -252,3 +236,27 @@ class LearningService:
         return self._store.facts.learn_effect(
             unread.agent, asked.cursor, asked.upto, self._now(), decide, self._reader
         )
+
+
+async def _ask_calls(
+    ask: Callable[[Sequence[Message]], Awaitable[ModelAnswer]],
+    messages: Sequence[Message],
+    *,
+    is_smallest: bool,
+) -> list[dict[str, str]]:
+    """Returns the calls of the model's answer about messages; none where it refuses to read them.
+
+    is_smallest: no later attempt reads less.
+
+    Raises: JobFailed, Postponed.
+    """
+    try:
+        reply = await ask(messages)
+    except RequestRefused:
+        if not is_smallest:
+            raise
+        # An answer without the messages shows that they are the cause, and not the settings or the account.
+        await ask(())
+        _log.warning("Learning: the background model refuses to read a part of a memory, which is skipped.")
+        return []
+    return learn.read_calls(reply.message)

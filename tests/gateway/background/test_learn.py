@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -547,35 +548,58 @@ def test_what_another_gateway_was_to_enqueue_is_found_while_this_one_runs(learne
     assert learner.texts() == [MISO]
 
 
-@pytest.mark.parametrize("takes_others", [True, False])
-def test_a_text_that_the_model_refuses_is_passed_over(learner: Learner, takes_others: bool) -> None:
-    def script(body: Any) -> Any:
-        said = body["messages"][1]["content"].partition("# New messages")[2]
-        if "a vile word" in said or not takes_others:
-            return ScriptedFailure(400, "It was filtered.", "content_filter")
-        return ScriptedMessage(None, (fact(MISO),)) if KITTEN in said else ScriptedMessage("Nothing.")
-
+def follow(learner: Learner, script: Callable[[Any], Any]) -> None:
+    """Has the background model answer by a script from now on."""
     background = learner.world.gateway.app.services.background.model
     assert background is not None
-    background.provider = ScriptedProvider(script=script)
+    background.provider = learner.model = ScriptedProvider(script=script)
 
-    def hours_go_by(counts: Any) -> bool:
+
+def hours_go_by(learner: Learner) -> None:
+    """Lets each job be tried until it is over or is tried no more."""
+
+    def are_over(counts: Any) -> bool:
         learner.world.clock.sleep(7200.0)
         learner.learning.schedule.enqueue_when_idle([])
         learner.world.store.jobs.wake()
-        # A model that takes nothing at all is set up wrongly: all of it waits.
-        is_over: bool = counts[JobState.DEAD] == 2
-        return is_over or not any(counts.values())
+        return not any(counts[state] for state in JobState if state is not JobState.DEAD)
 
-    learner.world.chat(user="bob").say("Hello.")
+    learner.rest()
+    learner.until(are_over)
+
+
+def test_a_text_that_the_model_refuses_is_passed_over(learner: Learner) -> None:
+    def script(body: Any) -> Any:
+        said = body["messages"][1]["content"].partition("# New messages")[2]
+        if "a vile word" in said:
+            return ScriptedFailure(400, "It was filtered.", "content_filter")
+        return ScriptedMessage(None, (fact(MISO),)) if KITTEN in said else ScriptedMessage("Nothing.")
+
+    follow(learner, script)
     learner.world.chat(user="alice").say("I was called a vile word.")
-    learner.rest()
-    learner.until(hours_go_by)
+    hours_go_by(learner)
+    assert learner.cursor()
     learner.world.chat(user="alice").say(KITTEN)
-    learner.rest()
-    learner.until(hours_go_by)
-    assert learner.texts() == ([MISO] if takes_others else [])
-    assert bool(learner.cursor()) is takes_others
+    hours_go_by(learner)
+    assert learner.texts() == [MISO]
+
+
+@pytest.mark.parametrize("has_answered", [False, True])
+def test_a_model_that_refuses_everything_passes_nothing_over(learner: Learner, has_answered: bool) -> None:
+    """Its settings are wrong, or its account."""
+    learner.world.chat(user="bob").say("Hello.")
+    if has_answered:
+        hours_go_by(learner)
+    follow(learner, lambda body: ScriptedFailure(400, "Not today."))
+    learner.world.chat(user="alice").say(KITTEN)
+    hours_go_by(learner)
+    assert len(learner.cursor()) == has_answered
+    follow(learner, lambda body: ScriptedMessage("Nothing."))
+    learner.teaches(fact(MISO))
+    learner.world.chat(user="alice").say("Good morning.")
+    hours_go_by(learner)
+    assert learner.texts() == [MISO]
+    assert KITTEN in learner.said().partition("Good morning.")[0]
 
 
 async def _waiting(learner: Learner) -> list[int]:
