@@ -106,7 +106,7 @@ WHERE x.agent = ?1 AND x.fact > ?2 AND coalesce(s.seq, 0) <= ?4 ORDER BY x.fact 
 SELECT o.id, o.exchange, o.call_id, CASE WHEN o.state = 'merged' AND (
         EXISTS (SELECT 1 FROM block_history h WHERE h.id > ?5 AND h.exchange = o.exchange AND h.origin = 'tool:' || o.call_id)
         OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = o.agent AND p.seq > ?4 AND p.exchange = o.exchange)
-        OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = o.agent AND f.seq > ?4 AND f.exchange = o.exchange))
+        OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = o.agent AND f.seq > ?4 AND f.exchange = o.exchange AND f.origin = 'model'))
     THEN 'pending' ELSE o.state END, o.at, o.op, o.label, o.arguments, o.seen
 FROM block_ops o
 WHERE o.agent = ?1 AND o.id > ?2 AND length(o.arguments) > 2 AND substr(o.call_id, 1, 1) <> ' ' ORDER BY o.id LIMIT ?3

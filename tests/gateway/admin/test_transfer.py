@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gateway.core.conversation.match import MemoryUse
 from gateway.errors import BadRequest
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.transfer_operations import TransferOperations
-from storage.commands import ForgetTarget, Learned
+from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.errors import WriteConflict
 from storage.listing import AgentDraft, AgentEntry, PassageDraft
 from storage.records import Agent, Scope, State
@@ -287,23 +288,44 @@ async def test_the_edits_of_an_answer_that_was_asked_for_again_stay_behind(store
     assert [(edit["state"], edit["call"]) for edit in edits] == [("pending", write.ops[0].call_id)]
 
 
+async def export_during(store: Store, agent: Agent, change: Callable[[], Awaitable[object]]) -> Lines:
+    """Returns the export of a memory that is changed after its first page is read."""
+    operations = TransferOperations(store)
+    lines, at = await operations.read_page(agent)
+    await change()
+    while at is not None:
+        page, at = await operations.read_page(agent, at)
+        lines = [*lines, *page]
+    return [json.dumps(line) for line in lines]
+
+
 async def test_an_edit_that_is_confirmed_while_a_memory_is_carried_away_is_made_in_the_copy(
     store: Store, other: Store
 ) -> None:
-    alice, operations = Speaker(store, ALICE, Clock()), TransferOperations(store)
+    alice = Speaker(store, ALICE, Clock())
     said = [user("I like tea."), assistant("Noted.")]
     await alice.end(await alice.begin(said[:1], "c1"), said[1:], ["likes tea"])
-    lines, at = await operations.read_page(alice.agent)
-    pages = [lines]
-    await alice.say([*said, user("bye")], assistant("Bye."), "c1")
-    while at is not None:
-        lines, at = await operations.read_page(alice.agent, at)
-        pages.append(lines)
-    await fill(other, [json.dumps(line) for page in pages for line in page])
+    confirm = partial(alice.say, [*said, user("bye")], assistant("Bye."), "c1")
+    await fill(other, await export_during(store, alice.agent, confirm))
     carol = Speaker(other, CAROL, Clock())
     await carol.say([*said, user("bye")], assistant("Bye."), "c1")
     for each, speaker in ((store, alice), (other, carol)):
         assert [block.value for block in await each.blocks.load(speaker.agent.id)] == ["likes tea"]
+
+
+async def test_an_edit_is_not_made_again_for_a_fact_that_is_learned_while_a_memory_is_carried_away(
+    store: Store,
+) -> None:
+    alice = Speaker(store, ALICE, Clock())
+    said = [user("I like tea."), assistant("Noted.")]
+    await alice.end(await alice.begin(said[:1], "c1"), said[1:], ["likes tea"])
+    await alice.say([*said, user("bye")], assistant("Bye."), "c1")
+    first, _ = await alice.rows()
+    learned = Learned(facts=[LearnedFact("Likes tea.", "", "k", 1.0, first.id, [first.id])])
+    learn = store.facts.learn_effect(alice.agent, 0, 1, 1.0, lambda _: learned)
+    exported = await export_during(store, alice.agent, lambda: store.database.write(learn))
+    edits = [line["edit"] for line in map(json.loads, exported) if "edit" in line]
+    assert [edit["state"] for edit in edits] == ["merged"]
 
 
 async def test_a_copy_knows_which_value_a_pending_edit_overwrites(store: Store, other: Store) -> None:
