@@ -1,8 +1,7 @@
 """Holds requests to limits: lets them in, refuses them, or has another model answer.
 
-While a project has no limit, its requests cost one look into a dictionary. The sums of a day or month are read once
-for each subject; then this process counts along, and where gateways share a database each write reads them again.
-Limits of a minute, and of what is under way, hold for each process by its part.
+While a project has no limit, its requests cost one look into a dictionary. `LimitBuckets` counts what is used. Limits
+of a minute, and of what is under way, hold for each process by its part.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.limit_rules import (
     MEASURED,
+    STORED_PERIODS,
     Amounts,
     Bucket,
     LimitReservation,
@@ -32,16 +32,16 @@ from gateway.core.usage.limit_rules import (
     find_full_buckets,
     format_duration,
     limits_for,
-    period_of,
 )
 from gateway.errors import LimitReached
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt, UpstreamCall
-from gateway.run.usage.meter import ANSWERED, COST, DAY_S, INPUT, OUTPUT, Meter
+from gateway.run.usage.limit_buckets import LimitBuckets
+from gateway.run.usage.meter import Meter
 from storage.errors import StoreError, is_known
 from storage.records import TokenCounts
 from storage.sql.store import Store
-from storage.usage_records import EACH_USER, REFUSE, UsageLimit, UsageQuery
+from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _log = logging.getLogger("mnemogate")
 
@@ -53,8 +53,6 @@ MOST_RESERVED_TOKENS: Final = 4000
 # where these are longer.
 SHARED_S: Final = 90.0
 _SHARED_WRITES: Final = 1.5
-# From so many buckets on those are dropped that the table can give again. Callers name users, and each has buckets.
-_MAX_BUCKETS: Final = 50_000
 # Limits that could not be read are read again after so long.
 _RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, where several
@@ -124,12 +122,8 @@ class Limiter:
         self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
         # The same limits by their ids.
         self._known: dict[int, UsageLimit] = {}
-        self._buckets: dict[tuple[int, str], Bucket] = {}
-        # The next time that buckets are dropped, there are so many of them.
-        self._dropped_at = _MAX_BUCKETS
         self._limits_lock = asyncio.Lock()
-        # By the bucket that is being loaded.
-        self._loads: dict[Bucket, asyncio.Task[None]] = {}
+        self._buckets = LimitBuckets(store.usage, meter, now)
         self._reservations: dict[Receipt, LimitReservation] = {}
         # As others know the process; None: it takes no requests.
         self._process_name = secrets.token_hex(8) if takes_requests else None
@@ -140,7 +134,6 @@ class Limiter:
         self._changed = asyncio.Event()
         self._changed.set()
         store.limits.when_changed(self._note_change)
-        store.usage.when_forgotten(self._forget)
         store.database.when_recovered(self._note_change)
 
     # -- what the limits are
@@ -160,10 +153,7 @@ class Limiter:
             of_project.setdefault((limit.key, limit.user), []).append(limit)
         known = {limit.id: limit for limit in limits}
         new, self._known = known.keys() - self._known.keys(), known
-        for key in [key for key in self._buckets if key[0] not in known]:
-            del self._buckets[key]
-        for (id, _), bucket in self._buckets.items():
-            bucket.limit = known[id]
+        self._buckets.replace_limits(known)
         if new:
             self._reserve_under_way(new)
 
@@ -173,7 +163,7 @@ class Limiter:
             for limit in self._limits_of(receipt):
                 if limit.id in new:
                     # Tokens and cost are counted when it ends.
-                    reservation.reserve(self._current_bucket(limit, receipt.user), Amounts().of(limit.unit))
+                    reservation.reserve(self._buckets.get(limit, receipt.user), Amounts().of(limit.unit))
 
     async def run(self) -> None:
         """Reads the limits again when they have changed, until it is cancelled."""
@@ -188,21 +178,52 @@ class Limiter:
                 await asyncio.sleep(_RETRY_S)
                 self._changed.set()
 
+    async def _try_load(self) -> None:
+        """Reads the limits for a request, if they may have changed."""
+        if self._known_change == self._change:
+            return
+        try:
+            async with asyncio.timeout(self._read_s):
+                await self.load()
+        except TimeoutError:
+            pass  # `run` reads them
+        except StoreError as error:
+            if not is_known(error):
+                _log.warning("Limits are not known, and hold as they were: %s", error.message)
+
     def _note_change(self) -> None:
         self._change += 1
         self._changed.set()
 
-    def _forget(self, project: str, user: str) -> None:
-        """Has what a user has used be read again: the table no longer knows whose it was."""
-        self._buckets = {
-            key: each
-            for key, each in self._buckets.items()
-            if each.limit.per not in ("day", "month")
-            or each.limit.project != project
-            or user not in (each.user, each.limit.user)
-        }
+    # -- which limits hold
 
-    # -- a request
+    def _buckets_of(self, receipt: Receipt) -> list[Bucket]:
+        """Returns the present buckets of the limits that hold for a request, by their ids."""
+        return self._buckets.get_all(self._limits_of(receipt), receipt.user)
+
+    def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
+        """Returns the limits that hold for a request, or for work that goes on with one, by their ids."""
+        limits = self._limits_for(receipt.project, receipt.key, receipt.user)
+        if not receipt.is_request:
+            return [limit for limit in limits if limit.unit in MEASURED]
+        return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
+
+    def _limits_for(self, project: str, key: int, user: str) -> list[UsageLimit]:
+        """Returns the limits that hold for requests of a key and a user, by their ids."""
+        of_project = self._limits.get(project)
+        if of_project is None:
+            return []
+        # A project may have a limit for each of thousands of keys or users.
+        holders = [(of_key, of_user) for of_key in (None, key) for of_user in {None, EACH_USER, user}]
+        limits = [limit for holder in holders for limit in of_project.get(holder, ())]
+        return limits_for(sorted(limits, key=_ID), key, user)
+
+    def _bound_here(self, limit: UsageLimit) -> int:
+        """Returns the bound of a limit for this process: its part of what holds for a minute or at a time."""
+        is_whole = limit.per in STORED_PERIODS
+        return counted_amount(limit, limit.most if is_whole else limit.most / self._processes)
+
+    # -- a request begins
 
     async def admit(
         self,
@@ -231,7 +252,7 @@ class Limiter:
             return None
         buckets = await self._buckets_with_room(receipt, wanted)
         while not all(bucket.is_loaded for bucket in buckets):
-            await self._load_buckets(buckets, self._read_s)
+            await self._buckets.load(buckets, self._read_s)
             # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
             waited_for, buckets = buckets, self._buckets_of(receipt)
             if buckets == waited_for:
@@ -255,25 +276,34 @@ class Limiter:
             self._count_limited(limit, "alias")
         return substitute
 
-    def _reserve(
-        self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, substitute: str | None = None
-    ) -> None:
-        """Reserves until `settle` what is wanted of buckets. substitute: as in `LimitReservation`."""
-        reservation = self._reservations[receipt] = LimitReservation(substitute=substitute)
+    async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
+        """Lets a run go on with another call of the model, and reserves what that may use with what it has used.
+
+        Raises: LimitReached.
+        """
+        if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
+            return  # it is work of the background, or was just let in
+        await self._try_load()
+        limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED]
+        if not limits:
+            return
+        reservation = self._reservations.get(receipt) or LimitReservation()
+        used, wanted = self._used_so_far(receipt), self._estimate(call)
+        reservation.count_ended_minutes(used, self._now())
+        own = {bucket.limit.id: bucket for bucket in reservation.amounts}
+        buckets = [own.get(limit.id) or self._buckets.get(limit, receipt.user) for limit in limits]
+        await self._buckets.load(buckets, self._read_s)
+        # From here on nothing waits, as in `admit`.
+        amounts = {}
         for bucket in buckets:
-            reservation.reserve(bucket, wanted.of(bucket.limit.unit))
-
-    def hold(self, receipt: Receipt) -> LimitReservation:
-        """Takes the tokens and the cost that a request has reserved away from it, for work that it has begun."""
-        return self._reservations[receipt].take_measured()
-
-    def give(self, receipt: Receipt, held: LimitReservation) -> None:
-        """Gives work what its request has reserved, until `settle`."""
-        self._reservations[receipt] = held
-
-    def release(self, held: LimitReservation) -> None:
-        """Gives back what was reserved for work that is not done here."""
-        held.settle(Amounts(), is_answered=False)
+            reserved = reservation.amounts.get(bucket, 0)
+            used_here, wanted_here = reservation.uncounted(used, bucket), wanted.of(bucket.limit.unit)
+            if not bucket.lets_go_on(reserved, used_here, wanted_here, self._bound_here(bucket.limit)):
+                raise self._refusal(bucket, used_here)
+            amounts[bucket] = used_here + wanted_here
+        for bucket, amount in amounts.items():
+            reservation.reserve(bucket, amount)
+        self._reservations[receipt] = reservation
 
     async def _buckets_with_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
         """Returns the buckets of a request. wanted: what it may use.
@@ -292,58 +322,13 @@ class Limiter:
             buckets = self._buckets_of(receipt)
         return buckets
 
-    def _count_limited(self, limit: UsageLimit, then: str) -> None:
-        self._limited.inc(limit.unit, limit.per or "", then)
-
-    def _buckets_of(self, receipt: Receipt) -> list[Bucket]:
-        """Returns the present buckets of the limits that hold for a request, by their ids."""
-        return self._current_buckets(self._limits_of(receipt), receipt.user)
-
-    def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
-        """Returns the limits that hold for a request, or for work that goes on with one, by their ids."""
-        limits = self._limits_for(receipt.project, receipt.key, receipt.user)
-        if not receipt.is_request:
-            return [limit for limit in limits if limit.unit in MEASURED]
-        return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
-
-    def _limits_for(self, project: str, key: int, user: str) -> list[UsageLimit]:
-        """Returns the limits that hold for requests of a key and a user, by their ids."""
-        of_project = self._limits.get(project)
-        if of_project is None:
-            return []
-        # A project may have a limit for each of thousands of keys or users.
-        holders = [(of_key, of_user) for of_key in (None, key) for of_user in {None, EACH_USER, user}]
-        limits = [limit for holder in holders for limit in of_project.get(holder, ())]
-        return limits_for(sorted(limits, key=_ID), key, user)
-
-    async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
-        """Lets a run go on with another call of the model, and reserves what that may use with what it has used.
-
-        Raises: LimitReached.
-        """
-        if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
-            return  # it is work of the background, or was just let in
-        await self._try_load()
-        limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED]
-        if not limits:
-            return
-        reservation = self._reservations.get(receipt) or LimitReservation()
-        used, wanted = self._used_so_far(receipt), self._estimate(call)
-        reservation.count_ended_minutes(used, self._now())
-        own = {bucket.limit.id: bucket for bucket in reservation.amounts}
-        buckets = [own.get(limit.id) or self._current_bucket(limit, receipt.user) for limit in limits]
-        await self._load_buckets(buckets, self._read_s)
-        # From here on nothing waits, as in `admit`.
-        amounts = {}
+    def _reserve(
+        self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, substitute: str | None = None
+    ) -> None:
+        """Reserves until `settle` what is wanted of buckets. substitute: as in `LimitReservation`."""
+        reservation = self._reservations[receipt] = LimitReservation(substitute=substitute)
         for bucket in buckets:
-            reserved = reservation.amounts.get(bucket, 0)
-            used_here, wanted_here = reservation.uncounted(used, bucket), wanted.of(bucket.limit.unit)
-            if not bucket.lets_go_on(reserved, used_here, wanted_here, self._bound_here(bucket.limit)):
-                raise self._refusal(bucket, used_here)
-            amounts[bucket] = used_here + wanted_here
-        for bucket, amount in amounts.items():
-            reservation.reserve(bucket, amount)
-        self._reservations[receipt] = reservation
+            reservation.reserve(bucket, wanted.of(bucket.limit.unit))
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
@@ -352,17 +337,24 @@ class Limiter:
         price = self._meter.price_of(call.target.upstream, call.target.model)
         return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 
-    def _used_so_far(self, receipt: Receipt) -> Amounts:
-        """Returns what a receipt has used so far."""
-        used = [self._used_by(call) for call in receipt.calls if not call.is_background]
-        return Amounts(sum(each.tokens for each in used), sum(each.cost for each in used))
+    def _count_limited(self, limit: UsageLimit, then: str) -> None:
+        self._limited.inc(limit.unit, limit.per or "", then)
 
-    def _used_by(self, call: UpstreamCall) -> Amounts:
-        if not (call.is_answered and call.costs_tokens):
-            return Amounts()
-        used = call.used_counts()
-        price = self._meter.price_of(call.upstream, call.model)
-        return Amounts(used.prompt + used.completion, 0 if price is None else price.of(used))
+    # -- work that goes on with a request
+
+    def hold(self, receipt: Receipt) -> LimitReservation:
+        """Takes the tokens and the cost that a request has reserved away from it, for work that it has begun."""
+        return self._reservations[receipt].take_measured()
+
+    def give(self, receipt: Receipt, held: LimitReservation) -> None:
+        """Gives work what its request has reserved, until `settle`."""
+        self._reservations[receipt] = held
+
+    def release(self, held: LimitReservation) -> None:
+        """Gives back what was reserved for work that is not done here."""
+        held.settle(Amounts(), is_answered=False)
+
+    # -- a request ends
 
     def settle(self, receipt: Receipt) -> None:
         """Counts what was used in place of what was reserved. A receipt that was not let in here counts as well."""
@@ -382,15 +374,29 @@ class Limiter:
     def _count_now(self, receipt: Receipt, amounts: Amounts) -> None:
         """Counts what was used without a reservation."""
         for limit in self._limits_of(receipt):
-            bucket = self._buckets.get((limit.id, _subject(limit, receipt.user)))
+            bucket = self._buckets.find(limit, receipt.user)
             if bucket is not None and limit.unit in MEASURED:
                 bucket.used += amounts.of(limit.unit)
+
+    def _used_so_far(self, receipt: Receipt) -> Amounts:
+        """Returns what a receipt has used so far."""
+        used = [self._used_by(call) for call in receipt.calls if not call.is_background]
+        return Amounts(sum(each.tokens for each in used), sum(each.cost for each in used))
+
+    def _used_by(self, call: UpstreamCall) -> Amounts:
+        if not (call.is_answered and call.costs_tokens):
+            return Amounts()
+        used = call.used_counts()
+        price = self._meter.price_of(call.upstream, call.model)
+        return Amounts(used.prompt + used.completion, 0 if price is None else price.of(used))
+
+    # -- how limits stand
 
     async def states(self, project: str, key: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
-        buckets = self._current_buckets(self._limits_for(project, key, user), user)
-        await self._load_buckets(buckets, None)
+        buckets = self._buckets.get_all(self._limits_for(project, key, user), user)
+        await self._buckets.load(buckets, None)
         found = []
         for bucket in buckets:
             limit = bucket.limit
@@ -403,8 +409,6 @@ class Limiter:
             )
         return found
 
-    # -- what was used before
-
     async def refresh(self) -> None:
         """Reads again what others have used, where gateways share a database. Raises: StoreError."""
         if not self._store.database.is_shared:
@@ -413,128 +417,12 @@ class Limiter:
         self._processes = max(
             1, await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
         )
-        for key, bucket in [*self._buckets.items()]:
-            if bucket.limit.per not in ("day", "month") or self._buckets.get(key) is not bucket:
-                continue
-            if not (bucket.was_asked_for or bucket.reserved):
-                del self._buckets[key]  # it is read again with its user's next request
-            elif bucket.is_loaded and bucket.period.end > now:
-                bucket.was_asked_for = False
-                async with self._meter.pause_writes():
-                    bucket.used = await self._read_used(bucket)
+        await self._buckets.refresh()
 
     async def leave(self) -> None:
         """Leaves this process's part of what holds for a minute to the others. Raises: StoreError."""
         if self._store.database.is_shared and self._process_name is not None:
             await self._store.usage.drop_writer(self._process_name)
-
-    async def _load_buckets(self, buckets: Iterable[Bucket], wait_s: float | None) -> None:
-        """Reads what was used before of the buckets that do not know it yet.
-
-        wait_s: it is waited for this long, and read on; None: to its end.
-        """
-        loads = [self._begin_to_load(bucket) for bucket in buckets if not bucket.is_loaded]
-        if loads:
-            await asyncio.wait(loads, timeout=wait_s)
-
-    def _begin_to_load(self, bucket: Bucket) -> asyncio.Task[None]:
-        load = self._loads.get(bucket)
-        if load is None:
-            load = self._loads[bucket] = asyncio.create_task(self._load_used(bucket))
-            load.add_done_callback(lambda _: self._loads.pop(bucket, None))
-        return load
-
-    def _current_buckets(self, limits: Iterable[UsageLimit], user: str) -> list[Bucket]:
-        """Returns the buckets of limits and a user for the present periods, in the same order."""
-        self._drop_buckets()
-        return [self._current_bucket(limit, user) for limit in limits]
-
-    def _current_bucket(self, limit: UsageLimit, user: str) -> Bucket:
-        """Returns the bucket of a limit and a user for the present period; a new one has to be loaded.
-
-        limit: as it is now, since only buckets that are there take part in its next change.
-        """
-        subject, now = _subject(limit, user), self._now()
-        found = self._buckets.get((limit.id, subject))
-        if found is None or found.period.end <= now:
-            # What is under way has one bucket for ever.
-            found = Bucket(limit, subject, period_of(limit.per, now))
-            found.is_loaded = limit.per not in ("day", "month")
-            self._buckets[limit.id, subject] = found
-        found.was_asked_for = True
-        return found
-
-    async def _load_used(self, bucket: Bucket) -> None:
-        try:
-            async with self._meter.pause_writes():
-                bucket.used = await self._read_used(bucket)
-                bucket.is_loaded = True
-        except StoreError as error:
-            # Limits never break chat: this process counts from now on, and asks again with the next request.
-            if not is_known(error):
-                _log.warning("What was used of limit %d is not known yet: %s", bucket.limit.id, error.message)
-
-    async def _read_used(self, bucket: Bucket) -> int:
-        """Returns what is used of a limit's period, by all processes. The meter writes nothing meanwhile.
-
-        Of a month no day before yesterday is read again: each process has written what began there.
-        """
-        first, last = int(bucket.period.begin // DAY_S), int(bucket.period.end // DAY_S) - 1
-        yesterday = max(first, int(self._now() // DAY_S) - 1)
-        begun = bucket.read_from or first
-        if begun < yesterday:
-            bucket.earlier += await self._read_days(bucket, begun, yesterday - 1)
-            bucket.read_from = yesterday
-        return bucket.earlier + await self._read_days(bucket, max(begun, yesterday), last)
-
-    async def _read_days(self, bucket: Bucket, first: int, last: int) -> int:
-        """Returns what is used of a limit on some days, by all processes."""
-        limit = bucket.limit
-        only: list[tuple[str, str | int]] = [("project", limit.project)]
-        if limit.key is not None:
-            only.append(("key", limit.key))
-        if limit.user is not None:
-            only.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
-        sums = await self._store.usage.sums(UsageQuery((), first, last, tuple(only)))
-        rows = [list(each.counters) for each in sums]
-        rows += self._meter.unwritten_counters(first, last, dict(only))
-        if limit.unit == "requests":
-            return sum(row[ANSWERED] for row in rows)
-        if limit.unit == "tokens":
-            return sum(row[INPUT] + row[OUTPUT] for row in rows)
-        return sum(row[COST] for row in rows)
-
-    async def _try_load(self) -> None:
-        """Reads the limits for a request, if they may have changed."""
-        if self._known_change == self._change:
-            return
-        try:
-            async with asyncio.timeout(self._read_s):
-                await self.load()
-        except TimeoutError:
-            pass  # `run` reads them
-        except StoreError as error:
-            if not is_known(error):
-                _log.warning("Limits are not known, and hold as they were: %s", error.message)
-
-    def _drop_buckets(self) -> None:
-        """Drops buckets where there are too many. Those of what is under way and of this minute are known here alone,
-        and stay."""
-        if len(self._buckets) < self._dropped_at:
-            return
-        now = self._now()
-        self._buckets = {
-            key: each
-            for key, each in self._buckets.items()
-            if each.reserved or (each.limit.per == "minute" and each.period.end > now)
-        }
-        # Where many have to stay, they are not looked through for each new one.
-        self._dropped_at = max(_MAX_BUCKETS, 2 * len(self._buckets))
-
-    def _bound_here(self, limit: UsageLimit) -> int:
-        """Returns the bound of a limit for this process: its part of what holds for a minute or at a time."""
-        is_shared = limit.per not in ("day", "month")
-        return counted_amount(limit, limit.most / self._processes if is_shared else limit.most)
 
     # -- the answer
 
@@ -544,7 +432,7 @@ class Limiter:
         bound = self._bound_here(limit)
         # What requests under way have reserved and do not use is free again when they end.
         is_reserved = limit.unit in MEASURED and bucket.used + used < bound
-        is_long = limit.per in ("day", "month") and not is_reserved
+        is_long = limit.per in STORED_PERIODS and not is_reserved
         is_soon = limit.per is None or is_reserved
         wait_s = 1.0 if is_soon else max(1.0, math.ceil(bucket.period.end - now))
         headers = [("x-should-retry", "false")] if is_long else []
@@ -562,10 +450,6 @@ class Limiter:
                 least = min(of_unit, key=lambda each: each.left(self._bound_here(each.limit)))
                 found += _rate_headers(least, self._bound_here(least.limit), self._now())
         return found
-
-
-def _subject(limit: UsageLimit, user: str) -> str:
-    return user if limit.user == EACH_USER else ""
 
 
 def _rate_headers(bucket: Bucket, bound: int, now: float) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ from gateway.core.prompt.summary import PART_TOKENS
 from gateway.core.usage.limit_rules import limits_for
 from gateway.limits import Limits
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.usage import limiter
+from gateway.run.usage import limit_buckets, limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
@@ -370,11 +370,11 @@ def test_a_request_counts_in_the_minute_in_which_it_is_let_in(
 def test_users_that_callers_name_do_not_fill_the_memory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limiter, "_MAX_BUCKETS", 10)
-    world.gateway.app.services.accounting.limiter._dropped_at = 10
+    buckets = world.gateway.app.services.accounting.limiter._buckets
+    monkeypatch.setattr(limit_buckets, "_MAX_BUCKETS", 10)
+    monkeypatch.setattr(buckets, "_dropped_at", 10)
     for unit, per, most in (("requests", "day", 2), ("concurrent", None, 1), ("tokens", "month", 1e9)):
         limit(world, unit, per, most, user="*")
-    buckets = world.gateway.app.services.accounting.limiter
     sizes = []
     for n in range(30):
         assert world.post(ASK, user=f"user-{n}").status == 200
@@ -412,7 +412,7 @@ def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest
     assert world.post(ASK, user="alice").status == 200
     world.settle()
     own = world.gateway.app.services.accounting.limiter
-    own._buckets.clear()  # as after a restart
+    own._buckets._buckets.clear()  # as after a restart
     sums, goes_on = world.store.usage.sums, Gate()
 
     async def held(query: UsageQuery) -> Any:
