@@ -61,8 +61,6 @@ PAUSE_S = 30.0
 # So many jobs have to fail in a row. One among many means nothing: with a pause after each, an embedder that fails one
 # call in fifty would never catch up with a busy gateway.
 MAX_FAILURES = 2
-# When so many single texts are refused and none of the job was embedded, the texts are not at fault: the job fails.
-_MAX_REFUSED = 3
 # Statuses of a refusal for the text's sake: it is too long in the embedder's own counting, or filtered.
 _TEXT_REFUSED = (400, 413, 422)
 
@@ -188,7 +186,7 @@ class EmbeddingService:
             if self._baseline is None:
                 self._baseline = await self._call(found.agent, BASELINE_TEXTS)
             added = await self._embed_messages(found)
-        except (_RefusedText, Postponed):
+        except Postponed:
             raise
         except JobFailed:
             self._failures += 1
@@ -210,23 +208,21 @@ class EmbeddingService:
         for start in range(0, len(unembedded.messages), BATCH_TEXTS):
             batch = unembedded.messages[start : start + BATCH_TEXTS]
             texts = [_text_to_embed(m.text) for m in batch]
-            made = await self._embed_texts(unembedded.agent, texts, has_others=bool(added))
+            made = await self._embed_texts(unembedded.agent, texts)
             added.update({m.seq: data for m, data in zip(batch, made, strict=True) if data is not None})
         if len({len(data) for data in added.values()}) > 1:
             raise JobFailed("the embedder gave vectors of different lengths")
         return added
 
-    async def _embed_texts(
-        self, agent: Agent, texts: Sequence[str], *, has_others: bool
-    ) -> list[bytes | None]:
-        """Returns vectors of some texts; None: this one is refused. has_others: other texts have been embedded."""
+    async def _embed_texts(self, agent: Agent, texts: Sequence[str]) -> list[bytes | None]:
+        """Returns vectors of some texts; None: this one is refused. Raises: JobFailed, Postponed."""
         try:
             return list(await self._call(agent, texts))
         except _RefusedText:
-            if len(texts) == 1:
-                if has_others:
-                    return [None]
-                raise
+            # If it refuses these as well, not the texts are the cause, but the settings or the account: the job fails.
+            await self._call(agent, BASELINE_TEXTS)
+        if len(texts) == 1:
+            return [None]
         # One text that it refuses (too long in its own counting, filtered) must not keep the others out.
         made: list[bytes | None] = []
         for text in texts:
@@ -234,8 +230,6 @@ class EmbeddingService:
                 made += await self._call(agent, [text])
             except _RefusedText:
                 made.append(None)
-                if len(made) >= _MAX_REFUSED and not any(made) and not has_others:
-                    raise
         return made
 
     async def _call(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:

@@ -22,7 +22,6 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background import embed
 from gateway.run.background.embed import (
-    _MAX_REFUSED,
     BATCH_TEXTS,
     MAX_FAILURES,
     TEXT_CHARS,
@@ -477,7 +476,26 @@ def test_one_that_refuses_everything_is_not_asked_for_each_text(made: Rememberin
     before = len(made.embedder.seen)
     made.rest(ends=False)
     assert made.world.query("SELECT state FROM jobs") == ["retrying"]
-    assert len(made.embedder.seen) - before == 1 + _MAX_REFUSED  # all at once, and some alone
+    assert len(made.embedder.seen) - before == 2  # with the messages, and with other texts
+
+
+def test_an_account_that_has_run_out_leaves_no_message_without_a_vector(made: Remembering) -> None:
+    """Gemini answers an expired key with a 400, as it does a text that it does not take."""
+    made.mention(TORTOISE, others=0)
+    made.embedder.queue(*[fail(400, "API key expired.")] * 8)
+    made.rest(ends=False)
+    assert made.vectors() == 0
+    made.embedder.forget_replies()
+    made.rest(3600)
+    assert made.on_disk(TORTOISE) == [TORTOISE]
+
+
+def test_a_memory_that_begins_with_refused_texts_is_embedded_after_them(made: Remembering) -> None:
+    made.embedder.endpoints.vector_of = picky
+    made.world.upstream.queue(say("A forbidden answer."))
+    made.mention("A forbidden question.", "Another forbidden question.", TORTOISE, others=0)
+    made.rest()
+    assert made.on_disk(TORTOISE) == [TORTOISE]
 
 
 # -- questions, while it fails
