@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from functools import partial
 from zlib import crc32
@@ -49,7 +49,7 @@ from gateway.agents.runs.stored_run import last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, first_after_system
+from gateway.core.conversation.canonical import MessageHasher, first_after_system
 from gateway.core.conversation.kind import ConversationKind, QueueName
 from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.conversation.stored_messages import tool_names_by_call
@@ -182,7 +182,8 @@ class AgentRuns:
         if accepted.run.state is RunState.CREATED:
             await self._refuse_if_waiting(send)
             if accepted.replaces is not None:
-                marks = self._marks(await self._agent_of(send), send, send.messages, accepted.run.otid)
+                agent, otid, now = await self._agent_of(send), accepted.run.otid, self.keeper.now()
+                marks = SendMarks(agent, send.conversation, send, otid, now)
                 earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
                 send = _in_place_of(send, earlier)
         reading = run_request.reading
@@ -383,31 +384,22 @@ class AgentRuns:
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
         await self._turns.wait_written(send.scope)
-        otid = otid_digest(agent, name, send.otid)
-        messages = send.messages
-        if send.heard is not None and any(m.get("role") == "user" for m in messages):
+        if send.heard is not None and any(m.get("role") == "user" for m in send.messages):
             # A list shows what its client has heard: the same words after their answer are another send.
             end = await conversation_end(self.keeper.store, agent, name)
             path = () if end is None else end.path
             hasher, initial = MessageHasher(agent.secret), send.spec.initial_messages
-            count = count_asked_again(path, hasher, messages, send.heard, initial)
+            count = count_asked_again(path, hasher, send.messages, send.heard, initial)
             if not count:
                 return None
-            messages = messages[-count:]
-        marks = self._marks(agent, send, messages, otid)
+            send = replace(send, messages=send.messages[-count:])
+        marks = SendMarks(agent, name, send, otid_digest(agent, name, send.otid), self.keeper.now())
         run = await find_candidate_run(self.keeper.store, marks)
         if run is not None and not run.is_over:
             run = await self._end_abandoned((agent.uid, name), run)
         if run is None or not run.is_over:
             return None
         return await match_earlier_send(self.keeper.store, marks, run)
-
-    def _marks(
-        self, agent: Agent, send: RoutedSend, messages: Sequence[WireMessage], otid: bytes | None
-    ) -> SendMarks:
-        """Returns the marks of a send by which an earlier one is known. messages, otid: as in `SendMarks`."""
-        now, initial = self.keeper.now(), send.spec.initial_messages
-        return SendMarks(agent, send.conversation, messages, send.decisions, otid, now, initial)
 
     async def _end_abandoned(self, own_queue: QueueName, run: Run) -> Run:
         """Ends a run if no process performs it. own_queue: as for `_abandoned_runs`."""

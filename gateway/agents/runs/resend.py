@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.stored_run import exchanges_of
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user
+from gateway.core.conversation.canonical import MessageHasher, is_user
 from gateway.core.conversation.private import private_of
 from gateway.core.conversation.stored_messages import list_messages
 from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.ids import Place, place_of
-from gateway.core.turn.calls import CallDecision
 from storage.commands import ConversationPath
 from storage.errors import NotFound
 from storage.records import DEFAULT, Agent, Exchange, Run, RunState
@@ -32,15 +32,12 @@ class SendMarks(Struct, frozen=True):
     agent: Agent
     # The conversation's name.
     conversation: str
-    # The send's messages, and the answers to calls that it begins with.
-    messages: Sequence[WireMessage]
-    decisions: Sequence[CallDecision]
+    # The send, with the messages or the answers to calls by which it is known.
+    send: RunRequest
     # `otid_digest` of the send. None: a send is the same if it has the messages or answers of the newest run.
     otid: bytes | None
     # When the send came, in seconds since the epoch.
     at: float
-    # The messages with which each conversation of the agent begins.
-    initial: Sequence[WireMessage] = ()
 
 
 class EarlierSend(Struct, frozen=True):
@@ -91,14 +88,15 @@ async def find_candidate_run(store: Store, marks: SendMarks) -> Run | None:
         return await store.runs.by_otid(marks.agent.id, marks.otid)
     conversation = await store.stored_paths.conversation(marks.agent, marks.conversation)
     run = None if conversation is None else await store.runs.newest(marks.agent.id, conversation.id)
-    is_late = run is not None and run.ended is not None and run.ended < marks.at - RETRY_WINDOW_S
-    return None if run is None or (is_late and run.state is RunState.COMPLETED) else run
+    if run is None or run.state is not RunState.COMPLETED or run.ended is None:
+        return run
+    return run if run.ended >= marks.at - RETRY_WINDOW_S else None
 
 
 async def match_earlier_send(store: Store, marks: SendMarks, run: Run) -> EarlierSend | None:
     """Returns the send of an ended run, if these marks are of it. Raises: StoreError."""
     ended = await _ended_run(store, marks, run)
-    if marks.decisions:
+    if marks.send.decisions:
         return await _earlier_answers(store, marks, ended)
     return await _earlier_messages(store, marks, ended)
 
@@ -151,8 +149,8 @@ def _begins_with(first_exchanges: Sequence[Exchange], marks: SendMarks) -> bool:
     """Returns whether a run began with these messages. One that went on in place of another has that one's id."""
     if marks.otid is not None and not any(map(is_user, first_exchanges[0].inputs)):
         return True
-    atoms = MessageHasher(marks.agent.secret).atoms
-    sent, initial = tuple(map(atoms, marks.messages)), tuple(map(atoms, marks.initial))
+    atoms, send = MessageHasher(marks.agent.secret).atoms, marks.send
+    sent, initial = tuple(map(atoms, send.messages)), tuple(map(atoms, send.spec.initial_messages))
     return first_exchanges[-1].inputs in (sent, initial + sent)
 
 
@@ -196,7 +194,7 @@ async def _is_answered(store: Store, marks: SendMarks, e: Exchange) -> bool:
     step = await store.runs.waiting(marks.agent.id, e.conversation)
     # The step that was answered here may be known as one that waits until another one does.
     waits = {} if step is None or step.exchange == e.parent else step.waiting
-    for each in marks.decisions:
+    for each in marks.send.decisions:
         if each.request is not None and request != place_of("message", each.request):
             return False
         if each.call_id is None:

@@ -338,8 +338,7 @@ class BackgroundRuns:
         otid = otid_digest(agent, name, run_request.otid)
         if otid is None and not run_request.is_retry:
             return None
-        now, initial = self._keeper.now(), run_request.spec.initial_messages
-        marks = SendMarks(agent, name, run_request.messages, run_request.decisions, otid, now, initial)
+        marks = SendMarks(agent, name, run_request, otid, self._keeper.now())
         run = await find_candidate_run(self._store, marks)
         if run is None:
             return None
