@@ -187,7 +187,7 @@ class RunStarter:
         agent = await self._keeper.store.agents.find_or_draft(send.scope)
         otid = otid_digest(agent, send.conversation, send.otid)
         now = self._keeper.now()
-        return Run(0, new_uid(), 0, 0, RunState.RUNNING, now, send.parent, send.depth, otid=otid)
+        return Run(0, new_uid(), 0, 0, RunState.CREATED, now, send.parent, send.depth, otid=otid)
 
     # -- a run that was interrupted
 

@@ -113,7 +113,7 @@ class RunMemory:
     # The conversation before the current step.
     context: MemoryContext
     form: EndpointForm
-    # The run's row; its id is 0 until its first step is open, unless it was accepted before.
+    # The run's row; its id is 0 until its first step is open, unless it was stored before.
     run: Run
     makes_toolbox: MakesToolbox
     # Ids of calls that the client has answered.
@@ -175,14 +175,13 @@ class RunMemory:
 
         Raises: RunOver: another run has taken its send; StoreError.
         """
-        agent, conversation = self.context.agent.id, self.context.path[-1].conversation
-        draft = replace(self.run, agent=agent, conversation=conversation, state=RunState.CREATED, begun=begun)
-        runs = self.keeper.store.runs
+        runs, agent = self.keeper.store.runs, self.context.agent.id
         if not self.run.id:
+            conversation = self.context.path[-1].conversation
+            draft = replace(self.run, agent=agent, conversation=conversation, begun=begun)
             self.run = await runs.create(draft, replaces=self.replaces)
         elif begun is not None:  # It was accepted, and the rest of it is stored.
-            await runs.note_begun(agent, self.run.id, begun)
-            self.run = draft
+            self.run = await runs.note_begun(agent, self.run.id, begun)
 
     async def take_up(self, e: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
@@ -397,8 +396,9 @@ class RunMemory:
 
     def _run_to_begin(self) -> Run | None:
         """Returns the run as it begins with the step that is opened; None: it has begun."""
-        is_begun = self.run.id and self.run.state is not RunState.CREATED
-        return None if is_begun else replace(self.run, begun=self.context.request.now)
+        if self.run.state is not RunState.CREATED:
+            return None
+        return replace(self.run, state=RunState.RUNNING, begun=self.context.request.now)
 
     async def _open(self, write: StepOpen) -> None:
         opening = self.keeper.store.stored_paths.open(write)

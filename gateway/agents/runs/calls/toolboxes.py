@@ -55,7 +55,7 @@ class Toolboxes:
     ) -> Toolbox:
         """Returns the tools of one step of a run, or of one turn that is written as a whole (`run` is None).
 
-        run: its id is 0 until its first step is stored.
+        run: its id is 0 until it is stored.
         calling_run: the row of the run whose step made the calls; 0: the calls are not stored.
         sender: the turn as the sender of messages to other agents; None: the tools are only described, not called.
         calls: the record of the calls that leave the gateway; None: that of the step, or of the chat completion.
