@@ -298,10 +298,7 @@ class AgentMessaging:
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(resolved.scope)
-        if agent is None:
-            return False
-        waiting = await self._store.runs.waiting_of([agent.id], DEFAULT)
-        return await awaits_answers(self._store, agent, waiting.get(agent.id))
+        return agent is not None and await awaits_answers(self._store, agent, DEFAULT)
 
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str

@@ -443,10 +443,8 @@ class AgentRuns:
         """Raises: Conflict: the send is not to disturb calls of its conversation that wait for answers."""
         if not send.spares_pauses:
             return
-        store, agent = self.keeper.store, await self._agent_of(send)
-        found = await store.stored_paths.conversation(agent, send.conversation) if agent.id else None
-        step = None if found is None else await store.runs.waiting(agent.id, found.id)
-        if await awaits_answers(store, agent, step):
+        agent = await self._agent_of(send)
+        if agent.id and await awaits_answers(self.keeper.store, agent, send.conversation):
             raise Conflict("This conversation waits for answers to calls.")
 
     async def _agent_of(self, send: RoutedSend) -> Agent:

@@ -90,11 +90,15 @@ async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, s
     return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
 
 
-async def awaits_answers(store: Store, agent: Agent, step: RunStep | None) -> bool:
+async def awaits_answers(store: Store, agent: Agent, conversation: str) -> bool:
     """Returns whether a call of the step with which a conversation ends waits for an answer.
 
-    All may have one where the run that goes on with them was broken off. Raises: StoreError.
+    All may have one where the run that goes on with them was broken off.
+
+    conversation: its name. Raises: StoreError.
     """
+    found = await store.stored_paths.conversation(agent, conversation)
+    step = None if found is None else await store.runs.waiting(agent.id, found.id)
     if step is None:
         return False
     e = await store.turns.exchange(agent, step.exchange)
