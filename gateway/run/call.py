@@ -55,6 +55,8 @@ class Forwarded(Struct, frozen=True):
     models: tuple[str, ...] | None = None
     # The id of that key; 0: it has none.
     key: int = 0
+    # The upstream that the caller's own request asked, which the credential is for; empty: it is not known yet.
+    upstream: str = ""
 
 
 @dataclass(slots=True)
@@ -160,8 +162,8 @@ class ChatCall:
 
     def _model_request(self, target: Target, body: bytes) -> ModelRequest:
         """Returns a request with this body, and with the credential and the query if this target may see them."""
-        forwarded, request = self.forwarded, self.request
-        if not target.gets_credential(self.route.asked.upstream):
+        forwarded, request, asked = self.forwarded, self.request, self.route.asked.upstream
+        if forwarded.upstream != asked or not target.gets_credential(asked):
             return ModelRequest(body, forwarded.headers, wants_stream=request.stream)
         return ModelRequest(body, forwarded.headers, forwarded.credential, request.query, request.stream)
 

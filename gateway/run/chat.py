@@ -237,12 +237,14 @@ class Chat:
         if identity.side_request is not None:
             # A name of the settings may have any letters.
             receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+        route = self._route_for(resolved)
+        headers = headers_for_upstream(context.headers)
         return ChatCall(
             resolved.request,
-            Forwarded(headers_for_upstream(context.headers), context.credential, context.models, context.key),
+            Forwarded(headers, context.credential, context.models, context.key, route.upstream),
             identity,
             resolved.spec,
-            self._route_for(resolved),
+            route,
             resolved.kind,
             view,
             sink,

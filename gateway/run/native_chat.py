@@ -84,9 +84,9 @@ class NativeChat:
                     "the input, `previous_response_id` or `conversation`, or have `takes = { responses = false }` set.",
                     param="x-mnemogate-history",
                 )
-        forwarded = Forwarded(
-            with_codex_headers(context.headers), context.credential, context.models, context.key
-        )
+        headers = with_codex_headers(context.headers)
+        upstream = route.asked.upstream
+        forwarded = Forwarded(headers, context.credential, context.models, context.key, upstream)
         call = make_native_call(native, forwarded, identity, spec, route, sink, receipt)
         await self._chat.admit(call)
         return await self._answer_call(call, native, looked_up_in)

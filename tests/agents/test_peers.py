@@ -19,6 +19,7 @@ from letta_client.types import AgentState
 from msgspec.structs import replace
 
 from gateway.core.turn.round import MAX_CALLS
+from gateway.settings import UpstreamSettings
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.agents.test_background import ended
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -50,10 +51,8 @@ class Stage:
 
     def agent(self, name: str, *replies: Reply, **options: Any) -> str:
         """Makes an agent. Returns its id."""
-        options = {"tools": SPEAKING, "include_base_tools": False, **options}
-        made = self.world.letta.agents.create(
-            name=name, system=f"{name} speaks.", model="openai/m", **options
-        )
+        options = {"model": "openai/m", "tools": SPEAKING, "include_base_tools": False, **options}
+        made = self.world.letta.agents.create(name=name, system=f"{name} speaks.", **options)
         self.agents[name] = made
         self.plays(name, *replies)
         return made.id
@@ -120,6 +119,31 @@ def test_one_agent_asks_another(stage: Stage) -> None:
     # Whoever pays for the one pays for the other.
     assert stage.heard["bob"][0].headers["authorization"] == "Bearer sk-app"
     assert stage.runs() == [("ann", "completed", 0, None), ("bob", "completed", 1, "ann")]
+
+
+@pytest.mark.parametrize("tool", [ASK, TELL])
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_the_callers_key_goes_to_the_upstream_that_the_caller_asked_alone(
+    upstream: StrictUpstream, tmp_path: Path, tool: str, is_chat: bool
+) -> None:
+    with StrictUpstream() as other:
+        upstreams = tuple(
+            UpstreamSettings(name, base_url=each.base_url, takes={"stream_usage": True})
+            for name, each in (("up", upstream), ("other", other))
+        )
+        with staged(upstream, tmp_path, upstreams=upstreams) as stage:
+            other.script = upstream.script
+            c = stage.agent("cid", model="up/m")
+            b = stage.agent("bob", call_tools(replace(ask(c), name=tool)), model="other/m")
+            stage.agent("ann", call_tools(replace(ask(b), name=tool)), model="up/m")
+            if is_chat:
+                stage.world.world.chat(model="agent/ann").say("Begin.")
+            else:
+                stage.send("ann")
+            becomes(lambda: stage.heard["cid"] and len(other.chats) == 2)
+            assert not any("authorization" in seen.headers for seen in other.seen)
+            for name in ("ann", "cid"):
+                assert stage.heard[name][-1].headers["authorization"] == "Bearer sk-app"
 
 
 def test_each_of_the_most_calls_in_one_reply_has_a_result_of_its_own(stage: Stage) -> None:

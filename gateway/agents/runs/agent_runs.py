@@ -210,6 +210,10 @@ class AgentRuns:
             if is_answered:
                 raise
             route = Route("", run_request.spec.model or "")
+        if not run_request.forwarded.upstream:
+            run_request = replace(
+                run_request, forwarded=replace(run_request.forwarded, upstream=route.upstream)
+            )
         return RoutedSend(
             **asdict(run_request),
             request=chat_request_of(run_request),
