@@ -278,9 +278,8 @@ class _SentMessage(NamedTuple):
 
     @property
     def result_id(self) -> str:
-        """The id of the call whose result it is; "": it names none."""
-        id = self.content.message.get("tool_call_id")
-        return "" if id is None else str(id)
+        """The id of the call whose result it is, as `call_id` has it: some models give their calls none."""
+        return str(self.content.message.get("tool_call_id"))
 
 
 def _compose_after_head(
@@ -386,44 +385,47 @@ def _with_calls_and_results(sent: Sequence[_SentMessage]) -> list[_SentMessage]:
     A stored call without a result gets one, which is found there again with the next request. A result that comes
     after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
     """
-    ordered: list[_SentMessage] = []
     calls: dict[str, Any] = {}
-    replies = [i for i, each in enumerate(sent) if i and each.role == "assistant"]
-    for start, end in pairwise([0, *replies, len(sent)]):
-        group = _with_results_first(sent[start:end], calls)
-        calls.update((call_id(call), call) for each in group for call in call_objects(each.content.message))
-        ordered += group
+    starts = [i for i, each in enumerate(sent) if each.role == "assistant"]
+    first = sent[: starts[0]] if starts else sent
+    ordered = [each for each in first if each.role != "tool" or each.list_index is not None]
+    for start, end in pairwise([*starts, len(sent)]):
+        ordered += _with_results_first(sent[start], sent[start + 1 : end], calls)
     return ordered
 
 
 def _with_results_first(
-    group: Sequence[_SentMessage], earlier_calls: Mapping[str, Any]
-) -> list[_SentMessage]:
-    """Returns a reply, the results of its calls, and the other messages after it. earlier_calls: by their ids."""
-    replies = [each for each in group if each.role == "assistant"]
-    results = [each for each in group if each.role == "tool"]
-    answered = Counter(each.result_id for each in results if each.result_id)
-    own = Counter(call_id(call) for each in replies for call in call_objects(each.content.message))
-    late = [earlier_calls[id] for id in answered if id in earlier_calls and id not in own]
-    ordered = [_with_calls(each, late) for each in replies]
-    for each in replies:
-        if each.list_index is None:
-            ordered += _missing_results(each, answered)
-    surplus = answered - own - Counter(map(call_id, late))
-    for each in results:
-        if each.list_index is None and surplus[each.result_id]:
-            surplus[each.result_id] -= 1
-        else:
-            ordered.append(each)
-    return [*ordered, *(each for each in group if each.role not in ("assistant", "tool"))]
+    reply: _SentMessage, following: Sequence[_SentMessage], calls: dict[str, Any]
+) -> Sequence[_SentMessage]:
+    """Returns a reply, the results of its calls, and the other messages that follow it.
+
+    calls: those of the replies before, by their ids. This reply's are added.
+    """
+    results = [each for each in following if each.role == "tool"]
+    # Most replies have no calls, and a history may have thousands of them.
+    if not results and not reply.content.message.get("tool_calls"):
+        return [reply, *following]
+    own = {call_id(call) for call in call_objects(reply.content.message)}
+    late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
+    with_late = _with_calls(reply, [*late.values()])
+    made = call_objects(with_late.content.message)
+    calls.update((call_id(call), call) for call in made)
+    open_calls = Counter(map(call_id, made))
+    answers: list[_SentMessage] = []
+    # Of several results of a call the newest one is sent.
+    for each in reversed(results):
+        if open_calls[each.result_id] > 0 or each.list_index is not None:
+            open_calls[each.result_id] -= 1
+            answers.insert(0, each)
+    missing = open_calls.elements() if reply.list_index is None else ()
+    unanswered = [_missing_result(calls[id], reply) for id in missing]
+    return [with_late, *unanswered, *answers, *(each for each in following if each.role != "tool")]
 
 
-def _missing_results(reply: _SentMessage, answered: Container[str]) -> Iterator[_SentMessage]:
-    """Yields a result for each call of a stored reply that has none. answered: the ids of the others."""
-    for call in call_objects(reply.content.message):
-        if call_id(call) not in answered:
-            message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
-            yield _SentMessage(InsertedMessage(message, (), reply.content.at))
+def _missing_result(call: Mapping[str, Any], reply: _SentMessage) -> _SentMessage:
+    """Returns the result of a stored call that has none."""
+    message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
+    return _SentMessage(InsertedMessage(message, (), reply.content.at))
 
 
 def _with_calls(reply: _SentMessage, more: Sequence[Any]) -> _SentMessage:

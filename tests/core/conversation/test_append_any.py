@@ -6,6 +6,7 @@ Whatever happens, the model gets each message of the user once, in order, and of
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -268,6 +269,15 @@ def test_a_result_that_comes_again_with_other_words_is_there_once() -> None:
     later = world.begin([user("four")], "c1", append=True)
     assert goes_on_from(later, request)
     check_sent(later)
+
+
+@pytest.mark.parametrize("id", ["", None])
+def test_a_result_without_an_id_is_that_of_a_call_without_one(id: Any) -> None:
+    """Some servers of open models give their calls no ids."""
+    world = World()
+    world.say([user("one")], [assistant("Let me look.", {**call(""), "id": id})], "c1", append=True)
+    request = world.begin([result(id, "sunny")], "c1", append=True)
+    assert request.texts == ["one", "Let me look.", "sunny"]
 
 
 def test_a_result_whose_call_was_forgotten_is_left_out() -> None:
