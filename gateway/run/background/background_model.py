@@ -1,6 +1,7 @@
 """Model calls of our own: one model, few calls at a time, within a budget of tokens for each project and day.
 
-They have connections of their own, so that they never stand in the way of a live turn. Only jobs call here.
+They have connections of their own, so that they never stand in the way of a live turn. Jobs call here, and requests for
+a summary.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -153,6 +155,7 @@ class BackgroundModel:
             call = begin_background_call(request, self.upstream.name, self.upstream.kind, self.model)
             call.is_background = is_background
             call.max_tokens = max_tokens
+            count = partial(self._count, project, memory, call)
             try:
                 async with asyncio.timeout(self.timeout_s):
                     raw = await self._send(request, call)
@@ -160,14 +163,13 @@ class BackgroundModel:
                 call.counts = answer.used if answer.is_reported else None
             except _UnreadableReply as error:
                 call.failure, call.counts = "broke", error.used
-                used = error.used or TokenCounts()
-                self._spend(project, memory, call, used, outcome="failed")
+                count("failed", error.used)
                 raise
             except JobFailed:
-                self.count_call("failed", 0)
+                count("failed")
                 raise
             except TimeoutError:
-                self.count_call("failed", 0)
+                count("failed")
                 call.failure = "timeout"
                 raise JobFailed(f"the background model gave no answer in {self.timeout_s:g} s") from None
             except asyncio.CancelledError:
@@ -175,17 +177,18 @@ class BackgroundModel:
                 raise
             finally:
                 call.end()
-            self._spend(project, memory, call, answer.used)
+            count("ok", answer.used)
             return answer
 
     async def aclose(self) -> None:
         await self.provider.aclose()
 
-    def _spend(
-        self, project: str, memory: int, call: UpstreamCall, used: TokenCounts, *, outcome: str = "ok"
+    def _count(
+        self, project: str, memory: int, call: UpstreamCall, outcome: str, used: TokenCounts | None = None
     ) -> None:
-        """Counts what a call of background work has used."""
+        """Counts a call of background work, and what it has used. used: None: nothing."""
         if call.is_background:
+            used = used or TokenCounts()
             self._budget.spend(project, memory, call.upstream, call.model, used, outcome=outcome)
 
     async def _send(self, request: ModelRequest, call: UpstreamCall) -> bytes:

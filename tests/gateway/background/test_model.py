@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,18 @@ async def test_what_goes_wrong_is_named_without_what_was_said(
     assert words in caught.value.message
     assert "Miso" not in caught.value.message
     assert world.counted == [("failed", 0)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_call_for_a_clients_request_is_counted_as_no_background_call(
+    world: World, fails: bool
+) -> None:
+    if fails:
+        world.provider.queue(ScriptedFailure(500, "Miso"))
+    with pytest.raises(JobFailed) if fails else nullcontext():
+        await world.background().ask("p", ASK, is_background=False)
+    assert world.counted == []
+    assert await world.meter.background_tokens("p") == 0
 
 
 @pytest.mark.parametrize(
