@@ -21,6 +21,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.base import ModelReply, read_whole
+from adapters.json_escapes import read_json
 from adapters.types import Event, Json
 
 # Bytes without which a body need not be parsed. The second are the beginning of "tool_calls" and of "tool_call_id".
@@ -41,11 +42,11 @@ class CallIndexer:
         if event.data is None or _CALLS_KEY not in event.data:
             return event
         try:
-            chunk = orjson.loads(event.data)
+            chunk, _ = read_json(event.data)
             if not (isinstance(chunk, dict) and self._index_chunk(chunk)):
                 return event
             data = orjson.dumps(chunk)
-        except (orjson.JSONDecodeError, TypeError):  # what is wrong is for the client to see
+        except TypeError:  # what is wrong is for the client to see
             return event
         name = f"event: {event.name}\n".encode() if event.name else b""
         return Event(name + b"data: " + data + b"\n\n", data, event.name)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 from uuid import uuid4
 
-import orjson
-
 from adapters.base import BatchPart, PartResult, PartState, Provider
 from adapters.batch.sdk_errors import is_transient, read_message
 from adapters.errors import ProviderError
+from adapters.json_escapes import read_json
 from adapters.types import ModelRequest, read_retry_after
 
 AT_ONCE: Final = 4
@@ -135,12 +134,7 @@ class LocalBatches:
             return PartResult(custom_id, "errored", message=error.message, is_transient=True), None
         if reply.status == 200:
             return PartResult(custom_id, "succeeded", raw), None
-        try:
-            error_body = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            error_body = None
         wait_s = (read_retry_after(reply.headers, time.time()) or 0.0) if reply.status in _BUSY else None
-        failed = PartResult(
-            custom_id, "errored", message=read_message(error_body), is_transient=is_transient(reply.status)
-        )
+        message = read_message(read_json(raw)[0])
+        failed = PartResult(custom_id, "errored", message=message, is_transient=is_transient(reply.status))
         return failed, wait_s

@@ -32,7 +32,7 @@ from adapters.errors import (
 )
 from adapters.openai import OpenAICompatible
 from tests.doubles.batches import AnthropicBatchServer, BatchServer, Fate, OpenAIBatchServer
-from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, say
+from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, fail, raw, say
 
 Json = dict[str, Any]
 Fates = Mapping[str, Fate]
@@ -175,6 +175,15 @@ async def test_local_says_what_an_upstream_said() -> None:
         found = await bench.read(await bench.submit("a-1", "b-1", "c-1"))
         assert (found["b-1"].message, found["b-1"].is_transient) == ("No.", False)
         assert (found["c-1"].outcome, found["c-1"].is_transient) == ("errored", True)
+
+
+async def test_local_says_what_an_upstream_said_with_half_a_character() -> None:
+    async with bench_of("local") as bench:
+        assert isinstance(bench.server, StrictUpstream)
+        error = rb'{"error": {"message": "No \ud83d"}}'
+        bench.server.script = lambda seen: raw(error, content_type="application/json", status=400)
+        found = await bench.read(await bench.submit("a-1"))
+        assert found["a-1"].message == "No \ufffd"
 
 
 async def test_local_gives_a_busy_upstream_time() -> None:

@@ -77,6 +77,11 @@ def test_a_piece_that_only_brings_a_signature_has_a_function() -> None:
     assert piece == {"index": 0, "extra_content": {"x": 1}, "function": {}}
 
 
+def test_half_a_character_keeps_no_piece_from_its_number() -> None:
+    data = rb'{"choices":[{"delta":{"content":"\ud83d","tool_calls":[{"id":"a"}]}}]}'
+    assert numbers(Event(b"data: " + data + b"\n\n", data)) == [[0]]
+
+
 @pytest.mark.parametrize(
     "passed",
     [
