@@ -27,22 +27,26 @@ def summaries_in(items: Sequence[Any], field: str = "input", items_before: int =
 
     field, items_before: as for `read_items`.
     """
-    found: list[Json] = []
-    for index, item in enumerate(items, -items_before):
-        if not isinstance(item, dict) or item.get("type") != KIND:
-            continue
-        param, content = f"{field}[{index}].encrypted_content", item.get("encrypted_content")
-        if not is_sealed(content):
-            raise _unverified(param)
-        summary = unseal(content, param).get(_KEY)
-        if not isinstance(summary, str):
-            raise _unverified(param)
-        found.append({"role": "system", "content": _BEFORE + summary})
-    return found
+    return [
+        read_compaction(item, f"{field}[{index}]")
+        for index, item in enumerate(items, -items_before)
+        if isinstance(item, dict) and item.get("type") == KIND
+    ]
+
+
+def read_compaction(item: Json, where: str) -> Json:
+    """Returns a compaction item as a system message. Raises: BadRequest: it is not the gateway's."""
+    param, content = f"{where}.encrypted_content", item.get("encrypted_content")
+    if not is_sealed(content):
+        raise _unverified(param)
+    summary = unseal(content, param).get(_KEY)
+    if not isinstance(summary, str):
+        raise _unverified(param)
+    return {"role": "system", "content": _BEFORE + summary}
 
 
 def read_summary(message: Json) -> str:
-    """Returns the summary in a message of `summaries_in`; "": it is no such message."""
+    """Returns the summary in a message of `read_compaction`; "": it is no such message."""
     content = message.get("content")
     if message.get("role") != "system" or not isinstance(content, str) or not content.startswith(_BEFORE):
         return ""

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import orjson
-
+from gateway.core.json_limits import check_values
 from gateway.core.request.edit import BodyEdit
-from gateway.dialects.responses.compaction import summaries_in
+from gateway.dialects.lenient import as_list, decode_object
+from gateway.dialects.responses.compaction import KIND, read_compaction
 from gateway.dialects.responses.sealed import SEALED, is_sealed
 
 
 def without_sealed_items(body: bytes) -> bytes:
     """Returns a request's body without items that the gateway has sealed: the same bytes where there are none.
 
-    Thoughts are another model's, and are left out; a summary becomes a system message. Raises: BadRequest.
+    Thoughts are another model's, and are left out; a summary becomes a system message.
+    Raises: BadRequest, BodyTooLarge.
     """
     if SEALED.encode() not in body:
         return body
-    try:
-        json = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return body
-    items = json.get("input") if isinstance(json, dict) else None
-    if not isinstance(items, list):
-        return body
+    check_values(body)
+    json = decode_object(body)
     edit = BodyEdit(body, json, listed="input", text_kind="input_text")
-    for index, item in enumerate(items):
+    for index, item in enumerate(as_list(json.get("input"))):
         if isinstance(item, dict) and is_sealed(item.get("encrypted_content")):
-            edit.replace_message(index, summaries_in([item]))
+            is_summary = item.get("type") == KIND
+            edit.replace_message(index, [read_compaction(item, f"input[{index}]")] if is_summary else [])
     return edit.render()
