@@ -195,34 +195,40 @@ def move_agents(
         progress(number, len(moving))
         name = f"{state['id']} {state.get('name')!r:.200}"
         # Where this is not answered, nothing can be moved.
-        if (here := _here(target, state["id"])) is not None:
-            try:
-                mended = _mended(target, here)
-            except NotMoved as error:
-                done.failed += 1
-                report(f"{name}: is here already, without its sleeptime agent. {error.message}")
-            else:
-                done.already_there += 1
-                report(f"{name}: is here already{mended}")
-            continue
-        shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
+        here = _here(target, state["id"])
         try:
-            moved = _read(source, state, shared)
-            line, models = _summary(moved), {model} if model else _models(moved)
-            left_out, idle = _write(target, moved, model)
+            if here is not None:
+                line = f"is here already{_mended(target, here)}"
+                done.already_there += 1
+            else:
+                shared = next((each for each in archives[state["id"]] if sharing[each["id"]] > 1), None)
+                line, models = _move_agent(source, target, state, shared, model)
+                done.moved += 1
+                done.models.update(models)
         except NotMoved as error:
             done.failed += 1
-            report(f"{name}: not moved. {error.message}")
-        except _WRONG as error:
-            done.failed += 1
-            report(f"{name}: not moved. {_other_form(source, error)}")
-        else:
-            done.moved += 1
-            done.models.update(models)
-            line += f"; cannot run here: {', '.join(idle)}" if idle else ""
-            line += f"; left out: {', '.join(left_out)}" if left_out else ""
-            report(f"{name}: {line}")
+            outcome = "not moved" if here is None else "is here already, without its sleeptime agent"
+            line = f"{outcome}. {error.message}"
+        report(f"{name}: {line}")
     return done
+
+
+def _move_agent(
+    source: Server, target: Server, state: _Json, shared: _Json | None, model: str | None
+) -> tuple[str, set[str]]:
+    """Moves an agent. Returns a line of what was moved and what was not, and the models that it names.
+
+    shared: as for `_read`. model: as for `move_agents`. Raises: NotMoved.
+    """
+    try:
+        moved = _read(source, state, shared)
+        line, models = _summary(moved), {model} if model else _models(moved)
+        left_out, idle = _write(target, moved, model)
+    except _WRONG as error:
+        raise NotMoved(_other_form(source, error)) from error
+    line += f"; cannot run here: {', '.join(idle)}" if idle else ""
+    line += f"; left out: {', '.join(left_out)}" if left_out else ""
+    return line, models
 
 
 def _agents(source: Server) -> Iterator[_Json]:
