@@ -36,6 +36,10 @@ class HostError(Exception):
     """A URL that is not allowed, or whose host does not answer. Its text is for the author of the tool."""
 
 
+class ReplyFault(HostError):
+    """A request was sent, and has no reply that can be read: what it asks for may have been done."""
+
+
 class StatusFault(HostError):
     """An MCP server answered a message with an HTTP status, and perhaps with a message of its own."""
 
@@ -49,24 +53,24 @@ class HostReply(Struct, frozen=True):
     _content: aiohttp.StreamReader
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body as it arrives. Raises: HostError: it breaks off."""
+        """Yields the body as it arrives. Raises: ReplyFault: it breaks off."""
         try:
             async for chunk in self._content.iter_chunked(_READ_BYTES):
                 yield chunk
         except (aiohttp.ClientError, OSError) as error:
-            raise HostError("its reply broke off") from error
+            raise ReplyFault("its reply broke off") from error
 
     def break_off(self) -> None:
-        """Makes the reader of the body fail with a HostError."""
+        """Makes the reader of the body fail with a ReplyFault."""
         self._content.set_exception(aiohttp.ClientConnectionError("broken off"))
 
     async def read(self, limit_bytes: int) -> bytes:
-        """Returns the body. Raises: HostError: it breaks off, or is longer than the limit."""
+        """Returns the body. Raises: ReplyFault: it breaks off, or is longer than the limit."""
         body = bytearray()
         async for chunk in self.chunks():
             body += chunk
             if len(body) > limit_bytes:
-                raise HostError(f"its reply has more than {limit_bytes:,} bytes")
+                raise ReplyFault(f"its reply has more than {limit_bytes:,} bytes")
         return bytes(body)
 
 
@@ -96,7 +100,7 @@ class ToolHosts:
         """Sends a request. Only connecting has a timeout; the caller sets one for the reply.
 
         headers: all of them but `Host` and `Content-Length`.
-        Raises: HostError.
+        Raises: HostError; ReplyFault: once the request was sent.
         """
         parsed = self._allowed_url(url)
         addresses = await self._checked_addresses(parsed)
@@ -123,11 +127,13 @@ class ToolHosts:
                 )
             except aiohttp.ClientSSLError as error:
                 raise HostError("its certificate is not accepted") from error
-            except (aiohttp.ClientError, OSError, ValueError) as error:
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, ValueError) as error:
                 raise HostError("it could not be reached") from error
+            except (aiohttp.ClientError, OSError) as error:
+                raise ReplyFault("it broke off before its reply") from error
             try:
                 if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                    raise HostError("its reply is packed, which was not asked for")
+                    raise ReplyFault("its reply is packed, which was not asked for")
                 lower = {name.lower(): value for name, value in response.headers.items()}
                 yield HostReply(response.status, lower, response.content)
             finally:

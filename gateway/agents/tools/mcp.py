@@ -107,11 +107,18 @@ class McpServers:
         self, server: McpServerDefinition, tool: str, arguments: Json, secrets: McpSecrets = NO_SECRETS
     ) -> ToolAnswer:
         """Returns the result of a call, as text. secrets: what the server is sent."""
+        result, is_sent, fault = None, False, ""
         try:
             async with self._open_session(server, secrets) as (session, _):
+                is_sent = True
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
-            return failed_answer(f"Error: {tool} cannot be called: {error}.")
+            fault = str(error)
+        # A result counts also where the end of its session fails.
+        if result is None:
+            if is_sent:
+                return failed_answer(f"Error: {tool} was called, but {fault}. It may have been done.")
+            return failed_answer(f"Error: {tool} cannot be called: {fault}.")
         texts = [_text_of(each) for each in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]

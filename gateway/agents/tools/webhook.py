@@ -14,7 +14,7 @@ from hashlib import sha256
 
 import orjson
 
-from gateway.agents.tools.hosts import HostError, ToolHosts
+from gateway.agents.tools.hosts import HostError, ReplyFault, ToolHosts
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
 from gateway.settings import SECRET_PREFIX
 
@@ -52,6 +52,8 @@ class Webhooks:
             return failed_answer(
                 f"Error: {call.tool} did not answer within {TIMEOUT_S:.0f} s. It may have been done."
             )
+        except ReplyFault as error:
+            return failed_answer(f"Error: {call.tool} was called, but {error}. It may have been done.")
         except HostError as error:
             return failed_answer(f"Error: {call.tool} cannot be called: {error}.")
         text = content.decode("utf-8", "replace")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.agents.tools.hosts import HostError, ToolHosts, is_public
+from gateway.agents.tools.hosts import HostError, ReplyFault, ToolHosts, is_public
 from gateway.settings import HostRule, ToolSettings
 from tests.doubles.certificate import make_certificate
 from tests.doubles.tool_server import OK, serving
@@ -246,14 +246,14 @@ async def test_a_redirect_is_a_reply_and_is_not_followed() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000, "more than 1,000 bytes"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nok", "broke off"),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nxx", "packed"),
-        (b"what?\r\n\r\n", "could not be reached"),
-        (b"", "could not be reached"),
+        (b"what?\r\n\r\n", "broke off before its reply"),
+        (b"", "broke off before its reply"),
     ],
 )
 async def test_replies_that_cannot_be_used(reply: bytes, wrong: str) -> None:
     async with serving(reply) as server:
         url = f"http://127.0.0.1:{server.port}/"
-        with pytest.raises(HostError, match=wrong):
+        with pytest.raises(ReplyFault, match=wrong):
             await get(ToolHosts(ToolSettings(private_hosts=(url,))), url)
 
 

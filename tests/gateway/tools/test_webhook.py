@@ -18,6 +18,7 @@ from tests.doubles.tool_server import ToolServer, replying, serving
 
 CALL = ForeignCall("lookup", {"q": "Zürich", "n": 1}, "call_7", "agent-a1", "run-b2", "step-a1-5/call_7")
 KEY = b"k" * 32
+CALLED, UNCLEAR = "was called, but", "It may have been done."
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
@@ -65,14 +66,31 @@ async def test_without_a_secret_it_is_not_signed() -> None:
         (replying("500 Oops", b"x" * 600), "answered with status 500: " + "x" * 500),
         (replying("404 Not Found", b"no such thing"), "answered with status 404: no such thing"),
         (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n", "answered with status 302: "),
-        (replying("200 OK", b"x" * 1_000_001), "cannot be called: its reply has more than 1,000,000 bytes."),
-        (b"", "cannot be called: it could not be reached."),
+        (
+            replying("200 OK", b"x" * 1_000_001),
+            f"{CALLED} its reply has more than 1,000,000 bytes. {UNCLEAR}",
+        ),
+        (b"", f"{CALLED} it broke off before its reply. {UNCLEAR}"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", f"{CALLED} its reply broke off. {UNCLEAR}"),
+        (b"no HTTP\r\n\r\n", f"{CALLED} it broke off before its reply. {UNCLEAR}"),
+        (
+            replying("200 OK\r\nContent-Encoding: gzip", b"x"),
+            f"{CALLED} its reply is packed, which was not asked for. {UNCLEAR}",
+        ),
     ],
 )
 async def test_what_goes_wrong_is_told_and_not_tried_again(reply: bytes, says: str) -> None:
     async with serving(reply) as server:
         assert await call(server) == ToolAnswer(f"Error: lookup {says}", "error")
     assert len(server.heads) == 1
+
+
+async def test_a_webhook_that_is_not_there_was_not_called() -> None:
+    async with serving(b"") as server:
+        pass
+    assert await call(server) == ToolAnswer(
+        "Error: lookup cannot be called: it could not be reached.", "error"
+    )
 
 
 async def test_a_slow_webhook_is_called_once_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
