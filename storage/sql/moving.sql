@@ -47,22 +47,12 @@ SELECT id, digest FROM keys UNION ALL SELECT id, old_digest FROM keys WHERE old_
 
 -- name: usage
 -- Reads a page of usage.
-SELECT day, project, "user", key, upstream, model,
-    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
-    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
-    question_tokens
-FROM usage WHERE (day, project, "user", key, upstream, model) > ({?1..6})
-ORDER BY day, project, "user", key, upstream, model LIMIT ?7
+SELECT {usage_row} FROM usage WHERE ({usage_key}) > ({?1..6})
+ORDER BY {usage_key} LIMIT ?7
 
 -- name: usage_put
 -- Adds counters as they were, unless there are some of their key.
-INSERT INTO usage (day, project, "user", key, upstream, model,
-    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
-    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
-    question_tokens)
-VALUES ({?1..27}) ON CONFLICT DO NOTHING
+INSERT INTO usage ({usage_row}) VALUES ({?1..27}) ON CONFLICT DO NOTHING
 
 -- name: limits
 -- Reads all limits, without their numbers.

@@ -124,3 +124,13 @@ d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.update
    AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = s.id AND x.agent = s.agent)
    AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = s.id AND m.agent = s.agent)
  ORDER BY s.seq DESC LIMIT 32) f
+
+-- piece: usage_key
+-- The key of a row of usage: the fields of `UsageKey`.
+day, project, "user", key, upstream, model
+
+-- piece: usage_row
+-- What is read of a row of usage, and added: its key, then `COUNTERS`.
+{usage_key}, requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
+reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
+background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered, question_tokens

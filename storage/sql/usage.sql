@@ -3,13 +3,8 @@
 
 -- name: add
 -- Adds counters to those of their key.
-INSERT INTO usage (day, project, "user", key, upstream, model,
-    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
-    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
-    question_tokens)
-VALUES ({?1..27})
-ON CONFLICT (day, project, "user", key, upstream, model) DO UPDATE SET
+INSERT INTO usage ({usage_row}) VALUES ({?1..27})
+ON CONFLICT ({usage_key}) DO UPDATE SET
     requests = usage.requests + excluded.requests,
     refused = usage.refused + excluded.refused,
     errors = usage.errors + excluded.errors,
@@ -38,13 +33,9 @@ SELECT day FROM usage WHERE day < ? AND "user" NOT IN ('', ?) ORDER BY day LIMIT
 
 -- name: take_users
 -- Takes out what users have on a day, some rows at a time.
-DELETE FROM usage WHERE (day, project, "user", key, upstream, model) IN
-    (SELECT day, project, "user", key, upstream, model FROM usage WHERE day = ?1 AND "user" NOT IN ('', ?2) LIMIT ?3)
-RETURNING day, project, "user", key, upstream, model,
-    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
-    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
-    question_tokens
+DELETE FROM usage WHERE ({usage_key}) IN
+    (SELECT {usage_key} FROM usage WHERE day = ?1 AND "user" NOT IN ('', ?2) LIMIT ?3)
+RETURNING {usage_row}
 
 -- name: take_user
 -- Takes out what one user has, which is looked up day by day: all that all users have would be gone through otherwise.
@@ -54,11 +45,7 @@ WITH RECURSIVE days(day) AS (
     SELECT (SELECT min(later.day) FROM usage later WHERE later.day > days.day) FROM days WHERE days.day IS NOT NULL
 )
 DELETE FROM usage WHERE day IN (SELECT day FROM days WHERE day IS NOT NULL) AND project = ? AND "user" = ?
-RETURNING day, project, "user", key, upstream, model,
-    requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
-    reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-    background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered,
-    question_tokens
+RETURNING {usage_row}
 
 -- name: background
 -- Returns the tokens that a project's background calls used on a day, without those of questions. NULL stands for all
