@@ -85,7 +85,9 @@ class AgentServices:
             accounting,
         )
         self.chat = ChatAgents(registry, agents)
-        self.sleeping = Sleeping(keeper, registry, agents, services.budget, services.count_attempt)
+        self.sleeping = Sleeping(
+            keeper, registry, agents, services.budget, services.models, services.count_attempt
+        )
         asleep = [each.name for each in specs if each.sleeptime is not None]
         services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
         item_turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)

@@ -418,6 +418,24 @@ def test_a_model_that_refuses_everything_reads_nothing_and_passes_nothing_over(w
     assert world.block(agent) == "Name: Ann\nHello.\nMy cat is called Miso.\nStill here."
 
 
+def test_a_model_that_refuses_a_greeting_as_well_passes_nothing_over(world: SleepWorld) -> None:
+    """It has answered before, and refuses for the sake of the account now."""
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.send(agent, "Hello.")
+    world.slept()
+    upstream = world.letta.upstream
+    upstream.script = lambda seen: (
+        fail(400, "Not today.") if is_sleeper(seen) or len(seen.messages) == 1 else say("I see.")
+    )
+    world.send(agent, "I like plums.")
+    world.slept()
+    upstream.script = world.model
+    world.send(agent, "Still here.")
+    world.slept()
+    assert world.block(agent) == "Name: Ann\nHello.\nI like plums.\nStill here."
+
+
 def test_a_model_that_has_not_answered_before_passes_nothing_over(world: SleepWorld) -> None:
     """Another model than the one that has read so far may refuse for the sake of its settings."""
     agent = world.primary()

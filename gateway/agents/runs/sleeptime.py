@@ -27,6 +27,7 @@ from gateway.core.memory.transcript import clean_messages, transcript
 from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.guide import StopReason
 from gateway.errors import GatewayError
+from gateway.run.background.background_model import BackgroundModels
 from gateway.run.background.budget import DailyBudget
 from gateway.run.background.learner import BATCH_CHARS, MARGIN_S
 from gateway.run.background.schedule import Schedule
@@ -34,6 +35,7 @@ from gateway.run.background.worker import JobContext, JobFailed, Worker, WorkerL
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import UnseenSink
+from gateway.run.upstream.route import agent_route
 from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
 from storage.listing import ReaderEntry
@@ -92,6 +94,7 @@ class Sleeping:
         registry: Registry,
         runs: AgentRuns,
         budget: DailyBudget,
+        models: BackgroundModels,
         count: Callable[[str, str], None],
     ) -> None:
         """count: is given each attempt's kind and outcome."""
@@ -100,7 +103,7 @@ class Sleeping:
         self._settings = keeper.settings
         self._registry = registry
         self._runs = runs
-        self._budget = budget
+        self._budget, self._models = budget, models
         self._now = keeper.now
         # The last attempt of a job ends a run that an upstream has failed.
         self._tries = _LIMITS.tries
@@ -216,24 +219,36 @@ class Sleeping:
                 await self._fail_run(run, StopReason.ERROR, error.message)
         ended, is_refused = await self._load_ended(job, run)
         if batch is not None and is_refused:
-            batch = await self._after_refusal(job, run, batch)
+            batch = await self._after_refusal(job, run, batch, resolved)
         await self._store.sleepers.empty_reading(run.agent, run.conversation)
         is_read = batch is not None and batch.span.upto > batch.span.cursor
         return batch if is_read and (is_refused or ended.state is RunState.COMPLETED) else None
 
-    async def _after_refusal(self, job: JobContext, run: Run, batch: _Batch) -> _Batch | None:
+    async def _after_refusal(
+        self, job: JobContext, run: Run, batch: _Batch, resolved: ResolvedAgent
+    ) -> _Batch | None:
         """Returns what is read of text that a model refuses: less of it follows, or it is skipped. None: neither.
 
-        It is skipped where no smaller part is without the cause, if the model has ever answered: else it may refuse
-        everything, for the sake of its settings.
+        It is skipped where no smaller part is without the cause, if the model has ever answered the agent and answers a
+        greeting now: else it may refuse everything, for the sake of its settings or of the account.
         """
         if await self._count_failed(run) < _HALVINGS:
             return replace(batch, is_more=True)
-        if not await self._store.sleepers.has_answered(run):
+        if not await self._store.sleepers.has_answered(run) or not await self._answers(run, resolved):
             return None
         await job.commit(self._store.sleepers.advance_effect(batch.span, self._now()))
         _log.warning("Sleeptime: the model of an agent refuses to read a part of a memory, which is skipped.")
         return batch
+
+    async def _answers(self, run: Run, resolved: ResolvedAgent) -> bool:
+        """Returns whether the model of a run's agent answers a greeting."""
+        model = self._models.for_route(agent_route(self._models.settings, resolved.spec))
+        greeting = {"role": "user", "content": "Hello."}
+        try:
+            await model.ask(resolved.scope.project, [greeting], memory=run.agent)
+        except JobFailed:
+            return False
+        return True
 
     async def _count_failed(self, run: Run) -> int:
         return await self._store.sleepers.count_failed_before(run, _HALVINGS)
