@@ -182,8 +182,8 @@ class AgentRuns:
         if accepted.run.state is RunState.CREATED:
             await self._refuse_if_waiting(send)
             if accepted.replaces is not None:
-                agent, otid, now = await self._agent_of(send), accepted.run.otid, self.keeper.now()
-                marks = SendMarks(agent, send.conversation, send, otid, now)
+                agent = await self._agent_of(send)
+                marks = SendMarks(agent, send.conversation, send, accepted.run.otid)
                 earlier = await match_earlier_send(self.keeper.store, marks, accepted.replaces)
                 send = _in_place_of(send, earlier)
         reading = run_request.reading
@@ -397,8 +397,8 @@ class AgentRuns:
             if not count:
                 return None
             send = replace(send, messages=send.messages[-count:])
-        marks = SendMarks(agent, name, send, otid_digest(agent, name, send.otid), self.keeper.now())
-        run = await find_candidate_run(self.keeper.store, marks)
+        marks = SendMarks(agent, name, send, otid_digest(agent, name, send.otid))
+        run = await find_candidate_run(self.keeper.store, marks, self.keeper.now())
         if run is not None and not run.is_over:
             run = await self._end_abandoned((agent.uid, name), run)
         if run is None or not run.is_over:

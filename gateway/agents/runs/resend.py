@@ -36,8 +36,6 @@ class SendMarks(Struct, frozen=True):
     send: RunRequest
     # `otid_digest` of the send. None: a send is the same if it has the messages or answers of the newest run.
     otid: bytes | None
-    # When the send came, in seconds since the epoch.
-    at: float
 
 
 class EarlierSend(Struct, frozen=True):
@@ -79,10 +77,10 @@ def otid_digest(agent: Agent, conversation: str, otid: str | None) -> bytes | No
     return MessageHasher(agent.secret).digest(in_agent.encode())
 
 
-async def find_candidate_run(store: Store, marks: SendMarks) -> Run | None:
+async def find_candidate_run(store: Store, marks: SendMarks, now: float) -> Run | None:
     """Returns the run that may be the send's: the one of its id, else the newest of its conversation.
 
-    Raises: StoreError.
+    None: there is none, or that one was answered long ago. now: in seconds since the epoch. Raises: StoreError.
     """
     if marks.otid is not None:
         return await store.runs.by_otid(marks.agent.id, marks.otid)
@@ -90,7 +88,7 @@ async def find_candidate_run(store: Store, marks: SendMarks) -> Run | None:
     run = None if conversation is None else await store.runs.newest(marks.agent.id, conversation.id)
     if run is None or run.state is not RunState.COMPLETED or run.ended is None:
         return run
-    return run if run.ended >= marks.at - RETRY_WINDOW_S else None
+    return run if run.ended >= now - RETRY_WINDOW_S else None
 
 
 async def match_earlier_send(store: Store, marks: SendMarks, run: Run) -> EarlierSend | None:

@@ -338,8 +338,8 @@ class BackgroundRuns:
         otid = otid_digest(agent, name, run_request.otid)
         if otid is None and not run_request.is_retry:
             return None
-        marks = SendMarks(agent, name, run_request, otid, self._keeper.now())
-        run = await find_candidate_run(self._store, marks)
+        marks = SendMarks(agent, name, run_request, otid)
+        run = await find_candidate_run(self._store, marks, self._keeper.now())
         if run is None:
             return None
         if not run.is_over:
