@@ -11,6 +11,7 @@ from letta_client import RateLimitError
 
 from storage.usage_records import UsageLimit
 from tests.agents.letta import LettaWorld, letta
+from tests.agents.test_background import ended
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
 from tests.patience import becomes
 
@@ -47,11 +48,6 @@ def send(world: LettaWorld, agent: str, way: str, script: Callable[[Seen], Reply
         messages.create(agent, input="Work.")
         (run,) = world.letta.runs.list(agent_id=agent, limit=1, order="desc")
     return ended(world, run.id)
-
-
-def ended(world: LettaWorld, run: str) -> Any:
-    """Returns a run when it has ended. run: its id."""
-    return becomes(lambda: next((r for r in [world.letta.runs.retrieve(run)] if r.stop_reason), None))
 
 
 def used(world: LettaWorld) -> list[float]:
