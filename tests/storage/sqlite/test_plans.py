@@ -48,13 +48,15 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Con
         yield connection
 
 
+def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
+    """Returns the steps of a statement, with NULL for all its parameters."""
+    count = max(map(int, re.findall(r"\?(\d+)", sql)), default=sql.count("?"))
+    return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * count)]
+
+
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, names in QUICK.items() for name in names])
 def test_text_is_read_by_index(connection: sqlite3.Connection, file: str, name: str) -> None:
-    sql = load(file)[name]
-    numbers = [int(number) for number in re.findall(r"\?(\d+)", sql)]
-    values = (None,) * (max(numbers) if numbers else sql.count("?"))
-    plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
-    scans = [row[3] for row in plan if row[3].startswith("SCAN")]
+    scans = [step for step in plan_of(connection, load(file)[name]) if step.startswith("SCAN")]
     # Within `memory_snapshot` and `tails`, what was just found is gone through; `h` and `f` are few: a past, standing
     # facts.
     found = ("SCAN p", "SCAN adds", "SCAN CONSTANT ROW", "SCAN (subquery-3)", "SCAN t", "SCAN h", "SCAN f")
@@ -75,22 +77,17 @@ def test_text_is_read_by_index(connection: sqlite3.Connection, file: str, name: 
     ],
 )
 def test_exchanges_are_found_by(connection: sqlite3.Connection, where: str, index: str) -> None:
-    plan = connection.execute(
-        f"EXPLAIN QUERY PLAN SELECT shown_reply FROM exchanges WHERE {where}"
-    ).fetchall()
-    assert f"USING INDEX {index} " in plan[0][3]
+    plan = plan_of(connection, f"SELECT shown_reply FROM exchanges WHERE {where}")
+    assert f"USING INDEX {index} " in plan[0]
 
 
 @pytest.mark.parametrize("name", load("forget_preview.sql"))
-async def test_what_a_forgetting_takes_is_counted_by_index(store: Store, name: str) -> None:
+def test_what_a_forgetting_takes_is_counted_by_index(connection: sqlite3.Connection, name: str) -> None:
     """Of a list no more is read than its conversation, its memory or its block has.
 
     `s` are the sources of a row. A subquery has the rows that are counted, which are found by index.
     """
-    sql = load("forget_preview.sql")[name]
-    count = max(map(int, re.findall(r"\?(\d+)", sql)), default=sql.count("?"))
-    plan = store.database.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * count).fetchall()
-    steps = [row[3] for row in plan]
+    steps = plan_of(connection, load("forget_preview.sql")[name])
     assert not [
         step
         for step in steps
@@ -102,35 +99,30 @@ async def test_what_a_forgetting_takes_is_counted_by_index(store: Store, name: s
 
 
 @pytest.mark.parametrize("name", ["texts_left", "texts_left_next", "texts_drop"])
-async def test_the_clean_up_after_a_run_does_not_go_through_all_that_its_agent_did(
-    store: Store, name: str
+def test_the_clean_up_after_a_run_does_not_go_through_all_that_its_agent_did(
+    connection: sqlite3.Connection, name: str
 ) -> None:
-    sql = load("agents_api/runs.sql")[name]
-    count = max(map(int, re.findall(r"\?(\d+)", sql)), default=0)
-    plan = store.database.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * count).fetchall()
-    assert "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)" in [row[3] for row in plan]
-    assert not [row[3] for row in plan if "agent=?" in row[3]]
+    plan = plan_of(connection, load("agents_api/runs.sql")[name])
+    assert "SEARCH s USING INTEGER PRIMARY KEY (rowid=?)" in plan
+    assert not [step for step in plan if "agent=?" in step]
 
 
-async def test_what_a_user_has_used_is_found_day_by_day(store: Store) -> None:
-    asked = f"EXPLAIN QUERY PLAN {load('usage.sql')['take_user']}"
-    plan = [row[3] for row in store.database.reader.connection.execute(asked, (None,) * 2)]
+def test_what_a_user_has_used_is_found_day_by_day(connection: sqlite3.Connection) -> None:
+    plan = plan_of(connection, load("usage.sql")["take_user"])
     assert plan[0] == "SEARCH usage USING PRIMARY KEY (day=? AND project=? AND user=?)"
     assert not [step for step in plan if step.startswith("SCAN") and step != "SCAN days"]
 
 
 @pytest.mark.parametrize("name", ["by_time_down", "by_time_up"])
-async def test_conversations_are_not_each_sought_among_all_runs_of_their_agent(
-    store: Store, name: str
+def test_conversations_are_not_each_sought_among_all_runs_of_their_agent(
+    connection: sqlite3.Connection, name: str
 ) -> None:
-    sql = load("agents_api/conversations.sql")[name]
-    plan = store.database.reader.connection.execute(f"EXPLAIN QUERY PLAN {sql}", (None,) * 9).fetchall()
-    assert not [row[3] for row in plan if row[3].startswith("CORRELATED")]
+    plan = plan_of(connection, load("agents_api/conversations.sql")[name])
+    assert not [step for step in plan if step.startswith("CORRELATED")]
 
 
-async def test_people_are_listed_by_the_hour_of_their_last_turn(store: Store) -> None:
-    asked = f"EXPLAIN QUERY PLAN {load('memory_pages.sql')['memories']}"
-    plan = [row[3] for row in store.database.reader.connection.execute(asked, (None,) * 6)]
+def test_people_are_listed_by_the_hour_of_their_last_turn(connection: sqlite3.Connection) -> None:
+    plan = plan_of(connection, load("memory_pages.sql")["memories"])
     assert "SEARCH a USING INDEX agents_people (<expr>=? AND turn_hour<?)" in plan
     assert not [step for step in plan if step.startswith("SCAN a")]
 
