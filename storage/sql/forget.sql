@@ -131,7 +131,7 @@ SELECT exchange, call_id, arguments FROM block_ops WHERE agent = ? AND state = '
 
 -- name: ops_pending_in
 -- Reads those of a block, of whatever memory that sees it.
-SELECT id, exchange, call_id, op, label, arguments, state, at, seen FROM block_ops
+SELECT {edit} FROM block_ops
 WHERE state = 'pending' AND label = ?2 AND agent IN ({seers}) ORDER BY id
 
 -- name: touched
@@ -279,7 +279,7 @@ UPDATE block_history SET value = ?, sources = ? WHERE block = ? AND version = ?
 
 -- name: op_done
 -- Reads the edit that made a version.
-SELECT id, exchange, call_id, op, label, arguments, state, at FROM block_ops
+SELECT {edit} FROM block_ops
 WHERE exchange = ? AND call_id = ? AND length(arguments) > 2
 
 -- name: op_erase

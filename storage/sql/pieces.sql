@@ -109,6 +109,10 @@ UNION SELECT x.agent FROM attached x JOIN agents a ON a.id = x.agent WHERE x.kin
 UNION SELECT a.id FROM blocks b JOIN agents a ON a.project = b.project AND a.profile = b.profile
 WHERE b.id = ?1 AND b.agent IS NULL AND b.profile <> ''
 
+-- piece: edit
+-- What is read of a memory edit.
+id, exchange, call_id, op, label, arguments, state, at, seen
+
 -- piece: holds_items
 -- The condition on a definition `d` of a conversation with items.
 d.kind = 'conversation' AND substr(d.uid, 1, 5) = 'conv_'

@@ -209,7 +209,7 @@ WHERE o.agent = ? AND o.state = 'pending' AND e.superseded = 0
 
 -- name: op_of_exchange
 -- Reads all edits of a turn, in the order they were made.
-SELECT id, exchange, call_id, op, label, arguments, state, at, seen FROM block_ops
+SELECT {edit} FROM block_ops
 WHERE agent = ? AND exchange = ? ORDER BY id
 
 -- name: op_settle
