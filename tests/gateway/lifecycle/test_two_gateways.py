@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from gateway.settings import UpstreamSettings
 from storage.sql.store import Store
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.gateway.responses.test_responses import by_chat
 from tests.patience import becomes
 from tests.postgres import empty_database
 from tests.server import RawReply, Running, serve, settings_for
@@ -289,8 +289,7 @@ def test_a_run_in_the_background_is_read_where_it_is_not_performed(
 def test_what_a_response_may_use_is_reserved_until_another_gateway_has_made_it(
     postgres: str, upstream: StrictUpstream
 ) -> None:
-    by_chat = (UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False}),)
-    with two(postgres, upstream, performs_jobs=False, upstreams=by_chat) as world:
+    with two(postgres, upstream, performs_jobs=False, upstreams=by_chat(upstream)) as world:
         services, gate = world.one.app.services, Gate()
         limiter, drop_ended = services.accounting.limiter, services.background_responses.drop_ended
 

@@ -30,12 +30,9 @@ JSON = "application/json"
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
-def by_chat(upstream: StrictUpstream) -> tuple[UpstreamSettings, ...]:
-    return (
-        UpstreamSettings(
-            "openai", "openai", upstream.base_url, takes={"responses": False, "stream_usage": True}
-        ),
-    )
+def by_chat(upstream: StrictUpstream, name: str = "openai") -> tuple[UpstreamSettings, ...]:
+    takes: Any = {"responses": False, "stream_usage": True}
+    return (UpstreamSettings(name, "openai", upstream.base_url, takes=takes),)
 
 
 def serve_memory(upstream: StrictUpstream, place: Path, *profiles: ProfileSettings, **parts: Any) -> Any:

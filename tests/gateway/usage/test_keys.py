@@ -13,8 +13,9 @@ import pytest
 from gateway.core.json_limits import MAX_VALUES
 from gateway.errors import BadRequest, UnknownId
 from gateway.run.admin.key_operations import KeyOperations
-from gateway.settings import ModelSettings, UpstreamSettings
+from gateway.settings import ModelSettings
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, remember
 from tests.gateway.upstream.forms import FORM, form
 from tests.patience import becomes
@@ -202,8 +203,7 @@ def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
 
 
 def test_a_key_of_a_user_reaches_this_users_responses(upstream: StrictUpstream, tmp_path: Path) -> None:
-    by_chat = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False})
-    with remember(upstream, tmp_path, upstreams=(by_chat,), admin_token="the-owner") as world:
+    with remember(upstream, tmp_path, upstreams=by_chat(upstream), admin_token="the-owner") as world:
         _, alice = make(world, user="alice")
         _, bob = make(world, user="bob")
         body = json.dumps({"model": "m", "input": "My cat is called Miso."}).encode()
@@ -459,11 +459,10 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
 def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
     upstream: StrictUpstream, tmp_path: Path, path: str
 ) -> None:
-    takes: Any = {"responses": False, "stream_usage": True}
-    by_chat = (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
+    upstreams = by_chat(upstream, "up")
     usage = {"prompt_tokens": 90, "completion_tokens": 20, "total_tokens": 110}
     upstream.script = lambda seen: say("Hello.", usage=usage)
-    with remember(upstream, tmp_path, upstreams=by_chat, models=MODELS, admin_token="the-owner") as world:
+    with remember(upstream, tmp_path, upstreams=upstreams, models=MODELS, admin_token="the-owner") as world:
         made, bearer = make(world, limits=[{"unit": "tokens", "per": "day", "most": 100}])
         body: dict[str, Any] = {"model": "m", "input": "Hi", "user": "alice", "background": True}
         if path == "agents":

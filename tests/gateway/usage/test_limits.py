@@ -32,6 +32,7 @@ from storage.sql.limits import UsageLimits
 from storage.usage_records import FORGOTTEN, UsageLimit, UsageQuery
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, agent, remember
 from tests.patience import PATIENCE_S, becomes
@@ -643,8 +644,7 @@ def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tm
 
 
 def test_another_model_writes_all_of_a_long_summary(upstream: StrictUpstream, tmp_path: Path) -> None:
-    by_chat = UpstreamSettings("up", base_url=upstream.base_url, takes={"responses": False})
-    with limited(upstream, tmp_path, upstreams=(by_chat,)) as world:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
         made = limit(world, "requests", "day", 0, then="small")
         talk = [{"role": "user", "content": f"{n} {'word ' * 200}"} for n in range(PART_TOKENS // 125)]
         body = json.dumps({"model": "m", "input": talk}).encode()
@@ -861,15 +861,10 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         assert (before, used(world)) == (3, 3)
 
 
-def by_chat(upstream: StrictUpstream) -> tuple[UpstreamSettings]:
-    takes: Any = {"responses": False, "stream_usage": True}
-    return (UpstreamSettings("up", base_url=upstream.base_url, takes=takes),)
-
-
 def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
         limit(world, "tokens", "day", 1_000)
         gate = Gate()
         upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
@@ -892,7 +887,7 @@ def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothi
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """The one before it in its conversation is still made."""
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
         limit(world, "tokens", "day", 1_000)
         gate = Gate()
         upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
@@ -909,7 +904,7 @@ def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothi
 def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_meanwhile(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
         gate, arrived = Gate(), upstream.arrived(1)
         upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
         made = world.sdk.responses.create(model="m", input="Hi", background=True)
@@ -928,7 +923,7 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
     async def fails(*_: object) -> None:
         raise Broken("It is away.")
 
-    with limited(upstream, tmp_path, upstreams=by_chat(upstream)) as world:
+    with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
         limit(world, "requests", "day", 5)
         with monkeypatch.context() as patch:
             patch.setattr(getattr(world.store, rows), write, fails)
