@@ -1,4 +1,4 @@
-"""Writes that outlive their request, because it was answered, failed or was cut before they were done."""
+"""Work that outlives its request, mostly writes: it was answered, failed or was cut before that was done."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from storage.errors import StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
-# Rounds of the event loop in which the gateway learns that a client has left whose next request is there already, as it
-# is when a voice agent is interrupted. Measured: 2 at most.
+# Rounds of the event loop until the gateway learns that a client has left, where its next request is there already, as
+# when a voice agent is interrupted. Measured: 2 at most.
 LEAVING_TICKS = 5
 
 
@@ -26,7 +26,7 @@ class Client(Protocol):
 
 
 class PendingWrites:
-    """The writes that go on after their requests.
+    """The writes, and other work, that go on after their requests.
 
     The process waits for them when it stops, and so does the next request of their memory.
     """
@@ -52,10 +52,10 @@ class PendingWrites:
             end.set_result(None)
 
     def add(self, work: Awaitable[object], what: str, awaited_by: Scope | None = None) -> None:
-        """Takes over a write.
+        """Takes over a write, or other work.
 
         what: its name, which begins a line of the log.
-        awaited_by: the scope whose next request waits for the write, which is of a turn.
+        awaited_by: the scope of the turn that is written; its next request waits for the write. None: no turn is.
         """
         task = asyncio.ensure_future(self._run(work, what))
         self._tasks.add(task)
@@ -91,7 +91,7 @@ class PendingWrites:
                     await asyncio.wait(tasks)
 
     def _ends_of_left_turns(self, scopes: Set[Scope]) -> list[asyncio.Future[None]]:
-        """Returns the ends of the turns whose clients have left, and which are not ended yet."""
+        """Returns the ends of the turns that are being answered to clients which have left."""
         turns = [turn for scope in scopes for turn in self._open_turns.get(scope, {}).items()]
         return [end for end, client in turns if client.is_gone]
 

@@ -63,7 +63,7 @@ _HEADER_UNITS: Final = ("requests", "tokens")
 
 
 class PlannedCall(Struct, frozen=True):
-    """A call of a model that a request asks for, as far as it tells what the call may use."""
+    """A call of a model, as far as its use is estimated before it is made."""
 
     body: bytes
     # Of output; None: the request has no bound.
