@@ -155,15 +155,23 @@ class Services:
             settings, store, metrics, now, make_provider, self._embedder, limits, self.accounting
         )
         self.embed_query = self.background.embed_query
+        self._make_chat(make_agents)
+        self._make_operations()
+        store.database.when_failed(_log_failure)
+        store.database.when_recovered(self._reinstall_keys)
+
+    def _make_chat(self, make_agents: MakesAgents | None) -> None:
+        """Makes what answers chat completions, and requests of other dialects by way of them."""
+        settings, store, now, limits = self.settings, self.store, self.now, self.limits
         keeper = MemoryKeeper(store, settings.memory, now, self.background, self.embed_query)
-        failover = Failover(settings, providers, metrics)
-        turns = TurnServices(PendingWrites(), metrics, make_turn_limits(settings, limits))
+        failover = Failover(settings, self.providers, self.metrics)
+        turns = TurnServices(PendingWrites(), self.metrics, make_turn_limits(settings, limits))
         directory = Directory(settings)
         self.agents = None
         if make_agents is not None:
+            of_runs = failover.with_providers(self._run_providers or self.providers)
             self.agents = make_agents(
-                settings, keeper, failover, failover.with_providers(self._run_providers or providers), turns, limits,
-                directory.specs, self.background, self.accounting,
+                settings, keeper, failover, of_runs, turns, limits, directory.specs, self.background, self.accounting
             )  # fmt: skip
         self.chat = Chat(
             settings, keeper, failover, turns, directory,
@@ -175,9 +183,6 @@ class Services:
             self.accounting.limiter,
         )  # fmt: skip
         self.accounting.meter.after_write.append(self.background_responses.drop_ended)
-        self._make_operations()
-        store.database.when_failed(_log_failure)
-        store.database.when_recovered(self._reinstall_keys)
 
     def _make_operations(self) -> None:
         """Makes what operators, people and programs ask of memory besides chat."""
