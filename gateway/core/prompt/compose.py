@@ -292,19 +292,19 @@ def _compose_after_head(
     sent += _heard_messages(plan, heard)
     sent += _messages_without_reply(plan, fresh)
     sent = _with_calls_and_results(sent)
-    staying: list[int] = []
-    for each in reversed(sent):
-        if each.list_index is None or (staying and each.list_index > staying[-1]):
-            break
-        staying.append(each.list_index)
-    composition = Composition([each.content for each in sent[: len(sent) - len(staying)]])
-    moved = set(range(len(listing))).difference(staying)
-    composition.replacements.update((listing.positions[i], []) for i in moved)
-    for i, index in enumerate(plan.new, len(plan.pending)):
-        if index in staying and (note := fresh.get(i)):
-            composition.put_note(listing.positions[index], note, estimate_tokens(note))
     is_unrestored = match_point is not None and match_point.hidden and plan.heard_count > 0 and heard is None
-    composition.unrestored_rounds = int(is_unrestored)
+    composition = Composition(unrestored_rounds=int(is_unrestored))
+    moved = set(range(len(listing)))
+    next_index = len(listing)
+    while sent and (index := sent[-1].list_index) is not None and index < next_index:
+        message = sent.pop().content
+        if message.note:
+            tokens = estimate_tokens(message.note)
+            composition.put_note(listing.positions[index], message.note, tokens, message.shown)
+        moved.remove(index)
+        next_index = index
+    composition.inserted = [each.content for each in sent]
+    composition.replacements = {listing.positions[i]: [] for i in moved}
     return composition
 
 

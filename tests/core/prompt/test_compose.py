@@ -31,6 +31,7 @@ both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 ROUND = [assistant("One moment. ", call("m1", "memory_insert", '{"x":1}')), result("m1", "inserted")]
 HIDDEN = [*ROUND, assistant("Noted, tea.")]
 SAID = "One moment. Noted, tea."
+WEATHER = call("w1", "weather", "{}")
 
 
 @pytest.fixture
@@ -85,22 +86,22 @@ def test_a_reply_cut_after_the_round_keeps_it(world: World, key: str | None, cut
 
 
 @both
-def test_a_reply_cut_before_the_round_ended_goes_as_it_is(world: World, key: str | None) -> None:
-    world.say([user("I like tea")], HIDDEN, key)
-    history = [user("I like tea"), assistant("One mo"), user("wait")]
-    request = world.say(history, "Yes?", key)
-    assert request.is_untouched
-    assert request.composition.unrestored_rounds == 1
-    later = world.begin([*history, assistant("Yes?"), user("go on")], key)
-    assert goes_on_from(later, request)
-    assert later.composition.unrestored_rounds == 0
-
-
-@both
-def test_a_reply_that_comes_back_as_two_messages_goes_as_it_is(world: World, key: str | None) -> None:
-    weather = call("w1", "weather", "{}")
-    world.say([user("I like tea")], [*ROUND, assistant("Noted, tea.", weather)], key)
-    history = [user("I like tea"), assistant(SAID), assistant("", weather), result("w1", "sun")]
+@pytest.mark.parametrize(
+    ("reply", "returned"),
+    [
+        (HIDDEN, [assistant("One mo"), user("wait")]),  # cut before its round ended
+        (
+            [*ROUND, assistant("Noted, tea.", WEATHER)],
+            [assistant(SAID), assistant("", WEATHER), result("w1", "sun")],
+        ),
+    ],
+    ids=["cut", "two messages"],
+)
+def test_a_reply_whose_round_has_no_place_goes_as_it_is(
+    world: World, key: str | None, reply: list[WireMessage], returned: list[WireMessage]
+) -> None:
+    world.say([user("I like tea")], reply, key)
+    history = [user("I like tea"), *returned]
     request = world.say(history, "Fine.", key)
     assert request.is_untouched
     assert request.composition.unrestored_rounds == 1
