@@ -1,8 +1,9 @@
 """Composing: puts stored messages, notes and hidden tool rounds around the messages of the client's list.
 
-The client's own messages go upstream contiguous and unchanged. A note hangs before a user message's text; a hidden
-round takes the place of the assistant message in which the client has only what was streamed, and together they say
-the same. Everything is found by its place on the path, so that the bytes of one turn are the beginning of the next's.
+The client's own messages go upstream contiguous and unchanged, but for results of tools that come late in a stored
+conversation: they move to their calls. A note hangs before a user message's text; a hidden round takes the place of the
+assistant message in which the client has only what was streamed, and together they say the same. Everything is found
+by its place on the path, so that the bytes of one turn are the beginning of the next's.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ NO_TOOL = "Error: there is no tool"
 
 
 class InsertedMessage(Struct, frozen=True):
-    """A stored message that is inserted before the client's, with the note before its text."""
+    """A message that is inserted before the client's, stored or moved from its list, with the note before its text."""
 
     message: WireMessage
     # Its content, without the note.

@@ -120,11 +120,11 @@ def _error_in_data(data: bytes, name: str | None) -> Json | None:
     return error_in(chunk, name) if isinstance(chunk, dict) else None
 
 
-def _error_of_response(data: bytes, name: str | None) -> Json | None:
+def _error_of_response(data: bytes) -> Json | None:
     """Returns the error of a response that has failed by a fault of its provider; None: by its request."""
     chunk, _ = read_json(data)
     response = chunk.get("response") if isinstance(chunk, dict) else None
-    error = error_in(response, name) if isinstance(response, dict) else None
+    error = error_in(response) if isinstance(response, dict) else None
     return error if error is not None and error["code"] in _PROVIDERS_FAULTS else None
 
 
@@ -137,8 +137,8 @@ def error_of_stream(events: bytes) -> UpstreamBroke | None:
         if key == b"event":
             name = value.strip().decode("utf-8", "replace")
         elif key == b"data":
-            read = _error_of_response if name == RESPONSE_FAILED else _error_in_data
-            if (error := read(value, name)) is not None:
+            error = _error_of_response(value) if name == RESPONSE_FAILED else _error_in_data(value, name)
+            if error is not None:
                 return make_stream_error(error)
         elif not line:
             name = None

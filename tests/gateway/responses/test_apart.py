@@ -42,9 +42,9 @@ def by_reference(response: Any, output: Json) -> Json:
     return {"input": [{"role": "user", "content": TASK}, reference, output]}
 
 
-def first_step(world: World, upstream: StrictUpstream, kind: str, **options: Any) -> tuple[Any, Json]:
+def first_step(world: World, upstream: StrictUpstream, kind: str) -> tuple[Any, Json]:
     """Returns the first step of a loop of tools, and the fields that each of its steps has."""
-    fields: Json = {"user": "alice", "tools": [WEATHER], **options}
+    fields: Json = {"user": "alice", "tools": [WEATHER]}
     if kind == "delegated":
         upstream.queue(call_tools(Call("ask_researcher", {"task": TASK})))
         respond(world, input="Research fish for me please.", user="alice", tools=[ASK])

@@ -82,9 +82,9 @@ any_way = pytest.mark.parametrize(
 )
 
 
-def begin(world: World, way: Callable[[Any], Json], **options: Any) -> Any:
+def begin(world: World, way: Callable[[Any], Json]) -> Any:
     """Returns the first response, with thoughts that its client can send again."""
-    fields: Json = {"include": ["reasoning.encrypted_content"], **options}
+    fields: Json = {"include": ["reasoning.encrypted_content"]}
     if way is by_its_conversation:
         fields["conversation"] = world.sdk.conversations.create().id
     return respond(world, model="smart", input="Is it?", user="alice", **fields)
