@@ -5,11 +5,12 @@
     blocks     versions that came from one, and those built on them; a new value is made of what is left. This comes
                early, since turns that begin and end before it see the old value
     items      those that wait in a conversation with items for its next response, and those that each one has
+    readings   what runs of its sleeptime agents hold of it
+    run_texts  what runs of the memory hold besides their exchanges
     files      those that are too old; named ones have gone with the intention
+    unlearned  named facts are marked, so that they are not learned again; their sentences leave blocks and edits
     passages   those that came from an erased exchange, are a file's that goes, or too old
     facts      likewise
-    run_texts  what runs of the memory hold besides their exchanges
-    readings   what runs of its sleeptime agents hold of it
     additions  notes and hidden rounds that may quote what is gone
     recalls    what is noted of recalls of what is gone
     released   rows of an undone import that nothing follows

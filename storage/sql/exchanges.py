@@ -445,7 +445,7 @@ async def add_section(connection: Connection, agent: int, section: SentSection) 
 async def add_marks(
     connection: Connection, agent: int, kind: str, hashes: Iterable[bytes], exchange: int
 ) -> None:
-    """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, moved, those of forgetting."""
+    """Marks an exchange by hashes under which it is found. kind: PREFIX, tomb, stale, or of moving or forgetting."""
     for each in hashes:
         await connection.run(SQL["mark"], (agent, kind, each, exchange))
 
