@@ -76,7 +76,7 @@ def _clean_result(message: WireMessage, calls: Mapping[str, str] | None, erased:
     return message
 
 
-def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[BlockOp] = ()) -> Rebuilt:
+def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[BlockOp]) -> Rebuilt:
     """Returns the later values of a block without what was erased, and the pending edits that may bring it back.
 
     Edits by tools are done again on what is left, and an undo brings back what is left of the value that it brought
@@ -84,7 +84,7 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
 
     block: with its last value from before.
     later: the values it had since, oldest first.
-    pending: the edits of the block whose turns are not confirmed yet.
+    pending: the edits of the block by turns that are not confirmed yet.
     """
     clean = _words(block.value)
     # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each place
