@@ -177,10 +177,15 @@ def test_a_chat_completion_that_comes_again_calls_nobody_twice(
         for words in (["Send Bob the"], ["Send Bob the mail."], ["Send Bob the mail.", "Now!"]):
             ask(*({"role": "user", "content": each} for each in words), user="ida")
         assert len(server.bodies) == 10
+        # A voice agent may speak first; what its caller says then is another request.
+        greet = {"role": "system", "content": "Greet the caller."}
+        for more in ([], [], [first]):
+            ask(greet, *more, user="kim")
+        assert len(server.bodies) == 14
         # Where nobody says whose conversation it is, another one may begin alike.
         for _ in range(2):
             ask({"role": "user", "content": "Send that."})
-        assert len(server.bodies) == 14
+        assert len(server.bodies) == 18
 
 
 @needs_bwrap

@@ -122,7 +122,9 @@ def _continues(new: _Place, earlier: _Place) -> bool:
     A voice agent sends one when it did not wait for the end of a sentence, or when its caller goes on.
     """
     last = len(earlier.inputs) - 1
-    if new.path != earlier.path or new.inputs[:last] != earlier.inputs[:last] or len(new.inputs) <= last:
+    if not 0 <= last < len(new.inputs):
+        return False
+    if new.path != earlier.path or new.inputs[:last] != earlier.inputs[:last]:
         return False
     asked, before = new.inputs[last], earlier.inputs[last]
     return asked == before or (
