@@ -102,18 +102,19 @@ class AgentTools:
             return _without_tags(failed_answer(fault))
         call = replace(call, arguments=arguments)
         if call.name in SPEAKING and tool.definition is None:
-            assert self.messages is not None
-            most = max_result_chars(RESULT_CHARS, self.window)
-            return _without_tags(await self._once(call, partial(speak, self.messages, call, most)))
+            return await self._once(call, partial(self._speak, call))
         if tool.definition is None:
             return self._cut(await self._run_own(call), RESULT_CHARS)
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
-        if answer.changed_blocks:
-            answer = edit_blocks(self.memory, answer, call.call_id)
-        return self._cut(_without_tags(answer), min(RESULT_CHARS, tool.definition.result_chars))
+        return edit_blocks(self.memory, answer, call.call_id) if answer.changed_blocks else answer
 
     async def _once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        """Performs a call that leaves the gateway, once. perform: returns the answer as the model reads it."""
         return await (perform() if self.calls is None else self.calls.perform_once(call, perform))
+
+    async def _speak(self, call: RunTool) -> ToolAnswer:
+        assert self.messages is not None
+        return _without_tags(await speak(self.messages, call, max_result_chars(RESULT_CHARS, self.window)))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
         """Performs a call of a tool that was defined.
@@ -121,7 +122,8 @@ class AgentTools:
         What code changes in its copy of the blocks is written, unless the turn is written as a whole.
         """
         blocks = await self._load_blocks() if tool.source_type == "python" else []
-        answer = await self.foreign.run(tool, self._foreign_call(call, blocks))
+        answer = _without_tags(await self.foreign.run(tool, self._foreign_call(call, blocks)))
+        answer = self._cut(answer, min(RESULT_CHARS, tool.result_chars))
         memory, step, run = self.memory, self.step, self.run_uid
         if run is None or not answer.changed_blocks:
             return answer
