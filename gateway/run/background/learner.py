@@ -3,8 +3,8 @@
 Without a background model a rule keeps what always holds for the user (gateway.core.memory.standing), and nothing else.
 
 It asks the background model once, which is a journaled step, and writes the facts together with the cursor. After an
-error the job is tried again. An answer without a usable call teaches nothing, and the cursor moves on. So it does where
-a model refuses messages and answers without them.
+error or an answer that was cut off, the job is tried again with less to read. A whole answer without a usable call
+teaches nothing, and the cursor moves on. So it does where a model refuses messages and answers without them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
 from gateway.core.prompt import note
 from gateway.run.background.background_model import BackgroundModel, ModelAnswer, RequestRefused
 from gateway.run.background.schedule import Schedule
-from gateway.run.background.worker import JobContext
+from gateway.run.background.worker import JobContext, JobFailed
 from gateway.settings import MemorySettings
 from storage.commands import Learned, Unread
 from storage.database import Effect
@@ -246,7 +246,7 @@ async def _ask_calls(
 ) -> list[dict[str, str]]:
     """Returns the calls of the model's answer about messages; none where it refuses to read them.
 
-    is_smallest: no later attempt reads less.
+    is_smallest: no later attempt reads less, so what is left of an answer that was cut off is taken.
 
     Raises: JobFailed, Postponed.
     """
@@ -259,4 +259,11 @@ async def _ask_calls(
         await ask(())
         _log.warning("Learning: the background model refuses to read a part of a memory, which is skipped.")
         return []
+    if reply.finish_reason in ("length", "content_filter"):
+        if not is_smallest:
+            raise JobFailed(f"the background model's answer was cut off ({reply.finish_reason})")
+        _log.warning(
+            "Learning: the background model's answer about a part of a memory was cut off (%s).",
+            reply.finish_reason,
+        )
     return learn.read_calls(reply.message)

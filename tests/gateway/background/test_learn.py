@@ -557,14 +557,17 @@ def follow(learner: Learner, script: Callable[[Any], Any]) -> None:
 
 def hours_go_by(learner: Learner) -> None:
     """Lets each job be tried until it is over or is tried no more."""
+    learner.world.settle()
+    learner.world.clock.sleep(IDLE_S)
+    learner.world.gateway.call(learner.learning.schedule.step())
 
     def are_over(counts: Any) -> bool:
-        learner.world.clock.sleep(7200.0)
-        learner.learning.schedule.enqueue_when_idle([])
-        learner.world.store.jobs.wake()
+        if not counts[JobState.RUNNING]:
+            learner.world.clock.sleep(7200.0)
+            learner.learning.schedule.enqueue_when_idle([])
+            learner.world.store.jobs.wake()
         return not any(counts[state] for state in JobState if state is not JobState.DEAD)
 
-    learner.rest()
     learner.until(are_over)
 
 
@@ -600,6 +603,35 @@ def test_a_model_that_refuses_everything_passes_nothing_over(learner: Learner, h
     hours_go_by(learner)
     assert learner.texts() == [MISO]
     assert KITTEN in learner.said().partition("Good morning.")[0]
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_after_an_answer_that_was_cut_off_less_is_read(
+    upstream: StrictUpstream, tmp_path: Path, reason: str
+) -> None:
+    def script(body: Any) -> Any:
+        said = body["messages"][1]["content"].partition("# New messages")[2]
+        if len(said) > 5_000:  # the thoughts about it take all the room
+            return ScriptedMessage("Hm.", finish_reason=reason)
+        return ScriptedMessage(None, (fact(MISO),)) if KITTEN in said else ScriptedMessage("Nothing.")
+
+    with learning(upstream, tmp_path, learn_every=1000) as learner:
+        follow(learner, script)
+        chat = learner.world.chat(user="alice")
+        chat.say(KITTEN)
+        for n in range(8):
+            chat.say(f"Line {n} of a {'very ' * 200}long story.")
+        hours_go_by(learner)
+        assert learner.texts() == [MISO]
+        assert learner.cursor() == learner.world.query("SELECT max(seq) FROM exchanges")
+
+
+def test_of_an_answer_that_is_cut_off_each_time_the_rest_is_taken(learner: Learner) -> None:
+    follow(learner, lambda body: ScriptedMessage(None, (fact(MISO),), finish_reason="length"))
+    learner.world.chat(user="alice").say(KITTEN)
+    hours_go_by(learner)
+    assert learner.texts() == [MISO]
+    assert len(learner.shown) == 4
 
 
 async def _waiting(learner: Learner) -> list[int]:
