@@ -346,12 +346,9 @@ async def test_a_memory_with_an_open_turn_is_searched(store: Store, alice: Speak
     assert await hits(store, alice, "dog") == [1]
 
 
-async def test_a_search_that_joins_a_reading_finds_what_came_since(
-    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
-    store.recall._memories.clear()
-    monkeypatch.setattr("storage.sql.recall._LONG_MEMORY", 0)  # all memories are read in the thread
+def hold_long_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Has each memory read in the thread, and its reader wait. Returns when one has read, and when they go on."""
+    monkeypatch.setattr("storage.sql.recall._LONG_MEMORY", 0)
     read, has_read, goes_on = store.database.long_read, asyncio.Event(), asyncio.Event()
 
     async def slow(*values: Any, **options: Any) -> Any:
@@ -361,6 +358,15 @@ async def test_a_search_that_joins_a_reading_finds_what_came_since(
         return found
 
     monkeypatch.setattr(store.database, "long_read", slow)
+    return has_read, goes_on
+
+
+async def test_a_search_that_joins_a_reading_finds_what_came_since(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alice.say([user("My dog is called Rex.")], assistant("Nice."))
+    store.recall._memories.clear()
+    has_read, goes_on = hold_long_reads(store, monkeypatch)
     first = asyncio.create_task(hits(store, alice, "dog cat", deadline_ms=50_000))
     await has_read.wait()
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))
@@ -376,16 +382,7 @@ async def test_nobody_waits_for_a_reading_from_before_a_forgetting(
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
     await alice.say([user("My cat is called Tom.")], assistant("Nice."))
     store.recall._memories.clear()
-    monkeypatch.setattr("storage.sql.recall._LONG_MEMORY", 0)  # all memories are read in the thread
-    read, has_read, goes_on = store.database.long_read, asyncio.Event(), asyncio.Event()
-
-    async def slow(*values: Any, **options: Any) -> Any:
-        found = await read(*values, **options)
-        has_read.set()
-        await goes_on.wait()
-        return found
-
-    monkeypatch.setattr(store.database, "long_read", slow)
+    has_read, goes_on = hold_long_reads(store, monkeypatch)
     before = asyncio.create_task(hits(store, alice, "dog cat", deadline_ms=50_000))
     await has_read.wait()
     begun = await store.forgetting.begin(alice.agent.id, ForgetTarget(messages=[1]))
