@@ -10,7 +10,7 @@ from msgspec import Struct
 # Rows that one transaction writes, so that no turn waits long behind it.
 ROWS_AT_ONCE: Final = 500
 # The user of counters whose users have lost their names. No request names it: names have no blanks around them.
-FORGOTTEN: Final = " forgotten"
+FORGOTTEN_USER: Final = " forgotten"
 
 
 class UsageKey(NamedTuple):
@@ -19,7 +19,7 @@ class UsageKey(NamedTuple):
     # Days since the epoch, UTC, when the request came.
     day: int
     project: str
-    # "" for no user; or `FORGOTTEN`.
+    # "" for no user; or `FORGOTTEN_USER`.
     user: str
     # A key's number, 0 for none.
     key: int

@@ -10,7 +10,7 @@ import orjson
 from storage.database import USAGE, Connection, Database, Row, Statement
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load, make_statement
-from storage.usage_records import COUNTERS, FORGOTTEN, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
+from storage.usage_records import COUNTERS, FORGOTTEN_USER, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
 
 SQL = load("usage.sql")
 _KEY_COLUMNS = len(UsageKey._fields)
@@ -75,14 +75,14 @@ class Usage(Group):
     @reads
     async def oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
-        found: int | None = await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN))
+        found: int | None = await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
         return found
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:
         """Takes the names off up to ROWS_AT_ONCE rows of a day's users. Returns how many; 0: none are left."""
         return await _add_anonymously(
-            connection, await connection.rows(SQL["take_users"], (day, FORGOTTEN, ROWS_AT_ONCE))
+            connection, await connection.rows(SQL["take_users"], (day, FORGOTTEN_USER, ROWS_AT_ONCE))
         )
 
     @bulk_writes
@@ -154,7 +154,7 @@ async def _add_anonymously(connection: Connection, rows: Iterable[Sequence[objec
     count = 0
     for row in rows:
         count += 1
-        key = UsageKey(*row[:_KEY_COLUMNS])._replace(user=FORGOTTEN)  # type: ignore[arg-type]
+        key = UsageKey(*row[:_KEY_COLUMNS])._replace(user=FORGOTTEN_USER)  # type: ignore[arg-type]
         found = sums.setdefault(key, [0] * len(COUNTERS))
         for n, value in enumerate(row[_KEY_COLUMNS:]):
             found[n] += value  # type: ignore[operator]

@@ -20,7 +20,7 @@ from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts
 from storage.sql.usage import Usage
-from storage.usage_records import COUNTERS, FORGOTTEN, ROWS_AT_ONCE, UsageKey
+from storage.usage_records import COUNTERS, FORGOTTEN_USER, ROWS_AT_ONCE, UsageKey
 
 _log = logging.getLogger("mnemogate")
 
@@ -321,7 +321,7 @@ class Meter:
     def _put_back(self, counters: Mapping[UsageKey, list[int]]) -> None:
         for key, values in counters.items():
             if (key.project, key.user) in self._forgotten:
-                key = key._replace(user=FORGOTTEN)
+                key = key._replace(user=FORGOTTEN_USER)
             found = self._counters_of(*key)
             for n, value in enumerate(values):
                 found[n] += value
@@ -329,7 +329,7 @@ class Meter:
     def _forget(self, project: str, user: str) -> None:
         """Takes a user's name off what is still in memory."""
         own = [key for key in self._counters if (key.project, key.user) == (project, user)]
-        self._put_back({key._replace(user=FORGOTTEN): self._counters.pop(key) for key in own})
+        self._put_back({key._replace(user=FORGOTTEN_USER): self._counters.pop(key) for key in own})
         if self._write_lock.locked():
             self._forgotten.add((project, user))
 

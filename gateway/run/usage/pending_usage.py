@@ -14,7 +14,7 @@ from gateway.core.usage.reported import UsageReader
 from gateway.run.receipt import Receipt, UpstreamCall
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
-from storage.usage_records import FORGOTTEN
+from storage.usage_records import FORGOTTEN_USER
 
 # The latest responses that this process knows, each with its receipt and its call.
 _MAX_KNOWN: Final = 10_000
@@ -33,7 +33,7 @@ class PendingUsage:
         """Takes a user's name off the responses that are not counted yet."""
         for payer, _ in self._known.values():
             if (payer.project, payer.user) == (project, user):
-                payer.user = FORGOTTEN
+                payer.user = FORGOTTEN_USER
 
     def note(self, receipt: Receipt) -> None:
         """Notes the responses that are made after the end of a request."""

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.services import Services
 from gateway.settings import UsageSettings
-from storage.usage_records import FORGOTTEN, UsageLimit, UsageQuery
+from storage.usage_records import FORGOTTEN_USER, UsageLimit, UsageQuery
 from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.sdk import Clock, World, remember
 from tests.patience import becomes
@@ -139,7 +139,7 @@ def test_a_forgotten_user_is_gone_from_what_the_other_counts(worlds: list[World]
     one.gateway.call(one.store.usage.forget_user("default", "alice"))
     other.gateway.app.services.accounting.meter._forget("default", "alice")  # as the notification has it do
     write(other)
-    assert one.query('SELECT "user", sum(requests) FROM usage GROUP BY "user"') == [(FORGOTTEN, 2)]
+    assert one.query('SELECT "user", sum(requests) FROM usage GROUP BY "user"') == [(FORGOTTEN_USER, 2)]
 
 
 def minutes_bound(world: World) -> str | None:

@@ -29,7 +29,7 @@ from gateway.run.usage import limit_buckets, limiter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
-from storage.usage_records import FORGOTTEN, UsageLimit, UsageQuery
+from storage.usage_records import FORGOTTEN_USER, UsageLimit, UsageQuery
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_responses import by_chat
@@ -203,7 +203,7 @@ def test_a_response_that_ends_after_its_user_is_forgotten_has_no_name(world: Wor
     world.settle()
     world.gateway.call(world.gateway.app.services.accounting.meter.write())
     counted = "SELECT \"user\", output_tokens > 0 FROM usage WHERE model = 'm'"
-    assert [(name, bool(has_output)) for name, has_output in world.query(counted)] == [(FORGOTTEN, True)]
+    assert [(name, bool(has_output)) for name, has_output in world.query(counted)] == [(FORGOTTEN_USER, True)]
 
 
 def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:

@@ -21,7 +21,7 @@ import pytest
 from gateway.run.usage import meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.records import TokenCounts
-from storage.usage_records import COUNTERS, FORGOTTEN, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
+from storage.usage_records import COUNTERS, FORGOTTEN_USER, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.server import RawReply
@@ -274,7 +274,10 @@ def test_a_forgotten_user_leaves_the_sums(world: World) -> None:
     body = json.dumps({"project": "default", "user": "alice"}).encode()
     world.settle()
     assert world.gateway.ask("POST", "/admin/memory-forget", body, TOKEN).json["done"]
-    assert {each["user"]: each["requests"] for each in rows(world, by="user")} == {FORGOTTEN: 2, "bob": 2}
+    assert {each["user"]: each["requests"] for each in rows(world, by="user")} == {
+        FORGOTTEN_USER: 2,
+        "bob": 2,
+    }
     assert world.query("SELECT count(*) FROM usage WHERE \"user\" = 'alice'") == [0]
 
 
@@ -285,7 +288,7 @@ def test_users_are_folded_when_they_are_old(world: World) -> None:
     world.clock.sleep(63 * 86_400)
     world.gateway.call(world.gateway.app.services.accounting.meter._anonymize_old())
     found = total(world, by="day,user", **{"from": day, "to": day})
-    assert (found["user"], found["input_tokens"]) == (FORGOTTEN, 10)
+    assert (found["user"], found["input_tokens"]) == (FORGOTTEN_USER, 10)
 
 
 def test_a_write_that_fails_is_tried_again(world: World) -> None:
@@ -333,7 +336,7 @@ def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
         with pytest.raises(meter.StoreError):
             world.gateway.call(counter.write())
     world.gateway.call(counter.write())
-    assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN, 1)]
+    assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN_USER, 1)]
 
 
 def test_background_tokens_are_known_while_they_are_written(
