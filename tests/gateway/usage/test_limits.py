@@ -303,18 +303,10 @@ def test_a_reply_that_the_client_has_makes_room_for_the_next(
 def test_a_limit_counts_the_requests_that_were_under_way_when_it_was_made(
     world: World, unit: str, per: str | None, most: int, meanwhile: int, after: int
 ) -> None:
-    hold, script = Gate(), world.upstream.script
-    world.upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=hold)
-    with world.gateway.connect() as client:
-        client.request("POST", CHAT, json.dumps({"model": "m", "messages": ASK, "user": "alice"}).encode())
-        world.upstream.arrived(1).wait_sync()
-        world.gateway.call(
-            world.store.limits.add(UsageLimit(0, "default", None, "*", unit, per, most, "refuse"))
-        )
-        world.upstream.script = script
+    with reply_under_way(world):
+        made = UsageLimit(0, "default", None, "*", unit, per, most, "refuse")
+        world.gateway.call(world.store.limits.add(made))
         assert world.post(ASK, user="alice").status == meanwhile
-        hold.open()
-        assert client.read_reply().status == 200
     world.settle()
     assert world.post(ASK, user="alice").status == after
 
@@ -685,22 +677,29 @@ def test_an_alias_whose_upstream_takes_no_custom_tools_answers_no_request_with_o
         assert upstream.last.json["model"] == "small"
 
 
-def test_an_alias_that_does_not_search_the_web_answers_no_request_for_claudes_search(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
+@contextmanager
+def claude_with_alias(upstream: StrictUpstream, folder: Path) -> Iterator[World]:
+    """Serves a model of Claude's in whose place `small` answers, of an upstream of chat completions."""
     with StrictAnthropic() as claude:
         upstreams = (
             UpstreamSettings("claude", "anthropic", claude.base_url),
-            UpstreamSettings("plain", base_url=upstream.base_url, takes={"responses": False}),
+            *by_chat(upstream, "plain"),
         )
         models = (ModelSettings("m", "claude-x", "claude"), ModelSettings("small", "small", "plain"))
-        with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
+        with limited(upstream, folder, upstreams=upstreams, models=models) as world:
             limit(world, "requests", "day", 0, then="small")
-            with pytest.raises(openai.RateLimitError):
-                world.sdk.responses.create(model="m", input="Hi", tools=[{"type": "web_search"}])
-            assert upstream.seen == []
-            world.sdk.responses.create(model="m", input="Hi")
-            assert upstream.last.json["model"] == "small"
+            yield world
+
+
+def test_an_alias_that_does_not_search_the_web_answers_no_request_for_claudes_search(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with claude_with_alias(upstream, tmp_path) as world:
+        with pytest.raises(openai.RateLimitError):
+            world.sdk.responses.create(model="m", input="Hi", tools=[{"type": "web_search"}])
+        assert upstream.seen == []
+        world.sdk.responses.create(model="m", input="Hi")
+        assert upstream.last.json["model"] == "small"
 
 
 CLAUDES_SEARCH: Any = {"type": "web_search_20250305", "name": "web_search"}
@@ -719,23 +718,16 @@ FILE: Any = {"type": "document", "source": {"type": "file", "file_id": "file_1"}
 def test_an_alias_of_another_dialect_answers_no_message_that_claude_alone_can(
     upstream: StrictUpstream, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
-    with StrictAnthropic() as claude:
-        upstreams = (
-            UpstreamSettings("claude", "anthropic", claude.base_url),
-            UpstreamSettings("plain", base_url=upstream.base_url),
-        )
-        models = (ModelSettings("m", "claude-x", "claude"), ModelSettings("small", "small", "plain"))
-        with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-            limit(world, "requests", "day", 0, then="small")
-            message = {"model": "m", "max_tokens": 100, "messages": ASK}
-            path, headers = "/v1/messages", {"content-type": "application/json"}
-            refused = world.gateway.ask("POST", path, json.dumps({**message, **asked}).encode(), headers)
-            assert refused.status == 429
-            assert upstream.seen == []
-            # What it does not know of the request changes no answer.
-            body = json.dumps({**message, "top_k": 5, "service_tier": "auto"}).encode()
-            assert world.gateway.ask("POST", path, body, headers).status == 200
-            assert upstream.last.json["model"] == "small"
+    with claude_with_alias(upstream, tmp_path) as world:
+        message = {"model": "m", "max_tokens": 100, "messages": ASK}
+        path, headers = "/v1/messages", {"content-type": "application/json"}
+        refused = world.gateway.ask("POST", path, json.dumps({**message, **asked}).encode(), headers)
+        assert refused.status == 429
+        assert upstream.seen == []
+        # What it does not know of the request changes no answer.
+        body = json.dumps({**message, "top_k": 5, "service_tier": "auto"}).encode()
+        assert world.gateway.ask("POST", path, body, headers).status == 200
+        assert upstream.last.json["model"] == "small"
 
 
 def test_a_message_that_memory_cannot_read_is_the_users_whom_claude_code_names(
