@@ -152,12 +152,19 @@ class _QueuedResponse:
         """Notes the response as it is first sent."""
         self.first_sent, self.id = response, server_events.id_of(response)
 
+    @property
+    def client_id(self) -> str | None:
+        """The id by which a client names this response.
+
+        Before it begins the client has none for it: Pipecat names the one that ended before.
+        """
+        return self.ended_before if self.id is None else self.id
+
     def matches(self, cancel: Cancel) -> bool:
         """Returns whether a client wants this response cancelled."""
         if cancel.response is None:
             return self.create.stream_id == cancel.stream_id
-        # Before a response begins its client has no id for it: Pipecat names the one that ended before.
-        return cancel.response == (self.ended_before if self.id is None else self.id)
+        return cancel.response == self.client_id
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -253,14 +260,14 @@ class _Session:
             self._start(self._serve(create.stream_id, queue))
 
     def _ended_before(self, stream_id: str | None, queue: _Queue | None) -> str | None:
-        """Returns the id of the response that has ended before the next one; None: there is none, or it still goes on.
+        """Returns the id of the last response before the next one; None: there is none, or it still goes on.
 
         A cancelled one has ended for its client. queue: of that `stream_id`; None: it is empty.
         """
         if queue is None:
             return self._last_ended[1] if self._last_ended[0] == stream_id else None
         last = queue[-1]
-        return (last.id or last.ended_before) if last.is_cancelled else None
+        return last.client_id if last.is_cancelled else None
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -304,7 +311,7 @@ class _Session:
                 with queue[0].quota:
                     if not self._has_stopped:
                         await self._respond(queue[0])
-                self._last_ended = stream_id, queue.popleft().id
+                self._last_ended = stream_id, queue.popleft().client_id
         finally:
             del self._queues[stream_id]
             for left in queue:  # where one before them has failed
