@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import openai
 import orjson
 import pytest
 from letta_client import Letta
+from openai.types.responses import ResponseUsage
 
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
 from gateway.settings import ModelSettings, UpstreamSettings
@@ -86,6 +87,16 @@ def tool_rounds(paths: Paths, model: str) -> Used:
     return Used(2, 110, 7, 48)
 
 
+def reported(usages: Sequence[ResponseUsage | None]) -> Used:
+    """Returns what responses have used, each of which has reported it."""
+    counted = [each for each in usages if each is not None]
+    assert len(counted) == len(usages)
+    cached = sum(each.input_tokens_details.cached_tokens for each in counted)
+    reasoning = sum(each.output_tokens_details.reasoning_tokens for each in counted)
+    tokens = sum(each.input_tokens for each in counted), sum(each.output_tokens for each in counted)
+    return Used(len(counted), *tokens, cached, reasoning=reasoning)
+
+
 def responses_passed_on(paths: Paths, model: str) -> Used:
     """Responses that the upstream makes, whole and streamed, with memory and without."""
     found = []
@@ -93,12 +104,7 @@ def responses_passed_on(paths: Paths, model: str) -> Used:
         found.append(paths.sdk.responses.create(model=model, input="Hi", user=user).usage)
         stream = paths.sdk.responses.create(model=model, input="Hi", stream=True, user=user)
         found.append([*stream][-1].response.usage)  # type: ignore[union-attr]
-    counted = [each for each in found if each is not None]
-    assert len(counted) == 4
-    cached = sum(each.input_tokens_details.cached_tokens for each in counted)
-    reasoning = sum(each.output_tokens_details.reasoning_tokens for each in counted)
-    tokens = sum(each.input_tokens for each in counted), sum(each.output_tokens for each in counted)
-    return Used(4, *tokens, cached, reasoning=reasoning)
+    return reported(found)
 
 
 def responses_by_chat(paths: Paths, model: str) -> Used:
@@ -118,12 +124,7 @@ def responses_passed_on_in_background(paths: Paths, model: str) -> Used:
         made = paths.sdk.responses.create(model=model, input="Hi", user=user, background=True)
         becomes(lambda id=made.id: paths.sdk.responses.retrieve(id).status == "completed")
         found.append(paths.sdk.responses.retrieve(made.id).usage)
-    counted = [each for each in found if each is not None]
-    assert len(counted) == 2
-    cached = sum(each.input_tokens_details.cached_tokens for each in counted)
-    reasoning = sum(each.output_tokens_details.reasoning_tokens for each in counted)
-    tokens = sum(each.input_tokens for each in counted), sum(each.output_tokens for each in counted)
-    return Used(2, *tokens, cached, reasoning=reasoning)
+    return reported(found)
 
 
 def responses_in_background(paths: Paths, model: str) -> Used:
