@@ -50,7 +50,7 @@ class PoolLimits(Struct, frozen=True):
     long_s: float = 60.0
     # The same for a statement of a transaction that writes.
     write_s: float = 30.0
-    # A write that takes longer makes the status `slow`.
+    # A turn that waits longer for a connection makes the status `slow`.
     slow_s: float = 1.0
     # The seconds that a connection has to answer after a read on it was given up.
     check_s: float = 2.0
@@ -90,6 +90,8 @@ class ConnectionPool:
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening = 0  # connections that are being made
         self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
+        # When each read or write of a turn began to wait for a connection, the oldest first.
+        self._acquiring: dict[object, float] = {}
         # Those that wait for a connection, the first to come first; None wakes one to ask again.
         self._waiting: deque[asyncio.Future[RawConnection | None]] = deque()
         # Bulk work that waits until there is less of it.
@@ -114,6 +116,12 @@ class ConnectionPool:
             return
         self._idle.append(raw)
 
+    @property
+    def longest_wait_s(self) -> float:
+        """How long a turn has been waiting for a connection; of several turns the longest."""
+        began = next(iter(self._acquiring.values()), None)
+        return 0.0 if began is None else asyncio.get_running_loop().time() - began
+
     def check(self) -> None:
         """Refuses what cannot be served now. Raises: Unavailable."""
         if self._closed:
@@ -132,6 +140,9 @@ class ConnectionPool:
 
     async def acquire(self, *, is_bulk: bool = False, wait_s: float | None = None) -> RawConnection:
         """Returns a connection, which must be given back. Raises: Unavailable (Busy: none was free in time)."""
+        waiting = object()
+        if not is_bulk:
+            self._acquiring[waiting] = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(wait_s):
                 return await self._acquire_when_up(is_bulk)
@@ -139,6 +150,8 @@ class ConnectionPool:
             self.check()
             # Without the time, which differs each time: the log counts the lines that are alike.
             raise Busy(f"{self._target.name}: no connection was free in time") from None
+        finally:
+            self._acquiring.pop(waiting, None)
 
     async def _acquire_when_up(self, is_bulk: bool) -> RawConnection:
         while True:

@@ -245,6 +245,31 @@ async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_tak
     await asyncio.gather(*holding)
 
 
+async def test_a_store_is_slow_while_a_turn_waits_for_a_connection_and_not_while_one_write_takes_long(
+    open_store: OpenStore,
+) -> None:
+    store: Store = await open_store(limits=replace(PATIENT, size=2, bulk=1, slow_s=0.0))
+    held, go_on = asyncio.Barrier(3), asyncio.Event()
+
+    async def hold(connection: Connection) -> None:
+        await connection.value("SELECT 1")
+        await held.wait()
+        await go_on.wait()
+
+    writes = [store.database.write(hold)]
+    await until(lambda: held.n_waiting == 1)
+    assert store.health.status == "ok"
+    writes.append(store.database.bulk(hold))
+    waiting_bulk = store.database.bulk(ask)
+    await held.wait()
+    assert store.health.status == "ok"
+    waiting = store.database.write(ask)
+    await until(lambda: store.health.status == "slow")
+    go_on.set()
+    await asyncio.gather(*writes, waiting, waiting_bulk)
+    assert store.health.status == "ok"
+
+
 async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
