@@ -153,9 +153,14 @@ def raw(*pieces: bytes, content_type: str = "text/event-stream; charset=utf-8", 
     return Reply(body=pieces, headers=headers, **options)
 
 
-def uncounted(text: str, *, stream: bool) -> Reply:
-    """Returns a reply whose tokens the upstream does not report."""
-    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+
+
+def uncounted(text: str, *, stream: bool, usage: Mapping[str, Any] | None = None) -> Reply:
+    """Returns a reply whose tokens the upstream does not report. usage: what it says of them, such as `ZEROS`."""
+    chunk: dict[str, Any] = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    if usage is not None:
+        chunk["usage"] = usage
     message = {"role": "assistant", "content": text}
     if stream:
         choice = {"index": 0, "delta": message, "finish_reason": "stop"}

@@ -36,6 +36,7 @@ from gateway.core.turn.draft import (
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
+from gateway.core.usage.reported import reported_counts
 from gateway.errors import GatewayError, UpstreamBroke
 
 EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
@@ -114,7 +115,7 @@ class Round:
         terms: TurnTerms,
         view: ClientView,
         form: ReplyForm | None,
-        turn_usage: Callable[[Json], Json | None] | None = None,
+        turn_usage: Callable[[Json | None], Json | None] | None = None,
         text_before: Any = "",
         filler: str = "",
     ) -> None:
@@ -299,7 +300,7 @@ class Round:
                     self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
         if len(self.draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
-        self.draft.usage = usage if isinstance(usage, dict) else None
+        self.draft.usage = usage if reported_counts(usage) is not None else None
         return self._complete()
 
     def end(self) -> RoundEnd:
@@ -371,9 +372,10 @@ class Round:
         usage = chunk.get("usage")
         total: Json | None = None
         if isinstance(usage, dict):
-            self.draft.usage = usage
+            if reported_counts(usage) is not None:
+                self.draft.usage = usage
             if self._turn_usage is not None:
-                total = self._turn_usage(usage)
+                total = self._turn_usage(self.draft.usage)
         if not self._has_begun:
             # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
             self._has_begun = bool(choices)

@@ -72,13 +72,17 @@ def costs_tokens(method: str, path: str) -> bool:
 
 
 def reported_counts(usage: Any) -> TokenCounts | None:
-    """Returns the tokens of a `usage` in any dialect; None: it names none.
+    """Returns the tokens of a `usage` in any dialect; None: it names none, or nothing but zeros.
 
+    Some upstreams send zeros where they have not counted: no call takes no token at all.
     Anthropic counts what is read from and written to its cache apart from the input; here both are a part of it.
     (platform.claude.com/docs/en/build-with-claude/prompt-caching)
     """
-    if not isinstance(usage, dict):
-        return None
+    counts = _read_counts(usage) if isinstance(usage, dict) else None
+    return counts if counts is not None and (counts.prompt or counts.completion) else None
+
+
+def _read_counts(usage: Json) -> TokenCounts | None:
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
         return TokenCounts(

@@ -23,6 +23,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import decode_error
+from gateway.core.usage.reported import reported_counts
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
@@ -131,7 +132,7 @@ class MessagesView(ClientView):
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
                 self._stopped_by = self._stop_sequence(choice) or self._stopped_by
         usage = event.usage or event.chunk.get("usage")
-        if isinstance(usage, dict) and not is_hidden:
+        if not is_hidden and reported_counts(usage) is not None:
             self._usage = usage
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:

@@ -26,6 +26,7 @@ from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import MessageDraft, delta_of, generated_in
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.usage.reported import reported_counts
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.errors import FIELDS, error_fields, translate_error
@@ -281,7 +282,7 @@ class ResponsesView(ClientView):
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
         usage = event.usage or event.chunk.get("usage")
-        if isinstance(usage, dict) and not is_hidden:
+        if not is_hidden and reported_counts(usage) is not None:
             self._usage = usage
 
     def _add_delta(self, delta: Json, logprobs: list[Any]) -> None:

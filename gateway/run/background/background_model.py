@@ -268,8 +268,8 @@ def _parse_reply(raw: bytes, request_bytes: int) -> ModelAnswer:
         message = choice["message"]
         if not isinstance(message, dict):
             raise TypeError
-        is_reported = used is not None and bool(used.prompt + used.completion)
-        if used is None or not is_reported:
+        is_reported = used is not None
+        if used is None:
             used = TokenCounts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
         return ModelAnswer(message, choice.get("finish_reason"), used, is_reported)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):

@@ -61,7 +61,10 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
         ({"type": "duration", "seconds": 3}, None),
         (None, None),
         ("12", None),
-        ({"prompt_tokens": -1, "completion_tokens": "9"}, TokenCounts()),
+        ({"prompt_tokens": -1, "completion_tokens": "9"}, None),
+        # Zeros stand for tokens that were not counted.
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
+        ({"input_tokens": 0, "output_tokens": 0}, None),
         ({"prompt_tokens": 5, "prompt_tokens_details": {"cache_write_tokens": 2}}, TokenCounts(5, 0, 0, 2)),
         (
             {"prompt_tokens": 5, "prompt_tokens_details": [], "completion_tokens_details": "none"},

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.core.conversation.canonical import text_of as text_of_chat
 from gateway.tokens import tokenizer_for
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say, uncounted
+from tests.doubles.upstream import ZEROS, Call, StrictUpstream, call_tools, fail, say, uncounted
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of
 from tests.gateway.sdk import World, agent, remember
 
@@ -400,11 +400,12 @@ def test_cached_tokens_are_counted_apart(world: World, upstream: StrictUpstream,
 
 
 @both_ways
+@pytest.mark.parametrize("usage", [None, ZEROS], ids=["none", "zeros"])
 @pytest.mark.parametrize("memory", ["on", "off"])
 def test_where_the_upstream_reports_no_usage_it_is_counted_here(
-    world: World, upstream: StrictUpstream, stream: bool, memory: str
+    world: World, upstream: StrictUpstream, stream: bool, memory: str, usage: dict[str, int] | None
 ) -> None:
-    upstream.queue(uncounted("The quick brown fox jumps over the lazy dog.", stream=stream))
+    upstream.queue(uncounted("The quick brown fox jumps over the lazy dog.", stream=stream, usage=usage))
     talk = Talk(world, stream=stream, headers={"x-mnemogate-memory": memory})
     talk.messages.append(
         {"role": "user", "content": "And a longer question than the one before it was. " * 10}

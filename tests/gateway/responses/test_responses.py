@@ -20,7 +20,7 @@ from storage.commands import ForgetTarget
 from storage.records import Scope
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say, uncounted
+from tests.doubles.upstream import ZEROS, Call, Gate, StrictUpstream, call_tools, fail, raw, say, uncounted
 from tests.gateway.sdk import World, agent, remember
 from tests.server import serve, settings_for
 
@@ -834,10 +834,11 @@ def test_a_stream_is_asked_for_its_usage(upstream: StrictUpstream, tmp_path: Pat
 
 
 @both_ways
+@pytest.mark.parametrize("usage", [None, ZEROS], ids=["none", "zeros"])
 def test_where_the_upstream_reports_no_usage_it_is_counted_here(
-    upstream: StrictUpstream, tmp_path: Path, stream: bool
+    upstream: StrictUpstream, tmp_path: Path, stream: bool, usage: dict[str, int] | None
 ) -> None:
-    reply = uncounted("The quick brown fox jumps over the lazy dog.", stream=stream)
+    reply = uncounted("The quick brown fox jumps over the lazy dog.", stream=stream, usage=usage)
     upstream.queue(reply, reply)
     ours = UpstreamSettings("up", base_url=upstream.base_url, takes={"stream_usage": False})
     with remember(upstream, tmp_path, upstreams=(ours,)) as world:
