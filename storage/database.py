@@ -246,7 +246,10 @@ class Database(Protocol):
         """
 
     def notify(self, channel: str, payload: str = "") -> None:
-        """Notifies the other processes, soon. A notification may be lost: correctness does not depend on it."""
+        """Notifies the other processes, soon: of a change that is committed, since they read it then.
+
+        A notification may be lost: correctness does not depend on it.
+        """
 
     def when_changed(self, function: Callable[[Changes], None]) -> None:
         """Has a function called with the changes of each transaction, before its caller has the result.

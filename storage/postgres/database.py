@@ -300,9 +300,6 @@ class PostgresDatabase:
     async def _send_notifications(self) -> None:
         try:
             while self._notifications:
-                # Other processes must not read before the change is committed.
-                if self._writes:
-                    await asyncio.wait(list(self._writes), timeout=self._limits.slow_s)
                 notifications, self._notifications = self._notifications, []
                 await self._send(notifications)
         finally:

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from storage.commands import ForgetTarget
-from storage.database import KEYS, POLL_S, WORK, Connection
+from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.errors import Stale, Unavailable, WriteConflict
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.blocks import write_block
@@ -573,6 +573,28 @@ async def test_a_line_is_heard_of_when_it_is_given_back(stores: tuple[Store, Sto
     await comes(lambda: "a" in freed)
     assert not await one.conversation_locks.take("a", 15.0)
     assert await other.conversation_locks.take("a", 15.0)
+
+
+async def test_a_notification_does_not_wait_for_other_writes(stores: tuple[Store, Store]) -> None:
+    """Else a conversation waits for its lock as long as another memory's import writes."""
+    one, other = stores
+    heard: list[str | None] = []
+    other.database.listen(LOCKS, heard.append)
+    await listening(other)
+    assert await one.conversation_locks.take("a", 15.0)
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(connection: Connection) -> None:
+        await connection.value("SELECT 1")
+        held.set()
+        await go_on.wait()
+
+    writing = one.database.bulk(hold)
+    await held.wait()
+    await one.conversation_locks.release("a", 15.0)
+    await comes(lambda: "a" in heard)
+    go_on.set()
+    await writing
 
 
 async def test_a_process_does_not_hear_itself(stores: tuple[Store, Store]) -> None:
