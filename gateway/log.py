@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -46,8 +45,8 @@ _KEY = re.compile(
     + rb"|" + _WHOLE_KEY_PREFIX
     + rb"))[\w%-]+"
 )  # fmt: skip
-# One of these is in every line that has a key.
-_MAY_BE_KEYS = (b"mg-", b"sk-", b"%", b"mg\xe2", b"sk\xe2", b"mg\xef", b"sk\xef", b"gsk_", b"xai-", b"AIza")
+# It is found in every line that has a key. Of a name, to ask for each of these by `in` takes fifty times as long.
+_MAY_BE_KEY = re.compile(rb"mg-|sk-|%|mg\xe2|sk\xe2|mg\xef|sk\xef|gsk_|xai-|AIza")
 
 
 def write_stderr(data: bytes) -> None:
@@ -64,19 +63,12 @@ def mask_keys(line: bytes) -> bytes:
 
     Callers put keys where none belongs: into a path, a model's name, a header that an error quotes.
     """
-    if not _may_have_keys(line):
-        return line
-    return _KEY.sub(rb"\1***", line)
+    return _KEY.sub(rb"\1***", line) if _MAY_BE_KEY.search(line) else line
 
 
-@lru_cache(maxsize=1024)  # each request asks for the same few names
 def mask_keys_in_name(name: str) -> str:
     """Returns a name that a caller chose with each key in it masked, as operators see it."""
     return mask_keys(name.encode(errors="replace")).decode()
-
-
-def _may_have_keys(data: bytes) -> bool:
-    return any(mark in data for mark in _MAY_BE_KEYS)
 
 
 class AccessLog:
@@ -101,7 +93,7 @@ class AccessLog:
         if lines:
             option = orjson.OPT_APPEND_NEWLINE
             written = b"".join([orjson.dumps(line, default=str, option=option) for line in lines])
-            if _may_have_keys(written):
+            if _MAY_BE_KEY.search(written):
                 # Line by line: what one caller sends is no reason to search all that others have sent.
                 written = b"".join([mask_keys(line) for line in written.splitlines(keepends=True)])
             self._write(written)
