@@ -209,6 +209,14 @@ class Database(Protocol):
         """True if other processes may read and write the same data."""
 
     @property
+    def is_settled(self) -> bool:
+        """False for some seconds after this process has started, or the database did not answer it.
+
+        Meanwhile no process takes over what another one holds under a lease: those that live could not renew their
+        leases, and do so now.
+        """
+
+    @property
     def is_owned(self) -> bool:
         """True if this process alone may read and write the data, as of now."""
 

@@ -53,8 +53,8 @@ from tests.patience import PATIENCE_S
 from tests.postgres import EmptyDatabase, empty_database, query
 
 # No deadline of a busy machine's shall decide what a test finds. A gateway opens all its connections as it starts, and
-# the server reads the tables' definitions for each.
-PATIENT = PoolLimits(size=4, read_s=PATIENCE_S, wait_s=PATIENCE_S, slow_s=PATIENCE_S)
+# the server reads the tables' definitions for each. What another process holds is taken over as soon as its lease ends.
+PATIENT = PoolLimits(size=4, read_s=PATIENCE_S, wait_s=PATIENCE_S, slow_s=PATIENCE_S, settle_s=0.0)
 PATIENT_WRITER = WriterLimits(slow_s=PATIENCE_S)
 
 

@@ -35,6 +35,7 @@ from storage.postgres.listen import NotificationListener
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from storage.postgres.tidy import Tidying
+from storage.postgres.uptime import Uptime
 
 T = TypeVar("T")
 
@@ -45,6 +46,10 @@ _OVERHEAD_BYTES = 2048
 _CONFLICTS = ("40001", "40P01")
 # The most attempts of a transaction. Where many conflict, the next attempt may meet another one. Not measured.
 _MAX_TRIES = 5
+
+# After so many intervals of the checks of health without an answer there was a break: a check that fails takes no
+# longer than one.
+_MOST_CHECKS_MISSED = 2
 
 _IS_READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
 
@@ -67,6 +72,7 @@ class PostgresDatabase:
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
         self._clock = SharedClock()
+        self._uptime = Uptime(_MOST_CHECKS_MISSED * limits.health_s)
         self._listener = NotificationListener(
             listen_target, self._clock.add_reading, self._health_check.hurry
         )
@@ -116,10 +122,15 @@ class PostgresDatabase:
     async def _prepare(self, raw: RawConnection) -> None:
         await migrate(raw, self._target.name)
         await self._clock.measure(lambda: raw.fetchval(f"SELECT {NOW}"))
+        self._uptime.note_recovery()
 
     @property
     def clock_ahead_s(self) -> float:
         return self._clock.ahead
+
+    @property
+    def is_settled(self) -> bool:
+        return self._uptime.seconds >= self._limits.settle_s
 
     # -- operations ----------------------------------------------------------------------------------------------------
 
@@ -176,6 +187,7 @@ class PostgresDatabase:
             if translated is error:
                 raise
             raise translated from error
+        self._uptime.note_answer()
         pool.release(raw)
         return found
 
@@ -235,6 +247,7 @@ class PostgresDatabase:
             try:
                 result = await operation(connection)
                 await connection.commit()
+                self._uptime.note_answer()
                 pool.release(raw, is_bulk=is_bulk)
                 return result
             except BaseException as error:
@@ -280,6 +293,7 @@ class PostgresDatabase:
 
     def start(self) -> None:
         self._listener.begin()
+        self._uptime.watch()
         self._health_check.start()
 
     async def _check_server(self) -> None:
@@ -321,10 +335,12 @@ class PostgresDatabase:
         self._recovery_listeners.append(function)
 
     def _failed(self, fault: Unavailable) -> None:
+        self._uptime.note_failure()
         for function in self._failure_listeners:
             function(fault)
 
     def _recovered(self) -> None:
+        self._uptime.note_recovery()
         self._listener.reconnect()
         for function in self._recovery_listeners:
             function()

@@ -62,6 +62,9 @@ class PoolLimits(Struct, frozen=True):
     retry_first_s: float = 0.25
     # The longest of these pauses.
     retry_most_s: float = 10.0
+    # The seconds after an outage in which no lease is taken over. Each process has connected by then, and renewed its
+    # own: an attempt that hung and its longest pause are over.
+    settle_s: float = 20.0
 
 
 class ConnectionPool:

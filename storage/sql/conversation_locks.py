@@ -4,8 +4,9 @@
     remaining_s = await locks.request("a")   # held by another process, which hands it over when it releases it
     await locks.release("a", 15.0)
 
-A process that releases a lock notifies the others of its name. The lock of a process that died is free when its lease
-ends. Correctness does not depend on a lease: writes check the revision that they were planned on.
+A process that releases a lock notifies the others of its name. The lock of a process that died is taken over when its
+lease has ended, but not right after an outage, in which no process could prolong its own (`Database.is_settled`).
+Correctness does not depend on a lease: writes check the revision that they were planned on.
 """
 
 from __future__ import annotations
@@ -45,7 +46,18 @@ class ConversationLocks(Group):
     async def take(self, name: str, seconds: float) -> bool:
         """Takes a lock, or prolongs the lease of one that is held here. False: another process holds it."""
         values = (name, self._holder, self._now(), seconds)
-        return bool(await self._database.write_one(SQL["take"], values))
+        return bool(await self._database.write_one(SQL["take"], values)) or await self._take_over(*values)
+
+    async def _take_over(self, name: str, holder: str, now: float | None, seconds: float) -> bool:
+        """Takes a lock over, if its lease has ended.
+
+        It is looked at first, by a read that is given up soon: what a server performs late, after a pause of its own,
+        would find leases ended that could not be prolonged meanwhile.
+        """
+        ended = await self._database.read(lambda connection: connection.value(SQL["expired"], (name, now)))
+        if ended is None or not self._database.is_settled:
+            return False
+        return bool(await self._database.write_one(SQL["take_over"], (name, holder, now, seconds, ended)))
 
     async def request(self, name: str) -> float | None:
         """Asks the holder of a lock to hand it over to this process, unless another process asked before.
@@ -55,11 +67,12 @@ class ConversationLocks(Group):
         found = await self._database.write_one(SQL["request"], (name, self._holder, self._now()))
         return max(0.0, found[0][0]) if found else None
 
-    def prolong(self, names: Collection[str], seconds: float) -> Future[None]:
-        """Prolongs the leases of those locks that are still held here."""
+    def prolong(self, names: Collection[str], seconds: float) -> Future[set[str]]:
+        """Prolongs the leases of those locks that are still held here. Returns their names."""
 
-        async def write(connection: Connection) -> None:
-            await rows_of(connection, SQL["prolong"], [*names], self._holder, self._now(), seconds)
+        async def write(connection: Connection) -> set[str]:
+            values = (self._holder, self._now(), seconds)
+            return {row[0] for row in await rows_of(connection, SQL["prolong"], [*names], *values)}
 
         return self._database.write(write)
 
@@ -81,10 +94,11 @@ class ConversationLocks(Group):
         return releasing
 
     async def held(self, names: Collection[str]) -> set[str]:
-        """Returns which of these locks any process holds."""
+        """Returns which of these locks any process holds, as far as others may not take them over."""
 
         async def read(connection: Connection) -> set[str]:
-            return {row[0] for row in await rows_of(connection, SQL["held"], [*names], self._now())}
+            found = await rows_of(connection, SQL["held"], [*names], self._now())
+            return {name for name, goes_on in found if goes_on or not self._database.is_settled}
 
         return await self._database.read(read)
 

@@ -2,20 +2,29 @@
 -- the next line describes it. ?1 is the name of a lock, ?2 the process that asks, ?3 the present time.
 
 -- name: take
--- Takes a lock that is free, was handed over, or has a lease that has run out. No row: another process has it.
+-- Takes a lock that is free or was handed over, or prolongs one. No row: another process has it.
 INSERT INTO conversation_locks (name, holder, held_until) VALUES (?1, ?2, {clock:3} + ?4)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, held_until = excluded.held_until,
     wanted = CASE WHEN conversation_locks.wanted = excluded.holder THEN NULL ELSE conversation_locks.wanted END
-WHERE conversation_locks.holder = excluded.holder OR conversation_locks.held_until <= {clock:3}
+WHERE conversation_locks.holder = excluded.holder
 RETURNING name
+
+-- name: expired
+-- Returns when the lease of a lock ended. No row: it has not.
+SELECT held_until FROM conversation_locks WHERE name = ?1 AND held_until <= {clock:2}
+
+-- name: take_over
+-- Takes a lock whose lease ended at ?5. No row: it was prolonged or taken since.
+UPDATE conversation_locks SET holder = ?2, held_until = {clock:3} + ?4, wanted = CASE WHEN wanted = ?2 THEN NULL ELSE wanted END
+WHERE name = ?1 AND held_until = CAST(?5 AS DOUBLE PRECISION) RETURNING name
 
 -- name: request
 -- Asks for a lock to be handed over, unless a process did before. Returns the seconds until its lease ends.
 UPDATE conversation_locks SET wanted = coalesce(wanted, ?2) WHERE name = ?1 RETURNING held_until - {clock:3}
 
 -- name: prolong
--- Prolongs the leases of locks.
-UPDATE conversation_locks SET held_until = {clock:2} + ?3 WHERE holder = ?1 AND name {in:4:TEXT:64}
+-- Prolongs the leases of locks, and returns those.
+UPDATE conversation_locks SET held_until = {clock:2} + ?3 WHERE holder = ?1 AND name {in:4:TEXT:64} RETURNING name
 
 -- name: release
 -- Releases a lock that no process waits for.
@@ -31,8 +40,8 @@ WHERE name = ?1 AND holder = ?2 AND wanted IS NOT NULL RETURNING name
 UPDATE conversation_locks SET wanted = NULL WHERE name = ?1 AND wanted = ?2
 
 -- name: held
--- Returns which of some locks are held.
-SELECT name FROM conversation_locks WHERE held_until > {clock:1} AND name {in:2:TEXT:64}
+-- Returns those of some locks that are not free, and whether their leases go on.
+SELECT name, held_until > {clock:1} FROM conversation_locks WHERE name {in:2:TEXT:64}
 
 -- name: drop
 -- Deletes the locks of processes that have died.

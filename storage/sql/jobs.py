@@ -202,7 +202,8 @@ class Jobs(Group):
     ) -> Job | None:
         """Claims the next job of these kinds for the time of the lease; None: nothing is due in a free serial group.
 
-        A job with an expired lease is taken over.
+        A job with an expired lease is taken over, but not right after an outage, in which no process could renew its
+        own (`Database.is_settled`).
 
         tries: the most attempts of a job that never come to an end; after them it is dead.
         running: jobs that the caller runs itself, which are not taken over even if their leases have expired.
@@ -213,8 +214,9 @@ class Jobs(Group):
             for attempt in released:
                 await connection.run(SQL["release"], attempt)
             tick = self._tick()
-            for id, tried in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
-                if id in running:
+            for id, tried, is_released in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
+                # Asked after the leases were looked at: the server may have paused in between.
+                if id in running or not (is_released or self._database.is_settled):
                     continue
                 if tried >= tries:
                     await _make_dead_letter(

@@ -185,6 +185,7 @@ class SqliteDatabase:
 
     is_shared = False
     clock_ahead_s = 0.0
+    is_settled = True
 
     def __init__(
         self,

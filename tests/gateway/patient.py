@@ -34,11 +34,12 @@ for _name, _seconds in (("lease_s", LEASE_S), ("heartbeat_s", LEASE_S / 3)):
 
 
 class PatientPool(pool.PoolLimits, frozen=True):
-    """The pool's limits, with waits that no busy machine reaches."""
+    """The pool's limits, with waits that no busy machine reaches; leases are taken over as soon as they end."""
 
     read_s: float = PATIENCE_S
     wait_s: float = PATIENCE_S
     slow_s: float = PATIENCE_S
+    settle_s: float = 0.0
 
 
 class PatientWriter(writer.WriterLimits, frozen=True):

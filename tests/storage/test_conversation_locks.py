@@ -78,11 +78,11 @@ async def test_a_lease_runs_out_unless_it_is_prolonged(
     for name in ("a", "b"):
         await one.take(name, LEASE_S)
     clock.now += LEASE_S - 1
-    await one.prolong(["a"], LEASE_S)
+    assert await one.prolong(["a", "c"], LEASE_S) == {"a"}
     clock.now += 1
     assert not await other.take("a", LEASE_S)
     assert await other.take("b", LEASE_S)
-    await one.prolong(["b"], 100 * LEASE_S)
+    assert await one.prolong(["b"], 100 * LEASE_S) == set()
     await one.release("b", LEASE_S)
     assert await other.held(["b"]) == {"b"}, "who has lost it gives nothing back"
     clock.now += LEASE_S

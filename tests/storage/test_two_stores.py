@@ -15,6 +15,7 @@ from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.errors import Stale, Unavailable, WriteConflict
 from storage.records import Agent, Block, JobState, Scope
 from storage.sql.blocks import write_block
+from storage.sql.jobs import NO_AGENT
 from storage.sql.keys import RECORDED_S, digest_of
 from storage.sql.keys import SQL as KEY_SQL
 from storage.sql.passages import insert_passage
@@ -23,7 +24,7 @@ from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S, comes
 from tests.postgres import empty_database
-from tests.stored import ALICE, HUMAN, Speaker, open_store, rows
+from tests.stored import ALICE, HUMAN, PATIENT, Speaker, open_store, rows
 
 KINDS = ("learn", "compact")
 LEASE_S = 60.0
@@ -457,6 +458,30 @@ async def test_a_job_is_taken_over_when_its_lease_has_run_out(stores: tuple[Stor
     with pytest.raises(Stale):
         await one.jobs.finish(job)
     await other.jobs.finish(again)
+
+
+async def test_right_after_an_outage_nothing_is_taken_over(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could renew a lease in it. What was let go of is free all the same."""
+    one, other = stores
+    monkeypatch.setattr(other.database, "_limits", replace(PATIENT, settle_s=3600.0))
+    for key in ("lost", "released"):
+        await one.jobs.enqueue("learn", NO_AGENT, key)
+    jobs = {job.key: job for _ in "ab" if (job := await one.jobs.claim(KINDS, lease_s=LEASE_S, tries=3))}
+    assert await one.conversation_locks.take("a", LEASE_S)
+    for table in ("jobs", "conversation_locks"):
+        await rows(one, f"UPDATE {table} SET held_until = held_until - 1000")
+    assert await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=1) is None
+    one.jobs.release_later(jobs["released"])
+    assert await one.jobs.claim(["none"], lease_s=LEASE_S, tries=3) is None  # which writes the release
+    again = await other.jobs.claim(KINDS, lease_s=LEASE_S, tries=3)
+    assert again is not None
+    assert again.key == "released"
+    assert not await other.conversation_locks.take("a", LEASE_S)
+    assert await other.conversation_locks.held(["a", "b"]) == {"a"}
+    assert await one.conversation_locks.prolong(["a"], LEASE_S) == {"a"}
+    assert await one.jobs.heartbeat(jobs["lost"], LEASE_S)
 
 
 async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store, Store]) -> None:

@@ -106,6 +106,8 @@ class JobContext:
     ended: bool = False
     # The worker sets it when the lease is lost: nothing of this attempt would be committed any more.
     lost: asyncio.Event = field(default_factory=asyncio.Event)
+    # The last heartbeat failed, since the database did not answer.
+    is_overdue: bool = False
 
     @property
     def agent(self) -> int:
@@ -234,10 +236,14 @@ class Worker:
     async def _check_leases(self) -> bool:
         """Ends jobs that have lost their leases (cancelled, forgotten, taken over). Returns False while one still runs.
 
-        The job's serial group may be free in the database already, but none of its jobs may run before this one ends.
+        The serial group of a lost job may be free in the database already, but none of its jobs may run before this one
+        ends.
+        Leases that an outage has kept from being renewed are renewed, before another process takes these jobs over.
         """
         for context in tuple(self._running):
-            if not context.ended and not await self.jobs.is_held(context.job) and not context.ended:
+            if context.is_overdue:
+                await self._renew_lease(context)
+            elif not context.ended and not await self.jobs.is_held(context.job) and not context.ended:
                 context.lost.set()
         return not any(context.lost.is_set() for context in self._running)
 
@@ -248,8 +254,10 @@ class Worker:
             await _wait_for_first(self._wake.wait(), self.sleep(seconds))
 
     async def _renew_lease(self, context: JobContext) -> None:
+        """Renews a lease, or notes that it is lost. Raises: StoreError."""
         if not context.ended:
             is_held = await self.jobs.heartbeat(context.job, self.limits.lease_s)
+            context.is_overdue = False
             if not is_held and not context.ended:
                 context.lost.set()
 
@@ -318,9 +326,11 @@ class Worker:
                     continue
                 if lost.done():
                     return False
-                # A store that is down does not end the lease, which runs on.
-                with suppress(Unavailable):
+                try:
                     await self._renew_lease(context)
+                except Unavailable:
+                    # A database that is down does not end the lease, which is renewed when it answers again.
+                    context.is_overdue = True
         finally:
             lost.cancel()
             if not work.done():

@@ -19,6 +19,8 @@ from storage.sql.conversation_locks import ConversationLocks
 LEASE_S = 15.0
 # Leases are prolonged so often that one of three may fail.
 PROLONG_S = LEASE_S / 3
+# Before a lock is asked for again whose lease has ended, and which no process may take over yet. No measurement.
+_ASK_AGAIN_S = 1.0
 _log = logging.getLogger("mnemogate")
 
 
@@ -38,8 +40,11 @@ class Leases:
         self._waiting: dict[str, asyncio.Event] = {}
         # Set while this process holds a lock.
         self._holds_any = asyncio.Event()
+        # Set when leases are to be prolonged at once: after an outage they have ended, or end soon.
+        self._are_due = asyncio.Event()
         locks.when_released(self._wake_waiting)
         locks.when_recovered(self._release_again)
+        locks.when_recovered(self._are_due.set)
 
     @property
     def is_needed(self) -> bool:
@@ -64,8 +69,9 @@ class Leases:
                 freed.clear()
                 remaining_s = await self._locks.request(name)
                 if remaining_s is not None:
+                    pause_s = min(remaining_s, LEASE_S) + 0.01 if remaining_s else _ASK_AGAIN_S
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(min(remaining_s, LEASE_S) + 0.01):
+                        async with asyncio.timeout(pause_s):
                             await freed.wait()
         except BaseException:
             # It may have been granted at this moment.
@@ -90,7 +96,10 @@ class Leases:
         """Prolongs the leases of the locks that are held, until it is cancelled."""
         while True:
             await self._holds_any.wait()
-            await asyncio.sleep(PROLONG_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROLONG_S):
+                    await self._are_due.wait()
+            self._are_due.clear()
             try:
                 if self._held:
                     await self._locks.prolong(self._held, LEASE_S)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from gateway.run.background.worker import GiveUp, Handler, JobContext, Postponed, WorkerLimits
 from storage.database import Connection, Effect
 from storage.errors import Broken, Full, Stale
-from storage.records import Agent, JobState
+from storage.records import Agent, Job, JobState
 from storage.sql.jobs import forget_jobs
 from storage.sql.passages import insert_passage
 from storage.sqlite.database import drive
@@ -191,6 +191,33 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
     await bench.jobs.cancel(id)
     await bench.settled(1)
     assert (ended, bench.outcomes) == (["k"], ["lost"])
+
+
+async def test_a_lease_that_an_outage_kept_from_being_renewed_is_renewed_after_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat, failed = bench.jobs.heartbeat, []
+
+    async def fail(job: Job, lease_s: float) -> bool:
+        failed.append(job.key)
+        raise Broken("the database is away")
+
+    async def learn(job: JobContext) -> None:
+        await asyncio.Event().wait()
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "k")
+    await bench.until(lambda: (drive(bench.jobs.counts()))[JobState.RUNNING] == 1)
+    await bench.quiet()
+    monkeypatch.setattr(bench.jobs, "heartbeat", fail)
+    bench.time.move(20)
+    await bench.until(lambda: failed)
+    await bench.quiet()
+    monkeypatch.setattr(bench.jobs, "heartbeat", heartbeat)
+    bench.time.move(10)
+    bench.jobs.wake_here()  # as when it is back
+    await bench.quiet()
+    assert await bench.jobs.due_in(["learn"]) == 60.0
 
 
 async def test_a_heartbeat_notices_what_was_forgotten(bench: Bench) -> None:

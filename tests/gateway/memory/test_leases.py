@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.run.memory import leases
 from gateway.run.memory.leases import LEASE_S, Leases, lock_name
 from gateway.run.memory.queue import Queues, QueueTicket
 from storage.errors import Unavailable
@@ -50,7 +51,8 @@ class World:
         self.store = store
         self.now = 1000.0
         self.locks = [Process(store, lambda: self.now) for _ in range(2)]
-        self.one, self.other = (Queues(Leases(each)) for each in self.locks)
+        self.leases = [Leases(each) for each in self.locks]
+        self.one, self.other = map(Queues, self.leases)
 
     async def rest(self) -> None:
         """Waits until everybody has got as far as he gets by himself."""
@@ -145,6 +147,21 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     await world.rest()
     assert await locks.held([lock_name(*NAME)])
     third.leave()
+
+
+async def test_leases_are_prolonged_as_soon_as_the_database_works_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "PROLONG_S", 3600.0)
+    prolonging = asyncio.create_task(world.leases[0].run())
+    await world.one.enter(NAME, QueueTicket())
+    await world.rest()
+    world.now += LEASE_S
+    for recovered in world.locks[0].recoveries:
+        recovered()
+    await world.rest()
+    assert not await world.other.try_enter(NAME, QueueTicket())
+    prolonging.cancel()
 
 
 async def test_what_is_taken_while_the_database_recovers_is_held(world: World) -> None:

@@ -1,0 +1,139 @@
+"""An outage of PostgreSQL that is longer than leases: who lives keeps what it holds, and all is done once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.open_database import open_database
+from gateway.settings import DatabaseSettings
+from storage.sql.store import Store
+from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
+from tests.gateway.two.proxy import Proxy
+from tests.patience import becomes
+from tests.postgres import execute, query
+from tests.server import RawReply, Running, serve, settings_for
+
+
+@dataclass
+class Gateway:
+    """A gateway behind a proxy of its own before the database."""
+
+    running: Running
+    proxy: Proxy
+
+    @property
+    def store(self) -> Store:
+        return self.running.app.services.store
+
+    def ask(self, method: str, path: str, body: Any = None) -> RawReply:
+        data = None if body is None else json.dumps(body).encode()
+        reply = self.running.ask(method, path, data, {"content-type": "application/json"})
+        assert reply.status == 200, reply.body
+        return reply
+
+    @property
+    def performs_runs(self) -> bool:
+        agents = self.running.app.services.agents
+        return agents is not None and agents.run_service.worker.running > 0
+
+    def waits_until(self, status: str) -> None:
+        becomes(lambda: self.running.ask("GET", "/health/ready").json["status"] == status)
+
+
+@dataclass
+class World:
+    """Two gateways, an agent, and an upstream that holds its replies until `gate` is open."""
+
+    url: str
+    upstream: StrictUpstream
+    gateways: list[Gateway] = field(default_factory=list)
+    came: Gate = field(default_factory=Gate)
+    gate: Gate = field(default_factory=Gate)
+    agent: str = ""
+
+    def answer(self, seen: Seen) -> Reply:
+        self.came.open()
+        return say("Here.", hold_before_headers=self.gate)
+
+    @property
+    def path(self) -> str:
+        return f"/v1/agents/{self.agent}/messages"
+
+    @contextmanager
+    def outage(self, owner: Gateway) -> Iterator[Gateway]:
+        """The database answers no gateway, and all leases end. Then it answers the other gateway, which is given."""
+        (other,) = [each for each in self.gateways if each is not owner]
+        for each in self.gateways:
+            each.proxy.refuse()
+        for each in self.gateways:
+            each.waits_until("degraded")
+        for table in ("conversation_locks", "jobs"):
+            execute(self.url, f"UPDATE {table} SET held_until = held_until - 50")
+        other.proxy.allow()
+        other.waits_until("ok")
+        yield other
+        owner.proxy.allow()
+        owner.waits_until("ok")
+
+    def are_ended(self, table: str) -> bool:
+        """Returns whether any lease of a table has ended."""
+        now = "extract(epoch FROM clock_timestamp())"
+        return bool(query(self.url, f"SELECT 1 FROM {table} WHERE held_until < {now}"))
+
+
+@pytest.fixture
+def world(url: str) -> Iterator[World]:
+    with ExitStack() as stack:
+        upstream = StrictUpstream()
+        made = World(url, upstream)
+        upstream.script = made.answer
+        stack.enter_context(upstream)
+        for _ in range(2):
+            proxy = stack.enter_context(Proxy(url))
+            settings = settings_for(upstream, database=DatabaseSettings(url=proxy.url))
+            running = stack.enter_context(serve(settings, lambda settings=settings: open_database(settings)))  # type: ignore[misc]
+            made.gateways.append(Gateway(running, proxy))
+        made.agent = made.gateways[0].ask("POST", "/v1/agents/", {"model": "openai/m"}).json["id"]
+        yield made
+
+
+def test_a_send_is_answered_once_through_an_outage(world: World) -> None:
+    one = world.gateways[0]
+    body = {"messages": [{"role": "user", "content": "Are you there?", "otid": "o1"}]}
+    replies: list[RawReply] = []
+    thread = threading.Thread(target=lambda: replies.append(one.ask("POST", world.path, body)))
+    thread.start()
+    world.came.wait_sync()
+    with world.outage(one) as other:
+        agents = other.running.app.services.agents
+        assert agents is not None
+        # As after each recovery, and every half a minute.
+        other.running.call(agents.agents.recover())
+    becomes(lambda: not world.are_ended("conversation_locks"))
+    world.gate.open()
+    thread.join()
+    again = other.ask("POST", world.path, body)
+    assert [m["content"] for reply in (*replies, again) for m in reply.json["messages"]] == ["Here."] * 2
+    assert [run["status"] for run in other.ask("GET", "/v1/runs/").json] == ["completed"]
+    assert len(world.upstream.seen) == 1
+
+
+def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: World) -> None:
+    body = {"messages": [{"role": "user", "content": "Are you there?"}]}
+    run = world.gateways[0].ask("POST", f"{world.path}/async", body).json["id"]
+    world.came.wait_sync()
+    (owner,) = [each for each in world.gateways if each.performs_runs]
+    with world.outage(owner) as other:
+        claim = other.store.jobs.claim(["run"], lease_s=30.0, tries=100)
+        assert other.running.call(claim) is None
+    becomes(lambda: not world.are_ended("jobs"))
+    world.gate.open()
+    becomes(lambda: other.ask("GET", f"/v1/runs/{run}").json["status"] == "completed")
+    assert len(world.upstream.seen) == 1
