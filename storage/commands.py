@@ -621,25 +621,34 @@ class ImportPool(Struct, frozen=True):
     tombs: frozenset[bytes] = frozenset()
 
 
-class ImportChange(Struct, frozen=True):
-    """The changes by an imported conversation. Counts are of the source's messages."""
+class MessageCounts(NamedTuple):
+    """How many of an import's messages are new to a memory, stored there already, and left out."""
 
     new: int
     known: int
     skipped: int
-    # The exchanges to be added, each after the one before; the first after `after`.
+
+
+class ImportChange(Struct, frozen=True):
+    """The changes by an imported conversation."""
+
+    # For each of its exchanges, of its messages.
+    counts: Sequence[MessageCounts]
+    # How many of its exchanges are stored, from the first on.
+    known: int = 0
+    # The others, each after the one before; the first after `after`.
     add: Sequence[Exchange] = ()
     after: Exchange | None = None
     # The conversation to which they are added; None: a new one.
     conversation: int | None = None
-    # Exchanges of an undone import that have their words again.
-    fill: Sequence[Exchange] = ()
+    # Exchanges of an undone import that have their words again, by their position in the conversation.
+    fill: Mapping[int, Exchange] = {}
     # Exchanges whose place the first of the added ones takes.
     superseded: Sequence[Exchange] = ()
 
 
 class ImportWrite(Struct, frozen=True):
-    """An imported conversation, to be written in one transaction."""
+    """An imported conversation, to be written."""
 
     agent: Agent
     # The import's row, and whether its messages are learned from.
@@ -659,6 +668,21 @@ class ImportWrite(Struct, frozen=True):
     prefixes: Sequence[bytes]
     # Returns what it changes; pure.
     decide: Callable[[ImportPool], ImportChange]
+
+
+class ImportWriting(Struct, frozen=True):
+    """An imported conversation that is being written, part by part."""
+
+    write: ImportWrite
+    change: ImportChange
+    # The version of the memory for which `change` was decided, as in `AgentNumbers`; None: there is no memory yet.
+    version: tuple[int, int, int] | None
+    # How many of its exchanges are done.
+    done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.done == len(self.change.counts)
 
 
 class ImportNote(Struct, frozen=True):

@@ -19,12 +19,11 @@ from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.change import prefix_hashes
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
-from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange
+from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
 from storage.records import REPLY, Agent, Atom, Exchange, State, make_tombstone, message_key
 
 KEY: Final = "import:"
-# The most messages of a conversation, which is written in one transaction while turns wait. Chosen: far above what
-# people write in one, and some seconds.
+# The most messages of a conversation, which is in memory as a whole. Chosen: far above what people write in one.
 MAX_MESSAGES: Final = 50_000
 # Of a message without a date, this much before the next one.
 _STEP_S: Final = 1.0
@@ -42,6 +41,10 @@ class ImportDraft(Struct, frozen=True):
     last_at: float
     # Characters of its messages.
     chars: int
+    # The hashes of its questions and of its messages, and those by which its prefix is recognised.
+    questions: Sequence[bytes]
+    atoms: Sequence[bytes]
+    prefixes: Sequence[bytes]
 
 
 class _Turn:
@@ -79,22 +82,22 @@ def draft(
     counts = [len(turn.inputs) + len(turn.reply) for turn in turns]
     key = None if source.id is None else f"{KEY}{format}:{source.id}"
     chars = sum(len(message.text) for message in source.messages)
-    return ImportDraft(found, counts, key, min(times), max(times), chars)
+    messages = [atoms for e in found for atoms in (*e.inputs, e.reply or ()) if atoms]
+    return ImportDraft(
+        found,
+        counts,
+        key,
+        min(times),
+        max(times),
+        chars,
+        questions=list({message_key(e.inputs[-1]): None for e in found}),
+        atoms=list({message_key(atoms): None for atoms in messages}),
+        prefixes=prefix_hashes(hasher, found[0].inputs),
+    )
 
 
-def import_write(
-    made: ImportDraft,
-    agent: Agent,
-    hasher: MessageHasher,
-    row: int,
-    uid: str,
-    *,
-    learns: bool,
-    skipped: int = 0,
-) -> ImportWrite:
-    """Returns the write of a conversation. skipped: messages of the source that are not in it."""
-    first = made.exchanges[0]
-    messages = [atoms for e in made.exchanges for atoms in (*e.inputs, e.reply or ()) if atoms]
+def import_write(made: ImportDraft, agent: Agent, row: int, uid: str, *, learns: bool) -> ImportWrite:
+    """Returns the write of a conversation."""
     return ImportWrite(
         agent,
         row,
@@ -103,37 +106,34 @@ def import_write(
         uid,
         made.first_at,
         paths=[e.path for e in made.exchanges],
-        questions=list({message_key(e.inputs[-1]): None for e in made.exchanges}),
-        atoms=list({message_key(atoms): None for atoms in messages}),
-        prefixes=prefix_hashes(hasher, first.inputs),
-        decide=partial(decide, made, skipped),
+        questions=made.questions,
+        atoms=made.atoms,
+        prefixes=made.prefixes,
+        decide=partial(decide, made),
     )
 
 
-def decide(made: ImportDraft, skipped: int, pool: ImportPool) -> ImportChange:
-    """Returns what a conversation changes. skipped: messages of the source that are not in it."""
+def decide(made: ImportDraft, pool: ImportPool) -> ImportChange:
+    """Returns what a conversation changes."""
     end, base = _known(made, pool)
-    fill = [] if base is None else _filled(made, pool, end, base.exchange.conversation)
-    filled = {e.path for e in fill}
-    known = sum(
-        n for e, n in zip(made.exchanges[:end], made.counts[:end], strict=True) if e.path not in filled
-    )
-    new = sum(made.counts[:end]) - known
-    add: list[Exchange] = []
-    for e, count in zip(made.exchanges[end:], made.counts[end:], strict=True):
-        e = _redacted(e, pool.tombs)
-        gone = count if e.state is State.FORGOTTEN else len(e.redactions)
-        add.append(e)
-        new, skipped = new + count - gone, skipped + gone
     conversation = pool.conversation if base is None else base.exchange.conversation
+    fill = _filled(made, pool, end, conversation)
+    add = [_redacted(e, pool.tombs) for e in made.exchanges[end:]]
     above = None if base is None else base.exchange.id
     superseded = [
         replace(e, superseded=True, active=False)
         for e in (pool.unanswered if add else ())
         if e.conversation == conversation and e.parent == above and e.inputs == add[0].inputs
     ]
+    counts = [
+        MessageCounts(count, 0, 0) if i in fill else MessageCounts(0, count, 0)
+        for i, count in enumerate(made.counts[:end])
+    ]
+    for e, count in zip(add, made.counts[end:], strict=True):
+        gone = count if e.state is State.FORGOTTEN else len(e.redactions)
+        counts.append(MessageCounts(count - gone, 0, gone))
     return ImportChange(
-        new, known, skipped, add, None if base is None else base.exchange, conversation, fill, superseded
+        counts, end, add, None if base is None else base.exchange, conversation, fill, superseded
     )
 
 
@@ -153,21 +153,21 @@ def _known(made: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExchange | 
     return 0, None
 
 
-def _filled(made: ImportDraft, pool: ImportPool, end: int, conversation: int) -> list[Exchange]:
-    """Returns what an undone import has left of the exchanges, with their words again."""
+def _filled(made: ImportDraft, pool: ImportPool, end: int, conversation: int | None) -> dict[int, Exchange]:
+    """Returns what an undone import has left of the exchanges, with their words again, by their position."""
     stubs = {
         p.exchange.path: p.exchange
         for p in pool.matched
         if p.is_stub and p.exchange.conversation == conversation
     }
-    found = []
-    for e in made.exchanges[:end]:
+    found = {}
+    for i, e in enumerate(made.exchanges[:end]):
         old = stubs.get(e.path)
         if old is not None and old.inputs == e.inputs and e.state is not State.FORGOTTEN:
             whole = replace(
                 old, state=State.FINISHED, active=True, size=e.size, input=e.input, shown_reply=e.shown_reply
             )
-            found.append(_redacted(whole, pool.tombs))
+            found[i] = _redacted(whole, pool.tombs)
     return found
 
 

@@ -1,7 +1,7 @@
 """Performs an import: reads its file page by page, writes what is new, and counts it; a preview only counts.
 
-The file is read in a thread, and written by the store's bulk transactions, one for each conversation. After each page
-an import rests for longer than the page took, so that turns have the processor.
+The file is read in a thread, and written by the store's bulk transactions, one for each part of a conversation. After
+each step an import rests for longer than the step took, so that turns have the processor.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import secrets
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,18 +30,19 @@ from gateway.errors import GatewayError
 from gateway.run.admin.import_file import Source
 from gateway.run.admin.import_progress import ImportProgress
 from gateway.run.admin.import_reading import FACT_FORMATS, ImportReader
-from storage.commands import ImportChange, ImportNote, LearnedFact
+from storage.commands import ImportNote, ImportWriting, LearnedFact
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 
+T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
 # The search index follows after so many new messages and facts. No measurement.
 _INDEX_EVERY: Final = 1_000
 # The switch interval of threads while a file is read in a process that serves, in place of Python's 5 ms.
 _SWITCH_S: Final = 0.0005
-# How long an import rests after a page, in times of what the page took.
+# How long an import rests after a step, in times of what the step took.
 _REST_FACTOR: Final = 3
 _DAY_S: Final = 86_400.0
 
@@ -149,8 +150,7 @@ class ImportPerformer(Struct, frozen=True):
         reader = ImportReader(
             running.file, running.format, request.source_user, position, hasher, self.now(), oldest
         )
-        begun = time.monotonic()
-        while page := await self.in_thread(reader.next_page):
+        while page := await self._step(self.in_thread(reader.next_page)):
             facts: list[tuple[int, SourceFact]] = []
             for number, (item, made) in enumerate(page, running.progress.position + 1):
                 if isinstance(item, Unreadable):
@@ -161,12 +161,10 @@ class ImportPerformer(Struct, frozen=True):
                     facts.append((number, item))
             if facts:
                 unindexed += len(facts)
-                await self._write_facts(running, agent, facts, oldest)
-            begun = await self._rest(begun)
+                await self._step(self._write_facts(running, agent, facts, oldest))
             if agent is not None and unindexed >= _INDEX_EVERY and not request.is_preview:
                 unindexed = 0
                 await self._index(agent)
-                begun = time.monotonic()
         if agent is not None and not request.is_preview:
             await self._finish(agent, learns=request.learns)
             await self._store_status(running, "done")
@@ -180,15 +178,16 @@ class ImportPerformer(Struct, frozen=True):
             await self.store.jobs.enqueue(kind, agent.id, kind)
 
     async def _index(self, agent: Agent) -> None:
-        begun = time.monotonic()
-        while await self.store.recall.index(agent.id):
-            begun = await self._rest(begun)
+        while await self._step(self.store.recall.index(agent.id)):
+            pass
 
-    async def _rest(self, begun: float) -> float:
-        """Leaves the processor and the writer to turns after a page. Returns when the next one begins (monotonic)."""
+    async def _step(self, work: Awaitable[T]) -> T:
+        """Does a step of an import. Then leaves the processor and the writer to turns, for longer than it took."""
+        begun = time.monotonic()
+        result = await work
         if self.gives_way:
             await asyncio.sleep(_REST_FACTOR * (time.monotonic() - begun))
-        return time.monotonic()
+        return result
 
     async def _write_conversation(
         self, running: RunningImport, agent: Agent | None, number: int, source: Source, made: ImportDraft
@@ -199,24 +198,29 @@ class ImportPerformer(Struct, frozen=True):
         """
         assert isinstance(source, SourceConversation)
         memory = agent or Agent(0, "", running.request.scope, b"", 0)
-        hasher = MessageHasher(memory.secret)
-        learns, uid = running.request.learns, uuid.uuid4().hex
-        write = import_write(made, memory, hasher, running.row, uid, learns=learns, skipped=source.skipped)
+        write = import_write(made, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [each.text for each in source.messages]
-        before = _warn_of_losses(running.progress, f"Conversation {number}", texts)
+        before = running.progress
+        writing = await self._step(self.store.imports.read(write, before.partial.exchanges))
 
-        def after(change: ImportChange) -> ImportProgress:
-            return _with_conversation(before, change, made.chars)
+        def after(written: ImportWriting) -> ImportProgress:
+            progress = running.progress.with_exchanges(written.change.counts, written.done)
+            if not written.is_done:
+                return progress
+            progress = _warn_of_losses(progress, f"Conversation {number}", texts)
+            return progress.end_conversation(source.skipped, made.chars)
 
-        def note(change: ImportChange) -> ImportNote:
-            return ImportNote(running.row, "running", self.now(), after(change).dump())
+        def note(written: ImportWriting) -> ImportNote:
+            return ImportNote(running.row, "running", self.now(), after(written).dump())
 
         if running.request.is_preview:
-            change = await self.store.imports.preview(write)
-        else:
-            change = await self.store.imports.write(write, note)
-        running.progress = after(change)
-        return change.new
+            running.progress = after(replace(writing, done=len(writing.change.counts)))
+            return 0
+        while True:
+            writing = await self._step(self.store.imports.write_part(writing, note))
+            running.progress = after(writing)
+            if writing.is_done:
+                return running.progress.messages.new - before.messages.new
 
     async def _write_facts(
         self,
@@ -298,19 +302,6 @@ def _warn_of_losses(before: ImportProgress, what: str, texts: Sequence[str]) -> 
         return before
     characters = "1 unreadable character" if lost == 1 else f"{lost:,} unreadable characters"
     return before.warn(f"{what} has {characters}, shown as U+FFFD.")
-
-
-def _with_conversation(before: ImportProgress, change: ImportChange, chars: int) -> ImportProgress:
-    kind = "new" if change.new else "known" if change.known else "skipped"
-    messages = {"new": change.new, "known": change.known, "skipped": change.skipped}
-    retained = max(1, change.new + change.known)
-    return replace(
-        before,
-        conversations=before.conversations.with_more(**{kind: 1}),
-        messages=before.messages.with_more(**messages),
-        chars=before.chars + chars * change.new // retained,
-        position=before.position + 1,
-    )
 
 
 def import_json(

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import iso_text
+from storage.commands import MessageCounts
 
 # So many warnings are listed; the last one says how many more there are.
 MAX_WARNINGS: Final = 100
@@ -29,6 +30,15 @@ class ImportCounts(Struct, frozen=True):
         return ImportCounts(self.found, self.new + new, self.known + known, self.skipped + skipped)
 
 
+class PartialConversation(Struct, frozen=True):
+    """The conversation that an import is writing: how many of its exchanges are done, and what their messages were."""
+
+    exchanges: int = 0
+    new: int = 0
+    known: int = 0
+    skipped: int = 0
+
+
 class ImportProgress(Struct, frozen=True):
     """All that an import's row has besides its columns. It quotes nothing of the file."""
 
@@ -45,12 +55,46 @@ class ImportProgress(Struct, frozen=True):
     warned: int = 0
     # Why it failed.
     error: str | None = None
-    # How many conversations and facts of the file are done.
+    # How many conversations and facts of the file are done, and of the next conversation as much as is written.
     position: int = 0
+    partial: PartialConversation = PartialConversation()
 
     def warn(self, text: str) -> ImportProgress:
         shown = [*self.warnings, text] if self.warned < MAX_WARNINGS else self.warnings
         return replace(self, warnings=shown, warned=self.warned + 1)
+
+    def with_exchanges(self, counts: Sequence[MessageCounts], done: int) -> ImportProgress:
+        """Returns it with more exchanges of a conversation.
+
+        counts: of the messages of each of its exchanges.
+        done: how many of them are done now.
+        """
+        before = self.partial
+        new, known, skipped = map(sum, zip((0, 0, 0), *counts[before.exchanges : done], strict=True))
+        return replace(
+            self,
+            messages=self.messages.with_more(new=new, known=known, skipped=skipped),
+            partial=PartialConversation(
+                max(done, before.exchanges), before.new + new, before.known + known, before.skipped + skipped
+            ),
+        )
+
+    def end_conversation(self, skipped: int, chars: int) -> ImportProgress:
+        """Returns it at the end of a conversation.
+
+        skipped: messages of the source that are in no exchange.
+        chars: characters of the others.
+        """
+        found = self.partial
+        kind = "new" if found.new else "known" if found.known else "skipped"
+        return replace(
+            self,
+            conversations=self.conversations.with_more(**{kind: 1}),
+            messages=self.messages.with_more(skipped=skipped),
+            chars=self.chars + chars * found.new // max(1, found.new + found.known),
+            position=self.position + 1,
+            partial=PartialConversation(),
+        )
 
     def dump(self) -> bytes:
         return msgspec.json.encode(self)

@@ -25,7 +25,7 @@ from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN
 from gateway.settings import ProjectSettings, Settings
-from storage.commands import ForgetTarget
+from storage.commands import ForgetTarget, ImportWriting
 from storage.errors import Broken
 from storage.records import LEARNER, RULE, Scope
 from storage.sql.imports import Imports
@@ -380,7 +380,7 @@ def test_an_import_that_fails_stays_failed_and_says_why(
     async def fail(*_: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(Imports, "write", fail)
+    monkeypatch.setattr(Imports, "write_part", fail)
     found = follow(world, send(world, export("jsonl", TALKS)))
     assert (found["status"], found["error"]) == ("failed", {"message": why, "param": "file"})
 
@@ -533,6 +533,52 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
     assert undo(world, later["id"])["status"] == "undone"
     assert b"Later" not in world.data()
     assert world.query("SELECT count(*) FROM conversations") == [300]
+
+
+@pytest.mark.parametrize("between", ["a turn", "a forgetting", "a stop"])
+@pytest.mark.parametrize("id", ["c-1", None], ids=["named", "unnamed"])
+def test_a_long_conversation_is_written_in_parts(
+    world: World, monkeypatch: pytest.MonkeyPatch, between: str, id: str | None
+) -> None:
+    """In one transaction it takes longer than PostgreSQL is waited for, and turns wait for all of it."""
+    talk = tuple(f"Word{i}x" for i in range(40))
+    data = json.dumps({"id": id, "messages": wire(talk)}).encode()
+    imported = "SELECT count(*), max(e.depth) + 1, count(DISTINCT e.conversation) FROM exchanges e JOIN imported i"
+    imported = f"{imported} ON i.id = e.id AND i.what = 'exchange'"
+    came: list[object] = []
+
+    def come_between() -> None:
+        came.extend(world.query(imported))
+        if between == "a turn":
+            assert world.post([{"role": "user", "content": "Another"}], user="alice").status == 200
+        elif between == "a forgetting":
+            admin(world, "memory-forget", message=3)
+
+    write_part = Imports.write_part
+
+    async def write_and_come_between(self: Imports, *given: Any) -> ImportWriting:
+        written = await write_part(self, *given)
+        if written.done == 8 and not came:
+            await asyncio.to_thread(come_between)
+            if between == "a stop":
+                raise asyncio.CancelledError
+        return written
+
+    monkeypatch.setattr("storage.sql.imports.EXCHANGES_AT_ONCE", 4)
+    monkeypatch.setattr(Imports, "write_part", write_and_come_between)
+    begun = send(world, data)
+    if between == "a stop":
+        becomes(lambda: not world.gateway.app.services.imports._running)
+        world.clock.sleep(3_600)  # nobody has written to it for long, where processes share it
+        begun = send(world, data)
+    found = follow(world, begun)
+    assert (found["status"], counts(found, "messages")) == ("done", (40, 40, 0, 0))
+    assert came == [(8, 8, 1)]
+    assert world.query(imported) == [(20, 20, 1)]
+    assert (b"Word2x" in world.data()) == (between != "a forgetting")
+    assert counts(send(world, data, "preview=true").json, "messages") == (40, 0, 40, 0)
+    undo(world, found["id"])
+    assert b"Word" not in world.data()
 
 
 def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: World) -> None:
