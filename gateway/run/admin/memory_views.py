@@ -184,14 +184,11 @@ class MemoryViews(Struct, frozen=True):
         Raises: BadRequest: `after` cannot be read.
         """
         before = FIRST_PAGE if after is None else _parse_page_end(after)
-        pages = self.store.memory_pages
-        is_id = _AGENT_ID.startswith(q) or q.startswith(_AGENT_ID)
-        if kind == "agent" and not is_id:
-            found = await pages.agents_named(project, q, before=before, limit=limit + 1)
+        if kind == "agent":
+            found = await self._agents(project, q, before, limit + 1)
         else:
-            # Subjects have an agent's id without its kind and dashes.
-            prefix = q[len(_AGENT_ID) :].replace("-", "") if kind == "agent" else q
-            found = await pages.memories(project, f"{kind}:{prefix}", before=before, limit=limit + 1)
+            pages = self.store.memory_pages
+            found = await pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
         items = tuple(map(_memory_record, found[:limit]))
         return ListPage(items, _next_cursor(found, limit, lambda each: _format_page_end(each.end)))
 
@@ -406,6 +403,20 @@ class MemoryViews(Struct, frozen=True):
         if found is None:
             raise UnknownId(_NO_MEMORY)
         return found
+
+    async def _agents(self, project: str | None, q: str, before: PageEnd, limit: int) -> list[SizedMemory]:
+        """Returns the memories of agents whose names or ids begin with `q`, those with the newest turns first."""
+        pages = self.store.memory_pages
+        if _AGENT_ID.startswith(q):  # as all ids do
+            return await pages.memories(project, "agent:", before=before, limit=limit)
+        found = await pages.agents_named(project, q, before=before, limit=limit)
+        if q.startswith(_AGENT_ID):
+            # Subjects have an agent's id without its kind and dashes.
+            prefix = f"agent:{q[len(_AGENT_ID) :].replace('-', '')}"
+            by_id = await pages.memories(project, prefix, before=before, limit=limit)
+            either = {each.id: each for each in (*found, *by_id)}.values()
+            found = sorted(either, key=lambda each: each.end, reverse=True)
+        return found[:limit]
 
     async def _blocks(self, agent: int) -> tuple[BlockRecord, ...]:
         waiting = await self.store.blocks.waiting(agent)

@@ -82,6 +82,16 @@ def test_an_agent_stands_by_its_name_and_its_id_and_is_found_by_both(
             assert f'&lt;b&gt;Café&lt;/b&gt; helper</span> <span class="id">{named.id}</span>' in shown
         for q in ("%3CB%3ECaf%C3%A9", named.id[:20]):
             assert operator.twin(f"people?kind=agent&q={q}")["items"] == [agent]
+        called = letters.agent(name="Agent-Smith")  # as ids begin
+        (smith,) = operator.twin("people?kind=agent&q=agent-s")["items"]
+        assert smith["name"] == called.id
+        first = operator.twin("people?kind=agent&q=agent-&limit=2")
+        rest = operator.twin(f"people?kind=agent&q=agent-&limit=2&after={first['next']}")
+        assert {each["name"] for page in (first, rest) for each in page["items"]} == {
+            named.id,
+            other.id,
+            called.id,
+        }
         assert (
             operator.twin("people?kind=agent&q=zz")["items"] == operator.twin("people?q=Other")["items"] == []
         )
