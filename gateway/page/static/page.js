@@ -1,9 +1,12 @@
-// Two things that HTML alone cannot do: signing in with the code of an address, and lists that follow what happens.
+// What HTML alone cannot do: signing in with the code of an address, lists that follow what happens, and forms that are
+// sent once however often they are clicked.
 const POLL_MS = 2500;
+// Longer than between the clicks of a person who means one; then a form that was stopped can be sent again.
+const SENT_MS = 3000;
 
 function signIn(form) {
   const code = location.hash.slice(1);
-  if (!code) return;
+  if (!/^[0-9a-f]+$/.test(code)) return; // "content" is the link that skips to it
   history.replaceState(null, "", location.pathname + location.search);
   form.elements.key.value = code;
   form.requestSubmit();
@@ -48,9 +51,20 @@ function swap(old, fresh) {
   old.replaceWith(document.adoptNode(fresh));
 }
 
+function sendOnce() {
+  const sent = new WeakSet();
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (sent.has(form)) return event.preventDefault();
+    sent.add(form);
+    setTimeout(() => sent.delete(form), SENT_MS);
+  });
+}
+
 // A conversation is opened at its end.
 if (!location.hash) document.querySelector("[data-open-at]")?.scrollIntoView();
 
+sendOnce();
 const form = document.querySelector("form[data-sign-in]");
 if (form) signIn(form);
 const live = [...document.querySelectorAll("[data-live]")].map((each) => each.id).filter(Boolean);

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.operator import Operator
+
+# The second click comes when the request of the first one is under way.
+_CLICK_TWICE = """async (button) => {
+    for (const _ of [1, 2]) {
+        button.click();
+        await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+}"""
 
 
 def test_the_sign_in_looks_right(browser: Browser, operator: Operator) -> None:
@@ -24,6 +34,14 @@ def test_a_code_in_the_fragment_signs_in_by_itself(browser: Browser, operator: O
         assert "#" not in page.url
 
 
+def test_the_link_that_skips_to_the_content_is_no_code(browser: Browser, operator: Operator) -> None:
+    with browser.open(operator, "login", is_signed_in=False) as page:
+        page.get_by_role("link", name="Skip to content").press("Enter")
+        page.reload()
+        assert page.url.endswith("/ui/login#content")
+        assert page.get_by_role("alert").count() == 0
+
+
 def test_without_script_a_key_is_typed(browser: Browser, operator: Operator) -> None:
     with browser.open(operator, "keys?limit=5", script=False, is_signed_in=False) as page:
         page.get_by_role("textbox", name="Code or operator key").fill(operator.key)
@@ -39,3 +57,14 @@ def test_colours_are_chosen_and_stay(browser: Browser, operator: Operator) -> No
             page.get_by_role("group", name="Colours").get_by_role("button", name=name).click()
             assert page.locator("html").get_attribute("data-theme") == theme
             assert page.url == f"http://{operator.host}/ui/keys?limit=5"
+
+
+def test_a_form_that_is_clicked_twice_is_sent_once(browser: Browser, operator: Operator) -> None:
+    sent: list[Any] = []
+    with browser.open(operator, "keys") as page:
+        page.get_by_role("textbox", name="Name").fill("phone")
+        page.route("**/ui/keys", lambda route: sent.append(route))  # no answer yet
+        page.get_by_role("button", name="Make key").evaluate(_CLICK_TWICE)
+        sent[-1].continue_()
+        page.get_by_role("status").locator("pre").wait_for()
+        assert len(sent) == 1
