@@ -10,8 +10,13 @@ from typing import Literal
 
 from msgspec import Struct
 
+# Thai, Lao, Burmese, Khmer, Chinese and Japanese are written without spaces, so each character counts as a word.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+    "\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uff65\U00020000-\U0003ffff"
+)
 # A word with the spaces after it, so that whole words change; each line's end is one of its own.
-_WORD = re.compile(r"\n|[^\S\n]+|[^\s]+[^\S\n]*")
+_WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)[^\S\n]*")
 # Above so many pairs of words the lines are compared instead, and above so many pairs of lines nothing is: the time
 # grows with their number.
 _PAIRS = 1_000_000

@@ -13,6 +13,8 @@ CASES = [
     ("Old.", "", [("del", "Old.")]),
     # Whole words change, with the space after them.
     ("a cat here", "a dog here", [("same", "a "), ("del", "cat "), ("ins", "dog "), ("same", "here")]),
+    # Of a script without spaces whole characters change.
+    ("我住在巴黎。", "我住在里昂。", [("same", "我住在"), ("del", "巴黎"), ("ins", "里昂"), ("same", "。")]),
     ("one\ntwo\n", "one\n2\n", [("same", "one\n"), ("del", "two"), ("ins", "2"), ("same", "\n")]),
 ]
 
