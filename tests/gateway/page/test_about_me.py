@@ -116,6 +116,12 @@ def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     assert reply.status == 303
     new = person.twin("/facts")["items"][0]
     assert (new["text"], new["origin"]) == ("Alice's cat is called Miso.", "person")
+    late = person.send(f"f/{seq}/correct", text="Alice has no cat.")
+    assert (late.status, "readonly" in late.body.decode(), "has no cat." in late.body.decode()) == (
+        409,
+        True,
+        True,
+    )
     assert "You corrected this on" in person.page(f"/f/{new['seq']}")
     assert person.send(f"f/{new['seq']}/mute", muted="true").status == 303
     assert "not mentioned" in person.page()

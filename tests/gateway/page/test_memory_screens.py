@@ -353,6 +353,16 @@ def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
 
 
+def test_a_correction_of_a_fact_that_was_corrected_meanwhile_loses_no_text(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    fact = f"m/{agent.uid}/f/{seq}"
+    operator.twin(f"{fact}/correct", {"text": "The train leaves on 4 May."})
+    late = operator.post(f"{fact}/correct", text="<b>The train leaves on 3 May.")
+    assert late.status == 409
+    assert re.search(r"readonly[^>]*>\n&lt;b&gt;The train leaves on 3 May\.</textarea>", late.body.decode())
+
+
 def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
