@@ -215,6 +215,10 @@ class _StreamedReply:
         self._translated = self._translate(translate)
         self._peeked: list[Event] = []  # events that `peek` has read, which come first
 
+    @property
+    def prompt_usage(self) -> Json | None:
+        return self._translator.prompt_usage
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the chunks; after the last one it reads the upstream's body to its end, to keep the connection."""
         if self._translator.is_over and not self._peeked:

@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, Literal, Protocol
 from msgspec import Struct
 
 from adapters.errors import ProviderError, ProviderTooLarge
-from adapters.types import Capabilities, Embedded, Event, Header, ModelRequest
+from adapters.types import Capabilities, Embedded, Event, Header, Json, ModelRequest
 
 # Streams up to this size take nothing of the quota. It is one of 5,000 tokens that come one by one.
 SMALL_STREAM_BYTES: Final = 1024 * 1024
@@ -96,6 +96,10 @@ class ModelReply(Protocol):
     def size(self) -> int | None:
         """Returns the bytes that the body is announced to have; None: none are announced, or it is translated."""
 
+    @property
+    def prompt_usage(self) -> Json | None:
+        """Returns what a translated reply has reported of its prompt so far, as the `usage` of a chat completion."""
+
     def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body's bytes as they arrive. Raises: ProviderBroke, ProviderTimeout."""
 
@@ -142,6 +146,7 @@ class WholeReply(ABC):
     headers: tuple[Header, ...]
     is_stream = False
     size: int | None = None
+    prompt_usage: Json | None = None
 
     @abstractmethod
     async def read(self, limit_bytes: int) -> bytes: ...

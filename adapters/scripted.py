@@ -169,6 +169,10 @@ class ScriptedReply:
     def size(self) -> int | None:
         return None
 
+    @property
+    def prompt_usage(self) -> None:
+        return None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         first = True
         while self.pieces and not self.is_closed:

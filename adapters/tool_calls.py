@@ -91,6 +91,7 @@ class IndexedReply:
 
     is_stream = True
     size: int | None = None
+    prompt_usage: Json | None = None
 
     def __init__(self, reply: ModelReply) -> None:
         self.status = reply.status

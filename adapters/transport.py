@@ -400,6 +400,10 @@ class HttpReply:
         is_bodiless = self.status in (204, 304)
         return int(length) if length.isdigit() and not (is_bodiless or b"content-encoding" in found) else None
 
+    @property
+    def prompt_usage(self) -> None:
+        """Returns None: nothing is translated."""
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
         while data := await self._read_next():

@@ -81,6 +81,11 @@ class StreamTranslator:
         self._prepare_frame(None, None)
         self.is_over = False
 
+    @property
+    def prompt_usage(self) -> Json | None:
+        """The usage of the prompt, which the message reports as it begins; None: it has not begun."""
+        return translate_usage({**self._usage, "output_tokens": 0}) if self._usage else None
+
     def feed(self, event: Event) -> list[Event]:
         """Returns the chunks for an event. Raises: ProviderBroke: the event is not one of Anthropic's."""
         data = event.data

@@ -16,7 +16,7 @@ from adapters.sse import EventDecoder
 from adapters.types import Header
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.upstream_error import error_of_stream
-from gateway.core.usage.reported import UsageReader
+from gateway.core.usage.reported import UsageReader, reported_counts
 from gateway.core.usage.withheld_usage import without_usage
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -57,7 +57,7 @@ async def relay(
         with sink.while_here():
             receipt.upstream_called()
             reply = await attempts.send(make)
-            reader = _ReplyReader(attempts)
+            reader = _ReplyReader(attempts, reply)
             if reply.is_stream or json_bytes is not None:
                 await _pass_on(reply, sink, receipt, reader, keep_alive_s, json_bytes or 0, change)
             else:
@@ -161,8 +161,9 @@ def _is_forwarded(name: str) -> bool:
 class _ReplyReader:
     """Notes in an upstream call what its reply reports, as the reply passes."""
 
-    def __init__(self, attempts: Attempts) -> None:
+    def __init__(self, attempts: Attempts, reply: ModelReply) -> None:
         self._attempts = attempts
+        self._reply = reply
         self.call = call = attempts.call
         has_usage = call.costs_tokens and call.status < 300
         self._usage = UsageReader(call.path) if has_usage else None
@@ -195,8 +196,8 @@ class _ReplyReader:
 
     def _note(self, usage: UsageReader) -> None:
         call = self.call
-        call.counts, call.prompt_counts, call.received_chars = usage.counts, usage.prompt_counts, usage.chars
-        call.pending_id = usage.pending_id
+        call.counts, call.received_chars, call.pending_id = usage.counts, usage.chars, usage.pending_id
+        call.prompt_counts = usage.prompt_counts or reported_counts(self._reply.prompt_usage)
 
 
 class ChangedEvents:

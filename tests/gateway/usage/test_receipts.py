@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,30 +131,28 @@ def test_a_reply_that_its_client_leaves_is_estimated(receipts: Receipts, memory:
 
 
 def test_a_reply_of_claude_that_its_client_leaves_counts_its_prompt_as_reported(tmp_path: Path) -> None:
-    hold, found = Gate(), list[Receipt]()
+    """In its own dialect and as a chat completion, with memory and without."""
+    found: list[Receipt] = []
+    hi: Any = {"stream": True, "messages": [{"role": "user", "content": "Hi"}]}
     with StrictAnthropic() as claude:
         upstreams = (UpstreamSettings("up", "anthropic", claude.base_url),)
         with remember(claude, tmp_path, agent(), upstreams=upstreams) as world:
             world.gateway.app.services.accounting.receipts.readers.append(found.append)
-            usage = {"input_tokens": 1000, "output_tokens": 800, "cache_read_input_tokens": 500}
-            claude.queue(
-                message(
-                    text="abcdefghijkl", tokens=["abcd", "efgh", "ijkl"], usage=usage, hold_after={5: hold}
-                )
-            )
             sdk = anthropic.Anthropic(api_key="sk-a", base_url=world.gateway.url, max_retries=0)
-            with sdk.messages.create(
-                model="claude-opus-4-6",
-                max_tokens=4000,
-                stream=True,
-                messages=[{"role": "user", "content": "Hi"}],
-            ) as stream:
-                next(event for event in stream if "efgh" in event.to_json())
-            claude.last.gone.wait_sync()
-            world.settle()
-            hold.open()
-    (call,) = found[-1].calls
-    assert call.used_counts() == (1500, 2, 500, 0, 0)
+            messages = partial(sdk.messages.create, model="claude-opus-4-6", max_tokens=4000, **hi)
+            chat = partial(world.sdk.chat.completions.create, model="claude-opus-4-6", user="alice", **hi)
+            off = partial(chat, extra_headers={"x-mnemogate-memory": "off"})
+            for ask in (messages, partial(messages, metadata={"user_id": "alice"}), chat, off):
+                hold = Gate()
+                usage = {"input_tokens": 1000, "output_tokens": 800, "cache_read_input_tokens": 500}
+                tokens = ["abcd", "efgh", "ijkl"]
+                claude.queue(message(text="abcdefghijkl", tokens=tokens, usage=usage, hold_after={5: hold}))
+                with ask() as stream:
+                    next(event for event in stream if "efgh" in event.to_json())
+                claude.last.gone.wait_sync()
+                world.settle()
+                hold.open()
+    assert [receipt.calls[0].used_counts() for receipt in found] == [(1500, 2, 500, 0, 0)] * 4
 
 
 def test_an_upstream_that_refuses_costs_nothing(receipts: Receipts) -> None:
