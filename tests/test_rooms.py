@@ -130,6 +130,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {
             "applications",
             "dates",
+            "finish_reasons",
             "definition",
             "ids",
             "json_limits",

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
 from gateway.core.prompt.summary import (
     PART_TOKENS,
     message_lines,
@@ -23,7 +24,7 @@ from gateway.core.prompt.summary import (
     summary_request,
     summary_tokens,
 )
-from gateway.core.prompt.summary_check import unwrap_notes
+from gateway.core.prompt.summary_check import unwrap_notes, whole_lines
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.usage.reported import reported_counts
@@ -120,15 +121,23 @@ async def compact(
 def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
     """Returns the summary that a chat completion has, and its tokens.
 
-    Raises: UpstreamBroke: it is no chat completion, or has no text but the model's thoughts.
+    Raises: UpstreamBroke: it is no chat completion, has no text but the model's thoughts, or was broken off.
     """
     try:
         reply = orjson.loads(body)
-        text = unwrap_notes(text_of(reply["choices"][0]["message"]))
+        choice = reply["choices"][0]
+        text, finish = (
+            unwrap_notes(text_of(choice["message"])),
+            read_finish_reason(choice.get("finish_reason")),
+        )
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         raise UpstreamBroke("The upstream's answer is not a chat completion.") from None
     if not text:
         raise UpstreamBroke("The model wrote no summary.")
+    if finish == "length":
+        text = whole_lines(text)
+    elif finish in CUT_REASONS:
+        raise UpstreamBroke("The model's summary was cut off.")
     return text, reported_counts(reply.get("usage")) or TokenCounts()
 
 

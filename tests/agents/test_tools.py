@@ -367,15 +367,23 @@ def test_passages_are_filed_under_their_tags(upstream: StrictUpstream, tmp_path:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("finish", "stop"),
+    [
+        ("length", "max_tokens_exceeded"),
+        ("model_length", "max_tokens_exceeded"),
+        ("network_error", "llm_api_error"),
+    ],
+)
 def test_a_reply_that_was_cut_fails_the_run_and_its_words_stay(
-    upstream: StrictUpstream, tmp_path: Path
+    upstream: StrictUpstream, tmp_path: Path, finish: str, stop: str
 ) -> None:
     with agent(upstream, tmp_path) as life:
-        upstream.queue(say("So far", finish_reason="length"))
+        upstream.queue(say("So far", finish_reason=finish))
         run = life.send("Tell me.")
-        assert (run.run.state, run.run.stop) == (RunState.FAILED, "max_tokens_exceeded")
+        assert (run.run.state, run.run.stop) == (RunState.FAILED, stop)
         assert life.words() == ["user: Tell me.", "assistant: So far"]
-        assert life.world.query("SELECT state, stop FROM runs") == [("failed", "max_tokens_exceeded")]
+        assert life.world.query("SELECT state, stop FROM runs") == [("failed", stop)]
 
 
 @pytest.mark.parametrize(

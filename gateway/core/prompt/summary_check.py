@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from gateway.core.finish_reasons import BROKE
 from gateway.core.thoughts import without_thoughts
 
 # No text has more characters for a token, so this bounds the length of an answer.
@@ -38,7 +39,7 @@ def check_summary(
     earlier: str,
     *,
     size: int,
-    finish_reason: str | None,
+    finish_reason: str,
     by_hand: bool = False,
 ) -> str:
     """Returns the summary as it is stored. Raises: UnusableSummary: the answer is no summary, and nothing changes.
@@ -49,6 +50,8 @@ def check_summary(
     length = len(earlier) + sum(map(len, source))
     if finish_reason == "content_filter":
         raise UnusableSummary("the background model's filter cut the summary off")
+    if finish_reason == BROKE:
+        raise UnusableSummary("the background model broke off in the summary")
     if finish_reason == "length" or len(text) > size * CHARS_PER_TOKEN:
         text = whole_lines(text[: size * CHARS_PER_TOKEN])
     if not text:
@@ -67,7 +70,7 @@ def check_summary(
     return text
 
 
-def lacked_room(answer: str, *, size: int, finish_reason: str | None) -> bool:
+def lacked_room(answer: str, *, size: int, finish_reason: str) -> bool:
     """Returns whether an answer was cut before it had much text: its model has spent the room on thoughts.
 
     Much: a character for each of the `size` tokens.

@@ -29,6 +29,7 @@ from msgspec.structs import replace
 
 from adapters.types import NATIVE_REPLY, Event, Header, Json
 from gateway.core.conversation.private import framed_system_message, with_private, without_private
+from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
@@ -75,7 +76,11 @@ from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
 # After these the last call may lack its end, so gateway calls are dropped instead of run.
-CUT = {"length": StopReason.MAX_TOKENS, "content_filter": StopReason.BAD_REPLY}
+CUT = {
+    "length": StopReason.MAX_TOKENS,
+    "content_filter": StopReason.BAD_REPLY,
+    BROKE: StopReason.UPSTREAM_ERROR,
+}
 _FINISH = commands.Finish()
 _NONE_WAIT: Final[Mapping[str, str]] = MappingProxyType({})
 _FREE_CALL = commands.CallModel((), None, ANYTHING)
@@ -305,8 +310,8 @@ class Turn:
 
     def _reply_complete(self) -> list[Command]:
         draft = self._round.draft
-        if draft.finish_reason in CUT:
-            return self._end(CUT[draft.finish_reason])
+        if (cut := CUT.get(read_finish_reason(draft.finish_reason))) is not None:
+            return self._end(cut)
         if draft.calls:
             if self.terms.shows_steps:
                 self._round.take_unreadable_calls()
@@ -505,7 +510,8 @@ class Turn:
         """Ends a complete reply. The turn is saved first; without `TurnTerms.hold_end` the end leaves before that."""
         draft, terms = self._round.draft, self.terms
         # Among the client's calls a cut one may be broken, and where steps are saved it could not be repaired.
-        client_calls = [] if terms.saves_steps and draft.finish_reason in CUT else self._round.client_calls
+        is_cut = read_finish_reason(draft.finish_reason) in CUT
+        client_calls = [] if terms.saves_steps and is_cut else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
         full = self._last_messages(shown_reply, client_calls)
         self._shown_replies.append(shown_reply)

@@ -13,19 +13,25 @@ from typing import Any, Final
 
 from adapters.claude.reply import read_ending
 from adapters.types import Json
+from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.lenient import as_object, decode_object
 
 # Its data repeats the name. Some upstreams name their chat completions' chunks, which do not.
 _EVENT: Final = re.compile(rb'event: ?(\w+)\r?\n(?=(?s:.*?)"type"\s*:\s*"\1")')
 _DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
-STOP_REASONS: Final = {
+_STOP_REASONS: Final = {
     "stop": "end_turn",
     "length": "max_tokens",
     "tool_calls": "tool_use",
-    "function_call": "tool_use",
     "content_filter": "refusal",
+    BROKE: "max_tokens",  # the one reason that says that the end is missing
 }
+
+
+def stop_reason_for(finish: Any) -> str:
+    """Returns Anthropic's reason for which a message ends. finish: the upstream's finish_reason."""
+    return _STOP_REASONS[read_finish_reason(finish)]
 
 
 def event_name(raw: bytes) -> str | None:
@@ -136,7 +142,7 @@ class NativeEvents:
         delta = self._message_delta.get("delta")
         delta = dict(delta) if isinstance(delta, dict) else {"stop_sequence": None}
         if finish is not None:
-            delta["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
+            delta["stop_reason"] = stop_reason_for(finish)
         if self._container is not None:
             delta["container"] = self._container
         usage = add_usage(self._earlier_usage, self._usage)
@@ -155,7 +161,7 @@ def merge_replies(replies: Sequence[Json], gateway_tools: Collection[str], finis
         whole["container"] = containers[-1]
     # Several of Anthropic's reasons are one in OpenAI's words.
     if finish not in (None, read_ending(whole).finish):
-        whole["stop_reason"] = STOP_REASONS.get(finish, "end_turn")
+        whole["stop_reason"] = stop_reason_for(finish)
     return whole
 
 

@@ -28,7 +28,12 @@ from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.errors import FIELDS, error_object
-from gateway.dialects.messages.native_events import STOP_REASONS, NativeEvents, event_name, merge_replies
+from gateway.dialects.messages.native_events import (
+    NativeEvents,
+    event_name,
+    merge_replies,
+    stop_reason_for,
+)
 from gateway.errors import GatewayError
 
 
@@ -282,7 +287,7 @@ class MessagesView(ClientView):
         }
 
     def _ending(self, *, has_calls: bool) -> Json:
-        reason = "refusal" if self._is_refused else STOP_REASONS.get(str(self._finish_reason), "end_turn")
+        reason = "refusal" if self._is_refused else stop_reason_for(self._finish_reason)
         if reason == "end_turn" and has_calls:
             # Calls that were forced end with "stop" in chat completions, and clients run them by this reason alone.
             reason = "tool_use"

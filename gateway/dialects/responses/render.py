@@ -21,6 +21,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import MessageDraft, delta_of, generated_in
@@ -43,8 +44,8 @@ from gateway.dialects.responses.stored_response import (
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import GatewayError
 
-# The reason of an incomplete response, by finish_reason.
-_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+# The reason of an incomplete response, by the reason for which its reply ended.
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter", BROKE: "max_output_tokens"}
 # The codes that the error of a response may have; any other becomes server_error.
 ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
 _CLAUDES_SEARCH = ("server_tool_use", "web_search")
@@ -216,7 +217,7 @@ class ResponsesView(ClientView):
             self.assign_id()
         if not self._is_stored:
             return {}
-        reason = _INCOMPLETE.get(str(outcome.finish_reason)) if is_over else None
+        reason = _INCOMPLETE.get(read_finish_reason(outcome.finish_reason)) if is_over else None
         status = "failed" if self._error else "completed" if is_over and reason is None else "incomplete"
         if is_over:
             self._usage = (
@@ -404,7 +405,7 @@ class ResponsesView(ClientView):
     def _end_response(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
         self._begin_response()
-        reason = _INCOMPLETE.get(str(self._finish_reason))
+        reason = _INCOMPLETE.get(read_finish_reason(self._finish_reason))
         status = "completed" if reason is None else "incomplete"
         self._end_items(status)
         if self._usage is None:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
+from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.turn.upstream_error import is_about_account
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.core.usage.reported import reported_counts
@@ -60,8 +61,8 @@ class ModelAnswer(Struct, frozen=True):
 
     # As the upstream gave it.
     message: dict[str, Any]
-    # stop, length, tool_calls, content_filter.
-    finish_reason: str | None
+    # As `read_finish_reason` gives it.
+    finish_reason: str
     used: TokenCounts
     # The upstream has counted these tokens; False: they are estimated.
     is_reported: bool = True
@@ -271,6 +272,6 @@ def _parse_reply(raw: bytes, request_bytes: int) -> ModelAnswer:
         is_reported = used is not None
         if used is None:
             used = TokenCounts(request_bytes // BYTES_PER_TOKEN, len(raw) // BYTES_PER_TOKEN)
-        return ModelAnswer(message, choice.get("finish_reason"), used, is_reported)
+        return ModelAnswer(message, read_finish_reason(choice.get("finish_reason")), used, is_reported)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise _UnreadableReply(used) from None

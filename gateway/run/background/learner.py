@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.finish_reasons import CUT_REASONS
 from gateway.core.memory import learn
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
@@ -259,7 +260,7 @@ async def _ask_calls(
         await ask(())
         _log.warning("Learning: the background model refuses to read a part of a memory, which is skipped.")
         return []
-    if reply.finish_reason in ("length", "content_filter"):
+    if reply.finish_reason in CUT_REASONS:
         if not is_smallest:
             raise JobFailed(f"the background model's answer was cut off ({reply.finish_reason})")
         _log.warning(

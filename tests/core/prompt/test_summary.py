@@ -29,7 +29,7 @@ def verdict(
     *,
     earlier: str = "",
     size: int = 200,
-    finish_reason: str | None = "stop",
+    finish_reason: str = "stop",
     by_hand: bool = False,
 ) -> str:
     try:
@@ -87,6 +87,7 @@ def test_what_is_too_long_ends_with_a_line() -> None:
     assert 0 < len(cut) <= 300
     assert verdict("\n".join([*lines[:3], "Point 3: some"]), finish_reason="length").splitlines() == lines[:3]
     assert "filter" in verdict(GOOD, finish_reason="content_filter")
+    assert "broke off" in verdict(GOOD, finish_reason="error")
 
 
 @pytest.mark.parametrize(

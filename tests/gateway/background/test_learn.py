@@ -605,7 +605,7 @@ def test_a_model_that_refuses_everything_passes_nothing_over(learner: Learner, h
     assert KITTEN in learner.said().partition("Good morning.")[0]
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
+@pytest.mark.parametrize("reason", ["length", "content_filter", "network_error"])
 def test_after_an_answer_that_was_cut_off_less_is_read(
     upstream: StrictUpstream, tmp_path: Path, reason: str
 ) -> None:

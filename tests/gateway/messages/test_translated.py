@@ -339,7 +339,16 @@ def test_text_thoughts_and_calls_become_blocks(world: World, upstream: StrictUps
 @both_ways
 @pytest.mark.parametrize(
     ("finish", "reason"),
-    [("stop", "end_turn"), ("length", "max_tokens"), ("content_filter", "refusal")],
+    [
+        ("stop", "end_turn"),
+        ("length", "max_tokens"),
+        ("content_filter", "refusal"),
+        # The words of other makers.
+        ("eos", "end_turn"),
+        ("model_length", "max_tokens"),
+        ("SAFETY", "refusal"),
+        ("insufficient_system_resource", "max_tokens"),
+    ],
 )
 def test_reasons_are_translated(
     world: World, upstream: StrictUpstream, stream: bool, finish: str, reason: str

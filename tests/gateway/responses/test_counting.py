@@ -198,6 +198,19 @@ def test_an_answer_that_is_no_chat_completion_is_the_upstreams_fault(
     assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
 
 
+def test_a_summary_that_was_cut_off_ends_with_a_line_or_is_none(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(say("The cat is called Miso.\nIt sle", finish_reason="MAX_TOKENS"))
+    short = world.sdk.responses.compact(model="m", input="My cat is called Miso.")
+    items: Any = [item.model_dump(exclude_none=True, warnings=False) for item in short.output]
+    respond(world, input=[*items, {"role": "user", "content": "What is it called?"}])
+    assert text_of(upstream.last.messages[0]).endswith("\n\nThe cat is called Miso.")
+    upstream.queue(say("The cat", finish_reason="content_filter"))
+    asked = orjson.dumps({"model": "m", "input": "Hi"})
+    assert world.gateway.ask("POST", "/v1/responses/compact", asked, {}).status == 502
+
+
 def test_the_thoughts_of_a_model_are_no_summary(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("<think>A cat, so notes.</think>\n<notes>\nThe cat is called Miso.\n</notes>"))
     short = world.sdk.responses.compact(model="m", input="My cat is called Miso.")

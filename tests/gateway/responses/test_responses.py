@@ -677,11 +677,18 @@ def test_how_tools_are_chosen_may_be_said_where_there_are_none(
 
 @both_ways
 def test_a_reply_that_was_cut_is_incomplete(world: World, upstream: StrictUpstream, stream: bool) -> None:
-    upstream.queue(say("So far", finish_reason="length"))
-    response = respond(world, input="Go on.", stream=stream)
-    assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
-    assert response.output[-1].status == "incomplete"
-    assert response.output_text == "So far"
+    """Whatever word its maker has for that."""
+    for finish, reason in (
+        ("length", "max_output_tokens"),
+        ("MAX_TOKENS", "max_output_tokens"),
+        ("network_error", "max_output_tokens"),
+        ("sensitive", "content_filter"),
+    ):
+        upstream.queue(say("So far", finish_reason=finish))
+        response = respond(world, input="Go on.", stream=stream)
+        assert (response.status, response.incomplete_details.reason) == ("incomplete", reason)
+        assert response.output[-1].status == "incomplete"
+        assert response.output_text == "So far"
 
 
 @both_ways
