@@ -22,6 +22,7 @@ from storage.records import (
     BlockOp,
     Conversation,
     Exchange,
+    Job,
     Message,
     Run,
     RunState,
@@ -375,14 +376,18 @@ class StepOpen(Struct, frozen=True):
     adopts: bool = False
     # Exchanges of the path that are continued by this step, and whose edits are confirmed; where `adopts`.
     continued: Sequence[int] = ()
-    # An exchange of a process that is gone, or one that the step replaces, in its new state.
-    ended_exchange: Exchange | None = None
+    # The exchange that a process which is gone has left open, as it has ended.
+    abandoned: Exchange | None = None
+    # A refused exchange that the step replaces, in its new state.
+    replaced: Exchange | None = None
     # The stored request of an accepted run without its messages, which are in the exchange now; None: it has none.
     request: bytes | None = None
     # The end of the run, where it ends with this step and the exchange has no reply.
     end: RunEnd | None = None
     # The part of a memory that the run reads, and that its edits come from.
     reading: ReadSpan | None = None
+    # The attempt that performs the run, and alone may write it; None: no job does.
+    job: Job | None = None
 
 
 class StepOpened(Struct, frozen=True):
@@ -414,6 +419,8 @@ class StepEnd(Struct, frozen=True):
     error_message: str = ""
     # As in `TurnWrite`.
     recall: Callable[[], RecallRow] | None = None
+    # As in `StepOpen`.
+    job: Job | None = None
 
 
 class RunAccept(Struct, frozen=True):
@@ -491,6 +498,8 @@ class RunEnd(Struct, frozen=True):
     reading: ReadSpan | None = None
     # The message of the error that ended the run; it quotes no content.
     error_message: str = ""
+    # As in `StepOpen`.
+    job: Job | None = None
 
 
 # -- what passes between forgetting and the store

@@ -140,7 +140,7 @@ class NativeChat:
             saving = TurnSaving(call, memory, self._turns)
             with saving.answering():
                 saved = await saving.save(prompt, TurnOutcome(FINISHED, shown_reply=reply.shown_reply))
-        if saved.durable or saved.is_lost:
+        if saved.durable or saved.loss is not None:
             await self.deferred.remove(row)
 
     async def _answer_call(self, call: ChatCall, native: NativeRequest, looked_up_in: Memory | None) -> str:

@@ -29,7 +29,7 @@ from gateway.run.pending import PendingWrites
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from gateway.settings import Settings
 from storage.commands import Committed
-from storage.errors import Stale, StoreError
+from storage.errors import RunOver, Stale, StoreError
 from storage.records import Scope
 
 _log = logging.getLogger("mnemogate")
@@ -165,7 +165,7 @@ class TurnSaving:
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
             return SAVED
-        is_lost = False
+        loss: str | None = None
         begun = time.perf_counter()
         work = self._write(prompt, outcome)
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
@@ -186,7 +186,7 @@ class TurnSaving:
             if self.is_resumable:
                 raise
             _log.warning("A turn was answered and could not be stored: %s", error.message)
-            is_lost = isinstance(error, Stale)
+            loss = _loss(error)
         except asyncio.CancelledError:
             self.services.pending.add(
                 writing, "A turn that its client left at its end", awaited_by=self._scope
@@ -204,8 +204,8 @@ class TurnSaving:
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
-            self.refusal = Conflict(events.LOST) if is_lost else late
-        return events.Saved(durable=False, is_lost=is_lost)
+            self.refusal = late if loss is None else Conflict(loss)
+        return events.Saved(durable=False, loss=loss)
 
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         """Begins the write of the turn, which goes on even if nothing waits for it any more."""
@@ -217,6 +217,17 @@ class TurnSaving:
     async def _after_step(self, writing: Awaitable[object]) -> object:
         await self.wait_step()
         return await writing
+
+
+def _loss(error: StoreError) -> str | None:
+    """Returns why an error means that the turn will never be stored, for the client; None: it does not."""
+    match error:
+        case Stale():
+            return events.FORGOTTEN
+        case RunOver():
+            return events.TAKEN_OVER
+        case _:
+            return None
 
 
 def _done_or_timeout(work: asyncio.Future[Any], timeout_s: float) -> asyncio.Future[None]:

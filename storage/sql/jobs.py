@@ -80,6 +80,15 @@ async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
             await _delete(connection, job.id)
 
 
+async def check_attempt(connection: Connection, job: Job) -> None:
+    """Keeps other processes from claiming a job until the transaction ends, after its agent was locked.
+
+    Raises: Stale: this attempt no longer holds the job.
+    """
+    if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
+        raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
+
+
 def _wakes(
     method: Callable[Concatenate[Jobs, Connection, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Jobs, P], Coroutine[Any, Any, T]]:
@@ -413,8 +422,7 @@ class Jobs(Group):
         """Raises Stale if this attempt no longer holds the job, or its memory has changed."""
         # The agent is locked before the job, as everywhere, so that there is no deadlock.
         epoch = await _epoch(connection, job.agent)
-        if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
-            raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
+        await check_attempt(connection, job)
         if epoch != job.epoch:
             raise Stale(f"something was forgotten while job {job.id} was under way")
 

@@ -48,13 +48,14 @@ from storage.sql.agents_api.runs import (
     begin_run,
     create_run,
     end_run,
+    get_run,
     replace_text,
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
 from storage.sql.blocks import add_op, write_block
 from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, as_method, reads
-from storage.sql.jobs import Jobs
+from storage.sql.jobs import Jobs, check_attempt
 from storage.sql.passages import add_saved_passage
 from storage.sql.readers import TOOL_ATOM
 from storage.sql.statements import load
@@ -62,6 +63,7 @@ from storage.sql.turns import merge_edits
 
 SQL = load("stored_paths.sql")
 _CANCELLED = "cancelled"
+_TAKEN_OVER = "another process has taken over the conversation of this run"
 # The most summaries of a path, as in `Summaries.of`.
 _MAX_SUMMARIES = 16
 # Columns of a row of the statement `head` (what it is, five numbers, three texts, a content, a time), and of `path`
@@ -145,7 +147,7 @@ class StoredPaths(Group):
         """Begins a step: its exchange with what came in, and with the edits of the step before.
 
         Raises: WriteConflict when the conversation or a block was changed since it was read; Stale when something was
-        forgotten since; RunOver when there is no run to begin; Unavailable.
+        forgotten since, or another attempt performs the run; RunOver when there is no run to begin; Unavailable.
         """
         return self._database.write(
             partial(self._open, write),
@@ -161,7 +163,11 @@ class StoredPaths(Group):
         return await open_step(connection, write, self._rules)
 
     def finish(self, write: StepEnd) -> Future[list[str]]:
-        """Ends a step, and its run where the step has a stop reason. Raises: Stale, Unavailable.
+        """Ends a step, and its run where the step has a stop reason.
+
+        Raises: Stale when something was forgotten since the step was opened, or another attempt performs the run;
+        RunOver when another process has ended the step, or failed the run, because this one had lost its lease;
+        Unavailable.
 
         Returns the public names of the runs that it made due.
         """
@@ -176,7 +182,8 @@ class StoredPaths(Group):
         """Ends a run after a step that is written already. Returns it as it is now.
 
         Raises: WriteConflict when a block was changed since it was read; Stale when something was forgotten since the
-        step was written; Unavailable, NotFound.
+        step was written, or another attempt performs the run; RunOver when another process has failed the run that is
+        to wait; Unavailable, NotFound.
         """
         return self._database.write(lambda connection: _end_run(connection, write))
 
@@ -186,15 +193,19 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     agent, e, rev = write.agent, write.exchange, write.rev
     if write.edits.writes or write.adopts or write.reading is not None:
         await connection.lock_sharers(agent.id, *_read_memories(write.reading))
-    elif write.conversation is None or write.ended_exchange is not None:
+    elif write.conversation is None or write.abandoned is not None or write.replaced is not None:
         # Otherwise the statement that adds the exchange locks the agent.
         await connection.lock(agent.id)
     if write.conversation is None:
         e, rev = replace(e, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
         await _adopt(connection, write, rules)
-    if write.ended_exchange is not None:
-        await exchanges.update_exchange(connection, agent.id, write.ended_exchange)
+    if write.abandoned is not None:
+        values = (*exchanges.update_values(write.abandoned), write.abandoned.id, agent.id)
+        if not await connection.run(SQL["step_abandon"], values):
+            raise WriteConflict("the step before was ended by its own process meanwhile")
+    if write.replaced is not None:
+        await exchanges.update_exchange(connection, agent.id, write.replaced)
     section = write.section
     if section is not None and not section.id:
         section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
@@ -202,6 +213,8 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
         await _refuse_step(connection, agent)
+    if write.job is not None:
+        await check_attempt(connection, write.job)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
@@ -236,10 +249,15 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
 
 async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
     """Raises the reason for which a step was not written: Stale or WriteConflict."""
+    await _check_epoch(connection, agent)
+    raise WriteConflict("the conversation was moved by another request meanwhile")
+
+
+async def _check_epoch(connection: Connection, agent: Agent) -> None:
+    """Raises Stale if something of an agent was forgotten since it was read."""
     row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
     if row is None or row[0] != agent.epoch:
         raise Stale("something was forgotten while this run was under way")
-    raise WriteConflict("the conversation was moved by another request meanwhile")
 
 
 def _read_memories(reading: ReadSpan | None) -> tuple[int, ...]:
@@ -297,11 +315,18 @@ async def _begin_run(connection: Connection, draft: Run, write: StepOpen) -> Run
 
 
 async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[str]:
-    """Ends a step, and accepts the runs that this makes due. Returns their public names."""
+    """Ends a step, and accepts the runs that this makes due. Returns their public names.
+
+    Raises: as `StoredPaths.finish`.
+    """
     agent, e = write.agent, write.exchange
-    row = await connection.row(SQL["step_finish"], (*exchanges.update_values(e), e.id, agent.id, agent.epoch))
+    values = (*exchanges.update_values(e), e.id, agent.id, agent.epoch, write.step.run)
+    row = await connection.row(SQL["step_finish"], values)
+    if write.job is not None:
+        await check_attempt(connection, write.job)
     if row is None:
-        raise Stale("something was forgotten while this run was under way")
+        await _check_epoch(connection, agent)
+        raise RunOver(_TAKEN_OVER)
     if e.seq <= row[0]:
         # The search index has passed it while it was open.
         await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
@@ -322,6 +347,9 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     else:
         await connection.lock(write.agent)
     if write.exchange is not None:
+        run = await get_run(connection, write.agent, write.run)
+        if run is not None and run.state is RunState.FAILED:
+            raise RunOver(_TAKEN_OVER)
         values = (
             write.stop,
             orjson.dumps(write.waiting) if write.waiting else None,
@@ -337,7 +365,7 @@ async def _end_run(connection: Connection, write: RunEnd) -> Run:
     if write.reading is not None and write.state is RunState.COMPLETED:
         await advance_over(connection, write.reading, write.at)
     return await end_run(
-        connection, write.agent, write.run, write.state, write.stop, write.at, write.error_message
+        connection, write.agent, write.run, write.state, write.stop, write.at, write.error_message, write.job
     )
 
 

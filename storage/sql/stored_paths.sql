@@ -93,16 +93,29 @@ WHERE id = ? AND agent = ?
 EXISTS (SELECT 1 FROM agents a WHERE a.id = ?39 AND a.epoch = ?40)
 
 -- name: step_finish (sqlite)
--- Writes the end of a step into its exchange. Returns up to where the search index knows.
+-- Writes the end of a step into its exchange. Returns up to where the search index knows. No row: something was forgotten,
+-- or another process has taken the conversation over: it has ended the step, or failed the run ?41.
 {set_in_room}
-WHERE id = ?38 AND agent = ?39 AND {in_time}
+WHERE id = ?38 AND agent = ?39 AND state = 'open' AND {in_time}
+AND EXISTS (SELECT 1 FROM runs r WHERE r.id = ?41 AND r.agent = ?39 AND r.state <> 'failed')
 RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 
 -- name: step_finish (postgres)
-WITH a AS (SELECT id AS whose, indexed_seq FROM agents WHERE id = ?39 AND epoch = ?40 FOR NO KEY UPDATE)
+WITH a AS (
+    SELECT g.id AS whose, g.indexed_seq FROM agents g JOIN runs r ON r.id = ?41 AND r.agent = g.id AND r.state <> 'failed'
+    WHERE g.id = ?39 AND g.epoch = ?40 FOR NO KEY UPDATE)
 {set_plainly}
-FROM a WHERE id = ?38 AND agent = a.whose
+FROM a WHERE id = ?38 AND agent = a.whose AND state = 'open'
 RETURNING a.indexed_seq
+
+-- name: step_abandon (sqlite)
+-- Ends a step that a process which is gone has left open.
+{set_in_room}
+WHERE id = ?38 AND agent = ?39 AND state = 'open'
+
+-- name: step_abandon (postgres)
+{set_plainly}
+WHERE id = ?38 AND agent = ?39 AND state = 'open'
 
 -- name: step_stop
 -- Notes why its run ended after a step that is written already, and which answers its calls wait for. Returns its run.

@@ -28,12 +28,13 @@ from storage.commands import (
     StepOpened,
 )
 from storage.database import Connection
-from storage.errors import Stale, WriteConflict
+from storage.errors import RunOver, Stale, WriteConflict
 from storage.records import (
     Agent,
     BlockOp,
     Evicted,
     Exchange,
+    Job,
     Run,
     RunState,
     RunStep,
@@ -43,6 +44,7 @@ from storage.records import (
     TokenCounts,
 )
 from storage.sql import stored_paths
+from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 from tests.core.conversations import IDLE_S, assistant, call, result, user
 from tests.storage.conftest import OpenStore
@@ -134,7 +136,13 @@ class Writer:
         return self.opened
 
     async def finish(
-        self, reply: WireMessage | None, above: bytes = b"", *, stop: str | None = "end_turn", **more: Any
+        self,
+        reply: WireMessage | None,
+        above: bytes = b"",
+        *,
+        stop: str | None = "end_turn",
+        job: Job | None = None,
+        **more: Any,
     ) -> Exchange:
         """Ends the step. more: of `RunStep`."""
         e, run = self.opened.exchange, self.opened.run
@@ -153,7 +161,7 @@ class Writer:
         step = RunStep(
             e.id, self.agent.id, run.id, self.number, self.now, self.now, TokenCounts(7, 3), stop, **more
         )
-        await self.store.stored_paths.finish(StepEnd(self.agent, e, step))
+        await self.store.stored_paths.finish(StepEnd(self.agent, e, step, job=job))
         self.opened = replace(self.opened, exchange=e)
         return e
 
@@ -280,13 +288,91 @@ async def test_a_step_that_a_process_left_open_stays_in_the_path(writer: Writer)
     await writer.begin(user("Are you there?"))
     own = await writer.read()
     ends = abandon(own.path[-1], MessageHasher(writer.agent.secret), b"", 50.0)
-    await writer.begin(user("Hello?"), own=own, ended_exchange=ends)
+    await writer.begin(user("Hello?"), own=own, abandoned=ends)
     await writer.finish(assistant("Yes."), ends.path)
     path = (await writer.read()).path
     assert [(x.state, x.reply is None, x.active) for x in path] == [
         (State.FINISHED, True, True),
         (State.FINISHED, False, True),
     ]
+
+
+async def test_a_step_that_another_process_has_ended_is_not_written_over(writer: Writer) -> None:
+    """As by a process that was paused for longer than its lease, and does not know."""
+    await writer.begin(user("Are you there?"))
+    other = Writer(writer.store)
+    own = await other.read()
+    ends = abandon(own.path[-1], MessageHasher(other.agent.secret), b"", 50.0)
+    await other.begin(user("Hello?"), own=own, abandoned=ends)
+    with pytest.raises(RunOver):
+        await writer.finish(assistant("Late."))
+    await other.finish(assistant("Yes."), ends.path)
+    with pytest.raises(RunOver):
+        await other.finish(assistant("Twice."), ends.path)
+    path = (await other.read()).path
+    assert [x.reply is None for x in path] == [True, False]
+    assert b"Yes." in (path[-1].shown_reply or b"")
+    assert writer.opened.run is not None
+    assert await writer.store.runs.last_step(writer.agent.id, writer.opened.run.id) is None
+
+
+async def test_a_step_that_has_ended_is_not_taken_for_one_that_was_left_open(writer: Writer) -> None:
+    await writer.begin(user("Are you there?"))
+    other = Writer(writer.store)
+    own = await other.read()
+    ends = abandon(own.path[-1], MessageHasher(other.agent.secret), b"", 50.0)
+    await writer.finish(assistant("Just in time."))
+    with pytest.raises(WriteConflict):
+        await other.begin(user("Hello?"), own=own, abandoned=ends)
+    (e,) = (await other.read()).path
+    assert b"Just in time." in (e.shown_reply or b"")
+
+
+@pytest.mark.parametrize("state", [RunState.FAILED, RunState.CANCELLED])
+async def test_what_comes_after_the_end_of_a_run_is_stored_only_if_it_was_cancelled(
+    writer: Writer, state: RunState
+) -> None:
+    """Another process fails a run when the one that performs it has lost its lease."""
+    run = (await writer.begin(user("Are you there?"))).run
+    assert run is not None
+    await writer.store.runs.end(run.agent, run.id, state, "error", 101.0)
+    if state is RunState.CANCELLED:
+        await writer.finish(assistant("I am h"), stop="cancelled")
+    else:
+        with pytest.raises(RunOver):
+            await writer.finish(assistant("I am here."))
+    (e,) = (await writer.read()).path
+    assert (e.state is State.FINISHED) == (state is RunState.CANCELLED)
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)  # a file has one process
+async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_run(writer: Writer) -> None:
+    own, jobs, lease = await writer.read(), writer.store.jobs, {"lease_s": 60.0, "tries": 9}
+    await jobs.enqueue("run", NO_AGENT, "k")
+    lost = await jobs.claim(["run"], **lease)
+    await writer.begin(user("Are you there?"), own=own, job=lost)
+    run = writer.opened.run
+    assert run is not None
+    await rows(writer.store, "UPDATE jobs SET held_until = 1")
+    job = await jobs.claim(["run"], **lease)
+    assert lost is not None
+    assert job is not None
+    end = RunEnd(run.agent, run.id, RunState.FAILED, "error", 100.0, job=lost)
+    for late in (
+        writer.finish(assistant("Late."), job=lost),
+        writer.go_on(user("Late."), job=lost),
+        writer.store.stored_paths.end(end),
+        writer.store.runs.end(run.agent, run.id, RunState.FAILED, "error", 100.0, job=lost),
+    ):
+        with pytest.raises(Stale):
+            await late
+    writer.number = 0
+    await writer.finish(assistant("Yes."), job=job)
+    (e,) = (await writer.read()).path
+    assert b"Yes." in (e.shown_reply or b"")
+    ended = await writer.store.runs.load(run.agent, run.id)
+    assert ended is not None
+    assert (ended.state, ended.steps) == (RunState.COMPLETED, 1)
 
 
 async def test_a_step_on_a_path_that_moved_is_refused(writer: Writer) -> None:

@@ -480,7 +480,9 @@ class AgentRuns:
         memory, prompt, resumed = beginning.memory, beginning.prompt, beginning.resumed
         if resumed is not None and resumed.waiting_run is not None:
             if accepted is not None:
-                await self._end(accepted.run, RunState.COMPLETED, StopReason.REQUIRES_APPROVAL)
+                stop, now = StopReason.REQUIRES_APPROVAL, self.keeper.now()
+                ended = (accepted.run.agent, accepted.run.id, RunState.COMPLETED, stop, now)
+                await self.keeper.store.runs.end(*ended, job=accepted.job)
             # The usage of the calls' own reply was reported with it.
             return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
         memory.receipt, receipt.scope = receipt, memory.context.agent.scope
@@ -608,7 +610,7 @@ def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) 
         names=tool_names_by_call(e) if is_resumed else {},
         steps=run.steps,
         counts=run.counts,
-        attempt=1 if accepted is None else accepted.attempt,
+        attempt=1 if accepted is None else accepted.job.attempt,
         summary=_new_summary(memory.context, prompt),
         started_runs=memory.started_runs,
     )

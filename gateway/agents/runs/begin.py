@@ -154,6 +154,7 @@ class RunStarter:
             calling_run=0 if resumed is None else resumed.calling_run,
             replaces=None if send.replaces is None else send.replaces.id,
             reading=send.reading,
+            job=None if send.accepted is None else send.accepted.job,
             after_results=send.messages if send.decisions else (),
         )
 
@@ -201,7 +202,9 @@ class RunStarter:
         if e is not None:
             context = resume_open_step(context)
         tools = self._tools_of(send, context)
-        memory = RunMemory(keeper, context, form, run, tools, calling_run=run.id, reading=send.reading)
+        memory = RunMemory(
+            keeper, context, form, run, tools, calling_run=run.id, reading=send.reading, job=accepted.job
+        )
         prompt = await memory.prompt()
         if e is not None:
             await memory.take_up(e)

@@ -23,7 +23,18 @@ from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Forwarded
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
-from storage.records import DEFAULT, READING, Agent, Exchange, Run, RunState, Scope, Summary, TokenCounts
+from storage.records import (
+    DEFAULT,
+    READING,
+    Agent,
+    Exchange,
+    Job,
+    Run,
+    RunState,
+    Scope,
+    Summary,
+    TokenCounts,
+)
 
 
 class RunRequest(Struct, frozen=True):
@@ -68,8 +79,8 @@ class AcceptedRun(Struct, frozen=True):
     run: Run
     # The stored request, without messages.
     request: bytes
-    # The number of the attempt, from 1 on; the process may have died in earlier ones.
-    attempt: int = 1
+    # The attempt of its job; the processes of earlier ones may have died.
+    job: Job
     # An ended run of the same send, whose otid it has; None: there is none.
     replaces: Run | None = None
 

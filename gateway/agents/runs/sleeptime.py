@@ -39,7 +39,7 @@ from gateway.run.upstream.route import agent_route
 from storage.commands import ReadSpan, RunEnd, Unread
 from storage.errors import NotFound
 from storage.listing import ReaderEntry
-from storage.records import Agent, Run, RunState
+from storage.records import Agent, Job, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -202,21 +202,21 @@ class Sleeping:
         resolved = await self._registry.resolve_uid(project, reader.uid)
         batch = await self._batch_of(memory, reader, resolved, run)
         if batch is None:
-            await self._fail_run(run, StopReason.ERROR)
+            await self._fail_run(job, run, StopReason.ERROR)
         elif run.state is RunState.CREATED and not batch.text:
             now, stop = self._now(), StopReason.END_TURN
-            end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=batch.span)
+            end = RunEnd(run.agent, run.id, RunState.COMPLETED, stop, now, reading=batch.span, job=job.job)
             await self._store.stored_paths.end(end)
         else:
             await self._budget.check(project)
             try:
-                await self._ask(resolved, run, conversation, batch, job.job.attempt)
+                await self._ask(resolved, run, conversation, batch, job.job)
             except MessageGone:
-                await self._fail_run(run, StopReason.ERROR)
+                await self._fail_run(job, run, StopReason.ERROR)
             except GatewayError as error:
                 if job.job.tries < self._tries:
                     raise JobFailed(f"the run of a sleeptime agent cannot begin: {error.message}") from error
-                await self._fail_run(run, StopReason.ERROR, error.message)
+                await self._fail_run(job, run, StopReason.ERROR, error.message)
         ended, is_refused = await self._load_ended(job, run)
         if batch is not None and is_refused:
             batch = await self._after_refusal(job, run, batch, resolved)
@@ -294,7 +294,7 @@ class Sleeping:
         return unread
 
     async def _ask(
-        self, resolved: ResolvedAgent, run: Run, conversation: str, batch: _Batch, attempt: int
+        self, resolved: ResolvedAgent, run: Run, conversation: str, batch: _Batch, attempt: Job
     ) -> None:
         """Has the model read and edit, as far as that was not done. Raises: GatewayError, StoreError, MessageGone."""
         span, spec = batch.span, resolved.spec
@@ -330,11 +330,11 @@ class Sleeping:
             return ended, ended.state is RunState.FAILED and ended.stop in UPSTREAM_FAULTS
         if job.job.tries < self._tries:
             raise JobFailed("the upstream of a sleeptime agent failed")
-        return await self._fail_run(run, StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
+        return await self._fail_run(job, run, StopReason.UPSTREAM_ERROR, ERROR_WITHHELD), False
 
-    async def _fail_run(self, run: Run, stop: StopReason, error_message: str = "") -> Run:
+    async def _fail_run(self, job: JobContext, run: Run, stop: StopReason, error_message: str = "") -> Run:
         return await self._store.runs.end(
-            run.agent, run.id, RunState.FAILED, stop, self._now(), error_message
+            run.agent, run.id, RunState.FAILED, stop, self._now(), error_message, job=job.job
         )
 
 

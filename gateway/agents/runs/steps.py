@@ -56,7 +56,7 @@ from storage.commands import (
     StepOpened,
 )
 from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
-from storage.records import Block, Conversation, Exchange, Run, RunState, RunStep, TokenCounts
+from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts
 
 T = TypeVar("T")
 
@@ -124,6 +124,8 @@ class RunMemory:
     replaces: int | None = None
     # The part of a memory that the run reads, and that its edits come from.
     reading: ReadSpan | None = None
+    # The attempt that performs the run; None: its client waits for it.
+    job: Job | None = None
     # Messages that came with the answers to those calls and follow their results.
     after_results: Sequence[WireMessage] = ()
     # Of the send that it answers; None: it is not noted why a step recalled what it did.
@@ -164,8 +166,8 @@ class RunMemory:
         """
         now = self.keeper.now()
         write = make_step_open(self.context, prompt, self._run_to_begin(), now)
-        if self.replaces is not None and write.ended_exchange is None:
-            write = replace(write, ended_exchange=supersede_refused(self.context.path, write.exchange.inputs))
+        if self.replaces is not None and write.abandoned is None:
+            write = replace(write, replaced=supersede_refused(self.context.path, write.exchange.inputs))
         await self._open(replace(write, replaces=self.replaces, request=request, reading=self.reading))
 
     async def store_run(self, begun: float | None) -> None:
@@ -265,7 +267,9 @@ class RunMemory:
         if self.receipt is not None and not self.steps:
             recall = recall_row_maker(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
         results = _results_by_number(e, result.results)
-        write = StepEnd(context.agent, e, step, results, self.reading, accepts, result.error_message, recall)
+        write = StepEnd(
+            context.agent, e, step, results, self.reading, accepts, result.error_message, recall, self.job
+        )
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
@@ -401,7 +405,7 @@ class RunMemory:
         return replace(self.run, state=RunState.RUNNING, begun=self.context.request.now)
 
     async def _open(self, write: StepOpen) -> None:
-        opening = self.keeper.store.stored_paths.open(write)
+        opening = self.keeper.store.stored_paths.open(replace(write, job=self.job))
         try:
             # No client waits for a run in the background, so it waits for the disk.
             async with asyncio.timeout(None if self.run.background else self.keeper.open_wait_s):
@@ -448,7 +452,7 @@ class RunMemory:
             # The step's reply may quote what was erased: it stays unfinished, and the next send ends it. With a whole
             # memory its run is gone too.
             with suppress(NotFound):
-                await self._end_run(RunState.FAILED, StopReason.ERROR, events.LOST)
+                await self._end_run(RunState.FAILED, StopReason.ERROR, events.FORGOTTEN)
             raise
         finally:
             if not self.run.background:
@@ -535,7 +539,9 @@ class RunMemory:
 
     def _run_end(self, state: RunState, stop: StopReason, **fields: Any) -> RunEnd:
         """Returns the end of the run. fields: further ones of `RunEnd`."""
-        return RunEnd(self.context.agent.id, self.run.id, state, stop, self.keeper.now(), **fields)
+        return RunEnd(
+            self.context.agent.id, self.run.id, state, stop, self.keeper.now(), job=self.job, **fields
+        )
 
     def _adopt_end(self, run: Run) -> None:
         """Takes over how the run has ended, as it is stored."""

@@ -79,8 +79,11 @@ class StepFailed(Struct, frozen=True):
     error: GatewayError
 
 
-# The error that the client of a lost turn gets (`Saved.is_lost`).
-LOST = "Something of this memory was forgotten meanwhile: the reply is not kept."
+# The errors that the client of a lost turn gets (`Saved.loss`).
+FORGOTTEN = "Something of this memory was forgotten meanwhile: the reply is not kept."
+TAKEN_OVER = (
+    "Another gateway has taken this conversation over meanwhile: the reply is not kept. Send it again."
+)
 
 
 class Saved(Struct, frozen=True):
@@ -88,8 +91,8 @@ class Saved(Struct, frozen=True):
 
     # The turn is committed; False: the store is too slow or down.
     durable: bool = True
-    # The turn will never be stored, since the conversation that it continues was forgotten meanwhile.
-    is_lost: bool = False
+    # Why the turn will never be stored, for its client; None: it is stored, or may be yet.
+    loss: str | None = None
     # The results that were saved after the last step, where a run ends with them.
     after_stop: StepSaved | None = None
 

@@ -558,10 +558,10 @@ class Turn:
         self._state = DONE
         assert self._outcome is not None
         outcome, reply, view = self._outcome, self._round, self._view
-        if saved.is_lost and self.terms.shows_steps:
+        if saved.loss is not None and self.terms.shows_steps:
             # Its messages have ids here, which no stored message has.
             view.stop(StopReason.ERROR, {})
-            view.fail(Conflict(events.LOST))
+            view.fail(Conflict(saved.loss))
             return [*self._flush(), _FINISH]
         view.stop(outcome.stop, outcome.waiting, self._unshown_calls(outcome.waiting))
         if reply.form is AS_BODY:

@@ -261,5 +261,5 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         shared=spec.shared_blocks,
         adopts=adopts,
         continued=[last.id] if adopts and last is not None else (),
-        ended_exchange=context.unended,
+        abandoned=context.unended,
     )

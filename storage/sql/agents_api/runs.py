@@ -19,11 +19,11 @@ from storage.commands import RecallRow, ResponseEnd, RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
-from storage.records import Agent, Run, RunState, RunStep, TokenCounts
+from storage.records import Agent, Job, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
-from storage.sql.jobs import NO_AGENT, Jobs
+from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
 from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/runs.sql")
@@ -156,11 +156,17 @@ async def end_run(
     stop: str,
     at: float,
     error_message: str = "",
+    job: Job | None = None,
 ) -> Run:
-    """Ends a run without a step. Returns it as it is now: as a faster writer has ended it. Raises: NotFound.
+    """Ends a run without a step. Returns it as it is now: as a faster writer has ended it.
 
     error_message: of the error that ended it; it quotes no content.
+    job: the attempt that performs the run; None: any process may end it.
+
+    Raises: NotFound; Stale: another attempt performs the run.
     """
+    if job is not None:
+        await check_attempt(connection, job)
     if await connection.run(SQL["end"], (state, stop, at, run, agent)):
         await add_error_message(connection, agent, run, error_message)
     return await _get(connection, agent, run)

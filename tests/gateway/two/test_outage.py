@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.open_database import open_database
 from gateway.settings import DatabaseSettings
@@ -32,10 +33,10 @@ class Gateway:
     def store(self) -> Store:
         return self.running.app.services.store
 
-    def ask(self, method: str, path: str, body: Any = None) -> RawReply:
+    def ask(self, method: str, path: str, body: Any = None, status: int = 200) -> RawReply:
         data = None if body is None else json.dumps(body).encode()
         reply = self.running.ask(method, path, data, {"content-type": "application/json"})
-        assert reply.status == 200, reply.body
+        assert reply.status == status, reply.body
         return reply
 
     @property
@@ -49,7 +50,7 @@ class Gateway:
 
 @dataclass
 class World:
-    """Two gateways, an agent, and an upstream that holds its replies until `gate` is open."""
+    """Two gateways, an agent, and an upstream that holds its first reply until `gate` is open."""
 
     url: str
     upstream: StrictUpstream
@@ -59,6 +60,8 @@ class World:
     agent: str = ""
 
     def answer(self, seen: Seen) -> Reply:
+        if self.came.is_open:
+            return say("Here again.")
         self.came.open()
         return say("Here.", hold_before_headers=self.gate)
 
@@ -74,13 +77,16 @@ class World:
             each.proxy.refuse()
         for each in self.gateways:
             each.waits_until("degraded")
-        for table in ("conversation_locks", "jobs"):
-            execute(self.url, f"UPDATE {table} SET held_until = held_until - 50")
+        self.end_leases()
         other.proxy.allow()
         other.waits_until("ok")
         yield other
         owner.proxy.allow()
         owner.waits_until("ok")
+
+    def end_leases(self) -> None:
+        for table in ("conversation_locks", "jobs"):
+            execute(self.url, f"UPDATE {table} SET held_until = held_until - 50")
 
     def are_ended(self, table: str) -> bool:
         """Returns whether any lease of a table has ended."""
@@ -137,3 +143,30 @@ def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: 
     world.gate.open()
     becomes(lambda: other.ask("GET", f"/v1/runs/{run}").json["status"] == "completed")
     assert len(world.upstream.seen) == 1
+
+
+def test_a_gateway_that_was_cut_off_writes_nothing_over_what_another_has_done(world: World) -> None:
+    owner, other = world.gateways
+    body = {"messages": [{"role": "user", "content": "Are you there?", "otid": "o1"}]}
+    replies: list[RawReply] = []
+    thread = threading.Thread(target=lambda: replies.append(owner.ask("POST", world.path, body, 409)))
+    thread.start()
+    world.came.wait_sync()
+    owner.proxy.refuse()
+    owner.waits_until("degraded")
+    world.end_leases()
+    limits = replace(other.store.database._limits, settle_s=0.0)  # type: ignore[attr-defined]
+    other.store.database._limits = limits  # type: ignore[attr-defined]
+    (answer,) = other.ask("POST", world.path, body).json["messages"]
+    assert answer["content"] == "Here again."
+    owner.proxy.allow()
+    owner.waits_until("ok")
+    world.gate.open()
+    thread.join()
+    assert "taken this conversation over" in replies[0].body.decode()
+    listed = other.ask("GET", f"{world.path}?order=asc").json
+    assert [m["content"] for m in listed if m["message_type"] != "system_message"] == [
+        "Are you there?",
+        "Here again.",
+    ]
+    assert [run["status"] for run in other.ask("GET", "/v1/runs/?order=asc").json] == ["failed", "completed"]

@@ -1,7 +1,7 @@
 """Runs in the background: stored when they are accepted, performed by a job, continued after a process died.
 
     run = await background.accept(run_request)         # returns when run, request and job are on disk
-    await background.perform(run.agent, run.id, 1, 1)  # what the job does (gateway.agents.runs.background.run_service)
+    await background.perform(job, run.id)  # what the job does (gateway.agents.runs.background.run_service)
 
 A run holds a ticket in the queue of its conversation from the moment it is accepted, and after a restart before any
 request is served. Its caller may disconnect. An upstream's error ends it; it is tried again only where the process
@@ -46,7 +46,7 @@ from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
 from storage.listing import RunEntry
-from storage.records import DEFAULT, Agent, Run, RunState
+from storage.records import DEFAULT, Agent, Job, Run, RunState
 
 # The most attempts of a run that do not come to an end, as where the process dies. A run that has begun may be what
 # kills it; one that has not begun gets more. No measurement.
@@ -68,9 +68,7 @@ class _RunAttempt(Struct, frozen=True):
     conversation: str
     open_run: OpenRun
     ticket: QueueTicket
-    # The number of the attempt, and how many attempts have not come to an end, this one included.
-    number: int
-    tries: int
+    job: Job
 
 
 class PerformedRun(Struct, frozen=True):
@@ -156,17 +154,16 @@ class BackgroundRuns:
             self._logs.begin(open_run.log, accepted)
         return accepted
 
-    async def perform(self, agent_row: int, run_row: int, number: int, tries: int) -> PerformedRun | None:
+    async def perform(self, job: Job, run_row: int) -> PerformedRun | None:
         """Performs a run that was accepted, up to its end. Returns it; None where it was deleted.
 
-        number: of this attempt.
-        tries: how many attempts have not come to an end, this one included.
+        job: the attempt that performs it.
 
         Raises: StoreError, CancelledError: it can be tried again.
         """
         store = self._store
-        agent = await store.agents.load(agent_row)
-        run = None if agent is None else await store.runs.load(agent_row, run_row)
+        agent = await store.agents.load(job.agent)
+        run = None if agent is None else await store.runs.load(job.agent, run_row)
         if agent is None or run is None:
             return None
         try:
@@ -174,7 +171,7 @@ class BackgroundRuns:
         except NotFound:
             # Its conversation was deleted.
             if not run.is_over:
-                await self._fail(run, _GONE)
+                await self._fail(run, _GONE, job)
             if (open_run := self._open.find(run.uid)) is not None:
                 self._close_deleted(open_run)
             return None
@@ -182,7 +179,7 @@ class BackgroundRuns:
         # An open run stays in the queue of its conversation, even where that was deleted and its name used again.
         conversation = (agent.uid, entry.conversation)
         open_run = waiting or self._open.add(run.uid, conversation, phase=RunPhase.PERFORMED)
-        attempt = _RunAttempt(agent, run, entry.conversation, open_run, QueueTicket(), number, tries)
+        attempt = _RunAttempt(agent, run, entry.conversation, open_run, QueueTicket(), job)
         if run.is_over and waiting is None:
             # A process that died has ended it; only what follows on its end is left, which needs no ticket.
             try:
@@ -210,7 +207,7 @@ class BackgroundRuns:
         reserved.drop()
         if ticket is None:
             # It was cancelled or deleted while it waited.
-            return await self.perform(agent_row, run_row, number, tries)
+            return await self.perform(job, run_row)
         return ended
 
     async def recover(self) -> None:
@@ -356,24 +353,24 @@ class BackgroundRuns:
 
     async def _perform(self, attempt: _RunAttempt) -> PerformedRun | None:
         """Performs one attempt, and closes the run after its end."""
-        runs, agent, tries = self._store.runs, attempt.agent, attempt.tries
+        runs, agent, job = self._store.runs, attempt.agent, attempt.job
         # It may have been cancelled while it waited.
         run = await runs.load(agent.id, attempt.run.id)
         if run is None:
             return None
         texts = await runs.texts(agent.id, run.id, "request")
         stored = StoredRequest.decode(texts[0].data if texts else b"")
-        log = await self._logs.open(agent, run, attempt.open_run, stored, attempt.number)
+        log = await self._logs.open(agent, run, attempt.open_run, stored, job.attempt)
         if not run.is_over:
-            if tries > (MAX_BEGINNINGS if run.state is RunState.CREATED else MAX_TRIES):
-                await self._fail(run, f"{ABANDONED} It was tried {tries - 1} times.")
+            if job.tries > (MAX_BEGINNINGS if run.state is RunState.CREATED else MAX_TRIES):
+                await self._fail(run, f"{ABANDONED} It was tried {job.tries - 1} times.", job)
             else:
                 await self._run_agent(replace(attempt, run=run), stored, log)
             run = await runs.load(agent.id, run.id) or run
         if not run.is_over:
-            run = await self._fail(run, _INTERNAL)
+            run = await self._fail(run, _INTERNAL, job)
         if log is not None:
-            await self._logs.complete(log, run, stored, attempt.number)
+            await self._logs.complete(log, run, stored, job.attempt)
         self._open.close(attempt.open_run)
         self._ends.notify(run)
         return PerformedRun(run, stored.callback)
@@ -396,26 +393,26 @@ class BackgroundRuns:
             )
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
             replaced = await self._store.runs.load(agent.id, stored.replaces) if stored.replaces else None
-            accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.number, replaced)
+            accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
             await self._runs.perform(run_request, accepted, attempt.ticket, view, sink)
         except (MessageGone, NotFound):
-            await self._fail(run, _GONE)
+            await self._fail(run, _GONE, attempt.job)
         except (StoreError, asyncio.CancelledError):
             if log is not None:
                 await log.flush()
             raise
         except GatewayError as error:
-            await self._fail(run, error.message)
+            await self._fail(run, error.message, attempt.job)
             if log is not None:
                 log.add(self._shows.error_events(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
-            await self._fail(run, _INTERNAL)
+            await self._fail(run, _INTERNAL, attempt.job)
 
-    async def _fail(self, run: Run, error: str) -> Run:
-        """Ends a run with an error, unless it has ended."""
-        now = self._keeper.now()
-        return await self._store.runs.end(run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, error)
+    async def _fail(self, run: Run, error: str, job: Job | None = None) -> Run:
+        """Ends a run with an error, unless it has ended. job: as for `end_run`. Raises: as that."""
+        ended = (RunState.FAILED, StopReason.ERROR, self._keeper.now(), error)
+        return await self._store.runs.end(run.agent, run.id, *ended, job)
 
     async def _find_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
         """Returns the name of a conversation that all of its sends use, and its row; 0: it has not begun.

@@ -68,7 +68,7 @@ class RunService:
 
     async def _perform(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
-        done = await self._runs.perform(job.agent, row, job.job.attempt, job.job.tries)
+        done = await self._runs.perform(job.job, row)
         if done is not None and done.callback is not None:
             run = (done.run.agent, done.run.id)
             await job.finish(enqueue_callback(self._store, done.callback, done.run.uid, run=run))
