@@ -543,7 +543,9 @@ def test_a_long_conversation_is_written_in_parts(
     """In one transaction it takes longer than PostgreSQL is waited for, and turns wait for all of it."""
     talk = tuple(f"Word{i}x" for i in range(40))
     data = json.dumps({"id": id, "messages": wire(talk)}).encode()
-    imported = "SELECT count(*), max(e.depth) + 1, count(DISTINCT e.conversation) FROM exchanges e JOIN imported i"
+    imported = (
+        "SELECT count(*), max(e.depth) + 1, count(DISTINCT e.conversation) FROM exchanges e JOIN imported i"
+    )
     imported = f"{imported} ON i.id = e.id AND i.what = 'exchange'"
     came: list[object] = []
 
