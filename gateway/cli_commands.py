@@ -432,7 +432,8 @@ class Commands:
         """Returns a job that has failed, or still goes on after `MAX_WAIT_S`; None: it is done and not listed."""
         end, found = time.monotonic() + MAX_WAIT_S, None
         while time.monotonic() < end:
-            found = next((each for each in self.perform("jobs-list", {}) if each["id"] == job), None)
+            listed = self.perform("jobs-list", {"job": job})
+            found = next((each for each in listed if each["id"] == job), None)
             if found is None or found["state"] not in ("pending", "running"):
                 break
             progress.show()

@@ -27,8 +27,11 @@ class JobOperations(Struct, frozen=True):
     now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
-        """Returns jobs, the newest first. state: only those of one state."""
+        """Returns jobs, the newest first. state: only those of one state. job: this one alone, if it is there."""
         arguments = Arguments(raw)
+        if (id := arguments.optional_number("job")) is not None:
+            job = await self.store.jobs.get(id)
+            return [] if job is None else [_job_json(job)]
         state = arguments.optional("state")
         if state is not None and state not in list(JobState):
             raise BadRequest(f"state must be one of {', '.join(JobState)}, saw {state!r}.", param="state")

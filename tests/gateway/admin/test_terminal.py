@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
+from gateway.run.admin.job_operations import LISTED_JOBS
 from gateway.settings.load import load_settings
+from storage.sql.jobs import NO_AGENT
 from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, say
 from tests.gateway.admin.test_cli import Out, owner
 from tests.gateway.compacting import Notes, text_of
@@ -222,12 +224,19 @@ history = "append"
 
 
 @contextmanager
-def compacting(upstream: StrictUpstream, database: Path, reply: Reply) -> Iterator[Terminal]:
-    """Asks for a summary on a terminal. reply: the background model's."""
+def compacting(
+    upstream: StrictUpstream, database: Path, reply: Reply, meanwhile: Callable[[Running], object] = id
+) -> Iterator[Terminal]:
+    """Asks for a summary on a terminal. reply: the background model's. meanwhile: is called before that."""
     Path("mnemogate.toml").write_text(CONTEXT.format(upstream.base_url))
     notes = Notes(upstream)
-    notes.reply = lambda _: reply
     with owner(upstream, database, load_settings()) as gateway:
+
+        def answer(_: int) -> Reply:
+            meanwhile(gateway)
+            return reply
+
+        notes.reply = answer
         for n in range(6):
             talk(gateway, "ann", text_of(n, 40))
         with terminal("compact", "--user", "ann") as screen:
@@ -251,6 +260,20 @@ def test_a_compaction_that_fails_is_reported(upstream: StrictUpstream, database:
     with compacting(upstream, database, fail(500)) as screen:
         assert screen.end() == 1
         assert re.search(r"The job 1 is (retrying|dead): .*500", ESCAPE.sub("", screen.seen))
+
+
+@pytest.mark.sqlite
+def test_a_compaction_that_fails_among_many_newer_jobs_is_reported(
+    upstream: StrictUpstream, database: Path
+) -> None:
+    def enqueue(gateway: Running) -> None:
+        jobs = gateway.app.services.store.jobs
+        for n in range(LISTED_JOBS):
+            gateway.call(jobs.enqueue("learn", NO_AGENT, f"later {n}", due=4e9))
+
+    with compacting(upstream, database, fail(500), enqueue) as screen:
+        assert screen.end() == 1
+        assert "The job 1 is " in ESCAPE.sub("", screen.seen)
 
 
 @pytest.mark.sqlite
