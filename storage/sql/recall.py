@@ -130,7 +130,8 @@ class Recall(GrowingGroup):
         if loaded is None:
             return []
         memory, postings = loaded
-        near = await self._compare_vectors(agent, memory, vector, deadline_ms)
+        assert memory.numbers is not None
+        near = await self._compare_vectors(agent, memory.numbers, vector, deadline_ms)
         limit = min(limit, rank.MAX_HITS)
         hits = rank.rank(
             memory.index,
@@ -206,6 +207,20 @@ class Recall(GrowingGroup):
             return []
         hits = rank.around(memory.index, seq, before=before, tail=memory.extend_tail(skip), skip=skip)
         return await self._load_messages(agent.id, memory, hits, deadline_ms)
+
+    @_reports_damage
+    async def likenesses(
+        self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float = 150.0
+    ) -> dict[int, float]:
+        """Returns how near to a vector what this agent has is, by number; the nearer, the greater.
+
+        What has no vector of the same model is left out: all, where the vectors are not read in time.
+        numbers: the agent's, as they were just read.
+
+        Raises: Unavailable, Corrupt.
+        """
+        near = await self._compare_vectors(agent, numbers, vector, deadline_ms)
+        return {} if near is None else dict(zip(near.seqs.tolist(), near.likeness.tolist(), strict=True))
 
     def all_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.
@@ -309,7 +324,7 @@ class Recall(GrowingGroup):
         return result
 
     async def _compare_vectors(
-        self, agent: Agent, memory: CachedMemory, vector: Vector | None, deadline_ms: float
+        self, agent: Agent, numbers: AgentNumbers, vector: Vector | None, deadline_ms: float
     ) -> Near | None:
         """Returns how near the agent's messages are to a vector.
 
@@ -317,10 +332,9 @@ class Recall(GrowingGroup):
         """
         if vector is None:
             return None
-        assert memory.numbers is not None
         cache = self._memories.vectors
         find = partial(find_near, cache=cache, agent=agent.id, query=vector)
-        size = memory.numbers.next_seq * len(vector.data)
+        size = numbers.next_seq * len(vector.data)
         is_unread = cache.get(agent.id, vector.model) is None
         if size <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
             try:
@@ -393,7 +407,7 @@ class Recall(GrowingGroup):
         memory, postings = loaded
         assert memory.numbers is not None
         values = (agent.id, memory.numbers.indexed_seq + 1, _BATCH_PASSAGES)
-        near = await self._compare_vectors(agent, memory, vector, deadline_ms)
+        near = await self._compare_vectors(agent, memory.numbers, vector, deadline_ms)
         fresh = await self._database.long_read(
             lambda connection: load_passages_and_facts(
                 connection, exchanges.SQL["passages_and_facts_since"], values

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import groupby
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -107,10 +106,10 @@ def standing_block(
 ) -> tuple[Block | None, tuple[int, ...]]:
     """Returns the standing facts as a block of the memory section, and the numbers of those that it shows.
 
-    facts: the current ones, newest first.
+    facts: the current ones, in the order in which the block takes them.
     blocks: the others of the section; where one of them has its label, there is no such block.
     shown_seqs: the numbers of facts that the block shows already; it stays as it is, for the provider's prompt cache.
-        None, or with one of them gone: the block is made again of the newest facts.
+        None, or with one of them gone: the block is made again.
     """
     if shown_seqs is not None and {*shown_seqs} <= {fact.seq for fact in facts}:
         chosen = [(fact, _line(fact)) for fact in facts if fact.seq in shown_seqs]
@@ -118,26 +117,34 @@ def standing_block(
         chosen = _choose(facts)
     if not chosen or any(block.label == LABEL for block in blocks):
         return None, ()
-    lines: list[str] = []
-    for month, of_month in groupby(reversed(chosen), lambda each: _month(each[0])):
-        lines += [f"[{month}]", *(f"- {line}" for _, line in of_month)]
+    chosen.sort(key=lambda each: each[0].seq, reverse=True)
+    months: dict[str, list[str]] = {}
+    for fact, line in reversed(chosen):
+        months.setdefault(_month(fact), []).append(f"- {line}")
+    lines = [line for month, of_month in months.items() for line in (f"[{month}]", *of_month)]
     block = Block(0, LABEL, _DESCRIPTION, "\n".join(lines), 0, read_only=True)
     return block, tuple(fact.seq for fact, _ in chosen)
 
 
+def have_room(facts: Sequence[StandingFact]) -> bool:
+    """Returns whether the block has room for all of these facts."""
+    return len(_choose(facts)) == len(facts)
+
+
 def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
-    """Returns the newest facts that fit into the block, each with its line. facts: newest first."""
+    """Returns the first facts that fit into the block, each with its line."""
     chosen: list[tuple[StandingFact, str]] = []
+    months: set[str] = set()
     left = MAX_TOKENS
     for fact in facts:
         if left < _MIN_TOKENS:
             break
-        line = _line(fact)
+        line, month = _line(fact), _month(fact)
         # A month has a line of its own.
-        has_month = bool(chosen) and _month(chosen[-1][0]) == _month(fact)
-        cost = estimate_tokens(f"- {line}\n") + (0 if has_month else _MONTH_TOKENS)
+        cost = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
         if cost <= left:
             chosen.append((fact, line))
+            months.add(month)
             left -= cost
     return chosen
 

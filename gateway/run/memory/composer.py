@@ -38,7 +38,7 @@ from gateway.run.memory.prompt import (
     Prompt,
     RecallResult,
 )
-from gateway.run.memory.recall import Recaller, render_changes
+from gateway.run.memory.recall import QueryVectors, Recaller, render_changes
 from storage.errors import StoreError
 from storage.records import Block
 from storage.sql.store import Store
@@ -91,7 +91,10 @@ class Composer(Struct, frozen=True):
         notes = dict(made_notes or ())
         if made_notes is None and not context.is_plain:  # the new messages of a plain list have no notes yet
             notes = _known_notes(context)
-        target = _note_target(context)
+        target, vectors = _note_target(context), QueryVectors(self.recaller.embed_query)
+        is_due = self._is_due(context, binds_thoughts=form.binds_thoughts)
+        if target is not None and (is_due or context.plan.match.match_point is None):
+            context = await self.recaller.with_nearest_facts(context, vectors, target.text, target.name)
         composition = await self._compose(context, notes)
         section = self._make_section(
             context, composition, takes_note=target is not None, binds_thoughts=form.binds_thoughts
@@ -119,7 +122,7 @@ class Composer(Struct, frozen=True):
         prompt = await self._fit(context, prompt, takes_note=target is not None)
         if target is None:
             return prompt
-        recall = await self.recaller.recall(context, prompt, target.text, target.name)
+        recall = await self.recaller.recall(context, prompt, vectors, target.text, target.name)
         if target.new_index is not None and not plan.off_record:
             # An empty note is stored as well, so that nothing is searched twice.
             prompt = replace(prompt, notes={**notes, target.new_index: recall.note})
@@ -188,8 +191,11 @@ class Composer(Struct, frozen=True):
         binds_thoughts: as in `EndpointForm`.
         """
         is_continued, spec = context.plan.match.match_point is not None, context.request.spec
-        is_due = prefix_changes or spec.rebuilds or (not binds_thoughts and self._is_cache_gone(context))
-        blocks, standing = self._section_blocks(context, is_new=is_due or not is_continued)
+        is_due = self._is_due(context, binds_thoughts=binds_thoughts)
+        # The facts are chosen for a message; a request without one shows what the last one did.
+        blocks, standing = self._section_blocks(
+            context, chooses_facts=not is_continued or (is_due and takes_note)
+        )
         parts = SectionParts(
             blocks,
             context.tools_in_section if context.offered else {},
@@ -205,9 +211,13 @@ class Composer(Struct, frozen=True):
             pinned=context.pinned,
             shown=window.shown(composition),
             is_continued=is_continued,
-            is_due=is_due,
+            is_due=is_due or prefix_changes,
             takes_note=takes_note,
         )
+
+    def _is_due(self, context: MemoryContext, *, binds_thoughts: bool) -> bool:
+        """Returns whether the memory section may be rendered again: it costs nothing, or the agent asks for that."""
+        return context.request.spec.rebuilds or (not binds_thoughts and self._is_cache_gone(context))
 
     def _is_cache_gone(self, context: MemoryContext) -> bool:
         """Returns whether the provider's cache of the conversation has expired by now."""
@@ -218,15 +228,15 @@ class Composer(Struct, frozen=True):
         return idle_s > self.provider_cache_s
 
     def _section_blocks(
-        self, context: MemoryContext, *, is_new: bool
+        self, context: MemoryContext, *, chooses_facts: bool
     ) -> tuple[tuple[Block, ...], tuple[int, ...]]:
         """Returns the blocks of the memory section, and the numbers of the standing facts that one of them shows.
 
-        is_new: the section is rendered now; else the facts stay those that the pinned one shows.
+        chooses_facts: else the facts stay those that the pinned section shows.
         """
         if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
             return context.blocks, ()
-        already_shown = None if is_new else shown_standing(context.pinned, context.snapshot.epoch)
+        already_shown = None if chooses_facts else shown_standing(context.pinned, context.snapshot.epoch)
         block, standing = standing_block(context.snapshot.standing, context.blocks, already_shown)
         return context.blocks if block is None else (*context.blocks, block), standing
 

@@ -7,11 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import NamedTuple, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
-from gateway.core.memory.standing import normalized_statement
+from gateway.core.memory.standing import have_room, normalized_statement
 from gateway.core.prompt import note
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.section import Section
@@ -25,8 +27,9 @@ from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResu
 from gateway.run.memory.superseded import superseded_exchanges
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_origin
 from gateway.settings import MemorySettings
+from storage.commands import MemorySnapshot
 from storage.errors import StoreError, TooSlow
-from storage.records import Message, StandingFact, Vector
+from storage.records import Agent, Message, StandingFact, Vector
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
@@ -169,8 +172,53 @@ async def find_messages(
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
 
 
+class QueryVectors(Struct):
+    """The vectors of one request's queries, each of which is made once."""
+
+    # None: memory is searched by words alone.
+    embed_query: EmbedQuery | None
+    # The seconds that were waited for them.
+    waited_s: float = 0.0
+    _made: dict[str, Vector | None] = field(default_factory=dict)
+
+    async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | None:
+        """Returns the vector of a query; None: there is none, or none in time."""
+        if self.embed_query is None:
+            return None
+        if query not in self._made:
+            begun = time.perf_counter()
+            self._made[query] = await self.embed_query([agent.id], query, wait_ms)
+            self.waited_s += time.perf_counter() - begun
+        return self._made[query]
+
+
+async def nearest_facts(
+    store: Store,
+    agent: Agent,
+    snapshot: MemorySnapshot,
+    vectors: QueryVectors,
+    query: str,
+    deadline_ms: float,
+) -> list[StandingFact]:
+    """Returns the standing facts of a memory in the order in which its section takes them for a query.
+
+    Where it has not room for all, the nearest by vectors come first, after those that have no vector yet. Without
+    vectors these are the newest.
+
+    deadline_ms: for the query's vector, and for the others.
+    Raises: StoreError.
+    """
+    facts = snapshot.standing
+    if have_room(facts) or (vector := await vectors.vector_of(agent, query, deadline_ms)) is None:
+        return facts
+    likenesses = await store.recall.likenesses(
+        agent, vector, numbers=snapshot.numbers, deadline_ms=deadline_ms
+    )
+    return sorted(facts, key=lambda fact: -likenesses.get(fact.seq, inf))
+
+
 class Recaller(Struct, frozen=True):
-    """Makes notes of what memory has for a message."""
+    """Makes notes of what memory has for a message, and chooses what its section shows for it."""
 
     store: Store
     settings: MemorySettings
@@ -208,8 +256,41 @@ class Recaller(Struct, frozen=True):
         fixed = naming_tokens * 5 // 4 + _change_tokens(context, section)
         return NoteRoom(fixed + min(budget, MIN_NOTE_TOKENS), fixed + budget)
 
+    async def with_nearest_facts(
+        self, context: MemoryContext, vectors: QueryVectors, text: str, name: str | None
+    ) -> MemoryContext:
+        """Returns the context with its standing facts in the order in which its section takes them for a message.
+
+        text, name: as for `recall`.
+        """
+        if self.note_budget(context) <= 0:
+            return context
+        query = _query_of(text, _names(context, name))
+        limit_ms = self.limit_ms(context)
+        try:
+            facts = await nearest_facts(
+                self.store,
+                context.agent,
+                context.snapshot,
+                vectors,
+                query,
+                # The search for the note, which has the rest, takes the same vector.
+                limit_ms - limit_ms / WORDS_TIME_PARTS,
+            )
+        except StoreError as error:
+            _log.warning(
+                "Vectors could not be read, so a memory section shows the newest facts: %s", error.message
+            )
+            return context
+        return replace(context, snapshot=replace(context.snapshot, standing=facts))
+
     async def recall(
-        self, context: MemoryContext, prompt: Prompt, text: str, name: str | None = None
+        self,
+        context: MemoryContext,
+        prompt: Prompt,
+        vectors: QueryVectors,
+        text: str,
+        name: str | None = None,
     ) -> RecallResult:
         """Returns the note for the user's last message, which also states changed blocks.
 
@@ -219,21 +300,21 @@ class Recaller(Struct, frozen=True):
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note.NAMING_TOKENS
         budget = self._budget_in_window(context, prompt, naming_tokens)
-        begun = time.perf_counter()
+        begun = time.perf_counter() - vectors.waited_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
         found, choice = _NOTHING, note.NO_CHOICE
         why, ms = "", 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
             visible = VisibleContent.of(context, prompt.composition, prompt.window)
-            names = [each for each in dict.fromkeys((name, context.request.identity.name)) if each]
             search = _NoteSearch(
                 self,
                 context,
                 prompt,
                 visible,
+                vectors,
                 budget=budget,
                 naming_tokens=naming_tokens,
-                names=names,
+                names=_names(context, name),
                 begun=begun,
                 trace=trace,
             )
@@ -298,6 +379,7 @@ class _NoteSearch(Struct, frozen=True):
     context: MemoryContext
     prompt: Prompt
     visible: VisibleContent
+    vectors: QueryVectors
     # As `Recaller.note_budget`, in this prompt's window.
     budget: int
     # The tokens of the line that names the note's mark; 0: the prompt names it.
@@ -317,7 +399,7 @@ class _NoteSearch(Struct, frozen=True):
 
     async def find(self, text: str) -> FoundMessages:
         """Returns what memory has for a message and the prompt does not show. Raises: StoreError."""
-        context, query = self.context, note.with_speaker(note.make_query(text), self.names)
+        context, query = self.context, _query_of(text, self.names)
         if self._is_all_shown(text, query):
             return _ALL_SHOWN
         found = await find_messages(text, query, self, self.names)
@@ -364,11 +446,9 @@ class _NoteSearch(Struct, frozen=True):
 
     async def search(self, query: str) -> list[Message]:
         recaller, context, visible = self.recaller, self.context, self.visible
-        vector = None
-        if recaller.embed_query is not None:
-            # A vector that does not come in time leaves time for a search by words.
-            wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
-            vector = await recaller.embed_query([context.agent.id], query, wait_ms)
+        # A vector that does not come in time leaves time for a search by words.
+        wait_ms = self._remaining_ms() - recaller.limit_ms(context) / WORDS_TIME_PARTS
+        vector = await self.vectors.vector_of(context.agent, query, wait_ms)
         has_evicted = self.prompt.window.evicted_tokens > 0 and not visible.verbatim_seqs
         return await recaller.store.recall.search(
             context.agent,
@@ -411,6 +491,16 @@ class _NoteSearch(Struct, frozen=True):
     def _remaining_ms(self) -> float:
         """Returns what is left of the time for recall; at least 1, so that a search ends as too slow."""
         return max(1.0, self.recaller.limit_ms(self.context) - (time.perf_counter() - self.begun) * 1000)
+
+
+def _names(context: MemoryContext, name: str | None) -> list[str]:
+    """Returns the names of a message's speaker and of the user."""
+    return [each for each in dict.fromkeys((name, context.request.identity.name)) if each]
+
+
+def _query_of(text: str, names: Sequence[str]) -> str:
+    """Returns the query for a message. names: of its speaker and of the user."""
+    return note.with_speaker(note.make_query(text), names)
 
 
 def selection_limit(standing_count: int) -> int:

@@ -19,11 +19,13 @@ from gateway.run.memory.recall import (
     MIN_HITS,
     SPARE_BUDGETS,
     EmbedQuery,
+    QueryVectors,
     find_messages,
     make_search_record,
+    nearest_facts,
     selection_limit,
 )
-from storage.records import Agent, Message
+from storage.records import Agent, Message, StandingFact
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
@@ -55,10 +57,13 @@ class TrialRecall(Struct, frozen=True):
         """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
         trace = SearchTrace()
         snapshot = await self.store.turns.snapshot(agent, None, None)
-        facts, blocks = ((), ()) if snapshot is None else (snapshot.standing, snapshot.blocks)
-        _, shown_seqs = standing_block(facts, blocks, None)
-        search = _TrialSearch(self, agent, trace, len(shown_seqs))
-        found = await find_messages(text, note.make_query(text), search)
+        query, vectors = note.make_query(text), QueryVectors(self.embed_query)
+        facts, shown_seqs = list[StandingFact](), tuple[int, ...]()
+        if snapshot is not None:
+            facts = await nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
+            _, shown_seqs = standing_block(facts, snapshot.blocks, None)
+        search = _TrialSearch(self, agent, trace, vectors, len(shown_seqs))
+        found = await find_messages(text, query, search)
         found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
         budget = note.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
         choice = found.choose(budget, found.line_chars(budget))
@@ -74,13 +79,12 @@ class _TrialSearch(Struct, frozen=True):
     trial: TrialRecall
     agent: Agent
     trace: SearchTrace
+    vectors: QueryVectors
     # The standing facts that the memory section shows.
     standing_count: int
 
     async def search(self, query: str) -> list[Message]:
-        trial, vector = self.trial, None
-        if trial.embed_query is not None:
-            vector = await trial.embed_query([self.agent.id], query, _DEADLINE_MS)
+        trial, vector = self.trial, await self.vectors.vector_of(self.agent, query, _DEADLINE_MS)
         return await trial.store.recall.search(
             self.agent,
             query,

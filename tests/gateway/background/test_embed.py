@@ -36,6 +36,7 @@ from storage.errors import Broken
 from storage.records import JobState, Scope
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
+from tests.gateway.background.learner import Learner
 from tests.gateway.sdk import World, agent, remember
 from tests.meaning import unit_bytes, vector_of
 from tests.patience import PATIENCE_S
@@ -43,6 +44,22 @@ from tests.stored import save_passage, url_of
 
 IDLE_S = 200.0
 TORTOISE = "My tortoise likes dandelions."
+# More of them are never eaten than a memory section has room for.
+FOODS = (
+    "figs",
+    "eels",
+    "plums",
+    "kale",
+    "rice",
+    "nuts",
+    "beans",
+    "peas",
+    "corn",
+    "leeks",
+    "mint",
+    "beets",
+    "oats",
+)
 IN_A_ROW = Policy().breaker_failures
 QUESTION = "Which nourishment suits reptiles?"  # not a word of it was said
 JSON = {"content-type": "application/json"}
@@ -328,6 +345,39 @@ def test_another_embedder_begins_anew_at_the_next_start(
         assert set(made.world.query("SELECT model FROM vectors")) == {"emb/better"}
         assert orjson.loads(other.last.body)["model"] == "better"
         assert TORTOISE in made.recalled()
+
+
+def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_message(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    with remembering(upstream, other, tmp_path, background_model=None) as made:
+        learner, wish = Learner(made.world), "I never buy dandelions for my tortoise."
+        made.mention(wish, *(f"I never eat {food} for dinner at home." for food in FOODS))
+        learner.rest()
+        assert len(learner.facts()) == 1 + len(FOODS)
+        # By their dates the newest are shown.
+        assert wish.rstrip(".") not in section_after(made, QUESTION)
+        made.rest()
+        asked = len(made.asked)
+        chat = made.world.chat(user="alice")
+        chat.say(QUESTION)
+        first = made.world.upstream.last.messages[0]["content"]
+        assert wish.rstrip(".") in first
+        # Section and note have one vector of the message.
+        assert made.asked[asked:] == [[QUESTION]]
+        chat.say("And what else?")
+        assert made.world.upstream.last.messages[0]["content"] == first
+        # So does what the embedder has not seen yet.
+        made.mention("I always feed the cat before work.", others=0)
+        learner.rest()
+        assert "I always feed the cat" in section_after(made, QUESTION)
+
+
+def section_after(made: Remembering, text: str) -> str:
+    """The memory section of a new conversation."""
+    made.world.chat(user="alice").say(text)
+    section: str = made.world.upstream.last.messages[0]["content"]
+    return section
 
 
 # -- faults
