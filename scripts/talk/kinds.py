@@ -13,7 +13,7 @@ from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
 from scripts.talk.languages import CHATTY, REPLIES
 from scripts.talk.sets import Asked, Memory, history_of
 
-_MEMORIES = 4
+_MEMORIES = 16
 # Turns without a wish for each with one.
 _OTHERS = 3
 

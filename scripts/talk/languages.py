@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
 from scripts.talk.sets import Asked, Memory, history_of
 
-_MEMORIES = 4
+_MEMORIES = 24
 # Chatty sentences before and after a fact.
 _BEFORE, _AFTER = (2, 4), (1, 3)
 # Messages without a fact for each with one.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
 from scripts.talk.sets import Asked, Memory, history_of
 
-_MEMORIES = 4
+_MEMORIES = 16
 # Messages without a wish for each with one.
 _OTHERS = 3
 
