@@ -831,7 +831,7 @@ def test_an_agent_that_is_changed_between_two_cycles_takes_nobody_along(
 ) -> None:
     def answer(custom_id: str, body: Json) -> Fate:
         made = len(results(body))
-        return Fate(text="Done.") if made == 2 else Fate(calls=(append(f"{asked(body)} {made}."),))
+        return Fate(text="Done.") if made >= 2 else Fate(calls=(append(f"{asked(body)} {made}."),))
 
     with scene(tmp_path, answer, held=True) as s:
         agents = s.agents(2, tools=["core_memory_append", "core_memory_replace"])
