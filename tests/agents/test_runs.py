@@ -27,8 +27,6 @@ from tests.agents.life import Life, ListeningSink, agents
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def life(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Life]:
@@ -40,6 +38,7 @@ def insert(text: str, id: str | None = None) -> Call:
     return Call("memory_insert", {"label": "human", "new_string": text}, id)
 
 
+@pytest.mark.both
 def test_a_message_is_answered_and_goes_on_from_what_was_said(life: Life) -> None:
     life.upstream.queue(say("Hello."), say("Still here."))
     first = life.send("Hi")
@@ -65,6 +64,7 @@ def test_background_services_are_told_which_numbers_a_run_has_taken(
     assert taken == list(range(1, 8))  # a question, calls, two results, a reply; a question, a reply
 
 
+@pytest.mark.both
 def test_four_sends_at_once_are_four_turns_in_order(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("One.", hold_before_headers=gate), say("Two."), say("Three."), say("Four."))
@@ -85,6 +85,7 @@ def test_four_sends_at_once_are_four_turns_in_order(life: Life) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.both
 def test_each_step_is_kept_before_the_next(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(
@@ -134,6 +135,7 @@ def test_an_error_behind_a_finished_step_ends_the_run_and_the_step_stays(life: L
     assert [m["role"] for m in life.upstream.last.messages] == ["system", "user", "assistant", "tool", "user"]
 
 
+@pytest.mark.both
 @pytest.mark.sqlite
 def test_a_client_that_leaves_while_its_message_is_written_cancels_its_run(life: Life) -> None:
     life.send("Hi")
@@ -179,6 +181,7 @@ def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
     gate.open()
 
 
+@pytest.mark.both
 def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
     life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -206,6 +209,7 @@ def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
     ]
 
 
+@pytest.mark.both
 def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("Never.", hold_before_headers=gate))
@@ -265,6 +269,7 @@ def with_a_lost_end(life: Life, monkeypatch: pytest.MonkeyPatch) -> Life:
     return life
 
 
+@pytest.mark.both
 def test_a_send_that_comes_again_ends_a_run_whose_end_was_lost(with_a_lost_end: Life) -> None:
     life = with_a_lost_end
     life.upstream.queue(say("Once more."))
@@ -273,6 +278,7 @@ def test_a_send_that_comes_again_ends_a_run_whose_end_was_lost(with_a_lost_end: 
     assert life.words() == ["user: Tell me.", "assistant: Once more."]
 
 
+@pytest.mark.both
 def test_a_run_whose_end_was_lost_is_ended_and_one_under_way_is_not(with_a_lost_end: Life) -> None:
     life = with_a_lost_end
     other, gate = life.other(), Gate()
@@ -300,6 +306,7 @@ def test_too_many_sends_are_refused(life: Life) -> None:
     assert all(send.result(PATIENCE_S).run.state is RunState.COMPLETED for send in sends)
 
 
+@pytest.mark.both
 def test_the_same_send_again_is_answered_once(life: Life) -> None:
     life.upstream.queue(say("Once."))
     first = life.send("Hi", otid="o1")
@@ -321,6 +328,7 @@ def test_the_same_words_long_after_their_answer_are_new_though_a_library_retries
     assert sent(life) == ["Tick.", "Ok.", "Tick."]
 
 
+@pytest.mark.both
 def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(say("Once.", hold_before_headers=gate))
@@ -335,6 +343,7 @@ def test_the_same_send_while_it_is_answered_waits_for_its_end(life: Life) -> Non
     assert len(life.upstream.chats) == 1
 
 
+@pytest.mark.both
 def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life) -> None:
     life.upstream.queue(fail(400), say("Now."))
     assert life.send("Hi", is_retry=False).sink.status == 400
@@ -451,6 +460,7 @@ def test_another_send_under_the_same_id_is_a_new_one(life: Life) -> None:
     assert len(life.upstream.chats) == 2
 
 
+@pytest.mark.both
 def test_a_send_whose_process_is_gone_goes_on_without_its_message_a_second_time(life: Life) -> None:
     life.send("Hi", otid="o1")
 
@@ -568,6 +578,7 @@ def test_a_send_to_a_conversation_that_is_not_there(life: Life) -> None:
         life.send("Are you there?", conversation=name)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("by", ["otid", "is_retry"])
 def test_the_first_send_again_is_known_behind_what_a_conversation_begins_with(
     upstream: StrictUpstream, tmp_path: Path, by: str
@@ -582,6 +593,7 @@ def test_the_first_send_again_is_known_behind_what_a_conversation_begins_with(
         assert life.words() == ["user: Who are you?", "assistant: Ann.", "user: Hi", "assistant: Ok."]
 
 
+@pytest.mark.both
 def test_of_four_first_sends_one_begins_the_conversation(upstream: StrictUpstream, tmp_path: Path) -> None:
     first = ({"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Ann."})
     with agents(
@@ -633,6 +645,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
     assert life.send("And now?").said == ["Ok."]
 
 
+@pytest.mark.both
 @pytest.mark.sqlite
 def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life) -> None:
     life.send("Hi")
@@ -651,6 +664,7 @@ def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life)
     assert life.send("Hello?").said == ["Ok."]
 
 
+@pytest.mark.both
 def test_a_send_waits_for_a_disk_that_is_slow_for_a_moment(upstream: StrictUpstream, tmp_path: Path) -> None:
     assert Limits().step_wait_s >= 5 > Limits().commit_wait_s
     with agents(upstream, tmp_path) as life:

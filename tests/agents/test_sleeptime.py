@@ -12,8 +12,6 @@ from tests.agents.letta import spoken
 from tests.agents.sleep import SleepWorld, hold, is_sleeper, said, sleeping
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleepWorld]:
@@ -21,6 +19,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[SleepWorld]:
         yield made
 
 
+@pytest.mark.both
 def test_it_reads_after_so_many_turns_and_the_reply_names_the_run(world: SleepWorld) -> None:
     agent = world.primary()
     begun = []
@@ -61,6 +60,7 @@ def test_what_it_uses_is_background_to_the_token(world: SleepWorld) -> None:
     assert found == (2, 80, 6, 90 * reads, 6 * reads)
 
 
+@pytest.mark.both
 def test_it_reads_when_the_conversation_rests(world: SleepWorld) -> None:
     agent = world.primary()
     assert (world.send(agent, "Hello."), world.send(agent, "I am Ann.")) == ([], [])
@@ -104,6 +104,7 @@ def test_a_streamed_reply_names_the_run_too(world: SleepWorld) -> None:
     assert usage.run_ids == [run.id for run in world.runs(agent)]
 
 
+@pytest.mark.both
 def test_what_came_while_it_read_is_the_next_ones_span(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 2)
@@ -121,6 +122,7 @@ def test_what_came_while_it_read_is_the_next_ones_span(world: SleepWorld) -> Non
     ]
 
 
+@pytest.mark.both
 def test_a_failing_model_leaves_the_cursor_and_the_run_goes_on(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -156,6 +158,7 @@ def test_turned_off_nothing_is_left_to_be_done(world: SleepWorld, is_held: bool)
     assert len(world.model.seen) == asked
 
 
+@pytest.mark.both
 def test_a_failure_in_its_middle_asks_again_from_there(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -193,6 +196,7 @@ def test_the_eighth_failure_ends_it_and_the_next_reads_the_same(world: SleepWorl
     assert world.block(agent) == "Name: Ann\nHello.\nStill here."
 
 
+@pytest.mark.both
 def test_a_person_who_writes_meanwhile_loses_nothing(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -206,6 +210,7 @@ def test_a_person_who_writes_meanwhile_loses_nothing(world: SleepWorld) -> None:
     assert world.block(agent) == "Name: Ann\nBy hand.\nHello."
 
 
+@pytest.mark.both
 def test_a_rethink_of_what_changed_meanwhile_is_told_and_made_again(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -232,6 +237,7 @@ def test_a_rethink_of_what_changed_meanwhile_is_told_and_made_again(world: Sleep
     assert world.block(agent) == "Ann says hello. By hand."
 
 
+@pytest.mark.both
 def test_two_primaries_share_a_block(world: SleepWorld) -> None:
     agents = world.sharers()
     for agent in agents:
@@ -243,6 +249,7 @@ def test_two_primaries_share_a_block(world: SleepWorld) -> None:
         assert run.status == "completed"
 
 
+@pytest.mark.both
 def test_the_words_that_it_read_are_emptied_and_the_counts_stay(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
@@ -323,6 +330,7 @@ def test_what_is_provisional_is_not_read_yet(world: SleepWorld) -> None:
     assert [said(each) for each in world.model.transcripts][1:] == [["I am Ann."]]
 
 
+@pytest.mark.both
 @pytest.mark.sqlite
 def test_the_reply_takes_no_statement_more(world: SleepWorld) -> None:
     """What is unread is counted by the read that a message takes anyway; only what makes a run due writes it down."""
@@ -453,6 +461,7 @@ def test_a_model_that_has_not_answered_before_passes_nothing_over(world: SleepWo
     assert world.block(agent) == "Name: Ann\nHello.\nI like plums.\nStill here."
 
 
+@pytest.mark.both
 def test_a_run_that_is_cancelled_while_it_waits_is_emptied_and_read_again(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)

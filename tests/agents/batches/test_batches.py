@@ -23,8 +23,6 @@ from tests.doubles.tool_server import OK, ToolServer, served
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.both
-
 Json = dict[str, Any]
 PATH = "/v1/messages/batches"
 POLL = BatchSettings(poll_s=0.05)
@@ -177,6 +175,7 @@ MODELS = ["open/m", "claude/claude-opus-4-6", "up/m"]
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("model", MODELS)
 def test_each_agent_answers(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
@@ -243,6 +242,7 @@ def append(text: str, label: str = "human") -> tuple[str, Json]:
 # -- tools and rules
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
     def answer(custom_id: str, body: Json) -> Fate:
@@ -368,6 +368,7 @@ def test_a_tool_that_the_agent_does_not_have_fails_an_item(tmp_path: Path) -> No
         assert s.items(batch)[0]["error"] == "The reply calls a tool that the agent does not have."
 
 
+@pytest.mark.both
 def test_two_agents_rethink_one_block(tmp_path: Path) -> None:
     def answer(custom_id: str, body: Json) -> Fate:
         made, name = results(body), asked(body)
@@ -396,6 +397,7 @@ def test_two_agents_rethink_one_block(tmp_path: Path) -> None:
 # -- what goes wrong
 
 
+@pytest.mark.both
 def test_what_becomes_of_each_item_is_named(tmp_path: Path) -> None:
     seen: dict[str, int] = {}
 
@@ -480,6 +482,7 @@ def test_the_eighth_refusal_fails_the_items(is_late: bool, tmp_path: Path) -> No
         assert len(s.openai.refuse_create) in (0, 12)
 
 
+@pytest.mark.both
 def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         agents = s.agents(2)
@@ -494,6 +497,7 @@ def test_what_is_forgotten_meanwhile_is_not_quoted(tmp_path: Path) -> None:
         assert "forgotten" in s.items(batch)[0]["error"]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_an_agent_that_is_deleted_meanwhile_has_failed_and_its_tokens_count(
     model: str, tmp_path: Path
@@ -519,6 +523,7 @@ def test_an_agent_that_is_deleted_meanwhile_has_failed_and_its_tokens_count(
 # -- beside live turns
 
 
+@pytest.mark.both
 def test_live_turns_go_on_meanwhile(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         [agent] = s.agents(1, "up/m")
@@ -536,6 +541,7 @@ def test_live_turns_go_on_meanwhile(tmp_path: Path) -> None:
         assert said == ["Live", "Ok.", "In a batch", "Hello.", "Live again"]
 
 
+@pytest.mark.both
 def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp_path: Path) -> None:
     initial = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A gardener."}]
     prompts = []
@@ -561,6 +567,7 @@ def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp
         ]  # fmt: skip
 
 
+@pytest.mark.both
 def test_an_item_ends_behind_the_live_turn_that_is_under_way(tmp_path: Path) -> None:
     gate, began = Gate(), Gate()
 
@@ -591,6 +598,7 @@ def test_an_item_ends_behind_the_live_turn_that_is_under_way(tmp_path: Path) -> 
         ]
 
 
+@pytest.mark.both
 def test_two_batches_at_once(tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:
         agents = s.agents(2)
@@ -729,6 +737,7 @@ def test_a_batch_without_its_package_is_refused_with_the_line_to_run(
         assert s.ended(s.post(other, "Hi"))["status"] == "completed"  # made one by one, without a package
 
 
+@pytest.mark.both
 def test_the_next_cycle_waits_for_the_next_days_tokens(tmp_path: Path) -> None:
     def answer(custom_id: str, body: Json) -> Fate:
         return Fate(text="Done.") if results(body) else Fate(calls=(append("x"),))
@@ -745,6 +754,7 @@ def test_the_next_cycle_waits_for_the_next_days_tokens(tmp_path: Path) -> None:
         assert len(s.openai.batches) == 1
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("model", MODELS[:2])
 def test_cancelling_ends_all_items_and_the_providers_batch(model: str, tmp_path: Path) -> None:
     with scene(tmp_path, held=True) as s:

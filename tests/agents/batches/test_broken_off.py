@@ -47,8 +47,6 @@ from tests.doubles.batches import BatchServer, Fate
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, raw, say
 from tests.patience import PATIENCE_S
 
-pytestmark = pytest.mark.both
-
 
 class Breaking:
     """A method of the store that breaks at its `at`-th call. None: at each; 0: at none, and they are counted."""
@@ -69,6 +67,7 @@ def noting(custom_id: str, body: Json) -> Fate:
     return Fate(text="Done.") if results(body) else Fate(calls=(append("Noted."),))
 
 
+@pytest.mark.both
 def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with scene(tmp_path, held=True) as s:
         batch = s.post(s.agents(3))
@@ -81,6 +80,7 @@ def test_what_a_cancel_has_left_is_cancelled(tmp_path: Path, monkeypatch: pytest
         assert (found["status"], found["counts"]["cancelled"]) == ("cancelled", 3)
 
 
+@pytest.mark.both
 def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +122,7 @@ def test_a_batch_whose_maker_was_not_told_is_cancelled_too(cycle: int, model: st
         assert model == "open/m" or {each.id for each in server.batches} == set(server.deleted)
 
 
+@pytest.mark.both
 def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_nothing_is_submitted_of_a_batch_that_was_cancelled_meanwhile(
         assert s.openai.shown == []
 
 
+@pytest.mark.both
 def test_a_batch_that_is_not_accepted_whole_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +242,7 @@ def test_a_batch_that_expires_at_openai_is_sent_again(times: int, tmp_path: Path
         assert len(s.openai.batches) == 3
 
 
+@pytest.mark.both
 def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +260,7 @@ def test_a_batch_whose_process_died_as_it_was_accepted_has_failed(
         assert s.ended(batch)["counts"]["failed"] == 2
 
 
+@pytest.mark.both
 def test_one_whose_process_died_is_looked_for_until_the_database_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +371,7 @@ def test_what_a_provider_has_of_a_batch_that_is_given_up_is_stopped(
         assert s.openai.shown == []
 
 
+@pytest.mark.both
 def test_calls_whose_results_could_not_be_written_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +412,7 @@ def test_another_call_under_the_same_id_is_made(tmp_path: Path, monkeypatch: pyt
     assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern", "a rose"]
 
 
+@pytest.mark.both
 def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,6 +433,7 @@ def test_an_item_that_always_meets_another_writer_keeps_its_rounds_and_counts(
         assert s.tokens() == 30
 
 
+@pytest.mark.both
 def test_a_conversation_that_is_deleted_as_its_item_ends_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,6 +497,7 @@ def test_a_reply_that_is_nested_too_deeply_ends_its_item_alone(tmp_path: Path) -
         assert s.items(batch)[0]["error"] == "The reply cannot be read."
 
 
+@pytest.mark.both
 def test_no_item_goes_on_during_the_next_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It knows only of the calls that were begun before, and of the answers to those that were done."""
     real, taken, gate = ItemTurns.take_reply, list[str](), Gate()
@@ -868,6 +876,7 @@ def test_calls_of_the_gateways_own_stop_with_a_cancel(
         assert s.get(batch)["counts"]["cancelled"] == 10
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_lost", [False, True])
 def test_calls_of_the_gateways_own_end_with_the_attempt_that_made_them(
     is_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -987,6 +996,7 @@ def test_faults_in_a_row_end_a_batch(
         assert s.ended(batch)["counts"]["failed" if often == 3 else "completed"] == 1
 
 
+@pytest.mark.both
 def test_no_result_is_taken_once_a_batch_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,8 +49,6 @@ TALKS = {
 }
 WORDS = ("Zebulon", "anchovies", "Quxhaven")
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
@@ -97,6 +95,7 @@ def wire(talk: tuple[str, ...]) -> list[dict[str, str]]:
     return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(talk)]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("format", ["chatgpt", "claude", "jsonl", "mastra"])
 def test_conversations_are_previewed_imported_continued_and_undone(world: World, format: str) -> None:
     data = export(format, TALKS)
@@ -147,6 +146,7 @@ def test_conversations_are_previewed_imported_continued_and_undone(world: World,
     assert all(word.encode() not in world.data() for word in WORDS)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("format", ["list", "mem0"])
 def test_facts_are_previewed_imported_and_undone(world: World, format: str) -> None:
     data = export(format, TALKS)
@@ -171,6 +171,7 @@ def admin(world: World, operation: str, **arguments: Any) -> Any:
     return reply.json
 
 
+@pytest.mark.both
 def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> None:
     # A live chat has the first talk word for word, white space aside, and another begins like the second.
     chat = wire(TALKS["c-1"])
@@ -219,6 +220,7 @@ def test_nothing_comes_twice_and_what_was_forgotten_stays_so(world: World) -> No
     assert "My boat is the Ortelia." in shown(world)
 
 
+@pytest.mark.both
 def test_the_same_file_again_is_known_and_its_undo_takes_all_away(world: World) -> None:
     data = export("chatgpt", TALKS)
     first = follow(world, send(world, data))
@@ -296,6 +298,7 @@ def test_dates_branches_and_what_is_left_out(world: World) -> None:
     assert b"Roo" in world.data()
 
 
+@pytest.mark.both
 def test_dates_before_1970_are_kept(world: World) -> None:
     talk = {
         "id": "c-1",
@@ -385,6 +388,7 @@ def test_an_import_that_fails_stays_failed_and_says_why(
     assert (found["status"], found["error"]) == ("failed", {"message": why, "param": "file"})
 
 
+@pytest.mark.both
 def test_two_that_preview_one_file_both_see_its_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,6 +510,7 @@ def lines_of_two_users() -> bytes:
     return json.dumps([{"memory": f"{name} sings.", "user_id": name} for name in ("ann", "bea")]).encode()
 
 
+@pytest.mark.both
 def test_an_import_that_was_stopped_goes_on(world: World) -> None:
     talks = {f"c-{i}": (f"Question {i}", f"Answer {i}") for i in range(300)}
     data = export("jsonl", talks)
@@ -583,6 +588,7 @@ def test_a_long_conversation_is_written_in_parts(
     assert b"Word" not in world.data()
 
 
+@pytest.mark.both
 def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: World) -> None:
     data = export("jsonl", TALKS)
     operations = world.gateway.app.services.imports
@@ -598,6 +604,7 @@ def test_an_import_that_is_stopped_before_it_has_read_a_byte_goes_on(world: Worl
     assert counts(follow(world, send(world, data)), "conversations") == (2, 2, 0, 0)
 
 
+@pytest.mark.both
 def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = export("jsonl", TALKS)
 
@@ -618,6 +625,7 @@ def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch:
     assert follow(world, send(world, data, "learn=true"))["status"] == "done"
 
 
+@pytest.mark.both
 def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None:
     """Also where the process that has begun to undo it is gone, or is another one."""
     data = export("jsonl", TALKS)
@@ -636,6 +644,7 @@ def test_an_import_that_is_being_undone_is_not_begun_again(world: World) -> None
     assert counts(follow(world, send(world, data)), "conversations") == (2, 2, 0, 0)
 
 
+@pytest.mark.both
 def test_a_file_may_be_imported_again_while_the_memory_that_had_it_is_erased(world: World) -> None:
     data = export("jsonl", TALKS)
     done = follow(world, send(world, data))
@@ -653,6 +662,7 @@ def test_a_file_may_be_imported_again_while_the_memory_that_had_it_is_erased(wor
     assert all(word.encode() not in world.data() for word in WORDS)
 
 
+@pytest.mark.both
 @pytest.mark.sqlite
 def test_the_command_goes_on_after_a_kill_through_a_gateway_and_without_one(
     upstream: StrictUpstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -709,6 +719,7 @@ def test_a_command_whose_import_did_not_end_fails(
     assert ("import the same file again" in capsys.readouterr().err) == (status == "stopped")
 
 
+@pytest.mark.both
 def test_an_import_travels_with_an_export(world: World) -> None:
     """What was brought along is undone where its memory has gone, and its file adds nothing there."""
     found = follow(world, send(world, export("chatgpt", TALKS)))

@@ -22,8 +22,6 @@ from tests.gateway.background.learner import Learner, fact, learning
 from tests.gateway.page.memories import memory_of
 from tests.gateway.sdk import agent, remember
 
-pytestmark = pytest.mark.both
-
 MEAT = "I never eat meat."
 ASKED = "Find a restaurant in Rome."
 BLOCK = '<memory_block label="always"'
@@ -102,6 +100,7 @@ def test_nothing_is_kept_of_a_question_of_the_past_or_of_a_reply(rule: Learner) 
     assert section(rule) == ""
 
 
+@pytest.mark.both
 def test_what_is_said_later_takes_its_place(rule: Learner) -> None:
     say(rule, MEAT)
     say(rule, "I always eat meat now.")
@@ -126,6 +125,7 @@ def test_a_conversation_keeps_its_prefix_while_more_is_learned(rule: Learner) ->
     assert section(rule).endswith("- Please call me Bo")
 
 
+@pytest.mark.both
 def test_what_no_longer_holds_is_corrected_in_a_running_conversation(rule: Learner) -> None:
     say(rule, MEAT)
     chat = rule.world.chat(user="alice")
@@ -151,6 +151,7 @@ def test_all_of_them_take_a_bounded_part(rule: Learner) -> None:
     assert wishes[0].rstrip(".") not in lines
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_message", [False, True])
 def test_what_is_forgotten_leaves_it_at_once_and_the_disk(rule: Learner, is_message: bool) -> None:
     say(rule, "I never eat zqmeat.")
@@ -171,6 +172,7 @@ def test_what_is_forgotten_leaves_it_at_once_and_the_disk(rule: Learner, is_mess
         assert not any("zqmeat" in text for text in rows)
 
 
+@pytest.mark.both
 def test_a_muted_one_is_not_shown(rule: Learner) -> None:
     say(rule, MEAT)
     (found,) = rule.facts()
@@ -215,6 +217,7 @@ def test_a_background_model_says_which_facts_always_hold(upstream: StrictUpstrea
         assert section(learner) == "[2025-10]\n- Eats no meat"
 
 
+@pytest.mark.both
 def test_a_model_that_is_named_later_reads_all_again(upstream: StrictUpstream, tmp_path: Path) -> None:
     with learning(upstream, tmp_path, background_model=None) as rule:
         say(rule, MEAT)

@@ -28,8 +28,6 @@ from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET
 
-pytestmark = pytest.mark.both
-
 PROFILE = ProfileSettings(
     "default",
     blocks=(BlockSettings("human", "What is known.", limit=3_000), BlockSettings("law", read_only=True)),
@@ -56,6 +54,7 @@ def actions(operator: Operator) -> list[tuple[str, str | None]]:
     return [(each.action, each.memory) for each in reversed(listed) if each.action != "login"]
 
 
+@pytest.mark.both
 def test_searches_that_wait_hold_up_no_other_screen(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +157,7 @@ def test_a_page_of_many_long_texts_stays_small_and_the_rest_follows(operator: Op
     assert unescape(long).count("<&") >= 195
 
 
+@pytest.mark.both
 def test_a_read_that_takes_too_long_is_stopped_and_says_so(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, PROFILE, limits=replace(QUIET, page_read_s=1e-9)) as world:
         operator = operator_of(world)
@@ -173,6 +173,7 @@ def test_a_read_that_takes_too_long_is_stopped_and_says_so(upstream: StrictUpstr
         assert world.chat(user="alice").say("What do you know?")
 
 
+@pytest.mark.both
 def test_people_are_listed_by_their_last_turn_whatever_its_hour(operator: Operator) -> None:
     world = operator.world
     said = [("Ann", 0), ("bob", 5_000), ("anton", 20), ("Carl", 9_000), ("zoe", 30), ("bob", 40)]
@@ -196,6 +197,7 @@ def test_people_are_listed_by_their_last_turn_whatever_its_hour(operator: Operat
     assert names("q=bobby") == names("kind=agent") == []
 
 
+@pytest.mark.both
 def test_conversations_are_listed_by_their_first_words(operator: Operator) -> None:
     agent = speak(operator.world, "My train to Lyon\n\n leaves on 4 May.", "Thanks.", talk="conv-19")
     speak(operator.world, f"{'long ' * 40}end", talk="conv-20")
@@ -242,6 +244,7 @@ def test_a_time_of_facts_counts_in_its_own_zone(operator: Operator) -> None:
         assert [each["seq"] for each in found["items"]] == expected, moment
 
 
+@pytest.mark.both
 def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +269,7 @@ def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
     assert actions(operator).count(("read", uid)) == 1
 
 
+@pytest.mark.both
 def test_an_export_is_not_read_on_for_a_client_that_does_not_take_it(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +297,7 @@ def test_an_export_is_not_read_on_for_a_client_that_does_not_take_it(
     assert becomes(lambda: ended)[0] < pages
 
 
+@pytest.mark.both
 def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> None:
     uid = speak(operator.world, "Hello.").uid
     other = operator_of(operator.world, "other")
@@ -304,6 +309,7 @@ def test_another_projects_operator_finds_no_such_memory(operator: Operator) -> N
     assert other.post(f"m/{uid}/b/human", value="x", version=1).status == 404
 
 
+@pytest.mark.both
 def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
     uid = speak(operator.world, "Hello.").uid
     for version, value in ((1, "One."), (2, "Two.")):
@@ -317,6 +323,7 @@ def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
     assert "<del>One.</del><ins>Two.</ins>" in text
 
 
+@pytest.mark.both
 def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: Operator) -> None:
     uid = speak(operator.world, "Hello.").uid
     assert operator.post(f"m/{uid}/b/human", value="Mine is first.", version=1).status == 303
@@ -338,6 +345,7 @@ def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: 
     assert "3000 characters at most, not 3001" in long.body.decode()
 
 
+@pytest.mark.both
 def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
@@ -423,6 +431,7 @@ def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> 
         assert (theme.status, theme.headers["location"]) == (303, screen)
 
 
+@pytest.mark.both
 def test_all_that_is_found_is_shown_to_its_last_page(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     texts = [f"The cat of Alice is called {name}." for name in ("Miso", "Yuzu", "Nori")]
@@ -449,6 +458,7 @@ def test_a_long_fact_that_an_import_brought_is_corrected(operator: Operator) -> 
     assert operator.twin(fact)["after"]["text"].startswith("The train leaves on 4 May. It is slow.")
 
 
+@pytest.mark.both
 def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
@@ -467,6 +477,7 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
 
 
+@pytest.mark.both
 def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.", talk="conv-19")
     numbers = learn(operator.world, agent, *(f"Fact of <b>{n}</b>." for n in range(21)))
@@ -505,6 +516,7 @@ def test_a_fact_that_an_import_brought_is_shown(operator: Operator) -> None:
     assert "an import brought it along" in page(operator, f"m/{uid}/f/{fact['seq']}")
 
 
+@pytest.mark.both
 def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
     agent = speak(operator.world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
     learn(operator.world, agent, f"Alice has a cat called {SECRET}.", block=f"Cat: {SECRET}.")
@@ -536,6 +548,7 @@ def test_what_an_undo_took_back_stays_away_when_its_origin_is_forgotten(operator
     assert operator.twin(block)["block"]["value"] == ""
 
 
+@pytest.mark.both
 def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

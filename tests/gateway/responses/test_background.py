@@ -35,7 +35,6 @@ from tests.patience import PATIENCE_S, becomes
 from tests.server import QUIET
 
 Json = dict[str, Any]
-pytestmark = pytest.mark.both
 FAILED_EVENTS = ["response.created", "response.in_progress", "error", "response.failed"]
 TRIGGER: Json = {"type": "compaction_trigger"}
 
@@ -81,6 +80,7 @@ def resumed(world: World, id: str, after: int) -> list[Any]:
     return list(world.sdk.responses.retrieve(id, stream=True, starting_after=after))
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("user", [None, "alice"])
 def test_a_response_is_made_while_nobody_waits(
     world: World, upstream: StrictUpstream, user: str | None
@@ -117,6 +117,7 @@ async def run_beside(pending: PendingWrites, gate: Gate) -> None:
     pending.add(gate.wait(timeout_s=None), "An answer to an agent")
 
 
+@pytest.mark.both
 def test_a_response_whose_turn_is_written_late_is_completed(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_reader_follows_one_that_is_made(world: World, upstream: StrictUpstrea
     assert kinds[-1] == "response.completed"
 
 
+@pytest.mark.both
 def test_a_reader_in_another_process_misses_nothing_when_it_ends(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +196,7 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
     assert told_events(b"".join(told).decode()) == seen
 
 
+@pytest.mark.both
 def test_a_reader_follows_the_attempt_after_one_that_failed(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.both
 def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +246,7 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     assert len(upstream.chats) == 1
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("reply", [fail(429, "Slow down."), say("One two.")])
 def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, reply: Any
@@ -260,6 +265,7 @@ def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
     assert (events[-1].type, events[-1].response.metadata) == ("response.completed", {"by": "other"})
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_conversation", [False, True])
 def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
@@ -294,6 +300,7 @@ def test_a_request_that_cannot_be_read_any_more_is_given_up(
     assert told_events(httpx.get(rest).text) == told[2:]
 
 
+@pytest.mark.both
 def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +323,7 @@ def test_calls_and_their_results_go_on(world: World, upstream: StrictUpstream) -
     assert polled(world, second.id).output_text == "Sunny."
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_begun", [False, True])
 def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begun: bool) -> None:
     gate = Gate()
@@ -379,6 +387,7 @@ def test_the_stream_of_one_that_ends_before_it_is_begun_has_an_end(
     ]
 
 
+@pytest.mark.both
 def test_the_stream_of_one_that_is_cancelled_between_two_attempts_has_an_end(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,6 +513,7 @@ def test_a_response_of_a_conversation(world: World, upstream: StrictUpstream) ->
     assert said.count("She is grey.") == 1
 
 
+@pytest.mark.both
 def test_the_responses_of_a_conversation_follow_one_another(world: World, upstream: StrictUpstream) -> None:
     """In the order in which they were accepted. Another request waits for the one that is made."""
     begun: Any = [{"role": "user", "content": "My cat is Miso."}]
@@ -542,6 +552,7 @@ def test_the_responses_of_a_conversation_follow_one_another(world: World, upstre
     assert asked == [whole[:2], whole[:4], whole[:6], whole]
 
 
+@pytest.mark.both
 def test_one_that_is_made_anew_comes_before_those_that_were_accepted_after_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -563,6 +574,7 @@ def test_one_that_is_made_anew_comes_before_those_that_were_accepted_after_it(
     assert [[text_of(m) for m in seen.messages] for seen in upstream.chats] == [whole[:1], whole[:3], whole]
 
 
+@pytest.mark.both
 def test_who_may_read(world: World) -> None:
     made = begin(world, input="Hi", user="alice")
     polled(world, made.id)
@@ -588,6 +600,7 @@ def test_an_answer_for_a_program_is_made_in_the_background(world: World, upstrea
     assert polled(world, made.id).output_text == '{"a":1}'
 
 
+@pytest.mark.both
 def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream) -> None:
     made = polled(world, begin(world, input="My cat is called Miso, she is grey.", user="alice").id)
     world.sdk.responses.delete(made.id)
@@ -606,6 +619,7 @@ def test_where_a_stream_is_resumed_is_a_number(world: World, after: str) -> None
     assert caught.value.param == "starting_after"
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_begun", [False, True])
 def test_one_that_is_deleted_while_it_is_made_leaves_nothing(
     world: World, upstream: StrictUpstream, is_begun: bool
@@ -626,6 +640,7 @@ def kept_words(world: World) -> str:
     return str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_conversation", [False, True])
 def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
@@ -640,6 +655,7 @@ def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
     assert world.query("SELECT count(*) FROM run_texts WHERE agent <> 0") == [0]
 
 
+@pytest.mark.both
 def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_first(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -654,6 +670,7 @@ def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_firs
     assert "tulips" not in kept_words(world)
 
 
+@pytest.mark.both
 def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_nothing(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -681,6 +698,7 @@ def test_the_deletion_of_one_can_be_asked_for_again(world: World, monkeypatch: p
     assert world.query("SELECT count(*) FROM runs") == [0]
 
 
+@pytest.mark.both
 def test_forgetting_ends_what_is_being_made(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     earlier = respond(world, input="My cat is called Miso.", user="alice")
@@ -704,6 +722,7 @@ def kept_kinds(world: World) -> set[str]:
     return {*world.query("SELECT kind FROM run_texts WHERE agent <> 0")}
 
 
+@pytest.mark.both
 def test_the_words_of_the_last_one_are_dropped_when_it_has_ended_long_ago(world: World) -> None:
     """By a task that looked for some when there were none yet."""
     cleaning = world.gateway.app.services.background.run_cleaning
@@ -737,6 +756,7 @@ def test_events_that_are_gone_are_made_of_what_is_stored(world: World, upstream:
     assert (last.type, last.sequence_number) == ("response.completed", 8)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("user", [None, "alice"])
 @pytest.mark.parametrize(
     "headers", [{"idempotency-key": "k1"}, {"x-stainless-retry-count": "1"}], ids=["key", "retry"]
@@ -760,6 +780,7 @@ def test_a_request_that_is_sent_again_makes_one_response(
     assert len(upstream.chats) == 2
 
 
+@pytest.mark.both
 def test_equal_requests_of_several_are_several_responses(world: World, upstream: StrictUpstream) -> None:
     asked = [{}, {}, {"user": "alice"}, {"user": "bob"}, {"extra_headers": {"x-mnemogate-user": "alice"}}]
     made = [begin(world, input="Hello", **each) for each in asked]
@@ -774,6 +795,7 @@ def test_equal_requests_of_several_are_several_responses(world: World, upstream:
     assert len({polled(world, each.id).id for each in made}) == len(made)
 
 
+@pytest.mark.both
 def test_equal_requests_of_two_keys_are_two_responses(world: World) -> None:
     call, keys = world.gateway.call, world.store.keys
     made = {}

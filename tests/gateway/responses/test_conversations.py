@@ -30,7 +30,6 @@ from tests.gateway.sdk import World, agent
 from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
-pytestmark = pytest.mark.both
 
 
 @pytest.fixture
@@ -48,6 +47,7 @@ def asked(upstream: StrictUpstream) -> list[Any]:
     return [text_of(message) for message in upstream.last.messages]
 
 
+@pytest.mark.both
 def test_each_turn_of_a_long_conversation_is_listed_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +60,7 @@ def test_each_turn_of_a_long_conversation_is_listed_once(
     ]
 
 
+@pytest.mark.both
 @both_ways
 @pytest.mark.parametrize("user", [None, "alice"])
 def test_responses_of_a_conversation_follow_one_another(
@@ -114,6 +115,7 @@ def test_its_first_items_and_later_ones_come_before_the_next_input(
     assert caught.value.param == "items[0].type"
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("background", [False, True])
 def test_of_responses_side_by_side_one_reads_the_items_that_wait(
     world: World, upstream: StrictUpstream, background: bool
@@ -131,6 +133,7 @@ def test_of_responses_side_by_side_one_reads_the_items_that_wait(
     assert (texts[0], texts.count("My cat is Miso."), texts.count("Ok.")) == ("My cat is Miso.", 1, 4)
 
 
+@pytest.mark.both
 def test_an_item_that_is_added_after_a_response_was_accepted_waits_for_the_next_one(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +167,7 @@ def test_items_that_repeat_stored_replies_wait_for_one_response(
     assert texts_of(items_of(world, conversation.id)) == texts
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("options", [{}, {"stream": True}, {"background": True}])
 def test_items_wait_again_where_the_upstream_refuses_the_request(
     world: World, upstream: StrictUpstream, options: Json
@@ -183,6 +187,7 @@ def test_items_wait_again_where_the_upstream_refuses_the_request(
     assert texts_of(items_of(world, conversation.id)) == ["My cat is Miso.", "Who?", "Ok."]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("is_deleted", [False, True])
 def test_a_later_attempt_asks_with_the_items_that_still_wait(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_deleted: bool
@@ -211,6 +216,7 @@ def test_a_later_attempt_asks_with_the_items_that_still_wait(
     assert texts_of(items_of(world, conversation.id)) == [*before, "Who?", "Ok."]
 
 
+@pytest.mark.both
 def test_a_later_attempt_asks_with_the_items_of_the_earlier_one(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +256,7 @@ def test_an_item_that_waits_is_listed_with_all_its_fields(world: World) -> None:
     assert reply["content"] == [{"type": "output_text", "text": "A cat.", "annotations": [], "logprobs": []}]
 
 
+@pytest.mark.both
 def test_a_bounded_number_of_items_waits_for_the_next_response(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +271,7 @@ def test_a_bounded_number_of_items_waits_for_the_next_response(
     world.sdk.conversations.items.create(conversation.id, items=items)
 
 
+@pytest.mark.both
 def test_a_bounded_number_of_bytes_waits_for_the_next_response(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -277,6 +285,7 @@ def test_a_bounded_number_of_bytes_waits_for_the_next_response(
         world.sdk.conversations.items.create(conversation.id, items=items)
 
 
+@pytest.mark.both
 def test_a_conversation_that_is_deleted_meanwhile_is_not_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +301,7 @@ def test_a_conversation_that_is_deleted_meanwhile_is_not_found(
         respond(world, input="Hi", conversation=id, user="alice")
 
 
+@pytest.mark.both
 def test_what_waits_is_read_again_where_it_changes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another request may have changed it since the conversation was found."""
     monkeypatch.setattr(response_conversations, "MAX_WAITING_ITEMS", 2)
@@ -328,6 +338,7 @@ def test_its_system_messages_are_read_by_each_response(world: World, upstream: S
     assert "Be brief." not in asked(upstream)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_page_of_its_items_renders_the_turns_that_it_shows(
     world: World, monkeypatch: pytest.MonkeyPatch, order: str
@@ -443,6 +454,7 @@ def test_the_tools_of_its_items_are_offered(world: World, upstream: StrictUpstre
     assert WEATHER["name"] in offered
 
 
+@pytest.mark.both
 def test_a_conversation_is_its_users(world: World) -> None:
     conversation = world.sdk.conversations.create()
     respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
@@ -487,6 +499,7 @@ def test_metadata_is_changed_and_checked(world: World) -> None:
             respond(world, input="Hi", metadata=each)
 
 
+@pytest.mark.both
 def test_a_deleted_conversation_is_forgotten(world: World, upstream: StrictUpstream) -> None:
     for named in ({}, {"user": "alice"}):
         conversation = world.sdk.conversations.create()
@@ -501,6 +514,7 @@ def test_a_deleted_conversation_is_forgotten(world: World, upstream: StrictUpstr
     assert "Miso" not in str(upstream.last.messages)
 
 
+@pytest.mark.both
 def test_a_conversation_without_a_response_goes_by_age(world: World) -> None:
     """By `responses.keep_days`, or by what its project retains where that is shorter."""
     item: Any = {"role": "user", "content": "My cat is called Zqmiso."}
@@ -531,6 +545,7 @@ def test_nothing_is_added_to_a_conversation_while_its_memory_is_paused(world: Wo
     assert len(items_of(world, conversation)) == 3
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("way", ["whole", "age"])
 def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: str) -> None:
     items: Any = [{"role": "developer", "content": "Zqbriefly."}]
@@ -553,6 +568,7 @@ def test_what_waits_in_a_conversation_is_forgotten_with_it(world: World, way: st
     assert world.sdk.conversations.retrieve(first).metadata == {"a": "b"}
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("user", ["alice", None])
 def test_a_response_of_a_conversation_that_is_deleted_meanwhile_is_forgotten(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, user: str | None
@@ -582,6 +598,7 @@ def test_a_response_of_a_conversation_that_is_deleted_meanwhile_is_forgotten(
     assert "Miso" not in str(world.query("SELECT input FROM exchanges"))
 
 
+@pytest.mark.both
 def test_an_item_is_deleted(world: World, upstream: StrictUpstream) -> None:
     conversation = world.sdk.conversations.create()
     respond(world, input="My cat is called Miso.", conversation=conversation.id, user="alice")
@@ -600,6 +617,7 @@ def test_an_item_is_deleted(world: World, upstream: StrictUpstream) -> None:
     assert "Miso" not in str(items_of(world, conversation.id))
 
 
+@pytest.mark.both
 def test_of_a_turn_with_a_deleted_item_later_responses_read_nothing(
     world: World, upstream: StrictUpstream
 ) -> None:

@@ -25,7 +25,6 @@ from tests.patience import PATIENCE_S, becomes
 
 Json = dict[str, Any]
 FILE: Any = {"type": "input_image", "image_url": "http://example.com/cat.png"}  # Anthropic takes https alone
-pytestmark = pytest.mark.both
 
 
 @pytest.fixture
@@ -47,6 +46,7 @@ def test_who_only_counts_tokens_has_no_memory(world: World) -> None:
     assert world.query("SELECT count(*) FROM agents") == [0]
 
 
+@pytest.mark.both
 def test_tokens_of_a_conversation_are_counted_while_a_response_is_made(
     world: World, upstream: StrictUpstream
 ) -> None:

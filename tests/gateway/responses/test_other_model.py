@@ -18,7 +18,6 @@ from tests.gateway.responses.test_stored import streamed
 from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]
-pytestmark = pytest.mark.both
 CLAUDE = "claude-opus-4-8"
 OFF = {"x-mnemogate-memory": "off"}
 PATCH: Json = {"id": "c", "type": "custom", "custom": {"name": "apply_patch", "input": "*** Begin"}}

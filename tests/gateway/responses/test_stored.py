@@ -22,7 +22,6 @@ from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes
 
 Json = dict[str, Any]
-pytestmark = pytest.mark.both
 HM = {"reasoning_content": "Hm, perhaps."}
 
 
@@ -136,6 +135,7 @@ def test_what_comes_with_the_finish_reason_is_read_too(
     assert shown(world.sdk.responses.retrieve(made.id))["output"] == shown(made)["output"]
 
 
+@pytest.mark.both
 def test_items_of_a_response_in_the_background_are_found_by_their_ids(
     world: World, upstream: StrictUpstream
 ) -> None:
@@ -196,6 +196,7 @@ def test_openais_sample_works_where_nobody_is_named(world: World, upstream: Stri
     ]
 
 
+@pytest.mark.both
 def test_a_response_is_its_users(world: World) -> None:
     made = respond(world, input="My cat is called Miso.", user="alice")
     assert world.sdk.responses.retrieve(made.id, extra_headers={"x-mnemogate-user": "alice"}).id == made.id
@@ -217,6 +218,7 @@ def test_a_response_is_its_users(world: World) -> None:
     assert respond(world, input="And?", previous_response_id=made.id).store is True
 
 
+@pytest.mark.both
 def test_another_project_finds_nothing(world: World) -> None:
     made = respond(world, input="My cat is called Miso.", user="alice")
     create = world.store.keys.create
@@ -228,6 +230,7 @@ def test_another_project_finds_nothing(world: World) -> None:
         world.client(other).responses.delete(made.id)
 
 
+@pytest.mark.both
 def test_input_items_come_in_pages(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(call_tools(Call("weather", {"city": "Rome"}), text="Let me see."), say("Sunny."))
     first = respond(world, input="The weather?", user="alice", tools=[WEATHER])
@@ -357,6 +360,7 @@ def test_a_list_that_is_sent_again_brings_what_the_system_says_once(
     ]  # fmt: skip
 
 
+@pytest.mark.both
 def test_a_deleted_response_is_forgotten(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, input="My cat is called Miso, she is grey.", user="alice")
     second = respond(world, input="And she is old.", previous_response_id=first.id, user="alice")
@@ -436,6 +440,7 @@ def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: Stric
     assert shown(world.sdk.responses.retrieve(id)) == shown(found)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("asked", ["What is there?", "You are a waiter. What is there?"])
 def test_a_reply_that_comes_back_in_another_form_is_read_by_its_id(
     world: World, upstream: StrictUpstream, asked: str
@@ -486,6 +491,7 @@ def test_a_conversation_goes_on_in_another_dialect(world: World, upstream: Stric
     assert world.sdk.responses.retrieve(first.id).output_text == "A nice name."
 
 
+@pytest.mark.both
 def test_the_same_words_again_are_found_by_both_ids(world: World) -> None:
     one, two = (respond(world, input="Hi", user="alice") for _ in range(2))
     assert world.sdk.responses.retrieve(one.id).output_text == "Ok."
@@ -500,6 +506,7 @@ def test_a_foreground_response_is_neither_streamed_again_nor_cancelled(world: Wo
         world.sdk.responses.cancel(made.id)
 
 
+@pytest.mark.both
 def test_what_nobody_is_named_for_is_kept_for_so_many_days(world: World) -> None:
     mine, unnamed = respond(world, input="Hi", user="alice"), respond(world, input="Hi")
     world.clock.sleep(31 * 86_400)
@@ -545,6 +552,7 @@ def test_a_summary_alone_has_a_model_think_that_thinks_when_it_is_told_to(tmp_pa
                 respond(world, input="Hi", reasoning={"summary": "long"})
 
 
+@pytest.mark.both
 @pytest.mark.sqlite
 def test_a_get_is_one_indexed_read(world: World) -> None:
     """In a conversation of ten thousand turns."""

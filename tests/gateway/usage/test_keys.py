@@ -26,8 +26,6 @@ MODELS = (ModelSettings("m", "m", "up"), ModelSettings("small", "small", "up"))
 ASK = [{"role": "user", "content": "Hi"}]
 OWNER = {"x-mnemogate-admin": "the-owner"}
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
@@ -55,6 +53,7 @@ def ask(world: World, bearer: dict[str, str], method: str, path: str, **body: An
     return world.gateway.ask(method, f"/v1/{path}", json.dumps(body).encode(), headers)
 
 
+@pytest.mark.both
 def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
     made, bearer = make(world, name="prod", models=["small*"], memory="off")
     assert made == {
@@ -97,6 +96,7 @@ def test_a_wrong_field_is_named_and_nothing_is_made(world: World, fields: Any, p
     assert manage(world, "GET", "keys").json["data"] == []
 
 
+@pytest.mark.both
 def test_a_name_of_the_settings_keys_is_neither_given_nor_taken(world: World) -> None:
     """By it the next key of the settings takes the place of the one before."""
     world.gateway.call(world.store.keys.install("mg-" + "0123456789abcdef" * 2, "server.key"))
@@ -202,6 +202,7 @@ def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
     assert world.gateway.ask("GET", "/v1/agents/", headers=bearer).status == 403
 
 
+@pytest.mark.both
 def test_a_key_of_a_user_reaches_this_users_responses(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, upstreams=by_chat(upstream), admin_token="the-owner") as world:
         _, alice = make(world, user="alice")
@@ -216,6 +217,7 @@ def test_a_key_of_a_user_reaches_this_users_responses(upstream: StrictUpstream, 
         assert world.gateway.ask("GET", f"{made}/other", headers=alice).status == 403
 
 
+@pytest.mark.both
 def test_an_expiry_in_whole_seconds_stays_one(world: World) -> None:
     made, _ = make(world, expires_at=1_790_000_000)
     manage(world, "PATCH", f"keys/{made['id']}", {"name": "other"})
@@ -225,6 +227,7 @@ def test_an_expiry_in_whole_seconds_stays_one(world: World) -> None:
     assert manage(world, "GET", f"keys/{made['id']}").json["expires_at"] == 1_790_000_000.5
 
 
+@pytest.mark.both
 def test_a_key_ends_when_it_expires(world: World) -> None:
     made, bearer = make(world, expires_at=world.clock.now + 100)
     assert world.post(ASK, bearer).status == 200
@@ -241,6 +244,7 @@ def test_a_key_ends_when_it_expires(world: World) -> None:
     assert world.post(ASK, bearer).status == 200
 
 
+@pytest.mark.both
 def test_a_rotated_key_has_two_secrets_for_a_time(world: World) -> None:
     made, first = make(world)
     path = f"keys/{made['id']}/rotate"
@@ -257,6 +261,7 @@ def test_a_rotated_key_has_two_secrets_for_a_time(world: World) -> None:
     assert world.post(ASK, secrets[-1]).status == 401
 
 
+@pytest.mark.both
 def test_an_expiry_ends_the_secret_before_a_rotation_too(world: World) -> None:
     made, first = make(world)
     manage(world, "POST", f"keys/{made['id']}/rotate", {})
@@ -266,6 +271,7 @@ def test_an_expiry_ends_the_secret_before_a_rotation_too(world: World) -> None:
         assert world.post(ASK, first).status == 401, expires
 
 
+@pytest.mark.both
 def test_a_revoked_key_opens_nothing(world: World) -> None:
     made, bearer = make(world)
     assert world.post(ASK, bearer).status == 200
@@ -301,6 +307,7 @@ def test_a_key_that_only_reads_changes_nothing(world: World) -> None:
     assert manage(world, "GET", "imports").json["data"] == []
 
 
+@pytest.mark.both
 def test_a_key_named_like_the_number_of_a_revoked_one_stays(world: World) -> None:
     made, _ = make(world)
     _, other = make(world, name=str(made["id"]))
@@ -312,6 +319,7 @@ def test_a_key_named_like_the_number_of_a_revoked_one_stays(world: World) -> Non
     assert world.post(ASK, other).status == 200
 
 
+@pytest.mark.both
 def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
     each = {"unit": "requests", "per": "day", "most": 3}
     made, bearer = make(world, limits=[each])
@@ -332,6 +340,7 @@ def test_a_holder_sees_its_own_limits_and_use(world: World) -> None:
     assert "/v1/manage/me takes any" in missing.error["message"]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("kind", ["keys", "limits", "imports"])
 def test_lists_come_in_pages(world: World, kind: str) -> None:
     limit = {"unit": "requests", "per": "day", "most": 1}
@@ -455,6 +464,7 @@ def test_a_key_of_some_models_asks_for_no_other_by_way_of_an_agent(
     becomes(lambda: "m" in [seen.json["model"] for seen in world.upstream.chats])
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("path", ["responses", "agents"])
 def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
     upstream: StrictUpstream, tmp_path: Path, path: str
@@ -478,6 +488,7 @@ def test_what_a_key_has_made_in_the_background_counts_towards_its_limit(
         assert ask(world, bearer, "POST", "chat/completions", model="m", messages=ASK).status == 429
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("kind", ["keys", "limits"])
 def test_of_two_changes_at_once_none_takes_back_the_other(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: str

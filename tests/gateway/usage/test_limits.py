@@ -46,8 +46,6 @@ ASK = [{"role": "user", "content": "Hi"}]
 PICTURE = "data:image/png;base64," + base64.b64encode(random.randbytes(1_000_000)).decode()
 LOOK: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}]
 
-pytestmark = pytest.mark.both
-
 
 def limited(upstream: StrictUpstream, folder: Path, **options: Any) -> AbstractContextManager[World]:
     upstream.script = lambda seen: say("Hello.", usage=USAGE)
@@ -121,6 +119,7 @@ def reply_under_way(world: World, **body: Any) -> Iterator[None]:
         assert client.read_reply().status == 200
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("per", ["minute", "day", "month"])
 def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: str) -> None:
     limit(world, "requests", per, 7)
@@ -129,6 +128,7 @@ def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: s
     assert len(world.upstream.chats) == 7
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(("unit", "most"), [("tokens", 100), ("cost", 100 / 1e6)])
 def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: str, most: float) -> None:
     """Each reserves more than it uses, so that what is let in fits."""
@@ -182,6 +182,7 @@ def test_what_requests_under_way_have_reserved_is_not_told_as_used_up(world: Wor
     assert world.post(ASK, user="bob", max_tokens=4_000).status == 200
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("user", ["alice", openai.omit])
 def test_a_response_that_an_upstream_makes_in_the_background_counts_once(world: World, user: Any) -> None:
     limit(world, "tokens", "day", 1_000_000, user="*")
@@ -195,6 +196,7 @@ def test_a_response_that_an_upstream_makes_in_the_background_counts_once(world: 
     assert state.used == usage.total_tokens
 
 
+@pytest.mark.both
 def test_a_response_that_ends_after_its_user_is_forgotten_has_no_name(world: World) -> None:
     made = world.sdk.responses.create(model="m", input="Hi", background=True, user="alice")
     world.settle()
@@ -296,6 +298,7 @@ def test_a_reply_that_the_client_has_makes_room_for_the_next(
         last_bytes.open()
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(
     ("unit", "per", "most", "meanwhile", "after"),
     [("concurrent", None, 1, 429, 200), ("requests", "day", 1, 429, 429), ("tokens", "day", 20, 200, 429)],
@@ -330,6 +333,7 @@ def ask_while_read(world: World, patches: pytest.MonkeyPatch, change: Coroutine[
         return client.read_reply().status
 
 
+@pytest.mark.both
 def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +343,7 @@ def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
     assert world.post(ASK, user="alice").status == 429
 
 
+@pytest.mark.both
 def test_a_limit_that_is_changed_while_another_is_read_holds_as_it_is_then(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +365,7 @@ def test_a_request_counts_in_the_minute_in_which_it_is_let_in(
     assert world.post(ASK, user="alice").status == 429
 
 
+@pytest.mark.both
 def test_users_that_callers_name_do_not_fill_the_memory(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +384,7 @@ def test_users_that_callers_name_do_not_fill_the_memory(
     assert [world.post(ASK, user="user-0").status for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.both
 def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,6 +407,7 @@ def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     assert world.post(ASK, user="alice").status == 429
 
 
+@pytest.mark.both
 def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     limit(world, "requests", "day", 2)
     assert world.post(ASK, user="alice").status == 200
@@ -421,6 +429,7 @@ def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest
     assert world.post(ASK, user="alice").status == 429
 
 
+@pytest.mark.both
 def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -767,6 +776,7 @@ def test_an_alias_that_the_settings_have_lost_answers_nothing(
         assert (reply.status, reply.error["code"]) == (429, "insufficient_quota")
 
 
+@pytest.mark.both
 def test_each_user_has_a_limit_and_a_named_one_another(world: World) -> None:
     limit(world, "requests", "day", 1, user="*")
     limit(world, "requests", "day", 2, user="alice")
@@ -775,6 +785,7 @@ def test_each_user_has_a_limit_and_a_named_one_another(world: World) -> None:
     assert [world.post(ASK).status for _ in range(2)] == [200, 429]
 
 
+@pytest.mark.both
 def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plain = world.gateway.call(world.store.keys.create("default", "app"))
     for n in range(5):
@@ -801,6 +812,7 @@ def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
     assert world.post(ASK, user="alice").status == 429
 
 
+@pytest.mark.both
 def test_what_was_used_before_counts(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
     limit(world, "requests", "month", 1)
@@ -809,6 +821,7 @@ def test_what_was_used_before_counts(world: World) -> None:
     assert world.post(ASK, user="bob").status == 429
 
 
+@pytest.mark.both
 def test_a_user_who_is_forgotten_begins_anew_and_leaves_no_user_alone(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -824,6 +837,7 @@ def test_a_user_who_is_forgotten_begins_anew_and_leaves_no_user_alone(
         assert [world.post(ASK).status for _ in range(3)] == [200, 200, 429]
 
 
+@pytest.mark.both
 def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Those that broke off count, and those that were refused, left before a reply, or hold to no limit do not."""
     clock = Clock()
@@ -853,6 +867,7 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
         assert (before, used(world)) == (3, 3)
 
 
+@pytest.mark.both
 def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -893,6 +908,7 @@ def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothi
         gate.open()
 
 
+@pytest.mark.both
 def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_meanwhile(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -908,6 +924,7 @@ def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_mea
         assert (before, used(world)) == (1, 1)
 
 
+@pytest.mark.both
 @pytest.mark.parametrize(("rows", "write"), [("agents", "find_or_begin"), ("runs", "accept_response")])
 def test_a_background_response_that_could_not_be_accepted_is_given_back(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, write: str
@@ -926,6 +943,7 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
         assert used(world) == 1
 
 
+@pytest.mark.both
 def test_limits_hold_from_the_first_request_on(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -942,6 +960,7 @@ def test_limits_hold_from_the_first_request_on(
         assert world.post(ASK, user="alice").status == 429
 
 
+@pytest.mark.both
 def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     limit(world, "requests", "day", 3)
 
@@ -1027,6 +1046,7 @@ def test_a_client_that_leaves_gives_its_place_back(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
 
 
+@pytest.mark.both
 def test_without_limits_a_request_reads_and_writes_nothing_for_them(world: World) -> None:
     def of_usage() -> list[str]:
         world.all_statements_of(lambda: world.post(ASK, user="alice"))
@@ -1047,6 +1067,7 @@ def manage(world: World, method: str, path: str, body: Any = None, headers: Any 
     return world.gateway.ask(method, f"/v1/manage/limits{path}", data, headers)
 
 
+@pytest.mark.both
 def test_a_limit_is_made_changed_and_removed_over_rest(world: World) -> None:
     body = {"user": "*", "unit": "requests", "per": "day", "most": 0}
     reply = manage(world, "POST", "", body)
@@ -1097,6 +1118,7 @@ def test_a_wrong_limit_is_told_what_is_wrong(world: World, change: Any, param: s
     assert manage(world, "GET", "").json["data"] == []
 
 
+@pytest.mark.both
 def test_an_operator_sees_and_changes_its_own_project_alone(world: World) -> None:
     made = limit(world, "requests", "day", 5)
     create = world.store.keys.create

@@ -34,8 +34,6 @@ PRICES = (
     ModelSettings("free", "free", "up"),
 )
 
-pytestmark = pytest.mark.both
-
 
 @contextmanager
 def counting(upstream: StrictUpstream, place: Path, **parts: Any) -> Iterator[World]:
@@ -80,6 +78,7 @@ def usage(prompt: int, completion: int, cached: int = 0, reasoning: int = 0) -> 
     }
 
 
+@pytest.mark.both
 def test_each_way_of_asking_is_counted_to_the_token(world: World) -> None:
     """Memory on and off, whole and streamed, a hidden round, and embeddings: the sums are the upstream's own."""
     for memory in ("on", "off"):
@@ -113,6 +112,7 @@ def test_a_model_without_a_price_is_counted_apart(world: World) -> None:
     assert (flat["cost"], flat["unpriced_tokens"]) == (0.0015, 0)
 
 
+@pytest.mark.both
 def test_what_no_call_can_use_fits_into_the_table(world: World) -> None:
     for _ in range(3):
         world.upstream.queue(say("Hello.", usage=usage(2**40, 2**40)))
@@ -129,6 +129,7 @@ def test_what_an_upstream_refuses_costs_nothing(world: World) -> None:
     assert (found["requests"], found["errors"], found["calls"], found["input_tokens"]) == (2, 1, 1, 9)
 
 
+@pytest.mark.both
 def test_a_page_goes_on_where_the_one_before_ended(world: World) -> None:
     for user in ("alice", "bob", "carol"):
         world.upstream.queue(say("Hi.", usage=usage(10, 1)))
@@ -145,6 +146,7 @@ def test_a_page_goes_on_where_the_one_before_ended(world: World) -> None:
     assert [each["user"] for each in rows(world, by="user", user="bob")] == ["bob"]
 
 
+@pytest.mark.both
 @pytest.mark.parametrize("by", [("user",), ("user", "model"), ("day", "user"), ("model",), ("day",)])
 def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...]) -> None:
     """Of a long query no more is added up than a page shows."""
@@ -256,6 +258,7 @@ def test_a_key_and_its_project_are_columns(world: World) -> None:
     assert (found["project"], found["key"], found["upstream"]) == ("shop", key.id, "up")
 
 
+@pytest.mark.both
 def test_a_stop_writes_all(upstream: StrictUpstream, tmp_path: Path) -> None:
     clock = Clock()
     with counting(upstream, tmp_path, clock=clock) as world:
@@ -265,6 +268,7 @@ def test_a_stop_writes_all(upstream: StrictUpstream, tmp_path: Path) -> None:
         assert total(world)["input_tokens"] == 10
 
 
+@pytest.mark.both
 def test_a_forgotten_user_leaves_the_sums(world: World) -> None:
     for user in ("alice", "bob"):
         world.upstream.queue(*(say("Hi.", usage=usage(10, 1)) for _ in range(2)))
@@ -281,6 +285,7 @@ def test_a_forgotten_user_leaves_the_sums(world: World) -> None:
     assert world.query("SELECT count(*) FROM usage WHERE \"user\" = 'alice'") == [0]
 
 
+@pytest.mark.both
 def test_users_are_folded_when_they_are_old(world: World) -> None:
     world.upstream.queue(say("Hi.", usage=usage(10, 1)))
     world.chat(user="alice").say("Hi")
@@ -291,6 +296,7 @@ def test_users_are_folded_when_they_are_old(world: World) -> None:
     assert (found["user"], found["input_tokens"]) == (FORGOTTEN_USER, 10)
 
 
+@pytest.mark.both
 def test_a_write_that_fails_is_tried_again(world: World) -> None:
     app = world.gateway.app
     world.upstream.queue(say("Hi.", usage=usage(10, 1)))
@@ -308,6 +314,7 @@ def test_a_write_that_fails_is_tried_again(world: World) -> None:
     assert total(world)["input_tokens"] == 10
 
 
+@pytest.mark.both
 def test_beyond_its_bound_new_keys_have_no_user(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meter, "MAX_KEYS", 2)
     for user in ("a", "b", "c", "d"):
@@ -315,6 +322,7 @@ def test_beyond_its_bound_new_keys_have_no_user(world: World, monkeypatch: pytes
     assert {each["user"]: each["requests"] for each in rows(world, by="user")} == {"a": 1, "b": 1, "": 2}
 
 
+@pytest.mark.both
 def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +347,7 @@ def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
     assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN_USER, 1)]
 
 
+@pytest.mark.both
 def test_background_tokens_are_known_while_they_are_written(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +376,7 @@ def test_background_tokens_are_known_while_they_are_written(
     assert world.gateway.call(tokens_meanwhile()) == (30, 30)
 
 
+@pytest.mark.both
 def test_who_reads_waits_for_one_part_of_a_write(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = world.gateway.app.services.accounting.meter
     for user in ("alice", "bob"):

@@ -17,8 +17,6 @@ from gateway.run.admin.memory_edits import LINK, Editor, MemoryEdits
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
 
-pytestmark = pytest.mark.both
-
 
 @pytest.fixture
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
@@ -46,6 +44,7 @@ def token_of(reply: httpx.Response) -> str:
     return url.removeprefix(host + PATH)
 
 
+@pytest.mark.both
 def test_a_link_opens_the_memory_of_one_person_for_a_time(world: World) -> None:
     reply = ask(world, {"user": "alice", "ttl_s": 60})
     found = reply.json()
@@ -113,6 +112,7 @@ def test_who_has_no_memory_gets_no_link(world: World) -> None:
     assert ask(world, {"user": "alice", "profile": "other"}).status_code == 404
 
 
+@pytest.mark.both
 def test_a_link_is_of_its_keys_project_and_ends_with_its_key(world: World) -> None:
     keyless = token_of(ask(world, {"user": "alice"}))
 
@@ -175,6 +175,7 @@ def test_a_key_that_is_bound_or_an_operators_makes_no_link(world: World) -> None
         assert ask(world, {"user": "alice"}, authorization=f"Bearer {secret}").status_code == 403
 
 
+@pytest.mark.both
 def test_a_forgotten_persons_link_ends(world: World) -> None:
     token = token_of(ask(world, {"user": "alice"}))
     bobs = token_of(ask(world, {"user": "bob"}))
