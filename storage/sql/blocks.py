@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -18,11 +19,11 @@ from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import Agent, Block, BlockOp, Revision
 from storage.sql.group import Group, as_method, reads, writes
-from storage.sql.statements import load
+from storage.sql.statements import load, run_of
 
 SQL = load("statements.sql")
 
-_FOLLOWED = 200  # memories that one write gives a block: 4 ms, for which turns may have to wait
+_FOLLOWED = 64  # memories whose blocks one write changes: 2 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
 FORGET_ORIGIN = "forget"
@@ -96,33 +97,38 @@ async def begin_value(connection: Connection, block: int, value: str, at: float,
     await connection.run(SQL["block_point"], (current, block))
 
 
-async def follow_blocks(
-    connection: Connection, profile: str, own: Iterable[Block], shared: Iterable[Block], at: float
-) -> bool:
-    """Brings what is stored up to what the settings say of a profile's blocks now; True while there is more of it.
+async def _find_differing(connection: Connection, profile: str, block: Block, after: int) -> list[int]:
+    """Returns the next memories of a profile that lack a block or have it with other settings, by their rows.
 
-    Descriptions, limits and permissions come from the settings alone. So does a shared value that was never written
-    to; the values of people's own blocks stay. Missing blocks are added. Blocks that the settings no longer name
-    stay: they may hold a user's words.
+    after: the last one of those before; 0 at first.
     """
-    for block, is_shared in [*((b, 0) for b in own), *((b, 1) for b in shared)]:
-        settings = (block.description, block.limit, int(block.read_only))
-        await connection.run(SQL["block_follow"], (profile, block.label, is_shared, *settings))
-        if not is_shared:
-            lacking = await connection.rows(SQL["block_lacking"], (profile, block.label, _FOLLOWED))
-            for (agent,) in lacking:
-                await ensure_blocks(connection, agent, [block], at)
-            if len(lacking) == _FOLLOWED:
-                return True
-            continue
-        for (project,) in await connection.rows(SQL["block_profile_projects"], (profile,)):
-            await ensure_shared_blocks(connection, project, profile, [block], at)
-        asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
-        for id, version in await connection.rows(SQL["block_untouched"], asked):
-            await write_block(
-                connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
-            )
-    return False
+    values = (profile, block.label, *_settings(block), after, _FOLLOWED)
+    return [agent for (agent,) in await connection.rows(SQL["block_differing"], values)]
+
+
+async def _follow_own(connection: Connection, agents: Sequence[int], block: Block, at: float) -> None:
+    """Gives memories a block, and the settings of theirs where they have it."""
+    await connection.lock_sharers(*agents)
+    await run_of(connection, SQL["block_follow_own"], agents, block.label, *_settings(block))
+    for agent in agents:
+        await ensure_blocks(connection, agent, [block], at)
+
+
+async def _follow_shared(
+    connection: Connection, profile: str, projects: Iterable[str], block: Block, at: float
+) -> None:
+    await connection.run(SQL["block_follow_shared"], (profile, block.label, *_settings(block)))
+    for project in projects:
+        await ensure_shared_blocks(connection, project, profile, [block], at)
+    asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
+    for id, version in await connection.rows(SQL["block_untouched"], asked):
+        await write_block(
+            connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
+        )
+
+
+def _settings(block: Block) -> tuple[str, int, int]:
+    return (block.description, block.limit, int(block.read_only))
 
 
 async def write_block(
@@ -303,13 +309,27 @@ class Blocks(Group):
     async def follow(self, profile: str, own: Sequence[Block], shared: Sequence[Block], *, at: float) -> None:
         """Brings the stored blocks of a profile up to the settings; ids and versions of the arguments do not count.
 
-        The values of people's own blocks stay, and so does a shared one that was written to.
+        Descriptions, limits and permissions come from the settings alone. So does a shared value that was never written
+        to; the values of people's own blocks stay. Missing blocks are added. Blocks that the settings no longer name
+        stay: they may hold a user's words.
         """
-        # The transactions are short, because turns wait for each.
-        while await self._database.bulk(
-            lambda connection: follow_blocks(connection, profile, own, shared, at)
-        ):
-            pass
+        database = self._database
+        for block in own:
+            after = 0
+            while found := await database.long_read(
+                partial(_find_differing, profile=profile, block=block, after=after)
+            ):
+                await database.bulk(partial(_follow_own, agents=found, block=block, at=at))
+                after = found[-1]
+        if shared:
+            rows = await database.long_read(
+                lambda connection: connection.rows(SQL["block_profile_projects"], (profile,))
+            )
+            projects = [project for (project,) in rows]
+            for block in shared:
+                await database.bulk(
+                    partial(_follow_shared, profile=profile, projects=projects, block=block, at=at)
+                )
 
 
 def make_block(row: Row) -> Block:

@@ -130,15 +130,21 @@ INSERT INTO blocks (agent, project, profile, label, description, lim, read_only,
 VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, 1, 0)
 ON CONFLICT DO NOTHING RETURNING id
 
--- name: block_follow
--- Brings a block up to the settings for all that have it. ?3: shared by a profile's users, or each one's own.
-UPDATE blocks SET description = ?4, lim = ?5, read_only = ?6
-WHERE profile = ?1 AND label = ?2 AND CASE WHEN agent IS NULL THEN 1 ELSE 0 END = ?3 AND (description, lim, read_only) <> (?4, ?5, ?6)
+-- name: block_differing
+-- Finds memories of a profile that lack a block or have it with other settings.
+SELECT a.id FROM agents a LEFT JOIN blocks b ON b.agent = a.id AND b.label = ?2
+WHERE a.profile = ?1 AND a.id > ?6 AND (b.id IS NULL OR (b.description, b.lim, b.read_only) <> (?3, ?4, ?5))
+ORDER BY a.id LIMIT ?7
 
--- name: block_lacking
--- Finds memories that were there before the profile had this block.
-SELECT id FROM agents a WHERE profile = ?1
-AND NOT EXISTS (SELECT 1 FROM blocks b WHERE b.agent = a.id AND b.label = ?2) LIMIT ?3
+-- name: block_follow_own
+-- Gives the blocks of some memories the settings of their profile.
+UPDATE blocks SET description = ?2, lim = ?3, read_only = ?4
+WHERE label = ?1 AND (description, lim, read_only) <> (?2, ?3, ?4) AND agent {in:5:BIGINT:64}
+
+-- name: block_follow_shared
+-- Gives the blocks that a profile's users share the settings of the profile.
+UPDATE blocks SET description = ?3, lim = ?4, read_only = ?5
+WHERE agent IS NULL AND profile = CAST(?1 AS TEXT) AND label = ?2 AND (description, lim, read_only) <> (?3, ?4, ?5)
 
 -- name: block_untouched
 -- Finds shared blocks with another value than the settings', in which nothing but the settings has written.

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from storage.database import Connection, Operation
 from storage.errors import NotFound, WriteConflict
-from storage.records import Agent, Block, BlockOp
+from storage.records import Agent, Block, BlockOp, Scope
 from storage.sql import blocks
 from storage.sql.store import Store
 
@@ -56,6 +56,37 @@ async def test_an_own_block_counts_before_a_shared_one_of_its_label(
         ("human", "Unknown."),
         ("persona", "A friend."),
     ]
+
+
+async def test_settings_are_followed_by_a_few_memories_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one statement those of a hundred thousand users hold up all turns, and over PostgreSQL fail after 30 s."""
+    monkeypatch.setattr(blocks, "_FOLLOWED", 2)
+    users = [
+        await store.agents.find_or_begin(Scope("default", "default", f"user:{n}"), (HUMAN,), (), 1.0)
+        for n in range(5)
+    ]
+    other = await store.agents.find_or_begin(Scope("default", "other", "user:0"), (HUMAN,), (), 1.0)
+    bulk, written = store.database.bulk, []
+
+    def count(operation: Operation[Any]) -> asyncio.Future[Any]:
+        written.append(operation)
+        return bulk(operation)
+
+    monkeypatch.setattr(store.database, "bulk", count)
+    now = replace(HUMAN, description="The person", value="another default")
+    for own, writes, shown in (
+        ([now], 3, [replace(now, value="Unknown.")]),
+        ([now, PERSONA], 3, [replace(now, value="Unknown."), PERSONA]),
+        ([now, PERSONA], 0, [replace(now, value="Unknown."), PERSONA]),
+    ):
+        written.clear()
+        await store.blocks.follow("default", own, [], at=2.0)
+        assert len(written) == writes
+        for user in users:
+            assert [replace(b, id=0) for b in await store.blocks.load(user.id)] == shown
+    assert [replace(b, id=0) for b in await store.blocks.load(other.id)] == [HUMAN]
 
 
 async def test_a_write_on_an_old_version_is_a_conflict_and_changes_nothing(
