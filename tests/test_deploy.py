@@ -142,7 +142,7 @@ def test_gateways_and_a_worker_share_one_postgres(many: dict[str, Any]) -> None:
     # The server that the image starts to make the database listens on no address.
     assert "127.0.0.1" in services["postgres"]["healthcheck"]["test"]
     text = (DEPLOY / "nginx.postgres.conf").read_text("utf-8")
-    assert re.findall(r"^    server (\w+):8080 ", text, re.M) == ["gateway1", "gateway2"]
+    assert re.findall(r"^    server (\w+):8080 ", text, re.M) == 2 * ["gateway1", "gateway2"]
 
 
 @pytest.mark.parametrize("name", ["nginx.conf", "nginx.postgres.conf"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
@@ -13,11 +14,11 @@ import orjson
 import pytest
 from websockets.sync.client import connect
 
-from tests.gateway.process import ROOT
+from tests.gateway.process import ROOT, command
 from tests.gateway.two.people import messages_of
 from tests.gateway.two.world import CHAT, World, _streamed
 from tests.patience import PATIENCE_S
-from tests.server import RawClient, held_port
+from tests.server import RawClient, RawReply, held_port
 
 
 @contextmanager
@@ -94,6 +95,28 @@ def test_a_conversation_goes_on_whichever_gateway_is_there(tmp_path: Path, url: 
             with RawClient(port) as client:
                 client.request("GET", path)
                 assert client.read_head().status == 404
+
+
+def test_an_operator_stays_signed_in(tmp_path: Path, url: str) -> None:
+    with (
+        World(tmp_path, gateways=2, url=url) as world,
+        held_port() as port,
+        nginx_before(world, tmp_path, port),
+    ):
+        environ = world.place.environ
+        made = command("keys", "create", "--operator", where=tmp_path, environ=environ)
+        (key,) = re.findall(r"mg-\S+", made.stdout)
+
+        def ask(method: str, path: str, body: bytes | None, **headers: str) -> RawReply:
+            with RawClient(port) as client:
+                client.request(method, f"/ui/{path}", body, {"host": f"127.0.0.1:{port}", **headers})
+                return client.read_reply()
+
+        form = {"content-type": "application/x-www-form-urlencoded", "sec-fetch-site": "same-origin"}
+        signed_in = ask("POST", "login", f"key={key}&next=".encode(), **form)
+        assert signed_in.status == 303, signed_in.body
+        cookie = signed_in.headers["set-cookie"].partition(";")[0]
+        assert {ask("GET", "people", None, cookie=cookie).status for _ in range(8)} == {200}
 
 
 def test_a_websocket_passes(tmp_path: Path, url: str) -> None:
