@@ -222,6 +222,20 @@ def test_the_rules_of_an_agent_hold_in_chat(world: World) -> None:
     assert asked[1] in (None, "auto")
 
 
+def test_rules_that_leave_no_tool_leave_the_clients_own(world: World) -> None:
+    registry = world.gateway.app.services.agents.registry
+    assert isinstance(registry, Registry)
+    once = {"type": "max_count_per_step", "tool_name": "memory_insert", "max_count_limit": 1}
+    defined = AgentDefinition("react_agent", "You help.", model="m", rules=(once,))
+    new = NewAgent(defined, name="one", own=[(HUMAN, {})], tool_names=["memory_insert"])
+    world.gateway.call(registry.create("default", new))
+    for tools, choice in (([], "none"), ([LOOK], None)):
+        world.upstream.queue(call_tools(insert("x")), say("Done."))
+        options = {"tools": tools} if tools else {}
+        assert world.chat(model="agent/one", **options).say("Go.") == "Done."
+        assert world.upstream.last.json.get("tool_choice") == choice
+
+
 def test_an_agents_definition_takes_effect_with_the_next_request(world: World) -> None:
 
     made = make(world, system="Before. {CORE_MEMORY} Behind.")

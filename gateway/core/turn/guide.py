@@ -65,14 +65,15 @@ class Offer(Struct, frozen=True):
     # No tool may be called, and a call that comes nevertheless ends the turn without being run.
     is_final: bool = False
 
-    def fields(self, *, can_force: bool = True) -> Json:
+    def fields(self, *, can_force: bool = True, has_client_tools: bool = False) -> Json:
         """Returns the fields of a request that ask for it; `tools` never changes, because providers cache it.
 
         No field says that only some tools may be called: a call of another one gets an error as its result.
 
         can_force: the model can be made to call a tool.
+        has_client_tools: the request has tools of the client's, of which the offer says nothing.
         """
-        if self.is_final or self.names == ():
+        if self.is_final or (self.names == () and not has_client_tools):
             return {"tool_choice": "none"}
         fields: Json = {}
         if self.must and can_force:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct, field
@@ -63,6 +64,7 @@ class NoteRoom(Struct, frozen=True):
 NO_NOTE = NoteRoom()
 # The effort where thoughts are asked for without one; OpenAI's models take it for that, too.
 _DEFAULT_EFFORT: Final = "medium"
+_NO_FIELDS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class FittedWindow(Struct, frozen=True):
@@ -254,7 +256,7 @@ class Prompt(Struct, frozen=True):
             tools=self.tools,
             hidden_rounds=more,
             max_tokens=budget_tokens if is_limited else None,
-            tool_choice={} if offer is ANYTHING else offer.fields(can_force=self.form.can_force),
+            tool_choice=self._fields_of(offer),
             changes_prefix=self.changes_prefix,
         )
 
@@ -294,11 +296,16 @@ class Prompt(Struct, frozen=True):
                 # Claude refuses a limit that its thoughts alone may reach, so a late round has room for them.
                 limit = max(budget_tokens, thinking_budget(request.json) + 1)
                 edit.set_member(limit_key, limit)
-        if offer is not ANYTHING:
-            for key, value in offer.fields(can_force=self.form.can_force).items():
-                if key not in self.form.refused:
-                    edit.set_member(key, value)
+        for key, value in self._fields_of(offer).items():
+            if key not in self.form.refused:
+                edit.set_member(key, value)
         return edit.render()
+
+    def _fields_of(self, offer: Offer) -> Mapping[str, Any]:
+        """Returns the fields that ask for an offer."""
+        if offer is ANYTHING:
+            return _NO_FIELDS
+        return offer.fields(can_force=self.form.can_force, has_client_tools=bool(self.request.tools))
 
     def _put_additions(self, edit: BodyEdit) -> None:
         """Puts the gateway's texts, messages and tools into the request, and takes out what is dropped."""
