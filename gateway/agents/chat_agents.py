@@ -11,6 +11,7 @@ from gateway.agents.core.waits import Waiter
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.agent_messaging import Sender
 from gateway.agents.runs.agent_runs import AgentRuns
+from gateway.agents.runs.calls.called_tools import calls_in_prompt
 from gateway.agents.runs.run import sampling_fields
 from gateway.agents.runs.turn_guide import guide_of
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
@@ -71,7 +72,8 @@ class ChatAgents(Struct, frozen=True):
             alone=serial_tools(spec),
             asides=asides_of(spec, request.tools),
         )
-        return terms, guide_of(spec, prompt)
+        has_rules = spec.defined is not None and spec.defined.rules
+        return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if has_rules else ())
 
     def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
         has_agent = bool(context.request.spec.uid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, 
 from tests.gateway.sdk import World
 
 OURS = {"x-mnemogate-conversation": "default"}
+APPENDED = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 LOOKS = Call("look", id="call_look")
 HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
@@ -220,6 +222,68 @@ def test_the_rules_of_an_agent_hold_in_chat(world: World) -> None:
     asked = [seen.json.get("tool_choice") for seen in world.upstream.chats]
     assert asked[0] == {"type": "function", "function": {"name": "memory_insert"}}
     assert asked[1] in (None, "auto")
+
+
+@pytest.mark.parametrize("headers", [{}, OURS, APPENDED])
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_rules_go_on_after_a_result_of_the_clients_own_tool(
+    world: World, headers: dict[str, str], stream: bool
+) -> None:
+    """What the turn has called before counts, whether the client has seen it or not."""
+    first = {"type": "run_first", "tool_name": "memory_insert"}
+    once = {"type": "max_count_per_step", "tool_name": "memory_insert", "max_count_limit": 1}
+    make(world, rules=(first, once))
+    chat = world.chat(model="agent/ann", headers=headers, tools=[LOOK])
+
+    def forces() -> bool:
+        return isinstance(world.upstream.last.json.get("tool_choice"), dict)
+
+    world.upstream.queue(call_tools(insert("a")), call_tools(LOOKS))
+    chat.say("Look.", stream=stream)
+    chat.answer(chat.messages[-1]["tool_calls"][0], "A ship.")
+    again = Call("look", id="call_again")
+    world.upstream.queue(call_tools(insert("b"), again), say("Two ships."))
+    chat.go_on(stream=stream)
+    assert not forces()
+    chat.answer(chat.messages[-1]["tool_calls"][0], "Another ship.")
+    assert chat.go_on(stream=stream) == "Two ships."
+    assert not forces()
+    ran, forbidden = (
+        m["content"]
+        for m in world.upstream.last.messages
+        if m["role"] == "tool" and "ship" not in m["content"]
+    )
+    assert "a" in ran
+    assert forbidden.startswith("Not run: memory_insert may run once for one message of the user")
+    # With the user's next message they begin anew.
+    chat.say("Thanks.", stream=stream)
+    assert forces()
+
+
+def test_a_call_that_was_forbidden_before_a_result_of_the_clients_own_tool_does_not_count(
+    world: World,
+) -> None:
+    first = {"type": "run_first", "tool_name": "conversation_search"}
+    once = {"type": "max_count_per_step", "tool_name": "memory_insert", "max_count_limit": 1}
+    make(world, rules=(first, once))
+    chat = world.chat(model="agent/ann", tools=[LOOK])
+    world.upstream.queue(call_tools(insert("a"), LOOKS), call_tools(insert("b")), say("Noted."))
+    chat.say("Look.")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "A ship.")
+    assert chat.go_on() == "Noted."
+    forbidden, _, ran = (m["content"] for m in world.upstream.last.messages if m["role"] == "tool")
+    assert (forbidden.startswith("Not run:"), ran.startswith("Not run:")) == (True, False)
+
+
+def test_the_rules_go_on_after_a_result_that_names_the_response_before_it(world: World) -> None:
+    make(world, rules=({"type": "run_first", "tool_name": "memory_insert"},))
+    look: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}}
+    world.upstream.queue(call_tools(insert("a")), call_tools(LOOKS), say("A ship."))
+    respond = partial(world.sdk.responses.create, model="agent/ann", user="zoe", tools=[look])
+    asked = respond(input="Look.")
+    result: Any = {"type": "function_call_output", "call_id": "call_look", "output": "A ship."}
+    assert respond(input=[result], previous_response_id=asked.id).output_text == "A ship."
+    assert not isinstance(world.upstream.last.json.get("tool_choice"), dict)
 
 
 def test_rules_that_leave_no_tool_leave_the_clients_own(world: World) -> None:

@@ -23,7 +23,7 @@ from gateway.agents.runs.agent_messaging import AgentMessaging, Sender
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import RunBeginning, RunStarter
 from gateway.agents.runs.calls.call_record import awaits_answers
-from gateway.agents.runs.calls.pauses import calls_since_user_message
+from gateway.agents.runs.calls.called_tools import calls_on_path
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.replay import replay
 from gateway.agents.runs.resend import (
@@ -592,7 +592,7 @@ def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
         send.spec,
         prompt,
         steps_left,
-        calls_since_user_message(memory.context, is_continued=is_continued),
+        calls_on_path(memory.context),
         can_ask=send.shows_steps,
         has_later_message=bool(send.decisions and send.messages),
     )

@@ -32,7 +32,13 @@ from gateway.core.conversation.canonical import (
 )
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.plan import Plan, rivals_of
-from gateway.core.conversation.private import is_nudge, private_of, without_private
+from gateway.core.conversation.private import (
+    PRIVATE,
+    PrivateFields,
+    is_nudge,
+    private_of,
+    without_private,
+)
 from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refilled, refilled_calls
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import with_text_before
@@ -60,8 +66,8 @@ class InsertedMessage(Struct, frozen=True):
     # Its offset on the path (`PathElement.at`); None: it has none yet.
     at: tuple[int, int] | None = None
     note: str = ""
-    # It comes from an agent's rules, for the model, and opens no turn.
-    is_nudge: bool = False
+    # The private fields of the stored message.
+    private: PrivateFields = msgspec.field(default_factory=PrivateFields)
     # What it shows of memory blocks, with its note.
     shown: Shown = msgspec.field(default_factory=dict)
 
@@ -70,9 +76,13 @@ class InsertedMessage(Struct, frozen=True):
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
     ) -> InsertedMessage:
         shown = shown_by_note(note) if note else _shown_in(message)
-        return cls(
-            with_text_before(without_private(message), note), atoms, at, note, is_nudge(message), shown
-        )
+        sent = with_text_before(without_private(message), note)
+        return cls(sent, atoms, at, note, private_of(message), shown)
+
+    @property
+    def is_nudge(self) -> bool:
+        """True for a message of an agent's rules to the model, which opens no turn."""
+        return is_nudge({PRIVATE: self.private})
 
 
 class Composition(Struct):
@@ -88,6 +98,8 @@ class Composition(Struct):
     note_tokens: int = 0
     # The messages that replace a client message; an empty list where `inserted` has it.
     replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
+    # The hidden rounds among these, with their private fields.
+    stored_rounds: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
     # Hidden rounds stand after other messages than they did: the client has left some out, or put a summary there.
     moves_rounds: bool = False
     # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
@@ -483,6 +495,8 @@ def _restore_rounds(
             messages = None if full is None else [full]
         if messages is not None:
             composition.replacements[listing.positions[i]] = [*map(without_private, messages)]
+            if exchange.hidden:
+                composition.stored_rounds[listing.positions[i]] = messages
             if exchange.hidden and listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:
                 composition.moves_rounds = True
             if shown := _shown_in_rounds(content):

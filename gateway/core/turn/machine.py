@@ -28,7 +28,12 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import NATIVE_REPLY, Event, Header, Json
-from gateway.core.conversation.private import framed_system_message, with_private, without_private
+from gateway.core.conversation.private import (
+    NUDGE_SENDER,
+    framed_system_message,
+    with_private,
+    without_private,
+)
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
@@ -444,9 +449,9 @@ class Turn:
         """Saves the round, where steps are saved, and calls the model again."""
         terms, ended = self.terms, self._round
         step = replace(self._step(), results=self._calls.results, nudge=offer.nudge)
-        self._messages += [ended.upstream_message(), *(result.message() for result in step.results)]
+        self._messages += [ended.upstream_message(), *(result.stored() for result in step.results)]
         if offer.nudge:
-            self._messages.append(without_private(framed_system_message(offer.nudge)))
+            self._messages.append(framed_system_message(offer.nudge, sender=NUDGE_SENDER))
         self._shown_replies.append(ended.shown_reply())
         self._ledger = self._counted()
         self._calls = NO_CALLS
@@ -533,8 +538,7 @@ class Turn:
         """Returns the messages of the last round as they go upstream again."""
         reply, results, saves_steps = self._round, self._calls.results, self.terms.saves_steps
         if results:
-            messages = (result.stored() if saves_steps else result.message() for result in results)
-            return (reply.upstream_message(), *messages)
+            return (reply.upstream_message(), *(result.stored() for result in results))
         if saves_steps and reply.filler and reply.draft.text:
             return (reply.upstream_message(client_calls),)  # the filler is no part of it upstream
         if self._messages and (native := reply.draft.message().get(NATIVE_REPLY)):

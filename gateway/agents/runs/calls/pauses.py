@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
-from gateway.agents.core.tool_rules import CalledTool
-from gateway.core.conversation.canonical import WireMessage, call_id, name_and_arguments, text_of
-from gateway.core.conversation.private import PRIVATE, is_nudge, private_of
+from gateway.core.conversation.canonical import WireMessage, call_id, text_of
+from gateway.core.conversation.private import PRIVATE, private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import INTERRUPTED, CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
@@ -154,33 +153,3 @@ def _calls_of(context: MemoryContext, e: Exchange) -> tuple[WireMessage, ...]:
     content = context.tree.content(e)
     replies = content.full if content.is_step and content.full else [content.shown_reply or {}]
     return tuple(call for m in replies for call in m.get("tool_calls") or ())
-
-
-def calls_since_user_message(context: MemoryContext, *, is_continued: bool) -> list[CalledTool]:
-    """Returns the calls since the user's newest message that have run: a pause does not reset the rules.
-
-    is_continued: what comes in next belongs to a run that is taken up, and is no new send.
-    """
-    found: list[CalledTool] = []
-    if context.plan.messages and not is_continued:
-        return found
-    names: dict[str, str] = {}
-
-    def take(messages: Iterable[WireMessage]) -> None:
-        for m in messages:
-            # A message of another agent, shown as the system's, begins a turn, too.
-            if m.get("role") == "user" and not is_nudge(m):
-                found.clear()
-            if m.get("role") == "tool" and (name := names.get(str(m.get("tool_call_id")))):
-                private = private_of(m)
-                if private.get("unrun"):
-                    continue
-                status = "denied" if private.get("approval") == "denied" else private.get("status")
-                found.append(CalledTool(name, str(status or "success"), text_of(m)))
-
-    for e in context.path:
-        take(context.tree.content(e).messages or ())
-        for call in _calls_of(context, e):
-            names[call_id(call)], _ = name_and_arguments(call)
-    take(context.plan.messages)
-    return found

@@ -1,0 +1,67 @@
+"""The calls of a turn so far, as an agent's rules count them: those since the user's newest message that have run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.agents.core.tool_rules import CalledTool
+from gateway.core.conversation.canonical import (
+    WireMessage,
+    are_results,
+    call_id,
+    call_objects,
+    name_and_arguments,
+    text_of,
+)
+from gateway.core.conversation.private import PRIVATE, is_nudge, own_length, private_of
+from gateway.run.memory.memory_context import MemoryContext
+from gateway.run.memory.prompt import Prompt
+
+
+def calls_on_path(context: MemoryContext) -> list[CalledTool]:
+    """Returns the calls of the turn that goes on in a stored conversation. A pause does not end a turn."""
+    new = context.plan.messages
+    if any(m.get("role") == "user" and not is_nudge(m) for m in new):
+        return []
+    stored: list[WireMessage] = []
+    for e in context.path:
+        content = context.tree.content(e)
+        stored += content.messages or ()
+        stored += _without_nudges(content.full or [content.shown_reply or {}])
+    return _calls_of_last_turn([*stored, *new])
+
+
+def calls_in_prompt(prompt: Prompt) -> list[CalledTool]:
+    """Returns the calls of the turn that goes on in a client conversation.
+
+    The client's list has its own calls and their results; the gateway's are in the hidden rounds within it.
+    """
+    messages, composition = prompt.request.messages, prompt.composition
+    if messages[-1].get("role") == "user" and text_of(messages[-1]):
+        return []
+    sent: list[WireMessage] = [{**each.message, PRIVATE: each.private} for each in composition.inserted]
+    for index, message in enumerate(messages):
+        rounds = composition.stored_rounds.get(index)
+        sent += composition.replacements.get(index, [message]) if rounds is None else _without_nudges(rounds)
+    return _calls_of_last_turn(sent)
+
+
+def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
+    """Returns a reply with its hidden rounds, without what the gateway says there in the user's role."""
+    return [message for message in reply if message.get("role") != "user"]
+
+
+def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
+    """Returns the calls since the user's newest message. A message of another agent begins a turn, too."""
+    found: list[CalledTool] = []
+    names: dict[str, str] = {}
+    for m, is_result in zip(messages, are_results(messages), strict=True):
+        role, private = m.get("role"), private_of(m)
+        if role == "user" and not is_result and not is_nudge(m):
+            found.clear()
+        elif role == "assistant":
+            names.update((call_id(call), name_and_arguments(call)[0]) for call in call_objects(m))
+        elif role == "tool" and not private.get("unrun") and (id := str(m.get("tool_call_id"))) in names:
+            status = "denied" if private.get("approval") == "denied" else private.get("status")
+            found.append(CalledTool(names[id], str(status or "success"), text_of(m)[: own_length(m)]))
+    return found
