@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -51,6 +51,7 @@ from storage.errors import StoreError
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
+_ResultT = TypeVar("_ResultT")
 
 
 @dataclass(slots=True)
@@ -279,13 +280,12 @@ class TurnRun:
 
     async def _run_round(self) -> None:
         """Calls the model, and feeds the machine its reply or the error."""
-        keep_alive_s = self.services.limits.keep_alive_s
         try:
             if self.run_terms.admit is not None:
                 await self.run_terms.admit()
             sending = self._send()
-            if keep_alive_s and self.sink.started:
-                sending = await_with_beats(sending, keep_alive_s, self._send_beat)
+            if self.sink.started:
+                sending = self._with_comments(sending)
             reply = await sending
             headers = forwarded_headers(reply.headers)
             self._turn.feed(events.ReplyStarted(reply.status, headers))
@@ -323,10 +323,10 @@ class TurnRun:
     async def _take_stream(self, reply: ModelReply) -> None:
         """Reads a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""
         is_bounded = self.memory is not None and self.machine is None
-        async with keep_alive(reply.events(), self.services.limits.keep_alive_s) as batches:
+        async with keep_alive(reply.events(), self._keep_alive_s) as batches:
             async for batch in batches:
                 if batch is BEAT:
-                    await self._send_beat()
+                    await self._feed(events.Silence())
                     continue
                 self.attempts.call.note_piece(batch)
                 if is_bounded:
@@ -345,13 +345,15 @@ class TurnRun:
         self._reply = await self.attempts.send(self._request_for)
         return self._reply
 
-    async def _send_beat(self) -> None:
-        """Sends a keep-alive comment, unless that would send a status that a later round may change."""
-        if not self.sink.started:
-            if self._reply is None or self.terms.gateway_tools:
-                return
-            self._start_reply(self._reply.status, forwarded_headers(self._reply.headers))
-        await self.sink.write(BEAT)
+    @property
+    def _keep_alive_s(self) -> float:
+        """The silence after which the client gets a comment; 0: it gets none."""
+        return 0.0 if isinstance(self.sink, HeldSink | UnseenSink) else self.services.limits.keep_alive_s
+
+    def _with_comments(self, work: Coroutine[Any, Any, _ResultT]) -> Coroutine[Any, Any, _ResultT]:
+        """Returns work during which the client gets comments, where the settings ask for them."""
+        silent_s = self._keep_alive_s
+        return await_with_beats(work, silent_s, lambda: self._feed(events.Silence())) if silent_s else work
 
     def _feed(self, fact: TurnEvent) -> Awaitable[None]:
         return self._perform_all(self._turn.feed(fact))
@@ -423,8 +425,8 @@ class TurnRun:
         """Waits for tools. Where they take long, the client gets a filler meanwhile."""
         filler = self.terms.filler
         if filler is None or isinstance(self.sink, HeldSink | UnseenSink):
-            return await running
-        task = asyncio.ensure_future(running)
+            return await self._with_comments(running)
+        task = asyncio.ensure_future(self._with_comments(running))
         try:
             await asyncio.wait([task], timeout=filler.after_ms / 1000)
             if not task.done():
@@ -438,8 +440,6 @@ class TurnRun:
     # -- the client
 
     def _start_reply(self, status: int, headers: Sequence[Header]) -> None:
-        if self.sink.started:  # a keep-alive comment has sent the head already
-            return
         self.status = status
         self.call.receipt.upstream_answered()
         self.sink.start(status, self.call.receipt.reply_headers(headers))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -209,9 +209,13 @@ def agents(
     settings: ToolSettings | None = None,
     models: Sequence[ModelSettings] = (),
     profiles: Sequence[ProfileSettings] = (),
+    server: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[Life]:
-    """settings: of tools. models: aliases. profiles: of the users beside it. options: of the agent."""
+    """settings: of tools. models: aliases. profiles: of the users beside it. server: values of [server].
+
+    options: of the agent.
+    """
     spec = AgentSpec(
         **{
             "name": "helper",
@@ -228,6 +232,7 @@ def agents(
         "upstreams": (kind,),
         "models": tuple(models),
         "tools": settings or ToolSettings(),
+        "server": server,
     }
     with remember(upstream, folder, *profiles, **parts) as world:
         life = Life(world, spec, _scope())

@@ -18,7 +18,8 @@ from gateway.settings import ToolSettings
 from tests.agents.kills import Webhook
 from tests.agents.life import HUMAN, Life, ListeningSink, agents
 from tests.doubles.tool_server import replying, served
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.gateway.sdk import CHAT
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
 from tests.patience import PATIENCE_S
 
@@ -220,6 +221,39 @@ def test_a_chat_completion_that_comes_again_overwrites_no_newer_block(
 
         world.gateway.call(write())
         assert "Error: the memory block 'human' was changed by another writer meanwhile" in ask()
+
+
+@pytest.mark.parametrize("conversation", [None, "default"])
+@pytest.mark.parametrize("text", [None, "One moment."])
+def test_a_stream_is_not_silent_while_a_tool_takes_long(
+    upstream: StrictUpstream, tmp_path: Path, conversation: str | None, text: str | None
+) -> None:
+    with (
+        served(replying("200 OK", b"Sent.")) as server,
+        agents(
+            upstream,
+            tmp_path,
+            ToolSettings(private_hosts=(server.url,)),
+            server={"keep_alive_comment_s": 0.01},
+        ) as life,
+    ):
+        make_ann(life, f"{server.url}/hook")
+        body = {
+            "model": "agent/ann",
+            "user": "zoe",
+            "messages": [{"role": "user", "content": "Send it."}],
+            "stream": True,
+        }
+        for after, said in ((say("Done."), b"Done."), (fail(429), b'"type":"rate_limit_error"')):
+            server.gate = Gate()
+            upstream.queue(call_tools(Call("lookup", {"q": str(after.status)}), text=text), after)
+            headers = {} if conversation is None else {"x-mnemogate-conversation": conversation}
+            with life.world.gateway.connect() as client:
+                client.request("POST", CHAT, orjson.dumps(body), headers)
+                assert client.read_head().status == 200
+                client.read_until(b": keep-alive\n\n")
+                server.gate.open()
+                assert said in client.read_until(said)
 
 
 def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_path: Path) -> None:

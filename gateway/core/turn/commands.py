@@ -26,6 +26,10 @@ class SendBody(Struct, frozen=True):
     data: bytes
 
 
+# A comment of an event stream, which clients ignore and proxies take for a sign of life.
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
 class SendWhole(Struct, frozen=True):
     """Answer with one body, which leaves at `Finish`."""
 

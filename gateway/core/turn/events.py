@@ -62,6 +62,10 @@ class ToolsLate(Struct, frozen=True):
     """Gateway tools have run for so long that the user should hear a filler (`TurnTerms.filler`)."""
 
 
+class Silence(Struct, frozen=True):
+    """Nothing has been sent for a while. The reply that is being read, if one is, is a stream."""
+
+
 class StepSaved(Struct, frozen=True):
     """A `SaveStep` is committed. The fields are those of the step that it opened, or else of the one that it ended."""
 
@@ -115,6 +119,7 @@ TurnEvent = (
     | ReplyFailed
     | ToolFinished
     | ToolsLate
+    | Silence
     | StepSaved
     | StepFailed
     | Saved

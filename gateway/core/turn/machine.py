@@ -162,6 +162,8 @@ class Turn:
                 return self._tool_finished(event)
             case events.ToolsLate():
                 return self._send_filler()
+            case events.Silence():
+                return self._keep_alive()
             case events.StepSaved():
                 return self._step_saved(event)
             case events.StepFailed():
@@ -392,6 +394,20 @@ class Turn:
         if reply.is_stored:
             self._next_filler = filler.say
         return self._flush()
+
+    def _keep_alive(self) -> list[Command]:
+        """Sends a comment, unless its status would be one that the next round may still change.
+
+        While tools run that is outweighed: they may take longer than a proxy waits.
+        """
+        if self._round.form is AS_BODY:
+            return []
+        if self._head_sent:
+            return [commands.SendBody(commands.KEEP_ALIVE)]
+        if self._state is WAITING or (self._state is READING and self.terms.gateway_tools):
+            return []
+        self._head_sent = True
+        return [self._head(), commands.SendBody(commands.KEEP_ALIVE)]
 
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is AS_EVENTS:

@@ -63,6 +63,8 @@ class NativeTurn:
                 return []
             case events.ReceivedWhole(body):
                 return self._received_whole(body)
+            case events.Silence():
+                return self._send(commands.KEEP_ALIVE)
             case events.Saved():
                 after, self._after_save = self._after_save, []
                 return after

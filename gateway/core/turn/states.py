@@ -20,6 +20,7 @@ from gateway.core.turn.events import (
     ReplyFailed,
     ReplyStarted,
     Saved,
+    Silence,
     StepFailed,
     StepSaved,
     Stopped,
@@ -56,6 +57,7 @@ _INTERRUPTED: Final[Transitions] = {ClientLeft: _BROKEN_OFF, Stopped: _ENDED}
 TRANSITIONS: Final[Mapping[TurnState, Transitions]] = MappingProxyType(
     {
         WAITING: {
+            Silence: frozenset({WAITING}),
             ReplyStarted: frozenset({READING}),
             ReplyFailed: _BROKEN_OFF,
             ResumedCalls: frozenset({RUNNING_TOOLS, SAVING_RESULTS}) | _ENDED,
@@ -66,12 +68,14 @@ TRANSITIONS: Final[Mapping[TurnState, Transitions]] = MappingProxyType(
             ReceivedWhole: _REPLY_COMPLETE,
             ReplyEnded: _REPLY_COMPLETE,
             ReplyFailed: _REPLY_COMPLETE,  # complete where nothing but its wrapping was missing
+            Silence: frozenset({READING}),
             **_INTERRUPTED,
         },
         SAVING_CALLS: {StepSaved: frozenset({RUNNING_TOOLS}), StepFailed: _BROKEN_OFF, **_INTERRUPTED},
         RUNNING_TOOLS: {
             ToolFinished: _NEXT_ROUND | _ENDED | {RUNNING_TOOLS},
             ToolsLate: frozenset({RUNNING_TOOLS}),
+            Silence: frozenset({RUNNING_TOOLS}),
             **_INTERRUPTED,
         },
         SAVING_RESULTS: {StepSaved: frozenset({WAITING}), StepFailed: _BROKEN_OFF, **_INTERRUPTED},

@@ -11,8 +11,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, Final, TypeVar
 
+from gateway.core.turn.commands import KEEP_ALIVE
+
 T = TypeVar("T")
-BEAT: Final[Any] = b": keep-alive\n\n"  # compared by identity
+BEAT: Final[Any] = KEEP_ALIVE  # compared by identity
 _END: Final[Any] = object()
 
 
