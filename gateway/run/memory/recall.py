@@ -130,6 +130,8 @@ class FoundMessages(NamedTuple):
     def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
         """Returns what was found without what the memory section shows as standing facts."""
         stated = {normalized_statement(fact.text) for fact in shown}
+        if not stated:
+            return self  # as in most memories: no message need be compared
         return self.rule_out("shown", lambda m: normalized_statement(m.text) in stated)
 
 
