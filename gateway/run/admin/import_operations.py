@@ -70,7 +70,7 @@ class ImportOperations:
                     f"There is no parameter {name!r}: there are {', '.join(PARAMETERS)}.", param=name
                 )
         arguments = Arguments(raw)
-        user = arguments.optional_user() or self.defaults.user
+        user = arguments.optional_id("user") or self.defaults.user
         if user is None:
             raise BadRequest("Say whose memory it is for: user (--user).", param="user")
         wanted = arguments.optional_text("project") or project or "default"

@@ -65,7 +65,7 @@ class LimitOperations(Struct, frozen=True):
             0,
             arguments.optional_text("project") or project,
             arguments.optional_number("key"),
-            arguments.optional_user(),
+            arguments.optional_id("user"),
             unit,
             per,
             _read_most(raw, unit),

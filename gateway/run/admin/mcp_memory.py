@@ -159,9 +159,8 @@ class McpMemory:
             raise BadRequest(f"There is no tool {tool!r}.", param="tool")
         profile = fields.optional_text("profile") or self._default_profile(project)
         client = client_name(fields.optional_text("client") or "", "")
-        caller = McpCaller(
-            project, profile, fields.text("user"), may_write=not fields.flag("read"), client=client
-        )
+        user = fields.optional_id("user")
+        caller = McpCaller(project, profile, user, may_write=not fields.flag("read"), client=client)
         answer = await self.call(caller, tool, arguments)
         return {"value": answer.value, "error": answer.error}
 

@@ -93,14 +93,14 @@ class Arguments:
     def optional_text(self, name: str) -> str | None:
         return self.text(name) if name in self else None
 
-    def optional_user(self) -> str | None:
-        """Returns the field `user`, held to what requests may name; None: it was left out."""
-        if "user" not in self:
+    def optional_id(self, name: str) -> str | None:
+        """Returns a user or a conversation, held to what requests may name; None: it was left out."""
+        if name not in self:
             return None
-        user = checked_id(self.text("user"), "user")
-        if user is None:
-            raise BadRequest("`user` is empty.", param="user")
-        return user
+        id = checked_id(self.text(name), name)
+        if id is None:
+            raise BadRequest(f"`{name}` is empty.", param=name)
+        return id
 
     def number(self, name: str) -> int:
         value: int = self._read(name, _NUMBER, "a positive number")
@@ -125,16 +125,18 @@ class Arguments:
         value: list[Any] = self._read(name, kind, "what the answer before gave")
         return value
 
-    def owner(self, defaults: Defaults | None = None) -> MemoryOwner:
+    def owner(self, defaults: Defaults | None = None, *, is_new: bool = False) -> MemoryOwner:
         """Reads whose memory is meant: `project` with `profile` and `user` or `conversation`, or with `agent`.
 
         defaults: for a user and a profile that are left out; None: they stay left out.
+        is_new: the memory is made now, so that requests must be able to name it.
         """
         project = self.optional_text("project")
         if project is None:
             raise BadRequest("Say in which project.", param="project")
         profile = self.optional_text("profile")
-        user, conversation = self.optional_text("user"), self.optional_text("conversation")
+        read = self.optional_id if is_new else self.optional_text
+        user, conversation = read("user"), read("conversation")
         if "agent" in self:
             if profile or user or conversation:
                 raise BadRequest("An agent is named by its id alone.", param="agent")

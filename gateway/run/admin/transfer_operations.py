@@ -171,7 +171,7 @@ class TransferOperations:
         no more lines. Returns {"at"}.
         """
         arguments = Arguments(raw)
-        scope, lines = arguments.owner(self.defaults).scope, arguments.texts("lines")
+        scope, lines = arguments.owner(self.defaults, is_new=True).scope, arguments.texts("lines")
         at = ImportPosition(*arguments.list_of("at", 5)) if "at" in arguments else None
         first = arguments.optional_number("line") or 1
         done = await self.write_page(scope, at, lines, first=first, is_end=arguments.flag("end"))

@@ -479,6 +479,22 @@ async def test_what_is_no_export_is_refused(other: Store, lines: Sequence[str]) 
 
 
 @pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ({"user": "a\nb"}, "`user` contains a control character"),
+        ({"user": "x" * 257}, "`user` is too long"),
+        ({"conversation": "a\x07"}, "`conversation` contains a control character"),
+    ],
+)
+async def test_no_memory_is_made_that_requests_cannot_name(
+    other: Store, named: dict[str, str], says: str
+) -> None:
+    operation = TransferOperations(other).restore
+    with pytest.raises(BadRequest, match=says):
+        await operation({"project": "default", **named, "lines": [], "at": None})
+
+
+@pytest.mark.parametrize(
     ("line", "seen"), [('{"a":1}', "None"), ('{"memory":{"format":4,"next_seq":1,"created":0}}', "4")]
 )
 async def test_another_format_is_told_which_ones_are_read(other: Store, line: str, seen: str) -> None:

@@ -80,7 +80,8 @@ def test_through_the_gateway_and_after_its_death_the_memory_is_one(tmp_path: Pat
             after = value_of(await client.call_tool("memory_remember", {"text": "It is grey."}))
             return [known, after, value_of(await client.call_tool("memory_read", {}))]
 
-        known, after, read = over_stdio(tmp_path, across)
+        # Blanks around a name are as little of it as in requests.
+        known, after, read = over_stdio(tmp_path, across, "--user", " alice")
     assert known == {**first, "known": True}
     assert after["known"] is False
     assert [f["text"] for f in read["facts"]] == ["It is grey.", "My cat is called Miso."]
