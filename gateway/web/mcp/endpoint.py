@@ -24,7 +24,7 @@ from gateway.core.request.identity import Identity, IdentityRules, Mode, identif
 from gateway.errors import NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
-from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
+from gateway.web.mcp.mcp_protocol import Context, client_of, make_server, read_characters
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
 from gateway.web.raw_headers import find_header
@@ -83,7 +83,7 @@ class McpEndpoint:
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
-            body = bytes(raw)
+            body = read_characters(bytes(raw))
             check_values(body)
             parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -6,14 +6,16 @@ Calls go where commands go: to the process that serves, or to the file.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, cast
 
+import anyio
 from mcp.server.stdio import stdio_server
 
 from gateway.core.memory.mcp_tools import McpAnswer
 from gateway.errors import GatewayError
-from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
+from gateway.web.mcp.mcp_protocol import Context, client_of, make_server, read_characters
 
 # Performs the operation `mcp-call` with these arguments, in the process that serves or on the file.
 AsksCommand = Callable[[dict[str, Any]], Any]
@@ -38,5 +40,11 @@ async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
         return McpAnswer(answer["value"], answer["error"])
 
     server = make_server(perform)
-    async with stdio_server() as (received, sent):
+    async with stdio_server(stdin=cast("anyio.AsyncFile[str]", _read_lines())) as (received, sent):
         await server.run(received, sent, server.create_initialization_options())
+
+
+async def _read_lines() -> AsyncIterator[str]:
+    """Yields the lines of the standard input."""
+    async for line in anyio.wrap_file(sys.stdin.buffer):
+        yield read_characters(line).decode("utf-8", "replace")

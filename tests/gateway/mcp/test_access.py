@@ -154,6 +154,16 @@ def test_calls_are_counted_and_held_to_limits_on_requests(world: World) -> None:
     assert (row["requests"], row["refused"], row["calls"], row["errors"]) == (3, 1, 0, 0)
 
 
+def test_half_a_character_costs_nothing_but_itself(world: World) -> None:
+    """As programs send it that cut a text."""
+    headers = {"x-mnemogate-user": "alice"}
+    call = {**LIST, "method": "tools/call"}
+    call["params"] = {"name": "memory_remember", "arguments": {"text": "Likes tea \ud83d"}}
+    assert ask(world.gateway, headers, body=call).status == 200
+    (fact,) = Tools(world.gateway.url, headers).ask("memory_read")["facts"]
+    assert fact["text"] == "Likes tea \ufffd"
+
+
 def test_protocol_errors_are_json_rpc(world: World) -> None:
     headers = {"x-mnemogate-user": "alice"}
     call = {**LIST, "method": "tools/call", "params": {"name": "memory_drop", "arguments": {}}}

@@ -92,7 +92,7 @@ def test_read_refuses_what_writes_and_the_input_s_end_ends_it(tmp_path: Path) ->
         {"method": "initialize", "id": 1, "params": {
             "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "e", "version": "1"}}},
         {"method": "notifications/initialized"},
-        {"method": "tools/call", "id": 2, "params": {"name": "memory_remember", "arguments": {"text": "Likes tea."}}},
+        {"method": "tools/call", "id": 2, "params": {"name": "memory_remember", "arguments": {"text": "Cut \ud83d"}}},
     ]  # fmt: skip
     lines = "".join(json.dumps({"jsonrpc": "2.0", **each}) + "\n" for each in asked) + "no JSON\n"
     with subprocess.Popen(
