@@ -121,6 +121,7 @@ class Gateway:
             paths=[each.path for each in routes],
             requests=services.requests,
             receipts=services.accounting.receipts,
+            idle=services.idle,
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)

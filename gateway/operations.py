@@ -136,16 +136,20 @@ def make_mcp_memory(
 
 
 def make_import_operations(
-    settings: Settings, store: Store, now: Callable[[], float] = time.time, *, gives_way: bool = True
+    settings: Settings,
+    store: Store,
+    now: Callable[[], float] = time.time,
+    *,
+    idle: asyncio.Event | None = None,
 ) -> ImportOperations:
-    """Makes the operations on imports. gives_way: an import pauses for the requests that are served meanwhile."""
+    """Makes the operations on imports. idle: set while no request is being answered; None: the process serves none."""
     performer = ImportPerformer(
         store,
         now,
         retention_days={name: each.retention_days for name, each in settings.projects.items()},
         jobs_after=_embedding_jobs(settings),
         learning_jobs=(LEARN,) if settings.memory.learn_every else (),
-        gives_way=gives_way,
+        idle=idle,
     )
     defaults = Defaults(settings.default_user, settings.default_profile)
     return ImportOperations(store, now, Directory(settings).spec_named, performer, defaults)
@@ -162,7 +166,7 @@ async def import_file(
     Raises: GatewayError.
     """
     async with database_session(settings) as store:
-        operations = make_import_operations(settings, store, gives_way=False)
+        operations = make_import_operations(settings, store)
         try:
             running = await operations.begin(open_file(path), operations.read_request(wanted))
             while running.task is not None and not running.task.done():
@@ -192,7 +196,7 @@ def make_operations(
     mcp: the operations of MCP's tools; None: they are left out.
     imports: those that run in this process; None: it serves no requests.
     """
-    imports = imports or make_import_operations(settings, store, gives_way=False)
+    imports = imports or make_import_operations(settings, store)
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
     usage = UsageOperations(store.usage, time.time if log is None else log.now, meter)

@@ -135,6 +135,8 @@ class Services:
         self.limits = limits = limits or Limits()
         self.now = now = clock or (store.now if store.database.is_shared else time.time)
         self._tasks: list[asyncio.Task[None]] = []
+        # Set while no request is being answered.
+        self.idle = asyncio.Event()
         self.metrics = metrics = Metrics()
         _watch_store(metrics, store)
         # Runs that no client waits for have connections of their own, unless the providers are given.
@@ -191,7 +193,7 @@ class Services:
         store.forgetting.when_gone(self.requests.forget)
         self.sign_in = SignIn(store, now, is_enabled=settings.ui.enabled)
         self.mcp = make_mcp_memory(settings, store, self.embed_query, now, self.accounting)
-        self.imports = make_import_operations(settings, store, now)
+        self.imports = make_import_operations(settings, store, now, idle=self.idle)
         self.page = make_page_operations(
             settings, store, self.sign_in, self.requests, self.embed_query, self.chat.failover.passed_over
         )

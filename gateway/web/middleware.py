@@ -117,6 +117,7 @@ class Edge:
         paths: Sequence[str] = (),
         requests: RequestLog | None = None,
         receipts: Receipts | None = None,
+        idle: asyncio.Event | None = None,
     ) -> None:
         """Puts the edge around an application.
 
@@ -128,6 +129,7 @@ class Edge:
         paths: of the routes, of which an unknown path may be a misspelling.
         requests: is given the end of each request that a model answers.
         receipts: hands on the receipt of each request after its last byte.
+        idle: is set while no request is being answered.
         """
         self._open_prefixes = open_prefixes
         self._error_forms = tuple((error_forms or {}).items())
@@ -144,8 +146,7 @@ class Edge:
         self.active = 0
         # The number of requests that the server's shutdown has cut.
         self.cut = 0
-        # Set while no request is being answered.
-        self.idle = asyncio.Event()
+        self.idle = idle or asyncio.Event()
         self.idle.set()
         metrics.add_gauge("requests_in_flight", "Requests being answered.", lambda: {(): self.active})
 

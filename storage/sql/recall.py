@@ -7,7 +7,7 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -461,11 +461,13 @@ class Recall(GrowingGroup):
         """Returns agents with an index that lacks at least so many messages."""
         return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
 
-    async def index(self, agent: int) -> bool:
+    async def index(self, agent: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
         """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
 
         Counting words takes most of the time. Messages that queries have counted are not counted again. The others are
         counted here, one after the other: within the transaction turns would wait for all of them.
+
+        give_way: awaited between two messages, to leave the loop to turns; None: a round of the loop passes.
         """
         memory = self._memories.get(agent)
         known, counted = dict[blob.Document, Counted](), dict[blob.Document, Counted]()
@@ -479,7 +481,9 @@ class Recall(GrowingGroup):
         of, documents = found
         for number, document in enumerate(documents):
             counted[document] = with_names(known.get(document) or count_terms(document), document)
-            if not is_busy or number % _BUSY_MESSAGES == 0:
+            if give_way is not None:
+                await give_way()
+            elif not is_busy or number % _BUSY_MESSAGES == 0:
                 begun = loop.time()
                 await asyncio.sleep(0)
                 is_busy = loop.time() - begun > _BUSY_S

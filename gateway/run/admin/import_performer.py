@@ -42,8 +42,11 @@ _log = logging.getLogger("mnemogate")
 _INDEX_EVERY: Final = 1_000
 # The switch interval of threads while a file is read in a process that serves, in place of Python's 5 ms.
 _SWITCH_S: Final = 0.0005
-# How long an import rests after a step, in times of what the step took.
-_REST_FACTOR: Final = 3
+# How long an import rests after a step, in times of what the step took: where the gateway is idle, and where it is not.
+_LEAST_REST: Final = 3
+_MOST_REST: Final = 4
+# The same after each message that is indexed, which takes 0.3 ms, while a request is being answered.
+_INDEX_REST_S: Final = 0.001
 _DAY_S: Final = 86_400.0
 
 
@@ -102,8 +105,8 @@ class ImportPerformer(Struct, frozen=True):
     # The kinds of the jobs that follow an import, and of those that follow one with `learns`.
     jobs_after: Sequence[str] = ()
     learning_jobs: Sequence[str] = ()
-    # The process serves requests meanwhile, so that imports rest between pages.
-    gives_way: bool = True
+    # Set while no request is being answered; None: the process serves none, so that imports need not rest.
+    idle: asyncio.Event | None = None
     # The switch interval of the process while no import reads.
     switch_s: float = msgspec.field(default_factory=sys.getswitchinterval)
 
@@ -178,16 +181,31 @@ class ImportPerformer(Struct, frozen=True):
             await self.store.jobs.enqueue(kind, agent.id, kind)
 
     async def _index(self, agent: Agent) -> None:
-        while await self._step(self.store.recall.index(agent.id)):
-            pass
+        while await self.store.recall.index(agent.id, self._give_way):
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Leaves the loop to turns between two messages that are indexed: for longer while one is being answered."""
+        if self.idle is None or self.idle.is_set():
+            await asyncio.sleep(0)
+        else:
+            await self._wait_idle(_INDEX_REST_S)
 
     async def _step(self, work: Awaitable[T]) -> T:
-        """Does a step of an import. Then leaves the processor and the writer to turns, for longer than it took."""
+        """Does a step of an import. Then rests for longer than it took, longest while a request is being answered."""
         begun = time.monotonic()
         result = await work
-        if self.gives_way:
-            await asyncio.sleep(_REST_FACTOR * (time.monotonic() - begun))
+        if self.idle is not None:
+            took = time.monotonic() - begun
+            await asyncio.sleep(_LEAST_REST * took)
+            await self._wait_idle((_MOST_REST - _LEAST_REST) * took)
         return result
+
+    async def _wait_idle(self, most_s: float) -> None:
+        assert self.idle is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self.idle.wait()
 
     async def _write_conversation(
         self, running: RunningImport, agent: Agent | None, number: int, source: Source, made: ImportDraft
@@ -281,7 +299,7 @@ class ImportPerformer(Struct, frozen=True):
 
     async def in_thread(self, function: Callable[..., Any], *given: Any) -> Any:
         """Calls a function in a thread that holds back the event loop's for `_SWITCH_S` at most."""
-        if not self.gives_way:
+        if self.idle is None:
             return await asyncio.to_thread(function, *given)
         sys.setswitchinterval(min(self.switch_s, _SWITCH_S))
         try:

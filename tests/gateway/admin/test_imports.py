@@ -20,7 +20,7 @@ from gateway.cli import main
 from gateway.core.imports import exchanges
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_import_operations
-from gateway.run.admin import import_operations
+from gateway.run.admin import import_operations, import_performer
 from gateway.run.admin.operation_arguments import RawArguments
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN
@@ -236,7 +236,7 @@ def test_the_same_file_again_is_known_and_its_undo_takes_all_away(world: World) 
 
 def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world: World) -> None:
     before = sys.getswitchinterval()
-    operations = make_import_operations(Settings(), world.store)
+    operations = make_import_operations(Settings(), world.store, idle=asyncio.Event())
 
     async def overlap() -> None:
         gates = Gate(), Gate()
@@ -252,6 +252,35 @@ def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world
 
     world.gateway.call(overlap())
     assert sys.getswitchinterval() == before
+
+
+@pytest.mark.sqlite
+def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_performer, "_MOST_REST", 1e9)
+    monkeypatch.setattr(import_performer, "_INDEX_REST_S", 1e9)
+    monkeypatch.setattr(import_performer, "_INDEX_EVERY", 4)
+
+    async def perform() -> None:
+        idle = asyncio.Event()
+        operations = make_import_operations(Settings(), world.store, idle=idle)
+        running = await operations.begin(
+            io.BytesIO(export("jsonl", TALKS)), operations.read_request({"user": "alice"})
+        )
+        assert running.task is not None
+        for _ in range(4):
+            # It has done a step, and waits.
+            async with asyncio.timeout(PATIENCE_S):
+                while not idle._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            assert not running.task.done()
+            idle.set()
+            await asyncio.sleep(0)
+            idle.clear()
+        idle.set()
+        await running.task
+        assert running.status == "done"
+
+    world.gateway.call(perform())
 
 
 def test_dates_branches_and_what_is_left_out(world: World) -> None:
