@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import orjson
+from msgspec import Struct
 
 from storage.database import USAGE, Connection, Database, Row, Statement
 from storage.sql.group import Group, bulk_writes, long_reads, reads
@@ -20,7 +21,23 @@ _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
 # The most days that a query lists one by one: a monthly limit and the usage page ask for so many.
 _LISTED_DAYS = 31
 
+# Seconds for which the last part of a process is known. An outage is shorter.
+_PART_KEPT_S = 30 * 86_400.0
+
 UsageRow = tuple[UsageKey, Sequence[int]]
+
+
+class UsagePart(Struct, frozen=True):
+    """A part of what a process has counted."""
+
+    # A name of the process, which no other one has.
+    process: str
+    # From 1 on; each new part has a higher one.
+    number: int
+    # Seconds since the epoch.
+    at: float
+    # At most `ROWS_AT_ONCE`, in the order of their keys.
+    rows: Sequence[UsageRow]
 
 
 class Usage(Group):
@@ -32,9 +49,13 @@ class Usage(Group):
         database.listen(USAGE, self._receive_forgotten)
 
     @bulk_writes
-    async def add(self, connection: Connection, rows: Sequence[UsageRow]) -> None:
-        """Adds counters to those of their keys; at most `ROWS_AT_ONCE`, in the order of their keys."""
-        for key, counters in rows:
+    async def add(self, connection: Connection, part: UsagePart) -> None:
+        """Adds counters to those of their keys, unless that was done before: it may be called again after an error."""
+        if await connection.value(SQL["part"], (part.process, part.number, part.at)) is None:
+            return
+        if part.number == 1:
+            await connection.run(SQL["parts_age"], (part.at - _PART_KEPT_S,))
+        for key, counters in part.rows:
             await connection.run(SQL["add"], (*key, *counters))
 
     @long_reads

@@ -27,6 +27,16 @@ ON CONFLICT ({usage_key}) DO UPDATE SET
     answered = usage.answered + excluded.answered,
     question_tokens = usage.question_tokens + excluded.question_tokens
 
+-- name: part
+-- Notes that a process adds a part of its counters. No row: it has added that before.
+INSERT INTO usage_parts (process, number, at) VALUES (?1, ?2, ?3)
+ON CONFLICT (process) DO UPDATE SET number = excluded.number, at = excluded.at WHERE usage_parts.number < excluded.number
+RETURNING number
+
+-- name: parts_age
+-- Drops the parts of processes that have added none for long.
+DELETE FROM usage_parts WHERE at < ?
+
 -- name: oldest_of_users
 -- Finds the oldest day before one that has counters of users.
 SELECT day FROM usage WHERE day < ? AND "user" NOT IN ('', ?) ORDER BY day LIMIT 1

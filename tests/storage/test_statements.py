@@ -72,6 +72,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
             "0031-0032_installed",
             "0032-0033_seen",
             "0033-0034_questions",
+            "0034-0035_parts",
         )
         for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)

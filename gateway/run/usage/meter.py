@@ -1,17 +1,22 @@
 """The meter: adds up what requests use, in memory, and writes the sums from time to time.
 
 There is never a row for one request. A process that is killed loses what it has counted since its last write, one that
-stops in order writes all. What it cannot write it tries to write again.
+stops in order writes all. What it cannot write it tries to write again, in the same part: where only the answer to a
+commit was lost, the part is found to be there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from gateway.core.usage.price import Price
 from gateway.log import mask_keys_in_name
@@ -19,7 +24,7 @@ from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts
-from storage.sql.usage import Usage
+from storage.sql.usage import Usage, UsagePart
 from storage.usage_records import COUNTERS, FORGOTTEN_USER, ROWS_AT_ONCE, UsageKey
 
 _log = logging.getLogger("mnemogate")
@@ -68,6 +73,11 @@ def user_of(scope: Scope | None) -> str:
     return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
 
 
+def _add(counters: list[int], values: Sequence[int]) -> None:
+    for n, value in enumerate(values):
+        counters[n] += value
+
+
 class _BackgroundKey(NamedTuple):
     """The key of what background calls used."""
 
@@ -98,6 +108,10 @@ class Meter:
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         self._counters: dict[UsageKey, list[int]] = {}
+        # The part whose write has failed: it may be in the table or not. It is written again before any other.
+        self._unconfirmed: UsagePart | None = None
+        self._process_name = uuid.uuid4().hex
+        self._parts = itertools.count(1)
         # What was used for memories; their users are looked up when it is written.
         self._background: dict[_BackgroundKey, TokenCounts] = {}
         # The tokens of background calls that are written, by project, with their day.
@@ -231,11 +245,12 @@ class Meter:
             if not self._pauses:
                 self._unpaused.set()
 
-    def unwritten_counters(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
-        """Returns the counters that are not written yet. first, last: days. only: values of keys' fields."""
+    def unwritten_counters(self, first: int, last: int, only: Mapping[str, str | int]) -> list[Sequence[int]]:
+        """Returns the counters that are not known to be written. first, last: days. only: values of keys' fields."""
+        unconfirmed = () if self._unconfirmed is None else self._unconfirmed.rows
         return [
             counters
-            for key, counters in self._counters.items()
+            for key, counters in (*self._counters.items(), *unconfirmed)
             if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
         ]
 
@@ -273,6 +288,7 @@ class Meter:
         self._wrote_at = time.monotonic()
         try:
             await self._attribute_background()
+            await self._write_part(())
             keys = sorted(self._counters)
             for start in range(0, len(keys), ROWS_AT_ONCE):
                 await self._write_part(keys[start : start + ROWS_AT_ONCE])
@@ -288,20 +304,32 @@ class Meter:
         self._has_failed = False
 
     async def _write_part(self, keys: Sequence[UsageKey]) -> None:
-        """Writes the counters of some keys. Who pauses writes waits for one part at most. Raises: StoreError."""
+        """Writes the unconfirmed part, if there is one, and the counters of some keys. Raises: StoreError.
+
+        Who pauses writes waits for no more than that.
+        """
         async with self._write_lock:
             await self._unpaused.wait()
-            part = [(key, self._counters.pop(key)) for key in keys if key in self._counters]
-            self._background_written.clear()
-            try:
-                await self._usage.add(part)
-            except Exception:  # when it is cancelled, a write that was begun ends on disk all the same
-                self._put_back(dict(part))
-                raise
+            if self._unconfirmed is not None:
+                await self._add(self._unconfirmed)
+            if rows := [(key, self._counters.pop(key)) for key in keys if key in self._counters]:
+                await self._add(UsagePart(self._process_name, next(self._parts), self._now(), rows))
+
+    async def _add(self, part: UsagePart) -> None:
+        """Adds a part to the table. After an error it is the unconfirmed one."""
+        self._unconfirmed = None
+        self._background_written.clear()
+        try:
+            await self._usage.add(part)
+        except Exception:  # when it is cancelled, a write that was begun ends on disk all the same
+            self._unconfirmed = self._without_forgotten(part)
+            raise
 
     async def flush(self) -> None:
         """Writes, unless that was done within `READ_S`. Raises: StoreError."""
-        if (self._counters or self._background) and time.monotonic() - self._wrote_at >= READ_S:
+        if (
+            self._counters or self._background or self._unconfirmed
+        ) and time.monotonic() - self._wrote_at >= READ_S:
             await self.write()
 
     async def _attribute_background(self) -> None:
@@ -318,20 +346,24 @@ class Meter:
                 if not key.project:
                     counters[QUESTIONS] += used.prompt + used.completion
 
-    def _put_back(self, counters: Mapping[UsageKey, list[int]]) -> None:
-        for key, values in counters.items():
-            if (key.project, key.user) in self._forgotten:
-                key = key._replace(user=FORGOTTEN_USER)
-            found = self._counters_of(*key)
-            for n, value in enumerate(values):
-                found[n] += value
-
     def _forget(self, project: str, user: str) -> None:
         """Takes a user's name off what is still in memory."""
-        own = [key for key in self._counters if (key.project, key.user) == (project, user)]
-        self._put_back({key._replace(user=FORGOTTEN_USER): self._counters.pop(key) for key in own})
-        if self._write_lock.locked():
+        for key in [key for key in self._counters if (key.project, key.user) == (project, user)]:
+            values = self._counters.pop(key)
+            _add(self._counters_of(*key._replace(user=FORGOTTEN_USER)), values)
+        if self._write_lock.locked() or self._unconfirmed is not None:
             self._forgotten.add((project, user))
+        if self._unconfirmed is not None:
+            self._unconfirmed = self._without_forgotten(self._unconfirmed)
+
+    def _without_forgotten(self, part: UsagePart) -> UsagePart:
+        """Returns a part without the names of users that were forgotten while it was being written."""
+        found: dict[UsageKey, list[int]] = {}
+        for key, values in part.rows:
+            if (key.project, key.user) in self._forgotten:
+                key = key._replace(user=FORGOTTEN_USER)
+            _add(found.setdefault(key, [0] * len(COUNTERS)), values)
+        return replace(part, rows=sorted(found.items()))
 
     async def _anonymize_old(self) -> None:
         """Takes the names of users off the counters that are too old."""

@@ -19,6 +19,7 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.store import Store
+from storage.sql.usage import UsagePart
 from storage.usage_records import COUNTERS, UsageKey, UsageLimit
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
@@ -88,7 +89,8 @@ def live(world: LettaWorld) -> None:
     counters = [*range(1, len(COUNTERS) + 1)]
 
     async def use() -> None:
-        await store.usage.add([(UsageKey(d, "two", "ann", key.id, "up", "m"), counters) for d in range(1200)])
+        added = [(UsageKey(d, "two", "ann", key.id, "up", "m"), counters) for d in range(1200)]
+        await store.usage.add(UsagePart("a test", 1, 0.0, added))
 
     world.world.gateway.call(use())
     world.world.settle()

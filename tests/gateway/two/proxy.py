@@ -12,7 +12,7 @@ import asyncio
 import re
 import struct
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -31,11 +31,13 @@ _SSL, _CANCEL = 80877103, 80877102
 class Cut:
     """A connection to be lost at the next statement of a pattern. is_answer: when it was done, instead of before it.
 
+    within: of a transaction that has had such a statement before.
     done: opened when it is lost.
     """
 
     pattern: re.Pattern[str]
     is_answer: bool
+    within: re.Pattern[str]
     done: Gate = field(default_factory=Gate)
 
 
@@ -113,13 +115,14 @@ class Proxy:
         """Has everything that is sent to the server wait for so long; 0: not any more."""
         self._delay_s = seconds
 
-    def cut_at(self, pattern: str, *, is_answer: bool) -> Gate:
+    def cut_at(self, pattern: str, *, is_answer: bool, within: str = "") -> Gate:
         """Loses the connection that runs the next statement with this in its text.
 
+        within: the transaction has had a statement with this, or begins with one.
         is_answer: after the server has done it, when its answer comes; else before the server is told.
         Returns: opened when it was lost.
         """
-        self._cut = Cut(re.compile(pattern), is_answer)
+        self._cut = Cut(re.compile(pattern), is_answer, re.compile(within))
         return self._cut.done
 
     # -- the loop's side
@@ -175,10 +178,13 @@ class Proxy:
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
 
-    def cut_for(self, sql: str) -> Cut | None:
-        """Returns what is to be done to the connection that runs this statement; once."""
+    def cut_for(self, sql: str, before: Sequence[str]) -> Cut | None:
+        """Returns what is to be done to the connection that runs this statement; once.
+
+        before: the statements of its transaction up to this one.
+        """
         cut = self._cut
-        if cut is None or not cut.pattern.search(sql):
+        if cut is None or not cut.pattern.search(sql) or not any(map(cut.within.search, before)):
             return None
         self._cut = None
         return cut
@@ -195,6 +201,7 @@ class _Link:
         self._reader, self._writer = here
         self._back, self._forth = there
         self._texts: dict[bytes, str] = {}
+        self._transaction: list[str] = []
         self._swallowing: Cut | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -224,7 +231,7 @@ class _Link:
             length = await self._reader.readexactly(4)
             body = await self._reader.readexactly(struct.unpack("!I", length)[0] - 4)
             sql = self._statement(letter, body)
-            cut = None if sql is None else self._proxy.cut_for(sql)
+            cut = None if sql is None else self._proxy.cut_for(sql, self._note(sql))
             if cut is not None and not cut.is_answer:
                 self.abort()
                 cut.done.open()
@@ -232,6 +239,13 @@ class _Link:
             if cut is not None:
                 self._swallowing = cut
             await self._pass_on(letter + length + body)
+
+    def _note(self, sql: str) -> Sequence[str]:
+        """Notes a statement. Returns those of its transaction up to this one."""
+        if sql.startswith("BEGIN"):
+            self._transaction.clear()
+        self._transaction.append(sql)
+        return self._transaction
 
     async def _pass_on(self, data: bytes) -> None:
         await self._proxy.held()

@@ -18,10 +18,12 @@ from msgspec.structs import replace
 from gateway.open_database import open_database
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import DatabaseSettings, MemorySettings
+from storage.errors import StoreError
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S, becomes
+from tests.postgres import query
 from tests.server import RawReply, Running, serve, settings_for
 
 ROLE = "mnemogate_test"
@@ -252,6 +254,21 @@ def test_a_commit_whose_answer_is_lost_is_written_once(world: World, is_answer: 
     assert world.say("Go on.") == "on"
     assert world.say("And on.") == "on"
     assert world.kept() == world.said
+
+
+@pytest.mark.parametrize("is_answer", [False, True], ids=["never done", "done"])
+def test_usage_whose_commit_is_lost_is_counted_once(world: World, is_answer: bool) -> None:
+    world.say("First.")
+    counter = world.gateway.app.services.accounting.meter
+    lost = world.proxy.cut_at("^COMMIT", is_answer=is_answer, within="INSERT INTO usage ")
+    with pytest.raises(StoreError):
+        world.gateway.call(counter.write())
+    lost.wait_sync()
+    world.wait_until_it_works()
+    world.say("Second.")
+    for _ in range(2):
+        world.gateway.call(counter.write())
+    assert query(world.url, "SELECT sum(requests) FROM usage") == [(2,)]
 
 
 def test_a_request_that_is_sent_again_after_a_lost_commit_is_one_turn(world: World) -> None:

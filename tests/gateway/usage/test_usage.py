@@ -21,6 +21,7 @@ import pytest
 from gateway.run.usage import meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.records import TokenCounts
+from storage.sql.usage import UsagePart
 from storage.usage_records import COUNTERS, FORGOTTEN_USER, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Clock, World, agent, remember
@@ -159,7 +160,7 @@ def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...])
     written = [(key, [draw.randrange(9) for _ in COUNTERS]) for key in sorted(keys)]
 
     async def add() -> None:
-        await usage.add(written)
+        await usage.add(UsagePart("a test", 1, 0.0, written))
 
     async def read(after: tuple[str | int, ...] | None) -> list[UsageSum]:
         return await usage.sums(UsageQuery(by, 0, 13, (), after, limit))
@@ -345,6 +346,30 @@ def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
             world.gateway.call(counter.write())
     world.gateway.call(counter.write())
     assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN_USER, 1)]
+
+
+def test_a_user_who_is_forgotten_before_a_lost_write_is_repeated_is_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counters are in the table, and nobody knows. What is counted since then is another part."""
+    counter = world.gateway.app.services.accounting.meter
+    add = counter._usage.add
+
+    async def lose_answer(part: UsagePart) -> None:
+        await add(part)
+        raise meter.StoreError("no answer")
+
+    world.chat(user="alice").say("Hi")
+    world.settle()
+    with monkeypatch.context() as patches:
+        patches.setattr(counter._usage, "add", lose_answer)
+        with pytest.raises(meter.StoreError):
+            world.gateway.call(counter.write())
+    world.chat(user="alice").say("Hi")
+    world.settle()
+    world.gateway.call(counter._usage.forget_user("default", "alice"))
+    world.gateway.call(counter.write())
+    assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN_USER, 2)]
 
 
 @pytest.mark.both

@@ -39,6 +39,7 @@ PINNED = {
     "0031-0032_installed.sql": "a07012c03e3cd033561a209f9e9a53820e85de5edd6f09e03125181f4114bfe0",
     "0032-0033_seen.sql": "487027481de025bbbe8b8e12fa8acf1234bd40edcf08ab3cab79ab978750f42f",
     "0033-0034_questions.sql": "7df75be23a1b245006a49001eb78ef60dd6779729db6fa652f125a897c0aff0e",
+    "0034-0035_parts.sql": "049822150ba14092a39fbf37360e9f725229b1787b832b5bad8704fe0d16640e",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 
