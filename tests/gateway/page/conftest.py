@@ -11,15 +11,20 @@ from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.browser import Browser, find_chromium
 from tests.gateway.page.operator import Operator, operate
 
+ARGUMENTS = [
+    "--no-sandbox",
+    "--host-resolver-rules=MAP *.example 127.0.0.1",
+    # One process shows all pages, so that it compiles axe-core once. Their cookies and storage are apart as before.
+    "--renderer-process-limit=1",
+]
+
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     path = find_chromium()
     with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--host-resolver-rules=MAP *.example 127.0.0.1"]
-        )
+        chromium = started.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield Browser(chromium)
         chromium.close()
 
