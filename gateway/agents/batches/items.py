@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,6 @@ from msgspec.structs import replace
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
 from adapters.types import Json
-from gateway.agents.batches.call_journal import CallJournal
 from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
@@ -55,6 +55,8 @@ from gateway.run.memory.stored_conversation import context_as_of, make_step_open
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink
+from gateway.run.tools import call_journal
+from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import MAX_PARALLEL, ToolAnswer
 from gateway.run.turn import TurnRun
 from gateway.run.turn_saving import TurnLimits, TurnServices
@@ -282,6 +284,7 @@ class ItemTurns:
         run, store = item.run, self._keeper.store
         if run is None or not item.conversation:
             raise ItemFailed(GONE)
+        texts_of = partial(store.batches.texts, run.agent, run.id)
         texts = await ItemTexts.load(store, run)
         memory, route = await self._memory(item, texts.request)
         context = await self._read_context(item, memory, texts.request)
@@ -290,10 +293,13 @@ class ItemTurns:
         inserts = [_op_of_list(each) for made in texts.rounds for each in made["inserts"]]
         block_edits.ops += inserts
         replies = [orjson.dumps(made["reply"]) for made in texts.rounds]
-        journal = CallJournal(store, run, len(texts.rounds))
+        journal = CallJournal(partial(store.batches.add_text, run.agent, run.id))
         if reply is not None:
+            number = len(replies)
             replies.append(reply)
-            await journal.load()
+            journal.stored_replies.update(seq for seq, _ in await texts_of(call_journal.REPLY))
+            journal.take_calls(await texts_of(call_journal.CALL), await texts_of(call_journal.RESULT))
+            journal.note_reply(number, reply)
         source = StoredReplies(memory.target, self._endpoint(memory.target), replies, failure, composes)
         inner = self._toolboxes.make_for_item(context, block_edits, run, journal)
         tools = ReplayedTools(inner, source, texts.rounds, self._places)
@@ -448,6 +454,16 @@ class ItemTurns:
             versions,
             counts.completion,
         )
+
+    async def noted_reply(self, item: BatchItem) -> bytes | None:
+        """Returns the reply with which an item goes on: some of its calls were begun. None: it has no such reply.
+
+        Raises: StoreError.
+        """
+        if (run := item.run) is None:
+            return None
+        texts_of = partial(self._keeper.store.batches.texts, run.agent, run.id)
+        return dict(await texts_of(call_journal.REPLY)).get(len(await texts_of("round")))
 
     async def make_end(
         self, item: BatchItem, failure: ItemFailed, reply: bytes = b""

@@ -79,15 +79,21 @@ class PartResults:
             await self._write_all([ItemWork(item, partial(self._outcome_of, item, result)) for item in page])
 
     async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
-        """Has the items of a lost part sent again. One that the provider has lost counts as expired once more."""
+        """Has the items of a lost part sent again. One that the provider has lost counts as expired once more.
+
+        One whose reply is lost, and whose calls were begun, goes on with that reply.
+        """
         more = 0 if lost_by_restart else 1
         async for page in self.pages(part.number):
-            resent = [
-                ItemRetry(each, each.errors, each.expiries + more)
-                for each in page
-                if lost_by_restart or each.expiries + more < _MAX_EXPIRIES
-            ]
+            works, resent = list[ItemWork](), list[ItemRetry]()
+            for each in page:
+                if reply := await self.turns.noted_reply(each):
+                    result = PartResult("", "succeeded", reply)
+                    works.append(ItemWork(each, partial(self._outcome_of, each, result), reply))
+                elif lost_by_restart or each.expiries + more < _MAX_EXPIRIES:
+                    resent.append(ItemRetry(each, each.errors, each.expiries + more))
             await self.outcomes.write(resent)
+            await self._write_all(works)
 
     async def fail_items(self, part: ProviderPart, failure: ItemFailed) -> None:
         """Ends the items of a part that will get no answer."""

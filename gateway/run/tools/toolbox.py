@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import orjson
 from msgspec import Struct, field
 
@@ -55,10 +56,14 @@ class ToolAnswer(Struct, frozen=True):
         return ToolFinished(call_id, *answer, changes=self.changes, shown=self.shown)
 
     def dump(self) -> bytes:
-        """Returns content, status and output as JSON."""
-        return orjson.dumps(
-            {"content": self.content, "status": self.status, "stdout": self.stdout, "stderr": self.stderr}
-        )
+        """Returns content, status, output and changed blocks as JSON, which `load` reads."""
+        plain = {"content": self.content, "status": self.status, "stdout": self.stdout, "stderr": self.stderr}
+        changed = [(msgspec.to_builtins(block), value) for block, value in self.changed_blocks]
+        return orjson.dumps({**plain, "changed_blocks": changed} if changed else plain)
+
+    @classmethod
+    def load(cls, data: bytes) -> ToolAnswer:
+        return msgspec.json.decode(data, type=cls)
 
 
 def failed_answer(content: str) -> ToolAnswer:

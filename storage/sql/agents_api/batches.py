@@ -4,7 +4,7 @@ Where an item stands is a row of numbers; its words lie in `run_texts` until its
 by pages, each one transaction that checks first that the batch's job still runs here.
 
 The kinds of texts are: request (what is sent), asked (how it was asked, the last one counts), round (a reply and its
-results), call and result (of tools that are not repeated), words (why it failed).
+results), reply (one whose calls that leave the gateway are made), call and result (of these), words (why it failed).
 """
 
 from __future__ import annotations

@@ -389,8 +389,10 @@ def test_calls_whose_results_could_not_be_written_are_made_again(
         assert failed
 
 
-def test_another_call_under_the_same_id_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reply is asked for again, and is another one; its server numbers the calls of each reply from 0."""
+def test_a_reply_whose_calls_were_begun_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway's own calls of the model have no results that could be read again, and another reply might differ."""
     real, failed, bought = ItemOutcomes.write, list[int](), ["a fern", "a rose"]
 
     async def write(outcomes: ItemOutcomes, writes: Any) -> None:
@@ -409,7 +411,8 @@ def test_another_call_under_the_same_id_is_made(tmp_path: Path, monkeypatch: pyt
         agents = s.shoppers(1, shop, "up/m")
         s.world.upstream.script = script
         assert s.ended(s.post(agents))["counts"]["completed"] == 1
-    assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern", "a rose"]
+        assert [results({"messages": each.messages}) for each in s.world.upstream.chats] == [[], ["ok"]]
+    assert [orjson.loads(body)["arguments"]["what"] for body in shop.bodies] == ["a fern"]
 
 
 @pytest.mark.both

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 import pytest
 
-from gateway.agents.batches.call_journal import CallJournal
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
+from gateway.run.tools.call_journal import CALL, REPLY, RESULT, CallJournal
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.errors import Unavailable
 from storage.records import Run
@@ -41,8 +42,11 @@ async def item_run(store: Store) -> Run:
 
 async def attempt(store: Store, run: Run) -> CallJournal:
     """Returns the journal of an item after its first reply, as a new attempt of its batch's job has it."""
-    journal = CallJournal(store, run, 0)
-    await journal.load()
+    texts = partial(store.batches.texts, run.agent, run.id)
+    # Looked up with each call, since `break_texts` may replace it.
+    journal = CallJournal(lambda *text: store.batches.add_text(run.agent, run.id, *text))
+    journal.stored_replies.update(seq for seq, _ in await texts(REPLY))
+    assert journal.take_calls(await texts(CALL), await texts(RESULT))
     return journal
 
 
@@ -100,3 +104,20 @@ async def test_a_call_that_cannot_be_journaled_is_not_made(
     with pytest.raises(Unavailable):
         await tool.answer(journal, RunTool("a", "buy", {}))
     assert tool.calls == []
+
+
+async def test_a_reply_is_written_down_before_the_first_of_its_calls_is_made(store: Store) -> None:
+    run, tool = await item_run(store), Tool()
+    texts = partial(store.batches.texts, run.agent, run.id, REPLY)
+    before, rival = await attempt(store, run), await attempt(store, run)
+    before.note_reply(0, b"first")
+    rival.note_reply(0, b"another")
+    assert await texts() == []
+    await asyncio.gather(*(tool.answer(before, RunTool(id, "buy", {})) for id in ("a", "b")))
+    assert await texts() == [(0, b"first")]
+    # Another process that has gone on with the turn has another reply, whose calls are not made.
+    assert await tool.answer(rival, RunTool("c", "buy", {})) == INTERRUPTED
+    after = await attempt(store, run)
+    after.note_reply(0, b"first")
+    assert await tool.answer(after, RunTool("d", "buy", {})) == "done d"
+    assert tool.calls == ["a", "b", "d"]

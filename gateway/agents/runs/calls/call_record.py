@@ -6,7 +6,6 @@ has no result was perhaps made and perhaps not: the model gets a note of that, a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 
@@ -19,8 +18,8 @@ from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.core.turn.guide import ToolResult
+from gateway.run.tools.call_journal import perform_noted
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
-from storage.errors import StoreError
 from storage.records import Agent, Exchange, RunStep
 from storage.sql.store import Store
 
@@ -28,7 +27,6 @@ from storage.sql.store import Store
 # the gateway has made.
 _NUMBERS_PER_STEP = 1000
 _OUTCOMES_FROM = 500
-_log = logging.getLogger("mnemogate")
 
 
 def call_number(step: Exchange, call_id: str) -> int:
@@ -53,25 +51,10 @@ class CallRecord(Struct, frozen=True):
                 self.agent, self.run, "result", after=number + _OUTCOMES_FROM - 1, limit=1
             )
             if stored and stored[0].seq == number + _OUTCOMES_FROM:
-                return ToolAnswer(**orjson.loads(stored[0].data))
+                return ToolAnswer.load(stored[0].data)
             return failed_answer(INTERRUPTED)
         store_result = partial(runs.add_text, self.agent, self.run, "result", number + _OUTCOMES_FROM)
         return await perform_noted(perform, store_result)
-
-
-async def perform_noted(
-    perform: Callable[[], Awaitable[ToolAnswer]], store_result: Callable[[bytes], Awaitable[bool]]
-) -> ToolAnswer:
-    """Performs a call that is noted. Returns its answer, also where that cannot be stored."""
-    answer = await perform()
-    try:
-        await store_result(answer.dump())
-    except StoreError as error:
-        _log.warning(
-            "The result of a tool call could not be stored, and is lost if the gateway ends now: %s",
-            error.message,
-        )
-    return answer
 
 
 async def answers_so_far(store: Store, step: RunStep, e: Exchange) -> list[WireMessage]:

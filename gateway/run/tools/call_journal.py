@@ -1,0 +1,111 @@
+"""The journal of the calls that leave the gateway, of a turn that is written as a whole and outlives its process.
+
+An item of a batch and a response in the background are such turns. A kill leaves of them what is written down here: a
+reply of the model before the first of its calls is made, each call before it is made, and its answer. Another attempt
+goes on with the same replies, so that it makes the same calls, each of them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from typing import Any, Final
+
+import orjson
+
+from gateway.core.turn.calls import INTERRUPTED
+from gateway.core.turn.commands import RunTool
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
+from storage.errors import StoreError
+
+# The kinds of the texts of a run in which it lies.
+REPLY: Final = "reply"
+CALL: Final = "call"
+RESULT: Final = "result"
+_log = logging.getLogger("mnemogate")
+
+
+@dataclass(slots=True)
+class CallJournal:
+    """The calls of one turn that leave the gateway. Implements `DeduplicatesCalls`.
+
+    An upstream that gives its calls no ids of their own may repeat them, so a call is known by its arguments, too.
+    """
+
+    # Adds a text of a kind under a number. False: there is one, or the turn does not go on.
+    add: Callable[[str, int, bytes], Awaitable[bool]]
+    # The answers to the calls of earlier attempts; None: one that has none.
+    answers: dict[tuple[str, str], ToolAnswer | None] = field(default_factory=dict)
+    # The numbers of replies that are written down.
+    stored_replies: set[int] = field(default_factory=set)
+    # The number of the next call.
+    seq: int = 0
+    # The replies that are not written down, with their numbers.
+    _unstored: list[tuple[int, bytes]] = field(default_factory=list)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def take_calls(self, calls: Iterable[tuple[int, bytes]], results: Iterable[tuple[int, bytes]]) -> bool:
+        """Takes the calls of earlier attempts, and their results: number and text of each.
+
+        False: some were erased, since something of the memory was forgotten. So it is not known which calls were made.
+        """
+        answers = dict(results)
+        for seq, entry in calls:
+            call = orjson.loads(entry)
+            if "id" not in call:
+                return False
+            answer = answers.get(seq)
+            self.answers[call["id"], call["what"]] = None if answer is None else ToolAnswer.load(answer)
+            self.seq = seq + 1
+        return True
+
+    def note_reply(self, number: int, reply: bytes) -> None:
+        """Takes a complete reply of the model, which is written down before a call that leaves the gateway is made."""
+        if number not in self.stored_replies:
+            self._unstored.append((number, reply))
+
+    async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        """Returns the answer to a call, which is made unless it was written down before.
+
+        Raises: StoreError: it could not be written down, and was not made.
+        """
+        what = sha256(orjson.dumps([call.name, call.arguments], option=orjson.OPT_SORT_KEYS)).hexdigest()
+        key = call.call_id, what
+        if key in self.answers:
+            return self.answers[key] or failed_answer(INTERRUPTED)
+        seq, self.seq = self.seq, self.seq + 1
+        entry = orjson.dumps({"id": call.call_id, "what": what})
+        if not (await self._store_replies() and await self.add(CALL, seq, entry)):
+            # The turn does not go on, or another process, which has taken it over, has begun the call.
+            return failed_answer(INTERRUPTED)
+        return await perform_noted(perform, partial(self.add, RESULT, seq))
+
+    async def _store_replies(self) -> bool:
+        """Writes the replies down that are not yet. False: the turn does not go on, or not with these replies."""
+        async with self._writing:
+            while self._unstored:
+                number, reply = self._unstored[0]
+                if not await self.add(REPLY, number, reply):
+                    return False
+                self.stored_replies.add(number)
+                del self._unstored[0]
+        return True
+
+
+async def perform_noted(
+    perform: Callable[[], Awaitable[ToolAnswer]], store_result: Callable[[bytes], Awaitable[Any]]
+) -> ToolAnswer:
+    """Performs a call that is noted. Returns its answer, also where that cannot be stored."""
+    answer = await perform()
+    try:
+        await store_result(answer.dump())
+    except StoreError as error:
+        _log.warning(
+            "The result of a tool call could not be stored, and is lost if the gateway ends now: %s",
+            error.message,
+        )
+    return answer
