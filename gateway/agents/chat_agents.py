@@ -26,6 +26,7 @@ from gateway.run.call import ChatCall, Forwarded
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import Toolbox
 from storage.listing import NamedAgent
 from storage.records import Scope
@@ -75,7 +76,13 @@ class ChatAgents(Struct, frozen=True):
         has_rules = spec.defined is not None and spec.defined.rules
         return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if has_rules else ())
 
-    def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
+    def toolbox(
+        self,
+        context: MemoryContext,
+        edits: BlockEdits,
+        forwarded: Forwarded,
+        journal: CallJournal | None = None,
+    ) -> Toolbox:
         has_agent = bool(context.request.spec.uid)
         sender = Sender.of(context, Waiter(context.agent.uid), forwarded) if has_agent else None
-        return self.runs.toolboxes.make(context, edits, sender=sender)
+        return self.runs.toolboxes.make(context, edits, sender=sender, calls=journal)

@@ -3,20 +3,22 @@
     queued -> in_progress -> completed | incomplete | failed | cancelled
 
 The run holds the request, and the response as it is shown before its turn is stored. Its events are numbered and
-stored, so that a reader can continue where it was, in any process. An attempt that ends with its process is repeated;
-its events continue at a later multiple of 10,000. Keys and headers of the caller are in memory alone.
+stored, so that a reader can continue where it was, in any process. An attempt that ends with its process is repeated,
+with the replies and the calls that its journal has; its events continue at a later multiple of 10,000. Keys and headers
+of the caller are in memory alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
+from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage
@@ -26,6 +28,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.core.usage.limit_rules import LimitReservation
 from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
+from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.leases import lock_name
@@ -37,6 +40,8 @@ from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.sink import ClientGone
 from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner
+from gateway.run.tools import call_journal
+from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
 from storage.commands import ForgetTarget, ResponseEnd
 from storage.errors import NotFound, StoreError
@@ -441,17 +446,27 @@ class BackgroundResponses:
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
         identity = request.chat.identity
         assert identity is not None
-        if (made := await self._find_made(run, identity.project)) is not None:
+        turns = [*map(decode_turn_name, await self.store.runs.turns(run.agent, run.id))]
+        if (made := await self._find_made(run, identity.project, turns)) is not None:
             await self._end(run, log, *made)
+            return
+        record = await self._record_of(run, is_begun=bool(turns))
+        if record is None:
+            await self._end(run, log, self.dialect.failed(shown, None, FORGOTTEN))
             return
         with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
             if (held := self._held.pop(run.id, None)) is not None:
                 self.limiter.give(receipt, held)
-            await self._answer(run, log, request, shown, identity, receipt)
+            await self._answer(run, log, request, shown, identity, receipt, record)
 
-    async def _find_made(self, run: Run, project: str) -> tuple[Json, tuple[str, str]] | None:
-        """Returns the response that an earlier attempt has made without ending the run, and the name of its turn."""
-        for name in map(decode_turn_name, await self.store.runs.turns(run.agent, run.id)):
+    async def _find_made(
+        self, run: Run, project: str, turns: Iterable[tuple[str, str]]
+    ) -> tuple[Json, tuple[str, str]] | None:
+        """Returns the response that an earlier attempt has made without ending the run, and the name of its turn.
+
+        turns: the names of those that earlier attempts have begun.
+        """
+        for name in turns:
             found = await self.store.messages.begun(project, name[0], turn_begun(name[1]))
             if found is not None and found[1].exchange.state is State.FINISHED:
                 response = self.dialect.rebuild(run.uid, NamedTurn(name, found[1].exchange).reply)
@@ -464,6 +479,28 @@ class BackgroundResponses:
         if not await self.store.runs.note_turn(run.agent, run.id, encode_turn_name(name)):
             raise ClientGone
 
+    async def _record_of(self, run: Run, *, is_begun: bool) -> TurnRecord | None:
+        """Returns the record of a response's turn, with what earlier attempts have done.
+
+        None: that was erased, since something of the memory was forgotten.
+
+        is_begun: an earlier attempt has begun a turn.
+        """
+
+        async def read(kind: str) -> list[tuple[int, bytes]]:
+            return [(each.seq, each.data) for each in await runs.texts(run.agent, run.id, kind)]
+
+        runs = self.store.runs
+        journal = CallJournal(partial(runs.add_text, run.agent, run.id))
+        record = TurnRecord(partial(self._note_turn, run), journal)
+        if not is_begun:
+            return record
+        if not journal.take_calls(await read(call_journal.CALL), await read(call_journal.RESULT)):
+            return None
+        replies = await read(call_journal.REPLY)
+        journal.stored_replies.update(number for number, _ in replies)
+        return replace(record, replies=[reply for _, reply in replies])
+
     async def _answer(
         self,
         run: Run,
@@ -472,6 +509,7 @@ class BackgroundResponses:
         shown: Json,
         identity: Identity,
         receipt: Receipt,
+        record: TurnRecord,
     ) -> None:
         """Makes a response, and ends its run. shown: the response as it is shown while it is in progress."""
         try:
@@ -485,9 +523,7 @@ class BackgroundResponses:
                     has_begun=log.has_events,
                 )  # fmt: skip
                 context = self._callers.get(run.id) or RequestContext((), identity.project)
-                await self.chat.answer(
-                    request.chat, context, log, receipt, view, continued, partial(self._note_turn, run)
-                )
+                await self.chat.answer(request.chat, context, log, receipt, view, continued, record)
         except ClientGone:
             await self._end(run, log, self.dialect.cancelled(shown))
             return

@@ -33,6 +33,7 @@ from gateway.run.memory.stored_turns import turn_name
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt, stored_model_name
 from gateway.run.sink import Sink
+from gateway.run.tools.call_journal import CallJournal
 from gateway.run.upstream.failover import Endpoint
 from gateway.run.upstream.route import Route
 
@@ -59,6 +60,17 @@ class Forwarded(Struct, frozen=True):
     upstream: str = ""
 
 
+class TurnRecord(Struct, frozen=True):
+    """The record of a turn with which another process goes on if this one ends."""
+
+    # Takes the names of conversation and turn, before anything of the turn is written.
+    note_turn: Callable[[tuple[str, str]], Awaitable[None]]
+    # Of the calls that leave the gateway.
+    journal: CallJournal
+    # The replies that earlier attempts have written down, in their order.
+    replies: Sequence[bytes] = ()
+
+
 @dataclass(slots=True)
 class ChatCall:
     """A chat completion or a step of a run, with all that decides how it is answered."""
@@ -81,8 +93,8 @@ class ChatCall:
     # The request in its own dialect, if it goes upstream in that whatever the endpoint is. `ChatRequest.native_body`
     # goes to endpoints that speak its dialect.
     native: NativeRequest | None = None
-    # Takes the names of conversation and turn, before anything of the turn is written. None: it need not be stored.
-    note_turn: Callable[[tuple[str, str]], Awaitable[None]] | None = None
+    # The record of the turn, where it has to be stored and may outlive its process.
+    record: TurnRecord | None = None
 
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request where memory adds nothing: as it came, as far as the endpoint takes it so."""

@@ -28,7 +28,7 @@ from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.run.call import ChatCall, Forwarded, endpoint_form_for, native_body_for
+from gateway.run.call import ChatCall, Forwarded, TurnRecord, endpoint_form_for, native_body_for
 from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
@@ -49,8 +49,9 @@ from gateway.run.sink import ClientGone, Sink
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
 from gateway.run.turn_saving import TurnServices
-from gateway.run.upstream.failover import Attempts, Endpoint, Failover
+from gateway.run.upstream.failover import Attempts, Endpoint, Failover, ModelSource
 from gateway.run.upstream.relay import relay
+from gateway.run.upstream.replayed_replies import ReplayedReplies
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
@@ -104,18 +105,18 @@ class Chat:
         receipt: Receipt,
         view: MakesView,
         continued: ContinuedConversation | None = None,
-        note_turn: Callable[[tuple[str, str]], Awaitable[None]] | None = None,
+        record: TurnRecord | None = None,
     ) -> str:
         """Answers a request, and returns the state of memory for it: on, read, off, none or unavailable.
 
         view: the dialect's.
         continued: the conversation with items that the request goes on with. Its first response binds it to a memory.
-        note_turn: as in `ChatCall`.
+        record: as in `ChatCall`.
 
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         call = await self._make_call(request, context, sink, receipt, view)
-        call.note_turn = note_turn
+        call.record = record
         await self.admit(call)
         if continued is not None and call.identity.scope is not None and call.identity.mode in STORING_MODES:
             await self.conversations.bind(continued.conversation, call.identity.scope, call.spec)
@@ -391,13 +392,17 @@ class Chat:
             hold_end=memory is not None,
             choices=request.n,
             filler=spec.fixed_filler,
+            notes_replies=call.record is not None,
         )
         guide = None
         if spec.uid:
             terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
             terms = replace(terms, asides=filler_asides(tools))
-        await TurnRun(call, attempts, prompt, memory, self.turns, guide, terms).run()
+        source: ModelSource = attempts
+        if call.record is not None and call.record.replies:
+            source = ReplayedReplies(attempts, [*call.record.replies])
+        await TurnRun(call, source, prompt, memory, self.turns, guide, terms).run()
 
     async def begin_memory(
         self,
@@ -422,7 +427,7 @@ class Chat:
             return None
         # Without memory the upstream would get the new messages of such a conversation, and none before them.
         is_appended = call.kind is ConversationKind.APPENDED and call.native is None
-        needs_memory = identity.mode is _STRICT or is_appended or call.note_turn is not None
+        needs_memory = identity.mode is _STRICT or is_appended or call.record is not None
         # A store that cannot be written may still be read, but then the turn would not be stored.
         status = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
         if status is None:
@@ -483,12 +488,13 @@ class Chat:
         )
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
-        toolbox = self._agents.toolbox(memory_context, block_edits, call.forwarded)
+        journal = None if call.record is None else call.record.journal
+        toolbox = self._agents.toolbox(memory_context, block_edits, call.forwarded, journal)
         form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
         block_edits.shown = prompt.section.shown
-        if call.note_turn is not None:
-            await call.note_turn((memory_context.conversation_uid, turn_name(memory_context)))
+        if call.record is not None:
+            await call.record.note_turn((memory_context.conversation_uid, turn_name(memory_context)))
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native_body is not None:

@@ -22,6 +22,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
+from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.memory import MemoryTools, SearchesPassages
 from gateway.run.tools.toolbox import NO_TOOLS, Toolbox
 from gateway.settings import (
@@ -66,8 +67,17 @@ class StoredAgents(Protocol):
     ) -> tuple[TurnTerms, Guide]:
         """Returns the terms and the guide of a turn that a stored agent answers."""
 
-    def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
-        """Returns the tools that the gateway runs in a turn, whether a stored agent answers it or not."""
+    def toolbox(
+        self,
+        context: MemoryContext,
+        edits: BlockEdits,
+        forwarded: Forwarded,
+        journal: CallJournal | None = None,
+    ) -> Toolbox:
+        """Returns the tools that the gateway runs in a turn, whether a stored agent answers it or not.
+
+        journal: of a turn that outlives its process.
+        """
 
 
 class NoAgents(Struct, frozen=True):
@@ -94,7 +104,13 @@ class NoAgents(Struct, frozen=True):
     ) -> tuple[TurnTerms, Guide]:
         raise AssertionError("no agent is found here")
 
-    def toolbox(self, context: MemoryContext, edits: BlockEdits, forwarded: Forwarded) -> Toolbox:
+    def toolbox(
+        self,
+        context: MemoryContext,
+        edits: BlockEdits,
+        forwarded: Forwarded,
+        journal: CallJournal | None = None,
+    ) -> Toolbox:
         return memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
 
 

@@ -386,6 +386,8 @@ class TurnRun:
                             calls.append(command)  # the calls of a round are run together
                         case commands.CallModel():
                             self._next_call = command
+                        case commands.NoteReply(number, reply) if self.call.record is not None:
+                            self.call.record.journal.note_reply(number, reply)
                         case commands.SaveStep():
                             later += await self._save_step(command)
                         case commands.Refuse(error):

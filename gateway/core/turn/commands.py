@@ -95,6 +95,15 @@ class SaveStep(Struct, frozen=True):
     nudge: str = ""
 
 
+class NoteReply(Struct, frozen=True):
+    """Note a complete reply of the model, before any of its tools runs."""
+
+    # Counted from 0.
+    number: int
+    # A stream or a body, as the upstream might have sent it.
+    reply: bytes
+
+
 class CloseUpstream(Struct, frozen=True):
     """Close the reply that is being read, or give up the call that waits for one."""
 
@@ -113,7 +122,17 @@ class Finish(Struct, frozen=True):
 
 
 Command = (
-    SendHead | SendBody | SendWhole | Refuse | CallModel | RunTool | SaveStep | CloseUpstream | Save | Finish
+    SendHead
+    | SendBody
+    | SendWhole
+    | Refuse
+    | CallModel
+    | NoteReply
+    | RunTool
+    | SaveStep
+    | CloseUpstream
+    | Save
+    | Finish
 )
 
 

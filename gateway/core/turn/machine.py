@@ -316,6 +316,13 @@ class Turn:
     # A reply is complete
 
     def _reply_complete(self) -> list[Command]:
+        if not self.terms.notes_replies:
+            return self._decide_on_reply()
+        # As it came, since judging its calls changes them.
+        noted = commands.NoteReply(self._replies - 1, self._round.as_received())
+        return [noted, *self._decide_on_reply()]
+
+    def _decide_on_reply(self) -> list[Command]:
         draft = self._round.draft
         if (cut := CUT.get(read_finish_reason(draft.finish_reason))) is not None:
             return self._end(cut)

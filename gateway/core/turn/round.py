@@ -213,14 +213,26 @@ class Round:
 
     def as_body(self, calls: Iterable[ToolCall]) -> bytes:
         """Returns a reply that came as a stream as the body of a chat completion, with these calls."""
+        return orjson.dumps(self._as_completion(without_private(self.shown_reply(calls))))
+
+    def as_received(self) -> bytes:
+        """Returns a complete reply in the form in which the client is answered: a body, or a stream of few events."""
+        if self.form is AS_BODY:
+            return self.body
+        whole = chunk_of(self._as_completion(self.draft.message(self.draft.calls)))
+        ending: Json = {"index": 0, "delta": {}, "finish_reason": self.draft.finish_reason}
+        begun = {**whole, "choices": [{**whole["choices"][0], "finish_reason": None}], "usage": None}
+        chunks = begun, {**whole, "choices": [ending]}
+        return b"".join([*(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks), DONE_EVENT])
+
+    def _as_completion(self, message: Json) -> Json:
+        """Returns a reply that came as a stream as a chat completion with a message."""
         draft = self.draft
-        message = without_private(self.shown_reply(calls))
         choice: Json = {"index": 0, "message": message, "finish_reason": draft.finish_reason}
         head: Json = {
             key: self._first_chunk[key] for key in ("id", "created", "model") if key in self._first_chunk
         }
-        body: Json = {**head, "object": "chat.completion", "choices": [choice], "usage": draft.usage}
-        return orjson.dumps(body)
+        return {**head, "object": "chat.completion", "choices": [choice], "usage": draft.usage}
 
     def resume(self, calls: Iterable[Json], unanswered: Collection[str]) -> None:
         """Takes the calls of a stored reply in place of a new one.

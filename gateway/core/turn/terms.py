@@ -38,5 +38,7 @@ class TurnTerms(Struct, frozen=True):
     has_status: bool = False
     # Names of gateway tools that never run at the same time.
     alone: Collection[str] = ()
+    # Each complete reply is noted (`NoteReply`), since another attempt may have to go on with it.
+    notes_replies: bool = False
     # Arguments of gateway tools that are shown while they are written, or are not the tool's; None: none.
     asides: Asides | None = None

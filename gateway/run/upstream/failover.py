@@ -193,10 +193,13 @@ class _Failed(Struct, frozen=True):
 class ModelSource(Protocol):
     """Where the replies of one turn come from: `Attempts` at an upstream, or what is stored of an earlier one."""
 
-    # The endpoint that is expected to answer, or has answered.
-    endpoint: Endpoint
-    # As in `Attempts`.
-    call: UpstreamCall
+    @property
+    def endpoint(self) -> Endpoint:
+        """The endpoint that is expected to answer, or has answered."""
+
+    @property
+    def call(self) -> UpstreamCall:
+        """As in `Attempts`."""
 
     async def send(self, make: RequestMaker) -> ModelReply:
         """Returns the reply to the request that `make` returns. Raises: ProviderError."""

@@ -1,7 +1,8 @@
 """The toolboxes of turns: the tools of a memory, and with an agent made over REST all tools that it has.
 
 A call that leaves the gateway is made once. `CallRecord` sees to that for a step whose calls are stored, `RecentCalls`
-for a chat completion, by its place on the path, and `CallJournal` for an item of a batch.
+for a chat completion, by its place on the path, and `CallJournal` for an item of a batch and a response in the
+background.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Toolboxes:
         if calling_run and context.path:
             step = context.path[-1]
             calls = CallRecord(self._keeper.store, context.agent.id, calling_run, step)
-        elif run is None and (place := _place(context)) is not None:
+        elif calls is None and run is None and (place := _place(context)) is not None:
             calls = self._recent.for_turn(place)
         messages = None
         if sender is not None:

@@ -1,0 +1,58 @@
+"""Replies of the model that an earlier attempt at a turn has noted, and then those of an upstream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from adapters.base import BufferedReply, ModelReply
+from adapters.sse import EventDecoder
+from adapters.types import Event
+from gateway.errors import GatewayError
+from gateway.run.receipt import UpstreamCall
+from gateway.run.upstream.failover import Attempts, Endpoint, RequestMaker
+
+_JSON = (("content-type", "application/json"),)
+_STREAM = (("content-type", "text/event-stream; charset=utf-8"),)
+
+
+class _BufferedStream(BufferedReply):
+    """A stream that has arrived."""
+
+    is_stream = True
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        yield EventDecoder().feed(self._body)
+
+
+@dataclass(slots=True)
+class ReplayedReplies:
+    """Implements `ModelSource`. No upstream is asked for a noted reply, so none of its tokens count again."""
+
+    attempts: Attempts
+    # The noted replies that are still to be given, each a stream or a body.
+    replies: list[bytes]
+    # Stands in for the call of a noted reply.
+    _replayed: UpstreamCall | None = field(default_factory=lambda: UpstreamCall(0.0))
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.attempts.endpoint
+
+    @property
+    def call(self) -> UpstreamCall:
+        return self._replayed or self.attempts.call
+
+    async def send(self, make: RequestMaker) -> ModelReply:
+        if not self.replies:
+            self._replayed = None
+            return await self.attempts.send(make)
+        reply = self.replies.pop(0)
+        is_body = reply.startswith(b"{")
+        return BufferedReply(200, _JSON, reply) if is_body else _BufferedStream(200, _STREAM, reply)
+
+    def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
+        self.attempts.note_prompt_tokens(estimated, actual, most)
+
+    def note_broken(self, error: GatewayError) -> None:
+        self.attempts.note_broken(error)
