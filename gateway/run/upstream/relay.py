@@ -52,7 +52,7 @@ async def relay(
 
     Raises: UpstreamError and below; ClientGone, with the upstream's connection closed.
     """
-    reply: ModelReply | None = None
+    reader: _ReplyReader | None = None
     try:
         with sink.while_here():
             receipt.upstream_called()
@@ -70,8 +70,9 @@ async def relay(
     except ProviderError as error:
         raise translate(error) from error
     finally:
-        if reply is not None:
-            await reply.aclose()
+        if reader is not None:
+            reader.note_usage()
+            await reader.reply.aclose()
 
 
 async def _pass_on(
@@ -159,11 +160,11 @@ def _is_forwarded(name: str) -> bool:
 
 
 class _ReplyReader:
-    """Notes in an upstream call what its reply reports, as the reply passes."""
+    """Reads what a reply reports, as it passes."""
 
     def __init__(self, attempts: Attempts, reply: ModelReply) -> None:
         self._attempts = attempts
-        self._reply = reply
+        self.reply = reply
         self.call = call = attempts.call
         has_usage = call.costs_tokens and call.status < 300
         self._usage = UsageReader(call.path) if has_usage else None
@@ -173,7 +174,6 @@ class _ReplyReader:
         self.call.note_piece(data)
         if self._usage is not None and data:
             self._usage.take_events(data)
-            self._note(self._usage)
             if (error := error_of_stream(data)) is not None:
                 self._attempts.note_broken(error)
 
@@ -181,7 +181,6 @@ class _ReplyReader:
         self.call.note_piece(body)
         if self._usage is not None:
             self._usage.take_body(body)
-            self._note(self._usage)
 
     def take_piece(self, data: bytes) -> None:
         """Takes a piece of a body of which no more than the usage is read."""
@@ -192,12 +191,13 @@ class _ReplyReader:
     def end(self) -> None:
         if self._usage is not None:
             self._usage.end()
-            self._note(self._usage)
 
-    def _note(self, usage: UsageReader) -> None:
-        call = self.call
-        call.counts, call.received_chars, call.pending_id = usage.counts, usage.chars, usage.pending_id
-        call.prompt_counts = usage.prompt_counts or reported_counts(self._reply.prompt_usage)
+    def note_usage(self) -> None:
+        """Notes in the call of the reply what it has reported, as far as it came."""
+        call, usage = self.call, self._usage
+        if usage is not None:
+            call.counts, call.received_chars, call.pending_id = usage.counts, usage.chars, usage.pending_id
+            call.prompt_counts = usage.prompt_counts or reported_counts(self.reply.prompt_usage)
 
 
 class ChangedEvents:
