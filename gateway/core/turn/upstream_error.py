@@ -131,8 +131,8 @@ def _error_of_response(data: bytes) -> Json | None:
 def error_of_stream(events: bytes) -> UpstreamBroke | None:
     """Returns the first error among the events of a stream; None: there is none. events: each of them whole."""
     name = None
-    # Nearly no read has such a word.
-    for line in events.splitlines() if b"error" in events else ():
+    # Nearly no read has such a word. (`in` takes twice as long, since bytes may also be asked for an integer.)
+    for line in events.splitlines() if events.find(b"error") >= 0 else ():
         key, _, value = line.partition(b":")
         if key == b"event":
             name = value.strip().decode("utf-8", "replace")

@@ -23,7 +23,9 @@ SEARCHED_BYTES: Final = 4 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _BRACES: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
-_BACKGROUND: Final = b'"background"'
+# What an event of a response reports: a usage, or that the response is made in the background.
+_USAGE_OR_BACKGROUND: Final = re.compile(_USAGE.pattern + rb'|"background"')
+_BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
 _UNDER_WAY: Final = ("queued", "in_progress")
 _CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
@@ -133,6 +135,7 @@ class UsageReader:
         "_body",
         "_first",
         "_last",
+        "_reports",
         "_stream",
         "_usage",
         "chars",
@@ -143,7 +146,10 @@ class UsageReader:
 
     def __init__(self, path: str) -> None:
         """Begins. path: of the call, below the upstream's base URL."""
-        self._stream, self._body = _WRITTEN[path.partition("?")[0]]
+        path = path.partition("?")[0]
+        self._stream, self._body = _WRITTEN[path]
+        # Finds the events of a stream that report something.
+        self._reports = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE
         # The tokens as reported; None: none are.
         self.counts: TokenCounts | None = None
         # The tokens of the prompt as reported before the reply; None: they are not.
@@ -160,10 +166,10 @@ class UsageReader:
     def take_events(self, data: bytes) -> None:
         """Takes events of a stream, each of them whole."""
         self._count(self._stream, data)
-        if _USAGE.search(data) is None and _BACKGROUND not in data:
+        if self._reports.search(data) is None:
             return
         for line in data.splitlines():
-            if line.startswith(b"data:") and (_USAGE.search(line) or _BACKGROUND in line):
+            if line.startswith(b"data:") and self._reports.search(line) is not None:
                 self._take_event(line[5:])
 
     def take_body(self, body: bytes) -> None:
@@ -239,7 +245,7 @@ def _object_at(data: bytes, start: int) -> Any:
 
 def _length(text: bytes) -> int:
     """Returns the characters of a string as it stands in JSON, without its quotation marks."""
-    if b"\\" in text:
+    if _BACKSLASH in text:
         try:
             return len(orjson.loads(b'"%b"' % text))
         except orjson.JSONDecodeError:
