@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from math import inf
 from operator import attrgetter
 
 from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
@@ -78,7 +77,7 @@ def entry_rows(
     rows = [row(hit.message.seq, hit.message.source, "", hit.tokens) for hit in search.choice.hits]
     chosen = {each.seq for each in rows}
     reasons = _reasons(search, messages.keys() - chosen)
-    left_out = sorted(reasons, key=lambda seq: ranks.get(seq, inf))[:most_left_out]
+    left_out = [seq for seq in dict.fromkeys((*ranks, *reasons)) if seq in reasons][:most_left_out]
     for seq in left_out:
         message = messages.get(seq)
         tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN
