@@ -3,7 +3,7 @@
 Two things are not shown at once:
 
 - A tool call waits until its name is known, since the name decides whether the gateway or the client answers it.
-- Everything from the first finish_reason on (the `tail`) waits for the end. Some upstreams send the last text with it,
+- Everything from the finish_reason on (the `tail`) waits for the end. Some upstreams send the last text with it,
   and only the end of the reply decides whether another round follows.
 """
 
@@ -96,6 +96,8 @@ class BrokeOff(Struct, frozen=True):
 
 
 _COMPLETE = Complete()
+# Fields of a delta with which a reply goes on.
+_CONTENT: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
 _TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool calls"
 RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
 
@@ -140,12 +142,23 @@ class Round:
         self._earlier_text = text_before
         self._text_before = text_before  # the shown text that needs a separator before the next one; "": none
         self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
-        self._choices_done = 0  # those that had their finish_reason
-        self._in_tail = False
+        self._has_finish = False  # a finish_reason came
+        self._ended: set[str] = (
+            set()
+        )  # indices of choices that had their finish_reason, and no content after it
+        self._went_on = False  # content came after a finish_reason, so that none of them shows the end
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
         self._aside_reader = None if terms.asides is None else AsideReader(terms.asides)
         self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and its voice
         self._refusal: list[bytes] = []  # an error reply that comes as events
+
+    @property
+    def _all_ended(self) -> bool:
+        return len(self._ended) >= self._terms.choices
+
+    @property
+    def _is_in_tail(self) -> bool:
+        return self._holds_tail and self._all_ended
 
     @property
     def is_stored(self) -> bool:
@@ -319,13 +332,13 @@ class Round:
         """Takes the proper end of a stream."""
         if not self.is_success:
             return Refused(b"".join(self._refusal))
-        if not self._choices_done:
+        if not self._has_finish:
             return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
         return self._complete()
 
     def fail(self, error: GatewayError) -> RoundEnd:
-        """Ends a reply that broke off. It is complete all the same if each choice had its finish_reason."""
-        if self.form is AS_EVENTS and self._choices_done >= self._terms.choices:
+        """Ends a reply that broke off. It is complete all the same if each choice had ended."""
+        if self.form is AS_EVENTS and self._all_ended and not self._went_on:
             return self._complete()
         return BrokeOff(error)
 
@@ -362,7 +375,7 @@ class Round:
 
     def _pass_on(self, event: Event) -> None:
         """Shows an event that is no chunk, at its place in the stream."""
-        if self._in_tail:
+        if self._is_in_tail:
             self.tail.append(ReplyEvent(event.raw))
         else:
             self._view.show(ReplyEvent(event.raw))
@@ -370,13 +383,13 @@ class Round:
     def _take_chunk(self, chunk: Json, raw: bytes | None, name: str | None = None) -> None:
         """Adds a chunk to the draft, and shows it or puts it into the tail. raw: its event; None: a body had it."""
         calls: list[Json] | None = None
+        goes_on = False
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
                 continue
             reason = choice.get("finish_reason")
-            if reason:
-                self._choices_done += 1
+            goes_on = self._note_end(choice, reason) or goes_on
             # The turn follows the first of several choices. Gateway tools are offered only where there is just one.
             if not choice.get("index"):
                 calls = self._take_delta(choice.get("delta"), reason, calls)
@@ -392,23 +405,38 @@ class Round:
             # Azure's first chunk has the verdict on the prompt, without choices and without the reply's id.
             self._has_begun = bool(choices)
             self._view.begin(chunk)
-        if self._holds_tail and self._choices_done >= self._terms.choices:
-            self._in_tail = True
         event = ReplyEvent(raw, name, chunk, calls, total)
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
-        if self._in_tail or (usage is not None and self._has_gateway_tools and event.is_usage):
+        is_tail = self._is_in_tail or (usage is not None and self._has_gateway_tools and event.is_usage)
+        if goes_on or not is_tail:
+            while self.tail:  # a finish_reason or usage in the middle of a reply was not its end
+                self._view.show(self.tail.pop(0))
+        if is_tail:
             self.tail.append(event)
         else:
-            while self.tail:  # usage in the middle of a reply was not its end
-                self._view.show(self.tail.pop(0))
             self._view.show(event)
         if self._aside_reader is not None:
             self._show_asides(self._aside_reader)
 
+    def _note_end(self, choice: Json, reason: Any) -> bool:
+        """Notes whether a choice has ended. Returns whether it goes on after its finish_reason.
+
+        Some proxies give a finish_reason with the first chunk already, or with each.
+        """
+        delta, index = choice.get("delta"), str(choice.get("index") or 0)
+        goes_on = index in self._ended and isinstance(delta, dict) and any(map(delta.get, _CONTENT))
+        if goes_on:
+            self._ended.remove(index)
+            self._went_on = True
+        if reason:
+            self._ended.add(index)
+            self._has_finish = True
+        return goes_on
+
     def _take_delta(self, delta: Any, reason: Any, calls: list[Json] | None) -> list[Json] | None:
         """Adds a delta of the first choice. Returns the pieces of calls that the client gets, else those given."""
         draft = self.draft
-        if reason and draft.finish_reason is None:
+        if reason and (draft.finish_reason is None or self._went_on):
             draft.finish_reason = str(reason)
         if not isinstance(delta, dict):
             return calls

@@ -22,11 +22,13 @@ from gateway.core.turn.events import (
     Received,
     ReceivedWhole,
     ReplyEnded,
+    ReplyFailed,
     ReplyStarted,
     Saved,
     ToolFinished,
 )
 from gateway.core.turn.terms import TurnTerms
+from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
     DONE,
     JSON,
@@ -144,6 +146,37 @@ class TestPlain:
             << body(end)
             << Finish()
         )
+
+    def test_a_reply_goes_on_after_a_finish_reason_that_came_too_early(self) -> None:
+        first, more, last = chunk({"content": "A"}, "stop"), chunk({"content": "B"}), chunk({}, "length")
+        playbook = (
+            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            >> ReplyStarted(200, SSE)
+            >> Received([first])
+            >> Received([more])
+            << SendHead(200, SSE)
+            << body(first, more)
+            >> Received([last, DONE])
+            << Save
+            >> Saved()
+            << body(last, DONE)
+            << Finish()
+        )
+        assert playbook
+        assert (playbook.outcome.text, playbook.outcome.finish_reason) == ("AB", "length")
+
+    @pytest.mark.parametrize("breaks", [False, True])
+    def test_of_a_stream_with_a_finish_reason_in_each_chunk_the_last_alone_waits(self, breaks: bool) -> None:
+        pieces = [chunk({"content": f"{n} "}, "stop") for n in range(1500)]
+        playbook = Playbook(chat_turn(TurnTerms(hold_end=True))) >> ReplyStarted(200, SSE) >> Received(pieces)
+        assert playbook << SendHead(200, SSE) << body(*pieces[:-1])
+        if not breaks:
+            assert playbook >> Received([DONE]) << Save >> Saved() << body(pieces[-1], DONE) << Finish()
+            assert playbook.outcome.text.endswith(" 1499 ")
+            return
+        playbook >> ReplyFailed(UpstreamBroke("It broke."))
+        assert playbook.outcome.state is End.FAILED
+        assert b"It broke." in playbook.sent
 
     def test_all_choices_are_forwarded_and_the_first_is_kept(self) -> None:
         def choice(index: int, text: str, finish: str | None = None) -> Event:
