@@ -13,7 +13,7 @@ from adapters.types import Capabilities, ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.provider_fields import has_unreadable_files
+from gateway.core.conversation.provider_fields import has_unreadable_files, is_empty_reply
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.envelope import (
     consumed_fields,
@@ -120,8 +120,7 @@ class ChatCall:
             or form.as_system
             or target.model != self.request.model
             or prompt.adds_usage
-            or form.foreign_replies
-            or form.unreadable_files
+            or form.changed_messages
             or self.request.added_fields & form.refused
         )
         return self._model_request(target, prompt.body() if is_changed else self.request.raw)
@@ -273,6 +272,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
         unreadable_files=unreadable,
         foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else frozenset(),
+        empty_replies=frozenset(n for n in request.reply_models if is_empty_reply(request.messages[n])),
     )
     return form
 

@@ -84,6 +84,7 @@ class Rules(Struct, frozen=True):
     developer_role, stream_options: these exist. metadata: it is accepted without `store`.
     limits: the names that a completion's limit may have. unlimited: the limit -1 is none.
     any_call_id: ids of calls may have any form.
+    empty_replies: an assistant message may have nothing in it (Mistral and Kimi refuse that).
     signs_calls: the first call of each reply of the turn under way bears a signature, as Gemini's have to.
     """
 
@@ -97,6 +98,7 @@ class Rules(Struct, frozen=True):
     limits: tuple[str, ...] = ("max_tokens", "max_completion_tokens")
     unlimited: bool = False
     any_call_id: bool = True
+    empty_replies: bool = True
     signs_calls: bool = False
 
 
@@ -259,6 +261,8 @@ def _check_content(message: JSON, role: str, where: str, rules: Rules) -> None:
             return
         raise Refusal(f"Invalid value for 'content': expected a string, got null. ({where})", where)
     if isinstance(content, str):
+        if role == "assistant" and not (content or rules.empty_replies or message.get("tool_calls")):
+            raise Refusal(f"Assistant message must have either content or tool_calls. ({where})", where)
         return
     _typed(content, list, where, "one of a string or array of objects")
     _not_empty(content, where)

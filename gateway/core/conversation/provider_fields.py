@@ -24,6 +24,9 @@ _OPAQUE = frozenset((*FIELDS, "tool_calls"))
 THOUGHTS = ("reasoning_content", "reasoning", *FIELDS)
 # What another model does not get. Citations are written by adapters/claude, and read by clients alone.
 _FOREIGN = frozenset((*THOUGHTS, "citations"))
+# It stands for a reply that has nothing at all, which Mistral and Kimi refuse to take back.
+NO_REPLY = "(No reply.)"
+_REPLY_PARTS = ("content", "tool_calls", "function_call", "refusal", "audio", *FIELDS)
 _UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}
 # The argument of a function that stands for a custom tool, whose input is a text.
 INPUT_ARGUMENT = "input"
@@ -88,6 +91,16 @@ def for_another_model(message: dict[str, Any]) -> dict[str, Any]:
             for call in calls
         ]
     return shown
+
+
+def is_empty_reply(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message is a reply with nothing in it but readable thoughts."""
+    return message.get("role") == "assistant" and not any(map(message.get, _REPLY_PARTS))
+
+
+def with_stand_in(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored message as every upstream takes it: an empty reply has a text that stands for it."""
+    return {**message, "content": NO_REPLY} if is_empty_reply(message) else message
 
 
 def has_unreadable_files(message: Mapping[str, Any]) -> bool:

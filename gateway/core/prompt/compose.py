@@ -39,7 +39,13 @@ from gateway.core.conversation.private import (
     private_of,
     without_private,
 )
-from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refilled, refilled_calls
+from gateway.core.conversation.provider_fields import (
+    FIELDS,
+    for_another_model,
+    refilled,
+    refilled_calls,
+    with_stand_in,
+)
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.note import estimate_tokens
@@ -76,7 +82,7 @@ class InsertedMessage(Struct, frozen=True):
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
     ) -> InsertedMessage:
         shown = shown_by_note(note) if note else _shown_in(message)
-        sent = with_text_before(without_private(message), note)
+        sent = with_text_before(with_stand_in(without_private(message)), note)
         return cls(sent, atoms, at, note, private_of(message), shown)
 
     @property

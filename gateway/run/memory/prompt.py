@@ -9,7 +9,11 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from gateway.core.conversation.canonical import WireMessage, first_after_system
-from gateway.core.conversation.provider_fields import for_another_model, without_unreadable_files
+from gateway.core.conversation.provider_fields import (
+    for_another_model,
+    with_stand_in,
+    without_unreadable_files,
+)
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, InsertedMessage
 from gateway.core.prompt.eviction import Eviction
@@ -52,6 +56,13 @@ class EndpointForm(Struct, frozen=True):
     foreign_replies: frozenset[int] = frozenset()
     # Indices of the messages with files that it cannot read.
     unreadable_files: frozenset[int] = frozenset()
+    # Indices of the replies, among those of `ChatRequest.reply_models`, that have nothing in them.
+    empty_replies: frozenset[int] = frozenset()
+
+    @property
+    def changed_messages(self) -> frozenset[int]:
+        """Indices of the messages that have another content here."""
+        return self.foreign_replies | self.unreadable_files | self.empty_replies
 
 
 class NoteRoom(Struct, frozen=True):
@@ -196,8 +207,10 @@ class Prompt(Struct, frozen=True):
         message, form = self.request.messages[index], self.form
         message = with_text_before(message, self.composition.notes.get(index, ""))
         if index in form.foreign_replies:
-            return for_another_model(message)
-        return without_unreadable_files(message) if index in form.unreadable_files else message
+            message = for_another_model(message)
+        elif index in form.unreadable_files:
+            message = without_unreadable_files(message)
+        return with_stand_in(message) if index in self.request.reply_models else message
 
     @property
     def replacements(self) -> Mapping[int, list[WireMessage]]:
@@ -284,7 +297,7 @@ class Prompt(Struct, frozen=True):
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")
-        for index in self.form.foreign_replies | self.form.unreadable_files:
+        for index in self.form.changed_messages:
             edit.replace_message(index, [self.client_message(index)])
         self._put_additions(edit)
         if self.adds_usage:
