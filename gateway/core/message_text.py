@@ -29,6 +29,21 @@ def with_text_before(message: Json, text: str, text_kind: str = "text") -> Json:
     return {**message, "content": [{"type": text_kind, "text": text}, *content]}
 
 
+def without_text_before(message: Json, text: str) -> Json:
+    """Returns a message without the text that `with_text_before` has put there; as it is where it has none."""
+    content = message.get("content")
+    if isinstance(content, str) and content.startswith(text):
+        return {**message, "content": content[len(text) :]}
+    if not isinstance(content, list) or not content or not isinstance(content[0], dict):
+        return message
+    first = content[0]
+    own = first.get("text")
+    if not isinstance(own, str) or not own.startswith(text):
+        return message
+    parts = content[1:] if own == text else [{**first, "text": own[len(text) :]}, *content[1:]]
+    return {**message, "content": parts}
+
+
 def with_texts_after(message: Json, texts: Sequence[str], text_kind: str = "text") -> Json | None:
     """Returns a message with texts after its own, an empty line between them; each is a part of its own in a list.
 

@@ -95,6 +95,8 @@ class ChatCall:
     native: NativeRequest | None = None
     # The record of the turn, where it has to be stored and may outlive its process.
     record: TurnRecord | None = None
+    # What of the prompt was left out because the upstream refuses it, as `x-mnemogate-adapted` names it.
+    left_out: tuple[str, ...] = ()
 
     async def request_without_memory(self, target: Target, endpoint: Endpoint) -> ModelRequest:
         """Returns the request where memory adds nothing: as it came, as far as the endpoint takes it so."""
@@ -191,7 +193,8 @@ class ChatCall:
         headers["x-mnemogate-consumed"] = (
             ",".join((*self.request.consumed, *form.consumed, *form.untranslatable)) or None
         )
-        headers["x-mnemogate-adapted"] = "developer_role" if form.as_system else None
+        adapted = (*(("developer_role",) if form.as_system else ()), *self.left_out)
+        headers["x-mnemogate-adapted"] = ",".join(adapted) or None
         self.receipt.prompt_tokens = self.receipt.injected_tokens = 0
         if prompt is not None:
             self.receipt.prompt_tokens, self.receipt.injected_tokens = (

@@ -29,6 +29,7 @@ from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn.upstream_error import RefusedContent
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage, reported_counts
 from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError
@@ -160,6 +161,7 @@ class TurnRun:
     _reply: ModelReply | None = None
     _usage: ReplyUsage | None = None  # of the reply that is being read
     _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
+    _whole_prompt: Prompt | None = None  # the prompt before something was left out that the upstream refuses
     _next_call: commands.CallModel | None = None  # the round that follows
     _current_call: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
@@ -264,6 +266,25 @@ class TurnRun:
             target, endpoint, prompt, asked.messages, asked.budget_tokens, asked.offer
         )
 
+    async def _mend_request(
+        self, refused: RefusedContent, target: Target, endpoint: Endpoint
+    ) -> ModelRequest | None:
+        """Returns the round's request without what the gateway has put into it and the upstream refuses.
+
+        None: the gateway has put nothing of that kind into it.
+        """
+        is_filtered = refused is RefusedContent.FILTERED
+        prompt = self.prompt.without_memory_texts() if is_filtered else self.prompt.without_stored_media()
+        if prompt is None:
+            return None
+        left_out = "memory" if is_filtered else "media"
+        _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, left_out)
+        self._whole_prompt = self._whole_prompt or self.prompt
+        self.prompt = prompt
+        self.call.left_out = (*self.call.left_out, left_out)
+        self.call.fill_receipt(prompt.form, prompt, self.memory.context if self.memory is not None else None)
+        return await self._request_for(target, endpoint)
+
     async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
         """Makes the prompt for another target."""
         form, context = endpoint_form_for(self.call.request, endpoint, target.model), None
@@ -342,7 +363,9 @@ class TurnRun:
 
     async def _send(self) -> ModelReply:
         # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
-        self._reply = await self.attempts.send(self._request_for)
+        self._reply = await self.attempts.send(self._request_for, self._mend_request)
+        if self._whole_prompt is not None and self._reply.status >= 400:
+            self.prompt = self._whole_prompt  # what was left out was not the cause
         return self._reply
 
     @property

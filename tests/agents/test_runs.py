@@ -385,7 +385,9 @@ def sent(life: Life) -> list[str]:
 def test_a_message_that_is_refused_for_good_does_not_block_the_conversation(life: Life, status: int) -> None:
     """A filter refuses the words themselves, and would refuse every message that comes with them."""
     life.send("First")
-    life.upstream.queue(fail(500), fail(status, "It was filtered.", code="content_filter"), say("Fine."))
+    filtered = fail(status, "It was filtered.", code="content_filter")
+    # What may be about the agent's blocks is asked once more without them.
+    life.upstream.queue(fail(500), *[filtered] * (1 if status == 413 else 2), say("Fine."))
     assert life.send("Second").sink.status == 500
     refused = life.send("Bad words")
     assert (refused.sink.status, refused.run.state) == (status, RunState.FAILED)
@@ -398,7 +400,8 @@ def test_a_message_that_is_refused_for_good_does_not_block_the_conversation(life
 
 
 def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: Life) -> None:
-    life.upstream.queue(fail(400, "It was filtered."), fail(400, "It was filtered."), say("Hello."))
+    # The first one is asked once more without the blocks, which the next one has no more.
+    life.upstream.queue(*[fail(400, "It was filtered.")] * 3, say("Hello."))
     assert life.send("Bad words").sink.status == 400
     assert life.send("Bad words", otid="o1").sink.status == 400
     assert life.words() == []
@@ -410,7 +413,7 @@ def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: L
 
 def test_a_message_that_another_ones_refusal_keeps_out_of_prompts_is_said_anew(life: Life) -> None:
     life.send("First")
-    life.upstream.queue(fail(500), fail(400, "It was filtered."), say("Yes."))
+    life.upstream.queue(fail(500), *[fail(400, "It was filtered.")] * 2, say("Yes."))
     assert life.send("Second", otid="o1").sink.status == 500
     assert life.send("Bad words").sink.status == 400
     assert life.send("Second", otid="o1").said == ["Yes."]
@@ -433,7 +436,7 @@ def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life:
 def test_what_a_refused_message_was_told_of_memory_is_told_with_the_next_one(life: Life) -> None:
     life.send("First")
     life.write_block("Name: Ann")
-    life.upstream.queue(fail(500), fail(400, "It was filtered."), fail(400, "It was filtered."))
+    life.upstream.queue(fail(500), *[fail(400, "It was filtered.")] * 4)
     for words in ("Second", "Bad words", "Worse words"):
         life.send(words)
     life.send("Third")

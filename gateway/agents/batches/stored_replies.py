@@ -18,7 +18,7 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
 from gateway.run.receipt import UpstreamCall
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed_answer, run_tool
-from gateway.run.upstream.failover import Endpoint, RequestMaker
+from gateway.run.upstream.failover import Endpoint, RequestMaker, RequestMender
 
 
 class NotYet(Exception):
@@ -43,7 +43,7 @@ class StoredReplies:
     # As `Attempts` has it.
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
-    async def send(self, make: RequestMaker) -> ModelReply:
+    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
         """Returns the next reply. Raises: NotYet; the error in its place."""
         if self.taken == len(self.replies):
             if self.composes:

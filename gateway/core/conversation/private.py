@@ -54,7 +54,9 @@ class PrivateFields(TypedDict, total=False):
     asides: Mapping[str, Any]  # tool -> which of its arguments are not the tool's
     fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
     cut: bool
-    model: str  # that made it, where the gateway puts it into a request
+    # Of a message that the gateway puts into a request.
+    stored: bool
+    model: str  # that made it
     ids: Sequence[str]  # by which its client may name a reply that its upstream stores
     response: Mapping[str, Any]  # gateway.dialects.responses.stored_response
     directions: list[Any]  # gateway.core.conversation.directions

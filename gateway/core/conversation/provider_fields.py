@@ -28,6 +28,7 @@ _FOREIGN = frozenset((*THOUGHTS, "citations"))
 NO_REPLY = "(No reply.)"
 _REPLY_PARTS = ("content", "tool_calls", "function_call", "refusal", "audio", *FIELDS)
 _UNREADABLE_FILE = {"type": "text", "text": "[A file that cannot be read here.]"}
+_GONE_MEDIA = {"type": "text", "text": "[A picture or file that can no longer be fetched.]"}
 # The argument of a function that stands for a custom tool, whose input is a text.
 INPUT_ARGUMENT = "input"
 
@@ -113,6 +114,28 @@ def without_unreadable_files(message: dict[str, Any]) -> dict[str, Any]:
     """Returns a message with a text in place of each of these files."""
     content = [_UNREADABLE_FILE if _is_claudes_file(part) else part for part in message["content"]]
     return {**message, "content": content}
+
+
+def has_remote_media(message: Mapping[str, Any]) -> bool:
+    """Returns whether a message has pictures or other media that an upstream has to fetch from an address."""
+    content = message.get("content")
+    return isinstance(content, list) and any(map(_is_remote, content))
+
+
+def without_remote_media(message: dict[str, Any]) -> dict[str, Any]:
+    """Returns a message with a text in place of each of these."""
+    if not has_remote_media(message):
+        return message
+    content = [_GONE_MEDIA if _is_remote(part) else part for part in message["content"]]
+    return {**message, "content": content}
+
+
+def _is_remote(part: object) -> bool:
+    if not isinstance(part, dict):
+        return False
+    found = part.get("source") or part.get(str(part.get("type")))
+    url = found.get("url") if isinstance(found, dict) else found
+    return isinstance(url, str) and url.startswith(("http:", "https:"))
 
 
 def _is_claudes_file(part: object) -> bool:

@@ -47,7 +47,7 @@ from gateway.core.conversation.provider_fields import (
     with_stand_in,
 )
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
-from gateway.core.message_text import with_text_before
+from gateway.core.message_text import with_text_before, without_text_before
 from gateway.core.prompt.note import estimate_tokens
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
 from gateway.core.subsequence import lcs
@@ -112,6 +112,16 @@ class Composition(Struct):
     unrestored_rounds: int = 0
     # What notes and hidden rounds show of memory blocks.
     shown: dict[int, Shown] = msgspec.field(default_factory=dict)
+
+    def without_notes(self) -> Composition:
+        """Returns the composition without its notes."""
+        inserted = [
+            replace(each, message=without_text_before(each.message, each.note), note="")
+            if each.note
+            else each
+            for each in self.inserted
+        ]
+        return replace(self, inserted=inserted, notes={}, note_tokens=0)
 
     def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
         """Puts a note before a message.

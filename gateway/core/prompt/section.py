@@ -77,6 +77,10 @@ class SectionParts(Struct, frozen=True):
             section = describe_mark(self.mark)
         return _join(self.system, section, may_have_placeholder=bool(self.definition))
 
+    def render_system(self) -> str:
+        """Returns the text of the system message without blocks and tools."""
+        return _join(self.system, "", may_have_placeholder=bool(self.definition))
+
     def record(self) -> dict[str, Any]:
         """Returns what is stored with the rendered text (`SentSection.known`), so that later changes are noticed."""
         record = {
@@ -137,6 +141,18 @@ class Section(Struct, frozen=True):
         It holds for the rest of the path: thoughts of then may come back with each request.
         """
         return self.sent is not None and "prefix_changed" in self.sent.known
+
+    def without_blocks(self) -> Section:
+        """Returns the section with the agent's own prompt alone.
+
+        It is stored as if it showed the blocks, so that no later note brings them until it is rendered again.
+        """
+        if self.parts is None or self.sent is None:
+            return self
+        text = self.parts.render_system()
+        if text == self.sent.text:
+            return self
+        return replace(self, sent=SentSection(0, text, self.sent.known | _CHANGED))
 
     def with_changed_prefix(self) -> Section:
         """Returns the section with the note that something after it is no longer as it was, either."""

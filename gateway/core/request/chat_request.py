@@ -84,6 +84,8 @@ class ChatRequest(Struct):
     # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their positions. Each
     # reply still has what its model alone reads.
     reply_models: Mapping[int, str] = {}
+    # The positions of all messages that the gateway has put there.
+    stored_messages: frozenset[int] = frozenset()
     # False: where the window is full the request is refused, instead of leaving messages out.
     may_evict: bool = True
     # Fields of the dialect in which it came that are read here and have no effect upstream.

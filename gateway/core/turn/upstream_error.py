@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import Final
 
 import orjson
@@ -39,6 +40,18 @@ _ACCOUNT_WORDS: Final = re.compile(
 )
 # A 403 that is about the text (OpenRouter, xAI); any other is about rights or credit.
 _FILTER_WORDS: Final = re.compile(r"flagged|moderat|violat|safety|filter", re.I)
+# A 400 of a filter, in the words of OpenAI, Azure, Claude, DeepSeek, Kimi, GLM, Qwen and MiniMax.
+_FILTERED: Final = re.compile(
+    r"content.?(?:filter|policy|management|exists risk)|filtered|flagged|moderat|violat|safety|unsafe|high risk"
+    r"|sensitive|inspection|inappropriate|prohibited|usage polic|guardrail|违规|敏感|不安全",
+    re.I,
+)
+# A 400 about an address that the upstream was to read, in the words of OpenAI, Claude, Gemini, Mistral, Groq and vLLM.
+_FETCHES: Final = r"\b(?:download|fetch|retriev|load|access)\w*"
+_THINGS: Final = r"(?:image|picture|video|url|file|media|document|https?:)"
+_UNREACHABLE: Final = re.compile(
+    rf"{_FETCHES}.{{0,60}}{_THINGS}|{_THINGS}.{{0,80}}{_FETCHES}|fetch content|invalid_image_url", re.I
+)
 # The beginning of an error's message that is read for its cause. Some quote the request after that.
 _CAUSE_CHARS: Final = 200
 # The bytes that are read of an error, since some repeat the whole request.
@@ -69,6 +82,33 @@ def is_about_account(status: int, body: bytes) -> bool:
     if status == 403:
         return not _FILTER_WORDS.search(str(error))
     return bool(_ACCOUNT_WORDS.search(str(error["message"])[:_CAUSE_CHARS]))
+
+
+class RefusedContent(Enum):
+    """The part of a request's messages that an upstream refuses."""
+
+    # What they say: a filter's verdict.
+    FILTERED = "filtered"
+    # An address in them from which nothing can be fetched.
+    UNREACHABLE = "unreachable"
+
+
+def refused_content(status: int, body: bytes) -> RefusedContent | None:
+    """Returns what of the messages an error refuses; None: something else, as far as its words show."""
+    if status not in (400, 403, 422, 451) or is_about_account(status, body):
+        return None
+    parsed = decode_error(body)
+    error = None if parsed is None else error_in(parsed)
+    if error is None:
+        return None
+    if status == 403:
+        return RefusedContent.FILTERED
+    named = (error.get(key) for key in ("code", "type", "innererror"))
+    cause = f"{error['message'][:_CAUSE_CHARS]} {' '.join(map(str, named))}"
+    # An address may have any word in it.
+    if _UNREACHABLE.search(cause):
+        return RefusedContent.UNREACHABLE
+    return RefusedContent.FILTERED if _FILTERED.search(cause) else None
 
 
 def decode_error(body: bytes) -> Json | None:

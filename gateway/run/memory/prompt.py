@@ -7,11 +7,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, first_after_system
 from gateway.core.conversation.provider_fields import (
     for_another_model,
+    has_remote_media,
     with_stand_in,
+    without_remote_media,
     without_unreadable_files,
 )
 from gateway.core.message_text import with_text_before
@@ -199,6 +202,8 @@ class Prompt(Struct, frozen=True):
     tools_first: bool = False
     # The usage of every call has to be known.
     needs_usage: bool = False
+    # Indices of the request's messages that are sent without the media that an upstream would have to fetch.
+    without_media: frozenset[int] = frozenset()
     # Something before the conversation's messages may differ from the request before.
     changes_prefix: bool = False
 
@@ -210,7 +215,43 @@ class Prompt(Struct, frozen=True):
             message = for_another_model(message)
         elif index in form.unreadable_files:
             message = without_unreadable_files(message)
+        if index in self.without_media:
+            message = without_remote_media(message)
         return with_stand_in(message) if index in self.request.reply_models else message
+
+    def without_memory_texts(self) -> Prompt | None:
+        """Returns the prompt without memory section, notes and summary; None: it has none of them."""
+        section, composition = self.section.without_blocks(), self.composition.without_notes()
+        system = self.system if section is self.section else section.text
+        notes = self.window.notes(self.composition)
+        if not (notes or self.window.summary or system != self.system):
+            return None
+        return replace(
+            self,
+            system=system,
+            section=section,
+            composition=composition,
+            window=replace(self.window, summary=""),
+            notes=dict.fromkeys(self.notes, ""),
+            recall=replace(self.recall, note="", tokens=0),
+            changes_prefix=True,
+        )
+
+    def without_stored_media(self) -> Prompt | None:
+        """Returns the prompt without the media in stored messages that an upstream has to fetch; None: it has none."""
+        inserted = [
+            replace(each, message=without_remote_media(each.message))
+            if has_remote_media(each.message)
+            else each
+            for each in self.composition.inserted
+        ]
+        stored = frozenset(
+            n for n in self.request.stored_messages if has_remote_media(self.request.messages[n])
+        )
+        if inserted == [*self.composition.inserted] and stored <= self.without_media:
+            return None
+        composition = replace(self.composition, inserted=inserted)
+        return replace(self, composition=composition, without_media=stored, changes_prefix=True)
 
     @property
     def replacements(self) -> Mapping[int, list[WireMessage]]:
@@ -297,7 +338,7 @@ class Prompt(Struct, frozen=True):
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")
-        for index in self.form.changed_messages:
+        for index in self.form.changed_messages | self.without_media:
             edit.replace_message(index, [self.client_message(index)])
         self._put_additions(edit)
         if self.adds_usage:

@@ -296,6 +296,7 @@ class _ReferenceFiller:
         if reference.kind == "thoughts":
             self._add_thoughts(at, messages[-1])
             return
+        messages = [with_private(message, stored=True) for message in messages]
         messages = self._as_heard(messages, at if reference.kind == "path" else at + 1)
         if reference.kind == "path":
             self._messages[at][:0] = messages
@@ -332,6 +333,7 @@ class _ReferenceFiller:
             messages=messages,
             references=(),
             reply_models={n: model for n, model in enumerate(models) if model is not None},
+            stored_messages=frozenset(n for n, m in enumerate(filled) if private_of(m).get("stored")),
         )
 
     def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:

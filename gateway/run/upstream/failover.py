@@ -28,9 +28,11 @@ from adapters.errors import ProviderError
 from adapters.types import ModelRequest, read_retry_after
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
+    RefusedContent,
     context_from_error,
     error_status_in,
     refusal_in_event,
+    refused_content,
 )
 from gateway.core.upstream.context_window import GUESS, ContextWindows
 from gateway.core.upstream.policy import (
@@ -56,7 +58,8 @@ from gateway.settings import Settings
 CHAT: Final = "/chat/completions"
 # An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
 _ERROR_S: Final = 0.1
-# The statuses of refusals that may be about a request's length.
+# The statuses of refusals that may be about what a request has in it; those that may be about its length.
+_REFUSALS: Final = frozenset((400, 403, 413, 422, 451))
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
 _log = logging.getLogger("mnemogate")
 
@@ -84,6 +87,10 @@ Candidate = tuple[Endpoint, Target]
 
 # Makes the request for a target that is tried.
 RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
+
+
+# Makes a request again without what the gateway has put into it and the upstream refuses; None: there is no such thing.
+RequestMender = Callable[[RefusedContent, Target, Endpoint], Awaitable[ModelRequest | None]]
 
 
 def no_caller_error() -> None:
@@ -201,8 +208,11 @@ class ModelSource(Protocol):
     def call(self) -> UpstreamCall:
         """As in `Attempts`."""
 
-    async def send(self, make: RequestMaker) -> ModelReply:
-        """Returns the reply to the request that `make` returns. Raises: ProviderError."""
+    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
+        """Returns the reply to the request that `make` returns. Raises: ProviderError.
+
+        mend: makes it again where its content is refused.
+        """
 
     def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
         """Notes how many tokens a reply counted for its prompt."""
@@ -263,15 +273,18 @@ class Attempts:
         """True where an endpoint may answer whose streams are asked for their usage."""
         return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._rest)
 
-    async def send(self, make: RequestMaker) -> ModelReply:
-        """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error."""
+    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
+        """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error.
+
+        mend: as in `ModelSource.send`.
+        """
         attempts = 0
         self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
         request = await make(self.target, self.endpoint)
         while True:
-            found = await self._attempt(request, make)
-            # The context's length was learned from the error: the same request, shorter, goes to the same endpoint.
+            found = await self._attempt(request, make, mend)
+            # The error has shown what the endpoint refuses: it gets the same request without that.
             if isinstance(found, ModelRequest):
                 request = found
                 continue
@@ -296,9 +309,9 @@ class Attempts:
                 request = await make(self.target, self.endpoint)
 
     async def _attempt(
-        self, request: ModelRequest, make: RequestMaker
+        self, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
     ) -> ModelReply | ModelRequest | _Failed:
-        """Sends a request once. Returns the reply, its failure, or a shorter request to send in its place."""
+        """Sends a request once. Returns the reply, its failure, or another request to send in its place."""
         health = self.endpoint.health
         self.is_answered = False
         self._describe_call(request)
@@ -312,7 +325,7 @@ class Attempts:
                     )
                 # Any other status is an answer, even if it refuses the request.
                 health.record_head(self.target.model)
-                return await self._take_answer(reply, request, make)
+                return await self._take_answer(reply, request, make, mend)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
@@ -331,14 +344,17 @@ class Attempts:
         return await _reveal_whole_error(reply) if is_chat else reply
 
     async def _take_answer(
-        self, reply: ModelReply, request: ModelRequest, make: RequestMaker
+        self, reply: ModelReply, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
     ) -> ModelReply | ModelRequest:
-        """Returns an answer, or a shorter request to send in its place where it refuses the request's length."""
-        if reply.status in _MAY_BE_TOO_LONG and request.path == CHAT and not self._is_settled:
-            shorter_or_error = await self._find_context_window(reply, request, make)
-            if isinstance(shorter_or_error, ModelRequest):
-                return shorter_or_error
-            reply = shorter_or_error
+        """Returns an answer, or another request to send in its place where it refuses the request for its content."""
+        may_mend = mend is not None or request.path == CHAT
+        if reply.status in _REFUSALS and may_mend and not self._is_settled:
+            error = await _read_error(reply)
+            other = await self._without_refused(error, request, make, mend)
+            if other is not None:
+                self._count_outcome(str(reply.status), is_error=True)
+                return other
+            reply = error
         elif self._is_guess and reply.status < 400:
             self._failover.context_windows.note_guess(self.target[:2])
         self.call.is_streamed = reply.is_stream
@@ -351,18 +367,25 @@ class Attempts:
             )
         return reply
 
+    async def _without_refused(
+        self, error: BufferedReply, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
+    ) -> ModelRequest | None:
+        """Returns the request without what an error refuses; None: it stays as it is."""
+        body = await error.read(MAX_REPLY_BYTES)
+        if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
+            shorter = await self._find_context_window(body, request, make)
+            if shorter is not None:
+                return shorter
+        refused = None if mend is None else refused_content(error.status, body[:ERROR_BYTES])
+        return None if mend is None or refused is None else await mend(refused, self.target, self.endpoint)
+
     async def _find_context_window(
-        self, reply: ModelReply, request: ModelRequest, make: RequestMaker
-    ) -> ModelReply | ModelRequest:
-        """Returns a shorter request if an error names the context's length; otherwise the error as it came."""
-        try:
-            body = await reply.read(MAX_REPLY_BYTES)
-        finally:
-            await reply.aclose()
-        error = BufferedReply(reply.status, reply.headers, body)
+        self, body: bytes, request: ModelRequest, make: RequestMaker
+    ) -> ModelRequest | None:
+        """Returns a shorter request if an error names the context's length; None: it names none. body: the error's."""
         tokens = context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace"), request.body)
         if tokens is None:
-            return error
+            return None
         known, target = self.target.context_window, self.target
         context_windows: list[int] = []
         if known is None or known > tokens:
@@ -379,10 +402,9 @@ class Attempts:
                 continue  # by our count it fits
             self._is_guess = context_window < known
             self.target = target._replace(context_window=context_window)
-            self._count_outcome(str(reply.status), is_error=True)
             self._receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
             return shorter
-        return error
+        return None
 
     def _describe_call(self, request: ModelRequest) -> None:
         """Notes in the receipt what is sent, and where."""
@@ -485,6 +507,14 @@ class Attempts:
         metrics.upstream_tries.inc(name, outcome)
         if is_error:
             metrics.upstream_errors.inc(name, outcome)
+
+
+async def _read_error(reply: ModelReply) -> BufferedReply:
+    """Returns an error that was read to its end. Raises: as `ModelReply.read`."""
+    try:
+        return BufferedReply(reply.status, reply.headers, await reply.read(MAX_REPLY_BYTES))
+    finally:
+        await reply.aclose()
 
 
 async def _reveal_error(reply: ModelReply) -> ModelReply:

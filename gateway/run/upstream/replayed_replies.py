@@ -10,7 +10,7 @@ from adapters.sse import EventDecoder
 from adapters.types import Event
 from gateway.errors import GatewayError
 from gateway.run.receipt import UpstreamCall
-from gateway.run.upstream.failover import Attempts, Endpoint, RequestMaker
+from gateway.run.upstream.failover import Attempts, Endpoint, RequestMaker, RequestMender
 
 _JSON = (("content-type", "application/json"),)
 _STREAM = (("content-type", "text/event-stream; charset=utf-8"),)
@@ -43,10 +43,10 @@ class ReplayedReplies:
     def call(self) -> UpstreamCall:
         return self._replayed or self.attempts.call
 
-    async def send(self, make: RequestMaker) -> ModelReply:
+    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
         if not self.replies:
             self._replayed = None
-            return await self.attempts.send(make)
+            return await self.attempts.send(make, mend)
         reply = self.replies.pop(0)
         is_body = reply.startswith(b"{")
         return BufferedReply(200, _JSON, reply) if is_body else _BufferedStream(200, _STREAM, reply)

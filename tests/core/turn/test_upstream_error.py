@@ -10,12 +10,14 @@ import pytest
 
 from adapters.types import Event
 from gateway.core.turn.upstream_error import (
+    RefusedContent,
     context_from_error,
     error_for_status,
     error_in,
     error_of_stream,
     is_for_good,
     refusal_in_event,
+    refused_content,
 )
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
@@ -199,3 +201,41 @@ def _claude(message: bytes) -> bytes:
 )
 def test_what_is_refused_for_good(status: int, body: bytes, for_good: bool) -> None:
     assert is_for_good(status, body) is for_good
+
+
+_FILTERED, _UNREACHABLE = RefusedContent.FILTERED, RefusedContent.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "refused"),
+    [
+        # Azure, OpenAI, DeepSeek, Kimi, GLM, Qwen, OpenRouter.
+        (400, {"message": "The response was filtered.", "code": "content_filter"}, _FILTERED),
+        (400, {"message": "Your prompt was flagged as violating our usage policy."}, _FILTERED),
+        (400, {"message": "Content Exists Risk", "type": "invalid_request_error"}, _FILTERED),
+        (400, {"message": "The request was rejected because it was considered high risk"}, _FILTERED),
+        (400, {"message": "系统检测到输入或生成内容可能包含不安全或敏感内容", "code": "1301"}, _FILTERED),
+        (400, {"message": "Input data may be wrong.", "code": "data_inspection_failed"}, _FILTERED),
+        (403, {"message": "Flagged.", "metadata": {"reasons": ["violence"]}}, _FILTERED),
+        # OpenAI, Claude, Gemini, Groq, Mistral.
+        (400, {"message": "Error while downloading https://x.example/safety.png."}, _UNREACHABLE),
+        (400, {"message": "Unable to download the file. Please verify the URL."}, _UNREACHABLE),
+        (400, {"message": "Cannot fetch content from the provided URL."}, _UNREACHABLE),
+        (400, {"message": "failed to retrieve media: received status code: 404"}, _UNREACHABLE),
+        (422, {"message": "Image could not be loaded."}, _UNREACHABLE),
+        (400, {"message": "Invalid value.", "code": "invalid_image_url"}, _UNREACHABLE),
+        # Something else.
+        (400, {"message": "Invalid value for 'seed'.", "type": "invalid_request_error"}, None),
+        (400, {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}, None),
+        (400, {"message": "You have reached your quota for images that were loaded."}, None),
+        (403, {"message": "Key limit exceeded (total limit)."}, None),
+        (404, {"message": "The image was not found, so it could not be loaded."}, None),
+        (500, {"message": "The content filter failed."}, None),
+    ],
+)
+def test_what_of_a_request_is_refused(status: int, error: Any, refused: RefusedContent | None) -> None:
+    assert refused_content(status, orjson.dumps({"error": error})) is refused
+
+
+def test_a_page_refuses_nothing_of_a_request() -> None:
+    assert refused_content(400, b"<html>filtered</html>") is None

@@ -1,0 +1,154 @@
+"""What the gateway adds and the upstream refuses to read is left out, once: no request fails by its memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.settings import UpstreamSettings
+from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail
+from tests.gateway.sdk import World, agent, remember
+from tests.server import RawReply
+
+FILTERED = fail(400, "The prompt was filtered.", code="content_filter")
+GONE = fail(400, "Error while downloading https://pictures.example/1.png.", code="invalid_image_url")
+APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
+HI = {"role": "user", "content": "Hi"}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}}
+LOOK = {"role": "user", "content": [{"type": "text", "text": "Look."}, PICTURE]}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    """A gateway that knows of alice that she likes plums."""
+    upstreams = (UpstreamSettings("up", base_url=upstream.base_url),)
+    with remember(upstream, tmp_path, agent(), upstreams=upstreams) as world:
+        assert world.post([HI], user="alice", model="agent/helper").status == 200
+        world.write_block("alice", "Likes plums.")
+        upstream.script = filter_plums
+        yield world
+
+
+def filter_plums(seen: Seen) -> Reply | None:
+    return FILTERED if "plum" in json.dumps(seen.messages) else None
+
+
+def post(world: World, path: str, body: Any) -> RawReply:
+    return world.gateway.ask("POST", path, json.dumps({"model": "agent/helper", **body}).encode())
+
+
+WAYS: dict[str, Callable[[World], RawReply]] = {
+    "whole": lambda world: post(world, "/v1/chat/completions", {"messages": [HI], "user": "alice"}),
+    "streamed": lambda world: post(
+        world, "/v1/chat/completions", {"messages": [HI], "user": "alice", "stream": True}
+    ),
+    "response": lambda world: post(world, "/v1/responses", {"input": "Hi", "user": "alice"}),
+    "message": lambda world: post(
+        world, "/v1/messages", {"messages": [HI], "max_tokens": 99, "metadata": {"user_id": "alice"}}
+    ),
+    "appended": lambda world: world.post([HI], APPEND, user="alice", model="agent/helper"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_memory_section_that_is_refused_is_left_out(
+    world: World, upstream: StrictUpstream, way: str
+) -> None:
+    before = len(upstream.seen)
+    reply = WAYS[way](world)
+    assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
+    assert reply.headers["x-mnemogate-tries"] == "up:400;up:200"
+    assert [str(seen.messages[0]).count("plum") for seen in upstream.seen[before:]] == [1, 0]
+    assert upstream.last.messages[0]["content"].startswith("You help.")
+    assert upstream.last.tool_names
+
+
+def test_its_conversation_goes_on_without_it(world: World, upstream: StrictUpstream) -> None:
+    chat = world.chat(user="alice", model="agent/helper")
+    chat.say("Good morning.")
+    before = len(upstream.seen)
+    chat.say("What a day.")
+    assert len(upstream.seen) == before + 1
+    assert "plum" not in upstream.last.body.decode()
+
+
+@pytest.mark.parametrize("headers", [{}, APPEND], ids=["list", "appended"])
+def test_a_note_that_is_refused_is_left_out_for_good(
+    world: World, upstream: StrictUpstream, headers: dict[str, str]
+) -> None:
+    upstream.script = None
+    world.write_block("alice", "Likes tea.")
+    world.chat(user="alice", model="agent/helper").say("My sister planted plum trees in Portugal.")
+    upstream.script = filter_plums
+    world.pass_time(3600)
+    chat = world.chat(user="alice", model="agent/helper", headers=headers)
+    chat.say("Where in Portugal did my sister plant trees?")
+    refused, answered = upstream.seen[-2:]
+    assert ("plum" in refused.body.decode(), "plum" in answered.body.decode()) == (True, False)
+    if headers:
+        chat.messages.clear()
+    before = len(upstream.seen)
+    chat.say("Thank you.")
+    assert len(upstream.seen) == before + 1
+
+
+def test_a_users_own_words_are_refused_as_before(world: World, upstream: StrictUpstream) -> None:
+    reply = world.post([{"role": "user", "content": "A plum!"}], user="alice", model="agent/helper")
+    assert (reply.status, reply.error["code"]) == (400, "content_filter")
+    before = len(upstream.seen)
+    reply = world.post([{"role": "user", "content": "A plum!"}], user="bob")  # nothing is known of him
+    assert (reply.status, len(upstream.seen)) == (400, before + 1)
+
+
+def test_what_is_refused_for_another_reason_is_not_asked_again(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.script = lambda seen: fail(400, "Invalid value for 'seed'.", code="invalid_value")
+    before = len(upstream.seen)
+    assert world.post([HI], user="alice", model="agent/helper").status == 400
+    assert len(upstream.seen) == before + 1
+
+
+def test_claude_is_asked_again_in_its_own_dialect(tmp_path: Path) -> None:
+    refusal = refuse(400, "invalid_request_error", "Output blocked by content filtering policy")
+    body = {"messages": [HI], "max_tokens": 99, "metadata": {"user_id": "alice"}}
+    with StrictAnthropic() as claude:
+        upstreams = (UpstreamSettings("up", "anthropic", claude.base_url),)
+        with remember(claude, tmp_path, agent(), upstreams=upstreams) as world:
+            assert post(world, "/v1/messages", body).status == 200
+            world.write_block("alice", "Likes plums.")
+            claude.queue(refusal)
+            reply = post(world, "/v1/messages", body)
+            assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
+            assert ["plums" in seen.body.decode() for seen in claude.chats[-2:]] == [True, False]
+
+
+def test_a_picture_of_the_history_that_is_gone_is_left_out(world: World, upstream: StrictUpstream) -> None:
+    """In append mode, and before a response that continues another."""
+    assert world.post([LOOK], APPEND, user="alice").status == 200
+    upstream.queue(GONE)
+    reply = world.post([HI], APPEND, user="alice")
+    assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "media")
+    look = {"type": "text", "text": "Look."}
+    assert upstream.seen[-2].messages[0]["content"] == [look, PICTURE]
+    assert upstream.last.messages[0]["content"][0] == look
+    assert "no longer" in upstream.last.messages[0]["content"][1]["text"]
+
+    part = {"type": "input_image", "image_url": PICTURE["image_url"]["url"], "detail": "auto"}  # type: ignore[index]
+    seen: Any = [{"role": "user", "content": [part]}]
+    first = world.sdk.responses.create(model="m", user="alice", input=seen)
+    upstream.queue(GONE)
+    world.sdk.responses.create(model="m", user="alice", input="Hi", previous_response_id=first.id)
+    assert [message["role"] for message in upstream.last.messages] == ["user", "assistant", "user"]
+    assert "https:" not in upstream.last.body.decode()
+
+
+def test_a_picture_of_the_request_itself_is_refused_as_before(world: World, upstream: StrictUpstream) -> None:
+    upstream.queue(GONE)
+    reply = world.post([LOOK], user="carol")
+    assert (reply.status, reply.error["code"]) == (400, "invalid_image_url")
