@@ -47,8 +47,9 @@ _PARAMETER = re.compile(r"\?(\d*)")
 _PLUS = re.compile(r"(?<=[\s(])\+(?=[a-z])")
 
 
+@cache
 def load(file: str) -> Mapping[str, Statement]:
-    """Returns the statements of a file by name.
+    """Returns the statements of a file by name. A file that several modules use is read once.
 
     Raises: ValueError for a name that is there twice, or a statement that one database lacks.
     """
