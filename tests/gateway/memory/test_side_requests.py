@@ -14,6 +14,7 @@ from storage.records import LEARNER
 from tests.doubles import side_requests as recorded
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import World, remember
+from tests.rows import each_row
 
 Json = dict[str, Any]
 
@@ -189,19 +190,20 @@ ASKED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "messages"), ASKED)
+@each_row(("number", "name", "messages"), [(number, *row) for number, row in enumerate(ASKED)])
 def test_what_an_application_asks_for_itself_passes_by_memory(
-    world: World, name: str, messages: list[Json]
+    world: World, number: int, name: str, messages: list[Json]
 ) -> None:
-    world.chat(user="alice").say("I am afraid of thunderstorms, as my cat is.")
+    someone = f"user {number}"
+    world.chat(user=someone).say("I am afraid of thunderstorms, as my cat is.")
     before = kept(world)
-    reply = world.post(messages, CHAT, user="alice")
+    reply = world.post(messages, CHAT, user=someone)
     assert reply.status == 200
     assert (reply.headers["x-mnemogate-memory"], reply.headers["x-mnemogate-side-request"]) == ("off", name)
     assert world.upstream.last.messages == messages
     assert kept(world).count("content") == before.count("content")
     later = "Which token, which thread title and which tool call of mine was it?"
-    world.chat(user="alice").say(later)
+    world.chat(user=someone).say(later)
     assert world.upstream.last.messages == user(later)
 
 
@@ -220,7 +222,7 @@ def test_an_application_that_sends_the_header_with_each_request_has_its_titles_f
     assert "### Task" not in kept(world)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         recorded.OPEN_WEBUI_DOCUMENTS,
@@ -250,10 +252,11 @@ def test_an_application_that_sends_the_header_with_each_request_has_its_titles_f
     ],
 )
 def test_what_a_person_asks_is_not_taken_for_it(world: World, text: str) -> None:
+    before = kept(world)
     reply = world.post(user(text), CHAT, user="alice")
     assert reply.headers["x-mnemogate-memory"] == "on"
     assert "x-mnemogate-side-request" not in reply.headers
-    assert "content" in kept(world)
+    assert kept(world).count("content") > before.count("content")
 
 
 def test_an_application_may_call_tools_of_its_own_for_what_it_asks_itself(world: World) -> None:

@@ -26,6 +26,7 @@ from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S, becomes
+from tests.rows import each_row
 from tests.server import QUIET
 
 PROFILE = ProfileSettings(
@@ -214,7 +215,7 @@ def test_conversations_are_listed_by_their_first_words(operator: Operator) -> No
     assert ">conv-19<" in text
 
 
-@pytest.mark.parametrize(
+@each_row(
     "path",
     ["m/UID/facts?as_of=soon", "m/UID/facts?as_of=nan", "m/UID/facts?as_of=1e999", "m/UID/facts?limit=0",
      "m/UID/facts?after=x", "m/UID?x=1", "m/UID/forget",

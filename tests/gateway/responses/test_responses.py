@@ -22,6 +22,7 @@ from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.upstream import ZEROS, Call, Gate, StrictUpstream, call_tools, fail, raw, say, uncounted
 from tests.gateway.sdk import World, agent, remember
+from tests.rows import each_row
 from tests.server import serve, settings_for
 
 Json = dict[str, Any]
@@ -727,7 +728,7 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
     assert response["error"]["message"] == raised.value.message
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fields", "param"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"),

@@ -28,6 +28,7 @@ from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, raw
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S, becomes
+from tests.rows import each_row
 from tests.server import QUIET, Running
 
 Json = dict[str, Any]
@@ -491,7 +492,7 @@ def test_a_flood_of_requests_is_refused(upstream: StrictUpstream, talk: Talk) ->
 # -- errors
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("message", "param", "about"),
     [
         ("{", None, "parse"),

@@ -19,6 +19,7 @@ from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, raw
 from tests.gateway.upstream.forms import FORM, JSON, form
 from tests.patience import PATIENCE_S
+from tests.rows import each_row
 from tests.server import QUIET, RawReply, Running, serve, settings_for
 from tests.stored import open_store
 
@@ -223,7 +224,7 @@ ALLOWED = b'--XX\r\ncontent-disposition: form-data; name="model"\r\n\r\nears\r\n
 
 
 @pytest.mark.parametrize("before", [b"", ALLOWED])
-@pytest.mark.parametrize(
+@each_row(
     "head",
     [
         b'content-disposition: form-data; name = "model"',

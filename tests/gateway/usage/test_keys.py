@@ -19,6 +19,7 @@ from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, remember
 from tests.gateway.upstream.forms import FORM, form
 from tests.patience import becomes
+from tests.rows import each_row
 from tests.server import RawReply
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -68,7 +69,7 @@ def test_a_key_is_made_and_shown_without_its_secret(world: World) -> None:
     assert bearer["authorization"].removeprefix("Bearer ").encode() not in listed.body
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fields", "param"),
     [
         ({"colour": 1}, "colour"),
@@ -176,7 +177,7 @@ def test_a_key_of_some_models_names_one(
 
 
 @pytest.mark.parametrize("opens", ["metrics", "operator", "operator-read"])
-@pytest.mark.parametrize("field", [{"user": "alice"}, {"models": ["small"]}, {"memory": "off"}])
+@each_row("field", [{"user": "alice"}, {"models": ["small"]}, {"memory": "off"}])
 def test_a_key_without_replies_is_given_nothing_that_bounds_them(
     world: World, opens: str, field: dict[str, Any]
 ) -> None:

@@ -36,6 +36,7 @@ from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.responses.test_socket import Talk, open_socket
 from tests.gateway.sdk import CHAT, Clock, World, agent, remember
 from tests.patience import PATIENCE_S, becomes
+from tests.rows import each_row
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
 MODELS = (
@@ -1097,7 +1098,7 @@ def test_a_limit_names_a_user_as_requests_do(world: World) -> None:
     assert world.post(ASK, user="alice").status == 429
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("change", "param"),
     [
         ({"colour": 1}, "colour"),

@@ -25,6 +25,7 @@ from storage.sql.usage import UsagePart
 from storage.usage_records import COUNTERS, FORGOTTEN_USER, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Clock, World, agent, remember
+from tests.rows import each_row
 from tests.server import RawReply
 
 TOKEN = {"x-mnemogate-admin": "the-owner"}
@@ -179,7 +180,7 @@ def test_the_pages_of_many_days_are_the_whole(world: World, by: tuple[str, ...])
         assert [each.group for each in pages] == sorted(whole)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("query", "param"),
     [
         ({"by": "hour"}, "by"),

@@ -16,6 +16,7 @@ from gateway.run.admin.link_operations import PATH, RIGHTS, LinkOperations
 from gateway.run.admin.memory_edits import LINK, Editor, MemoryEdits
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, remember
+from tests.rows import each_row
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ def test_a_link_has_its_rights_and_no_others(world: World) -> None:
     assert world.gateway.call(operations.open(token)).paused is not None
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "param"),
     [
         ({}, "user"),
