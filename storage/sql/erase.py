@@ -22,7 +22,7 @@ The store's `Rules` decide what quotes what, and what is left of a block.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 
 import orjson
 from msgspec import Struct
@@ -44,7 +44,7 @@ from storage.sql.facts import UNLEARNED
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
 from storage.sql.recalls import SQL as PAGE_SQL
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import load, rows_of, run_of
 from storage.sql.vectors import forget_indexed
 
 SQL = load("forget.sql")
@@ -142,21 +142,28 @@ async def _erase_imported(connection: Connection, work: ErasingWork, after: int)
 async def _erase_each(
     connection: Connection, agent: int, ids: Iterable[int], *, leaves_tombs: bool = True, mark: str = _ERASED
 ) -> None:
+    seqs: list[int] = []
     for id in ids:
         e = await exchanges.load_exchange(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
-            await _erase_exchange(connection, agent, e, leaves_tombs=leaves_tombs, mark=mark)
+            seqs += await _erase_exchange(connection, agent, e, leaves_tombs=leaves_tombs, mark=mark)
+    # At once, since neighbours share a chunk of the index, which is written anew.
+    await forget_indexed(connection, agent, seqs)
     await raise_epoch(connection, agent)
 
 
 async def _erase_exchange(
     connection: Connection, agent: int, e: Exchange, *, leaves_tombs: bool = True, mark: str = _ERASED
-) -> None:
-    """Erases a whole exchange, whose row stays. leaves_tombs: its messages are recognised when they are sent again."""
+) -> list[int]:
+    """Erases a whole exchange, whose row stays. Returns the numbers of its messages, which are still indexed.
+
+    leaves_tombs: its messages are recognised when they are sent again.
+    """
     places = [*range(len(e.inputs)), REPLY]
-    await _erase_traces(connection, agent, e, places, leaves_tombs=leaves_tombs, mark=mark)
+    seqs = await _erase_traces(connection, agent, e, places, leaves_tombs=leaves_tombs, mark=mark)
     tombstone = replace(make_tombstone(e), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
+    return seqs
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
@@ -171,9 +178,9 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     if e.shown_reply is not None and REPLY not in redactions:
         left.append(REPLY)
     if not left:
-        await _erase_exchange(connection, agent, e)
+        await forget_indexed(connection, agent, await _erase_exchange(connection, agent, e))
         return
-    await _erase_traces(connection, agent, e, [place])
+    await forget_indexed(connection, agent, await _erase_traces(connection, agent, e, [place]))
     messages = orjson.loads(e.input or b"[]")
     if 0 <= place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
@@ -219,11 +226,13 @@ async def _erase_traces(
     *,
     leaves_tombs: bool = True,
     mark: str = _ERASED,
-) -> None:
-    """Erases what is derived from these messages: their entries in the index, vectors, and the edits of the turn.
+) -> list[int]:
+    """Erases what is derived from these messages: what waits for the reply, and the edits of the turn.
 
     places: indices of inputs; REPLY stands for the reply.
     mark: the kind of the exchange's mark, `_ERASED` or `_RESET`.
+
+    Returns the numbers of these messages, which the caller takes out of the index.
     """
     seqs, tombs = [], []
     for place in places:
@@ -237,7 +246,7 @@ async def _erase_traces(
         await connection.run(SQL["waiting_erase"], (e.id, agent))
     if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
         await _empty_sections(connection, agent)
-    await forget_indexed(connection, agent, seqs)
+    return seqs
 
 
 async def _empty_sections(connection: Connection, agent: int) -> None:
@@ -424,25 +433,30 @@ async def _erase_additions(connection: Connection, work: ErasingWork, after: int
 
 
 async def _release_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
-    """Releases the rows that an import has added, but for those that live turns follow."""
-
-    agent, undone = work.agent, work.target.imported
+    """Releases the rows that an import has added, but for those that others follow, a page at once."""
+    undone = work.target.imported
     if undone is None:
         return None
-    ids = await read_ids(connection, "imported_conversations", (undone, after, _CONVERSATION_PAGE))
-    for conversation in ids:
-        if conversation:
-            deepest = await connection.value(SQL["deepest_other"], (agent, conversation, undone))
-            least = -1 if deepest is None else deepest
-            await connection.run(SQL["release"], (agent, conversation, undone, least))
-            await connection.run(SQL["released"], (undone, conversation, agent))
-            await connection.run(SQL["stubbed"], (undone, conversation))
-            await connection.run(SQL["conversation_released"], (conversation, agent))
-    if len(ids) == _CONVERSATION_PAGE:
-        return ids[-1]
+    row = await connection.row(SQL["imported_conversation"], (undone, after))
+    if row is not None:
+        is_whole = await _release_page(connection, work.agent, row[0], undone)
+        return int(row[0]) if is_whole else after
     await connection.run(SQL["facts_released"], (undone,))
-    await connection.run(SQL["undone"], (undone, agent))
+    await connection.run(SQL["undone"], (undone, work.agent))
     return None
+
+
+async def _release_page(connection: Connection, agent: int, conversation: int, undone: int) -> bool:
+    """Releases the deepest rows of a conversation, up to one that the import has not added. True: there are no more."""
+    rows = await connection.rows(SQL["deepest"], (agent, conversation, undone, _PAGE))
+    ids = [id for id, _ in takewhile(lambda row: row[1], rows)]
+    await run_of(connection, SQL["release"], ids, agent)
+    await run_of(connection, SQL["released"], ids, undone)
+    if len(ids) == _PAGE:
+        return False
+    await connection.run(SQL["stubbed"], (undone, conversation))
+    await connection.run(SQL["conversation_released"], (conversation, agent))
+    return True
 
 
 async def _end_forgetting(connection: Connection, work: ErasingWork, after: int) -> int | None:

@@ -430,28 +430,27 @@ SELECT id FROM imported WHERE import = ?1 AND what = 'exchange' AND id > ?2 ORDE
 -- Finds which of some facts an import has added.
 SELECT id FROM imported WHERE what = 'fact' AND import = ?1 AND id {in:2:BIGINT:128}
 
--- name: imported_conversations
--- Finds a page of the conversations to which an import has added something.
-SELECT DISTINCT conversation FROM imported WHERE import = ?1 AND conversation > ?2 ORDER BY conversation LIMIT ?3
+-- name: imported_conversation
+-- Finds the next conversation to which an import has added something.
+SELECT conversation FROM imported WHERE import = ?1 AND conversation > ?2 ORDER BY conversation LIMIT 1
 
--- name: deepest_other
--- Finds how deep the exchanges of a conversation go that an import has not added.
-SELECT max(e.depth) FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1
-    AND NOT EXISTS (SELECT 1 FROM imported i WHERE i.what = 'exchange' AND i.id = e.id AND i.import = ?3)
+-- name: deepest
+-- Finds the deepest exchanges of a conversation, and whether an import has added each.
+SELECT e.id, CASE WHEN EXISTS (SELECT 1 FROM imported i WHERE i.what = 'exchange' AND i.id = e.id AND i.import = ?3)
+    THEN 1 ELSE 0 END
+FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 ORDER BY e.depth DESC LIMIT ?4
 
 -- name: release (sqlite)
--- Empties what an import has added to a conversation below a depth: nothing follows it.
+-- Empties exchanges that an import has added: nothing follows them.
 {emptied_rows}
-WHERE agent = ?1 AND conversation = ?2 AND depth > ?4 AND id IN (SELECT id FROM imported WHERE import = ?3 AND conversation = ?2)
+WHERE +agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: release (postgres)
-DELETE FROM exchanges
-WHERE agent = ?1 AND conversation = ?2 AND depth > ?4 AND id IN (SELECT id FROM imported WHERE import = ?3 AND conversation = ?2)
+DELETE FROM exchanges WHERE agent = ?1 AND id {in:2:BIGINT:64}
 
 -- name: released
--- Drops that an import has added what is gone.
-DELETE FROM imported WHERE import = ?1 AND conversation = ?2
-    AND NOT EXISTS (SELECT 1 FROM exchanges e WHERE e.id = imported.id AND e.conversation = ?2 AND e.agent = ?3)
+-- Drops that an import has added them.
+DELETE FROM imported WHERE import = ?1 AND what = 'exchange' AND id {in:2:BIGINT:64}
 
 -- name: stubbed
 -- What live turns follow stays as hashes, until it is imported again.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN
 from gateway.settings import ProjectSettings, Settings
 from storage.commands import ForgetTarget, ImportWriting
+from storage.database import Connection
 from storage.errors import Broken
 from storage.records import LEARNER, RULE, Scope
+from storage.sql import erase, forget
 from storage.sql.imports import Imports
+from storage.sql.statements import make_statement
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
 from tests.gateway.process import serving
@@ -232,6 +236,38 @@ def test_the_same_file_again_is_known_and_its_undo_takes_all_away(world: World) 
     assert b"anchovies" not in world.data()
     assert counts(send(world, data, "preview=true").json, "messages") == (6, 6, 0, 0)
     assert counts(follow(world, send(world, data)), "messages") == (6, 6, 0, 0)
+
+
+def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one transaction turns wait for all of its rows."""
+    talk = tuple(f"Word{i}x" for i in range(40))
+    found = follow(world, send(world, json.dumps({"id": "c-1", "messages": wire(talk)}).encode()))
+    left = [20]
+    run_step, count = (
+        forget._run_step,
+        make_statement("left", "SELECT count(*) FROM exchanges WHERE agent <> 0"),
+    )
+
+    async def run_and_count(connection: Connection, **given: Any) -> Any:
+        done = await run_step(connection, **given)
+        left.append(await connection.value(count))
+        return done
+
+    unindexed: list[int] = []
+    forget_indexed = erase.forget_indexed
+
+    async def forget_and_note(connection: Connection, agent: int, seqs: list[int]) -> None:
+        unindexed.append(len(seqs))
+        await forget_indexed(connection, agent, seqs)
+
+    monkeypatch.setattr(forget, "_run_step", run_and_count)
+    monkeypatch.setattr(erase, "forget_indexed", forget_and_note)
+    monkeypatch.setattr(erase, "_PAGE", 4)
+    undo(world, found["id"])
+    assert left[-1] == 0
+    # The index is written once for all messages of a part.
+    assert [count for count in unindexed if count] == [8] * 5
+    assert max(before - after for before, after in pairwise(left)) == 4
 
 
 def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world: World) -> None:
