@@ -138,7 +138,7 @@ class RequestOperations(Struct, frozen=True):
             raise UnknownId(
                 f"There is no such request. Sources are kept for {self.keep_why_days:g} days.", param="id"
             )
-        return _explain_logged(logged)
+        return _explain_logged(logged, await self._find_conversation(logged))
 
     async def list(
         self,
@@ -196,6 +196,15 @@ class RequestOperations(Struct, frozen=True):
             limit=_PAGE,
         )
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
+
+    async def _find_conversation(self, logged: LoggedRequest) -> str | None:
+        """Returns the conversation of a request; None: there is nothing of it to be read, as of one off the record."""
+        if logged.memory_uid is None or logged.conversation_uid is None:
+            return None
+        agent = await self.store.agents.by_uid(logged.memory_uid)
+        pages = self.store.memory_pages
+        found = None if agent is None else await pages.conversation(agent.id, logged.conversation_uid)
+        return found.uid if found is not None and found.messages else None
 
     async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
         """Returns the requests of the log that have ended, and drops those of memories that are gone.
@@ -359,8 +368,8 @@ def _window_of(record: RecallRecord) -> WindowRecord:
     return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
 
 
-def _explain_logged(each: LoggedRequest) -> ExplainedRequest:
-    """Explains a request that has no recall."""
+def _explain_logged(each: LoggedRequest, conversation: str | None) -> ExplainedRequest:
+    """Explains a request that has no recall. conversation: in which it can be read; None: in none."""
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
     why = whys.get(each.mode, "nothing_found")
     sentence = _NOTHING_RECALLED[why]
@@ -370,7 +379,7 @@ def _explain_logged(each: LoggedRequest) -> ExplainedRequest:
         sentence = "Memory was not looked for: the request brings no new words of a person."
     return ExplainedRequest(
         **_summarize_logged(each),
-        conversation=each.conversation_uid,
+        conversation=conversation,
         tries=each.tries,
         why=why,
         sentence=sentence,

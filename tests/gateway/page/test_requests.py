@@ -68,6 +68,16 @@ def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     assert other.twin("audit")["items"] == []
 
 
+def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -> None:
+    speak(operator.world, "Hello.")
+    off = {"x-mnemogate-memory": "off"}
+    body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Ask me nothing."}]}
+    assert operator.world.gateway.post(body, off).status == 200
+    id = operator.twin("requests")["items"][0]["id"]
+    assert operator.twin(f"r/{id}")["conversation"] is None
+    assert "/c/" not in operator.get(f"r/{id}").body.decode()
+
+
 def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
