@@ -158,6 +158,14 @@ def test_a_page_of_many_long_texts_stays_small_and_the_rest_follows(operator: Op
     assert unescape(long).count("<&") >= 195
 
 
+def test_a_page_of_a_search_with_many_hits_stays_small(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    learn(operator.world, agent, *(f"The cat of Alice number {n} is Miso." for n in range(150)))
+    path = f"m/{agent.uid}/search?q=the+cat+of+Alice+Miso"
+    assert len(operator.twin(path)["found"]) == 50
+    assert len(page(operator, path)) < 100_000
+
+
 @pytest.mark.both
 def test_a_read_that_takes_too_long_is_stopped_and_says_so(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, PROFILE, limits=replace(QUIET, page_read_s=1e-9)) as world:
