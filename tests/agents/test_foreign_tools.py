@@ -21,7 +21,7 @@ from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 
 UID = "0123456789abcdef0123456789abcdef"
 SCHEMA = {
@@ -35,11 +35,11 @@ def options(tool: ToolDefinition) -> dict[str, Any]:
     return {"uid": UID, "tools": (AgentTool("lookup", tool),), "defined": defined}
 
 
-def make_ann(life: Life, url: str) -> None:
+def make_ann(life: Life, url: str, schema: dict[str, Any] = SCHEMA) -> None:
     """Makes an agent that has the tool `lookup`, which is called at this URL."""
     registry = life.world.gateway.app.services.agents.registry
     assert registry is not None
-    tool = ToolDefinition(SCHEMA, "webhook", url)
+    tool = ToolDefinition(schema, "webhook", url)
     life.world.gateway.call(registry.tools.create("default", "lookup", tool))
     defined = AgentDefinition("react_agent", "You help.", model="m")
     life.world.gateway.call(registry.create("default", NewAgent(defined, name="ann", tool_names=["lookup"])))
@@ -281,6 +281,35 @@ def test_a_client_that_left_finds_its_call_made(upstream: StrictUpstream, tmp_pa
         upstream.queue(call_tools(Call("lookup", {"q": "a"})), say("Done."))
         again = life.world.sdk.chat.completions.create(**body)
         assert (again.choices[0].message.content, len(server.bodies)) == ("Done.", 1)
+
+
+def test_a_call_that_was_sent_when_its_client_left_is_known_to_the_next_request(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """Else the model would make it again, whatever it was."""
+    webhook = Webhook()
+    webhook.held.add("b")
+    with agents(upstream, tmp_path, ToolSettings(private_hosts=(webhook.url,))) as life:
+        make_ann(life, f"{webhook.url}/hook", {**SCHEMA, "parameters": {}})  # its calls run one by one
+        calls = [Call("lookup", {"bell": bell}, f"call_{bell}") for bell in "ab"]
+        upstream.queue(call_tools(*calls, text="One moment."), say("I see."))
+        asked: list[Any] = [{"role": "user", "content": "Ring."}]
+        body: Any = {"model": "agent/ann", "user": "zoe", "messages": asked}
+        stream = life.world.sdk.chat.completions.create(**body, stream=True)
+        becomes(lambda: webhook.bells == ["a", "b"])
+        stream.close()
+        becomes(lambda: life.world.query("SELECT id FROM exchanges WHERE state = 'cancelled'"))
+        asked += [{"role": "assistant", "content": "One moment."}, {"role": "user", "content": "And?"}]
+        life.world.sdk.chat.completions.create(**body)
+        told = "Error: the call was interrupted; it may or may not have been done."
+        assert results(life) == [("call_a", "a rang"), ("call_b", told)]
+        assert [m["role"] for m in upstream.last.messages[1:]] == [
+            "user",
+            "assistant",
+            "tool",
+            "tool",
+            "user",
+        ]
 
 
 @pytest.mark.parametrize(

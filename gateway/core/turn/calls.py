@@ -28,6 +28,7 @@ from gateway.core.turn.terms import TurnTerms
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
 SPOKEN = "The user has read it."
 INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
+NOT_MADE = "Error: the run was cancelled before this call was made."
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _NAME_CHARS: Final = 64
@@ -99,6 +100,13 @@ class GatewayCalls:
         """The results so far, and an error for each call that is still running."""
         found = ((call.id, self._results.get(call.id)) for call in self.calls if call.id in self._results)
         return tuple(result or ToolResult(id, INTERRUPTED, "error") for id, result in found)
+
+    @property
+    def all_results(self) -> tuple[ToolResult, ...]:
+        """The results of all calls of a turn that ends now: an error for each that is running, or was not begun."""
+        made = {result.call_id: result for result in self.interrupted_results}
+        not_made = (ToolResult(call.id, NOT_MADE, "error", was_run=False) for call in self.calls)
+        return tuple(made.get(each.call_id, each) for each in not_made)
 
     @property
     def is_running(self) -> bool:

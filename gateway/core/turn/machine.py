@@ -311,7 +311,12 @@ class Turn:
             # Calls without an answer would block the conversation.
             return self._make_outcome(end, reason, (), self._round.shown_reply())
         shown_reply = join_messages([*self._shown_replies, self._round.shown_reply(self._round.client_calls)])
-        return self._make_outcome(end, reason, tuple(self._messages), shown_reply)
+        messages = self._messages
+        if self._state is RUNNING_TOOLS:
+            # The model has to know what may be done, else it calls it again in another turn.
+            results = self._calls.all_results
+            messages = [*messages, self._round.upstream_message(), *(each.stored() for each in results)]
+        return self._make_outcome(end, reason, tuple(messages), shown_reply)
 
     # A reply is complete
 

@@ -13,13 +13,11 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import WireMessage, call_id, text_of
 from gateway.core.conversation.private import PRIVATE, private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
-from gateway.core.turn.calls import INTERRUPTED, CallDecision, ResumedCalls
+from gateway.core.turn.calls import INTERRUPTED, NOT_MADE, CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
 from storage.records import Exchange, Run, RunStep
-
-NOT_MADE = "Error: the run was cancelled before this call was made."
 
 
 class CallsToResume(Struct, frozen=True):
