@@ -238,6 +238,7 @@ def test_the_same_file_again_is_known_and_its_undo_takes_all_away(world: World) 
     assert counts(follow(world, send(world, data)), "messages") == (6, 6, 0, 0)
 
 
+@pytest.mark.both
 def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one transaction turns wait for all of its rows."""
     talk = tuple(f"Word{i}x" for i in range(40))
@@ -290,7 +291,6 @@ def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world
     assert sys.getswitchinterval() == before
 
 
-@pytest.mark.sqlite
 def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_performer, "_MOST_REST", 1e9)
     monkeypatch.setattr(import_performer, "_INDEX_REST_S", 1e9)
@@ -605,8 +605,11 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
     assert world.query("SELECT count(*) FROM conversations") == [300]
 
 
-@pytest.mark.parametrize("between", ["a turn", "a forgetting", "a stop"])
-@pytest.mark.parametrize("id", ["c-1", None], ids=["named", "unnamed"])
+@pytest.mark.both
+@pytest.mark.parametrize(
+    ("between", "id"),
+    [("a turn", "c-1"), ("a turn", None), ("a forgetting", "c-1"), ("a stop", "c-1"), ("a stop", None)],
+)
 def test_a_long_conversation_is_written_in_parts(
     world: World, monkeypatch: pytest.MonkeyPatch, between: str, id: str | None
 ) -> None:
