@@ -250,9 +250,14 @@ class Transfer(GrowingGroup):
         return await find_agent(connection, scope._replace(subject=IMPORTING + scope.subject))
 
     @reads
-    async def path(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
-        """Returns the path to an exchange of an import, oldest first. Raises: NotFound; WriteConflict, as `write`."""
-        rows = await connection.rows(SQL["path"], (agent.id, seq))
+    async def path_end(self, connection: Connection, agent: Agent, seq: int) -> list[Exchange]:
+        """Returns the end of the path to an exchange of an import, oldest first.
+
+        It begins with the last exchange that has a reply, or at the root.
+
+        Raises: NotFound; WriteConflict, as `write`.
+        """
+        rows = await connection.rows(SQL["path_end"], (agent.id, seq))
         if not rows:
             await _check_unfinished(connection, agent)
             raise NotFound(f"there is no exchange {seq}")

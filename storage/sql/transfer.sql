@@ -138,11 +138,13 @@ SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM facts WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM blocks WHERE agent = ?1 AND version > 1)
 
--- name: path
--- Reads the path to an exchange, oldest first.
-WITH RECURSIVE up(id) AS (
-    SELECT id FROM exchanges WHERE agent = ?1 AND seq = ?2
-    UNION ALL SELECT e.parent FROM up JOIN exchanges e ON e.id = up.id AND e.agent = ?1 WHERE e.parent IS NOT NULL)
+-- name: path_end
+-- Reads the end of the path to an exchange, oldest first: from the last exchange on that has a reply, whose hash is that
+-- of the path up to it.
+WITH RECURSIVE up(id, parent, reply) AS (
+    SELECT id, parent, reply FROM exchanges WHERE agent = ?1 AND seq = ?2
+    UNION ALL SELECT e.id, e.parent, e.reply FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1
+    WHERE up.reply IS NULL)
 SELECT {skeleton} FROM up JOIN exchanges p ON p.id = up.id AND p.agent = ?1 ORDER BY p.depth
 
 -- name: conversation_put

@@ -460,13 +460,13 @@ class LineReader:
         if seq is None:
             return _PathEnd()
         if seq not in self._path_ends:
-            path, count = b"", 0
-            exchanges = await self._store.transfer.path(self._agent, seq)
+            path, flat = b"", list[Atom]()
+            exchanges = await self._store.transfer.path_end(self._agent, seq)
             for each in exchanges:
                 flat = [*(a for atoms in each.inputs for a in atoms), *(each.reply or ())]
-                path = self._hasher.hash_path(flat, path)
-                count += len(flat)
-            self._path_ends[seq] = _PathEnd(path, exchanges[-1].depth + 1, count, exchanges[-1].length)
+                path = each.path if each.reply is not None else self._hasher.hash_path(flat, path)
+            last = exchanges[-1]
+            self._path_ends[seq] = _PathEnd(path, last.depth + 1, last.offset + len(flat), last.length)
         return self._path_ends[seq]
 
 

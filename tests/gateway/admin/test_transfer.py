@@ -24,9 +24,10 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.errors import WriteConflict
 from storage.listing import AgentDraft, AgentEntry, PassageDraft
-from storage.records import Agent, Scope, State
+from storage.records import Agent, Exchange, Scope, State
 from storage.search.blob import open_blob
 from storage.sql.store import Store
+from storage.sql.transfer import Transfer
 from tests.core.conversations import assistant, call, picture, result, user
 from tests.storage.api import api_scope
 from tests.stored import ALICE, Speaker, open_store, put_edit, rows, save_passage
@@ -148,6 +149,29 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     await fill(store, lines)  # beside the one it came from
     again = await export(store, CAROL)
     assert without_uids(again) == without_uids(lines)
+
+
+async def test_a_long_path_is_not_read_again_for_each_page(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = Speaker(store, ALICE, Clock())
+    messages: list[WireMessage] = []
+    for number in range(40):
+        messages.append(user(f"Question {number}"))
+        turn = await alice.begin(messages, "c1")
+        messages.append(assistant(f"Answer {number}"))
+        await alice.end(turn, messages[-1:])
+    lines, path_end, found = await export(store), Transfer.path_end, []
+
+    async def read(self: Transfer, agent: Agent, seq: int) -> list[Exchange]:
+        found.append(await path_end(self, agent, seq))
+        return found[-1]
+
+    monkeypatch.setattr(Transfer, "path_end", read)
+    await fill(other, lines)
+    assert await export(other, CAROL) == lines
+    assert len(found) > 4
+    assert {len(path) for path in found} == {1}
 
 
 async def test_an_import_is_indexed_as_what_forgetting_left(store: Store, other: Store) -> None:
@@ -441,7 +465,7 @@ async def test_an_import_ends_where_another_for_the_same_user_begins(other: Stor
     first = await other.transfer.begin_import(draft)
     second = await other.transfer.begin_import(replace(draft, uid="u2"))
     for step in (
-        other.transfer.path(first, 1),
+        other.transfer.path_end(first, 1),
         other.transfer.write(first, []),
         other.transfer.finish_import(first, 5),
     ):
