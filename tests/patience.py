@@ -13,7 +13,7 @@ PATIENCE_S = 60.0
 """Until a test fails; never waited out when all is well. A busy machine takes ten times as long as a resting one."""
 SHORT_S = 0.5
 """A limit that a test lets pass: long enough on a busy machine for what comes before that."""
-_LOOK_S = 0.01
+_LOOK_S = 0.002
 
 
 def becomes(look: Callable[[], T]) -> T:
