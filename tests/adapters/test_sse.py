@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters import sse
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
 from adapters.sse import (
     COMMENTS_S,
-    MAX_COMMENT_BYTES,
     MAX_EVENT_BYTES,
     MAX_EVENT_LINES,
     EventDecoder,
@@ -104,8 +104,11 @@ def test_an_event_without_end_is_refused_at_the_bound() -> None:
 
 @pytest.mark.parametrize("form", [b": wait\n\n", b"\n\n", b"\r\r", b"event: ping\r\n\r\n", b"id: 1\n\n"])
 @pytest.mark.parametrize("cut", [1, 7, 4096, 10**9])
-def test_what_has_no_data_is_refused_at_its_own_bound(form: bytes, cut: int) -> None:
-    most = MAX_COMMENT_BYTES // len(form)
+def test_what_has_no_data_is_refused_at_its_own_bound(
+    form: bytes, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "MAX_COMMENT_BYTES", 8192)  # so that it is soon reached, byte by byte
+    most = sse.MAX_COMMENT_BYTES // len(form)
     stream = b"data: 1\n\n" + most * form + b"data: 2\n\n" + most * form
 
     def feed(decoder: EventDecoder, data: bytes) -> list[bytes | None]:

@@ -323,6 +323,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
 
 
 @pytest.mark.sqlite
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("note", ["", "A line of a note. " * 70, "A line of a note 🙂. " * 70])
 async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
     open_store: OpenStore, note: str
@@ -348,7 +349,7 @@ async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
     before = kept.bytes
     tracemalloc.start()
     try:
-        for n in range(40):
+        for n in range(16):
             await talk(f"user:{n}")
         store.turns._memories.clear()  # they share some of it
         gc.collect()

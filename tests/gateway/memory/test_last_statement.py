@@ -269,7 +269,6 @@ def test_after_any_edits_the_last_statement_about_each_block_holds(world: World,
     assert life.compared > 50
 
 
-@pytest.mark.both
 @pytest.mark.parametrize("seed", [1, 21])
 def test_in_a_small_window_the_last_statement_about_each_block_holds(
     upstream: StrictUpstream, tmp_path: Path, seed: int

@@ -255,7 +255,7 @@ def words_of(messages: list[Json]) -> list[str]:
     return [block["text"] for each in blocks for block in each if "text" in block]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 async def test_every_question_stands_however_short_the_replies_were_cut(caller: Caller, seed: int) -> None:
     """An impatient caller: answers are let go half spoken, or are cut to a word or two, and begin all alike."""
     dice = random.Random(seed)
