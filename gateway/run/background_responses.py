@@ -45,7 +45,7 @@ from gateway.run.tools.call_journal import CallJournal
 from gateway.run.usage.limiter import Limiter
 from storage.commands import ForgetTarget, ResponseEnd
 from storage.errors import NotFound, StoreError
-from storage.records import Agent, Run, RunState, State
+from storage.records import Agent, Job, Run, RunState, State
 from storage.sql.store import Store
 
 # The kind of the job.
@@ -164,6 +164,8 @@ class _ResponseLog(EventLog):
     """Takes the events of a response, and holds its last ones until its end is on disk."""
 
     dialect: ResponsesDialect
+    # The attempt that makes the response, and alone may write it.
+    job: Job = field(kw_only=True)
     # An earlier attempt has left events.
     has_events: bool = False
     # The number of this attempt's first event.
@@ -380,9 +382,9 @@ class BackgroundResponses:
         is_given_up = job.job.tries > MAX_TRIES
         request, shown = None if is_given_up else await self.request(run), await self.shown(run)
         if shown is None or (request is None and not is_given_up):
-            await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now())
+            await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now(), job=job.job)
             return
-        log = await self._open_log(run, job.job.attempt)
+        log = await self._open_log(run, job.job)
         self._logs[run.id] = log
         watch = (
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
@@ -417,10 +419,10 @@ class BackgroundResponses:
             for number in {*known} - await self.store.runs.open_among(known):
                 self._drop(number)
 
-    async def _open_log(self, run: Run, attempt: int) -> _ResponseLog:
+    async def _open_log(self, run: Run, job: Job) -> _ResponseLog:
         epoch = await self.store.runs.epoch(run.agent)
-        log = _ResponseLog(self.store, run, epoch, self.dialect, _next=0)
-        if attempt > 1 and await log.resume(epoch, attempt):
+        log = _ResponseLog(self.store, run, epoch, self.dialect, job=job, _next=0)
+        if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True
             await self.store.runs.drop_events(run.agent, run.id)
         log.first_number = log.next_number
@@ -450,7 +452,7 @@ class BackgroundResponses:
         if (made := await self._find_made(run, identity.project, turns)) is not None:
             await self._end(run, log, *made)
             return
-        record = await self._record_of(run, is_begun=bool(turns))
+        record = await self._record_of(run, log.job, is_begun=bool(turns))
         if record is None:
             await self._end(run, log, self.dialect.failed(shown, None, FORGOTTEN))
             return
@@ -474,12 +476,12 @@ class BackgroundResponses:
                     return response, name
         return None
 
-    async def _note_turn(self, run: Run, name: tuple[str, str]) -> None:
+    async def _note_turn(self, run: Run, job: Job, name: tuple[str, str]) -> None:
         """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""
-        if not await self.store.runs.note_turn(run.agent, run.id, encode_turn_name(name)):
+        if not await self.store.runs.note_turn(run.agent, run.id, encode_turn_name(name), job):
             raise ClientGone
 
-    async def _record_of(self, run: Run, *, is_begun: bool) -> TurnRecord | None:
+    async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
         """Returns the record of a response's turn, with what earlier attempts have done.
 
         None: that was erased, since something of the memory was forgotten.
@@ -492,7 +494,7 @@ class BackgroundResponses:
 
         runs = self.store.runs
         journal = CallJournal(partial(runs.add_text, run.agent, run.id))
-        record = TurnRecord(partial(self._note_turn, run), journal)
+        record = TurnRecord(partial(self._note_turn, run, job), journal)
         if not is_begun:
             return record
         if not journal.take_calls(await read(call_journal.CALL), await read(call_journal.RESULT)):
@@ -575,7 +577,7 @@ class BackgroundResponses:
         last_number = number + len(self.dialect.number_events(last, number)) - 1
         end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last, last_number, log.epoch)
         try:
-            now = await self.store.runs.finish_response(run, end)
+            now = await self.store.runs.finish_response(run, end, log.job)
         except NotFound:
             return
         # Else it was cancelled, or another attempt has ended it: `events` reads how.

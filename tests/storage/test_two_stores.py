@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from storage.commands import ForgetTarget
+from storage.commands import ForgetTarget, ResponseEnd
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.errors import Stale, Unavailable, WriteConflict
-from storage.records import Agent, Block, JobState, Scope
+from storage.records import Agent, Block, JobState, Run, RunState, Scope
 from storage.sql.blocks import write_block
 from storage.sql.jobs import NO_AGENT
 from storage.sql.keys import RECORDED_S, digest_of
@@ -482,6 +482,29 @@ async def test_right_after_an_outage_nothing_is_taken_over(
     assert await other.conversation_locks.held(["a", "b"]) == {"a"}
     assert await one.conversation_locks.prolong(["a"], LEASE_S) == {"a"}
     assert await one.jobs.heartbeat(jobs["lost"], LEASE_S)
+
+
+async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
+    stores: tuple[Store, Store],
+) -> None:
+    one, other = stores
+    agent = await make(one)
+    draft = Run(0, "r", agent.id, 0, RunState.CREATED, 1.0, background=True)
+    run, _ = await one.runs.accept_response(draft, agent.scope.project, "response", "k", b"{}", b"shown")
+    lost = await one.jobs.claim(["response"], lease_s=LEASE_S, tries=3)
+    await rows(one, "UPDATE jobs SET held_until = held_until - 1000")
+    job = await other.jobs.claim(["response"], lease_s=LEASE_S, tries=3)
+    end = ResponseEnd(RunState.FAILED, 2.0, b"failed", None, b"", 0, agent.epoch)
+    for late in (
+        one.runs.note_turn(agent.id, run.id, b"late", lost),
+        one.runs.finish_response(run, end, lost),
+        one.runs.end(agent.id, run.id, RunState.FAILED, "error", 2.0, job=lost),
+    ):
+        with pytest.raises(Stale):
+            await late
+    assert await other.runs.note_turn(agent.id, run.id, b"turn", job)
+    assert (await other.runs.finish_response(run, end, job)).state is RunState.FAILED
+    assert await other.runs.turns(agent.id, run.id) == [b"turn"]
 
 
 async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store, Store]) -> None:

@@ -355,12 +355,20 @@ class Runs(Group):
         return int(await connection.value(SQL["epoch"], (agent,)) or 0)
 
     @writes
-    async def finish_response(self, connection: Connection, run: Run, end: ResponseEnd) -> Run:
-        """Ends the run of a response. Returns it as it is now: as a faster writer has ended it. Raises: NotFound.
+    async def finish_response(
+        self, connection: Connection, run: Run, end: ResponseEnd, job: Job | None = None
+    ) -> Run:
+        """Ends the run of a response. Returns it as it is now: as a faster writer has ended it.
 
         Its last events are stored with its end, unless something was forgotten since they were made.
+
+        job: as for `end_run`.
+
+        Raises: NotFound; Stale: another attempt makes it.
         """
         await connection.lock(run.agent)
+        if job is not None:
+            await check_attempt(connection, job)
         if await connection.run(SQL["end"], (end.state, str(end.state), end.at, run.id, run.agent)):
             await replace_text(connection, run.agent, run.id, RESPONSE, 0, end.shown)
             if end.turn is not None:
@@ -369,9 +377,18 @@ class Runs(Group):
         return await _get(connection, run.agent, run.id)
 
     @writes
-    async def note_turn(self, connection: Connection, agent: int, run: int, name: bytes) -> bool:
-        """Notes the name of a turn that an attempt at a response begins. False: the response has ended, or is gone."""
+    async def note_turn(
+        self, connection: Connection, agent: int, run: int, name: bytes, job: Job | None = None
+    ) -> bool:
+        """Notes the name of a turn that an attempt at a response begins. False: the response has ended, or is gone.
+
+        job: as for `end_run`.
+
+        Raises: Stale: another attempt makes it.
+        """
         await connection.lock(agent)
+        if job is not None:
+            await check_attempt(connection, job)
         now = await get_run(connection, agent, run)
         if now is None or now.is_over:
             return False

@@ -23,7 +23,7 @@ from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
 from storage.commands import Committed, ResponseEnd, TurnWrite
 from storage.errors import Unavailable
-from storage.records import JobState, Run, RunState
+from storage.records import Job, JobState, Run, RunState
 from storage.sql.statements import make_statement
 from storage.sql.turns import Turns
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
@@ -253,11 +253,11 @@ def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
 ) -> None:
     finish = world.store.runs.finish_response
 
-    async def finish_second(run: Run, end: ResponseEnd) -> Run:
+    async def finish_second(run: Run, end: ResponseEnd, job: Job) -> Run:
         other = {**orjson.loads(end.shown), "status": "completed", "error": None, "metadata": {"by": "other"}}
         made = replace(end, state=RunState.COMPLETED, shown=orjson.dumps(other), turn=None, events=b"")
-        await finish(run, made)
-        return await finish(run, end)
+        await finish(run, made, job)
+        return await finish(run, end, job)
 
     monkeypatch.setattr(world.store.runs, "finish_response", finish_second)
     upstream.queue(reply)
@@ -676,10 +676,10 @@ def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_no
 ) -> None:
     note = world.store.runs.note_turn
 
-    async def note_deleted(agent: int, run: int, name: bytes) -> bool:
+    async def note_deleted(agent: int, run: int, name: bytes, job: Job) -> bool:
         await world.store.runs.end(agent, run, RunState.CANCELLED, "cancelled", world.clock())
         await world.store.runs.remove(agent, run)
-        return await note(agent, run, name)
+        return await note(agent, run, name, job)
 
     monkeypatch.setattr(world.store.runs, "note_turn", note_deleted)
     conversation = world.sdk.conversations.create().id
