@@ -241,7 +241,9 @@ def _seconds(text: str) -> int:
 
 _yes = _flag("yes", "do not ask first, though it cannot be undone")
 _json = _flag("json", "a JSON object for each line", "as_json")
-_limit = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="at most N lines")
+_limit = click.option(
+    "--limit", type=click.IntRange(min=1, max=sys.maxsize), metavar="N", help="at most N lines"
+)
 
 
 def _load_commands() -> Commands:

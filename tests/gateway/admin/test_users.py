@@ -155,6 +155,9 @@ def test_lists_are_of_one_project_and_of_so_many_lines(
     (red,) = listed(capsys, "users", "--project", "red")
     assert red["forget"] == ["--project=red", "--profile=default", "--user=a"]
     assert len(listed(capsys, "users", "--limit", "3")) == 3
+    with pytest.raises(SystemExit):
+        main(["users", "--limit", str(10**19)])
+    assert "'--limit'" in capsys.readouterr().err
     assert listed(capsys, "conversations", "--user", "a", "--project", "red")[0]["project"] == "red"
     assert main(["conversations", "--user", "a"]) == 0
     assert "nothing to list" in capsys.readouterr().err
