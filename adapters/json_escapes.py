@@ -1,7 +1,11 @@
-"""Escapes of JSON that are half a character. Programs that cut texts write them, and parsers of JSON refuse them."""
+"""Reads JSON that strict parsers refuse: with halves of characters, a byte order mark, NaN, or control characters.
+
+Programs that cut texts write an escape that is half a character; Python's own writes NaN and infinity.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Final
 
@@ -11,6 +15,8 @@ import orjson
 REPLACEMENT: Final = "\ufffd"
 _HIGH: Final = rb"u[dD][89abAB][0-9a-fA-F]{2}"
 _LOW: Final = rb"u[dD][c-fC-F][0-9a-fA-F]{2}"
+# JSON that is larger is read by the fast parser alone: the other one would block the loop.
+_MAX_LENIENT_BYTES: Final = 1024 * 1024
 # An escaped backslash, both halves of a character, or one of them.
 _ESCAPES: Final = re.compile(rb"\\(?:\\|%b\\%b|(?P<lone>%b|%b))" % (_HIGH, _LOW, _HIGH, _LOW))
 # The beginning of an escape, or a first half whose second half may follow.
@@ -19,9 +25,9 @@ _LONGEST_CUT: Final = len(rb"\ud83d\ude0")
 
 
 def read_json(data: bytes) -> tuple[Any, bytes]:
-    """Returns the value of an upstream's JSON, and the JSON without halves of characters, which orjson refuses.
+    """Returns the value of an upstream's JSON, and the JSON in the form that strict parsers take.
 
-    None: it is no JSON.
+    Half a character becomes U+FFFD, and NaN or infinity null. None: it is no JSON.
     """
     try:
         return orjson.loads(data), data
@@ -30,7 +36,17 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
     try:
         return orjson.loads(whole), whole
     except orjson.JSONDecodeError:
+        return _read_leniently(data)
+
+
+def _read_leniently(data: bytes) -> tuple[Any, bytes]:
+    if len(data) > _MAX_LENIENT_BYTES:
         return None, data
+    try:
+        whole = orjson.dumps(json.loads(data.decode("utf-8-sig", "replace"), strict=False))
+    except (ValueError, TypeError, RecursionError):  # it is no JSON, or has what cannot be written
+        return None, data
+    return orjson.loads(whole), whole
 
 
 def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:

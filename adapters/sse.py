@@ -1,4 +1,6 @@
-"""The decoder of server-sent events, incremental: bytes in, whole events out. It does not look at their data.
+"""The decoder of server-sent events, incremental: bytes in, whole events out.
+
+It does not look at their data, but for that of a last event that lacks its end.
 
 An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the
 stream back byte for byte (blank lines too many begin the next event). The same bytes cut anywhere give the
@@ -15,6 +17,7 @@ from __future__ import annotations
 import re
 
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
+from adapters.json_escapes import read_json
 from adapters.types import Event
 
 # Chosen: an image in base64 fits into one event; a line that never ends cannot fill the memory.
@@ -85,7 +88,7 @@ class EventDecoder:
     def finish(self) -> list[Event]:
         """Returns what the end of the stream completes: an event that waited for its blank line, or stray blank lines.
 
-        An upstream that forgets the blank line after its `[DONE]` has ended its stream.
+        An upstream that forgets the blank line after its `[DONE]`, or after the last of its JSON, has ended its stream.
         Raises: UnfinishedEvent: the stream ended inside an event.
         """
         rest = bytes(self._buffer)
@@ -99,6 +102,8 @@ class EventDecoder:
         event = _parse_event(rest, rest)
         if event.data is not None and event.data.strip() == b"[DONE]":
             return [Event(rest, b"[DONE]", event.name)]
+        if event.data is not None and isinstance(read_json(event.data)[0], dict):
+            return [event._replace(raw=rest.rstrip(b"\r\n") + b"\n\n")]
         raise UnfinishedEvent(rest)
 
     def _cut_events(self) -> list[bytes]:

@@ -95,6 +95,14 @@ def test_a_stream_that_ends_inside_an_event_is_an_error_with_a_name(rest: bytes)
     assert rest.endswith(caught.value.rest)
 
 
+@pytest.mark.parametrize("rest", [b'data: {"a":1}', b'data: {"a":1}\n', b'event: x\r\ndata: {"a":1}\r\n'])
+def test_a_last_event_of_whole_json_needs_no_blank_line(rest: bytes) -> None:
+    decoder = EventDecoder()
+    decoder.feed(rest)
+    (event,) = decoder.finish()
+    assert (event.raw, event.data) == (rest.rstrip() + b"\n\n", b'{"a":1}')
+
+
 def test_an_event_without_end_is_refused_at_the_bound() -> None:
     decoder = EventDecoder()
     assert decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES - 6)) == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from msgspec import Struct
 
@@ -62,6 +62,8 @@ class ClientView:
     """
 
     __slots__ = ()
+    # It shows an event in its own bytes, also one that cannot be read.
+    shows_unread: ClassVar[bool] = False
 
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.

@@ -443,6 +443,15 @@ def chunk_of(body: Json) -> Json:
     return {**body, "object": "chat.completion.chunk", "choices": choices}
 
 
+def as_deltas(chunk: Json) -> Json:
+    """Returns a chunk of a stream; one whose choices have messages in place of deltas, as a chunk with deltas."""
+    choices = chunk.get("choices")
+    if not isinstance(choices, list):
+        return chunk
+    has_messages = [isinstance(c, dict) and "message" in c and c.get("delta") is None for c in choices]
+    return chunk_of(chunk) if has_messages and all(has_messages) else chunk
+
+
 def delta_of(choice: Json) -> Json:
     """Returns the message of a whole reply's choice as a delta, which may be the message itself."""
     message = choice.get("message")

@@ -29,6 +29,7 @@ from gateway.core.turn.draft import (
     CallOwner,
     MessageDraft,
     ToolCall,
+    as_deltas,
     chunk_of,
     delta_of,
     join_messages,
@@ -359,18 +360,32 @@ class Round:
             self.done_event = event.raw
             return self._complete()
         chunk, _ = read_json(data)
-        if not isinstance(chunk, dict):
-            self._pass_on(event)
+        if isinstance(chunk, dict):
+            end = self._read_chunk(chunk, event.raw, event.name)
+            # While the tail holds events, those that follow have to wait behind them.
+            self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
+            return end
+        chunks = [read_json(line)[0] for line in data.split(b"\n")]
+        if all(isinstance(each, dict) for each in chunks):  # the blank lines between them are missing
+            for n, each in enumerate(chunks):
+                end = self._read_chunk(each, b"" if n else event.raw, event.name)
+                if end is not None:
+                    return end
             return None
-        if "error" in chunk or "choices" not in chunk or event.name == "error":
-            error = error_in(chunk, event.name)
+        if data.startswith(b"{") and not self._view.shows_unread:
+            return self.fail(UpstreamBroke("The upstream's stream has an event that is no JSON"))
+        self._pass_on(event)
+        return None
+
+    def _read_chunk(self, chunk: Json, raw: bytes, name: str | None) -> RoundEnd | None:
+        """Takes a chunk. raw: its event, b"" if that was shown with an earlier one; name: of the event."""
+        if "error" in chunk or "choices" not in chunk or name == "error":
+            error = error_in(chunk, name)
             if error is not None:
                 own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
-                return ErrorEvent(error, event.raw if is_shaped else None)
-        self._take_chunk(chunk, event.raw, event.name)
-        # While the tail holds events, those that follow have to wait behind them.
-        self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
+                return ErrorEvent(error, raw if is_shaped else None)
+        self._take_chunk(as_deltas(chunk), raw, name)
         return None
 
     def _pass_on(self, event: Event) -> None:

@@ -1,0 +1,89 @@
+"""Replies in forms that strict readers refuse are read, and what cannot be read is an error: no text is lost unseen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import orjson
+import pytest
+
+from tests.doubles.upstream import Reply, StrictUpstream, raw
+from tests.gateway.messages.sdk import Talk
+from tests.gateway.sdk import World, remember
+
+CHUNK = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+DONE = b"data: [DONE]\n\n"
+BOM = b"\xef\xbb\xbf"
+
+
+def event(delta: Any, finish: str | None = None, **fields: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return b"data: %b\n\n" % orjson.dumps({**CHUNK, "choices": [choice], **fields})
+
+
+def whole(**fields: Any) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "So it is."}, "finish_reason": "stop"}
+    return json.dumps({**CHUNK, "object": "chat.completion", "choices": [choice], **fields}).encode()
+
+
+SO, IT, END = event({"role": "assistant", "content": "So "}), event({"content": "it is."}), event({}, "stop")
+STREAMS = {
+    "the last event lacks its blank line": (SO, IT, END[:-2]),
+    "the last event lacks a line end": (SO, IT, END[:-1]),
+    "two events lack the blank line between them": (SO[:-1] + IT, END, DONE),
+    "NaN": (SO.replace(b'"created":1', b'"created":NaN'), IT, END, DONE),
+    "half a character of UTF-8": (SO.replace(b'"m"', b'"\xf0\x9f"'), IT, END, DONE),
+    "a control character": (SO.replace(b'"m"', b'"m\t"'), IT, END, DONE),
+    "messages in place of deltas": (b"data: " + whole() + b"\n\n", DONE),
+}
+BODIES = {
+    "a byte order mark": BOM + whole(),
+    "NaN and infinity": whole(created=float("nan"), service_tier=float("-inf")),
+    "half a character of UTF-8": whole().replace(b'"m"', b'"\xf0\x9f"'),
+}
+
+
+@pytest.fixture
+def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
+    with remember(upstream, tmp_path) as world:
+        yield world
+
+
+def test_a_stream_in_an_odd_form_is_read(world: World, upstream: StrictUpstream) -> None:
+    """As a message, and remembered: the next request of append mode has its text."""
+    for name, pieces in STREAMS.items():
+        upstream.queue(raw(*pieces))
+        assert Talk(world, user=name, stream=True).say("Hi") == "So it is.", name
+        assert remembered(world, name, raw(*pieces), stream=True) == "So it is.", name
+
+
+def test_a_body_in_an_odd_form_is_read(world: World, upstream: StrictUpstream) -> None:
+    for name, body in BODIES.items():
+        reply = raw(body, content_type="application/json")
+        upstream.queue(reply)
+        assert Talk(world, user=name).say("Hi") == "So it is.", name
+        assert remembered(world, name, reply, stream=False) == "So it is.", name
+
+
+def remembered(world: World, user: str, reply: Reply, *, stream: bool) -> str:
+    """Returns what a later request sends up of a reply that came as a chat completion."""
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "odd"}
+    world.upstream.queue(reply)
+    for words in ("Hi", "And then?"):
+        assert (
+            world.post([{"role": "user", "content": words}], headers, user=user, stream=stream).status == 200
+        )
+    return str(world.upstream.last.messages[1]["content"])
+
+
+def test_an_event_that_cannot_be_read_ends_a_translated_stream_with_an_error(
+    world: World, upstream: StrictUpstream
+) -> None:
+    upstream.queue(raw(SO, IT.replace(b"}]", b""), END, DONE), raw(SO, b"data: ping\n\n", IT, END, DONE))
+    with pytest.raises(anthropic.APIError, match="no JSON"):
+        Talk(world, stream=True).say("Hi")
+    assert Talk(world, stream=True).say("Hi") == "So it is."
