@@ -29,6 +29,7 @@ NATIVE_REPLY: Final = "native_reply"
 BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
 _MAX_TOKENS = 1 << 40
+_MAX_DIGITS = 20  # Python refuses to parse a number of thousands of digits
 # The types that frameworks send for bytes of which they know no type.
 _UNKNOWN_TYPES = ("text/plain", "application/octet-stream")
 
@@ -36,6 +37,10 @@ _UNKNOWN_TYPES = ("text/plain", "application/octet-stream")
 def token_count(usage: Any, key: str) -> int:
     """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is none."""
     value = usage.get(key) if isinstance(usage, dict) else None
+    if isinstance(value, str):
+        value = int(value) if value.isdecimal() and len(value) < _MAX_DIGITS else 0
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)
     return value if isinstance(value, int) and 0 <= value <= _MAX_TOKENS else 0
 
 

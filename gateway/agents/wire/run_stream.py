@@ -29,7 +29,7 @@ from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import StopReason
 from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.errors import GatewayError, UpstreamError
 from storage.records import TokenCounts
 
@@ -168,7 +168,7 @@ class StepView(ClientView):
                 self.add_thought(thought)
             if isinstance(text := delta.get("content") or delta.get("refusal"), str) and text:
                 self.add_text(text)
-        usage = event.chunk.get("usage") if event.chunk else None
+        usage = usage_of(event.chunk) if event.chunk else None
         if isinstance(usage, dict):
             # Some upstreams report it with each chunk, added up: the last report counts.
             self._last = reported_counts(usage) or TokenCounts()

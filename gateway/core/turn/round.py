@@ -37,7 +37,7 @@ from gateway.core.turn.draft import (
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.errors import GatewayError, UpstreamBroke
 
 EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
@@ -409,7 +409,7 @@ class Round:
             if not choice.get("index"):
                 calls = self._take_delta(choice.get("delta"), reason, calls)
         self._first_chunk = self._first_chunk or (chunk if choices else {})
-        usage = chunk.get("usage")
+        usage = usage_of(chunk)
         total: Json | None = None
         if isinstance(usage, dict):
             if reported_counts(usage) is not None:

@@ -84,6 +84,16 @@ def reported_counts(usage: Any) -> TokenCounts | None:
     return counts if counts is not None and (counts.prompt or counts.completion) else None
 
 
+def usage_of(chunk: Json) -> Any:
+    """Returns the `usage` of a chunk or of a whole completion, wherever its upstream puts it; None: it has none."""
+    if (usage := chunk.get("usage")) is not None:
+        return usage
+    # Kimi has it in the choice that ends a stream, and Groq in a field of its own.
+    choices, own = chunk.get("choices"), chunk.get("x_groq")
+    last = choices[0] if isinstance(choices, list) and choices else None
+    return next((each["usage"] for each in (last, own) if isinstance(each, dict) and each.get("usage")), None)
+
+
 def _read_counts(usage: Json) -> TokenCounts | None:
     if "prompt_tokens" in usage or "completion_tokens" in usage:
         prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
@@ -215,8 +225,8 @@ class UsageReader:
         if isinstance(response, dict) and is_pending(response):
             self.pending_id = str(response.get("id"))
         for inner in (event, response):
-            if isinstance(inner, dict) and isinstance(inner.get("usage"), dict):
-                self._report(inner["usage"])
+            if isinstance(inner, dict) and isinstance(usage := usage_of(inner), dict):
+                self._report(usage)
                 return
 
     def _report(self, usage: Any) -> None:

@@ -23,7 +23,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import generated_in
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import decode_error
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
@@ -136,7 +136,7 @@ class MessagesView(ClientView):
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
                 self._stopped_by = self._stop_sequence(choice) or self._stopped_by
-        usage = event.usage or event.chunk.get("usage")
+        usage = event.usage or usage_of(event.chunk)
         if not is_hidden and reported_counts(usage) is not None:
             self._usage = usage
 

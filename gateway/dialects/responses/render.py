@@ -27,7 +27,7 @@ from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import MessageDraft, delta_of, generated_in
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.errors import FIELDS, error_fields, translate_error
@@ -282,7 +282,7 @@ class ResponsesView(ClientView):
                 )
             if not is_hidden:
                 self._finish_reason = choice.get("finish_reason") or self._finish_reason
-        usage = event.usage or event.chunk.get("usage")
+        usage = event.usage or usage_of(event.chunk)
         if not is_hidden and reported_counts(usage) is not None:
             self._usage = usage
 

@@ -61,7 +61,9 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
         ({"type": "duration", "seconds": 3}, None),
         (None, None),
         ("12", None),
-        ({"prompt_tokens": -1, "completion_tokens": "9"}, None),
+        ({"prompt_tokens": -1, "completion_tokens": "x"}, None),
+        ({"prompt_tokens": "9", "completion_tokens": 8.0, "total_tokens": 1e400}, TokenCounts(9, 8)),
+        ({"prompt_tokens": "9" * 9_000, "completion_tokens": 8.5, "total_tokens": "17"}, None),
         # Zeros stand for tokens that were not counted.
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
         ({"input_tokens": 0, "output_tokens": 0}, None),
@@ -84,6 +86,9 @@ def events(*data: Any) -> bytes:
     ("path", "stream"),
     [
         ("/chat/completions", events({"choices": [], "usage": None}, {"choices": [], "usage": CHAT})),
+        # Kimi's and Groq's.
+        ("/chat/completions", events({"choices": [{"finish_reason": "stop", "usage": CHAT}]})),
+        ("/chat/completions", events({"choices": [{"delta": {}}], "x_groq": {"id": "1", "usage": CHAT}})),
         (
             "/responses",
             events(
