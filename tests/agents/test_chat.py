@@ -159,6 +159,22 @@ def test_the_clients_own_tool_pauses_and_its_result_goes_on(world: World) -> Non
     assert world.upstream.last.messages[-1]["content"] == "sunny"
 
 
+@pytest.mark.parametrize("headers", [{}, OURS])
+def test_a_result_of_the_clients_own_tool_is_cut_to_the_window_of_a_stored_conversation(
+    world: World, headers: dict[str, str]
+) -> None:
+    """A list that the client sends again stays its own."""
+    make(world, context_window=8000)
+    chat = world.chat(model="agent/ann", headers=headers, tools=[LOOK])
+    world.upstream.queue(call_tools(LOOKS), say("Read."))
+    chat.say("Look.")
+    seen = "x" * 20_000
+    chat.answer(chat.messages[-1]["tool_calls"][0], seen)
+    assert chat.go_on() == "Read."
+    cut = f"{seen[:6400]}\n[13600 more characters were cut off.]"
+    assert sent(world)[-1] == (cut if headers else seen)
+
+
 def test_a_result_that_comes_after_the_next_answer_has_its_call_once_more(world: World) -> None:
     """The user has spoken while the client's tool ran."""
     make(world)

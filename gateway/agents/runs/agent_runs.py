@@ -274,7 +274,8 @@ class AgentRuns:
         request, view, receipt = call.request, call.view, call.receipt
         if request.n > 1:
             raise BadRequest("A conversation of an agent goes on with one reply.", param="n")
-        messages = tuple(map(from_client, new_messages(request.messages)))
+        window = self._failover.context_windows.with_known_window(call.route.first).context_window
+        messages = tuple(from_client(each, window) for each in new_messages(request.messages))
         spoken = len(request.messages) - first_after_system(request.messages)
         receipt.headers["x-mnemogate-appended"] = f"{len(messages)} of {spoken}"
         if not messages:

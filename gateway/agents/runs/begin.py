@@ -23,14 +23,13 @@ from gateway.agents.runs.calls.pauses import (
     stored_answers,
 )
 from gateway.agents.runs.resend import otid_digest
-from gateway.agents.runs.run import AcceptedRun, RoutedSend
+from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
 from gateway.core.conversation.canonical import RESULT_ROLES, MessageHasher, WireMessage
 from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_resent
-from gateway.core.turn.calls import CallDecision
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper
@@ -39,7 +38,6 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.stored_conversation import read_stored_context, resume_open_step
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
-from gateway.run.tools.toolbox import cut_result, max_result_chars
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict
 from storage.records import Run, RunState, RunStep, State
 
@@ -310,7 +308,10 @@ class RunStarter:
         may_repeat = send.accepted is not None or send.is_retry or bool(send.otid)
         answered = [m["tool_call_id"] for m in earlier]
         window = context.request.target.context_window
-        decisions = [_cut_to_window(each, window) for each in send.decisions]
+        decisions = [
+            each if each.result is None else replace(each, result=cut_to_window(each.result, window))
+            for each in send.decisions
+        ]
         answers = stored_answers(step, answered, decisions, may_repeat=may_repeat)
         calls = {*answered, *(message["tool_call_id"] for message in answers)}
         if send.messages and any(kind != "held" and id not in calls for id, kind in step.waiting.items()):
@@ -324,15 +325,6 @@ class RunStarter:
         if run is None:
             raise NotFound("the run that waits is gone")
         return answered_calls(context, step, [*earlier, *answers], run)
-
-
-def _cut_to_window(decision: CallDecision, window: int | None) -> CallDecision:
-    """Returns a decision with its result cut to the window, as the gateway's own tools' are. window: tokens."""
-    text = None if decision.result is None else decision.result.get("content")
-    if window is None or not isinstance(text, str):
-        return decision
-    content = cut_result(text, max_result_chars(len(text), window))
-    return replace(decision, result={**(decision.result or {}), "content": content})
 
 
 def _without_stored_results(

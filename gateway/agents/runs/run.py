@@ -14,13 +14,14 @@ from gateway.agents.core.sleeper import SLEEP
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import WireMessage, is_system, text_of
+from gateway.core.conversation.canonical import RESULT_ROLES, WireMessage, is_system, text_of
 from gateway.core.conversation.private import PRIVATE, framed_system_message
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_max_tokens
 from gateway.core.request.identity import Identity, Mode
 from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Forwarded
+from gateway.run.tools.toolbox import cut_result, max_result_chars
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
 from storage.records import (
@@ -209,8 +210,23 @@ def sampling_fields(
     return found
 
 
-def from_client(message: WireMessage) -> WireMessage:
-    """Returns a message of a chat completion as it is stored: private fields come from the gateway alone."""
+def from_client(message: WireMessage, window: int | None) -> WireMessage:
+    """Returns a message of a chat completion as it is stored: private fields come from the gateway alone.
+
+    window: as for `cut_to_window`, of a result.
+    """
     if is_system(message):
         return framed_system_message(text_of(message))
-    return {key: value for key, value in message.items() if key != PRIVATE}
+    own = {key: value for key, value in message.items() if key != PRIVATE}
+    return cut_to_window(own, window) if own.get("role") in RESULT_ROLES else own
+
+
+def cut_to_window(result: WireMessage, window: int | None) -> WireMessage:
+    """Returns a result of one of the client's tools cut to the window, as those of the gateway's tools are.
+
+    window: the tokens of the model's context; None: they are not known.
+    """
+    text = result.get("content")
+    if window is None or not isinstance(text, str):
+        return result
+    return {**result, "content": cut_result(text, max_result_chars(len(text), window))}
