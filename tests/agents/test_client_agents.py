@@ -20,6 +20,7 @@ from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.sdk import agent as profile
 from tests.patience import becomes
+from tests.rows import each_row
 
 
 @pytest.fixture
@@ -297,7 +298,7 @@ def test_a_list_of_tools_after_one_that_was_deleted_names_it(world: LettaWorld) 
     assert tool.id in detail(refused.value)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fields", "loc"),
     [
         ({"memory_blocks": [{"label": "x"}]}, ["body", "memory_blocks", 0, "value"]),

@@ -28,6 +28,7 @@ from storage.records import Agent
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import agent as profile
+from tests.rows import each_row
 from tests.server import QUIET
 
 pytestmark = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
@@ -1159,7 +1160,7 @@ def test_our_arguments_are_shown_as_what_they_are(world: LettaWorld, by_token: b
     assert orjson.loads(call.arguments) == {"label": "human", "new_string": "Cat: Miso"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "loc"),
     [
         ({}, ["body", "messages"]),

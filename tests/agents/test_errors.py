@@ -11,6 +11,7 @@ import pytest
 
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import StrictUpstream
+from tests.rows import each_row
 
 UID = "0" * 32
 LONG = "x" * 5000
@@ -22,7 +23,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
         yield made
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "id"),
     [
         ("/v1/agents/{}", f"agent-{UID}"),
@@ -47,7 +48,7 @@ def test_what_is_not_there_is_named_as_the_caller_names_it(world: LettaWorld, pa
     assert f"'{id}'" in error["detail"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "id", "noun"),
     [
         ("/v1/mcp-servers/{}", f"mcp_server-{UID}", "MCP server"),
@@ -83,7 +84,7 @@ def test_a_long_word_beside_an_unknown_id_holds_nobody_up(world: LettaWorld) -> 
     assert (status, error["detail"]) == (404, f"There is no block 'block-{UID}'.")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "body"),
     [
         ("/v1/agents/", {"timezone": LONG}),
@@ -144,7 +145,7 @@ MANY: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("field", MANY)
+@each_row("field", MANY)
 def test_an_agent_has_no_more_parts_than_are_made_at_once(world: LettaWorld, field: str) -> None:
     status, told = world.ask("POST", "/v1/agents/", {"model": "m", field: MANY[field]})
     assert (status, told["detail"][0]["loc"]) == (422, ["body", field])
@@ -180,7 +181,7 @@ LISTS = {
 }
 
 
-@pytest.mark.parametrize(("route", "field"), [(r, field) for r, fields in LARGE.items() for field in fields])
+@each_row(("route", "field"), [(r, field) for r, fields in LARGE.items() for field in fields])
 def test_an_object_of_any_names_is_bounded(world: LettaWorld, route: str, field: str) -> None:
     agent = world.agent()
     method, _, path = route.partition(" ")

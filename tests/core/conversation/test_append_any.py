@@ -14,6 +14,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of
 from storage.records import State
 from tests.core.conversations import Request, World, assistant, call, goes_on_from, result, user
 from tests.doubles.openai_rules import check_chat
+from tests.rows import each_row
 
 
 class Talker:
@@ -66,7 +67,7 @@ class Talker:
         return True
 
 
-@pytest.mark.parametrize("seed", range(200))
+@each_row("seed", range(200))
 def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> None:
     Talker(seed).talk()
 
@@ -100,7 +101,7 @@ def barge_in(seed: int) -> None:
             heard, is_told = chance.choice([reply, reply.split()[0]]), False
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each_row("seed", range(40))
 def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_with_its_words(
     seed: int,
 ) -> None:
@@ -156,7 +157,7 @@ def wander(seed: int) -> None:
         talk = [*talk, assistant(reply)]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each_row("seed", range(40))
 def test_whatever_a_client_sends_of_its_list_the_model_gets_all_of_it(seed: int) -> None:
     wander(seed)
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from random import Random
 
-import pytest
-
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.match import MemoryUse
 from tests.core.conversation.keyed import both
 from tests.core.conversations import World, assistant, user
+from tests.rows import each_row
 
 
 class Talker:
@@ -60,7 +59,7 @@ class Talker:
 
 
 @both
-@pytest.mark.parametrize("seed", range(100))
+@each_row("seed", range(100))
 def test_what_is_off_the_record_is_never_stored_and_what_is_on_it_stands_once(
     key: str | None, seed: int
 ) -> None:

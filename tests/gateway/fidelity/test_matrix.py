@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.fidelity.matrix import CHECKS, WAYS, WINDOWS, Way, cancel_times, open_way
+from tests.rows import each_row
 
 
 @pytest.fixture(params=WAYS, scope="module")
@@ -17,7 +18,7 @@ def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield made
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@each_row("check", CHECKS)
 def test_each_check_holds_in_each_way(way: Way, check: str) -> None:
     way.upstream.forget_replies()
     cell = CHECKS[check](way)

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from tests.doubles.anthropic_upstream import think
 from tests.doubles.upstream import Call, Gate, Reply, call_tools, raw, say
 from tests.gateway.fidelity.checks import KINDS, MODES, WEATHER, Kind, Mode, Talk, chunks, talk_in, whole
+from tests.rows import each_row
 
 Json = dict[str, Any]
 USER: list[Json] = [{"role": "user", "content": "What is the weather in Oslo and in Rome?"}]
@@ -442,7 +443,7 @@ def test_thoughts_come_as_they_are_thought(talk: Talk) -> None:
 
 
 @claude_too
-@pytest.mark.parametrize("accept", ["application/json", "text/event-stream", "*/*"])
+@each_row("accept", ["application/json", "text/event-stream", "*/*"])
 def test_the_body_says_whether_to_stream(talk: Talk, accept: str) -> None:
     """Voice stacks send any `Accept`, or none."""
     for stream, expected in ((True, "text/event-stream"), (False, "application/json")):

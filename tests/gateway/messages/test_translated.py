@@ -15,6 +15,7 @@ from gateway.tokens import tokenizer_for
 from tests.doubles.upstream import ZEROS, Call, StrictUpstream, call_tools, fail, say, uncounted
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, text_of
 from tests.gateway.sdk import World, agent, remember
+from tests.rows import each_row
 
 Json = dict[str, Any]
 PIXEL = "iVBORw0KGgo="
@@ -195,7 +196,7 @@ def test_what_has_no_effect_is_named(world: World) -> None:
     }
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fields", "named"),
     [
         ({"top_k": 5}, "top_k"),

@@ -11,6 +11,7 @@ import pytest
 from gateway.page.page_request import MAX_BODY_BYTES
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.operator import FORM, Operator
+from tests.rows import each_row
 from tests.server import RawReply, serve, settings_for
 
 CSP = (
@@ -147,7 +148,7 @@ def test_two_hosts_are_none(operator: Operator) -> None:
 # -- origins
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "status"),
     [
         ({"sec-fetch-site": "same-origin"}, 303),
@@ -183,6 +184,7 @@ def test_a_change_comes_from_a_page_of_the_gateway(
         name: spelled.get(value, value.replace("own", f"http://{operator.host}"))
         for name, value in headers.items()
     }
+    operator.sign_in()
     cookie = {"cookie": operator.cookie}
     form = operator.ask("POST", "logout", b"", {**cookie, "content-type": FORM, **given})
     assert form.status == status

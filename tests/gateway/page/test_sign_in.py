@@ -15,6 +15,7 @@ from storage.sql.audit import AuditEntry
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.operator import Operator, operate, operator_of
 from tests.gateway.process import command, serving
+from tests.rows import each_row
 from tests.server import serve, settings_for
 
 ATTRIBUTES = "HttpOnly; SameSite=Strict; Path=/ui"
@@ -194,7 +195,7 @@ def test_a_failure_shows_the_form_again(operator: Operator) -> None:
 # -- where a sign-in leads to
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("wanted", "led"),
     [
         ("keys", "keys"),

@@ -22,6 +22,7 @@ from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
 from tests.gateway.responses.test_responses import WEATHER, respond, serve_memory
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S, becomes
+from tests.rows import each_row
 
 Json = dict[str, Any]
 FILE: Any = {"type": "input_image", "image_url": "http://example.com/cat.png"}  # Anthropic takes https alone
@@ -187,7 +188,7 @@ def test_a_list_is_counted_beside_the_loop_that_serves_others(
     assert world.gateway.call(thread()) not in threads
 
 
-@pytest.mark.parametrize(
+@each_row(
     "body", [b"<html></html>", b"[]", b'{"choices":[]}', b'{"choices":[{"message":7}]}', b'{"choices":[7]}']
 )
 def test_an_answer_that_is_no_chat_completion_is_the_upstreams_fault(

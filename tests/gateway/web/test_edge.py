@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.upstream import Gate, StrictUpstream, fail, raw, say
 from tests.patience import PATIENCE_S, becomes
+from tests.rows import each_row
 from tests.server import QUIET, Running, serve, settings_for
 
 CHAT = "/v1/chat/completions"
@@ -226,7 +227,7 @@ def test_a_head_request_is_answered_at_once(gateway: Running) -> None:
 # --- bad input --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "param"),
     [
         (b"", None),
