@@ -55,7 +55,7 @@ from storage.commands import (
     StepOpen,
     StepOpened,
 )
-from storage.errors import NotFound, Stale, StoreError, TooSlow, WriteConflict
+from storage.errors import NotFound, RunOver, Stale, StoreError, TooSlow, WriteConflict
 from storage.records import Block, Conversation, Exchange, Job, Run, RunState, RunStep, TokenCounts
 
 T = TypeVar("T")
@@ -446,13 +446,14 @@ class RunMemory:
     async def _write_and_notify(self, prompt: Prompt, outcome: TurnOutcome) -> events.StepSaved | None:
         try:
             after_results = await self._write_end(prompt, outcome)
-        except Stale:
+        except (Stale, RunOver) as error:
             if self.run.background:
                 raise
             # The step's reply may quote what was erased: it stays unfinished, and the next send ends it. With a whole
             # memory its run is gone too.
+            loss = events.FORGOTTEN if isinstance(error, Stale) else events.TAKEN_OVER
             with suppress(NotFound):
-                await self._end_run(RunState.FAILED, StopReason.ERROR, events.FORGOTTEN)
+                await self._end_run(RunState.FAILED, StopReason.ERROR, loss)
             raise
         finally:
             if not self.run.background:

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.open_database import open_database
+from gateway.run.memory import leases
 from gateway.settings import DatabaseSettings
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
@@ -145,28 +146,36 @@ def test_a_run_in_the_background_stays_with_the_gateway_that_performs_it(world: 
     assert len(world.upstream.seen) == 1
 
 
-def test_a_gateway_that_was_cut_off_writes_nothing_over_what_another_has_done(world: World) -> None:
+@pytest.mark.parametrize("is_retry", [True, False])
+@pytest.mark.parametrize("is_cut_off", [True, False], ids=["cut off", "paused"])
+def test_a_gateway_without_its_lease_writes_nothing_over_what_another_has_done(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool, is_retry: bool
+) -> None:
+    monkeypatch.setattr(leases, "PROLONG_S", 3600.0)
     owner, other = world.gateways
     body = {"messages": [{"role": "user", "content": "Are you there?", "otid": "o1"}]}
     replies: list[RawReply] = []
     thread = threading.Thread(target=lambda: replies.append(owner.ask("POST", world.path, body, 409)))
     thread.start()
     world.came.wait_sync()
-    owner.proxy.refuse()
-    owner.waits_until("degraded")
+    if is_cut_off:
+        owner.proxy.refuse()
+        owner.waits_until("degraded")
     world.end_leases()
     limits = replace(other.store.database._limits, settle_s=0.0)  # type: ignore[attr-defined]
     other.store.database._limits = limits  # type: ignore[attr-defined]
-    (answer,) = other.ask("POST", world.path, body).json["messages"]
+    new = body if is_retry else {"messages": [{"role": "user", "content": "Hello?"}]}
+    (answer,) = other.ask("POST", world.path, new).json["messages"]
     assert answer["content"] == "Here again."
     owner.proxy.allow()
     owner.waits_until("ok")
     world.gate.open()
     thread.join()
     assert "taken this conversation over" in replies[0].body.decode()
-    listed = other.ask("GET", f"{world.path}?order=asc").json
-    assert [m["content"] for m in listed if m["message_type"] != "system_message"] == [
-        "Are you there?",
-        "Here again.",
+    said = [
+        m["content"]
+        for m in other.ask("GET", f"{world.path}?order=asc").json
+        if m["message_type"] != "system_message"
     ]
+    assert said == ["Are you there?", *([] if is_retry else ["Hello?"]), "Here again."]
     assert [run["status"] for run in other.ask("GET", "/v1/runs/?order=asc").json] == ["failed", "completed"]
