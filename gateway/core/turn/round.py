@@ -365,13 +365,14 @@ class Round:
             # While the tail holds events, those that follow have to wait behind them.
             self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
             return end
-        chunks = [read_json(line)[0] for line in data.split(b"\n")]
+        lines = data.split(b"\n")
+        chunks = [read_json(line)[0] for line in lines if line != b"[DONE]"]
         if all(isinstance(each, dict) for each in chunks):  # the blank lines between them are missing
             for n, each in enumerate(chunks):
                 end = self._read_chunk(each, b"" if n else event.raw, event.name)
                 if end is not None:
                     return end
-            return None
+            return self._complete() if len(chunks) < len(lines) else None
         if data.startswith(b"{") and not self._view.shows_unread:
             return self.fail(UpstreamBroke("The upstream's stream has an event that is no JSON"))
         self._pass_on(event)

@@ -35,6 +35,7 @@ STREAMS = {
     "the last event lacks its blank line": (SO, IT, END[:-2]),
     "the last event lacks a line end": (SO, IT, END[:-1]),
     "two events lack the blank line between them": (SO[:-1] + IT, END, DONE),
+    "the last two lack the blank line between them": (SO, IT, END[:-1] + DONE),
     "NaN": (SO.replace(b'"created":1', b'"created":NaN'), IT, END, DONE),
     "half a character of UTF-8": (SO.replace(b'"m"', b'"\xf0\x9f"'), IT, END, DONE),
     "a control character": (SO.replace(b'"m"', b'"m\t"'), IT, END, DONE),
