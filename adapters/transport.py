@@ -45,7 +45,7 @@ from adapters.errors import (
 from adapters.headers import response_headers
 from adapters.pace import Pace
 from adapters.sse import EventDecoder, FirstEvent
-from adapters.types import Event, Header, is_event_stream, lacks_known_type
+from adapters.types import Event, Header, is_event_stream
 
 
 class Timeouts(Struct, frozen=True):
@@ -369,12 +369,12 @@ class HttpReply:
         self._reservation = ReplyReservation(_SMALL_REPLY_BYTES, replies)
 
     async def detect_events(self) -> None:
-        """Takes a reply under no type, or a plain one, for a stream if it begins as one does.
+        """Takes a reply under another type for a stream if it begins as one does.
 
-        Small servers send streams so, and SDKs read them. Others send a whole reply so, or words about an error. What
-        breaks here breaks again for whoever reads it.
+        Small servers send streams under no type, a plain one, JSON's or HTML's, and SDKs read them. Others send a whole
+        reply so, or words about an error. What breaks here breaks again for whoever reads it.
         """
-        if not 200 <= self.status < 300 or not lacks_known_type(self.headers):
+        if not 200 <= self.status < 300:
             return
         seen: list[bytes] = []
         begin, left = b"", _MAX_BEFORE_FIELDS

@@ -30,8 +30,6 @@ BYTES_PER_TOKEN = 4  # an estimate, where an upstream reports no count
 # Above what any call costs, and so low that the sums of millions of calls fit into 64 bits of a database.
 _MAX_TOKENS = 1 << 40
 _MAX_DIGITS = 20  # Python refuses to parse a number of thousands of digits
-# The types that frameworks send for bytes of which they know no type.
-_UNKNOWN_TYPES = ("text/plain", "application/octet-stream")
 
 
 def token_count(usage: Any, key: str) -> int:
@@ -61,12 +59,6 @@ def is_event_stream(status: int, headers: Iterable[Header]) -> bool:
             if name == "content-type" and value.lower().lstrip().startswith("text/event-stream"):
                 return True
     return False
-
-
-def lacks_known_type(headers: Iterable[Header]) -> bool:
-    """Returns whether a reply has no content type, or one that frameworks send for bytes of any kind."""
-    kind = next((value for name, value in headers if name == "content-type"), "")
-    return not kind or kind.lower().lstrip().startswith(_UNKNOWN_TYPES)
 
 
 def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:

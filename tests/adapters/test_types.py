@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.types import is_event_stream, lacks_known_type, read_retry_after
+from adapters.types import is_event_stream, read_retry_after
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,3 @@ def test_retry_after_in_all_its_forms(headers: dict[str, str], seconds: float | 
 )
 def test_what_is_read_as_events(status: int, headers: tuple[tuple[str, str], ...], expected: bool) -> None:
     assert is_event_stream(status, headers) is expected
-
-
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ((), True),
-        ((("content-type", ""),), True),
-        ((("content-type", "Text/Plain; charset=utf-8"),), True),
-        ((("content-type", "application/octet-stream"),), True),
-        ((("content-type", "application/json"),), False),
-        ((("content-type", "text/html"),), False),  # a proxy's page
-    ],
-)
-def test_what_says_no_type(headers: tuple[tuple[str, str], ...], expected: bool) -> None:
-    assert lacks_known_type(headers) is expected

@@ -91,7 +91,7 @@ def chunk(delta: dict[str, Any], finish: str | None = None) -> bytes:
     return b"data: " + json.dumps({"id": "c", "choices": [choice]}).encode() + b"\n\n"
 
 
-@pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "application/octet-stream"])
+@pytest.mark.parametrize("kind", ["text/plain; charset=utf-8", "application/json", "text/html"])
 @pytest.mark.parametrize("memory", ["on", "off"])
 def test_a_stream_by_another_type_is_one(world: World, memory: str, kind: str) -> None:
     """Small servers of one's own name none, and SDKs do not look at it."""
