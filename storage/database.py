@@ -224,7 +224,10 @@ class Database(Protocol):
         """Runs a short, indexed read. Raises: TooSlow past the deadline."""
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        """Runs a read that may take long: a big index, an export. Raises: TooSlow past the deadline."""
+        """Runs a read that may take long: a big index, an export. Raises: TooSlow past the deadline.
+
+        Without a deadline it may wait for others, so that turns find the database free.
+        """
 
     def write(self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False) -> Future[T]:
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.

@@ -68,6 +68,7 @@ class PostgresDatabase:
         self._begin_statement = begin_statement(target)
         self._loop = asyncio.get_running_loop()
         self._pool = ConnectionPool(target, limits, self._prepare, self._failed, self._recovered)
+        self._long_reads = asyncio.Semaphore(limits.long_reads)
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
         self._health_check = HealthCheck(self._check_server, limits.health_s)
@@ -138,7 +139,10 @@ class PostgresDatabase:
         return await self._read(operation, deadline_ms, self._limits.read_s)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        return await self._read(operation, deadline_ms, self._limits.long_s)
+        if deadline_ms or read_limit_ms.get():  # a turn waits for it
+            return await self._read(operation, deadline_ms, self._limits.long_s)
+        async with self._long_reads:
+            return await self._read(operation, None, self._limits.long_s)
 
     def write(
         self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False

@@ -40,6 +40,8 @@ class PoolLimits(Struct, frozen=True):
     size: int = 8
     # How many of them bulk work may have.
     bulk: int = 2
+    # How many of them neither bulk work nor long reads may have, where there are as many.
+    turns: int = 2
     # The seconds that a read waits for a connection.
     wait_s: float = 0.25
     # The bytes of all writes that wait; a write beyond them is refused.
@@ -65,6 +67,11 @@ class PoolLimits(Struct, frozen=True):
     # The seconds after an outage in which no lease is taken over. Each process has connected by then, and renewed its
     # own: an attempt that hung and its longest pause are over.
     settle_s: float = 20.0
+
+    @property
+    def long_reads(self) -> int:
+        """How many connections long reads may have."""
+        return max(1, self.size - self.bulk - self.turns)
 
 
 class ConnectionPool:

@@ -345,7 +345,7 @@ class Recall(GrowingGroup):
         try:
             async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):
                 await self._read_once(("vectors", agent.id, vector.model), load)
-                return await self._database.long_read(find)
+                return await self._database.long_read(find, deadline_ms=deadline_ms)
         except TimeoutError:
             return None
 

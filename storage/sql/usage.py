@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import orjson
 from msgspec import Struct
 
 from storage.database import USAGE, Connection, Database, Row, Statement
-from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.statements import load, make_statement
 from storage.usage_records import COUNTERS, FORGOTTEN_USER, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
 
@@ -58,27 +58,9 @@ class Usage(Group):
         for key, counters in part.rows:
             await connection.run(SQL["add"], (*key, *counters))
 
-    @long_reads
-    async def sums(self, connection: Connection, query: UsageQuery) -> list[UsageSum]:
-        """Returns the sums that a query asks for, in the order of its `by`."""
-        end = await _find_page_end(connection, query)
-        names, days = _condition_names(query), range(query.first_day, query.last_day + 1)
-        # The counters of one user are looked up day by day, instead of among those of all.
-        is_listed = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
-        statement = _sums_statement(
-            query.by,
-            names,
-            has_start=query.after is not None,
-            has_end=end is not None,
-            listed_days=len(days) if is_listed else 0,
-        )
-        day_values = days if is_listed else (query.first_day, query.last_day)
-        values = (*day_values, *_condition_values(query), *(end or ()), query.limit)
-        columns = len(query.by)
-        return [
-            UsageSum(tuple(row[:columns]), tuple(row[columns:]))
-            for row in await connection.rows(statement, values)
-        ]
+    async def sums(self, query: UsageQuery, *, deadline_ms: float | None = None) -> list[UsageSum]:
+        """Returns the sums that a query asks for, in the order of its `by`. Raises: TooSlow past the deadline."""
+        return await self._database.long_read(partial(_read_sums, query=query), deadline_ms=deadline_ms)
 
     @reads
     async def background_tokens(self, connection: Connection, project: str | None, day: int) -> int:
@@ -182,6 +164,27 @@ async def _add_anonymously(connection: Connection, rows: Iterable[Sequence[objec
     for key in sorted(sums):
         await connection.run(SQL["add"], (*key, *sums[key]))
     return count
+
+
+async def _read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]:
+    end = await _find_page_end(connection, query)
+    names, days = _condition_names(query), range(query.first_day, query.last_day + 1)
+    # The counters of one user are looked up day by day, instead of among those of all.
+    is_listed = {"project", "user"} <= {*names} and len(days) <= _LISTED_DAYS
+    statement = _sums_statement(
+        query.by,
+        names,
+        has_start=query.after is not None,
+        has_end=end is not None,
+        listed_days=len(days) if is_listed else 0,
+    )
+    day_values = days if is_listed else (query.first_day, query.last_day)
+    values = (*day_values, *_condition_values(query), *(end or ()), query.limit)
+    columns = len(query.by)
+    return [
+        UsageSum(tuple(row[:columns]), tuple(row[columns:]))
+        for row in await connection.rows(statement, values)
+    ]
 
 
 async def _find_page_end(connection: Connection, query: UsageQuery) -> Row | None:

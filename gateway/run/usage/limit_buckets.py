@@ -21,6 +21,8 @@ _log = logging.getLogger("mnemogate")
 
 # From so many buckets on those are dropped that the table can give again. Callers name users, and each has buckets.
 _MAX_BUCKETS: Final = 50_000
+# The deadline of a read of what was used. Requests wait less long, and go on without it.
+_READ_MS: Final = 60_000.0
 
 
 class LimitBuckets:
@@ -129,7 +131,8 @@ class LimitBuckets:
             only.append(("key", limit.key))
         if limit.user is not None:
             only.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
-        sums = await self._usage.sums(UsageQuery((), first, last, tuple(only)))
+        query = UsageQuery((), first, last, tuple(only))
+        sums = await self._usage.sums(query, deadline_ms=_READ_MS)
         rows: list[Sequence[int]] = [each.counters for each in sums]
         rows += self._meter.unwritten_counters(first, last, dict(only))
         if limit.unit == "requests":

@@ -73,9 +73,9 @@ def test_what_others_used_is_read_again_of_users_who_have_asked_since(
     becomes(lambda: knows_limits(other))
     sums, read = one.store.usage.sums, []
 
-    async def noted(query: UsageQuery) -> Any:
+    async def noted(query: UsageQuery, **given: Any) -> Any:
         read.append(dict(query.only)["user"])
-        return await sums(query)
+        return await sums(query, **given)
 
     monkeypatch.setattr(one.store.usage, "sums", noted)
     for user in ("alice", "bob"):
@@ -100,9 +100,9 @@ def test_of_a_month_the_last_two_days_are_read_again(
     becomes(lambda: knows_limits(other))
     sums, days = one.store.usage.sums, []
 
-    async def noted(query: UsageQuery) -> Any:
+    async def noted(query: UsageQuery, **given: Any) -> Any:
         days.append((query.first_day, query.last_day))
-        return await sums(query)
+        return await sums(query, **given)
 
     def used() -> float:
         (state,) = one.gateway.call(one.gateway.app.services.accounting.limiter.states("default", 0, ""))

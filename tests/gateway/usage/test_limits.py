@@ -319,10 +319,10 @@ def ask_while_read(world: World, patches: pytest.MonkeyPatch, change: Coroutine[
     """Asks, and changes the limits while what was used of one is read. Returns the status of the reply."""
     sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
 
-    async def held(query: UsageQuery) -> Any:
+    async def held(query: UsageQuery, **given: Any) -> Any:
         reads.open()
         await goes_on.wait()
-        return await sums(query)
+        return await sums(query, **given)
 
     patches.setattr(world.store.usage, "sums", held)
     with world.gateway.connect() as client:
@@ -392,11 +392,11 @@ def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     limit(world, "requests", "day", 1, user="*")
     sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
 
-    async def held(query: UsageQuery) -> Any:
+    async def held(query: UsageQuery, **given: Any) -> Any:
         if ("user", "alice") in query.only:
             reads.open()
             await goes_on.wait()
-        return await sums(query)
+        return await sums(query, **given)
 
     monkeypatch.setattr(world.store.usage, "sums", held)
     with world.gateway.connect() as client:
@@ -417,9 +417,9 @@ def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest
     own._buckets._buckets.clear()  # as after a restart
     sums, goes_on = world.store.usage.sums, Gate()
 
-    async def held(query: UsageQuery) -> Any:
+    async def held(query: UsageQuery, **given: Any) -> Any:
         await goes_on.wait()
-        return await sums(query)
+        return await sums(query, **given)
 
     monkeypatch.setattr(world.store.usage, "sums", held)
     monkeypatch.setattr(own, "_read_s", 0.01)

@@ -316,6 +316,24 @@ async def test_bulk_leaves_connections_to_turns(open_store: OpenStore) -> None:
     await asyncio.gather(*holding)
 
 
+async def test_long_reads_leave_connections_to_turns(open_store: OpenStore) -> None:
+    """Else some exports at a time take the memory of everybody's turns."""
+    store: Store = await open_store(limits=replace(PATIENT, size=4, bulk=1, wait_s=0.1))
+    go_on = asyncio.Event()
+
+    async def hold(connection: Connection) -> None:
+        await connection.value("SELECT 1")
+        await go_on.wait()
+
+    holding = [asyncio.ensure_future(store.database.long_read(hold)) for _ in range(6)]
+    for _ in range(3):
+        assert await store.database.read(ask) == 1
+        assert await store.database.write(ask) == 1
+        assert await store.database.long_read(ask, deadline_ms=PATIENCE_S * 1000) == 1
+    go_on.set()
+    await asyncio.gather(*holding)
+
+
 async def test_more_bytes_than_may_wait_are_refused(open_store: OpenStore) -> None:
     store: Store = await open_store(limits=replace(PATIENT, queue_bytes=10_000))
     first = store.database.write(ask, bytes=20_000)  # nothing stands before it
