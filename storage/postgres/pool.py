@@ -92,6 +92,7 @@ class ConnectionPool:
     ) -> None:
         self._target = target
         self._limits = limits
+        self._loop = asyncio.get_running_loop()
         self._prepare = prepare
         self._is_prepared = False
         self._on_failure = on_failure
@@ -130,7 +131,7 @@ class ConnectionPool:
     def longest_wait_s(self) -> float:
         """How long a turn has been waiting for a connection; of several turns the longest."""
         began = next(iter(self._acquiring.values()), None)
-        return 0.0 if began is None else asyncio.get_running_loop().time() - began
+        return 0.0 if began is None else self._loop.time() - began
 
     def check(self) -> None:
         """Refuses what cannot be served now. Raises: Unavailable."""
@@ -152,7 +153,7 @@ class ConnectionPool:
         """Returns a connection, which must be given back. Raises: Unavailable (Busy: none was free in time)."""
         waiting = object()
         if not is_bulk:
-            self._acquiring[waiting] = asyncio.get_running_loop().time()
+            self._acquiring[waiting] = self._loop.time()
         try:
             async with asyncio.timeout(wait_s):
                 return await self._acquire_when_up(is_bulk)
@@ -214,7 +215,7 @@ class ConnectionPool:
             self._opening -= 1
 
     async def _wait(self, queue: deque[asyncio.Future[RawConnection | None]]) -> RawConnection | None:
-        future: asyncio.Future[RawConnection | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[RawConnection | None] = self._loop.create_future()
         queue.append(future)
         try:
             return await future
@@ -246,7 +247,7 @@ class ConnectionPool:
 
     def release_when_answering(self, raw: RawConnection) -> None:
         """Takes back a connection after a cancelled wait, once it answers again."""
-        task = asyncio.get_running_loop().create_task(self._release_once_answered(raw))
+        task = self._loop.create_task(self._release_once_answered(raw))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -284,7 +285,7 @@ class ConnectionPool:
         self._idle.clear()
         self._open.clear()
         self._wake_all()
-        self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect())
+        self._reconnecting = self._loop.create_task(self._reconnect())
         self._on_failure(fault)
 
     async def _reconnect(self) -> None:

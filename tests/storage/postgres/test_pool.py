@@ -123,6 +123,18 @@ async def test_bulk_goes_on_where_other_bulk_has_given_up_its_place(server: Serv
     await pool.close(1)
 
 
+async def test_how_long_a_turn_waits_is_known_in_every_thread(server: Server) -> None:
+    """Health is asked for outside of the loop as well."""
+    pool = await open_pool(size=1)
+    raw = await pool.acquire()
+    waiting = asyncio.create_task(pool.acquire())
+    await turn(lambda: pool.longest_wait_s > 0)
+    assert await asyncio.to_thread(lambda: pool.longest_wait_s) > 0
+    pool.release(raw)
+    pool.release(await waiting)
+    await pool.close(0.0)
+
+
 async def test_refusals_have_the_same_words_each_time_so_that_the_log_counts_them(server: Server) -> None:
     pool = await open_pool(size=1)
     raw = await pool.acquire()
