@@ -13,8 +13,8 @@ import pytest
 def each_row(names: str | tuple[str, ...], table: Iterable[Any]) -> Callable[[Callable[..., None]], Any]:
     """Like `pytest.mark.parametrize`, but all rows are tried in one test, say with one gateway.
 
-    Each row is a subtest: one that fails is shown with its values and ends no other. For rows that leave nothing
-    behind which another one would notice.
+    Each row is a subtest: one that fails is shown with its values and ends no other, and none can be chosen alone. For
+    rows that leave nothing behind which another one would notice.
     """
     given = (names,) if isinstance(names, str) else names
 

@@ -22,6 +22,7 @@ from adapters.types import Header, ModelRequest
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, message, refuse, think
 from tests.doubles.upstream import Call, call_tools, raw, say
+from tests.rows import each_row
 
 Json = dict[str, Any]
 
@@ -264,7 +265,7 @@ FIELDS = sorted(
 )
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@each_row("field", FIELDS)
 def test_odd_values_are_refused_or_passed_on_never_a_crash(field: str) -> None:
     for value in ODD:
         try:

@@ -33,6 +33,7 @@ from tests.agents.letta_file import LETTA_FILE, OLDER_FILE
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich
 from tests.patience import PATIENCE_S, SHORT_S
+from tests.rows import each_row
 
 File = dict[str, Any]
 
@@ -566,7 +567,7 @@ TOO_LARGE: dict[str, tuple[bytes, list[str | int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TOO_LARGE)
+@each_row("name", TOO_LARGE)
 def test_an_object_of_any_names_is_bounded(world: LettaWorld, name: str) -> None:
     data, at = TOO_LARGE[name]
     with pytest.raises(UnprocessableEntityError) as refused:

@@ -110,7 +110,7 @@ def test_a_number_that_no_database_has_is_refused(world: LettaWorld) -> None:
         assert (status, told["detail"][0]["loc"][1]) == (422, f"connected_to_agents_count_{name}")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "field"),
     [
         ("/v1/agents/", "query_text"),

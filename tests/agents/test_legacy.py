@@ -11,6 +11,7 @@ from letta_client import BadRequestError
 
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.upstream import StrictUpstream, say
+from tests.rows import each_row
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_messages_are_searched(world: LettaWorld) -> None:
     assert [each.message_id for each in everywhere] == [each.message_id for each in found]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "words"),
     [
         ("/v1/jobs/", "/v1/runs"),

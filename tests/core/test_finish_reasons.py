@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from gateway.core.finish_reasons import CUT_REASONS, read_finish_reason
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("reason", "read"),
     [
         *((each, each) for each in ("stop", "tool_calls", *CUT_REASONS)),

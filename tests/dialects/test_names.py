@@ -14,6 +14,7 @@ from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.messages.read import read_request
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.parse import parse as parse_responses
+from tests.rows import each_row
 
 Json = dict[str, Any]
 HELLO: Json = {"role": "user", "content": "Hi"}
@@ -69,9 +70,7 @@ ROWS: list[tuple[tuple[Callable[[Json], ChatRequest], ...], tuple[str, ...], Jso
 ]
 
 
-@pytest.mark.parametrize(
-    ("way", "order", "fields", "user"), [(way, *row) for ways, *row in ROWS for way in ways]
-)
+@each_row(("way", "order", "fields", "user"), [(way, *row) for ways, *row in ROWS for way in ways])
 def test_the_order_of_the_settings_reads_the_clients_own_fields(
     way: Callable[[Json], ChatRequest], order: tuple[str, ...], fields: Json, user: str | None
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.doubles.openai_rules import Refusal, Rules, check_chat
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
+from tests.rows import each_row
 
 USER = {"role": "user", "content": "hi"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -88,7 +89,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("body", "param"), REFUSED)
+@each_row(("body", "param"), REFUSED)
 def test_it_refuses_what_the_api_refuses_and_names_it(body: Any, param: str | None) -> None:
     with pytest.raises(Refusal) as caught:
         check_chat(body)

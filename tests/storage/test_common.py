@@ -7,6 +7,7 @@ import pytest
 from storage.search.blob import Document, count_terms, encode
 from storage.search.common import _likelihood, forget_words, language_of, shares_in_general
 from storage.search.tokens import _parts, split_words, words_of
+from tests.rows import each_row
 from tests.stored import ranked
 
 SECRET = b"s" * 32
@@ -74,7 +75,7 @@ def recalled(memory: list[str], message: str) -> list[str]:
     return [documents[seq - 1].text for seq in hits if documents[seq - 1].role == "user"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("memory", "message"),
     [
         (ENGLISH, "Go on, what about the whales?"),
@@ -110,7 +111,7 @@ def test_common_words_alone_recall_nothing(memory: list[str], message: str) -> N
     assert recalled(memory, message) == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("memory", "message", "expected"),
     [
         ([*ENGLISH, WHALES], "Go on, what about the whales?", WHALES),

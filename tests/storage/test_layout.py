@@ -11,6 +11,7 @@ from storage.search.blob import CHUNK, Document, encode, forget, merge
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.tail import Tail
+from tests.rows import each_row
 
 SECRET = b"s" * 32
 
@@ -66,7 +67,7 @@ def by_seq(layout: IndexLayout) -> dict[int, tuple[int, ...]]:
     }
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each_row("seed", range(40))
 def test_an_index_that_changes_is_as_one_made_at_once(seed: int) -> None:
     changes, index = Changes(seed), Index()
     for _ in range(8):

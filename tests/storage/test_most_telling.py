@@ -17,6 +17,7 @@ from storage.search.whole import asks_for_whole
 from storage.sql.facts import Learned
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.rows import each_row
 from tests.storage.test_facts import fact, learn
 from tests.storage.test_forget import Clock, forget
 from tests.stored import ALICE, Speaker, save_passage
@@ -62,7 +63,7 @@ SMALL_TALK = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ABOUT_ONESELF)
+@each_row("text", ABOUT_ONESELF)
 def test_questions_about_oneself_name_nothing_and_ask_for_the_whole_memory(text: str) -> None:
     assert names_nothing(text)
     assert asks_for_whole(text, opens=True)
@@ -70,18 +71,18 @@ def test_questions_about_oneself_name_nothing_and_ask_for_the_whole_memory(text:
     assert asks_for_whole(text, opens=False) == is_question
 
 
-@pytest.mark.parametrize("text", GREETINGS)
+@each_row("text", GREETINGS)
 def test_a_greeting_asks_for_the_whole_memory_where_it_opens_a_conversation(text: str) -> None:
     assert asks_for_whole(text, opens=True)
     assert not asks_for_whole(text, opens=False)
 
 
-@pytest.mark.parametrize("text", SMALL_TALK)
+@each_row("text", SMALL_TALK)
 def test_other_small_talk_does_not(text: str) -> None:
     assert not asks_for_whole(text, opens=True)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "", "👍", "?!", "Kiki?", "Tell me a joke", "What is the capital of France?", "Do you remember my dog?",

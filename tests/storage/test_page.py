@@ -26,6 +26,7 @@ from storage.recall_record import (
 from storage.records import Agent
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
+from tests.rows import each_row
 from tests.storage.conftest import Holds, OpenStore
 from tests.stored import ALICE, HUMAN, Speaker
 
@@ -205,7 +206,7 @@ def test_a_record_is_what_was_packed() -> None:
     assert (len(KINDS), len(REASONS), len(PROMPT_PARTS)) == (4, 7, 7)  # as many as there is room for: 4, 8
 
 
-@pytest.mark.parametrize("cut", range(len(pack(record(*ENTRIES)))))
+@each_row("cut", range(len(pack(record(*ENTRIES)))))
 def test_a_record_that_is_cut_is_refused(cut: int) -> None:
     with pytest.raises(ValueError, match="recall"):
         unpack(pack(record(*ENTRIES))[:cut])

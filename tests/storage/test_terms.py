@@ -28,6 +28,7 @@ from storage.search.blob import (
 from storage.search.index import Index
 from storage.search.rank import rank
 from storage.search.tokens import VERSION, is_long, names_in, parts_of, split_words, words_of
+from tests.rows import each_row
 from tests.stored import indexed_seqs, ranked
 
 SECRET = b"s" * 32
@@ -72,7 +73,7 @@ def test_a_blob_of_other_terms_is_read_and_only_a_later_one_is_added_to() -> Non
     assert merge(later, new) == merge(now, new)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "query"),
     [
         ("My dogs were running", "a dog runs"),  # English stems

@@ -21,6 +21,7 @@ from tests.core.conversations import (
     system,
     user,
 )
+from tests.rows import each_row
 
 # -- voice
 
@@ -530,7 +531,7 @@ def interrupt(seed: int) -> None:
         talk = [*talk, assistant(" ".join(heard))] if heard else talk
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each_row("seed", range(60))
 def test_hidden_rounds_stay_however_often_the_caller_interrupts(seed: int) -> None:
     interrupt(seed)
 

@@ -10,6 +10,7 @@ import pytest
 from gateway.core.imports import chatgpt, claude, simple_formats
 from gateway.core.imports.records import SourceConversation, Unreadable, WrongForm, read_time
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, claude_conversation
+from tests.rows import each_row
 
 TALK = ("Hi", "Hello.", "How are you?", "Well.")
 
@@ -221,7 +222,7 @@ def test_what_is_no_message_or_fact_is_refused(read: Callable[[Any], Any], value
         read(value)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "at"),
     [
         (1.5e9, 1.5e9),

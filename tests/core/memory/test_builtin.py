@@ -21,6 +21,7 @@ from gateway.core.memory.builtin import (
 )
 from gateway.core.memory.memory_tools import apply_edit
 from storage.records import Block
+from tests.rows import each_row
 
 NOW = 1_772_000_000.0  # 2026-02-25 06:13:20 UTC
 REPLACING = {"command": "str_replace", "old_string": "a", "new_string": ""}
@@ -41,7 +42,7 @@ def test_every_kind_of_agent_begins_with_tools_that_are_there() -> None:
     assert known == SCHEMAS.keys(), "agents/tools/agent_tools.py runs each tool by its set"
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@each_row("name", SCHEMAS)
 def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> None:
     definition = definition_of(name)
     assert definition is not None

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.core.memory.delegated import DelegatedTasks
 from storage.records import Scope
+from tests.rows import each_row
 
 ANN, BOB = Scope("p", "default", "user:ann"), Scope("p", "default", "user:bob")
 ASKED = "My trip goes to Zanzibar. Plan it."
@@ -42,7 +43,7 @@ def after(*replies: dict[str, Any], **fields: Any) -> DelegatedTasks:
     return found
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("made", "messages", "is_task"),
     [
         (CALL, [user(TASK)], True),

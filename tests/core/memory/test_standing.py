@@ -8,9 +8,10 @@ from gateway.core.memory import standing
 from gateway.core.memory.learn import recognising_words
 from gateway.core.memory.standing import is_standing, learn_standing, standing_block
 from storage.records import Block, Fact, Message, StandingFact
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "I never eat meat.", "Always answer in French.", "Please call me Bo.", "I'm allergic to nuts.",
@@ -41,7 +42,7 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
     assert is_standing(text)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "I've never been to Rome.", "He always sings in the shower.", "I don't know.", "What should I never eat?",

@@ -17,11 +17,12 @@ from gateway.core.memory.memory_tools import (
     tool_definitions,
 )
 from storage.records import Block
+from tests.rows import each_row
 
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fields", "expected"),
     [
         ({}, True),

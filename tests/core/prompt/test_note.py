@@ -47,6 +47,7 @@ from tests.doubles.side_requests import (
     PYDANTIC_AI_1_CORRECTION,
     PYDANTIC_AI_CORRECTION,
 )
+from tests.rows import each_row
 
 count = tokenizer_for("gpt-4o").count
 
@@ -405,7 +406,7 @@ def test_words_of_a_noted_line_are_told_where_they_are_a_message_of_their_own() 
     assert not choose([message(1, long)], "my cat", noted=[f"user: {long}abelle", f"user: {long}"]).hits
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each_row("seed", range(20))
 def test_no_line_of_a_note_is_in_an_earlier_one(seed: int) -> None:
     chance = random.Random(seed)
     words = ["Kofi", "zebra", "...", "user:", "lake.", "the", "hills", "are", "far", "<memory>", "é", "\n"]
@@ -659,7 +660,7 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
     assert own_words(text) == text
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "own"),
     [
         # Google's ADK, on what another agent did

@@ -22,6 +22,7 @@ from gateway.core.prompt.window import (
     window_item,
     window_start,
 )
+from tests.rows import each_row
 
 ROLES = {"u": "user", "a": "assistant", "c": "assistant", "t": "tool", "s": "system", "d": "developer"}
 
@@ -52,7 +53,7 @@ def show(text: str, window: Window) -> str:
     return "".join(kind if index in kept else "." for index, kind in enumerate(text))
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "high", "kept"),
     [
         ("uauau", 50, "uauau"),  # it fits

@@ -12,6 +12,7 @@ from gateway.core.request.side_requests import SideRequests
 from gateway.errors import BadRequest
 from gateway.settings import SideRequest
 from storage.records import Scope
+from tests.rows import each_row
 
 RULES = IdentityRules("default")
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -86,7 +87,7 @@ def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
     assert ask(rules=rules, user="alice").scope == Scope("p", "default", "user:alice")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "fields", "param"),
     [
         ({}, {"user": "a\x00b"}, "user"),

@@ -12,6 +12,7 @@ import pytest
 from gateway.core.request.identity import Identity, IdentityRules, identify
 from gateway.core.request.signed_user import signed_user
 from gateway.errors import BadRequest, NotAuthenticated
+from tests.rows import each_row
 
 SECRET = "a secret of both sides"
 NOW = 1_760_000_000.0
@@ -52,7 +53,7 @@ def test_a_good_token_names_its_user() -> None:
     assert signed_user(token(), SECRET, NOW + 329).id == "u-1"  # clocks differ
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("bad", "why"),
     [
         (token(secret="another"), "not signed"),

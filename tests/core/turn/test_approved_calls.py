@@ -6,14 +6,13 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
-
 from gateway.agents.core.tool_rules import CalledTool, RuleGuide
 from gateway.core.tool_rule import RuleKind, ToolRule, read_rules
 from gateway.core.turn.calls import GatewayCalls, ResumedCalls
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import Stop, ToolResult
 from gateway.core.turn.terms import TurnTerms
+from tests.rows import each_row
 
 TOOLS = ["a", "b", "c", "d"]
 KINDS = [kind for kind in RuleKind if kind is not RuleKind.APPROVAL]
@@ -81,7 +80,7 @@ def run_of(
     return ran, None
 
 
-@pytest.mark.parametrize("hundred", range(20))
+@each_row("hundred", range(20))
 def test_the_same_calls_are_run_whether_a_person_is_asked_or_not(hundred: int) -> None:
     for seed in range(100 * hundred, 100 * hundred + 100):
         chosen = random.Random(seed)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.arguments import estimate_cost, fit_arguments, fit_json, fits_schema
+from tests.rows import each_row
 
 Json = dict[str, Any]
 SCHEMA: Json = {
@@ -55,7 +56,7 @@ SCHEMA: Json = {
 }
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("given", "wrong"),
     [
         ({}, None),

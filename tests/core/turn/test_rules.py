@@ -26,6 +26,7 @@ from gateway.core.turn.guide import (
     ToolResult,
     Undecided,
 )
+from tests.rows import each_row
 
 Raw = dict[str, Any]
 ROOT = Path(__file__).parents[3]
@@ -57,7 +58,7 @@ def called(*names: str, result: str = "done") -> list[CalledTool]:
 # One rule at a time
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rules", "before", "names", "must"),
     [
         ([], called("a"), None, False),
@@ -221,7 +222,7 @@ BEAT = JudgedCall("a", goes_on=True)
 OTHER = JudgedCall("b")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rules", "style", "reply", "ends"),
     [
         ([], REPLY, [], END),
@@ -436,7 +437,7 @@ def variants(raw: Raw) -> list[Raw]:
     return [raw, swapped]
 
 
-@pytest.mark.parametrize("pair", [*itertools.combinations_with_replacement(range(len(KINDS)), 2)])
+@each_row("pair", [*itertools.combinations_with_replacement(range(len(KINDS)), 2)])
 def test_every_pair_of_rules_allows_what_the_oracle_allows(pair: tuple[int, int]) -> None:
     seen: set[bool] = set()
     for one, other in itertools.product(variants(KINDS[pair[0]]), variants(KINDS[pair[1]])):

@@ -14,6 +14,7 @@ from gateway.core.upstream.policy import (
     choose_next,
     order_members,
 )
+from tests.rows import each_row
 
 NOW = 1000.0
 BUSY = Failure("429")
@@ -25,7 +26,7 @@ LOST = Failure("unreachable")
 SLOW = Failure("timeout", repeatable=False)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("failure", "retries", "attempts", "peer", "fallback", "budget", "step", "wait"),
     [
         # by default only dialling is repeated, once, and only where nobody else can be asked

@@ -11,6 +11,7 @@ from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.sealed import SEALED, seal
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import BadRequest, BodyTooLarge
+from tests.rows import each_row
 
 Json = dict[str, Any]
 
@@ -53,7 +54,7 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
     return {"role": "assistant", "content": content, **fields, **({"tool_calls": [*calls]} if calls else {})}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("items", "messages"),
     [
         ("Hi", [user("Hi")]),

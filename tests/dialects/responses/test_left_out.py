@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-import pytest
 
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.tools import UpstreamTools
+from tests.rows import each_row
 
 Json = dict[str, Any]
 HI: Json = {"role": "user", "content": "Hi"}
@@ -35,7 +35,7 @@ def reply(**fields: Any) -> Json:
     return {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [text]}
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("items", "fields", "expected"),
     [
         # What a client sends back as it came.

@@ -20,6 +20,7 @@ from storage.commands import ForgetTarget
 from tests.doubles.upstream import Call, Gate, Rules, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.inflated import with_inflated
+from tests.rows import each_row
 
 pytestmark = pytest.mark.sqlite  # it looks into the file; test_forget_all holds for both
 
@@ -297,7 +298,7 @@ def test_one_conversation_of_a_users(world: World) -> None:
     assert on_disk(world, "Zqteax")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "arguments",
     [
         {"message": 1},  # whose?

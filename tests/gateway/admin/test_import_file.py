@@ -19,6 +19,7 @@ from gateway.errors import BadRequest
 from gateway.run.admin import import_file
 from gateway.run.admin.import_file import DepthLimit, find_format, read_file
 from tests.exports import chatgpt_conversation, claude_conversation, export, zipped
+from tests.rows import each_row
 
 TALKS = {"a": ("Hi", "Hello."), "b": ("Tea?", "Yes.", "Good.")}
 CHAT = [chatgpt_conversation(id, talk) for id, talk in TALKS.items()]
@@ -165,7 +166,7 @@ def before_its_begin() -> bytes:
     return data[:-6] + struct.pack("<L", offset + 1_000) + data[-2:]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("data", "why"),
     [
         (b"", "neither"),

@@ -15,6 +15,7 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import ROLES, parse
 from gateway.dialects.fields import repeated_keys
 from gateway.errors import BadRequest, BodyTooLarge
+from tests.rows import each_row
 
 USER = {"role": "user", "content": "hi"}
 DEEP = b"[" * 400 + b"]" * 400
@@ -149,7 +150,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "param"), BAD)
+@each_row(("fields", "param"), BAD)
 def test_a_wrong_field_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     error = refused(orjson.dumps({"model": "m", "messages": [USER], **fields}))
     assert (error.status, error.param, error.kind) == (400, param, "invalid_request_error")

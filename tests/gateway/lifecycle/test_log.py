@@ -17,6 +17,7 @@ import pytest
 from gateway.log import JsonFormatter, RepeatHandler, mask_keys
 from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
+from tests.rows import each_row
 from tests.server import serve, settings_for
 
 Lines = list[dict[str, Any]]
@@ -99,7 +100,7 @@ OURS = "mg-" + "a1B2_c3-" * 6
 PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "logged"),
     [
         (f"/v1/{OURS}/x", "/v1/mg-***/x"),

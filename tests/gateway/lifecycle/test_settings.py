@@ -32,6 +32,7 @@ from gateway.settings import (
 )
 from gateway.settings.load import load_settings
 from storage.postgres.url import without_secret
+from tests.rows import each_row
 
 ROOT = Path(__file__).parents[3]
 UPSTREAM = "[[upstreams]]\nname = 'a'\nkind = 'groq'\n"
@@ -134,7 +135,7 @@ def test_a_variable_sets_its_setting(
     assert getattr(getattr(load(tmp_path, "", {name: text}), table), key) == value
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "says"),
     [
         ("[tools]\nhosts = ['a.org/path']", "tools.hosts: expected a host such as api.example.org"),

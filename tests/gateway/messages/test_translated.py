@@ -338,7 +338,7 @@ def test_text_thoughts_and_calls_become_blocks(world: World, upstream: StrictUps
 
 
 @both_ways
-@pytest.mark.parametrize(
+@each_row(
     ("finish", "reason"),
     [
         ("stop", "end_turn"),

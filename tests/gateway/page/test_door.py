@@ -239,7 +239,7 @@ def test_a_body_has_the_type_of_its_face(operator: Operator) -> None:
     assert operator.post("keys", name="phone").status == 200
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "param"),
     [
         ([], None),

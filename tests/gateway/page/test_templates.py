@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gateway.page
+from tests.rows import each_row
 
 ROOT = Path(gateway.page.__file__).parent
 TEMPLATES = sorted((ROOT / "templates").iterdir())
@@ -23,7 +24,7 @@ FORBIDDEN = {
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
-@pytest.mark.parametrize("what", FORBIDDEN)
+@each_row("what", FORBIDDEN)
 def test_no_template_has(path: Path, what: str) -> None:
     assert re.findall(FORBIDDEN[what], path.read_text("utf-8"), re.I) == []
 

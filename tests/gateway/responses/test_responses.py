@@ -941,7 +941,7 @@ def test_a_turn_whose_hidden_rounds_do_not_fit_is_remembered_as_far_as_it_was_to
 # -- answers that are none
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "body", "kind"),
     [
         (200, b'{"id": "1", "choices": [{"mess', "application/json"),  # half of one

@@ -12,6 +12,7 @@ from gateway.agents.tools.hosts import HostError, ReplyFault, ToolHosts, is_publ
 from gateway.settings import HostRule, ToolSettings
 from tests.doubles.certificate import make_certificate
 from tests.doubles.tool_server import OK, serving
+from tests.rows import each_row
 
 # RFC 6890's special addresses, forms that hide one, and a few that are public.
 ADDRESSES = {
@@ -78,7 +79,7 @@ ADDRESSES = {
 }
 
 
-@pytest.mark.parametrize("address", ADDRESSES)
+@each_row("address", ADDRESSES)
 def test_an_address_is_public_or_not(address: str) -> None:
     assert is_public(address) is ADDRESSES[address]
 
@@ -123,7 +124,7 @@ URLS: dict[str, str | None] = {
 }
 
 
-@pytest.mark.parametrize("url", URLS)
+@each_row("url", URLS)
 def test_the_settings_name_the_hosts(url: str) -> None:
     hosts, wrong = ToolHosts(ToolSettings(hosts=HOSTS)), URLS[url]
     if wrong is None:

@@ -390,7 +390,7 @@ def test_a_closed_list_is_closed_to_a_named_upstream_and_to_what_cannot_be_read(
     assert first.seen == second.seen == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("body", "headers", "status", "param"),
     [
         ({"model": "agent/bob", "input": "x"}, {}, 400, "model"),  # an agent without its memory is none
@@ -456,7 +456,7 @@ def test_of_a_body_that_is_not_there_nothing_is_said_but_what_the_client_says(
     assert (seen.headers.get("content-length"), seen.headers.get("content-type")) == (length, kind)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "path",
     [
         "/v1/files/../models",
@@ -478,7 +478,7 @@ def test_a_path_that_could_lead_elsewhere_does_not_exist(
     assert upstream.seen == []
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
@@ -573,7 +573,7 @@ def test_the_search_in_a_form_of_very_many_parts_ends() -> None:
     assert search.is_ambiguous
 
 
-@pytest.mark.parametrize(("body", "expected"), SEARCHED)
+@each_row(("body", "expected"), SEARCHED)
 def test_a_field_is_found_however_the_form_is_cut(body: bytes, expected: bytes | None) -> None:
     for step in (len(body), 1, 3):
         search = FieldSearch(b"XX", "model")

@@ -14,6 +14,7 @@ from gateway.web.auth import Caller, Guard
 from storage.sql.store import Store
 from tests.doubles.keys import BrokenKeys, NoKeys
 from tests.doubles.upstream import StrictUpstream
+from tests.rows import each_row
 from tests.server import Running, serve, settings_for
 from tests.stored import open_store
 
@@ -103,7 +104,7 @@ def test_a_revoked_key_opens_nothing_from_then_on(gateway: Running) -> None:
     assert gateway.post(HELLO).status == 401  # the last key taken back does not open the doors
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("headers", "status"),
     [
         ({"host": "localhost:8080"}, 200),

@@ -35,6 +35,7 @@ from storage.postgres.url import by_host
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S
+from tests.rows import each_row
 from tests.storage.conftest import OpenStore, PostgresServer
 from tests.stored import ALICE, PATIENT, rows
 
@@ -410,7 +411,7 @@ async def test_two_that_meet_in_a_circle_are_both_written(open_store: OpenStore)
     assert max(rounds) > 1  # more often where an attempt of the one met the next of the other
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("state", "expected"),
     [
         ("25006", "ReadOnly"), ("53100", "Full"), ("53200", "Full"), ("53300", "Busy"), ("57014", "TooSlow"),
