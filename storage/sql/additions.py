@@ -22,7 +22,7 @@ SQL = load("forget.sql")
 DAY_S = 86_400
 
 
-class _Gone(Struct, frozen=True):
+class Gone(Struct, frozen=True):
     """The part of a memory that is being forgotten, as the table `marks` has it."""
 
     erased: Erased
@@ -52,9 +52,9 @@ class _Gone(Struct, frozen=True):
 
 @dataclass(slots=True)
 class GoneReading:
-    """Holds what is gone for one run of a forgetting: its first page reads it, and it is the same for the others."""
+    """Holds what is gone for one run of a forgetting, where it was read before its pages; else the first reads it."""
 
-    gone: _Gone | None = None
+    gone: Gone | None = None
 
 
 async def erase_additions(
@@ -68,7 +68,7 @@ async def erase_additions(
 
     Returns the exchange at which this page ended; None: it was the last.
     """
-    gone = reading.gone = reading.gone or await _load_gone(connection, agent)
+    gone = reading.gone = reading.gone or await load_gone(connection, agent)
     if gone is None:
         return None
     start = 0
@@ -89,7 +89,7 @@ async def erase_additions(
     return rows[-1][0] if len(rows) == limit else None
 
 
-async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
+async def load_gone(connection: Connection, agent: int) -> Gone | None:
     """Returns what is gone; None: nothing that can be quoted."""
     touched = await connection.rows(SQL["touched"], (agent,))
     days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent,))}
@@ -105,10 +105,10 @@ async def _load_gone(connection: Connection, agent: int) -> _Gone | None:
         if gone[origin] <= last:
             lowest[fork] = min(gone[origin], lowest.get(fork, gone[origin]))
     begun_at = min((begun for _, _, _, begun, _ in touched), default=0.0)
-    return _Gone(Erased(frozenset(days), has_blocks), first_seq, begun_at, lowest)
+    return Gone(Erased(frozenset(days), has_blocks), first_seq, begun_at, lowest)
 
 
-def _without_quotes(e: Exchange, calling_step: Exchange | None, gone: _Gone, rules: Rules) -> Exchange:
+def _without_quotes(e: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
     """Returns an exchange without what may quote the erased part.
 
     calling_step: the step of a run with the calls that it answers; None: it answers none.

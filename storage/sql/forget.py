@@ -19,7 +19,7 @@ from storage.commands import Extent, ForgetTarget, Rules
 from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import REPLY, Exchange, State
 from storage.sql import exchanges
-from storage.sql.additions import GoneReading
+from storage.sql.additions import GoneReading, load_gone
 from storage.sql.agents import Agents, create_agent_with_blocks, load_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
@@ -223,6 +223,9 @@ class Forgetting(Group):
             self._memories.drop(done.agent)
             if done.raises_epochs:
                 self._agents.clear()
+            if cursor == ("additions", 0):
+                # Of a large part it is long: within a transaction turns would wait for it.
+                reading.gone = await self._database.long_read(partial(load_gone, agent=done.agent))
             if cursor is not None and until():
                 self._cursors[id] = cursor
                 return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,8 @@ from storage.records import (
     State,
     StoredFile,
 )
+from storage.sql import additions
+from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
@@ -115,6 +118,24 @@ async def row_of(alice: Speaker, mark: str) -> Exchange:
     return next(
         e for e in await alice.rows() if f"zq{mark}x".encode() in (e.input or b"") + (e.shown_reply or b"")
     )
+
+
+async def test_what_is_gone_is_read_before_the_writer_is_taken(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large part it is long, and turns would wait for it."""
+    await talk(alice, ["one", "two"])
+    read: list[str] = []
+    for where in (forgetting, additions):
+        load_gone = where.load_gone
+
+        async def load(*given: Any, where: Any = where, load_gone: Any = load_gone, **named: Any) -> Any:
+            read.append(where.__name__)
+            return await load_gone(*given, **named)
+
+        monkeypatch.setattr(where, "load_gone", load)
+    await store.forgetting.forget(alice.agent.id, ForgetTarget(before=1e12))
+    assert read == [forgetting.__name__]
 
 
 # -- one exchange, one message

@@ -327,12 +327,14 @@ async def test_long_reads_leave_connections_to_turns(open_store: OpenStore) -> N
         await go_on.wait()
 
     holding = [asyncio.ensure_future(store.database.long_read(hold)) for _ in range(6)]
-    for _ in range(3):
-        assert await store.database.read(ask) == 1
-        assert await store.database.write(ask) == 1
-        assert await store.database.long_read(ask, deadline_ms=PATIENCE_S * 1000) == 1
-    go_on.set()
-    await asyncio.gather(*holding)
+    try:
+        for _ in range(3):
+            assert await store.database.read(ask) == 1
+            assert await store.database.write(ask) == 1
+            assert await store.database.long_read(ask, deadline_ms=PATIENCE_S * 1000) == 1
+    finally:
+        go_on.set()
+        await asyncio.gather(*holding, return_exceptions=True)
 
 
 async def test_more_bytes_than_may_wait_are_refused(open_store: OpenStore) -> None:
