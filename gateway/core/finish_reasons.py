@@ -21,7 +21,7 @@ _WORDS: Final = {
         """,
     "tool_calls": "tool_call tool_use function_call",
     BROKE: """
-        abort aborted cancelled network_error timeout insufficient_system_resource repetition
+        function_call_filter abort aborted cancelled network_error timeout insufficient_system_resource repetition
         malformed_function_call malformed_tool_call unexpected_tool_call too_many_tool_calls malformed_response
         missing_thought_signature
         """,
@@ -31,5 +31,6 @@ _REASONS: Final = {word: reason for reason, words in _WORDS.items() for word in 
 
 def read_finish_reason(reason: Any) -> str:
     """Returns why a reply ended: "stop", "tool_calls", or one of `CUT_REASONS`. Words of no known upstream: "stop"."""
-    word = reason.lower().replace("-", "_") if isinstance(reason, str) else ""
-    return _REASONS.get(word, "stop")
+    words = reason.lower().replace("-", "_").split(":") if isinstance(reason, str) else ()
+    # Gemini's have two words: "content_filter: PROHIBITED_CONTENT". The second one is the more exact.
+    return next((_REASONS[word] for each in reversed(words) if (word := each.strip()) in _REASONS), "stop")

@@ -15,6 +15,8 @@ from tests.rows import each_row
         *((each, "stop") for each in ("STOP", "eos", "COMPLETE", "end_turn", "of tomorrow", "", None, 3, ["length"])),
         *((each, "length") for each in ("MAX_TOKENS", "model_length", "model_context_window_exceeded")),
         *((each, "content_filter") for each in ("SAFETY", "refusal", "content-filter", "IMAGE_SAFETY")),
+        *((each, "content_filter") for each in ("content_filter: PROHIBITED_CONTENT", "content_filter: OTHER")),
+        ("function_call_filter: MALFORMED_FUNCTION_CALL", "error"),
         *((each, "tool_calls") for each in ("function_call", "TOOL_CALL", "tool_use")),
         *((each, "error") for each in ("ERROR", "insufficient_system_resource", "abort", "MALFORMED_FUNCTION_CALL")),
     ],
