@@ -11,6 +11,7 @@ import orjson
 
 from adapters.json_escapes import read_json
 from adapters.types import Event, Json
+from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.json_limits import is_too_deep
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
@@ -52,6 +53,9 @@ _THINGS: Final = r"(?:image|picture|video|url|file|media|document|https?:)"
 _UNREACHABLE: Final = re.compile(
     rf"{_FETCHES}.{{0,60}}{_THINGS}|{_THINGS}.{{0,80}}{_FETCHES}|fetch content|invalid_image_url", re.I
 )
+# A reply that begins with its end, and the most bytes of one that says nothing else; the latter is not measured.
+_FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_MAX_VERDICT_BYTES: Final = 4096
 # The beginning of an error's message that is read for its cause. Some quote the request after that.
 _CAUSE_CHARS: Final = 200
 # The bytes that are read of an error, since some repeat the whole request.
@@ -109,6 +113,22 @@ def refused_content(status: int, body: bytes) -> RefusedContent | None:
     if _UNREACHABLE.search(cause):
         return RefusedContent.UNREACHABLE
     return RefusedContent.FILTERED if _FILTERED.search(cause) else None
+
+
+def refuses_input(begin: bytes) -> bool:
+    """Returns whether a successful reply is nothing but a filter's verdict on the request, as Gemini has it.
+
+    begin: its first event's data, or its body.
+    """
+    if len(begin) > _MAX_VERDICT_BYTES or not _FINISHED.search(begin):
+        return False
+    parsed, _ = read_json(begin)
+    choices = parsed.get("choices") if isinstance(parsed, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or read_finish_reason(choice.get("finish_reason")) != "content_filter":
+        return False
+    message = choice.get("message") or choice.get("delta") or {}
+    return isinstance(message, dict) and not any(map(message.get, ("content", "refusal", "tool_calls")))
 
 
 def decode_error(body: bytes) -> Json | None:

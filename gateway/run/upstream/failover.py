@@ -33,6 +33,7 @@ from gateway.core.turn.upstream_error import (
     error_status_in,
     refusal_in_event,
     refused_content,
+    refuses_input,
 )
 from gateway.core.upstream.context_window import GUESS, ContextWindows
 from gateway.core.upstream.policy import (
@@ -317,7 +318,7 @@ class Attempts:
         self._describe_call(request)
         with health.attempt(self.endpoint.policy):
             try:
-                reply = await self._send_once(request)
+                reply, begin = await self._send_once(request)
                 if reply.status in TRANSIENT:
                     retry_after_s = read_retry_after(reply.headers, self._failover.wall())
                     return self._blame(
@@ -325,6 +326,12 @@ class Attempts:
                     )
                 # Any other status is an answer, even if it refuses the request.
                 health.record_head(self.target.model)
+                if mend is not None and not self._is_settled and refuses_input(begin):
+                    other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
+                    if other is not None:
+                        self._count_outcome("filtered", is_error=True)
+                        await _discard(reply)
+                        return other
                 return await self._take_answer(reply, request, make, mend)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
@@ -332,16 +339,19 @@ class Attempts:
                     raise caller_error from error
                 return self._blame(_Failed(failure_of(error), error=error))
 
-    async def _send_once(self, request: ModelRequest) -> ModelReply:
-        """Returns the reply to a request. A reply that is an error under a status of success has the error's."""
+    async def _send_once(self, request: ModelRequest) -> tuple[ModelReply, bytes]:
+        """Returns the reply to a request, and its first event's data or its body; b"": it goes on unread.
+
+        A reply that is an error under a status of success has the error's.
+        """
         propagates = self.endpoint.propagates
         if self._receipt.trace is not None or propagates is False:
             request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)
         reply = await self.endpoint.provider.send(request)
         if reply.is_stream:
-            return await _reveal_error(reply) if self._failover.may_peek else reply
+            return await _reveal_error(reply) if self._failover.may_peek else (reply, b"")
         is_chat = request.path == CHAT and reply.status < 300
-        return await _reveal_whole_error(reply) if is_chat else reply
+        return await _reveal_whole_error(reply) if is_chat else (reply, b"")
 
     async def _take_answer(
         self, reply: ModelReply, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
@@ -517,8 +527,11 @@ async def _read_error(reply: ModelReply) -> BufferedReply:
         await reply.aclose()
 
 
-async def _reveal_error(reply: ModelReply) -> ModelReply:
-    """Returns a stream as it came, unless it begins with an error: then a reply with that error's status."""
+async def _reveal_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
+    """Returns a stream as it came, unless it begins with an error: then a reply with that error's status.
+
+    With it comes the data of its first event.
+    """
     try:
         first = await reply.peek()
     except BaseException:
@@ -526,16 +539,18 @@ async def _reveal_error(reply: ModelReply) -> ModelReply:
         raise
     refused = refusal_in_event(first) if first is not None else None
     if refused is None:
-        return reply
+        return reply, (first.data or b"") if first is not None else b""
     await _discard(reply)
     headers = [(name, value) for name, value in reply.headers if name != "content-type"]
     # Anthropic's own error is the event's data, for a client that speaks its dialect.
     body = refused[1] if first is None or first.name != "error" or first.data is None else first.data
-    return BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body)
+    return BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body), b""
 
 
-async def _reveal_whole_error(reply: ModelReply) -> ModelReply:
+async def _reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
     """Returns a whole chat completion as it came, unless it is an error: then that has the status that it names.
+
+    With it comes its body.
 
     A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again.
     """
@@ -545,8 +560,8 @@ async def _reveal_whole_error(reply: ModelReply) -> ModelReply:
         await reply.aclose()
         if not isinstance(error, ProviderError):
             raise
-        return BufferedReply(reply.status, reply.headers, b"", error)
-    return BufferedReply(error_status_in(body) or reply.status, reply.headers, body)
+        return BufferedReply(reply.status, reply.headers, b"", error), b""
+    return BufferedReply(error_status_in(body) or reply.status, reply.headers, body), body
 
 
 async def _discard(reply: ModelReply) -> None:

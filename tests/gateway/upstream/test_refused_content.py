@@ -11,7 +11,7 @@ import pytest
 
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail, raw
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply
 
@@ -95,6 +95,28 @@ def test_a_note_that_is_refused_is_left_out_for_good(
     before = len(upstream.seen)
     chat.say("Thank you.")
     assert len(upstream.seen) == before + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_verdict_under_a_200_is_a_refusal_too(world: World, upstream: StrictUpstream, stream: bool) -> None:
+    """Gemini's."""
+    verdict = {"index": 0, "finish_reason": "content_filter: PROHIBITED_CONTENT"}
+    said = json.dumps(
+        {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [verdict]}
+    )
+    refused = (
+        raw(b"data: %b\n\n" % said.encode(), b"data: [DONE]\n\n")
+        if stream
+        else raw(said.encode(), content_type="application/json")
+    )
+    upstream.queue(refused)
+    reply = world.post([HI], user="alice", model="agent/helper", stream=stream)
+    assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
+    assert reply.headers["x-mnemogate-tries"] == "up:filtered;up:200"
+    assert b"Ok." in reply.body
+    upstream.queue(refused, refused)  # the user's own words: it is the reply
+    reply = world.post([HI], user="alice", model="agent/helper", stream=stream)
+    assert (reply.status, b"PROHIBITED_CONTENT" in reply.body) == (200, True)
 
 
 def test_a_users_own_words_are_refused_as_before(world: World, upstream: StrictUpstream) -> None:
