@@ -8,11 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, Self
 
 import httpx2
+import mcp.client.stdio
+from anyio import BrokenResourceError
+from anyio.streams.text import TextReceiveStream
 from mcp import Client, StdioServerParameters
 from mcp.client.sse import sse_client
 from mcp.client.stdio import stdio_client
@@ -24,6 +28,7 @@ from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHo
 from gateway.agents.tools.mcp_report import SessionReport
 
 LIMIT_BYTES = 1_000_000  # of one reply
+TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
 # Seconds for the request that ends a session, which some servers never answer; no measurement.
 END_S = 2.0
 # These log whole messages. What goes wrong is in the error that the caller gets.
@@ -78,9 +83,38 @@ async def stdio_session(
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
         close_in_children()
-        streams = stdio_client(parameters, errlog=nowhere)
-        async with _Client(_with_callable_tools(streams, report)) as session:
-            yield session
+        async with asyncio.timeout(None) as session_timeout:
+
+            def end_session() -> None:
+                report.faults.append(HostError(TOO_LONG))
+                session_timeout.reschedule(0.0)
+
+            _end_session.set(end_session)
+            streams = stdio_client(parameters, errlog=nowhere)
+            async with _Client(_with_callable_tools(streams, report)) as session:
+                yield session
+
+
+# Ends the session with a program whose reply is too long.
+_end_session: ContextVar[Callable[[], None]] = ContextVar("end_session")
+
+
+class _BoundedText(TextReceiveStream):
+    """The output of a program. The package reads a line whole, however long, and copies it with each piece of it."""
+
+    _line_bytes = 0
+
+    async def receive(self) -> str:
+        text = await super().receive()
+        *ended, last = text.split("\n")
+        self._line_bytes = len(last.encode()) + (0 if ended else self._line_bytes)
+        if self._line_bytes > LIMIT_BYTES:
+            _end_session.get()()
+            raise BrokenResourceError  # then the package drops what follows
+        return text
+
+
+mcp.client.stdio.TextReceiveStream = _BoundedText  # type: ignore[attr-defined]
 
 
 class _Client(Client):
@@ -241,7 +275,7 @@ class _Body(httpx2.AsyncByteStream):
             async for chunk in self._reply.chunks():
                 size += len(chunk)
                 if size > LIMIT_BYTES:
-                    raise HostError(f"its reply has more than {LIMIT_BYTES:,} bytes")
+                    raise HostError(TOO_LONG)
                 yield chunk
         except HostError as error:
             self._faults.append(error)

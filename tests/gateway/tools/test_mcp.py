@@ -146,9 +146,9 @@ async def test_a_server_that_is_slow_is_not_waited_for(
     assert "its server did not answer within 3 s." in answer.content
 
 
-@pytest.mark.parametrize("way", ["http", "sse"])
+@pytest.mark.parametrize("way", ["http", "sse", "pipes"])
 async def test_a_server_that_says_too_much(request: pytest.FixtureRequest, way: str) -> None:
-    server = request.getfixturevalue(way)
+    server = STDIO if way == "pipes" else request.getfixturevalue(way)
     answer = await asking(server).call_tool(server, "flood", {})
     assert answer.status == "error"
     assert "more than 1,000,000 bytes" in answer.content
