@@ -53,6 +53,8 @@ SQL = load("forget.sql")
 _PAGE = 32
 # The rows of one transaction where most are read and stay.
 _READ_PAGE = 128
+# The rows of one transaction that deletes them, of which some have 20 kB.
+_DELETED_PAGE = 128
 # The conversations of one transaction.
 _CONVERSATION_PAGE = 4
 # The kinds of the marks of exchanges that are being forgotten: what came from them goes as well, or stays.
@@ -469,12 +471,13 @@ async def _end_forgetting(connection: Connection, work: ErasingWork, after: int)
 # -- a whole memory
 
 
-def _make_wiping_phase(name: str, *, is_paged: bool) -> ErasingPhase:
+def _make_wiping_phase(name: str) -> ErasingPhase:
     """Makes a phase of a statement that takes a page of rows, or all of them at once."""
 
     async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
-        gone = await connection.run(SQL[name], (work.agent, _PAGE) if is_paged else (work.agent,))
-        return after + gone if is_paged and gone == _PAGE else None
+        page = _PAGE if name in _PAGED else _DELETED_PAGE if name in _DELETED else None
+        gone = await connection.run(SQL[f"wipe_{name}"], (work.agent, *(() if page is None else (page,))))
+        return after + gone if gone == page else None
 
     return wipe
 
@@ -505,17 +508,18 @@ _ERASING: dict[str, ErasingPhase] = {
     "end": _end_forgetting,
 }
 # Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
+# Of what grows with each turn a page is deleted at a time.
 _PAGED = (
     "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
     "run_steps", "runs", "files",
 )  # fmt: skip
+_DELETED = ("imported", "marks", "terms", "segments")
 _WHOLE = (
     "block_texts",
     "block_details",
     "block_sharing",
     "blocks",
     "attached",
-    "imported",
     "imports",
     "ended",
     "muted",
@@ -523,18 +527,12 @@ _WHOLE = (
     "links",
     "readers",
     "forks",
-    "marks",
-    "terms",
-    "segments",
     "embedded",
 )
 _WIPING: dict[str, ErasingPhase] = {
     "handed": _hand_over_blocks,
     "shared": _rebuild_blocks,
-    **{
-        f"wipe_{name}": _make_wiping_phase(f"wipe_{name}", is_paged=name in _PAGED)
-        for name in (*_PAGED, *_WHOLE)
-    },
+    **{f"wipe_{name}": _make_wiping_phase(name) for name in (*_PAGED, *_DELETED, *_WHOLE)},
 }
 FIRST = "exchanges"
 

@@ -391,16 +391,18 @@ DELETE FROM conversations WHERE id IN (SELECT id FROM conversations WHERE agent 
 DELETE FROM forks WHERE agent = ?
 
 -- name: wipe_marks
--- Deletes hashes, of no use without the secret.
-DELETE FROM marks WHERE agent = ?
+-- Deletes a page of hashes, of no use without the secret.
+DELETE FROM marks WHERE (agent, kind, hash, exchange) IN
+    (SELECT agent, kind, hash, exchange FROM marks WHERE agent = ? LIMIT ?)
 
 -- name: wipe_terms
 -- Likewise.
-DELETE FROM terms WHERE agent = ?
+DELETE FROM terms WHERE (agent, chunk) IN (SELECT agent, chunk FROM terms WHERE agent = ? LIMIT ?)
 
 -- name: wipe_segments
 -- Likewise.
-DELETE FROM segments WHERE agent = ?
+DELETE FROM segments WHERE (agent, bucket, number) IN
+    (SELECT agent, bucket, number FROM segments WHERE agent = ? LIMIT ?)
 
 -- name: wipe_vectors
 -- Deletes a page of vectors. What they say lies in overflow pages (0005_vectors.sql), so these rows may go.
@@ -470,8 +472,9 @@ UPDATE imports SET status = 'undone' WHERE id = ? AND agent = ?
 DELETE FROM imported WHERE import = ? AND what = 'fact'
 
 -- name: wipe_imported
--- Deletes what imports have added to a memory.
-DELETE FROM imported WHERE import IN (SELECT id FROM imports WHERE agent = ?)
+-- Deletes a page of what imports have added to a memory.
+DELETE FROM imported WHERE (what, id) IN
+    (SELECT m.what, m.id FROM imports i JOIN imported m ON m.import = i.id WHERE i.agent = ? LIMIT ?)
 
 -- name: wipe_imports
 -- Likewise.

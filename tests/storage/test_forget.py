@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -37,9 +38,10 @@ from storage.records import (
     State,
     StoredFile,
 )
-from storage.sql import additions
+from storage.sql import additions, erase
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
+from storage.sql.statements import make_statement
 from storage.sql.store import Store
 from tests.core.conversations import assistant, call, result, user
 from tests.storage.api import api_scope, make_agent
@@ -136,6 +138,40 @@ async def test_what_is_gone_is_read_before_the_writer_is_taken(
         monkeypatch.setattr(where, "load_gone", load)
     await store.forgetting.forget(alice.agent.id, ForgetTarget(before=1e12))
     assert read == [forgetting.__name__]
+
+
+async def test_what_grows_with_each_turn_is_deleted_in_parts(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one transaction turns wait for all rows of a large memory."""
+    await talk(alice, ["one"])
+    agent = alice.agent.id
+    added = {
+        "marks": "(agent, kind, hash, exchange) VALUES (?1, 'tomb', x'00', ?2)",
+        "terms": "(agent, chunk, data) VALUES (?1, ?2, x'00')",
+        "segments": "(agent, bucket, number, stamp, data) VALUES (?1, 1, ?2, 1, x'00')",
+    }
+    for number in range(100, 105):
+        for table, row in added.items():
+            insert = make_statement("a test's", f"INSERT INTO {table} {row}".replace("x'00'", "?3"))
+            await store.database.write(lambda c, s=insert, n=number: c.run(s, (agent, n, b"0")))
+    counts = [
+        make_statement("a test's", f"SELECT count(*) FROM {table} WHERE agent = {agent}") for table in added
+    ]
+    left: list[list[int]] = []
+    run_step = forgetting._run_step
+
+    async def run_and_count(connection: Any, **given: Any) -> Any:
+        done = await run_step(connection, **given)
+        left.append([await connection.value(count) for count in counts])
+        return done
+
+    monkeypatch.setattr(forgetting, "_run_step", run_and_count)
+    monkeypatch.setattr(erase, "_DELETED_PAGE", 2, raising=False)
+    await store.forgetting.wipe(agent)
+    assert left[-1] == [0, 0, 0]
+    for before, after in pairwise(left):
+        assert all(was - now <= 2 for was, now in zip(before, after, strict=True))
 
 
 # -- one exchange, one message
