@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from gateway.errors import BadRequest, GatewayError
+from gateway.errors import BadRequest, DatabaseInUse, GatewayError
 from gateway.limits import Limits
 from gateway.loading import loading
 from gateway.run.admin import printed
@@ -52,8 +52,8 @@ MAX_WAIT_S = 600.0
 
 # Rows of usage that one call returns.
 _USAGE_ROWS = 10_000
-# How long a command waits for a gateway that starts, and how often it looks. A start takes a second, and several on a
-# machine that is busy.
+# How long a command waits for a gateway that starts or another command that ends, and how often it looks. A start takes
+# a second, and several on a machine that is busy.
 _START_S = 10.0
 _START_POLL_S = 0.1
 
@@ -229,26 +229,43 @@ class Commands:
 
         arguments: its arguments; those that are None count as left out.
         """
-        settings, arguments = self.settings, _without_none(arguments)
+        arguments = _without_none(arguments)
+        _ = self.settings  # mistakes in them come first
         try:
             body = json.dumps(arguments, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             around = error.object[max(error.start - 8, 0) : error.end]
             raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
-        if (process := self._find_process()) is not None:
-            with suppress(ProcessGone):
-                return process.ask(operation, body)
-        is_there = settings.database.url is not None or os.path.exists(settings.database.path)
+        until: float | None = None
+        while True:
+            if (process := self._find_process()) is not None:
+                with suppress(ProcessGone):
+                    return process.ask(operation, body)
+            try:
+                return self._perform_here(operation, arguments)
+            except (
+                DatabaseInUse
+            ):  # another one was faster: a command that soon ends, or a gateway that starts
+                now = time.monotonic()
+                until = until or now + _START_S
+                if now > until:
+                    raise
+                time.sleep(_START_POLL_S)
+
+    def _perform_here(self, operation: str, arguments: _Arguments) -> Any:
+        """Performs an operation on the database itself."""
+        database = self.settings.database
+        is_there = database.url is not None or os.path.exists(database.path)
         if operation not in CREATES_DATABASE and not is_there:
             raise GatewayError(
-                f"There is no database at {settings.database.shown}; --db or database.path says where it is."
+                f"There is no database at {database.shown}; --db or database.path says where it is."
             )
         with loading():
             from gateway.serve import perform_without_server
 
-        answer = asyncio.run(perform_without_server(settings, operation, arguments))
+        answer = asyncio.run(perform_without_server(self.settings, operation, arguments))
         if not is_there:
-            print(f"There was no database: {settings.database.shown} is new.", file=sys.stderr)
+            print(f"There was no database: {database.shown} is new.", file=sys.stderr)
         return answer
 
     def _find_process(self) -> ServingProcess | None:

@@ -28,6 +28,7 @@ GatewayError
 ├── Overloaded                  503: a limit of the gateway; carries retry_after_s
 ├── TooManySends                429: too many wait for one conversation already
 ├── MemoryUnavailable           503: only where the caller asked to fail without memory
+├── DatabaseInUse               never over HTTP: another process owns the database file
 └── SettingsError               never over HTTP: the process does not start
 """
 
@@ -226,6 +227,10 @@ class LimitReached(CallerError):
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.kind = code
         self.headers = tuple(headers)
+
+
+class DatabaseInUse(GatewayError):
+    """The database file belongs to another process: a gateway, or a command that soon ends. Nothing was begun."""
 
 
 class MemoryUnavailable(GatewayError):

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from gateway.core.memory.rules import RULES
-from gateway.errors import GatewayError, SettingsError
+from gateway.errors import DatabaseInUse, GatewayError, SettingsError
 from gateway.settings import DatabaseSettings, Settings
-from storage.errors import StoreError, Unavailable
+from storage.errors import Owned, StoreError, Unavailable
 from storage.open import inspect_server, open_store
 from storage.search.rank import preload as preload
 from storage.sql.keys import was_keyed
@@ -46,10 +46,13 @@ async def open_database(settings: Settings, address: str | None = None) -> Store
 async def database_session(settings: Settings) -> AsyncIterator[Store]:
     """Opens the store for work outside of a server, and closes it after the block.
 
-    Raises: GatewayError: it cannot be opened, or the block raises a StoreError.
+    Raises: DatabaseInUse; GatewayError: it cannot be opened, or the block raises a StoreError.
     """
     try:
-        store = await open_database(settings)
+        try:
+            store = await open_database(settings)
+        except Owned as error:
+            raise DatabaseInUse(error.message) from error
         try:
             yield store
         finally:

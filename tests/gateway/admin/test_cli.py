@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from gateway.cli_commands import Commands
+from gateway.cli_commands import _START_POLL_S, Commands
 from gateway.log import RepeatHandler
 from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
 from gateway.run.admin.serving import AdminFile, ServingProcess
@@ -135,6 +135,31 @@ def test_a_command_waits_for_a_gateway_that_starts(tmp_path: Path, monkeypatch: 
     admin.remove()
     lock.release()
     assert (Commands(db=database)._find_process(), len(waits)) == (None, 2)
+
+
+@pytest.mark.sqlite
+def test_a_command_waits_for_another_one_that_was_faster(
+    database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has locked the database after this one has looked who owns it."""
+    assert main(["keys", "create"]) == 0
+    lock, find, waits = Lock(database), Commands._find_process, list[float]()
+
+    def find_and_be_forestalled(commands: Commands) -> ServingProcess | None:
+        found = find(commands)
+        if not waits:
+            lock.take()
+        return found
+
+    def end_while_it_waits(seconds: float) -> None:
+        if seconds == _START_POLL_S:  # and not the lock's own pause
+            waits.append(seconds)
+            lock.release()
+
+    monkeypatch.setattr(Commands, "_find_process", find_and_be_forestalled)
+    monkeypatch.setattr("gateway.cli_commands.time.sleep", end_while_it_waits)
+    assert main(["keys", "list"]) == 0
+    assert (capsys.readouterr().out.count("\tactive\t"), len(waits)) == (1, 1)
 
 
 @pytest.mark.sqlite
