@@ -150,6 +150,23 @@ def test_claude_is_asked_again_in_its_own_dialect(tmp_path: Path) -> None:
             assert ["plums" in seen.body.decode() for seen in claude.chats[-2:]] == [True, False]
 
 
+def test_an_upstream_that_stores_responses_is_asked_again_in_its_own_dialect(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    with remember(upstream, tmp_path, agent()) as world:
+        assert world.post([HI], user="alice", model="agent/helper").status == 200
+        world.write_block("alice", "Likes plums.")
+        upstream.queue(FILTERED)
+        body = {"model": "m", "input": "Hi", "user": "alice"}
+        reply = world.gateway.ask(
+            "POST", "/v1/responses", json.dumps(body).encode(), {"x-mnemogate-agent": "helper"}
+        )
+        assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
+        refused, answered = upstream.seen[-2:]
+        assert refused.path == answered.path == "/v1/responses"
+        assert (b"plums" in refused.body, b"plums" in answered.body) == (True, False)
+
+
 def test_a_picture_of_the_history_that_is_gone_is_left_out(world: World, upstream: StrictUpstream) -> None:
     """In append mode, and before a response that continues another."""
     assert world.post([LOOK], APPEND, user="alice").status == 200
