@@ -276,6 +276,7 @@ class TurnRun:
         is_filtered = refused is RefusedContent.FILTERED
         prompt = self.prompt.without_memory_texts() if is_filtered else self.prompt.without_stored_media()
         if prompt is None:
+            self.prompt = self._whole_prompt or self.prompt  # what was left out was not the cause
             return None
         left_out = "memory" if is_filtered else "media"
         _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, left_out)

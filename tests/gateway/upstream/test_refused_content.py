@@ -114,9 +114,14 @@ def test_a_verdict_under_a_200_is_a_refusal_too(world: World, upstream: StrictUp
     assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory")
     assert reply.headers["x-mnemogate-tries"] == "up:filtered;up:200"
     assert b"Ok." in reply.body
-    upstream.queue(refused, refused)  # the user's own words: it is the reply
-    reply = world.post([HI], user="alice", model="agent/helper", stream=stream)
+    # Where the user's own words are refused, it is the reply, and the section stays in the conversation.
+    upstream.queue(refused, refused)
+    chat = {"user": "alice", "model": "agent/helper", "stream": stream}
+    reply = world.post([HI], APPEND, **chat)
     assert (reply.status, b"PROHIBITED_CONTENT" in reply.body) == (200, True)
+    upstream.script = None
+    assert world.post([HI], APPEND, **chat).status == 200
+    assert "plums" in upstream.last.body.decode()
 
 
 def test_a_users_own_words_are_refused_as_before(world: World, upstream: StrictUpstream) -> None:
