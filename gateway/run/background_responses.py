@@ -164,7 +164,6 @@ class _ResponseLog(EventLog):
     """Takes the events of a response, and holds its last ones until its end is on disk."""
 
     dialect: ResponsesDialect
-    # The attempt that makes the response, and alone may write it.
     job: Job = field(kw_only=True)
     # An earlier attempt has left events.
     has_events: bool = False

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from gateway.run.sink import Presence
 from storage.errors import StoreError
-from storage.records import Run
+from storage.records import Job, Run
 from storage.sql.store import Store
 
 EVENT = "event"  # the kind of the stored texts
@@ -46,6 +46,8 @@ class EventLog:
     # The agent's epoch when the attempt began.
     epoch: int
     dialect: EventDialect
+    # The attempt that makes the events; None: its run is not performed yet.
+    job: Job | None = None
     # No event follows.
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -155,7 +157,7 @@ class EventLog:
             return
         last = self._next - 1  # a batch has the number of its last event
         try:
-            write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data, self.epoch)
+            write = self.store.runs.log(self.run.agent, self.run.id, EVENT, last, data, self.epoch, self.job)
         except StoreError as error:
             self._has_gap = True
             _warn_unwritten(error)

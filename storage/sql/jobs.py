@@ -85,8 +85,13 @@ async def check_attempt(connection: Connection, job: Job) -> None:
 
     Raises: Stale: this attempt no longer holds the job.
     """
-    if await connection.row(SQL["fence"], (job.id, job.attempt)) is None:
+    if not await is_attempt(connection, job):
         raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
+
+
+async def is_attempt(connection: Connection, job: Job) -> bool:
+    """Returns whether this attempt still holds a job, as `check_attempt`."""
+    return await connection.row(SQL["fence"], (job.id, job.attempt)) is not None
 
 
 def _wakes(

@@ -23,7 +23,7 @@ from storage.records import Agent, Job, Run, RunState, RunStep, TokenCounts
 from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
-from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
+from storage.sql.jobs import NO_AGENT, Jobs, check_attempt, is_attempt
 from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/runs.sql")
@@ -202,10 +202,22 @@ async def add_text(connection: Connection, agent: int, run: int, kind: str, seq:
 
 
 async def add_events(
-    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, epoch: int
+    connection: Connection,
+    agent: int,
+    run: int,
+    kind: str,
+    seq: int,
+    data: bytes,
+    epoch: int,
+    job: Job | None = None,
 ) -> bool:
-    """Adds events of a run. False: something was forgotten since that epoch, which they may quote."""
+    """Adds events of a run. False: something was forgotten since that epoch, which they may quote.
+
+    job: the attempt that makes them. False, too, if another one performs the run: its events would come between those.
+    """
     if await connection.value(SQL["epoch"], (agent,)) != epoch:
+        return False
+    if job is not None and not await is_attempt(connection, job):
         return False
     return await add_text(connection, agent, run, kind, seq, data)
 

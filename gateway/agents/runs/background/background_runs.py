@@ -360,7 +360,7 @@ class BackgroundRuns:
             return None
         texts = await runs.texts(agent.id, run.id, "request")
         stored = StoredRequest.decode(texts[0].data if texts else b"")
-        log = await self._logs.open(agent, run, attempt.open_run, stored, job.attempt)
+        log = await self._logs.open(agent, run, attempt.open_run, stored, job)
         if not run.is_over:
             if job.tries > (MAX_BEGINNINGS if run.state is RunState.CREATED else MAX_TRIES):
                 await self._fail(run, f"{ABANDONED} It was tried {job.tries - 1} times.", job)

@@ -15,7 +15,7 @@ from gateway.agents.runs.background.shows_runs import ShowsRuns
 from gateway.agents.runs.background.stored_request import StoredRequest
 from gateway.errors import Conflict
 from gateway.run.event_log import EventLog, stored_events
-from storage.records import Agent, Run, RunState
+from storage.records import Agent, Job, Run, RunState
 from storage.sql.store import Store
 
 DELETED = "The agent of this run, or its conversation, is deleted."
@@ -34,7 +34,7 @@ class RunLogs:
         return EventLog(self._store, run, agent.epoch, self._shows)
 
     async def open(
-        self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, attempt: int
+        self, agent: Agent, run: Run, open_run: OpenRun, stored: StoredRequest, job: Job
     ) -> EventLog | None:
         """Returns the log of a run, open for this attempt's events; None: it has none."""
         log = open_run.log
@@ -44,6 +44,7 @@ class RunLogs:
             return None
         if log is None:
             log = open_run.log = self.make(run, agent)
+        attempt, log.job = job.attempt, job
         self.begin(log, run)
         if is_new and attempt == 1 and self._store.database.is_shared:
             log.add(self._shows.first_event(run.uid))
