@@ -77,24 +77,25 @@ SELECT id FROM exchanges
 WHERE agent = ?1 AND state <> 'forgotten' AND coalesce(ended, stopped, begun) < ?2 ORDER BY seq LIMIT ?3
 
 -- name: agents_before
--- Finds memories of a project that hold something too old, but those in which something is being forgotten already. ?2: the
--- time before which it is too old, ?5: the same where a run is open, which a forgetting would end.
-SELECT a.id FROM (
+-- Reads a page of the memories of a project, but those in which something is being forgotten already, and whether each holds
+-- something too old. ?2: the time before which it is too old, ?5: the same where a run is open, which a forgetting would end.
+SELECT a.id, CASE WHEN EXISTS (SELECT 1 FROM exchanges e
+        WHERE e.agent = a.id AND e.state <> 'forgotten' AND coalesce(e.ended, e.stopped, e.begun) < a.oldest)
+    OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < a.oldest)
+    OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = a.id AND f.valid_from < a.oldest)
+    OR EXISTS (SELECT 1 FROM files f WHERE f.memory = a.id AND f.created < a.oldest)
+    OR EXISTS (SELECT 1 FROM definitions d
+               WHERE d.memory = a.id AND d.memory <> 0 AND {holds_items} AND d.updated < a.oldest)
+    OR EXISTS (SELECT 1 FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
+               WHERE x.agent = a.id AND x.agent <> 0 AND {holds_words}
+               AND r.state NOT IN ('created', 'running') AND coalesce(r.ended, r.created) < a.oldest)
+    THEN 1 ELSE 0 END
+FROM (
     SELECT m.id, CASE WHEN m.id IN (SELECT r.agent FROM runs r WHERE r.state IN ('created', 'running'))
                  THEN CAST(?5 AS DOUBLE PRECISION) ELSE ?2 END AS oldest
     FROM agents m WHERE m.project = ?1 AND m.id > ?3
-    AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = m.id)) a
-WHERE EXISTS (SELECT 1 FROM exchanges e
-        WHERE e.agent = a.id AND e.state <> 'forgotten' AND coalesce(e.ended, e.stopped, e.begun) < a.oldest)
-OR EXISTS (SELECT 1 FROM passages p WHERE p.agent = a.id AND p.at < a.oldest)
-OR EXISTS (SELECT 1 FROM facts f WHERE f.agent = a.id AND f.valid_from < a.oldest)
-OR EXISTS (SELECT 1 FROM files f WHERE f.memory = a.id AND f.created < a.oldest)
-OR EXISTS (SELECT 1 FROM definitions d
-           WHERE d.memory = a.id AND d.memory <> 0 AND {holds_items} AND d.updated < a.oldest)
-OR EXISTS (SELECT 1 FROM run_texts x JOIN runs r ON r.id = x.run AND r.agent = x.agent
-           WHERE x.agent = a.id AND x.agent <> 0 AND {holds_words}
-           AND r.state NOT IN ('created', 'running') AND coalesce(r.ended, r.created) < a.oldest)
-ORDER BY a.id LIMIT ?4
+    AND NOT EXISTS (SELECT 1 FROM forgetting f WHERE f.agent = m.id) ORDER BY m.id LIMIT ?4) a
+ORDER BY a.id
 
 -- name: item_holders
 -- Finds the definitions with items of a conversation of a memory (?3), and of those that have not changed since a time.

@@ -174,6 +174,28 @@ async def test_what_grows_with_each_turn_is_deleted_in_parts(
         assert all(was - now <= 2 for was, now in zip(before, after, strict=True))
 
 
+async def test_a_search_for_what_is_too_old_reads_some_memories_at_a_time(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all memories at once it takes longer than PostgreSQL is waited for."""
+    monkeypatch.setattr(forgetting, "_SEARCHED", 2, raising=False)
+    read: list[str] = []
+    store = await open_store(note=read.append)
+    agents = [
+        await store.agents.find_or_begin(Scope("default", "default", f"user:{n}"), (), (), 1.0)
+        for n in range(5)
+    ]
+    old = [agents[n].id for n in (1, 3, 4)]
+    for agent in old:
+        await save_passage(store, agent, "A fact", at=5.0)
+    for limit in (1, 2, 100):
+        assert await store.forgetting.find_older("default", 10.0, limit=limit) == old[:limit]
+    assert await store.forgetting.find_older("default", 10.0, after=old[0]) == old[1:]
+    read.clear()
+    assert await store.forgetting.find_older("default", 1.0) == []
+    assert [name for name in read if name == "agents_before"] == ["agents_before"] * 3
+
+
 # -- one exchange, one message
 
 
