@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -58,6 +58,7 @@ _START_S = 10.0
 _START_POLL_S = 0.1
 
 _Arguments = Mapping[str, Any]
+T = TypeVar("T")
 
 
 @dataclass
@@ -236,16 +237,24 @@ class Commands:
         except UnicodeEncodeError as error:
             around = error.object[max(error.start - 8, 0) : error.end]
             raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
+        return self._where_served(
+            lambda: self._perform_here(operation, arguments), lambda process: process.ask(operation, body)
+        )
+
+    def _where_served(self, here: Callable[[], T], there: Callable[[ServingProcess], T]) -> T:
+        """Has work done by the process that serves the database, or here if there is none.
+
+        here: opens the database, for which another command is waited for.
+        """
         until: float | None = None
         while True:
             if (process := self._find_process()) is not None:
                 with suppress(ProcessGone):
-                    return process.ask(operation, body)
+                    return there(process)
             try:
-                return self._perform_here(operation, arguments)
-            except (
-                DatabaseInUse
-            ):  # another one was faster: a command that soon ends, or a gateway that starts
+                return here()
+            except DatabaseInUse:
+                # Another one was faster: a command that soon ends, or a gateway that starts.
                 now = time.monotonic()
                 until = until or now + _START_S
                 if now > until:
@@ -406,11 +415,19 @@ class Commands:
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
     ) -> dict[str, Any]:
         """Imports a file by the process that serves the database, or here if there is none."""
-        if self._find_process() is None:
+
+        def import_here() -> dict[str, Any]:
             with loading():
                 from gateway.operations import import_file
 
             return asyncio.run(import_file(self.settings, path, arguments, report))
+
+        return self._where_served(import_here, lambda _: self._follow_import(path, arguments, report))
+
+    def _follow_import(
+        self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Has the process that serves import a file, and waits for its end."""
         shown: dict[str, Any] = self.perform("imports-begin", {**arguments, "path": path})
         same_import = {"import": shown["id"], "preview": arguments.get("preview")}
         while shown["status"] == "running":
