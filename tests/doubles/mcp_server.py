@@ -1,9 +1,12 @@
 """An MCP server by the `mcp` package. Its argument is `stdio`, or `http`: then the first line it prints is its port.
 
-`stdio PATH`: with a tool `ring`, which notes each bell in that file. `http large`: with a tool `large`, whose schema
-and result have numbers beyond 64 bits. `http deaf`: speaks in sessions, as servers did before 2026, and never answers
-that one ends. `http sse`: speaks with server-sent events, as servers did before 2025. `http told` and `stdio told`:
-with a tool `told`, which returns a header of the request or a variable.
+`stdio PATH`: with a tool `ring`, which notes each bell in that file. Options of `http` and of `make_app`:
+
+    large     with a tool `large`, whose schema and result have numbers beyond 64 bits
+    deaf      speaks in sessions, as servers did before 2026, and never answers that one ends
+    sse       speaks with server-sent events, as servers did before 2025
+    told      with a tool `told`, which returns a header of the request
+    json      its replies are no streams
 """
 
 from __future__ import annotations
@@ -21,48 +24,40 @@ from mcp_types import CallToolResult
 from pydantic import Field
 from starlette.responses import Response
 
-server = MCPServer("double")
 LARGE = 2**80
 
 
-@server.tool()
 def add(a: int, b: int) -> int:
     """Adds two numbers."""
     return a + b
 
 
-@server.tool(name="say.hello")
 def hello(name: str) -> str:
     """Says hello."""
     return f"Hello {name}"
 
 
-@server.tool()
 def fail() -> str:
     """Fails."""
     raise ToolError("no luck")
 
 
-@server.tool()
 def die() -> str:
     """Ends the server."""
     os._exit(1)
 
 
-@server.tool()
 async def hang() -> str:
     """Never answers."""
     await asyncio.Event().wait()
     return ""
 
 
-@server.tool()
 def flood() -> str:
     """Says more than anybody reads."""
     return "x" * 2_000_000
 
 
-@server.tool()
 def variables() -> str:
     """Tells its variables."""
     return ",".join(sorted(os.environ))
@@ -116,23 +111,32 @@ def deaf(app: Any) -> Any:
     return serve
 
 
+def make_server(*options: str) -> MCPServer:
+    """Returns a server with the tools of all, and those of these options."""
+    server = MCPServer("double")
+    for tool in (add, hello, fail, die, hang, flood, variables):
+        server.tool(name="say.hello" if tool is hello else None)(tool)
+    for tool in (told, large, ring):
+        if tool.__name__ in options:
+            server.tool()(tool)
+    return server
+
+
+def make_app(*options: str) -> Any:
+    """Returns what serves it over HTTP."""
+    server = make_server(*options)
+    app: Any = (
+        server.sse_app() if "sse" in options else server.streamable_http_app(json_response="json" in options)
+    )
+    app = hearing(app) if "told" in options else app
+    return deaf(app) if "deaf" in options else app
+
+
 if __name__ == "__main__":
-    if "told" in sys.argv:
-        server.tool()(told)
-    if sys.argv[1] == "stdio":
-        if len(sys.argv) > 2 and sys.argv[2] != "told":
-            server.tool()(ring)
-        server.run()
+    kind, *given = sys.argv[1:]
+    if kind == "stdio":
+        make_server(*(["ring"] if given else [])).run()
     else:
-        if "large" in sys.argv:
-            server.tool()(large)
         listening = socket.create_server(("127.0.0.1", 0))
         print(listening.getsockname()[1], flush=True)
-        has_events = "sse" in sys.argv
-        app: Any = (
-            server.sse_app() if has_events else server.streamable_http_app(json_response="json" in sys.argv)
-        )
-        app = hearing(app) if "told" in sys.argv else app
-        if "deaf" in sys.argv:
-            app = deaf(app)
-        uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listening])
+        uvicorn.Server(uvicorn.Config(make_app(*given), log_level="critical")).run([listening])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal
 
 import orjson
 import pytest
+import uvicorn
 import uvloop
 from msgspec.structs import replace
 
@@ -25,6 +28,7 @@ from gateway.agents.tools.mcp import McpFault, McpServers
 from gateway.core.definition import McpServerDefinition
 from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolHeader, ToolSettings
+from tests.agents.plain_mcp import PLAIN
 from tests.doubles import careless_mcp_server
 from tests.doubles.closing import close_server
 from tests.doubles.tool_server import ToolServer, replying, serving
@@ -36,18 +40,35 @@ ALLOWED = ToolSettings(mcp_stdio=(" ".join(STDIO.command),))
 
 @contextmanager
 def started(*options: str) -> Iterator[McpServerDefinition]:
+    """Serves over HTTP in a thread, which begins in a twentieth of the time of a process."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = double.make_app(*options)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield named(listening.getsockname()[1], *options)
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()
+
+
+@contextmanager
+def started_alone(*options: str) -> Iterator[McpServerDefinition]:
+    """Serves over HTTP in a process, which may die."""
     process = subprocess.Popen([sys.executable, SERVER, "http", *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        address = f"http://127.0.0.1:{int(process.stdout.readline())}"
-        has_events = "sse" in options
-        yield McpServerDefinition(
-            f"{address}/sse" if has_events else f"{address}/mcp",
-            transport="sse" if has_events else "streamable_http",
-        )
+        yield named(int(process.stdout.readline()), *options)
     finally:
         process.kill()
         process.communicate()
+
+
+def named(port: int, *options: str) -> McpServerDefinition:
+    if "sse" in options:
+        return McpServerDefinition(f"http://127.0.0.1:{port}/sse", transport="sse")
+    return McpServerDefinition(f"http://127.0.0.1:{port}/mcp", transport="streamable_http")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +139,7 @@ async def test_a_program_is_asked_over_pipes_and_sees_no_secrets(monkeypatch: py
 
 @pytest.mark.parametrize("options", [(), ("sse",)])
 async def test_a_server_that_dies_is_an_error_of_the_call(options: tuple[str, ...]) -> None:
-    with started(*options) as server:
+    with started_alone(*options) as server:
         servers = asking(server)
         assert await servers.call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
         died = await servers.call_tool(server, "die", {})
@@ -129,6 +150,9 @@ async def test_a_server_that_dies_is_an_error_of_the_call(options: tuple[str, ..
         assert gone == ToolAnswer("Error: add cannot be called: it could not be reached.", "error")
         with pytest.raises(McpFault, match="could not be reached"):
             await servers.list_tools(server)
+
+
+async def test_a_program_that_dies_is_an_error_of_the_call() -> None:
     died = await asking(STDIO).call_tool(STDIO, "die", {})
     assert died.status == "error"
     assert await asking(STDIO).call_tool(STDIO, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
@@ -323,7 +347,7 @@ async def test_a_secret_that_a_server_repeats_is_masked() -> None:
         with pytest.raises(McpFault) as raised:
             await McpServers(settings, ToolHosts(settings)).list_tools(replace(named, header="ours"))
         assert "s3c" not in str(raised.value)
-    program = McpServerDefinition(command=(*STDIO.command, "told"))
+    program = McpServerDefinition(command=(*PLAIN.command, "told"))
     settings = ToolSettings(mcp_stdio=(" ".join(program.command),), mcp_stdio_env=("TOKEN",))
     servers = McpServers(settings, ToolHosts(settings))
     told = McpSecrets(variables={"TOKEN": secret[::-1]})  # the server says it backwards
@@ -335,7 +359,7 @@ async def test_a_secret_that_a_server_repeats_is_masked() -> None:
 
 
 async def test_a_program_gets_the_variables_that_the_settings_name() -> None:
-    server = McpServerDefinition(command=(*STDIO.command, "told"))
+    server = McpServerDefinition(command=(*PLAIN.command, "told"))
     settings = ToolSettings(mcp_stdio=(" ".join(server.command),), mcp_stdio_env=("TOKEN",))
     servers, secrets = McpServers(settings, ToolHosts(settings)), McpSecrets(variables={"TOKEN": "s3cret"})
     assert await servers.call_tool(server, "told", {"name": "TOKEN"}, secrets) == ToolAnswer("s3cret")
