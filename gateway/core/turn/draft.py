@@ -443,6 +443,11 @@ def chunk_of(body: Json) -> Json:
     return {**body, "object": "chat.completion.chunk", "choices": choices}
 
 
+def is_first_choice(choice: Any) -> bool:
+    """Returns whether an entry of `choices` is the first choice, which a turn follows. Some proxies write texts."""
+    return isinstance(choice, dict) and choice.get("index") in (None, 0, "0")
+
+
 def as_deltas(chunk: Json) -> Json:
     """Returns a chunk of a stream; one whose choices have messages in place of deltas, as a chunk with deltas."""
     choices = chunk.get("choices")

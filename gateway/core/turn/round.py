@@ -32,6 +32,7 @@ from gateway.core.turn.draft import (
     as_deltas,
     chunk_of,
     delta_of,
+    is_first_choice,
     join_messages,
 )
 from gateway.core.turn.terms import TurnTerms
@@ -322,7 +323,7 @@ class Round:
             if self._turn_usage is None:
                 self._view.begin(parsed)
             for choice in choices:
-                if isinstance(choice, dict) and not choice.get("index"):
+                if is_first_choice(choice):
                     self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
         if len(self.draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
@@ -407,7 +408,7 @@ class Round:
             reason = choice.get("finish_reason")
             goes_on = self._note_end(choice, reason) or goes_on
             # The turn follows the first of several choices. Gateway tools are offered only where there is just one.
-            if not choice.get("index"):
+            if is_first_choice(choice):
                 calls = self._take_delta(choice.get("delta"), reason, calls)
         self._first_chunk = self._first_chunk or (chunk if choices else {})
         usage = usage_of(chunk)

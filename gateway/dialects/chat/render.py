@@ -15,7 +15,7 @@ from adapters.types import Event, Json
 from gateway.core.conversation.private import without_private
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.draft import lacks_content
+from gateway.core.turn.draft import is_first_choice, lacks_content
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.withheld_usage import without_null_usage
 from gateway.dialects.chat.errors import error_event
@@ -108,7 +108,7 @@ class ChatView(ClientView):
             return body
         changed = orjson.loads(body)
         for choice in changed["choices"]:
-            if isinstance(choice, dict) and not choice.get("index"):
+            if is_first_choice(choice):
                 choice["message"] = without_private(outcome.shown_reply or {})
                 choice["finish_reason"] = outcome.finish_reason
         if outcome.rounds > 1:

@@ -20,7 +20,7 @@ from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import without_private
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.draft import generated_in
+from gateway.core.turn.draft import generated_in, is_first_choice
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import decode_error
 from gateway.core.usage.reported import reported_counts, usage_of
@@ -126,7 +126,7 @@ class MessagesView(ClientView):
         if self._is_native and not raw:
             return  # a further chunk of a native event that was passed on
         for choice in event.choices:
-            if not isinstance(choice, dict) or choice.get("index"):
+            if not is_first_choice(choice):
                 continue
             if not self._holds_events:
                 self._begin_message()  # the model may think for long before its first text

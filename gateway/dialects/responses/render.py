@@ -24,7 +24,7 @@ from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.draft import MessageDraft, delta_of, generated_in
+from gateway.core.turn.draft import MessageDraft, delta_of, generated_in, is_first_choice
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.reported import reported_counts, usage_of
@@ -153,7 +153,7 @@ class ResponsesView(ClientView):
         self._first_chunk = first
 
     def take_whole(self, body: bytes, reply: Json) -> None:
-        choices = (c for c in reply["choices"] if isinstance(c, dict) and not c.get("index"))
+        choices = filter(is_first_choice, reply["choices"])
         self._logprobs = _logprobs(next(choices, {}))
 
     def show(self, event: ReplyEvent) -> None:
@@ -271,7 +271,7 @@ class ResponsesView(ClientView):
                     self._begin_response()
             return
         for choice in event.choices:
-            if not isinstance(choice, dict) or choice.get("index"):
+            if not is_first_choice(choice):
                 continue
             if not self._events.is_holding:
                 self._begin_response()  # the model may think for long before its first text

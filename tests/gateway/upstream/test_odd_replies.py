@@ -39,9 +39,13 @@ STREAMS = {
     "NaN": (SO.replace(b'"created":1', b'"created":NaN'), IT, END, DONE),
     "half a character of UTF-8": (SO.replace(b'"m"', b'"\xf0\x9f"'), IT, END, DONE),
     "a control character": (SO.replace(b'"m"', b'"m\t"'), IT, END, DONE),
+    "the index of a choice is a text": tuple(
+        each.replace(b'"index":0', b'"index":"0"') for each in (SO, IT, END, DONE)
+    ),
     "messages in place of deltas": (b"data: " + whole() + b"\n\n", DONE),
 }
 BODIES = {
+    "the index of a choice is a text": whole().replace(b'"index": 0', b'"index": "0"'),
     "a byte order mark": BOM + whole(),
     "NaN and infinity": whole(created=float("nan"), service_tier=float("-inf")),
     "half a character of UTF-8": whole().replace(b'"m"', b'"\xf0\x9f"'),
