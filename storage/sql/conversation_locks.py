@@ -16,6 +16,7 @@ from asyncio import Future
 from collections.abc import Callable, Collection
 
 from storage.database import LOCKS, Connection, Database
+from storage.errors import Busy, TooSlow
 from storage.sql.group import Group
 from storage.sql.statements import load, rows_of
 
@@ -54,7 +55,12 @@ class ConversationLocks(Group):
         It is looked at first, by a read that is given up soon: what a server performs late, after a pause of its own,
         would find leases ended that could not be prolonged meanwhile.
         """
-        ended = await self._database.read(lambda connection: connection.value(SQL["expired"], (name, now)))
+        try:
+            ended = await self._database.read(
+                lambda connection: connection.value(SQL["expired"], (name, now))
+            )
+        except (Busy, TooSlow):
+            return False  # who waits for the lock asks again
         if ended is None or not self._database.is_settled:
             return False
         return bool(await self._database.write_one(SQL["take_over"], (name, holder, now, seconds, ended)))

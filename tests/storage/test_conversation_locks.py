@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from storage.errors import Busy
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.store import Store
 
@@ -36,6 +37,20 @@ async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> N
     await one.release("a", LEASE_S)
     assert await other.held(["a"]) == set()
     assert await other.take("a", LEASE_S)
+
+
+async def test_a_busy_database_does_not_end_a_wait_for_a_lock(
+    store: Store, processes: list[ConversationLocks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read waits for a connection a moment only, where a write waits as long as it takes."""
+    one, other, _ = processes
+    await one.take("a", LEASE_S)
+
+    async def read(*_: object) -> None:
+        raise Busy("no connection was free in time")
+
+    monkeypatch.setattr(store.database, "read", read)
+    assert not await other.take("a", LEASE_S)
 
 
 async def test_a_lock_is_handed_to_the_first_that_asked(
