@@ -66,7 +66,7 @@ class ForeignTools:
             try:
                 secrets = await self.secrets.of(server)
             except SecretFault as error:
-                return failed_answer(f"Error: {call.tool} cannot be called: {error}.")
+                return failed_answer(f"Error: {call.tool} cannot be called: {error}.", was_sent=False)
             return await self.mcp.call_tool(
                 McpServerDefinition.of(server.body), name, call.arguments, secrets
             )

@@ -118,7 +118,7 @@ class McpServers:
         if result is None:
             if is_sent:
                 return failed_answer(f"Error: {tool} was called, but {fault}. It may have been done.")
-            return failed_answer(f"Error: {tool} cannot be called: {fault}.")
+            return failed_answer(f"Error: {tool} cannot be called: {fault}.", was_sent=False)
         texts = [_text_of(each) for each in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]

@@ -55,7 +55,7 @@ class Webhooks:
         except ReplyFault as error:
             return failed_answer(f"Error: {call.tool} was called, but {error}. It may have been done.")
         except HostError as error:
-            return failed_answer(f"Error: {call.tool} cannot be called: {error}.")
+            return failed_answer(f"Error: {call.tool} cannot be called: {error}.", was_sent=False)
         text = content.decode("utf-8", "replace")
         if not 200 <= status < 300:
             return failed_answer(f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}")

@@ -69,7 +69,7 @@ class RecentCalls:
     def _expire_later(self, key: _Key, task: asyncio.Task[ToolAnswer]) -> None:
         if self._tasks.get(key) is not task:
             return
-        if task.cancelled() or task.exception() is not None:
+        if task.cancelled() or task.exception() is not None or not task.result().was_sent:
             self._drop(key)
         else:
             loop = asyncio.get_running_loop()

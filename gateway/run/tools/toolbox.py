@@ -49,6 +49,8 @@ class ToolAnswer(Struct, frozen=True):
     changes: str = ""
     # What content and changes show of memory blocks.
     shown: Shown = field(default_factory=dict)
+    # False: the call did not reach the tool, so that it may be made again.
+    was_sent: bool = True
 
     def event(self, call_id: str) -> ToolFinished:
         """Returns the event that feeds the answer to the turn machine."""
@@ -66,8 +68,8 @@ class ToolAnswer(Struct, frozen=True):
         return msgspec.json.decode(data, type=cls)
 
 
-def failed_answer(content: str) -> ToolAnswer:
-    return ToolAnswer(content, "error")
+def failed_answer(content: str, *, was_sent: bool = True) -> ToolAnswer:
+    return ToolAnswer(content, "error", was_sent=was_sent)
 
 
 def max_result_chars(most: int, window: int | None) -> int:

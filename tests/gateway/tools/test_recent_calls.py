@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.recent_calls import MAX_RESULTS, RecentCalls
-from gateway.run.tools.toolbox import ToolAnswer
+from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 
 
 class Tool:
@@ -75,6 +75,16 @@ async def test_a_result_is_not_held_for_ever(tool: Tool) -> None:
     for _ in range(5):
         await asyncio.sleep(0)
     assert await recent.for_turn("here").perform_once(call(), tool) == ToolAnswer("2")
+
+
+async def test_what_did_not_reach_its_tool_is_tried_again(tool: Tool) -> None:
+    recent = RecentCalls()
+
+    async def unreachable() -> ToolAnswer:
+        return failed_answer("It cannot be called.", was_sent=False)
+
+    assert (await recent.for_turn("here").perform_once(call(), unreachable)).status == "error"
+    assert await recent.for_turn("here").perform_once(call(), tool) == ToolAnswer("1")
 
 
 async def test_what_failed_on_our_side_is_tried_again(tool: Tool) -> None:
