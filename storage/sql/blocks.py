@@ -23,7 +23,7 @@ from storage.sql.statements import load, run_of
 
 SQL = load("statements.sql")
 
-_FOLLOWED = 64  # memories whose blocks one write changes: 2 ms, for which turns may have to wait
+_FOLLOWED = 64  # memories whose blocks one write changes: 1 to 3 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
 UNDO_ORIGIN = "undo"
 FORGET_ORIGIN = "forget"
