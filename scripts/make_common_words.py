@@ -1,12 +1,14 @@
 """Makes two tables of storage/search by hand, once: how common words are (common_words.txt), and pairs of letters
 (letter_pairs.txt).
 
-The source is wordfreq's data (CC BY-SA 4.0), which comes out of its wheel on PyPI; it is not installed. Words become
-terms as the search index makes them, so run this again when storage/search/tokens.py makes other terms.
+The source is wordfreq's data (CC BY-SA 4.0), and of Thai, which it lacks, PyThaiNLP's (CC0). They come out of wheels on
+PyPI, which are not installed. Words become terms as the search index makes them, so run this again when
+storage/search/tokens.py makes other terms.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import subprocess
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,7 +24,7 @@ import msgspec
 from storage.search.common import letter_pairs
 from storage.search.tokens import split_words, words_of
 
-PACKAGE = "wordfreq==3.1.1"
+PACKAGE, THAI_PACKAGE = "wordfreq==3.1.1", "pythainlp==5.4.0"
 SEARCH = Path(__file__).parents[1] / "storage/search"
 WORDS, PAIRS = SEARCH / "common_words.txt", SEARCH / "letter_pairs.txt"
 # The major languages of Europe, and what else is read by the same rules.
@@ -47,9 +49,12 @@ SOURCE = """\
 # Licence of this file: CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/. Changed: the most common words
 # of some languages are kept, stemmed and added up, and their shares rounded.
 """
+OF_THAI = f"""\
+# Thai: {THAI_PACKAGE}, https://github.com/PyThaiNLP/pythainlp, whose frequencies of the Thai National Corpus are CC0.
+"""
 OF_WORDS = f"""\
 # How often people say the most common words: made by scripts/make_common_words.py from {PACKAGE}.
-{SOURCE}\
+{SOURCE}{OF_THAI}\
 # A line: language, N, and the terms whose share of all words is about 10^(-N/2).
 """
 OF_PAIRS = f"""\
@@ -69,10 +74,18 @@ def words_of_source(wheel: zipfile.ZipFile, language: str) -> Iterator[tuple[str
         yield from ((word, 10 ** (-number / 100)) for word in words)
 
 
-def shares_of(wheel: zipfile.ZipFile, language: str) -> Counter[str]:
-    """Returns the terms of a language with their share of its words."""
+def words_of_thai(wheel: zipfile.ZipFile) -> Iterator[tuple[str, float]]:
+    """Yields the words of Thai, each with its share of all words."""
+    lines = wheel.read("pythainlp/corpus/tnc_freq.txt").decode().splitlines()
+    counts = [(word, int(count)) for word, count in (line.split("\t") for line in lines if "\t" in line)]
+    total = sum(count for _, count in counts)
+    yield from ((word, count / total) for word, count in counts)
+
+
+def shares_of(words: Iterable[tuple[str, float]]) -> Counter[str]:
+    """Returns the terms of a language with their share of its words. words: each with its own."""
     shares = Counter[str]()
-    for word, share in words_of_source(wheel, language):
+    for word, share in words:
         # What the index leaves out still tells a text's language.
         for term in (set(words_of(word)) or {word}) if share >= IGNORED else ():
             if not any(c.isdigit() for c in term):
@@ -102,21 +115,25 @@ def lines_of(language: str, shares: Counter[str], most: int, least: int) -> list
     return [f"{language} {number} {' '.join(terms)}" for number, terms in sorted(lines.items())]
 
 
-def main() -> None:
+@contextlib.contextmanager
+def downloaded(package: str) -> Iterator[zipfile.ZipFile]:
+    """Yields the wheel of a package."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, package]
         subprocess.run(command, check=True)
-        with zipfile.ZipFile(next(Path(folder).glob("wordfreq-*.whl"))) as wheel:
-            words = [
-                line
-                for each in LANGUAGES.split()
-                for line in lines_of(each, shares_of(wheel, each), MAX, MIN)
-            ]
-            pairs = [
-                line
-                for each in LETTERS.split()
-                for line in lines_of(each, pairs_of(wheel, each), 0, MIN_PAIR)
-            ]
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            yield wheel
+
+
+def main() -> None:
+    with downloaded(PACKAGE) as wheel:
+        shares = {each: shares_of(words_of_source(wheel, each)) for each in LANGUAGES.split()}
+        pairs = [
+            line for each in LETTERS.split() for line in lines_of(each, pairs_of(wheel, each), 0, MIN_PAIR)
+        ]
+    with downloaded(THAI_PACKAGE) as wheel:
+        shares["th"] = shares_of(words_of_thai(wheel))
+    words = [line for each, of_language in shares.items() for line in lines_of(each, of_language, MAX, MIN)]
     for path, heading, lines in ((WORDS, OF_WORDS, words), (PAIRS, OF_PAIRS, pairs)):
         path.write_text(heading + "\n".join(lines) + "\n")
         print(f"{path}: {path.stat().st_size} bytes")

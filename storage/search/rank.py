@@ -31,6 +31,8 @@ _QUERY_WORDS, _QUERY_CHARS = 256, 10_000
 
 # Not after a number, as in a list. It begins with the signs, for which `re` looks quickly.
 _SENTENCE_END = re.compile(r"[.!?؟।。！？\n](?:(?<=[。！？\n])|(?<!\d.)\s)")
+# Thai has a space between sentences, not between words.
+_THAI_SPACE = re.compile(r" (?<=[\u0e00-\u0e7f] )(?=[\u0e00-\u0e7f])")
 
 # Terms that are looked up in segments, where each takes some reading: twice as many as most questions have words.
 _SEGMENT_TERMS = 32
@@ -143,7 +145,7 @@ def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[i
 def _terms_of(query: str) -> WantedTerms:
     """Returns the terms of a query that are looked up, without their hashes."""
     words, sentences = list[str](), dict[str, int]()
-    for number, sentence in enumerate(_SENTENCE_END.split(query[:_QUERY_CHARS])):
+    for number, sentence in enumerate(_SENTENCE_END.split(_THAI_SPACE.sub("\n", query[:_QUERY_CHARS]))):
         of_sentence = split_words(sentence)
         words += of_sentence
         for term in chain.from_iterable(map(terms_of_word, of_sentence)):

@@ -206,6 +206,7 @@ def test_a_text_may_have_long_words_and_be_long() -> None:
         "the people and their work", "und das ist nicht die", "c'est pas une bonne", "pero está todo muy bien",
         "questo è sempre così", "não estou muito bem", "het is een goede dag", "nie jest tak", "det är inte så bra",
         "это не так", "我们 是 什么", "これ です", "není to tak",
+        "แล้วก็ไม่ได้เป็น",
     ],
 )  # fmt: skip
 def test_the_shares_are_of_common_words_of_many_languages(text: str) -> None:

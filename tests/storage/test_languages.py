@@ -80,8 +80,14 @@ CHATS = {
             ("นกแก้วของฉันชื่ออะไร", 0),
             ("ขอโทษนะ นึกไม่ออกจริงๆ แม่จะผ่าตัดต้ออะไร ถ้าจำได้ช่วยบอกหน่อยได้ไหม", 1),
             ("ฉันเรียนแซกโซโฟนเมื่อไร", 2),
+            ("รบกวนหน่อยนะ ลืมไปสนิทเลย นกแก้วชื่ออะไร พอจะนึกออกไหม", 0),
         ),
-        ("หนังสือเดินทางหมดอายุวันไหน", "พี่ชายเรียนมหาวิทยาลัยที่ไหน"),
+        (
+            "หนังสือเดินทางหมดอายุวันไหน",
+            "พี่ชายเรียนมหาวิทยาลัยที่ไหน",
+            "รบกวนหน่อยนะ ลืมไปสนิทเลย พี่สาวทำงานอะไร พอจะนึกออกไหม",
+            "เหมือนเคยเล่าไปแล้ว จักรยานของฉันหายที่ไหน ตอนนี้จำไม่ค่อยได้",
+        ),
         ("ขอบคุณ", "ราตรีสวัสดิ์"),
     ),
     "German": Chat(
@@ -163,6 +169,18 @@ def test_a_question_is_found_among_sentences_of_which_nothing_was_ever_said(
 ) -> None:
     before = "Verzeihung, ich habe schon wieder alles durcheinandergebracht."
     text = f"{before} {question} Bitte frische mein Gedächtnis auf."
+    assert recalled(CHATS["German"], text) == found
+
+
+@pytest.mark.parametrize(
+    ("question", "found"),
+    [("Wann ist mein Saxophonunterricht?", [2]), ("Wo ist die Garantie für den Kühlschrank?", [])],
+)
+def test_a_question_is_found_among_sentences_of_which_no_word_that_names_something_was_said(
+    question: str, found: list[int]
+) -> None:
+    # "heute" and "ins" were said, which name nothing.
+    text = f"Mein Kopf ist heute wie leergefegt, ich muss gleich ins Meeting. {question} Tausend Dank vorab!"
     assert recalled(CHATS["German"], text) == found
 
 
