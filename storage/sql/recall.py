@@ -210,9 +210,15 @@ class Recall(GrowingGroup):
 
     @_reports_damage
     async def likenesses(
-        self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float = 150.0
+        self,
+        agent: Agent,
+        seqs: Sequence[int],
+        vector: Vector,
+        *,
+        numbers: AgentNumbers,
+        deadline_ms: float = 150.0,
     ) -> dict[int, float]:
-        """Returns how near to a vector what this agent has is, by number; the nearer, the greater.
+        """Returns how near to a vector some of what this agent has is, by number; the nearer, the greater.
 
         What has no vector of the same model is left out: all, where the vectors are not read in time.
         numbers: the agent's, as they were just read.
@@ -220,7 +226,12 @@ class Recall(GrowingGroup):
         Raises: Unavailable, Corrupt.
         """
         near = await self._compare_vectors(agent, numbers, vector, deadline_ms)
-        return {} if near is None else dict(zip(near.seqs.tolist(), near.likeness.tolist(), strict=True))
+        if near is None:
+            return {}
+        import numpy as np
+
+        wanted = np.isin(near.seqs, seqs)
+        return dict(zip(near.seqs[wanted].tolist(), near.likeness[wanted].tolist(), strict=True))
 
     def all_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.

@@ -213,8 +213,9 @@ async def nearest_facts(
     facts = snapshot.standing
     if have_room(facts) or (vector := await vectors.vector_of(agent, query, deadline_ms)) is None:
         return facts
+    seqs = [fact.seq for fact in facts]
     likenesses = await store.recall.likenesses(
-        agent, vector, numbers=snapshot.numbers, deadline_ms=deadline_ms
+        agent, seqs, vector, numbers=snapshot.numbers, deadline_ms=deadline_ms
     )
     return sorted(facts, key=lambda fact: -likenesses.get(fact.seq, inf))
 
