@@ -451,7 +451,7 @@ def test_a_send_that_failed_is_said_anew_behind_another_one_that_was_under_way(w
 def test_a_message_that_another_ones_refusal_keeps_out_is_said_once(world: LettaWorld) -> None:
     agent, messages = world.agent(), world.letta.agents.messages
     message: Any = {"role": "user", "content": "Second", "otid": "o1"}
-    world.upstream.queue(say("Ok."), fail(500), fail(400, "It was filtered."), say("Yes."))
+    world.upstream.queue(say("Ok."), fail(500), *[fail(400, "It was filtered.")] * 2, say("Yes."))
     messages.create(agent.id, input="First")
     for each in (message, {"role": "user", "content": "Bad words"}):
         assert ended(world, messages.create_async(agent.id, messages=[each]).id).status == "failed"

@@ -289,7 +289,7 @@ def test_a_fork_of_what_the_upstream_refused_begins_anew(world: LettaWorld) -> N
     first: Any = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A gardener."}]
     agent = world.agent(initial_message_sequence=first)
     one = world.letta.conversations.create(agent_id=agent.id).id
-    world.upstream.queue(fail(400, "It was filtered."))
+    world.upstream.queue(*[fail(400, "It was filtered.")] * 2)
     with pytest.raises(APIError):
         list(world.letta.conversations.messages.create(one, input="Odd"))
     two = fork(world, one)
