@@ -61,8 +61,9 @@ function sendOnce() {
   });
 }
 
-// A conversation is opened at its end.
-if (!location.hash) document.querySelector("[data-open-at]")?.scrollIntoView();
+// A conversation is opened at its end. `scrollIntoView` would also have Tab begin there, and not at "Skip to content".
+const end = document.querySelector("[data-open-at]");
+if (end && !location.hash) scrollBy(0, end.getBoundingClientRect().top);
 
 sendOnce();
 const form = document.querySelector("form[data-sign-in]");
