@@ -145,9 +145,8 @@ class Round:
         self._text_before = text_before  # the shown text that needs a separator before the next one; "": none
         self._first_chunk: Json = {}  # of a stream, with id, model and time of its reply
         self._has_finish = False  # a finish_reason came
-        self._ended: set[str] = (
-            set()
-        )  # indices of choices that had their finish_reason, and no content after it
+        # The indices of the choices that had their finish_reason, and no content after it.
+        self._ended: set[str] = set()
         self._went_on = False  # content came after a finish_reason, so that none of them shows the end
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
         self._aside_reader = None if terms.asides is None else AsideReader(terms.asides)
@@ -362,32 +361,29 @@ class Round:
             return self._complete()
         chunk, _ = read_json(data)
         if isinstance(chunk, dict):
-            end = self._read_chunk(chunk, event.raw, event.name)
+            end = self._read_chunk(chunk, event)
             # While the tail holds events, those that follow have to wait behind them.
             self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
             return end
         lines = data.split(b"\n")
-        chunks = [read_json(line)[0] for line in lines if line != b"[DONE]"]
-        if all(isinstance(each, dict) for each in chunks):  # the blank lines between them are missing
-            for n, each in enumerate(chunks):
-                end = self._read_chunk(each, b"" if n else event.raw, event.name)
-                if end is not None:
-                    return end
-            return self._complete() if len(chunks) < len(lines) else None
+        if len(lines) > 1 and all(map(_is_whole, lines)):  # the blank lines between them are missing
+            # Each alone, since a tail or a hidden round may begin with any of them.
+            ends = (self._read_event(Event(b"data: %b\n\n" % line, line, event.name)) for line in lines)
+            return next((end for end in ends if end is not None), None)
         if data.startswith(b"{") and not self._view.shows_unread:
             return self.fail(UpstreamBroke("The upstream's stream has an event that is no JSON"))
         self._pass_on(event)
         return None
 
-    def _read_chunk(self, chunk: Json, raw: bytes, name: str | None) -> RoundEnd | None:
-        """Takes a chunk. raw: its event, b"" if that was shown with an earlier one; name: of the event."""
-        if "error" in chunk or "choices" not in chunk or name == "error":
-            error = error_in(chunk, name)
+    def _read_chunk(self, chunk: Json, event: Event) -> RoundEnd | None:
+        """Takes a chunk. event: the one that it is the data of."""
+        if "error" in chunk or "choices" not in chunk or event.name == "error":
+            error = error_in(chunk, event.name)
             if error is not None:
                 own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
-                return ErrorEvent(error, raw if is_shaped else None)
-        self._take_chunk(as_deltas(chunk), raw, name)
+                return ErrorEvent(error, event.raw if is_shaped else None)
+        self._take_chunk(as_deltas(chunk), event.raw, event.name)
         return None
 
     def _pass_on(self, event: Event) -> None:
@@ -517,3 +513,8 @@ class Round:
             self._view.add_text(between + text)
         else:
             self._view.add_words(text, between, call)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Returns whether a line of an event's data is an event's data by itself."""
+    return line == b"[DONE]" or isinstance(read_json(line)[0], dict)

@@ -178,6 +178,22 @@ class TestPlain:
         assert playbook.outcome.state is End.FAILED
         assert b"It broke." in playbook.sent
 
+    def test_of_events_without_blank_lines_between_them_the_last_wait_for_the_save(self) -> None:
+        text, end = chunk({"content": "A"}), chunk({}, "stop")
+        lines = b"\n".join([each.data or b"" for each in (text, end, DONE)])
+        joined = Event(b"data: " + lines.replace(b"\n", b"\ndata: ") + b"\n\n", lines)
+        assert (
+            Playbook(chat_turn(TurnTerms(hold_end=True)))
+            >> ReplyStarted(200, SSE)
+            >> Received([joined])
+            << SendHead(200, SSE)
+            << body(text)
+            << Save
+            >> Saved()
+            << body(end, DONE)
+            << Finish()
+        )
+
     def test_all_choices_are_forwarded_and_the_first_is_kept(self) -> None:
         def choice(index: int, text: str, finish: str | None = None) -> Event:
             choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
