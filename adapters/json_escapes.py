@@ -36,17 +36,18 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
     try:
         return orjson.loads(whole), whole
     except orjson.JSONDecodeError:
-        return _read_leniently(data)
+        strict = _as_strict(whole)
+    return (None, data) if strict is None else (orjson.loads(strict), strict)
 
 
-def _read_leniently(data: bytes) -> tuple[Any, bytes]:
+def _as_strict(data: bytes) -> bytes | None:
+    """Returns JSON without halves of characters in the form that strict parsers take; None: it is none, or too long."""
     if len(data) > _MAX_LENIENT_BYTES:
-        return None, data
+        return None
     try:
-        whole = orjson.dumps(json.loads(data.decode("utf-8-sig", "replace"), strict=False))
+        return orjson.dumps(json.loads(data.decode("utf-8-sig", "replace"), strict=False))
     except (ValueError, TypeError, RecursionError):  # it is no JSON, or has what cannot be written
-        return None, data
-    return orjson.loads(whole), whole
+        return None
 
 
 def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:

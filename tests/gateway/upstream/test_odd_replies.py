@@ -48,6 +48,7 @@ BODIES = {
     "the index of a choice is a text": whole().replace(b'"index": 0', b'"index": "0"'),
     "a byte order mark": BOM + whole(),
     "NaN and infinity": whole(created=float("nan"), service_tier=float("-inf")),
+    "NaN and an escape of half a character": whole(created=float("nan"), service_tier="\ud83d"),
     "half a character of UTF-8": whole().replace(b'"m"', b'"\xf0\x9f"'),
 }
 
