@@ -179,8 +179,8 @@ class QueryVectors(Struct):
 
     # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
-    # The seconds that were waited for them.
-    waited_s: float = 0.0
+    # The seconds that choosing standing facts by them took. They are a part of the time for recall.
+    choosing_s: float = 0.0
     _made: dict[str, Vector | None] = field(default_factory=dict)
 
     async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | None:
@@ -188,9 +188,7 @@ class QueryVectors(Struct):
         if self.embed_query is None:
             return None
         if query not in self._made:
-            begun = time.perf_counter()
             self._made[query] = await self.embed_query([agent.id], query, wait_ms)
-            self.waited_s += time.perf_counter() - begun
         return self._made[query]
 
 
@@ -207,15 +205,16 @@ async def nearest_facts(
     Where it has not room for all, the nearest by vectors come first, after those that have no vector yet. Without
     vectors these are the newest.
 
-    deadline_ms: for the query's vector, and for the others.
+    deadline_ms: for the query's vector and the others together.
     Raises: StoreError.
     """
-    facts = snapshot.standing
+    facts, begun = snapshot.standing, time.perf_counter()
     if have_room(facts) or (vector := await vectors.vector_of(agent, query, deadline_ms)) is None:
         return facts
     seqs = [fact.seq for fact in facts]
+    remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
     likenesses = await store.recall.likenesses(
-        agent, seqs, vector, numbers=snapshot.numbers, deadline_ms=deadline_ms
+        agent, seqs, vector, numbers=snapshot.numbers, deadline_ms=remaining_ms
     )
     return sorted(facts, key=lambda fact: -likenesses.get(fact.seq, inf))
 
@@ -269,7 +268,7 @@ class Recaller(Struct, frozen=True):
         if self.note_budget(context) <= 0:
             return context
         query = _query_of(text, _names(context, name))
-        limit_ms = self.limit_ms(context)
+        limit_ms, begun = self.limit_ms(context), time.perf_counter()
         try:
             facts = await nearest_facts(
                 self.store,
@@ -285,6 +284,8 @@ class Recaller(Struct, frozen=True):
                 "Vectors could not be read, so a memory section shows the newest facts: %s", error.message
             )
             return context
+        finally:
+            vectors.choosing_s = time.perf_counter() - begun
         return replace(context, snapshot=replace(context.snapshot, standing=facts))
 
     async def recall(
@@ -303,7 +304,7 @@ class Recaller(Struct, frozen=True):
         """
         naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note.NAMING_TOKENS
         budget = self._budget_in_window(context, prompt, naming_tokens)
-        begun = time.perf_counter() - vectors.waited_s
+        begun = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
         found, choice = _NOTHING, note.NO_CHOICE
         why, ms = "", 0.0

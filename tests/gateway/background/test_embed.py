@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -27,13 +29,14 @@ from gateway.run.background.embed import (
     TEXT_CHARS,
     EmbeddingService,
 )
-from gateway.run.memory.recall import STREAM_TIME_PARTS
+from gateway.run.memory.recall import STREAM_TIME_PARTS, QueryVectors
 from gateway.run.memory.trial import TrialRecall
 from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.errors import Broken
 from storage.records import JobState, Scope
+from storage.sql.recall import Recall
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.background.learner import Learner
@@ -371,6 +374,45 @@ def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_messa
         made.mention("I always feed the cat before work.", others=0)
         learner.rest()
         assert "I always feed the cat" in section_after(made, QUESTION)
+
+
+def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a first reply waits for the vectors of a large memory, and then as long again for the search."""
+    limit_ms = 1000 * PATIENCE_S
+    options: dict[str, Any] = {"background_model": None, "recall_deadline_ms": limit_ms}
+    with remembering(upstream, other, tmp_path, **options) as made:
+        learner = Learner(made.world)
+        made.mention(*(f"I never eat {food} for dinner at home." for food in FOODS))
+        learner.rest()
+        made.rest()
+        late_s, given_ms = 0.0, dict[str, float]()
+        clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
+        monkeypatch.setattr("gateway.run.memory.recall.time", clock)
+        vector_of, likenesses, search = QueryVectors.vector_of, Recall.likenesses, Recall.search
+
+        async def embed_slowly(self: QueryVectors, *asked: Any) -> Any:
+            nonlocal late_s
+            late_s += 0 if self._made else PATIENCE_S / 4
+            return await vector_of(self, *asked)
+
+        async def compare_slowly(self: Recall, *asked: Any, **options: Any) -> Any:
+            nonlocal late_s
+            late_s += PATIENCE_S / 4
+            given_ms["compare"] = options["deadline_ms"]
+            return await likenesses(self, *asked, **options)
+
+        async def search_and_note(self: Recall, *asked: Any, **options: Any) -> Any:
+            given_ms["search"] = options["deadline_ms"]
+            return await search(self, *asked, **options)
+
+        monkeypatch.setattr(QueryVectors, "vector_of", embed_slowly)
+        monkeypatch.setattr(Recall, "likenesses", compare_slowly)
+        monkeypatch.setattr(Recall, "search", search_and_note)
+        section_after(made, QUESTION)
+        assert given_ms["compare"] <= limit_ms * (2 / 3 - 1 / 4)
+        assert given_ms["search"] <= limit_ms / 2
 
 
 def section_after(made: Remembering, text: str) -> str:
