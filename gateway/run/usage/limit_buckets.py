@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, period_of
@@ -133,7 +133,7 @@ class LimitBuckets:
             only.append(("user", bucket.user if limit.user == EACH_USER else limit.user))
         query = UsageQuery((), first, last, tuple(only))
         sums = await self._usage.sums(query, deadline_ms=_READ_MS)
-        rows: list[Sequence[int]] = [each.counters for each in sums]
+        rows = [list(each.counters) for each in sums]
         rows += self._meter.unwritten_counters(first, last, dict(only))
         if limit.unit == "requests":
             return sum(row[ANSWERED] for row in rows)

@@ -234,8 +234,12 @@ class Meter:
 
     @asynccontextmanager
     async def pause_writes(self) -> AsyncIterator[None]:
-        """Holds writes back meanwhile, so that no counter is both in memory and in the table."""
+        """Holds writes back meanwhile, so that no counter is both in memory and in the table.
+
+        Raises: StoreError: a part may be in the table or not, and cannot be written again.
+        """
         async with self._write_lock:  # a write that is under way, or waits, goes first
+            await self._write_unconfirmed()
             self._pauses += 1
             self._unpaused.clear()
         try:
@@ -245,12 +249,15 @@ class Meter:
             if not self._pauses:
                 self._unpaused.set()
 
-    def unwritten_counters(self, first: int, last: int, only: Mapping[str, str | int]) -> list[Sequence[int]]:
-        """Returns the counters that are not known to be written. first, last: days. only: values of keys' fields."""
-        unconfirmed = () if self._unconfirmed is None else self._unconfirmed.rows
+    def unwritten_counters(self, first: int, last: int, only: Mapping[str, str | int]) -> list[list[int]]:
+        """Returns the counters that are not written yet, while writes are paused.
+
+        first, last: days.
+        only: values of keys' fields.
+        """
         return [
             counters
-            for key, counters in (*self._counters.items(), *unconfirmed)
+            for key, counters in self._counters.items()
             if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
         ]
 
@@ -310,18 +317,21 @@ class Meter:
         """
         async with self._write_lock:
             await self._unpaused.wait()
-            if self._unconfirmed is not None:
-                await self._add(self._unconfirmed)
+            await self._write_unconfirmed()
             if rows := [(key, self._counters.pop(key)) for key in keys if key in self._counters]:
                 await self._add(UsagePart(self._process_name, next(self._parts), self._now(), rows))
 
+    async def _write_unconfirmed(self) -> None:
+        if self._unconfirmed is not None:
+            await self._add(self._unconfirmed)
+
     async def _add(self, part: UsagePart) -> None:
-        """Adds a part to the table. After an error it is the unconfirmed one."""
+        """Adds a part to the table. After an error, or where this is cancelled, it is the unconfirmed one."""
         self._unconfirmed = None
         self._background_written.clear()
         try:
             await self._usage.add(part)
-        except Exception:  # when it is cancelled, a write that was begun ends on disk all the same
+        except BaseException:  # when this is cancelled, the write goes on, and may fail
             self._unconfirmed = self._without_forgotten(part)
             raise
 

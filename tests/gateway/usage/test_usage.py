@@ -373,6 +373,56 @@ def test_a_user_who_is_forgotten_before_a_lost_write_is_repeated_is_counted_once
     assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN_USER, 2)]
 
 
+def test_what_may_be_in_the_table_already_counts_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = world.gateway.app.services.accounting.meter
+    add = counter._usage.add
+
+    async def lose_answer(part: UsagePart) -> None:
+        await add(part)
+        raise meter.StoreError("no answer")
+
+    async def tokens_after_a_lost_write() -> int:
+        counter.add_background("default", 0, "up", "m", TokenCounts(10, 5))
+        with monkeypatch.context() as patches:
+            patches.setattr(counter._usage, "add", lose_answer)
+            with pytest.raises(meter.StoreError):
+                await counter.write()
+        return await counter.background_tokens("default")
+
+    assert world.gateway.call(tokens_after_a_lost_write()) == 15
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_write_that_is_cancelled_is_counted_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    """As by a stop: what it had begun may fail, or end on disk."""
+    counter = world.gateway.app.services.accounting.meter
+    add = counter._usage.add
+
+    async def cancel_and_write() -> None:
+        begun = asyncio.Event()
+
+        async def hang(part: UsagePart) -> None:
+            if is_written:
+                await add(part)
+            begun.set()
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as patches:
+            patches.setattr(counter._usage, "add", hang)
+            writing = asyncio.create_task(counter.write())
+            await begun.wait()
+            writing.cancel()
+            await asyncio.wait([writing])
+        await counter.write()
+
+    world.chat(user="alice").say("Hi")
+    world.settle()
+    world.gateway.call(cancel_and_write())
+    assert world.query("SELECT requests FROM usage") == [1]
+
+
 @pytest.mark.both
 def test_background_tokens_are_known_while_they_are_written(
     world: World, monkeypatch: pytest.MonkeyPatch
