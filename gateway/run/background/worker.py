@@ -36,7 +36,7 @@ _log = logging.getLogger("mnemogate")
 _AFTER_FAULT_S = 30.0
 # The shortest wait for a job to fall due, so that jobs that do so together are claimed together.
 _MIN_PAUSE_S = 0.05
-# The pause after a job that seemed due could not be claimed, because another worker was faster.
+# The pause after a job that seemed due could not be claimed: another worker was faster, or an outage has just ended.
 _NOTHING_FOUND_S = 5.0
 # The time that releasing a job may take at shutdown.
 _RELEASE_S = 2.0
