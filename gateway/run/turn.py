@@ -161,7 +161,7 @@ class TurnRun:
     _reply: ModelReply | None = None
     _usage: ReplyUsage | None = None  # of the reply that is being read
     _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
-    _whole_prompt: Prompt | None = None  # the prompt before something was left out that the upstream refuses
+    _whole_prompt: Prompt | None = None  # the prompt before something was left out, until that is answered
     _next_call: commands.CallModel | None = None  # the round that follows
     _current_call: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
@@ -365,8 +365,9 @@ class TurnRun:
     async def _send(self) -> ModelReply:
         # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
         self._reply = await self.attempts.send(self._request_for, self._mend_request)
-        if self._whole_prompt is not None and self._reply.status >= 400:
-            self.prompt = self._whole_prompt  # what was left out was not the cause
+        whole, self._whole_prompt = self._whole_prompt, None
+        if whole is not None and self._reply.status >= 400:
+            self.prompt = whole  # what was left out was not the cause
         return self._reply
 
     @property

@@ -11,8 +11,9 @@ import pytest
 
 from gateway.settings import UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail, raw
+from tests.doubles.upstream import Reply, Seen, StrictUpstream, call_tools, fail, raw
 from tests.gateway.sdk import World, agent, remember
+from tests.gateway.upstream.two import INSERT
 from tests.server import RawReply
 
 FILTERED = fail(400, "The prompt was filtered.", code="content_filter")
@@ -94,6 +95,25 @@ def test_a_note_that_is_refused_is_left_out_for_good(
         chat.messages.clear()
     before = len(upstream.seen)
     chat.say("Thank you.")
+    assert len(upstream.seen) == before + 1
+
+
+def test_a_note_stays_out_where_a_later_round_fails(world: World, upstream: StrictUpstream) -> None:
+    def call_once(seen: Seen) -> Reply | None:
+        has_result = seen.messages[-1]["role"] == "tool"
+        return filter_plums(seen) or (fail(500) if has_result else call_tools(INSERT))
+
+    upstream.script = None
+    world.write_block("alice", "Likes tea.")
+    world.chat(user="alice", model="agent/helper").say("My sister planted plum trees in Portugal.")
+    world.pass_time(3600)
+    upstream.script = call_once
+    ask = {"role": "user", "content": "Where in Portugal did my sister plant trees?"}
+    chat = {"user": "alice", "model": "agent/helper"}
+    assert world.post([ask], APPEND, **chat).status == 500
+    upstream.script = filter_plums
+    before = len(upstream.seen)
+    assert world.post([ask], APPEND, **chat).status == 200
     assert len(upstream.seen) == before + 1
 
 
