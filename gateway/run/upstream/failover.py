@@ -327,7 +327,11 @@ class Attempts:
                 # Any other status is an answer, even if it refuses the request.
                 health.record_head(self.target.model)
                 if mend is not None and not self._is_settled and refuses_input(begin):
-                    other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
+                    try:
+                        other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
+                    except BaseException:
+                        await reply.aclose()
+                        raise
                     if other is not None:
                         self._count_outcome("filtered", is_error=True)
                         await _discard(reply)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.settings import UpstreamSettings
+from adapters.base import ModelReply
+from adapters.scripted import ScriptedProvider, ScriptedReply
+from adapters.types import ModelRequest
+from gateway.core.turn.upstream_error import RefusedContent
+from gateway.core.upstream.policy import Target
+from gateway.metrics import Metrics
+from gateway.run.receipt import Receipt
+from gateway.run.upstream.failover import Endpoint, Failover
+from gateway.run.upstream.route import resolve_route
+from gateway.settings import Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, call_tools, fail, raw
 from tests.gateway.sdk import World, agent, remember
@@ -142,6 +153,29 @@ def test_a_verdict_under_a_200_is_a_refusal_too(world: World, upstream: StrictUp
     upstream.script = None
     assert world.post([HI], APPEND, **chat).status == 200
     assert "plums" in upstream.last.body.decode()
+
+
+async def test_a_client_that_leaves_while_its_request_is_made_again_closes_the_reply() -> None:
+    choice = {"index": 0, "delta": {}, "finish_reason": "content_filter"}
+    verdict = b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode()
+    refused = ScriptedReply(200, (("content-type", "text/event-stream"),), deque([verdict]))
+
+    class Filter(ScriptedProvider):
+        async def send(self, request: ModelRequest) -> ModelReply:
+            return refused
+
+    async def make(target: Target, endpoint: Endpoint) -> ModelRequest:
+        return ModelRequest(b"{}")
+
+    async def leave(part: RefusedContent, target: Target, endpoint: Endpoint) -> ModelRequest | None:
+        raise asyncio.CancelledError
+
+    settings = Settings(upstreams=(UpstreamSettings("up", "scripted"),))
+    failover = Failover(settings, {"up": Filter()}, Metrics())
+    attempts = failover.attempts(resolve_route(settings, "m"), lambda: 0, Receipt(0.0))
+    with attempts, pytest.raises(asyncio.CancelledError):
+        await attempts.send(make, leave)
+    assert refused.is_closed
 
 
 def test_a_users_own_words_are_refused_as_before(world: World, upstream: StrictUpstream) -> None:
