@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import Any
 
 import pytest
 
 
-def each_row(names: str | tuple[str, ...], table: Iterable[Any]) -> Callable[[Callable[..., None]], Any]:
+def each_row(names: str | tuple[str, ...], table: Collection[Any]) -> Callable[[Callable[..., None]], Any]:
     """Like `pytest.mark.parametrize`, but all rows are tried in one test, say with one gateway.
 
     Each row is a subtest: one that fails is shown with its values and ends no other, and none can be chosen alone. For
