@@ -26,6 +26,7 @@ OURS = {"x-mnemogate-conversation": "default"}
 APPENDED = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 LOOKS = Call("look", id="call_look")
+PICTURE = {"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}}
 HUMAN = Block(0, "human", "What is known of the user.", "", 1000)
 
 
@@ -274,6 +275,21 @@ def test_the_rules_go_on_after_a_result_of_the_clients_own_tool(
     # With the user's next message they begin anew.
     chat.say("Thanks.", stream=stream)
     assert forces()
+
+
+@pytest.mark.parametrize("headers", [{}, OURS, APPENDED])
+def test_a_picture_of_a_result_of_the_clients_own_tool_begins_no_turn(
+    world: World, headers: dict[str, str]
+) -> None:
+    """It follows the result in the user's role, since a tool's message has no place for it."""
+    make(world, rules=({"type": "run_first", "tool_name": "memory_insert"},))
+    chat = world.chat(model="agent/ann", headers=headers, tools=[LOOK])
+    world.upstream.queue(call_tools(insert("a")), call_tools(LOOKS), say("A ship."))
+    chat.say("Look.")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "See the picture.")
+    chat.messages.append({"role": "user", "content": [PICTURE]})
+    assert chat.go_on() == "A ship."
+    assert not isinstance(world.upstream.last.json.get("tool_choice"), dict)
 
 
 def test_a_call_that_was_forbidden_before_a_result_of_the_clients_own_tool_does_not_count(

@@ -21,7 +21,7 @@ from gateway.run.memory.prompt import Prompt
 def calls_on_path(context: MemoryContext) -> list[CalledTool]:
     """Returns the calls of the turn that goes on in a stored conversation. A pause does not end a turn."""
     new = context.plan.messages
-    if any(m.get("role") == "user" and not is_nudge(m) for m in new):
+    if any(_begin_turns(new)):
         return []
     stored: list[WireMessage] = []
     for e in context.path:
@@ -55,9 +55,9 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
     """Returns the calls since the user's newest message. A message of another agent begins a turn, too."""
     found: list[CalledTool] = []
     names: dict[str, str] = {}
-    for m, is_result in zip(messages, are_results(messages), strict=True):
+    for m, begins_turn in zip(messages, _begin_turns(messages), strict=True):
         role, private = m.get("role"), private_of(m)
-        if role == "user" and not is_result and not is_nudge(m):
+        if begins_turn:
             found.clear()
         elif role == "assistant":
             names.update((call_id(call), name_and_arguments(call)[0]) for call in call_objects(m))
@@ -65,3 +65,11 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
             status = "denied" if private.get("approval") == "denied" else private.get("status")
             found.append(CalledTool(names[id], str(status or "success"), text_of(m)[: own_length(m)]))
     return found
+
+
+def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:
+    """Returns of each message whether it begins a turn: media of a result, and what the gateway says, begin none."""
+    return [
+        message.get("role") == "user" and not is_result and not is_nudge(message)
+        for message, is_result in zip(messages, are_results(messages), strict=True)
+    ]
