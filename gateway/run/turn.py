@@ -52,6 +52,11 @@ from storage.errors import StoreError
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
+# Leaves out of a prompt what an upstream refuses, by the names of `ChatCall.left_out`; None: it has nothing of that.
+_LEAVE_OUT: Mapping[str, Callable[[Prompt], Prompt | None]] = {
+    "memory": Prompt.without_memory_texts,
+    "media": Prompt.without_stored_media,
+}
 _ResultT = TypeVar("_ResultT")
 
 
@@ -273,12 +278,11 @@ class TurnRun:
 
         None: the gateway has put nothing of that kind into it.
         """
-        is_filtered = refused is RefusedContent.FILTERED
-        prompt = self.prompt.without_memory_texts() if is_filtered else self.prompt.without_stored_media()
+        left_out = "memory" if refused is RefusedContent.FILTERED else "media"
+        prompt = _LEAVE_OUT[left_out](self.prompt)
         if prompt is None:
             self.prompt = self._whole_prompt or self.prompt  # what was left out was not the cause
             return None
-        left_out = "memory" if is_filtered else "media"
         _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, left_out)
         self._whole_prompt = self._whole_prompt or self.prompt
         self.prompt = prompt
@@ -287,15 +291,20 @@ class TurnRun:
         return await self._request_for(target, endpoint)
 
     async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
-        """Makes the prompt for another target."""
+        """Makes the prompt for another target. What was refused stays out."""
         form, context = endpoint_form_for(self.call.request, endpoint, target.model), None
+        prompt = self._whole_prompt or self.prompt
         if self.memory is not None:
-            self.prompt = await self.memory.retarget(self.prompt, target, form)
+            prompt = await self.memory.retarget(prompt, target, form)
             context = self.memory.context
         else:
-            prompt = replace(self.prompt, target=target, form=form)
-            self.prompt = replace(prompt, window=await fit_prompt(prompt))
-        self._prompt_endpoint = endpoint
+            prompt = replace(prompt, target=target, form=form)
+            prompt = replace(prompt, window=await fit_prompt(prompt))
+        if self._whole_prompt is not None:
+            self._whole_prompt = prompt
+        for left_out in self.call.left_out:
+            prompt = _LEAVE_OUT[left_out](prompt) or prompt
+        self.prompt, self._prompt_endpoint = prompt, endpoint
         self.call.fill_receipt(form, self.prompt, context)
 
     # -- a round of the model

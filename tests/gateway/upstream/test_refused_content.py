@@ -24,7 +24,7 @@ from gateway.settings import Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
 from tests.doubles.upstream import Reply, Seen, StrictUpstream, call_tools, fail, raw
 from tests.gateway.sdk import World, agent, remember
-from tests.gateway.upstream.two import INSERT
+from tests.gateway.upstream.two import INSERT, Open, only_openai
 from tests.server import RawReply
 
 FILTERED = fail(400, "The prompt was filtered.", code="content_filter")
@@ -250,3 +250,14 @@ def test_a_picture_of_the_request_itself_is_refused_as_before(world: World, upst
     upstream.queue(GONE)
     reply = world.post([LOOK], user="carol")
     assert (reply.status, reply.error["code"]) == (400, "invalid_image_url")
+
+
+@only_openai
+def test_what_an_endpoint_has_refused_stays_out_at_the_next(two: Open) -> None:
+    with two() as it:
+        assert it.world.post([LOOK], APPEND, user="alice").status == 200
+        it.first.queue(GONE, fail(503))
+        reply = it.world.post([HI], APPEND, user="alice")
+        assert reply.headers["x-mnemogate-tries"] == "first:400;first:503;second:200"
+        assert reply.headers["x-mnemogate-adapted"] == "media"
+        assert b"https:" not in it.second.last.body
