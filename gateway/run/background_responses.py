@@ -423,7 +423,7 @@ class BackgroundResponses:
         log = _ResponseLog(self.store, run, epoch, self.dialect, job=job, _next=0)
         if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True
-            await self.store.runs.drop_events(run.agent, run.id)
+            await self.store.runs.drop_events(run.agent, run.id, job)
         log.first_number = log.next_number
         return log
 
@@ -444,7 +444,7 @@ class BackgroundResponses:
             await self._end(run, log, self.dialect.cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
-        await self.store.runs.show(run.agent, run.id, orjson.dumps(shown))
+        await self.store.runs.show(run.agent, run.id, orjson.dumps(shown), log.job)
         identity = request.chat.identity
         assert identity is not None
         turns = [*map(decode_turn_name, await self.store.runs.turns(run.agent, run.id))]

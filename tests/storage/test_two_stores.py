@@ -496,6 +496,8 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
     job = await other.jobs.claim(["response"], lease_s=LEASE_S, tries=3)
     end = ResponseEnd(RunState.FAILED, 2.0, b"failed", None, b"", 0, agent.epoch)
     for late in (
+        one.runs.show(agent.id, run.id, b"late", lost),
+        one.runs.drop_events(agent.id, run.id, lost),
         one.runs.note_turn(agent.id, run.id, b"late", lost),
         one.runs.finish_response(run, end, lost),
         one.runs.end(agent.id, run.id, RunState.FAILED, "error", 2.0, job=lost),

@@ -413,15 +413,31 @@ class Runs(Group):
         return [text.data for text in await load_texts(connection, agent, run, _TURN)]
 
     @bulk_writes
-    async def drop_events(self, connection: Connection, agent: int, run: int) -> None:
-        """Drops the events of an attempt that was broken off."""
+    async def drop_events(self, connection: Connection, agent: int, run: int, job: Job | None = None) -> None:
+        """Drops the events of an attempt that was broken off.
+
+        job: the one that goes on with the run; None: any process may drop them.
+
+        Raises: Stale: another attempt goes on with it.
+        """
         await connection.lock(agent)
+        if job is not None:
+            await check_attempt(connection, job)
         await connection.run(SQL["events_drop"], (agent, run, EVENT))
 
     @bulk_writes
-    async def show(self, connection: Connection, agent: int, run: int, shown: bytes) -> None:
-        """Changes how a response is shown that lies in no turn."""
+    async def show(
+        self, connection: Connection, agent: int, run: int, shown: bytes, job: Job | None = None
+    ) -> None:
+        """Changes how a response is shown that lies in no turn.
+
+        job: the attempt that makes it; None: any process may change it.
+
+        Raises: Stale: another attempt makes it.
+        """
         await connection.lock(agent)
+        if job is not None:
+            await check_attempt(connection, job)
         await replace_text(connection, agent, run, RESPONSE, 0, shown)
 
     @bulk_writes
