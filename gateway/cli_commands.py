@@ -246,18 +246,16 @@ class Commands:
 
         here: opens the database, for which another command is waited for.
         """
-        until: float | None = None
+        until = time.monotonic() + _START_S
         while True:
-            if (process := self._find_process()) is not None:
+            if (process := self._find_process(until)) is not None:
                 with suppress(ProcessGone):
                     return there(process)
             try:
                 return here()
             except DatabaseInUse:
                 # Another one was faster: a command that soon ends, or a gateway that starts.
-                now = time.monotonic()
-                until = until or now + _START_S
-                if now > until:
+                if time.monotonic() > until:
                     raise
                 time.sleep(_START_POLL_S)
 
@@ -277,8 +275,10 @@ class Commands:
             print(f"There was no database: {database.shown} is new.", file=sys.stderr)
         return answer
 
-    def _find_process(self) -> ServingProcess | None:
+    def _find_process(self, until: float | None = None) -> ServingProcess | None:
         """Returns the process that serves this database; None: there is none.
+
+        until: how long one that starts is waited for (monotonic); None: for `_START_S`.
 
         The lock decides: a process that was killed leaves its file, and another program may have its port by now.
         One that starts has the lock before its file, which is waited for.
@@ -288,7 +288,7 @@ class Commands:
         database = self.settings.database
         if database.url is not None:
             return None
-        until = time.monotonic() + _START_S
+        until = time.monotonic() + _START_S if until is None else until
         try:
             while owner_of(database.path) is not None:
                 process = ServingProcess.find(database.path)

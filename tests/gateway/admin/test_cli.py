@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.cli import main
-from gateway.cli_commands import _START_POLL_S, Commands
+from gateway.cli_commands import _START_POLL_S, _START_S, Commands
 from gateway.log import RepeatHandler
 from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
 from gateway.run.admin.serving import AdminFile, ServingProcess
@@ -147,8 +148,8 @@ def test_a_command_waits_for_another_one_that_was_faster(
     assert main(["keys", "create"]) == 0
     lock, find, waits = Lock(database), Commands._find_process, list[float]()
 
-    def find_and_be_forestalled(commands: Commands) -> ServingProcess | None:
-        found = find(commands)
+    def find_and_be_forestalled(commands: Commands, *until: float) -> ServingProcess | None:
+        found = find(commands, *until)
         if not waits:
             lock.take()
         return found
@@ -161,6 +162,25 @@ def test_a_command_waits_for_another_one_that_was_faster(
     monkeypatch.setattr(Commands, "_find_process", find_and_be_forestalled)
     monkeypatch.setattr("gateway.cli_commands.time.sleep", end_while_it_waits)
     assert (main(command), len(waits)) == (0, 1)
+
+
+@pytest.mark.sqlite
+def test_a_command_waits_ten_seconds_at_most(
+    database: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    assert main(["keys", "create"]) == 0
+    lock, now = Lock(database), 0.0
+    lock.take()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr("gateway.cli_commands.time", clock)
+    assert main(["keys", "list"]) == 1
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+    assert _START_S <= now < _START_S + 2 * _START_POLL_S
 
 
 @pytest.mark.sqlite
