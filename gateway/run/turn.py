@@ -302,10 +302,14 @@ class TurnRun:
             prompt = replace(prompt, window=await fit_prompt(prompt))
         if self._whole_prompt is not None:
             self._whole_prompt = prompt
+        self.prompt, self._prompt_endpoint = self._without_refused(prompt), endpoint
+        self.call.fill_receipt(form, self.prompt, context)
+
+    def _without_refused(self, prompt: Prompt) -> Prompt:
+        """Returns a prompt that was made anew without what the upstream has refused in this turn."""
         for left_out in self.call.left_out:
             prompt = _LEAVE_OUT[left_out](prompt) or prompt
-        self.prompt, self._prompt_endpoint = prompt, endpoint
-        self.call.fill_receipt(form, self.prompt, context)
+        return prompt
 
     # -- a round of the model
 
@@ -538,7 +542,8 @@ class TurnRun:
         assert self._saving is not None
         saving, begun = self._saving.begin_step(self.prompt, step), time.perf_counter()
         try:
-            saved, self.prompt = await asyncio.shield(saving)
+            saved, prompt = await asyncio.shield(saving)
+            self.prompt = self._without_refused(prompt)
             self.call.receipt.note_write(begun)
         except asyncio.CancelledError:
             self.services.pending.add(saving, "A step of a run")
