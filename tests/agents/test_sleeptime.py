@@ -315,6 +315,7 @@ def test_a_tool_of_the_clients_works_as_with_any_agent(world: SleepWorld) -> Non
     assert [said(each) for each in world.model.transcripts] == [["Will it rain?"], []]
 
 
+@pytest.mark.both
 def test_what_is_provisional_is_not_read_yet(world: SleepWorld) -> None:
     """A chat completion's newest turn may be asked again, so it is read when the next one follows, or at rest."""
     agent = world.primary()

@@ -319,6 +319,7 @@ def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: 
     world.gateway.call(perform())
 
 
+@pytest.mark.both
 def test_dates_branches_and_what_is_left_out(world: World) -> None:
     odd = chatgpt_conversation("c-1", ("Hello?", "Hi."), begun=2e9)  # in the future
     odd["mapping"]["b"] = chatgpt_node("b", "n0", "assistant", "Never shown Yxx", BEGUN)
@@ -496,6 +497,7 @@ def test_a_file_for_which_there_is_no_room_is_refused_with_the_reason(
     )
 
 
+@pytest.mark.both
 def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     async def unread(reader: int) -> list[str]:
         agent = await world.store.agents.find(Scope("default", "default", "user:alice"))

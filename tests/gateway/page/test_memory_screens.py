@@ -81,6 +81,7 @@ def test_searches_that_wait_hold_up_no_other_screen(
         assert all(each.result(PATIENCE_S) for each in searches)
 
 
+@pytest.mark.both
 def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "Nobody is remembered yet. Name who is speaking with" in page(operator, "people")
     assert operator.twin("people") == {"items": [], "next": None}
@@ -93,6 +94,7 @@ def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "searched by words alone" in nothing
 
 
+@pytest.mark.both
 def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
     agent = speak(operator.world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
     (seq,) = learn(operator.world, agent, f"Alice has a cat called {SECRET}.", block=f"Cat: {SECRET}.")
@@ -239,6 +241,7 @@ def test_what_cannot_be_read_is_refused_by_name(operator: Operator, path: str) -
     assert sorted(reply.json["error"]) == ["code", "message", "param"]
 
 
+@pytest.mark.both
 def test_a_time_of_facts_counts_in_its_own_zone(operator: Operator) -> None:
     agent = speak(operator.world, "My train leaves on 4 May.")
     (seq,) = learn(operator.world, agent, "Alice's train leaves on 4 May.")  # on 2025-10-09 at 08:53:20 UTC
@@ -501,6 +504,7 @@ def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: 
     assert "facts" not in operator.twin(f"m/{agent.uid}/forget?fact={numbers[0]}")
 
 
+@pytest.mark.both
 def test_a_message_that_facts_stand_for_is_said_to_be_repeated(operator: Operator) -> None:
     agent = speak(operator.world, "My grey cat lives in Lyon.")
     learn(operator.world, agent, "The grey cat of Alice lives in Lyon.")
@@ -570,6 +574,7 @@ def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     assert "too many to count here" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
 
 
+@pytest.mark.both
 def test_a_forgotten_fact_is_not_learned_again_from_the_same_words(operator: Operator) -> None:
     agent = speak(operator.world, "My train leaves on 4 May.")
     text = f"Alice's train {SECRET} leaves on 4 May."

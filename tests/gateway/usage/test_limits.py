@@ -805,6 +805,7 @@ def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pyte
     assert {each.id for limits in looked for each in limits} == {own.id}
 
 
+@pytest.mark.both
 def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
     limit(world, "requests", "day", 1)
     world.upstream.queue(fail(400))
@@ -975,6 +976,7 @@ def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch:
     assert statuses == [200, 200, 429]
 
 
+@pytest.mark.both
 def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:
     made = limit(world, "requests", "day", 0)
     assert world.post(ASK, user="alice").status == 429

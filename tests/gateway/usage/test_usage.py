@@ -105,6 +105,7 @@ def test_each_way_of_asking_is_counted_to_the_token(world: World) -> None:
     assert found["cost"] == pytest.approx((fresh * 0.15 + cached * 0.075 + output * 0.60) / 1e6, abs=1e-8)
 
 
+@pytest.mark.both
 def test_a_model_without_a_price_is_counted_apart(world: World) -> None:
     for model in ("free", "flat"):
         world.upstream.queue(say("Hello.", usage=usage(1000, 500)))
@@ -240,6 +241,7 @@ def test_csv_has_the_same_and_no_formula(world: World) -> None:
     assert row[:3] == [today, "'=1+1", "1"]
 
 
+@pytest.mark.both
 def test_a_page_of_csv_names_the_next_one(world: World) -> None:
     for user in ("ann & bob", "bob", "carol"):
         world.chat(user=user).say("Hi")
