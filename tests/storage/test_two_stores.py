@@ -507,6 +507,7 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
     for attempt in (lost, job):
         stored = await one.runs.log(agent.id, run.id, "event", 1, b"words", agent.epoch, attempt)
         assert stored == (attempt is job)
+        assert await one.runs.add_text(agent.id, run.id, "call", 1, b"{}", attempt) == (attempt is job)
     assert await other.runs.note_turn(agent.id, run.id, b"turn", job)
     assert (await other.runs.finish_response(run, end, job)).state is RunState.FAILED
     assert await other.runs.turns(agent.id, run.id) == [b"turn"]

@@ -80,7 +80,7 @@ class CallJournal:
         seq, self.seq = self.seq, self.seq + 1
         entry = orjson.dumps({"id": call.call_id, "what": what})
         if not (await self._store_replies() and await self.add(CALL, seq, entry)):
-            # The turn does not go on, or another process, which has taken it over, has begun the call.
+            # The turn does not go on here: it has ended, or another process has taken it over.
             return failed_answer(INTERRUPTED)
         return await perform_noted(perform, partial(self.add, RESULT, seq))
 

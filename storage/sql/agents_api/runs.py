@@ -196,8 +196,15 @@ async def load_waiting(connection: Connection, agent: int, conversation: int) ->
     return None if row is None else _step(row)
 
 
-async def add_text(connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes) -> bool:
-    """Adds a part of a run that is not an exchange. False: it is there already, and stays; or its run is gone."""
+async def add_text(
+    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, job: Job | None = None
+) -> bool:
+    """Adds a part of a run that is not an exchange. False: it is there already, and stays; or its run is gone.
+
+    job: the attempt that adds it. False, too, if another one performs the run.
+    """
+    if job is not None and not await is_attempt(connection, job):
+        return False
     return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
 
 
@@ -217,9 +224,7 @@ async def add_events(
     """
     if await connection.value(SQL["epoch"], (agent,)) != epoch:
         return False
-    if job is not None and not await is_attempt(connection, job):
-        return False
-    return await add_text(connection, agent, run, kind, seq, data)
+    return await add_text(connection, agent, run, kind, seq, data, job)
 
 
 async def add_error_message(connection: Connection, agent: int, run: int, error_message: str) -> None:
