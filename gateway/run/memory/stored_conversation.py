@@ -53,7 +53,14 @@ def without_spoken_messages(request: ChatRequest) -> ChatRequest:
     for index in spoken:
         edit.drop_message(index)
     leading = request.messages[: spoken.start]
-    return replace(request, raw=edit.render(), json={**request.json, "messages": leading}, messages=leading)
+    return replace(
+        request,
+        raw=edit.render(),
+        json={**request.json, "messages": leading},
+        messages=leading,
+        reply_models={},
+        stored_messages=frozenset(),
+    )
 
 
 async def read_stored_context(
