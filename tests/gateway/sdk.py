@@ -336,10 +336,8 @@ def remember(
         settings, open_here, clock=clock, limits=limits, admin_token=admin_token, otlp=otlp
     ) as gateway:
         app = gateway.app
-        # Maintenance runs when a test lets time pass, and not while it talks: a search weighs what the request shows
-        # already otherwise once that is indexed, so its hits would depend on how busy the machine is.
+        # Maintenance runs when a test lets time pass, and not while it talks.
         app.services.background.index_outdated = lambda agent, messages=None: None
-        app.services.background.indexing.check = lambda agent: None
         app.services.background.maintenance.edits_pending = lambda: None
         becomes(lambda: _has_recovered(app.services.background))
         world = World(gateway, upstream, clock, file, statements)
