@@ -740,7 +740,7 @@ def test_messages_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) 
     assert "Gladly." in [getattr(each, "content", None) for each in reply.messages]
     sent = world.upstream.last.messages
     assert [m["tool_call_id"] for m in sent if m["role"] == "tool"] == ["call_1", "call_2"]
-    assert "" in [m["content"] for m in sent if m["role"] == "assistant"]
+    assert "(No reply.)" in [m["content"] for m in sent if m["role"] == "assistant"]
 
 
 def test_names_and_arguments_that_no_provider_takes_do_not_brick_a_copy(world: LettaWorld) -> None:
