@@ -84,9 +84,8 @@ class RunningImport:
     # The keys of the facts that a preview has counted.
     counted: set[str] = field(default_factory=set)
 
-    def fail(self, why: str) -> None:
-        """Notes why it has failed."""
-        self.status = "failed"
+    def note_error(self, why: str) -> None:
+        """Notes why it has ended."""
         self.progress = replace(self.progress, error=why)
 
     def shown(self) -> dict[str, Any]:
@@ -128,7 +127,9 @@ class ImportPerformer(Struct, frozen=True):
                 running.uid,
                 error.message,
             )
-            running.fail("The store does not work. Send the file again.")
+            # As it is stored: the same file goes on with it. Of a preview nothing is stored.
+            running.status = "failed" if running.request.is_preview else "stopped"
+            running.note_error("The store does not work. Send the file again.")
         except Exception:
             _log.exception(
                 "Import %s failed by a fault in the gateway. What it has written stays, and can be undone.",
@@ -140,7 +141,8 @@ class ImportPerformer(Struct, frozen=True):
 
     async def _fail(self, running: RunningImport, why: str) -> None:
         """Fails an import, and stores that if the store works; else it is shown as stopped."""
-        running.fail(why)
+        running.status = "failed"
+        running.note_error(why)
         with suppress(StoreError):
             await self._store_status(running, "failed")
 
