@@ -22,11 +22,10 @@ from gateway.core.request.identity import STORING_MODES, Identity
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
-from gateway.run.call import ChatCall, Forwarded
+from gateway.run.call import ChatCall
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
-from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import Toolbox
 from storage.listing import NamedAgent
 from storage.records import Scope
@@ -76,13 +75,8 @@ class ChatAgents(Struct, frozen=True):
         has_rules = spec.defined is not None and spec.defined.rules
         return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if has_rules else ())
 
-    def toolbox(
-        self,
-        context: MemoryContext,
-        edits: BlockEdits,
-        forwarded: Forwarded,
-        journal: CallJournal | None = None,
-    ) -> Toolbox:
+    def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
         has_agent = bool(context.request.spec.uid)
-        sender = Sender.of(context, Waiter(context.agent.uid), forwarded) if has_agent else None
+        sender = Sender.of(context, Waiter(context.agent.uid), call.forwarded) if has_agent else None
+        journal = None if call.record is None else call.record.journal
         return self.runs.toolboxes.make(context, edits, sender=sender, calls=journal)

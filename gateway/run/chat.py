@@ -488,8 +488,7 @@ class Chat:
         )
         call.identity = memory_context.request.identity
         block_edits = BlockEdits(list(memory_context.blocks))
-        journal = None if call.record is None else call.record.journal
-        toolbox = self._agents.toolbox(memory_context, block_edits, call.forwarded, journal)
+        toolbox = self._agents.toolbox(call, memory_context, block_edits)
         form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
         prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
         block_edits.shown = prompt.section.shown

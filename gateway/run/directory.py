@@ -17,12 +17,11 @@ from gateway.core.request.identity import AGENT_PREFIX, Identity, asks_agent
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import BadRequest, CallerError, UnknownModel
-from gateway.run.call import ChatCall, Forwarded
+from gateway.run.call import ChatCall
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.record import BlockEdits
-from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.memory import MemoryTools, SearchesPassages
 from gateway.run.tools.toolbox import NO_TOOLS, Toolbox
 from gateway.settings import (
@@ -67,17 +66,8 @@ class StoredAgents(Protocol):
     ) -> tuple[TurnTerms, Guide]:
         """Returns the terms and the guide of a turn that a stored agent answers."""
 
-    def toolbox(
-        self,
-        context: MemoryContext,
-        edits: BlockEdits,
-        forwarded: Forwarded,
-        journal: CallJournal | None = None,
-    ) -> Toolbox:
-        """Returns the tools that the gateway runs in a turn, whether a stored agent answers it or not.
-
-        journal: of a turn that outlives its process.
-        """
+    def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
+        """Returns the tools that the gateway runs in a turn, whether a stored agent answers it or not."""
 
 
 class NoAgents(Struct, frozen=True):
@@ -104,13 +94,7 @@ class NoAgents(Struct, frozen=True):
     ) -> tuple[TurnTerms, Guide]:
         raise AssertionError("no agent is found here")
 
-    def toolbox(
-        self,
-        context: MemoryContext,
-        edits: BlockEdits,
-        forwarded: Forwarded,
-        journal: CallJournal | None = None,
-    ) -> Toolbox:
+    def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
         return memory_tools(self.keeper, context, edits) if context.offered else NO_TOOLS
 
 
