@@ -306,7 +306,7 @@ class TurnRun:
         self.call.fill_receipt(form, self.prompt, context)
 
     def _without_refused(self, prompt: Prompt) -> Prompt:
-        """Returns a prompt that was made anew without what the upstream has refused in this turn."""
+        """Returns a new prompt without what the upstream has refused in this turn."""
         for left_out in self.call.left_out:
             prompt = _LEAVE_OUT[left_out](prompt) or prompt
         return prompt
@@ -384,9 +384,14 @@ class TurnRun:
         return self._reply
 
     @property
+    def _sends_at_once(self) -> bool:
+        """True where a client gets what is written before the turn has ended."""
+        return not isinstance(self.sink, HeldSink | UnseenSink)
+
+    @property
     def _keep_alive_s(self) -> float:
         """The silence after which the client gets a comment; 0: it gets none."""
-        return 0.0 if isinstance(self.sink, HeldSink | UnseenSink) else self.services.limits.keep_alive_s
+        return self.services.limits.keep_alive_s if self._sends_at_once else 0.0
 
     def _with_comments(self, work: Coroutine[Any, Any, _ResultT]) -> Coroutine[Any, Any, _ResultT]:
         """Returns work during which the client gets comments, where the settings ask for them."""
@@ -464,7 +469,7 @@ class TurnRun:
     async def _await_tools(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:
         """Waits for tools. Where they take long, the client gets a filler meanwhile."""
         filler = self.terms.filler
-        if filler is None or isinstance(self.sink, HeldSink | UnseenSink):
+        if filler is None or not self._sends_at_once:
             return await self._with_comments(running)
         task = asyncio.ensure_future(self._with_comments(running))
         try:

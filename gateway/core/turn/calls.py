@@ -104,9 +104,10 @@ class GatewayCalls:
     @property
     def all_results(self) -> tuple[ToolResult, ...]:
         """The results of all calls of a turn that ends now: an error for each that is running, or was not begun."""
-        made = {result.call_id: result for result in self.interrupted_results}
-        not_made = (ToolResult(call.id, NOT_MADE, "error", was_run=False) for call in self.calls)
-        return tuple(made.get(each.call_id, each) for each in not_made)
+        begun = {result.call_id: result for result in self.interrupted_results}
+        return tuple(
+            begun.get(call.id) or ToolResult(call.id, NOT_MADE, "error", was_run=False) for call in self.calls
+        )
 
     @property
     def is_running(self) -> bool:

@@ -53,7 +53,7 @@ _THINGS: Final = r"(?:image|picture|video|url|file|media|document|https?:)"
 _UNREACHABLE: Final = re.compile(
     rf"{_FETCHES}.{{0,60}}{_THINGS}|{_THINGS}.{{0,80}}{_FETCHES}|fetch content|invalid_image_url", re.I
 )
-# A reply that begins with its end, and the most bytes of one that says nothing else; the latter is not measured.
+# The field with which a reply ends, and the most bytes of a reply that has nothing else; the latter is not measured.
 _FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 _MAX_VERDICT_BYTES: Final = 4096
 # The beginning of an error's message that is read for its cause. Some quote the request after that.
@@ -79,13 +79,12 @@ def is_for_good(status: int, body: bytes) -> bool:
 
 def is_about_account(status: int, body: bytes) -> bool:
     """Returns whether a 400 or 403 is about the key or the account of the gateway, and not about what went in."""
-    parsed = decode_error(body) if status in (400, 403) else None
-    error = None if parsed is None else error_in(parsed)
+    error = _error_in_body(body) if status in (400, 403) else None
     if error is None:
         return False
     if status == 403:
         return not _FILTER_WORDS.search(str(error))
-    return bool(_ACCOUNT_WORDS.search(str(error["message"])[:_CAUSE_CHARS]))
+    return bool(_ACCOUNT_WORDS.search(error["message"][:_CAUSE_CHARS]))
 
 
 class RefusedContent(Enum):
@@ -101,8 +100,7 @@ def refused_content(status: int, body: bytes) -> RefusedContent | None:
     """Returns what of the messages an error refuses; None: something else, as far as its words show."""
     if status not in (400, 403, 422, 451) or is_about_account(status, body):
         return None
-    parsed = decode_error(body)
-    error = None if parsed is None else error_in(parsed)
+    error = _error_in_body(body)
     if error is None:
         return None
     if status == 403:
@@ -137,6 +135,12 @@ def decode_error(body: bytes) -> Json | None:
     if isinstance(parsed, list) and parsed:
         parsed = parsed[0]
     return parsed if isinstance(parsed, dict) else None
+
+
+def _error_in_body(body: bytes) -> Json | None:
+    """Returns the error in an error's body, in OpenAI's form; None: there is none."""
+    parsed = decode_error(body)
+    return None if parsed is None else error_in(parsed)
 
 
 def error_in(chunk: Json, name: str | None = None) -> Json | None:
@@ -238,8 +242,7 @@ def _status_of(error: Json) -> int:
 
 def error_for_status(status: int, body: bytes) -> Json:
     """Returns the error to report for an upstream's reply with a status that can no longer be sent."""
-    parsed = decode_error(body)
-    error = None if parsed is None else error_in(parsed)
+    error = _error_in_body(body)
     if error is None:
         message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"
         error = {"message": message, "type": "upstream_error", "param": None, "code": None}
