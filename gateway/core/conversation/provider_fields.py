@@ -111,7 +111,7 @@ def has_unreadable_files(message: Mapping[str, Any]) -> bool:
 
 
 def without_unreadable_files(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message with a text in place of each of these files."""
+    """Returns a message with a text in place of each file that `has_unreadable_files` finds."""
     content = [_UNREADABLE_FILE if _is_claudes_file(part) else part for part in message["content"]]
     return {**message, "content": content}
 
@@ -123,7 +123,7 @@ def has_remote_media(message: Mapping[str, Any]) -> bool:
 
 
 def without_remote_media(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a message with a text in place of each of these."""
+    """Returns a message with a text in place of each part that `has_remote_media` finds."""
     if not has_remote_media(message):
         return message
     content = [_GONE_MEDIA if _is_remote(part) else part for part in message["content"]]

@@ -84,9 +84,9 @@ class StepFailed(Struct, frozen=True):
 
 
 # The errors that the client of a lost turn gets (`Saved.loss`).
-FORGOTTEN = "Something of this memory was forgotten meanwhile: the reply is not kept."
+FORGOTTEN = "Something of this memory was forgotten meanwhile: the reply is not stored."
 TAKEN_OVER = (
-    "Another gateway has taken this conversation over meanwhile: the reply is not kept. Send it again."
+    "Another gateway has taken this conversation over meanwhile: the reply is not stored. Send it again."
 )
 
 

@@ -71,7 +71,7 @@ class Offer(Struct, frozen=True):
         No field says that only some tools may be called: a call of another one gets an error as its result.
 
         can_force: the model can be made to call a tool.
-        has_client_tools: the request has tools of the client's, of which the offer says nothing.
+        has_client_tools: the request has tools of the client's, which the offer does not cover.
         """
         if self.is_final or (self.names == () and not has_client_tools):
             return {"tool_choice": "none"}

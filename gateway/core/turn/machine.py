@@ -313,8 +313,8 @@ class Turn:
         shown_reply = join_messages([*self._shown_replies, self._round.shown_reply(self._round.client_calls)])
         messages = self._messages
         if self._state is RUNNING_TOOLS and not self._round.spoken:
-            # The model has to know what may be done, else it calls it again in another turn. But words spoken beside a
-            # call are whole in its arguments, or nowhere, and the user may have heard a part.
+            # The model has to know what may be done, else it calls it again in another turn. But text that a call
+            # speaks would be stored whole, in its arguments, and the user may have heard a part of it.
             results = self._calls.all_results
             messages = [*messages, self._round.upstream_message(), *(each.stored() for each in results)]
         return self._make_outcome(end, reason, tuple(messages), shown_reply)

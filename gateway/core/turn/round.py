@@ -362,7 +362,7 @@ class Round:
         chunk, _ = read_json(data)
         if isinstance(chunk, dict):
             end = self._read_chunk(chunk, event)
-            # While the tail holds events, those that follow have to wait behind them.
+            # While the tail holds events, those that follow must not overtake them.
             self._text_events = None if self.tail else TextEvents.like(event.raw, chunk)
             return end
         lines = data.split(b"\n")

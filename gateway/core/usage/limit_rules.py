@@ -21,7 +21,7 @@ _DAY_S: Final = 86_400
 _BILLION: Final = 1_000_000_000
 # Units of which a request may use more than it has reserved: its use is known at its end.
 MEASURED: Final = ("tokens", "cost")
-# Periods whose sums are stored. Each process knows its own part of a minute, and of what is under way.
+# Periods of which sums are stored. Each process knows its own part of a minute, and of what is under way.
 STORED_PERIODS: Final = ("day", "month")
 
 

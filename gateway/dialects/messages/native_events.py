@@ -25,7 +25,7 @@ _STOP_REASONS: Final = {
     "length": "max_tokens",
     "tool_calls": "tool_use",
     "content_filter": "refusal",
-    BROKE: "max_tokens",  # the one reason that says that the end is missing
+    BROKE: "max_tokens",  # the only reason for a reply without its end
 }
 
 
