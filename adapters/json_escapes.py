@@ -32,7 +32,7 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
     try:
         return orjson.loads(data), data
     except orjson.JSONDecodeError:
-        whole = b"".join(replace_lone_surrogates(data))
+        whole = without_lone_surrogates(data)
     try:
         return orjson.loads(whole), whole
     except orjson.JSONDecodeError:
@@ -48,6 +48,11 @@ def _as_strict(data: bytes) -> bytes | None:
         return orjson.dumps(json.loads(data.decode("utf-8-sig", "replace"), strict=False))
     except (ValueError, TypeError, RecursionError):  # it is no JSON, or has what cannot be written
         return None
+
+
+def without_lone_surrogates(data: bytes) -> bytes:
+    """Returns a whole JSON text with U+FFFD in place of each escape of half a character."""
+    return b"".join(replace_lone_surrogates(data))
 
 
 def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import orjson
 
-from adapters.json_escapes import replace_lone_surrogates
+from adapters.json_escapes import without_lone_surrogates
 
 _decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 # What reading raises for bytes that are no object.
@@ -28,7 +28,7 @@ def decode_upstream_members(data: bytes) -> dict[str, bytes]:
     try:
         return decode_members(data)
     except msgspec.DecodeError:
-        return decode_members(b"".join(replace_lone_surrogates(data)))
+        return decode_members(without_lone_surrogates(data))
 
 
 def encode_members(fields: Mapping[str, bytes]) -> bytes:

@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 
 import orjson
 
-from adapters.json_escapes import replace_lone_surrogates
+from adapters.json_escapes import replace_lone_surrogates, without_lone_surrogates
 from gateway.core.imports import chatgpt, claude, simple_formats
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable, WrongForm, read_time
 from gateway.errors import BadRequest
@@ -405,7 +405,7 @@ def _parse_line(line: bytes | Unreadable) -> dict[str, Any] | Unreadable | None:
 
 def _loads(line: bytes) -> Any:
     """Parses a line. Raises: orjson.JSONDecodeError."""
-    return orjson.loads(b"".join(replace_lone_surrogates(line)))
+    return orjson.loads(without_lone_surrogates(line))
 
 
 def _read_threads(file: IO[bytes]) -> Iterator[Source]:

@@ -18,13 +18,14 @@ from msgspec.structs import replace
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from adapters.json_escapes import without_lone_surrogates
 from gateway.core.json_limits import check_values
 from gateway.core.memory.mcp_tools import McpAnswer, McpCaller, client_name
 from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
 from gateway.errors import NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
-from gateway.web.mcp.mcp_protocol import Context, client_of, make_server, read_characters
+from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
 from gateway.web.raw_headers import find_header
@@ -83,7 +84,7 @@ class McpEndpoint:
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
-            body = read_characters(bytes(raw))
+            body = without_lone_surrogates(bytes(raw))  # the SDK refuses them
             check_values(body)
             parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

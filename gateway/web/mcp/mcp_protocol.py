@@ -14,7 +14,6 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
 
-from adapters.json_escapes import replace_lone_surrogates
 from gateway.core.memory.mcp_tools import INSTRUCTIONS, TOOLS, McpAnswer, McpTool, client_name, schema_of
 
 Context: TypeAlias = ServerRequestContext[Any, Any]
@@ -50,11 +49,6 @@ def make_server(perform: Perform) -> Server[Any]:
     # What it logs may quote messages; what goes wrong in a call is logged by who performs it.
     logging.getLogger("mcp").setLevel(logging.CRITICAL + 1)
     return server
-
-
-def read_characters(message: bytes) -> bytes:
-    """Returns a message without escapes of half a character, which the SDK refuses, on stdio without an answer."""
-    return b"".join(replace_lone_surrogates(message))
 
 
 def client_of(context: Context) -> str:

@@ -13,9 +13,10 @@ from typing import Any, cast
 import anyio
 from mcp.server.stdio import stdio_server
 
+from adapters.json_escapes import without_lone_surrogates
 from gateway.core.memory.mcp_tools import McpAnswer
 from gateway.errors import GatewayError
-from gateway.web.mcp.mcp_protocol import Context, client_of, make_server, read_characters
+from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
 
 # Performs the operation `mcp-call` with these arguments, in the process that serves or on the file.
 AsksCommand = Callable[[dict[str, Any]], Any]
@@ -45,6 +46,6 @@ async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
 
 
 async def _read_lines() -> AsyncIterator[str]:
-    """Yields the lines of the standard input."""
+    """Yields the lines of the standard input, without halves of characters: the SDK would not answer them."""
     async for line in anyio.wrap_file(sys.stdin.buffer):
-        yield read_characters(line).decode("utf-8", "replace")
+        yield without_lone_surrogates(line).decode("utf-8", "replace")
