@@ -467,7 +467,7 @@ class Commands:
         end, found = time.monotonic() + MAX_WAIT_S, None
         while time.monotonic() < end:
             listed = self.perform("jobs-list", {"job": job})
-            found = next((each for each in listed if each["id"] == job), None)
+            found = next(iter(listed), None)
             if found is None or found["state"] not in ("pending", "running"):
                 break
             progress.show()
