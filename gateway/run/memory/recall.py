@@ -202,8 +202,8 @@ async def nearest_facts(
 ) -> list[StandingFact]:
     """Returns the standing facts of a memory in the order in which its section takes them for a query.
 
-    Where it has not room for all, the nearest by vectors come first, after those that have no vector yet. Without
-    vectors these are the newest.
+    Where it has no room for all, the nearest by vectors come first, after those that have no vector yet. Without
+    vectors the newest come first.
 
     deadline_ms: for the query's vector and the others together.
     Raises: StoreError.
@@ -265,7 +265,7 @@ class Recaller(Struct, frozen=True):
 
         text, name: as for `recall`.
         """
-        if self.note_budget(context) <= 0:
+        if self.embed_query is None or self.note_budget(context) <= 0:
             return context
         query = _query_of(text, _names(context, name))
         limit_ms, begun = self.limit_ms(context), time.perf_counter()
@@ -306,8 +306,7 @@ class Recaller(Struct, frozen=True):
         budget = self._budget_in_window(context, prompt, naming_tokens)
         begun = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
-        found, choice = _NOTHING, note.NO_CHOICE
-        why, ms = "", 0.0
+        found, choice, failure, ms = _NOTHING, note.NO_CHOICE, "", 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
             visible = VisibleContent.of(context, prompt.composition, prompt.window)
             search = _NoteSearch(
@@ -322,16 +321,7 @@ class Recaller(Struct, frozen=True):
                 begun=begun,
                 trace=trace,
             )
-            try:
-                found = await search.find(text)
-                if found.messages:
-                    choice = await search.choose(found)
-            except StoreError as error:
-                # A memory that answers late or not at all is one without hits; the reply does not wait for it.
-                why = "late" if isinstance(error, TooSlow) else "failed"
-                _log.warning(
-                    "Memory could not be searched for a reply, which was made without: %s", error.message
-                )
+            found, choice, failure = await search.find_and_choose(text)
             ms = (time.perf_counter() - begun) * 1000
         rendered = _render(
             context,
@@ -342,7 +332,7 @@ class Recaller(Struct, frozen=True):
         )
         search_record = None
         if trace is not None:
-            reason = why or ("all_shown" if found.is_all_shown else "")
+            reason = failure or ("all_shown" if found.is_all_shown else "")
             search_record = make_search_record(reason, found, choice, trace)
         return RecallResult(
             rendered,
@@ -350,8 +340,8 @@ class Recaller(Struct, frozen=True):
             ms=ms,
             begun=begun,
             count=len(choice.hits),
-            has_failed=bool(why),
-            is_late=why == "late",
+            has_failed=bool(failure),
+            is_late=failure == "late",
             search=search_record,
         )
 
@@ -401,7 +391,23 @@ class _NoteSearch(Struct, frozen=True):
         sent = self.prompt.section.sent
         return () if sent is None else sent.known.get("standing", ())
 
-    async def find(self, text: str) -> FoundMessages:
+    async def find_and_choose(self, text: str) -> tuple[FoundMessages, note.Choice, str]:
+        """Returns what memory has for a message, what a note shows of it, and why the search has failed.
+
+        The reason is "late" or "failed"; "": it has not failed.
+        """
+        found = _NOTHING
+        try:
+            found = await self._find(text)
+            return found, await self._choose(found) if found.messages else note.NO_CHOICE, ""
+        except StoreError as error:
+            # A memory that answers late or not at all is one without hits; the reply does not wait for it.
+            _log.warning(
+                "Memory could not be searched for a reply, which was made without: %s", error.message
+            )
+            return found, note.NO_CHOICE, "late" if isinstance(error, TooSlow) else "failed"
+
+    async def _find(self, text: str) -> FoundMessages:
         """Returns what memory has for a message and the prompt does not show. Raises: StoreError."""
         context, query = self.context, _query_of(text, self.names)
         if self._is_all_shown(text, query):
@@ -415,7 +421,7 @@ class _NoteSearch(Struct, frozen=True):
         window = self.prompt.window
         return found.rule_out("shown", lambda m: m.source == "fact" and shows_origin(context, window, m))
 
-    async def choose(self, found: FoundMessages) -> note.Choice:
+    async def _choose(self, found: FoundMessages) -> note.Choice:
         """Chooses the messages for which the note has room."""
         context, budget = self.context, self.budget
         if found.is_selection:
