@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Likenesses that differ by no more than this, as rounding does, are all the same.
+# Similarities that differ by no more than this, as rounding does, are all the same.
 _MIN_SPREAD = 1e-6
 # Standard deviations by which a vector has to stand out to count without a word of the query. Measured with the local
 # table on wishes, with 1.5, 1, 0.75 and 0.5: 56, 63.5, 64 and 64.5% are in the prompt, with as many needless notes;
@@ -49,8 +49,8 @@ class Near(Struct, frozen=True):
     """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py)."""
 
     seqs: NDArray[np.int64]
-    # Similarities, in whatever measure.
-    likeness: NDArray[np.float64]
+    # In whatever measure: the nearer, the greater.
+    similarity: NDArray[np.float64]
     # In standard deviations of texts that have nothing to do with the query, above the mean of those or of all messages
     # that have a vector, the higher one; zeros where these texts are not known.
     beyond: NDArray[np.float64]
@@ -313,11 +313,11 @@ def _relative(score: NDArray[np.float64], of_user: NDArray[np.integer], weight: 
 
 
 def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns by row how far a message stands out by its likeness, in standard deviations, and how far beyond it is.
+    """Returns by row how far a message stands out by its similarity, in standard deviations, and how far beyond it is.
 
     0 for a message without a vector; what the index does not know is left out.
-    Two questions are alike whatever they ask for. So one that was asked before counts the least by its likeness, and
-    nothing for the measure of the others: it comes after whatever answers. A likeness below the mean must not count
+    Two questions are alike whatever they ask for. So one that was asked before counts the least by its similarity, and
+    nothing for the measure of the others: it comes after whatever answers. A similarity below the mean must not count
     against a message that has the words.
     """
     import numpy as np
@@ -326,13 +326,13 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     outstanding, beyond = np.zeros(len(flags)), np.zeros(len(flags))
     row = layout.find_rows(near.seqs)
     known = (row >= 0) & ((flags[row] & PRESENT) > 0)
-    row, likeness = row[known], near.likeness[known]
+    row, similarity = row[known], near.similarity[known]
     asks = (flags[row] & ASKS) > 0
-    among = likeness[~asks] if np.count_nonzero(~asks) > 1 else likeness
+    among = similarity[~asks] if np.count_nonzero(~asks) > 1 else similarity
     # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
     spread = float(among.std()) if len(among) else 0.0
     if spread > _MIN_SPREAD:
-        far = np.maximum((likeness - among.mean()) / spread, 0.0)
+        far = np.maximum((similarity - among.mean()) / spread, 0.0)
         outstanding[row] = np.where(asks, far * MIN_TELLING, far)
     beyond[row] = near.beyond[known]
     return outstanding, beyond

@@ -209,7 +209,7 @@ class Recall(GrowingGroup):
         return await self._load_messages(agent.id, memory, hits, deadline_ms)
 
     @_reports_damage
-    async def likenesses(
+    async def similarities(
         self,
         agent: Agent,
         seqs: Sequence[int],
@@ -231,7 +231,7 @@ class Recall(GrowingGroup):
         import numpy as np
 
         wanted = np.isin(near.seqs, seqs)
-        return dict(zip(near.seqs[wanted].tolist(), near.likeness[wanted].tolist(), strict=True))
+        return dict(zip(near.seqs[wanted].tolist(), near.similarity[wanted].tolist(), strict=True))
 
     def all_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.

@@ -91,7 +91,7 @@ def test_the_nearest_message_stands_out_most() -> None:
     ]
     near = vector_blobs.compare(vector_blobs.join(chunks), Vector(MODEL, unit(71), 0.1, 0.2))
     assert near is not None
-    assert near.seqs[near.likeness.argmax()] == 71
+    assert near.seqs[near.similarity.argmax()] == 71
     assert near.beyond.max() == pytest.approx((1.0 - 0.1) / 0.2, rel=0.1)
     weaker = vector_blobs.compare(vector_blobs.join(chunks), Vector(MODEL, unit(71), -0.9, 0.2))
     assert weaker is not None
@@ -128,7 +128,7 @@ def test_what_is_near_to_everything_stands_behind_what_is_near_to_the_query() ->
     )
     assert near is not None
     assert near.seqs[near.beyond.argmax()] == 50
-    assert near.seqs[near.likeness.argmax()] == 7
+    assert near.seqs[near.similarity.argmax()] == 7
 
 
 # -- the ranking

@@ -213,10 +213,10 @@ async def nearest_facts(
         return facts
     seqs = [fact.seq for fact in facts]
     remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
-    likenesses = await store.recall.likenesses(
+    similarities = await store.recall.similarities(
         agent, seqs, vector, numbers=snapshot.numbers, deadline_ms=remaining_ms
     )
-    return sorted(facts, key=lambda fact: -likenesses.get(fact.seq, inf))
+    return sorted(facts, key=lambda fact: -similarities.get(fact.seq, inf))
 
 
 class Recaller(Struct, frozen=True):

@@ -390,7 +390,7 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
         late_s, given_ms = 0.0, dict[str, float]()
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
         monkeypatch.setattr("gateway.run.memory.recall.time", clock)
-        vector_of, likenesses, search = QueryVectors.vector_of, Recall.likenesses, Recall.search
+        vector_of, similarities, search = QueryVectors.vector_of, Recall.similarities, Recall.search
 
         async def embed_slowly(self: QueryVectors, *asked: Any) -> Any:
             nonlocal late_s
@@ -401,14 +401,14 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
             nonlocal late_s
             late_s += PATIENCE_S / 4
             given_ms["compare"] = options["deadline_ms"]
-            return await likenesses(self, *asked, **options)
+            return await similarities(self, *asked, **options)
 
         async def search_and_note(self: Recall, *asked: Any, **options: Any) -> Any:
             given_ms["search"] = options["deadline_ms"]
             return await search(self, *asked, **options)
 
         monkeypatch.setattr(QueryVectors, "vector_of", embed_slowly)
-        monkeypatch.setattr(Recall, "likenesses", compare_slowly)
+        monkeypatch.setattr(Recall, "similarities", compare_slowly)
         monkeypatch.setattr(Recall, "search", search_and_note)
         section_after(made, QUESTION)
         assert given_ms["compare"] <= limit_ms * (2 / 3 - 1 / 4)
