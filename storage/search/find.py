@@ -37,11 +37,11 @@ _MAX_OCCURRENCES = 1 << 16
 _MIN_IN_GENERAL = 500
 _MIN_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
-# bounds of the ranking are relative, is at most so many words that were never heard. And a sentence without a word that
-# names something and was heard counts beside the others by the root of the sum of squares. Measured on German compounds
-# among courtesies: 63 and 62% of the evidence of both halves, 34 and 4% without, 46 and 33% where any word but the
-# most common had to be unheard; questions about something else with a note, of 479 English ones 30.8 instead of 30.0
-# and 30.6%.
+# bounds of the ranking are relative, is at most so many words that the memory does not have. And a sentence is added by
+# the root of the sum of squares where the memory has no word of it that names something. Measured on German compounds
+# among courtesies: 63 and 62% of the evidence of both halves, 34 and 4% without, 46 and 33% where the memory had to
+# have none but the most common words of it; questions about something else with a note, of 479 English ones 30.8
+# instead of 30.0 and 30.6%.
 _MAX_ASKED = 8
 # The weight of a term that is a part of a word (`parts_of_words`). Measured on the facts of both halves, with 1 and
 # 0.5: of the Chinese 79 and 79% found, of the Japanese 90 and 88%; questions about something else with a note, 6 and
@@ -66,7 +66,8 @@ class Found(Struct, frozen=True):
 
     # Of each term, by how few messages have it.
     weights: Sequence[float]
-    # The sum of the squares of what each weighs as it is asked, less where whole sentences were never heard.
+    # The sum of the squares of what each weighs as it is asked, less for sentences of which the memory has no word that
+    # names something.
     asked: float
     # Occurrences in the index, those of a term side by side.
     in_index: NDArray[np.int64]
@@ -121,12 +122,13 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
     counts: of each term, the messages that have it.
     messages: how many the memory has.
     """
-    # A word never heard counts like one heard once; else, with few messages, it would outweigh all that was found.
+    # A word that the memory does not have counts like one that it has once; else, with few messages, it would outweigh
+    # all that was found.
     others = max(messages, _MIN_IN_GENERAL)
     sample = messages + others + 1
     once, weights = log(sample / 1.5), list[float]()
     parts_of_others = parts_of_words(wanted.terms)
-    asked_by, heard = dict[int, float](), set[int]()
+    asked_by, known = dict[int, float](), set[int]()
     for term, having, share, sentence in zip(
         wanted.terms, counts, wanted.in_general, wanted.sentences, strict=True
     ):
@@ -135,11 +137,11 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
         weights.append(weight)
         asked_by[sentence] = asked_by.get(sentence, 0.0) + min(weight, scale * once) ** 2
         if having and share <= NAMES_NOTHING:
-            heard.add(sentence)
-    # A sentence of which no word that names something was ever said is mostly no part of the question ("Please jog my
-    # memory."), and does not add to what this asks for in full.
-    unheard = (asked for sentence, asked in asked_by.items() if sentence not in heard)
-    asked = hypot(sum(map(asked_by.__getitem__, heard)), *unheard)
+            known.add(sentence)
+    # Any other sentence is mostly no part of the question ("Please jog my memory."), and does not add to what this asks
+    # for in full.
+    unknown = (asked for sentence, asked in asked_by.items() if sentence not in known)
+    asked = hypot(sum(map(asked_by.__getitem__, known)), *unknown)
     asked = max(min(asked, _MAX_ASKED * once * once), _MIN_ASKED)
     return weights, asked
 
