@@ -455,8 +455,8 @@ class ItemTurns:
             counts.completion,
         )
 
-    async def noted_reply(self, item: BatchItem) -> bytes | None:
-        """Returns the reply with which an item goes on: some of its calls were begun. None: it has no such reply.
+    async def read_noted_reply(self, item: BatchItem) -> bytes | None:
+        """Returns the reply of an item's last request if some of its calls were begun; None: none was.
 
         Raises: StoreError.
         """

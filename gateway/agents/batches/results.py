@@ -81,13 +81,13 @@ class PartResults:
     async def resend(self, part: ProviderPart, *, lost_by_restart: bool) -> None:
         """Has the items of a lost part sent again. One that the provider has lost counts as expired once more.
 
-        One whose reply is lost, and whose calls were begun, goes on with that reply.
+        One that has begun to make the calls of its reply goes on with that: the reply is in the item's journal.
         """
         more = 0 if lost_by_restart else 1
         async for page in self.pages(part.number):
             works, resent = list[ItemWork](), list[ItemRetry]()
             for each in page:
-                if reply := await self.turns.noted_reply(each):
+                if reply := await self.turns.read_noted_reply(each):
                     result = PartResult("", "succeeded", reply)
                     works.append(ItemWork(each, partial(self._outcome_of, each, result), reply))
                 elif lost_by_restart or each.expiries + more < _MAX_EXPIRIES:

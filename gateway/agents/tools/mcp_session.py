@@ -95,7 +95,7 @@ async def stdio_session(
                 yield session
 
 
-# Ends the session with a program whose reply is too long.
+# Ends the session of this task, after a reply that is too long.
 _end_session: ContextVar[Callable[[], None]] = ContextVar("end_session")
 
 

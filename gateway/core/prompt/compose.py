@@ -307,7 +307,7 @@ class _SentMessage(NamedTuple):
 
     @property
     def result_id(self) -> str:
-        """The id of the call whose result it is, as `call_id` has it: some models give their calls none."""
+        """The id of the call that it answers, as `call_id` returns it: some models give their calls none."""
         return str(self.content.message.get("tool_call_id"))
 
 

@@ -19,7 +19,7 @@ from storage.sql.conversation_locks import ConversationLocks
 LEASE_S = 15.0
 # Leases are prolonged so often that one of three may fail.
 PROLONG_S = LEASE_S / 3
-# Before a lock is asked for again whose lease has ended, and which no process may take over yet. No measurement.
+# Between two attempts to take a lock that no process may take over yet, though its lease has ended. No measurement.
 _ASK_AGAIN_S = 1.0
 _log = logging.getLogger("mnemogate")
 

@@ -47,7 +47,7 @@ def calls_in_prompt(prompt: Prompt) -> list[CalledTool]:
 
 
 def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
-    """Returns a reply with its hidden rounds, without what the gateway says there in the user's role."""
+    """Returns a reply with its hidden rounds, without the gateway's messages in the user's role among these."""
     return [message for message in reply if message.get("role") != "user"]
 
 
@@ -68,7 +68,7 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
 
 
 def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:
-    """Returns of each message whether it begins a turn: media of a result, and what the gateway says, begin none."""
+    """Returns of each message whether it begins a turn, as those of a user do. Media of a result and nudges do not."""
     return [
         message.get("role") == "user" and not is_result and not is_nudge(message)
         for message, is_result in zip(messages, are_results(messages), strict=True)
