@@ -48,8 +48,9 @@ class ReplayedReplies:
             self._replayed = None
             return await self.attempts.send(make, mend)
         reply = self.replies.pop(0)
-        is_body = reply.startswith(b"{")
-        return BufferedReply(200, _JSON, reply) if is_body else _BufferedStream(200, _STREAM, reply)
+        # A stream was written here, from a reply that was read. A body is as its upstream sent it.
+        is_stream = reply.startswith(b"data: ")
+        return _BufferedStream(200, _STREAM, reply) if is_stream else BufferedReply(200, _JSON, reply)
 
     def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
         self.attempts.note_prompt_tokens(estimated, actual, most)
