@@ -411,16 +411,23 @@ class Turn:
     def _keep_alive(self) -> list[Command]:
         """Sends a comment, unless its status would be one that the next round may still change.
 
-        While tools run that is outweighed: they may take longer than a proxy waits.
+        While tools run that is outweighed: they may take longer than a proxy waits. But before its first reply a turn
+        may still be answered with a body, unless its steps are shown.
         """
         if self._round.form is AS_BODY:
             return []
+        comment = commands.SendBody(commands.KEEP_ALIVE)
         if self._head_sent:
-            return [commands.SendBody(commands.KEEP_ALIVE)]
-        if self._state is WAITING or (self._state is READING and self.terms.gateway_tools):
+            return [comment]
+        if self._state is READING:
+            may_begin = not self.terms.gateway_tools
+        else:
+            is_stream = self.terms.shows_steps or self._round.form is AS_EVENTS
+            may_begin = self._state is RUNNING_TOOLS and is_stream
+        if not may_begin:
             return []
         self._head_sent = True
-        return [self._head(), commands.SendBody(commands.KEEP_ALIVE)]
+        return [self._head(), comment]
 
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is AS_EVENTS:

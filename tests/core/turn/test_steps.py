@@ -10,6 +10,7 @@ import pytest
 from gateway.core.turn.calls import INTERRUPTED, ResumedCalls
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import (
+    KEEP_ALIVE,
     CallModel,
     CloseUpstream,
     Command,
@@ -31,6 +32,7 @@ from gateway.core.turn.events import (
     ReplyFailed,
     ReplyStarted,
     Saved,
+    Silence,
     StepSaved,
     Stopped,
     ToolFinished,
@@ -49,6 +51,7 @@ from gateway.core.turn.guide import (
     Verdict,
 )
 from gateway.core.turn.machine import Turn
+from gateway.core.turn.round import EVENT_STREAM
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import JSON, SSE, Playbook, chat_turn, chunk, completion, streamed
@@ -233,6 +236,16 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
     paid = ToolResult("b", "paid", approval="approved")
     next_turn << SaveStep(results=(ToolResult("a", "done"), paid, answer)) >> StepSaved(9, 10)
     assert skip(next_turn) << CallModel((), None)
+
+
+@pytest.mark.parametrize("shows_steps", [False, True])
+def test_while_resumed_calls_run_only_a_reader_of_steps_gets_a_comment(shows_steps: bool) -> None:
+    """A client of chat completions may wait for a body, and a stream's headers come with the first reply."""
+    terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, shows_steps=shows_steps, saves_steps=True)
+    turn = Turn(terms, LinesView(terms), Script()) if shows_steps else chat_turn(terms)
+    turn.feed(ResumedCalls(({"id": "a", "function": {"name": "look", "arguments": "{}"}},)))
+    comment = [SendHead(200, (EVENT_STREAM,)), SendBody(KEEP_ALIVE)]
+    assert turn.feed(Silence()) == (comment if shows_steps else [])
 
 
 def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
