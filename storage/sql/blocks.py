@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import orjson
@@ -18,7 +17,7 @@ from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import Agent, Block, BlockOp, Revision
-from storage.sql.group import Group, as_method, reads, writes
+from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import load, run_of
 
 SQL = load("statements.sql")
@@ -97,36 +96,6 @@ async def begin_value(connection: Connection, block: int, value: str, at: float,
     await connection.run(SQL["block_point"], (current, block))
 
 
-async def _find_differing(connection: Connection, profile: str, block: Block, after: int) -> list[int]:
-    """Returns the next memories of a profile that lack a block or have it with other settings, by their rows.
-
-    after: the last one of those before; 0 at first.
-    """
-    values = (profile, block.label, *_settings(block), after, _FOLLOWED)
-    return [agent for (agent,) in await connection.rows(SQL["block_differing"], values)]
-
-
-async def _follow_own(connection: Connection, agents: Sequence[int], block: Block, at: float) -> None:
-    """Gives memories a block, and the settings of theirs where they have it."""
-    await connection.lock_sharers(*agents)
-    await run_of(connection, SQL["block_follow_own"], agents, block.label, *_settings(block))
-    for agent in agents:
-        await ensure_blocks(connection, agent, [block], at)
-
-
-async def _follow_shared(
-    connection: Connection, profile: str, projects: Iterable[str], block: Block, at: float
-) -> None:
-    await connection.run(SQL["block_follow_shared"], (profile, block.label, *_settings(block)))
-    for project in projects:
-        await ensure_shared_blocks(connection, project, profile, [block], at)
-    asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
-    for id, version in await connection.rows(SQL["block_untouched"], asked):
-        await write_block(
-            connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
-        )
-
-
 def _settings(block: Block) -> tuple[str, int, int]:
     return (block.description, block.limit, int(block.read_only))
 
@@ -150,7 +119,7 @@ async def write_block(
 
     is_bounded: False where the value has to be written however long it is.
     room: bytes for its sources, where they are added later: the row must not grow then.
-    by: the agent, as it was read, whose memory the value may quote: nothing of that may be forgotten since.
+    by: the agent that writes, as it was read: nothing of its memory, which the value may quote, may be forgotten since.
     """
     if by is not None:
         await connection.lock_sharers(by.id)
@@ -313,23 +282,53 @@ class Blocks(Group):
         to; the values of people's own blocks stay. Missing blocks are added. Blocks that the settings no longer name
         stay: they may hold a user's words.
         """
-        database = self._database
         for block in own:
             after = 0
-            while found := await database.long_read(
-                partial(_find_differing, profile=profile, block=block, after=after)
-            ):
-                await database.bulk(partial(_follow_own, agents=found, block=block, at=at))
-                after = found[-1]
+            while agents := await self._find_differing(profile, block, after):
+                await self._follow_own(agents, block, at)
+                after = agents[-1]
         if shared:
-            rows = await database.long_read(
-                lambda connection: connection.rows(SQL["block_profile_projects"], (profile,))
-            )
-            projects = [project for (project,) in rows]
+            projects = await self._projects_of(profile)
             for block in shared:
-                await database.bulk(
-                    partial(_follow_shared, profile=profile, projects=projects, block=block, at=at)
-                )
+                await self._follow_shared(profile, projects, block, at)
+
+    @long_reads
+    async def _find_differing(
+        self, connection: Connection, profile: str, block: Block, after: int
+    ) -> list[int]:
+        """Returns the rows of the next memories of a profile that lack a block or have it with other settings.
+
+        after: the last row of those before; 0 at first.
+        """
+        values = (profile, block.label, *_settings(block), after, _FOLLOWED)
+        return [agent for (agent,) in await connection.rows(SQL["block_differing"], values)]
+
+    @bulk_writes
+    async def _follow_own(
+        self, connection: Connection, agents: Sequence[int], block: Block, at: float
+    ) -> None:
+        """Brings a block of memories up to its settings, and adds it to those that lack it."""
+        await connection.lock_sharers(*agents)
+        await run_of(connection, SQL["block_follow_own"], agents, block.label, *_settings(block))
+        for agent in agents:
+            await ensure_blocks(connection, agent, [block], at)
+
+    @long_reads
+    async def _projects_of(self, connection: Connection, profile: str) -> list[str]:
+        return [project for (project,) in await connection.rows(SQL["block_profile_projects"], (profile,))]
+
+    @bulk_writes
+    async def _follow_shared(
+        self, connection: Connection, profile: str, projects: Iterable[str], block: Block, at: float
+    ) -> None:
+        await connection.run(SQL["block_follow_shared"], (profile, block.label, *_settings(block)))
+        for project in projects:
+            await ensure_shared_blocks(connection, project, profile, [block], at)
+        asked = (profile, block.label, DEFAULT_ORIGIN, block.value)
+        for id, version in await connection.rows(SQL["block_untouched"], asked):
+            await write_block(
+                connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
+            )
 
 
 def make_block(row: Row) -> Block:
