@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct
 
-# Rows that one transaction writes, so that no turn waits long behind it.
+# Rows that one transaction writes, so that no turn waits long for it.
 ROWS_AT_ONCE: Final = 500
 # The user of counters whose users have lost their names. No request names it: names have no blanks around them.
 FORGOTTEN_USER: Final = " forgotten"
@@ -54,6 +54,36 @@ SHOWN_COUNTERS: Final = (
 # that a model answered, in full or in part, and those that ask no model. The daily budget of background calls does not
 # count `question_tokens`, the part of them by which memory is searched.
 COUNTERS: Final = (*SHOWN_COUNTERS, "answered", "question_tokens")
+
+# A key, and its counters in the order of COUNTERS.
+UsageRow = tuple[UsageKey, Sequence[int]]
+
+
+class UsagePart(Struct, frozen=True):
+    """A part of what a process has counted."""
+
+    # A name of the process, which no other one has.
+    process: str
+    # From 1 on; each new part has a higher one.
+    number: int
+    # Seconds since the epoch.
+    at: float
+    # At most `ROWS_AT_ONCE`, in the order of their keys.
+    rows: Sequence[UsageRow]
+
+
+def add_counters(sums: list[int], counters: Sequence[int]) -> None:
+    """Adds counters to sums, which are changed."""
+    for n, value in enumerate(counters):
+        sums[n] += value
+
+
+def sum_rows(rows: Iterable[UsageRow]) -> list[UsageRow]:
+    """Returns rows with the sums of those of each key, in the order of keys."""
+    sums: dict[UsageKey, list[int]] = {}
+    for key, counters in rows:
+        add_counters(sums.setdefault(key, [0] * len(COUNTERS)), counters)
+    return [(key, sums[key]) for key in sorted(sums)]
 
 
 class UsageQuery(Struct, frozen=True):

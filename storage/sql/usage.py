@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import orjson
-from msgspec import Struct
 
 from storage.database import USAGE, Connection, Database, Row, Statement
 from storage.sql.group import Group, bulk_writes, reads
 from storage.sql.statements import load, make_statement
-from storage.usage_records import COUNTERS, FORGOTTEN_USER, ROWS_AT_ONCE, UsageKey, UsageQuery, UsageSum
+from storage.usage_records import (
+    COUNTERS,
+    FORGOTTEN_USER,
+    ROWS_AT_ONCE,
+    UsageKey,
+    UsagePart,
+    UsageQuery,
+    UsageSum,
+    sum_rows,
+)
 
 SQL = load("usage.sql")
 _KEY_COLUMNS = len(UsageKey._fields)
@@ -22,22 +30,7 @@ _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
 _LISTED_DAYS = 31
 
 # Seconds for which the last part of a process is known. An outage is shorter.
-_PART_KEPT_S = 30 * 86_400.0
-
-UsageRow = tuple[UsageKey, Sequence[int]]
-
-
-class UsagePart(Struct, frozen=True):
-    """A part of what a process has counted."""
-
-    # A name of the process, which no other one has.
-    process: str
-    # From 1 on; each new part has a higher one.
-    number: int
-    # Seconds since the epoch.
-    at: float
-    # At most `ROWS_AT_ONCE`, in the order of their keys.
-    rows: Sequence[UsageRow]
+_MAX_PART_AGE_S = 30 * 86_400.0
 
 
 class Usage(Group):
@@ -54,7 +47,7 @@ class Usage(Group):
         if await connection.value(SQL["part"], (part.process, part.number, part.at)) is None:
             return
         if part.number == 1:
-            await connection.run(SQL["parts_age"], (part.at - _PART_KEPT_S,))
+            await connection.run(SQL["parts_age"], (part.at - _MAX_PART_AGE_S,))
         for key, counters in part.rows:
             await connection.run(SQL["add"], (*key, *counters))
 
@@ -151,19 +144,14 @@ async def anonymize_user_rows(connection: Connection, project: str, user: str) -
     return await _add_anonymously(connection, await connection.rows(SQL["take_user"], (project, user)))
 
 
-async def _add_anonymously(connection: Connection, rows: Iterable[Sequence[object]]) -> int:
+async def _add_anonymously(connection: Connection, rows: Sequence[Row]) -> int:
     """Adds the counters of removed rows to those of forgotten users. Returns how many rows there were."""
-    sums: dict[UsageKey, list[int]] = {}
-    count = 0
-    for row in rows:
-        count += 1
-        key = UsageKey(*row[:_KEY_COLUMNS])._replace(user=FORGOTTEN_USER)  # type: ignore[arg-type]
-        found = sums.setdefault(key, [0] * len(COUNTERS))
-        for n, value in enumerate(row[_KEY_COLUMNS:]):
-            found[n] += value  # type: ignore[operator]
-    for key in sorted(sums):
-        await connection.run(SQL["add"], (*key, *sums[key]))
-    return count
+    anonymous = (
+        (UsageKey(*row[:_KEY_COLUMNS])._replace(user=FORGOTTEN_USER), row[_KEY_COLUMNS:]) for row in rows
+    )
+    for key, counters in sum_rows(anonymous):
+        await connection.run(SQL["add"], (*key, *counters))
+    return len(rows)
 
 
 async def _read_sums(connection: Connection, query: UsageQuery) -> list[UsageSum]:

@@ -24,8 +24,16 @@ from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts
-from storage.sql.usage import Usage, UsagePart
-from storage.usage_records import COUNTERS, FORGOTTEN_USER, ROWS_AT_ONCE, UsageKey
+from storage.sql.usage import Usage
+from storage.usage_records import (
+    COUNTERS,
+    FORGOTTEN_USER,
+    ROWS_AT_ONCE,
+    UsageKey,
+    UsagePart,
+    add_counters,
+    sum_rows,
+)
 
 _log = logging.getLogger("mnemogate")
 
@@ -71,11 +79,6 @@ def prices_of(settings: Settings) -> PriceOf:
 def user_of(scope: Scope | None) -> str:
     """Returns the user whose memory it is; "" for one that is no person's."""
     return scope.subject.removeprefix(_USER) if scope is not None and scope.is_person else ""
-
-
-def _add(counters: list[int], values: Sequence[int]) -> None:
-    for n, value in enumerate(values):
-        counters[n] += value
 
 
 class _BackgroundKey(NamedTuple):
@@ -295,9 +298,8 @@ class Meter:
         self._wrote_at = time.monotonic()
         try:
             await self._attribute_background()
-            await self._write_part(())
             keys = sorted(self._counters)
-            for start in range(0, len(keys), ROWS_AT_ONCE):
+            for start in range(0, max(1, len(keys)), ROWS_AT_ONCE):  # without keys the unconfirmed part alone
                 await self._write_part(keys[start : start + ROWS_AT_ONCE])
             while self._forgotten:
                 forgotten = next(iter(self._forgotten))
@@ -359,8 +361,8 @@ class Meter:
     def _forget(self, project: str, user: str) -> None:
         """Takes a user's name off what is still in memory."""
         for key in [key for key in self._counters if (key.project, key.user) == (project, user)]:
-            values = self._counters.pop(key)
-            _add(self._counters_of(*key._replace(user=FORGOTTEN_USER)), values)
+            counters = self._counters.pop(key)
+            add_counters(self._counters_of(*key._replace(user=FORGOTTEN_USER)), counters)
         if self._write_lock.locked() or self._unconfirmed is not None:
             self._forgotten.add((project, user))
         if self._unconfirmed is not None:
@@ -368,12 +370,12 @@ class Meter:
 
     def _without_forgotten(self, part: UsagePart) -> UsagePart:
         """Returns a part without the names of users that were forgotten while it was being written."""
-        found: dict[UsageKey, list[int]] = {}
-        for key, values in part.rows:
-            if (key.project, key.user) in self._forgotten:
-                key = key._replace(user=FORGOTTEN_USER)
-            _add(found.setdefault(key, [0] * len(COUNTERS)), values)
-        return replace(part, rows=sorted(found.items()))
+        forgotten = self._forgotten
+        anonymous = (
+            (key._replace(user=FORGOTTEN_USER) if (key.project, key.user) in forgotten else key, counters)
+            for key, counters in part.rows
+        )
+        return replace(part, rows=sum_rows(anonymous))
 
     async def _anonymize_old(self) -> None:
         """Takes the names of users off the counters that are too old."""

@@ -19,8 +19,7 @@ from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.records import Agent
 from storage.sql.store import Store
-from storage.sql.usage import UsagePart
-from storage.usage_records import COUNTERS, UsageKey, UsageLimit
+from storage.usage_records import COUNTERS, UsageKey, UsageLimit, UsagePart
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.admin.test_transfer_agents import rich, without

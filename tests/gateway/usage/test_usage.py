@@ -21,8 +21,15 @@ import pytest
 from gateway.run.usage import meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.records import TokenCounts
-from storage.sql.usage import UsagePart
-from storage.usage_records import COUNTERS, FORGOTTEN_USER, SHOWN_COUNTERS, UsageKey, UsageQuery, UsageSum
+from storage.usage_records import (
+    COUNTERS,
+    FORGOTTEN_USER,
+    SHOWN_COUNTERS,
+    UsageKey,
+    UsagePart,
+    UsageQuery,
+    UsageSum,
+)
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.sdk import Clock, World, agent, remember
 from tests.rows import each_row
