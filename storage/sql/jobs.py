@@ -80,12 +80,14 @@ async def drop_jobs(connection: Connection, agent: int, kind: str) -> None:
             await _delete(connection, job.id)
 
 
-async def check_attempt(connection: Connection, job: Job) -> None:
+async def check_attempt(connection: Connection, job: Job | None) -> None:
     """Keeps other processes from claiming a job until the transaction ends, after its agent was locked.
+
+    job: the attempt that alone may write; None: any process may.
 
     Raises: Stale: this attempt no longer holds the job.
     """
-    if not await is_attempt(connection, job):
+    if job is not None and not await is_attempt(connection, job):
         raise Stale(f"job {job.id} is not attempt {job.attempt}'s any more")
 
 

@@ -213,8 +213,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, e)
     if added is None:
         await _refuse_step(connection, agent)
-    if write.job is not None:
-        await check_attempt(connection, write.job)
+    await check_attempt(connection, write.job)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
@@ -322,8 +321,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     agent, e = write.agent, write.exchange
     values = (*exchanges.update_values(e), e.id, agent.id, agent.epoch, write.step.run)
     row = await connection.row(SQL["step_finish"], values)
-    if write.job is not None:
-        await check_attempt(connection, write.job)
+    await check_attempt(connection, write.job)
     if row is None:
         await _check_epoch(connection, agent)
         raise RunOver(_TAKEN_OVER)

@@ -165,8 +165,7 @@ async def end_run(
 
     Raises: NotFound; Stale: another attempt performs the run.
     """
-    if job is not None:
-        await check_attempt(connection, job)
+    await check_attempt(connection, job)
     if await connection.run(SQL["end"], (state, stop, at, run, agent)):
         await add_error_message(connection, agent, run, error_message)
     return await _get(connection, agent, run)
@@ -384,8 +383,7 @@ class Runs(Group):
         Raises: NotFound; Stale: another attempt makes it.
         """
         await connection.lock(run.agent)
-        if job is not None:
-            await check_attempt(connection, job)
+        await check_attempt(connection, job)
         if await connection.run(SQL["end"], (end.state, str(end.state), end.at, run.id, run.agent)):
             await replace_text(connection, run.agent, run.id, RESPONSE, 0, end.shown)
             if end.turn is not None:
@@ -404,8 +402,7 @@ class Runs(Group):
         Raises: Stale: another attempt makes it.
         """
         await connection.lock(agent)
-        if job is not None:
-            await check_attempt(connection, job)
+        await check_attempt(connection, job)
         now = await get_run(connection, agent, run)
         if now is None or now.is_over:
             return False
@@ -426,8 +423,7 @@ class Runs(Group):
         Raises: Stale: another attempt goes on with it.
         """
         await connection.lock(agent)
-        if job is not None:
-            await check_attempt(connection, job)
+        await check_attempt(connection, job)
         await connection.run(SQL["events_drop"], (agent, run, EVENT))
 
     @bulk_writes
@@ -441,8 +437,7 @@ class Runs(Group):
         Raises: Stale: another attempt makes it.
         """
         await connection.lock(agent)
-        if job is not None:
-            await check_attempt(connection, job)
+        await check_attempt(connection, job)
         await replace_text(connection, agent, run, RESPONSE, 0, shown)
 
     @bulk_writes
