@@ -113,12 +113,16 @@ class Forgetting(Group):
         # A read looks through all that some memories have. Of all memories at once it could take minutes.
         while len(found) < limit:
             values = (project, before, after, _SEARCHED, before - run_wait_s)
-            rows = await self._database.long_read(partial(_read_agents_before, values=values))
+            rows = await self._read_agents_before(values)
             found += [agent for agent, is_older in rows if is_older]
             if len(rows) < _SEARCHED:
                 break
             after = rows[-1][0]
         return found[:limit]
+
+    @long_reads
+    async def _read_agents_before(self, connection: Connection, values: Sequence[object]) -> list[Row]:
+        return await connection.rows(SQL["agents_before"], values)
 
     @long_reads
     async def find_inactive(
@@ -269,10 +273,6 @@ class Forgetting(Group):
     async def sweep(self, wait_ms: int = 1000) -> bool:
         """Takes what was forgotten out of the database's own old copies. False: they are still being read."""
         return await self._database.sweep(wait_ms=wait_ms)
-
-
-async def _read_agents_before(connection: Connection, values: Sequence[object]) -> list[Row]:
-    return await connection.rows(SQL["agents_before"], values)
 
 
 def _remaining_seqs(e: Exchange) -> list[int]:
