@@ -7,7 +7,7 @@ says which import has added what, by which it is undone (`erase.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
@@ -99,7 +99,7 @@ class Imports(Group):
     ) -> ImportWriting:
         """Writes up to `EXCHANGES_AT_ONCE` exchanges of a conversation, and how far the import has come then.
 
-        Turns may come between its parts: what it changes is then decided anew.
+        Turns may come between its parts: its changes are then decided again.
 
         note: of the conversation as it is written then.
 
@@ -227,12 +227,9 @@ async def _load_pool(
 
 def _end_of_part(writing: ImportWriting) -> int:
     """Returns up to which exchange the next part goes. Those that are stored with their words are not written."""
-    change = writing.change
-    count = len(change.counts)
-    filled = (i for i in sorted(change.fill) if i >= writing.done)
-    to_write = chain(filled, range(max(writing.done, change.known), count))
-    last = next(islice(to_write, EXCHANGES_AT_ONCE - 1, None), count - 1)
-    return last + 1
+    change, count = writing.change, len(writing.change.counts)
+    to_write = (i for i in range(writing.done, count) if i >= change.known or i in change.fill)
+    return next(islice(to_write, EXCHANGES_AT_ONCE - 1, None), count - 1) + 1
 
 
 async def _write_exchanges(

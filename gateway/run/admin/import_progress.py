@@ -70,7 +70,10 @@ class ImportProgress(Struct, frozen=True):
         done: how many of them are done now.
         """
         before = self.partial
-        new, known, skipped = map(sum, zip((0, 0, 0), *counts[before.exchanges : done], strict=True))
+        more = counts[before.exchanges : done]
+        new = sum(each.new for each in more)
+        known = sum(each.known for each in more)
+        skipped = sum(each.skipped for each in more)
         return replace(
             self,
             messages=self.messages.with_more(new=new, known=known, skipped=skipped),
