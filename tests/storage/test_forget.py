@@ -147,13 +147,13 @@ async def test_what_grows_with_each_turn_is_deleted_in_parts(
     await talk(alice, ["one"])
     agent = alice.agent.id
     added = {
-        "marks": "(agent, kind, hash, exchange) VALUES (?1, 'tomb', x'00', ?2)",
-        "terms": "(agent, chunk, data) VALUES (?1, ?2, x'00')",
-        "segments": "(agent, bucket, number, stamp, data) VALUES (?1, 1, ?2, 1, x'00')",
+        "marks": "(agent, kind, hash, exchange) VALUES (?1, 'tomb', ?3, ?2)",
+        "terms": "(agent, chunk, data) VALUES (?1, ?2, ?3)",
+        "segments": "(agent, bucket, number, stamp, data) VALUES (?1, 1, ?2, 1, ?3)",
     }
     for number in range(100, 105):
         for table, row in added.items():
-            insert = make_statement("a test's", f"INSERT INTO {table} {row}".replace("x'00'", "?3"))
+            insert = make_statement("a test's", f"INSERT INTO {table} {row}")
             await store.database.write(lambda c, s=insert, n=number: c.run(s, (agent, n, b"0")))
     counts = [
         make_statement("a test's", f"SELECT count(*) FROM {table} WHERE agent = {agent}") for table in added
@@ -167,7 +167,7 @@ async def test_what_grows_with_each_turn_is_deleted_in_parts(
         return done
 
     monkeypatch.setattr(forgetting, "_run_step", run_and_count)
-    monkeypatch.setattr(erase, "_DELETED_PAGE", 2, raising=False)
+    monkeypatch.setattr(erase, "_DELETED_PAGE", 2)
     await store.forgetting.wipe(agent)
     assert left[-1] == [0, 0, 0]
     for before, after in pairwise(left):
@@ -178,7 +178,7 @@ async def test_a_search_for_what_is_too_old_reads_some_memories_at_a_time(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all memories at once it takes longer than PostgreSQL is waited for."""
-    monkeypatch.setattr(forgetting, "_SEARCHED", 2, raising=False)
+    monkeypatch.setattr(forgetting, "_SEARCHED", 2)
     read: list[str] = []
     store = await open_store(note=read.append)
     agents = [

@@ -244,10 +244,8 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
     talk = tuple(f"Word{i}x" for i in range(40))
     found = follow(world, send(world, json.dumps({"id": "c-1", "messages": wire(talk)}).encode()))
     left = [20]
-    run_step, count = (
-        forget._run_step,
-        make_statement("left", "SELECT count(*) FROM exchanges WHERE agent <> 0"),
-    )
+    run_step = forget._run_step
+    count = make_statement("left", "SELECT count(*) FROM exchanges WHERE agent <> 0")
 
     async def run_and_count(connection: Connection, **given: Any) -> Any:
         done = await run_step(connection, **given)
@@ -619,9 +617,9 @@ def test_a_long_conversation_is_written_in_parts(
     talk = tuple(f"Word{i}x" for i in range(40))
     data = json.dumps({"id": id, "messages": wire(talk)}).encode()
     imported = (
-        "SELECT count(*), max(e.depth) + 1, count(DISTINCT e.conversation) FROM exchanges e JOIN imported i"
+        "SELECT count(*), max(e.depth) + 1, count(DISTINCT e.conversation) FROM exchanges e"
+        " JOIN imported i ON i.id = e.id AND i.what = 'exchange'"
     )
-    imported = f"{imported} ON i.id = e.id AND i.what = 'exchange'"
     came: list[object] = []
 
     def come_between() -> None:

@@ -8,9 +8,10 @@ import json
 import random
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -358,21 +359,21 @@ def test_a_user_who_is_forgotten_during_a_write_goes_with_the_next_one(
     assert world.query('SELECT "user", requests FROM usage') == [(FORGOTTEN_USER, 1)]
 
 
+async def lose_answer(add: Callable[[UsagePart], Awaitable[None]], part: UsagePart) -> None:
+    """Adds a part, as when the answer of the database is lost."""
+    await add(part)
+    raise meter.StoreError("no answer")
+
+
 def test_a_user_who_is_forgotten_before_a_lost_write_is_repeated_is_counted_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The counters are in the table, and nobody knows. What is counted since then is another part."""
     counter = world.gateway.app.services.accounting.meter
-    add = counter._usage.add
-
-    async def lose_answer(part: UsagePart) -> None:
-        await add(part)
-        raise meter.StoreError("no answer")
-
     world.chat(user="alice").say("Hi")
     world.settle()
     with monkeypatch.context() as patches:
-        patches.setattr(counter._usage, "add", lose_answer)
+        patches.setattr(counter._usage, "add", partial(lose_answer, counter._usage.add))
         with pytest.raises(meter.StoreError):
             world.gateway.call(counter.write())
     world.chat(user="alice").say("Hi")
@@ -384,16 +385,11 @@ def test_a_user_who_is_forgotten_before_a_lost_write_is_repeated_is_counted_once
 
 def test_what_may_be_in_the_table_already_counts_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = world.gateway.app.services.accounting.meter
-    add = counter._usage.add
-
-    async def lose_answer(part: UsagePart) -> None:
-        await add(part)
-        raise meter.StoreError("no answer")
 
     async def tokens_after_a_lost_write() -> int:
         counter.add_background("default", 0, "up", "m", TokenCounts(10, 5))
         with monkeypatch.context() as patches:
-            patches.setattr(counter._usage, "add", lose_answer)
+            patches.setattr(counter._usage, "add", partial(lose_answer, counter._usage.add))
             with pytest.raises(meter.StoreError):
                 await counter.write()
         return await counter.background_tokens("default")
