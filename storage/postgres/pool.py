@@ -101,7 +101,7 @@ class ConnectionPool:
         self._open: set[RawConnection] = set()  # idle or in use
         self._opening = 0  # connections that are being made
         self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
-        # When each read or write of a turn began to wait for a connection, the oldest first.
+        # When each read or write of a turn began to wait for a connection.
         self._acquiring: dict[object, float] = {}
         # Those that wait for a connection, the first to come first; None wakes one to ask again.
         self._waiting: deque[asyncio.Future[RawConnection | None]] = deque()
@@ -130,7 +130,7 @@ class ConnectionPool:
     @property
     def longest_wait_s(self) -> float:
         """How long a turn has been waiting for a connection; of several turns the longest."""
-        began = next(iter(self._acquiring.values()), None)
+        began = min(self._acquiring.values(), default=None)
         return 0.0 if began is None else self._loop.time() - began
 
     def check(self) -> None:
