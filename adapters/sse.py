@@ -1,10 +1,9 @@
 """The decoder of server-sent events, incremental: bytes in, whole events out.
 
-It does not look at their data, but for that of a last event that lacks its end.
-
 An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the
 stream back byte for byte (blank lines too many begin the next event). The same bytes cut anywhere give the
-same events.
+same events. Their data is not looked at, except for that of a last event without its blank line: whole JSON is given
+one.
 Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of this module:
 
 - A blank line of "\\r" that ends the bytes so far waits for one more byte, which may be its "\\n". Streams
@@ -35,7 +34,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LONGEST_BLANK = 4
 _BOM = b"\xef\xbb\xbf"
 _PLAIN = b"data: "
-_CR = ord("\r")  # a look for an integer takes a fifth of one for bytes
+_CR = ord("\r")  # finding an integer in bytes takes a fifth of the time of finding bytes
 
 
 class EventDecoder:

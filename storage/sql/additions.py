@@ -52,7 +52,7 @@ class Gone(Struct, frozen=True):
 
 @dataclass(slots=True)
 class GoneReading:
-    """Holds what is gone for one run of a forgetting, where it was read before its pages; else the first reads it."""
+    """Holds what is gone for one run of a forgetting. The first page reads it, unless it was read before."""
 
     gone: Gone | None = None
 

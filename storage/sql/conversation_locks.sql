@@ -14,7 +14,7 @@ RETURNING name
 SELECT held_until FROM conversation_locks WHERE name = ?1 AND held_until <= {clock:2}
 
 -- name: take_over
--- Takes a lock whose lease ended at ?5. No row: it was prolonged or taken since.
+-- Takes a lock over if its lease ended at ?5. No row: it was prolonged or taken since.
 UPDATE conversation_locks SET holder = ?2, held_until = {clock:3} + ?4, wanted = CASE WHEN wanted = ?2 THEN NULL ELSE wanted END
 WHERE name = ?1 AND held_until = CAST(?5 AS DOUBLE PRECISION) RETURNING name
 

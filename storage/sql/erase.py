@@ -149,7 +149,7 @@ async def _erase_each(
         e = await exchanges.load_exchange(connection, agent, id)
         if e is not None and e.state is not State.FORGOTTEN:
             seqs += await _erase_exchange(connection, agent, e, leaves_tombs=leaves_tombs, mark=mark)
-    # At once, since neighbours share a chunk of the index, which is written anew.
+    # Of all at once, since neighbours share a chunk of the index, which is rewritten.
     await forget_indexed(connection, agent, seqs)
     await raise_epoch(connection, agent)
 
@@ -157,7 +157,7 @@ async def _erase_each(
 async def _erase_exchange(
     connection: Connection, agent: int, e: Exchange, *, leaves_tombs: bool = True, mark: str = _ERASED
 ) -> list[int]:
-    """Erases a whole exchange, whose row stays. Returns the numbers of its messages, which are still indexed.
+    """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
 
     leaves_tombs: its messages are recognised when they are sent again.
     """

@@ -59,7 +59,7 @@ UPDATE jobs SET due = ?1, asked = ?1 WHERE asked > ?1 + 1 AND +state IN ('pendin
 SELECT kind FROM ({next}) n WHERE due <= {clock:1} ORDER BY due LIMIT 1
 
 -- name: expired
--- Finds jobs whose leases have run out: whoever ran them was killed, or hung. Returns whether their leases were ended.
+-- Finds jobs with expired leases: their processes were killed, or hung. Returns whether each was released.
 SELECT id, tries, held_until = 0 FROM jobs
 WHERE state = 'running' AND kind {in:1:TEXT:16} AND (holder <> ?2 OR held_until <= {clock:3}) ORDER BY id
 {postgres:FOR UPDATE SKIP LOCKED}

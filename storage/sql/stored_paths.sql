@@ -102,10 +102,10 @@ RETURNING (SELECT indexed_seq FROM agents WHERE id = ?39)
 
 -- name: step_finish (postgres)
 WITH a AS (
-    SELECT g.id AS whose, g.indexed_seq FROM agents g JOIN runs r ON r.id = ?41 AND r.agent = g.id AND r.state <> 'failed'
+    SELECT g.id AS agent_id, g.indexed_seq FROM agents g JOIN runs r ON r.id = ?41 AND r.agent = g.id AND r.state <> 'failed'
     WHERE g.id = ?39 AND g.epoch = ?40 FOR NO KEY UPDATE)
 {set_plainly}
-FROM a WHERE id = ?38 AND agent = a.whose AND state = 'open'
+FROM a WHERE id = ?38 AND agent = a.agent_id AND state = 'open'
 RETURNING a.indexed_seq
 
 -- name: step_abandon (sqlite)

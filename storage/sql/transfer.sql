@@ -139,8 +139,8 @@ SELECT NOT EXISTS (SELECT 1 FROM conversations WHERE agent = ?1)
    AND NOT EXISTS (SELECT 1 FROM blocks WHERE agent = ?1 AND version > 1)
 
 -- name: path_end
--- Reads the end of the path to an exchange, oldest first: from the last exchange on that has a reply, whose hash is that
--- of the path up to it.
+-- Reads the end of the path to an exchange, oldest first: from the last exchange on that has a reply, since its hash is
+-- that of the path up to it.
 WITH RECURSIVE up(id, parent, reply) AS (
     SELECT id, parent, reply FROM exchanges WHERE agent = ?1 AND seq = ?2
     UNION ALL SELECT e.id, e.parent, e.reply FROM up JOIN exchanges e ON e.id = up.parent AND e.agent = ?1

@@ -219,7 +219,7 @@ class EmbeddingService:
         try:
             return list(await self._call(agent, texts))
         except _RefusedText:
-            # If it refuses these as well, not the texts are the cause, but the settings or the account: the job fails.
+            # If it refuses these as well, the cause is not the texts, but the settings or the account: the job fails.
             await self._call(agent, BASELINE_TEXTS)
         if len(texts) == 1:
             return [None]

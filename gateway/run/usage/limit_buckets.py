@@ -156,7 +156,7 @@ class LimitBuckets:
         self._dropped_at = max(_MAX_BUCKETS, 2 * len(self._buckets))
 
     def _forget(self, project: str, user: str) -> None:
-        """Has what a user has used be read again: the table no longer knows whose it was."""
+        """Drops the buckets of a forgotten user: what is left of them in the table is read again."""
         self._buckets = {
             key: each
             for key, each in self._buckets.items()
