@@ -20,7 +20,7 @@ from adapters.types import BYTES_PER_TOKEN, Header, Json, ModelRequest
 from gateway.core.trace_context import TraceContext, without_trace
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
-from gateway.core.usage.reported import costs_tokens
+from gateway.core.usage.reported import ReplyUsage, costs_tokens, reported_counts
 from gateway.log import mask_keys_in_name
 from storage.records import Scope, TokenCounts
 
@@ -75,11 +75,11 @@ class UpstreamCall(Struct, eq=False):
     # The prompt's tokens by our count, and those that memory added; 0: they were not counted.
     prompt_tokens: int = 0
     injected_tokens: int = 0
-    # The characters of the model's reply, as far as it was received.
+    # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
     received_chars: int = 0
     # The tokens as the upstream reported them; None: it did not.
     counts: TokenCounts | None = None
-    # Those of the prompt as it reported them when the reply began; None: it did not.
+    # Where it did not, those of the prompt as it reported them when the reply began; None: it did not.
     prompt_counts: TokenCounts | None = None
     # The id of a response that the upstream goes on making, whose tokens it reports to a later GET; None: it is none.
     pending_id: str | None = None
@@ -116,6 +116,13 @@ class UpstreamCall(Struct, eq=False):
             return _NO_COUNTS
         prompt = self.prompt_counts or TokenCounts(self.prompt_tokens or self.sent_tokens)
         return prompt._replace(completion=self.received_chars // BYTES_PER_TOKEN)
+
+    def note_usage(self, usage: ReplyUsage, prompt_usage: Json | None) -> None:
+        """Notes what a reply has reported, as far as it came. prompt_usage: `ModelReply.prompt_usage`."""
+        self.counts, self.pending_id = usage.counts, usage.pending_id
+        if self.counts is None:
+            self.received_chars = usage.chars
+            self.prompt_counts = usage.prompt_counts or reported_counts(prompt_usage)
 
     def note_piece(self, piece: Piece) -> None:
         """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""

@@ -31,7 +31,7 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import RefusedContent
 from gateway.core.upstream.policy import Target
-from gateway.core.usage.reported import ReplyUsage, reported_counts
+from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError
 from gateway.run.call import ChatCall, endpoint_form_for
 from gateway.run.memory.fit import fit_prompt, fit_rounds
@@ -349,11 +349,7 @@ class TurnRun:
         if usage is not None:
             call = self.attempts.call
             call.end()
-            call.counts, call.pending_id = usage.counts, usage.pending_id
-            if call.counts is None:
-                call.received_chars = usage.chars
-                if self._reply is not None:
-                    call.prompt_counts = reported_counts(self._reply.prompt_usage)
+            call.note_usage(usage, None if self._reply is None else self._reply.prompt_usage)
 
     async def _take_stream(self, reply: ModelReply) -> None:
         """Reads a stream until it ends, or the turn needs no more of it. Raises: ProviderError."""

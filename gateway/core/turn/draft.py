@@ -279,6 +279,10 @@ class MessageDraft:
         return reported_counts(self.usage)
 
     @property
+    def prompt_counts(self) -> None:
+        """A chunk reports the usage of the whole call."""
+
+    @property
     def pending_id(self) -> None:
         """No chat completion is made after its answer."""
 

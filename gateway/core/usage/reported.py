@@ -130,6 +130,10 @@ class ReplyUsage(Protocol):
         """The tokens as reported; None: none are."""
 
     @property
+    def prompt_counts(self) -> TokenCounts | None:
+        """The tokens of the prompt as reported before the reply; None: they are not."""
+
+    @property
     def pending_id(self) -> str | None:
         """The id of a response that its upstream goes on making after this reply; None: it is none."""
 

@@ -16,7 +16,7 @@ from adapters.sse import EventDecoder
 from adapters.types import Header
 from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.upstream_error import error_of_stream
-from gateway.core.usage.reported import UsageReader, reported_counts
+from gateway.core.usage.reported import UsageReader
 from gateway.core.usage.withheld_usage import without_usage
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
@@ -194,10 +194,8 @@ class _ReplyReader:
 
     def note_usage(self) -> None:
         """Notes in the call of the reply what it has reported, as far as it came."""
-        call, usage = self.call, self._usage
-        if usage is not None:
-            call.counts, call.received_chars, call.pending_id = usage.counts, usage.chars, usage.pending_id
-            call.prompt_counts = usage.prompt_counts or reported_counts(self.reply.prompt_usage)
+        if self._usage is not None:
+            self.call.note_usage(self._usage, self.reply.prompt_usage)
 
 
 class ChangedEvents:
