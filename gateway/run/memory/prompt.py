@@ -239,18 +239,14 @@ class Prompt(Struct, frozen=True):
 
     def without_stored_media(self) -> Prompt | None:
         """Returns the prompt without the media in stored messages that an upstream has to fetch; None: it has none."""
-        inserted = [
-            replace(each, message=without_remote_media(each.message))
-            if has_remote_media(each.message)
-            else each
-            for each in self.composition.inserted
-        ]
+        inserted = self.composition.inserted
         stored = frozenset(
             n for n in self.request.stored_messages if has_remote_media(self.request.messages[n])
         )
-        if inserted == [*self.composition.inserted] and stored <= self.without_media:
+        if stored <= self.without_media and not any(has_remote_media(each.message) for each in inserted):
             return None
-        composition = replace(self.composition, inserted=inserted)
+        remaining = [replace(each, message=without_remote_media(each.message)) for each in inserted]
+        composition = replace(self.composition, inserted=remaining)
         return replace(self, composition=composition, without_media=stored, changes_prefix=True)
 
     @property
