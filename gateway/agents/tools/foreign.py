@@ -11,7 +11,7 @@ from gateway.agents.tools.sandbox import Sandbox
 from gateway.agents.tools.secret import SecretCipher, SecretFault
 from gateway.agents.tools.webhook import Webhooks
 from gateway.core.definition import McpServerDefinition, ToolDefinition
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer, unsent_answer
 from gateway.settings import ToolSettings
 from storage.records import DefinitionKind
 from storage.sql.store import Store
@@ -66,7 +66,7 @@ class ForeignTools:
             try:
                 secrets = await self.secrets.of(server)
             except SecretFault as error:
-                return failed_answer(f"Error: {call.tool} cannot be called: {error}.", was_sent=False)
+                return unsent_answer(call.tool, error)
             return await self.mcp.call_tool(
                 McpServerDefinition.of(server.body), name, call.arguments, secrets
             )

@@ -24,7 +24,7 @@ from gateway.agents.core.mcp_server import MASK, McpSecrets
 from gateway.agents.tools.hosts import HostError, StatusFault, ToolHosts
 from gateway.agents.tools.mcp_report import SessionReport
 from gateway.core.definition import MAX_SCHEMA_BYTES, McpServerDefinition
-from gateway.run.tools.toolbox import ToolAnswer, failed_answer
+from gateway.run.tools.toolbox import ToolAnswer, lost_answer, unsent_answer
 from gateway.settings import ToolHeader, ToolSettings
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ class McpServers:
             fault = str(error)
         # A result counts also where the end of its session fails.
         if result is None:
-            if is_sent:
-                return failed_answer(f"Error: {tool} was called, but {fault}. It may have been done.")
-            return failed_answer(f"Error: {tool} cannot be called: {fault}.", was_sent=False)
+            return lost_answer(tool, fault) if is_sent else unsent_answer(tool, fault)
         texts = [_text_of(each) for each in result.content]
         if not texts and result.structured_content is not None:
             texts = [json.dumps(result.structured_content, ensure_ascii=False)]

@@ -15,7 +15,7 @@ from hashlib import sha256
 import orjson
 
 from gateway.agents.tools.hosts import HostError, ReplyFault, ToolHosts
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer, lost_answer, unsent_answer
 from gateway.settings import SECRET_PREFIX
 
 TIMEOUT_S = 30.0  # of a call with its reply; no measurement
@@ -53,9 +53,9 @@ class Webhooks:
                 f"Error: {call.tool} did not answer within {TIMEOUT_S:.0f} s. It may have been done."
             )
         except ReplyFault as error:
-            return failed_answer(f"Error: {call.tool} was called, but {error}. It may have been done.")
+            return lost_answer(call.tool, error)
         except HostError as error:
-            return failed_answer(f"Error: {call.tool} cannot be called: {error}.", was_sent=False)
+            return unsent_answer(call.tool, error)
         text = content.decode("utf-8", "replace")
         if not 200 <= status < 300:
             return failed_answer(f"Error: {call.tool} answered with status {status}: {text[:SHOWN_CHARS]}")

@@ -68,8 +68,18 @@ class ToolAnswer(Struct, frozen=True):
         return msgspec.json.decode(data, type=cls)
 
 
-def failed_answer(content: str, *, was_sent: bool = True) -> ToolAnswer:
-    return ToolAnswer(content, "error", was_sent=was_sent)
+def failed_answer(content: str) -> ToolAnswer:
+    return ToolAnswer(content, "error")
+
+
+def unsent_answer(tool: str, reason: object) -> ToolAnswer:
+    """Returns the answer to a call that was not sent. reason: ends a sentence, without its full stop."""
+    return ToolAnswer(f"Error: {tool} cannot be called: {reason}.", "error", was_sent=False)
+
+
+def lost_answer(tool: str, reason: object) -> ToolAnswer:
+    """Returns the answer to a call that was sent, and has no reply that can be read. reason: as for `unsent_answer`."""
+    return failed_answer(f"Error: {tool} was called, but {reason}. It may have been done.")
 
 
 def max_result_chars(most: int, window: int | None) -> int:

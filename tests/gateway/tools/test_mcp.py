@@ -26,7 +26,7 @@ from gateway.agents.tools import mcp, mcp_session
 from gateway.agents.tools.hosts import ToolHosts
 from gateway.agents.tools.mcp import McpFault, McpServers
 from gateway.core.definition import McpServerDefinition
-from gateway.run.tools.toolbox import ToolAnswer, failed_answer
+from gateway.run.tools.toolbox import ToolAnswer
 from gateway.settings import ToolHeader, ToolSettings
 from tests.agents.plain_mcp import PLAIN
 from tests.doubles import careless_mcp_server
@@ -147,7 +147,8 @@ async def test_a_server_that_dies_is_an_error_of_the_call(options: tuple[str, ..
         assert died.content.startswith("Error: die was called, but ")
         assert died.content.endswith(". It may have been done.")
         gone = await servers.call_tool(server, "add", {"a": 1, "b": 2})
-        assert gone == failed_answer("Error: add cannot be called: it could not be reached.", was_sent=False)
+        unreached = "Error: add cannot be called: it could not be reached."
+        assert gone == ToolAnswer(unreached, "error", was_sent=False)
         with pytest.raises(McpFault, match="could not be reached"):
             await servers.list_tools(server)
 

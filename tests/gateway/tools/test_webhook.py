@@ -12,7 +12,7 @@ import pytest
 from gateway.agents.tools import webhook
 from gateway.agents.tools.hosts import ToolHosts
 from gateway.agents.tools.webhook import Webhooks
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
+from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
 from gateway.settings import ToolSettings
 from tests.doubles.tool_server import ToolServer, replying, serving
 
@@ -88,9 +88,8 @@ async def test_what_goes_wrong_is_told_and_not_tried_again(reply: bytes, says: s
 async def test_a_webhook_that_is_not_there_was_not_called() -> None:
     async with serving(b"") as server:
         pass
-    assert await call(server) == failed_answer(
-        "Error: lookup cannot be called: it could not be reached.", was_sent=False
-    )
+    unreached = "Error: lookup cannot be called: it could not be reached."
+    assert await call(server) == ToolAnswer(unreached, "error", was_sent=False)
 
 
 async def test_a_slow_webhook_is_called_once_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
