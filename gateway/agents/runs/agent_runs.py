@@ -77,7 +77,7 @@ from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
-from storage.records import DEFAULT, Agent, Run, RunState, Summary, TokenCounts
+from storage.records import DEFAULT, Agent, Job, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
@@ -481,9 +481,8 @@ class AgentRuns:
         memory, prompt, resumed = beginning.memory, beginning.prompt, beginning.resumed
         if resumed is not None and resumed.waiting_run is not None:
             if accepted is not None:
-                stop, now = StopReason.REQUIRES_APPROVAL, self.keeper.now()
-                ended = (accepted.run.agent, accepted.run.id, RunState.COMPLETED, stop, now)
-                await self.keeper.store.runs.end(*ended, job=accepted.job)
+                stop = StopReason.REQUIRES_APPROVAL
+                await self._end(accepted.run, RunState.COMPLETED, stop, job=accepted.job)
             # The usage of the calls' own reply was reported with it.
             return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
         memory.receipt, receipt.scope = receipt, memory.context.agent.scope
@@ -556,9 +555,12 @@ class AgentRuns:
         finally:
             del self._live[run.uid]
 
-    async def _end(self, run: Run, state: RunState, stop: StopReason, error_message: str = "") -> Run:
+    async def _end(
+        self, run: Run, state: RunState, stop: StopReason, error_message: str = "", job: Job | None = None
+    ) -> Run:
+        """Ends a run, as `end_run` does."""
         return await self.keeper.store.runs.end(
-            run.agent, run.id, state, stop, self.keeper.now(), error_message
+            run.agent, run.id, state, stop, self.keeper.now(), error_message, job
         )
 
     def _tools_of(self, send: RoutedSend, context: MemoryContext) -> MakesToolbox:

@@ -410,9 +410,10 @@ class BackgroundRuns:
             await self._fail(run, _INTERNAL, attempt.job)
 
     async def _fail(self, run: Run, error: str, job: Job | None = None) -> Run:
-        """Ends a run with an error, unless it has ended. job: as for `end_run`. Raises: as that."""
-        ended = (RunState.FAILED, StopReason.ERROR, self._keeper.now(), error)
-        return await self._store.runs.end(run.agent, run.id, *ended, job)
+        """Ends a run with an error, as `end_run` does."""
+        return await self._store.runs.end(
+            run.agent, run.id, RunState.FAILED, StopReason.ERROR, self._keeper.now(), error, job
+        )
 
     async def _find_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
         """Returns the name of a conversation that all of its sends use, and its row; 0: it has not begun.
