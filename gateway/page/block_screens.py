@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -18,13 +18,12 @@ from gateway.run.admin.memory_views import BlockPage, MemoryViews
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # Characters of what stays around a change in the history of a page, and of a whole difference.
 _CHARS_AROUND, _MAX_CHARS = 60, 1_500
-# Versions that a page shows; a twin has as many as were asked for.
-_VERSIONS = 20
 
 
 class BlockQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"from_": "from"}):
     """The versions that are compared. Without them the newest is, with the one before it."""
 
+    page_limit: ClassVar[int] = 20
     from_: _Number | None = None
     to: _Number | None = None
 
@@ -58,11 +57,15 @@ class _BlockScreens(Struct, frozen=True):
     async def read_page(
         self, request: ScreenRequest, access: MemoryAccess, query: BlockQuery | None = None
     ) -> BlockPage:
-        query = query or BlockQuery()
-        limit = query.limit if request.is_twin else min(query.limit, _VERSIONS)
-        label = str(request.params["label"])
+        query = query or BlockQuery(limit=BlockQuery.page_limit)
         page = await self.views.block(
-            access.project, access.uid, label, from_=query.from_, to=query.to, after=query.after, limit=limit
+            access.project,
+            access.uid,
+            str(request.params["label"]),
+            from_=query.from_,
+            to=query.to,
+            after=query.after,
+            limit=query.limit,
         )
         if access.is_person and page.block.shared:
             # What others have written into it before is not this person's to read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from typing import ClassVar
 
 from msgspec.structs import asdict
 
@@ -15,8 +16,6 @@ from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, Scr
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 
 _DAY_S = 86_400.0
-# Hits in the list of all on a page of a search, which has two more tables; a twin has as many as were asked for.
-_FOUND = 10
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -31,6 +30,7 @@ class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The sentence that is tried."""
 
+    page_limit: ClassVar[int] = 10  # the page has two more tables
     q: str = ""
 
 
@@ -90,9 +90,8 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
 
     async def search(request: ScreenRequest, query: SearchQuery) -> View:
         access, name = await _open_memory(request, views)
-        limit = query.limit if request.is_twin else min(query.limit, _FOUND)
         page = await operations.search.try_recall(
-            access.project, access.uid, query.q, after=query.after, limit=limit
+            access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
         return access.view(
             page,

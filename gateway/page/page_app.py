@@ -53,7 +53,7 @@ from gateway.page.page_request import (
     typed_text,
 )
 from gateway.page.page_routes import all_routes
-from gateway.page.screen import LIMIT, Action, LimitQuery, Screen, ScreenRequest
+from gateway.page.screen import Action, LimitQuery, Screen, ScreenRequest
 from gateway.page.sign_in_pages import PATHS, SignInPages
 from gateway.page.visitor import PersonLink, Visitor, name_of_session
 from gateway.run.admin.link_operations import Right
@@ -220,7 +220,7 @@ class PageApp:
         request.query = query_of(request.scope)
         query = read_fields(request.query, route.query, is_text=True)
         if isinstance(query, LimitQuery) and not request.is_twin:
-            query = replace(query, limit=min(query.limit, LIMIT))
+            query = replace(query, limit=min(query.limit, query.page_limit))
         note_read = partial(self._note_read, request.visitor)
         screen_request = ScreenRequest(
             request.visitor, params, query, request.is_twin, note_read, request.referrer

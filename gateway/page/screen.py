@@ -7,7 +7,7 @@ as JSON. An action answers POST: a page is sent on to where the result is seen, 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -16,7 +16,7 @@ from gateway.errors import GatewayError
 from gateway.page.visitor import Visitor
 from gateway.run.admin.link_operations import Right
 
-# Items of a list. A page has at most so many, so that its HTML stays under 100 kB; a twin may have more.
+# Items of a list, where no other number is asked for.
 LIMIT = 50
 MAX_ITEMS = 200
 
@@ -28,6 +28,8 @@ class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
 class LimitQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The query of a screen with a list; those with further fields are made of it."""
 
+    # The most items of a page, so that its HTML stays under 100 kB. A twin has as many as are asked for.
+    page_limit: ClassVar[int] = LIMIT
     limit: Annotated[int, Meta(ge=1, le=MAX_ITEMS)] = LIMIT
 
 
