@@ -122,12 +122,13 @@ d.kind = 'conversation' AND substr(d.uid, 1, 5) = 'conv_'
 d.id, d.uid, d.project, d.kind, d.memory, d.name, d.version, d.created, d.updated, t.body
 
 -- piece: standing
--- The newest standing facts `f` of an agent (?1) that are true and not muted: more than a section has room for.
+-- The newest standing facts `f` of an agent (?1) that are true and not muted: as many as are compared with what is learned
+-- (`facts.py`). A section has room for a tenth of them, and shows the nearest to a message.
 (SELECT s.seq, s.text, s.valid_from FROM facts s
  WHERE s.agent = ?1 AND s.standing = 1
    AND NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = s.id AND x.agent = s.agent)
    AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = s.id AND m.agent = s.agent)
- ORDER BY s.seq DESC LIMIT 32) f
+ ORDER BY s.seq DESC LIMIT 100) f
 
 -- piece: usage_key
 -- The key of a row of usage: the fields of `UsageKey`.

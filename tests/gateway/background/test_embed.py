@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -374,6 +375,20 @@ def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_messa
         made.mention("I always feed the cat before work.", others=0)
         learner.rest()
         assert "I always feed the cat" in section_after(made, QUESTION)
+
+
+def test_the_nearest_is_chosen_among_all_that_holds(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+) -> None:
+    """Not among the newest few: a person has dozens after some months."""
+    with remembering(upstream, other, tmp_path, background_model=None) as made:
+        learner, wish = Learner(made.world), "I never buy dandelions for my tortoise."
+        pairs = [*combinations(FOODS, 2)][:40]
+        made.mention(wish, *(f"I never eat {one} with {other} at home." for one, other in pairs), others=0)
+        learner.rest()
+        assert len(learner.facts()) == 1 + len(pairs)
+        made.rest()
+        assert wish.rstrip(".") in section_after(made, QUESTION)
 
 
 def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
