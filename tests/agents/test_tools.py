@@ -458,7 +458,10 @@ def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_
 def test_a_nudge_is_no_new_turn_for_the_window(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
         life.spec = replace(life.spec, context_window=3000)
-        upstream.queue(*(say("word " * 700) for _ in range(5)), call_tools(insert("x")), say("Done."))
+        ignored = say("word " * 700)  # a third one in a row would end the run
+        unknown = call_tools(Call("nothing"))
+        upstream.queue(ignored, ignored, unknown, ignored, ignored, unknown, ignored)
+        upstream.queue(call_tools(insert("x")), say("Done."))
         assert life.send("Remember the rose.").run.stop == "end_turn"
         *_, last = upstream.chats
         assert len([m for m in last.messages if "word" in str(m["content"])]) < 5

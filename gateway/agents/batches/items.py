@@ -84,6 +84,7 @@ _MESSAGES: dict[str, str] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read.",
     StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
+    StopReason.NO_TOOL_CALL: "Three replies in a row called no tool, and a rule demands a call.",
 }
 
 

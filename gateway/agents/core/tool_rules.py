@@ -36,7 +36,9 @@ from gateway.core.turn.guide import (
 )
 
 DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
-BAD_REPLIES = 3  # so many replies in a row with arguments that cannot be read end the turn
+# So many replies in a row end the turn with arguments that cannot be read, or without calls where one is due. Upstreams
+# that ignore `tool_choice` would go on to the limit of steps.
+BAD_REPLIES = 3
 
 
 _ORDERING: Final = frozenset(
@@ -346,16 +348,26 @@ class RuleGuide:
     def decide_next(self) -> Offer | Stop:
         self._steps += not self._is_resumed
         self._is_resumed = False
-        self._bad_replies = self._bad_replies + 1 if self._has_unreadable else 0
-        reply, self._reply, self._has_unreadable = [*self._reply.values()], {}, False
-        if self._bad_replies >= BAD_REPLIES:
-            return Stop(StopReason.BAD_TOOL_CALL)
+        reply, self._reply = [*self._reply.values()], {}
+        follows = self._after(reply)
+        fault = self._fault_of(reply, follows)
+        self._has_unreadable = False
+        self._bad_replies = 0 if fault is None else self._bad_replies + 1
+        return follows if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
+
+    def _after(self, reply: Sequence[JudgedCall]) -> Offer | Stop:
         if self._has_later_message:
             self._has_later_message = False
             self._called.clear()
             return self.offer()
-        is_last = self._steps >= self._max_steps
-        return self._state.decide_next(reply, is_last=is_last)
+        return self._state.decide_next(reply, is_last=self._steps >= self._max_steps)
+
+    def _fault_of(self, reply: Sequence[JudgedCall], follows: Offer | Stop) -> StopReason | None:
+        """Returns what is wrong with a reply; None: nothing. follows: what comes after it."""
+        if self._has_unreadable:
+            return StopReason.BAD_TOOL_CALL
+        has_to_call = not reply and isinstance(follows, Offer) and bool(follows.nudge)
+        return StopReason.NO_TOOL_CALL if has_to_call else None
 
 
 def _is_true(value: object) -> bool:

@@ -35,7 +35,13 @@ class StreamRun(Body):
 
 _NO_TOKENS = TokenCounts()
 _FAILED = frozenset(
-    {StopReason.ERROR, StopReason.UPSTREAM_ERROR, StopReason.BAD_REPLY, StopReason.BAD_TOOL_CALL}
+    {
+        StopReason.ERROR,
+        StopReason.UPSTREAM_ERROR,
+        StopReason.BAD_REPLY,
+        StopReason.BAD_TOOL_CALL,
+        StopReason.NO_TOOL_CALL,
+    }
 )
 
 

@@ -33,6 +33,7 @@ class StopReason(StrEnum):
     REQUIRES_APPROVAL = "requires_approval"  # a person or the client must answer first
     MAX_TOKENS = "max_tokens_exceeded"
     BAD_TOOL_CALL = "invalid_tool_call"
+    NO_TOOL_CALL = "no_tool_call"  # the model calls nothing, though it has to
     BAD_REPLY = "invalid_llm_response"
     UPSTREAM_ERROR = "llm_api_error"
     NO_CREDITS = "insufficient_credits"

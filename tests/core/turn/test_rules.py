@@ -311,6 +311,18 @@ def test_three_replies_in_a_row_that_cannot_be_read_end_the_turn() -> None:
     assert found[-1] == Stop(StopReason.BAD_TOOL_CALL)
 
 
+@pytest.mark.parametrize("must", [FIRST, rule("required_before_exit")])
+def test_three_replies_in_a_row_without_a_call_that_is_due_end_the_turn(must: Raw) -> None:
+    """An upstream that ignores `tool_choice` was asked up to the limit of steps."""
+    guide = RuleGuide(read_rules([must]), TOOLS)
+    assert isinstance(guide.decide_next(), Offer)
+    guide.judge(ProposedCall("1", "z", {}))
+    assert isinstance(guide.decide_next(), Offer)
+    found = [guide.decide_next() for _ in range(BAD_REPLIES)]
+    assert [isinstance(each, Offer) for each in found] == [True, True, False]
+    assert found[-1] == Stop(StopReason.NO_TOOL_CALL)
+
+
 def test_an_unreadable_call_does_not_count() -> None:
     guide = RuleGuide(read_rules([FIRST]), TOOLS)
     guide.judge(ProposedCall("1", "a", None))
@@ -563,4 +575,5 @@ def play(seed: int) -> StopReason:
 
 def test_every_run_ends_and_nothing_forbidden_runs() -> None:
     reasons = {play(seed) for seed in range(10_000)}
-    assert reasons == {END, RULE, STEPS, StopReason.REQUIRES_APPROVAL, StopReason.BAD_TOOL_CALL}
+    faults = {StopReason.BAD_TOOL_CALL, StopReason.NO_TOOL_CALL}
+    assert reasons == {END, RULE, STEPS, StopReason.REQUIRES_APPROVAL, *faults}
