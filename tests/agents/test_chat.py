@@ -307,6 +307,27 @@ def test_a_call_that_was_forbidden_before_a_result_of_the_clients_own_tool_does_
     assert (forbidden.startswith("Not run:"), ran.startswith("Not run:")) == (True, False)
 
 
+@pytest.mark.parametrize("headers", [{}, OURS, APPENDED])
+@pytest.mark.parametrize("replies", [[[insert("a")], [LOOKS]], [[insert("a"), LOOKS]]])
+def test_an_approval_that_no_one_can_give_is_asked_for_once_a_turn(
+    world: World, headers: dict[str, str], replies: list[list[Call]]
+) -> None:
+    """The rule demanded the call again after each result of the client's own tools."""
+    rules = [
+        {"type": kind, "tool_name": "memory_insert"} for kind in ("required_before_exit", "requires_approval")
+    ]
+    make(world, rules=tuple(rules))
+    chat = world.chat(model="agent/ann", headers=headers, tools=[LOOK])
+    world.upstream.queue(*(call_tools(*calls) for calls in replies), say("A ship."))
+    chat.say("Look.")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "A ship.")
+    assert chat.go_on() == "A ship."
+    assert len(world.upstream.chats) == len(replies) + 1
+    # With the user's next message it may be tried again.
+    world.upstream.queue(say("Yes."), call_tools(insert("b")), say("No."))
+    assert chat.say("Really?").endswith("No.")
+
+
 def test_the_rules_go_on_after_a_result_that_names_the_response_before_it(world: World) -> None:
     make(world, rules=({"type": "run_first", "tool_name": "memory_insert"},))
     look: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}}

@@ -317,7 +317,7 @@ class RuleGuide:
             )
             # As if a person had denied it: no rule asks for it again.
             self._called.append(CalledTool(call.name, "denied", reason))
-            verdict = Forbidden(reason)
+            verdict = Forbidden(reason, is_unapproved=True)
         is_run = isinstance(verdict, Allowed) and call.arguments is not None
         self._has_unreadable = self._has_unreadable or call.arguments is None
         self._reply[call.id] = JudgedCall(
@@ -330,6 +330,8 @@ class RuleGuide:
 
     def take_answer(self, name: str, result: ToolResult, *, is_denied: bool) -> None:
         self._is_resumed = True
+        if result.is_unapproved:
+            self._called.append(CalledTool(name, "denied", result.content))
         if not result.was_run:
             self._reply[result.call_id] = JudgedCall(name, has_run=False, has_failed=True)
             return

@@ -43,6 +43,7 @@ class PrivateFields(TypedDict, total=False):
     stdout: str | list[str]
     stderr: str | list[str]
     unrun: bool
+    unapproved: bool  # it needs an approval that no one could give
     own_length: int  # how many characters are the tool's own text
     shown_blocks: Mapping[str, str]  # gateway.core.prompt.shown_blocks.Shown
     # Of an answer to a call.

@@ -143,7 +143,9 @@ class GatewayCalls:
             elif isinstance(verdict, NeedsApproval):
                 self.waiting[call.id] = "approval"
             elif isinstance(verdict, Forbidden):
-                self._results[call.id] = ToolResult(call.id, verdict.words, "error", was_run=False)
+                self._results[call.id] = ToolResult(
+                    call.id, verdict.words, "error", was_run=False, is_unapproved=verdict.is_unapproved
+                )
                 self._forbidden.append(call.id)
             elif spoken := self._spoken(call, arguments):
                 self._results[call.id] = spoken

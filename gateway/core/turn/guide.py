@@ -120,6 +120,8 @@ class ToolResult(Struct, frozen=True):
     reason: str = ""
     # False: a rule forbids the call, or it is unreadable.
     was_run: bool = True
+    # True: it needs an approval that no one could give.
+    is_unapproved: bool = False
     # A note of what has changed in memory meanwhile, which stands after the content.
     changes: str = ""
     # What content and changes show of memory blocks.
@@ -140,6 +142,7 @@ class ToolResult(Struct, frozen=True):
             self.message(),
             status=self.status if self.status != "success" else None,
             unrun=None if self.was_run else True,
+            unapproved=self.is_unapproved or None,
             **{name: value for name in _STORED_FIELDS if (value := getattr(self, name))},
         )
 
@@ -164,6 +167,8 @@ class Forbidden(Struct, frozen=True):
 
     # Its result, with the reason and what may be called.
     words: str
+    # The call needs an approval that no one can give.
+    is_unapproved: bool = False
 
 
 Verdict = Allowed | NeedsApproval | Undecided | Forbidden

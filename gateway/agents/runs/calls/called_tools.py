@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import (
     name_and_arguments,
     text_of,
 )
-from gateway.core.conversation.private import PRIVATE, is_nudge, own_length, private_of
+from gateway.core.conversation.private import PRIVATE, PrivateFields, is_nudge, own_length, private_of
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 
@@ -61,10 +61,18 @@ def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
             found.clear()
         elif role == "assistant":
             names.update((call_id(call), name_and_arguments(call)[0]) for call in call_objects(m))
-        elif role == "tool" and not private.get("unrun") and (id := str(m.get("tool_call_id"))) in names:
-            status = "denied" if private.get("approval") == "denied" else private.get("status")
-            found.append(CalledTool(names[id], str(status or "success"), text_of(m)[: own_length(m)]))
+        elif role == "tool" and (id := str(m.get("tool_call_id"))) in names:
+            status = _status_of(private)
+            if status is not None:
+                found.append(CalledTool(names[id], status, text_of(m)[: own_length(m)]))
     return found
+
+
+def _status_of(result: PrivateFields) -> str | None:
+    """Returns the status of a call by the private fields of its result; None: it was not run, and does not count."""
+    if result.get("unapproved") or result.get("approval") == "denied":
+        return "denied"
+    return None if result.get("unrun") else result.get("status") or "success"
 
 
 def _begin_turns(messages: Sequence[WireMessage]) -> list[bool]:

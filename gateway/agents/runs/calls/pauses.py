@@ -139,10 +139,14 @@ def result_of(message: WireMessage) -> ToolResult:
         name: str(private[name]) for name in ("stdout", "stderr", "approval", "reason") if private.get(name)
     }
     status = str(private.get("status") or "success")
-    was_run = not private.get("unrun")
-    shown = private.get("shown_blocks") or NOTHING_SHOWN
     return ToolResult(
-        str(message["tool_call_id"]), text_of(message), status, **more, was_run=was_run, shown=shown
+        str(message["tool_call_id"]),
+        text_of(message),
+        status,
+        **more,
+        was_run=not private.get("unrun"),
+        is_unapproved=bool(private.get("unapproved")),
+        shown=private.get("shown_blocks") or NOTHING_SHOWN,
     )
 
 
