@@ -280,19 +280,10 @@ class ImportPerformer(Struct, frozen=True):
 
     def _skip(self, running: RunningImport, number: int, item: Unreadable) -> None:
         """Counts an unreadable item as skipped, with a warning. number: its own in the file."""
-        before = running.progress
         is_fact = running.format in FACT_FORMATS
         what = "Line or fact" if is_fact else "Conversation"
-        after = before.warn(f"{what} {number} was skipped: {item.why}.")
-        if is_fact:
-            after = replace(after, facts=before.facts.with_more(skipped=1))
-        else:
-            after = replace(
-                after,
-                conversations=before.conversations.with_more(skipped=1),
-                messages=before.messages.with_more(skipped=item.messages),
-            )
-        running.progress = replace(after, position=before.position + 1)
+        after = running.progress.warn(f"{what} {number} was skipped: {item.why}.")
+        running.progress = after.skip_fact() if is_fact else after.skip_conversation(item.messages)
 
     async def _store_status(self, running: RunningImport, status: str) -> None:
         if not running.request.is_preview:

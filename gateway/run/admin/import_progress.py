@@ -99,6 +99,18 @@ class ImportProgress(Struct, frozen=True):
             partial=PartialConversation(),
         )
 
+    def skip_fact(self) -> ImportProgress:
+        """Returns it after a fact that cannot be read."""
+        return replace(self, facts=self.facts.with_more(skipped=1), position=self.position + 1)
+
+    def skip_conversation(self, messages: int) -> ImportProgress:
+        """Returns it after a conversation that is left out, of which a part may be written already.
+
+        messages: of the source.
+        """
+        done = self.partial
+        return self.end_conversation(max(0, messages - done.new - done.known - done.skipped), chars=0)
+
     def dump(self) -> bytes:
         return msgspec.json.encode(self)
 

@@ -18,6 +18,7 @@ import orjson
 import pytest
 
 from gateway.cli import main
+from gateway.core.dates import iso_text
 from gateway.core.imports import exchanges
 from gateway.errors import BadRequest, UnknownId
 from gateway.operations import make_import_operations
@@ -30,7 +31,7 @@ from storage.commands import ForgetTarget, ImportWriting
 from storage.database import Connection
 from storage.errors import Broken
 from storage.records import LEARNER, RULE, Scope
-from storage.sql import erase, forget
+from storage.sql import erase, forget, imports
 from storage.sql.imports import Imports
 from storage.sql.statements import make_statement
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -52,6 +53,7 @@ TALKS = {
     "c-2": ("I live in Quxhaven.", "Quxhaven is by the sea."),
 }
 WORDS = ("Zebulon", "anchovies", "Quxhaven")
+DAY_S = 86_400.0
 
 
 @pytest.fixture
@@ -608,7 +610,13 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
 @pytest.mark.both
 @pytest.mark.parametrize(
     ("between", "id"),
-    [("a turn", "c-1"), ("a turn", None), ("a forgetting", "c-1"), ("a stop", "c-1"), ("a stop", None)],
+    [
+        ("a turn", "c-1"),
+        ("a turn", None),
+        ("a forgetting", "c-1"),
+        ("a stop", "c-1"),
+        ("a stop", None),
+    ],
 )
 def test_a_long_conversation_is_written_in_parts(
     world: World, monkeypatch: pytest.MonkeyPatch, between: str, id: str | None
@@ -624,8 +632,9 @@ def test_a_long_conversation_is_written_in_parts(
 
     def come_between() -> None:
         came.extend(world.query(imported))
+        another = {"role": "user", "content": "Another"}
         if between == "a turn":
-            assert world.post([{"role": "user", "content": "Another"}], user="alice").status == 200
+            assert world.post([another], user="alice").status == 200
         elif between == "a forgetting":
             admin(world, "memory-forget", message=3)
 
@@ -635,14 +644,14 @@ def test_a_long_conversation_is_written_in_parts(
         written = await write_part(self, *given)
         if written.done == 8 and not came:
             await asyncio.to_thread(come_between)
-            if between == "a stop":
+            if between.endswith("a stop"):
                 raise asyncio.CancelledError
         return written
 
     monkeypatch.setattr("storage.sql.imports.EXCHANGES_AT_ONCE", 4)
     monkeypatch.setattr(Imports, "write_part", write_and_come_between)
     begun = send(world, data)
-    if between == "a stop":
+    if between.endswith("a stop"):
         becomes(lambda: not world.gateway.app.services.imports._running)
         world.clock.sleep(3_600)  # nobody has written to it for long, where processes share it
         begun = send(world, data)
@@ -654,6 +663,38 @@ def test_a_long_conversation_is_written_in_parts(
     assert counts(send(world, data, "preview=true").json, "messages") == (40, 0, 40, 0)
     undo(world, found["id"])
     assert b"Word" not in world.data()
+
+
+@pytest.mark.both
+def test_a_conversation_that_retention_reaches_while_its_import_is_stopped(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written of it is counted once, and the next conversation is counted as well."""
+    talk = tuple(f"Word{i}x" for i in range(40))
+    old, recent = world.clock() - 29 * DAY_S, world.clock() - DAY_S
+    lines = [
+        {"id": "c-1", "at": iso_text(old), "messages": wire(talk)},
+        {"id": "c-2", "at": iso_text(recent), "messages": wire(TALKS["c-1"])},
+    ]
+    data = b"".join(orjson.dumps(line) + b"\n" for line in lines)
+    write_part = Imports.write_part
+
+    async def write_and_stop(self: Imports, *given: Any) -> ImportWriting:
+        written = await write_part(self, *given)
+        if written.done == 4:
+            raise asyncio.CancelledError
+        return written
+
+    monkeypatch.setattr(imports, "EXCHANGES_AT_ONCE", 4)
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Imports, "write_part", write_and_stop)
+        send(world, data, "project=brief")
+        becomes(lambda: not world.gateway.app.services.imports._running)
+    world.clock.sleep(2 * DAY_S)
+    found = follow(world, send(world, data, "project=brief"))
+    assert counts(found, "messages") == (44, 12, 0, 32)
+    assert counts(found, "conversations") == (2, 2, 0, 0)
+    assert found["warnings"] == ["Conversation 1 was skipped: it is older than what is retained."]
 
 
 @pytest.mark.both
