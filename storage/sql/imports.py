@@ -204,17 +204,28 @@ async def _decide(
     """
     # Read first: what changes while the pool is read raises it.
     version = await _load_version(connection, agent.id)
+    if begun is None:
+        begun = await _find_conversation(connection, agent, write, done)
     change = write.decide(await _load_pool(connection, agent, write, begun))
     # Where less is stored than was written, the rest is written again.
     return ImportWriting(write, change, version, min(done, change.known))
 
 
+async def _find_conversation(
+    connection: Connection, agent: Agent, write: ImportWrite, done: int
+) -> int | None:
+    """Returns the conversation in which this import has written so many exchanges, else the one of the same id."""
+    found: int | None = None
+    if done:
+        found = await connection.value(SQL["begun"], (agent.id, write.paths[done - 1], write.row))
+    if found is None and write.key is not None:
+        found = await connection.value(exchanges.SQL["conversation_of"], (agent.id, write.key))
+    return found
+
+
 async def _load_pool(
     connection: Connection, agent: Agent, write: ImportWrite, conversation: int | None
 ) -> ImportPool:
-    if conversation is None and write.key is not None:
-        row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, write.key))
-        conversation = None if row is None else row[0]
     rows = await rows_of(connection, SQL["matched"], write.paths, agent.id)
     matched = [MatchedExchange(exchanges.make_exchange(row), *map(bool, row[-3:])) for row in rows]
     unanswered = exchanges.make_exchanges(

@@ -38,6 +38,11 @@ ON CONFLICT (what, id) DO UPDATE SET import = excluded.import, learns = excluded
 -- An exchange of an undone import has its words again.
 DELETE FROM imported WHERE what = 'stub' AND id = ?
 
+-- name: begun
+-- Finds the conversation in which an import (?3) has last written an exchange with a path.
+SELECT p.conversation FROM exchanges p JOIN imported i ON i.what = 'exchange' AND i.id = p.id
+WHERE p.agent = ?1 AND p.path = ?2 AND i.import = ?3 ORDER BY p.id DESC LIMIT 1
+
 -- name: matched
 -- Finds exchanges with some paths: their skeletons, then whether their conversations were imported, whether anything has
 -- finished after them, and whether they are left of an undone import.

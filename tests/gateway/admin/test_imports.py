@@ -616,6 +616,7 @@ def test_an_import_that_was_stopped_goes_on(world: World) -> None:
         ("a forgetting", "c-1"),
         ("a stop", "c-1"),
         ("a stop", None),
+        ("a turn in it and a stop", None),
     ],
 )
 def test_a_long_conversation_is_written_in_parts(
@@ -635,6 +636,10 @@ def test_a_long_conversation_is_written_in_parts(
         another = {"role": "user", "content": "Another"}
         if between == "a turn":
             assert world.post([another], user="alice").status == 200
+        elif between == "a turn in it and a stop":
+            assert world.post([*wire(talk[:16]), another], user="alice").status == 200
+            world.settle()
+            assert world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges") == [(9, 1)]
         elif between == "a forgetting":
             admin(world, "memory-forget", message=3)
 
