@@ -26,7 +26,7 @@ from storage.commands import (
 from storage.database import Connection, Row
 from storage.errors import NotFound, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
-from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope
+from storage.records import IMPORT, LEARNER, RULE, Agent, Exchange, Scope, message_key
 from storage.sql import exchanges
 from storage.sql.agents import load_agent, load_numbers
 from storage.sql.erase import StoredTarget
@@ -106,7 +106,9 @@ class Imports(Group):
         Raises: NotFound: the memory is gone, or the import was stopped.
         """
         agent = await _lock_memory(connection, writing.write.agent)
-        if await _load_version(connection, agent.id) != writing.version:
+        if await _load_version(connection, agent.id) != writing.version and await _is_outdated(
+            connection, agent, writing
+        ):
             begun = writing.change.conversation if writing.done else None
             writing = await _decide(connection, agent, writing.write, writing.done, begun)
         end = _end_of_part(writing)
@@ -209,6 +211,23 @@ async def _decide(
     change = write.decide(await _load_pool(connection, agent, write, begun))
     # Where less is stored than was written, the rest is written again.
     return ImportWriting(write, change, version, min(done, change.known))
+
+
+async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWriting) -> bool:
+    """Returns whether a conversation has to be decided again, since something in its memory has changed.
+
+    Where a part of it is written and nothing was forgotten, a turn matters only if it has added to the conversation
+    what the next part adds. All of a long one would else be read again for each part, while turns wait.
+    """
+    write, change, done = writing.write, writing.change, writing.done
+    if not done or writing.version is None or writing.version[0] != agent.epoch:
+        return True
+    begin = max(done, change.known)
+    next_added = change.add[begin - change.known : begin - change.known + 1]
+    questions = [message_key(e.inputs[-1]) for e in next_added]
+    stored = await rows_of(connection, SQL["matched"], write.paths[begin : _end_of_part(writing)], agent.id)
+    stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
+    return any(exchanges.make_exchange(row).conversation == change.conversation for row in stored)
 
 
 async def _find_conversation(

@@ -28,7 +28,7 @@ from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background.learner import LEARN
 from gateway.settings import ProjectSettings, Settings
 from storage.commands import ForgetTarget, ImportWriting
-from storage.database import Connection
+from storage.database import Connection, Statement
 from storage.errors import Broken
 from storage.records import LEARNER, RULE, Scope
 from storage.sql import erase, forget, imports
@@ -668,6 +668,46 @@ def test_a_long_conversation_is_written_in_parts(
     assert counts(send(world, data, "preview=true").json, "messages") == (40, 0, 40, 0)
     undo(world, found["id"])
     assert b"Word" not in world.data()
+
+
+@pytest.mark.parametrize("comes", ["another conversation", "the next turn of this one"])
+def test_turns_between_the_parts_of_a_conversation_have_little_of_it_read_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """All of it, after each of the turns, is quadratic, and is read while turns wait for the writer."""
+    talk = tuple(f"Word{i}x" for i in range(80))
+    read: list[int] = []
+    read_rows, write_part = imports.rows_of, Imports.write_part
+
+    async def count_paths(connection: Connection, statement: Statement, values: Any, *first: Any) -> Any:
+        if statement is imports.SQL["matched"]:
+            read.append(len(values))
+        return await read_rows(connection, statement, values, *first)
+
+    def take_turn(done: int) -> None:
+        world.upstream.script = lambda seen: say(talk[2 * done + 1])
+        asked = {"role": "user", "content": talk[2 * done]}
+        before = wire(talk[: 2 * done]) if comes == "the next turn of this one" else []
+        assert world.post([*before, asked], user="alice").status == 200
+        world.settle()
+
+    async def write_and_take_turn(self: Imports, *given: Any) -> ImportWriting:
+        written = await write_part(self, *given)
+        if not written.is_done and (comes == "another conversation" or written.done == 8):
+            await asyncio.to_thread(take_turn, written.done)
+        return written
+
+    monkeypatch.setattr(imports, "EXCHANGES_AT_ONCE", 4)
+    monkeypatch.setattr(imports, "rows_of", count_paths)
+    monkeypatch.setattr(Imports, "write_part", write_and_take_turn)
+    found = follow(world, send(world, json.dumps({"messages": wire(talk)}).encode()))
+    if comes == "another conversation":
+        assert counts(found, "messages") == (80, 80, 0, 0)
+        # Once to decide what is new, and of each part what it writes.
+        assert sum(read) <= 2 * 40, read
+    else:
+        assert counts(found, "messages") == (80, 78, 2, 0)
+        assert world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges") == [(40, 1)]
 
 
 @pytest.mark.both
