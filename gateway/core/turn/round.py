@@ -377,7 +377,7 @@ class Round:
 
     def _read_chunk(self, chunk: Json, event: Event) -> RoundEnd | None:
         """Takes a chunk. event: the one that it is the data of."""
-        if "error" in chunk or "choices" not in chunk or event.name == "error":
+        if "error" in chunk or not chunk.get("choices") or event.name == "error":
             error = error_in(chunk, event.name)
             if error is not None:
                 own = chunk.get("error")

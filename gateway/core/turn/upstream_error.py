@@ -60,8 +60,18 @@ _MAX_VERDICT_BYTES: Final = 4096
 _CAUSE_CHARS: Final = 200
 # The bytes that are read of an error, since some repeat the whole request.
 ERROR_BYTES: Final = 64 * 1024
-# The bytes at the beginning of a body in which an error names itself.
-_ERROR_BEGINS: Final = 64
+# A chunk or a completion has it, and errors do not.
+_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*[^\]\s]')
+# Codes that are no error's, in bodies that have a code whatever they are.
+_SUCCESS_CODES: Final = (None, "", 0, "0", 200, "200")
+# The codes of MiniMax by the status that they mean; any other is a 500 (platform.minimax.io/docs/api-reference/errorcode).
+_MINIMAX_CODES: Final = {
+    400: (1026, 1027, 1042, 2013),
+    401: (1004, 2049),
+    402: (1008,),
+    429: (1002, 1039, 1041, 2045, 2056),
+}
+_MINIMAX_STATUSES: Final = {code: status for status, codes in _MINIMAX_CODES.items() for code in codes}
 
 
 def is_for_good(status: int, body: bytes) -> bool:
@@ -146,10 +156,10 @@ def _error_in_body(body: bytes) -> Json | None:
 def error_in(chunk: Json, name: str | None = None) -> Json | None:
     """Returns the error that a chunk or a body is, in OpenAI's form; None if it is none.
 
-    Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, and anything under
-    `event: error`.
+    Known forms: {"error": {...}}, {"error": "text"}, {"object": "error", "message": ...}, {"code": ..., "msg": ...},
+    {"base_resp": {"status_code": ..., "status_msg": ...}}, and anything under `event: error`.
     """
-    error = chunk.get("error")
+    error = chunk.get("error") or _error_without_name(chunk)
     # vLLM's older errors, and whatever comes as an event named so, are the error themselves.
     if not error:
         if chunk.get("object") != "error" and name != "error":
@@ -166,16 +176,37 @@ def error_in(chunk: Json, name: str | None = None) -> Json | None:
     return shaped
 
 
+def _error_without_name(fields: Json) -> Json | None:
+    """Returns the error that a chunk or a body is by its code alone, as of MiniMax, GLM and Qwen; None: it is none."""
+    if fields.get("choices"):
+        return None
+    base = fields.get("base_resp")
+    code = base.get("status_code") if isinstance(base, dict) else None
+    if isinstance(base, dict) and isinstance(code, int) and code:
+        status = _MINIMAX_STATUSES.get(code, 500)
+        return {"message": base.get("status_msg"), "code": code, "status": status}
+    message = fields.get("msg") or fields.get("message")
+    if not isinstance(message, str) or fields.get("code") in _SUCCESS_CODES:
+        return None
+    return {**fields, "message": message}
+
+
 def refusal_in_event(first: Event) -> tuple[int, bytes] | None:
     """Returns status and body of the error with which a stream begins; None: it begins with something else.
 
     Some upstreams send an error with a 200: Anthropic when overloaded, OpenRouter for the upstream it chose, vLLM.
     """
+    data = first.data
     # Nearly every stream begins with a chunk that has no such word, and is not parsed for it.
-    if first.data is None or (b"error" not in first.data and first.name != "error"):
+    if data is None or (first.name != "error" and b"error" not in data and not _may_be_error(data)):
         return None
-    error = _error_in_data(first.data, first.name)
+    error = _error_in_data(data, first.name)
     return None if error is None else (_status_of(error), orjson.dumps({"error": error}))
+
+
+def _may_be_error(data: bytes) -> bool:
+    """Returns whether JSON without the word may be an error all the same."""
+    return len(data) <= ERROR_BYTES and _CHOICES.search(data) is None
 
 
 def _error_in_data(data: bytes, name: str | None) -> Json | None:
@@ -215,17 +246,20 @@ def make_stream_error(error: Json) -> UpstreamBroke:
     return kind(f"The upstream's stream has an error: {error.get('message') or ''}")
 
 
-def error_status_in(body: bytes) -> int | None:
-    """Returns the status of the error that the whole body of a success is; None: it is something else.
+def refusal_in_body(body: bytes) -> tuple[int, bytes] | None:
+    """Returns status and body of the error that a whole chat completion is; None: it is something else.
 
-    OpenRouter answers so when its upstream fails after the status has left.
+    OpenRouter answers so when its upstream fails after the status has left. Its body stays as it came, as far as
+    clients of OpenAI's find the error in it.
     """
-    # An error begins as one, after white space that came as a sign of life. The rest of a completion is not looked at.
-    if body.lstrip().find(b"error", 0, _ERROR_BEGINS) < 0:
+    if not _may_be_error(body):
         return None
     parsed, _ = read_json(body)
-    error = error_in(parsed) if isinstance(parsed, dict) and not parsed.get("choices") else None
-    return None if error is None else _status_of(error)
+    error = error_in(parsed) if isinstance(parsed, dict) else None
+    if error is None:
+        return None
+    is_named = bool(parsed.get("error")) or parsed.get("object") == "error"
+    return _status_of(error), body if is_named else orjson.dumps({"error": error})
 
 
 def _status_of(error: Json) -> int:

@@ -30,7 +30,7 @@ from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
     RefusedContent,
     context_from_error,
-    error_status_in,
+    refusal_in_body,
     refusal_in_event,
     refused_content,
     refuses_input,
@@ -565,7 +565,8 @@ async def _reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
         if not isinstance(error, ProviderError):
             raise
         return BufferedReply(reply.status, reply.headers, b"", error), b""
-    return BufferedReply(error_status_in(body) or reply.status, reply.headers, body), body
+    status, shown = refusal_in_body(body) or (reply.status, body)
+    return BufferedReply(status, reply.headers, shown), body
 
 
 async def _discard(reply: ModelReply) -> None:

@@ -16,6 +16,7 @@ from gateway.core.turn.upstream_error import (
     error_in,
     error_of_stream,
     is_for_good,
+    refusal_in_body,
     refusal_in_event,
     refused_content,
 )
@@ -87,6 +88,13 @@ DEEP = orjson.loads("[" * 300 + "]" * 300)
         ),
         ({"error": {"message": None, "type": "x"}}, "The upstream reported an error", None),
         ({"error": ["No.", 7]}, '["No.",7]', None),
+        ({"code": 500, "msg": "No.", "success": False}, "No.", 500),  # GLM
+        ({"code": "Throttling", "message": "No.", "request_id": "r"}, "No.", "Throttling"),  # Qwen
+        (
+            {"choices": None, "base_resp": {"status_code": 1002, "status_msg": "No."}},  # MiniMax
+            "No.",
+            1002,
+        ),
         # Nested more deeply than JSON is written here.
         ({"error": {"message": "No.", "code": 502, "cause": DEEP}}, "No.", 502),
         ({"error": {"message": DEEP, "code": DEEP}}, "The upstream reported an error", None),
@@ -101,6 +109,47 @@ def test_an_error_is_read_in_each_form_that_upstreams_have(
     assert (found["message"], found["code"]) == (message, code)
     assert orjson.loads(orjson.dumps({"error": found})) == {"error": found}
     assert error_in({"choices": []}) is None
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
+        {"choices": [{"index": 0}], "base_resp": {"status_code": 1027, "status_msg": "sensitive"}},
+        {"code": 200, "msg": "ok", "data": {}},
+        {"code": 0, "message": "success"},
+        {"code": 500},
+        {"type": "message_start", "message": {"id": "m"}, "code": 1},
+    ],
+)
+def test_a_code_alone_is_no_error(chunk: dict[str, Any]) -> None:
+    assert error_in(chunk) is None
+
+
+_MINIMAX = '{"id":"","choices":null,"base_resp":{"status_code":%d,"status_msg":"No."}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (_MINIMAX % 1002, 429),
+        (_MINIMAX % 1004, 401),
+        (_MINIMAX % 1008, 402),
+        (_MINIMAX % 1026, 400),
+        (_MINIMAX % 1000, 500),
+        ('{"code":1234,"msg":"No.","success":false}', 500),
+        ('{"code":429,"msg":"No."}', 429),
+        ('{"error":{"message":"No.","type":"overloaded_error"},"choices":[]}', 529),
+        (_MINIMAX % 0, None),
+        ('{"choices":[{"index":0}],"error":{"message":"No."}}', None),
+        ("<html>error</html>", None),
+    ],
+)
+def test_a_body_that_is_an_error_has_its_status(body: str, status: int | None) -> None:
+    found = refusal_in_body(body.encode())
+    assert (None if found is None else found[0]) == status
+    if found is not None:
+        assert orjson.loads(found[1])["error"]["message"] == "No."
 
 
 @pytest.mark.parametrize(

@@ -124,17 +124,35 @@ def whole_error(body: bytes = _HIDDEN) -> Reply:
     return raw(body, content_type="application/json")
 
 
+# MiniMax and GLM answer so.
+_UNNAMED = (
+    (b'{"id":"c","choices":null,"base_resp":{"status_code":1002,"status_msg":"rate limit"}}', "429"),
+    (b'{"code":500,"msg":"Gone.","success":false}', "500"),
+)
+
+
 @only_openai
 @forms
 @both
 def test_a_whole_success_that_is_an_error_is_tried_elsewhere(two: Open, stream: bool, memory: bool) -> None:
     with two() as it:
-        it.first.queue(whole_error())
-        it.second.queue(say("From the second."))
-        text, headers = it.ask(stream, memory)
-        assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:502;second:200")
+        for body, status in ((_HIDDEN, "502"), *_UNNAMED):
+            it.first.queue(whole_error(body))
+            it.second.queue(say("From the second."))
+            text, headers = it.ask(stream, memory, text=f"What is {status}?")
+            assert (text, headers["x-mnemogate-tries"]) == ("From the second.", f"first:{status};second:200")
         it.settle()
-        assert it.endpoint("first").health.failures == 1
+        assert it.endpoint("first").health.failures == 3
+
+
+@only_openai
+@both
+def test_an_error_without_that_name_in_a_stream_is_tried_elsewhere(two: Open, memory: bool) -> None:
+    with two() as it:
+        for body, status in _UNNAMED:
+            it.first.queue(raw(b"data: %b\n\n" % body, b"data: [DONE]\n\n"))
+            text, headers = it.ask(True, memory, text=f"What is {status}?")
+            assert (text, headers["x-mnemogate-tries"]) == ("Ok.", f"first:{status};second:200")
 
 
 @only_openai
@@ -148,6 +166,11 @@ def test_a_whole_success_that_is_an_error_is_that_error(two: Open, memory: bool)
         it.first.queue(whole_error(b'{"object":"error","message":"Too much.","type":"BadRequestError"}'))
         with pytest.raises(openai.BadRequestError, match=r"Too much\."):
             it.ask(False, memory)
+        body, _ = _UNNAMED[0]
+        it.first.queue(whole_error(body))
+        with pytest.raises(openai.RateLimitError, match="rate limit") as limited:
+            it.ask(False, memory)
+        assert limited.value.code == "1002"
 
 
 @only_openai
