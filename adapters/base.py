@@ -112,8 +112,8 @@ class ModelReply(Protocol):
     async def peek(self) -> Event | None:
         """Returns the first event of a stream, which `chunks` and `events` yield again.
 
-        None: there is none, or a large one. Comments before it are skipped, but not for long: the client waits for them
-        as a sign of life. Raises: as `events`.
+        None: it is large. Comments before it are skipped, but not for long: the client awaits them as a sign of life.
+        Raises: as `events`; ProviderBroke: there is none.
         """
 
     async def read(self, limit_bytes: int) -> bytes:

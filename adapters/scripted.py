@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from adapters.base import ModelReply, read_whole
 from adapters.errors import ProviderError
-from adapters.sse import EventDecoder
+from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest, is_event_stream
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
@@ -194,13 +194,13 @@ class ScriptedReply:
 
     async def peek(self) -> Event | None:
         """Returns the first event that the pieces make before one of them fails."""
-        decoder = EventDecoder()
+        first = FirstEvent()
         for piece in self.pieces:
             if isinstance(piece, ProviderError):
                 raise piece
-            if events := decoder.feed(piece):
-                return events[0]
-        return None
+            if event := first.feed(piece, 0.0):
+                return event
+        return first.finish()
 
     async def read(self, limit_bytes: int) -> bytes:
         return await read_whole(self, limit_bytes)

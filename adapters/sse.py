@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import re
 
-from adapters.errors import ProviderTooLarge, UnfinishedEvent
+import orjson
+
+from adapters.errors import ProviderBroke, ProviderTooLarge, UnfinishedEvent
 from adapters.json_escapes import read_json
 from adapters.types import Event
 
@@ -87,7 +89,8 @@ class EventDecoder:
     def finish(self) -> list[Event]:
         """Returns what the end of the stream completes: an event that waited for its blank line, or stray blank lines.
 
-        An upstream that forgets the blank line after its `[DONE]`, or after the last of its JSON, has ended its stream.
+        An upstream that forgets the blank line after its `[DONE]`, or after the last of its JSON, has ended its stream;
+        one that sends nothing but JSON under the type of a stream has sent one event.
         Raises: UnfinishedEvent: the stream ended inside an event.
         """
         rest = bytes(self._buffer)
@@ -103,6 +106,9 @@ class EventDecoder:
             return [Event(rest, b"[DONE]", event.name)]
         if event.data is not None and isinstance(read_json(event.data)[0], dict):
             return [event._replace(raw=rest.rstrip(b"\r\n") + b"\n\n")]
+        if event.data is None and isinstance(body := read_json(rest)[0], dict):
+            data = orjson.dumps(body)
+            return [Event(b"data: " + data + b"\n\n", data)]
         raise UnfinishedEvent(rest)
 
     def _cut_events(self) -> list[bytes]:
@@ -164,6 +170,13 @@ class FirstEvent:
         if self.comment is None:
             self.comment, self.ends_at = events[0], now + COMMENTS_S
         return self.comment if now >= self.ends_at else None
+
+    def finish(self) -> Event:
+        """Returns the event that the end of the stream completes. Raises: ProviderBroke: there is none."""
+        for event in self._decoder.finish():
+            if event.data is not None:
+                return event
+        raise ProviderBroke("the upstream's stream ended before its first event")
 
 
 def _is_plain(raw: bytes) -> bool:

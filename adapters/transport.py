@@ -422,9 +422,9 @@ class HttpReply:
             yield events
 
     async def peek(self) -> Event | None:
-        """Returns the first event of the body; None: there is none, or it is large.
+        """Returns the first event of the body; None: it is large.
 
-        Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge.
+        Raises: ProviderBroke (also where there is none), ProviderTimeout, ProviderTooLarge.
         """
         first = FirstEvent()
         seen: list[bytes] = []
@@ -439,7 +439,7 @@ class HttpReply:
                     return event
                 if left < 0:
                     return None
-            return first.comment if data is None else None
+            return first.comment if data is None else first.finish()
         finally:
             self._unread = b"".join((*seen, self._unread))
 

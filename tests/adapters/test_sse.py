@@ -103,6 +103,13 @@ def test_a_last_event_of_whole_json_needs_no_blank_line(rest: bytes) -> None:
     assert (event.raw, event.data) == (rest.rstrip() + b"\n\n", b'{"a":1}')
 
 
+@pytest.mark.parametrize("body", [b'{"a":1}', b'{\n  "a": 1\n}\n', b'{"a":\r\n\t1}'])
+def test_nothing_but_json_is_one_event(body: bytes) -> None:
+    decoder = EventDecoder()
+    decoder.feed(body)
+    assert decoder.finish() == [Event(b'data: {"a":1}\n\n', b'{"a":1}')]
+
+
 def test_an_event_without_end_is_refused_at_the_bound() -> None:
     decoder = EventDecoder()
     assert decoder.feed(b"data: " + b"x" * (MAX_EVENT_BYTES - 6)) == []

@@ -97,6 +97,31 @@ async def test_a_large_first_event_is_not_waited_for(
     await reply.aclose()
 
 
+@pytest.mark.parametrize("rest", [b'data: {"a":1}', b': wait\n\ndata: {"a":1}\n', b'{"a": 1}'])
+async def test_a_first_event_may_be_completed_by_the_end_of_its_stream(
+    transport: HttpTransport, upstream: StrictUpstream, rest: bytes
+) -> None:
+    upstream.queue(raw(rest[:7], rest[7:]))
+    reply = await post(transport, upstream, chat(stream=True))
+    found = await reply.peek()
+    assert (found and found.data) == b'{"a":1}'
+    assert [event.data for batch in [each async for each in reply.events()] for event in batch][-1:] == [
+        b'{"a":1}'
+    ]
+    await reply.aclose()
+
+
+@pytest.mark.parametrize("body", [b"", b"\n\n", b": wait\n\n", b"data: {"])
+async def test_a_stream_that_ends_before_its_first_event_breaks(
+    transport: HttpTransport, upstream: StrictUpstream, body: bytes
+) -> None:
+    upstream.queue(raw(body))
+    reply = await post(transport, upstream, chat(stream=True))
+    with pytest.raises(ProviderBroke):
+        await reply.peek()
+    await reply.aclose()
+
+
 @pytest.mark.parametrize("nothing", [b": wait\n\n", b"\n\n\n\n"])
 async def test_comments_without_an_end_before_the_first_event_are_an_error(
     transport: HttpTransport, upstream: StrictUpstream, nothing: bytes

@@ -64,7 +64,7 @@ ERROR_BYTES: Final = 64 * 1024
 _CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*[^\]\s]')
 # Codes that are no error's, in bodies that have a code whatever they are.
 _SUCCESS_CODES: Final = (None, "", 0, "0", 200, "200")
-# The codes of MiniMax by the status that they mean; any other is a 500 (platform.minimax.io/docs/api-reference/errorcode).
+# MiniMax's codes by the status that they mean; any other is a 500. (platform.minimax.io/docs/api-reference/errorcode)
 _MINIMAX_CODES: Final = {
     400: (1026, 1027, 1042, 2013),
     401: (1004, 2049),

@@ -72,6 +72,25 @@ def test_comments_without_an_end_before_the_first_event_are_tried_elsewhere(two:
 
 @both
 @only_openai
+def test_a_stream_of_which_nothing_comes_but_its_end_is_tried_elsewhere(two: Open, memory: bool) -> None:
+    gone = b'{"error":{"code":502,"message":"Gone."}}'
+    faults = (
+        (b"", "broke"),
+        (b": wait\n\n", "broke"),
+        (b'data: {"id":', "broke"),
+        (b"data: " + gone, "502"),  # the blank line is missing
+        (gone, "502"),  # no stream, whatever its type says
+    )
+    with two() as it:
+        for n, (body, kind) in enumerate(faults):
+            it.first.queue(raw(body))
+            text, headers = it.ask(True, memory, text=f"Number {n}?")
+            assert (text, headers["x-mnemogate-tries"]) == ("Ok.", f"first:{kind};second:200"), body
+            it.endpoint("first").health.failures = 0
+
+
+@both
+@only_openai
 @pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
 def test_an_error_behind_comments_is_tried_elsewhere(two: Open, apart: bool, memory: bool) -> None:
     """OpenRouter sends them while it waits for the upstream that it chose."""

@@ -43,6 +43,7 @@ STREAMS = {
         each.replace(b'"index":0', b'"index":"0"') for each in (SO, IT, END, DONE)
     ),
     "messages in place of deltas": (b"data: " + whole() + b"\n\n", DONE),
+    "a body under the type of a stream": (whole(),),
 }
 BODIES = {
     "the index of a choice is a text": whole().replace(b'"index": 0', b'"index": "0"'),
