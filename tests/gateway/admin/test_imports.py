@@ -578,33 +578,43 @@ def lines_of_two_users() -> bytes:
 
 
 @pytest.mark.both
-def test_an_import_that_was_stopped_goes_on(world: World) -> None:
-    talks = {f"c-{i}": (f"Question {i}", f"Answer {i}") for i in range(300)}
-    data = export("jsonl", talks)
-    begun = send(world, data).json
-    while not world.query("SELECT count(*) FROM exchanges")[0]:
-        pass
+def test_an_import_that_was_stopped_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_part, written = Imports.write_part, list[int]()
+
+    async def write_ten(self: Imports, *given: Any) -> ImportWriting:
+        if len(written) == 10:
+            await asyncio.Event().wait()  # until it is stopped
+        done = await write_part(self, *given)
+        written.append(1)
+        return done
+
     imports = world.gateway.app.services.imports
-    world.gateway.call(imports.aclose())
-    one = f"/v1/manage/imports/{begun['id']}"
-    stopped = world.gateway.ask("GET", one, None, OWNER).json
-    done = world.query("SELECT count(*) FROM exchanges")[0]
-    assert 0 < done < 300
+    data = export("jsonl", {f"c-{i}": (f"Question {i}", f"Answer {i}") for i in range(30)})
+    with monkeypatch.context() as held:
+        held.setattr(Imports, "write_part", write_ten)
+        begun = send(world, data).json
+        becomes(lambda: len(written) == 10)
+        world.gateway.call(imports.aclose())
+    assert world.query("SELECT count(*) FROM exchanges") == [10]
     world.clock.sleep(3_600)  # nobody has written to it for long, where processes share it
-    stopped = world.gateway.ask("GET", one, None, OWNER).json
-    assert (stopped["status"], stopped["conversations"]["new"]) == ("stopped", done)
+    stopped = world.gateway.ask("GET", f"/v1/manage/imports/{begun['id']}", None, OWNER).json
+    assert (stopped["status"], stopped["conversations"]["new"]) == ("stopped", 10)
     # Sent twice at once it is one import.
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: send(world, data), range(2)))
     assert {each.json["id"] for each in both} == {begun["id"]}
     found = follow(world, both[0])
-    assert (found["status"], counts(found, "messages")) == ("done", (600, 600, 0, 0))
-    assert world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges") == [(300, 300)]
+    assert (found["status"], counts(found, "messages")) == ("done", (60, 60, 0, 0))
+    assert world.query("SELECT count(*), count(DISTINCT conversation) FROM exchanges") == [(30, 30)]
     # One that is under way is stopped, and undone.
-    later = send(world, export("jsonl", {f"d-{i}": (f"Later {i}", "Yes.") for i in range(300)})).json
-    assert undo(world, later["id"])["status"] == "undone"
+    written.clear()
+    with monkeypatch.context() as held:
+        held.setattr(Imports, "write_part", write_ten)
+        later = send(world, export("jsonl", {f"d-{i}": (f"Later {i}", "Yes.") for i in range(30)})).json
+        becomes(lambda: len(written) == 10)
+        assert undo(world, later["id"])["status"] == "undone"
     assert b"Later" not in world.data()
-    assert world.query("SELECT count(*) FROM conversations") == [300]
+    assert world.query("SELECT count(*) FROM conversations") == [30]
 
 
 @pytest.mark.both
