@@ -18,7 +18,7 @@ from gateway.settings import DatabaseSettings
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, Reply, Seen, StrictUpstream, say
 from tests.gateway.two.proxy import Proxy
-from tests.patience import becomes
+from tests.patience import PATIENCE_S, becomes
 from tests.postgres import execute, query
 from tests.server import RawReply, Running, serve, settings_for
 
@@ -125,7 +125,7 @@ def test_a_send_is_answered_once_through_an_outage(world: World) -> None:
         other.running.call(agents.agents.recover())
     becomes(lambda: not world.are_ended("conversation_locks"))
     world.gate.open()
-    thread.join()
+    thread.join(PATIENCE_S)
     again = other.ask("POST", world.path, body)
     assert [m["content"] for reply in (*replies, again) for m in reply.json["messages"]] == ["Here."] * 2
     assert [run["status"] for run in other.ask("GET", "/v1/runs/").json] == ["completed"]
@@ -170,7 +170,7 @@ def test_a_gateway_without_its_lease_writes_nothing_over_what_another_has_done(
     owner.proxy.allow()
     owner.waits_until("ok")
     world.gate.open()
-    thread.join()
+    thread.join(PATIENCE_S)
     assert "taken this conversation over" in replies[0].body.decode()
     said = [
         m["content"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.doubles.upstream import Gate, Reply, Seen, say
 from tests.gateway.two.people import Agent
-from tests.gateway.two.world import Lost, World
+from tests.gateway.two.world import PATIENCE_S, Lost, World
 
 
 class HeldWorld(World):
@@ -58,7 +58,7 @@ def test_a_send_is_answered_once_where_its_gateway_died(world: HeldWorld) -> Non
     thread.start()
     world.came.wait_sync()
     world.gateways[0].kill()
-    thread.join()
+    thread.join(PATIENCE_S)
     assert lost
     world.let_all_go()
     # It waits for the lease on the conversation, and then nobody performs that run any more.
