@@ -1,7 +1,8 @@
 """An MCP server over its pipes, written by hand: it starts in a twentieth of the time that the package `mcp` takes.
 
 For tests of what the gateway does with tools. How it speaks with a server, `mcp_server` tries, which is the package's.
-With the argument `told` it has a tool `told`, which returns a variable.
+With the argument `told` it has a tool `told`, which returns a variable; with `faulty` the tools `die`, `hang` and
+`flood`, which do that.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,6 +29,22 @@ def told(name: str) -> str:
     return value if len(value) < 8 else value[::-1]
 
 
+def die() -> str:
+    """Ends the server."""
+    os._exit(1)
+
+
+def hang() -> str:
+    """Never answers."""
+    threading.Event().wait()
+    return ""
+
+
+def flood() -> str:
+    """Says more than anybody reads."""
+    return "x" * 2_000_000
+
+
 def _tool(name: str, description: str, /, **parameters: str) -> dict[str, Any]:
     properties = {parameter: {"type": kind} for parameter, kind in parameters.items()}
     schema = {"type": "object", "properties": properties, "required": [*properties]}
@@ -39,6 +57,8 @@ TOOLS: dict[str, tuple[dict[str, Any], Callable[..., str]]] = {
 }
 if "told" in sys.argv:
     TOOLS["told"] = (_tool("told", "Tells a variable.", name="string"), told)
+if "faulty" in sys.argv:
+    TOOLS |= {tool.__name__: (_tool(tool.__name__, str(tool.__doc__)), tool) for tool in (die, hang, flood)}
 
 
 def _answer(method: str, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,10 +32,13 @@ from tests.agents.plain_mcp import PLAIN
 from tests.doubles import careless_mcp_server
 from tests.doubles.closing import close_server
 from tests.doubles.tool_server import ToolServer, replying, serving
+from tests.patience import PATIENCE_S
 
 SERVER = str(Path(double.__file__))
 STDIO = McpServerDefinition(command=(sys.executable, SERVER, "stdio"))
-ALLOWED = ToolSettings(mcp_stdio=(" ".join(STDIO.command),))
+# The package takes a second to load in each program that is started for one call.
+FAULTY = replace(PLAIN, command=(*PLAIN.command, "faulty"))
+ALLOWED = ToolSettings(mcp_stdio=(" ".join(STDIO.command), " ".join(FAULTY.command)))
 
 
 @contextmanager
@@ -50,16 +53,17 @@ def started(*options: str) -> Iterator[McpServerDefinition]:
         yield named(listening.getsockname()[1], *options)
     finally:
         server.should_exit = server.force_exit = True
-        thread.join()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the MCP server did not stop"
 
 
 @contextmanager
-def started_alone(*options: str) -> Iterator[McpServerDefinition]:
+def started_alone(*options: str) -> Iterator[tuple[McpServerDefinition, subprocess.Popen[str]]]:
     """Serves over HTTP in a process, which may die."""
     process = subprocess.Popen([sys.executable, SERVER, "http", *options], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        yield named(int(process.stdout.readline()), *options)
+        yield named(int(process.stdout.readline()), *options), process
     finally:
         process.kill()
         process.communicate()
@@ -88,12 +92,16 @@ def asking(server: McpServerDefinition, **settings: object) -> McpServers:
     return McpServers(made, ToolHosts(made))
 
 
-async def check_server(server: McpServerDefinition) -> None:
-    servers = asking(server)
+async def check_tools(servers: McpServers, server: McpServerDefinition) -> None:
     listed = {tool.name: tool for tool in await servers.list_tools(server)}
     assert [*listed] == ["add", "say.hello", "fail", "die", "hang", "flood", "variables"]
     assert listed["add"].description == "Adds two numbers."
     assert listed["add"].parameters["required"] == ["a", "b"]
+
+
+async def check_server(server: McpServerDefinition) -> None:
+    servers = asking(server)
+    await check_tools(servers, server)
     assert await servers.call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
     assert await servers.call_tool(server, "say.hello", {"name": "Ann"}) == ToolAnswer("Hello Ann")
     failed = await servers.call_tool(server, "fail", {})
@@ -131,21 +139,24 @@ async def test_numbers_that_are_too_large_to_be_kept() -> None:
 
 async def test_a_program_is_asked_over_pipes_and_sees_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    await check_server(STDIO)
-    told = await asking(STDIO).call_tool(STDIO, "variables", {})
+    servers = asking(STDIO)
+    await check_tools(servers, STDIO)
+    told = await servers.call_tool(STDIO, "variables", {})
     assert "PATH" in told.content
     assert "OPENAI_API_KEY" not in told.content
 
 
 @pytest.mark.parametrize("options", [(), ("sse",)])
 async def test_a_server_that_dies_is_an_error_of_the_call(options: tuple[str, ...]) -> None:
-    with started_alone(*options) as server:
+    with started_alone(*options) as (server, process):
         servers = asking(server)
         assert await servers.call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
         died = await servers.call_tool(server, "die", {})
         assert died.status == "error"
         assert died.content.startswith("Error: die was called, but ")
         assert died.content.endswith(". It may have been done.")
+        # Until it is gone the machine accepts connections for it.
+        await asyncio.to_thread(process.wait, PATIENCE_S)
         gone = await servers.call_tool(server, "add", {"a": 1, "b": 2})
         unreached = "Error: add cannot be called: it could not be reached."
         assert gone == ToolAnswer(unreached, "error", was_sent=False)
@@ -154,26 +165,26 @@ async def test_a_server_that_dies_is_an_error_of_the_call(options: tuple[str, ..
 
 
 async def test_a_program_that_dies_is_an_error_of_the_call() -> None:
-    died = await asking(STDIO).call_tool(STDIO, "die", {})
+    died = await asking(FAULTY).call_tool(FAULTY, "die", {})
     assert died.status == "error"
-    assert await asking(STDIO).call_tool(STDIO, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+    assert await asking(FAULTY).call_tool(FAULTY, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
 
 @pytest.mark.parametrize("way", ["http", "sse", "pipes"])
 async def test_a_server_that_is_slow_is_not_waited_for(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    server = STDIO if way == "pipes" else request.getfixturevalue(way)
+    server = FAULTY if way == "pipes" else request.getfixturevalue(way)
     await asking(server).list_tools(server)  # what is loaded once does not count
-    monkeypatch.setattr(mcp, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(mcp, "TIMEOUT_S", 1.0)
     answer = await asking(server).call_tool(server, "hang", {})
     assert answer.status == "error"
-    assert "its server did not answer within 3 s." in answer.content
+    assert "its server did not answer within 1 s." in answer.content
 
 
 @pytest.mark.parametrize("way", ["http", "sse", "pipes"])
 async def test_a_server_that_says_too_much(request: pytest.FixtureRequest, way: str) -> None:
-    server = STDIO if way == "pipes" else request.getfixturevalue(way)
+    server = FAULTY if way == "pipes" else request.getfixturevalue(way)
     answer = await asking(server).call_tool(server, "flood", {})
     assert answer.status == "error"
     assert "more than 1,000,000 bytes" in answer.content
@@ -307,7 +318,7 @@ async def test_secrets_go_to_no_other_address(
     monkeypatch: pytest.MonkeyPatch, transport: Literal["streamable_http", "sse"]
 ) -> None:
     """Neither where a server redirects to, nor where its events have messages sent, though both may be asked."""
-    monkeypatch.setattr(mcp, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(mcp, "TIMEOUT_S", 1.0)
     secrets = McpSecrets({"Authorization": "Bearer s3cret"})
     async with serving(replying("200 OK", b"")) as other:
         away = replying(f"307 Temporary Redirect\r\nLocation: {other.url}/mcp", b"")
