@@ -180,6 +180,14 @@ def test_the_service_waits_longer_than_the_gateway_drains(
         assert int(each["stop_grace_period"].rstrip("s")) > drains_s
 
 
+def test_what_tools_need_of_the_service_gives_up_what_it_has() -> None:
+    unit = (DEPLOY / "mnemogate.service").read_text("utf-8")
+    has = dict(re.findall(r"^(\w+)=(.*)$", unit.partition("[Service]\nType")[2], re.M))
+    given_up = dict(re.findall(r"^#   (\w+)=(.*)$", unit, re.M))
+    assert given_up.keys() < has.keys()
+    assert not [name for name, value in given_up.items() if has[name] == value]
+
+
 @pytest.mark.parametrize("name", ["nginx.conf", "nginx.postgres.conf"])
 def test_nginx_holds_no_stream_back(name: str) -> None:
     text = (DEPLOY / name).read_text("utf-8")
