@@ -336,6 +336,17 @@ def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
 
 
 @pytest.mark.both
+def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """A form writes an emoji as twelve bytes."""
+    profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=100_000),))
+    with remember(upstream, tmp_path, profile) as world:
+        operator = operator_of(world)
+        path = f"m/{speak(world, 'Hello.').uid}/b/human"
+        for version, value in enumerate(("😀" * 100_000, "100% + a=b & c_d: 我住在巴黎\n"), 1):
+            assert operator.post(path, value=value, version=version).status == 303
+            assert operator.twin(path)["block"]["value"] == value
+
+
 def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: Operator) -> None:
     uid = speak(operator.world, "Hello.").uid
     assert operator.post(f"m/{uid}/b/human", value="Mine is first.", version=1).status == 303
