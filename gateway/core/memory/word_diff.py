@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Literal
 
 from msgspec import Struct
+
+_Op = Literal["same", "ins", "del"]
+_Split = Callable[[str], list[str]]
 
 # Thai, Lao, Burmese, Khmer, Chinese and Japanese are written without spaces, so each character counts as a word.
 _UNSPACED = (
@@ -17,34 +20,53 @@ _UNSPACED = (
 )
 # A word with the spaces after it, so that whole words change; each line's end is one of its own.
 _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)[^\S\n]*")
-# Above so many pairs of words the lines are compared instead, and above so many pairs of lines nothing is: the time
-# grows with their number.
+_SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
+# A comparison takes so many pairs of pieces in all, since its time grows with their number.
 _PAIRS = 1_000_000
-# The most steps of a comparison: after each match all pairs of equal words may be looked through once more. So many
-# take some 50 ms at worst. Where words repeat so much that it would be more, the most frequent ones begin no match.
-_STEPS = 1_000_000
+# The most steps of comparing two lists: after each match all pairs of equal pieces may be looked through once more. So
+# many take some 50 ms at worst. Where pieces repeat so much that it would be more, the most frequent begin no match.
+_STEPS, _STEPS_PER_PAIR = 1_000_000, 10
 
 
 class DiffPart(Struct, frozen=True):
     """A part of a text that was changed: it stays, was put in, or was taken out."""
 
-    op: Literal["same", "ins", "del"]
+    op: _Op
     text: str
 
 
 def diff_words(old: str, new: str) -> tuple[DiffPart, ...]:
     """Returns the parts of both texts in their order; without those of `ins` they are the old text."""
-    for split in (_WORD.findall, _lines):
-        before, after = split(old), split(new)
-        start = _common(before, after)
-        end = _common(before[start:][::-1], after[start:][::-1])
-        middle = before[start : len(before) - end], after[start : len(after) - end]
-        if len(middle[0]) * len(middle[1]) <= _PAIRS:
-            parts = _compared(*middle)
-            return _joined(
-                [("same", before[:start]), *parts, ("same", before[len(before) - end :] if end else [])]
-            )
-    return _joined([("del", [old]), ("ins", [new])])
+    return _joined(_Comparison().compare(old, new, (_WORD.findall, _SENTENCE.findall, _lines)))
+
+
+class _Comparison:
+    """Compares two texts by words, or by longer pieces first where there are too many words."""
+
+    def __init__(self) -> None:
+        self._pairs_left = _PAIRS
+
+    def compare(self, old: str, new: str, splits: Sequence[_Split]) -> Iterator[tuple[_Op, str]]:
+        """Yields the parts of two texts. splits: into pieces, the shortest first."""
+        for number, split in enumerate(splits if old and new else ()):
+            before, after = split(old), split(new)
+            start = _common(before, after)
+            end = _common(before[start:][::-1], after[start:][::-1])
+            last, last_after = len(before) - end, len(after) - end
+            pairs = (last - start) * (last_after - start)
+            if pairs > self._pairs_left:
+                continue
+            self._pairs_left -= pairs
+            yield "same", "".join(before[:start])
+            for is_same, left, right in _matched(before[start:last], after[start:last_after]):
+                if is_same:
+                    yield "same", left
+                else:
+                    yield from self.compare(left, right, splits[:number])
+            yield "same", "".join(before[last:])
+            return
+        yield "del", old
+        yield "ins", new
 
 
 def _lines(text: str) -> list[str]:
@@ -61,38 +83,34 @@ def _common(before: Sequence[str], after: Sequence[str]) -> int:
     return count
 
 
-def _compared(before: Sequence[str], after: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
-    found: list[tuple[str, Sequence[str]]] = []
+def _matched(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[bool, str, str]]:
+    """Yields in order what two lists have in common and what is between: whether it is the same, and both texts."""
     matcher = SequenceMatcher(_too_frequent(before, after).__contains__, before, after, autojunk=False)
     for tag, start, end, start_after, end_after in matcher.get_opcodes():
-        if tag == "equal":
-            found.append(("same", before[start:end]))
-            continue
-        found += [("del", before[start:end]), ("ins", after[start_after:end_after])]
-    return found
+        yield tag == "equal", "".join(before[start:end]), "".join(after[start_after:end_after])
 
 
 def _too_frequent(before: Sequence[str], after: Sequence[str]) -> frozenset[str]:
-    """Returns the words with so many equal pairs that a comparison would take more than `_STEPS`."""
+    """Returns the pieces with so many equal pairs that a comparison would take too many steps."""
     counts, others = Counter(before), Counter(after)
-    pairs = sorted((count * others[word], word) for word, count in counts.items() if word in others)
-    left = _STEPS // max(1, min(len(before), len(after)))
+    pairs = sorted((count * others[piece], piece) for piece, count in counts.items() if piece in others)
+    steps = min(_STEPS, _STEPS_PER_PAIR * len(before) * len(after))
+    left = steps // max(1, min(len(before), len(after)))
     for number, (count, _) in enumerate(pairs):
         left -= count
         if left < 0:
-            return frozenset(word for _, word in pairs[number:])
+            return frozenset(piece for _, piece in pairs[number:])
     return frozenset()
 
 
-def _joined(parts: Sequence[tuple[str, Sequence[str]]]) -> tuple[DiffPart, ...]:
+def _joined(parts: Iterable[tuple[_Op, str]]) -> tuple[DiffPart, ...]:
     """Returns the parts without empty ones; successive parts of a kind are one."""
-    found: list[tuple[str, str]] = []
-    for op, words in parts:
-        text = "".join(words)
+    found: list[tuple[_Op, str]] = []
+    for op, text in parts:
         if not text:
             continue
         if found and found[-1][0] == op:
             found[-1] = op, found[-1][1] + text
         else:
             found.append((op, text))
-    return tuple(DiffPart(op, text) for op, text in found)  # type: ignore[arg-type]
+    return tuple(DiffPart(op, text) for op, text in found)

@@ -35,3 +35,15 @@ def test_both_texts_are_in_their_difference_however_long_they_are(count: int) ->
 def test_words_that_repeat_without_end_are_not_compared_for_minutes() -> None:
     parts = diff_words("a " * 1_000, "a b " * 500)
     assert [part.op for part in parts] == ["same", "del", "ins"]
+
+
+@pytest.mark.parametrize("gap", ["", "\n"])
+def test_a_long_text_without_spaces_shows_the_characters_that_have_changed(gap: str) -> None:
+    """Of 4,000 characters at both ends, in one line and in many."""
+    sentences = [f"第{number}天她在巴黎的公寓里写信。{gap}" for number in range(250)]
+    old, new = (
+        "".join(sentences),
+        "".join(sentences).replace("第1天她", "第1天我").replace("第248天她", "第248天我"),
+    )
+    changed = [(part.op, part.text) for part in diff_words(old, new) if part.op != "same"]
+    assert changed == [("del", "她"), ("ins", "我")] * 2
