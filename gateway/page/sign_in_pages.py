@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from gateway.errors import GatewayError, MethodNotAllowed
+from gateway.page.defence import values_of
 from gateway.page.page_answers import THEME_COOKIE, Answers, NotSignedIn
 from gateway.page.page_reply import PageReply
 from gateway.page.page_request import (
@@ -25,6 +26,8 @@ from gateway.settings import Settings
 
 # The paths that it answers.
 PATHS = ("login", "logout", "logout.json", "theme", "theme.json")
+# The header of a request that the page makes by itself, to follow a list.
+_POLL = b"x-mnemogate-poll"
 _SESSION_COOKIE = "mg_ui_"
 _THEME_S = 365 * 86_400
 
@@ -70,7 +73,8 @@ class SignInPages:
             assert operator.digest is not None
             return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
         token = request.cookies.get(await self._cookie())
-        operator = None if token is None else self.sessions.find(token)
+        is_use = not values_of(request.scope["headers"], _POLL)
+        operator = None if token is None else self.sessions.find(token, is_use=is_use)
         if token is None or operator is None:
             return None
         if not await self._sign_in.is_valid(operator):

@@ -61,7 +61,7 @@ class Sessions:
     """The sessions of this process, in memory alone: a restart ends all. Of a token only the hash is held.
 
     now: seconds since the epoch.
-    session_s: after so long a session ends; idle_s: after so long without a request.
+    session_s: after so long a session ends; idle_s: after so long in which the operator asked for nothing.
     """
 
     def __init__(self, now: Callable[[], float], session_s: float, idle_s: float) -> None:
@@ -79,8 +79,8 @@ class Sessions:
             self._sessions.popitem(last=False)
         return token
 
-    def find(self, token: str) -> Operator | None:
-        """Returns the operator whose session this is, and counts this as a use; None: it has ended."""
+    def find(self, token: str, *, is_use: bool = True) -> Operator | None:
+        """Returns the operator whose session this is; None: it has ended. is_use: the operator asks for something."""
         digest, now = _digest(token), self._now()
         session = self._sessions.get(digest)
         if session is None:
@@ -88,8 +88,9 @@ class Sessions:
         if now >= session.begun + self._session_s or now >= session.seen + self._idle_s:
             del self._sessions[digest]
             return None
-        session.seen = now
-        self._sessions.move_to_end(digest)
+        if is_use:
+            session.seen = now
+            self._sessions.move_to_end(digest)
         return session.operator
 
     def end(self, token: str) -> None:

@@ -27,7 +27,8 @@ function follow(ids) {
   const take = async () => {
     if (!paused && !document.hidden) {
       try {
-        const reply = await fetch(location.href, { credentials: "same-origin" });
+        // The header: nobody has asked for this, so that it keeps no session from ending.
+        const reply = await fetch(location.href, { headers: { "x-mnemogate-poll": "1" } });
         if (reply.redirected) return location.reload(); // signed out
         if (reply.ok) {
           const page = new DOMParser().parseFromString(await reply.text(), "text/html");

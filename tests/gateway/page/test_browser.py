@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.operator import Operator
+from tests.patience import PATIENCE_S
 
 # The second click comes when the request of the first one is under way.
 _CLICK_TWICE = """async (button) => {
@@ -68,3 +69,13 @@ def test_a_form_that_is_clicked_twice_is_sent_once(browser: Browser, operator: O
         sent[-1].continue_()
         page.get_by_role("status").locator("pre").wait_for()
         assert len(sent) == 1
+
+
+def test_a_list_that_follows_what_happens_keeps_no_session(browser: Browser, operator: Operator) -> None:
+    with browser.open(operator, "requests") as page:
+        for _ in range(3):
+            operator.world.clock.sleep(700)
+            with page.expect_response(f"http://{operator.host}/ui/requests", timeout=PATIENCE_S * 1000):
+                pass
+        page.get_by_role("textbox", name="Code or operator key").wait_for()
+        assert page.url == f"http://{operator.host}/ui/login?next=requests"
