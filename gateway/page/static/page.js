@@ -43,17 +43,19 @@ function follow(ids) {
   setTimeout(take, POLL_MS);
 }
 
-// Replaces an element unless someone is in the middle of it.
+// Replaces an element unless someone is in the middle of it, or has sent a form, whose answer replaces the page.
 function swap(old, fresh) {
-  if (!old || !fresh || old.innerHTML === fresh.innerHTML) return;
+  if (!old || !fresh || sent.size || old.innerHTML === fresh.innerHTML) return;
   if (old.contains(document.activeElement)) return;
   const selection = getSelection();
   if (selection && !selection.isCollapsed && selection.containsNode(old, true)) return;
   old.replaceWith(document.adoptNode(fresh));
 }
 
+// The forms that were sent within `SENT_MS`.
+const sent = new Set();
+
 function sendOnce() {
-  const sent = new WeakSet();
   document.addEventListener("submit", (event) => {
     const form = event.target;
     if (sent.has(form)) return event.preventDefault();

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.operator import Operator
+from tests.gateway.page.test_work import enqueue
 from tests.patience import PATIENCE_S
 
 # The second click comes when the request of the first one is under way.
@@ -14,6 +15,15 @@ _CLICK_TWICE = """async (button) => {
         button.click();
         await new Promise((resolve) => setTimeout(resolve, 100));
     }
+}"""
+
+# Counts the forms that the page sends, which then stay where they are.
+_COUNT_SENT = """() => {
+    window.sent = 0;
+    document.addEventListener("submit", (event) => {
+        if (!event.defaultPrevented) window.sent += 1;
+        event.preventDefault();
+    });
 }"""
 
 
@@ -79,3 +89,24 @@ def test_a_list_that_follows_what_happens_keeps_no_session(browser: Browser, ope
                 pass
         page.get_by_role("textbox", name="Code or operator key").wait_for()
         assert page.url == f"http://{operator.host}/ui/login?next=requests"
+
+
+def test_a_list_that_follows_what_happens_does_not_send_a_form_again(
+    browser: Browser, operator: Operator
+) -> None:
+    """Its row has a new form, which does not know that the old one was sent. The script clicks as some browsers do:
+    a button that is clicked has no focus there."""
+    enqueue(operator, "a", error="the model answered 401")
+    with browser.open(operator, "work") as page:
+        page.evaluate(_COUNT_SENT)
+        retry, follows = page.get_by_role("button", name="Retry job").first, f"http://{operator.host}/ui/work"
+        with page.expect_response(follows):
+            pass  # the next one is 2.5 s away, and a form is sent once within 3 s
+        retry.evaluate("(button) => button.click()")
+        enqueue(operator, "b")
+        with page.expect_response(follows) as followed:
+            pass
+        followed.value.finished()
+        page.wait_for_timeout(50)  # the reply is put into the page
+        retry.evaluate("(button) => button.click()")
+        assert page.evaluate("() => window.sent") == 1
