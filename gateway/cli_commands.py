@@ -46,9 +46,8 @@ SECRETS = (
     "secrets_key",
     "webhook_secret",
 )
-# How often a compaction or an import is asked for its state, and how long a compaction is waited for.
+# How often a compaction or an import is asked for its state.
 POLL_S = 0.5
-MAX_WAIT_S = 600.0
 
 # Rows of usage that one call returns.
 _USAGE_ROWS = 10_000
@@ -456,23 +455,23 @@ class Commands:
         with Progress("Summarising (^C leaves it to the gateway)") as progress:
             if not progress.is_shown or self._find_process() is None:
                 return
-            found = self._wait_for_job(job, progress)
-        if found is None:
-            print("It is done.", file=sys.stderr)
-        elif found["error"]:
-            raise GatewayError(f"The job {job} is {found['state']}: {found['error']}")
+            is_done = self._wait_for_job(job, progress)
+        print("It is done." if is_done else "The gateway has ended; the next one goes on.", file=sys.stderr)
 
-    def _wait_for_job(self, job: Any, progress: Progress) -> dict[str, Any] | None:
-        """Returns a job that has failed, or still goes on after `MAX_WAIT_S`; None: it is done and not listed."""
-        end, found = time.monotonic() + MAX_WAIT_S, None
-        while time.monotonic() < end:
-            listed = self.perform("jobs-list", {"job": job})
-            found = next(iter(listed), None)
-            if found is None or found["state"] not in ("pending", "running"):
-                break
+    def _wait_for_job(self, job: Any, progress: Progress) -> bool:
+        """Waits for a job as long as a gateway serves. Returns whether it is done.
+
+        Raises: GatewayError: it has failed.
+        """
+        while self._find_process() is not None:
+            found = next(iter(self.perform("jobs-list", {"job": job})), None)
+            if found is None:  # jobs that are done are not listed
+                return True
+            if found["state"] not in ("pending", "running"):
+                raise GatewayError(f"The job {job} is {found['state']}: {found['error']}")
             progress.show()
             time.sleep(POLL_S)
-        return found
+        return False
 
 
 def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:

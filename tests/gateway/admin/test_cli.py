@@ -28,9 +28,11 @@ from gateway.cli import main
 from gateway.cli_commands import _START_POLL_S, _START_S, Commands
 from gateway.log import RepeatHandler
 from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
+from gateway.run.admin.progress import Progress
 from gateway.run.admin.serving import AdminFile, ServingProcess
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
+from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import latest, load_migrations, migrate
@@ -181,6 +183,29 @@ def test_a_command_waits_ten_seconds_at_most(
     assert main(["keys", "list"]) == 1
     assert f"process {os.getpid()}" in capsys.readouterr().err
     assert _START_S <= now < _START_S + 2 * _START_POLL_S
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("ends", ["job", "gateway"])
+def test_a_summary_is_waited_for_as_long_as_a_gateway_serves(
+    ends: str, upstream: StrictUpstream, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with owner(upstream, database) as gateway:
+        jobs = gateway.app.services.store.jobs
+        job, now = gateway.call(jobs.enqueue("compact", NO_AGENT, "1", due=4e9)), 0.0
+
+        def sleep(seconds: float) -> None:
+            nonlocal now
+            now += 1_000 * seconds
+            if now > 5_000 and ends == "job":
+                gateway.call(jobs.cancel(job))
+            elif now > 5_000:
+                monkeypatch.setattr(Commands, "_find_process", lambda _: None)
+
+        clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+        monkeypatch.setattr("gateway.cli_commands.time", clock)
+        assert Commands()._wait_for_job(job, Progress("Summarising")) == (ends == "job")
+        assert now > 5_000
 
 
 @pytest.mark.sqlite
