@@ -20,6 +20,8 @@ from msgspec.structs import replace
 from adapters.base import MAX_REPLY_BYTES, ModelReply, StreamReservation
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.types import Event, Header, ModelRequest
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.prompt.compose import REFUSED_RESULT
 from gateway.core.prompt.note import render_note
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
@@ -52,10 +54,10 @@ from storage.errors import StoreError
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
-# Leaves out of a prompt what an upstream refuses, by the names of `ChatCall.left_out`; None: it has nothing of that.
-_LEAVE_OUT: Mapping[str, Callable[[Prompt], Prompt | None]] = {
-    "memory": Prompt.without_memory_texts,
-    "media": Prompt.without_stored_media,
+# Leaves out of a prompt what an upstream refuses; None: it has nothing of that. By its name in `ChatCall.left_out`.
+_LEAVE_OUT: Mapping[RefusedContent, tuple[str, Callable[[Prompt], Prompt | None]]] = {
+    RefusedContent.FILTERED: ("memory", Prompt.without_memory_texts),
+    RefusedContent.UNREACHABLE: ("media", Prompt.without_stored_media),
 }
 _ResultT = TypeVar("_ResultT")
 
@@ -166,7 +168,8 @@ class TurnRun:
     _reply: ModelReply | None = None
     _usage: ReplyUsage | None = None  # of the reply that is being read
     _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
-    _whole_prompt: Prompt | None = None  # the prompt before something was left out, until that is answered
+    _refused: tuple[RefusedContent, ...] = ()  # what is left out of the prompt
+    _refused_rounds: int = 0  # so many messages of hidden rounds are sent without their results
     _next_call: commands.CallModel | None = None  # the round that follows
     _current_call: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
@@ -261,14 +264,14 @@ class TurnRun:
             await self._retarget(target, endpoint)
         else:
             self.call.receipt.upstream_called()
-        asked = self._current_call
-        prompt = self.prompt
-        if asked.messages:
-            prompt = await fit_rounds(prompt, asked.messages)
+        asked, rounds = self._current_call, self._without_results(self._current_call.messages)
+        prompt = self._without_refused(self.prompt)
+        if rounds:
+            prompt = await fit_rounds(prompt, rounds)
             self.call.receipt.prompt_tokens = 0  # these messages are not counted
         self.call.receipt.hides_usage = prompt.adds_usage and not self.call.request.wants_usage
         return self.call.request_with_prompt(
-            target, endpoint, prompt, asked.messages, asked.budget_tokens, asked.offer
+            target, endpoint, prompt, rounds, asked.budget_tokens, asked.offer
         )
 
     async def _mend_request(
@@ -278,38 +281,55 @@ class TurnRun:
 
         None: the gateway has put nothing of that kind into it.
         """
-        left_out = "memory" if refused is RefusedContent.FILTERED else "media"
-        prompt = _LEAVE_OUT[left_out](self.prompt)
-        if prompt is None:
-            self.prompt = self._whole_prompt or self.prompt  # what was left out was not the cause
+        name = self._leave_out(refused)
+        if name is None:
+            self._refused = ()  # what was left out was not the cause
             return None
-        _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, left_out)
-        self._whole_prompt = self._whole_prompt or self.prompt
-        self.prompt = prompt
-        self.call.left_out = (*self.call.left_out, left_out)
+        _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, name)
+        self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, name)))
+        prompt = self._without_refused(self.prompt)
         self.call.fill_receipt(prompt.form, prompt, self.memory.context if self.memory is not None else None)
         return await self._request_for(target, endpoint)
 
+    def _leave_out(self, refused: RefusedContent) -> str | None:
+        """Leaves out what an upstream refuses. Returns its name as `ChatCall.left_out` has it; None: there is none."""
+        rounds = self._current_call.messages
+        # The results of the last tools first: what went before them was not refused.
+        if refused is RefusedContent.FILTERED and any(map(_is_result, rounds[self._refused_rounds :])):
+            self._refused_rounds = len(rounds)
+            return "results"
+        name, leave_out = _LEAVE_OUT[refused]
+        if leave_out(self._without_refused(self.prompt)) is None:
+            return None
+        self._refused = (*self._refused, refused)
+        return name
+
     async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
-        """Makes the prompt for another target. What was refused stays out."""
+        """Makes the prompt for another target."""
         form, context = endpoint_form_for(self.call.request, endpoint, target.model), None
-        prompt = self._whole_prompt or self.prompt
         if self.memory is not None:
-            prompt = await self.memory.retarget(prompt, target, form)
+            self.prompt = await self.memory.retarget(self.prompt, target, form)
             context = self.memory.context
         else:
-            prompt = replace(prompt, target=target, form=form)
-            prompt = replace(prompt, window=await fit_prompt(prompt))
-        if self._whole_prompt is not None:
-            self._whole_prompt = prompt
-        self.prompt, self._prompt_endpoint = self._without_refused(prompt), endpoint
-        self.call.fill_receipt(form, self.prompt, context)
+            prompt = replace(self.prompt, target=target, form=form)
+            self.prompt = replace(prompt, window=await fit_prompt(prompt))
+        self._prompt_endpoint = endpoint
+        self.call.fill_receipt(form, self._without_refused(self.prompt), context)
 
     def _without_refused(self, prompt: Prompt) -> Prompt:
-        """Returns a new prompt without what the upstream has refused in this turn."""
-        for left_out in self.call.left_out:
-            prompt = _LEAVE_OUT[left_out](prompt) or prompt
+        """Returns a prompt without what the upstream has refused in this turn."""
+        for refused in self._refused:
+            _, leave_out = _LEAVE_OUT[refused]
+            prompt = leave_out(prompt) or prompt
         return prompt
+
+    def _without_results(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
+        """Returns messages of hidden rounds without the results that the upstream has refused in this turn."""
+        refused, others = rounds[: self._refused_rounds], rounds[self._refused_rounds :]
+        return (
+            *({**each, "content": REFUSED_RESULT} if _is_result(each) else each for each in refused),
+            *others,
+        )
 
     # -- a round of the model
 
@@ -374,9 +394,8 @@ class TurnRun:
     async def _send(self) -> ModelReply:
         # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
         self._reply = await self.attempts.send(self._request_for, self._mend_request)
-        whole, self._whole_prompt = self._whole_prompt, None
-        if whole is not None and self._reply.status >= 400:
-            self.prompt = whole  # what was left out was not the cause
+        if self._reply.status < 400:  # else what was left out was not the cause
+            self.prompt = self._without_refused(self.prompt)
         return self._reply
 
     @property
@@ -513,8 +532,7 @@ class TurnRun:
                         self._saving.begin_step(self.prompt, command), "A step of a run"
                     )
                 case commands.Save(outcome) if self._saving is not None:
-                    outcome = self._turn.with_stored_fields(outcome)
-                    self._saving.write_unwaited(self.prompt, outcome, "A cancelled turn")
+                    self._saving.write_unwaited(self.prompt, self._as_stored(outcome), "A cancelled turn")
                 case commands.CloseUpstream(error):
                     await self._close_upstream(error)
 
@@ -564,14 +582,24 @@ class TurnRun:
         if self._saving is not None:
             await self._saving.wait_step()
 
+    def _as_stored(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns an outcome in the form in which it is stored: what the upstream has refused is not sent again."""
+        if self._refused_rounds:  # the messages of hidden rounds come first
+            outcome = replace(outcome, full=self._without_results(outcome.full))
+        return self._turn.with_stored_fields(outcome)
+
     async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
         if self._saving is None:
             return SAVED
-        saved = await self._saving.save(self.prompt, self._turn.with_stored_fields(outcome))
+        saved = await self._saving.save(self.prompt, self._as_stored(outcome))
         if outcome.is_refused and self.call.when_refused is not None:
             await self.call.when_refused()
         self._refusal = self._saving.refusal or self._refusal
         return saved
+
+
+def _is_result(message: WireMessage) -> bool:
+    return message.get("role") == "tool"
 
 
 async def _read_out(reply: ModelReply) -> None:

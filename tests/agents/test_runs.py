@@ -422,7 +422,9 @@ def test_a_message_that_another_ones_refusal_keeps_out_of_prompts_is_said_anew(l
 
 
 def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life: Life) -> None:
-    life.upstream.queue(call_tools(insert("Bad words", "c1")), fail(400, "It was filtered."), say("Fine."))
+    # Without the memory section as well.
+    refused = fail(400, "It was filtered.")
+    life.upstream.queue(call_tools(insert("Bad words", "c1")), refused, refused, say("Fine."))
     assert life.send("Note it.").run.stop == "llm_api_error"
     assert life.send("And now?").said == ["Fine."]
     assert sent(life)[2:] == [REFUSED_RESULT, "And now?"]

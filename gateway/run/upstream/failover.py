@@ -326,17 +326,7 @@ class Attempts:
                     )
                 # Any other status is an answer, even if it refuses the request.
                 health.record_head(self.target.model)
-                if mend is not None and not self._is_settled and refuses_input(begin):
-                    try:
-                        other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
-                    except BaseException:
-                        await reply.aclose()
-                        raise
-                    if other is not None:
-                        self._count_outcome("filtered", is_error=True)
-                        await _discard(reply)
-                        return other
-                return await self._take_answer(reply, request, make, mend)
+                return await self._take_answer(reply, begin, request, make, mend)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
@@ -358,18 +348,33 @@ class Attempts:
         return await _reveal_whole_error(reply) if is_chat else (reply, b"")
 
     async def _take_answer(
-        self, reply: ModelReply, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
+        self,
+        reply: ModelReply,
+        begin: bytes,
+        request: ModelRequest,
+        make: RequestMaker,
+        mend: RequestMender | None,
     ) -> ModelReply | ModelRequest:
-        """Returns an answer, or another request to send in its place where it refuses the request for its content."""
-        may_mend = mend is not None or request.path == CHAT
-        if reply.status in _REFUSALS and may_mend and not self._is_settled:
-            error = await _read_error(reply)
+        """Returns an answer, or another request to send in its place where it refuses the request for its content.
+
+        begin: of the reply, as from `_send_once`.
+        """
+        other, outcome = None, str(reply.status)
+        if reply.status in _REFUSALS and (mend is not None or request.path == CHAT):
+            reply = error = await _read_error(reply)
             other = await self._without_refused(error, request, make, mend)
-            if other is not None:
-                self._count_outcome(str(reply.status), is_error=True)
-                return other
-            reply = error
-        elif self._is_guess and reply.status < 400:
+        elif mend is not None and refuses_input(begin):
+            outcome = "filtered"
+            try:
+                other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
+            except BaseException:
+                await reply.aclose()
+                raise
+        if other is not None:
+            self._count_outcome(outcome, is_error=True)
+            await _discard(reply)
+            return other
+        if self._is_guess and reply.status < 400:
             self._failover.context_windows.note_guess(self.target[:2])
         self.call.is_streamed = reply.is_stream
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.settings import ModelSettings, UpstreamSettings
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, fail, say, uncounted
-from tests.gateway.sdk import remember
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, say, uncounted
+from tests.gateway.sdk import agent, remember
 from tests.gateway.upstream.two import Open, only_openai
 
 LIMIT = 2000
@@ -56,6 +56,23 @@ def test_a_list_that_is_too_long_is_cut_once_it_is_known_how_long_it_may_be(
         assert second.status == 200
         assert "x-mnemogate-tries" not in second.headers, "it is remembered"
         assert len(upstream.chats) == 3
+
+
+def test_a_list_that_is_too_long_only_with_the_result_of_a_gateway_tool_is_cut(tmp_path: Path) -> None:
+    def search(seen: Seen) -> Reply:
+        call = Call("conversation_search", {"query": "ten"})
+        return call_tools(call) if seen.messages[-1]["role"] == "user" else refuse_long(seen)
+
+    with StrictUpstream() as upstream, remember(upstream, tmp_path, agent()) as world:
+        world.chat(user="alice", model="agent/helper").say("ten " * 400)
+        world.pass_time(3600)
+        upstream.script = search
+        body = {"model": "agent/helper", "messages": long_list(80), "user": "alice"}
+        reply = world.gateway.post(body)
+        assert (reply.status, reply.headers["x-mnemogate-tries"]) == (200, "up:200;up:400;up:200")
+        *_, tried, cut = upstream.chats
+        assert tried.messages[-3:] == cut.messages[-3:]
+        assert len(cut.messages) < len(tried.messages)
 
 
 def test_a_shorter_request_is_retried_like_any_other(two: Open) -> None:

@@ -22,7 +22,7 @@ from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
-from tests.doubles.upstream import Reply, Seen, StrictUpstream, call_tools, fail, raw
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, raw
 from tests.gateway.sdk import World, agent, remember
 from tests.gateway.upstream.two import INSERT, Open, only_openai
 from tests.server import RawReply
@@ -30,6 +30,7 @@ from tests.server import RawReply
 FILTERED = fail(400, "The prompt was filtered.", code="content_filter")
 GONE = fail(400, "Error while downloading https://pictures.example/1.png.", code="invalid_image_url")
 APPEND = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
+SEARCH = Call("conversation_search", {"query": "sister"})
 HI = {"role": "user", "content": "Hi"}
 PICTURE = {"type": "image_url", "image_url": {"url": "https://pictures.example/1.png"}}
 LOOK = {"role": "user", "content": [{"type": "text", "text": "Look."}, PICTURE]}
@@ -126,6 +127,56 @@ def test_a_note_stays_out_where_a_later_round_fails(world: World, upstream: Stri
     before = len(upstream.seen)
     assert world.post([ask], APPEND, **chat).status == 200
     assert len(upstream.seen) == before + 1
+
+
+@pytest.mark.parametrize("headers", [{}, APPEND], ids=["list", "appended"])
+def test_a_result_that_is_refused_is_left_out_for_good(
+    world: World, upstream: StrictUpstream, headers: dict[str, str]
+) -> None:
+    def search_once(seen: Seen) -> Reply | None:
+        return filter_plums(seen) or (call_tools(SEARCH) if "?" in str(seen.messages[-1]) else None)
+
+    upstream.script = None
+    world.write_block("alice", "Likes tea.")
+    world.chat(user="alice", model="agent/helper").say("My sister planted plum trees in Portugal.")
+    world.pass_time(3600)
+    upstream.script = search_once
+    ask = {"role": "user", "content": "Well?"}
+    chat: Any = {"user": "alice", "model": "agent/helper"}
+    reply = world.post([ask], headers, **chat, stream=True)
+    assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "results")
+    assert reply.headers["x-mnemogate-tries"] == "up:200;up:400;up:200"
+    assert b"Ok." in reply.body
+    refused, answered = upstream.seen[-2:]
+    assert answered.messages[:-1] == refused.messages[:-1]
+    assert "refused to read it" in answered.messages[-1]["content"]
+    before = len(upstream.seen)
+    answer = {"role": "assistant", "content": "Ok."}
+    thanks = {"role": "user", "content": "Thank you."}
+    assert world.post([thanks] if headers else [ask, answer, thanks], headers, **chat).status == 200
+    assert len(upstream.seen) == before + 1
+    assert upstream.last.messages[3] == answered.messages[-1]
+
+
+def test_results_of_a_later_round_are_sent_where_those_before_were_refused(
+    world: World, upstream: StrictUpstream
+) -> None:
+    def search_twice(seen: Seen) -> Reply | None:
+        searches = sum(message["role"] == "tool" for message in seen.messages)
+        query = ("Portugal", "coffee")[searches] if searches < 2 else None
+        call = Call("conversation_search", {"query": query})
+        return filter_plums(seen) or (None if query is None else call_tools(call))
+
+    upstream.script = None
+    world.write_block("alice", "Likes tea.")
+    world.chat(user="alice", model="agent/helper").say("My sister planted plum trees in Portugal.")
+    world.chat(user="alice", model="agent/helper").say("I drink coffee.")
+    world.pass_time(3600)
+    upstream.script = search_twice
+    assert world.post([HI], user="alice", model="agent/helper").status == 200
+    results = [message["content"] for message in upstream.last.messages if message["role"] == "tool"]
+    assert ["refused to read it" in each for each in results] == [True, False]
+    assert "coffee" in results[1]
 
 
 @pytest.mark.parametrize("stream", [False, True])
