@@ -7,14 +7,18 @@ record without its content can still be recognised, and holds no text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from hashlib import blake2b
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr, replace
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # One kind byte (u: a user's, t, a, c) and a keyed digest.
 Atom = bytes
@@ -520,6 +524,24 @@ class Vector(Struct, frozen=True):
     # standard deviation; a spread of 0 means that this is not known.
     baseline: float = 0.0
     spread: float = 0.0
+
+
+class Near(Struct, frozen=True):
+    """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py)."""
+
+    seqs: NDArray[np.int64]
+    # In whatever measure: the nearer, the greater.
+    similarity: NDArray[np.float64]
+    # In standard deviations of texts that have nothing to do with the query, above the mean of those or of all messages
+    # that have a vector, the higher one; zeros where these texts are not known.
+    beyond: NDArray[np.float64]
+
+    def similarities(self, seqs: Collection[int]) -> dict[int, float]:
+        """Returns the similarity of some messages by number; those without a vector are left out."""
+        import numpy as np
+
+        wanted = np.isin(self.seqs, [*seqs])
+        return dict(zip(self.seqs[wanted].tolist(), self.similarity[wanted].tolist(), strict=True))
 
 
 class DefinitionKind(StrEnum):

@@ -13,13 +13,14 @@ from itertools import chain, islice
 from msgspec.structs import replace
 
 from storage.fusion import interleave
+from storage.records import Near
 from storage.search import common
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, least_common, shares_in_general
-from storage.search.find import WantedTerms, find, widen
+from storage.search.find import Found, WantedTerms, find, widen
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
-from storage.search.scores import Near, Scores
+from storage.search.scores import Scores
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tail import Tail
 from storage.search.tokens import split_words, terms_of_word
@@ -111,15 +112,11 @@ def rank(
         return []
     sums = Scores(layout, near)
     sums.add(found)
-    unwanted = layout.rows_of(skip)
-    rows = sums.best(unwanted, max(limit, MAX_HITS) if room else limit, only_strong=only_strong)
-    # Where the first look has found all there is, a second one has nothing to add.
-    is_all = len(rows) == layout.lengths.count <= _SURE
-    if room and not is_all and index.blob_bytes <= _LOOKED_AGAIN_BYTES:
-        wider = widen(index, layout, rows[:_SECOND_LOOK], wanted, secret)
-        if wider is not None:
-            sums.add(wider)
-            rows = _mix(rows, sums.best(unwanted, MAX_HITS, only_strong=only_strong))
+    best = partial(sums.best, layout.rows_of(skip), only_strong=only_strong)
+    rows = best(max(limit, MAX_HITS) if room else limit)
+    if room and (wider := _second_look(index, layout, rows, wanted, secret)) is not None:
+        sums.add(wider)
+        rows = _mix(rows, best(MAX_HITS))
     if len(rows) > limit:
         rows = _fill(rows, layout, limit, room)
     seqs = _numbers(rows, layout.chunks)
@@ -128,6 +125,20 @@ def rank(
         trace.scores = sums.relative(rows)
         trace.weak_hits = partial(_weak, sums, layout.chunks)
     return seqs
+
+
+def _second_look(
+    index: Index, layout: IndexLayout, rows: Sequence[int], wanted: WantedTerms, secret: bytes
+) -> Found | None:
+    """Returns where the names and numbers in the first hits are; None: no second look is worth its time.
+
+    rows: what the first look found, best first.
+    """
+    # Where that is all there is, a second look has nothing to add.
+    is_all = len(rows) == layout.lengths.count <= _SURE
+    if is_all or index.blob_bytes > _LOOKED_AGAIN_BYTES:
+        return None
+    return widen(index, layout, rows[:_SECOND_LOOK], wanted, secret)
 
 
 def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:

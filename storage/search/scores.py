@@ -9,8 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec import Struct
-
+from storage.records import Near
 from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
 from storage.search.find import Found
 from storage.search.layout import MIN_AGAINST, IndexLayout
@@ -43,17 +42,6 @@ _FEW_ROWS = 4_096
 # with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which need none
 # notes for.
 _BEYOND_ALONE = 3.0
-
-
-class Near(Struct, frozen=True):
-    """The vectors of an agent's messages, compared with the query's (storage/search/vector_blobs.py)."""
-
-    seqs: NDArray[np.int64]
-    # In whatever measure: the nearer, the greater.
-    similarity: NDArray[np.float64]
-    # In standard deviations of texts that have nothing to do with the query, above the mean of those or of all messages
-    # that have a vector, the higher one; zeros where these texts are not known.
-    beyond: NDArray[np.float64]
 
 
 class _RowScores(NamedTuple):

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from storage.records import Vector
+from storage.records import Near, Vector
 from storage.search.blob import CHUNK, CorruptIndex, chunk_of
-from storage.search.scores import Near
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,10 +16,9 @@ from storage.commands import Rules
 from storage.database import Connection, Database, Operation
 from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
-from storage.records import MUTED, Agent, AgentNumbers, Message, Passage, Vector
+from storage.records import MUTED, Agent, AgentNumbers, Message, Near, Passage, Vector
 from storage.search import blob, rank
 from storage.search.blob import Counted, count_terms, with_names
-from storage.search.scores import Near
 from storage.search.segment import NO_POSTINGS, Postings, Segment, chunks_of, make_segment, postings_of
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
@@ -112,7 +111,7 @@ class Recall(GrowingGroup):
         only_strong: bool = False,
         takes: Callable[[Message], bool] | None = None,
         deadline_ms: float = 150.0,
-        vector: Vector | None = None,
+        vector: Vector | Near | None = None,
         trace: SearchTrace | None = None,
     ) -> list[Message]:
         """Returns messages, passages and facts of this agent that answer the query, best first.
@@ -121,7 +120,7 @@ class Recall(GrowingGroup):
         skip: numbers that the request shows already.
         room: tokens that are to be filled; of short messages that takes more than `limit`.
         takes: selects the wanted messages; the others are passed over.
-        vector: the query's, which is compared with those of the same model.
+        vector: the query's, which is compared with those of the same model; or what `compare` returned for it.
         trace: is filled.
 
         Raises: TooSlow, Unavailable; Corrupt: something of this memory is damaged.
@@ -131,7 +130,11 @@ class Recall(GrowingGroup):
             return []
         memory, postings = loaded
         assert memory.numbers is not None
-        near = await self._compare_vectors(agent, memory.numbers, vector, deadline_ms)
+        near = (
+            await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
+            if isinstance(vector, Vector)
+            else vector
+        )
         limit = min(limit, rank.MAX_HITS)
         hits = rank.rank(
             memory.index,
@@ -209,29 +212,32 @@ class Recall(GrowingGroup):
         return await self._load_messages(agent.id, memory, hits, deadline_ms)
 
     @_reports_damage
-    async def similarities(
-        self,
-        agent: Agent,
-        seqs: Sequence[int],
-        vector: Vector,
-        *,
-        numbers: AgentNumbers,
-        deadline_ms: float = 150.0,
-    ) -> dict[int, float]:
-        """Returns how near to a vector some of what this agent has is, by number; the nearer, the greater.
+    async def compare(
+        self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float = 150.0
+    ) -> Near | None:
+        """Returns how near to a vector the messages, passages and facts of this agent are.
 
-        What has no vector of the same model is left out: all, where the vectors are not read in time.
+        None: none has one of the same model, or theirs are not read in time.
         numbers: the agent's, as they were just read.
 
         Raises: Unavailable, Corrupt.
         """
-        near = await self._compare_vectors(agent, numbers, vector, deadline_ms)
-        if near is None:
-            return {}
-        import numpy as np
-
-        wanted = np.isin(near.seqs, seqs)
-        return dict(zip(near.seqs[wanted].tolist(), near.similarity[wanted].tolist(), strict=True))
+        cache = self._memories.vectors
+        find = partial(find_near, cache=cache, agent=agent.id, query=vector)
+        size = numbers.next_seq * len(vector.data)
+        is_unread = cache.get(agent.id, vector.model) is None
+        if size <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
+            try:
+                return await self._database.read(find, deadline_ms=deadline_ms)
+            except TooSlow:
+                return None
+        load = partial(load_joined, cache=cache, agent=agent.id, model=vector.model)
+        try:
+            async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):
+                await self._read_once(("vectors", agent.id, vector.model), load)
+                return await self._database.long_read(find, deadline_ms=deadline_ms)
+        except TimeoutError:
+            return None
 
     def all_cached_messages(self, agent: Agent, numbers: AgentNumbers, skip: range) -> list[Message] | None:
         """Returns all that a search can find, of a memory that is not indexed yet; None: it has to be read.
@@ -334,32 +340,6 @@ class Recall(GrowingGroup):
         result: T = await asyncio.shield(reading)
         return result
 
-    async def _compare_vectors(
-        self, agent: Agent, numbers: AgentNumbers, vector: Vector | None, deadline_ms: float
-    ) -> Near | None:
-        """Returns how near the agent's messages are to a vector.
-
-        None: without one, where none has its model, or where they are not read in time.
-        """
-        if vector is None:
-            return None
-        cache = self._memories.vectors
-        find = partial(find_near, cache=cache, agent=agent.id, query=vector)
-        size = numbers.next_seq * len(vector.data)
-        is_unread = cache.get(agent.id, vector.model) is None
-        if size <= (_MANY_UNREAD_BYTES if is_unread else _MANY_BYTES):
-            try:
-                return await self._database.read(find, deadline_ms=deadline_ms)
-            except TooSlow:
-                return None
-        load = partial(load_joined, cache=cache, agent=agent.id, model=vector.model)
-        try:
-            async with asyncio.timeout(deadline_ms / 1000 * _VECTORS_PART):
-                await self._read_once(("vectors", agent.id, vector.model), load)
-                return await self._database.long_read(find, deadline_ms=deadline_ms)
-        except TimeoutError:
-            return None
-
     async def _load_postings(
         self,
         agent: Agent,
@@ -418,7 +398,9 @@ class Recall(GrowingGroup):
         memory, postings = loaded
         assert memory.numbers is not None
         values = (agent.id, memory.numbers.indexed_seq + 1, _BATCH_PASSAGES)
-        near = await self._compare_vectors(agent, memory.numbers, vector, deadline_ms)
+        near = None
+        if vector is not None:
+            near = await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
         fresh = await self._database.long_read(
             lambda connection: load_passages_and_facts(
                 connection, exchanges.SQL["passages_and_facts_since"], values

@@ -19,10 +19,9 @@ from msgspec import Struct
 
 from storage.commands import Rules, Unembedded
 from storage.database import Connection, Database
-from storage.records import Vector
+from storage.records import Near, Vector
 from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, by_chunk, chunk_of
-from storage.search.scores import Near
 from storage.sql import exchanges
 from storage.sql.agents import load_agent
 from storage.sql.group import Group, as_method, effect, long_reads, reads

@@ -14,8 +14,8 @@ import pytest
 from storage.commands import ForgetTarget, Unembedded
 from storage.database import Connection
 from storage.errors import Stale, TooSlow
-from storage.records import Agent, Message, Scope, Vector
-from storage.search import scores, vector_blobs
+from storage.records import Agent, Message, Near, Scope, Vector
+from storage.search import vector_blobs
 from storage.search.blob import CorruptIndex, Document, encode
 from storage.sql import recall, vectors
 from storage.sql.store import Store
@@ -152,7 +152,7 @@ def ranked(
         seqs = [*near, *(i for i in range(1, len(TEXTS) + 1) if i not in near)]
         # The others differ as they do: by one standard deviation.
         values = [*near.values(), *([-1.0, 1.0] * len(seqs))][: len(seqs)]
-        found = scores.Near(np.array(seqs, np.int64), np.array(values), np.array(values))
+        found = Near(np.array(seqs, np.int64), np.array(values), np.array(values))
     return ranked_among(blobs, query, SECRET, near=found, **options)
 
 

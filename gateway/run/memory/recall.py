@@ -29,7 +29,7 @@ from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_or
 from gateway.settings import MemorySettings
 from storage.commands import MemorySnapshot
 from storage.errors import StoreError, TooSlow
-from storage.records import Agent, Message, StandingFact, Vector
+from storage.records import Agent, AgentNumbers, Message, Near, StandingFact, Vector
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
@@ -135,10 +135,21 @@ class FoundMessages(NamedTuple):
         return self.rule_out("shown", lambda m: normalized_statement(m.text) in stated)
 
 
+class SearchOutcome(NamedTuple):
+    """The outcome of a search for a note."""
+
+    found: FoundMessages
+    # What of it goes into the note.
+    choice: note.Choice
+    # Why the search has failed: "late" or "failed"; "": it has not.
+    failure: str
+
+
 # Questions whose answer stands after or before what is found.
 _NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
 _NOTHING = FoundMessages((), "", frozenset(), False)
 _ALL_SHOWN = _NOTHING._replace(is_all_shown=True)
+_NOT_SEARCHED = SearchOutcome(_NOTHING, note.NO_CHOICE, "")
 
 
 async def find_messages(
@@ -175,21 +186,40 @@ async def find_messages(
 
 
 class QueryVectors(Struct):
-    """The vectors of one request's queries, each of which is made once."""
+    """The vectors of one request's queries, each of which is made and compared once."""
 
     # None: memory is searched by words alone.
     embed_query: EmbedQuery | None
     # The seconds that choosing standing facts by them took. They are a part of the time for recall.
     choosing_s: float = 0.0
-    _made: dict[str, Vector | None] = field(default_factory=dict)
+    # By query: its vector, or what that was compared with; None: there is none, or none in time.
+    _made: dict[str, Vector | Near | None] = field(default_factory=dict)
 
-    async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | None:
-        """Returns the vector of a query; None: there is none, or none in time."""
+    async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
+        """Returns the vector of a query, as a search takes it; None: there is none, or none in time."""
         if self.embed_query is None:
             return None
         if query not in self._made:
             self._made[query] = await self.embed_query([agent.id], query, wait_ms)
         return self._made[query]
+
+    async def compare(
+        self, store: Store, agent: Agent, numbers: AgentNumbers, query: str, deadline_ms: float
+    ) -> Near | None:
+        """Returns how near to a query what an agent has is; None: nothing was compared in time.
+
+        deadline_ms: for the query's vector and the comparison together.
+        Raises: StoreError.
+        """
+        begun = time.perf_counter()
+        vector = await self.vector_of(agent, query, deadline_ms)
+        if not isinstance(vector, Vector):
+            return vector
+        remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
+        near = await store.recall.compare(agent, vector, numbers=numbers, deadline_ms=remaining_ms)
+        if near is not None:
+            self._made[query] = near
+        return near
 
 
 async def nearest_facts(
@@ -208,14 +238,13 @@ async def nearest_facts(
     deadline_ms: for the query's vector and the others together.
     Raises: StoreError.
     """
-    facts, begun = snapshot.standing, time.perf_counter()
-    if have_room(facts) or (vector := await vectors.vector_of(agent, query, deadline_ms)) is None:
+    facts = snapshot.standing
+    if have_room(facts):
         return facts
-    seqs = [fact.seq for fact in facts]
-    remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
-    similarities = await store.recall.similarities(
-        agent, seqs, vector, numbers=snapshot.numbers, deadline_ms=remaining_ms
-    )
+    near = await vectors.compare(store, agent, snapshot.numbers, query, deadline_ms)
+    if near is None:
+        return facts
+    similarities = near.similarities([fact.seq for fact in facts])
     return sorted(facts, key=lambda fact: -similarities.get(fact.seq, inf))
 
 
@@ -306,23 +335,18 @@ class Recaller(Struct, frozen=True):
         budget = self._budget_in_window(context, prompt, naming_tokens)
         begun = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
-        found, choice, failure, ms = _NOTHING, note.NO_CHOICE, "", 0.0
+        outcome, ms = _NOT_SEARCHED, 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
-            visible = VisibleContent.of(context, prompt.composition, prompt.window)
-            search = _NoteSearch(
-                self,
-                context,
-                prompt,
-                visible,
-                vectors,
-                budget=budget,
-                naming_tokens=naming_tokens,
-                names=_names(context, name),
-                begun=begun,
-                trace=trace,
+            visible, names = (
+                VisibleContent.of(context, prompt.composition, prompt.window),
+                _names(context, name),
             )
-            found, choice, failure = await search.find_and_choose(text)
+            search = _NoteSearch(
+                self, context, prompt, visible, vectors, budget, naming_tokens, names, begun, trace
+            )
+            outcome = await search.find_and_choose(text)
             ms = (time.perf_counter() - begun) * 1000
+        found, choice, failure = outcome
         rendered = _render(
             context,
             choice.hits,
@@ -330,10 +354,6 @@ class Recaller(Struct, frozen=True):
             names_mark=naming_tokens > 0,
             is_selection=found.is_selection,
         )
-        search_record = None
-        if trace is not None:
-            reason = failure or ("all_shown" if found.is_all_shown else "")
-            search_record = make_search_record(reason, found, choice, trace)
         return RecallResult(
             rendered,
             tokens=note.estimate_tokens(rendered) if choice.hits else 0,
@@ -342,7 +362,7 @@ class Recaller(Struct, frozen=True):
             count=len(choice.hits),
             has_failed=bool(failure),
             is_late=failure == "late",
-            search=search_record,
+            search=None if trace is None else make_search_record(outcome, trace),
         )
 
     def _has_recall_record(self, context: MemoryContext, naming_tokens: int) -> bool:
@@ -391,21 +411,20 @@ class _NoteSearch(Struct, frozen=True):
         sent = self.prompt.section.sent
         return () if sent is None else sent.known.get("standing", ())
 
-    async def find_and_choose(self, text: str) -> tuple[FoundMessages, note.Choice, str]:
-        """Returns what memory has for a message, what a note shows of it, and why the search has failed.
-
-        The reason is "late" or "failed"; "": it has not failed.
-        """
+    async def find_and_choose(self, text: str) -> SearchOutcome:
+        """Searches for a message, and chooses what a note shows."""
         found = _NOTHING
         try:
             found = await self._find(text)
-            return found, await self._choose(found) if found.messages else note.NO_CHOICE, ""
+            choice = await self._choose(found) if found.messages else note.NO_CHOICE
+            return SearchOutcome(found, choice, "")
         except StoreError as error:
             # A memory that answers late or not at all is one without hits; the reply does not wait for it.
             _log.warning(
                 "Memory could not be searched for a reply, which was made without: %s", error.message
             )
-            return found, note.NO_CHOICE, "late" if isinstance(error, TooSlow) else "failed"
+            failure = "late" if isinstance(error, TooSlow) else "failed"
+            return SearchOutcome(found, note.NO_CHOICE, failure)
 
     async def _find(self, text: str) -> FoundMessages:
         """Returns what memory has for a message and the prompt does not show. Raises: StoreError."""
@@ -522,19 +541,17 @@ def selection_limit(standing_count: int) -> int:
 
 
 def make_search_record(
-    why: str,
-    found: FoundMessages,
-    choice: note.Choice,
-    trace: SearchTrace,
-    most_left_out: int = MAX_LEFT_OUT,
+    outcome: SearchOutcome, trace: SearchTrace, most_left_out: int = MAX_LEFT_OUT
 ) -> SearchRecord:
     """Returns the record of a search, without the rows of its ranking.
 
     most_left_out: how many hits outside of the note are recorded with their scores.
     """
+    found, choice, failure = outcome
     free = most_left_out - (len(trace.hit_seqs) - len(choice.hits))
     weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
     trace.weak_hits = None
+    why = failure or ("all_shown" if found.is_all_shown else "")
     return SearchRecord(why, found.messages, choice, found.ruled_out, found.is_selection, trace, weak)
 
 

@@ -20,6 +20,7 @@ from gateway.run.memory.recall import (
     SPARE_BUDGETS,
     EmbedQuery,
     QueryVectors,
+    SearchOutcome,
     find_messages,
     make_search_record,
     nearest_facts,
@@ -70,7 +71,9 @@ class TrialRecall(Struct, frozen=True):
         rendered = note.render_note(
             choice.hits, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
-        return TrialResult(rendered, make_search_record("", found, choice, trace, most_left_out))
+        return TrialResult(
+            rendered, make_search_record(SearchOutcome(found, choice, ""), trace, most_left_out)
+        )
 
 
 class _TrialSearch(Struct, frozen=True):

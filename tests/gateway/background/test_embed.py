@@ -36,7 +36,8 @@ from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
 from storage.errors import Broken
-from storage.records import JobState, Scope
+from storage.records import JobState, Scope, Vector
+from storage.search import vector_blobs
 from storage.sql.recall import Recall
 from tests.doubles.openai_rules import Refusal
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
@@ -352,23 +353,32 @@ def test_another_embedder_begins_anew_at_the_next_start(
 
 
 def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_message(
-    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    compared, compare = list[Vector](), vector_blobs.compare
+
+    def count(joined: Any, query: Vector) -> Any:
+        compared.append(query)
+        return compare(joined, query)
+
+    monkeypatch.setattr(vector_blobs, "compare", count)
     with remembering(upstream, other, tmp_path, background_model=None) as made:
         learner, wish = Learner(made.world), "I never buy dandelions for my tortoise."
         made.mention(wish, *(f"I never eat {food} for dinner at home." for food in FOODS))
         learner.rest()
         assert len(learner.facts()) == 1 + len(FOODS)
-        # By their dates the newest are shown.
-        assert wish.rstrip(".") not in section_after(made, QUESTION)
         made.rest()
         asked = len(made.asked)
+        compared.clear()
         chat = made.world.chat(user="alice")
         chat.say(QUESTION)
         first = made.world.upstream.last.messages[0]["content"]
+        # It is the oldest, and others had no room.
         assert wish.rstrip(".") in first
-        # Section and note have one vector of the message.
+        assert any(food not in first for food in FOODS)
+        # Section and note have one vector of the message, which is compared once.
         assert made.asked[asked:] == [[QUESTION]]
+        assert len(compared) == 1
         chat.say("And what else?")
         assert made.world.upstream.last.messages[0]["content"] == first
         # So does what the embedder has not seen yet.
@@ -405,7 +415,7 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
         late_s, given_ms = 0.0, dict[str, float]()
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
         monkeypatch.setattr("gateway.run.memory.recall.time", clock)
-        vector_of, similarities, search = QueryVectors.vector_of, Recall.similarities, Recall.search
+        vector_of, compare, search = QueryVectors.vector_of, Recall.compare, Recall.search
 
         async def embed_slowly(self: QueryVectors, *asked: Any) -> Any:
             nonlocal late_s
@@ -416,14 +426,14 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
             nonlocal late_s
             late_s += PATIENCE_S / 4
             given_ms["compare"] = options["deadline_ms"]
-            return await similarities(self, *asked, **options)
+            return await compare(self, *asked, **options)
 
         async def search_and_note(self: Recall, *asked: Any, **options: Any) -> Any:
             given_ms["search"] = options["deadline_ms"]
             return await search(self, *asked, **options)
 
         monkeypatch.setattr(QueryVectors, "vector_of", embed_slowly)
-        monkeypatch.setattr(Recall, "similarities", compare_slowly)
+        monkeypatch.setattr(Recall, "compare", compare_slowly)
         monkeypatch.setattr(Recall, "search", search_and_note)
         section_after(made, QUESTION)
         assert given_ms["compare"] <= limit_ms * (2 / 3 - 1 / 4)
