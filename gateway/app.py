@@ -92,7 +92,7 @@ class Gateway:
         self._stop_begun: float | None = None  # by time.monotonic()
         self._waited_for = 0  # requests that were active then
         self.readiness = Readiness()
-        # `health` is replaced with each change, so it is read anew at each check.
+        # Each change replaces `store.health`, so each check reads the attribute.
         self.readiness.checks["store"] = lambda: store.health.status
         self.access = access or AccessLog(enabled=server.access_log)
         self.guard = guard = _make_guard(settings, store)

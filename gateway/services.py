@@ -292,7 +292,7 @@ def _log_failure(fault: Unavailable) -> None:
 
 def _watch_store(metrics: Metrics, store: Store) -> None:
     """Counts in metrics whether the store works, and what waits to be written to it."""
-    # `health` is replaced with each change, so it is read anew at each scrape.
+    # Each change replaces `store.health`, so each scrape reads the attribute.
     up = "Whether the store can be used: 1, or 0 while chat goes on without memory."
     metrics.add_gauge("store_up", up, lambda: {(): float(store.health.is_up)})
     metrics.add_gauge("writer_queue", "Writes waiting for the store.", lambda: {(): store.health.waiting})

@@ -106,7 +106,7 @@ class Conversation(Struct, frozen=True):
     key: str | None
     rev: int = 0
     # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty. (The
-    # column is still called `tip`, so that gateways of the version before can serve beside this one.)
+    # column is still called `tip`, so that gateways of the version before can serve the same database.)
     last_exchange: int = 0
 
     @property
@@ -244,8 +244,8 @@ class Exchange(Struct, frozen=True):
     def ends_with_user(self) -> bool:
         """True for an exchange of depth 2 or more that ends with a user message.
 
-        Its own row shows that its parent was continued, so the parent's row is not written. First exchanges are
-        looked up by that mark, so theirs is written (depth 1).
+        Its own row shows that its parent was continued, so the parent's row is not marked as continued. An opening is
+        looked up by its mark, so the row of one is written when an exchange of depth 1 continues it.
         """
         last = self.inputs[-1] if self.inputs else ()
         return self.depth > 1 and bool(last) and last[0][:1] == USER_ATOM

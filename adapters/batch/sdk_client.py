@@ -15,7 +15,7 @@ from adapters.errors import ProviderRefused, ProviderUnreachable
 
 T = TypeVar("T")
 V = TypeVar("V")
-CLOCK_SKEW_S: Final = 60.0  # by which a provider's clock may be behind the gateway's
+CLOCK_SKEW_S: Final = 60.0  # by which a provider's clock may be slow
 PAGE: Final = 100  # batches or files that are listed at once
 _MISSING: Final = (
     "the package {sdk!r} is not installed on the gateway's machine: in the clone run "

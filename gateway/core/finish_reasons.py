@@ -9,7 +9,7 @@ BROKE: Final = "error"
 # After these a reply may lack its end.
 CUT_REASONS: Final = ("length", "content_filter", BROKE)
 # Other makers' words by OpenAI's. They are those of Gemini, Mistral, Cohere, Bedrock, DeepSeek, GLM, OpenRouter, vLLM,
-# SGLang, TGI, and of Claude behind proxies that hand its reasons on.
+# SGLang, TGI, and of proxies that hand on Claude's reasons.
 _WORDS: Final = {
     "length": """
         max_tokens max_output_tokens max_new_tokens max_length token_limit model_length context_length

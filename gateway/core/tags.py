@@ -2,7 +2,7 @@
 
 Text from elsewhere must not pass for the gateway's. Where the gateway renders such text itself, it escapes the tags in
 it (`escape_tags`). A client's own messages are sent as they came; among them the gateway's notes are recognised by a
-mark that nobody else can know. The memory section, or else the first note, shows the mark to the model.
+mark that no one else can know. The memory section, or else the first note, shows the mark to the model.
 """
 
 from __future__ import annotations

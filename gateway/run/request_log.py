@@ -1,4 +1,4 @@
-"""The requests of this process: those in flight, and the last ones that have ended. It holds no content of theirs."""
+"""The requests of this process: those in flight, and the last ones that have ended. It holds no content."""
 
 from __future__ import annotations
 

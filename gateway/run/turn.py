@@ -259,7 +259,7 @@ class TurnRun:
     # -- the request of a round
 
     async def _request_for(self, target: Target, endpoint: Endpoint) -> ModelRequest:
-        """Returns the round's request for a target. The prompt is made anew if another target was expected."""
+        """Returns the round's request for a target. If another one was expected, the prompt is made again."""
         if target != self.prompt.target or endpoint is not self._prompt_endpoint:
             await self._retarget(target, endpoint)
         else:

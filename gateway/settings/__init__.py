@@ -272,7 +272,7 @@ class UiSettings(Table, frozen=True):
     # A session ends after so long, and after so long without a request.
     session_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 43_200.0
     idle_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 1_800.0
-    # Of applications that may show "about me" within a page of theirs.
+    # Of applications that may show "about me" in a frame.
     frame_origins: tuple[Text, ...] = ()
     # How long it is noted what operators did; fractions too.
     audit_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 90.0

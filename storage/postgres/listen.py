@@ -69,7 +69,7 @@ class NotificationListener:
             self._task = asyncio.get_running_loop().create_task(self._listen())
 
     def reconnect(self) -> None:
-        """Connects anew: the database has recovered, maybe on another server, and the old one may still answer here."""
+        """Replaces the connection: the database may have recovered on another server, and the old one still answer."""
         self._connection_lost.set()
 
     def listen(self, channel: str, callback: NotificationCallback) -> None:

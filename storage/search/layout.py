@@ -284,7 +284,7 @@ class IndexLayout:
         # In most memories two bytes hold a row's number.
         none = array("h" if len(self.flags) < 1 << 15 else "i", [-1])
         first, self._linked = self._linked, len(self.flags)
-        # All rows are linked anew where their numbers need more bytes now, or where fewer than half stay as they are.
+        # All rows are linked again where their numbers need more bytes now, or where fewer than half stay as they are.
         if none.typecode != self.earlier.typecode or first < len(self.earlier) // 2:
             first = 0
         more = none * (len(self.flags) - first)

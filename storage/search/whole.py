@@ -42,7 +42,7 @@ class _Table(NamedTuple):
     languages: list[_Words]
     # Words of a greeting, in any language.
     greet: frozenset[str]
-    # Those, and the words that may stand beside them.
+    # The same, and the words that may go with them.
     all_greeting: frozenset[str]
 
 

@@ -250,7 +250,7 @@ class Forgetting(Group):
     async def pause(self, agent: int, since: float | None) -> bool:
         """Pauses a memory since a time, or resumes it (None). False: it is so already, or it is gone.
 
-        Turns that were planned before commit no more, and every process reads the memory anew.
+        Turns that were planned before are not committed, and every process reads the memory again.
         """
 
         async def write(connection: Connection) -> bool:

@@ -320,7 +320,7 @@ class Keys(Group):
         self._database.notify(KEYS)
 
     def _drop_cache(self) -> None:
-        """Drops all keys here, and has other processes read theirs again."""
+        """Drops all cached keys, and has other processes read their own again."""
         self._cache = OrderedDict()
         self._database.notify(KEYS)
 

@@ -57,7 +57,7 @@ class Overview(Group):
 
     @reads
     async def recorded_size(self, connection: Connection, agent: int) -> Retained:
-        """Returns how much of a memory is retained, by the counters kept at each write. They count no turns."""
+        """Returns how much of a memory is retained, by the counters that each write updates. They count no turns."""
         row = await connection.row(SQL["recorded_size"], (agent,))
         return Retained() if row is None else Retained(*row)
 

@@ -1,4 +1,4 @@
-"""Blocks without what was forgotten: the versions that came from it go, and those built on them are made anew."""
+"""Blocks without what was forgotten: the versions that came from it are dropped, and those built on them remade."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def rebuild_block(
     now: float,
     texts: Collection[str] = frozenset(),
 ) -> bool:
-    """Drops the versions of a block that came from what is gone, and makes those anew that were built on them.
+    """Drops the versions of a block that came from what is gone, and remakes those that were built on them.
 
     Pending edits that may bring it back are dropped: a turn may have seen the block as it was while this forgetting was
     under way.
@@ -114,9 +114,10 @@ async def _write_following(
     last: str,
     now: float,
 ) -> None:
-    """Writes versions anew with the values beside them, and after them the one with which a forgetting ends.
+    """Writes versions again, each with its new value, and after them the one with which a forgetting ends.
 
     staying: the versions that stay in their rows, with their values.
+    following: those that are written again, with their new values.
     last: the last value.
     """
     current = block.version
@@ -139,7 +140,7 @@ async def _write_following(
 def _padded_sources(version: _Version, value: str) -> bytes | None:
     """Returns the sources with which the row of a version stays as long with another value; None: there are none.
 
-    Over SQLite its neighbours would be moved otherwise, and copies of them stay behind.
+    Over SQLite a shorter row would move its neighbours, and leave copies of them in the file.
     """
     room = _row_bytes(version.value.encode()) - _row_bytes(value.encode()) + _row_bytes(version.sources)
     # The length itself takes up to three bytes.

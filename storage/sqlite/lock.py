@@ -43,7 +43,7 @@ class Lock:
         return self._descriptor is not None
 
     def take(self) -> None:
-        """Takes the lock, unless it is held. If its file was removed with the database, the lock is taken anew.
+        """Takes the lock, unless it is held. If its file was removed with the database, it is taken again.
 
         Raises: Owned, with what the owner wrote; Broken, ReadOnly, Full: there can be no lock file.
         """

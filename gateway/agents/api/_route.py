@@ -102,7 +102,7 @@ class AgentsRoute(Struct, frozen=True):
     is_served: bool = True
     # Without this parameter of the query, the path without a slash belongs to another API.
     needs: str = ""
-    # How a list is paged whose query is a `PageQuery`; it changes the query before the handler sees it.
+    # The paging of a list with a `PageQuery`; it changes the query before the handler sees it.
     pages: Paging = NEWEST_FIRST
 
     async def answer(self, request: ApiRequest) -> Any:

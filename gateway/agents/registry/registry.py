@@ -68,7 +68,7 @@ def api_scope(project: str, uid: str) -> Scope:
 
 
 class AgentParts(Struct, frozen=True, kw_only=True):
-    """The name of an agent and what belongs to it beside its definition, by public names.
+    """The name of an agent and what is attached to it, by public names.
 
     None leaves a part of an agent as it is; a new agent begins without it.
     """

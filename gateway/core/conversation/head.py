@@ -38,7 +38,7 @@ class RepeatedReply(Enum):
     OFF = auto()
 
 
-# Those that tell how much of a stored reply was heard.
+# The kinds by which it is known how much of a stored reply was heard.
 HEARD = (RepeatedReply.HEAD, RepeatedReply.ABOVE)
 
 

@@ -104,7 +104,7 @@ def _find_unheard(
     messages: Sequence[WireMessage],
     heard_texts: Sequence[str],
 ) -> tuple[Sequence[Exchange], int]:
-    """Returns the newest exchanges of which the client has no reply, and how many messages of the list are theirs.
+    """Returns the newest exchanges of which the client has no reply, and how many messages of the list belong to them.
 
     These are steps after results of tools that the list repeats, and turns whose questions it repeats.
     """

@@ -178,7 +178,7 @@ def has_open_calls(exchange: Exchange) -> bool:
     full = _FullReply.of(exchange)
     if full is None or not full.is_step:
         return has_calls(exchange.reply)  # calls of hidden rounds have their results
-    # A step's call may be shown as text, so `exchange.reply` does not tell.
+    # A step's call may be shown as text, so `exchange.reply` may lack it.
     reply, *results = full.messages
     answered = {m.get("tool_call_id") for m in results}
     return any(call.get("id") not in answered for call in reply.get("tool_calls") or ())

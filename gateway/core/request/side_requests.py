@@ -61,7 +61,7 @@ class SideRequests:
             content = messages[-1].get("content")
             found = self._of_user.match(content if isinstance(content, str) else _first_text(content))
             if found is None and isinstance(content, list) and len(content) > 1:
-                # Claude Code asks for a summary behind the person's last words.
+                # Claude Code asks for a summary after the person's last words.
                 found = self._of_user.match(_text_of_part(content[-1]))
         if found is None and messages and messages[0].get("role") in _PROMPTS:
             content = messages[0].get("content")

@@ -46,7 +46,7 @@ SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
 
 
 def with_asides(definition: Json, names: Collection[str]) -> Json:
-    """Returns a tool's definition with these asides, but for those whose name the tool has for an argument of its own.
+    """Returns a tool's definition with these asides. One with the name of an argument of the tool is left out.
 
     definition: an entry of a request's `tools`.
     """

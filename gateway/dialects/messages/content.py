@@ -203,7 +203,7 @@ class _MessageReader:
             raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
         if role == "system" and content in (None, []) and message.get("output_config") is not None:
             return
-        if not isinstance(content, (str, list)):  # a union would be made anew for each message
+        if not isinstance(content, (str, list)):  # a union would be made for each message
             raise invalid(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
             )

@@ -1,6 +1,6 @@
 """Compaction items: a conversation's summary, which a client sends back in place of what it covers.
 
-It becomes a system message, so it is nobody's words, and is not remembered.
+It becomes a system message, so it has no speaker, and is not remembered.
 (platform.openai.com/docs/api-reference/responses/compact)
 """
 

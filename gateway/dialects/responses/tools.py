@@ -85,7 +85,7 @@ _CLAUDES_SEARCH: Final = "web_search_20250305"
 
 
 class UpstreamTools(Struct, frozen=True):
-    """The tools that chat completions of a request's upstreams take beside functions."""
+    """The tools other than functions that chat completions of a request's upstreams take."""
 
     # Custom tools and `allowed_tools`, as OpenAI's own endpoint takes them.
     custom: bool = False
@@ -294,7 +294,7 @@ class _ToolReader:
         if tool.get("external_web_access") is False:
             return False  # an index of pages that were read before, of which there is none here
         if not self._upstream_tools.web_search:
-            # An offer beside other tools, as Codex makes it in every request; alone it is what is asked for.
+            # Among other tools it is an offer, as Codex makes it in every request; a tool alone is what is asked for.
             self.omitted_search = f"{where}.type"
             self._left_out.add("tools.web_search")
             return False

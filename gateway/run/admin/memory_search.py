@@ -25,7 +25,7 @@ SEARCH_MS = 1000.0
 PAGE = 50
 # The most hits that are shown as left out of the note.
 _MAX_LEFT_OUT = 20
-# The most hits of a trial beside those in the note: more than recall finds.
+# The most hits of a trial that are not in the note: more than recall finds.
 _MAX_HITS = 100
 
 

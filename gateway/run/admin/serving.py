@@ -22,7 +22,7 @@ from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar
 
 # An operation is answered within this time; long ones are asked for in parts.
 ANSWER_S = 30.0
-# A larger file is none of ours: it has some 150 bytes.
+# The file has some 150 bytes; a larger one was not written by a gateway.
 _FILE_BYTES = 4096
 
 

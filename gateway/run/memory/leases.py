@@ -52,7 +52,7 @@ class Leases:
 
     async def try_take(self, name: str) -> bool:
         """Takes a lock if it is free. Raises: Unavailable."""
-        # From now on it is not released once more, which would come behind the take.
+        # From now on it is not released again: the release would come after the lock is taken.
         if (write := self._releasing.pop(name, None)) is not None:
             await asyncio.wait([write])
         if not await self._locks.take(name, LEASE_S):

@@ -32,7 +32,7 @@ from storage.records import Atom
 CACHE_BYTES = 5 << 19
 # A larger request is not stored: to hash its messages takes 1 ms.
 _MAX_REQUEST_BYTES = 1 << 20
-# The memory that a list takes beside its atoms, and each message in it; measured.
+# The bytes that a list takes without its atoms, and those of each message in it; measured.
 _LIST_BYTES, _MESSAGE_BYTES = 780, 8
 
 # An agent's secret, and how many messages the list has.

@@ -1,4 +1,4 @@
-"""The context of a stored conversation: read once for a send, and planned anew for each step of its run.
+"""The context of a stored conversation: read once for a send, and planned for each step of its run.
 
 The messages that came in are taken out of the request, and stand in the plan. So a send and a later step look alike:
 the request has the fields of the call and the leading system messages, and all content comes from the path.

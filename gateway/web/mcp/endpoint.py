@@ -139,7 +139,7 @@ def _read_client_name(raw: bytes) -> str:
 
 
 def _decode_session(session: bytes | str | None) -> str:
-    """Returns the name of a client from the id of its session; "": it is no id of ours."""
+    """Returns the name of a client from the id of its session; "": the gateway has made no such id."""
     if not session or len(session) > _MAX_SESSION_CHARS:
         return ""
     id = session.encode("latin-1", "replace") if isinstance(session, str) else session

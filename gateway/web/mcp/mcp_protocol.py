@@ -52,7 +52,7 @@ def make_server(perform: Perform) -> Server[Any]:
 
 
 def client_of(context: Context) -> str:
-    """Returns name and version of the program that calls; "": it has not said."""
+    """Returns name and version of the program that calls; "": they are not known."""
     params = context.session.client_params
     return "" if params is None else client_name(params.client_info.name, params.client_info.version)
 
