@@ -63,13 +63,14 @@ if EVERYWHERE not in KINDS:
 
 # Folders whose tests start a gateway -> the stage that runs them; all others are of the stage core.
 STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
+# Folders in those whose tests start none.
+PURE = ("agents/core", "agents/wire")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test with its stage, which is its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
     for item in items:
-        folder = _folder(item.path)
-        item.add_marker(STAGES.get(folder, "core"))
+        item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
             item.add_marker(pytest.mark.skip("needs agents made over REST"))
 
@@ -87,8 +88,9 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _folder(path: Path) -> str:
-    return path.relative_to(Path(__file__).parent).parts[0]
+def _stage(path: Path) -> str:
+    folders = path.relative_to(Path(__file__).parent).parts
+    return "core" if "/".join(folders[:2]) in PURE else STAGES.get(folders[0], "core")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -111,7 +113,7 @@ def own_logging() -> Iterator[None]:
 def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The database in which `tests.stored.open_store` keeps what a test gives a file for."""
     kind: str = getattr(request, "param", EVERYWHERE)
-    if kind == "postgresql" and _folder(request.path) in STAGES:
+    if kind == "postgresql" and _stage(request.path) != "core":
         if request.node.get_closest_marker("sqlite"):
             pytest.skip("SQLite's own: PostgreSQL's are in tests/storage/postgres and tests/gateway/two")
         monkeypatch.setattr(stored, "server", stored.Server(request.getfixturevalue("postgres")))

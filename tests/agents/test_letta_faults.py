@@ -20,7 +20,7 @@ from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call
 
 _TESTS: Final = Path(__file__).parents[1]
 _RULES, _RUNS, _MEMORY = (
-    "core/turn/test_rules.py",
+    "agents/core/test_tool_rules.py",
     "agents/test_runs.py",
     "agents/test_memory.py",
 )

@@ -34,8 +34,8 @@ from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.render import ChatView
 from gateway.errors import UpstreamBroke
+from tests.agents.core.test_tool_rules import random_rules
 from tests.core.turn.playbook import JSON, SSE, completion, streamed
-from tests.core.turn.test_rules import random_rules
 from tests.doubles.lines_view import LinesView
 
 NAMES = ("a", "b", "c", "say", "theirs", "nobody")
