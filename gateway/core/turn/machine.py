@@ -76,7 +76,7 @@ from gateway.core.turn.states import (
     TurnState,
 )
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.upstream_error import error_for_status, is_for_good, make_stream_error
+from gateway.core.turn.upstream_error import is_for_good, make_stream_error, read_error_object
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
@@ -218,7 +218,7 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, fields = self._is_refused(body), error_for_status(reply.status, body)
+        is_refused, fields = self._is_refused(body), read_error_object(reply.status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):

@@ -81,7 +81,7 @@ def is_for_good(status: int, body: bytes) -> bool:
     much would. Under a 200 the error itself shows what it is.
     """
     if status < 400:
-        status = _status_of(error_for_status(status, body))
+        status = _status_of(read_error_object(status, body))
     if not 400 <= status < 500 or status in _MENDABLE or is_about_account(status, body):
         return False
     return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
@@ -274,8 +274,8 @@ def _status_of(error: Json) -> int:
     return 500
 
 
-def error_for_status(status: int, body: bytes) -> Json:
-    """Returns the error to report for an upstream's reply with a status that can no longer be sent."""
+def read_error_object(status: int, body: bytes) -> Json:
+    """Returns OpenAI's error object for an upstream's error, or for a reply that is no chat completion."""
     error = _error_in_body(body)
     if error is None:
         message = f"The upstream's answer (status {status}) was neither a chat completion nor a known error"

@@ -12,10 +12,10 @@ from adapters.types import Event
 from gateway.core.turn.upstream_error import (
     RefusedContent,
     context_from_error,
-    error_for_status,
     error_in,
     error_of_stream,
     is_for_good,
+    read_error_object,
     refusal_in_body,
     refusal_in_event,
     refused_content,
@@ -40,14 +40,14 @@ from gateway.errors import UpstreamBroke, UpstreamRefused
     ],
 )
 def test_errors_of_all_upstreams_have_one_shape(status: int, body: bytes, message: str, code: Any) -> None:
-    error = error_for_status(status, body)
+    error = read_error_object(status, body)
     assert (error["message"], error["code"]) == (message, code)
     assert {"message", "type", "param", "code"} <= error.keys()
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]"])
 def test_an_error_without_words_names_its_status(body: bytes) -> None:
-    error = error_for_status(503, body)
+    error = read_error_object(503, body)
     assert "503" in error["message"]
     assert error["code"] == 503
 
