@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.agents.core.agent_file import PortableMessage
 from gateway.agents.wire.message import Showing, content_parts, spoken_by, well_typed
-from gateway.agents.wire.struct_fields import iso_time, lines_of
+from gateway.agents.wire.shown_values import iso_time, lines_of
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import (
     framed_system_message,

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from gateway.agents.agent_file.file_messages import to_file_message
 from gateway.agents.core.agent_file import PortableArchive, PortableMessage
-from gateway.agents.wire.struct_fields import iso_time
+from gateway.agents.wire.shown_values import iso_time
 from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 

@@ -19,7 +19,7 @@ from gateway.agents.registry.registry import AgentView
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.system_message import system_id
 from gateway.agents.wire.message import Showing
-from gateway.agents.wire.struct_fields import iso_time
+from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.guide import StopReason

@@ -23,15 +23,8 @@ from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
-from gateway.agents.wire.struct_fields import (
-    Body,
-    Maybe,
-    NoEffect,
-    duration_ns,
-    iso_time,
-    refused,
-    sent_fields,
-)
+from gateway.agents.wire.shown_values import duration_ns, iso_time
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath

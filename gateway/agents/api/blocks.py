@@ -10,6 +10,7 @@ from gateway.agents.api._paging import OLDEST_FIRST, page_items
 from gateway.agents.api._query import AgentsOfQuery, BlocksQuery, HistoryQuery, PageQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi, page_of, sent_or_none
+from gateway.agents.wire.shown_values import iso_time
 from gateway.agents.wire.struct_fields import (
     MAX_PARTS,
     NO_TEMPLATES,
@@ -17,7 +18,6 @@ from gateway.agents.wire.struct_fields import (
     Body,
     Maybe,
     NoEffect,
-    iso_time,
     sent_fields,
 )
 from gateway.core import ids

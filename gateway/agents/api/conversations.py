@@ -32,7 +32,8 @@ from gateway.agents.runs.run import RunRequest
 from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun
 from gateway.agents.wire.send import Send
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, iso_time, refused, sent_fields
+from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, refused, sent_fields
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition

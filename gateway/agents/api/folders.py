@@ -16,7 +16,8 @@ from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
 from gateway.agents.files.folders import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, iso_time, refused, sent_fields
+from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused, sent_fields
 from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest, Conflict, UnknownId

@@ -13,7 +13,8 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
 from gateway.agents.registry.archives import Archives, PassageView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect, iso_time
+from gateway.agents.wire.shown_values import iso_time
+from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.dates import seconds_of

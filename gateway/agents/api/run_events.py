@@ -16,7 +16,7 @@ from gateway.agents.wire.faults import error_event
 from gateway.agents.wire.message import Showing, summary_json
 from gateway.agents.wire.run_json import end_events, result_json, stop_json
 from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
-from gateway.agents.wire.struct_fields import iso_time
+from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason

@@ -20,17 +20,8 @@ from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.signature import function_name, schema_of
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import (
-    MAX_PARTS,
-    Body,
-    Entry,
-    Maybe,
-    NoEffect,
-    iso_time,
-    lines_of,
-    refused,
-    sent_fields,
-)
+from gateway.agents.wire.shown_values import iso_time, lines_of
+from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Entry, Maybe, NoEffect, refused, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import MAX_SCHEMA_BYTES, AgentDefinition, ToolDefinition

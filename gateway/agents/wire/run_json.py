@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, duration_ns, iso_time, refused
+from gateway.agents.wire.shown_values import duration_ns, iso_time
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from storage.listing import LAST_NUMBER, RunEntry, StepEntry

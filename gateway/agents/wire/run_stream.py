@@ -20,7 +20,7 @@ from adapters.types import Event, Json
 from gateway.agents.wire.faults import LettaErrors, error_event
 from gateway.agents.wire.message import Origin, Showing, messages_json, part_json, spoken_by, without_asides
 from gateway.agents.wire.run_json import stop_json, usage_json
-from gateway.agents.wire.struct_fields import iso_time
+from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.turn.asides import Asides
 from gateway.core.turn.client_view import ClientView, ReplyEvent

@@ -1,0 +1,28 @@
+"""Values as the JSON of the agents API shows them: times, durations, lines of output."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+
+def iso_time(at: float | None) -> str | None:
+    """Returns a time in ISO 8601, in UTC with microseconds. at: seconds since the epoch."""
+    if at is None:
+        return None
+    try:
+        moment = datetime.fromtimestamp(at, UTC)
+    except (OverflowError, OSError, ValueError):
+        # A clock that was wrong once must not make a list unreadable.
+        moment = datetime.fromtimestamp(0, UTC)
+    return moment.isoformat(timespec="microseconds")
+
+
+def duration_ns(begun: float | None, ended: float | None) -> int | None:
+    """Returns how long something took; None: it has not begun, or not ended. A clock may have been put back."""
+    return None if begun is None or ended is None else max(0, int((ended - begun) * 1e9))
+
+
+def lines_of(output: Any) -> list[str] | None:
+    """Returns the output of a tool's code line by line; None: there is none."""
+    return output.splitlines() if isinstance(output, str) and output else None
