@@ -1,11 +1,12 @@
-"""Previews of forgettings: what one would take, counted before it is begun: as `storage/sql/erase.py` takes it."""
+"""Previews of forgettings: counts what one would erase (storage/sql/erase.py), before it is begun."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from storage.commands import Erased, ForgetTarget, Rules
-from storage.database import Connection, Database, Row
+from storage.database import Connection, Database
 from storage.listing import ForgetCounts
 from storage.sql.additions import DAY_S
 from storage.sql.erase import SQL as FORGET_SQL
@@ -20,9 +21,22 @@ SQL = load("forget_preview.sql")
 _MAX_EXCHANGES = 2_000
 # The most numbers of messages among which notes are looked for. Half a million exchanges without one took 0.7 s.
 _MAX_NUMBERS = 50_000
+# The most exchanges that a statement takes as a list; a target that names more is counted by the first of them.
+_LISTED_EXCHANGES = 64
 _NO_CONVERSATION = -1
-# Facts that are named.
-_NAMED = 20
+# The most facts whose texts are returned.
+_NAMED_FACTS = 20
+
+
+class _ErasedExchange(NamedTuple):
+    """An exchange that is erased or loses a message: a row of `exchanges_of` and `exchanges_named`."""
+
+    id: int
+    seq: int
+    depth: int
+    conversation: int
+    begun: float
+    ended: float | None
 
 
 class ForgetPreviews(Group):
@@ -44,34 +58,35 @@ class ForgetPreviews(Group):
             return await self._count_whole(connection, agent), []
         if target.facts or target.passages:
             return await self._count_named(connection, agent, target), []
-        rows = await self._load_erased(connection, agent, target)
-        ids = [row[0] for row in rows]
-        erased = (
-            agent,
-            _NO_CONVERSATION if target.conversation is None else target.conversation,
-            ids[:64] if target.conversation is None else [],
-        )
+        exchanges = await self._load_erased(connection, agent, target)
+        # The conversation or the exchanges, as the statements take them.
+        conversation, listed = _NO_CONVERSATION, [each.id for each in exchanges[:_LISTED_EXCHANGES]]
+        if target.conversation is not None:
+            conversation, listed = target.conversation, []
+        erased = (agent, conversation, listed)
         versions = 0
         for block in await self._visible_blocks(connection, agent):
             versions += await connection.value(SQL["versions"], (*erased, block))
-        facts = await connection.rows(SQL["facts"], (*erased, _NAMED))
+        facts = await connection.rows(SQL["facts"], (*erased, _NAMED_FACTS))
         counts = ForgetCounts(
             messages,
             facts[0][2] if facts else 0,
             await connection.value(SQL["passages"], erased),
             versions,
-            await self._count_summaries(connection, agent, rows),
-            await self._count_notes(connection, agent, rows, has_blocks=versions > 0),
+            await self._count_summaries(connection, agent, exchanges),
+            await self._count_notes(connection, agent, exchanges, has_blocks=versions > 0),
         )
         return counts, [(seq, text) for seq, text, _ in facts]
 
-    async def _count_summaries(self, connection: Connection, agent: int, rows: Sequence[Row]) -> int:
+    async def _count_summaries(
+        self, connection: Connection, agent: int, exchanges: Sequence[_ErasedExchange]
+    ) -> int:
         """Counts the summaries of paths on which an exchange is erased."""
         # By conversation the least depth and number that are erased.
         least: dict[int, tuple[int, int]] = {}
-        for _, seq, depth, conversation, *_ in rows:
-            before = least.get(conversation, (depth, seq))
-            least[conversation] = min(before[0], depth), min(before[1], seq)
+        for each in exchanges:
+            depth, seq = least.get(each.conversation, (each.depth, each.seq))
+            least[each.conversation] = min(depth, each.depth), min(seq, each.seq)
         found = 0
         for conversation, (depth, seq) in least.items():
             found += await connection.value(SQL["summaries"], (agent, conversation, depth, seq))
@@ -79,11 +94,12 @@ class ForgetPreviews(Group):
 
     async def _count_whole(self, connection: Connection, agent: int) -> ForgetCounts:
         row = await connection.row(SQL["whole"], (agent,)) or (0,) * 5
+        messages, facts, passages, versions, summaries = row
         notes = None
-        if row[0] <= _MAX_EXCHANGES:
+        if messages <= _MAX_EXCHANGES:
             found = await connection.rows(SQL["notes"], (agent, 0, _MAX_EXCHANGES))
             notes = sum(bool(text) for _, packed in found for text in unpack_notes(packed).values())
-        return ForgetCounts(row[0], row[1], row[2], row[3], row[4], notes)
+        return ForgetCounts(messages, facts, passages, versions, summaries, notes)
 
     async def _count_named(self, connection: Connection, agent: int, target: ForgetTarget) -> ForgetCounts:
         """Returns how much a target takes that names facts or passages."""
@@ -105,24 +121,32 @@ class ForgetPreviews(Group):
             row[0] for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent, scope[0], scope[1]))
         ]
 
-    async def _load_erased(self, connection: Connection, agent: int, target: ForgetTarget) -> list[Row]:
+    async def _load_erased(
+        self, connection: Connection, agent: int, target: ForgetTarget
+    ) -> list[_ErasedExchange]:
         """Returns the exchanges that are erased or lose a message; of a conversation `_MAX_EXCHANGES` and one more."""
         if target.conversation is not None:
-            return await connection.rows(
+            rows = await connection.rows(
                 SQL["exchanges_of"], (agent, target.conversation, _MAX_EXCHANGES + 1)
             )
-        ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
-        named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
-        return await rows_of(connection, SQL["exchanges_named"], named, agent)
+        else:
+            ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
+            named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
+            rows = await rows_of(connection, SQL["exchanges_named"], named, agent)
+        return [_ErasedExchange(*row) for row in rows]
 
     async def _count_notes(
-        self, connection: Connection, agent: int, rows: Sequence[Row], *, has_blocks: bool
+        self, connection: Connection, agent: int, exchanges: Sequence[_ErasedExchange], *, has_blocks: bool
     ) -> int | None:
-        if not rows or len(rows) > _MAX_EXCHANGES:
-            return None if rows else 0
-        days = {int(at // DAY_S) for *_, begun, ended in rows for at in (begun, ended) if at is not None}
-        erased_ids = {row[0] for row in rows}
-        first = min(row[1] for row in rows)
+        """Counts the notes that go with exchanges; None: too much would have to be read. has_blocks: blocks change."""
+        if not exchanges:
+            return 0
+        if len(exchanges) > _MAX_EXCHANGES:
+            return None
+        times = [at for each in exchanges for at in (each.begun, each.ended) if at is not None]
+        days = {int(at // DAY_S) for at in times}
+        erased_ids = {each.id for each in exchanges}
+        first = min(each.seq for each in exchanges)
         return await self._count_quoting(
             connection, agent, first, Erased(frozenset(days), has_blocks), erased_ids
         )
