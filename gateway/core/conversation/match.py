@@ -116,17 +116,19 @@ def _segments(listing: HashedList) -> list[range]:
 class _Segment:
     """The assistant's words and calls of one turn, however they were split, merged or mixed with others."""
 
-    def __init__(self, listing: HashedList, segment: Iterable[int]) -> None:
-        assistants = [i for i in segment if listing.role(i) == "assistant"]
-        self.calls = [(i, a) for i in assistants for a in listing.atoms[i] if is_call(a)]
+    def __init__(self, listing: HashedList, indices: Iterable[int]) -> None:
+        assistants = [i for i in indices if listing.role(i) == "assistant"]
+        # Each call with the index of its message.
+        self.calls = [(i, atom) for i in assistants for atom in listing.atoms[i] if is_call(atom)]
         texts = [(i, without_space(listing.text(i))) for i in assistants]
-        texts = [(i, t) for i, t in texts if t][-_MAX_TEXTS:]
+        texts = [(i, text) for i, text in texts if text][-_MAX_TEXTS:]
         # A client may split one reply into messages, or merge two: each run of texts may be a stored reply.
         self.spans: dict[Atom, ListSpan] = {}
+        # The atoms that the texts of named messages have without the name.
         self.unnamed: list[Atom] = []
         for end in range(len(texts), 0, -1):
             for start in range(end):
-                joined = "".join(t for _, t in texts[start:end])
+                joined = "".join(text for _, text in texts[start:end])
                 name = listing.messages[texts[start][0]].get("name")
                 span = (texts[start][0], texts[end - 1][0])
                 self.spans.setdefault(listing.hasher.text_atom(name, joined), span)
@@ -135,36 +137,37 @@ class _Segment:
 
     def first_atoms(self) -> Iterable[Atom]:
         """Returns the atoms that can be the first of a reply in this turn."""
-        return dict.fromkeys([*self.spans, *(a for _, a in self.calls)])
+        return dict.fromkeys([*self.spans, *(atom for _, atom in self.calls)])
 
     def find(self, reply: Sequence[Atom]) -> ListSpan | None:
         """Returns the first and the last message of a reply; None where the turn does not have all of it."""
-        texts = [a for a in reply if a[:1] == b"a"]
-        calls = [a for a in reply if is_call(a)]
-        at: list[int] = []
+        texts = [atom for atom in reply if atom[:1] == b"a"]
+        calls = [atom for atom in reply if is_call(atom)]
+        indices: list[int] = []
         if texts:
             span = self.spans.get(texts[0])
             if span is None:
                 return None
-            at += span
+            indices += span
         if calls:
             # The calls of the reply stand in a row. Where such a row occurs several times, the last one counts.
-            k, have = len(calls), [a for _, a in self.calls]
-            end = next((j for j in range(len(have), k - 1, -1) if have[j - k : j] == calls), None)
+            count, listed = len(calls), [atom for _, atom in self.calls]
+            ends = range(len(listed), count - 1, -1)
+            end = next((end for end in ends if listed[end - count : end] == calls), None)
             if end is None:
                 return None
-            at += [self.calls[end - k][0], self.calls[end - 1][0]]
-        return (min(at), max(at)) if at else None
+            indices += [self.calls[end - count][0], self.calls[end - 1][0]]
+        return (min(indices), max(indices)) if indices else None
 
 
 def reply_keys(listing: HashedList, turns: int) -> list[Atom]:
     """Returns the keys under which replies in the last turns of a list may be stored, for a look-up."""
     found: dict[Atom, None] = {}
-    for segment in _segments(listing)[::-1][: turns + 1]:
-        s = _Segment(listing, segment)
+    for indices in _segments(listing)[::-1][: turns + 1]:
+        segment = _Segment(listing, indices)
         # A reply has no name before it comes back under one.
-        found.update(dict.fromkeys([*s.spans, *s.unnamed]))
-        calls = [a for _, a in s.calls][-16:]
+        found.update(dict.fromkeys([*segment.spans, *segment.unnamed]))
+        calls = [atom for _, atom in segment.calls][-16:]
         for end in range(len(calls), 0, -1):
             for start in range(max(0, end - 8), end):
                 key = listing.hasher.reply_key(calls[start:end])
@@ -335,16 +338,16 @@ class _Search:
         tree, listing = self._tree, self._query.listing
         last = candidates[0][0][1]
         listed = self._turns.flat[: listing.before[last + 1]]
-        then = listing.atoms[last + 1 : last + 2]
+        then = listing.atoms[last + 1 : last + 2]  # of the next message, if there is one
         ranked: list[_Candidate] = []
         for span, exchange in self._nearest(candidates, listed):
             path = tree.atoms(exchange)
-            is_whole, kids = path == listed, tree.children(exchange)
+            is_whole, children = path == listed, tree.children(exchange)
             likeness = 0 if is_whole else _likeness(listed, path)
             # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.has_better(number, exchange, path, likeness):
                 continue
-            goes_on = is_whole and (not kids or any(list(c.inputs[:1]) == then for c in kids))
+            goes_on = is_whole and (not children or any(list(each.inputs[:1]) == then for each in children))
             rank = _Rank(likeness, is_whole, goes_on, exchange.begun, exchange.id)
             ranked.append(_Candidate(rank, exchange, span, tree.elements(exchange)))
         return sorted(ranked, key=lambda candidate: candidate.rank)
@@ -401,19 +404,19 @@ class _Search:
         atoms, exchange = self._query.listing.atoms, best.exchange
         for _, found in self._tries():
             for span, other in found:
-                n = len(other.inputs)
+                count = len(other.inputs)
                 is_beginning = (
-                    0 < n < len(exchange.inputs)
+                    0 < count < len(exchange.inputs)
                     and other.parent == exchange.parent
-                    and exchange.inputs[:n] == other.inputs
+                    and exchange.inputs[:count] == other.inputs
                 )
-                if is_beginning and span[1] < best.span[0] and atoms[span[1] + 1] == exchange.inputs[n]:
+                if is_beginning and span[1] < best.span[0] and atoms[span[1] + 1] == exchange.inputs[count]:
                     return True
         return False
 
     def _is_elsewhere(self, best: _Candidate) -> bool:
         """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
-        listing, above = self._query.listing, {el.exchange.path for el in best.elements}
+        listing, above = self._query.listing, {element.exchange.path for element in best.elements}
         for _, found in self._tries():
             before = [(span, exchange) for span, exchange in found if span[1] < best.span[0]]
             paths = {
@@ -426,8 +429,9 @@ class _Search:
 
 def _answered_atoms(elements: Sequence[PathElement]) -> list[Atom]:
     """Returns what the last reply of a path answered: the message before it, and the user's."""
-    atoms = [a for el in elements[-2::-1] for a in el.atoms if a[:1] in b"ut"][:1]
-    return atoms + [a for el in reversed(elements) for a in el.atoms if a[:1] == b"u"][:1]
+    before = [atom for element in elements[-2::-1] for atom in element.atoms if atom[:1] in b"ut"]
+    asked = [atom for element in reversed(elements) for atom in element.atoms if atom[:1] == b"u"]
+    return before[:1] + asked[:1]
 
 
 def find_match(tree: Tree, query: Query) -> Match:
