@@ -1,7 +1,7 @@
 """A provider without a network: replies made in this process, in the shapes OpenAI's API gives them.
 
-`ScriptedProvider` answers from a queue, else from a function, and keeps the requests it got. Tests script it; the
-built-in model of `adapters/demo.py` is one, too.
+`ScriptedProvider` answers from a queue, else by a function, and records its requests. Tests use it, and the built-in
+model of `adapters/demo.py` is one.
 """
 
 from __future__ import annotations
@@ -65,14 +65,9 @@ Script = Callable[[Mapping[str, Any]], Scripted]
 
 
 class ScriptedProvider:
-    """A provider with replies that are given beforehand.
+    """A provider with replies that are given beforehand."""
 
-    replies: queued, one for each request; a ProviderError is raised by `send`.
-    script: makes the reply from the request's body when the queue is empty; without one it is "Ok.".
-    pause_s: between two events of a stream. requests: what was sent here, oldest first.
-    """
-
-    # A provider that serves for days must not keep what it was asked.
+    # `requests` grows with each request, so a provider that serves for days sets this to False.
     keeps_requests = True
 
     def __init__(
@@ -84,8 +79,15 @@ class ScriptedProvider:
         capabilities: Capabilities | None = None,
         pause_s: float = 0.0,
     ) -> None:
+        """Makes it.
+
+        replies: queued, one for each request; a ProviderError is raised by `send`.
+        script: makes the reply from the request's body when the queue is empty; None: it is "Ok.".
+        pause_s: between two events of a stream.
+        """
         self.name = name
         self.capabilities = capabilities or Capabilities(stream_usage=True)
+        # Oldest first.
         self.requests: list[ModelRequest] = []
         self._replies = deque(replies)
         self._script = script
@@ -229,7 +231,7 @@ def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]
     completion = len(_tokens(scripted)) + sum(
         len(call.arguments) // BYTES_PER_TOKEN + 4 for call in scripted.calls
     )
-    completion *= _count(body)  # each choice is paid for
+    completion *= _choice_count(body)  # each choice is paid for
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
@@ -256,7 +258,7 @@ def _whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> d
     choice = {"message": message, "logprobs": None, "finish_reason": _finish(scripted)}
     return {
         **_frame(body, number, "chat.completion"),
-        "choices": [{"index": i, **choice} for i in range(_count(body))],
+        "choices": [{"index": i, **choice} for i in range(_choice_count(body))],
         "usage": _usage(body, scripted),
     }
 
@@ -276,7 +278,7 @@ def _stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> 
             deltas.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
     deltas.append(({}, _finish(scripted)))
     for delta, finish in deltas:
-        for i in range(_count(body)):
+        for i in range(_choice_count(body)):
             choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
             yield b"data: " + orjson.dumps({**frame, "choices": [choice]}) + b"\n\n"
     if with_usage:
@@ -284,6 +286,6 @@ def _stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> 
     yield b"data: [DONE]\n\n"
 
 
-def _count(body: Mapping[str, Any]) -> int:
+def _choice_count(body: Mapping[str, Any]) -> int:
     n = body.get("n")
     return n if isinstance(n, int) and 0 < n <= 16 else 1

@@ -26,7 +26,7 @@ _TYPES: Final = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-
+_KINDS: Final = frozenset((*_TYPES.values(), "api_error"))
 
 # Upstreams name the fields of chat completions in their errors.
 FIELDS: Final = FieldNames(
@@ -63,7 +63,10 @@ def _object_of(error: GatewayError) -> Json:
 
 
 def error_object(status: int, message: str, request_id: str, code: Any = None, kind: Any = None) -> Json:
-    """Returns an error. kind: its type, where the upstream names one of Anthropic's; else the status decides."""
+    """Returns the body of an error.
+
+    kind: its type as the upstream names it; one that is not Anthropic's is replaced by that of the status.
+    """
     is_known = isinstance(kind, str) and kind in _KINDS
     error: Json = {"type": kind if is_known else type_of(status), "message": message}
     if isinstance(code, str) and code:
@@ -74,9 +77,6 @@ def error_object(status: int, message: str, request_id: str, code: Any = None, k
 def type_of(status: int) -> str:
     """Returns the type of an error with this status."""
     return _TYPES.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
-
-
-_KINDS: Final = frozenset((*_TYPES.values(), "api_error"))
 
 
 def invalid(where: str, why: str) -> BadRequest:
