@@ -245,7 +245,7 @@ class Speaker:
         defaults: Sequence[Block] = (HUMAN,),
         recall_row: RecallRow | None = None,
     ) -> tuple[TurnWrite, Committed]:
-        """Writes a turn, which may be kept later. decided: told of what is decided inside the transaction.
+        """Writes a turn, which may be cached later. decided: told of what is decided inside the transaction.
 
         row: its exchange, where that was written before.
         """
@@ -324,7 +324,7 @@ async def rows(store: Store, statement: str, values: Sequence[object] = ()) -> l
 async def keeps_emptied_rows(store: Store) -> bool:
     """Whether what is nobody's any more has left its rows. Over SQLite it does.
 
-    A deleted row makes SQLite deal out its neighbours anew (storage/sql/forget.sql).
+    A deleted row makes SQLite deal out its neighbours again (storage/sql/forget.sql).
     """
     emptied = (
         "run_texts WHERE agent = 0", "definition_texts WHERE length(body) = 0", "files WHERE memory = 0",

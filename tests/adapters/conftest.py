@@ -1,4 +1,4 @@
-"""A strict upstream for each test that wants one, and a transport that is closed behind it."""
+"""A strict upstream for each test that wants one, and a transport that is closed after it."""
 
 from __future__ import annotations
 

@@ -729,7 +729,7 @@ OWN = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": "error"
 async def test_another_prompt_before_a_thought_fails_no_request(
     provider: Anthropic, upstream: StrictAnthropic, model: str, thinking: Any, is_sent: Any, kept: bool
 ) -> None:
-    """Memory changes the prompt; newer models refuse thoughts behind another one, unless asked to drop them."""
+    """Memory changes the prompt; newer models refuse thoughts of another one, unless asked to drop them."""
     upstream.queue(message(thought("a"), text="x"))
     options: Json = {"model": model, **({"thinking": thinking} if thinking else {})}
     reply = await message_of(provider, request(**options), streamed=True)

@@ -255,7 +255,7 @@ async def test_bytes_and_events_are_the_same_stream(
 async def test_what_was_looked_at_is_told_all_the_same(
     family: Family, provider: Provider, upstream: StrictUpstream
 ) -> None:
-    """peek: the first event, before the rest has come; nothing of the stream is lost or told twice."""
+    """peek: the first event, before the rest has come; nothing of the stream is lost or returned twice."""
     gates = [Gate(), Gate()]
     upstream.queue(*(say("One two", tokens=["One", " two"], hold_after={1: gate}) for gate in gates))
     for by_bytes, gate in zip((True, False), gates, strict=True):

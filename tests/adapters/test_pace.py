@@ -77,7 +77,7 @@ async def test_who_comes_in_a_later_pass_does_not_wait() -> None:
 async def test_a_stream_that_waited_hands_on_what_came_meanwhile(
     transport: HttpTransport, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, breaks: bool
 ) -> None:
-    """An error belongs behind what came before it."""
+    """An error belongs after what came before it."""
     begin, end = Gate(), Gate()
     upstream.queue(say("a b c", hold_after={1: begin, 2: end}, cut_after=2 if breaks else None))
 

@@ -25,7 +25,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Last(bytes):
-    """An answer behind which the server closes the connection."""
+    """An answer after which the server closes the connection."""
 
 
 class Answering:

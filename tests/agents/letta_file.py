@@ -231,7 +231,7 @@ OLDER_FILE: dict[str, Any] = {
             "assistant", "She asks for her order.", name="old clerk",
             tool_calls=_call("call_1", "look_up_order", '{"order": "7", "request_heartbeat": true}'),
         ),
-        # The prompt again, compiled anew in front of the result.
+        # The prompt once more, compiled in front of the result.
         _older_message("system", "You sell pens.\n### Memory [last modified: …]\nName: Sarah"),
         _older_message(
             "tool", _older_packed(status="OK", message=_ORDER), name="old clerk", tool_call_id="call_1",

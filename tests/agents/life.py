@@ -212,7 +212,7 @@ def agents(
     server: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Iterator[Life]:
-    """settings: of tools. models: aliases. profiles: of the users beside it. server: values of [server].
+    """settings: of tools. models: aliases. profiles: of other users. server: values of [server].
 
     options: of the agent.
     """

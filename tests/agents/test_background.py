@@ -58,7 +58,7 @@ def said(world: LettaWorld, agent_id: str) -> list[str]:
 
 
 def let_events_go(world: LettaWorld) -> None:
-    """Lets the time pass for which events of runs are kept."""
+    """Lets the time pass for which events of runs are stored."""
 
     world.world.clock.sleep(3 * 3600 + 1)
     world.world.gateway.call(world.world.gateway.app.services.background.run_cleaning.step())
@@ -236,7 +236,7 @@ def test_fields_of_a_stream_that_have_no_effect_are_named(world: LettaWorld) -> 
 
 
 def test_a_number_that_no_event_has_is_refused(world: LettaWorld) -> None:
-    """PostgreSQL has no numbers above 64 bits, and the stream would break off behind its status."""
+    """PostgreSQL has no numbers above 64 bits, and the stream would break off after its status."""
     run = world.letta.agents.messages.create_async(world.agent().id, input="Work.")
     assert ended(world, run.id).status == "completed"
     status, refused = world.ask("POST", f"/v1/runs/{run.id}/stream", {"starting_after": 1 << 63})
@@ -306,7 +306,7 @@ def test_a_run_is_cancelled_whether_it_has_begun_or_not(world: LettaWorld) -> No
 
 @pytest.mark.parametrize("is_live", [True, False])
 def test_a_run_that_is_cancelled_while_it_waits_ends_at_once(world: LettaWorld, is_live: bool) -> None:
-    """Behind a live send of its conversation, or behind a run of another one: those of an agent go one by one."""
+    """After a live send of its conversation, or after a run of another one: those of an agent go one by one."""
     agent, gate = world.agent(), Gate()
     send, conversations = world.letta.agents.messages, world.letta.conversations
     arrived = world.upstream.arrived(1)
@@ -786,7 +786,7 @@ def test_many_runs_hold_up_no_live_send(world: LettaWorld) -> None:
 
 @pytest.mark.sqlite
 def test_the_job_of_a_run_that_has_ended_takes_nobodys_place(world: LettaWorld) -> None:
-    """A process that was killed right behind the end of a run leaves its job, which is performed first."""
+    """A process that was killed right after the end of a run leaves its job, which is performed first."""
     agent = world.agent()
     old = world.letta.agents.messages.create_async(agent.id, input="0")
     ended(world, old.id)
@@ -929,7 +929,7 @@ def why(run: Run) -> Any:
     "reply",
     [
         fail(400, QUOTED),  # a status
-        raw(b'data: {"error":{"message":"' + QUOTED.encode() + b'"}}\n\n'),  # behind a status
+        raw(b'data: {"error":{"message":"' + QUOTED.encode() + b'"}}\n\n'),  # after a status
     ],
     ids=["status", "stream"],
 )

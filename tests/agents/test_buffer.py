@@ -1,4 +1,4 @@
-"""A window that has a most of messages: it begins anew above that, and what fell out is summarised and found."""
+"""A window that has a most of messages: it begins again above that, and what fell out is summarised and found."""
 
 from __future__ import annotations
 

@@ -272,7 +272,7 @@ def test_the_rules_go_on_after_a_result_of_the_clients_own_tool(
     )
     assert "a" in ran
     assert forbidden.startswith("Not run: memory_insert may run once for one message of the user")
-    # With the user's next message they begin anew.
+    # With the user's next message they begin again.
     chat.say("Thanks.", stream=stream)
     assert forces()
 

@@ -247,7 +247,7 @@ def test_a_file_of_lettas_server_is_read(world: LettaWorld) -> None:
 
 
 def test_an_older_file_of_lettas_server_is_read(world: LettaWorld) -> None:
-    """The prompt stands wherever it was compiled anew, also between a call and its result."""
+    """The prompt stands wherever it was compiled again, also between a call and its result."""
     raw = world.letta.agents.with_raw_response.import_file(file=("a.af", orjson.dumps(OLDER_FILE)))
     assert raw.headers["x-mnemogate-left-out"] == "tools.star_repository,secrets.SHOP_KEY"
     (id,) = raw.parse().agent_ids
@@ -669,7 +669,7 @@ def test_the_epoch_is_a_time_as_any_other() -> None:
 
 
 def test_a_file_is_read_in_time_that_its_messages_take() -> None:
-    """Twenty thousand results behind one reply were looked through for each of them: 18 seconds."""
+    """Twenty thousand results after one reply were looked through for each of them: 18 seconds."""
     looked = 0
 
     class Role(dict[str, Any]):
@@ -820,7 +820,7 @@ def test_replies_without_words_between_them_keep_their_order(world: LettaWorld) 
 
 
 def test_a_result_is_what_the_tool_said(world: LettaWorld) -> None:
-    """What the model was told behind it of changed blocks stays with the agent whose blocks they are."""
+    """The note of changed blocks after a result stays with the agent of the blocks."""
     agent = world.agent()
 
     def change_and_call(seen: Seen) -> Reply | None:

@@ -85,7 +85,7 @@ def test_a_search_asks_all_agents_one_or_one_conversation(world: LettaWorld) -> 
 
     def found(**query: Any) -> set[tuple[Any, ...]]:
         results: Any = world.letta.messages.search(query="albatross", **query)
-        # What stands beside a hit is found as well, below it.
+        # What stands next to a hit is found as well, below it.
         hits = [each for each in results if "albatross" in each.content]
         return {(each.content, each.agent_id, each.conversation_id) for each in hits}
 

@@ -82,7 +82,7 @@ def test_a_search_of_an_agent_asks_the_archives_that_it_has_attached(world: Lett
 
 
 def tool(world: LettaWorld, agent: str, name: str, **arguments: Any) -> str:
-    """Has the model call a tool. Returns the result that it was told."""
+    """Has the model call a tool. Returns the result that it was sent."""
     world.upstream.queue(call_tools(Call(name, arguments)), say("Done."))
     world.letta.agents.messages.create(agent, input="Go on.")
     result: str = world.upstream.last.messages[-1]["content"]

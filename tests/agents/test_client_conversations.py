@@ -38,7 +38,7 @@ def say_in(world: LettaWorld, id: str, text: str, **options: Any) -> list[str]:
 
 
 def sent(world: LettaWorld) -> list[Any]:
-    """What went upstream last, behind the system message."""
+    """What went upstream last, after the system message."""
     return [m["content"] for m in world.upstream.last.messages[1:]]
 
 

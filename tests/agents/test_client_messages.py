@@ -232,7 +232,7 @@ def test_a_page_of_a_runs_messages_has_room_for_a_long_run(world: LettaWorld) ->
 
 
 def test_the_messages_of_a_run_and_of_a_step_come_page_by_page(world: LettaWorld) -> None:
-    """Several messages that are shown of one reply have one id, behind which the next page begins."""
+    """Several messages that are shown of one reply have one id, after which the next page begins."""
     agent = world.agent()
     thought = {"reasoning_content": "A greeting."}
     world.upstream.queue(call_tools(insert("a"), text="Well."), say("Hello.", delta=thought))
@@ -270,7 +270,7 @@ def test_the_results_with_which_a_run_ends_are_told_with_it(world: LettaWorld, i
 def test_results_are_streamed_under_the_ids_that_lists_have(
     world: LettaWorld, options: dict[str, Any]
 ) -> None:
-    """In the order in which they are kept, which is not that in which they came; also those that end the run."""
+    """In the order in which they are stored, which is not that in which they came; also those that end the run."""
     agent = world.agent(tool_rules=[{"type": "exit_loop", "tool_name": "memory_insert"}])
     searches, unread = Call("conversation_search", {"query": "a"}), Call("conversation_search", '{"query"')
     world.upstream.queue(call_tools(searches, unread), call_tools(insert("a"), searches))
@@ -307,7 +307,7 @@ def test_all_calls_beside_one_that_waits_are_streamed(world: LettaWorld, by_toke
 def test_a_run_ends_with_the_call_that_was_approved(
     world: LettaWorld, way: str, rules: list[Any], options: dict[str, Any], stop: str
 ) -> None:
-    """It has no step of its own; what the tool did is kept and told all the same, of the step that made the call."""
+    """It has no step of its own; what the tool did is stored and shown all the same, of the step that made the call."""
     agent = world.agent(tool_rules=[*rules, {"type": "requires_approval", "tool_name": "memory_insert"}])
     messages = world.letta.agents.messages
     world.upstream.queue(call_tools(insert("Cat: Miso"), text="May I?"))
@@ -368,7 +368,7 @@ def test_one_approval_after_another_makes_no_call_twice(world: LettaWorld) -> No
         given = {"type": "approval", "tool_call_id": id, "approve": True}
         answer: Any = {"type": "approval", "approvals": [given]}
         reply = messages.create(agent.id, messages=[answer])
-    # What the first one did is told with the second.
+    # What the first one did is reported with the second.
     assert kinds(reply.messages).count("tool_return_message") == 3
     assert reply.messages[-1].content == "Done."
     value = world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
@@ -376,7 +376,7 @@ def test_one_approval_after_another_makes_no_call_twice(world: LettaWorld) -> No
 
 
 def test_a_call_that_was_not_run_does_not_count_behind_an_approval(world: LettaWorld) -> None:
-    """Of two calls beside it one may run: the other one's refusal is no call."""
+    """Of two calls next to it one may run: the other one's refusal is no call."""
     once = {"type": "max_count_per_step", "tool_name": "memory_insert", "max_count_limit": 1}
     agent = world.agent(tool_rules=[once, {"type": "requires_approval", "tool_name": "memory_replace"}])
     messages = world.letta.agents.messages
@@ -1331,7 +1331,7 @@ def test_a_run_that_waits_is_cancelled(world: LettaWorld, by: str) -> None:
     assert [m["role"] for m in sent] == ["system", "user", "assistant", "tool", "tool", "user"]
     assert "cancelled" in sent[3]["content"]
     value = world.letta.agents.blocks.retrieve("human", agent_id=agent.id).value
-    # What was done beside a call of the client's is done.
+    # What was done along with a call of the client's is done.
     assert ("Cat" in value, "cancelled" in sent[4]["content"]) == (by != "a person", by == "a person")
     shown = [
         each
@@ -1447,7 +1447,7 @@ def test_what_a_search_found_is_forgotten_with_what_was_said(world: LettaWorld) 
     ],
 )
 def test_what_a_forgotten_call_had_for_an_answer_goes_with_it(world: LettaWorld, call: Call) -> None:
-    """As with `memory forget --agent … --exchange 1`: the answer is in the step behind it."""
+    """As with `memory forget --agent … --exchange 1`: the answer is in the step after it."""
     agent, messages = world.agent(tools=[call.name]), world.letta.agents.messages
     world.upstream.queue(call_tools(call), say("Noted."))
     messages.create(agent.id, input="My dog is called Rex.")

@@ -120,7 +120,7 @@ def test_what_python_changes_in_its_copy_of_the_blocks_is_written(world: LettaWo
     world.upstream.queue(call_tools(*both), say("Done."))
     reply = messages.create(agent.id, input="She gardens in London.")
     assert human() == "Name: Ann\ngardener\nLondon"
-    # The model is told at once, as of what somebody else changes. Who reads the list is shown what the tool said.
+    # The model is notified at once, as of what somebody else changes. Who reads the list is shown what the tool said.
     assert "it now reads" in result()
     assert "gardener\nLondon" in result()
     returned = [each for each in reply.messages if each.message_type == "tool_return_message"]

@@ -41,7 +41,7 @@ def talk(world: LettaWorld, agent: str, count: int = 5, text: str = TALE) -> Non
 
 
 def sent(world: LettaWorld) -> list[str]:
-    """What went upstream last, behind the system message; of each its beginning."""
+    """What went upstream last, after the system message; of each its beginning."""
     return [m["content"][:4] for m in world.upstream.last.messages[1:]]
 
 

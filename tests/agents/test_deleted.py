@@ -85,7 +85,7 @@ def test_a_whole_reply_under_way_says_that_it_is_not_kept(world: LettaWorld) -> 
 
 
 def begin_in_background(world: LettaWorld, agent: str, gate: Gate) -> Iterator[Any]:
-    """Begins a run whose upstream waits for the gate. Returns its events behind the first of the reply."""
+    """Begins a run whose upstream waits for the gate. Returns its events after the first of the reply."""
     world.upstream.queue(say("Too late.", tokens=["Too", " late."], hold_after={2: gate}))
     sent = world.letta.agents.messages.create(
         agent, input="Hi", streaming=True, stream_tokens=True, background=True
@@ -99,7 +99,7 @@ def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorl
     agent, gate = world.agent(), Gate()
     events = begin_in_background(world, agent.id, gate)
     later = world.letta.agents.messages.create_async(agent.id, input="Later.")
-    # A run whose events are not kept, which its reader finds before it is gone.
+    # A run whose events are not stored, which its reader finds before it is gone.
     follows = iter(world.letta.runs.messages.stream(later.id))
     world.letta.agents.delete(agent.id)
     for reader in (events, follows):

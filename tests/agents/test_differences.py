@@ -24,7 +24,7 @@ PROGRAMS: Final[dict[str, Program]] = {}
 
 
 def rows() -> dict[str, list[str]]:
-    """Returns the cells of each row behind its first one, by that."""
+    """Returns the cells of each row after its first one, by that."""
     text = PAGE.read_text("utf-8")
     (table,) = re.findall(r"^\| \| Letta 0\.16 \| here \| why \|\n\|[-|]+\n((?:\|.*\n)+)", text, re.M)
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in table.splitlines()]

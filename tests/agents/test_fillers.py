@@ -92,7 +92,7 @@ def test_the_same_in_a_chat_completion(world: LettaWorld, headers: dict[str, str
 
 
 def sent(world: LettaWorld) -> list[Any]:
-    """What went up behind the first turn: text, or the names of the calls."""
+    """What went up after the first turn: text, or the names of the calls."""
     return [
         [call["function"]["name"] for call in m["tool_calls"]] if m.get("tool_calls") else m["content"]
         for m in world.upstream.last.messages

@@ -123,7 +123,7 @@ def test_python_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> None:
         upstream.queue(call_tools(Call("lookup", {"q": "a"}, "p1")), say("Done."))
         assert life.send("Look it up.").said == ["Done."]
         assert results(life) == [("p1", f'["a", "agent-{UID}", "Ann"]')]
-        # What it printed is kept with the result, and is not the model's.
+        # What it printed is stored with the result, and is not the model's.
         (kept,) = [m for e in life.path() for m in orjson.loads(e.input or b"[]") if m["role"] == "tool"]
         assert kept["mnemogate"]["stdout"] == "looking\n"
 
@@ -329,7 +329,7 @@ def test_a_tool_without_arguments_goes_upstream_as_every_provider_takes_it(
 def test_a_client_that_leaves_a_send_does_not_have_its_call_denied(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    """Whether the webhook has done it nobody knows; the model is told so, and not that there was no result."""
+    """It is not known whether the webhook has done it; the model is sent that, and not that there was no result."""
     webhook = Webhook()
     webhook.held.add("a")
     tool = ToolDefinition({**SCHEMA, "parameters": {}}, "webhook", f"{webhook.url}/hook")

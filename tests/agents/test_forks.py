@@ -60,7 +60,7 @@ def texts(world: LettaWorld, id: str, **options: Any) -> list[str]:
 
 
 def sent(world: LettaWorld) -> list[str]:
-    """What went upstream last, behind the system message."""
+    """What went upstream last, after the system message."""
     return [m["content"] for m in world.upstream.last.messages[1:]]
 
 

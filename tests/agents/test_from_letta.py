@@ -64,7 +64,7 @@ def test_agents_come_with_all_that_they_remember(
         f"{GARDENER} 'gardener': 10 messages, 1 further conversation, 2 passages, 2 blocks, 2 folders" in out
     )
     client = world.letta
-    # By the ids that programs have kept.
+    # By the ids that programs have stored.
     gardener = client.agents.retrieve(GARDENER)
     assert (gardener.name, gardener.system, sorted(gardener.tags)) == (
         "gardener", "You are a gardener.", ["gardener", "kept"],
@@ -117,7 +117,7 @@ def test_the_text_of_a_pdf_comes_as_a_file(world: LettaWorld, source: LettaServe
 def test_calls_of_a_reply_that_had_to_be_allowed_stand_with_its_others(
     world: LettaWorld, source: LettaServer
 ) -> None:
-    """Letta's server keeps them as a message of their own, and the results of all behind it."""
+    """Letta's server keeps them as a message of their own, and the results of all after it."""
     add = {"name": "add", "arguments": "{}", "tool_call_id": "c1"}
     roll = {"name": "roll", "arguments": "{}", "tool_call_id": "c2"}
     returns = [
@@ -192,7 +192,7 @@ def test_folders_beyond_those_that_an_agent_can_have_come_unattached_and_are_nam
     attached = world.letta.agents.folders
     assert {each.name for each in attached.list(POSTMAN)} == {f"f{n}" for n in range(7)}
     assert len(list(world.letta.folders.list())) == 9
-    # The cook has an archive beside its own.
+    # The cook has an archive besides its own.
     assert move(world, source, "--agent", COOK) == 0
     assert "; left out: folders.f6, folders.f7, folders.f8\n" in capsys.readouterr().out
     assert len(list(attached.list(COOK))) == 6
@@ -275,7 +275,7 @@ def test_an_archive_that_was_half_there_when_the_gateway_died_comes_whole(
         pass
 
     with monkeypatch.context() as patch:
-        # What a gateway that dies behind some passages leaves.
+        # What a gateway that dies after some passages leaves.
         written = Transfer.write
         count = iter(range(2))
 

@@ -155,7 +155,7 @@ def test_another_agents_message_after_an_answer_that_was_killed(world: Killed, t
 
 @pytest.mark.parametrize("kill", ["after replied", "after sent", "after answered"])
 def test_another_message_behind_a_live_run(world: Killed, kill: str) -> None:
-    """The calls of the dead run are not made any more; what is known of them is told."""
+    """The calls of the dead run are not made any more; what is known of them is reported."""
     with world.serve(kill) as gateway:
         agent = world.agent(gateway)
         send(gateway, agent, background=False)

@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> Iterator[Killed]:
 
 
 class Moment:
-    """Where a run stands when its process is killed. after: what the model was told by then."""
+    """Where a run stands when its process is killed. after: what the model was sent by then."""
 
     def __init__(self, world: Killed) -> None:
         self.world = world
@@ -66,7 +66,7 @@ class CallIsSent(Moment):
 
     def wait(self) -> None:
         wait_for(lambda: "b" in self.world.webhook.bells or None)
-        # The result of the other one is kept.
+        # The result of the other one is stored.
         wait_for(lambda: self.world.query("SELECT 1 FROM run_texts WHERE kind = 'result'") or None)
 
 

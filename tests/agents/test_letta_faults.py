@@ -321,7 +321,7 @@ def test_a_block_that_was_taken_off_leaves_the_prompt(world: LettaWorld) -> None
     assert "Tulips" in world.upstream.last.messages[0]["content"]
     plan = world.letta.agents.blocks.retrieve("plan", agent_id=agent.id)
     world.letta.agents.blocks.detach(str(plan.id), agent_id=agent.id)
-    # The model is told at once; the text itself goes when the section is rendered anew.
+    # The model is notified at once; the text itself goes when the section is rendered again.
     send(agent.id, input="And now?")
     assert "plan" in world.upstream.last.messages[-1]["content"]
     world.letta.agents.recompile(agent.id)

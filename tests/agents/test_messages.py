@@ -57,7 +57,7 @@ async def talk(ann: Speaker, key: str, *turns: tuple[str, str]) -> None:
 
 
 async def hidden_round(ann: Speaker) -> None:
-    """A turn with a search that the client does not see: one message in, three behind it."""
+    """A turn with a search that the client does not see: one message in, three after it."""
     turn = await ann.begin([user("Where?")], "h")
     full = [
         assistant("Let me look.", call("c1", "conversation_search", "{}")),

@@ -73,7 +73,7 @@ def test_each_operation_has_its_own_name_and_parameters(world: LettaWorld) -> No
 
 
 def test_random_requests_are_answered(world: LettaWorld) -> None:
-    """No request that the document allows, nor one that it does not, ends in a fault of ours."""
+    """No request that the document allows, nor one that it does not, ends in a fault of the gateway's."""
     # What operators ask for needs their key: tests/gateway/usage/test_described.py.
     schema = schemathesis.openapi.from_dict(described(world)).exclude(path_regex="^/v1/manage/")
     agent = world.agent()

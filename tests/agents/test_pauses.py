@@ -170,7 +170,7 @@ def test_an_answer_that_the_clients_library_sends_again_is_taken_once(life: Life
     with pytest.raises(ClientGone):
         first.result(PATIENCE_S)
     gate.open()
-    # What was shown of a reply is the reply; else the model is asked anew, and told the answer once.
+    # What was shown of a reply is the reply; else the model is asked again, and told the answer once.
     again = life.send(messages=(), is_retry=True, **given)
     assert again.said == [shown or "Sunny."]
     repeat = life.send(messages=(), is_retry=True, **given)
@@ -233,7 +233,7 @@ def test_an_answer_is_known_whatever_the_run_has_called_before(life: Life) -> No
 
 
 def test_an_answer_sent_again_is_no_answer_to_what_waits_now(life: Life) -> None:
-    """Some models count the calls of each reply anew."""
+    """Some models count the calls of each reply again."""
     ask(life, Call("get_weather", {}, "w1"))
     life.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Rainy."))
     assert answer(life, w1="sunny").run.stop == "requires_approval"

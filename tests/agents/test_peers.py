@@ -64,7 +64,7 @@ class Stage:
         return self.world.letta.agents.messages.create(self.agents[name].id, input=text)
 
     def told(self, name: str, turn: int = -1) -> list[str]:
-        """The results of tools that a model was told with one of its calls."""
+        """The results of tools that a model was sent with one of its calls."""
         return [m["content"] for m in self.heard[name][turn].messages if m["role"] == "tool"]
 
     def runs(self) -> list[Any]:
@@ -359,7 +359,7 @@ def test_a_circle_over_chat_completions(stage: Stage) -> None:
 
 
 def test_what_is_no_circle_queues(stage: Stage) -> None:
-    """B is asked while a run of its own goes on: it answers behind that."""
+    """B is asked while a run of its own goes on: it answers after that."""
     gate = Gate()
     stage.agent("bob", say("First.", hold_before_headers=gate), say("Second."))
     stage.agent("ann", call_tools(ask("bob")), say("Done."))
@@ -414,7 +414,7 @@ def test_who_waits_is_cancelled_and_so_is_who_answers(stage: Stage) -> None:
         ("ann", "cancelled"),
         ("bob", "cancelled"),
     ]
-    # The next turn of both goes on behind what stands.
+    # The next turn of both goes on after what stands.
     assert stage.send("bob").messages[-1].content == "Ok."
     assert stage.send("ann").messages[-1].content == "Ok."
 

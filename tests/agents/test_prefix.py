@@ -1,4 +1,4 @@
-"""Whatever happens in a conversation of ours, what was sent upstream once is the beginning of what is sent next."""
+"""Whatever happens in a stored conversation, what was sent upstream once is the beginning of what is sent next."""
 
 from __future__ import annotations
 

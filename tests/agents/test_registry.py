@@ -421,7 +421,7 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
     assert counts == {9}, "agents, tags, tools, what they are, folders, identities, blocks, runs, readers"
     uid = (await registry.list(PROJECT, AgentFilter()))[0].agent.uid
     await registry.resolve(PROJECT, ids.id_of("agent", uid))
-    await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is kept beyond a change
+    await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is cached beyond a change
     statements.clear()
     for _ in range(3):
         await registry.resolve(PROJECT, ids.id_of("agent", uid))

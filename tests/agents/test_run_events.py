@@ -1,4 +1,4 @@
-"""What the events of a run in the background have not told yet of its messages."""
+"""What the events of a run in the background have not shown yet of its messages."""
 
 from __future__ import annotations
 

@@ -377,7 +377,7 @@ def test_a_send_that_fails_again_is_said_once(life: Life) -> None:
 
 
 def sent(life: Life) -> list[str]:
-    """What stood in the last prompt behind the system message."""
+    """What stood in the last prompt after the system message."""
     return [m["content"] for m in life.upstream.last.messages[1:]]
 
 
@@ -405,7 +405,7 @@ def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: L
     assert life.send("Bad words").sink.status == 400
     assert life.send("Bad words", otid="o1").sink.status == 400
     assert life.words() == []
-    # Under its id it is said anew.
+    # Under its id it is said again.
     assert life.send("Bad words", otid="o1").said == ["Hello."]
     assert sent(life) == ["Bad words"]
     assert life.words() == ["user: Bad words", "assistant: Hello."]

@@ -193,7 +193,7 @@ def test_turned_on_again_it_reads_from_where_it_was_read(world: SleepWorld) -> N
 
 
 def test_who_shares_a_block_with_what_is_forgotten_goes_on(world: SleepWorld) -> None:
-    """The block is made anew, so whoever sees it begins the step under way again, and nothing is left undone."""
+    """The block is made again, so whoever sees it begins the step under way again, and nothing is left undone."""
     one, two = world.sharers()
     world.send(one, f"I love {SECRET}.")
     world.slept()

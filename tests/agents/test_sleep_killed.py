@@ -115,7 +115,7 @@ def test_killed_while_the_model_thinks(upstream: StrictUpstream, tmp_path: Path,
 def test_killed_about_when_it_has_answered(
     upstream: StrictUpstream, tmp_path: Path, call: int, later_s: float
 ) -> None:
-    """Before the answer is kept, between the edit and the next call, or when all is done: it is there once."""
+    """Before the answer is stored, between the edit and the next call, or when all is done: it is there once."""
     scene = Scene(tmp_path, upstream, call)
     with scene.serving() as gateway:
         run = scene.begin(gateway)

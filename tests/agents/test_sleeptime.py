@@ -398,7 +398,7 @@ def refuse_plums(seen: Seen) -> Reply | None:
 
 
 def test_what_its_model_refuses_to_read_is_passed_over(world: SleepWorld) -> None:
-    """Nothing smaller is tried a second time, and what was said behind it is read."""
+    """Nothing smaller is tried a second time, and what was said after it is read."""
     agent = world.primary()
     world.frequency(agent, 1)
     world.model.before = refuse_plums

@@ -232,7 +232,7 @@ def test_a_tool_of_the_clients_is_answered_by_the_client(upstream: StrictUpstrea
         upstream.queue(call_tools(insert("x", "a"), Call("search", {}, "b")), say("Found."))
         paused = life.send("Look.", client_tools=(SEARCH,))
         assert paused.run.stop == "requires_approval"
-        # Ours beside it ran at once.
+        # The gateway call next to it ran at once.
         assert life.block().value == "x"
         result = {"role": "tool", "tool_call_id": "b", "content": "42"}
         run = life.send(messages=(), decisions=(CallDecision("b", result=result),), client_tools=(SEARCH,))

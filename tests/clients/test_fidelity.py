@@ -165,7 +165,7 @@ async def test_a_tool_round_trip(
     assert await client.tool("How is the weather?", stream=stream) == ("It rains.", ["Oslo", "Rome"])
     assert len(talk.upstream.chats) == 2
     results = [m["content"] for m in talk.upstream.last.messages if m["role"] == "tool"]
-    assert results in (["Rain in Oslo.", "Rain in Rome."], [])  # or told as a user's message
+    assert results in (["Rain in Oslo.", "Rain in Rome."], [])  # or shown as a user's message
     assert_one_conversation(talk, request)
 
 

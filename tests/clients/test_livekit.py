@@ -50,7 +50,7 @@ def active(world: World) -> list[tuple[Any, Any]]:
 
 
 async def later(world: World, text: str, **options: Any) -> str:
-    """What the model is told beside it when the same person calls again, weeks later."""
+    """What the model is also sent when the same person calls again, weeks later."""
     world.pass_time(1_000_000)
     async with dial(world, "room-2", **options) as call:
         await call.say(text)
@@ -112,7 +112,7 @@ async def test_preemptive_answers_that_were_let_go_leave_no_trace(phone: Any) ->
 async def test_the_edits_of_answers_that_were_thrown_away_are_not_made(
     world: World, room: str | None
 ) -> None:
-    """An agent with memory tools: what a discarded generation wrote into its block was never told to it."""
+    """An agent with memory tools: what a discarded generation wrote into its block was never sent to it."""
 
     def note(text: str) -> Reply:
         return call_tools(Call("memory_insert", {"label": "human", "new_string": text}), text=None)

@@ -28,8 +28,8 @@ class Model:
     """A family of models.
 
     thinks: the types of thinking that it takes. is_forced: it can be made to call a tool. is_bound: its thoughts count
-    only behind what they were thought about. is_prefilled: it goes on with an assistant's text. late_system: it takes
-    system messages behind a user's.
+    only after what they were thought about. is_prefilled: it goes on with an assistant's text. late_system: it takes
+    system messages after a user's.
     """
 
     thinks: tuple[str, ...] = ("enabled", "disabled")
@@ -583,7 +583,7 @@ def _check_server_calls(turns: Sequence[Json]) -> None:
                     f"messages: unexpected `tool_use_id` found in `{kind}` blocks",
                 )
                 del last[block["tool_use_id"]]
-    # They go on where the reply was paused, or with the results of the calls beside them and nothing else.
+    # They go on where the reply was paused, or with the results of the calls next to them and nothing else.
     behind = [block for turn in turns[said[-1] + 1 :] for block in _listed(turn["content"])] if said else []
     goes_on = all(block["type"] == "tool_result" for block in behind)
     missing = [id for id, place in last.items() if place < said[-1] or not goes_on]
@@ -679,7 +679,7 @@ def _check_thinking(body: Json, betas: Betas) -> None:
 
 
 def _check_bound(body: Json) -> None:
-    """Checks that thoughts stand where they stood, and for some models behind what they stood behind."""
+    """Checks that thoughts stand where they stood, and for some models after the same messages."""
     binding = body.get("thinking", {}).get("block_binding", {})
     may_drop = binding.get("prefix_mismatch_behavior", "error") == "drop_block"
     for place, turn in enumerate(body["messages"]):

@@ -219,7 +219,7 @@ def _events(body: Json, reply: Reply, number: int) -> list[Json]:
         {"type": "message_start", "message": {**_message(body, reply, number), "usage": begun}},
         {"type": "ping"},
     ]
-    # The place of `text`, if there is one; behind it are the calls.
+    # The place of `text`, if there is one; after it are the calls.
     texts = len(_blocks(reply, number)) - len(reply.calls) - 1
     for place, block in enumerate(bind(_blocks(reply, number), body)):
         start, deltas = _cut(block)

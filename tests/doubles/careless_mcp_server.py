@@ -2,7 +2,7 @@
 
 With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none. `failing`:
 its list is an error. `other_script`: its tools have names of two Chinese characters. `descriptors`: a call returns the
-files that it has open beside its three streams.
+files that it has open besides its three streams.
 """
 
 from __future__ import annotations

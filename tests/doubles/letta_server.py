@@ -1,7 +1,7 @@
 """What Letta's server 0.16.8 tells of four agents, served again as it does: page after page, behind a password.
 
 `letta_server.json` was recorded of that server (Apache-2.0) with agents that were made for it; its long texts are cut.
-Two agents share a block and an archive, one has a conversation beside `default` and a sleeptime agent, and one speaks
+Two agents share a block and an archive, one has a conversation besides `default` and a sleeptime agent, and one speaks
 by a tool. The window of the first was compacted.
 """
 

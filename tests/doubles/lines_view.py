@@ -17,7 +17,7 @@ from gateway.errors import GatewayError
 
 
 class LinesView(ClientView):
-    """Everything that happens, each as one line; tools of ours too, as a dialect of agents shows them."""
+    """Everything that happens, each as one line; gateway tools too, as a dialect of agents shows them."""
 
     speaks_chat: ClassVar[bool] = False
 

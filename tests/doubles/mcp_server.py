@@ -59,7 +59,7 @@ def flood() -> str:
 
 
 def variables() -> str:
-    """Tells its variables."""
+    """Returns its variables."""
     return ",".join(sorted(os.environ))
 
 
@@ -72,7 +72,7 @@ async def ring(bell: str) -> str:
 
 
 def large(n: Annotated[int, Field(le=LARGE)]) -> Annotated[CallToolResult, dict[str, int]]:
-    """Tells a large number."""
+    """Returns a large number."""
     return CallToolResult(content=[], structured_content={"large": LARGE})
 
 

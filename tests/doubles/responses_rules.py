@@ -382,7 +382,7 @@ def _check_ids(items: Sequence[Json]) -> None:
 
 
 def _check_thoughts(items: Sequence[Json], after: Mapping[str, str]) -> None:
-    """Thoughts stand before what they were thought for, and what was thought about stands behind its thoughts.
+    """Thoughts stand before what they were thought for, and what was thought about stands after its thoughts.
 
     after: ids of items -> the thoughts before them.
     """

@@ -123,7 +123,7 @@ TYPINGMIND_TITLE = (
     "text "
     "is allowed."
 )
-# SillyTavern's, behind the whole chat, as the system: for the person's next message, a summary, an image, a face.
+# SillyTavern's, after the whole chat, as the system: for the person's next message, a summary, an image, a face.
 SILLYTAVERN_IMPERSONATION = (
     "[Write your next reply from the point of view of Ann, using the chat history so far as a guideline for the "
     "writing "
@@ -591,7 +591,7 @@ OPEN_WEBUI_SUB_AGENT = (
 LITELLM_NOTE = (
     "Operator note (not from the user): the following was originally a mid-conversation system-role reminder."
 )
-# Nor are these: OpenClaw's message, and what it says behind each, in the user's role.
+# Nor are these: OpenClaw's message, and what it says after each, in the user's role.
 OPENCLAW_MESSAGE = (
     "[Mon 2026-11-23 08:09 UTC] My cat is called Miso.\n\nShe is three.\n\nRuntime: agent=main | "
     "session=agent:main:explicit:one | sessionId=one | host=vm | os=Linux 6.18 (x64) | model=gate/gpt-4o-mini"

@@ -232,7 +232,7 @@ def refusal(messages: list[Json], headers: Json = HEADERS, **more: Any) -> str:
 
 
 def test_a_thought_counts_only_at_its_place() -> None:
-    """Behind the blocks that it came behind, and not in front of them, in the middle, without them or changed."""
+    """After the same blocks as before, and not in front of them, in the middle, without them or changed."""
     another = {**THOUGHT, "thinking": "So.", "signature": sign("So.")}
     first, said, more, second, called = bind([THOUGHT, text("a "), text("b"), another, use()], body())
     assert (first, said, more, called) == (THOUGHT, text("a "), text("b"), use())

@@ -260,7 +260,7 @@ class StrictUpstream:
         self.stall_bodies = stall_bodies
         self.seen: list[Seen] = []
         self.opened = 0  # connections, ever
-        self.endpoints = Endpoints()  # what there is beside chat
+        self.endpoints = Endpoints()  # what there is besides chat
         self.broken_off = Gate()  # opened when a connection is lost in the middle of a request
         self.hold_models: Gate | None = None
         self.port = 0

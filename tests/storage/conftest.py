@@ -72,7 +72,7 @@ class PostgresServer:
 
 
 class Holds:
-    """Tells what a database still has anywhere, as far as it promises to erase."""
+    """Returns what a database still has anywhere, as far as it promises to erase."""
 
     def __init__(self, database: TestDatabase) -> None:
         self._database = database

@@ -35,5 +35,5 @@ def without_transactions(names: Sequence[str]) -> list[str]:
 
 
 def is_named(text: str) -> bool:
-    """Tells whether a statement is one of the store's."""
+    """Returns whether a statement is one of the store's."""
     return text in _NAMES

@@ -1,4 +1,4 @@
-"""What was learned is kept once, ends with a date, and goes no further than what is settled."""
+"""What was learned is stored once, ends with a date, and goes no further than what is settled."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ async def test_what_is_learned_while_a_memory_is_carried_away_is_learned_again_t
 async def _export(
     store: Store, scope: Scope, meanwhile: Callable[[], Awaitable[None]] | None = None
 ) -> list[str]:
-    """meanwhile: what happens behind the first page."""
+    """meanwhile: what happens after the first page."""
     operation = TransferOperations(store).export
     lines: list[str] = []
     place: Any = None

@@ -1,4 +1,4 @@
-"""A process remembers the memories asked last; its answers are those of one that reads all of them anew."""
+"""A process remembers the memories asked last; its answers are those of one that reads all of them again."""
 
 from __future__ import annotations
 
@@ -443,14 +443,14 @@ async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:
     assert [n for n in (1, 2, 3, 4) if cache.get(n)] == [1, 3, 4]
     large = MemoryCache(RULES, limit_bytes=10)
     large.put(memory(1))
-    assert large.get(1)  # one that is too large for all is kept until another one comes
+    assert large.get(1)  # one that is too large for all is cached until another one comes
     large.put(memory(2))
     assert (large.get(1), bool(large.get(2))) == (None, True)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_an_index_whose_chunks_change_is_the_index_of_the_chunks(seed: int) -> None:
-    """Chunks come in any order, are written anew, and are emptied; many lie apart and are sorted in."""
+    """Chunks come in any order, are written again, and are emptied; many lie apart and are sorted in."""
     dice = random.Random(seed)
     blobs: dict[int, bytes] = {}
     index = Index()
@@ -480,7 +480,7 @@ def test_an_index_whose_chunks_change_is_the_index_of_the_chunks(seed: int) -> N
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_tail_that_grows_is_the_tail_laid_at_once(seed: int) -> None:
-    """Messages come before those that they follow, have several behind them, and take the place of indexed ones.
+    """Messages come before those that they follow, have several after them, and take the place of indexed ones.
 
     Some queries leave some out; others begin with another tail.
     """

@@ -114,7 +114,7 @@ TALK = [
 
 
 def telling(*documents: Document, indexed: int = 0, **options: Any) -> list[int]:
-    """Returns what tells most. indexed: so many of them are, the others are not yet."""
+    """Returns what says most. indexed: so many of them are, the others are not yet."""
     blobs = encode(documents[:indexed], SECRET).values()
     index = Index((open_blob(data).chunk, data) for data in blobs)
     return most_telling(index, tail=Tail(documents[indexed:]), **options)

@@ -1,4 +1,4 @@
-"""Text that a database refuses, U+0000 or half a surrogate pair, is kept as far as it can be."""
+"""Text that a database refuses, U+0000 or half a surrogate pair, is stored as far as it can be."""
 
 from __future__ import annotations
 

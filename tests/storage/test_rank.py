@@ -73,7 +73,7 @@ def test_weak_hits_are_those_of_the_memory_as_it_was_ranked() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_memory_that_is_asked_while_it_is_indexed(seed: int) -> None:
-    """What is indexed leaves the tail: the layout of both stays, and is that of a memory opened anew."""
+    """What is indexed leaves the tail: the layout of both stays, and is that of a memory opened again."""
     dice = random.Random(seed)
     documents = conversation(dice, 60)
     index, blobs, indexed, said = Index(), dict[int, bytes](), 0, 0

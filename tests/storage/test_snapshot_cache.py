@@ -1,4 +1,4 @@
-"""The looks that are kept between turns are as they would be read anew, whatever happened meanwhile."""
+"""Snapshots that are cached between turns are as they would be read again, whatever happened meanwhile."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Life:
         messages += [said, reply]
 
     async def side_by_side(self) -> None:
-        """Turns of one user under way at once. They are kept after their commits, when others have looked already."""
+        """Turns of one user under way at once. They are cached after their commits, when others have looked already."""
         talks = [talk for talk in self.talks[-6:] if talk[0] is self.speakers[0]]
         begun = [(talk, await talk[0].begin([*talk[2], user("Both")], talk[1])) for talk in talks[-3:]]
         unkept = []

@@ -1,4 +1,4 @@
-"""A conversation of ours: what a send reads, what each step writes, and what refuses it."""
+"""A stored conversation: what a send reads, what each step writes, and what refuses it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Writer:
         )
 
     async def go_on(self, *messages: WireMessage, **more: Any) -> StepOpened:
-        """Opens the next step of the run, behind the one that was finished."""
+        """Opens the next step of the run, after the one that was finished."""
         before = self.opened
         write = self.planned(
             ConversationPath(MemorySnapshot(), (before.exchange,)), before.exchange, messages, None
@@ -443,7 +443,7 @@ async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer
     assert await rows(writer.store, "SELECT 1 FROM marks WHERE kind = 'stale'") == []
     await writer.go_on(user("Where?"))
     await save_passage(writer.store, agent.id, "It stands in Barcelona.", at=101.0)
-    # Something has a number behind it: that does not wait.
+    # Something has a number after it: that does not wait.
     assert not await writer.store.recall.index(agent.id)
     assert await rows(writer.store, reached) == [(7,)]
     found = await writer.store.recall.search(agent, "Gaudi 1906 Barcelona")

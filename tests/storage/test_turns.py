@@ -308,7 +308,7 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
     turn = await alice.begin([user("I like tea, and I sail")], "c1")
     await alice.end(turn, noted("Noted."), ["tea", "sails"])
     ids = [id for (id,) in await rows(alice.store, "SELECT id FROM block_ops ORDER BY id")]
-    # PostgreSQL writes a changed row anew, after the others.
+    # PostgreSQL writes a changed row again, after the others.
     for state in ("dropped", "pending"):
         await rows(alice.store, f"UPDATE block_ops SET state = '{state}' WHERE id = {ids[0]}")
     snapshot = await alice.store.turns.snapshot(alice.agent, "c1", None)
@@ -397,7 +397,7 @@ async def test_a_look_with_another_agents_row_and_ones_own_scope_is_none(
 async def test_a_pool_has_the_words_of_one_exchange_however_many_are_asked_at_one_place(
     alice: Speaker, key: str | None
 ) -> None:
-    """Somebody may ask hundreds of long questions behind one reply."""
+    """Somebody may ask hundreds of long questions after one reply."""
     history = await opened(alice, key)
     for k in range(5):
         await alice.say([*history, user(f"{k} more?")], assistant(f"Not {k}."), key)
@@ -555,7 +555,7 @@ async def test_nothing_of_a_request_is_changed_where_it_is_written(
     key: str | None,
     how: Callable[[Tree, Plan, settle.RequestEnd], Exchange],
 ) -> None:
-    # Its last reply came back cut, with a picture in the question: the writer sees another form, hashes it anew, and
+    # Its last reply came back cut, with a picture in the question: the writer sees another form, hashes it again, and
     # finds an alternative to compare with.
     picture = {"type": "image_url", "image_url": {"url": "data:1"}}
     shown = {"role": "user", "content": [{"type": "text", "text": "Look at this, please."}, picture]}
@@ -593,7 +593,7 @@ async def test_what_is_stored_is_what_one_would_work_out(alice: Speaker, key: st
     history = await opened(alice, key)
     asked = [*history, user("I like tea")]
     await alice.end(await alice.begin(asked, key), noted("One moment. Noted."), ["tea"])
-    cut = [*asked, assistant("One mom..."), user("wait")]  # a reply that was cut: its path is hashed anew
+    cut = [*asked, assistant("One mom..."), user("wait")]  # a reply that was cut: its path is hashed again
     await alice.say(cut, assistant("Yes?"), key)
     rows = await alice.rows()
     check_columns(rows, MessageHasher(alice.agent.secret), {rows[0].conversation} if key else ())

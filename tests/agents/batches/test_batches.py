@@ -117,7 +117,7 @@ class Scene:
         return found
 
     def said(self, agent: str) -> list[str]:
-        """What an agent has been told and has said, oldest first, texts and calls."""
+        """What an agent has been sent and has replied, oldest first, texts and calls."""
         found = spoken(self.world.letta.agents.messages.list(agent, order="asc"))
         return [f"{m.message_type}: {_text(m)}" for m in found]
 
@@ -273,7 +273,7 @@ def test_tools_run_between_two_cycles(model: str, tmp_path: Path) -> None:
 
 
 def test_thoughts_go_back_to_their_places_and_memory_may_change(tmp_path: Path) -> None:
-    """A newer Claude thinks between words and calls, and refuses its thoughts elsewhere or behind another prompt."""
+    """A newer Claude thinks between words and calls, and refuses its thoughts elsewhere or after another prompt."""
     name, given = append("Likes fish.")
     first, second = (
         {"type": "thinking", "thinking": text, "signature": sign(text)} for text in ("Who?", "So.")
@@ -375,7 +375,7 @@ def test_two_agents_rethink_one_block(tmp_path: Path) -> None:
         if not made:
             return Fate(calls=(("memory_rethink", {"label": "plan", "new_memory": f"By {name}."}),))
         if "changed" in made[-1] and len(made) == 1:
-            # It is told what stands there now, and keeps that.
+            # It is shown what stands there now, and keeps that.
             other = "one" if name == "two" else "two"
             assert f"By {other}." in made[-1]
             text = f"By {other}. By {name}."
@@ -520,7 +520,7 @@ def test_an_agent_that_is_deleted_meanwhile_has_failed_and_its_tokens_count(
         assert s.tokens() == 2 * USAGE["total_tokens"]
 
 
-# -- beside live turns
+# -- along with live turns
 
 
 @pytest.mark.both

@@ -785,7 +785,7 @@ def test_a_model_that_has_room_does_not_wait_for_one_that_has_none(tmp_path: Pat
         s.openai.room = 3
         crowded, free = s.agents(4, "open/m"), s.agents(3, "open/free")
         batch = s.post([*crowded, *free])
-        # 4 of the one, 3 of the other, and 2 of the 4, behind which the other 2 have no room.
+        # 4 of the one, 3 of the other, and 2 of the 4, after which the other 2 have no room.
         s.until(batch, lambda _: len(s.openai.batches) == 3)
         assert [(each.model, len(each.requests)) for each in s.openai.batches] == [
             ("m", 4),

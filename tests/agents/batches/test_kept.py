@@ -1,4 +1,4 @@
-"""Batches through the agents API: what is noted, kept, forgotten, and told to others."""
+"""Batches through the agents API: what is noted, kept, forgotten, and shown to others."""
 
 from __future__ import annotations
 

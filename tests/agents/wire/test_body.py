@@ -1,4 +1,4 @@
-"""Bodies: read, refused with a place, kept."""
+"""Bodies: read, refused with a place, stored."""
 
 from __future__ import annotations
 

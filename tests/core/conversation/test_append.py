@@ -1,4 +1,4 @@
-"""Planning a step of a conversation of ours: everything that came in is new, and follows the last exchange."""
+"""Planning a step of a stored conversation: everything that came in is new, and follows the last exchange."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Conversation:
         return self.last
 
     def sent(self, plan: Plan) -> list[WireMessage]:
-        """The messages of ours that go before those of the request."""
+        """The gateway's messages that go before those of the request."""
         return [each.message for each in compose(self.tree, plan, (), {}).inserted]
 
 

@@ -18,7 +18,7 @@ from tests.rows import each_row
 
 
 class Talker:
-    """A client that sends its new message alone, and tells before it what was heard of the last reply that it got."""
+    """A client that sends its new message alone, and reports before it what was heard of the last reply that it got."""
 
     def __init__(self, seed: int) -> None:
         self.chance = Random(seed)
@@ -73,10 +73,10 @@ def test_each_message_is_there_once_and_of_a_reply_what_was_heard(seed: int) -> 
 
 
 def barge_in(seed: int) -> None:
-    """A caller who interrupts an assistant of few words, and whose client tells of each reply what was heard.
+    """A caller who interrupts an assistant of few words, and whose client reports of each reply what was heard.
 
-    It tells the same once more with the next message where nothing was heard of an answer to the last one. Into a
-    silence the application may speak by itself, behind what was heard.
+    It reports the same once more with the next message where nothing was heard of an answer to the last one. Into a
+    silence the application may speak by itself, after what was heard.
     """
     chance, world = Random(seed), World()
     talk: list[str] = []

@@ -277,7 +277,7 @@ def test_the_clients_own_summary_in_place_of_the_head(world: World, key: str | N
 def test_the_clients_own_summary_takes_no_turns_place(
     world: World, key: str | None, kept: int, by: Callable[[str], WireMessage]
 ) -> None:
-    """Frameworks cut anywhere, so that a reply may be the first that is left behind the summary."""
+    """Frameworks cut anywhere, so that a reply may be the first that is left after the summary."""
     history = world.chat(
         *((f"fact {k}", f"this is the reply number {k} of all that I gave") for k in range(4)), key=key
     )
@@ -294,7 +294,7 @@ def test_the_clients_own_summary_takes_no_turns_place(
 def test_the_answer_to_the_clients_own_summary_takes_no_replys_place(
     world: World, key: str | None, kept: int
 ) -> None:
-    """Coding agents say the summary in the user's place, with a short answer behind it."""
+    """Coding agents say the summary in the user's place, with a short answer after it."""
     history = world.chat(
         *((f"fact {k}", f"this is the reply number {k} of all that I gave") for k in range(4)), key=key
     )
@@ -341,7 +341,7 @@ def test_a_reply_that_comes_back_named_is_not_that_of_another_conversation(world
 def test_a_turn_takes_none_of_the_turn_before_it_where_the_clients_own_messages_moved(
     world: World, key: str | None
 ) -> None:
-    """aider shows its files before what was said since the last commit, and tells of that commit."""
+    """aider shows its files before what was said since the last commit, and reports that commit."""
     files = [user("These are the files: a.py"), assistant("Ok, I will change those.")]
     rules, committed = "\nWrite blocks.", [user("I committed the changes."), assistant("Ok.")]
     turns = [(f"Make change {k}", f"This is the change number {k} that you asked for.") for k in range(4)]
@@ -525,7 +525,7 @@ def test_a_retry_in_append_mode_repeats_the_very_words(filling: World) -> None:
 
 
 def test_a_reply_that_nobody_heard_in_append_mode_leaves_its_question(filling: World) -> None:
-    """The client tells what was heard of the reply before it, and not a word of the last one."""
+    """The client reports what was heard of the reply before it, and not a word of the last one."""
     filling.say([user("one")], "This is the first reply.", "c1", append=True)
     told = assistant("This is the first")
     filling.say([told, user("two")], "Nobody heard this.", "c1", append=True)

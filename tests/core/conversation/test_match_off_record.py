@@ -127,7 +127,7 @@ def test_a_turn_that_was_off_and_is_asked_again_stays_off_for_the_idle_time(worl
     assert world.active() == []
     world.wait(5000)
     world.say(asked, "Oh.")
-    assert world.active() == ["my diagnosis is X", "Oh."]  # another day: said anew
+    assert world.active() == ["my diagnosis is X", "Oh."]  # another day: said again
 
 
 def test_what_was_forgotten_stays_forgotten(world: World) -> None:
@@ -216,7 +216,7 @@ def test_what_is_asked_off_the_record_beside_a_turn_takes_nothing_of_it(
 def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
     world: World, key: str | None, is_answered: bool
 ) -> None:
-    """Nothing of a reply was heard, and the next message is off the record; the list tells both together."""
+    """Nothing of a reply was heard, and the next message is off the record; the list reports both together."""
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my bicycle is red")]
     if is_answered:

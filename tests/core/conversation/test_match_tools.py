@@ -194,7 +194,7 @@ def test_a_list_that_begins_between_results_changes_none_of_those_before_them(
 def test_what_was_said_before_a_call_may_be_told_behind_its_result(
     world: World, key: str | None, heard: str, then: str
 ) -> None:
-    """Pipecat tells a call when it is made, and the words in front of it once they are spoken."""
+    """Pipecat reports a call when it is made, and the words in front of it once they are spoken."""
 
     def told(found: str) -> list[WireMessage]:
         return [

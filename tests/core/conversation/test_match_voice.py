@@ -154,7 +154,7 @@ def test_a_reply_that_came_back_altered_is_the_one_that_was_asked_for(world: Wor
 def test_a_cut_reply_whose_question_a_trimmed_list_left_out(
     filling: World, key: str | None, trimmed: int
 ) -> None:
-    """The two requests behind it were cancelled, so that the third is the first to finish on it."""
+    """The two requests after it were cancelled, so that the third is the first to finish on it."""
     said: list[WireMessage] = []
     for k in range(3):
         said.append(user(f"what is thing {k}?"))
@@ -362,7 +362,7 @@ def test_a_transcript_grows_behind_a_short_greeting_of_the_models(world: World) 
 
 @both
 def test_replies_that_nobody_asked_for_stay_apart(world: World, key: str | None) -> None:
-    """In the list they stand behind each other, and the second does not take the words of the first along."""
+    """In the list they stand one after the other, and the second does not take the words of the first along."""
     list_ = [*world.chat(("hello there", "Good day."), key=key), PROMPT]
     world.say(list_, "Are you there?", key)
     list_ = [*list_[:-1], assistant("Are you there?"), PROMPT]
@@ -492,7 +492,7 @@ def test_a_question_that_the_client_did_not_keep_is_not_the_one_before_it(world:
 def test_a_short_word_into_a_second_silence_takes_nothing_from_the_turns_before_it(
     world: World, key: str | None, first: str
 ) -> None:
-    """Neither of the questions is kept, and the last word alone could be anybody's."""
+    """Neither of the questions is stored, and the last word alone could be anybody's."""
     list_ = world.chat(
         ("my name is Ann", "Nice to meet you, Ann."), ("so it is", "And what can I do?"), key=key
     )

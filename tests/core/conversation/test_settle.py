@@ -227,7 +227,7 @@ def test_edits_of_a_retried_turn_enter_once(world: World) -> None:
     assert world.learned() == ["tea"]
     world.say([user("I like tea")], kept("Noted.", "m9"), edits=["tea"])
     world.wait(999)
-    assert world.learned().count("tea") == 2  # another day: said anew
+    assert world.learned().count("tea") == 2  # another day: said again
 
 
 def test_edits_of_a_turn_that_is_only_cancelled_leave_no_trace(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The memory section: stable bytes, a frame that holds, and when it is rendered anew."""
+"""The memory section: stable bytes, a frame that holds, and when it is rendered again."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def test_a_note_is_written_once_and_stays_where_it_was(world: World, key: str | 
     world.recall = lambda question: next(notes)
     history = world.chat(("one", "r1"), key=key)
     asked = [*history, user("two")]
-    world.cancel(world.begin(asked, key))  # looked, and found nothing: that is kept too
+    world.cancel(world.begin(asked, key))  # looked, and found nothing: that is stored too
     second = world.say(asked, "r2", key)
     assert second.lines == ["user: <1>one", "assistant: r1", "user: two"]
     third = world.say([*asked, assistant("r2"), user("three")], "r3", key)

@@ -563,7 +563,7 @@ _QUOTED = "<<<BEGIN_QUOTED_AGENT_CONTENT>>>"
 _TOLD = "<<<BEGIN_SYSTEM_INSTRUCTION>>>\n{}\n<<<END_SYSTEM_INSTRUCTION>>>"
 
 
-# Of Cline, Roo Code and Kilo Code, behind each message.
+# Of Cline, Roo Code and Kilo Code, after each message.
 CLINE_PLACE = (
     "<environment_details>\n# VSCode Visible Files\ncats.py\n\n# Current Time\n3/1/2026, 1:50 PM (UTC)\n"
     "</environment_details>"
@@ -607,7 +607,7 @@ _DOCUMENTS = "Cats sleep.\nQuery: Which cats?\nQuestion: Which?\nAnswer: These.\
         "return the actual complete content as the final answer, not a summary.\n\nThis is the context "
         "you're working with:\n{documents}\n\nProvide your complete response:",
         "\nCurrent Task: {question}\n\nProvide your complete response:",  # of an agent alone
-        # Spring AI, in front of the question and behind it
+        # Spring AI, before the question and after it
         "Context information is below.\n\n---------------------\n{documents}\n---------------------\n\nGiven the "
         "context information and no prior knowledge, answer the query.\n\nFollow these rules:\n\n1. If the answer is "
         "not in the context, just say that you don't know.\n\nQuery: {question}\n\nAnswer:\n",
@@ -696,7 +696,7 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("Observation:\nExecution logs:\nan island\nLast output from code snippet:\nNone", ""),
         ("Observation:\nExecution logs:\n3\nNew task:\nAnd my trip?", "And my trip?"),
         ("Observation:\nThe patient has a fever.",) * 2,
-        # LiteLLM, of a system message that Claude Code put behind what somebody said
+        # LiteLLM, of a system message that Claude Code put after what somebody said
         (f"{LITELLM_NOTE}Available agent types for the Agent tool:\n- claude: Catch-all.", ""),
         # OpenClaw, beside and around what somebody says
         # Open WebUI, of a sub-agent in the background

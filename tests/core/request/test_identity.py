@@ -352,7 +352,7 @@ def test_what_a_person_asks_is_remembered(messages: list[dict[str, Any]]) -> Non
 
 def test_the_prompt_of_the_request_before_decides_nothing() -> None:
     title = "You are a title generator. You output ONLY a thread title."
-    long = f"{title}{' ' * 40_000}"  # too long to be kept
+    long = f"{title}{' ' * 40_000}"  # too long to be stored
     requests = SideRequests(APPLICATIONS.side_requests)
     prompts = ("Be kind.", title, title, "Be kind.", "Be kind.", long, "Be kind.", long, "")
     found = [requests.find(say(("system", prompt), ("user", "hi"))) for prompt in prompts]

@@ -121,7 +121,7 @@ def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
         # A text that fits is one, whatever it may be read as.
         ({"label": "4"}, {"label": "4"}),
         ({"unknown": "4"}, {"unknown": "4"}),
-        # What does not fit as JSON either is told as it came.
+        # What does not fit as JSON either is shown as it came.
         (
             {"limit": "four", "score": "7", "tags": "[" * 5000},
             {"limit": "four", "score": "7", "tags": "[" * 5000},

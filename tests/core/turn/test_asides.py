@@ -51,7 +51,7 @@ def test_any_cut_of_any_object_reads_the_same(
 
 
 def test_arguments_of_nothing_but_escapes_are_read_in_one_go() -> None:
-    breaks = 200_000  # a key and a text that were joined anew at each of them took a quarter of an hour
+    breaks = 200_000  # a key and a text that were joined again at each of them took a quarter of an hour
     reader = StringReader(NAMES)
     assert reader.feed('{"' + "\\n" * breaks + '":"' + "\\n" * breaks) == []
     assert reader.feed('","message":"' + "\\n" * breaks + '"}') == [("message", "\n" * breaks)]

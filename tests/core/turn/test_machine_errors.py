@@ -61,7 +61,7 @@ TOO_MANY = b'{"error": {"message": "slow down", "type": "rate_limit", "param": n
 
 
 def after_hidden_round(*before: Event, **fields: Any) -> Playbook:
-    """A turn whose first round was ours, and whose second one has been asked for."""
+    """A turn whose first round was hidden, and whose second one has been asked for."""
     turn = chat_turn(with_tools(**fields))
     turn.feed(ReplyStarted(200, SSE))
     call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))

@@ -92,7 +92,7 @@ def play(seed: int) -> list[Command]:
     seen: list[Command] = []
     todo: list[TurnEvent] = []
     running: list[RunTool] = []
-    open_reply = False  # a reply is kept whose results are not
+    open_reply = False  # a reply is stored whose results are not
 
     def took(commands: list[Command]) -> None:
         nonlocal open_reply

@@ -143,7 +143,7 @@ def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
     )
     assert playbook >> StepSaved(1, 2) << RunTool("l", "look", {"q": "tea"})
     assert skip(playbook >> ToolFinished("l", "found")) << Save
-    # Nothing asked to go on, so the results are the last that is kept.
+    # Nothing asked to go on, so the results are the last that is stored.
     assert [result.content for result in playbook.outcome.results] == ["found", SPOKEN]
 
 

@@ -1,4 +1,4 @@
-"""A turn whose steps are kept one by one: what is committed when, and what follows on a commit."""
+"""A turn whose steps are saved one by one: what is committed when, and what follows on a commit."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_
     playbook >> ToolFinished("a", "done", stdout="out", stderr="err")
     assert skip(playbook) << SaveStep(results=(result,))
     assert guide.heard == [result]
-    # What is kept is in the next prompt, so the command repeats nothing.
+    # What is saved is in the next prompt, so the command repeats nothing.
     assert skip(playbook >> StepSaved(8, 9)) << CallModel((), None)
     assert b"step 8 9\n" in playbook.sent
     reply(playbook, "Noted.", tokens=(30, 4))

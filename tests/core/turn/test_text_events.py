@@ -137,7 +137,7 @@ def a_stream(draw: st.DrawFn) -> list[Event]:
 
 
 def played(turn: Turn, batches: list[list[Event]], feed: Any) -> tuple[bytes, Any]:
-    """Returns what the client gets, and what the turn is at its end; tools of ours are not run."""
+    """Returns what the client gets, and what the turn is at its end; gateway tools are not run."""
     seen: list[Command] = []
     for event in (ReplyStarted(200, SSE), *map(Received, batches), ReplyEnded(), Saved()):
         seen += feed(turn, event)

@@ -1,4 +1,4 @@
-"""Tool calls of ours and of the client's, and turns that have them."""
+"""Gateway calls and client calls, and turns that have them."""
 
 from __future__ import annotations
 

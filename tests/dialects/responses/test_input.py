@@ -66,7 +66,7 @@ def reply(content: str | None, *calls: Json, **fields: Any) -> Json:
             [reply(None, function("1"), function("2")), tool("1"), tool("2")],
         ),
         ([said("So."), call("1"), result("1")], [reply("So.", function("1")), tool("1")]),
-        # Results follow their calls, whatever was said behind these.
+        # Results follow their calls, whatever was said after these.
         ([call("1"), said("So."), result("1")], [reply("So.", function("1")), tool("1")]),
         (
             [said("So, "), call("1"), said("wait."), result("1")],

@@ -1,4 +1,4 @@
-"""The view of the Responses API, fed as the turn machine feeds it; the SDK's own types read what it tells."""
+"""The view of the Responses API, fed as the turn machine feeds it; the SDK's own types read what it shows."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_items_begin_in_their_order() -> None:
 
 @pytest.mark.parametrize("index", [0, None, [0]])
 def test_calls_under_one_index_are_calls_of_their_own(index: Any) -> None:
-    """As some upstreams send them; so they are read where they are kept."""
+    """As some upstreams send them; so they are read where they are stored."""
     calls = [
         {"index": index, "id": f"call_{city}", "function": {"name": "f", "arguments": city}}
         for city in ("Rome", "Oslo")

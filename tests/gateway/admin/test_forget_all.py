@@ -209,7 +209,7 @@ def begin(scene: Scene) -> Chat:
 
 def go_on(scene: Scene, chat: Chat, kind: str) -> None:
     """A client that still has it, and everything that is made of what it says."""
-    if kind in PARTS:  # of a memory that went as a whole its user speaks anew
+    if kind in PARTS:  # the user of a memory that was forgotten as a whole speaks again
         chat.say("So much for that.")
         chat.say("And now?")
     scene.chat("c3").say(QUESTION)

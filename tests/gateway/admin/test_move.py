@@ -211,7 +211,7 @@ async def test_a_key_that_was_revoked_or_rotated_since_stays_so_when_it_is_moved
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_move_that_is_broken_off_goes_on(source: Store, target: Store, seed: int) -> None:
-    """It is broken off behind a transaction of the target's, later each time."""
+    """It is broken off after a transaction of the target's, later each time."""
     dice = random.Random(seed)
     done = Moved()
     for calls in range(1, 400):

@@ -146,7 +146,7 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     assert states >= {"finished", "cancelled", "off", "forgotten"}
     await fill(other, lines)
     assert await export(other, CAROL) == lines
-    await fill(store, lines)  # beside the one it came from
+    await fill(store, lines)  # next to the one it came from
     again = await export(store, CAROL)
     assert without_uids(again) == without_uids(lines)
 
@@ -535,7 +535,7 @@ async def test_another_format_is_told_which_ones_are_read(other: Store, line: st
         ("conversation", "uid", {"a": 1}),
         ("exchange", "begun", "yesterday"),
         ("block", "limit", 1 << 63),
-        ("version", "version", 0),  # a value behind it would have a number that is taken
+        ("version", "version", 0),  # a value after it would have a number that is taken
         ("version", "restores", 1),  # itself: an undo would go round for ever
         ("version", "sources", 7),
         ("edit", "label", ["human"]),

@@ -202,7 +202,7 @@ def test_all_tags_of_an_agent_are_exported(world: LettaWorld, monkeypatch: pytes
 
 
 def timeless(lines: Lines) -> list[Any]:
-    """The lines, without when a conversation of ours was last used: that moves on as its exchanges are added."""
+    """The lines, without when a stored conversation was last used: that moves on as its exchanges are added."""
     found = [json.loads(line) for line in lines]
     for each in found:
         each.get("conversation", {}).pop("last_at", None)

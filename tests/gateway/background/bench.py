@@ -34,7 +34,7 @@ class Time:
             self._sleepers.remove(entry)
 
     def move(self, seconds: float, *, jump: float = 0.0) -> None:
-        """jump: by how much the wall's clock moves beside that."""
+        """jump: by how much the wall's clock moves in addition."""
         self.now += seconds + jump
         self.tick += seconds
         for until, future in self._sleepers:

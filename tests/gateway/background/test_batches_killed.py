@@ -80,7 +80,7 @@ def live_through(
 ) -> tuple[int, list[str], Json]:
     """Has a batch served by one process after the other. Returns how many were killed.
 
-    lasts: behind which thing that it does a process is killed, each in turn.
+    lasts: after which thing that it does a process is killed, each in turn.
     """
     with serving(tmp_path, settings=settings.replace("0.05", "3600")) as gateway:
         agents, batch = make(gateway, model)

@@ -363,7 +363,7 @@ def whole_or_chunks(world: World, stream: bool, **ask: Any) -> tuple[Json, list[
 
 @both_ways
 def test_claude_stands_in_for_an_openai(tmp_path: Path, stream: bool) -> None:
-    """With memory, a hidden call beside the client's, and the talk going back to the first in the end."""
+    """With memory, a hidden call next to the client's, and the talk going back to the first in the end."""
     with (
         StrictUpstream(key="k1") as first,
         StrictAnthropic(key="k2") as second,

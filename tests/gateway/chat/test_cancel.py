@@ -125,7 +125,7 @@ def test_a_turn_that_is_cut_in_its_second_round_merges_no_edits(world: World) ->
 def test_while_the_last_words_wait_for_a_client_that_reads_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch, end: str, state: str
 ) -> None:
-    """The end has come with them, and what came is kept though they could not be sent."""
+    """The end has come with them, and what came is stored though they could not be sent."""
     waits = Gate()
 
     async def never_taken(reply: ClientReply, data: bytes) -> None:
@@ -186,7 +186,7 @@ def test_a_client_that_leaves_before_the_reply_makes_the_gateway_look_no_faster(
 
 @pytest.mark.sqlite
 def test_while_the_commit_is_awaited(world: World) -> None:
-    """The client has all the text, and leaves before the end that waits for the disk: the turn is kept."""
+    """The client has all the text, and leaves before the end that waits for the disk: the turn is stored."""
     with world.gateway.connect() as client:
         assert QUIET.commit_wait_s  # the end waits for the commit at all
         disk = hold_the_disk(world)

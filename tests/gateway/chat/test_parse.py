@@ -290,7 +290,7 @@ def test_a_body_may_be_nested_more_deeply_than_we_write() -> None:
     ],
 )
 def test_what_we_write_again_has_240_levels_at_most(body: bytes, param: str, levels: int) -> None:
-    """Else it was answered and not kept, or was a 500 where tokens are counted."""
+    """Else it was answered and not stored, or was a 500 where tokens are counted."""
     whole = body % (b'{"a":' * levels + b"1" + b"}" * levels)
     if levels == 237:  # with those of the body, the list and its element
         assert parse(whole).model == "m"

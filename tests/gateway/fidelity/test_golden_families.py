@@ -121,7 +121,7 @@ def test_the_sdk_reads_a_reply_as_it_does_without_us(talk: Talk, golden: Golden)
 @golden([each for each in REPLIES if each.status != 200])
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_an_error_keeps_its_status_body_and_headers(talk: Talk, golden: Golden, stream: bool) -> None:
-    # Twice: where it tells the context the request is sent again, shorter, before it is handed on. That is learned of
+    # Twice: where it names the context the request is sent again, shorter, before it is handed on. That is learned of
     # the model, so it is one that no other test asks.
     talk.upstream.queue(whole(golden), whole(golden))
     model = talk.mode.model if talk.mode.name == "agent" else golden.id
@@ -132,7 +132,7 @@ def test_an_error_keeps_its_status_body_and_headers(talk: Talk, golden: Golden, 
     assert golden.given.get("headers", {}).items() <= dict(response.headers).items()
 
 
-# -- calls of ours
+# -- gateway calls
 
 
 @only("agent")

@@ -16,7 +16,7 @@ RULES = BlockSettings("rules", value="Old rules.", shared=True, writable=True)
 
 
 def ask(world: World, *calls: Call, user: str = "alice") -> list[str]:
-    """What the model is told of its calls, in a conversation of their own that went on."""
+    """What the model is sent of its calls, in a conversation of their own that went on."""
     world.upstream.queue(call_tools(*calls, text=None), say("Done."))
     chat = world.chat(user=user, model="agent/helper")
     chat.say("Do it.")

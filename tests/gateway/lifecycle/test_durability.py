@@ -250,7 +250,7 @@ def frozen(gateway: Process) -> Iterator[None]:
 
 
 def copied(database: Path, number: int) -> Path:
-    """The database with its log. Not the log's index, which a crash leaves to be made anew."""
+    """The database with its log. Not the log's index, which a crash leaves to be made again."""
     copy = database.with_name(f"frozen-{number}.db")
     for side in ("", "-wal"):
         shutil.copyfile(f"{database}{side}", f"{copy}{side}")

@@ -91,7 +91,7 @@ class Damaged:
 
     def strike(self, world: World) -> None:
         world.gateway.call(world.store.database.writer.checkpoint())
-        # By another process: one of ours that closed the file would drop SQLite's locks.
+        # By another process: this one would drop SQLite's locks when it closed the file.
         elsewhere(
             "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[1] + '.bak'); "
             "f = open(sys.argv[1], 'r+b'); f.seek(0, 2); size = f.tell(); f.seek(4096); "

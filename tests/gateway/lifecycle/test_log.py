@@ -105,7 +105,7 @@ PROVIDERS = "sk-proj-" + "d4E5_f6-" * 6
     [
         (f"/v1/{OURS}/x", "/v1/mg-***/x"),
         (f"Bearer {OURS}", "Bearer mg-***"),
-        (f"key{OURS}", "keymg-***"),  # pasted behind another word
+        (f"key{OURS}", "keymg-***"),  # pasted after another word
         (f"a line\n{OURS}\n", "a line\nmg-***\n"),
         (f"\x01{OURS}", "\x01mg-***"),
         (OURS.replace("-", "%2D"), "mg%2D***"),  # of a query as it came

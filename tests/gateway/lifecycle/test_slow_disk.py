@@ -216,7 +216,7 @@ def test_another_users_text_does_not_wait_for_the_write_of_a_turn(
             streamed = alice.read_until(b" there")
             upstream.last.settled.wait_sync()
             assert not gate.is_open
-            assert b"Miso" in upstream.last.body  # recall reads beside the write
+            assert b"Miso" in upstream.last.body  # recall reads during the write
             assert b"[DONE]" not in streamed + alice.rest
             gate.open()
             alice.read_until(b"data: [DONE]")

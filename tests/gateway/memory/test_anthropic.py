@@ -364,7 +364,7 @@ def test_a_paused_search_that_is_not_gone_on_with_does_not_lock_the_conversation
 
 @both_ways
 def test_memory_that_changes_fails_no_conversation_with_a_newer_model(tmp_path: Path, stream: bool) -> None:
-    """Its thoughts count only behind the prompt they were thought behind, and the prompt has the block."""
+    """Its thoughts count only after the prompt for which they were made, and that has the block."""
     model = "claude-opus-5-5"
     with StrictAnthropic() as upstream:
         there = (UpstreamSettings("up", "anthropic", upstream.base_url),)

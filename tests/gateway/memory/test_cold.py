@@ -1,4 +1,4 @@
-"""A gateway that keeps memories between turns sends the bytes of one that reads them anew for each turn."""
+"""A gateway that keeps memories between turns sends the bytes of one that reads them again for each turn."""
 
 from __future__ import annotations
 

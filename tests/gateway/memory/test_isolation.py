@@ -1,4 +1,4 @@
-"""Nobody reads another's memory, by whatever id, header or field; and no credential of ours goes upstream."""
+"""Nobody reads another's memory, by whatever id, header or field; and no credential of the gateway's goes upstream."""
 
 from __future__ import annotations
 

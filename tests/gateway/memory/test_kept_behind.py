@@ -1,4 +1,4 @@
-"""A plain turn is kept for the next one behind its own reply, and before the next one is read."""
+"""A plain turn is cached for the next one after its own reply, and before the next one is read."""
 
 from __future__ import annotations
 

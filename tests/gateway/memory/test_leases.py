@@ -136,7 +136,7 @@ async def test_what_could_not_be_given_back_is_given_back_when_the_database_work
     await world.rest()
     world.tell(lock_name(*NAME))
     await waiting
-    # Only once: what is taken again is not given back behind its holder.
+    # Only once: what is taken again is not released while its holder needs it.
     behind = await begun(world, world.one, third)
     second.leave()
     await world.rest()

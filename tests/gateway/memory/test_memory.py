@@ -915,7 +915,7 @@ def test_what_was_heard_may_be_told_again(world: World, status: int, again: str)
 
 
 def test_what_was_heard_is_told_with_each_message_until_one_is_answered(world: World) -> None:
-    """The reply is known as it was heard by then, and what failed behind it was said all the same."""
+    """The reply is known as it was heard by then, and what failed after it was said all the same."""
     world.upstream.queue(say("One two three four."), fail(500))
     append(world, "Count.")
     for text in ("Stop.", "Where is my boat?"):
@@ -1000,7 +1000,7 @@ def test_what_was_off_the_record_can_be_said_on_it(world: World, status: int) ->
     append(world, "Go on.")
     append(world, "third")
     assert spoken(world) == ["first", "Ok.", "Go on.", "Ok.", "third"]
-    # Kept for the next send, it is on the record as well.
+    # Stored for the next send, it is on the record as well.
     world.upstream.queue(fail(500))
     append(world, "Go on.", status=500)
     append(world, "fourth")

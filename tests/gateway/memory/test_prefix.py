@@ -62,7 +62,7 @@ def test_a_trimmed_list_gets_the_same_prefix(world: World) -> None:
     chat.messages = [whole[0], *whole[starts[-2] :]]
     before = _spoken(world)
     chat.say("And then?")
-    # (How a client orders the keys of a call is not kept, so this is on values.)
+    # (How a client orders the keys of a call is not stored, so this is on values.)
     assert _spoken(world)[: len(before)] == before
     assert len(world.upstream.seen) > begun + 8
 

@@ -67,7 +67,7 @@ def test_each_turn_hashes_what_is_new(hashed: list[str]) -> None:
         seen.append([*hashed])
         agrees(found, request)
         hashed.clear()
-    # What opens a conversation is short, and not kept.
+    # What opens a conversation is short, and not cached.
     assert seen == [["user"], ["user", "assistant", "user"], ["assistant", "tool"], ["assistant", "user"]]
     assert len(resent) == 1  # the conversation's last list
 

@@ -293,7 +293,7 @@ def test_a_coding_agents_session_begins_with_its_title_and_goes_on(world: World)
 
 
 def test_of_what_cline_sends_the_persons_words_are_remembered(world: World) -> None:
-    """Its tools are called in words, and their results come in the user's role, beside the place and the time."""
+    """Its tools are called in words, and their results come in the user's role, next to the place and the time."""
 
     def sent(minute: int, *texts: str) -> Json:
         place = (
@@ -459,7 +459,7 @@ def test_of_a_chain_of_agents_the_first_has_heard_the_user(world: World) -> None
     told = user(recorded.LIBRECHAT_CHAIN.replace("{answer}", "Close the shutters."))
     reply = world.post([*asked, *told], user="alice")
     assert reply.headers["x-mnemogate-side-request"] == "librechat chain"
-    assert world.upstream.last.messages == [*noted, *told]  # it knows what the first one was told
+    assert world.upstream.last.messages == [*noted, *told]  # it knows what was said to the first one
     assert "insights" not in kept(world)
     # The last agent's answer is what the user has seen.
     seen = {"role": "assistant", "content": "Give her a dark box."}
@@ -472,7 +472,7 @@ def test_of_a_chain_of_agents_the_first_has_heard_the_user(world: World) -> None
 def test_a_note_goes_with_what_somebody_said_and_not_with_what_an_application_says_behind_it(
     world: World,
 ) -> None:
-    """OpenClaw says what its runtime does behind each message, and in no later list."""
+    """OpenClaw says what its runtime does after each message, and in no later list."""
     world.chat(user="alice").say(FACT)
     told, asked = user(recorded.OPENCLAW_CONTEXT), user("[Mon 2026-11-23 08:09 UTC] What is my cat called?")
     world.upstream.queue(say("Miso, as you said to me."))
@@ -701,7 +701,7 @@ def test_who_goes_on_from_a_quote_means_it(world: World) -> None:
 
 
 def test_a_question_is_no_quote_of_the_chat_it_edits(world: World) -> None:
-    """Neither the question alone, nor with more behind it, nor in another chat."""
+    """Neither the question alone, nor with more after it, nor in another chat."""
     world.upstream.queue(say(ANSWER))
     world.chat(user="alice", headers=CHAT).say(FACT)
     for headers, text in (

@@ -162,7 +162,7 @@ def test_blocks_stand_in_the_order_of_the_settings_for_every_user_and_conversati
             assert re.findall('<memory_block label="([a-z]+)"', system(world)) == labels, user
 
 
-# -- ours alone
+# -- gateway calls alone
 
 
 @both_ways
@@ -318,7 +318,7 @@ def test_what_was_kept_in_this_very_turn_takes_no_more_room_than_what_is_found_l
 
 
 def test_where_nobody_is_named_the_model_edits_blocks_and_has_nothing_to_search(world: World) -> None:
-    """What it kept elsewhere than in its blocks it could never find again."""
+    """What it stored elsewhere than in its blocks it could never find again."""
     chat = world.chat(model="agent/helper", headers={"x-mnemogate-conversation": "room-1"})
     world.upstream.queue(call_tools(insert("Wants a quiet room."), text=None), say("Noted."))
     chat.say("A quiet room, please.")
@@ -349,7 +349,7 @@ def test_what_was_kept_on_this_path_is_found_before_it_is_confirmed(world: World
     assert world.query("SELECT count(*) FROM passages") == [1]
 
 
-# -- theirs, alone and mixed
+# -- client calls, alone and mixed
 
 
 @both_ways
@@ -428,7 +428,9 @@ def test_of_a_mixed_round_the_clients_results_may_come_late_and_in_another_order
     with pytest.raises(openai.BadRequestError, match="tool_call_id"):
         chat.say("Hurry.")
     assert [m["role"] for m in world.upstream.last.messages[1:]] == ["user", "assistant", "user"]
-    assert world.upstream.last.messages[2] == chat.messages[1]  # as the client has it, and nothing of ours
+    assert (
+        world.upstream.last.messages[2] == chat.messages[1]
+    )  # as the client has it, and nothing of the gateway's
     chat.messages.pop()
     for call in chat.messages[-1]["tool_calls"][::-1]:
         chat.answer(call, "fine")

@@ -50,7 +50,7 @@ class Pair:
         self.stored: dict[int, StoredTurn] = {}
 
     def _recall(self, question: str) -> str:
-        # Another note each time: only what is kept is the same when it is asked again.
+        # Another note each time: only what is stored is the same when it is asked again.
         return f"<memory a2b3c4d5>as of {self.world.now}</memory>\n" if "where" in question else ""
 
     def edits(self, id: str) -> list[str]:
@@ -141,7 +141,7 @@ def _parent(plan: Plan) -> int | None:
 
 
 class Client:
-    """One chat of a client that behaves: what it sends is what it was told, or as much of it as it keeps."""
+    """One chat of a client that behaves: what it sends is what it was shown, or as much of it as it keeps."""
 
     def __init__(self, pair: Pair, dice: random.Random, number: int) -> None:
         self.pair = pair
@@ -279,7 +279,7 @@ class Client:
             if self.dice.random() < 0.1:
                 await self.pair.cancel(await self.begin(asked), [])
             request = await self.begin(asked)
-            # Ours in the same round are kept back from the client.
+            # Gateway calls in the same round are not shown to the client.
             if self.has_tools and self.dice.random() < 0.5:
                 ours = call("m" + id, "memory_insert", "{}")
                 both = {**said, "tool_calls": [ours, *said["tool_calls"]]}
@@ -324,7 +324,7 @@ async def test_an_ordinary_chat_takes_the_plain_path(store: Store, key: str | No
 
 
 async def test_results_of_tools_take_it_round_after_round(store: Store) -> None:
-    """A user's message behind them does not, since it carries all exchanges of the turn."""
+    """A user's message after them does not, since it carries all exchanges of the turn."""
     pair = Pair(store, has_edits=False)
     messages = [user("Is it warm?")]
     for k in range(5):

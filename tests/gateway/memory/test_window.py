@@ -368,7 +368,7 @@ def test_calls_are_never_torn_from_their_results(world: World) -> None:
 def test_a_call_that_left_takes_a_result_that_came_with_the_next_question_along(
     world: World, resends: int | None
 ) -> None:
-    """Somebody who speaks while a tool runs is sent with the tool's result. The next turns begin behind both."""
+    """Somebody who speaks while a tool runs is sent with the tool's result. The next turns begin after both."""
     chat = world.chat(user="alice", tools=[WEATHER], max_tokens=200)
     chat.say("Hello.")
     world.upstream.queue(call_tools(Call("weather"), text=None))

@@ -19,7 +19,7 @@ TOPICS = ("my cat Miso", "my dog Bello", "Bern, where I live")
 
 
 def converse(world: World, upstream: StrictAnthropic, turns: int) -> None:
-    """Has a conversation of so many turns after some facts were told; the upstream's cache has it alone."""
+    """Has a conversation of so many turns after some facts were given; the upstream's cache has it alone."""
     for fact in FACTS:
         Talk(world, model="agent/helper").say(fact)
     world.pass_time(1000)

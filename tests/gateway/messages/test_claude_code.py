@@ -55,7 +55,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 class Session(Talk):
-    """A session: its first message begins with a reminder, and a system message stands behind it."""
+    """A session: its first message begins with a reminder, and a system message stands after it."""
 
     def start(self, words: str, session: str = "s1", model: str = MODEL) -> str:
         names = {"device_id": "d1", "account_uuid": "", "session_id": session}

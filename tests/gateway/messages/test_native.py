@@ -438,7 +438,7 @@ def test_hidden_rounds_are_one_message_and_go_up_as_they_were(
 def test_blocks_of_hidden_rounds_go_up_as_they_came(
     world: World, upstream: StrictAnthropic, stream: bool, profile: str
 ) -> None:
-    """Texts in a row stay several, with what each cites. The double refuses a thought behind other blocks."""
+    """Texts in a row stay several, with what each cites. The double refuses a thought after other blocks."""
     thoughts = [
         {"type": "thinking", "thinking": words, "signature": sign(words)} for words in ("Cats.", "So.", "Hm.")
     ]

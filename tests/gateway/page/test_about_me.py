@@ -314,7 +314,7 @@ def test_no_altered_token_opens_anything(world: World) -> None:
 @pytest.mark.both
 def test_a_link_reaches_nothing_of_others(world: World) -> None:
     person, seq, talk = fill(world)
-    # The numbers of Bob's begin anew, and his conversation has an id of its own.
+    # The numbers of Bob's begin again, and his conversation has an id of its own.
     speak(world, "I am Bob, and I like tea.", user="bob", talk="conv-19")
     bob = person_of(world, "bob")
     assert bob.twin()["facts"] == []

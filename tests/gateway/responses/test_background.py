@@ -557,7 +557,7 @@ def test_one_that_is_made_anew_comes_before_those_that_were_accepted_after_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its message is asked once, and stands once in its conversation."""
-    failing_once(monkeypatch, Chat, "_run_turn")  # behind its message, which is stored
+    failing_once(monkeypatch, Chat, "_run_turn")  # after its message, which is stored
     upstream.queue(say("A nice name."), say("Miso."), say("Yes."))
     conversation = world.sdk.conversations.create().id
     first = begin(world, input="My cat is called Miso.", conversation=conversation, user="alice")
@@ -659,7 +659,7 @@ def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
 def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_first(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_once(monkeypatch, Chat, "_run_turn")  # behind its message, which is stored
+    failing_once(monkeypatch, Chat, "_run_turn")  # after its message, which is stored
     upstream.queue(say("They wither."))
     conversation = world.sdk.conversations.create().id
     made = begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)

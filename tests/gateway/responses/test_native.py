@@ -549,7 +549,7 @@ def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
 def test_what_was_heard_of_a_reply_may_come_behind_its_id(
     world: World, openai_keeps: StoredResponses
 ) -> None:
-    """LiveKit names the response of which its caller heard the beginning, and says the beginning behind it."""
+    """LiveKit names the response of which its caller heard the beginning, and says the beginning after it."""
     openai_keeps.outputs.append([said("We have soup, and there is bread.")])
     previous = respond(world, input="What is there to eat?").id
     items = [

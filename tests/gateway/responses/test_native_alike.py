@@ -71,7 +71,7 @@ class ByItems(ByChat):
 
 
 class ByIds(ByItems):
-    """A client that sends its new items behind the id of the response before them, and reads a stream."""
+    """A client that sends its new items after the id of the response before them, and reads a stream."""
 
     can_cut = False  # its words are the upstream's to tell
 

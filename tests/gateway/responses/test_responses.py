@@ -274,13 +274,13 @@ def test_each_answer_to_the_same_words_is_gone_on_from(world: World, upstream: S
 
 
 def cut(world: World, upstream: StrictUpstream, **options: Any) -> Any:
-    """Returns a response that its client leaves behind "One two "."""
+    """Returns a response that its client leaves after "One two "."""
     upstream.queue(say("One two three.", ["One ", "two ", "three."], hold_after={3: Gate()}))
     return left(world, lambda event: getattr(event, "delta", None) == "two ", **options)
 
 
 def left(world: World, is_enough: Callable[[Any], bool], **options: Any) -> Any:
-    """Returns a response that its client leaves behind such an event."""
+    """Returns a response that its client leaves after such an event."""
     with world.sdk.responses.create(model="m", user="alice", stream=True, **options) as stream:
         events: Iterator[Any] = iter(stream)
         response = next(events).response
@@ -327,7 +327,7 @@ def test_a_response_that_was_left_is_not_the_one_after_it(world: World, upstream
 def test_what_comes_back_in_another_form_keeps_the_ids_behind_it(
     world: World, upstream: StrictUpstream
 ) -> None:
-    """A voice agent tells what was heard of a reply, and goes on from the next one by its id."""
+    """A voice agent reports what was heard of a reply, and goes on from the next one by its id."""
     upstream.queue(say("One two three four five."))
     items: list[Json] = [{"role": "user", "content": "Count."}]
     first = respond(world, user="alice", input=items)
@@ -462,7 +462,7 @@ def test_what_an_id_stands_for_may_be_said_again_behind_it(
 def test_what_was_heard_of_a_reply_may_come_behind_its_id(
     world: World, upstream: StrictUpstream, heard: str
 ) -> None:
-    """LiveKit names the response of which its caller heard the beginning, and says the beginning behind it."""
+    """LiveKit names the response of which its caller heard the beginning, and says the beginning after it."""
     upstream.queue(say("We have soup and a secret menu."))
     first = respond(world, user="alice", input="What is there to eat?")
     items = [{"role": "assistant", "content": heard}, {"role": "user", "content": "Stop, I take it."}]

@@ -41,7 +41,7 @@ def insert(id: str, label: str, text: str) -> RunTool:
         # What is written of a turn keeps the order of its calls.
         (insert("a", "human", "x"), insert("b", "persona", "y")),
         (insert("a", "human", "x"), RunTool("b", "archival_memory_insert", {})),
-        # What was just kept is found by the search that follows.
+        # What was just stored is found by the search that follows.
         (RunTool("a", "archival_memory_insert", {}), RunTool("b", "archival_memory_search", {})),
     ],
 )

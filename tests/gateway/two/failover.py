@@ -1,7 +1,7 @@
 """Kills or freezes a PostgreSQL while people of all kinds talk at two gateways, and promotes its standby.
 
 `python -m tests.gateway.two.failover 10` does it ten times (scripts/torture failover). The standby is synchronous, so
-that nothing which was finished may be lost. The old primary comes back as a replica of the new one: made anew by
+that nothing which was finished may be lost. The old primary comes back as a replica of the new one: made again by
 pg_basebackup, or set back by pg_rewind. The gateways know both by one URL.
 """
 
@@ -147,7 +147,7 @@ class Servers:
 
 
 def _wait_for_memory(world: World) -> float:
-    """Returns how many seconds it took until each gateway has kept a turn."""
+    """Returns how many seconds it took until each gateway has stored a turn."""
     began = time.monotonic()
     body = {"model": "m", "user": "operator", "messages": [{"role": "user", "content": "Are you there?"}]}
     for gateway in world.gateways:

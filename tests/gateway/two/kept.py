@@ -76,7 +76,7 @@ async def read_kept(store: Store, person: Person, profile: str = "default") -> K
 
 
 def check(kept: Kept, person: Person, forgotten: frozenset[str]) -> None:
-    """Checks that each finished turn stands once, whole, behind those before it, and that nobody else's is there."""
+    """Checks that each finished turn stands once, whole, after those before it, and that nobody else's is there."""
     exported = orjson.dumps([*kept.exchanges.values(), kept.block]).decode()
     words = {found[0] for found in WORD.finditer(exported)}
     strangers = {word for word in words if not word.startswith(person.mark)}
@@ -102,7 +102,7 @@ def check(kept: Kept, person: Person, forgotten: frozenset[str]) -> None:
 def check_edits(kept: Kept, person: Person) -> None:
     """Checks that what the model noted in turns that went on is in the block, once.
 
-    A turn whose reply said that it was not kept may have left its note or not.
+    A turn whose reply said that it was not stored may have left its note or not.
     """
     noted = Counter(kept.block.split("\n"))
     carried = {text for turn in person.turns.values() for text in turn.before if " note " in text}

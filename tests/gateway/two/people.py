@@ -1,7 +1,7 @@
 """People who talk at several gateways by turns, each in one of the ways in which clients do, and what must be left.
 
 A person lives in a thread of its own. A turn whose reply was seen whole is finished: it stands once, with its reply,
-behind those that were finished before it in its conversation. A turn that was lost may be there or not.
+after those that were finished before it in its conversation. A turn that was lost may be there or not.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ class Parallel(Person):
         at_once(lambda: ask(0), lambda: ask(1))
         self.world.let_go(pair)
         before = tuple(asked for asked, _ in past)
-        # Where one was not kept, whoever goes on from it seems to have edited the other one.
+        # Where one was not stored, whoever goes on from it seems to have edited the other one.
         is_clean = all(each is not None and each[1] == 1 and not each[0].unkept for each in found)
         replies = []
         for (word, text), each in zip(new, found, strict=True):
@@ -292,7 +292,7 @@ class Forgetful(Person):
                 self.world.let_go(pair)
 
         def ask() -> None:
-            # Nobody can say what was first, so this turn may be kept or not.
+            # Nobody can say what was first, so this turn may be stored or not.
             self.try_once(messages_of([], text))
             asked.set()
 
@@ -444,7 +444,7 @@ def at_once(*functions: Callable[[], None]) -> None:
 
 
 def letters(number: int) -> str:
-    """Writes a number in letters, since numbers stand behind a mark."""
+    """Writes a number in letters, since numbers stand after a mark."""
     return "".join(chr(ord("a") + int(digit)) for digit in str(number))
 
 

@@ -247,7 +247,7 @@ def test_a_commit_whose_answer_is_lost_is_written_once(world: World, is_answer: 
     for number in range(turns - 1):
         world.say(f"Turn {number}.")
     lost = world.proxy.cut_at("INSERT INTO exchanges", is_answer=is_answer)
-    # The client has its reply in any case; whether the turn is kept nobody can say.
+    # The client has its reply in any case; whether the turn is stored nobody can say.
     world.say("Is this kept?")
     lost.wait_sync()
     world.wait_until_it_works()

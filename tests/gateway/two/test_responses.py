@@ -118,7 +118,7 @@ def test_what_one_makes_the_other_follows_and_cancels(
 def test_a_response_in_the_background_survives_a_kill_of_its_process(
     gateways: Gateways, upstream: StrictUpstream
 ) -> None:
-    """The attempt begins anew: numbers only rise, and the last event is what a GET shows."""
+    """The attempt begins again: numbers only rise, and the last event is what a GET shows."""
     gate = Gate()
     upstream.queue(say("One two three four.", hold_after={3: gate}), say("Five six."))
     first, sdk = gateways.start()

@@ -47,7 +47,7 @@ limit = 1000000
 
 
 class Lost(Exception):
-    """The gateway went away before the end of its reply: nobody knows what it has kept."""
+    """The gateway went away before the end of its reply: nobody knows what it has stored."""
 
 
 class Absent(Lost):
@@ -84,7 +84,7 @@ class Place:
 
 
 class Gateway:
-    """A process that serves; after a kill `start` makes it anew, on another port."""
+    """A process that serves; after a kill `start` makes it again, on another port."""
 
     def __init__(
         self, folder: Path, place: Place, settings: str, *arguments: str, module: str = MODULE

@@ -35,7 +35,7 @@ def came_with(id: str) -> str:
 
 
 def told(seen: Seen) -> list[str]:
-    """What an upstream was told, in order, whatever its dialect: words, calls and results.
+    """What an upstream was sent, in order, whatever its dialect: words, calls and results.
 
     Ids that are unique there ("toolu_5_1") are those that the call came with.
     """
@@ -151,7 +151,7 @@ class Phone:
         assert (upstream.last.refusal, told(upstream.last)) == (None, expected)
 
     def _path(self, behind: Sequence[Json]) -> list[str]:
-        """The history with what comes behind it, where each call has a result right behind it."""
+        """The history with what comes after it, where each call has a result right after it."""
         answered = {m["tool_call_id"]: m["content"] for m in behind if is_result(m)}
         results = [f"result {id}: {answered.get(id, 'No result was given.')}" for id in self.open]
         return [*self.said, *results, *(m["content"] for m in behind if not is_result(m))]

@@ -51,7 +51,7 @@ def test_an_envelope_is_read_and_stays_here(
             assert headers["x-mnemogate-memory"] == "on"  # it said whose memory it is
 
 
-@only_openai  # an Anthropic's request is written anew
+@only_openai  # an Anthropic's request is written again
 def test_only_the_envelope_is_taken_off(two: Open) -> None:
     body = b'{ "call" : {"id":"c"}, "model":"big" ,"messages":[{"role":"user","content":"\\u0041"}],"n":1.0 }'
     with two() as it:

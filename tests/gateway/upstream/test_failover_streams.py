@@ -60,7 +60,7 @@ def test_an_error_in_a_streams_first_event_is_tried_elsewhere(
 
 @both
 def test_comments_without_an_end_before_the_first_event_are_tried_elsewhere(two: Open, memory: bool) -> None:
-    """Nobody reads them all: 400 kB are given up behind 256, and the upstream is one that broke."""
+    """Nobody reads them all: 400 kB are given up after 256, and the upstream is one that broke."""
     comments = [b": still here\n\n" * 1000] * 28
     with two() as it:
         it.first.queue(raw(*comments, hold_after={len(comments): Gate()}))

@@ -1,4 +1,4 @@
-"""The endpoints beside chat: bytes both ways to the upstream of the model, nothing kept, nothing held back."""
+"""The endpoints other than chat: bytes both ways to the upstream of the model, nothing stored, nothing held back."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_a_file_before_its_model_is_kept_within_the_limits_of_bodies(upstream: S
         upstream.arrived(1).wait_sync()
         refused = gateway.ask("POST", "/v1/audio/transcriptions", body, FORM)
         assert (refused.status, refused.error["code"]) == (503, "overloaded")
-        model_first = form(("model", b"m"), ("*file", b"x" * 5_000_000))  # is not kept
+        model_first = form(("model", b"m"), ("*file", b"x" * 5_000_000))  # is not stored
         assert gateway.ask("POST", "/v1/audio/transcriptions", model_first, FORM).status == 200
         gate.open()
         assert client.read_reply().status == 200

@@ -1,4 +1,4 @@
-"""A stream that is handed on is cut behind its events, so that nothing of ours breaks into one."""
+"""A stream that is handed on is cut after its events, so that nothing of the gateway's breaks into one."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def sent(world: World) -> list[Any]:
 
 
 def later(world: World) -> str:
-    """What the model is told when the same person calls again, much later."""
+    """What the model is sent when the same person calls again, much later."""
     world.pass_time(1_000_000)
     world.chat(model="agent/helper", user="alice").say("Let me look up my boat, what is it called?")
     return str(world.upstream.last.messages[-1]["content"])
@@ -121,7 +121,7 @@ def test_after_a_barge_in_the_clients_form_counts(
 
 @pytest.mark.parametrize("until", ["look", "called"])
 async def test_a_reply_that_is_let_go_leaves_no_filler(world: World, until: str) -> None:
-    """The client closes its stream: within the filler, or in the answer behind it."""
+    """The client closes its stream: within the filler, or in the answer after it."""
     gate = Gate()
     asked = [{"role": "user", "content": ASKED}]
     call = search(pieces=['{"pre_exec_msg":"Let me look', ' that up.","query":"boat"}'])

@@ -51,7 +51,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True)
 class Stack:
-    """body: beside model, messages and stream. session: a header that is new with every request."""
+    """body: besides model, messages and stream. session: a header that is new with every request."""
 
     name: str
     body: Mapping[str, Any]
@@ -139,7 +139,7 @@ class Caller:
         await self.world.upstream.seen[count].gone.wait()
 
     async def later(self, text: str) -> str:
-        """What the model is told when the same person calls again, weeks later."""
+        """What the model is sent when the same person calls again, weeks later."""
         self.world.pass_time(1_000_000)
         stack = Stack(
             self.stack.name,
@@ -264,7 +264,7 @@ async def test_every_question_stands_however_short_the_replies_were_cut(caller: 
         question = f"Item {number} is {chr(97 + number) * 4}."
         words = [*[f"Well, {name}" for name in ("this", "here")][number % 2].split(), "is item", f"{number}."]
         tokens = [f" {word}" if i else word for i, word in enumerate(words)]
-        until = dice.choice([None, 0, 1])  # let go after so many words beside the first; None: it ended
+        until = dice.choice([None, 0, 1])  # let go so many words after the first; None: it ended
         if until is None:
             caller.world.upstream.queue(say("".join(tokens), tokens=tokens))
             await caller.generate(user(question))

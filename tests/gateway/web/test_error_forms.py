@@ -31,7 +31,7 @@ class DetailErrors:
 
 
 def answer(error: Exception, path: str, *, host: bytes = b"localhost", begun: bool = False) -> list[Message]:
-    """What the edge sends where a route fails with an error. begun: behind the first event of a stream."""
+    """What the edge sends where a route fails with an error. begun: after the first event of a stream."""
     sent: list[Message] = []
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:

@@ -422,7 +422,7 @@ OFFER = b"%b HTTP/1.1\r\nConnection: Upgrade\r\nHost: a\r\nUPGRADE: h2c\r\n%b\r\
 
 @pytest.mark.parametrize("most_bytes", [1, 7, 1_000_000])
 def test_who_offers_another_protocol_is_answered_in_this_one(most_bytes: int) -> None:
-    """Also behind another request, and wherever the head is cut."""
+    """Also after another request, and wherever the head is cut."""
     data = b"".join(
         (
             OFFER % (b"GET /one", b""),

@@ -178,7 +178,7 @@ async def test_a_network_that_swallows_everything_is_noticed(open_store: OpenSto
 async def test_a_write_that_has_no_answer_finds_that_the_server_gives_none(
     open_store: OpenStore, proxy: Proxy
 ) -> None:
-    """Else the next write gets its connection, and waits as long: nothing is kept until the network gives up."""
+    """Else the next write gets its connection, and waits as long: nothing is stored until the network gives up."""
     store: Store = await open_store(path=proxy.url, limits=replace(QUICK, write_s=0.3))
     proxy.stall()
     with pytest.raises(TooSlow):

@@ -365,7 +365,7 @@ async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
     for i in range(24):
         await bench.writer.submit(add(f"{i:02}" * 20_000))
         await bench.writer._log_free.wait()
-    # It began anew in its file, which is no smaller for that.
+    # It began again in its file, which is no smaller for that.
     assert 200_000 < bench.log_size() < 400_000
     assert len(bench.rows()) == 24
     # Nothing of what it held stays when it has to be gone.
@@ -416,7 +416,7 @@ async def test_no_write_waits_for_a_grown_log(make: Any, path: Path) -> None:
 
 
 async def test_the_log_is_written_back_by_one_at_a_time(make: Any, path: Path) -> None:
-    """Two write-backs at once, and a write that starts the log anew, can corrupt it in an older SQLite."""
+    """Two write-backs at once, and a write that starts the log again, can corrupt it in an older SQLite."""
     bench, beside = await hold_up(make, path)
     sweeping = asyncio.create_task(bench.writer.checkpoint())
     done, _ = await asyncio.wait([sweeping], timeout=0.05)
