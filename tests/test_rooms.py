@@ -132,6 +132,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "dates",
             "finish_reasons",
             "definition",
+            "exact_json",
             "ids",
             "json_limits",
             "message_text",

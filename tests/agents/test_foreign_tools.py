@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -78,6 +79,24 @@ def test_a_webhook_within_a_run(upstream: StrictUpstream, tmp_path: Path) -> Non
     keys = [line for head in server.heads for line in head.splitlines() if line.startswith("Idempotency-Key")]
     names = zip(run.result.steps, ("w%2F1", "call_mnemogate_2_0"), strict=False)
     assert keys == [f"Idempotency-Key: {ids.id_at('step', UID, e.seq)}/{call}" for e, call in names]
+
+
+def test_an_integer_of_any_size_reaches_a_tool_as_it_is(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """Beyond 64 bits it became a float."""
+    number = 2**80 + 1
+    numbers = {"type": "array", "items": {"type": "integer"}}
+    schema = {"name": "lookup", "parameters": {"type": "object", "properties": {"q": numbers}}}
+    with served(replying("200 OK", b"Found.")) as server:
+        tool = ToolDefinition(schema, "webhook", f"{server.url}/hook")
+        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+            asked = [f'{{"q":[{number}]}}', f'{{"q":"[{number}]"}}', f'{{"q":[{number},"x"]}}']
+            upstream.queue(
+                *(call_tools(Call("lookup", each, f"w{n}")) for n, each in enumerate(asked)), say("So.")
+            )
+            life.send("Look it up.")
+            wrong = "Error: `q[1]` must be an integer, and is 'x' in the call of lookup. Nothing was done."
+            assert results(life)[-1] == ("w2", wrong)
+    assert [json.loads(body)["arguments"] for body in server.bodies] == [{"q": [number]}] * 2
 
 
 def test_the_words_of_a_call_are_dropped_three_hours_after_a_live_run(

@@ -297,6 +297,19 @@ def test_what_cannot_be_read_is_asked_of_nobody(upstream: StrictUpstream, tmp_pa
         assert [call["function"]["arguments"] for call in calls] == ["{}"] * 4
 
 
+def test_a_number_that_no_tool_of_the_gateway_has_a_use_for(upstream: StrictUpstream, tmp_path: Path) -> None:
+    with agent(upstream, tmp_path) as life:
+        arguments = '{"label":"human","new_string":"x","insert_line":%s}'
+        numbers = (2**80, "1e30")
+        upstream.queue(
+            *(call_tools(Call("memory_insert", arguments % each, f"c{each}")) for each in numbers), say("So.")
+        )
+        assert life.send("Note it.").said == ["So."]
+        assert [result for _, result in tool_messages(life)] == [
+            "Error: `insert_line` of memory_insert is too large. Nothing was done."
+        ] * len(numbers)
+
+
 @pytest.mark.parametrize("name", ["multi_tool_use.parallel", "memory insert", "x" * 100, ""])
 def test_a_name_that_no_provider_takes_is_not_sent_again(
     upstream: StrictUpstream, tmp_path: Path, name: str

@@ -30,6 +30,7 @@ from gateway.core.memory.builtin import (
     read_lookup,
     short_call_id,
 )
+from gateway.core.memory.memory_tools import number_error
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
 from gateway.core.tags import escape_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
@@ -104,6 +105,8 @@ class AgentTools:
         if call.name in SPEAKING and tool.definition is None:
             return await self._once(call, partial(self._speak, call))
         if tool.definition is None:
+            if (fault := number_error(call.name, arguments)) is not None:
+                return failed_answer(fault)
             return self._cut(await self._run_own(call), RESULT_CHARS)
         answer = await self._once(call, partial(self._run_defined, call, tool.definition))
         return edit_blocks(self.memory, answer, call.call_id) if answer.changed_blocks else answer

@@ -17,10 +17,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from gateway.agents.tools.child import READY
 from gateway.agents.tools.descriptors import close_in_children
+from gateway.core import exact_json
 
 _log = logging.getLogger("mnemogate")
 # No measurement; any value from the number of processors to twice that behaves alike.
@@ -97,9 +96,9 @@ class Child:
             async with asyncio.timeout(self.left_s):
                 # A child that has ended is noticed by its missing answer.
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    stdin.write(orjson.dumps(question) + b"\n")
+                    stdin.write(exact_json.dumps(question) + b"\n")
                     await stdin.drain()
-                return orjson.loads(await stdout.readuntil(b"\n"))
+                return exact_json.loads((await stdout.readuntil(b"\n")).decode())
         except TimeoutError:
             raise OutOfBounds("it takes too long") from None
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import orjson
 from msgspec import Struct
 
 from adapters.types import Json
@@ -34,6 +33,7 @@ from gateway.agents.tools import sandbox_program
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.process_memory import can_be_counted, memory_of
 from gateway.agents.tools.syscall_filter import filter_program
+from gateway.core import exact_json
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
 
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
@@ -171,7 +171,7 @@ class Sandbox:
                     await result.read(len(sandbox_program.READY))
                     watch = tasks.create_task(_watch_memory(process.pid))
                     tasks.create_task(_watch_to_end(process, watch))
-                    tasks.create_task(_send(process.stdin, orjson.dumps(work)))
+                    tasks.create_task(_send(process.stdin, exact_json.dumps(work)))
                     tasks.create_task(output.read(result, "result"))
         except* TimeoutError:
             failure = f"took longer than {timeout_s:.0f} s"

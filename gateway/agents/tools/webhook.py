@@ -12,9 +12,8 @@ import hmac
 from collections.abc import Callable
 from hashlib import sha256
 
-import orjson
-
 from gateway.agents.tools.hosts import HostError, ReplyFault, ToolHosts
+from gateway.core import exact_json
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer, lost_answer, unsent_answer
 from gateway.settings import SECRET_PREFIX
 
@@ -37,7 +36,7 @@ class Webhooks:
 
     async def run(self, url: str, call: ForeignCall) -> ToolAnswer:
         """Calls a tool. Returns the body of its reply as text; an error reply is a failed answer."""
-        body = orjson.dumps(
+        body = exact_json.dumps(
             {
                 "tool": call.tool,
                 "arguments": call.arguments,

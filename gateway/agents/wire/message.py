@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from gateway.agents.wire.shown_values import iso_time, lines_of
 from gateway.agents.wire.struct_fields import sent_fields
-from gateway.core import ids
+from gateway.core import exact_json, ids
 from gateway.core.conversation.canonical import WireMessage, called_function, is_system, join_texts, text_of
 from gateway.core.conversation.private import name_of, own_length, private_of, system_text
 from gateway.core.json_limits import is_too_deep
@@ -272,7 +272,7 @@ def without_asides(
         if names and arguments is not None and not is_too_deep(arguments):
             thoughts.append(arguments.get(THINKING) if THINKING in names else None)
             own = {name: value for name, value in arguments.items() if name not in names}
-            call = {**call, "function": {**function, "arguments": orjson.dumps(own).decode()}}
+            call = {**call, "function": {**function, "arguments": exact_json.dumps(own).decode()}}
         left.append(call)
     return "".join(each for each in thoughts if isinstance(each, str)), left
 

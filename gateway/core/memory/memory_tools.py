@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import orjson
 from msgspec import Struct, field
 
 from adapters.types import Json
+from gateway.core import exact_json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.nul import without_nul
 from gateway.core.prompt.shown_blocks import Shown
@@ -188,8 +188,8 @@ def read_arguments(text: str) -> Json | None:
     if not text.strip():
         return {}
     try:
-        parsed = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        parsed = exact_json.loads(text)
+    except ValueError:
         return None
     if not isinstance(parsed, dict):
         return None
@@ -208,6 +208,7 @@ def _as_int(value: Any) -> Any:
 
 
 _TYPES = {"string": str, "integer": int}
+_MAX_NUMBER = 2**31  # of a line, a limit or minutes; no measurement
 
 
 def known_arguments(tool: str, arguments: Mapping[str, Any]) -> Json:
@@ -231,7 +232,18 @@ def argument_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
             return f"Error: `{name}` of {tool} must be of type {schema['type']}. Nothing was done."
         elif "enum" in schema and value not in schema["enum"]:
             return f"Error: `{name}` of {tool} must be one of {', '.join(schema['enum'])}. Nothing was done."
-    return None
+    return number_error(tool, arguments)
+
+
+def number_error(tool: str, arguments: Mapping[str, Any]) -> str | None:
+    """Returns the error of a call of one of the gateway's tools with a number beyond their use; None: it has none."""
+    large = (
+        name
+        for name, value in arguments.items()
+        if isinstance(value, int | float) and abs(value) > _MAX_NUMBER
+    )
+    name = next(large, None)
+    return None if name is None else f"Error: `{name}` of {tool} is too large. Nothing was done."
 
 
 # Edits

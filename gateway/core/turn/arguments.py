@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 
 import orjson
 
+from gateway.core import exact_json
 from gateway.core.json_limits import is_too_deep
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> fl
     """
     if is_too_deep(arguments):
         return 0
-    data, given = orjson.dumps(schema), orjson.dumps(arguments)
+    data, given = orjson.dumps(schema), exact_json.dumps(arguments)
     if (
         len(data) > _MAX_SCHEMA_BYTES
         or any(word in data for word in _UNBOUNDED_KEYWORDS)
@@ -235,8 +236,8 @@ def _parse_json_texts(validator: Validator, arguments: dict[str, Any]) -> dict[s
     texts: dict[str, Any] = {}
     for name, value in arguments.items():
         if isinstance(value, str):
-            with suppress(orjson.JSONDecodeError):
-                read = orjson.loads(value)
+            with suppress(ValueError):
+                read = exact_json.loads(value)
                 if not is_too_deep(read):
                     texts[name] = read
     wrong = _wrong_names(validator, {name: arguments[name] for name in texts})

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.core import exact_json
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
@@ -73,7 +74,7 @@ class CallJournal:
 
         Raises: StoreError: it could not be written down, and was not made.
         """
-        what = sha256(orjson.dumps([call.name, call.arguments], option=orjson.OPT_SORT_KEYS)).hexdigest()
+        what = sha256(exact_json.dumps([call.name, call.arguments], sort_keys=True)).hexdigest()
         key = call.call_id, what
         if key in self.answers:
             return self.answers[key] or failed_answer(INTERRUPTED)

@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
+from gateway.core import exact_json
 from gateway.core.turn.commands import RunTool
 from gateway.run.tools.toolbox import ToolAnswer
 
@@ -90,6 +89,6 @@ class TurnCalls:
     _counts: Counter[tuple[str, bytes]] = field(default_factory=Counter)
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        call_key = call.name, orjson.dumps(call.arguments, option=orjson.OPT_SORT_KEYS)
+        call_key = call.name, exact_json.dumps(call.arguments, sort_keys=True)
         self._counts[call_key] += 1
         return await self.recent.perform_once((self.origin, *call_key, self._counts[call_key]), perform)

@@ -120,6 +120,19 @@ def test_arguments_are_an_object_or_nothing(text: str, expected: dict[str, Any] 
     assert read_arguments(text) == expected
 
 
+def test_an_integer_stays_what_it_is_however_large() -> None:
+    """orjson reads one beyond 64 bits as a float."""
+    long, digits = 2**80 + 1, "1" * 300
+    assert read_arguments(f'{{"a":{long},"b":[{-long}],"c":{{"d":{digits}}},"e":"{digits}"}}') == {
+        "a": long,
+        "b": [-long],
+        "c": {"d": int(digits)},
+        "e": digits,
+    }
+    assert read_arguments(f'{{"a":{digits * 20}}}') is None
+    assert read_arguments(f'{{"a":{"[" * 1000}{long}{"]" * 1000}}}') is not None
+
+
 def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
     arguments = read_arguments('{"query":"tea","limit":5.0,"line":-1.0,"share":0.5,"much":1e300}')
     assert arguments is not None
@@ -132,6 +145,7 @@ def test_a_whole_number_is_an_integer_however_it_is_written() -> None:
     [
         ("conversation_search", {"query": 3}, "query"),
         ("conversation_search", {"query": "x", "limit": "5"}, "limit"),
+        ("conversation_search", {"query": "x", "limit": 2**80}, "limit"),
         ("conversation_search", {"query": "x", "limit": True}, "limit"),
         ("conversation_search", {"query": "x", "role": "system"}, "role"),
         ("conversation_search", {"query": "x", "role": None, "more": 1}, None),

@@ -79,6 +79,9 @@ async def test_what_takes_more_memory_than_it_may_is_no_result() -> None:
         ({"type": "integer"}, "4", 4),
         # Not small enough to be read here.
         ({"type": "integer", "enum": list(range(1000))}, "4", 4),
+        ({"type": "integer"}, str(2**80 + 1), 2**80 + 1),
+        ({"type": "integer", "not": {"enum": list(range(1000))}}, str(2**80 + 1), 2**80 + 1),
+        ({"type": "array"}, str([2**80 + 1] * 10_000), [2**80 + 1] * 10_000),
         ({"type": "string"}, "x" * 10_000, "x" * 10_000),
         ({"type": "array"}, str(list(range(10_000))), list(range(10_000))),
     ],

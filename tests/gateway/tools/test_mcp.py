@@ -103,6 +103,7 @@ async def check_server(server: McpServerDefinition) -> None:
     servers = asking(server)
     await check_tools(servers, server)
     assert await servers.call_tool(server, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
+    assert await servers.call_tool(server, "add", {"a": 2**80, "b": 1}) == ToolAnswer(str(2**80 + 1))
     assert await servers.call_tool(server, "say.hello", {"name": "Ann"}) == ToolAnswer("Hello Ann")
     failed = await servers.call_tool(server, "fail", {})
     assert failed.status == "error"

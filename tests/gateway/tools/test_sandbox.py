@@ -64,6 +64,7 @@ WORKS = [
         '{"a": [1.5, null, true], "ü": "ß"}',
     ),
     ("def tool(): pass", {}, "null"),
+    ("def tool(x): return x + 1", {"x": 2**80}, str(2**80 + 1)),
     # What it prints is nobody's business, and its result is.
     ("import sys\ndef tool():\n    sys.stdout.close()\n    return 1", {}, "1"),
     ("import os\ndef tool():\n    os.close(1)\n    print(2)\n    return 1", {}, "1"),
