@@ -93,6 +93,8 @@ _BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
 _MAX_BEFORE_FIELDS: Final = 64 * 1024
 # Chosen: what is looked for is an error; what is read meanwhile is held twice.
 _MAX_PEEKED: Final = 1024 * 1024
+# Statuses of a request that has to be sent elsewhere.
+_REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 # What aiohttp would add to a request that does not have it.
 _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
@@ -212,7 +214,8 @@ class HttpTransport:
         streams: the request asks for a stream. Where its type does not say that it is one, its first bytes
             do.
 
-        Raises: ProviderUnreachable, ProviderTimeout.
+        Raises: ProviderUnreachable, also where a POST is redirected: it is not followed, and a client that followed it
+        would send its words past the gateway; ProviderTimeout.
         """
         times, session, pace = self.timeouts, self._session, self._pace
         if session is None or pace is None:
@@ -227,6 +230,10 @@ class HttpTransport:
         if reply.status == 101:
             await reply.aclose()
             raise ProviderUnreachable(f"{address.authority} answered, but not in HTTP that can be read")
+        if method == "POST" and reply.status in _REDIRECTS:
+            await reply.aclose()
+            where = _describe_redirect(address, reply)
+            raise ProviderUnreachable(f"{address.authority} redirects to {where}, which is not followed")
         if streams and not reply.is_stream:
             await reply.detect_events()
         return reply
@@ -645,6 +652,15 @@ def _translate_error(
         case _:
             why = (isinstance(error, OSError) and error.strerror) or type(error).__name__
             return ProviderUnreachable(f"no answer from {host}: {why}")
+
+
+def _describe_redirect(address: URL, reply: HttpReply) -> str:
+    """Returns the server to which a reply redirects; its path and its query may have secrets."""
+    try:
+        target = address.join(URL(dict(reply.headers).get("location", ""))).origin()
+    except ValueError:
+        return "an address that cannot be read"
+    return str(target) if target != address.origin() else "another path of its own"
 
 
 def _describe_error(error: aiohttp.ClientConnectorError) -> str:

@@ -270,14 +270,6 @@ async def test_an_error_status_is_a_reply(transport: HttpTransport, upstream: St
     assert orjson.loads(await reply.read(10_000))["error"]["message"] == "Slow down."
 
 
-async def test_a_redirect_is_not_followed(transport: HttpTransport, upstream: StrictUpstream) -> None:
-    upstream.queue(Reply(status=307, headers={"location": "/v1/models"}, body=[b"{}"]))
-    reply = await post(transport, upstream, chat())
-    assert (reply.status, dict(reply.headers)["location"]) == (307, "/v1/models")
-    assert len(upstream.seen) == 1
-    await reply.aclose()
-
-
 async def test_cookies_are_not_kept(transport: HttpTransport, upstream: StrictUpstream) -> None:
     upstream.queue(Reply(headers={"set-cookie": "a=b; Path=/"}))
     for _ in range(2):

@@ -165,6 +165,34 @@ async def test_a_reply_to_head_has_no_body_whatever_its_length_says(
         assert await ask(transport, server) == (200, b"ok")
 
 
+REDIRECT = b"HTTP/1.1 307 Moved\r\nlocation: %b\r\ncontent-length: 0\r\n\r\n"
+
+
+async def test_a_redirect_is_not_followed(transport: HttpTransport) -> None:
+    async with answering(REDIRECT % b"/files") as server:
+        reply = await post(transport, server, "GET")
+        assert (reply.status, dict(reply.headers)["location"]) == (307, "/files")
+        await reply.aclose()
+
+
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [
+        (b"https://api.example/v1/chat?key=secret", "to https://api.example,"),
+        (b"/login", "to another path of its own,"),
+        (b"http://[", "to an address that cannot be read,"),
+    ],
+)
+async def test_a_redirected_post_reaches_no_client(
+    transport: HttpTransport, location: bytes, where: str
+) -> None:
+    """A client would send its words past the gateway."""
+    async with answering(REDIRECT % location) as server:
+        with pytest.raises(ProviderUnreachable, match=where):
+            await post(transport, server)
+        assert len(server.heads) == 1
+
+
 @pytest.mark.parametrize("cut", range(1, len(CHUNKED) - 1))
 async def test_a_response_that_is_cut_is_no_whole_one(transport: HttpTransport, cut: int) -> None:
     async with answering(Last(CHUNKED[:cut])) as server:

@@ -50,6 +50,7 @@ def refused_url() -> Iterator[str]:
         (BUSY, "429"),
         *((fail(status), str(status)) for status in (408, 500, 502, 503, 504, 520, 524, 529)),
         (Reply(cut_before_headers=True), "unreachable"),
+        (Reply(status=308, headers={"location": "https://moved.example/"}, body=[b""]), "unreachable"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
