@@ -31,6 +31,8 @@ _RESERVED_PREFIXES: Final = ("access-control-", "x-mnemogate-")
 # Events have some hundred bytes; only one with an image may be larger than this.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")  # the longest last
+# How the last piece of a whole stream ends.
+_DONE: Final = tuple(b"data: [DONE]" + end for end in _EVENT_ENDS)
 
 
 async def relay(
@@ -102,19 +104,25 @@ async def _pass_on(
         reader.take_piece(held)
         await sink.write(held)
     events = WholeEvents() if change is None else ChangedEvents(change)
-    async with keep_alive(chunks, keep_alive_s if reply.is_stream else 0.0) as beats:
-        async for chunk in beats:
-            if not sink.started:
-                _start(reply, sink, receipt)
-            if chunk is not BEAT:
-                if reply.is_stream:
-                    chunk = events.feed(chunk)
-                    reader.take_events(chunk)
-                    if hides_usage:
-                        chunk = without_usage(chunk)
-                else:
-                    reader.take_piece(chunk)
-            await sink.write(chunk)
+    chunk = b""
+    try:
+        async with keep_alive(chunks, keep_alive_s if reply.is_stream else 0.0) as beats:
+            async for chunk in beats:
+                if not sink.started:
+                    _start(reply, sink, receipt)
+                if chunk is not BEAT:
+                    if reply.is_stream:
+                        chunk = events.feed(chunk)
+                        reader.take_events(chunk)
+                        if hides_usage:
+                            chunk = without_usage(chunk)
+                    else:
+                        reader.take_piece(chunk)
+                await sink.write(chunk)
+    except ProviderError:
+        # Some servers close the connection after their [DONE], without the end that HTTP asks for.
+        if not (reply.is_stream and chunk.endswith(_DONE)):
+            raise
     if not sink.started:
         _start(reply, sink, receipt)
     rest = events.rest()
