@@ -24,7 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
-from adapters.errors import ProviderError
+from adapters.errors import ProviderBroke, ProviderError
 from adapters.types import ModelRequest, read_retry_after
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
@@ -561,7 +561,8 @@ async def _reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
 
     With it comes its body.
 
-    A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again.
+    A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again. So does
+    one that is cut within its JSON: where no length was announced HTTP has no error for that.
     """
     try:
         body = await reply.read(MAX_REPLY_BYTES)
@@ -570,6 +571,9 @@ async def _reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
         if not isinstance(error, ProviderError):
             raise
         return BufferedReply(reply.status, reply.headers, b"", error), b""
+    if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
+        cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
+        return BufferedReply(reply.status, reply.headers, b"", cut), b""
     status, shown = refusal_in_body(body) or (reply.status, body)
     return BufferedReply(status, reply.headers, shown), body
 

@@ -6,6 +6,7 @@ The upstream that fails speaks OpenAI's dialect or Anthropic's: to the applicati
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Callable
 from typing import Any
@@ -353,6 +354,25 @@ def test_a_stream_that_is_cut_after_its_done_is_whole(two: Open, memory: bool) -
         assert reply.body == said + b"data: [DONE]\n\n"
         it.settle()
         assert it.endpoint("first").health.breaks == 0
+
+
+@both
+@only_openai
+def test_a_whole_reply_that_is_cut_without_an_error_of_http_is_a_status(two: Open, memory: bool) -> None:
+    choice = b'{"index":0,"message":{"role":"assistant","content":"Ok."},"finish_reason":"stop"}'
+    body = b'{"id":"c","object":"chat.completion","choices":[%b]}\n' % choice
+    packed = {"content-encoding": "gzip"}
+    with two(fallbacks=()) as it:
+        for cut in (
+            raw(body[:90], content_type="application/json"),
+            raw(gzip.compress(body)[:-12], content_type="application/json", headers=packed),
+        ):
+            it.first.queue(cut)
+            with pytest.raises(openai.InternalServerError, match="in the middle") as caught:
+                it.ask(False, memory)
+            assert (caught.value.status_code, caught.value.code) == (502, "upstream_broke")
+        it.first.queue(raw(gzip.compress(body), content_type="application/json", headers=packed))
+        assert it.ask(False, memory)[0] == "Ok."
 
 
 @both
