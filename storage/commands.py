@@ -75,16 +75,16 @@ class Additions(Struct, frozen=True):
     def extended(self, *exchanges: Exchange) -> Additions:
         """Returns the additions of the path with its next exchanges. Those with rounds must have their content."""
         notes, rounds, last = [*self.notes], [*self.rounds], self.last
-        for e in exchanges:
-            at = e.offset
-            for place, atoms in enumerate(e.inputs):
-                if text := e.notes.get(place):
+        for exchange in exchanges:
+            at = exchange.offset
+            for place, atoms in enumerate(exchange.inputs):
+                if text := exchange.notes.get(place):
                     notes.append(PlacedNote(at, text.encode("utf-8", "surrogatepass")))
                 at += len(atoms)
-            if e.hidden or e.opaque:
-                rounds.append(replace(e, notes=NO_NOTES))
-            if e.adds:
-                last = e.id
+            if exchange.hidden or exchange.opaque:
+                rounds.append(replace(exchange, notes=NO_NOTES))
+            if exchange.adds:
+                last = exchange.id
         return Additions(tuple(notes), tuple(rounds), last)
 
 

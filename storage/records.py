@@ -259,10 +259,10 @@ class Exchange(Struct, frozen=True):
         return any(atoms[0][:1] == USER_ATOM for atoms in self.inputs if atoms)
 
 
-def make_tombstone(e: Exchange) -> Exchange:
+def make_tombstone(exchange: Exchange) -> Exchange:
     """Returns an exchange as it is forgotten: without its content and all that may quote it. Place and hashes stay."""
     return replace(
-        e, state=State.FORGOTTEN, active=False, edits=False, opaque=False, hidden=False, notes={}, section=None,
+        exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, hidden=False, notes={}, section=None,
         size=0, evicted=None, input=None, shown_reply=None, full=None,
     )  # fmt: skip
 

@@ -86,11 +86,15 @@ class StoredResponses:
                 page = Page(after=before, limit=_PAGE)
                 found = await self.store.messages.page_of_project(owner.project, page)
                 for agent, each in found:
-                    e = each.exchange
-                    if e.shown_reply is None or quoted not in e.shown_reply or not owner.may_read(agent):
+                    exchange = each.exchange
+                    if (
+                        exchange.shown_reply is None
+                        or quoted not in exchange.shown_reply
+                        or not owner.may_read(agent)
+                    ):
                         continue
-                    if id in (private_of(orjson.loads(e.shown_reply)).get("ids") or ()):
-                        await self.store.forgetting.forget(agent.id, ForgetTarget(exchanges=[e.id]))
+                    if id in (private_of(orjson.loads(exchange.shown_reply)).get("ids") or ()):
+                        await self.store.forgetting.forget(agent.id, ForgetTarget(exchanges=[exchange.id]))
                         return True
                 if len(found) < _PAGE:
                     return False

@@ -33,21 +33,24 @@ class Gone(Struct, frozen=True):
     # By conversation the lowest erased number in it; of a fork also one in the past that it shares.
     lowest_by_conversation: Mapping[int, int]
 
-    def was_known_to(self, e: Exchange) -> bool:
+    def was_known_to(self, exchange: Exchange) -> bool:
         """Returns whether the erased part may have been recalled in an exchange: not if it had ended before."""
-        return e.seq >= self.first_seq or max(e.touched, e.ended or 0.0, e.stopped or 0.0) >= self.begun_at
+        return (
+            exchange.seq >= self.first_seq
+            or max(exchange.touched, exchange.ended or 0.0, exchange.stopped or 0.0) >= self.begun_at
+        )
 
-    def may_be_used_by(self, e: Exchange, rules: Rules) -> bool:
+    def may_be_used_by(self, exchange: Exchange, rules: Rules) -> bool:
         """Returns whether the hidden rounds of an exchange may repeat the erased part, literally or not.
 
         Rounds that follow it in its conversation may repeat it in other words, and so may all where a block lost
         something: these are erased without being read.
         """
-        if e.full is None or exchanges.is_step(e):
+        if exchange.full is None or exchanges.is_step(exchange):
             return False
-        is_after = e.seq > self.lowest_by_conversation.get(e.conversation, e.seq)
+        is_after = exchange.seq > self.lowest_by_conversation.get(exchange.conversation, exchange.seq)
         is_unread = is_after or self.erased.blocks
-        return is_unread or rules.may_quote(e.full.decode(errors="replace"), self.erased)
+        return is_unread or rules.may_quote(exchange.full.decode(errors="replace"), self.erased)
 
 
 @dataclass(slots=True)
@@ -79,12 +82,12 @@ async def erase_additions(
         )
     rows = await connection.rows(SQL["additions"], (agent, start, after, limit))
     for id, step in rows:
-        e = await exchanges.load_exchange(connection, agent, id)
-        if e is None or not gone.was_known_to(e):
+        exchange = await exchanges.load_exchange(connection, agent, id)
+        if exchange is None or not gone.was_known_to(exchange):
             continue
         calling_step = None if step is None else await exchanges.load_exchange(connection, agent, step)
-        left = _without_quotes(e, calling_step, gone, rules)
-        if (left.notes, left.full, left.input) != (e.notes, e.full, e.input):
+        left = _without_quotes(exchange, calling_step, gone, rules)
+        if (left.notes, left.full, left.input) != (exchange.notes, exchange.full, exchange.input):
             await exchanges.update_exchange(connection, agent, left, is_whole=True)
     return rows[-1][0] if len(rows) == limit else None
 
@@ -108,14 +111,15 @@ async def load_gone(connection: Connection, agent: int) -> Gone | None:
     return Gone(Erased(frozenset(days), has_blocks), first_seq, begun_at, lowest)
 
 
-def _without_quotes(e: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
+def _without_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
     """Returns an exchange without what may quote the erased part.
 
     calling_step: the step of a run with the calls that it answers; None: it answers none.
     """
     notes = {
-        place: "" if note and rules.may_quote(note, gone.erased) else note for place, note in e.notes.items()
+        place: "" if note and rules.may_quote(note, gone.erased) else note
+        for place, note in exchange.notes.items()
     }
-    full = None if gone.may_be_used_by(e, rules) else e.full
-    left = replace(e, notes=notes, full=full, hidden=full is not None)
+    full = None if gone.may_be_used_by(exchange, rules) else exchange.full
+    left = replace(exchange, notes=notes, full=full, hidden=full is not None)
     return left if calling_step is None else rules.without_quotations(left, calling_step, gone.erased)

@@ -146,53 +146,54 @@ async def _erase_each(
 ) -> None:
     seqs: list[int] = []
     for id in ids:
-        e = await exchanges.load_exchange(connection, agent, id)
-        if e is not None and e.state is not State.FORGOTTEN:
-            seqs += await _erase_exchange(connection, agent, e, leaves_tombs=leaves_tombs, mark=mark)
+        exchange = await exchanges.load_exchange(connection, agent, id)
+        if exchange is not None and exchange.state is not State.FORGOTTEN:
+            seqs += await _erase_exchange(connection, agent, exchange, leaves_tombs=leaves_tombs, mark=mark)
     # Of all at once, since neighbours share a chunk of the index, which is rewritten.
     await forget_indexed(connection, agent, seqs)
     await raise_epoch(connection, agent)
 
 
 async def _erase_exchange(
-    connection: Connection, agent: int, e: Exchange, *, leaves_tombs: bool = True, mark: str = _ERASED
+    connection: Connection, agent: int, exchange: Exchange, *, leaves_tombs: bool = True, mark: str = _ERASED
 ) -> list[int]:
     """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
 
     leaves_tombs: its messages are recognised when they are sent again.
     """
-    places = [*range(len(e.inputs)), REPLY]
-    seqs = await _erase_traces(connection, agent, e, places, leaves_tombs=leaves_tombs, mark=mark)
-    tombstone = replace(make_tombstone(e), merged="", model="", redactions=frozenset())
+    places = [*range(len(exchange.inputs)), REPLY]
+    seqs = await _erase_traces(connection, agent, exchange, places, leaves_tombs=leaves_tombs, mark=mark)
+    tombstone = replace(make_tombstone(exchange), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
     return seqs
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
     """Erases one message of an exchange, and with the last of them the whole exchange."""
-    e = await exchanges.load_exchange(connection, agent, id)
-    if e is None or e.state in (State.FORGOTTEN, State.OFF):
+    exchange = await exchanges.load_exchange(connection, agent, id)
+    if exchange is None or exchange.state in (State.FORGOTTEN, State.OFF):
         return
-    place = seq - e.seq if seq < e.reply_seq else REPLY
-    redactions = e.redactions | {place}
+    place = seq - exchange.seq if seq < exchange.reply_seq else REPLY
+    redactions = exchange.redactions | {place}
     # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
-    left = [i for i, atoms in enumerate(e.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"]
-    if e.shown_reply is not None and REPLY not in redactions:
+    left = [
+        i for i, atoms in enumerate(exchange.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"
+    ]
+    if exchange.shown_reply is not None and REPLY not in redactions:
         left.append(REPLY)
     if not left:
-        await forget_indexed(connection, agent, await _erase_exchange(connection, agent, e))
+        await forget_indexed(connection, agent, await _erase_exchange(connection, agent, exchange))
         return
-    await forget_indexed(connection, agent, await _erase_traces(connection, agent, e, [place]))
-    messages = orjson.loads(e.input or b"[]")
+    await forget_indexed(connection, agent, await _erase_traces(connection, agent, exchange, [place]))
+    messages = orjson.loads(exchange.input or b"[]")
     if 0 <= place < len(messages):
         messages[place] = {"role": messages[place].get("role"), "content": ""}
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
-    full = e.full if place >= 0 and exchanges.is_step(e) else None
+    full = exchange.full if place >= 0 and exchanges.is_step(exchange) else None
     rest = replace(
-        e, redactions=redactions, edits=False, hidden=full is not None, opaque=False if place < 0 else e.opaque,
-        section=None,
-        notes=dict.fromkeys(e.notes, ""), input=orjson.dumps(messages),
-        shown_reply=None if place < 0 else e.shown_reply, full=full,
+        exchange, redactions=redactions, edits=False, hidden=full is not None, section=None,
+        opaque=False if place < 0 else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
+        input=orjson.dumps(messages), shown_reply=None if place < 0 else exchange.shown_reply, full=full,
     )  # fmt: skip
     await exchanges.update_exchange(connection, agent, rest, is_whole=True)
 
@@ -203,12 +204,12 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
     These are not shown, nor is what was cancelled after them, so they cannot be named. seq: the message that is
     forgotten; of a reply their replies alone.
     """
-    e = await exchanges.load_exchange(connection, agent, id)
-    if e is None:
+    exchange = await exchanges.load_exchange(connection, agent, id)
+    if exchange is None:
         return
-    is_reply = seq == e.reply_seq
+    is_reply = seq == exchange.reply_seq
     for (other,) in await connection.rows(
-        SQL["alternatives"], (agent, e.conversation, e.depth, e.parent, id)
+        SQL["alternatives"], (agent, exchange.conversation, exchange.depth, exchange.parent, id)
     ):
         if is_reply:
             x = await exchanges.load_exchange(connection, agent, other)
@@ -216,14 +217,14 @@ async def _erase_alternatives(connection: Connection, agent: int, id: int, seq: 
             await _erase_message(connection, agent, other, x.reply_seq)
         else:
             # Where its reply was not heard, the message of a cancelled send after it came along to its successor.
-            after = await read_ids(connection, "cancelled_after", (agent, e.conversation, other))
+            after = await read_ids(connection, "cancelled_after", (agent, exchange.conversation, other))
             await _erase_each(connection, agent, [other, *after])
 
 
 async def _erase_traces(
     connection: Connection,
     agent: int,
-    e: Exchange,
+    exchange: Exchange,
     places: Collection[int],
     *,
     leaves_tombs: bool = True,
@@ -238,15 +239,15 @@ async def _erase_traces(
     """
     seqs, tombs = [], []
     for place in places:
-        atoms = (e.reply or ()) if place < 0 else e.inputs[place]
-        seqs.append(e.seq + (len(e.inputs) if place < 0 else place))
+        atoms = (exchange.reply or ()) if place < 0 else exchange.inputs[place]
+        seqs.append(exchange.seq + (len(exchange.inputs) if place < 0 else place))
         if leaves_tombs and atoms and atoms[0][:1] in b"ua":
             tombs.append(message_key(atoms))
-    await exchanges.add_marks(connection, agent, "tomb", tombs, e.id)
-    await exchanges.add_marks(connection, agent, mark, (b"",), e.id)
+    await exchanges.add_marks(connection, agent, "tomb", tombs, exchange.id)
+    await exchanges.add_marks(connection, agent, mark, (b"",), exchange.id)
     if REPLY in places:
-        await connection.run(SQL["waiting_erase"], (e.id, agent))
-    if await connection.run(SQL["ops_erase"], (agent, e.id, b"{}")):
+        await connection.run(SQL["waiting_erase"], (exchange.id, agent))
+    if await connection.run(SQL["ops_erase"], (agent, exchange.id, b"{}")):
         await _empty_sections(connection, agent)
     return seqs
 

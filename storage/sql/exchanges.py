@@ -168,44 +168,44 @@ def make_exchange(
     )
 
 
-def _values(e: Exchange) -> list[Any]:
+def _values(exchange: Exchange) -> list[Any]:
     """Returns the values of a row in the order of `{columns}`: booleans as numbers, which sqlite3 need not adapt."""
     return [
-        e.conversation,
-        e.parent,
-        e.depth,
-        len(e.inputs) + 1,
-        e.offset,
-        e.length,
-        e.begun,
-        e.touched,
-        e.ended,
-        e.stopped,
-        str(e.state),
-        +e.superseded,
-        +e.continued,
-        +e.active,
-        +e.edits,
-        +e.adds,
-        +e.opaque,
-        e.model,
-        e.merged,
-        e.size,
-        e.prefix_length,
-        orjson.dumps(list(e.evicted)) if e.evicted else None,
-        e.prior,
-        e.section,
-        e.path,
-        e.reply_key,
-        message_key(e.inputs[-1]) if e.inputs else None,
-        orjson.dumps(sorted(e.redactions)) if e.redactions else None,
-        pack_inputs(e.inputs),
-        _pack_media(e.media),
-        None if e.reply is None else b"".join(e.reply),
-        pack_notes(e.notes),
-        e.input,
-        e.shown_reply,
-        e.full,
+        exchange.conversation,
+        exchange.parent,
+        exchange.depth,
+        len(exchange.inputs) + 1,
+        exchange.offset,
+        exchange.length,
+        exchange.begun,
+        exchange.touched,
+        exchange.ended,
+        exchange.stopped,
+        str(exchange.state),
+        +exchange.superseded,
+        +exchange.continued,
+        +exchange.active,
+        +exchange.edits,
+        +exchange.adds,
+        +exchange.opaque,
+        exchange.model,
+        exchange.merged,
+        exchange.size,
+        exchange.prefix_length,
+        orjson.dumps(list(exchange.evicted)) if exchange.evicted else None,
+        exchange.prior,
+        exchange.section,
+        exchange.path,
+        exchange.reply_key,
+        message_key(exchange.inputs[-1]) if exchange.inputs else None,
+        orjson.dumps(sorted(exchange.redactions)) if exchange.redactions else None,
+        pack_inputs(exchange.inputs),
+        _pack_media(exchange.media),
+        None if exchange.reply is None else b"".join(exchange.reply),
+        pack_notes(exchange.notes),
+        exchange.input,
+        exchange.shown_reply,
+        exchange.full,
     ]
 
 
@@ -378,7 +378,7 @@ async def add_planned_exchange(
     agent: int,
     epoch: int,
     rev: int,
-    e: Exchange,
+    exchange: Exchange,
     *,
     continues_parent: bool = False,
     is_only_statement: bool = False,
@@ -391,38 +391,54 @@ async def add_planned_exchange(
     is_only_statement: nothing else is written in the transaction.
     recall: is stored with the turn.
     """
-    values = (*_values(e), e.seq, e.gapless_from, agent, epoch, e.conversation, rev, *(recall or NO_RECALL))
+    values = (
+        *_values(exchange),
+        exchange.seq,
+        exchange.gapless_from,
+        agent,
+        epoch,
+        exchange.conversation,
+        rev,
+        *(recall or NO_RECALL),
+    )
     statement = SQL["exchange_add_planned_continuing" if continues_parent else "exchange_add_planned"]
     row = await connection.insert(statement, values, is_only_statement=is_only_statement)
     return None if row is None else AddedExchange(*row)
 
 
 async def add_exchange(
-    connection: Connection, agent: int, e: Exchange, recall: RecallRow | None = None
+    connection: Connection, agent: int, exchange: Exchange, recall: RecallRow | None = None
 ) -> AddedExchange:
     """Adds an exchange that was decided in this transaction. recall: is stored with it."""
     row = await connection.row(
-        SQL["exchange_add"], (*_values(e), e.seq, e.gapless_from, agent, *(recall or NO_RECALL))
+        SQL["exchange_add"],
+        (*_values(exchange), exchange.seq, exchange.gapless_from, agent, *(recall or NO_RECALL)),
     )
     assert row is not None  # it is inserted, or an error is raised
     return AddedExchange(*row)
 
 
-async def add_numbered_exchange(connection: Connection, agent: int, e: Exchange) -> int:
+async def add_numbered_exchange(connection: Connection, agent: int, exchange: Exchange) -> int:
     """Adds an exchange of an import under its own number (`seq`). Returns the id of the new row."""
     return int(
-        await connection.value(SQL["exchange_add_numbered"], (*_values(e), e.gapless_from, agent, e.seq))
+        await connection.value(
+            SQL["exchange_add_numbered"], (*_values(exchange), exchange.gapless_from, agent, exchange.seq)
+        )
     )
 
 
-async def update_exchange(connection: Connection, agent: int, e: Exchange, *, is_whole: bool = False) -> None:
+async def update_exchange(
+    connection: Connection, agent: int, exchange: Exchange, *, is_whole: bool = False
+) -> None:
     """Writes an exchange that has changed. Content that was not loaded stays, unless `is_whole`."""
-    await connection.run(SQL["exchange_update"], (*update_values(e, is_whole=is_whole), e.id, agent))
+    await connection.run(
+        SQL["exchange_update"], (*update_values(exchange, is_whole=is_whole), exchange.id, agent)
+    )
 
 
-def update_values(e: Exchange, *, is_whole: bool = False) -> list[Any]:
+def update_values(exchange: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
-    return [*_values(e), int(e.hidden), int(not is_whole)]
+    return [*_values(exchange), int(exchange.hidden), int(not is_whole)]
 
 
 async def add_conversation(
@@ -453,12 +469,12 @@ async def add_marks(
 # -- rows to records
 
 
-def is_step(e: Exchange) -> bool:
+def is_step(exchange: Exchange) -> bool:
     """Returns whether an exchange is a step of a run: its reply goes upstream as it is, without hidden rounds.
 
     Its calls stay with it: their results are messages of their own, which no provider takes without them.
     """
-    return e.full is not None and bool(orjson.loads(e.full).get("step"))
+    return exchange.full is not None and bool(orjson.loads(exchange.full).get("step"))
 
 
 def make_exchanges(rows: Iterable[Sequence[Any]]) -> list[Exchange]:

@@ -275,14 +275,18 @@ class Forgetting(Group):
         return await self._database.sweep(wait_ms=wait_ms)
 
 
-def _remaining_seqs(e: Exchange) -> list[int]:
+def _remaining_seqs(exchange: Exchange) -> list[int]:
     """Returns the numbers of an exchange's messages that are not forgotten. Inputs without atoms do not count."""
 
-    if e.state in (State.FORGOTTEN, State.OFF):
+    if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
-    spoken = [i for i, atoms in enumerate(e.inputs) if i not in e.redactions and atoms]
-    reply_place = [len(e.inputs)] if e.shown_reply is not None and REPLY not in e.redactions else []
-    return [e.seq + place for place in (*spoken, *reply_place)]
+    spoken = [i for i, atoms in enumerate(exchange.inputs) if i not in exchange.redactions and atoms]
+    reply_place = (
+        [len(exchange.inputs)]
+        if exchange.shown_reply is not None and REPLY not in exchange.redactions
+        else []
+    )
+    return [exchange.seq + place for place in (*spoken, *reply_place)]
 
 
 async def begin_forgetting(connection: Connection, agent: int, target: ForgetTarget, now: float) -> list[int]:

@@ -267,14 +267,14 @@ async def _write_exchanges(
 ) -> ImportChange:
     """Writes a part of a conversation. Returns the change with what is needed for the next part."""
     write, change = writing.write, writing.change
-    for i, e in change.fill.items():
+    for i, exchange in change.fill.items():
         if writing.done <= i < end:
-            await _fill(connection, agent, write, e)
+            await _fill(connection, agent, write, exchange)
     begin = max(writing.done, change.known)
     if begin >= end:
         return change
-    for e in change.superseded:
-        await exchanges.update_exchange(connection, agent.id, e)
+    for exchange in change.superseded:
+        await exchanges.update_exchange(connection, agent.id, exchange)
     conversation = change.conversation
     if conversation is None:
         begun = await exchanges.add_conversation(connection, agent.id, write.uid, write.key, write.at)
@@ -282,35 +282,38 @@ async def _write_exchanges(
     above = change.after
     if above is not None:
         await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
-    for e in change.add[begin - change.known : end - change.known]:
-        e = _place_after(replace(e, conversation=conversation), above)
-        added = await exchanges.add_exchange(connection, agent.id, e)
-        e = replace(
-            e, id=added.id, seq=added.seq, gapless_from=e.gapless_from if e.seq == added.seq else added.seq
+    for exchange in change.add[begin - change.known : end - change.known]:
+        exchange = _place_after(replace(exchange, conversation=conversation), above)
+        added = await exchanges.add_exchange(connection, agent.id, exchange)
+        exchange = replace(
+            exchange,
+            id=added.id,
+            seq=added.seq,
+            gapless_from=exchange.gapless_from if exchange.seq == added.seq else added.seq,
         )
-        await _note_exchange(connection, write, e.id, conversation)
-        if e.parent is None:
-            await exchanges.add_marks(connection, agent.id, exchanges.PREFIX, write.prefixes, e.id)
-        above = e
+        await _note_exchange(connection, write, exchange.id, conversation)
+        if exchange.parent is None:
+            await exchanges.add_marks(connection, agent.id, exchanges.PREFIX, write.prefixes, exchange.id)
+        above = exchange
     return replace(change, after=above, conversation=conversation, superseded=())
 
 
-async def _fill(connection: Connection, agent: Agent, write: ImportWrite, e: Exchange) -> None:
+async def _fill(connection: Connection, agent: Agent, write: ImportWrite, exchange: Exchange) -> None:
     """Gives an exchange of an undone import its words again."""
-    await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
-    await connection.run(SQL["unstub"], (e.id,))
-    await _note_exchange(connection, write, e.id, e.conversation)
-    if e.seq <= agent.indexed_seq:
-        await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
+    await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
+    await connection.run(SQL["unstub"], (exchange.id,))
+    await _note_exchange(connection, write, exchange.id, exchange.conversation)
+    if exchange.seq <= agent.indexed_seq:
+        await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
 
 
-def _place_after(e: Exchange, above: Exchange | None) -> Exchange:
+def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:
     """Returns an exchange at its place after another one."""
-    length = len(e.inputs) + 1
+    length = len(exchange.inputs) + 1
     if above is None:
-        return replace(e, parent=None, depth=0, length=length)
+        return replace(exchange, parent=None, depth=0, length=length)
     return replace(
-        e,
+        exchange,
         parent=above.id,
         depth=above.depth + 1,
         length=above.length + length,

@@ -144,11 +144,11 @@ class CachedMemory:
         values = (self.agent, now.indexed_seq + 1, start, _MAX_UNINDEXED)
         rows = exchanges.make_shown_exchanges(await connection.rows(exchanges.SQL["shown_unread"], values))
         messages = [m for row in rows if _is_recallable(row[0]) for m in rules.messages_of(*row, None)]
-        following = [e for e, _, _ in rows if e.seq >= start]
+        following = [exchange for exchange, _, _ in rows if exchange.seq >= start]
         gapless_end = start
-        for e in following:
-            if e.seq == gapless_end:
-                gapless_end = e.next_seq
+        for exchange in following:
+            if exchange.seq == gapless_end:
+                gapless_end = exchange.next_seq
         is_full_page = len(following) == _MAX_UNINDEXED
         end = following[-1].next_seq if is_full_page else max(now.next_seq, gapless_end)
         # Numbers that no exchange has are those of passages and facts.
@@ -160,7 +160,7 @@ class CachedMemory:
             if len(others) == _MAX_UNINDEXED:
                 end = min(end, others[-1].seq + 1)  # the next query reads on from here
         # An open exchange has no content yet, so that it is read again later.
-        return min([end, *(e.seq for e in following if e.state is State.OPEN)]), messages
+        return min([end, *(exchange.seq for exchange in following if exchange.state is State.OPEN)]), messages
 
     def is_outdated_by(self, changes: MemoryChanges) -> bool:
         """Returns whether all has to be read again: a segment is gone."""
@@ -200,22 +200,27 @@ class CachedMemory:
         self._unindexed_bytes, self.has_grown = sum(map(_message_bytes, self.unindexed.values())), True
         return True
 
-    def add_exchange(self, e: Exchange, rules: Rules) -> None:
+    def add_exchange(self, exchange: Exchange, rules: Rules) -> None:
         """Adds an exchange that was just committed, unless it has to be read: then nothing is done.
 
         It has to be read if it does not follow what is cached, or is open, or brings messages made elsewhere.
         """
-        if self.numbers is None or e.seq != self.unread_from or e.state is State.OPEN or e.prefix_length:
+        if (
+            self.numbers is None
+            or exchange.seq != self.unread_from
+            or exchange.state is State.OPEN
+            or exchange.prefix_length
+        ):
             return
-        if _is_recallable(e):
+        if _is_recallable(exchange):
             if self._is_full:
                 return
             self._unindexed_exchanges += 1
-            for m in rules.messages_of(e, False, None, None):
+            for m in rules.messages_of(exchange, False, None, None):
                 self.unindexed[m.seq] = m
                 self.uncounted.append(m)
                 self._unindexed_bytes += _message_bytes(m)
-        self.unread_from = e.next_seq
+        self.unread_from = exchange.next_seq
         # A new object, so that `apply` refuses what is being read meanwhile: that lacks this exchange.
         self.numbers = self.numbers._replace(next_seq=self.unread_from)
 
@@ -323,16 +328,16 @@ class MemoryCache:
         if self.get(memory.agent) is memory:
             self.put(memory)
 
-    def add_committed(self, agent: Agent, e: Exchange) -> None:
+    def add_committed(self, agent: Agent, exchange: Exchange) -> None:
         """Adds a committed exchange to its memory, if it opens a conversation, so that no query has to read it.
 
         One within a conversation is read from the database: queries leave it out until another conversation begins, and
         until then nothing of it is cached. The first turn of a memory is all of it, so that the memory is cached then.
         """
-        if e.parent is not None:
+        if exchange.parent is not None:
             return
         memory = self.get(agent.id)
-        if memory is None and e.seq == 1:
+        if memory is None and exchange.seq == 1:
             memory = CachedMemory(
                 agent.id,
                 numbers=AgentNumbers(agent.epoch, next_seq=1, indexed_seq=0, rev=0, stamp=0),
@@ -341,7 +346,7 @@ class MemoryCache:
             self.put(memory)
         if memory is None or memory.numbers is None or memory.numbers.epoch != agent.epoch:
             return
-        memory.add_exchange(e, self._rules)
+        memory.add_exchange(exchange, self._rules)
         self.update_size(memory)
 
     def drop(self, agent: int) -> None:
@@ -367,8 +372,8 @@ def make_document(m: Indexable) -> Document:
     return Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
 
 
-def _is_recallable(e: Exchange) -> bool:
-    return e.active and e.state is State.FINISHED
+def _is_recallable(exchange: Exchange) -> bool:
+    return exchange.active and exchange.state is State.FINISHED
 
 
 def _message_bytes(m: Message | None) -> int:

@@ -83,22 +83,22 @@ class Readers(Group):
             messages: list[Message] = []
             tools_used: dict[int, Sequence[str]] = {}
             end, size, is_more, is_waiting = cursor, 0, len(rows) == _BATCH, False
-            for row, (e, is_shared, _) in zip(rows, exchanges.make_shown_exchanges(rows), strict=True):
+            for row, (exchange, is_shared, _) in zip(rows, exchanges.make_shown_exchanges(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"
-                is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(e, now, idle_s)
+                is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(exchange, now, idle_s)
                 if upto is None and (row[_RUN_STATE] == "running" or not is_settled):
                     is_more, is_waiting = False, True
                     break
-                if is_left or (e.active and e.state is State.FINISHED):
-                    new = self._rules.messages_of(e, is_shared, None, None)
+                if is_left or (exchange.active and exchange.state is State.FINISHED):
+                    new = self._rules.messages_of(exchange, is_shared, None, None)
                     size += sum(min(len(m.text), message_chars) for m in new)
                     if upto is None and messages and size > limit_chars:
                         is_more = True
                         break
                     messages += new
-                    if tools := self._rules.tools_used(replace(e, full=row[_FULL])):
-                        tools_used[e.id] = tools
-                end = e.seq
+                    if tools := self._rules.tools_used(replace(exchange, full=row[_FULL])):
+                        tools_used[exchange.id] = tools
+                end = exchange.seq
             return Unread(agent, cursor, end, messages, tools_used, is_more, is_waiting)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
@@ -144,12 +144,12 @@ class Readers(Group):
         return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, without, reader))]
 
 
-def _is_settled(e: Exchange, now: float, idle_s: float) -> bool:
+def _is_settled(exchange: Exchange, now: float, idle_s: float) -> bool:
     """Returns whether the text and state of an exchange are settled: a turn followed it, or the idle time is over.
 
     An exchange that is dated in the future was written before the clock was put back.
     """
-    if e.continued or e.state in (State.OFF, State.FORGOTTEN):
+    if exchange.continued or exchange.state in (State.OFF, State.FORGOTTEN):
         return True
-    wait_s = _OPEN_S if e.state is State.OPEN else idle_s
-    return abs(now - max(e.ended or e.stopped or e.begun, e.touched)) > wait_s
+    wait_s = _OPEN_S if exchange.state is State.OPEN else idle_s
+    return abs(now - max(exchange.ended or exchange.stopped or exchange.begun, exchange.touched)) > wait_s

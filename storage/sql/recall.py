@@ -599,9 +599,9 @@ async def _remove_from_index(
         await connection.rows(exchanges.SQL["shown_stale"], (agent, stale))
     )
     again = [each for each in found if each.exchange.seq <= indexed]
-    for e, _, _ in again:
-        await forget_indexed(connection, agent, range(e.seq, e.next_seq))
-        await connection.run(vectors.SQL["indexed_again"], (e.seq - 1, agent))
+    for exchange, _, _ in again:
+        await forget_indexed(connection, agent, range(exchange.seq, exchange.next_seq))
+        await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent))
     return again
 
 

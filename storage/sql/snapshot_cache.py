@@ -201,20 +201,20 @@ class SnapshotCache:
         """Moves the end of the path that a committed turn continues, or adds that of a path that begins."""
         end: _PathEnd | None
         if done.begun is not None and done.added is not None:
-            e, end = done.added, _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
+            exchange, end = done.added, _PathEnd(done.begun, done.added, False, NO_ADDITIONS, None)
         elif write.plain is not None and done.is_plain and not done.matches_prefix:
-            e = write.plain.exchange
-            end = self._pop_parent_end(memory, e)
+            exchange = write.plain.exchange
+            end = self._pop_parent_end(memory, exchange)
         else:
             # The turn may have continued any of these paths.
             self._drop_path_ends(memory)
             return
-        key = write.key, e.path
+        key = write.key, exchange.path
         if key in memory.path_ends:
             # Two conversations without an id have the same text; the next snapshot reads the one that began last.
             self._drop_path_end(memory, key)
         elif end is not None:
-            _advance(end, e, write, done)
+            _advance(end, exchange, write, done)
             self._put_path_end(memory, key, end)
 
     def drop(self, agent: int) -> None:
@@ -229,13 +229,13 @@ class SnapshotCache:
         self._memories.clear()
         self.bytes = 0
 
-    def _pop_parent_end(self, memory: _CachedMemory, e: Exchange) -> _PathEnd | None:
+    def _pop_parent_end(self, memory: _CachedMemory, exchange: Exchange) -> _PathEnd | None:
         """Drops the path ends of a plain turn's conversation, and returns the one that the turn continues."""
         found = None
         for key, end in list(memory.path_ends.items()):
-            if end.exchange.conversation == e.conversation:
+            if end.exchange.conversation == exchange.conversation:
                 self._drop_path_end(memory, key)
-                if end.exchange.id == e.parent:
+                if end.exchange.id == exchange.parent:
                     found = end
         return found
 
@@ -274,20 +274,22 @@ class SnapshotCache:
             self.drop(next(iter(self._memories)))
 
 
-def _advance(end: _PathEnd, e: Exchange, write: TurnWrite, done: Committed) -> None:
+def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, done: Committed) -> None:
     """Moves the end of a path to the exchange that was committed after it, or with which the path begins."""
     # The commit has raised the revision of the conversation by one.
     old = end.conversation
     end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
-    gapless_from = e.gapless_from if done.seq == e.seq else done.seq
-    e = replace(e, id=done.exchange, seq=done.seq, gapless_from=gapless_from, section=done.section)
+    gapless_from = exchange.gapless_from if done.seq == exchange.seq else done.seq
+    exchange = replace(
+        exchange, id=done.exchange, seq=done.seq, gapless_from=gapless_from, section=done.section
+    )
     rounds = end.additions.rounds
-    if rounds and rounds[-1].id == e.parent and e.continues_parent:
+    if rounds and rounds[-1].id == exchange.parent and exchange.continues_parent:
         rounds = (*rounds[:-1], replace(rounds[-1], continued=True))
         end.additions = replace(end.additions, rounds=rounds)
-    if e.adds:
-        end.additions = end.additions.extended(e)
-    end.exchange = replace(e, input=None, shown_reply=None, full=None, notes=NO_NOTES)
+    if exchange.adds:
+        end.additions = end.additions.extended(exchange)
+    end.exchange = replace(exchange, input=None, shown_reply=None, full=None, notes=NO_NOTES)
     end.has_rivals = False
     if done.section != (end.section.id if end.section is not None else None):
         end.section = _stored_section(write, done)
@@ -306,9 +308,9 @@ def _path_end_bytes(end: _PathEnd) -> int:
     size = _PATH_END_BYTES + 45 * sum(map(len, end.exchange.inputs)) + _NOTE_BYTES * len(additions.notes)
     for note in additions.notes:
         size += len(note.utf8)
-    for e in additions.rounds:
-        size += _ROUNDS_BYTES + 45 * sum(map(len, e.inputs))
-        size += sum(len(part or b"") for part in (e.input, e.shown_reply, e.full))
+    for exchange in additions.rounds:
+        size += _ROUNDS_BYTES + 45 * sum(map(len, exchange.inputs))
+        size += sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full))
     return size
 
 

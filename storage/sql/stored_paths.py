@@ -171,8 +171,8 @@ class StoredPaths(Group):
 
         Returns the public names of the runs that it made due.
         """
-        e = write.exchange
-        size = 2 * sum(len(part or b"") for part in (e.input, e.shown_reply, e.full))
+        exchange = write.exchange
+        size = 2 * sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full))
         ending = self._database.write(lambda connection: end_step(connection, self._jobs, write), bytes=size)
         if write.accepts:
             ending.add_done_callback(lambda _: self._jobs.wake())
@@ -190,14 +190,14 @@ class StoredPaths(Group):
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
     """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
-    agent, e, rev = write.agent, write.exchange, write.rev
+    agent, exchange, rev = write.agent, write.exchange, write.rev
     if write.edits.writes or write.adopts or write.reading is not None:
         await connection.lock_sharers(agent.id, *_read_memories(write.reading))
     elif write.conversation is None or write.abandoned is not None or write.replaced is not None:
         # Otherwise the statement that adds the exchange locks the agent.
         await connection.lock(agent.id)
     if write.conversation is None:
-        e, rev = replace(e, conversation=await _begin_conversation(connection, write)), 0
+        exchange, rev = replace(exchange, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
         await _adopt(connection, write, rules)
     if write.abandoned is not None:
@@ -209,22 +209,25 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     section = write.section
     if section is not None and not section.id:
         section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
-    e = replace(e, section=None if section is None else section.id)
-    added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, e)
+    exchange = replace(exchange, section=None if section is None else section.id)
+    added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, exchange)
     if added is None:
         await _refuse_step(connection, agent)
     await check_attempt(connection, write.job)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
     run = None
     if write.run is not None:
-        draft = replace(write.run, agent=agent.id, conversation=e.conversation)
+        draft = replace(write.run, agent=agent.id, conversation=exchange.conversation)
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
         run = await _end_run(connection, write.end if run is None else replace(write.end, run=run.id))
-    e = replace(
-        e, id=added.id, seq=added.seq, gapless_from=e.gapless_from if e.seq == added.seq else added.seq
+    exchange = replace(
+        exchange,
+        id=added.id,
+        seq=added.seq,
+        gapless_from=exchange.gapless_from if exchange.seq == added.seq else added.seq,
     )
-    return StepOpened(agent, e, rev + 1, section, run)
+    return StepOpened(agent, exchange, rev + 1, section, run)
 
 
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
@@ -238,8 +241,10 @@ async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
 
 async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored one with this path. Raises: WriteConflict: it was moved."""
-    agent, e = write.agent.id, write.exchange
-    if not await connection.run(SQL["adopt"], (e.parent or -1, e.conversation, agent, write.rev)):
+    agent, exchange = write.agent.id, write.exchange
+    if not await connection.run(
+        SQL["adopt"], (exchange.parent or -1, exchange.conversation, agent, write.rev)
+    ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
     for each in write.continued:
         await connection.run(SQL["continue"], (each, agent))
@@ -318,16 +323,16 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
 
     Raises: as `StoredPaths.finish`.
     """
-    agent, e = write.agent, write.exchange
-    values = (*exchanges.update_values(e), e.id, agent.id, agent.epoch, write.step.run)
+    agent, exchange = write.agent, write.exchange
+    values = (*exchanges.update_values(exchange), exchange.id, agent.id, agent.epoch, write.step.run)
     row = await connection.row(SQL["step_finish"], values)
     await check_attempt(connection, write.job)
     if row is None:
         await _check_epoch(connection, agent)
         raise RunOver(_TAKEN_OVER)
-    if e.seq <= row[0]:
+    if exchange.seq <= row[0]:
         # The search index has passed it while it was open.
-        await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
+        await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run, write.results)

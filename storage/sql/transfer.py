@@ -397,9 +397,14 @@ async def _exchange_page(
         count = min(_ROWS_AT_ONCE, limit - len(found))
         rows = await connection.rows(SQL["exchanges"], (agent, found[-1][0] if found else cursor, count))
         for input_, shown_reply, full, uid, parent, prior, *skeleton in rows:
-            (e,) = exchanges.make_exchanges([skeleton])
-            e = replace(e, input=input_, shown_reply=shown_reply, full=full)
-            found.append((e.seq, TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, e)))
+            (exchange,) = exchanges.make_exchanges([skeleton])
+            exchange = replace(exchange, input=input_, shown_reply=shown_reply, full=full)
+            found.append(
+                (
+                    exchange.seq,
+                    TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, exchange),
+                )
+            )
             size += sum(len(part or b"") for part in (input_, shown_reply, full))
         if len(rows) < count:
             break
@@ -564,12 +569,14 @@ async def _rows_by_seq(
 
 
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:
-    e, values = record.exchange, record.values
-    assert e is not None
+    exchange, values = record.exchange, record.values
+    assert exchange is not None
     conversation = await _find_row(connection, agent, "conversation", values["conversation"])
     ids = await _rows_by_seq(connection, agent, (values["parent"], values["prior"]))
-    e = replace(e, conversation=conversation, parent=ids[values["parent"]], prior=ids[values["prior"]])
-    id = await exchanges.add_numbered_exchange(connection, agent, e)
-    if e.parent is not None:
-        await note_fork(connection, agent, conversation, e.parent)
+    exchange = replace(
+        exchange, conversation=conversation, parent=ids[values["parent"]], prior=ids[values["prior"]]
+    )
+    id = await exchanges.add_numbered_exchange(connection, agent, exchange)
+    if exchange.parent is not None:
+        await note_fork(connection, agent, conversation, exchange.parent)
     await exchanges.add_marks(connection, agent, exchanges.PREFIX, values.get("prefixes", ()), id)

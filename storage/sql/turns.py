@@ -211,10 +211,12 @@ class Turns(Group):
 
 def _write_bytes(write: TurnWrite) -> int:
     """Returns the bytes that a waiting write holds, estimated. Images count only where its exchange is there."""
-    e = write.plain.exchange if write.plain else write.change.exchange if write.change else None
-    if e is None:
+    exchange = write.plain.exchange if write.plain else write.change.exchange if write.change else None
+    if exchange is None:
         return _WRITE_BYTES + 2 * write.chars
-    return _WRITE_BYTES + 2 * (len(e.input or b"") + len(e.shown_reply or b"") + len(e.full or b""))
+    return _WRITE_BYTES + 2 * (
+        len(exchange.input or b"") + len(exchange.shown_reply or b"") + len(exchange.full or b"")
+    )
 
 
 async def _load_pool(
@@ -264,17 +266,17 @@ async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rule
         if committed is not None:
             return committed
     resolved = await _resolve_change(connection, agent, write, is_new=is_new)
-    e, is_added, begun = await _write_change(connection, agent.id, write, resolved, section, recall)
+    exchange, is_added, begun = await _write_change(connection, agent.id, write, resolved, section, recall)
     await merge_edits(connection, agent.id, resolved.change.merge, rules, write.now)
     return Committed(
         agent,
-        e.id,
-        e.conversation,
+        exchange.id,
+        exchange.conversation,
         is_plain=False,
         section=section,
-        seq=e.seq if is_added else 0,
-        next_seq=e.next_seq if is_added else 0,
-        added=e if is_added else None,
+        seq=exchange.seq if is_added else 0,
+        next_seq=exchange.next_seq if is_added else 0,
+        added=exchange if is_added else None,
         begun=begun,
     )
 
@@ -291,13 +293,13 @@ async def _commit_plain(
 
     Returns None where they are not.
     """
-    e = plain.exchange
-    if section != e.section:
-        e = replace(e, section=section)
+    exchange = plain.exchange
+    if section != exchange.section:
+        exchange = replace(exchange, section=section)
     is_only_statement = not write.ops and (write.section is None or write.section.id > 0)
     added = await exchanges.add_planned_exchange(
-        connection, agent.id, agent.epoch, plain.rev, e,
-        continues_parent=e.continues_parent, is_only_statement=is_only_statement, recall=recall,
+        connection, agent.id, agent.epoch, plain.rev, exchange,
+        continues_parent=exchange.continues_parent, is_only_statement=is_only_statement, recall=recall,
     )  # fmt: skip
     if added is None:
         return None
@@ -306,11 +308,11 @@ async def _commit_plain(
     return Committed(
         agent,
         added.id,
-        e.conversation,
+        exchange.conversation,
         is_plain=True,
         section=section,
         seq=added.seq,
-        next_seq=added.seq + len(e.inputs) + 1,
+        next_seq=added.seq + len(exchange.inputs) + 1,
         matches_prefix=bool(added.matches_prefix),
     )
 
@@ -368,45 +370,51 @@ async def _write_change(
 ) -> _AppliedChange:
     """Writes what a turn changes in the tree."""
     change = resolved.change
-    e = change.exchange
-    assert e is not None  # a turn always has one; what idle time confirms has not
+    exchange = change.exchange
+    assert exchange is not None  # a turn always has one; what idle time confirms has not
     # New exchanges and conversations have ids below 1.
-    is_added = e.id <= 0
+    is_added = exchange.id <= 0
     begun: Conversation | None = None
-    if is_added and e.conversation <= 0:
+    if is_added and exchange.conversation <= 0:
         begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)
     # A copy, since the transaction may run twice.
-    e = replace(e, section=section, conversation=e.conversation if begun is None else begun.id)
+    exchange = replace(
+        exchange, section=section, conversation=exchange.conversation if begun is None else begun.id
+    )
     if is_added:
-        id, seq, matches_prefix = await exchanges.add_exchange(connection, agent, e, recall)
-        e = replace(e, id=id, seq=seq, gapless_from=e.gapless_from if e.seq == seq else seq)
+        id, seq, matches_prefix = await exchanges.add_exchange(connection, agent, exchange, recall)
+        exchange = replace(
+            exchange, id=id, seq=seq, gapless_from=exchange.gapless_from if exchange.seq == seq else seq
+        )
         if matches_prefix or not change.is_alone:
             begun = None
     else:
-        await exchanges.update_exchange(connection, agent, e)
-        await connection.run(exchanges.SQL["ops_drop"], (agent, e.id))
+        await exchanges.update_exchange(connection, agent, exchange)
+        await connection.run(exchanges.SQL["ops_drop"], (agent, exchange.id))
         if recall is not None:
-            await note_recall(connection, agent, e.id, write.now, recall)
+            await note_recall(connection, agent, exchange.id, write.now, recall)
     for other in change.others:
         await exchanges.update_exchange(connection, agent, other)
     await run_of(connection, exchanges.SQL["exchanges_continued"], change.continued, agent)
     # An exchange that is added has moved its conversation already.
     if not is_added or change.others or change.continued:
-        await connection.run(exchanges.SQL["conversation_moved"], (write.now, e.conversation, agent))
+        await connection.run(exchanges.SQL["conversation_moved"], (write.now, exchange.conversation, agent))
     # A turn off the record has no edits. Edits that were merged before the turn was asked again stay.
-    if e.edits and (not e.merged or e.id in change.merge):
+    if exchange.edits and (not exchange.merged or exchange.id in change.merge):
         for op in write.ops:
-            await add_op(connection, agent, replace(op, exchange=e.id))
-    await _add_marks(connection, agent, resolved, e)
-    return _AppliedChange(e, is_added, begun)
+            await add_op(connection, agent, replace(op, exchange=exchange.id))
+    await _add_marks(connection, agent, resolved, exchange)
+    return _AppliedChange(exchange, is_added, begun)
 
 
-async def _add_marks(connection: Connection, agent: int, resolved: _ResolvedChange, e: Exchange) -> None:
-    """Marks exchanges to be recognised by a hash, or to be indexed again. e: the turn's, as it is stored."""
+async def _add_marks(
+    connection: Connection, agent: int, resolved: _ResolvedChange, exchange: Exchange
+) -> None:
+    """Marks exchanges to be recognised by a hash, or to be indexed again. exchange: the turn's, as it is stored."""
     change = resolved.change
-    await exchanges.add_marks(connection, agent, exchanges.PREFIX, change.prefixes, e.id)
-    await exchanges.add_marks(connection, agent, "tomb", change.tombs, e.id)
-    for x in (e, *change.others):
+    await exchanges.add_marks(connection, agent, exchanges.PREFIX, change.prefixes, exchange.id)
+    await exchanges.add_marks(connection, agent, "tomb", change.tombs, exchange.id)
+    for x in (exchange, *change.others):
         # The index has not reached later exchanges, and will read them as they are by then.
         if x.id in change.stale and x.seq <= resolved.indexed:
             await exchanges.add_marks(connection, agent, "stale", (b"",), x.id)

@@ -77,8 +77,8 @@ class MessageRenderer(Struct, frozen=True):
     async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that wait for an answer still."""
         step = await self.store.runs.waiting(self.agent.id, run.conversation)
-        e = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
-        found = [] if e is None else await self.run_messages(run, [e], with_input=False)
+        exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
+        found = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
         return [each for each in found if each["message_type"] == "approval_request_message"]
 
     async def run_messages(

@@ -104,8 +104,8 @@ class AgentFiles:
                 messages += _portable_messages(row.exchange)
             if len(rows) < _PAGE:
                 return messages
-            e = rows[-1].exchange
-            after = e.next_seq
+            exchange = rows[-1].exchange
+            after = exchange.next_seq
 
     async def passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""
@@ -390,14 +390,18 @@ def _block_lines(
         }}  # fmt: skip
 
 
-def _portable_messages(e: Exchange) -> Iterator[PortableMessage]:
+def _portable_messages(exchange: Exchange) -> Iterator[PortableMessage]:
     """Yields the messages of an exchange, but for those that were forgotten."""
-    for n, message in enumerate(orjson.loads(e.input or b"[]")):
-        if n not in e.redactions:
-            yield PortableMessage(message, e.begun)
-    if e.shown_reply is None or REPLY in e.redactions:
+    for n, message in enumerate(orjson.loads(exchange.input or b"[]")):
+        if n not in exchange.redactions:
+            yield PortableMessage(message, exchange.begun)
+    if exchange.shown_reply is None or REPLY in exchange.redactions:
         return
-    reply = orjson.loads(e.full)["messages"] if e.full is not None else [orjson.loads(e.shown_reply)]
+    reply = (
+        orjson.loads(exchange.full)["messages"]
+        if exchange.full is not None
+        else [orjson.loads(exchange.shown_reply)]
+    )
     for message in reply:
-        model = e.model.partition("/")[2] if message.get("role") == "assistant" else ""
-        yield PortableMessage(message, e.ended or e.begun, model)
+        model = exchange.model.partition("/")[2] if message.get("role") == "assistant" else ""
+        yield PortableMessage(message, exchange.ended or exchange.begun, model)

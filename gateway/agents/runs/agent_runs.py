@@ -602,15 +602,15 @@ def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
 
 
 def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
-    e = memory.opened or memory.context.path[-1]
+    exchange = memory.opened or memory.context.path[-1]
     is_resumed, run = memory.opened is None, memory.run
     return RunStart(
         run.uid,
         memory.context.agent,
-        first=e.seq,
-        reply=e.reply_seq,
+        first=exchange.seq,
+        reply=exchange.reply_seq,
         is_resumed=is_resumed,
-        names=tool_names_by_call(e) if is_resumed else {},
+        names=tool_names_by_call(exchange) if is_resumed else {},
         steps=run.steps,
         counts=run.counts,
         attempt=1 if accepted is None else accepted.job.attempt,

@@ -166,15 +166,17 @@ class RunStarter:
             return None
         messages = send.messages
         # What a fork shares with its conversation does not change.
-        own = [e for e in context.path if e.conversation == context.path[-1].conversation]
+        own = [
+            exchange for exchange in context.path if exchange.conversation == context.path[-1].conversation
+        ]
         found = find_barge_in(own, MessageHasher(context.agent.secret), messages, send.heard)
         if not found.cut and not found.stored_count:
             return None
         # The last one first: after a kill in between, the next request cuts the others.
-        for e, text in reversed(found.cut):
+        for exchange, text in reversed(found.cut):
             edit = partial(cut_reply, heard=text)
             try:
-                await self._keeper.store.messages.rewrite(context.agent, e.reply_seq, edit)
+                await self._keeper.store.messages.rewrite(context.agent, exchange.reply_seq, edit)
             except (NotFound, Stale):
                 break
         return replace(send, messages=messages[found.stored_count :], heard=None)
@@ -196,16 +198,16 @@ class RunStarter:
         keeper, run = self._keeper, accepted.run
         context = await self._read(request)
         check_not_paused(context.agent)
-        e = context.unended
-        if e is not None:
+        exchange = context.unended
+        if exchange is not None:
             context = resume_open_step(context)
         tools = self._tools_of(send, context)
         memory = RunMemory(
             keeper, context, form, run, tools, calling_run=run.id, reading=send.reading, job=accepted.job
         )
         prompt = await memory.prompt()
-        if e is not None:
-            await memory.take_up(e)
+        if exchange is not None:
+            await memory.take_up(exchange)
             return RunBeginning(memory, prompt)
         step = await keeper.store.runs.last_step(run.agent, run.id)
         last = context.path[-1] if context.path else None
@@ -335,10 +337,10 @@ def _without_stored_results(
     An application sends them again after an error, and no provider takes two results of a call.
     """
     stored: set[str] = set()
-    for e in reversed(context.path):
-        if e.reply is not None:
+    for exchange in reversed(context.path):
+        if exchange.reply is not None:
             break
-        stored.update(str(m.get("tool_call_id")) for m in context.tree.content(e).messages or ())
+        stored.update(str(m.get("tool_call_id")) for m in context.tree.content(exchange).messages or ())
     return tuple(
         m for m in messages if m.get("role") not in RESULT_ROLES or str(m.get("tool_call_id")) not in stored
     )

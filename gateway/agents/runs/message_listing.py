@@ -96,8 +96,8 @@ class AgentMessages:
             views += reversed(shown) if newest_first else shown
             if len(rows) < size:
                 break
-            e = rows[-1].exchange
-            begin = e.seq - 1 if newest_first else e.next_seq
+            exchange = rows[-1].exchange
+            begin = exchange.seq - 1 if newest_first else exchange.next_seq
         return views[:limit]
 
     async def list_all(
@@ -215,8 +215,8 @@ class AgentMessages:
         """Gives a message another text, which is shown, recalled and sent from now on. Raises: BadRequest, NotFound."""
         view = await self._get_changeable(agent, place)
 
-        def edit(e: Exchange) -> Exchange:
-            return rewrite_message(e, place.seq, text)
+        def edit(exchange: Exchange) -> Exchange:
+            return rewrite_message(exchange, place.seq, text)
 
         try:
             await self._store.messages.rewrite(agent, place.seq, edit)
@@ -287,12 +287,12 @@ class AgentMessages:
         calls = {id: tool_names_by_call(row.exchange) for id, row in by_id.items()}
         found: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
-            e = row.exchange
-            waiting = await self._waiting(agent, e) if row.waiting else {}
-            tool_names = {**calls.get(e.parent or 0, {}), **calls[e.id]}
-            parent = by_id.get(e.parent or 0)
+            exchange = row.exchange
+            waiting = await self._waiting(agent, exchange) if row.waiting else {}
+            tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
+            parent = by_id.get(exchange.parent or 0)
             is_continued = parent is not None and parent.run is not None and row.run in (None, parent.run)
-            for m in messages[e.id]:
+            for m in messages[exchange.id]:
                 of_run = parent if parent is not None and is_continued and m.is_result else row
                 found.append(
                     MessageView(
@@ -307,7 +307,7 @@ class AgentMessages:
                 )
         return found
 
-    async def _waiting(self, agent: Agent, e: Exchange) -> Mapping[str, str]:
+    async def _waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
         """Returns who must answer each waiting call of a conversation, by call id."""
-        step = await self._store.runs.waiting(agent.id, e.conversation)
-        return {} if step is None else await still_waiting(self._store, step, e)
+        step = await self._store.runs.waiting(agent.id, exchange.conversation)
+        return {} if step is None else await still_waiting(self._store, step, exchange)

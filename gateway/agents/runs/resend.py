@@ -171,27 +171,27 @@ async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> l
     return found
 
 
-async def _has_waited(store: Store, agent: Agent, e: Exchange) -> bool:
+async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:
     """Returns whether a run ended with this exchange, because its calls wait for an answer."""
     try:
-        return bool((await store.runs.step(agent.scope.project, agent.uid, e.seq)).step.waiting)
+        return bool((await store.runs.step(agent.scope.project, agent.uid, exchange.seq)).step.waiting)
     except NotFound:
         # It is of a chat completion that was written as a whole.
         return False
 
 
-async def _is_answered(store: Store, marks: SendMarks, e: Exchange) -> bool:
+async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bool:
     """Returns whether an exchange begins with the results of the send's decisions.
 
     Results may be for calls that wait now, where a model names its calls alike. A permission is not: no one has seen
     yet, perhaps, what waits now.
     """
-    results = [m.message for m in list_messages(e) if m.message.get("role") == "tool"]
+    results = [m.message for m in list_messages(exchange) if m.message.get("role") == "tool"]
     call_ids = {m.get("tool_call_id") for m in results}
-    request = await _approval_request(store, marks.agent, e)
-    step = await store.runs.waiting(marks.agent.id, e.conversation)
+    request = await _approval_request(store, marks.agent, exchange)
+    step = await store.runs.waiting(marks.agent.id, exchange.conversation)
     # The step that was answered here may be known as one that waits until another one does.
-    waits = {} if step is None or step.exchange == e.parent else step.waiting
+    waits = {} if step is None or step.exchange == exchange.parent else step.waiting
     for each in marks.send.decisions:
         if each.request is not None and request != place_of("message", each.request):
             return False
@@ -204,9 +204,9 @@ async def _is_answered(store: Store, marks: SendMarks, e: Exchange) -> bool:
     return True
 
 
-async def _approval_request(store: Store, agent: Agent, e: Exchange) -> Place | None:
+async def _approval_request(store: Store, agent: Agent, exchange: Exchange) -> Place | None:
     """Returns the place of the message with the calls whose results an exchange begins with."""
-    above = None if e.parent is None else await store.turns.exchange(agent, e.parent)
+    above = None if exchange.parent is None else await store.turns.exchange(agent, exchange.parent)
     return None if above is None else Place(agent.uid, above.reply_seq)
 
 
@@ -215,9 +215,9 @@ async def _is_passed(store: Store, marks: SendMarks, ended: _EndedRun) -> bool:
 
     The message is in no prompt, since the upstream has refused it or one after it; or another send was answered since.
     """
-    e, end = ended.first_exchanges[0], await conversation_end(store, marks.agent, marks.conversation)
+    exchange, end = ended.first_exchanges[0], await conversation_end(store, marks.agent, marks.conversation)
     path = () if end is None else end.path
-    if e.superseded or e.id in refused_ids(path):
+    if exchange.superseded or exchange.id in refused_ids(path):
         return True
-    own = {x.id for x in (e, *ended.answered)}
+    own = {x.id for x in (exchange, *ended.answered)}
     return any(x.reply is not None and x.id not in own for x in path[-1:])

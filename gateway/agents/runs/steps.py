@@ -185,11 +185,11 @@ class RunMemory:
         elif begun is not None:  # It was accepted, and the rest of it is stored.
             self.run = await runs.note_begun(agent, self.run.id, begun)
 
-    async def take_up(self, e: Exchange) -> None:
+    async def take_up(self, exchange: Exchange) -> None:
         """Goes on with a step that an earlier attempt of this run has opened."""
         conversation = self.context.snapshot.conversation
         assert conversation is not None
-        opened = StepOpened(self.context.agent, e, conversation.rev, self.context.pinned, None)
+        opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.pinned, None)
         self._adopt_opened(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
@@ -220,10 +220,10 @@ class RunMemory:
     async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
         if step.reply is not None:
             result = _StepResult((step.reply,), step.shown_reply, step.usage, waiting=step.waits)
-            e = await self._end_step(prompt, result)
+            exchange = await self._end_step(prompt, result)
             await self._reload_blocks()
             if not (step.results or step.nudge):
-                return _step_saved(e), prompt
+                return _step_saved(exchange), prompt
         results = await self._reapply_if_overtaken(step.results)
         try:
             prompt = await self._begin_step(results, step.nudge)
@@ -246,12 +246,12 @@ class RunMemory:
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
         assert self.opened is not None
         context, now = self.context, self.keeper.now()
-        e = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
+        exchange = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
         if result.is_refused:
-            e = mark_refused(e, context.path)
+            exchange = mark_refused(exchange, context.path)
         counts = reported_counts(result.usage) or TokenCounts()
         step = RunStep(
-            exchange=e.id,
+            exchange=exchange.id,
             agent=context.agent.id,
             run=self.run.id,
             number=self.run.steps + 1,
@@ -262,29 +262,37 @@ class RunMemory:
             error=result.error,
             waiting=dict(result.waiting),
         )
-        accepts = self._runs_due(e, now) if result.stop is not None and result.error is None else ()
+        accepts = self._runs_due(exchange, now) if result.stop is not None and result.error is None else ()
         recall = None
         if self.receipt is not None and not self.steps:
             recall = recall_row_maker(prompt, TurnOutcome(End.FINISHED, usage=result.usage), self.receipt)
-        results = _results_by_number(e, result.results)
+        results = _results_by_number(exchange, result.results)
         write = StepEnd(
-            context.agent, e, step, results, self.reading, accepts, result.error_message, recall, self.job
+            context.agent,
+            exchange,
+            step,
+            results,
+            self.reading,
+            accepts,
+            result.error_message,
+            recall,
+            self.job,
         )
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
         total = TokenCounts(*map(sum, zip(self.run.counts, counts, strict=True)))
         self.run = replace(self.run, steps=step.number, counts=total)
         self.calling_run = self.run.id
-        self._extend_path(e)
-        return e
+        self._extend_path(exchange)
+        return exchange
 
-    def _runs_due(self, e: Exchange, now: float) -> list[RunAccept]:
+    def _runs_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
         """Returns the runs that this one's end makes due: of the agents that read these messages."""
         sleeptime = self.context.request.spec.sleeptime
         if (
             sleeptime is None
             or not sleeptime.every
-            or not any(is_user(m) for each in (*self.steps, e) for m in each.inputs)
+            or not any(is_user(m) for each in (*self.steps, exchange) for m in each.inputs)
         ):
             return []
         every, memory = sleeptime.every, self.context.agent.id
@@ -292,11 +300,11 @@ class RunMemory:
         return [reading_run(reader, memory, now) for reader in due]
 
     def _finished_exchange(
-        self, e: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
+        self, exchange: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
     ) -> Exchange:
         context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
-            e,
+            exchange,
             hasher,
             path_hash(context.path, hasher),
             full=full,
@@ -306,12 +314,12 @@ class RunMemory:
             now=self.keeper.now(),
         )
 
-    def _extend_path(self, e: Exchange) -> None:
+    def _extend_path(self, exchange: Exchange) -> None:
         """Goes on from an exchange that has ended."""
-        self.steps.append(e)
-        self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + e.size
+        self.steps.append(exchange)
+        self._chars += sum(len(text_of(m)) for m in self.context.plan.messages) + exchange.size
         self.opened = None
-        self.context = with_ended_step(self.context, e)
+        self.context = with_ended_step(self.context, exchange)
 
     async def _reload_blocks(self) -> None:
         """Reads the blocks as they are now, for the tools and for the notes of the next call."""
@@ -380,8 +388,8 @@ class RunMemory:
         merged, versions = edits.pending_merge(last.id)
         write = replace(write, edits=merged, versions=versions, reading=self.reading, replaces=self.replaces)
         if end is not None:
-            e = self._finished_exchange(write.exchange, prompt, (), None)
-            write = replace(write, exchange=e, end=end)
+            exchange = self._finished_exchange(write.exchange, prompt, (), None)
+            write = replace(write, exchange=exchange, end=end)
         try:
             await self._open(write)
         except WriteConflict:
@@ -430,14 +438,19 @@ class RunMemory:
         key: its client's, of the conversation.
         """
         self.keeper.store.agents.cache(opened.agent)
-        e, snapshot = opened.exchange, self.context.snapshot
+        exchange, snapshot = opened.exchange, self.context.snapshot
         uid = self.context.conversation_uid
-        conversation = Conversation(e.conversation, uid, key, opened.rev, e.id)
-        snapshot = replace(snapshot, conversation=conversation, next_seq=e.next_seq)
+        conversation = Conversation(exchange.conversation, uid, key, opened.rev, exchange.id)
+        snapshot = replace(snapshot, conversation=conversation, next_seq=exchange.next_seq)
         self.context = replace(
-            self.context, agent=opened.agent, snapshot=snapshot, pinned=opened.section, unended=None, row=e.id
+            self.context,
+            agent=opened.agent,
+            snapshot=snapshot,
+            pinned=opened.section,
+            unended=None,
+            row=exchange.id,
         )
-        self.opened, self._step_begun, self.after_results = e, begun, ()
+        self.opened, self._step_begun, self.after_results = exchange, begun, ()
         self.run = opened.run or self.run
         self._edits.block_edits.ops.clear()
 
@@ -518,15 +531,15 @@ class RunMemory:
         """Ends the run with calls that wait for an answer, after the gateway's tools have run."""
 
         async def end(results: Sequence[ToolResult]) -> Run:
-            e = self.context.path[-1]
-            merged, versions = self._edits.pending_merge(e.id)
+            exchange = self.context.path[-1]
+            merged, versions = self._edits.pending_merge(exchange.id)
             write = self._run_end(
                 RunState.COMPLETED,
                 stop,
-                exchange=e.id,
+                exchange=exchange.id,
                 epoch=self.context.agent.epoch,
                 waiting=outcome.waiting,
-                results=_results_by_number(e, results),
+                results=_results_by_number(exchange, results),
                 edits=merged,
                 versions=versions,
             )
@@ -578,12 +591,12 @@ def _state_after(prompt: Prompt, outcome: TurnOutcome) -> tuple[RunState, StopRe
     return state, stop
 
 
-def _results_by_number(e: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
+def _results_by_number(exchange: Exchange, results: Sequence[ToolResult]) -> dict[int, bytes]:
     """Returns results of calls of a step as they are stored until the others are there, by the numbers of the calls."""
-    return {call_number(e, each.call_id): orjson.dumps(each.stored()) for each in results}
+    return {call_number(exchange, each.call_id): orjson.dumps(each.stored()) for each in results}
 
 
-def _step_saved(e: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
+def _step_saved(exchange: Exchange, messages: Sequence[WireMessage] = ()) -> events.StepSaved:
     """Returns the event of a saved step, with the results among the messages that came in with it."""
     results = (m for m in messages if m.get("role") == "tool")
-    return events.StepSaved(e.seq, e.reply_seq, tuple(results))
+    return events.StepSaved(exchange.seq, exchange.reply_seq, tuple(results))

@@ -153,8 +153,8 @@ def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str,
     """
     if not showing.summaries:
         return []
-    e = summary.exchange
-    seq = e.reply_seq - (1 if e.reply is None else 0)
+    exchange = summary.exchange
+    seq = exchange.reply_seq - (1 if exchange.reply is None else 0)
     origin = Origin(ids.id_at("message", uid, seq), summary.at)
     data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
     made: list[_Part] = [

@@ -71,10 +71,10 @@ def draft(
     above, at = b"", 0
     for turn in turns:
         size = len(turn.inputs) + len(turn.reply)
-        e = _exchange(turn, times[at : at + size], hasher, above, found[-1] if found else None)
-        found.append(e if (e.ended or e.begun) >= oldest else make_tombstone(e))
-        above, at = e.path, at + size
-    if all(e.state is State.FORGOTTEN for e in found):
+        exchange = _exchange(turn, times[at : at + size], hasher, above, found[-1] if found else None)
+        found.append(exchange if (exchange.ended or exchange.begun) >= oldest else make_tombstone(exchange))
+        above, at = exchange.path, at + size
+    if all(exchange.state is State.FORGOTTEN for exchange in found):
         count = len(source.messages) + source.skipped
         return Unreadable("it is older than what is retained", count)
     # A turn may take the place of the last one, and none of another.
@@ -82,7 +82,7 @@ def draft(
     counts = [len(turn.inputs) + len(turn.reply) for turn in turns]
     key = None if source.id is None else f"{KEY}{format}:{source.id}"
     chars = sum(len(message.text) for message in source.messages)
-    messages = [atoms for e in found for atoms in (*e.inputs, e.reply or ()) if atoms]
+    messages = [atoms for exchange in found for atoms in (*exchange.inputs, exchange.reply or ()) if atoms]
     return ImportDraft(
         found,
         counts,
@@ -90,7 +90,7 @@ def draft(
         min(times),
         max(times),
         chars,
-        questions=list({message_key(e.inputs[-1]): None for e in found}),
+        questions=list({message_key(exchange.inputs[-1]): None for exchange in found}),
         atoms=list({message_key(atoms): None for atoms in messages}),
         prefixes=prefix_hashes(hasher, found[0].inputs),
     )
@@ -118,19 +118,21 @@ def decide(made: ImportDraft, pool: ImportPool) -> ImportChange:
     end, base = _known(made, pool)
     conversation = pool.conversation if base is None else base.exchange.conversation
     fill = _filled(made, pool, end, conversation)
-    add = [_redacted(e, pool.tombs) for e in made.exchanges[end:]]
+    add = [_redacted(exchange, pool.tombs) for exchange in made.exchanges[end:]]
     above = None if base is None else base.exchange.id
     superseded = [
-        replace(e, superseded=True, active=False)
-        for e in (pool.unanswered if add else ())
-        if e.conversation == conversation and e.parent == above and e.inputs == add[0].inputs
+        replace(exchange, superseded=True, active=False)
+        for exchange in (pool.unanswered if add else ())
+        if exchange.conversation == conversation
+        and exchange.parent == above
+        and exchange.inputs == add[0].inputs
     ]
     counts = [
         MessageCounts(count, 0, 0) if i in fill else MessageCounts(0, count, 0)
         for i, count in enumerate(made.counts[:end])
     ]
-    for e, count in zip(add, made.counts[end:], strict=True):
-        gone = count if e.state is State.FORGOTTEN else len(e.redactions)
+    for exchange, count in zip(add, made.counts[end:], strict=True):
+        gone = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
         counts.append(MessageCounts(count - gone, 0, gone))
     return ImportChange(
         counts, end, add, None if base is None else base.exchange, conversation, fill, superseded
@@ -161,34 +163,39 @@ def _filled(made: ImportDraft, pool: ImportPool, end: int, conversation: int | N
         if p.is_stub and p.exchange.conversation == conversation
     }
     found = {}
-    for i, e in enumerate(made.exchanges[:end]):
-        old = stubs.get(e.path)
-        if old is not None and old.inputs == e.inputs and e.state is not State.FORGOTTEN:
+    for i, exchange in enumerate(made.exchanges[:end]):
+        old = stubs.get(exchange.path)
+        if old is not None and old.inputs == exchange.inputs and exchange.state is not State.FORGOTTEN:
             whole = replace(
-                old, state=State.FINISHED, active=True, size=e.size, input=e.input, shown_reply=e.shown_reply
+                old,
+                state=State.FINISHED,
+                active=True,
+                size=exchange.size,
+                input=exchange.input,
+                shown_reply=exchange.shown_reply,
             )
             found[i] = _redacted(whole, pool.tombs)
     return found
 
 
-def _redacted(e: Exchange, tombs: frozenset[bytes]) -> Exchange:
+def _redacted(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
     """Returns an exchange without the messages that were forgotten, and without those that answer them."""
-    if not tombs or e.state is State.FORGOTTEN:
-        return e
-    messages: list[WireMessage] = orjson.loads(e.input or b"[]")
+    if not tombs or exchange.state is State.FORGOTTEN:
+        return exchange
+    messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")
     gone: set[int] = set()
-    for i, atoms in enumerate(e.inputs):
+    for i, atoms in enumerate(exchange.inputs):
         if _is_gone(atoms, tombs) or (i - 1 in gone and messages[i]["role"] != "user"):
             gone.add(i)
-    if e.reply and (_is_gone(e.reply, tombs) or len(e.inputs) - 1 in gone):
+    if exchange.reply and (_is_gone(exchange.reply, tombs) or len(exchange.inputs) - 1 in gone):
         gone.add(REPLY)
     if not gone:
-        return e
-    if len(gone) == len(e.inputs) + bool(e.reply):
-        return make_tombstone(e)
+        return exchange
+    if len(gone) == len(exchange.inputs) + bool(exchange.reply):
+        return make_tombstone(exchange)
     left = [{**m, "content": ""} if i in gone else m for i, m in enumerate(messages)]
-    shown_reply = None if REPLY in gone else e.shown_reply
-    return replace(e, redactions=frozenset(gone), input=orjson.dumps(left), shown_reply=shown_reply)
+    shown_reply = None if REPLY in gone else exchange.shown_reply
+    return replace(exchange, redactions=frozenset(gone), input=orjson.dumps(left), shown_reply=shown_reply)
 
 
 def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:
@@ -221,7 +228,7 @@ def _exchange(
     offset = 0
     if before is not None:
         offset = before.offset + sum(map(len, before.inputs)) + len(before.reply or ())
-    e = Exchange(
+    exchange = Exchange(
         id=-1,
         conversation=0,
         parent=None,
@@ -238,10 +245,10 @@ def _exchange(
         prefix_length=0 if before is not None else _count_greetings(turn),
     )
     if not turn.reply:
-        return abandon(e, hasher, above, times[-1])
+        return abandon(exchange, hasher, above, times[-1])
     reply: WireMessage = {"role": "assistant", "content": "\n\n".join(m.text for m in turn.reply)}
     return finish_step(
-        e, hasher, above, full=(reply,), shown_reply=None, model="", evicted=None, now=times[-1]
+        exchange, hasher, above, full=(reply,), shown_reply=None, model="", evicted=None, now=times[-1]
     )
 
 

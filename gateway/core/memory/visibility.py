@@ -22,28 +22,28 @@ from storage.records import REPLY, Exchange, Message
 
 
 def visible_messages(
-    e: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True
+    exchange: Exchange, *, prefix_is_shared: bool, takes_reply: bool = True
 ) -> list[tuple[int, WireMessage]]:
     """Returns the messages that other conversations may see, each after its index in the input; REPLY: the reply.
 
-    e: with its content.
+    exchange: with its content.
     prefix_is_shared: another conversation opened with the same prefix.
     takes_reply: its reply may be among them.
     """
-    if is_tombstone(e) or e.input is None:
+    if is_tombstone(exchange) or exchange.input is None:
         return []
     # A prefix is known to be the user's own once they went on with it, and no other conversation began with the same.
-    prefix = 0 if e.continued and not prefix_is_shared else e.prefix_length
+    prefix = 0 if exchange.continued and not prefix_is_shared else exchange.prefix_length
     # The JSON is parsed once: an imported prefix may have thousands of messages.
-    inputs: list[WireMessage] = orjson.loads(e.input) if prefix < len(e.inputs) else []
+    inputs: list[WireMessage] = orjson.loads(exchange.input) if prefix < len(exchange.inputs) else []
     found = []
-    for i, atoms in enumerate(e.inputs):
-        if i < prefix or i in e.redactions or is_result(atoms):
+    for i, atoms in enumerate(exchange.inputs):
+        if i < prefix or i in exchange.redactions or is_result(atoms):
             continue
-        if not (is_nudge(inputs[i]) or _is_observation(inputs[i], e) or _is_instructions(inputs, i)):
+        if not (is_nudge(inputs[i]) or _is_observation(inputs[i], exchange) or _is_instructions(inputs, i)):
             found.append((i, without_fillers_and_thoughts(inputs[i])))
-    if takes_reply and e.shown_reply is not None and REPLY not in e.redactions:
-        found.append((REPLY, without_fillers_and_thoughts(orjson.loads(e.shown_reply))))
+    if takes_reply and exchange.shown_reply is not None and REPLY not in exchange.redactions:
+        found.append((REPLY, without_fillers_and_thoughts(orjson.loads(exchange.shown_reply))))
     return found
 
 
@@ -56,48 +56,48 @@ def _is_instructions(inputs: list[WireMessage], i: int) -> bool:
     return is_before and text_of(inputs[i]).startswith("# AGENTS.md\n\n")
 
 
-def _is_observation(message: WireMessage, e: Exchange) -> bool:
+def _is_observation(message: WireMessage, exchange: Exchange) -> bool:
     """Returns whether a message is the result of a tool that a model called in words (LlamaIndex's ReAct agents).
 
     A person may begin like that as well; then the model does not go on as it has to after such a result.
     """
-    if e.shown_reply is None or not text_of(message).startswith("Observation: "):
+    if exchange.shown_reply is None or not text_of(message).startswith("Observation: "):
         return False
-    return text_of(orjson.loads(e.shown_reply)).lstrip().startswith("Thought: ")
+    return text_of(orjson.loads(exchange.shown_reply)).lstrip().startswith("Thought: ")
 
 
 def recallable_messages(
-    e: Exchange, prefix_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
+    exchange: Exchange, prefix_is_shared: bool, previous: int | None, wanted: Container[int] | None = None
 ) -> list[Message]:
     """Returns the messages of an exchange that recall may find, without notes that they quote and without the text
     that an application puts around a person's words.
 
-    e: with its content.
+    exchange: with its content.
     previous: seq of the message before it.
     wanted: seqs; None: all. A reply that is not wanted is not even parsed; a message in front of one is,
         since the next one names what came before it.
     """
     found = []
-    takes_reply = wanted is None or e.reply_seq in wanted
-    for i, m in visible_messages(e, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
+    takes_reply = wanted is None or exchange.reply_seq in wanted
+    for i, m in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i == REPLY
         text = note.own_words(text_of(m))
         if not text.strip():
             continue
-        place, name = len(e.inputs) if is_reply else i, m.get("name")
-        seq = e.seq + place
-        if place and place - 1 in e.redactions:
+        place, name = len(exchange.inputs) if is_reply else i, m.get("name")
+        seq = exchange.seq + place
+        if place and place - 1 in exchange.redactions:
             previous = seq - 1  # what the index has, since that came before it was forgotten
         found.append(
             Message(
                 seq,
-                e.id,
+                exchange.id,
                 "assistant" if is_reply else intern(str(m.get("role"))),  # of each role there is one text
                 text,
-                (e.ended if is_reply else None) or e.begun,
-                e.conversation,
+                (exchange.ended if is_reply else None) or exchange.begun,
+                exchange.conversation,
                 name if isinstance(name, str) else None,
-                (e.reply or ()) if is_reply else e.inputs[i],
+                (exchange.reply or ()) if is_reply else exchange.inputs[i],
                 previous=previous,
             )
         )
@@ -105,6 +105,6 @@ def recallable_messages(
     return found if wanted is None else [m for m in found if m.seq in wanted]
 
 
-def tools_used(e: Exchange) -> list[str]:
-    """Returns the tools that were called in an exchange, in order. e: with its content."""
-    return [] if is_tombstone(e) else list(tool_names_by_call(e).values())
+def tools_used(exchange: Exchange) -> list[str]:
+    """Returns the tools that were called in an exchange, in order. exchange: with its content."""
+    return [] if is_tombstone(exchange) else list(tool_names_by_call(exchange).values())

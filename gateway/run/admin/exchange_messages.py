@@ -22,30 +22,44 @@ _State = Literal["standing", "superseded", "cancelled", "off", "forgotten"]
 _MEGABYTE = 1_000_000
 
 
-def message_records(e: Exchange, request: str | None, *, is_whole: bool = False) -> list[MessageRecord]:
+def message_records(
+    exchange: Exchange, request: str | None, *, is_whole: bool = False
+) -> list[MessageRecord]:
     """Returns the messages of an exchange, in order. What is off the record or was forgotten whole is one without text.
 
-    e: with its content.
+    exchange: with its content.
     request: the id of the request that it answered, if that is known.
     is_whole: texts are not cut.
     """
-    if is_tombstone(e):
-        state: _State = "off" if e.state is State.OFF else "forgotten"
-        is_empty = not e.inputs and e.reply is None
-        return [] if is_empty else [MessageRecord(e.seq, e.seq, "", None, e.begun, None, state)]
-    state = _state_of(e)
-    inputs: list[WireMessage] = orjson.loads(e.input or b"[]")
+    if is_tombstone(exchange):
+        state: _State = "off" if exchange.state is State.OFF else "forgotten"
+        is_empty = not exchange.inputs and exchange.reply is None
+        if is_empty:
+            return []
+        return [MessageRecord(exchange.seq, exchange.seq, "", None, exchange.begun, None, state)]
+    state = _state_of(exchange)
+    inputs: list[WireMessage] = orjson.loads(exchange.input or b"[]")
     found = [
-        _record(e, e.seq + place, message, e.begun, state, is_gone=place in e.redactions, is_whole=is_whole,
-                note=e.notes.get(place) or None)
+        _record(
+            exchange,
+            exchange.seq + place,
+            message,
+            exchange.begun,
+            state,
+            is_gone=place in exchange.redactions,
+            is_whole=is_whole,
+            note=exchange.notes.get(place) or None,
+        )
         for place, message in enumerate(inputs)
-    ]  # fmt: skip
-    if e.shown_reply is not None:
-        full = orjson.loads(e.full) if e.full else {}
+    ]
+    if exchange.shown_reply is not None:
+        full = orjson.loads(exchange.full) if exchange.full else {}
+        reply, at = orjson.loads(exchange.shown_reply), exchange.ended or exchange.begun
         found.append(
-            _record(e, e.reply_seq, orjson.loads(e.shown_reply), e.ended or e.begun, state,
-                    is_gone=REPLY in e.redactions, is_whole=is_whole, request=request,
-                    rounds=_rounds(full.get("messages") or ()))
+            _record(
+                exchange, exchange.reply_seq, reply, at, state, is_gone=REPLY in exchange.redactions,
+                is_whole=is_whole, request=request, rounds=_rounds(full.get("messages") or ()),
+            )
         )  # fmt: skip
     return found
 
@@ -57,7 +71,7 @@ def readable(message: WireMessage) -> str:
 
 
 def _record(
-    e: Exchange,
+    exchange: Exchange,
     seq: int,
     message: WireMessage,
     at: float,
@@ -71,13 +85,13 @@ def _record(
 ) -> MessageRecord:
     role = str(message.get("role") or "")
     if is_gone:
-        return MessageRecord(seq, e.seq, role, None, at, None, "forgotten")
+        return MessageRecord(seq, exchange.seq, role, None, at, None, "forgotten")
     text = readable(message)
     images = sum("image" in str(part.get("type")) for part in media_in(message))
     calls = () if rounds else _calls(message, {})
     return MessageRecord(
         seq,
-        e.seq,
+        exchange.seq,
         role,
         _speaker_of(message),
         at,
@@ -90,10 +104,10 @@ def _record(
     )
 
 
-def _state_of(e: Exchange) -> _State:
-    if e.state is State.CANCELLED:
+def _state_of(exchange: Exchange) -> _State:
+    if exchange.state is State.CANCELLED:
         return "cancelled"
-    return "standing" if e.active or e.state is State.OPEN else "superseded"
+    return "standing" if exchange.active or exchange.state is State.OPEN else "superseded"
 
 
 def _speaker_of(message: WireMessage) -> str | None:

@@ -385,8 +385,8 @@ class MemoryViews(Struct, frozen=True):
             raise _no_message()
         if held[1] not in await self.store.messages.past(memory.id, conversation.id):
             raise _no_message()
-        (e,) = await pages.path(memory.id, held[0], limit=1)
-        found = next((r for r in message_records(e, None, is_whole=True) if r.seq == seq), None)
+        (exchange,) = await pages.path(memory.id, held[0], limit=1)
+        found = next((r for r in message_records(exchange, None, is_whole=True) if r.seq == seq), None)
         if found is None or found.text is None:
             raise _no_message()
         return found.text
@@ -517,18 +517,18 @@ def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
 
 
 def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]:
-    e = found.exchange
-    messages = recallable_messages(e, found.prefix_is_shared, None)
+    exchange = found.exchange
+    messages = recallable_messages(exchange, found.prefix_is_shared, None)
     spoken = [m for m in messages if m.role == "user"] or messages[:1]
     if not spoken:
-        return (SourceRecord("message", e.seq, None, e.begun, forgotten=True),)
+        return (SourceRecord("message", exchange.seq, None, exchange.begun, forgotten=True),)
     return tuple(
         SourceRecord(
             "message",
             m.seq,
             shortened(m.text, _SOURCE_CHARS),
             m.at,
-            href=message_href(uid, found.conversation, e, m.seq),
+            href=message_href(uid, found.conversation, exchange, m.seq),
             speaker=m.speaker or (UNSET if m.role == "user" else m.role),
         )
         for m in spoken

@@ -127,20 +127,20 @@ def _retained_line(retained: Retained) -> str:
     return f"{plural(retained.messages, 'messages')} in {turns}{cancelled} of {conversations}"
 
 
-def _exchange_lines(e: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
+def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | None) -> list[str]:
     """Returns the lines of an exchange's messages. Those of a turn that is not active end with the reason.
 
     prefix_is_shared, previous: as `recallable_messages` has them.
     """
     why = ""
-    if e.state is State.CANCELLED:
+    if exchange.state is State.CANCELLED:
         why = "cancelled"
-    elif e.state is State.OPEN:
+    elif exchange.state is State.OPEN:
         why = "not answered"
-    elif not e.active:
+    elif not exchange.active:
         why = "superseded"
     mark = f"  ({why})" if why else ""
-    return [f"{_message_line(m)}{mark}" for m in recallable_messages(e, prefix_is_shared, previous)]
+    return [f"{_message_line(m)}{mark}" for m in recallable_messages(exchange, prefix_is_shared, previous)]
 
 
 async def _source_lines(
@@ -217,10 +217,10 @@ async def _quoted_sources(store: Store, agent: Agent, exchanges: Sequence[int]) 
     lines = []
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
     for id in exchanges[:MAX_SOURCES]:
-        e = await store.turns.exchange(agent, id)
-        messages = recallable_messages(e, False, None, None) if e is not None else []
+        exchange = await store.turns.exchange(agent, id)
+        messages = recallable_messages(exchange, False, None, None) if exchange is not None else []
         lines += [f"from message {_one_line(_message_line(m))}" for m in messages if m.role == "user"]
-        if e is None:
+        if exchange is None:
             lines.append("from a message that is not in this memory")
     if len(exchanges) > MAX_SOURCES:
         lines.append(f"and {len(exchanges) - MAX_SOURCES} more")

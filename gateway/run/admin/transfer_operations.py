@@ -293,26 +293,33 @@ def _translating_errors(line: int | None = None) -> Iterator[None]:
 
 def _line_of(record: TransferRecord) -> dict[str, Any]:
     line: dict[str, Any] = record.values
-    e = record.exchange
-    if e is None:
+    exchange = record.exchange
+    if exchange is None:
         return line
-    plain = {name: getattr(e, name) for name in _PLAIN_FIELDS}
-    line = {**line, **plain, "run": e.gapless_from, "head": e.prefix_length, "state": e.state.value}
-    if is_tombstone(e):
+    plain = {name: getattr(exchange, name) for name in _PLAIN_FIELDS}
+    line = {
+        **line,
+        **plain,
+        "run": exchange.gapless_from,
+        "head": exchange.prefix_length,
+        "state": exchange.state.value,
+    }
+    if is_tombstone(exchange):
         return {
             **line,
-            "kinds": [_atom_kinds(a) for a in e.inputs],
-            "reply": None if e.reply is None else _atom_kinds(e.reply),
+            "kinds": [_atom_kinds(a) for a in exchange.inputs],
+            "reply": None if exchange.reply is None else _atom_kinds(exchange.reply),
         }
     line |= {
-        "input": _parse_or_none(e.input),
-        "shown_reply": _parse_or_none(e.shown_reply),
-        "full": _parse_or_none(e.full),
-        "has_reply": e.reply is not None,
+        "input": _parse_or_none(exchange.input),
+        "shown_reply": _parse_or_none(exchange.shown_reply),
+        "full": _parse_or_none(exchange.full),
+        "has_reply": exchange.reply is not None,
     }
-    line["notes"] = {str(i): note for i, note in e.notes.items()}
+    line["notes"] = {str(i): note for i, note in exchange.notes.items()}
     line["redactions"] = {
-        str(i): _atom_kinds((e.reply or ()) if i < 0 else e.inputs[i]) for i in sorted(e.redactions)
+        str(i): _atom_kinds((exchange.reply or ()) if i < 0 else exchange.inputs[i])
+        for i in sorted(exchange.redactions)
     }
     return line
 
@@ -414,7 +421,7 @@ class LineReader:
         before = await self._find_path_end(line["parent"])
         flat = [a for atoms in inputs for a in atoms]
         path = self._hasher.hash_path((*flat, *(reply or ())), before.path)
-        e = Exchange(
+        exchange = Exchange(
             id=0,
             conversation=0,
             parent=None,
@@ -435,10 +442,11 @@ class LineReader:
         if len(self._path_ends) >= CACHED_PATHS:
             self._path_ends.pop(next(iter(self._path_ends)))
         atoms = before.atoms + len(flat) + len(reply or ())
-        self._path_ends[e.seq] = _PathEnd(path, e.depth + 1, atoms, e.length)
+        self._path_ends[exchange.seq] = _PathEnd(path, exchange.depth + 1, atoms, exchange.length)
         prefixes = prefix_hashes(self._hasher, inputs) if line["parent"] is None else []
         return TransferRecord(
-            {**{name: line[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes}, e
+            {**{name: line[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes},
+            exchange,
         )
 
     def _hashes(self, line: dict[str, Any]) -> _Hashes:

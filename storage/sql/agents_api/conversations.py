@@ -173,10 +173,10 @@ class Conversations(Group):
     async def _find_last(self, connection: Connection, agent: int, end: int | None) -> Exchange | None:
         """Returns the last exchange of a path after which a fork can begin; None: there is none."""
         while end is not None:
-            e, can_fork = await self._load(connection, agent, end)
+            exchange, can_fork = await self._load(connection, agent, end)
             if can_fork:
-                return e
-            end = e.parent
+                return exchange
+            end = exchange.parent
         return None
 
     async def _find_ending(self, connection: Connection, agent: int, source: int, upto: int) -> Exchange:
@@ -184,12 +184,12 @@ class Conversations(Group):
         id = await connection.value(SQL["holder"], (agent, source, upto))
         if id is None:
             raise NotFound(f"there is no message {upto} in this conversation")
-        e, can_fork = await self._load(connection, agent, id)
-        if not can_fork or upto != e.reply_seq - (e.shown_reply is None):
+        exchange, can_fork = await self._load(connection, agent, id)
+        if not can_fork or upto != exchange.reply_seq - (exchange.shown_reply is None):
             raise NotForkable(
                 "a conversation is forked after a reply or the last result of its calls, and not within an active run"
             )
-        return e
+        return exchange
 
     async def _load(self, connection: Connection, agent: int, id: int) -> tuple[Exchange, bool]:
         """Returns an exchange with its content, and whether a fork can begin after it. Raises: NotFound."""
@@ -201,9 +201,9 @@ class Conversations(Group):
             row[_CONTENT_COLUMNS],
             row[_CONTENT_COLUMNS + 1 :],
         )
-        e = exchanges.make_exchange(skeleton, *content)
-        is_over = e.state is State.FINISHED or (e.state is State.OFF and not e.inputs)
-        return e, is_over and not is_active and not self._rules.has_open_calls(e)
+        exchange = exchanges.make_exchange(skeleton, *content)
+        is_over = exchange.state is State.FINISHED or (exchange.state is State.OFF and not exchange.inputs)
+        return exchange, is_over and not is_active and not self._rules.has_open_calls(exchange)
 
     @long_reads
     async def list(
@@ -299,7 +299,7 @@ async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exc
         shown = await exchanges.load_section(connection, agent, parent.section)
         known = emptied_section({} if shown is None else shown.known)
         section = await exchanges.add_section(connection, agent, SentSection(0, "", known))
-    e = Exchange(
+    exchange = Exchange(
         0,
         fork,
         parent.id,
@@ -321,5 +321,5 @@ async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exc
         state=State.OFF,
         continued=True,
     )
-    await exchanges.add_exchange(connection, agent, e)
+    await exchanges.add_exchange(connection, agent, exchange)
     await note_fork(connection, agent, fork, parent.id)

@@ -167,18 +167,18 @@ class Messages(Group):
         if now is None or now.epoch != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         found = await _at(connection, agent.id, seq)
-        e = edit(found.exchange)
-        await exchanges.update_exchange(connection, agent.id, e, is_whole=True)
+        exchange = edit(found.exchange)
+        await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
         # Old words must not be found by the messages next to this one either, so all of the exchange leaves the index.
         # It is indexed again if the index had reached it.
-        if e.seq <= now.indexed_seq:
-            await forget_indexed(connection, agent.id, range(e.seq, e.next_seq))
-            await exchanges.add_marks(connection, agent.id, "stale", (b"",), e.id)
-        await connection.run(SQL["summaries_over"], (agent.id, e.id))
+        if exchange.seq <= now.indexed_seq:
+            await forget_indexed(connection, agent.id, range(exchange.seq, exchange.next_seq))
+            await exchanges.add_marks(connection, agent.id, "stale", (b"",), exchange.id)
+        await connection.run(SQL["summaries_over"], (agent.id, exchange.id))
         # A turn that was planned on the old words is planned again.
-        await connection.run(SQL["forks_moved"], (agent.id, e.id))
-        last_at = e.ended or e.stopped or e.touched
-        await connection.run(exchanges.SQL["conversation_moved"], (last_at, e.conversation, agent.id))
+        await connection.run(SQL["forks_moved"], (agent.id, exchange.id))
+        last_at = exchange.ended or exchange.stopped or exchange.touched
+        await connection.run(exchanges.SQL["conversation_moved"], (last_at, exchange.conversation, agent.id))
         return await _at(connection, agent.id, seq)
 
 
@@ -204,6 +204,6 @@ async def _at(connection: Connection, agent: int, seq: int) -> ListedExchange:
 
 def _make_record(row: Row) -> ListedExchange:
     input_, shown_reply, full, conversation, key, is_last, run, waiting, *skeleton = row
-    e = exchanges.make_exchange(skeleton, input_, shown_reply, full)
+    exchange = exchanges.make_exchange(skeleton, input_, shown_reply, full)
     held = orjson.loads(waiting) if waiting and is_last else {}
-    return ListedExchange(e, conversation, key, run, held)
+    return ListedExchange(exchange, conversation, key, run, held)

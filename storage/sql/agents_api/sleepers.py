@@ -147,10 +147,10 @@ async def empty_reading(connection: Connection, sleeper: int, conversation: int)
     """Empties the texts of one reading, whose conversation loses its key. A second time it does nothing."""
     await connection.lock(sleeper)
     for (id,) in await connection.rows(SQL["reading_exchanges"], (conversation, sleeper)):
-        e = await exchanges.load_exchange(connection, sleeper, id)
-        assert e is not None
-        await forget_indexed(connection, sleeper, range(e.seq, e.next_seq))
-        await exchanges.update_exchange(connection, sleeper, make_tombstone(e), is_whole=True)
+        exchange = await exchanges.load_exchange(connection, sleeper, id)
+        assert exchange is not None
+        await forget_indexed(connection, sleeper, range(exchange.seq, exchange.next_seq))
+        await exchanges.update_exchange(connection, sleeper, make_tombstone(exchange), is_whole=True)
     if (run := await connection.value(SQL["reading_run"], (conversation, sleeper))) is not None:
         for kind in _RUN_TEXTS:
             await connection.run(SQL["reading_texts"], (sleeper, run, kind))

@@ -57,19 +57,19 @@ class CallRecord(Struct, frozen=True):
         return await perform_noted(perform, store_result)
 
 
-async def answers_so_far(store: Store, step: RunStep, e: Exchange) -> list[WireMessage]:
-    """Returns the answers to calls of a step, as messages. e: the step's exchange. Raises: StoreError."""
-    first = e.seq * _NUMBERS_PER_STEP
+async def answers_so_far(store: Store, step: RunStep, exchange: Exchange) -> list[WireMessage]:
+    """Returns the answers to calls of a step, as messages. exchange: the step's exchange. Raises: StoreError."""
+    first = exchange.seq * _NUMBERS_PER_STEP
     texts = await store.runs.texts(step.agent, step.run, "result", after=first - 1, limit=_OUTCOMES_FROM)
     return [orjson.loads(text.data) for text in texts if text.seq < first + _OUTCOMES_FROM]
 
 
-async def still_waiting(store: Store, step: RunStep, e: Exchange) -> dict[str, str]:
+async def still_waiting(store: Store, step: RunStep, exchange: Exchange) -> dict[str, str]:
     """Returns the calls of a step that wait for an answer: id -> "client" or "approval".
 
-    e: the step's exchange. Raises: StoreError.
+    exchange: the step's exchange. Raises: StoreError.
     """
-    answered = {message["tool_call_id"] for message in await answers_so_far(store, step, e)}
+    answered = {message["tool_call_id"] for message in await answers_so_far(store, step, exchange)}
     return {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in answered}
 
 
@@ -84,28 +84,28 @@ async def awaits_answers(store: Store, agent: Agent, conversation: str) -> bool:
     step = None if found is None else await store.runs.waiting(agent.id, found.id)
     if step is None:
         return False
-    e = await store.turns.exchange(agent, step.exchange)
-    return e is not None and bool(await still_waiting(store, step, e))
+    exchange = await store.turns.exchange(agent, step.exchange)
+    return exchange is not None and bool(await still_waiting(store, step, exchange))
 
 
 async def known_results(
-    store: Store, step: RunStep, e: Exchange, excluded: Collection[str]
+    store: Store, step: RunStep, exchange: Exchange, excluded: Collection[str]
 ) -> list[ToolResult]:
     """Returns the results of a step's calls, as far as they are known. Its run stopped after the step.
 
     A call without a known result was not made.
 
-    e: the step's exchange.
+    exchange: the step's exchange.
     excluded: ids of calls whose results are not wanted.
 
     Raises: StoreError.
     """
-    texts, run, after = store.runs.texts, (step.agent, step.run), e.seq * _NUMBERS_PER_STEP - 1
+    texts, run, after = store.runs.texts, (step.agent, step.run), exchange.seq * _NUMBERS_PER_STEP - 1
     stored = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
     noted = {text.seq for text in await texts(*run, "call", after=after)}
     found = []
-    for id in tool_names_by_call(e):
-        number = call_number(e, id)
+    for id in tool_names_by_call(exchange):
+        number = call_number(exchange, id)
         answer, outcome = stored.get(number), stored.get(number + _OUTCOMES_FROM)
         if id in excluded:
             continue

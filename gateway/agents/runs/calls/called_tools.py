@@ -24,8 +24,8 @@ def calls_on_path(context: MemoryContext) -> list[CalledTool]:
     if any(_begin_turns(new)):
         return []
     stored: list[WireMessage] = []
-    for e in context.path:
-        content = context.tree.content(e)
+    for exchange in context.path:
+        content = context.tree.content(exchange)
         stored += content.messages or ()
         stored += _without_nudges(content.full or [content.shown_reply or {}])
     return _calls_of_last_turn([*stored, *new])
