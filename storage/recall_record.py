@@ -129,11 +129,12 @@ def pack_code(kind: str, reason: str) -> int:
     return KINDS.index(kind) | REASONS.index(reason) << _REASON_SHIFT
 
 
-def pack_entry(e: RecalledEntry) -> EntryRow:
+def pack_entry(entry: RecalledEntry) -> EntryRow:
     """Returns an entry as it is packed."""
-    score, words, meaning = (int((each or 0.0) * _MAX_BYTE) for each in (e.score, e.words, e.meaning))
-    code = pack_code(e.kind, e.reason) | _FORGOTTEN * e.is_forgotten
-    return EntryRow(code, e.seq, e.rank, score, words, meaning, e.tokens)
+    shares = (entry.score, entry.words, entry.meaning)
+    score, words, meaning = (int((share or 0.0) * _MAX_BYTE) for share in shares)
+    code = pack_code(entry.kind, entry.reason) | _FORGOTTEN * entry.is_forgotten
+    return EntryRow(code, entry.seq, entry.rank, score, words, meaning, entry.tokens)
 
 
 def unpack_entry(row: EntryRow, *, has_scores: bool, has_meaning: bool) -> RecalledEntry:
@@ -257,8 +258,8 @@ def overwrite_forgotten(data: bytes, exists: Callable[[str, int], bool]) -> byte
     _, _, flags, *_ = _HEAD.unpack_from(data)
     columns = _columns(flags, len(entries))
     out = bytearray(data)
-    for n, e in enumerate(entries):
-        if not e.is_forgotten and not exists(e.kind, e.seq):
+    for n, entry in enumerate(entries):
+        if not entry.is_forgotten and not exists(entry.kind, entry.seq):
             for column in columns:
                 at = column.start + n * column.width
                 if column.name == "code":

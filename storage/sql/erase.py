@@ -337,22 +337,22 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     rows = await connection.rows(SQL["recalls_of"], (agent, after, _PAGE))
     wanted: dict[str, set[int]] = {kind: set() for kind in KINDS}
     turns: set[int] = set()
-    for exchange, data in rows:
-        e = await exchanges.load_exchange(connection, agent, exchange)
-        if e is None or e.state is State.FORGOTTEN or REPLY in e.redactions:
-            await connection.run(PAGE_SQL["recall_drop"], (exchange, agent))
+    for id, data in rows:
+        exchange = await exchanges.load_exchange(connection, agent, id)
+        if exchange is None or exchange.state is State.FORGOTTEN or REPLY in exchange.redactions:
+            await connection.run(PAGE_SQL["recall_drop"], (id, agent))
             continue
-        turns.add(exchange)
+        turns.add(id)
         for kind, seq in hits_in(data):
             for each in KINDS[:-1] if kind == KINDS[-1] else (kind,):
                 wanted[each].add(seq)
     existing = await _find_existing(connection, agent, wanted)
-    for exchange, data in rows:
-        if exchange not in turns:
+    for id, data in rows:
+        if id not in turns:
             continue
         overwritten = overwrite_forgotten(data, lambda kind, seq: (kind, seq) in existing)
         if overwritten != data:
-            await connection.run(SQL["recall_set"], (overwritten, exchange, agent))
+            await connection.run(SQL["recall_set"], (overwritten, id, agent))
     return rows[-1][0] if len(rows) == _PAGE else None
 
 

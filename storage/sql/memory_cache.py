@@ -188,15 +188,15 @@ class CachedMemory:
             # Those with lower numbers stay: their texts changed since they were indexed, and the index has the old.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)
             self.cache_messages(
-                {seq: self._as_read(m) for seq, m in self.unindexed.items() if seq in indexed}
+                {seq: self._as_read(message) for seq, message in self.unindexed.items() if seq in indexed}
             )
-            self.unindexed = {seq: m for seq, m in self.unindexed.items() if seq not in indexed}
+            self.unindexed = {seq: message for seq, message in self.unindexed.items() if seq not in indexed}
             self.tail, self.uncounted = Tail(), list(self.unindexed.values())
-        for m in changes.unindexed:
-            if self.unindexed.setdefault(m.seq, m) is m:
-                self.uncounted.append(m)
+        for message in changes.unindexed:
+            if self.unindexed.setdefault(message.seq, message) is message:
+                self.uncounted.append(message)
         self.numbers, self.unread_from = now, changes.unread_from
-        self._unindexed_exchanges = len({m.exchange for m in self.unindexed.values()})
+        self._unindexed_exchanges = len({message.exchange for message in self.unindexed.values()})
         self._unindexed_bytes, self.has_grown = sum(map(_message_bytes, self.unindexed.values())), True
         return True
 
@@ -216,10 +216,10 @@ class CachedMemory:
             if self._is_full:
                 return
             self._unindexed_exchanges += 1
-            for m in rules.messages_of(exchange, False, None, None):
-                self.unindexed[m.seq] = m
-                self.uncounted.append(m)
-                self._unindexed_bytes += _message_bytes(m)
+            for message in rules.messages_of(exchange, False, None, None):
+                self.unindexed[message.seq] = message
+                self.uncounted.append(message)
+                self._unindexed_bytes += _message_bytes(message)
         self.unread_from = exchange.next_seq
         # A new object, so that `apply` refuses what is being read meanwhile: that lacks this exchange.
         self.numbers = self.numbers._replace(next_seq=self.unread_from)
@@ -227,11 +227,11 @@ class CachedMemory:
     def extend_tail(self, skip: range) -> Tail:
         """Counts the terms of all unindexed messages but those in `skip`. Returns the tail."""
         uncounted: list[Message] = []
-        for m in self.uncounted:
-            if m.seq in skip:
-                uncounted.append(m)
+        for message in self.uncounted:
+            if message.seq in skip:
+                uncounted.append(message)
             else:
-                self.tail.add(m)
+                self.tail.add(message)
                 self.has_grown = True
         self.uncounted = uncounted
         return self.tail
@@ -241,9 +241,9 @@ class CachedMemory:
         found: list[Message] = []
         unread: list[int] = []
         for seq in seqs:
-            m = self.unindexed.get(seq) or self.read_messages.get(seq)
-            if m is not None:
-                found.append(m)
+            message = self.unindexed.get(seq) or self.read_messages.get(seq)
+            if message is not None:
+                found.append(message)
             elif seq not in self.read_messages:
                 unread.append(seq)
         return found, unread
@@ -251,18 +251,19 @@ class CachedMemory:
     def cache_messages(self, messages: Mapping[int, Message | None]) -> None:
         """Caches messages that were read because a query found them; None: hidden."""
         self.has_grown = True
-        for seq, m in messages.items():
+        for seq, message in messages.items():
             if seq in self.read_messages:
                 self._read_bytes -= _message_bytes(self.read_messages.pop(seq))
-            self.read_messages[seq] = m
-            self._read_bytes += _message_bytes(m)
+            self.read_messages[seq] = message
+            self._read_bytes += _message_bytes(message)
         while self._read_bytes > _READ_BYTES and len(self.read_messages) > 1:
             self._read_bytes -= _message_bytes(self.read_messages.pop(next(iter(self.read_messages))))
 
-    def _as_read(self, m: Message) -> Message:
+    def _as_read(self, message: Message) -> Message:
         """Returns a message as it is read by its number: without `previous`, if that is of another exchange."""
-        before = None if m.previous is None else self.unindexed.get(m.previous)
-        return m if before is not None and before.exchange == m.exchange else replace(m, previous=None)
+        before = None if message.previous is None else self.unindexed.get(message.previous)
+        is_known = before is not None and before.exchange == message.exchange
+        return message if is_known else replace(message, previous=None)
 
 
 class _SizedCache:
@@ -367,14 +368,14 @@ class MemoryCache:
         self._large.drop(agent)
 
 
-def make_document(m: Indexable) -> Document:
+def make_document(message: Indexable) -> Document:
     """Returns a message as the index reads it."""
-    return Document(m.seq, m.role, m.text, m.at, m.speaker, m.previous)
+    return Document(message.seq, message.role, message.text, message.at, message.speaker, message.previous)
 
 
 def _is_recallable(exchange: Exchange) -> bool:
     return exchange.active and exchange.state is State.FINISHED
 
 
-def _message_bytes(m: Message | None) -> int:
-    return _HIDDEN_BYTES if m is None else _MESSAGE_BYTES + getsizeof(m.text)
+def _message_bytes(message: Message | None) -> int:
+    return _HIDDEN_BYTES if message is None else _MESSAGE_BYTES + getsizeof(message.text)

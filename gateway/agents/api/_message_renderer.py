@@ -35,10 +35,15 @@ class MessageRenderer(Struct, frozen=True):
         """Returns a message of a list: one for its thoughts, one for its text, one for its calls."""
         if isinstance(view, SystemMessage):
             return messages_json(_wire_message(view), self._system_origin(view), self.showing)
-        m = view.listed
+        listed = view.listed
         origin = self._origin(view)
         return messages_json(
-            m.message, origin, self.showing, waiting=view.waiting, names=view.tool_names, results=m.results
+            listed.message,
+            origin,
+            self.showing,
+            waiting=view.waiting,
+            names=view.tool_names,
+            results=listed.results,
         )
 
     async def summaries(self, views: Sequence[MessageView]) -> dict[tuple[int, int], list[dict[str, Any]]]:
@@ -62,11 +67,11 @@ class MessageRenderer(Struct, frozen=True):
         return Origin(message.id, message.at, conversation=conversation)
 
     def _origin(self, view: MessageView) -> Origin:
-        m = view.listed
+        listed = view.listed
         run = None if view.run is None else ids.id_of("run", view.run)
         step = None if view.step is None else ids.id_at("step", self.agent.uid, view.step)
-        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden_index)
-        return Origin(id, m.at, run, step, conversation_id(view.conversation, view.key))
+        id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
+        return Origin(id, listed.at, run, step, conversation_id(view.conversation, view.key))
 
     async def output_messages(self, run: Run, steps: Sequence[Exchange]) -> list[dict[str, Any]]:
         """Returns the output messages of a run; if there are none, the calls that it waits for."""
@@ -89,7 +94,7 @@ class MessageRenderer(Struct, frozen=True):
             return []
         names: dict[str, str] = {}
         first, maker = steps[0], None
-        if first.parent is not None and any(m.is_result for m in list_messages(first)):
+        if first.parent is not None and any(listed.is_result for listed in list_messages(first)):
             # A turn that waited begins with results of calls that an earlier one made.
             rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
             if (above := rows.get(first.parent)) is not None:
@@ -103,22 +108,26 @@ class MessageRenderer(Struct, frozen=True):
             if step is not None and step.exchange == steps[-1].id:
                 waiting = await still_waiting(self.store, step, steps[-1])
         found = []
-        for before, e in zip((maker, *steps), steps, strict=False):
-            names.update(tool_names_by_call(e))
+        for before, exchange in zip((maker, *steps), steps, strict=False):
+            names.update(tool_names_by_call(exchange))
             # A result belongs to the step that made the call.
-            called = before if before is not None and before.id == e.parent else e
-            for m in list_messages(e):
-                if with_input or m.is_reply or m.is_result:
-                    of = called if m.is_result else e
-                    found += self._run_message(m, of.seq, run, waiting if e is steps[-1] else {}, names)
+            called = before if before is not None and before.id == exchange.parent else exchange
+            for listed in list_messages(exchange):
+                if with_input or listed.is_reply or listed.is_result:
+                    of = called if listed.is_result else exchange
+                    found += self._run_message(
+                        listed, of.seq, run, waiting if exchange is steps[-1] else {}, names
+                    )
         return found
 
     def _run_message(
-        self, m: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
+        self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]
     ) -> list[dict[str, Any]]:
-        id = ids.id_at("message", self.agent.uid, m.seq, hidden=m.hidden_index)
-        origin = Origin(id, m.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))
-        return messages_json(m.message, origin, self.showing, waiting=waiting, names=names, results=m.results)
+        id = ids.id_at("message", self.agent.uid, listed.seq, hidden=listed.hidden_index)
+        origin = Origin(id, listed.at, ids.id_of("run", run.uid), ids.id_at("step", self.agent.uid, step))
+        return messages_json(
+            listed.message, origin, self.showing, waiting=waiting, names=names, results=listed.results
+        )
 
 
 def _wire_message(message: SystemMessage) -> WireMessage:

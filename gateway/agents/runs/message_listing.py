@@ -280,7 +280,7 @@ class AgentMessages:
             for row in rows
             if row.exchange.parent is not None
             and row.exchange.parent not in by_id
-            and any(m.is_result for m in messages[row.exchange.id])
+            and any(message.is_result for message in messages[row.exchange.id])
         }
         if missing:
             by_id |= await self._store.messages.of_rows(agent.id, sorted(missing))
@@ -292,16 +292,16 @@ class AgentMessages:
             tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
             parent = by_id.get(exchange.parent or 0)
             is_continued = parent is not None and parent.run is not None and row.run in (None, parent.run)
-            for m in messages[exchange.id]:
-                of_run = parent if parent is not None and is_continued and m.is_result else row
+            for message in messages[exchange.id]:
+                of_run = parent if parent is not None and is_continued and message.is_result else row
                 found.append(
                     MessageView(
-                        m,
+                        message,
                         row.conversation,
                         row.key,
                         of_run.run,
                         None if of_run.run is None else of_run.exchange.seq,
-                        waiting if m.is_reply and m.hidden_index is None else {},
+                        waiting if message.is_reply and message.hidden_index is None else {},
                         tool_names,
                     )
                 )

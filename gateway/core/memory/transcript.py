@@ -49,19 +49,19 @@ def clean_messages(
     """
     found: list[Message] = []
     replies: set[str] = set()
-    for m in messages:
-        if m.role not in _SPEAKERS:
+    for message in messages:
+        if message.role not in _SPEAKERS:
             continue
-        text = strip_marks(note.own_words(m.text))
+        text = strip_marks(note.own_words(message.text))
         if not keeps_secrets:
             text = _withhold(text, most_chars)  # before it is cut: a part of a secret is not recognised
         text = _cut(text, most_chars)
         key = without_space(text)
-        if not key or (m.role == "assistant" and key in replies and not keeps_repeats):
+        if not key or (message.role == "assistant" and key in replies and not keeps_repeats):
             continue
-        if m.role == "assistant":
+        if message.role == "assistant":
             replies.add(key)
-        found.append(replace(m, text=text))
+        found.append(replace(message, text=text))
     return found
 
 
@@ -94,12 +94,14 @@ def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -
     used: by exchange, the tools that were called in it.
     """
     lines, left = [_INTRODUCTION, ""], dict(used)
-    for m in messages:
+    for message in messages:
         # What an exchange called stands in front of its reply; of one without words, in its place.
-        before = [e for e in left if e < m.exchange or (e == m.exchange and m.role == "assistant")]
+        before = [
+            e for e in left if e < message.exchange or (e == message.exchange and message.role == "assistant")
+        ]
         lines += [_tools_line(left.pop(e)) for e in before]
-        text = "\n  ".join(m.text.splitlines())
-        lines.append(f"[{day_text(m.at)}, {author_of(m)}] {text}")
+        text = "\n  ".join(message.text.splitlines())
+        lines.append(f"[{day_text(message.at)}, {author_of(message)}] {text}")
     lines += map(_tools_line, left.values())
     return "\n".join(lines)
 

@@ -79,12 +79,13 @@ def recallable_messages(
     """
     found = []
     takes_reply = wanted is None or exchange.reply_seq in wanted
-    for i, m in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
+    for i, message in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i == REPLY
-        text = note.own_words(text_of(m))
+        text = note.own_words(text_of(message))
         if not text.strip():
             continue
-        place, name = len(exchange.inputs) if is_reply else i, m.get("name")
+        place, name = len(exchange.inputs) if is_reply else i, message.get("name")
+        role = "assistant" if is_reply else intern(str(message.get("role")))  # of each role there is one text
         seq = exchange.seq + place
         if place and place - 1 in exchange.redactions:
             previous = seq - 1  # what the index has, since that came before it was forgotten
@@ -92,7 +93,7 @@ def recallable_messages(
             Message(
                 seq,
                 exchange.id,
-                "assistant" if is_reply else intern(str(m.get("role"))),  # of each role there is one text
+                role,
                 text,
                 (exchange.ended if is_reply else None) or exchange.begun,
                 exchange.conversation,
@@ -102,7 +103,7 @@ def recallable_messages(
             )
         )
         previous = seq
-    return found if wanted is None else [m for m in found if m.seq in wanted]
+    return found if wanted is None else [message for message in found if message.seq in wanted]
 
 
 def tools_used(exchange: Exchange) -> list[str]:

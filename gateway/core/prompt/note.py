@@ -306,10 +306,10 @@ def _new_lines(candidates: Sequence[Message], shown: _Shown) -> list[_Line]:
     A message stands before the reply that repeats it word for word.
     """
     lines: dict[int, _Line] = {}
-    for m in candidates:
-        text = shown.new_line(m)
+    for message in candidates:
+        text = shown.new_line(message)
         if text is not None:
-            lines[m.seq] = _Line(m, text, text.casefold().strip(_POINTS))
+            lines[message.seq] = _Line(message, text, text.casefold().strip(_POINTS))
     ordered: dict[int, _Line] = {}
     for seq, line in lines.items():
         previous = line.message.previous or 0
@@ -329,15 +329,15 @@ class _Shown:
         self._lines = sorted("\n".join(notes).split("\n"))
         self._whole = frozenset(self._lines)  # where most repeats are found
 
-    def new_line(self, m: Message) -> str | None:
+    def new_line(self, message: Message) -> str | None:
         """Returns the line of a message, without the gateway's tags; None where a note would repeat what is shown."""
         # If one of its messages is visible, a note would repeat it.
-        if not self._atoms.isdisjoint(m.atoms):
+        if not self._atoms.isdisjoint(message.atoms):
             return None
-        is_cut = self._shared or len(m.text) > _SEARCHED_CHARS
-        line = _quote(without_lines(m.text[:_SEARCHED_CHARS], self._shared)) if is_cut else m.line
+        is_cut = self._shared or len(message.text) > _SEARCHED_CHARS
+        line = _quote(without_lines(message.text[:_SEARCHED_CHARS], self._shared)) if is_cut else message.line
         line = escape_tags(line)
-        return None if self.shows(_labelled(m, line)) else line
+        return None if self.shows(_labelled(message, line)) else line
 
     def shows(self, line: str) -> bool:
         """Returns whether a note's line is this one, or is a cut one that has it, or most of it and of the query."""
@@ -464,19 +464,19 @@ def _spaced(line: str) -> str:
 def _with_facts_first(candidates: Sequence[Message]) -> Sequence[Message]:
     """Puts facts that say most of a message they were learned from in its place."""
     facts: dict[int, list[Message]] = {}
-    for m in candidates:
-        for origin in m.origins if m.source == "fact" else ():
-            facts.setdefault(origin, []).append(m)
+    for message in candidates:
+        for origin in message.origins if message.source == "fact" else ():
+            facts.setdefault(origin, []).append(message)
     if not facts:
         return candidates
     by_facts: dict[int, Message] = {}
-    for m in candidates:
-        in_place = [m]
-        if m.source == "message" and m.exchange in facts:
-            words = _words(m.text)
-            fact_words = frozenset().union(*(_words(f.text) for f in facts[m.exchange]))
+    for message in candidates:
+        in_place = [message]
+        if message.source == "message" and message.exchange in facts:
+            words = _words(message.text)
+            fact_words = frozenset().union(*(_words(f.text) for f in facts[message.exchange]))
             if words and len(words & fact_words) >= _FACT_SHARE * len(words):
-                in_place = [f for f in facts[m.exchange] if words & _words(f.text)]
+                in_place = [f for f in facts[message.exchange] if words & _words(f.text)]
         for each in in_place:
             by_facts.setdefault(each.seq, each)
     return [*by_facts.values()]

@@ -242,6 +242,7 @@ def _fact_line(f: Fact) -> str:
     return f"{f.seq}  [{minute_text(f.valid_from)}{', always' if f.standing else ''}]  {f.text}"
 
 
-def _message_line(m: Message) -> str:
+def _message_line(message: Message) -> str:
     """Returns a message in one line: number, date, speaker and text."""
-    return f"{m.seq}  [{minute_text(m.at)}] {m.speaker or m.role}: {' '.join(m.text.split())}"
+    speaker, text = message.speaker or message.role, " ".join(message.text.split())
+    return f"{message.seq}  [{minute_text(message.at)}] {speaker}: {text}"

@@ -103,12 +103,12 @@ def answered_calls(
     """
     calls = _calls_of(context, context.path[-1])
     results, denied, approved, client_calls = [], set[str](), set[str](), set[str]()
-    for m in answers:
-        private, id = private_of(m), str(m["tool_call_id"])
-        if is_permission(m):
+    for message in answers:
+        private, id = private_of(message), str(message["tool_call_id"])
+        if is_permission(message):
             approved.add(id)
             continue
-        results.append(result_of(m))
+        results.append(result_of(message))
         if private.get("approval") == "denied":
             denied.add(id)
         elif step.waiting.get(id) in ("client", "approval"):
