@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from gateway.errors import GatewayError, MemoryUnavailable
+from gateway.errors import MemoryUnavailable, UnknownPath
 from gateway.run.admin.operation_arguments import RawArguments
 from storage.errors import StoreError
 
@@ -22,18 +22,16 @@ class OperationTable:
     def __init__(self, operations: Mapping[str, _Perform]) -> None:
         self._operations = operations
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._operations
-
     async def perform(self, name: str, raw: RawArguments) -> Any:
         """Performs one operation and returns its answer, which can be written as JSON.
 
-        Raises: GatewayError: there is no such operation; BadRequest; MemoryUnavailable: the store's error.
+        Raises: UnknownPath: there is no such operation; BadRequest; MemoryUnavailable: the store's error.
         """
         operation = self._operations.get(name)
         if operation is None:
-            raise GatewayError(
-                f"There is no operation {name!r} here: the gateway and the command are of two versions."
+            raise UnknownPath(
+                f"There is no operation {name!r} here: the gateway and the command are of two versions. "
+                "Start the gateway again."
             )
         try:
             return await operation(raw)

@@ -26,6 +26,7 @@ import pytest
 
 from gateway.cli import main
 from gateway.cli_commands import _START_POLL_S, _START_S, Commands
+from gateway.errors import GatewayError
 from gateway.log import RepeatHandler
 from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
 from gateway.run.admin.progress import Progress
@@ -264,6 +265,14 @@ def test_keys_go_through_the_process_that_serves(
         assert gateway.post(HELLO, headers).status == 200
         assert main(["keys", "revoke", "--yes", "ann"]) == 0
         assert gateway.post(HELLO, headers).status == 401
+
+
+@pytest.mark.sqlite
+def test_a_gateway_that_does_not_know_a_command_is_of_another_version(
+    upstream: StrictUpstream, database: Path
+) -> None:
+    with owner(upstream, database), pytest.raises(GatewayError, match="are of two versions"):
+        Commands().perform("keys-lend", {})
 
 
 @pytest.mark.sqlite
