@@ -6,6 +6,7 @@ A reply that passes in its own bytes is read along here. Nothing of its text is 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -38,21 +39,24 @@ def _string_values(*names: str) -> re.Pattern[bytes]:
 
 _CHAT: Final = _string_values("content", "reasoning_content", "reasoning", "refusal", "name", "arguments")
 _MESSAGE: Final = _string_values("text", "thinking", "partial_json")
-_TEXT, _DELTA, _NOTHING = _string_values("text"), _string_values("delta"), re.compile(rb"(?!)()")
+_TEXT, _DELTA = _string_values("text"), _string_values("delta")
+_Fields = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
+# No model writes the reply, which may have megabytes and is not searched.
+_NOTHING: Final[_Fields] = (None, None)
 # The paths of upstreams whose calls cost tokens -> the fields with what the model wrote, in a stream and in a body.
-_WRITTEN: Final = {
+_WRITTEN: Final[Mapping[str, _Fields]] = {
     "/chat/completions": (_CHAT, _CHAT),
     "/responses": (_DELTA, _string_values("text", "arguments")),
     "/responses/compact": (_DELTA, _string_values("text")),
     "/messages": (_MESSAGE, _MESSAGE),
     "/completions": (_TEXT, _TEXT),
-    "/embeddings": (_NOTHING, _NOTHING),
-    "/rerank": (_NOTHING, _NOTHING),
-    "/moderations": (_NOTHING, _NOTHING),
-    "/images/generations": (_NOTHING, _NOTHING),
-    "/images/edits": (_NOTHING, _NOTHING),
-    "/images/variations": (_NOTHING, _NOTHING),
-    "/audio/speech": (_NOTHING, _NOTHING),
+    "/embeddings": _NOTHING,
+    "/rerank": _NOTHING,
+    "/moderations": _NOTHING,
+    "/images/generations": _NOTHING,
+    "/images/edits": _NOTHING,
+    "/images/variations": _NOTHING,
+    "/audio/speech": _NOTHING,
     "/audio/transcriptions": (_DELTA, _TEXT),
     "/audio/translations": (_DELTA, _TEXT),
 }
@@ -239,8 +243,8 @@ class UsageReader:
             self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
             self.counts = reported_counts(self._usage)
 
-    def _count(self, texts: re.Pattern[bytes], data: bytes) -> None:
-        for text in texts.findall(data):
+    def _count(self, texts: re.Pattern[bytes] | None, data: bytes) -> None:
+        for text in () if texts is None else texts.findall(data):
             self.chars += _length(text)
 
 
