@@ -76,13 +76,11 @@ class AccessLog:
 
     def __init__(self, write: Callable[[bytes], object] = write_stderr, *, enabled: bool = True) -> None:
         self._write = write
-        self._enabled = enabled
+        self.is_enabled = enabled
         self._lines: list[dict[str, Any]] = []
 
     def add(self, record: dict[str, Any]) -> None:
-        """Adds a line. It is written within `FLUSH_S`."""
-        if not self._enabled:
-            return
+        """Adds a line, which is written within `FLUSH_S`. It is not to be called unless `is_enabled`."""
         if not self._lines:
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
         self._lines.append(record)

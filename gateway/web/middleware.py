@@ -198,7 +198,8 @@ class Edge:
             if not self.active:
                 self.idle.set()
             self._metrics.requests.inc(info.route, str(info.status))
-            self._log_access(scope, info)
+            if self._access.is_enabled:
+                self._log_access(scope, info)
             self._hand_on_receipt(scope, info)
 
     async def _admit(self, scope: Scope, path: str, info: RequestInfo) -> None:
