@@ -16,7 +16,7 @@ from gateway.errors import BadRequest, Conflict, UnknownId
 from gateway.run.admin.import_file import FORMATS
 from gateway.run.admin.import_performer import ImportPerformer, ImportRequest, RunningImport, import_json
 from gateway.run.admin.import_progress import load_progress
-from gateway.run.admin.import_reading import Survey, import_uid, survey_file
+from gateway.run.admin.import_reading import Survey, import_uid
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -99,7 +99,7 @@ class ImportOperations:
         """
         try:
             uid = await asyncio.to_thread(import_uid, file, request.scope, request.source_user)
-            survey = await self.performer.in_thread(survey_file, file, request.format, request.source_user)
+            survey = await self.performer.survey(file, request.format, request.source_user)
             async with self._beginning:
                 running = await self._begin(uid, survey, file, request)
         except BaseException:

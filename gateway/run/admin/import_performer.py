@@ -29,7 +29,7 @@ from gateway.core.memory.learn import fact_key
 from gateway.errors import GatewayError
 from gateway.run.admin.import_file import Source
 from gateway.run.admin.import_progress import ImportProgress
-from gateway.run.admin.import_reading import FACT_FORMATS, ImportReader
+from gateway.run.admin.import_reading import FACT_FORMATS, ImportReader, Survey, survey_file
 from storage.commands import ImportNote, ImportWriting, LearnedFact
 from storage.errors import NotFound, StoreError
 from storage.records import Agent, Scope
@@ -45,6 +45,8 @@ _SWITCH_S: Final = 0.0005
 # How long an import rests after a step, in times of what the step took: where the gateway is idle, and where it is not.
 _LEAST_REST: Final = 3
 _MOST_REST: Final = 4
+# The same after a page of the survey, while a request is being answered: the client waits for all of them.
+_SURVEY_REST: Final = 1
 # The same after each message that is indexed, which takes 0.3 ms, while a request is being answered.
 _INDEX_REST_S: Final = 0.001
 _DAY_S: Final = 86_400.0
@@ -108,6 +110,21 @@ class ImportPerformer(Struct, frozen=True):
     idle: asyncio.Event | None = None
     # The switch interval of the process while no import reads.
     switch_s: float = msgspec.field(default_factory=sys.getswitchinterval)
+
+    async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
+        """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
+
+        format: None: it is found out.
+        source_user: the only one whose facts are counted; None: all.
+        """
+        pages = survey_file(file, format, source_user)
+        while True:
+            begun = time.monotonic()
+            found: Survey | None = await self.in_thread(next, pages)
+            if found is not None:
+                return found
+            if self.idle is not None:
+                await self._wait_idle(_SURVEY_REST * (time.monotonic() - begun))
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
         """Performs an import or a preview to its end, and closes its file. What stops it is its status.

@@ -292,26 +292,32 @@ def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world
 
 
 def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_performer, "_MOST_REST", 1e9)
-    monkeypatch.setattr(import_performer, "_INDEX_REST_S", 1e9)
+    for rest in ("_SURVEY_REST", "_MOST_REST", "_INDEX_REST_S"):
+        monkeypatch.setattr(import_performer, rest, 1e9)
     monkeypatch.setattr(import_performer, "_INDEX_EVERY", 4)
 
     async def perform() -> None:
         idle = asyncio.Event()
         operations = make_import_operations(Settings(), world.store, idle=idle)
-        running = await operations.begin(
-            io.BytesIO(export("jsonl", TALKS)), operations.read_request({"user": "alice"})
-        )
+
+        async def see_rests(task: asyncio.Task[Any], count: int) -> None:
+            for _ in range(count):
+                # It has done a step, and waits.
+                async with asyncio.timeout(PATIENCE_S):
+                    while not idle._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+                assert not task.done()
+                idle.set()
+                await asyncio.sleep(0)
+                idle.clear()
+
+        talk = orjson.dumps({"id": "c-3", "messages": wire(tuple(f"Word{i}x" for i in range(130)))})
+        file = io.BytesIO(export("jsonl", TALKS) + b"\n" + talk)
+        beginning = asyncio.create_task(operations.begin(file, operations.read_request({"user": "alice"})))
+        await see_rests(beginning, 1)
+        running = await beginning
         assert running.task is not None
-        for _ in range(4):
-            # It has done a step, and waits.
-            async with asyncio.timeout(PATIENCE_S):
-                while not idle._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
-                    await asyncio.sleep(0)
-            assert not running.task.done()
-            idle.set()
-            await asyncio.sleep(0)
-            idle.clear()
+        await see_rests(running.task, 4)
         idle.set()
         await running.task
         assert running.status == "done"
