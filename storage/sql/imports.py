@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 import orjson
@@ -40,6 +40,14 @@ SQL = load("imports.sql")
 # The exchanges of a part. SQLite's writer takes 1.4 ms for them, which turns wait for; 32 took PostgreSQL 54 ms on a
 # busy machine.
 EXCHANGES_AT_ONCE: Final = 16
+
+
+class _Passing(NamedTuple):
+    """Readers that have nothing more to read of a memory."""
+
+    readers: Sequence[int]
+    # The version of the memory for which this holds, as in `AgentNumbers`; None: it is gone.
+    version: tuple[int, int, int] | None
 
 
 class Imports(Group):
@@ -144,18 +152,41 @@ class Imports(Group):
         """Returns how many of these facts are there, or were forgotten alone. keys: as in `LearnedFact`."""
         return sum([await is_known(connection, agent, key) for key in keys])
 
-    @bulk_writes
-    async def pass_over(self, connection: Connection, agent: int, now: float) -> None:
+    async def pass_over(self, agent: int, now: float) -> None:
         """Moves readers of a memory past what imports brought that is not to be learned from."""
+        # Turns would wait for a transaction that looks through a whole import, so it is done before it, and again if
+        # anything was written meanwhile.
+        while (passing := await self._find_passing(agent)).readers and not await self._pass_over(
+            agent, passing, now
+        ):
+            pass
+
+    @long_reads
+    async def _find_passing(self, connection: Connection, agent: int) -> _Passing:
+        """Finds the readers that have nothing more to read of a memory."""
+        numbers = await load_numbers(connection, agent)
+        if numbers is None:
+            return _Passing([], None)
+        passing = [
+            reader
+            for reader, seq in (await _load_cursors(connection, agent)).items()
+            if await connection.row(SQL["next_unlearned"], (agent, seq)) is None
+        ]
+        return _Passing(passing, numbers.version)
+
+    @bulk_writes
+    async def _pass_over(self, connection: Connection, agent: int, passing: _Passing, now: float) -> bool:
+        """Moves readers to the end of a memory. Returns False where the memory has changed before."""
         await connection.lock(agent)
-        memory = await load_agent(connection, agent)
-        if memory is None:
-            return
-        readers = {LEARNER: await cursor_of(connection, agent, LEARNER), RULE: 0}
-        readers.update({row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent,))})
-        for reader, seq in readers.items():
-            if await connection.row(SQL["next_unlearned"], (agent, seq)) is None:
-                await advance(connection, agent, reader, memory.next_seq - 1, now)
+        numbers = await load_numbers(connection, agent)
+        if numbers is None:
+            return True
+        if numbers.version != passing.version:
+            return False
+        for reader in await _load_cursors(connection, agent):
+            if reader in passing.readers:
+                await advance(connection, agent, reader, numbers.next_seq - 1, now)
+        return True
 
     @reads
     async def origins(
@@ -170,6 +201,12 @@ def _make_import(row: Row) -> StoredImport:
     id, uid, agent, format, status, learns, created, touched, data, *scope = row
     read = orjson.loads(data)
     return StoredImport(id, uid, agent, format, status, bool(learns), created, touched, read, Scope(*scope))
+
+
+async def _load_cursors(connection: Connection, agent: int) -> dict[int, int]:
+    """Returns up to where each reader of a memory has come."""
+    cursors = {LEARNER: await cursor_of(connection, agent, LEARNER), RULE: 0}
+    return cursors | {row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent,))}
 
 
 async def _is_being_undone(connection: Connection, agent: int, row: int) -> bool:

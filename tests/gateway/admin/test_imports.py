@@ -532,6 +532,28 @@ def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
     assert not world.upstream.seen[1:]
 
 
+@pytest.mark.both
+def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What readers pass over is looked for before the transaction, since turns would wait for all of it."""
+    find, found = Imports._find_passing, []
+
+    async def find_and_take_turn(self: Imports, agent: int) -> Any:
+        passing = await find(self, agent)
+        found.append(passing.readers)
+        if len(found) == 1:
+            asked = [{"role": "user", "content": "Meanwhile"}]
+            await asyncio.to_thread(world.post, asked, user="alice")
+        return passing
+
+    monkeypatch.setattr(Imports, "_find_passing", find_and_take_turn)
+    follow(world, send(world, export("chatgpt", TALKS)))
+    assert found == [[LEARNER, RULE], []]
+    world.clock.sleep(600)
+    assert len(world.gateway.call(world.store.readers.unlearned(10))) == 1
+
+
 def test_what_is_refused_and_who_may(world: World) -> None:
     file = export("chatgpt", TALKS)
     for data, query, param in (
