@@ -28,7 +28,7 @@ from gateway.core.turn.terms import TurnTerms
 BAD_ARGUMENTS = "Error: the arguments of {name} are not a JSON object: {arguments}. Nothing was done."
 SPOKEN = "The user has read it."
 INTERRUPTED = "Error: the call was interrupted; it may or may not have been done."
-NOT_MADE = "Error: the run was cancelled before this call was made."
+NOT_MADE = "Error: the call was not made, since the turn ended before it."
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9_-]")
 _NAME_CHARS: Final = 64

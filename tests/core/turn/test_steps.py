@@ -322,6 +322,16 @@ def test_a_call_that_depends_on_a_result_is_judged_behind_it() -> None:
     assert skip(playbook) << SaveStep(results=results)
 
 
+def test_a_call_of_a_chat_that_was_not_reached_is_said_to_be_not_made() -> None:
+    """A chat completion is no run: its model was told of one that was cancelled."""
+    turn = chat_turn(TurnTerms(gateway_tools=AllBut(), hold_end=True))
+    turn._guide = Script({"second": [Undecided()]})
+    playbook = skip(reply(Playbook(turn), None, (("a", "first", "{}"), ("b", "second", "{}")))) << RunTool
+    assert playbook >> ClientLeft() << CloseUpstream << Save << Finish
+    *_, last = playbook.outcome.full
+    assert last["content"] == "Error: the call was not made, since the turn ended before it."
+
+
 def test_an_approval_behind_a_result_leaves_what_has_run() -> None:
     guide = Script({"second": [Undecided(), NeedsApproval()]})
     playbook = skip(reply(steps(guide), None, (("a", "first", "{}"), ("b", "second", "{}"))))
