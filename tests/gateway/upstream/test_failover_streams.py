@@ -307,6 +307,19 @@ def test_an_error_within_a_stream_counts_as_a_break_of_its_endpoint(
         assert it.counted('mnemogate_upstream_errors_total{kind="broke",upstream="first"}') == 1
 
 
+@only_openai
+def test_an_error_without_that_name_within_a_stream_is_one(two: Open) -> None:
+    """It ends the reply, which does not count as one that broke off by itself."""
+    with two() as it:
+        first, _ = _halves(it.kind, b"\n\n")
+        for body, status in _UNNAMED:
+            it.first.queue(raw(first, b"data: %b\n\n" % body))
+            with pytest.raises(openai.APIError, match=r"rate limit|Gone"):
+                it.ask(True, memory=True, text=f"What is {status}?")
+        it.settle()
+        assert it.endpoint("first").health.breaks == 1, "a limit is the caller's"
+
+
 @both
 @forms
 def test_an_endpoint_whose_replies_all_break_off_is_passed_over(
