@@ -28,6 +28,7 @@ from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
 from adapters.json_escapes import read_json
 from adapters.openai import OpenAICompatible
+from adapters.tool_calls import with_call_ids
 from adapters.types import COUNT_TOKENS, NATIVE_REPLY, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
@@ -127,7 +128,7 @@ class Anthropic(OpenAICompatible):
         Raises: _TranslationFailed.
         """
         try:
-            body = orjson.loads(request.body)
+            body = orjson.loads(with_call_ids(request.body))
             wire = to_wire(body, limits=self._limits, marks=CACHE_MARK not in request.body)
             if fields is not None:
                 wire = {key: value for key, value in wire.items() if key in fields}

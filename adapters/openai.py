@@ -14,7 +14,7 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.headers import as_utf8, end_to_end
-from adapters.tool_calls import IndexedReply, with_gemini_signatures, with_mistral_ids
+from adapters.tool_calls import IndexedReply, with_call_ids, with_gemini_signatures, with_mistral_ids
 from adapters.transport import HttpTransport, Upload
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
@@ -61,7 +61,7 @@ class OpenAICompatible:
         self.name = name
         self.base_url = base_url.rstrip("/") + (self.default_path if url.path in ("", "/") else "")
         self.capabilities = capabilities or Capabilities()
-        self._adapt_calls: Callable[[bytes], bytes] | None = None
+        self._adapt_calls: Callable[[bytes], bytes] = with_call_ids
         if not self.capabilities.any_call_id:
             self._adapt_calls = with_mistral_ids
         elif self.capabilities.requires_call_signatures:
@@ -91,7 +91,7 @@ class OpenAICompatible:
         body: bytes | Upload | None = request.body or None
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
-        elif self._adapt_calls is not None and request.path == "/chat/completions":
+        elif request.path == "/chat/completions":
             body = self._adapt_calls(request.body)
         # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse a type.
         headers = (self._fixed_headers if body is None else self._fixed_json_headers).copy()

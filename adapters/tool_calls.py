@@ -3,6 +3,9 @@
 Pieces of a call without an index (Gemini's) get one: clients put a call together by it, and OpenAI's own SDK fails
 without it.
 
+Calls without an id get one, and their results in order: strict servers refuse them. Gemini and servers of open models
+have made such calls, and a conversation has them where another upstream answered before.
+
 Ids of other models' calls are replaced by ids that the upstream takes. Mistral takes nine letters and digits and
 nothing else (error 3280), and so do the templates of its older models elsewhere. A conversation has other ids where
 another model made the call, or the gateway named it. (docs.mistral.ai/capabilities/function_calling)
@@ -14,6 +17,7 @@ turn that is under way. Of calls side by side the first bears it. (ai.google.dev
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from hashlib import blake2b
 from typing import Any, Final
@@ -26,6 +30,8 @@ from adapters.types import Event, Json
 
 # Bytes without which a body need not be parsed. The second are the beginning of "tool_calls" and of "tool_call_id".
 _CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'
+# An id that says nothing.
+_NO_ID: Final = re.compile(rb'"(?:tool_call_)?id"\s*:\s*(?:""|null)')
 _MISTRAL_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 _NO_SIGNATURE: Final[Json] = {"thought_signature": "skip_thought_signature_validator"}
 _MODELS_WITHOUT_SIGNATURES: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
@@ -125,6 +131,11 @@ class IndexedReply:
         await self._reply.aclose()
 
 
+def with_call_ids(body: bytes) -> bytes:
+    """Returns a chat completion request whose calls have ids; the same bytes where they have them already."""
+    return _change_messages(body, _name_calls) if _NO_ID.search(body) else body
+
+
 def with_mistral_ids(body: bytes) -> bytes:
     """Returns a chat completion request with ids of Mistral's form; the same bytes where they are already."""
     return _change_messages(body, _rename_ids)
@@ -156,8 +167,26 @@ def _change_messages(body: bytes, change: Callable[[str, list[Json]], bool]) -> 
         return body
 
 
+def _name_calls(model: str, messages: list[Json]) -> bool:
+    """Gives an id to each call without one, and to its result. Returns whether there were any."""
+    is_changed = False
+    unanswered: deque[str] = deque()
+    for n, message in enumerate(messages):
+        if message.get("role") != "tool":
+            unanswered.clear()
+        elif unanswered and not message.get("tool_call_id"):
+            message["tool_call_id"] = unanswered.popleft()
+        for k, call in enumerate(_calls_of(message)):
+            if not call.get("id"):
+                call["id"] = f"call_unnamed_{n}_{k}"
+                unanswered.append(call["id"])
+                is_changed = True
+    return is_changed
+
+
 def _rename_ids(model: str, messages: list[Json]) -> bool:
     """Gives ids of Mistral's form to calls and to the results that name them. Returns whether any was changed."""
+    is_named = _name_calls(model, messages)
     fields: list[tuple[Json, str]] = [(message, "tool_call_id") for message in messages]
     fields += [(call, "id") for message in messages for call in _calls_of(message)]
     foreign = [
@@ -167,7 +196,7 @@ def _rename_ids(model: str, messages: list[Json]) -> bool:
     ]
     for owner, key in foreign:
         owner[key] = blake2b(owner[key].encode("utf-8", "surrogatepass")).hexdigest()[:9]
-    return bool(foreign)
+    return is_named or bool(foreign)
 
 
 def _mark_unsigned(model: str, messages: list[Json]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.tool_calls import with_gemini_signatures, with_mistral_ids
+from adapters.tool_calls import with_call_ids, with_gemini_signatures, with_mistral_ids
 
 Json = dict[str, Any]
 
@@ -29,6 +29,41 @@ def test_a_call_and_its_answer_keep_one_id(id: str) -> None:
     assert (call["function"], answer["content"]) == ({"name": "f", "arguments": "{}"}, "call_1")
 
 
+def _call(id: Any) -> Json:
+    return {"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_a_call_without_an_id_gets_one_and_its_result_has_it(nothing: Any) -> None:
+    def ids(messages: list[Json]) -> list[Any]:
+        return [each.get("tool_call_id") or [call["id"] for call in each["tool_calls"]] for each in messages]
+
+    calls = [{"role": "assistant", "tool_calls": [_call(nothing), _call("c1"), _call(nothing)]}]
+    results = [{"role": "tool", "tool_call_id": id} for id in (nothing, "c1", nothing)]
+    body = orjson.dumps({"model": "m", "messages": [*calls, *results, *calls, *results[:1]]})
+    first, a, b, c, second, d = ids(orjson.loads(with_call_ids(body))["messages"])
+    assert first == [a, "c1", c]
+    assert b == "c1"
+    assert second[0] == d
+    assert len({*first, *second}) == 5
+    named = ids(orjson.loads(with_mistral_ids(body))["messages"])
+    assert [len(id) for id in (*named[0], *named[1:4])] == [9] * 6
+    assert named[0] == named[1:4]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        orjson.dumps(loop("c1", "c1")),
+        b'{"id": null, "messages": [{"role": "tool", "tool_call_id": ""}]}',
+        b'{"messages": [{"role": "user", "id": ""}], "x": 1.0}',
+        b'{"tool_call_id": ""',
+    ],
+)
+def test_a_request_without_unnamed_calls_keeps_its_bytes(body: bytes) -> None:
+    assert with_call_ids(body) is body
+
+
 def test_different_ids_stay_different() -> None:
     said, answer = orjson.loads(with_mistral_ids(orjson.dumps(loop("call_1", "call_2"))))["messages"]
     assert said["tool_calls"][0]["id"] != answer["tool_call_id"]
@@ -39,7 +74,7 @@ def test_different_ids_stay_different() -> None:
     [
         b'{ "messages":[{"role":"user","content":"tool_calls"}], "n":1.0}',
         orjson.dumps(loop("a1B2c3D4e", "a1B2c3D4e"), option=orjson.OPT_INDENT_2),  # its own
-        orjson.dumps(loop(None, 7)),  # what is wrong is for the upstream to say
+        orjson.dumps(loop(8, 7)),  # what is wrong is for the upstream to say
         b'{"messages": [1, {"tool_calls": 1}, {"tool_calls": [1]}], "x": 1.0}',
         b'{"messages": 1, "tool_calls": []}',
         b'{"messages": {"tool_calls": []}}',

@@ -19,10 +19,10 @@ from msgspec.structs import replace
 from adapters import factory
 from adapters.providers import PROVIDERS
 from adapters.types import Capabilities
-from gateway.settings import UpstreamSettings
+from gateway.settings import ModelSettings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.openai_rules import Rules
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World, agent, remember
 
 Json = dict[str, Any]
@@ -124,6 +124,42 @@ def test_a_call_of_another_model_goes_as_it_is_taken(
         for memory in (True, False):
             ask(world, memory, False, messages=loop, tools=[WEATHER])
             assert world.upstream.last.refusal is None
+
+
+@pytest.mark.parametrize("appends", [False, True], ids=["list", "appended"])
+@pytest.mark.parametrize("nothing", ["", None])
+def test_a_call_without_an_id_is_shown_to_a_stand_in_with_one(
+    tmp_path: Path, appends: bool, nothing: str | None
+) -> None:
+    """Gemini and servers of open models have made such calls; OpenAI and Claude refuse them."""
+    call = {"id": nothing, "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    whole = {"index": 0, "message": said, "finish_reason": "tool_calls"}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [whole]}
+    made = raw(orjson.dumps(body), content_type="application/json")
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c"} if appends else {}
+    ask = [{"role": "user", "content": "Is it cold?"}]
+    result = [{"role": "tool", "tool_call_id": nothing, "content": "3 degrees"}]
+    more: dict[str, Any] = {"user": "alice", "tools": [WEATHER]}
+    with StrictUpstream() as local, StrictUpstream() as openai_, StrictAnthropic() as claude:
+        upstreams = (
+            UpstreamSettings("local", base_url=local.base_url),
+            UpstreamSettings("openai", base_url=openai_.base_url),
+            UpstreamSettings("claude", "anthropic", claude.base_url),
+        )
+        models = (
+            ModelSettings("m", "m", "local", fallbacks=("o", "c")),
+            ModelSettings("o", "o", "openai"),
+            ModelSettings("c", "c", "claude"),
+        )
+        with remember(local, tmp_path, upstreams=upstreams, models=models) as world:
+            local.queue(made, fail(503))
+            openai_.queue(fail(503))
+            assert world.post(ask, headers, **more).status == 200
+            going_on = result if appends else [*ask, said, *result]
+            reply = world.post(going_on, headers, **more)
+            assert reply.headers["x-mnemogate-tries"] == "local:503;openai:503;claude:200"
+            assert openai_.last.refusal is None
 
 
 # -- developer
