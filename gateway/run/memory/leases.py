@@ -35,6 +35,8 @@ class Leases:
     def __init__(self, locks: ConversationLocks) -> None:
         self._locks = locks
         self._held: set[str] = set()
+        # The locks that are being asked for.
+        self._taking: dict[str, asyncio.Future[bool]] = {}
         # The writes of locks that are being released, by the names of the locks; None: the write has failed.
         self._releasing: dict[str, asyncio.Future[None] | None] = {}
         self._waiting: dict[str, asyncio.Event] = {}
@@ -55,7 +57,9 @@ class Leases:
         # From now on it is not released again: the release would come after the lock is taken.
         if (write := self._releasing.pop(name, None)) is not None:
             await asyncio.wait([write])
-        if not await self._locks.take(name, LEASE_S):
+        taking = self._taking[name] = asyncio.ensure_future(self._locks.take(name, LEASE_S))
+        taking.add_done_callback(lambda _: self._taking.pop(name))
+        if not await asyncio.shield(taking):
             return False
         self._held.add(name)
         self._holds_any.set()
@@ -88,9 +92,26 @@ class Leases:
         self._held.discard(name)
         self._releasing[name] = None
         with suppress(StoreError):
-            write = self._releasing[name] = self._locks.release(name, LEASE_S)
+            taking = self._taking.get(name)
+            write = (
+                self._locks.release(name, LEASE_S) if taking is None else self._release_after(taking, name)
+            )
+            self._releasing[name] = write
             write.add_done_callback(partial(self._note_released, name))
         return self._releasing[name]
+
+    def _release_after(self, taking: asyncio.Future[bool], name: str) -> asyncio.Future[None]:
+        """Releases a lock for a request that was given up while it asked for it.
+
+        Over PostgreSQL the release might else be performed first, and the lock granted to no request.
+        """
+
+        async def release() -> None:
+            with suppress(StoreError):
+                await taking
+            await self._locks.release(name, LEASE_S)
+
+        return asyncio.ensure_future(release())
 
     async def run(self) -> None:
         """Prolongs the leases of the locks that are held, until it is cancelled."""

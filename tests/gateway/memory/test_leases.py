@@ -14,6 +14,7 @@ from gateway.run.memory.queue import Queues, QueueTicket
 from storage.errors import Unavailable
 from storage.sql.conversation_locks import ConversationLocks
 from storage.sql.store import Store
+from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S
 from tests.stored import open_store
 
@@ -30,6 +31,16 @@ class Process(ConversationLocks):
         self.others: list[Callable[[str | None], None]] = []
         self.recoveries: list[Callable[[], None]] = []
         self.is_broken = False
+        # Opened when the database performs what a request asks for; a write is performed if nobody waits for it, too.
+        self.grants: Gate | None = None
+
+    async def take(self, name: str, seconds: float) -> bool:
+        return await asyncio.shield(asyncio.ensure_future(self._take(name, seconds)))
+
+    async def _take(self, name: str, seconds: float) -> bool:
+        if self.grants is not None:
+            await self.grants.wait()
+        return await super().take(name, seconds)
 
     def when_recovered(self, function: Callable[[], None]) -> None:
         self.recoveries.append(function)
@@ -118,6 +129,26 @@ async def test_what_is_granted_to_one_that_gives_up_is_given_back(world: World) 
         await asyncio.wait([entering])
     await world.rest()
     assert len(world.one) == 0
+    assert await world.other.try_enter(NAME, QueueTicket())
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_is_granted_after_one_has_given_up_is_given_back(world: World, waits: bool) -> None:
+    """A database that performs two writes of one process as it likes grants the lock after it was released."""
+    locks = world.locks[0]
+    locks.grants = Gate()
+    enter = world.one.enter if waits else world.one.try_enter
+    entering = asyncio.create_task(enter(NAME, QueueTicket()))
+    await world.rest()
+    entering.cancel()
+    await world.rest()
+    again = asyncio.create_task(world.one.try_enter(NAME, QueueTicket()))
+    await world.rest()
+    again.cancel()
+    await world.rest()
+    locks.grants.open()
+    await world.rest()
+    assert entering.cancelled()
     assert await world.other.try_enter(NAME, QueueTicket())
 
 
