@@ -492,7 +492,7 @@ class BackgroundResponses:
             return [(each.seq, each.data) for each in await runs.texts(run.agent, run.id, kind)]
 
         runs = self.store.runs
-        journal = CallJournal(partial(runs.add_text, run.agent, run.id, job=job))
+        journal = CallJournal(partial(runs.add_attempt_text, run.agent, run.id, job=job))
         record = TurnRecord(partial(self._note_turn, run, job), journal)
         if not is_begun:
             return record

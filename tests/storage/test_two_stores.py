@@ -507,9 +507,12 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
     for attempt in (lost, job):
         stored = await one.runs.log(agent.id, run.id, "event", 1, b"words", agent.epoch, attempt)
         assert stored == (attempt is job)
-        assert await one.runs.add_text(agent.id, run.id, "call", 1, b"{}", attempt) == (attempt is job)
+        noted = await one.runs.add_attempt_text(agent.id, run.id, "call", 1, b"{}", attempt)
+        assert noted == (attempt is job)
     assert await other.runs.note_turn(agent.id, run.id, b"turn", job)
     assert (await other.runs.finish_response(run, end, job)).state is RunState.FAILED
+    # A call is made only once it is noted: none is after the end, which may be a cancellation by another process.
+    assert not await other.runs.add_attempt_text(agent.id, run.id, "call", 2, b"{}", job)
     assert await other.runs.turns(agent.id, run.id) == [b"turn"]
 
 

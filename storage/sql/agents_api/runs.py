@@ -207,6 +207,16 @@ async def add_text(
     return await connection.row(SQL["text_insert"], (agent, run, seq, kind, data)) is not None
 
 
+async def add_attempt_text(
+    connection: Connection, agent: int, run: int, kind: str, seq: int, data: bytes, job: Job
+) -> bool:
+    """Adds a part of a run for an attempt, as `add_text`. False, too, if the run has ended, as by a cancellation."""
+    now = await get_run(connection, agent, run)
+    return (
+        now is not None and not now.is_over and await add_text(connection, agent, run, kind, seq, data, job)
+    )
+
+
 async def add_events(
     connection: Connection,
     agent: int,
@@ -459,6 +469,7 @@ class Runs(Group):
     waiting = reads(as_method(load_waiting))
     texts = reads(as_method(load_texts))
     add_text = writes(as_locking_method(add_text))
+    add_attempt_text = writes(as_locking_method(add_attempt_text))
     log = bulk_writes(as_locking_method(add_events))
 
     @reads
