@@ -1,8 +1,8 @@
 """An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them.
 
 With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none. `failing`:
-its list is an error. `other_script`: its tools have names of two Chinese characters. `descriptors`: a call returns the
-files that it has open besides its three streams.
+its list is an error. `parts`: a call returns parts that are no text. `other_script`: its tools have names of two
+Chinese characters. `descriptors`: a call returns the files that it has open besides its three streams.
 """
 
 from __future__ import annotations
@@ -33,6 +33,16 @@ TOOLS = [
 ]
 
 
+PARTS = [
+    {"type": "text", "text": "See:"},
+    {"type": "image", "data": "AAAA", "mimeType": "image/png"},
+    {"type": "resource_link", "uri": "file:///a.csv", "name": "a.csv", "description": "All sales."},
+    {"type": "resource", "resource": {"uri": "file:///b.txt", "text": "Inner text."}},
+    {"type": "resource", "resource": {"uri": "file:///c.pdf", "blob": "AAAA", "mimeType": "application/pdf"}},
+    {"type": "hologram", "data": "AAAA"},
+]
+
+
 def _open_files() -> list[str]:
     found = []
     for number in range(256):
@@ -55,6 +65,8 @@ def main() -> None:
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "careless", "version": "1"},
             }
+        elif asked["method"] == "tools/call" and sys.argv[1:] == ["parts"]:
+            result = {"content": PARTS}
         elif asked["method"] == "tools/call" and sys.argv[1:] == ["descriptors"]:
             result = {"content": [{"type": "text", "text": json.dumps(_open_files())}]}
         elif asked["method"] == "tools/list" and sys.argv[1:] == ["other_script"]:

@@ -195,11 +195,15 @@ def _stored_schema(schema: Any) -> Json | None:
 
 
 def _text_of(block: Any) -> str:
-    """Returns a block of a result as a model reads it."""
+    """Returns a block of a result as a model reads it. What is no text is named, with its address."""
     if block.type == "text":
         return str(block.text)
-    text = getattr(getattr(block, "resource", None), "text", None)
-    return text if isinstance(text, str) else f"[{block.type}]"
+    shown = block.resource if block.type == "resource" else block
+    if isinstance(text := getattr(shown, "text", None), str):
+        return text
+    fields = ("name", "uri", "mime_type", "description")
+    details = [str(value) for name in fields if (value := getattr(shown, name, None))]
+    return f"[{': '.join((block.type, ', '.join(details)))}]" if details else f"[{block.type}]"
 
 
 def _error_message(error: BaseException, faults: Sequence[HostError], mask: Callable[[str], str]) -> str:

@@ -34,6 +34,8 @@ END_S = 2.0
 # These log whole messages. What goes wrong is in the error that the caller gets.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+# The parts of a result that the package knows.
+_BLOCK_TYPES = frozenset(("text", "image", "audio", "resource", "resource_link"))
 # Headers that the connection to the host sets itself.
 _RESERVED = frozenset(("host", "connection", "content-length", "accept-encoding", "user-agent", "cookie"))
 
@@ -46,7 +48,7 @@ async def http_session(
     transport = _HostTransport(hosts, url, headers, report.faults)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
-        async with _Client(_with_callable_tools(streams, report)) as session:
+        async with _Client(_with_lenient_stream(streams, report)) as session:
             yield session
 
 
@@ -65,7 +67,7 @@ async def sse_session(
         return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
 
     streams = sse_client(url, httpx_client_factory=client)
-    async with _Client(_with_callable_tools(streams, report)) as session:
+    async with _Client(_with_lenient_stream(streams, report)) as session:
         yield session
 
 
@@ -91,7 +93,7 @@ async def stdio_session(
 
             _end_session.set(end_session)
             streams = stdio_client(parameters, errlog=nowhere)
-            async with _Client(_with_callable_tools(streams, report)) as session:
+            async with _Client(_with_lenient_stream(streams, report)) as session:
                 yield session
 
 
@@ -131,16 +133,17 @@ async def _accept_result(name: str, result: CallToolResult) -> None:
 
 
 @asynccontextmanager
-async def _with_callable_tools(streams: Any, report: SessionReport) -> AsyncIterator[Any]:
-    """Opens the two streams of a transport; the one that is read leaves out tools that cannot be called."""
+async def _with_lenient_stream(streams: Any, report: SessionReport) -> AsyncIterator[Any]:
+    """Opens the two streams of a transport; the one that is read leaves out what the package does not take."""
     async with streams as (incoming, outgoing):
-        yield _CallableToolStream(incoming, report), outgoing
+        yield _LenientStream(incoming, report), outgoing
 
 
-class _CallableToolStream:
-    """A stream of a server's messages that leaves out tools which cannot be called, and reports them.
+class _LenientStream:
+    """A stream of a server's messages without what the package would refuse a whole message for.
 
-    For one such tool the package would refuse the whole list.
+    Tools that cannot be called are left out of their list, and reported. A part of a result whose type is not known
+    becomes a text that names the type.
     """
 
     def __init__(self, stream: Any, report: SessionReport) -> None:
@@ -167,6 +170,8 @@ class _CallableToolStream:
         if isinstance(result, dict) and isinstance(result.get("tools"), list):
             tools = [tool for tool in result["tools"] if isinstance(tool, dict)]
             result["tools"] = [listed for tool in tools if (listed := self._callable_tool(tool)) is not None]
+        if isinstance(result, dict) and isinstance(result.get("content"), list):
+            result["content"] = [*map(_known_block, result["content"])]
         return message
 
     def _callable_tool(self, tool: dict[str, Any]) -> dict[str, Any] | None:
@@ -182,6 +187,12 @@ class _CallableToolStream:
             return None
         about = tool.get("description")
         return {"name": name, "description": about if isinstance(about, str) else "", "inputSchema": schema}
+
+
+def _known_block(block: Any) -> Any:
+    if not isinstance(block, dict) or block.get("type") in _BLOCK_TYPES:
+        return block
+    return {"type": "text", "text": f"[{block.get('type')}]"}
 
 
 def _takes_arguments(schema: dict[str, Any]) -> bool:

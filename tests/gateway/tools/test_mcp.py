@@ -227,6 +227,15 @@ def test_a_program_gets_no_file_that_was_left_open(run: Callable[..., ToolAnswer
         os.close(secret)
 
 
+async def test_what_is_no_text_in_a_result_is_named_with_its_address() -> None:
+    """A link said only that there was one, and a part of an unknown type lost the result of a call that was made."""
+    servers, server = careless("parts")
+    assert await servers.call_tool(server, "plain", {}) == ToolAnswer(
+        "See:\n[image: image/png]\n[resource_link: a.csv, file:///a.csv, All sales.]\nInner text.\n"
+        "[resource: file:///c.pdf, application/pdf]\n[hologram]"
+    )
+
+
 async def test_the_result_of_a_call_does_not_wait_for_the_list_of_tools() -> None:
     servers, server = careless("failing")
     with pytest.raises(McpFault, match="no list"):
