@@ -6,17 +6,17 @@ HTTP goes through `ToolHosts`, not through the package's own connections.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from typing import Any, Self
+from encodings import utf_8
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
-import mcp.client.stdio
 from anyio import BrokenResourceError
-from anyio.streams.text import TextReceiveStream
 from mcp import Client, StdioServerParameters
 from mcp.client.sse import sse_client
 from mcp.client.stdio import stdio_client
@@ -26,6 +26,9 @@ from mcp_types import CallToolResult
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
 from gateway.agents.tools.mcp_report import SessionReport
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 LIMIT_BYTES = 1_000_000  # of one reply
 TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
@@ -81,7 +84,9 @@ async def stdio_session(
     variables: of the program, besides the few that each has.
     """
     program, *arguments = command
-    parameters = StdioServerParameters(command=program, args=arguments, env=dict(variables))
+    parameters = StdioServerParameters(
+        command=program, args=arguments, env=dict(variables), encoding=_BOUNDED_UTF8
+    )
     # Opening /dev/null does not wait for anything.
     with open(os.devnull, "w") as nowhere:  # noqa: ASYNC230
         close_in_children()
@@ -101,22 +106,24 @@ async def stdio_session(
 _end_session: ContextVar[Callable[[], None]] = ContextVar("end_session")
 
 
-class _BoundedText(TextReceiveStream):
-    """The output of a program. The package reads a line whole, however long, and copies it with each piece of it."""
+class _BoundedDecoder(utf_8.IncrementalDecoder):
+    """Decodes the output of a program. The package reads a line whole, however long, and copies it with each piece."""
 
     _line_bytes = 0
 
-    async def receive(self) -> str:
-        text = await super().receive()
-        *ended, last = text.split("\n")
-        self._line_bytes = len(last.encode()) + (0 if ended else self._line_bytes)
+    def decode(self, data: ReadableBuffer, final: bool = False) -> str:
+        *ended, last = bytes(data).split(b"\n")
+        self._line_bytes = len(last) + (0 if ended else self._line_bytes)
         if self._line_bytes > LIMIT_BYTES:
             _end_session.get()()
             raise BrokenResourceError  # then the package drops what follows
-        return text
+        return super().decode(data, final)
 
 
-mcp.client.stdio.TextReceiveStream = _BoundedText  # type: ignore[attr-defined]
+# The package has no limit for a line, but reads a program in any encoding that Python knows.
+_BOUNDED_UTF8 = "mnemogate_bounded_utf_8"
+_CODEC = codecs.CodecInfo(utf_8.encode, utf_8.decode, incrementaldecoder=_BoundedDecoder, name=_BOUNDED_UTF8)
+codecs.register(lambda name: _CODEC if name == _BOUNDED_UTF8 else None)
 
 
 class _Client(Client):
