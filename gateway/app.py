@@ -20,6 +20,7 @@ from adapters.base import Provider
 from gateway.agents.routes import error_forms
 from gateway.agents.services import AgentServices
 from gateway.dialects.responses.errors import ResponsesErrors
+from gateway.errors import ErrorForm
 from gateway.limits import Limits
 from gateway.log import AccessLog
 from gateway.open_database import may_have_keys
@@ -109,22 +110,32 @@ class Gateway:
         self._router = Router(routes, redirect_slashes=False)
         if services.tracer is not None:
             services.tracer.maker.add_routes((each.path_format, each.path_regex) for each in routes)
-        self._edge = Edge(
-            self._dispatch,
-            guard,
-            services.metrics,
-            self.access,
-            services.now,
+        self._edge = self._make_edge(
             open_prefixes=(f"{PAGE_PATH}/", MANAGE_PREFIX, *((ADMIN_PREFIX,) if admin_token else ())),
             error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
-            error_form_of=messages_error_form,
             paths=[each.path for each in routes],
-            requests=services.requests,
-            receipts=services.accounting.receipts,
-            idle=services.idle,
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)
         self._sockets = ResponsesSockets(self._edge, bodies, lambda: self.readiness.draining)
+
+    def _make_edge(
+        self, open_prefixes: tuple[str, ...], error_forms: Mapping[str, ErrorForm], paths: Sequence[str]
+    ) -> Edge:
+        """Returns the edge around `_dispatch`. The parameters are those of `Edge`."""
+        return Edge(
+            self._dispatch,
+            self.guard,
+            self.services.metrics,
+            self.access,
+            self.services.now,
+            open_prefixes=open_prefixes,
+            error_forms=error_forms,
+            error_form_of=messages_error_form,
+            paths=paths,
+            requests=self.services.requests,
+            receipts=self.services.accounting.receipts,
+            idle=self.services.idle,
+        )
 
     @property
     def idle(self) -> asyncio.Event:

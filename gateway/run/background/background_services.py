@@ -67,7 +67,7 @@ class BackgroundServices:
         self._store = store
         self._is_shared = store.database.is_shared
         self.count_attempt = job_metrics.attempts.inc
-        # What durable jobs do, by kind; filled before the start.
+        # What durable jobs do, by kind; filled by `_add_handlers`.
         self.handlers: dict[str, Handler] = {}
         self.worker = Worker(
             store.jobs,
@@ -80,7 +80,6 @@ class BackgroundServices:
         store.growth.listen(self._memory_grew)
         self.maintenance = Maintenance(store, memory.idle_s, now)
         self.retention = make_retention(settings, store, now)
-        self.handlers[RETENTION] = self._retain
         self.run_cleaning = RunCleaning(store, now)
         self.models = BackgroundModels(
             settings, make_provider, accounting.meter, now, limits.background_calls, job_metrics.call
@@ -100,16 +99,23 @@ class BackgroundServices:
                 meter=accounting.meter,
                 kind=upstream_kind(settings, embedder),
             )
-            self.handlers[EMBED] = self.embedding.run_job
         self.budget = DailyBudget(accounting.meter, now, memory.background_daily_tokens, job_metrics.call)
         self.sleeptime: Schedule | None = None
         self.learning: LearningService | None = None
         if memory.learn_every:
             read_by_agents = tuple(each.name for each in settings.profiles if each.sleeptime)
             self.learning = LearningService(store, self.model, memory, now, read_by_agents)
-            self.handlers[LEARN] = self._learn
         self.compactor = Compactor(store, settings, self.models, self.model, now)
+        self._add_handlers()
+
+    def _add_handlers(self) -> None:
+        """Adds what the jobs of these services do."""
+        self.handlers[RETENTION] = self._retain
         self.handlers[COMPACT] = self.compactor.run_job
+        if self.embedding is not None:
+            self.handlers[EMBED] = self.embedding.run_job
+        if self.learning is not None:
+            self.handlers[LEARN] = self._learn
 
     def add_sleeptime(self, schedule: Schedule) -> None:
         """Adds the schedule of the agents that read memories after their turns; before the start."""
