@@ -471,10 +471,10 @@ def _refresh_prior(tree: Tree, exchange: Exchange) -> None:
     """Corrects `prior` of all exchanges below one that has gained or lost additions."""
     todo = tree.children(exchange)
     while todo:
-        kid = todo.pop()
-        prior = tree.prior(kid)
-        if prior != kid.prior:
-            todo += tree.children(tree.change(kid.id, prior=prior))
+        child = todo.pop()
+        prior = tree.prior(child)
+        if prior != child.prior:
+            todo += tree.children(tree.change(child.id, prior=prior))
 
 
 # -- what is active

@@ -236,41 +236,60 @@ def changes_from(
     keeps_secrets: as in `clean_messages`.
     """
     origins = _Origins(messages, known.values())
-    now = with_human(blocks)
+    fact_edits = [edit for edit in reading.edits if isinstance(edit, FactEdit)]
+    block_edits = [edit for edit in reading.edits if isinstance(edit, BlockEdit)]
+    facts, refused_facts = _learned_facts(fact_edits, origins, known, keeps_secrets)
+    writes, refused_edits = _block_writes(block_edits, origins, blocks, shown_versions, keeps_secrets)
+    return Learned(writes, facts, reading.ignored + refused_facts + refused_edits)
+
+
+def _learned_facts(
+    edits: Iterable[FactEdit], origins: _Origins, known: Mapping[int, Fact], keeps_secrets: bool
+) -> tuple[list[LearnedFact], int]:
+    """Returns the facts to be stored, each once, and how many edits are refused."""
+    facts: dict[str, LearnedFact] = {}
+    refused = 0
+    for edit in edits:
+        fact = _learned_fact(edit, origins, known, keeps_secrets)
+        if fact is None:
+            refused += 1
+        else:
+            facts.setdefault(fact.key, fact)
+    return [*facts.values()], refused
+
+
+def _block_writes(
+    edits: Iterable[BlockEdit],
+    origins: _Origins,
+    blocks: Sequence[Block],
+    shown_versions: Mapping[str, int] | None,
+    keeps_secrets: bool,
+) -> tuple[list[tuple[Block, str, tuple[int, ...]]], int]:
+    """Returns the blocks that change, each with its new value and sources, and how many edits are refused."""
+    now, refused = with_human(blocks), 0
     sources: dict[str, set[int]] = {}
-    facts: list[LearnedFact] = []
-    keys: set[str] = set()
-    dropped = reading.ignored
-    for edit in reading.edits:
-        if isinstance(edit, FactEdit):
-            fact = _learned_fact(edit, origins, known, keeps_secrets)
-            if fact is None or fact.key in keys:
-                dropped += fact is None
-                continue
-            keys.add(fact.key)
-            facts.append(fact)
-            continue
+    for edit in edits:
         label = edit.arguments["label"]
-        found = next((b for b in now if b.label == label), None)
+        found = next((block for block in now if block.label == label), None)
         if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, found, shown_versions):
-            dropped += 1
+            refused += 1
             continue
         arguments = _as_statements(edit, found)
         done = memory_tools.apply_edit(edit.op, arguments, found)
-        new = " ".join(str(arguments.get(k, "")) for k in ("new_string", "new_memory"))
+        new = " ".join(str(arguments.get(name, "")) for name in ("new_string", "new_memory"))
         if done.value is None or found is None or (not keeps_secrets and has_secret(new)):
-            dropped += 1
+            refused += 1
             continue
         # The next edit of this answer sees the block as this one left it.
-        now = [replace(b, value=done.value) if b is found else b for b in now]
+        now = [replace(block, value=done.value) if block is found else block for block in now]
         sources.setdefault(label, set()).update(origins.of(new))
-    before = {b.label: b.value for b in blocks}
+    before = {block.label: block.value for block in blocks}
     writes = [
-        (b, b.value, tuple(sorted(sources[b.label])))
-        for b in now
-        if b.label in sources and b.value != before.get(b.label, "")
+        (block, block.value, tuple(sorted(sources[block.label])))
+        for block in now
+        if block.label in sources and block.value != before.get(block.label, "")
     ]
-    return Learned(writes, facts, dropped)
+    return writes, refused
 
 
 def _learned_fact(
