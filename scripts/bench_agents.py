@@ -1,4 +1,4 @@
-"""Measures the agents API: what a message to an agent costs beside the same call made directly, `scripts/bench agents`.
+"""Measures the agents API: what a message to an agent costs beyond the same direct call, `scripts/bench agents`.
 
 One mock upstream, one gateway, each a process of its own. A direct call is the same streamed call of the mock, in the
 same round; medians are taken over interleaved rounds. SQL statements are counted as the tests count them, on a gateway

@@ -1,7 +1,7 @@
 """Measures whether the memory of others slows a query down: one agent's searches next to 1,000 and 1,000,000 messages.
 
-One agent with 1,000 messages of its own is searched through the real store, in a file on disk, beside one agent and
-beside 1,000 others with as many messages each (copies of one, rows and index alike). Prints both and their ratio.
+One agent with 1,000 messages of its own is searched through the real store, in a file on disk, next to one agent and
+next to 1,000 others with as many messages each (copies of one, rows and index alike). Prints both and their ratio.
 """
 
 from __future__ import annotations

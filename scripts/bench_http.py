@@ -1,6 +1,6 @@
 """Measure the CPU that a request to an upstream costs with aiohttp and with httpx: the choice of the HTTP client.
 
-Both call scripts/mock_upstream.py on 127.0.0.1 over kept connections, in turn, so that a busy machine is as busy for
+Both call scripts/mock_upstream.py on 127.0.0.1 over open connections, in turn, so that a busy machine is as busy for
 one as for the other. CPU time of this process is counted, not time on the clock: the mock has a process of its own.
 A whole request reads about 1 kB; a streamed one passes on 50 events 10 ms apart.
 """

@@ -45,7 +45,7 @@ def come_to_rest(port: int) -> None:
         if time.monotonic() > end:
             raise SystemExit(f"the jobs are not done:\n{load.fetch(port, '/metrics').decode()}")
         time.sleep(0.2)
-    time.sleep(2.0)  # what the last of them leaves behind
+    time.sleep(2.0)  # the work that the last of them has left
 
 
 def main() -> int:

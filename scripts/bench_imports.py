@@ -1,4 +1,4 @@
-"""Measures an import of ChatGPT's export: time and memory by the command, and live turns beside one over REST.
+"""Measures an import of ChatGPT's export: time and memory by the command, and live turns during one over REST.
 
 The export has so many messages in conversations of 32. Live turns are asked one after the other at a steady pace, of
 users with a memory, before and while the gateway imports; their times are compared within the run. `--large` looks

@@ -1,6 +1,6 @@
 """Count the processor instructions of a request: the same in every hour of a machine, to some 0.3% (needs valgrind).
 
-Times of a shared machine tell of its neighbours as much as of the code. What is counted here is the work of the
+Times on a shared machine depend on its neighbours as much as on the code. What is counted here is the work of the
 server's own process, for the requests that `scripts/bench load` measures, at four connections; neither the kernel's
 work nor what waits for memory is in it. With `--dialects` they are the requests of `scripts/bench dialects`, one after
 the other. Only 127.0.0.1 is ever called.
@@ -57,7 +57,7 @@ async def drive(port: int, flow: load.Same | load.Talks) -> None:
 
 
 async def static(port: int, pid: int, headers: bytes) -> float:
-    """Returns the instructions of the request that is always the same, which nobody remembers."""
+    """Returns the instructions of the request that is always the same, which is not remembered."""
     found: list[float] = []
     await drive(port, load.Same(REQUESTS, headers=headers))
     with counted(pid, REQUESTS, found):

@@ -4,8 +4,8 @@ Rounds are interleaved and medians are taken, because a machine is never quiet: 
 turn, and "added" is against the direct call of the same round. The memory-on figures come from growing
 conversations of users who are known: each has had a conversation of three turns before, so that every turn looks for
 what was said there, and of the next one the 4th to 6th turn is measured (8, 10 and 12 messages resent, with the
-replies as they came). By then the notes tell all of so small a memory, which is seen without a search; "more known" are
-users of whom they tell a part, so that each turn searches. Only 127.0.0.1 is ever called, a bounded number of times.
+replies as they came). By then the notes show all of so small a memory, which is seen without a search; "more known" are
+users of whom they show a part, so that each turn searches. Only 127.0.0.1 is ever called, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import uvloop
 
 EARLIER_TURNS, WARM_TURNS, MEASURED_TURNS = 3, 3, 3
 OPENERS, OPENINGS = 200, 10
-# Users of whom more is known than notes tell: how many, and how many conversations of how many turns they have had.
+# Users of whom more is known than notes show: how many, and how many conversations of how many turns they have had.
 KNOWN_WELL, CONVERSATIONS, LONG_TURNS = 100, 4, 12
 
 # Of each figure: the goal with memory off and on.
@@ -360,7 +360,7 @@ def keep_awake(stack: contextlib.ExitStack) -> None:
 
     At one connection a core sleeps until the next process is waked, and on a virtual machine that takes as long as the
     work between two programs: added times are the host's as much as the gateway's. (It is for their p50 alone. Now and
-    then something has to wait for a core, and so the slowest replies tell nothing.)
+    then something has to wait for a core, and so the slowest replies say nothing.)
     """
     for _ in os.sched_getaffinity(0):
         stack.enter_context(load.process([sys.executable, "-c", _IDLER], Path(os.devnull)))

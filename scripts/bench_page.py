@@ -1,4 +1,4 @@
-"""Measures the page with a large memory, beside the load of applications: server time, size, and what the load notices.
+"""Measures the page with a large memory, during the load of applications: server time, size, and what the load notices.
 
 A database of 1,000,000 messages, of which one memory has 900,000, is written once into `--folder` and used again by
 later runs. With `--postgres` a server gets a copy of it. Then conversations of known users go on at a gateway over

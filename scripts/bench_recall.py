@@ -143,7 +143,7 @@ class Remembering:
         self._known: dict[str, bytes] = {}
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        if len(texts) == 1:  # a question, which nobody has asked before
+        if len(texts) == 1:  # a question that was not asked before
             return await self._embedder.embed(texts)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
@@ -225,7 +225,7 @@ def _flat(text: str) -> str:
 
 
 def _count(told: str, texts: Iterable[str], section: str = "") -> int:
-    """Returns how many of the texts are told: whole, or a part of them where a line was cut.
+    """Returns how many of the texts are shown: whole, or a part of them where a line was cut.
 
     section: the memory section, whose facts are sentences of the texts.
     """
@@ -253,7 +253,7 @@ class Found:
         self.shares: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def add(self, memory: Memory, asked: Asked, budget: int, told: str, section: str = "") -> None:
-        """Counts the evidence of one question in what was told: in its note, and in the memory section."""
+        """Counts the evidence of one question in what was shown: in its note, and in the memory section."""
         if not asked.evidence:
             self.shares[f"{asked.kind}{WITH_NOTE}", budget].append(float(bool(told)))
             return
@@ -340,7 +340,7 @@ async def measure(one: Set, embedder: Embedder | None, budgets: Sequence[int], *
 class HalvesTable:
     """The evidence found in both halves of each set within the first of the budgets, by words and with vectors.
 
-    Beside it stand the share of what needs no note and has one, and the tokens of the notes.
+    Next to it stand the share of what needs no note and has one, and the tokens of the notes.
     """
 
     def __init__(self) -> None:
@@ -451,7 +451,7 @@ async def run_long(questions: Sequence[dict[str, Any]], size: int, embedder: Emb
             times.append((await ask(question["question"], BUDGETS[0])).recall.ms)
             worked.append((time.process_time() - began) * 1000)
     print(f"one memory of {size} messages, {len(questions)} questions", _spread(times), sep="\n")
-    # On a machine that does other things as well this one tells more; it is of the whole turn's beginning.
+    # On a machine that does other things as well this one says more; it is of the whole turn's beginning.
     print("of the processor: " + _spread(worked))
 
 

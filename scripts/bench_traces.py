@@ -4,7 +4,7 @@ The same code as in a request, without sockets, so that other work of the machin
 streamed call, a search and a write, as a chat with memory has; the least of several runs counts, in microseconds of
 processor time of this thread. `on` is `Tracer.begin`, the traced parts of the receipt, the header for the upstream and
 `Tracer.take`; `out` is sampled out; `off` is what is asked where there is no tracer. The exporting thread's own time is
-shown beside it, with a collector that answers and one that hangs. `--json` prints the figures as they are.
+shown next to it, with a collector that answers and one that hangs. `--json` prints the figures as they are.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Measures gateways over one PostgreSQL beside one over SQLite: processor time of gateways and database apart.
+"""Compares gateways over one PostgreSQL with one over SQLite: processor time of gateways and database apart.
 
 One upstream and one load generator for all. Rounds are interleaved: in each, conversations of known users go on at the
 gateway over SQLite, at one gateway over PostgreSQL, and at two of them at once. Before that others have talked, and
 ANALYZE has run, as autovacuum would have by then. Then a question is asked in a memory of 10,000 messages, and all wait
-and do nothing for a while. Times beside other work are worth little, processor time is worth more.
+and do nothing for a while. Times during other work are worth little, processor time is worth more.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONNECTIONS = 16
 MESSAGES, WORDS, QUESTIONS = 10_000, 30, 200
 SEED = 7
 DAY_S = 86_400.0
-# What turns leave behind, such as their index, is done by then.
+# The work that follows turns, such as their index, is done by then.
 SETTLES_S = 6.0
 SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0.1:{upstream}/v1"\n'
 
@@ -136,7 +136,7 @@ async def measure(way: Way, sizes: Sizes) -> None:
 
 async def rest(ways: list[Way], seconds: float) -> None:
     """Measures all while nothing is asked."""
-    await asyncio.sleep(3.0)  # what the last turns leave behind
+    await asyncio.sleep(3.0)  # the work that follows the last turns
     before = [(way.cpu_s(), way.spent()) for way in ways]
     await asyncio.sleep(seconds)
     for way, (gateways, database) in zip(ways, before, strict=True):
@@ -199,7 +199,7 @@ class Questions:
 
 
 async def ask(way: Way) -> None:
-    """Measures whole requests of somebody with many messages, and of somebody with none; and recall by itself."""
+    """Measures whole requests of a user with many messages, and of one with none; and recall by itself."""
     port = way.gateways[0].port
     for user, name in (("long", "recall"), ("nobody-yet", "without")):
         await load.drive(port, Questions(user, 20), 1)
@@ -234,7 +234,7 @@ def table(ways: list[Way]) -> str:
 
 
 def judge(ways: list[Way]) -> Iterator[str]:
-    """Says how the figures stand to the goals of many gateways."""
+    """Compares the figures with the goals of many gateways."""
     sqlite, one, two = ways
     name = "gateways, CPU ms a turn"
     yield f"a gateway's CPU a turn is {one.median(name) / sqlite.median(name):.2f} times SQLite's (goal: < 1.25)"

@@ -1,4 +1,4 @@
-"""Measures calls of voice agents: the first word, the silence behind a filler, many calls at once.
+"""Measures calls of voice agents: the first word, the silence after a filler, many calls at once.
 
 `scripts/bench voice`. One mock upstream, one gateway, each a process of its own. The upstream says its first word at
 once: of a reply, or a call of `search_memory` with a filler and, when it has the result, the answer. Medians are taken
@@ -168,10 +168,10 @@ class Figures(load.Figures):
 
 
 async def one_by_one(figures: Figures, count: int, name: str) -> None:
-    """Measures a call at a time: its first word with and without an agent, and the silence behind a filler."""
+    """Measures a call at a time: its first word with and without an agent, and the silence after a filler."""
     ways: dict[str, Callable[[], list[PhoneCall]]] = {
         "direct": lambda: calls(1, PLAIN, model="bench"),
-        # Somebody who is as well known as the agent is to itself: recall has as much to look through.
+        # A user of whom as much is known as the agent knows of itself: recall has as much to look through.
         "plain": lambda: calls(1, PLAIN, model="bench", user=name),
         "agent": lambda: calls(1, PLAIN, model=f"agent/{name}"),
         "filler": lambda: calls(1, LOOK, model=f"agent/{name}-looks"),

@@ -150,7 +150,7 @@ async def drive(
 
 @dataclass(slots=True)
 class Figures:
-    """One list of values for each name. pid: of the gateway. mock: the port of the upstream beside it."""
+    """One list of values for each name. pid: of the gateway. mock: the port of its upstream."""
 
     port: int
     pid: int
@@ -197,7 +197,7 @@ def body_of(messages: list[bytes], user: str | None, stream: bool) -> bytes:
 
 
 class Same:
-    """The same request a number of times: ten messages of nobody."""
+    """The same request a number of times: ten messages without a user."""
 
     def __init__(self, requests: int, *, stream: bool = False, headers: bytes = b"") -> None:
         messages = [SYSTEM]

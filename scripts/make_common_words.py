@@ -86,7 +86,7 @@ def shares_of(words: Iterable[tuple[str, float]]) -> Counter[str]:
     """Returns the terms of a language with their share of its words. words: each with its own."""
     shares = Counter[str]()
     for word, share in words:
-        # What the index leaves out still tells a text's language.
+        # What the index leaves out still shows a text's language.
         for term in (set(words_of(word)) or {word}) if share >= IGNORED else ():
             if not any(c.isdigit() for c in term):
                 shares[term] += share

@@ -7,7 +7,7 @@ by way of chat completions, also the first time, with memory off. `# also: claud
 strict Claude. It gets the address, the key, the model, the user and the texts of the scene in its environment, and
 prints the replies it is given.
 
-The scene: two turns, a second conversation that asks for what the first one said, a stream, a tool. It is played
+The scene: two turns, a second conversation that asks for what was said in the first, a stream, a tool. It is played
 against a strict upstream directly, then through a gateway before the same upstream. The gateway is an ordinary process
 with a new database. Both times the upstream must get the same requests, but for what memory adds.
 """
@@ -56,7 +56,7 @@ TASK = "Find out which hedgehogs sleep in the garden."
 MODEL, CLAUDE = "gpt-4o-mini", "claude-opus-5-5"
 LIMIT_S = 420.0  # of one run
 INSTALL_S = 1800.0
-# Not to be had from a package index, or served by somebody else.
+# Not in a package index, or served by another company.
 NOT_TRIED = {
     "Home Assistant": "its integrations come with a server of its own",
     "Vapi": "hosted",

@@ -21,7 +21,7 @@ def user(text):
 
 
 said = [user(scene["SAY"])]
-plain = client.client.chat.completions  # what a program does beside its structured answers
+plain = client.client.chat.completions  # what a program does besides its structured answers
 said.append(plain.create(model=scene["MODEL"], messages=said).choices[0].message)
 print(said[-1].content)
 print(plain.create(model=scene["MODEL"], messages=[*said, user(scene["MORE"])]).choices[0].message.content)

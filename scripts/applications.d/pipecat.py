@@ -13,7 +13,7 @@ from pipecat.services.openai.llm import OpenAILLMService
 
 
 class Ends(FrameProcessor):
-    """Prints each reply and says that it has ended."""
+    """Prints each reply, and then that it has ended."""
 
     def __init__(self):
         super().__init__()

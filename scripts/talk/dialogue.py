@@ -1,7 +1,7 @@
 """Long chats of two people in short turns, made from a seed, with facts planted on both sides and questions about them.
 
 Between the facts stand greetings, reactions that repeat their words, and sentences that other people really said, so
-that what is asked for has to be told from what only sounds like it.
+that what is asked for has to be distinguished from what only sounds like it.
 """
 
 from __future__ import annotations

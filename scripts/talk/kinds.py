@@ -1,6 +1,6 @@
 """Facts that are asked for by their kind ("pets": a Rottweiler), and wishes in other languages than English.
 
-A question and what it needs share no word that matters. Beside them stand requests that nothing said before is about,
+A question and what it needs share no word that matters. Next to them stand requests that nothing said before is about,
 which need no note. English wishes are in scripts/talk/wishes.py. All of it was written for this.
 """
 

@@ -1,6 +1,6 @@
 """The chats that recall is measured on: LongMemEval as it is and made short, and generated dialogues.
 
-Of each set one half is for developing; what is kept has to hold on the other.
+Of each set one half is for developing; what is chosen has to hold on the other.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ SUBJECTS = _list(
 CODES = _list(
     "K71203, QM2080, X42957, ZH3834, RP4711, T25588, WD6465, B97342, VC8219, J59096, LN6A41, YG0318"
 )
-# What somebody did on one day: as it is said, and as it is asked for later in other words.
+# What a person did on one day: as it is said, and as it is asked for later in other words.
 EVENTS = (
     ("I signed up for a pottery workshop and got clay everywhere", "take the pottery class"),
     ("we got the keys to the new place", "move to the new place"),
