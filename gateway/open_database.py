@@ -20,6 +20,7 @@ from storage.search.rank import preload as preload
 from storage.sql.keys import was_keyed
 from storage.sql.store import Store
 from storage.sqlite.inspection import inspect
+from storage.sqlite.mount import find_network_type
 
 
 async def open_database(settings: Settings, address: str | None = None) -> Store:
@@ -98,8 +99,22 @@ def check_database(settings: Settings) -> DatabaseFindings:
         return DatabaseFindings(fault=error.message)
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
-    notes = () if found.upgrade is None else (f"the database has {_describe_schema(*found.upgrade)}",)
-    return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open, notes=notes)
+    notes = [] if found.upgrade is None else [f"the database has {_describe_schema(*found.upgrade)}"]
+    if (warning := warn_of_network(settings)) is not None:
+        notes.append(warning)
+    return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open, notes=tuple(notes))
+
+
+def warn_of_network(settings: Settings) -> str | None:
+    """Returns what may happen to a database file on a network file system; None: it lies on no such one."""
+    database = settings.database
+    kind = find_network_type(database.path) if database.url is None else None
+    if kind is None:
+        return None
+    return (
+        f"{database.shown} lies on a network file system ({kind}): a gateway of another machine could open it as "
+        "well, and damage it. Give it a disk of this machine, or use PostgreSQL."
+    )
 
 
 def _describe_schema(found: int, known: int) -> str:

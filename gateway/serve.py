@@ -30,7 +30,7 @@ from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.metrics import Metrics
-from gateway.open_database import database_session, location_setting, open_database
+from gateway.open_database import database_session, location_setting, open_database, warn_of_network
 from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
@@ -170,6 +170,8 @@ async def _serve(
         check_mcp(settings)
         store = await _open_store(settings, local_url)
         _report_fault(store, "Requests are answered without memory")
+        if (warning := warn_of_network(settings)) is not None:
+            _log.warning(warning)
         has_keys = await _check_keys(settings, store)
         # A database server has no owning process: the command line opens it itself.
         admin = AdminFile(settings.database.path) if settings.database.url is None else None

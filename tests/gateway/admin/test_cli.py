@@ -35,6 +35,7 @@ from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
+from storage.sqlite import mount
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import latest, load_migrations, migrate
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
@@ -528,6 +529,23 @@ def test_check_config_refuses_the_database_that_serve_refuses(database: Path, ca
             assert f"database.path: {database}" in error
             assert says in error
         database.unlink()
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(("kind", "is_told"), [("nfs4", True), ("ext4", False)])
+def test_check_config_names_a_network_file_system(
+    database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, kind: str, is_told: bool
+) -> None:
+    device = os.stat(database.parent).st_dev
+    mounts = database.parent / "mountinfo"
+    mounts.write_text(
+        "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
+        f"36 22 {os.major(device)}:{os.minor(device)} / /data\\040here rw - {kind} server:/data rw,vers=4.2\n"
+    )
+    monkeypatch.setattr(mount, "MOUNTS", mounts)
+    assert main(["check-config"]) == 0
+    told = f"{database} lies on a network file system (nfs4)"
+    assert (told in capsys.readouterr().err) == is_told
 
 
 @pytest.mark.sqlite

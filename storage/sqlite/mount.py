@@ -1,0 +1,33 @@
+"""The file system on which a database file lies."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+MOUNTS: Final = Path("/proc/self/mountinfo")
+# Other machines may have these mounted as well. `flock` need not hold between them, and SQLite's log needs memory that
+# all its processes share (https://sqlite.org/howtocorrupt.html, 2.1, and https://sqlite.org/wal.html).
+_NETWORK: Final = frozenset(
+    ("9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "lustre")
+) | {"nfs", "nfs4", "smb3", "smbfs"}
+
+
+def find_network_type(path: str) -> str | None:
+    """Returns the type of the network file system of a file, such as "nfs4".
+
+    path: the file, or where it will be.
+
+    None is also returned where that cannot be known: the directory is missing, or this is no Linux.
+    """
+    with suppress(OSError):
+        device = os.stat(os.path.dirname(os.path.realpath(path))).st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        for line in MOUNTS.read_text("utf-8", "replace").splitlines():
+            # proc_pid_mountinfo(5): the fields after the lone hyphen are the type, the source and its options.
+            mount, _, options = line.partition(" - ")
+            if mount.split()[2] == number and (kind := options.split()[0]) in _NETWORK:
+                return kind
+    return None
