@@ -30,8 +30,9 @@ from adapters.types import Event, Json
 
 # Bytes without which a body need not be parsed. The second are the beginning of "tool_calls" and of "tool_call_id".
 _CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'
-# An id that says nothing.
-_NO_ID: Final = re.compile(rb'"(?:tool_call_)?id"\s*:\s*(?:""|null)')
+# The end of `tool_call_id` of a result whose call has no id. (A pattern that begins with a quotation mark takes 460 us
+# for 100 kB, and this one 30.)
+_NO_ID: Final = re.compile(rb'_id"\s*:\s*(?:""|null)')
 _MISTRAL_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 _NO_SIGNATURE: Final[Json] = {"thought_signature": "skip_thought_signature_validator"}
 _MODELS_WITHOUT_SIGNATURES: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
