@@ -189,7 +189,8 @@ class ClientView:
     def refused(self, status: int, body: bytes) -> bytes | None:
         """Returns the body that the client gets for an upstream's error, or for no chat completion under a 200.
 
-        None: the gateway answers with a 502 of its own.
+        None: the body has nothing that this dialect could show. An error then comes once more in OpenAI's form, and
+        for anything else the gateway answers with a 502 of its own.
         """
         return body
 

@@ -226,11 +226,10 @@ class Turn:
             self._view.upstream_error(fields, None)
             return [*self._flush(), *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
         shown, headers = self._view.refused(reply.status, body), reply.headers
+        if shown is None and reply.status >= 400:  # a page of a server before the upstream: its status counts
+            shown = self._view.refused(reply.status, orjson.dumps({"error": fields}))
         if shown is None:
-            what = (
-                "a chat completion" if reply.is_success else f"the JSON of an error (status {reply.status})"
-            )
-            error = UpstreamBroke(f"The upstream's answer is not {what}.")
+            error = UpstreamBroke("The upstream's answer is not a chat completion.")
             over = self._break_off(End.FAILED, reason, error.message, is_refused=is_refused)
             return [commands.Refuse(error), *over]
         if shown != body:  # in a dialect's own form, whatever form it came in

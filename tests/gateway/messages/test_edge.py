@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway.settings import UpstreamSettings
-from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
+from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.messages.sdk import Talk, client, text_of
 from tests.gateway.sdk import World, remember
 from tests.patience import PATIENCE_S
@@ -233,6 +233,13 @@ def test_an_upstreams_error_keeps_status_and_wait_and_has_the_type_of_its_status
     assert raised.value.type == "rate_limit_error"
     own = raised.value.response.headers["x-mnemogate-request-id"]
     assert raised.value.request_id == raised.value.response.json()["request_id"] == own
+    # The same of a server before the upstream.
+    upstream.queue(
+        raw(b"<html>Slow down.</html>", content_type="text/html", status=429, headers={"retry-after": "7"})
+    )
+    with pytest.raises(anthropic.RateLimitError) as raised:
+        Talk(world).say("Hello")
+    assert (raised.value.response.headers["retry-after"], raised.value.type) == ("7", "rate_limit_error")
 
 
 def test_a_missing_field_is_named(world: World) -> None:

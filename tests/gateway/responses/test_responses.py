@@ -947,8 +947,6 @@ def test_a_turn_whose_hidden_rounds_do_not_fit_is_remembered_as_far_as_it_was_to
         (200, b'{"id": "1", "choices": [{"mess', "application/json"),  # half of one
         (200, b'{"hello": "world"}', "application/json"),
         (200, b"<html>It works!</html>", "text/html"),
-        (502, b"<html><h1>Bad gateway</h1></html>", "text/html"),
-        (400, b"no", "text/plain"),
     ],
 )
 @both_ways
@@ -960,6 +958,29 @@ def test_what_is_no_chat_completion_is_an_error_that_says_so(
     reply = world.gateway.ask("POST", "/v1/responses", asked)
     assert (reply.status, reply.headers["content-type"]) == (502, "application/json")
     assert reply.error["code"] == "upstream_broke"
+    assert b"html" not in reply.body
+
+
+@each_row(
+    ("status", "body", "kind"),
+    [
+        (503, b"<html><h1>Try again</h1></html>", "text/html"),
+        (429, b"", "text/plain"),
+        (400, b"no", "text/plain"),
+        (404, b"[]", "application/json"),
+    ],
+)
+@both_ways
+def test_an_error_that_cannot_be_read_keeps_its_status(
+    world: World, upstream: StrictUpstream, status: int, body: bytes, kind: str, stream: bool
+) -> None:
+    """As of a server before the upstream. Clients try again by it, and wait as long as it asks for."""
+    upstream.queue(raw(body, content_type=kind, status=status, headers={"retry-after": "7"}))
+    asked = json.dumps({"model": "m", "input": "Hi", "user": "alice", "stream": stream}).encode()
+    reply = world.gateway.ask("POST", "/v1/responses", asked)
+    assert (reply.status, reply.headers["content-type"]) == (status, "application/json")
+    assert reply.headers["retry-after"] == "7"
+    assert str(status) in reply.error["message"]
     assert b"html" not in reply.body
 
 
