@@ -27,6 +27,8 @@ _LOCK = 0x4D6E656D6F676174
 # the step is tried again. The server has a vacuum make way after one second, and a dump never.
 _WAIT_MS = 1_500
 _PAUSE_S = 10.0
+# Between two statements of a step: a process that is stopped there holds the locks, and the server ends its session.
+_IDLE_MS = 10_000
 
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_versions (
     version BIGINT PRIMARY KEY, oldest BIGINT NOT NULL, applied TIMESTAMPTZ NOT NULL DEFAULT now())"""
@@ -101,7 +103,9 @@ async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigratio
 
 async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
     # Gateways that start at the same time take turns, however long one takes; the second finds the work done.
-    await raw.execute("SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
+    await raw.execute(
+        f"SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MS}"
+    )
     await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
     await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")
     await raw.execute(_VERSIONS)

@@ -7,6 +7,7 @@ import re
 import sqlite3
 from hashlib import sha256
 from importlib import resources
+from typing import Any
 
 import asyncpg
 import pytest
@@ -155,6 +156,47 @@ async def test_whoever_migrates_is_waited_for_however_long_it_takes(
     finally:
         second.terminate()
         await admin.execute("DROP SCHEMA turns CASCADE")
+        await admin.close()
+
+
+class _Stopped:
+    """A connection whose process is stopped, as by SIGSTOP, before the last statement of a migration."""
+
+    def __init__(self, raw: asyncpg.Connection) -> None:
+        self._raw = raw
+        self.is_stopped = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    async def execute(self, statement: str, *values: object) -> str:
+        if statement.startswith("INSERT INTO schema_versions"):
+            self.is_stopped.set()
+            await asyncio.Event().wait()
+        return str(await self._raw.execute(statement, *values))
+
+
+async def test_a_process_that_is_stopped_while_it_migrates_holds_up_nobody(
+    database: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "_IDLE_MS", 100, raising=False)
+    admin = await asyncpg.connect(database.url)
+    await admin.execute("CREATE SCHEMA stopped")
+    settings = {"search_path": "stopped"}
+    first, second = [await asyncpg.connect(database.url, server_settings=settings) for _ in range(2)]
+    stopped = _Stopped(first)
+    steps = (PostgresMigration(0, 1, "CREATE TABLE a (x BIGINT)", 1),)
+    migrating = asyncio.create_task(migrate(stopped, "stopped", steps))  # type: ignore[arg-type]
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await stopped.is_stopped.wait()
+            assert await migrate(second, "stopped", steps) == 1
+    finally:
+        migrating.cancel()
+        await asyncio.gather(migrating, return_exceptions=True)
+        for each in (first, second):
+            each.terminate()
+        await admin.execute("DROP SCHEMA stopped CASCADE")
         await admin.close()
 
 
