@@ -532,8 +532,8 @@ class Near(Struct, frozen=True):
     seqs: NDArray[np.int64]
     # In whatever measure: the nearer, the greater.
     similarity: NDArray[np.float64]
-    # In standard deviations of texts that have nothing to do with the query, above the mean of those or of all messages
-    # that have a vector, the higher one; zeros where these texts are not known.
+    # How far above the mean of texts that have nothing to do with the query, or of all messages that have a vector, the
+    # higher one, in standard deviations of those or of these, the larger one; zeros where these texts are not known.
     beyond: NDArray[np.float64]
 
     def similarities(self, seqs: Collection[int]) -> dict[int, float]:

@@ -136,8 +136,12 @@ def compare(joined: Joined, query: Vector) -> Near | None:
     similarity = _similarity(joined.all.numbers, asked)
     beyond = similarity * 0.0
     if query.spread > 0:
-        # A memory in another language than those texts, or of one matter, is as a whole more like its questions.
-        beyond = (similarity - max(query.baseline, float(similarity.mean()))) / query.spread
+        # A memory in another language than those texts, or of one matter, is as a whole more like its questions, and
+        # its messages differ more in that. What stands out is above the mean, so the deviation is of those below.
+        mean = float(similarity.mean())
+        below = similarity[similarity <= mean] - mean
+        spread = max(query.spread, float(np.sqrt((below * below).mean())))
+        beyond = (similarity - max(query.baseline, mean)) / spread
     return Near(joined.all.seqs, similarity - joined.common, beyond)
 
 
