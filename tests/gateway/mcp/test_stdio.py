@@ -65,6 +65,26 @@ def test_without_a_gateway_the_file_answers(tmp_path: Path) -> None:
     assert json.loads(said)["requests"] == 3
 
 
+def test_a_line_that_is_no_message_gets_an_error(tmp_path: Path) -> None:
+    """A client waited for an answer that never came."""
+    lines = b'not JSON\n\n{"jsonrpc":"2.0"}\n{"jsonrpc":"2.0","id":7,"method":"ping"}\n'
+    ended = subprocess.run(
+        [sys.executable, *RUN],
+        input=lines,
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    answers = [*map(json.loads, ended.stdout.splitlines())]
+    assert [(each["id"], each.get("error", {}).get("code")) for each in answers] == [
+        (None, -32700),
+        (None, -32600),
+        (7, None),
+    ]
+
+
 def test_through_the_gateway_and_after_its_death_the_memory_is_one(tmp_path: Path) -> None:
     with serving(tmp_path, "--db", "mnemogate.db", settings=SETTINGS) as gateway:
         url = f"http://127.0.0.1:{gateway.port}"
