@@ -1,8 +1,9 @@
 """An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them.
 
 With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none. `failing`:
-its list is an error. `parts`: a call returns parts that are no text. `other_script`: its tools have names of two
-Chinese characters. `descriptors`: a call returns the files that it has open besides its three streams.
+its list is an error. `parts`: a call returns the name of its client, and parts that are no text. `other_script`: its
+tools have names of two Chinese characters. `descriptors`: a call returns the files that it has open besides its three
+streams.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ TOOLS = [
 
 
 PARTS = [
-    {"type": "text", "text": "See:"},
     {"type": "image", "data": "AAAA", "mimeType": "image/png"},
     {"type": "resource_link", "uri": "file:///a.csv", "name": "a.csv", "description": "All sales."},
     {"type": "resource", "resource": {"uri": "file:///b.txt", "text": "Inner text."}},
@@ -53,6 +53,7 @@ def _open_files() -> list[str]:
 
 
 def main() -> None:
+    client = ""
     for line in sys.stdin:
         asked = json.loads(line)
         if "id" not in asked:
@@ -60,13 +61,14 @@ def main() -> None:
         answer: dict[str, object] = {"jsonrpc": "2.0", "id": asked["id"]}
         result: dict[str, object] = {"content": [{"type": "text", "text": str(asked.get("params"))}]}
         if asked["method"] == "initialize":
+            client = asked["params"]["clientInfo"]["name"]
             result = {
                 "protocolVersion": "2025-06-18",
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "careless", "version": "1"},
             }
         elif asked["method"] == "tools/call" and sys.argv[1:] == ["parts"]:
-            result = {"content": PARTS}
+            result = {"content": [{"type": "text", "text": f"Hello {client}."}, *PARTS]}
         elif asked["method"] == "tools/call" and sys.argv[1:] == ["descriptors"]:
             result = {"content": [{"type": "text", "text": json.dumps(_open_files())}]}
         elif asked["method"] == "tools/list" and sys.argv[1:] == ["other_script"]:

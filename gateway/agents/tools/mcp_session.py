@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from encodings import utf_8
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
@@ -21,7 +22,7 @@ from mcp import Client, StdioServerParameters
 from mcp.client.sse import sse_client
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult
+from mcp_types import CallToolResult, Implementation
 
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.hosts import HostError, HostReply, StatusFault, ToolHosts
@@ -34,6 +35,7 @@ LIMIT_BYTES = 1_000_000  # of one reply
 TOO_LONG = f"its reply has more than {LIMIT_BYTES:,} bytes"
 # Seconds for the request that ends a session, which some servers never answer; no measurement.
 END_S = 2.0
+_SELF = Implementation(name="mnemogate", version=version("mnemogate"))
 # These log whole messages. What goes wrong is in the error that the caller gets.
 for _name in ("mcp", "httpx2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
@@ -51,7 +53,7 @@ async def http_session(
     transport = _HostTransport(hosts, url, headers, report.faults)
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         streams = streamable_http_client(url, http_client=client, max_sse_event_size=LIMIT_BYTES)
-        async with _Client(_with_lenient_stream(streams, report)) as session:
+        async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
             yield session
 
 
@@ -70,7 +72,7 @@ async def sse_session(
         return httpx2.AsyncClient(transport=transport, trust_env=False, timeout=None)
 
     streams = sse_client(url, httpx_client_factory=client)
-    async with _Client(_with_lenient_stream(streams, report)) as session:
+    async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
         yield session
 
 
@@ -98,7 +100,7 @@ async def stdio_session(
 
             _end_session.set(end_session)
             streams = stdio_client(parameters, errlog=nowhere)
-            async with _Client(_with_lenient_stream(streams, report)) as session:
+            async with _Client(_with_lenient_stream(streams, report), client_info=_SELF) as session:
                 yield session
 
 

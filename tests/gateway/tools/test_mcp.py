@@ -231,7 +231,7 @@ async def test_what_is_no_text_in_a_result_is_named_with_its_address() -> None:
     """A link said only that there was one, and a part of an unknown type lost the result of a call that was made."""
     servers, server = careless("parts")
     assert await servers.call_tool(server, "plain", {}) == ToolAnswer(
-        "See:\n[image: image/png]\n[resource_link: a.csv, file:///a.csv, All sales.]\nInner text.\n"
+        "Hello mnemogate.\n[image: image/png]\n[resource_link: a.csv, file:///a.csv, All sales.]\nInner text.\n"
         "[resource: file:///c.pdf, application/pdf]\n[hologram]"
     )
 
