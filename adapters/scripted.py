@@ -27,18 +27,21 @@ _TOKEN = re.compile(r"\s*\S+|\s+")
 
 
 class ScriptedCall(Struct, frozen=True):
-    """A call of a tool. arguments: JSON text. id: made up where it is None."""
+    """A call of a tool."""
 
     name: str
+    # JSON.
     arguments: str = "{}"
+    # None: one is made up.
     id: str | None = None
 
 
 class ScriptedMessage(Struct, frozen=True):
-    """An assistant message. finish_reason: None for the one that fits."""
+    """An assistant message."""
 
     text: str | None
     calls: tuple[ScriptedCall, ...] = ()
+    # None: the one that fits.
     finish_reason: str | None = None
 
 

@@ -67,12 +67,12 @@ class Commands:
     Errors of all methods: GatewayError, SettingsError.
     """
 
+    # The settings file; None: mnemogate.toml, if there is one.
     config: str | None = None
-    """The settings file; None: mnemogate.toml, if there is one."""
+    # The database file; None: as the settings say.
     db: str | None = None
-    """The database file; None: as the settings say."""
+    # The limits of the gateway that is served; None: the default ones.
     limits: Limits | None = None
-    """The limits of the gateway that is served; None: the default ones."""
 
     def load(
         self,

@@ -233,12 +233,11 @@ class ToolSettings(Table, frozen=True):
 
 
 class BatchSettings(Table, frozen=True):
-    """The table [batch]. poll_s: the first wait before a provider is asked again; waits grow tenfold at most.
+    """The table [batch]."""
 
-    daily_tokens: of each project; 0 sets no bound.
-    """
-
+    # The first wait before a provider is asked again; waits grow tenfold at most.
     poll_s: Annotated[float, Meta(ge=0.05, le=MAX_NUMBER)] = 60.0
+    # Of each project; 0 sets no bound.
     daily_tokens: NonNegativeInt = 0
 
 

@@ -33,15 +33,14 @@ GET  /health/ready          whether requests are taken
 
 @dataclass(slots=True)
 class Readiness:
-    """The state of the process, for load balancers.
+    """The state of the process, for load balancers."""
 
-    started: the lifespan is up. draining: it is stopping; running requests end, new ones should go elsewhere.
-    checks: name -> a callable that returns the state of a part ("ok", or what is wrong). A store that is down makes the
-    gateway degraded, not unready, because chat goes on without memory.
-    """
-
+    # The lifespan is up.
     started: bool = False
+    # The process is stopping: running requests end, and new ones should go elsewhere.
     draining: bool = False
+    # Name -> returns the state of a part ("ok", or what is wrong). A store that is down makes the gateway degraded, not
+    # unready, because chat goes on without memory.
     checks: dict[str, Callable[[], str]] = field(default_factory=dict)
 
     @property

@@ -17,13 +17,13 @@ from storage.sqlite.migration import find_version, latest, load_migrations
 
 
 class Inspected(Struct, frozen=True):
-    """The file as it is. is_keyed: there are gateway keys in it. is_open: other accounts may read it.
+    """The file as it is."""
 
-    upgrade: its schema version and the one that a start brings it to; None: there is nothing to do.
-    """
-
+    # There are gateway keys in it.
     is_keyed: bool = False
+    # Other accounts may read it.
     is_open: bool = False
+    # Its schema version and the one that a start brings it to; None: there is nothing to do.
     upgrade: tuple[int, int] | None = None
 
 

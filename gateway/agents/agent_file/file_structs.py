@@ -142,12 +142,11 @@ class AgentExtension(msgspec.Struct):
 
 
 class FileExtension(msgspec.Struct):
-    """The parts that Letta's form has no place for. agents: by id.
+    """The parts that Letta's form has no place for."""
 
-    is_moved: `mnemogate from-letta` made the file of an agent of Letta's server. What it names keeps its id.
-    """
-
+    # By the ids of the agents.
     agents: dict[str, AgentExtension] = {}
+    # `mnemogate from-letta` made the file of an agent of Letta's server. What it names keeps its id.
     is_moved: bool = False
 
 

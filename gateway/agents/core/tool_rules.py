@@ -47,10 +47,12 @@ _ORDERING: Final = frozenset(
 
 
 class CalledTool(Struct, frozen=True):
-    """A call since the user's newest message. status: success, error, or denied by a person. result: None: it runs."""
+    """A call since the user's newest message."""
 
     name: str
+    # success, error, or denied by a person.
     status: str = "success"
+    # None: it still runs.
     result: str | None = ""
 
 

@@ -54,9 +54,11 @@ class NotMoved(GatewayError):
 
 
 class Server(Struct, frozen=True):
-    """A server with the agents API. url: without a path. key: None: it wants none."""
+    """A server with the agents API."""
 
+    # Without a path.
     url: str
+    # None: it asks for none.
     key: str | None = None
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:

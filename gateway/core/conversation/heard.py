@@ -70,10 +70,13 @@ def _calls(message: WireMessage) -> frozenset[str]:
 
 
 class _Reply(NamedTuple):
-    """A reply as later messages are compared with it. letters, text: without and with signs; calls: ids."""
+    """A reply as later messages are compared with it."""
 
+    # Its text without signs and white space.
     letters: str
+    # Its text without white space.
     text: str
+    # The ids of its calls.
     calls: frozenset[str]
 
     @classmethod

@@ -34,10 +34,10 @@ class Column(NamedTuple):
     """One thing that a list shows of its records."""
 
     heading: str
+    # Returns its text in a table.
     cell: Callable[[Record], str]
-    """Its text in a table."""
+    # Returns its text in a line for scripts; None: the cell's. A text of None has no place in the line.
     line: Callable[[Record], str | None] | None = None
-    """Its text in a line for scripts; None: the cell's. A text of None has no place in the line."""
     is_number: bool = False
 
 

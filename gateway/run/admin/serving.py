@@ -56,9 +56,11 @@ class ProcessGone(Exception):
 
 
 class ServingProcess(NamedTuple):
-    """The process that serves. address: its base URL. token: opens its operations."""
+    """The process that serves."""
 
+    # Its base URL.
     address: str
+    # Opens its operations.
     token: str
 
     @classmethod
