@@ -54,7 +54,7 @@ async def test_a_stream_arrives_event_by_event_while_it_is_made(
     await reply.aclose()
 
 
-async def test_comments_in_front_of_the_first_event_are_passed_over_and_kept(
+async def test_comments_in_front_of_the_first_event_are_passed_over_and_returned(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     body = b": waiting\n\n", b": still\n\n", b"data: 1\n\n"
@@ -67,7 +67,7 @@ async def test_comments_in_front_of_the_first_event_are_passed_over_and_kept(
     await reply.aclose()
 
 
-async def test_a_comment_with_silence_behind_it_is_passed_over_for_a_while_only(
+async def test_a_comment_with_silence_after_it_is_passed_over_for_a_while_only(
     transport: HttpTransport, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody who waits for the head hears anything meanwhile."""

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.agents.registry.registry import AgentEdit
-from tests.agents.test_chat import OURS, make
+from tests.agents.test_chat import STORED, make
 from tests.doubles.upstream import Call, Seen, StrictUpstream, call_tools, say
 from tests.gateway.compacting import Notes, compacted
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes, remember
@@ -64,7 +64,7 @@ def breaks(seen: list[Seen]) -> list[int]:
     return [n for n, (one, two) in pairs if not prefix_bytes(two).startswith(prefix_bytes(one))]
 
 
-ways = pytest.mark.parametrize("headers", [{}, OURS], ids=["its own", "default"])
+ways = pytest.mark.parametrize("headers", [{}, STORED], ids=["its own", "default"])
 
 
 @ways
@@ -95,7 +95,7 @@ def test_what_falls_out_is_summarised_before_and_breaks_the_prefix_once(
 
 
 def test_what_left_the_buffer_is_still_found(quiet: World) -> None:
-    chat = bounded(quiet, OURS)
+    chat = bounded(quiet, STORED)
     chat.say("My boat is called Albatross.")
     talk(chat, 8)
     assert "Albatross" not in str(quiet.upstream.last.messages)
@@ -105,7 +105,7 @@ def test_what_left_the_buffer_is_still_found(quiet: World) -> None:
 
 
 def test_a_turn_is_not_taken_apart(quiet: World) -> None:
-    chat = bounded(quiet, OURS)
+    chat = bounded(quiet, STORED)
     quiet.upstream.queue(*[call_tools(SEARCH)] * 8, say("Done."))
     chat.say("Search again and again.")
     assert [m["role"] for m in spoken(quiet.upstream.last)] == ["user", *["assistant", "tool"] * 8]
@@ -116,7 +116,7 @@ def test_a_turn_is_not_taken_apart(quiet: World) -> None:
 
 def test_a_larger_model_does_not_bring_back_what_left(quiet: World) -> None:
     made = make(quiet, "vera", most_messages=MAX_MESSAGES, least_messages=MIN_MESSAGES, context_window=8_000)
-    chat = quiet.chat(model="agent/vera", headers=OURS)
+    chat = quiet.chat(model="agent/vera", headers=STORED)
     before = talk(chat, 6)[-1]
     registry: Any = quiet.gateway.app.services.agents.registry
     change = AgentEdit(edit=lambda d: replace(d, context_window=None))

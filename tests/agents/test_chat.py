@@ -22,7 +22,7 @@ from tests.agents.test_runs import insert
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.sdk import World
 
-OURS = {"x-mnemogate-conversation": "default"}
+STORED = {"x-mnemogate-conversation": "default"}
 APPENDED = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 LOOKS = Call("look", id="call_look")
@@ -89,20 +89,20 @@ def test_its_tools_run_in_one_stream(world: World) -> None:
     assert world.query("SELECT value FROM block_history ORDER BY id DESC LIMIT 1") == ["Name: Bob"]
 
 
-def test_default_goes_on_from_what_the_agents_api_said(world: World, life: Life) -> None:
+def test_default_goes_on_from_the_agents_api(world: World, life: Life) -> None:
     made = make(world)
     found = world.gateway.call(world.gateway.app.services.agents.registry.resolve("default", "ann"))  # type: ignore[union-attr]
     assert found is not None
     rest = Life(world, found.spec, found.scope)
     rest.send("First over REST.")
-    chat = world.chat(headers=OURS, model=f"agent/agent-{made.agent.uid}")
+    chat = world.chat(headers=STORED, model=f"agent/agent-{made.agent.uid}")
     world.upstream.queue(say("Second."))
     chat.say("Second over chat.")
     assert sent(world) == ["First over REST.", "Ok.", "Second over chat."]
     # Its whole list once more, or the new message alone: what stands is not said twice.
     chat.say("Third.")
     assert sent(world)[2:] == ["Second over chat.", "Second.", "Third."]
-    world.chat(headers=OURS, model="agent/ann").say("Fourth.")
+    world.chat(headers=STORED, model="agent/ann").say("Fourth.")
     assert sent(world)[-1] == "Fourth."
     assert len(sent(world)) == 7
     rest.send("Fifth over REST.")
@@ -110,7 +110,7 @@ def test_default_goes_on_from_what_the_agents_api_said(world: World, life: Life)
     assert [word.split(":")[0] for word in rest.words()] == ["user", "assistant"] * 5
 
 
-def test_what_a_list_repeats_is_said(world: World) -> None:
+def test_the_reply_says_how_much_of_a_list_is_new(world: World) -> None:
     make(world)
     body = {
         "model": "agent/ann",
@@ -121,19 +121,21 @@ def test_what_a_list_repeats_is_said(world: World) -> None:
             {"role": "user", "content": "Two."},
         ],
     }
-    reply = world.gateway.post(body, OURS)
+    reply = world.gateway.post(body, STORED)
     assert reply.headers["x-mnemogate-appended"] == "1 of 3"
     assert sent(world) == ["Two."]
     assert "Be brief." in world.upstream.last.messages[0]["content"]
     body["messages"] = body["messages"][:3]  # type: ignore[index]
-    assert world.gateway.post(body, OURS).error["param"] == "messages"
+    assert world.gateway.post(body, STORED).error["param"] == "messages"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_rounds_on_default_are_one_reply_to_the_client_and_steps_to_us(world: World, stream: bool) -> None:
+def test_rounds_on_default_are_one_reply_to_the_client_and_stored_as_steps(
+    world: World, stream: bool
+) -> None:
     make(world)
     world.upstream.queue(call_tools(insert("Name: Bob"), text="One moment."), say("Noted."), say("Bye."))
-    chat = world.chat(headers=OURS, model="agent/ann")
+    chat = world.chat(headers=STORED, model="agent/ann")
     assert chat.say("I am Bob.", stream=stream) == "One moment. Noted."
     assert world.query("SELECT count(*) FROM exchanges") == [2]
     assert world.query("SELECT state, stop, steps FROM runs") == [("completed", "end_turn", 2)]
@@ -150,7 +152,7 @@ def test_rounds_on_default_are_one_reply_to_the_client_and_steps_to_us(world: Wo
 def test_the_clients_own_tool_pauses_and_its_result_goes_on(world: World) -> None:
     make(world)
     weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-    chat = world.chat(headers=OURS, model="agent/ann", tools=[weather])
+    chat = world.chat(headers=STORED, model="agent/ann", tools=[weather])
 
     world.upstream.queue(call_tools(Call("get_weather", {}, "w1")), say("Sunny."))
     chat.say("Weather?")
@@ -160,7 +162,7 @@ def test_the_clients_own_tool_pauses_and_its_result_goes_on(world: World) -> Non
     assert world.upstream.last.messages[-1]["content"] == "sunny"
 
 
-@pytest.mark.parametrize("headers", [{}, OURS])
+@pytest.mark.parametrize("headers", [{}, STORED])
 def test_a_result_of_the_clients_own_tool_is_cut_to_the_window_of_a_stored_conversation(
     world: World, headers: dict[str, str]
 ) -> None:
@@ -179,13 +181,13 @@ def test_a_result_of_the_clients_own_tool_is_cut_to_the_window_of_a_stored_conve
 def test_a_result_that_comes_after_the_next_answer_has_its_call_once_more(world: World) -> None:
     """The user has spoken while the client's tool ran."""
     make(world)
-    chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
+    chat = world.chat(model="agent/ann", headers=STORED, tools=[LOOK])
     world.upstream.queue(call_tools(LOOKS, text="Let me look."), say("Still looking."))
     chat.say("What do you see?")
     chat.say("And now?")
     chat.messages.append({"role": "tool", "tool_call_id": "call_look", "content": "A ship."})
     chat.complete()
-    told = [
+    expected = [
         "What do you see?",
         "Let me look.",
         "No result was given.",
@@ -193,17 +195,17 @@ def test_a_result_that_comes_after_the_next_answer_has_its_call_once_more(world:
         "Still looking.",
         "A ship.",
     ]
-    assert sent(world) == told
+    assert sent(world) == expected
     assert world.upstream.last.messages[-2]["tool_calls"][0]["id"] == "call_look"
     chat.messages = [{"role": "user", "content": "Thanks."}]
     chat.complete()
-    assert sent(world) == [*told, "Ok.", "Thanks."]
+    assert sent(world) == [*expected, "Ok.", "Thanks."]
 
 
-def test_ours_beside_the_clients_own_tool_has_its_result(world: World) -> None:
+def test_a_gateway_call_next_to_a_client_call_has_its_result(world: World) -> None:
     make(world)
     weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-    chat = world.chat(headers=OURS, model="agent/ann", tools=[weather])
+    chat = world.chat(headers=STORED, model="agent/ann", tools=[weather])
 
     world.upstream.queue(call_tools(insert("Name: Bob"), Call("get_weather", {}, "w1")), say("Sunny."))
     chat.say("Weather?")
@@ -217,16 +219,16 @@ def test_ours_beside_the_clients_own_tool_has_its_result(world: World) -> None:
 
 def test_a_request_off_the_record_is_no_part_of_default(world: World) -> None:
     make(world)
-    world.chat(headers=OURS, model="agent/ann").say("One.")
-    off = world.chat(headers={**OURS, "x-mnemogate-memory": "off"}, model="agent/ann")
+    world.chat(headers=STORED, model="agent/ann").say("One.")
+    off = world.chat(headers={**STORED, "x-mnemogate-memory": "off"}, model="agent/ann")
     assert off.say("Off the record.") == "Ok."
     assert world.query("SELECT count(*) FROM exchanges") == [1]
-    world.chat(headers=OURS, model="agent/ann").say("Two.")
+    world.chat(headers=STORED, model="agent/ann").say("Two.")
     assert sent(world) == ["One.", "Ok.", "Two."]
 
 
 def test_a_default_of_a_users_memory_stays_a_tree_until_it_is_sent_to(world: World) -> None:
-    chat = world.chat(headers=OURS, user="alice")
+    chat = world.chat(headers=STORED, user="alice")
     chat.say("One.")
     chat.say("Two.")
     assert world.query("SELECT tip FROM conversations") == [0]
@@ -241,9 +243,9 @@ def test_the_rules_of_an_agent_hold_in_chat(world: World) -> None:
     assert asked[1] in (None, "auto")
 
 
-@pytest.mark.parametrize("headers", [{}, OURS, APPENDED])
+@pytest.mark.parametrize("headers", [{}, STORED, APPENDED])
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_rules_go_on_after_a_result_of_the_clients_own_tool(
+def test_the_rules_go_on_after_a_result_of_a_client_tool(
     world: World, headers: dict[str, str], stream: bool
 ) -> None:
     """What the turn has called before counts, whether the client has seen it or not."""
@@ -277,7 +279,7 @@ def test_the_rules_go_on_after_a_result_of_the_clients_own_tool(
     assert forces()
 
 
-@pytest.mark.parametrize("headers", [{}, OURS, APPENDED])
+@pytest.mark.parametrize("headers", [{}, STORED, APPENDED])
 def test_a_picture_of_a_result_of_the_clients_own_tool_begins_no_turn(
     world: World, headers: dict[str, str]
 ) -> None:
@@ -307,7 +309,7 @@ def test_a_call_that_was_forbidden_before_a_result_of_the_clients_own_tool_does_
     assert (forbidden.startswith("Not run:"), ran.startswith("Not run:")) == (True, False)
 
 
-@pytest.mark.parametrize("headers", [{}, OURS, APPENDED])
+@pytest.mark.parametrize("headers", [{}, STORED, APPENDED])
 @pytest.mark.parametrize("replies", [[[insert("a")], [LOOKS]], [[insert("a"), LOOKS]]])
 def test_an_approval_that_no_one_can_give_is_asked_for_once_a_turn(
     world: World, headers: dict[str, str], replies: list[list[Call]]
@@ -356,17 +358,17 @@ def test_rules_that_leave_no_tool_leave_the_clients_own(world: World) -> None:
 def test_an_agents_definition_takes_effect_with_the_next_request(world: World) -> None:
 
     made = make(world, system="Before. {CORE_MEMORY} Behind.")
-    chat = world.chat(headers=OURS, model="agent/ann")
+    chat = world.chat(headers=STORED, model="agent/ann")
     chat.say("One.")
     before = world.upstream.last.messages[0]["content"]
     assert before.startswith("Before. <memory_blocks>")
     assert before.endswith("</memory_blocks> Behind.")
     registry = world.gateway.app.services.agents.registry
     assert registry is not None
-    edit = AgentEdit(edit=lambda d: replace(d, system="Anew."))
+    edit = AgentEdit(edit=lambda d: replace(d, system="Again."))
     world.gateway.call(registry.change("default", made.agent.uid, edit))
     chat.say("Two.")
-    assert world.upstream.last.messages[0]["content"].startswith("Anew.\n\n<memory_blocks>")
+    assert world.upstream.last.messages[0]["content"].startswith("Again.\n\n<memory_blocks>")
 
 
 def test_agents_are_listed_among_the_models(world: World) -> None:
@@ -382,7 +384,7 @@ def test_agents_are_listed_among_the_models(world: World) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("headers", [{}, OURS])
+@pytest.mark.parametrize("headers", [{}, STORED])
 def test_words_that_a_tool_says_are_the_reply(world: World, headers: dict[str, str], stream: bool) -> None:
     registry = world.gateway.app.services.agents.registry
     assert isinstance(registry, Registry)
@@ -429,11 +431,11 @@ def test_what_was_heard_of_words_that_calls_said_is_in_the_first_of_them(
     world.gateway.call(registry.create("default", NewAgent(definition, name="old", own=[(HUMAN, {})])))
     world.upstream.queue(call_tools(*calls), call_tools(speak("c", "Here it is.")))
     asked = {"role": "user", "content": "Hello."}
-    world.gateway.post({"model": "agent/old", "messages": [asked]}, OURS)
+    world.gateway.post({"model": "agent/old", "messages": [asked]}, STORED)
     world.upstream.queue(call_tools(speak("d", "Yes?")))
     spoken = [{"role": "assistant", "content": heard}] if heard else []
     messages = [asked, *spoken, {"role": "user", "content": "Wait."}]
-    assert world.gateway.post({"model": "agent/old", "messages": messages}, OURS).status == 200
+    assert world.gateway.post({"model": "agent/old", "messages": messages}, STORED).status == 200
     sent = world.upstream.last.messages[1:]
     assert [m["role"] for m in sent] == ["user", "assistant", "tool", "tool", "user"]
     said = [orjson.loads(each["function"]["arguments"]).get("message") for each in sent[1]["tool_calls"]]
@@ -450,7 +452,7 @@ def test_an_agents_sampling_goes_with_each_request_unless_it_says_so_itself(worl
     assert world.upstream.last.json["temperature"] == 0.9
     assert world.upstream.last.json["max_completion_tokens"] == 70
     assert "max_tokens" not in world.upstream.last.json
-    world.chat(model="agent/ann", headers=OURS).say("Three.")
+    world.chat(model="agent/ann", headers=STORED).say("Three.")
     assert world.upstream.last.json["temperature"] == 0.2
 
 
@@ -474,7 +476,7 @@ def test_a_message_for_an_answer_in_a_form_is_of_the_agents_own_conversation(wor
     for n in (1, 2):
         world.upstream.queue(say(f'{{"say":{n}}}'))
         said = [{"role": "user", "content": f"JSON of {n}."}]
-        reply = world.post(said, OURS, model="agent/ann", response_format={"type": "json_object"})
+        reply = world.post(said, STORED, model="agent/ann", response_format={"type": "json_object"})
         assert reply.headers["x-mnemogate-memory"] == "on"
     assert sent(world) == ["JSON of 1.", '{"say":1}', "JSON of 2."]
 
@@ -579,13 +581,13 @@ def test_a_call_by_a_name_that_nobody_has_stays_in_the_prompt(world: World) -> N
 def test_a_send_that_comes_again_is_answered_as_before(world: World, stream: bool) -> None:
     """Its answer was lost on its way: the SDK sends it once more, and nothing is asked or done a second time."""
     make(world)
-    chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
+    chat = world.chat(model="agent/ann", headers=STORED, tools=[LOOK])
     chat.say("Hi")
     world.upstream.queue(call_tools(insert("a"), text="Let me see."), call_tools(LOOKS, text="Now."))
     chat.messages.append({"role": "user", "content": "Look."})
     first = chat.complete(stream=stream)
     asked = len(world.upstream.chats)
-    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    chat.headers = {**STORED, "x-stainless-retry-count": "1"}
     again = chat.complete(stream=stream)
     assert again == first
     assert again["content"] == "Let me see. Now."
@@ -601,24 +603,24 @@ def test_a_call_of_the_clients_custom_tool_is_shown_and_answered(world: World) -
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
     completion = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-    chat = world.chat(model="agent/ann", headers=OURS, tools=[tool])
+    chat = world.chat(model="agent/ann", headers=STORED, tools=[tool])
     world.upstream.queue(
         raw(orjson.dumps(completion), content_type="application/json"), fail(500), say("One.")
     )
 
     chat.messages.append({"role": "user", "content": "Ask."})
     first = chat.complete()
-    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    chat.headers = {**STORED, "x-stainless-retry-count": "1"}
     assert chat.complete()["tool_calls"] == first["tool_calls"] == [call]
     listed = world.gateway.ask("GET", f"/v1/agents/agent-{made.agent.uid}/messages?order=asc")
     (shown,) = [each for each in orjson.loads(listed.body) if "tool_call" in each]
     assert shown["tool_call"] == {"name": "sql", "arguments": "SELECT 1", "tool_call_id": "c1"}
 
-    chat.headers = OURS
+    chat.headers = STORED
     chat.messages += [first, {"role": "tool", "tool_call_id": "c1", "content": "1"}]
     with pytest.raises(openai.InternalServerError, match="Something went wrong"):
         chat.complete()
-    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    chat.headers = {**STORED, "x-stainless-retry-count": "1"}
     assert chat.go_on() == "One."
     assert world.upstream.last.messages[-2]["tool_calls"] == [call]
 
@@ -626,7 +628,7 @@ def test_a_call_of_the_clients_custom_tool_is_shown_and_answered(world: World) -
 def test_a_result_that_comes_again_after_an_error_is_given_once(world: World) -> None:
     """Applications that retry by themselves send no header of a retry."""
     make(world)
-    chat = world.chat(model="agent/ann", headers=OURS, tools=[LOOK])
+    chat = world.chat(model="agent/ann", headers=STORED, tools=[LOOK])
     world.upstream.queue(call_tools(LOOKS), fail(500), say("One."))
     chat.say("Ask.")
     chat.answer(chat.messages[-1]["tool_calls"][0], "1")
@@ -640,17 +642,17 @@ def test_a_result_that_comes_again_after_an_error_is_given_once(world: World) ->
 def test_the_same_words_behind_their_answer_are_another_send(world: World) -> None:
     """The library sends it again since its first request did not arrive."""
     make(world)
-    chat = world.chat(model="agent/ann", headers=OURS)
+    chat = world.chat(model="agent/ann", headers=STORED)
     world.upstream.queue(say("First."), say("Second."))
     assert chat.say("Go on.") == "First."
-    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    chat.headers = {**STORED, "x-stainless-retry-count": "1"}
     assert chat.say("Go on.") == "Second."
     assert sent(world) == ["Go on.", "First.", "Go on."]
 
 
 def test_a_send_that_comes_again_may_bring_what_was_cancelled_before_it(world: World) -> None:
     make(world)
-    chat = world.chat(model="agent/ann", headers=OURS)
+    chat = world.chat(model="agent/ann", headers=STORED)
     chat.say("Hi")
     world.upstream.queue(fail(500), say("Yes."))
     chat.messages.append({"role": "user", "content": "Are you"})
@@ -658,7 +660,7 @@ def test_a_send_that_comes_again_may_bring_what_was_cancelled_before_it(world: W
         chat.complete()
     chat.messages.append({"role": "user", "content": "there?"})
     first = chat.complete()
-    chat.headers = {**OURS, "x-stainless-retry-count": "1"}
+    chat.headers = {**STORED, "x-stainless-retry-count": "1"}
     assert chat.go_on() == first["content"] == "Yes."
     assert chat.say("Good.") == "Ok."
     assert sent(world) == ["Hi", "Ok.", "Are you", "there?", "Yes.", "Good."]
@@ -676,5 +678,5 @@ def test_a_store_that_fails_between_two_steps_is_said_to_fail(
     monkeypatch.setattr(RunMemory, "save_step", save_step)
     world.upstream.queue(call_tools(insert("Name: Bob"), text="Let me note that."))
     with pytest.raises(openai.APIError) as caught:
-        world.chat(model="agent/ann", stream=stream, headers=OURS).say("I am Bob.")
+        world.chat(model="agent/ann", stream=stream, headers=STORED).say("I am Bob.")
     assert caught.value.code == "memory_unavailable"

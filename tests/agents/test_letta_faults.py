@@ -188,7 +188,7 @@ FAULTS: Final = (
             f"{_HERE}::test_an_error_in_the_middle_of_a_stream_is_an_error",
             f"{_CHAT}::test_the_clients_own_tool_pauses_and_its_result_goes_on",
             f"{_CHAT}::test_an_agents_sampling_goes_with_each_request_unless_it_says_so_itself",
-            f"{_CHAT}::test_what_a_list_repeats_is_said",
+            f"{_CHAT}::test_the_reply_says_how_much_of_a_list_is_new",
         ),
     ),
     # Who asks.

@@ -127,7 +127,7 @@ def test_messages_that_are_all_alike_do_not_stand_out() -> None:
     assert ranked_among(blobs, "reptiles", SECRET, near=near) == []
 
 
-def test_what_is_near_to_everything_stands_behind_what_is_near_to_the_query() -> None:
+def test_what_is_near_to_everything_ranks_below_what_is_near_to_the_query() -> None:
     """A text that lies in the middle of all others is near to any of them, and so to any query."""
     common = np.frombuffer(unit(99), "<f4")
     own = {seq: np.frombuffer(unit(seq), "<f4") for seq in range(1, 41)}

@@ -117,14 +117,16 @@ def test_a_stream_by_another_type_may_begin_in_pieces(world: World) -> None:
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/json"])
 @pytest.mark.parametrize("body", [b'{"choices": []}', b"Too busy.\n\nCome again.", b"da", b""])
-def test_a_whole_reply_to_who_asks_for_a_stream_is_no_stream(world: World, body: bytes, kind: str) -> None:
+def test_a_whole_reply_where_a_stream_was_asked_for_is_no_stream(
+    world: World, body: bytes, kind: str
+) -> None:
     """A small server may stream nothing, whatever it is asked for."""
     world.upstream.queue(raw(body, content_type=kind, headers={"content-length": str(len(body))}))
     assert through(world) == body
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/json"])
-def test_a_whole_reply_to_who_asks_for_a_stream_is_remembered(world: World, kind: str) -> None:
+def test_a_whole_reply_where_a_stream_was_asked_for_is_remembered(world: World, kind: str) -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": "Tea."}, "finish_reason": "stop"}
     body = json.dumps({"id": "c", "choices": [choice]}).encode()
     world.upstream.queue(raw(body, content_type=kind))
@@ -133,11 +135,11 @@ def test_a_whole_reply_to_who_asks_for_a_stream_is_remembered(world: World, kind
     assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
 
 
-def test_tools_of_ours_are_run_in_a_stream_by_another_type(world: World) -> None:
+def test_gateway_tools_are_run_in_a_stream_by_another_type(world: World) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "memory_insert"}}
     call["function"] |= {"arguments": json.dumps({"label": "human", "new_string": "Likes tea."})}
-    said = (chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), b"data: [DONE]\n\n")
-    world.upstream.queue(raw(*said, content_type="text/plain"), say("Noted."))
+    pieces = (chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), b"data: [DONE]\n\n")
+    world.upstream.queue(raw(*pieces, content_type="text/plain"), say("Noted."))
     assert b"memory_insert" not in through(world, model="agent/helper")
     assert "Likes tea." in str(world.upstream.last.messages)
 
@@ -169,7 +171,7 @@ def test_the_head_of_a_plain_stream_leaves_with_its_first_text(world: World) -> 
         client.read_until(b"[DONE]")
 
 
-def test_usage_is_told_only_to_who_asked(world: World) -> None:
+def test_usage_is_sent_only_where_it_was_asked_for(world: World) -> None:
     insert = Call("memory_insert", {"label": "human", "new_string": "x"})
     body = {**HELLO, "model": "agent/helper", "max_tokens": 500}
     usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -244,7 +246,7 @@ def test_a_whole_reply_passes_byte_for_byte(world: World) -> None:
     assert world.gateway.post({**HELLO, "stream": False}).body == body
 
 
-def test_a_body_that_nobody_understands_passes_and_is_not_kept(world: World) -> None:
+def test_a_body_in_no_known_form_passes_and_is_not_stored(world: World) -> None:
     world.upstream.queue(raw(b"<html>hm</html>", content_type="text/html"))
     reply = world.gateway.post({**HELLO, "stream": False})
     assert (reply.status, reply.body) == (200, b"<html>hm</html>")
@@ -253,51 +255,51 @@ def test_a_body_that_nobody_understands_passes_and_is_not_kept(world: World) -> 
 
 @pytest.mark.sqlite
 def test_the_end_waits_for_the_commit_and_the_text_does_not(world: World) -> None:
-    free, here = Gate(), Gate()
+    gate, entered = Gate(), Gate()
 
     def block(_: object) -> None:
-        here.open()
-        free.wait_sync()
+        entered.open()
+        gate.wait_sync()
 
     world.gateway.loop.call_soon_threadsafe(lambda: world.store.database.writer.submit(block))
-    here.wait_sync()
+    entered.wait_sync()
     with world.gateway.connect() as client:
         client.request("POST", CHAT, json.dumps(HELLO).encode())
         client.read_until(b'"Ok."')
-        free.open()
+        gate.open()
         client.read_until(b"[DONE]")
     assert world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [1]
 
 
 @pytest.mark.sqlite
-def test_a_store_slower_than_its_time_is_said_in_a_comment(upstream: StrictUpstream, tmp_path: Path) -> None:
-    free, here = Gate(), Gate()
+def test_a_slow_store_is_reported_in_a_comment(upstream: StrictUpstream, tmp_path: Path) -> None:
+    gate, entered = Gate(), Gate()
 
     def block(_: object) -> None:
-        here.open()
-        free.wait_sync()
+        entered.open()
+        gate.wait_sync()
 
     with remember(upstream, tmp_path, limits=replace(QUIET, commit_wait_s=0.001)) as world:
         world.gateway.loop.call_soon_threadsafe(lambda: world.store.database.writer.submit(block))
-        here.wait_sync()
+        entered.wait_sync()
         data = world.gateway.post(HELLO).body
         whole = world.gateway.post({**HELLO, "stream": False})
-        free.open()
+        gate.open()
         assert b": mnemogate not durable\n\n" in data
         assert data.endswith(b"data: [DONE]\n\n")
         assert whole.headers["x-mnemogate-durable"] == "false"
         assert world.query("SELECT count(*) FROM exchanges") == [1]
 
 
-def test_a_reply_without_end_is_not_kept_without_end(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_reply_without_end_is_cut_where_it_is_stored(upstream: StrictUpstream, tmp_path: Path) -> None:
     """An upstream that never stops took gigabytes of a turn that is remembered."""
     upstream.queue(*(say("word " * 4000) for _ in range(2)))
     with remember(upstream, tmp_path, limits=replace(QUIET, streamed_bytes=20_000)) as world:
         streamed = world.gateway.post(HELLO).body
         assert b"larger than 20000 bytes" in streamed[-300:]
         assert b"[DONE]" not in streamed
-        nobody = {key: value for key, value in HELLO.items() if key != "user"}
-        handed_on = world.gateway.post(nobody).body
+        without_user = {key: value for key, value in HELLO.items() if key != "user"}
+        handed_on = world.gateway.post(without_user).body
         assert handed_on.endswith(b"data: [DONE]\n\n")
 
 

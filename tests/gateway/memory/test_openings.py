@@ -21,17 +21,17 @@ def _texts(dice: random.Random) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_openings_are_told_apart_as_the_rules_do(store: Store, seed: int) -> None:
+async def test_openings_are_distinguished_as_the_rules_do(store: Store, seed: int) -> None:
     dice = random.Random(seed)
     pair = Pair(store, has_edits=False)
     under_way: list[Request] = []
-    anew = 0
+    begun = 0
     for n in range(12):
         heads: list[WireMessage] = [user("Good day")] if dice.random() < 0.1 else []
         for text in _texts(dice):
             mode = MemoryUse.OFF if n > 8 and dice.random() < 0.1 else MemoryUse.ON
             request = await pair.begin([*heads, user(text)], None, mode)
-            anew += pair.stored[id(request)].begins_conversation
+            begun += pair.stored[id(request)].begins_conversation
             if dice.random() < 0.15:
                 under_way.append(request)
             elif dice.random() < 0.1:
@@ -39,16 +39,16 @@ async def test_openings_are_told_apart_as_the_rules_do(store: Store, seed: int) 
             else:
                 await pair.finish(request, [assistant(f"Answer {dice.randrange(9)}.")])
                 if dice.random() < 0.2:
-                    said = [*heads, user(text), assistant("Answer 1."), user(f"And {n}?")]
-                    await pair.finish(await pair.begin(said, None), [assistant("So.")])
+                    messages = [*heads, user(text), assistant("Answer 1."), user(f"And {n}?")]
+                    await pair.finish(await pair.begin(messages, None), [assistant("So.")])
         if under_way and dice.random() < 0.3:
             await pair.finish(under_way.pop(), [assistant("At last.")])
         pair.world.now += 2 * IDLE_S if dice.random() < 0.1 else dice.random()
-    assert anew > 0
+    assert begun > 0
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "is_anew"),
+    ("first", "then", "is_new"),
     [
         ("Where is the red bicycle", "Where is the blue one", True),
         ("Where is the red bicycle", "Where is the red bicycle", False),
@@ -60,13 +60,13 @@ async def test_openings_are_told_apart_as_the_rules_do(store: Store, seed: int) 
     ],
 )
 async def test_only_what_may_extend_an_opening_is_weighed(
-    store: Store, first: str, then: str, is_anew: bool
+    store: Store, first: str, then: str, is_new: bool
 ) -> None:
     pair = Pair(store, has_edits=False)
     for text in ("Once.", "Twice!", first):
         await pair.finish(await pair.begin([user(text)], None), [assistant("Ok.")])
     request = await pair.begin([user(then)], None)
-    assert pair.stored[id(request)].begins_conversation == is_anew
+    assert pair.stored[id(request)].begins_conversation == is_new
     await pair.finish(request, [assistant("Fine.")])
 
 
@@ -98,8 +98,8 @@ async def test_of_two_openings_under_way_at_once_one_goes_on_before_the_other_en
     await pair.finish(await pair.begin([user("Once.")], None), [assistant("Ok.")])
     tabs = [await pair.begin([user("Hi")], None) for _ in range(2)]
     await pair.finish(tabs[first], [assistant("Hello!")])
-    said = [user("Hi"), assistant("Hello!"), user("more")]
-    await pair.finish(await pair.begin(said, None), [assistant("More.")])
+    messages = [user("Hi"), assistant("Hello!"), user("more")]
+    await pair.finish(await pair.begin(messages, None), [assistant("More.")])
     await pair.finish(tabs[1 - first], [assistant("Good day!")])
     assert {row.conversation for row in (await pair.speaker.rows())[1:]} == {2}
 

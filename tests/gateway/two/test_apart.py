@@ -112,23 +112,23 @@ def test_clocks_that_are_hours_apart_are_not_asked(
         assert query(url, apart)[0][0] < HOURS_S / 2
 
 
-# -- a word that does not arrive
+# -- a notification that does not arrive
 
 
-def test_the_first_key_closes_the_door_where_no_word_of_it_arrives(
+def test_the_first_key_counts_where_no_notification_of_it_arrives(
     upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (keys, listen):
         monkeypatch.setattr(module, "POLL_S", 0.3)
     settings = settings_for(upstream)
 
-    async def hearing() -> Store:
+    async def open_listening() -> Store:
         return await open_store(url)
 
-    async def deaf() -> Store:
+    async def open_without_notifications() -> Store:
         return await open_store(url, pooled=True)
 
-    with serve(settings, hearing) as one, serve(settings, deaf) as other:
+    with serve(settings, open_listening) as one, serve(settings, open_without_notifications) as other:
         world = Two(upstream, one, other)
         assert world.chat(other, "Hello.").status == 200
         store = one.app.services.store
@@ -153,21 +153,21 @@ def test_an_agent_that_is_deleted_during_its_run_elsewhere_leaves_nothing(
     settings = settings_for(upstream)
     with serve(settings, open_here) as one, serve(settings, open_here) as other:
         world = Two(upstream, one, other)
-        agent, kept, gate = world.agent(), world.agent(), Gate()
-        upstream.queue(say("Never kept.", hold_before_headers=gate))
-        sent = world.threads.submit(world.send, one, agent, "Secret.")
+        deleted, other_agent, gate = world.agent(), world.agent(), Gate()
+        upstream.queue(say("Never stored.", hold_before_headers=gate))
+        sent = world.threads.submit(world.send, one, deleted, "Secret.")
         becomes(lambda: len(world.prompts()) == 1)
-        assert world.ask(other, "DELETE", f"/v1/agents/{agent}")[0] == 200
+        assert world.ask(other, "DELETE", f"/v1/agents/{deleted}")[0] == 200
         gate.open()
         status, reply = sent.result(PATIENCE_S)
         assert status in (404, 409) or reply["stop_reason"]["stop_reason"] in ("cancelled", "error"), reply
         for gateway in (one, other):
-            assert world.send(gateway, agent, "Hello?")[0] == 404
-            assert world.send(gateway, kept, "Hello.")[0] == 200
+            assert world.send(gateway, deleted, "Hello?")[0] == 404
+            assert world.send(gateway, other_agent, "Hello.")[0] == 200
         becomes(lambda: not query(url, "SELECT 1 FROM runs WHERE state IN ('created', 'running')"))
         text = str(query(url, 'SELECT input, shown_reply, "full" FROM exchanges'))
         assert "Secret." not in text
-        assert "Never kept." not in text
+        assert "Never stored." not in text
 
 
 def test_a_memory_that_is_imported_is_known_at_both(
@@ -206,9 +206,9 @@ async def test_one_export_is_imported_twice_in_one_moment(url: str) -> None:
 
         async def fill() -> None:
             restore = TransferOperations(store).restore
-            whose = {"project": "p", "profile": "default", "user": "ann"}
-            at = (await restore({**whose, "lines": lines, "at": None}))["at"]
-            await restore({**whose, "lines": [], "at": at, "end": True})
+            owner = {"project": "p", "profile": "default", "user": "ann"}
+            at = (await restore({**owner, "lines": lines, "at": None}))["at"]
+            await restore({**owner, "lines": [], "at": at, "end": True})
 
         begun = holder.transaction()
         await begun.start()

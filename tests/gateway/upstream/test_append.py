@@ -34,7 +34,7 @@ def came_with(id: str) -> str:
     return "_".join(id.split("_")[:2])
 
 
-def told(seen: Seen) -> list[str]:
+def texts_sent(seen: Seen) -> list[str]:
     """What an upstream was sent, in order, whatever its dialect: words, calls and results.
 
     Ids that are unique there ("toolu_5_1") are those that the call came with.
@@ -118,7 +118,7 @@ class Phone:
         upstream.queue(reply)
         expected = self._path([*goes, new])
         assert self._ask(new) == 200
-        assert (upstream.last.refusal, told(upstream.last)) == (None, expected)
+        assert (upstream.last.refusal, texts_sent(upstream.last)) == (None, expected)
         self.said = [*expected, text]
         answered = {m["tool_call_id"] for m in [*goes, new] if is_result(m)}
         self.late += [id for id in self.open if id not in answered]
@@ -135,7 +135,7 @@ class Phone:
             self.two.second.queue(fail(status))
         expected = self._path([*goes, new])
         assert self._ask(new) == status
-        assert told(self.two.first.last) == expected
+        assert texts_sent(self.two.first.last) == expected
         # What is refused is not sent again, nor what was held back for it.
         self.held = stays if status == 400 else [*goes, new, *stays]
 
@@ -148,13 +148,13 @@ class Phone:
         if stands_in:
             self.two.first.queue(fail(503))
         assert self._ask(title, {"x-mnemogate-memory": self.dice.choice(["off", "read"])}) == 200
-        assert (upstream.last.refusal, told(upstream.last)) == (None, expected)
+        assert (upstream.last.refusal, texts_sent(upstream.last)) == (None, expected)
 
-    def _path(self, behind: Sequence[Json]) -> list[str]:
+    def _path(self, new: Sequence[Json]) -> list[str]:
         """The history with what comes after it, where each call has a result right after it."""
-        answered = {m["tool_call_id"]: m["content"] for m in behind if is_result(m)}
+        answered = {m["tool_call_id"]: m["content"] for m in new if is_result(m)}
         results = [f"result {id}: {answered.get(id, 'No result was given.')}" for id in self.open]
-        return [*self.said, *results, *(m["content"] for m in behind if not is_result(m))]
+        return [*self.said, *results, *(m["content"] for m in new if not is_result(m))]
 
     def _ask(self, new: Json, more: dict[str, str] | None = None) -> int:
         stream = self.dice.random() < 0.5
