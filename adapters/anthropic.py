@@ -174,7 +174,7 @@ class _TranslatedReply(WholeReply):
     """A body that is translated when it is whole: an answer, an error, a list.
 
     translate: called with the body of a 200.
-    complaint: begins the error about a body that cannot be translated.
+    complaint: the error about a body that cannot be translated, which is not quoted: errors are logged.
     """
 
     def __init__(self, reply: ModelReply, translate: Callable[[Json], Json], complaint: str) -> None:
@@ -191,7 +191,7 @@ class _TranslatedReply(WholeReply):
         try:
             return orjson.dumps(self._translate(read_json(body)[0]))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ProviderBroke(f"{self._complaint}: {body[:200]!r}") from error
+            raise ProviderBroke(self._complaint) from error
 
     async def aclose(self) -> None:
         await self._reply.aclose()
@@ -284,7 +284,7 @@ class _NativeReply(WholeReply):
             read = _message_to_completion(message, self._created, self._first_block)
             read["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ProviderBroke(f"the upstream's answer is no message: {body[:200]!r}") from error
+            raise ProviderBroke("the upstream's answer is no message") from error
         return orjson.dumps({**read, "native_message": orjson.Fragment(body)})
 
     async def aclose(self) -> None:

@@ -103,9 +103,7 @@ class StreamTranslator:
                 return self._delta(parsed, delta)
             return self._translate(kind, parsed)
         except (AttributeError, KeyError, TypeError) as error:
-            raise ProviderBroke(
-                f"an event of the upstream's is none of Anthropic's: {data[:200]!r}"
-            ) from error
+            raise ProviderBroke("an event of the upstream's is none of Anthropic's") from error
 
     def _translate(self, kind: Any, parsed: Json) -> list[Event]:
         match kind:
