@@ -137,6 +137,9 @@ async def test_the_budget_outlives_the_process(world: World) -> None:
         (ScriptedFailure(500, "Miso"), JobFailed, "answered 500"),
         (ScriptedFailure(400, "Miso"), JobFailed, "answered 400"),
         (ScriptedFailure(429, "Miso", headers=(("retry-after", "7"),)), Postponed, "429"),
+        # As failover takes them under a 200.
+        (Raw((b'{"base_resp":{"status_code":1002,"status_msg":"Miso"}}',)), Postponed, "429"),
+        (Raw((b'{"error":{"code":502,"message":"Miso"}}',)), JobFailed, "answered 502"),
         (Raw((b"Miso",)), JobFailed, "no chat completion"),
         (Raw((b'{"choices":[]}',)), JobFailed, "no chat completion"),
         (Raw((b'{"choices":[{"message":"Miso"}]}',)), JobFailed, "no chat completion"),
