@@ -10,24 +10,18 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-import starlette.routing
 import uvicorn.server
 from hypothesis import HealthCheck, settings
 
-import storage.postgres.migration as postgres_migration
-import storage.sqlite.migration as sqlite_migration
-from gateway import operations
 from gateway.log import RepeatHandler
-from gateway.page import page_app
 from storage.sql.store import Store
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway import deadlines
+from tests.gateway import deadlines, made_once
 from tests.postgres import postgres
 from tests.server import HAS_AGENTS
 
@@ -165,21 +159,10 @@ def _servers_end_at_once() -> Iterator[None]:
         yield
 
 
-# What each gateway makes of the program's own files, and a thousand make alike.
-MADE_ONCE = (
-    (starlette.routing, "compile_path"),
-    (page_app, "_compile"),
-    (operations, "version"),
-    (sqlite_migration, "load_migrations"),
-    (postgres_migration, "load_migrations"),
-)
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _what_all_gateways_have_is_made_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in MADE_ONCE:
-            patch.setattr(module, name, cache(getattr(module, name)))
+        made_once.share(patch.setattr)
         yield
 
 

@@ -34,7 +34,9 @@ PATIENT = "tests.gateway.patient"
 _context = multiprocessing.get_context("forkserver")
 # The first changes others' limits, which is to be done before these are imported. A gateway imports the SDKs only for
 # batches.
-_context.set_forkserver_preload([PATIENT, "gateway.serve", "openai", "anthropic", "tests.stored", __name__])
+_context.set_forkserver_preload(
+    [PATIENT, "gateway.serve", "openai", "anthropic", "tests.gateway.preloaded", __name__]
+)
 # Only one thread at a time may ask what became of a process.
 _lock = threading.Lock()
 

@@ -45,8 +45,12 @@ def place_of(where: Path, arguments: Sequence[str]) -> dict[str, str]:
     """The variable that names the database which stands in for the file of a command, where the test has a server."""
     if stored.server is None:
         return {}
-    named = arguments[arguments.index("--db") + 1] if "--db" in arguments else "mnemogate.db"
-    return {"MNEMOGATE_DATABASE_URL": stored.server.url_of(where / named)}
+    return {"MNEMOGATE_DATABASE_URL": stored.server.url_of(_file_of(where, arguments))}
+
+
+def _file_of(where: Path, arguments: Sequence[str]) -> Path:
+    """The database file of a command, unless its settings name one."""
+    return where / (arguments[arguments.index("--db") + 1] if "--db" in arguments else "mnemogate.db")
 
 
 def without_file(arguments: Sequence[str]) -> list[str]:
@@ -87,15 +91,20 @@ def serving(
 ) -> Iterator[Process]:
     """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run.
 
-    is_new: never as a copy (`forked`), for tests of what a process has of its own.
+    is_new: never as a copy (`forked`), for tests of what a process has of its own. A copy finds a file of the present
+    schema, unless the settings or the environment name a database.
     """
     (where / "mnemogate.toml").write_text(settings)
     log = where / "serve.log"
+    whole = {**place_of(where, arguments), **(environ or {})}
+    is_named = "[database]" in settings or any(name.startswith("MNEMOGATE_DATABASE_") for name in whole)
+    if module in COPIED and not (is_new or is_named):
+        stored.lay_new_file(_file_of(where, arguments))
     with started(
         module,
         ["serve", "--port", "0", *without_file(arguments)],
         where,
-        {**place_of(where, arguments), **(environ or {})},
+        whole,
         log,
         is_new=is_new,
     ) as child:
