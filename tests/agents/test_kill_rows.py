@@ -5,7 +5,6 @@ The table of what is on disk when: accepted, begun, replied, sent, answered, don
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ from typing import Any
 
 import pytest
 
-import tests.doubles.mcp_server as double
 from gateway.core.prompt.compose import UNANSWERED
 from tests.agents.kills import Killed, Serving, wait_for
+from tests.agents.plain_mcp import PLAIN
 from tests.agents.test_kills import INTERRUPTED
 from tests.doubles.upstream import Call, Gate, Reply, Seen, call_tools, say
 from tests.gateway.tools.test_sandbox import PYTHON, needs_bwrap
@@ -219,7 +218,7 @@ class Mcp(Kind):
     def __init__(self, world: Killed, *, long: bool = False) -> None:
         super().__init__(world, long=long)
         self.bells = world.folder / "bells"
-        self.command = (sys.executable, str(Path(double.__file__)), "stdio", str(self.bells))
+        self.command = (*PLAIN.command, "ring", str(self.bells))
         world.tools = f'mcp_stdio = ["{" ".join(self.command)}"]\n'
 
     def agent(self, gateway: Serving) -> str:

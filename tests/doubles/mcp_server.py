@@ -1,6 +1,6 @@
 """An MCP server by the `mcp` package. Its argument is `stdio`, or `http`: then the first line it prints is its port.
 
-`stdio PATH`: with a tool `ring`, which notes each bell in that file. Options of `http` and of `make_app`:
+Options of `http` and of `make_app`:
 
     large     with a tool `large`, whose schema and result have numbers beyond 64 bits
     deaf      speaks in sessions, as servers did before 2026, and never answers that one ends
@@ -63,14 +63,6 @@ def variables() -> str:
     return ",".join(sorted(os.environ))
 
 
-async def ring(bell: str) -> str:
-    """Rings a bell; the bell `long` for a minute."""
-    with open(sys.argv[2], "a") as bells:  # noqa: ASYNC230
-        bells.write(f"{bell}\n")
-    await asyncio.sleep(60 if bell == "long" else 0)
-    return f"{bell} rang"
-
-
 def large(n: Annotated[int, Field(le=LARGE)]) -> Annotated[CallToolResult, dict[str, int]]:
     """Returns a large number."""
     return CallToolResult(content=[], structured_content={"large": LARGE})
@@ -116,7 +108,7 @@ def make_server(*options: str) -> MCPServer:
     server = MCPServer("double")
     for tool in (add, hello, fail, die, hang, flood, variables):
         server.tool(name="say.hello" if tool is hello else None)(tool)
-    for tool in (told, large, ring):
+    for tool in (told, large):
         if tool.__name__ in options:
             server.tool()(tool)
     return server
@@ -135,7 +127,7 @@ def make_app(*options: str) -> Any:
 if __name__ == "__main__":
     kind, *given = sys.argv[1:]
     if kind == "stdio":
-        make_server(*(["ring"] if given else [])).run()
+        make_server().run()
     else:
         listening = socket.create_server(("127.0.0.1", 0))
         print(listening.getsockname()[1], flush=True)

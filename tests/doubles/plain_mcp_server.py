@@ -2,7 +2,7 @@
 
 For tests of what the gateway does with tools. How it speaks with a server, `mcp_server` tries, which is the package's.
 With the argument `told` it has a tool `told`, which returns a variable; with `faulty` the tools `die`, `hang` and
-`flood`, which do that.
+`flood`, which do that; with `ring PATH` a tool `ring`, which notes each bell in that file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,6 +46,14 @@ def flood() -> str:
     return "x" * 2_000_000
 
 
+def ring(bell: str) -> str:
+    """Rings a bell; the bell `long` for a minute."""
+    with open(sys.argv[2], "a") as bells:
+        bells.write(f"{bell}\n")
+    time.sleep(60 if bell == "long" else 0)
+    return f"{bell} rang"
+
+
 def _tool(name: str, description: str, /, **parameters: str) -> dict[str, Any]:
     properties = {parameter: {"type": kind} for parameter, kind in parameters.items()}
     schema = {"type": "object", "properties": properties, "required": [*properties]}
@@ -57,6 +66,8 @@ TOOLS: dict[str, tuple[dict[str, Any], Callable[..., str]]] = {
 }
 if "told" in sys.argv:
     TOOLS["told"] = (_tool("told", "Tells a variable.", name="string"), told)
+if "ring" in sys.argv:
+    TOOLS["ring"] = (_tool("ring", "Rings a bell.", bell="string"), ring)
 if "faulty" in sys.argv:
     TOOLS |= {tool.__name__: (_tool(tool.__name__, str(tool.__doc__)), tool) for tool in (die, hang, flood)}
 
