@@ -11,7 +11,7 @@ of the caller are in memory alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -389,10 +389,13 @@ class BackgroundResponses:
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
         )
         try:
-            if request is None:
+            turns = [*map(decode_turn_name, await self.store.runs.turns(run.agent, run.id))]
+            if (made := await self._find_made(run, turns)) is not None:
+                await self._end(run, log, *made)
+            elif request is None:
                 await self._end(run, log, self.dialect.failed(shown, None, GIVEN_UP))
-                return
-            await self._begin(run, log, request, shown)
+            else:
+                await self._begin(run, log, request, shown, is_begun=bool(turns))
         finally:
             if watch is not None:
                 watch.cancel()
@@ -437,8 +440,10 @@ class BackgroundResponses:
                     log.leave()
                     return
 
-    async def _begin(self, run: Run, log: _ResponseLog, request: BackgroundRequest, shown: Json) -> None:
-        """Shows a response as one in progress, and makes it."""
+    async def _begin(
+        self, run: Run, log: _ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
+    ) -> None:
+        """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
         begun = await self.store.runs.begin(run.agent, run.id, self.now())
         if begun.is_over:
             await self._end(run, log, self.dialect.cancelled(shown))
@@ -447,11 +452,7 @@ class BackgroundResponses:
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown), log.job)
         identity = request.chat.identity
         assert identity is not None
-        turns = [*map(decode_turn_name, await self.store.runs.turns(run.agent, run.id))]
-        if (made := await self._find_made(run, identity.project, turns)) is not None:
-            await self._end(run, log, *made)
-            return
-        record = await self._record_of(run, log.job, is_begun=bool(turns))
+        record = await self._record_of(run, log.job, is_begun=is_begun)
         if record is None:
             await self._end(run, log, self.dialect.failed(shown, None, FORGOTTEN))
             return
@@ -461,14 +462,17 @@ class BackgroundResponses:
             await self._answer(run, log, request, shown, identity, receipt, record)
 
     async def _find_made(
-        self, run: Run, project: str, turns: Iterable[tuple[str, str]]
+        self, run: Run, turns: Collection[tuple[str, str]]
     ) -> tuple[Json, tuple[str, str]] | None:
         """Returns the response that an earlier attempt has made without ending the run, and the name of its turn.
 
         turns: the names of those that earlier attempts have begun.
         """
+        agent = await self.store.agents.load(run.agent) if turns else None
+        if agent is None:
+            return None
         for name in turns:
-            found = await self.store.messages.begun(project, name[0], turn_begun(name[1]))
+            found = await self.store.messages.begun(agent.scope.project, name[0], turn_begun(name[1]))
             if found is not None and found[1].exchange.state is State.FINISHED:
                 response = self.dialect.rebuild(run.uid, NamedTurn(name, found[1].exchange).reply)
                 if response is not None:

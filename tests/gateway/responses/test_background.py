@@ -229,10 +229,12 @@ def test_a_reader_follows_the_attempt_after_one_that_failed(
 
 
 @pytest.mark.both
+@pytest.mark.parametrize("most_tries", [1, 3], ids=["the last attempt", "the first of three"])
 def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
-    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+    world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, most_tries: int
 ) -> None:
     """The upstream is not asked again, and the conversation has question and answer once."""
+    monkeypatch.setattr(background_responses, "MAX_TRIES", most_tries)
     failing_once(monkeypatch, world.store.runs, "finish_response")
     upstream.queue(say("One two."), say("Three four."))
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
