@@ -57,9 +57,10 @@ from gateway.settings import MemorySettings
 from scripts.fill import new_agent, write_conversation
 from scripts.talk.dialogue import Turn
 from scripts.talk.embedders import make_embedder
+from scripts.talk.memories import Asked, Memory, history_of
 from scripts.talk.plain import PlainSearch
 from scripts.talk.rules import RULES as RULES_OF_RECALL
-from scripts.talk.sets import Asked, Memory, Set, history_of, make_sets, sentences_of, sessions_of
+from scripts.talk.sets import Set, make_sets, sentences_of, sessions_of
 from storage.commands import Committed
 from storage.open import open_store
 from storage.search import blob

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
 from scripts.talk.languages import CHATTY, REPLIES
-from scripts.talk.sets import Asked, Memory, history_of
+from scripts.talk.memories import Asked, Memory, history_of
 
 _MEMORIES = 16
 # Turns without a wish for each with one.

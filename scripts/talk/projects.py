@@ -12,7 +12,7 @@ from functools import partial
 from itertools import pairwise
 
 from scripts.talk.dialogue import ASSISTANT, BEGUN, DAY_S, USER, Turn
-from scripts.talk.sets import Asked, Memory, Session, history_of
+from scripts.talk.memories import Asked, Memory, Session, history_of
 
 _MEMORIES = 3
 # Sentences around a step: in long turns, and in short ones.

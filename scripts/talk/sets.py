@@ -13,8 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.core.prompt.note import choose, render_note
+from scripts.talk import kinds
 from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, asked_before, make_dialogue
-from storage.search.blob import Document
+from scripts.talk.languages import FACTS, chats
+from scripts.talk.memories import Asked, Memory, Session, history_of
+from scripts.talk.projects import projects
+from scripts.talk.wishes import wishes
+from storage.records import Message
 
 OTHERS = 45
 SEED = 1
@@ -26,35 +32,6 @@ _MARK = "a2b3c4d5"
 _CALLS = 0.2
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-Session = tuple[float, list[Turn]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question, or another first message.
-
-    evidence: seqs of the turns that hold the answer; none where the memory has no answer, so that a note is noise.
-    sentences: of these turns, those that answer, where a part of a turn without them is no answer.
-    """
-
-    kind: str
-    text: str
-    evidence: frozenset[int]
-    sentences: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Memory:
-    """One person's history, and what is asked about it at the end. at: when, in seconds since the epoch.
-
-    name: of the person, where the questions' requests say it. is_named: the messages have it as well.
-    """
-
-    history: list[Document]
-    questions: list[Asked]
-    at: float
-    name: str | None = None
-    is_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,21 +50,6 @@ def sessions_of(question: dict[str, Any]) -> list[tuple[str, float, list[dict[st
     """Returns the sessions of a LongMemEval question's own history: their ids, times and turns."""
     dates = map(_parse_date, question["haystack_dates"])
     return list(zip(question["haystack_session_ids"], dates, question["haystack_sessions"], strict=True))
-
-
-def history_of(sessions: Iterable[Session]) -> tuple[list[Document], dict[int, set[int]]]:
-    """Numbers the turns of sessions one after the other; returns also the turns of each mark."""
-    history: list[Document] = []
-    marked: dict[int, set[int]] = {}
-    for at, turns in sessions:
-        for number, turn in enumerate(turns):
-            seq = len(history) + 1
-            history.append(
-                Document(seq, turn.role, turn.text, at + number, None, seq - 1 if number else None)
-            )
-            for mark in turn.marks:
-                marked.setdefault(mark, set()).add(seq)
-    return history, marked
 
 
 def long_cases(questions: Sequence[dict[str, Any]], limit: int, form: str = "") -> Iterator[Memory]:
@@ -192,9 +154,6 @@ def _asked(question: Question, marked: dict[int, set[int]]) -> Asked:
 
 def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
     """Returns notes of some turns, as a model that saw them may repeat them."""
-    from gateway.core.prompt.note import choose, render_note
-    from storage.records import Message
-
     history, _ = history_of(sessions)
     pick = random.Random(seed)
     for _ in range(20):
@@ -204,11 +163,6 @@ def _quoted(sessions: Sequence[Session], seed: str) -> Iterator[str]:
 
 def make_sets(questions: Sequence[dict[str, Any]], limit: int) -> Iterator[Set]:
     """Makes all sets, one after the other. limit: of LongMemEval's questions; 0: all."""
-    from scripts.talk import kinds
-    from scripts.talk.languages import FACTS, chats
-    from scripts.talk.projects import projects
-    from scripts.talk.wishes import wishes
-
     sentences = sentences_of(questions)
     others = [(at, _turns(session, "")) for question in questions for _, at, session in sessions_of(question)]
     for language in FACTS:
