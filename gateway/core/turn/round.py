@@ -383,7 +383,11 @@ class Round:
                 own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
                 return ErrorEvent(error, event.raw if is_shaped else None)
-        self._take_chunk(as_deltas(chunk), event.raw, event.name)
+        deltas = as_deltas(chunk)
+        if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated():
+            # MiniMax ends its streams with the whole reply, for the usage that it has.
+            deltas["choices"] = [{**choice, "delta": {}} for choice in deltas["choices"]]
+        self._take_chunk(deltas, event.raw, event.name)
         return None
 
     def _pass_on(self, event: Event) -> None:

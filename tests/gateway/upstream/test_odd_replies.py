@@ -13,9 +13,10 @@ import pytest
 
 from tests.doubles.upstream import Reply, StrictUpstream, raw
 from tests.gateway.messages.sdk import Talk
-from tests.gateway.sdk import World, remember
+from tests.gateway.sdk import World, agent, remember
 
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 DONE = b"data: [DONE]\n\n"
 BOM = b"\xef\xbb\xbf"
 
@@ -44,6 +45,14 @@ STREAMS = {
     ),
     "messages in place of deltas": (b"data: " + whole() + b"\n\n", DONE),
     "a body under the type of a stream": (whole(),),
+    "the whole reply once more, with its usage": (
+        SO,
+        IT,
+        END,
+        b"data: " + whole(usage=USAGE) + b"\n\n",
+        DONE,
+    ),
+    "its end in the whole reply alone": (SO, IT, b"data: " + whole(usage=USAGE) + b"\n\n"),
 }
 BODIES = {
     "the index of a choice is a text": whole().replace(b'"index": 0', b'"index": "0"'),
@@ -74,6 +83,28 @@ def test_a_body_in_an_odd_form_is_read(world: World, upstream: StrictUpstream) -
         upstream.queue(reply)
         assert Talk(world, user=name).say("Hi") == "So it is.", name
         assert remembered(world, name, reply, stream=False) == "So it is.", name
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_call_that_comes_once_more_with_the_whole_reply_is_one(
+    upstream: StrictUpstream, tmp_path: Path, ends: bool
+) -> None:
+    """MiniMax's streams end so."""
+    edit = {"name": "memory_insert", "arguments": '{"label": "human", "new_string": "Likes tea."}'}
+    call = {"id": "c1", "type": "function", "function": edit}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": said, "finish_reason": "tool_calls"}
+    last = orjson.dumps({**CHUNK, "object": "chat.completion", "choices": [choice], "usage": USAGE})
+    piece = event({"role": "assistant", "content": "", "tool_calls": [{**call, "index": 0}]})
+    end = [event({}, "tool_calls")] if ends else []
+    with remember(upstream, tmp_path, agent()) as world:
+        upstream.queue(raw(piece, *end, b"data: %b\n\n" % last), raw(SO, IT, END, DONE))
+        hello = [{"role": "user", "content": "I like tea."}]
+        reply = world.post(hello, user="alice", model="agent/helper", stream=True)
+        assert b"it is." in reply.body
+        assert b"memory_insert" not in reply.body
+        *_, made, result = upstream.last.messages
+        assert (made["tool_calls"], result["tool_call_id"]) == ([call], "c1")
 
 
 def remembered(world: World, user: str, reply: Reply, *, stream: bool) -> str:
