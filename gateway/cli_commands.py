@@ -55,6 +55,8 @@ _USAGE_ROWS = 10_000
 # a second, and several on a machine that is busy.
 _START_S = 10.0
 _START_POLL_S = 0.1
+# After so long it says that it waits. Commands and starts take less, so that it is mostly a gateway that drains.
+_START_NOTED_S = 1.5
 
 _Arguments = Mapping[str, Any]
 T = TypeVar("T")
@@ -246,6 +248,7 @@ class Commands:
         here: opens the database, for which another command is waited for.
         """
         until = time.monotonic() + _START_S
+        is_noted = False
         while True:
             if (process := self._find_process(until)) is not None:
                 with suppress(ProcessGone):
@@ -253,9 +256,13 @@ class Commands:
             try:
                 return here()
             except DatabaseInUse:
-                # Another one was faster: a command that soon ends, or a gateway that starts.
-                if time.monotonic() > until:
+                # Another one was faster: a command that soon ends, or a gateway that starts or has begun to stop.
+                now = time.monotonic()
+                if now > until:
                     raise
+                if not is_noted and now > until - _START_S + _START_NOTED_S:
+                    is_noted = True
+                    print_error(f"waiting up to {_START_S:g} s for the process that has the database to end")
                 time.sleep(_START_POLL_S)
 
     def _perform_here(self, operation: str, arguments: _Arguments) -> Any:

@@ -169,12 +169,14 @@ def test_a_command_waits_for_another_one_that_was_faster(
 
 
 @pytest.mark.sqlite
-def test_a_command_waits_ten_seconds_at_most(
+def test_a_command_waits_ten_seconds_at_most_and_says_so(
     database: Path, monkeypatch: pytest.MonkeyPatch, capsys: Out
 ) -> None:
+    """As for a gateway that drains: it has the database, and answers no command any more."""
     assert main(["keys", "create"]) == 0
-    lock, now = Lock(database), 0.0
+    lock, admin, now = Lock(database), AdminFile(str(database)), 0.0
     lock.take()
+    admin.write("http://127.0.0.1:9")  # nobody listens on the discard port
 
     def sleep(seconds: float) -> None:
         nonlocal now
@@ -183,7 +185,10 @@ def test_a_command_waits_ten_seconds_at_most(
     clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
     monkeypatch.setattr("gateway.cli_commands.time", clock)
     assert main(["keys", "list"]) == 1
-    assert f"process {os.getpid()}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.count("waiting up to 10 s") == 1
+    assert f"process {os.getpid()}" in said
+    admin.remove()
     assert _START_S <= now < _START_S + 2 * _START_POLL_S
 
 
