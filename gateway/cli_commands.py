@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from gateway.errors import BadRequest, DatabaseInUse, GatewayError
 from gateway.limits import Limits
-from gateway.loading import loading
+from gateway.loading import exit_on_interrupt, loading
 from gateway.run.admin import printed
 from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
@@ -222,7 +222,10 @@ class Commands:
                 ) from error
         _ = self.settings  # mistakes in them are reported before anything is served
         memory = {**_without_none(arguments), "read": read_only}
-        serve_stdio(lambda call: self.perform(MCP_CALL, call), memory)
+        # The threads that read the input and perform a call cannot be interrupted, and asyncio would wait for them.
+        # A call writes all or nothing, however the process ends.
+        with exit_on_interrupt():
+            serve_stdio(lambda call: self.perform(MCP_CALL, call), memory)
 
     # -- operations
 

@@ -1,4 +1,4 @@
-"""An interrupt while modules are loaded."""
+"""An interrupt that ends the process at once."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ EXIT_INTERRUPTED = 130  # as shells report it
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Has an interrupt end the process at once while modules are loaded: an import may lose an exception.
+    """Has an interrupt end the process at once while modules are loaded: an import may lose an exception."""
+    with exit_on_interrupt():
+        yield
 
-    Use it where nothing is open that has to be closed.
-    """
+
+@contextmanager
+def exit_on_interrupt() -> Iterator[None]:
+    """Has an interrupt end the process at once. Use it where nothing is open that has to be closed."""
     # Of what a script runs in the background an interrupt is ignored from the start, and stays so.
     can_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not can_interrupt or threading.current_thread() is not threading.main_thread():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,36 @@ pytestmark = pytest.mark.sqlite
 
 SETTINGS = '[server]\nmcp = true\n[[upstreams]]\nname = "up"\nkind = "scripted"\n'
 RUN = ("-m", "gateway", "mcp", "--user", "alice", "--db", "mnemogate.db")
+
+
+# The handshake, as the lines of a client begin.
+HANDSHAKE = [
+    {"method": "initialize", "id": 1, "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "e", "version": "1"}}},
+    {"method": "notifications/initialized"},
+]  # fmt: skip
+
+
+@contextmanager
+def editor_of(where: Path, *more: str, asks: Sequence[Mapping[str, Any]] = ()) -> Iterator[Any]:
+    """Starts the program and writes a handshake and requests to it. more: its further options."""
+    with subprocess.Popen(
+        [sys.executable, *RUN, *more],
+        cwd=where,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as editor:
+        assert editor.stdin is not None
+        for each in (*HANDSHAKE, *asks):
+            editor.stdin.write(json.dumps({"jsonrpc": "2.0", **each}) + "\n")
+        editor.stdin.flush()
+        try:
+            yield editor
+        finally:
+            editor.kill()
 
 
 def over_stdio(where: Path, work: Callable[[Client], Awaitable[Any]], *more: str, mode: str = "auto") -> Any:
@@ -108,25 +140,9 @@ def test_through_the_gateway_and_after_its_death_the_memory_is_one(tmp_path: Pat
 
 
 def test_read_refuses_what_writes_and_the_input_s_end_ends_it(tmp_path: Path) -> None:
-    asked = [
-        {"method": "initialize", "id": 1, "params": {
-            "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "e", "version": "1"}}},
-        {"method": "notifications/initialized"},
-        {"method": "tools/call", "id": 2, "params": {"name": "memory_remember", "arguments": {"text": "Cut \ud83d"}}},
-    ]  # fmt: skip
-    lines = "".join(json.dumps({"jsonrpc": "2.0", **each}) + "\n" for each in asked) + "no JSON\n"
-    with subprocess.Popen(
-        [sys.executable, *RUN, "--read"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as editor:
-        assert editor.stdin is not None
-        assert editor.stdout is not None
-        editor.stdin.write(lines)
+    cut = {"name": "memory_remember", "arguments": {"text": "Cut \ud83d"}}
+    with editor_of(tmp_path, "--read", asks=[{"method": "tools/call", "id": 2, "params": cut}]) as editor:
+        editor.stdin.write("no JSON\n")
         editor.stdin.flush()
         # The input stays open until the call is answered: its end cancels the calls that run.
         replies: list[dict[str, Any]] = []
@@ -141,3 +157,11 @@ def test_read_refuses_what_writes_and_the_input_s_end_ends_it(tmp_path: Path) ->
     assert call["isError"]
     assert "There is no database" in call["content"][0]["text"]
     assert not (tmp_path / "mnemogate.db").exists()
+
+
+def test_an_interrupt_ends_it(tmp_path: Path) -> None:
+    """Though a thread waits for its input."""
+    with editor_of(tmp_path) as editor:
+        assert json.loads(editor.stdout.readline())["id"] == 1
+        editor.send_signal(signal.SIGINT)
+        assert editor.wait(PATIENCE_S) == 130
