@@ -384,6 +384,13 @@ def test_a_facts_text_is_corrected_and_muted(operator: Operator) -> None:
     assert operator.post(f"m/{uid}/f/{new['seq']}/mute", muted="maybe").status == 400
 
 
+def test_a_memory_links_to_all_its_facts_where_it_shows_some(operator: Operator) -> None:
+    for user, count in (("alice", 1), ("bob", 21)):
+        agent = speak(operator.world, "Hello.", user=user)
+        learn(operator.world, agent, *(f"{user} has {number} cats." for number in range(count)))
+        assert (f"All {count} fact" in page(operator, f"m/{agent.uid}")) == (count > 20)
+
+
 def test_a_correction_of_a_fact_that_was_corrected_meanwhile_loses_no_text(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
