@@ -140,6 +140,13 @@ class UnknownId(CallerError):
     code = "not_found"
 
 
+class MemoryNotFound(UnknownId):
+    """There is no such memory, or the caller may not see it. param: the field that names it, if any."""
+
+    def __init__(self, *, param: str | None = None) -> None:
+        super().__init__("There is no such memory.", param=param)
+
+
 class ThreadNotFound(UnknownId):
     code = "thread_not_found"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.errors import GatewayError, NotAuthenticated, UnknownPath
+from gateway.errors import GatewayError, MemoryNotFound, NotAuthenticated, UnknownPath
 from gateway.page.page_reply import PageReply, add_retry, redirect
 from gateway.page.page_request import JSON, PageRequest
 from gateway.page.screen import ActionResult, Answer, Download, HtmlDownload, View
@@ -97,7 +97,9 @@ class Answers:
         elif isinstance(error, NotSignedIn):
             return self.login_page(request, to=request.referrer, error=error, typed=request.typed)
         else:
-            reply = self._html(request, View(None, "error.html", error.message, _error_context(request)))
+            reply = self._html(
+                request, View(None, "error.html", error.message, _error_context(request, error))
+            )
             reply.status = error.status
         if error.status == 401:
             reply.headers.append(("www-authenticate", "Bearer"))
@@ -159,9 +161,19 @@ def theme_of(cookies: Mapping[str, str]) -> str | None:
     return theme if theme in ("light", "dark") else None
 
 
-def _error_context(request: PageRequest) -> dict[str, Any]:
-    """Returns the context of an error's page: a text that was not saved, and the start of a person's own page."""
-    visitor = request.visitor
-    comes_by_link = visitor is not None and visitor.link is not None
-    home = "/".join(request.raw_path.split("/")[:2]) if comes_by_link else None
+def _error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
+    """Returns the context of an error's page: a text that was not saved, and where to go on (path and text)."""
+    visitor, home = request.visitor, None
+    first, *rest = request.raw_path.split("/")
+    if visitor is not None and visitor.link is not None:
+        home = f"{first}/{rest[0]}", "What is remembered about you"
+    elif (
+        visitor is not None
+        and first == "m"
+        and rest[1:]
+        and not isinstance(error, MemoryNotFound | UnknownPath)
+    ):
+        home = f"m/{rest[0]}", "Back to the memory"
+    elif visitor is not None:
+        home = "", "Back to the overview"
     return {"typed": request.typed, "home": home}

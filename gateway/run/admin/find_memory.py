@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.errors import UnknownId
+from gateway.errors import MemoryNotFound
 from storage.records import Agent
 from storage.sql.store import Store
 
@@ -13,9 +13,9 @@ async def find_memory(store: Store, project: str | None, uid: str, *, param: str
     project: the only one that the caller sees; None: all.
     param: the field of the request that names the memory, for the error.
 
-    Raises: UnknownId: there is no such memory, or it is of another project.
+    Raises: MemoryNotFound: there is no such memory, or it is of another project.
     """
     agent = await store.agents.by_uid(uid)
     if agent is None or project not in (None, agent.scope.project):
-        raise UnknownId("There is no such memory.", param=param)
+        raise MemoryNotFound(param=param)
     return agent

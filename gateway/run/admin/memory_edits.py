@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core.memory.learn import WRITTEN_FACT_CHARS, fact_key
-from gateway.errors import BadRequest, Conflict, NotAllowed, UnknownId
+from gateway.errors import BadRequest, Conflict, MemoryNotFound, NotAllowed, UnknownId
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
@@ -109,7 +109,7 @@ class MemoryEdits(Struct, frozen=True):
                 agent, text, fact_key(text) or text, editor.origin, self.now()
             )
         except NotFound as error:
-            raise UnknownId("There is no such memory.") from error
+            raise MemoryNotFound from error
         if not is_known:
             await self._audit(editor, "remember", agent.uid, f"fact {fact.seq}")
         return fact, is_known

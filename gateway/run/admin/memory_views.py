@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct
 from gateway.core.memory.mcp_tools import through_mcp
 from gateway.core.memory.visibility import recallable_messages
 from gateway.core.memory.word_diff import DiffPart, diff_words
-from gateway.errors import BadRequest, UnknownId
+from gateway.errors import BadRequest, MemoryNotFound, UnknownId
 from gateway.run.admin.exchange_messages import message_records, shortened
 from gateway.run.admin.hits import message_href, passage_href
 from gateway.run.admin.operation_arguments import read_cursor, record_number, unreadable_cursor
@@ -64,7 +64,6 @@ _OPENING_CHARS = 80
 _OPENING_BYTES = 100_000
 # How the ids of agents begin.
 _AGENT_ID = "agent-"
-_NO_MEMORY = "There is no such memory."
 _DAY_S = 86_400.0
 
 
@@ -401,7 +400,7 @@ class MemoryViews(Struct, frozen=True):
         """Returns a memory with its sizes. Raises: UnknownId."""
         found = await self.store.memory_pages.memory(uid, project)
         if found is None:
-            raise UnknownId(_NO_MEMORY)
+            raise MemoryNotFound
         return found
 
     async def _agents(self, project: str | None, q: str, before: PageEnd, limit: int) -> list[SizedMemory]:

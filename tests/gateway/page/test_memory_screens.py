@@ -431,6 +431,20 @@ def test_a_link_to_a_message_of_a_long_exchange_opens_a_page_with_it(operator: O
         assert f'id="message-{source["seq"]}"' in shown, source["href"]
 
 
+def test_a_page_of_what_was_forgotten_leads_back_to_what_is_there(operator: Operator) -> None:
+    """As the back button opens it after a forgetting."""
+    uid = speak(operator.world, "Hello.").uid
+    for path, target in (
+        (f"m/{uid}/forget?message=99", f"../../m/{uid}"),
+        (f"m/{uid}/f/99", f"../../../m/{uid}"),
+        (f"m/{uid}/nothing", "../../"),
+        ("m/nobody/f/99", "../../../"),
+        ("m/nobody", "../"),
+    ):
+        shown = page(operator, path, 404).partition("<main")[2].partition("</main>")[0]
+        assert re.findall('href="([^"]*)"', shown) == [target], path
+
+
 def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
