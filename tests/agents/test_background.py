@@ -34,6 +34,7 @@ from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.tool_server import replying, served
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.patience import PATIENCE_S, becomes
+from tests.rows import each_row
 
 LOOK = {"name": "look", "parameters": {"type": "object", "properties": {}}}
 
@@ -943,6 +944,30 @@ def test_a_run_that_failed_says_why(world: LettaWorld, reply: Reply) -> None:
     assert [why(each) for each in world.letta.runs.list(agent_id=agent.id)] == [QUOTED, QUOTED]
     world.letta.agents.messages.create(agent.id, input="Good.")
     assert why(next(iter(world.letta.runs.list(agent_id=agent.id)))) is None
+
+
+@each_row(
+    ("replies", "stop", "words"),
+    [
+        ([call_tools(Call("memory_insert", "{", f"c{n}")) for n in range(3)], "invalid_tool_call", "no JSON"),
+        ([say("Hm.")] * 3, "no_tool_call", "called no tool"),
+        ([say("Hm.", finish_reason="length")], "max_tokens_exceeded", "limit of its tokens"),
+        ([say("Hm.", finish_reason="content_filter")], "invalid_llm_response", "filter"),
+    ],
+)
+def test_a_run_that_failed_by_its_replies_says_why(
+    world: LettaWorld, replies: list[Reply], stop: str, words: str
+) -> None:
+    rules: Any = [{"type": "run_first", "tool_name": "memory_insert"}] if stop == "no_tool_call" else []
+    agent = world.agent(tool_rules=rules)
+    world.upstream.queue(*replies)
+    assert world.letta.agents.messages.create(agent.id, input="Go.").stop_reason.stop_reason == stop
+    (run,) = world.letta.runs.list(agent_id=agent.id)
+    newest, *others = world.letta.steps.list(agent_id=agent.id)
+    assert (run.status, run.stop_reason, newest.error_type) == ("failed", stop, stop)
+    assert words in why(run)
+    assert newest.error_data == {"message": why(run)}
+    assert {each.error_data for each in others} <= {None}
 
 
 @pytest.mark.parametrize("background", [False, True])

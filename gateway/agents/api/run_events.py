@@ -14,7 +14,7 @@ from gateway.agents.runs.run import RunStart
 from gateway.agents.runs.stored_run import exchanges_of, last_counts
 from gateway.agents.wire.faults import error_event
 from gateway.agents.wire.message import Showing, summary_json
-from gateway.agents.wire.run_json import end_events, result_json, stop_json
+from gateway.agents.wire.run_json import end_events, failure_message, result_json, stop_json
 from gateway.agents.wire.run_stream import MakesSteps, RunNumbers, event, is_end, numbered, ping_event
 from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
@@ -120,7 +120,8 @@ class RunEvents(Struct, frozen=True):
         renderer = MessageRenderer(self.store, agent, await showing_of_run(self.store, run))
         shown = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
         error = await failure_of(self.store, run)
-        fields = {} if error is None else {"error": error.message}
+        message = failure_message(run) if error is None else error.message
+        fields = {} if message is None else {"error": message}
         return {
             "run_id": ids.id_of("run", run.uid),
             "status": run.state.value,

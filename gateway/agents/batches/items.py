@@ -40,7 +40,7 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import AllBut
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.guide import STOP_MESSAGES, StopReason
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import reported_counts
@@ -80,12 +80,6 @@ ASKS = "A call needs a person's approval, and a batch has no client that could g
 NO_TOOL = "The reply calls a tool that the agent does not have."
 # Nothing is written and nothing streams, and its rules bound the rounds.
 _LIMITS = TurnLimits(commit_wait_s=1.0, max_rounds=0, streamed_bytes=0)
-_MESSAGES: dict[str, str] = {
-    StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
-    StopReason.BAD_REPLY: "The reply cannot be read.",
-    StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
-    StopReason.NO_TOOL_CALL: "Three replies in a row called no tool, and a rule demands a call.",
-}
 
 
 class ItemFailed(Exception):
@@ -410,7 +404,7 @@ class ItemTurns:
         """Feeds the machine a reply and runs its tools. Raises: ItemFailed, StoreError."""
         reply, _ = read_json(body)
         if is_too_deep(reply):
-            raise ItemFailed(_MESSAGES[StopReason.BAD_REPLY], StopReason.BAD_REPLY)
+            raise ItemFailed(STOP_MESSAGES[StopReason.BAD_REPLY], StopReason.BAD_REPLY)
         opened = await self.open_turn(item, body)
         await self._replay(opened)
         outcome = opened.outcome
@@ -439,7 +433,7 @@ class ItemTurns:
             )
         stop = outcome.stop
         is_good = stop.is_proper and not outcome.waiting
-        message = _MESSAGES.get(stop, "The reply was an error.")
+        message = STOP_MESSAGES.get(stop, "The reply was an error.")
         if outcome.waiting:
             stop = StopReason.REQUIRES_APPROVAL
             message = NO_TOOL if "client" in outcome.waiting.values() else ASKS

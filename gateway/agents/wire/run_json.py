@@ -10,9 +10,9 @@ from msgspec import UNSET, Meta, UnsetType
 from gateway.agents.wire.shown_values import duration_ns, iso_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused
 from gateway.core import ids
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.guide import STOP_MESSAGES, StopReason
 from storage.listing import LAST_NUMBER, RunEntry, StepEntry
-from storage.records import Run, RunStep, TokenCounts
+from storage.records import Run, RunState, RunStep, TokenCounts
 
 
 class Feedback(Body):
@@ -54,6 +54,7 @@ def run_json(
     conversation: the public id of its conversation; "default": the agent's own.
     error_message: of the error that ended it.
     """
+    message = error_message or failure_message(run)
     return {
         "id": ids.id_of("run", run.uid),
         "agent_id": ids.id_of("agent", agent_uid),
@@ -65,7 +66,7 @@ def run_json(
         "completed_at": iso_time(run.ended),
         "total_duration_ns": duration_ns(run.begun, run.ended),
         "ttft_ns": None,
-        "metadata": None if error_message is None else {"error": error_message},
+        "metadata": None if message is None else {"error": message},
         "request_config": None,
         "base_template_id": None,
         "callback_url": None,
@@ -73,6 +74,11 @@ def run_json(
         "callback_status_code": None,
         "callback_error": None,
     }
+
+
+def failure_message(run: Run) -> str | None:
+    """Returns why a run failed, as far as its stop reason says it; None: it has not failed, or more is to be said."""
+    return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
 
 def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,6 +94,8 @@ def callback_json(report: Mapping[str, Any]) -> dict[str, Any]:
 def step_json(entry: StepEntry, error_message: str | None = None) -> dict[str, Any]:
     """Returns a step. error_message: of the error that ended it."""
     step, model = entry.step, entry.model
+    if error_message is None and step.error is not None:
+        error_message = STOP_MESSAGES.get(step.stop or "")
     upstream, _, name = model.partition("/")
     counts = step.counts
     return {

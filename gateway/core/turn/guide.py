@@ -52,6 +52,15 @@ _PROPER: Final = frozenset(
 )
 
 
+# Why a turn failed, for the reader of its run or item, where no error of an upstream says it.
+STOP_MESSAGES: Final[Mapping[str, str]] = {
+    StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
+    StopReason.BAD_REPLY: "The reply cannot be read, or a filter of the upstream cut it off.",
+    StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
+    StopReason.NO_TOOL_CALL: "Three replies in a row called no tool, and a rule demands a call.",
+}
+
+
 class Offer(Struct, frozen=True):
     """The freedom that the next call of the model has. By default: any tool or none."""
 
