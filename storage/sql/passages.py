@@ -22,7 +22,7 @@ from storage.sql.statements import ascii_lower, load, rows_of
 SQL = load("statements.sql")
 
 # The fewest rows that are read at once of a list from which rows may drop out.
-_FEW = 20
+_MIN_ROWS = 20
 
 
 async def insert_passage(
@@ -109,7 +109,7 @@ class Passages(GrowingGroup):
         found: builtins.list[Passage] = []
         low, high = page.bounds
         while len(found) < page.limit:
-            size = max(page.limit - len(found), _FEW)
+            size = max(page.limit - len(found), _MIN_ROWS)
             values = (agent, low, high, ascii_lower(wanted.text), wanted.since, wanted.until, size)
             rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
             found += [each for each in map(_passage, rows) if wanted.matches(each)]

@@ -1,9 +1,9 @@
 """Calls that another thread makes in the event loop's thread.
 
-`call_soon_threadsafe` of uvloop wakes the loop with the interpreter's lock in hand. The loop finds it taken and sleeps
-again, and when it is let go the system wakes it on another processor, where nothing of it is cached. Here the lock is
-let go before the loop is woken, as asyncio's own loop does it. (What the writer is asked seldom, `Driver.call`, does
-without: its answer may come when nothing is listening here any more.)
+uvloop's `call_soon_threadsafe` wakes the loop while it holds the interpreter's lock. The loop then has to wait for the
+lock, and the system resumes it on another processor, whose caches are cold. Here the lock is released before the loop
+is woken, as in asyncio's own loop. (`Driver.call` is rare and does without this: its answer may come when nothing
+listens here any more.)
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-_MANY = 4096  # bytes, of which each call leaves one
+_READ_BYTES = 4096  # each call leaves one
 
 
 class LoopCalls:
-    """Performs in the loop's thread, in their order, what another thread asks for. All else belongs to the loop's."""
+    """Performs the calls of other threads in the loop's thread, in order. All but `call` is for the loop's thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -30,7 +30,7 @@ class LoopCalls:
         self._loop.add_reader(self._wakee, self._perform)
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Has a function called soon, from whatever thread. Once this is closed nothing is called any more."""
+        """Has a function called soon; from any thread. Nothing is called after `close`."""
         self._calls.append(partial(function, *arguments))
         with suppress(OSError):  # it is closed; or full, and then the loop has enough to be woken by
             self._waker.send(b"\0")
@@ -41,7 +41,7 @@ class LoopCalls:
         self._waker.close()
 
     def _perform(self) -> None:
-        self._wakee.recv(_MANY)
+        self._wakee.recv(_READ_BYTES)
         while self._calls:
             call = self._calls.popleft()
             try:

@@ -383,9 +383,9 @@ def _time(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
-def _text_column(heading: str, name: str | None = None) -> Column:
-    """Makes a column of a field that is a text. name: the field's; None: the heading's."""
-    return Column(heading, lambda record: str(record[name or heading] or ""))
+def _text_column(name: str) -> Column:
+    """Makes a column of a field that is a text, under its name."""
+    return Column(name, lambda record: str(record[name] or ""))
 
 
 def _labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:

@@ -40,8 +40,9 @@ SQL = load("agents_api/agents.sql")
 
 ORIGIN = "api"
 # The fewest rows that are read at once of a list from which rows may drop out.
-_FEW = 20
-_MANY = 1000  # agents that a count reads at once
+_MIN_ROWS = 20
+# Agents that a count reads at once.
+_COUNT_PAGE = 1000
 # Before and after every agent in any order.
 _FIRST: PageEnd = (-1.0, -1)
 _LAST = FIRST_PAGE
@@ -77,7 +78,7 @@ async def list_agents(
     way = "down" if newest_first else "up"
     found: list[AgentEntry] = []
     while len(found) < limit:
-        size = max(limit - len(found), _FEW)
+        size = max(limit - len(found), _MIN_ROWS)
         # The order by row is a range of an index; the others are made of all rows.
         rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
         values: tuple[object, ...] = (
@@ -177,7 +178,7 @@ class DefinedAgents(Group):
         """Returns how many agents a project has that are asked for."""
         count, after = 0, None
         while page := await list_agents(
-            connection, project, wanted, after=after, limit=_MANY, newest_first=False
+            connection, project, wanted, after=after, limit=_COUNT_PAGE, newest_first=False
         ):
             count, after = count + len(page), page[-1].agent.uid
         return count
