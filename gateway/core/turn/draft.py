@@ -107,9 +107,11 @@ class ToolCall:
     def _add_function(self, function: Json, *, repeats_id: bool) -> None:
         for key, value in function.items():
             if key == "name":
-                # Most upstreams send the name whole, some in pieces, some whole with every piece. Of the last kind the
-                # id comes again, too, and distinguishes it from a name that goes on with the same letters.
-                if isinstance(value, str) and not (repeats_id and value == self.name):
+                # Most upstreams send the name whole, some in pieces, and some (MiniMax's models at NVIDIA) whole with
+                # every piece. Of the last kind the id comes again as well, or arguments come, before which a name has
+                # ended; that distinguishes it from a name that goes on with the same letters.
+                is_whole = repeats_id or bool(function.get("arguments")) or any(self.arguments)
+                if isinstance(value, str) and not (is_whole and value == self.name):
                     self.name += value
             elif key == "arguments":
                 if isinstance(value, str):

@@ -552,10 +552,13 @@ class TestNames:
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(events)
         assert read_stream(playbook.sent).message()["calls"] == [("a", "memory_insert_all", "{}")]
 
-    def test_a_name_that_comes_again_with_every_piece_is_one_name(self) -> None:
+    @pytest.mark.parametrize("id", ["a", None])
+    @pytest.mark.parametrize("first", ["", ARGS[:5]])
+    def test_a_name_that_comes_again_with_every_piece_is_one_name(self, id: str | None, first: str) -> None:
         events = [
-            calls(call_piece(0, ARGS[:5], id="a", name="memory_insert")),
-            calls(call_piece(0, ARGS[5:], id="a", name="memory_insert")),
+            calls(call_piece(0, first, id="a", name="memory_insert")),
+            calls(call_piece(0, ARGS[len(first) : 9], id=id, name="memory_insert")),
+            calls(call_piece(0, ARGS[9:], id=id, name="memory_insert")),
             chunk({}, "tool_calls"),
             DONE,
         ]
