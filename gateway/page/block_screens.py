@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
@@ -82,7 +83,9 @@ class _BlockScreens(Struct, frozen=True):
         **more: Any,
     ) -> View:
         name = await self.views.name(access.project, access.uid)
-        context = {"changes": _changes(page), "is_compared": False, "conflict": None, **more}
+        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
+        changes = await asyncio.to_thread(_changes, page)
+        context = {"changes": changes, "is_compared": False, "conflict": None, **more}
         return access.view(
             page, "block.html", page.block.label, error, typed=typed, memory_name=name, **context
         )
@@ -101,7 +104,7 @@ class _BlockScreens(Struct, frozen=True):
             )
         except Conflict as error:
             page = await self.read_page(request, access)
-            conflict = _shortened(diff_words(form.value, page.block.value))
+            conflict = _shortened(await asyncio.to_thread(diff_words, form.value, page.block.value))
             return await self.view(page, access, typed=form.value, error=error, conflict=conflict)
         except BadRequest as error:
             return await self.view(

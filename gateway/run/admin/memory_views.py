@@ -6,6 +6,7 @@ page renders them.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar, cast
@@ -438,7 +439,10 @@ class MemoryViews(Struct, frozen=True):
             old = await self._last_version(block, new.version)
         else:
             old = await self._version(block, from_, "from")
-        return None if old is None else BlockDiff(old.version, new.version, diff_words(old.value, new.value))
+        if old is None:
+            return None
+        parts = await asyncio.to_thread(diff_words, old.value, new.value)
+        return BlockDiff(old.version, new.version, parts)
 
     async def _last_version(self, block: int, before: int = LAST_NUMBER) -> Revision | None:
         found = await self.store.memory_pages.versions(block, before=before, limit=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 from markupsafe import escape
 from msgspec.structs import replace
 
+from gateway.core.memory.word_diff import diff_words
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
 from storage.errors import Busy
@@ -345,6 +347,30 @@ def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, t
         for version, value in enumerate(("😀" * 100_000, "100% + a=b & c_d: 我住在巴黎\n"), 1):
             assert operator.post(path, value=value, version=version).status == 303
             assert operator.twin(path)["block"]["value"] == value
+
+
+@pytest.mark.parametrize("module", ["gateway.page.block_screens", "gateway.run.admin.memory_views"])
+def test_a_difference_of_long_texts_holds_up_nothing_else(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    agent = speak(operator.world, "Hello.")
+    learn(operator.world, agent, block="Name: Alice.")
+    is_begun, may_end = threading.Event(), threading.Event()
+
+    def compare(old: str, new: str) -> Any:
+        is_begun.set()
+        assert may_end.wait(PATIENCE_S)
+        return diff_words(old, new)
+
+    monkeypatch.setattr(f"{module}.diff_words", compare)
+    with ThreadPoolExecutor() as pool:
+        shown = pool.submit(page, operator, f"m/{agent.uid}/b/human")
+        assert is_begun.wait(PATIENCE_S)
+        try:
+            page(operator, "people")
+        finally:
+            may_end.set()
+        assert "Version 2" in shown.result(PATIENCE_S)
 
 
 def test_of_two_operators_on_one_block_the_second_one_sees_both_texts(operator: Operator) -> None:
