@@ -1,4 +1,4 @@
-"""The errors between us and a provider. An HTTP error status is a reply, not one of these.
+"""The errors of requests to a provider. An HTTP error status is a reply, not one of these.
 
 ProviderError
 ├── ProviderUnreachable   no reply at all: refused, name not found, TLS, cut before the response's headers
@@ -6,7 +6,7 @@ ProviderError
 ├── ProviderBroke         the reply began and did not end as HTTP or as server-sent events must
 │   ├── ProviderGarbled   a file of results came, and has lines that are none
 │   └── UnfinishedEvent   the stream ended inside an event; carries the rest
-├── ProviderTooLarge      a reply, or one event of it, is larger than our bound
+├── ProviderTooLarge      a reply, or one event of it, is larger than its bound
 ├── ProviderUnsure        it is unknown as yet whether a batch was made
 └── ProviderRefused       an error status where only an answer will do (never from `send`)
     └── ProviderCrowded   the account's queue has no room for a batch

@@ -1,4 +1,4 @@
-"""The order of work in a busy loop: what arrives on streams under way is handed on after what is about to begin.
+"""The order of work in a busy loop: requests that are about to begin come before events of streams under way.
 
 A pass of the event loop runs all that is ready. With hundreds of streams that takes tens of milliseconds, and a new
 request waits for several passes until its first text. So few streams are handed on in one pass, and the others in the

@@ -1,13 +1,12 @@
 """The decoder of server-sent events, incremental: bytes in, whole events out.
 
-An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the
-stream back byte for byte (blank lines too many begin the next event). The same bytes cut anywhere give the
-same events. Their data is not looked at, except for that of a last event without its blank line: whole JSON is given
-one.
+An event is everything up to and including two line ends in a row, so that joining `Event.raw` gives the stream back
+byte for byte; further blank lines begin the next event. The same bytes cut anywhere give the same events. The data of
+an event is read only where the stream ends without a blank line: whole JSON is then an event.
 Fields as in html.spec.whatwg.org, section 9.2.6. Two choices of this module:
 
-- A blank line of "\\r" that ends the bytes so far waits for one more byte, which may be its "\\n". Streams
-  with plain "\\n", which is what every provider seen sends, are never held back.
+- A blank line of "\\r" at the end of the bytes so far waits for one more byte, which may be its "\\n". Streams with
+  plain "\\n", which every provider seen sends, are never held back.
 - After a line that ended in a lone "\\r" the blank line is a lone "\\r" too: such streams do not wait either.
 """
 

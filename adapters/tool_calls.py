@@ -1,4 +1,4 @@
-"""Tool calls of upstreams that differ from OpenAI's dialect in them. Everything else passes as it came.
+"""Tool calls, for upstreams with calls that differ from OpenAI's. Everything else passes as it came.
 
 Pieces of a call without an index (Gemini's) get one: clients put a call together by it, and OpenAI's own SDK fails
 without it.

@@ -6,7 +6,7 @@ redirects, no credentials of the environment, and no proxy but one that is named
     connect          name look-up, TCP and TLS of a new connection
     first byte       from the call to the response's headers, the sending of the body included; of an upload, from
                      its end
-    between chunks   silence of the upstream within the body (our own slowness does not count: a full buffer
+    between chunks   silence of the upstream within the body (a slow reader does not count: a full buffer
                      stops the clock); for an upload, how long it may take no piece
     total            from the call to the last byte; none unless asked for
 

@@ -1,6 +1,6 @@
 """The records of a store, as frozen values. Times are seconds since the epoch; JSON is bytes as it was written.
 
-`Exchange` is the one record of the conversation: what the client sent since our last reply, and our reply.
+`Exchange` is the one record of the conversation: what the client sent since the last reply, and the reply to it.
 Exchanges form trees; a conversation owns its trees. Atoms are keyed hashes (gateway/core/conversation/canonical.py): a
 record without its content can still be recognised, and holds no text.
 """

@@ -1,4 +1,4 @@
-"""The beginning that batches of providers with an official SDK share; its HTTP client goes the way of live calls."""
+"""The base of batch APIs that an official SDK speaks to. Its HTTP client takes the same proxy as live calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Vectors of messages: one blob for every 64 messages of an agent, compared with a query's one by one.
 
 Pure: bytes in, bytes out; the store holds the blobs as they are. Unlike the search index a vector reveals something
-without the agent's secret, so whoever keeps blobs has to keep them where deleted bytes are overwritten.
+without the agent's secret, so the blobs have to be stored where deleted bytes are overwritten.
 
 A blob (little endian; `n` vectors of `d` numbers and of length 1, by slot):
 

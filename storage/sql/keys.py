@@ -1,7 +1,7 @@
 """Gateway keys. Only their SHA-256 is stored: keys are long and random, so nothing slower is needed to protect them.
 
-An empty file next to the database, `<real path>.keyed`, marks that there are keys: a gateway whose database cannot be
-read any more must still know that it has a door.
+An empty file next to the database, `<real path>.keyed`, marks that there are keys: a gateway that can no longer
+read its database must still ask for a key.
 """
 
 from __future__ import annotations

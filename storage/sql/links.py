@@ -1,4 +1,4 @@
-"""Links: each opens one memory to the person that it is of, for a time.
+"""Links: each opens one memory to its person, for a time.
 
 Only the hash of a link's token is stored, so that it can be neither read out of the database nor made by it. Every
 gateway of the database knows a link, also after a restart.

@@ -1,4 +1,4 @@
-"""Recall: searching the packed index of one agent and what it does not know yet, and keeping it up.
+"""Recall: searches the packed index of one agent and the messages that it lacks, and updates the index.
 
 Cost and order depend on this agent's rows alone. What the messages of an exchange are, and who may know them,
 the rules decide (`Rules.messages_of`); superseded and forgotten turns are left out here, by the row.

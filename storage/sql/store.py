@@ -1,7 +1,7 @@
 """The store: its groups of operations over one database. No protocol stands before it; the seam is storage/database.py.
 
 Reads are awaited, though a local file answers at once. What returns a future is a plain function: the write begins
-whether or not anybody waits for it. Every method raises errors of storage.errors and nothing else.
+whether or not it is awaited. Every method raises errors of storage.errors and nothing else.
 
 store = await open_store("mnemogate.db", rules)       # storage/open.py
 agent = await store.agents.find(scope)

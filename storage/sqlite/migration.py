@@ -1,7 +1,7 @@
 """Migration of a database file to the schema this program knows; each step is a transaction of its own.
 
 The version is `PRAGMA user_version`. A file of the folder `migrations` is a step between two versions. It never
-changes (a test pins its content), so that every database opens from whose version a step leads on.
+changes (a test pins its content), so that a database opens if its version is where a step begins.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The processor on which a thread runs.
 
-Two threads of Python pass the interpreter's lock to and fro, several times in each write. On one processor that is a
-switch; between two the other one has to be woken each time, for longer than it then works.
+Two threads of Python hand the interpreter's lock to each other several times in each write. On one processor that is a
+switch of threads; between two, the other one has to be woken each time, which takes longer than its work.
 """
 
 from __future__ import annotations

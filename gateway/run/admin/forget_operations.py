@@ -1,4 +1,4 @@
-"""Forgetting by hand: `mnemogate memory forget` and `undo`. What is too old, `run/background/retention.py` forgets.
+"""Forgetting by hand: `mnemogate memory forget` and `undo`. `run/background/retention.py` forgets what is too old.
 
 What is to go is written down before anything is done. A call that runs out of its time, or a process that dies, is
 therefore resumed: by the next call with what is `left`, and when a gateway starts.

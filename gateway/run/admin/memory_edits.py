@@ -1,6 +1,6 @@
 """Changes of a memory by hand: of blocks (given the version that was seen), of facts, pauses. The audit has each one.
 
-An operator makes them on the page or the command line, the person that the memory is of by a link.
+An operator makes them on the page or the command line, the person of the memory by a link.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`mnemogate users` and `mnemogate conversations`: the memories that there are, and how each is forgotten.
 
-No words of anybody are shown, only names, times and sizes. Each line has the arguments with which `mnemogate memory
+No text of a user is shown, only names, times and sizes. Each line has the arguments with which `mnemogate memory
 forget` forgets it.
 """
 

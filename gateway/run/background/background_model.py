@@ -1,4 +1,4 @@
-"""Model calls of our own: one model, few calls at a time, within a budget of tokens for each project and day.
+"""Background calls of models: few at a time, within a budget of tokens for each project and day.
 
 They have connections of their own, so that they never stand in the way of a live turn. Jobs call here, and requests for
 a summary.
