@@ -52,8 +52,12 @@ def test_a_server_is_named_and_its_tools_are_called(world: LettaWorld) -> None:
     assert {each.name for each in every.list(tool_types=["external_mcp"])} == {*tools}
     assert not {*tools} & {each.name for each in every.list(exclude_tool_types=["external_mcp"])}
     assert every.list(tool_types=["custom"]).items == []
-    ran = servers.tools.run(add.id, mcp_server_id=made.id, args={"a": 1, "b": 2})
-    assert (ran.status, ran.func_return) == ("success", "3")
+    ran = servers.tools.run(add.id, mcp_server_id=made.id, args={"a": 2**80, "b": 2})
+    assert (ran.status, ran.func_return) == ("success", str(2**80 + 2))
+    ran = world.letta.agents.tools.run(
+        "add", agent_id=world.agent(tools=["add"]).id, args={"a": 2**80, "b": 2}
+    )
+    assert ran.func_return == str(2**80 + 2)
     with pytest.raises(BadRequestError, match="`a` is missing"):
         servers.tools.run(add.id, mcp_server_id=made.id, args={})
     agent = world.agent(tools=["add"])

@@ -27,7 +27,7 @@ from gateway.agents.api._query import PageQuery
 from gateway.agents.wire import struct_fields
 from gateway.agents.wire.faults import LettaErrors, Unprocessable
 from gateway.checked import Fault
-from gateway.core import ids
+from gateway.core import exact_json, ids
 from gateway.core.nul import without_nul
 from gateway.errors import BadRequest, Conflict, GatewayError, MemoryUnavailable, UnknownId, sentence
 from gateway.web.body import BodyReader
@@ -67,6 +67,11 @@ class ApiRequest:
     def uid(self, kind: str, name: str) -> str:
         """Returns the uid in a path's parameter. Raises: UnknownId."""
         return uid_in(kind, self.path[name])
+
+    def arguments(self) -> dict[str, Any]:
+        """Returns `args` of the body, for a call that is made at once: with integers of any size."""
+        found = exact_json.loads(self.data.decode() or "{}").get("args")
+        return without_nul(found or {})
 
     def name_of(self, uid: str) -> str:
         """Returns the public id by which the request names a uid. The store reports uids without their kind."""

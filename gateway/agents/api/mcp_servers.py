@@ -291,9 +291,14 @@ class McpServerRoutes:
     async def run(self, request: ApiRequest) -> Any:
         tool = await self._tool(request)
         assert tool.definition is not None
-        arguments = sent_or_none(request.body.args) or {}
         call = ForeignCall(
-            tool.name, arguments, call_id="", agent="", run="", key=ids.new_uid(), project=request.project
+            tool.name,
+            request.arguments(),
+            call_id="",
+            agent="",
+            run="",
+            key=ids.new_uid(),
+            project=request.project,
         )
         answer = await self._api.call_by_hand(ToolDefinition.of(tool.definition.body), call)
         return execution_json(answer)

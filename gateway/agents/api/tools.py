@@ -491,7 +491,13 @@ class ToolRoutes:
         tried: TriedTool = request.body
         name, tool = await self._new_tool(tried)
         call = ForeignCall(
-            name, tried.args, call_id="", agent="", run="", key=ids.new_uid(), project=request.project
+            name,
+            request.arguments(),
+            call_id="",
+            agent="",
+            run="",
+            key=ids.new_uid(),
+            project=request.project,
         )
         answer = await self._api.call_by_hand(tool, call)
         return tried_json(name, answer, at=self._api.now())
@@ -544,7 +550,7 @@ class ToolRoutes:
             )
         call = ForeignCall(
             name,
-            sent_or_none(request.body.args) or {},
+            request.arguments(),
             call_id="",
             agent=ids.id_of("agent", view.agent.uid),
             run="",
