@@ -153,15 +153,7 @@ class Recall(GrowingGroup):
         )  # fmt: skip
         if takes is None:
             return await self._load_messages(agent.id, memory, hits, deadline_ms, trace)
-        found: list[Message] = []
-        for start in range(0, len(hits), rank.MAX_HITS):
-            some = hits[start : start + rank.MAX_HITS]
-            found += filter(takes, await self._load_messages(agent.id, memory, some, deadline_ms))
-            if len(found) >= limit:
-                break
-            # Over SQLite a page is read in the loop itself, and others wait.
-            await asyncio.sleep(0)
-        return found[:limit]
+        return await self._load_wanted(agent.id, memory, hits, takes, limit, deadline_ms)
 
     @_reports_damage
     async def most_telling(
@@ -281,6 +273,29 @@ class Recall(GrowingGroup):
             if trace is not None:
                 trace.muted_seqs = muted
         return found
+
+    async def _load_wanted(
+        self,
+        agent: int,
+        memory: CachedMemory,
+        hits: Sequence[int],
+        takes: Callable[[Message], bool],
+        limit: int,
+        deadline_ms: float,
+    ) -> list[Message]:
+        """Returns the first messages among these numbers that are wanted, page by page.
+
+        Raises: TooSlow, Unavailable.
+        """
+        found: list[Message] = []
+        for start in range(0, len(hits), rank.MAX_HITS):
+            some = hits[start : start + rank.MAX_HITS]
+            found += filter(takes, await self._load_messages(agent, memory, some, deadline_ms))
+            if len(found) >= limit:
+                break
+            # Over SQLite a page is read in the loop itself, and others wait.
+            await asyncio.sleep(0)
+        return found[:limit]
 
     async def _load_memory(
         self, agent: Agent, numbers: AgentNumbers | None, skip: range, deadline_ms: float
