@@ -16,7 +16,9 @@ from storage.search.layout import MIN_AGAINST, IndexLayout
 from storage.search.weights import (
     AFTER_FACTOR,
     ANSWERING,
+    FEW_TERMS,
     MIN_BEST_SHARE,
+    MIN_BEST_SHARE_OF_ONE,
     MIN_SHARE,
     MIN_TELLING,
     NEIGHBOUR,
@@ -95,8 +97,10 @@ class Scores:
         self._place = np.zeros(self._total, np.int64)
         self._place[self._rows] = self._rows
         self._score, self._share = np.zeros(len(self._rows)), np.zeros(len(self._rows))
-        # By call of `add`, the row of each occurrence.
+        # By call of `add`, the row of each occurrence, and the number of its term among all of these calls.
         self._hits: list[NDArray[np.int64]] = []
+        self._terms: list[NDArray[np.int64]] = []
+        self._term_count = 0
         self._asked = 0.0
         # Of the last call of `best`.
         self._ranking: _Ranking | None = None
@@ -112,9 +116,13 @@ class Scores:
         in_tail = np.array(layout.tail_rows, np.int64)[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & NO_ROW
         packed = np.concatenate((found.in_index, in_tail), dtype=np.int64)
         sizes = [*found.sizes, *map(len, found.in_tail)]
-        weight = np.array([*weights, *weights]).repeat(sizes)
+        # The index has occurrences of each term, and the tail.
+        term = np.tile(np.arange(len(weights)), 2).repeat(sizes)
+        weight = np.array(weights)[term]
         row, times = packed >> ROW_SHIFT, packed & FREQUENCY
         self._hits.append(row)
+        self._terms.append(term + self._term_count)
+        self._term_count += len(weights)
         own = weight * times / (times + (np.asarray(layout.length)[row] * layout.slope + MIN_AGAINST))
 
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
@@ -177,9 +185,8 @@ class Scores:
         ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
         self._ranking = ranking
         best, nearest = _max(score), 0.0 if outstanding is None else _max(outstanding)
-        has_strong_words = best > 0 and _max(share) >= MIN_BEST_SHARE * self._asked
         far = None
-        if only_strong and not has_strong_words:
+        if only_strong and not (best > 0 and self._has_strong_row(rows, share)):
             far = self._far_rows(beyond)
             if far is None:
                 return []
@@ -192,6 +199,28 @@ class Scores:
             fused[self._weak_rows(share, outstanding, far)] = 0.0
         ranking.found, ranking.chosen_by = rows[_best_rows(fused, limit)].tolist(), fused
         return ranking.found
+
+    def _has_strong_row(self, rows: NDArray[np.int64], share: NDArray[np.float64]) -> bool:
+        """Returns whether one of the rows holds enough of the query by its words.
+
+        One term of several is not enough, unless other rows have others: a question may ask for several things.
+        """
+        most, least = _max(share), MIN_BEST_SHARE * self._asked
+        if most < least:
+            return False
+        if self._term_count <= FEW_TERMS or most >= MIN_BEST_SHARE_OF_ONE * self._asked:
+            return True
+        return self._hold_several(rows[share >= least])
+
+    def _hold_several(self, rows: NDArray[np.int64]) -> bool:
+        """Returns whether rows and their neighbours have more than one term of the query, between them."""
+        import numpy as np
+
+        near = np.concatenate(
+            (rows, np.asarray(self._layout.earlier)[rows], np.asarray(self._layout.later)[rows])
+        )
+        is_near = np.isin(np.concatenate(self._hits), near)
+        return len(np.unique(np.concatenate(self._terms)[is_near])) > 1
 
     def _far_rows(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
         """Returns by row whether its vector alone shows that it is about the query; None: no vector does.

@@ -366,6 +366,28 @@ def test_a_question_of_which_memory_knows_little_recalls_nothing() -> None:
     assert found("where did I have lunch", *documents, only_strong=True) != []
 
 
+def test_one_word_of_a_question_has_to_be_more_of_it_than_two() -> None:
+    """Anything said has one word of a question about something else by chance."""
+    apart = [
+        said(1, "The marmot."),
+        said(2, "Another marmot."),
+        said(3, "The zither."),
+        said(4, "My zither."),
+    ]
+    together = [said(5, "The trombone and the igloo."), said(6, "My trombone, my igloo.")]
+    unheard = ["quokka", "obelisk", "gondola", "lychee", "toboggan", "walrus"]
+
+    def is_found(*words: str) -> bool:
+        return bool(found(" ".join(words), *apart, *together, only_strong=True))
+
+    assert not is_found("marmot", *unheard[:3])
+    # It asks for what is not there three times as much as for what is, too.
+    assert is_found("trombone", "igloo", *unheard)
+    assert is_found("marmot", *unheard[:2])
+    # Who asks for several things finds each in another place.
+    assert is_found("marmot", "zither", *unheard[:2])
+
+
 def test_the_first_fact_of_a_new_user_is_recalled() -> None:
     documents = [said(1, "My dog is called Rex."), said(2, "Nice!", "assistant", previous=1)]
     assert found("What is the name of my dog?", *documents, only_strong=True)[0] == 1
