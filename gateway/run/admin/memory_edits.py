@@ -64,7 +64,8 @@ class MemoryEdits(Struct, frozen=True):
             raise _unknown_block() from error
         except BlockOverLimit as error:
             raise BadRequest(
-                f"The block takes {block.limit} characters at most, not {len(value)}.", param="value"
+                f"The text of {label!r} takes {block.limit} characters at most, not {len(value)}.",
+                param="value",
             ) from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
@@ -183,7 +184,7 @@ class MemoryEdits(Struct, frozen=True):
         if found is None:
             raise _unknown_block()
         if is_person and found.read_only:
-            raise NotAllowed("This block is the application's own, and is not changed here.")
+            raise NotAllowed("This text is the application's own, and is not changed here.")
         if found.version != version:
             raise _version_conflict(label)
         return found
@@ -202,7 +203,7 @@ def _fact_text(text: str) -> str:
 
 def _version_conflict(label: str) -> Conflict:
     return Conflict(
-        f"The block {label!r} was changed since you saw it. Nothing was written.", param="version"
+        f"The text of {label!r} was changed since you saw it. Nothing was written.", param="version"
     )
 
 

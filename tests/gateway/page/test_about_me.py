@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,11 @@ def test_a_person_corrects_and_the_model_hears_it(world: World) -> None:
     assert (block["block"]["value"], block["versions"][0]["origin"]) == ("Cat: Miso.", "person")
     late = person.send("b/human", value="Cat: none.", version=2)
     assert (late.status, "Changed meanwhile" in late.body.decode()) == (409, True)
-    assert person.send("b/human", value="x" * 3_001, version=3).status == 400
+    long = person.send("b/human", value="x" * 3_001, version=3)
+    refused = unescape(long.body.decode())
+    assert long.status == 400
+    assert "The text of 'human' takes 3000 characters at most, not 3001." in refused
+    assert "At most 3,000 characters; it has 3,001." in refused
     reply = person.send(f"f/{seq}/correct", text="Alice's cat is called Miso.")
     assert reply.status == 303
     new = person.twin("/facts")["items"][0]
