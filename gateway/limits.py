@@ -17,6 +17,9 @@ class Limits(Struct, frozen=True):
     body_timeout_s: float = 30.0
     # A client that reads nothing for a minute has gone without closing its connection.
     send_timeout_s: float = 60.0
+    # When the gateway stops, an idle connection is open for so long, to answer a request that is on its way. Requests
+    # take milliseconds; a busy proxy uses each of its connections within a second.
+    last_request_s: float = 1.0
     # The interval of an agent stream's pings; Letta's number.
     ping_s: float = 20.0
     # All bodies over 64 KiB together; each is in memory twice while it is parsed, so this is about half a GiB.

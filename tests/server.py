@@ -33,8 +33,9 @@ from tests.patience import PATIENCE_S
 
 T = TypeVar("T")
 # Upstreams are not asked for their models, so that they see only what a test sends. No reply of a busy machine goes out
-# before its turn is written.
+# before its turn is written. A test that stops its gateway waits for no other request.
 QUIET = Limits(
+    last_request_s=0.0,
     models_refresh_s=0.0,
     commit_wait_s=PATIENCE_S,
     limit_read_s=PATIENCE_S,

@@ -188,7 +188,11 @@ def make_server(
     on_stopping: called before it drains, with the name of the signal, if one came.
     """
     limits = limits or Limits()
-    times = {"head_timeout_s": limits.header_timeout_s, "send_timeout_s": limits.send_timeout_s}
+    times = {
+        "head_timeout_s": limits.header_timeout_s,
+        "send_timeout_s": limits.send_timeout_s,
+        "last_request_s": min(limits.last_request_s, settings.shutdown_s),
+    }
     # uvicorn makes its protocols itself and takes no arguments for them, so the settings are attributes of a class.
     connection = type("HttpConnection", (HttpConnection,), times)
     config = uvicorn.Config(

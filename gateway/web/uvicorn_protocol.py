@@ -63,10 +63,12 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     """
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
+    last_request_s = 1.0  # an idle connection stays open for so long when the server stops
     on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None
     _is_ending = False  # what arrives is dropped
+    _takes_last = False  # the server stops: the next request is the last
     # The bytes read since a head, a part of a body or a request ended. Whole reads are counted, so a head may exceed
     # the bound by less than two of them.
     _bytes_since_part = 0
@@ -150,6 +152,8 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # for trailers, which are no headers (RFC 9110 6.5.1)
         self.cycle.transport = self  # type: ignore[assignment]
+        if self._takes_last:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._bytes_since_part = 0
@@ -173,6 +177,23 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         elif self.pipeline:
             self.flow.pause_reading()
         self._bound_arrival()
+
+    def shutdown(self) -> None:
+        """Ends the connection after the reply under way. If its head has not said so, after the next request.
+
+        A proxy may just be sending that request. Were the connection closed, it would be lost: what was sent once is
+        sent nowhere else.
+        """
+        if not self.last_request_s or (self.is_answering and not self.cycle.response_started):
+            super().shutdown()
+            return
+        self._takes_last = True
+        self.timeout_keep_alive = self.last_request_s  # type: ignore[assignment]  # uvicorn only waits for it
+        if not self.is_answering:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def timeout_keep_alive_handler(self) -> None:
         if not self.is_answering:

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from gateway.limits import Limits
 from storage.sql.store import Store
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Gate, StrictUpstream, say
@@ -35,13 +37,13 @@ def database(tmp_path: Path) -> Path:
 
 @contextmanager
 def gateway_on(
-    upstream: StrictUpstream, database: Path, *, commit_wait_s: float = PATIENCE_S, **server: Any
+    upstream: StrictUpstream, database: Path, *, limits: Limits = QUIET, **server: Any
 ) -> Iterator[Running]:
     async def open_here() -> Store:
         return await open_store(database)
 
     settings = settings_for(upstream, server=server)
-    with serve(settings, open_here, limits=replace(QUIET, commit_wait_s=commit_wait_s)) as running:
+    with serve(settings, open_here, limits=limits) as running:
         yield running
 
 
@@ -98,6 +100,42 @@ def stalled(gateway: Running, database: Path) -> Iterator[None]:
             yield
         finally:
             gate.open()
+
+
+def test_a_connection_whose_client_knows_of_no_end_takes_one_more_request(
+    upstream: StrictUpstream, database: Path
+) -> None:
+    """A proxy that has just sent one gets its reply, and sends the next one elsewhere."""
+    limits, gate = replace(QUIET, last_request_s=PATIENCE_S), Gate()
+    with gateway_on(upstream, database, limits=limits) as gateway, ExitStack() as stack:
+        fresh, idle, streaming = (stack.enter_context(gateway.connect()) for _ in range(3))
+        send(idle, "Before", stream=False)
+        assert idle.read_reply().status == 200
+        upstream.queue(say("Some words", hold_after={1: gate}))
+        send(streaming, "Before")
+        assert "connection" not in streaming.read_head().headers
+        stop(gateway)
+        wait_until_refused(gateway)
+        gate.open()
+        streaming.read_until(b"data: [DONE]\n\n")
+        streaming.read_until(b"0\r\n\r\n")
+        for client in (fresh, idle, streaming):
+            send(client, "Last", stream=False)
+            reply = client.read_reply()
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+            assert client.socket.recv(1) == b""
+
+
+def wait_until_refused(gateway: Running) -> None:
+    """Returns when the gateway takes no new connection any more."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            gateway.connect().socket.close()
+        except ConnectionRefusedError:
+            return
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP])
@@ -233,7 +271,7 @@ def test_a_turn_released_before_its_commit_is_written_before_the_end(
     upstream: StrictUpstream, database: Path
 ) -> None:
     with (
-        gateway_on(upstream, database, commit_wait_s=0.001) as gateway,
+        gateway_on(upstream, database, limits=replace(QUIET, commit_wait_s=0.001)) as gateway,
         stalled(gateway, database),
         gateway.connect() as client,
     ):
