@@ -7,6 +7,7 @@ name that does not exist is an error that suggests the right one, wherever it st
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,13 @@ _SECRETS = (
     ("tools", "secrets_key"),
     ("database", "url"),
     ("database", "listen_url"),
+)
+# Kubernetes gives these to each container beside a service whose name begins with mnemogate
+# (https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables).
+_SERVICE_LINK = re.compile(
+    r"MNEMOGATE(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|MNEMOGATE(_\w+)?_PORT=(tcp|udp|sctp)://.*",
+    re.DOTALL,
 )
 _DATABASE = {("database", "path"), ("database", "url")}
 _SQLITE = "sqlite:///"
@@ -245,6 +253,8 @@ def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tu
     found: dict[tuple[str, str], tuple[str, Any]] = {}
     for name, text in environ.items():
         if not name.startswith("MNEMOGATE_") or name in _OTHER_VARIABLES:
+            continue
+        if _SERVICE_LINK.fullmatch(f"{name}={text}"):
             continue
         with mistakes.collecting(), _not_from_file():
             if name not in known:

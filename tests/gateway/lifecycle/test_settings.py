@@ -76,6 +76,25 @@ def test_an_empty_variable_is_not_set(tmp_path: Path) -> None:
     assert load(tmp_path, text, environ) == load(tmp_path, text)
 
 
+def test_variables_that_kubernetes_sets_for_a_service_of_that_name_are_none_of_settings(
+    tmp_path: Path,
+) -> None:
+    address = "10.0.0.11"
+    environ = {
+        "MNEMOGATE_SERVICE_HOST": address,
+        "MNEMOGATE_SERVICE_PORT": "80",
+        "MNEMOGATE_SERVICE_PORT_HTTP": "80",
+        "MNEMOGATE_PORT": f"tcp://{address}:80",
+        "MNEMOGATE_PORT_80_TCP": f"tcp://{address}:80",
+        "MNEMOGATE_PORT_80_TCP_PROTO": "tcp",
+        "MNEMOGATE_PORT_80_TCP_PORT": "80",
+        "MNEMOGATE_PORT_80_TCP_ADDR": address,
+        "MNEMOGATE_WORKER_SERVICE_HOST": address,
+        "MNEMOGATE_WORKER_PORT": f"tcp://{address}:80",
+    }
+    assert load(tmp_path, "[server]\nport = 81", environ) == load(tmp_path, "[server]\nport = 81")
+
+
 def test_blanks_around_a_variable_do_not_count(tmp_path: Path) -> None:
     """As files of variables and mounted secrets end lines."""
     plain = {
