@@ -550,6 +550,9 @@ class BackgroundResponses:
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
         ):
+            if name is not None and await self.store.runs.epoch(run.agent) == log.epoch:
+                # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
+                raise MemoryUnavailable("The turn of a response could not be stored.")
             final, name = self.dialect.failed(shown, None, NOT_STORED), None
         await self._end(run, log, final, name)
 

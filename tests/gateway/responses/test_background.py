@@ -139,6 +139,32 @@ def test_a_response_whose_turn_is_written_late_is_completed(
         other.open()
 
 
+@pytest.mark.both
+def test_a_response_whose_turn_is_not_written_in_the_end_is_made_again(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the database ends while it is waited for longer than a client would wait."""
+    gate, commit, errors = Gate(), Turns.commit, [Unavailable("the server has ended")]
+
+    async def fail_late_once(turns: Turns, write: TurnWrite) -> Committed:
+        if errors:
+            await gate.wait()
+            raise errors.pop()
+        return await commit(turns, write)
+
+    monkeypatch.setattr(Turns, "commit", lambda *given: asyncio.ensure_future(fail_late_once(*given)))
+    upstream.queue(say("One."), say("Two."))
+    with serve_memory(upstream, tmp_path, agent(), limits=replace(QUIET, commit_wait_s=0.001)) as world:
+        made = begin(world, input="Count.", user="alice")
+        becomes(lambda: world.gateway.app.services.chat.turns.metrics.not_durable.values[()])
+        gate.open()
+        becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
+        world.clock.sleep(10.0)  # until its next attempt
+        done = polled(world, made.id)
+        assert (done.status, done.output_text) == ("completed", "Two.")
+        assert world.query("SELECT count(*) FROM exchanges WHERE reply IS NOT NULL") == [1]
+
+
 def test_a_stream_is_left_and_resumed(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.queue(say("One two three four.", hold_after={3: gate}))
