@@ -229,13 +229,13 @@ def serve(
     has_agents: bool = HAS_AGENTS,
     otlp: OtlpSettings | None = None,
 ) -> Iterator[Running]:
-    """open_store: called on the gateway's own loop; the gateway closes what it gave. None: a database of its own.
+    """Serves a gateway in a thread of its own. The parameters are those of `Gateway`, but for one:
 
-    performs_jobs: background jobs, too. has_agents: serves the agents API. otlp: how traces are exported.
+    open_store: called on the gateway's own loop; the gateway closes the store. None: it has a database of its own.
     """
     settings = replace(settings, server=replace(settings.server, port=0))
     listener = bind(settings.server.host, 0)
-    started, box, failure = threading.Event(), [], []
+    started, running, failures = threading.Event(), [], []
 
     async def open_own() -> Store:
         return await stored.open_store(f"{folder.name}/own.db")
@@ -260,14 +260,14 @@ def serve(
         )
         server = make_server(app, settings.server, app.readiness, started.set, limits)
         port = listener.getsockname()[1]
-        box.append(Running(app, server, port, asyncio.get_running_loop(), lines))
+        running.append(Running(app, server, port, asyncio.get_running_loop(), lines))
         await server.serve(sockets=[listener])
 
     def run() -> None:
         try:
             uvloop.run(live())
         except BaseException as error:
-            failure.append(error)
+            failures.append(error)
         finally:
             started.set()
 
@@ -276,15 +276,15 @@ def serve(
     thread.start()
     try:
         assert started.wait(PATIENCE_S), "the gateway did not start"
-        if failure:
-            raise failure[0]
-        yield box[0]
+        if failures:
+            raise failures[0]
+        yield running[0]
     finally:
-        if box and thread.is_alive():
-            box[0].loop.call_soon_threadsafe(box[0].server.request_exit)
+        if running and thread.is_alive():
+            running[0].loop.call_soon_threadsafe(running[0].server.request_exit)
         thread.join(PATIENCE_S)
         folder.cleanup()
         listener.close()  # by then it is, but for one that never served
         assert not thread.is_alive(), "the gateway did not stop"
-    if failure:
-        raise failure[0]
+    if failures:
+        raise failures[0]
