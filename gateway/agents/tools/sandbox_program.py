@@ -150,7 +150,13 @@ def _agent(agent: Any, blocks: Any) -> SimpleNamespace:
 
 
 def _text(result: Any) -> str:
-    return result if isinstance(result, str) else json.dumps(_plain(result), ensure_ascii=False, default=str)
+    if isinstance(result, str):
+        return result
+    try:
+        return json.dumps(_plain(result), ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        # Keys that JSON has not, or a list in itself.
+        return str(result)
 
 
 def _plain(value: Any) -> Any:

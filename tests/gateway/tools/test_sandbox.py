@@ -64,6 +64,8 @@ WORKS = [
         '{"a": [1.5, null, true], "ü": "ß"}',
     ),
     ("def tool(): pass", {}, "null"),
+    ("def tool(): return {(1, 2): 'a'}", {}, "{(1, 2): 'a'}"),
+    ("def tool():\n    a = [1]\n    a.append(a)\n    return a", {}, "[1, [...]]"),
     ("def tool(x): return x + 1", {"x": 2**80}, str(2**80 + 1)),
     # What it prints is nobody's business, and its result is.
     ("import sys\ndef tool():\n    sys.stdout.close()\n    return 1", {}, "1"),
