@@ -609,6 +609,21 @@ def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
 
 
 @pytest.mark.both
+def test_old_copies_that_are_taken_out_later_are_said_to_be(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over PostgreSQL, which is swept once in a while, or where another program reads the file."""
+    uid = speak(operator.world, "My cat is Miso.").uid
+
+    async def is_swept(wait_ms: int) -> bool:
+        return False
+
+    monkeypatch.setattr(operator.world.store.database, "sweep", is_swept)
+    gone = operator.post(f"m/{uid}/forget?message=1").body.decode()
+    assert "It is gone: 1 message, with what came from it. Old copies in the database" in gone
+    assert "are taken out a little later, once no program reads them." in gone
+
+
 def test_what_an_undo_took_back_stays_away_when_its_origin_is_forgotten(operator: Operator) -> None:
     agent = speak(operator.world, "My dog is called Rex.")
     learn(operator.world, agent, block="Dog: Rex.")
