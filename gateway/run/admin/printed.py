@@ -512,7 +512,8 @@ REQUESTS = RecordList(
             "recalled", lambda each: str(each["recalled"]), lambda each: f"{each['recalled']} recalled", True
         ),
     ),
-    "There are no requests to show: the process that serves has none, or no process serves.",
+    "There are no requests to show: the process that serves has none, or no process serves. Over PostgreSQL the "
+    "page of each gateway shows its own.",
 )
 LIMITS = RecordList(
     (

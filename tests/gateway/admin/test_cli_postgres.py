@@ -39,6 +39,12 @@ def test_keys_are_made_listed_and_revoked(capsys: Out) -> None:
     assert "default\tann\trevoked" in capsys.readouterr().out
 
 
+def test_requests_are_those_of_gateways_that_it_does_not_reach(capsys: Out) -> None:
+    assert main(["migrate"]) == 0
+    assert main(["requests"]) == 0
+    assert "Over PostgreSQL the page of each gateway shows its own." in capsys.readouterr().err
+
+
 def test_check_config_shows_the_server_and_whether_notifications_arrive(capsys: Out) -> None:
     assert main(["check-config"]) == 0
     said = capsys.readouterr()
