@@ -311,11 +311,14 @@ def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: 
                 await asyncio.sleep(0)
                 idle.clear()
 
-        talk = orjson.dumps({"id": "c-3", "messages": wire(tuple(f"Word{i}x" for i in range(130)))})
-        file = io.BytesIO(export("jsonl", TALKS) + b"\n" + talk)
+        talk = wire(tuple(f"Word{i}x" for i in range(130)))
+        talks = [orjson.dumps({"id": id, "messages": talk}) for id in ("c-3", "c-4")]
+        file = io.BytesIO(b"\n".join([export("jsonl", TALKS), *talks]))
         beginning = asyncio.create_task(operations.begin(file, operations.read_request({"user": "alice"})))
         await see_rests(beginning, 1)
-        running = await beginning
+        # Its client does not wait for more rests of a survey.
+        async with asyncio.timeout(PATIENCE_S):
+            running = await beginning
         assert running.task is not None
         await see_rests(running.task, 4)
         idle.set()
