@@ -190,7 +190,8 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         self._takes_last = True
         self.timeout_keep_alive = self.last_request_s  # type: ignore[assignment]  # uvicorn only waits for it
         if not self.is_answering:
-            self._unset_keepalive_if_required()
+            if self.timeout_keep_alive_task is not None:
+                self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
