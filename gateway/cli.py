@@ -198,9 +198,17 @@ class _Group(_Command, click.Group):
         return [*options, f"[{names}]" if self.invoke_without_command else names]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args and not self.invoke_without_command and not ctx.resilient_parsing:
+        if self.invoke_without_command and not ctx.resilient_parsing and self._leaves_out_action(ctx, args):
+            args = ["list", *args]
+        if not args and not ctx.resilient_parsing:
             ctx.fail(f"say which command: see `{ctx.command_path} -h`")
         return super().parse_args(ctx, args)
+
+    def _leaves_out_action(self, ctx: click.Context, args: Sequence[str]) -> bool:
+        """Returns whether there are options alone: those of the default action."""
+        return not args or (
+            args[0].startswith("-") and not {*self.commands, *ctx.help_option_names} & {*args}
+        )
 
 
 def _memory_options(function: _Function) -> _Function:
@@ -500,16 +508,13 @@ def import_file(file: str, as_json: bool, **arguments: Any) -> int:
 
 
 @root.group(help="list imports, and undo one", invoke_without_command=True)
-@click.pass_context
-def imports(context: click.Context) -> None:
-    if context.invoked_subcommand is None:
-        context.invoke(list_imports)
+def imports() -> None: ...
 
 
 @imports.command("list", help="list imports, the newest first (the default action)")
 @_option("project", "the project (default: all of them)")
 @_json
-def list_imports(as_json: bool = False, project: str | None = None) -> None:
+def list_imports(as_json: bool, project: str | None) -> None:
     _load_commands().list_imports({"project": project}, as_json=as_json)
 
 
@@ -582,16 +587,13 @@ def usage(as_csv: bool, as_json: bool, **arguments: Any) -> None:
 
 
 @root.group(help="list, add and remove limits of what may be used", invoke_without_command=True)
-@click.pass_context
-def limits(context: click.Context) -> None:
-    if context.invoked_subcommand is None:
-        context.invoke(list_limits)
+def limits() -> None: ...
 
 
 @limits.command("list", help="list the limits (the default action)")
 @_project
 @_json
-def list_limits(as_json: bool = False, project: str | None = None) -> None:
+def list_limits(as_json: bool, project: str | None) -> None:
     printed.show_list(
         printed.LIMITS, _load_commands().records("limits-list", {"project": project}), as_json=as_json
     )
@@ -629,10 +631,7 @@ def compact(**arguments: Any) -> None:
 
 
 @root.group(help="list, retry and cancel background jobs", invoke_without_command=True)
-@click.pass_context
-def jobs(context: click.Context) -> None:
-    if context.invoked_subcommand is None:
-        _list("jobs-list", {}, printed.JOBS)
+def jobs() -> None: ...
 
 
 @jobs.command("list", help="list jobs, the newest first (the default action)")
@@ -667,10 +666,7 @@ def cancel_job(yes: bool, job: int) -> None:
 
 
 @root.group(help="list, show and cancel batches of agents", invoke_without_command=True)
-@click.pass_context
-def batches(context: click.Context) -> None:
-    if context.invoked_subcommand is None:
-        _list("batches-list", {}, printed.BATCHES)
+def batches() -> None: ...
 
 
 @batches.command("list", help="list batches, the newest first (the default action)")

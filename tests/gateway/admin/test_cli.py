@@ -260,6 +260,19 @@ def test_limits_are_set_from_the_command_line(capsys: Out) -> None:
     assert shown.columns[1].cell({**row, "key": 0}) == "-"
 
 
+@pytest.mark.parametrize("group", ["imports", "limits", "jobs", "batches"])
+def test_options_without_an_action_are_those_of_the_list(group: str, capsys: Out) -> None:
+    assert main(["migrate"]) == 0
+    for options in ([], ["--json"], ["--db", "mnemogate.db", "--json"]):
+        assert main([group, *options]) == 0
+    capsys.readouterr()
+    for wrong in (["--jsn"], ["--db"], ["nonsense"], ["--db", "mnemogate.db", "nonsense"]):
+        with pytest.raises(SystemExit) as ended:
+            main([group, *wrong])
+        assert ended.value.code == 2
+    assert "Did you mean --json?" in capsys.readouterr().err
+
+
 def test_keys_go_through_the_process_that_serves(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
