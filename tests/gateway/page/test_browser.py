@@ -91,6 +91,14 @@ def test_a_list_that_follows_what_happens_keeps_no_session(browser: Browser, ope
         assert page.url == f"http://{operator.host}/ui/login?next=requests"
 
 
+def test_the_sentence_over_a_list_follows_as_well(browser: Browser, operator: Operator) -> None:
+    with browser.open(operator, "work") as page:
+        assert page.get_by_role("status").inner_text() == "Nothing waits."
+        enqueue(operator, "a", error="the model answered 401")
+        page.get_by_role("status").get_by_text("1 job has failed for good.").wait_for()
+        assert page.get_by_role("button", name="Retry job").count() == 1
+
+
 def test_a_list_that_follows_what_happens_does_not_send_a_form_again(
     browser: Browser, operator: Operator
 ) -> None:
