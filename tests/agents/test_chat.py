@@ -330,6 +330,19 @@ def test_an_approval_that_no_one_can_give_is_asked_for_once_a_turn(
     assert chat.say("Really?").endswith("No.")
 
 
+def test_a_reply_without_a_word_can_be_sent_back(world: World) -> None:
+    """Of a hidden round the stream had a content of null and no calls, which OpenAI refuses in a list."""
+    make(world, rules=({"type": "exit_loop", "tool_name": "memory_insert"},))
+    messages: list[Any] = [{"role": "user", "content": "Keep it."}]
+    world.upstream.queue(call_tools(insert("a")))
+    with world.sdk.chat.completions.stream(model="agent/ann", messages=messages) as stream:
+        reply = stream.get_final_completion().choices[0].message
+    assert (reply.content, reply.tool_calls) == ("", None)
+    messages += [{"role": "assistant", "content": reply.content}, {"role": "user", "content": "Thanks."}]
+    again = world.sdk.chat.completions.create(model="agent/ann", messages=messages)
+    assert again.choices[0].message.content == "Ok."
+
+
 def test_the_rules_go_on_after_a_result_that_names_the_response_before_it(world: World) -> None:
     make(world, rules=({"type": "run_first", "tool_name": "memory_insert"},))
     look: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}}

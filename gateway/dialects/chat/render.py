@@ -87,7 +87,9 @@ class ChatView(ClientView):
 
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         if finish and not any(event.has_finish for event in tail):
-            self._append_chunk({}, finish)
+            # After a hidden round the client may have read a content of null, with calls that were taken out; a message
+            # with neither is refused where it is sent back.
+            self._append_chunk({"content": ""} if self._has_hidden_round else {}, finish)
         for event in tail:
             self._show_changed(event, finish)
         if done:
