@@ -645,11 +645,13 @@ def test_the_version_is_a_flag_too(capsys: Out) -> None:
     "command", [["serve"], ["version"], ["memory", "show"], ["jobs"], ["jobs", "list"]], ids=" ".join
 )
 def test_a_misspelt_option_shows_the_usage_of_its_command(command: list[str], capsys: Out) -> None:
+    """Of a group alone that of its default action, which takes the options."""
     with pytest.raises(SystemExit) as ended:
         main([*command, "--usr=alice"])
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"usage: mnemogate {' '.join(command)} [-h]")
+    usage = "jobs list" if command == ["jobs"] else " ".join(command)
+    assert said.startswith(f"usage: mnemogate {usage} [-h]")
     assert said.endswith("unrecognized arguments: --usr=alice\n")
 
 
