@@ -40,6 +40,7 @@ PARTS = [
     {"type": "resource", "resource": {"uri": "file:///b.txt", "text": "Inner text."}},
     {"type": "resource", "resource": {"uri": "file:///c.pdf", "blob": "AAAA", "mimeType": "application/pdf"}},
     {"type": "hologram", "data": "AAAA"},
+    {"type": ["text"], "text": "A type that is a list."},
 ]
 
 

@@ -199,9 +199,10 @@ class _LenientStream:
 
 
 def _known_block(block: Any) -> Any:
-    if not isinstance(block, dict) or block.get("type") in _BLOCK_TYPES:
+    if not isinstance(block, dict):
         return block
-    return {"type": "text", "text": f"[{block.get('type')}]"}
+    kind = str(block.get("type"))  # a server may send anything
+    return block if kind in _BLOCK_TYPES else {"type": "text", "text": f"[{kind}]"}
 
 
 def _takes_arguments(schema: dict[str, Any]) -> bool:

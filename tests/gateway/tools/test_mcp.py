@@ -232,7 +232,7 @@ async def test_what_is_no_text_in_a_result_is_named_with_its_address() -> None:
     servers, server = careless("parts")
     assert await servers.call_tool(server, "plain", {}) == ToolAnswer(
         "Hello mnemogate.\n[image: image/png]\n[resource_link: a.csv, file:///a.csv, All sales.]\nInner text.\n"
-        "[resource: file:///c.pdf, application/pdf]\n[hologram]"
+        "[resource: file:///c.pdf, application/pdf]\n[hologram]\n[['text']]"
     )
 
 
