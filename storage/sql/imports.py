@@ -6,7 +6,7 @@ says which import has added what, by which it is undone (`erase.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Final, Literal, NamedTuple
 
@@ -45,9 +45,10 @@ EXCHANGES_AT_ONCE: Final = 16
 class _Passing(NamedTuple):
     """Readers that have nothing more to read of a memory."""
 
-    readers: Sequence[int]
-    # The version of the memory for which this holds, as in `AgentNumbers`; None: it is gone.
-    version: tuple[int, int, int] | None
+    # By reader, up to where it has come.
+    cursors: Mapping[int, int]
+    # The last number for which this holds.
+    upto: int
 
 
 class Imports(Group):
@@ -154,39 +155,34 @@ class Imports(Group):
 
     async def pass_over(self, agent: int, now: float) -> None:
         """Moves readers of a memory past what imports brought that is not to be learned from."""
-        # Turns would wait for a transaction that looks through a whole import, so it is done before it, and again if
-        # anything was written meanwhile.
-        while (passing := await self._find_passing(agent)).readers and not await self._pass_over(
-            agent, passing, now
-        ):
-            pass
+        # Turns would wait for a transaction that looks through a whole import. What was written meanwhile is little.
+        passing = await self._find_passing(agent)
+        if passing.cursors:
+            await self._pass_over(agent, passing, now)
 
     @long_reads
     async def _find_passing(self, connection: Connection, agent: int) -> _Passing:
         """Finds the readers that have nothing more to read of a memory."""
         numbers = await load_numbers(connection, agent)
         if numbers is None:
-            return _Passing([], None)
-        passing = [
-            reader
+            return _Passing({}, 0)
+        passing = {
+            reader: seq
             for reader, seq in (await _load_cursors(connection, agent)).items()
             if await connection.row(SQL["next_unlearned"], (agent, seq)) is None
-        ]
-        return _Passing(passing, numbers.version)
+        }
+        return _Passing(passing, numbers.next_seq - 1)
 
     @bulk_writes
-    async def _pass_over(self, connection: Connection, agent: int, passing: _Passing, now: float) -> bool:
-        """Moves readers to the end of a memory. Returns False where the memory has changed before."""
+    async def _pass_over(self, connection: Connection, agent: int, passing: _Passing, now: float) -> None:
+        """Moves readers to the end of a memory that have nothing to read of what was written meanwhile either."""
         await connection.lock(agent)
         numbers = await load_numbers(connection, agent)
-        if numbers is None:
-            return True
-        if numbers.version != passing.version:
-            return False
-        for reader in await _load_cursors(connection, agent):
-            if reader in passing.readers:
+        if numbers is None or await connection.row(SQL["next_unlearned"], (agent, passing.upto)) is not None:
+            return
+        for reader, seq in (await _load_cursors(connection, agent)).items():
+            if seq >= passing.cursors.get(reader, LAST_NUMBER):  # else it was put back meanwhile
                 await advance(connection, agent, reader, numbers.next_seq - 1, now)
-        return True
 
     @reads
     async def origins(

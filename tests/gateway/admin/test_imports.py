@@ -544,7 +544,7 @@ def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
 
     async def find_and_take_turn(self: Imports, agent: int) -> Any:
         passing = await find(self, agent)
-        found.append(passing.readers)
+        found.append([*passing.cursors])
         if len(found) == 1:
             asked = [{"role": "user", "content": "Meanwhile"}]
             await asyncio.to_thread(world.post, asked, user="alice")
@@ -552,9 +552,32 @@ def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
 
     monkeypatch.setattr(Imports, "_find_passing", find_and_take_turn)
     follow(world, send(world, export("chatgpt", TALKS)))
-    assert found == [[LEARNER, RULE], []]
+    assert found == [[LEARNER, RULE]]
     world.clock.sleep(600)
     assert len(world.gateway.call(world.store.readers.unlearned(10))) == 1
+
+
+@pytest.mark.both
+def test_an_import_ends_while_another_writes_into_its_memory(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a memory was looked through again, for as long as another import wrote."""
+    find, looks = Imports._find_passing, 0
+    other = {"c-9": ("My boat is called Vril.", "A fine boat.")}
+
+    async def find_while_another_writes(self: Imports, agent: int) -> Any:
+        nonlocal looks
+        looks += 1
+        passing = await find(self, agent)
+        if looks == 1:
+            await asyncio.to_thread(lambda: follow(world, send(world, export("claude", other))))
+        return passing
+
+    monkeypatch.setattr(Imports, "_find_passing", find_while_another_writes)
+    follow(world, send(world, export("chatgpt", TALKS)))
+    assert looks == 2  # each once
+    world.clock.sleep(600)
+    assert not world.gateway.call(world.store.readers.unlearned(10))
 
 
 def test_what_is_refused_and_who_may(world: World) -> None:
