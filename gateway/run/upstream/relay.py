@@ -32,7 +32,7 @@ _RESERVED_PREFIXES: Final = ("access-control-", "x-mnemogate-")
 _MAX_EVENT_BYTES: Final = 1024 * 1024
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n")  # the longest last
 # How the last piece of a whole stream ends.
-_DONE: Final = tuple(b"data: [DONE]" + end for end in _EVENT_ENDS)
+_DONE: Final = tuple(done + end for done in (b"data: [DONE]", b"data:[DONE]") for end in _EVENT_ENDS)
 
 
 async def relay(
@@ -104,7 +104,7 @@ async def _pass_on(
         reader.take_piece(held)
         await sink.write(held)
     events = WholeEvents() if change is None else ChangedEvents(change)
-    chunk = b""
+    is_done = False
     try:
         async with keep_alive(chunks, keep_alive_s if reply.is_stream else 0.0) as beats:
             async for chunk in beats:
@@ -114,6 +114,7 @@ async def _pass_on(
                     if reply.is_stream:
                         chunk = events.feed(chunk)
                         reader.take_events(chunk)
+                        is_done = chunk.endswith(_DONE)
                         if hides_usage:
                             chunk = without_usage(chunk)
                     else:
@@ -121,7 +122,7 @@ async def _pass_on(
                 await sink.write(chunk)
     except ProviderError:
         # Some servers close the connection after their [DONE], without the end that HTTP asks for.
-        if not (reply.is_stream and chunk.endswith(_DONE)):
+        if not is_done:
             raise
     if not sink.started:
         _start(reply, sink, receipt)

@@ -355,16 +355,17 @@ def test_an_endpoint_whose_replies_all_break_off_is_passed_over(
 
 @both
 @only_openai
-def test_a_stream_that_is_cut_after_its_done_is_whole(two: Open, memory: bool) -> None:
+@pytest.mark.parametrize("done", [b"data: [DONE]\n\n", b"data:[DONE]\n\n"])
+def test_a_stream_that_is_cut_after_its_done_is_whole(two: Open, memory: bool, done: bytes) -> None:
     with two(fallbacks=()) as it:
         choice = {"index": 0, "delta": {"role": "assistant", "content": "Ok."}, "finish_reason": "stop"}
         said = b"data: %b\n\n" % json.dumps({"id": "1", "choices": [choice]}).encode()
-        it.first.queue(raw(said, b"data: [DONE]\n\n", cut_after=2))
+        it.first.queue(raw(said, done, cut_after=2))
         more = {"user": "alice"} if memory else {}
         reply = it.world.gateway.post(
             {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True, **more}
         )
-        assert reply.body == said + b"data: [DONE]\n\n"
+        assert reply.body == said + done
         it.settle()
         assert it.endpoint("first").health.breaks == 0
 
