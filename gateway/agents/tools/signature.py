@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.core.json_limits import is_too_deep
+from gateway.core.json_limits import can_be_written
 from gateway.errors import BadRequest
 
 AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
@@ -64,8 +64,7 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     except RecursionError:
         raise _wrong(function, "its types are nested too deeply") from None
     schema = {"name": function.name, "description": description, "parameters": found}
-    # What cannot be written at all is refused alike.
-    if is_too_deep(schema):
+    if not can_be_written(schema):
         raise _wrong(
             function,
             "its types or its docstring contain half a surrogate pair or a number beyond 64 bits, or are nested too "
