@@ -100,16 +100,19 @@ def test_without_a_gateway_the_file_answers(tmp_path: Path) -> None:
 def test_a_line_that_is_no_message_gets_an_error(tmp_path: Path) -> None:
     """A client waited for an answer that never came."""
     lines = b'not JSON\n\n{"jsonrpc":"2.0"}\n{"jsonrpc":"2.0","id":7,"method":"ping"}\n'
-    ended = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, *RUN],
-        input=lines,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=PATIENCE_S,
-        check=True,
-    )
-    answers = [*map(json.loads, ended.stdout.splitlines())]
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(lines)
+        process.stdin.flush()
+        # The end of the input would cancel the ping.
+        answers = [json.loads(process.stdout.readline()) for _ in range(3)]
     assert [(each["id"], each.get("error", {}).get("code")) for each in answers] == [
         (None, -32700),
         (None, -32600),
