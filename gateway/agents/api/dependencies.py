@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct, UnsetType
-from msgspec.structs import replace
 
 from gateway.agents.api._query import PageQuery
 from gateway.agents.api._route import ApiRequest, uid_in
@@ -17,6 +16,7 @@ from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.system_message import SystemMessages
 from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.wire.struct_fields import Maybe
+from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.errors import BadRequest
@@ -93,14 +93,32 @@ class AgentsApi(Struct, frozen=True):
         shown = await self.agents_json(await self.registry.get_several(project, found[: page.limit]))
         return shown[::-1] if page.newest_first else shown
 
-    async def call_by_hand(self, tool: ToolDefinition, call: ForeignCall) -> ToolAnswer:
-        """Returns the answer to a call made by hand. Raises: BadRequest: its arguments are wrong."""
+    async def call_by_hand(
+        self, request: ApiRequest, name: str, tool: ToolDefinition, view: AgentView | None = None
+    ) -> ToolAnswer:
+        """Returns the answer to a call of a tool with the request's arguments.
+
+        view: of the agent for which it is called, if any.
+
+        Raises: BadRequest: the arguments are wrong.
+        """
         parameters = tool.schema.get("parameters") or {}
         foreign = self.runs.foreign
-        arguments, fault = await check_arguments(foreign.children, call.tool, parameters, call.arguments)
+        arguments, fault = await check_arguments(foreign.children, name, parameters, request.arguments())
         if fault is not None:
             raise BadRequest(fault, param="args")
-        return await foreign.run(tool, replace(call, arguments=arguments))
+        call = ForeignCall(
+            name,
+            arguments,
+            call_id="",
+            agent="" if view is None else ids.id_of("agent", view.agent.uid),
+            run="",
+            key=ids.new_uid(),
+            agent_name="" if view is None else view.definition.name,
+            blocks=() if view is None else [entry.block for entry in view.blocks],
+            project=request.project,
+        )
+        return await foreign.run(tool, call)
 
     async def definition_page(
         self, project: str, kind: DefinitionKind, prefix: str, query: PageQuery

@@ -30,7 +30,6 @@ from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import UnknownId
-from gateway.run.tools.toolbox import ForeignCall
 from storage.listing import Page
 from storage.records import Definition
 
@@ -291,16 +290,7 @@ class McpServerRoutes:
     async def run(self, request: ApiRequest) -> Any:
         tool = await self._tool(request)
         assert tool.definition is not None
-        call = ForeignCall(
-            tool.name,
-            request.arguments(),
-            call_id="",
-            agent="",
-            run="",
-            key=ids.new_uid(),
-            project=request.project,
-        )
-        answer = await self._api.call_by_hand(ToolDefinition.of(tool.definition.body), call)
+        answer = await self._api.call_by_hand(request, tool.name, ToolDefinition.of(tool.definition.body))
         return execution_json(answer)
 
     async def _tool(self, request: ApiRequest) -> ToolView:

@@ -27,7 +27,7 @@ from gateway.core import ids
 from gateway.core.definition import MAX_SCHEMA_BYTES, AgentDefinition, ToolDefinition
 from gateway.core.memory.builtin import definition_of
 from gateway.errors import BadRequest, UnknownId
-from gateway.run.tools.toolbox import ForeignCall, ToolAnswer
+from gateway.run.tools.toolbox import ToolAnswer
 from storage.records import Definition
 
 
@@ -490,16 +490,7 @@ class ToolRoutes:
     async def try_out(self, request: ApiRequest) -> Any:
         tried: TriedTool = request.body
         name, tool = await self._new_tool(tried)
-        call = ForeignCall(
-            name,
-            request.arguments(),
-            call_id="",
-            agent="",
-            run="",
-            key=ids.new_uid(),
-            project=request.project,
-        )
-        answer = await self._api.call_by_hand(tool, call)
+        answer = await self._api.call_by_hand(request, name, tool)
         return tried_json(name, answer, at=self._api.now())
 
     async def _new_tool(self, create: ToolSource) -> tuple[str, ToolDefinition]:
@@ -548,18 +539,7 @@ class ToolRoutes:
                 f"{name} is the gateway's own: the model calls it. Blocks and passages have routes.",
                 param="tool_name",
             )
-        call = ForeignCall(
-            name,
-            request.arguments(),
-            call_id="",
-            agent=ids.id_of("agent", view.agent.uid),
-            run="",
-            key=ids.new_uid(),
-            agent_name=view.definition.name,
-            blocks=[entry.block for entry in view.blocks],
-            project=request.project,
-        )
-        answer = await self._api.call_by_hand(ToolDefinition.of(definition.body), call)
+        answer = await self._api.call_by_hand(request, name, ToolDefinition.of(definition.body), view)
         if answer.changed_blocks:
             answer = await write_blocks(self._api.store, answer, at=self._api.now(), origin=f"tool:{name}")
         return execution_json(answer)

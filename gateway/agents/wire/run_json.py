@@ -77,7 +77,7 @@ def run_json(
 
 
 def failure_message(run: Run) -> str | None:
-    """Returns why a run failed, as far as its stop reason says it; None: it has not failed, or more is to be said."""
+    """Returns the error of a run that failed by its stop reason alone; None: it has not failed, or otherwise."""
     return STOP_MESSAGES.get(run.stop or "") if run.state is RunState.FAILED else None
 
 
