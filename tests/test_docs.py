@@ -144,7 +144,7 @@ def test_the_copy_that_is_made_in_a_container_may_be_made_again(
                 assert copy.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (row + 1,)
 
 
-def test_no_file_beside_the_database_comes_into_a_clone_of_the_repository() -> None:
+def test_no_file_next_to_the_database_comes_into_a_clone_of_the_repository() -> None:
     table = re.findall(r"^\| (`<database>.+?) \|", (ROOT / "docs/operations.md").read_text("utf-8"), re.M)
     ends = {end for row in table for end in re.findall(r"`<database>(\S+)`", row)}
     assert {"-wal", ".lock"} <= ends

@@ -747,7 +747,7 @@ async def test_another_prompt_before_a_thought_fails_no_request(
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-async def test_a_forced_call_behind_a_thought_fails_no_request(
+async def test_a_forced_call_after_a_thought_fails_no_request(
     provider: Anthropic, upstream: StrictAnthropic, choice: Any
 ) -> None:
     """To have thoughts dropped is to ask for thinking, and who asks for that may force no call."""
@@ -771,7 +771,7 @@ async def test_a_client_that_wants_the_error_gets_it(provider: Anthropic, upstre
     assert "different conversation" in body["error"]["message"]
 
 
-async def test_betas_of_the_settings_do_not_take_the_place_of_ours(
+async def test_betas_of_the_settings_join_the_gateways_own(
     upstream: StrictAnthropic, transport: HttpTransport
 ) -> None:
     provider = Anthropic(
@@ -932,7 +932,9 @@ async def test_an_answer_that_is_no_message_is_broken(provider: Anthropic, upstr
             await answer(provider, request())
 
 
-async def test_an_error_tells_what_anthropic_told(provider: Anthropic, upstream: StrictAnthropic) -> None:
+async def test_an_error_reports_what_anthropic_reported(
+    provider: Anthropic, upstream: StrictAnthropic
+) -> None:
     long = "prompt is too long: 201000 tokens > 200000 maximum"
     upstream.queue(
         refuse(429, "rate_limit_error", "Slow down.", **{"anthropic-ratelimit-requests-remaining": "0"}),
@@ -980,7 +982,7 @@ async def test_any_number_of_strict_tools_is_taken(provider: Anthropic, upstream
 # -- models
 
 
-async def test_models_are_listed_as_openai_does_and_their_limits_kept(
+async def test_models_are_listed_as_openai_does_with_their_limits(
     transport: HttpTransport,
 ) -> None:
     with StrictAnthropic(key="sk-ant-own", models=["claude-new"]) as upstream:

@@ -246,7 +246,7 @@ async def test_a_batch_is_found_by_its_mark(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REMOTE)
-async def test_found_although_its_maker_was_not_told(kind: str) -> None:
+async def test_a_batch_is_found_although_its_creation_was_not_answered(kind: str) -> None:
     async with bench_of(kind) as bench:
         bench.batches.drop_create = True
         with pytest.raises(ProviderError):
@@ -256,7 +256,7 @@ async def test_found_although_its_maker_was_not_told(kind: str) -> None:
         assert found == bench.batches.batches[0].id
 
 
-async def test_anthropic_cannot_tell_while_a_batch_is_under_way() -> None:
+async def test_anthropic_is_unsure_while_a_batch_is_under_way() -> None:
     async with bench_of("anthropic", held=True) as bench:
         id = await bench.submit("a-1", "b-1")
         with pytest.raises(ProviderUnsure):
@@ -326,7 +326,7 @@ async def test_lines_that_are_no_results_hold_back_no_others(kind: str) -> None:
         assert sorted(found) == ["a-1", "b-1", "c-1"]
 
 
-async def test_a_line_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_line_without_end_is_not_buffered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(result_lines, "_MAX_BYTES", 100)
 
     async def pieces() -> AsyncIterator[bytes]:

@@ -252,7 +252,7 @@ async def test_bytes_and_events_are_the_same_stream(
     assert says(b"".join(by_events)) == says(b"".join(by_bytes))
 
 
-async def test_what_was_looked_at_is_told_all_the_same(
+async def test_what_was_peeked_at_is_returned_all_the_same(
     family: Family, provider: Provider, upstream: StrictUpstream
 ) -> None:
     """peek: the first event, before the rest has come; nothing of the stream is lost or returned twice."""

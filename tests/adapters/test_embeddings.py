@@ -114,7 +114,7 @@ async def test_garbage_is_refused(embedder: ApiEmbedder, upstream: StrictUpstrea
         await embedder.embed(["a", "b"])
 
 
-async def test_an_error_tells_its_status_and_when_to_come_back(
+async def test_an_error_has_its_status_and_when_to_retry(
     embedder: ApiEmbedder, upstream: StrictUpstream
 ) -> None:
     upstream.queue(fail(429, "Slow down.", retry_after="7"), fail(500, "Oh."))

@@ -143,7 +143,7 @@ async def test_blank_lines_without_an_end_are_no_stream(
     await reply.aclose()
 
 
-async def test_connections_are_kept_alive_and_used_again(
+async def test_connections_are_kept_alive_and_reused(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     for stream in (True, False, True):
@@ -270,7 +270,7 @@ async def test_an_error_status_is_a_reply(transport: HttpTransport, upstream: St
     assert orjson.loads(await reply.read(10_000))["error"]["message"] == "Slow down."
 
 
-async def test_cookies_are_not_kept(transport: HttpTransport, upstream: StrictUpstream) -> None:
+async def test_cookies_are_not_stored(transport: HttpTransport, upstream: StrictUpstream) -> None:
     upstream.queue(Reply(headers={"set-cookie": "a=b; Path=/"}))
     for _ in range(2):
         await (await post(transport, upstream, chat())).aclose()
@@ -405,7 +405,7 @@ async def test_a_total_that_is_not_reached_changes_nothing(
     await reply.aclose()
 
 
-async def test_an_error_tells_whether_the_request_was_sent(
+async def test_an_error_knows_whether_the_request_was_sent(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     upstream.queue(Reply(cut_before_headers=True))
@@ -457,7 +457,7 @@ async def test_a_new_connection_lost_before_the_answer_is_unreachable_and_not_tr
     assert len(upstream.seen) == 1
 
 
-async def test_a_kept_connection_closed_as_we_send_on_it_costs_nobody_a_request(
+async def test_an_idle_connection_closed_while_sending_fails_no_request(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     await (await post(transport, upstream, chat())).read(10_000)

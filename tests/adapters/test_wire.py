@@ -116,7 +116,7 @@ DROPPED: dict[str, tuple[bytes, bytes]] = {
 
 @pytest.mark.parametrize("in_bytes", [False, True])
 @pytest.mark.parametrize("case", KEPT)
-async def test_a_connection_is_kept_behind_a_whole_response(
+async def test_a_connection_is_reused_after_a_whole_response(
     transport: HttpTransport, case: str, in_bytes: bool
 ) -> None:
     """The same bytes cut anywhere give the same response."""
@@ -667,7 +667,7 @@ async def test_an_upload_is_waited_for_as_long_as_the_upstream_takes_of_it(trans
         assert await reply.read(10) == b"ok"
 
 
-async def test_silence_behind_an_upload_is_a_timeout_of_the_first_byte(transport: HttpTransport) -> None:
+async def test_silence_after_an_upload_is_a_timeout_of_the_first_byte(transport: HttpTransport) -> None:
     transport.timeouts = Timeouts(first_byte_s=SHORT_S, between_chunks_s=PATIENCE_S)
 
     async def pieces() -> AsyncIterator[bytes]:

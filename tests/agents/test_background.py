@@ -433,7 +433,7 @@ def test_a_send_that_ended_before_it_began_is_said_when_it_comes_again(
     assert world.upstream.last.messages[-1]["content"] == "Which instrument?"
 
 
-def test_a_send_that_failed_is_said_anew_behind_another_one_that_was_under_way(world: LettaWorld) -> None:
+def test_a_failed_send_can_be_resent_after_another_that_was_under_way(world: LettaWorld) -> None:
     agent, messages, gate = world.agent(), world.letta.agents.messages, Gate()
     message: Any = {"role": "user", "content": "Is it done?", "otid": "o1"}
     world.upstream.queue(fail(500), say("Not yet.", hold_before_headers=gate), say("Now."))
@@ -528,7 +528,7 @@ def test_a_run_without_a_job_that_no_process_has_open_is_cancelled(world: LettaW
 
 
 @pytest.mark.parametrize("is_read", [False, True])
-def test_a_run_whose_conversation_begins_anew_before_its_words_holds_up_nobody(
+def test_a_run_whose_conversation_is_reset_before_its_message_blocks_no_other(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch, is_read: bool
 ) -> None:
     """Its job is tried once more, when the conversation that it belongs to has another name."""
@@ -748,7 +748,7 @@ def test_a_log_begins_with_a_ping_whichever_attempt_is_the_first_to_perform(worl
 
 
 @pytest.mark.both
-def test_too_many_sends_behind_a_run_are_refused(world: LettaWorld) -> None:
+def test_too_many_sends_queued_after_a_run_are_refused(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()
     arrived = world.upstream.arrived(1)
@@ -971,7 +971,7 @@ def test_a_run_that_failed_by_its_replies_says_why(
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_an_error_behind_a_step_is_told_of_its_run(world: LettaWorld, background: bool) -> None:
+def test_an_error_after_a_step_is_reported_by_its_run(world: LettaWorld, background: bool) -> None:
     """What was done is shown, and its run says the rest."""
     agent = world.agent(tools=["memory_insert"])
     block = Call("memory_insert", {"label": "human", "new_string": "Plays."}, "c1")

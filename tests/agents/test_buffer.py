@@ -68,7 +68,7 @@ ways = pytest.mark.parametrize("headers", [{}, STORED], ids=["its own", "default
 
 
 @ways
-def test_above_the_limit_the_window_begins_anew_and_then_stays(quiet: World, headers: dict[str, str]) -> None:
+def test_above_the_limit_the_window_starts_over_and_then_stays(quiet: World, headers: dict[str, str]) -> None:
     seen = talk(bounded(quiet, headers), 16)
     counts = [len(spoken(each)) for each in seen]
     # 11 are too many: it begins with the newest of the user's messages that leaves 5.

@@ -541,7 +541,7 @@ def test_the_messages_with_which_an_agent_begins(world: World) -> None:
     assert rest.words() == [*begun, "assistant: Ok.", "user: And?", "assistant: Ok."]
 
 
-def test_runs_that_a_process_left_behind_have_failed(world: World) -> None:
+def test_runs_of_a_process_that_is_gone_have_failed(world: World) -> None:
     make(world)
     rest = rest_of(world)
     rest.send("One.")
@@ -652,7 +652,7 @@ def test_a_result_that_comes_again_after_an_error_is_given_once(world: World) ->
     assert chat.say("And now?") == "Ok."
 
 
-def test_the_same_words_behind_their_answer_are_another_send(world: World) -> None:
+def test_the_same_message_after_its_answer_is_another_send(world: World) -> None:
     """The library sends it again since its first request did not arrive."""
     make(world)
     chat = world.chat(model="agent/ann", headers=STORED)

@@ -90,7 +90,9 @@ def test_an_agent_that_thinks_is_asked_without_its_temperature(world: LettaWorld
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("model", MODELS)
-def test_thoughts_are_told_and_go_back_to_their_places(world: LettaWorld, model: str, streamed: bool) -> None:
+def test_thoughts_are_shown_and_go_back_to_their_places(
+    world: LettaWorld, model: str, streamed: bool
+) -> None:
     said = [
         [thought("Hm."), say("I look. "), thought("Where?"), search("t1"), thought("And?"), search("t2")],
         [thought("So."), say("You like tea.")],

@@ -174,7 +174,7 @@ def test_what_an_export_makes_nothing_of_is_named(world: LettaWorld) -> None:
     assert (reply.status, dict(reply.headers)["x-mnemogate-kept"]) == (200, "max_steps")
 
 
-def test_an_import_does_as_it_is_told(world: LettaWorld) -> None:
+def test_an_import_follows_its_options(world: LettaWorld) -> None:
     agent = world.agent(name="ann")
     world.letta.agents.messages.create(agent.id, input="Hi")
     file = export(world, agent.id)
@@ -386,7 +386,7 @@ def test_a_copy_of_a_primary_has_a_sleeptime_agent_of_its_own(world: LettaWorld)
     assert len(world.letta.agents.list().items) == 4
 
 
-def test_a_sleeptime_agent_of_lettas_server_is_made_anew(world: LettaWorld) -> None:
+def test_a_sleeptime_agent_of_a_letta_server_is_recreated(world: LettaWorld) -> None:
     def with_group(file: dict[str, Any]) -> None:
         first = agent_of(file)
         sleeper = {
@@ -760,7 +760,7 @@ def packed(**fields: Any) -> str:
     return json.dumps({**fields, "time": "2025-10-31 03:56:00 PM PDT-0700"})
 
 
-def test_what_older_agents_of_lettas_server_kept_packed_is_told_plainly(world: LettaWorld) -> None:
+def test_packed_messages_of_older_letta_agents_are_shown_unpacked(world: LettaWorld) -> None:
     file = copy.deepcopy(LETTA_FILE)
     messages = file["agents"][0]["messages"]
     messages[1]["content"][0]["text"] = packed(

@@ -64,7 +64,7 @@ def test_what_letta_does_not_take_as_null_is_left_out(world: LettaWorld) -> None
         assert shown["max_tokens"] is None
 
 
-def test_a_field_without_effect_is_kept_and_named(world: LettaWorld) -> None:
+def test_a_field_without_effect_is_stored_and_named(world: LettaWorld) -> None:
     raw = world.letta.agents.with_raw_response.create(
         model="openai/m", embedding="openai/e", max_files_open=3
     )
@@ -359,7 +359,7 @@ def test_nobody_learns_from_an_agent_of_this_api(world: LettaWorld) -> None:
         world.letta.agents.update(agent.id, extra_body={"mnemogate": {"learn": True}})
 
 
-def test_what_older_programs_ask_beside(world: LettaWorld) -> None:
+def test_requests_of_older_programs(world: LettaWorld) -> None:
     agent = world.agent()
     assert world.ask("GET", "/v1/blocks/count") == (200, len(list(world.letta.blocks.list())))
     assert world.ask("GET", "/v1/runs/active") == (200, [])
@@ -460,7 +460,9 @@ def test_what_is_not_served_says_why(world: LettaWorld) -> None:
         assert detail(refused.value).endswith(".")
 
 
-def test_models_are_a_bare_list_behind_a_slash(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_models_are_a_bare_list_at_a_path_that_ends_with_a_slash(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     with letta(upstream, tmp_path, models=(ModelSettings("fast", "m", context_window=9000),)) as world:
         (model,) = world.letta.models.list()
         assert (model.handle, model.context_window) == ("fast", 9000)

@@ -148,7 +148,7 @@ def test_the_models_search_in_a_chat_completion_asks_them_as_well(world: LettaWo
     assert world.upstream.last.messages[-1]["content"].endswith("The boat is called Albatross.")
 
 
-def test_a_long_text_is_kept_in_parts_by_whomever(world: LettaWorld) -> None:
+def test_a_long_text_is_stored_in_parts_whoever_saves_it(world: LettaWorld) -> None:
     agent = world.agent(tools=["archival_memory_insert"])
     text = "word " * 900
     tool(world, agent.id, "archival_memory_insert", content=text, tags=["long"])

@@ -96,7 +96,7 @@ def test_a_shared_block_is_one(world: LettaWorld) -> None:
     assert [each.label for each in world.letta.agents.blocks.list(one.id)] == ["human", "team"]
 
 
-def test_a_block_that_a_client_was_given_is_made_anew_with_an_agent(world: LettaWorld) -> None:
+def test_a_block_object_sent_with_a_new_agent_makes_a_new_block(world: LettaWorld) -> None:
     given = world.letta.blocks.create(label="team", value="Red", description="Ours.", limit=50, tags=["t"])
     raw = world.letta.agents.with_raw_response.create(
         model="openai/m",
@@ -197,7 +197,7 @@ def test_a_block_that_is_read_only_is_not_the_models_to_change(world: LettaWorld
     assert world.letta.agents.blocks.update("human", agent_id=agent.id, value="Zoe").value == "Zoe"
 
 
-def test_a_shared_block_that_another_agent_changes_while_one_waits_for_it_is_told(
+def test_a_shared_block_that_changes_while_its_edit_waits_is_reported(
     world: LettaWorld,
 ) -> None:
     shared = world.letta.blocks.create(label="plan", value="Nothing yet.")
@@ -279,7 +279,7 @@ def test_a_block_is_written_from_all_sides_at_once(world: LettaWorld) -> None:
 
 
 @pytest.mark.both
-def test_what_several_say_of_one_block_at_once_is_all_kept(world: LettaWorld) -> None:
+def test_parallel_edits_of_one_block_are_all_stored(world: LettaWorld) -> None:
     """Of one that no agent sees, which has no agent's lock to wait for."""
     said: tuple[dict[str, Any], ...] = ({"metadata": {"a": 1}}, {"tags": ["x"]}, {"hidden": True})
     blocks = [world.letta.blocks.create(label="board", value="").id for _ in range(8)]
@@ -292,7 +292,7 @@ def test_what_several_say_of_one_block_at_once_is_all_kept(world: LettaWorld) ->
         assert (made.metadata, made.tags, made.hidden) == ({"a": 1}, ["x"], True)
 
 
-def test_a_block_that_changes_while_a_tool_of_the_clients_runs_is_told(world: LettaWorld) -> None:
+def test_a_block_that_changes_while_a_client_tool_runs_is_reported(world: LettaWorld) -> None:
     agent = world.agent()
     messages = world.letta.agents.messages
     world.upstream.queue(say("Hi."), call_tools(Call("look", {}, "c1")), say("I see."), say("Ok."))

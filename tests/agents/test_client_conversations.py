@@ -94,7 +94,7 @@ def test_a_conversation_is_read_back_from_its_newest_message(world: LettaWorld) 
     assert texts(spoken(listed(one.id, limit=4))) == whole
 
 
-def test_runs_are_told_apart_by_their_conversation(world: LettaWorld) -> None:
+def test_runs_are_distinguished_by_their_conversation(world: LettaWorld) -> None:
     agent = world.agent()
     one = world.letta.conversations.create(agent_id=agent.id)
     say_in(world, one.id, "Hi")

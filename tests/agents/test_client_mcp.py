@@ -101,7 +101,9 @@ def test_a_tool_that_cannot_be_called_is_left_out_alone(upstream: StrictUpstream
         assert servers.retrieve(made.id).mnemogate == left_out  # type: ignore[union-attr]
 
 
-def test_tools_with_names_of_another_script_are_told_apart(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_tools_with_names_in_another_script_are_distinguished(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     program = [sys.executable, str(Path(careless_mcp_server.__file__)), "other_script"]
     with letta(upstream, tmp_path, tools=ToolSettings(mcp_stdio=(" ".join(program),))) as world:
         servers = world.letta.mcp_servers

@@ -248,7 +248,7 @@ def test_the_messages_of_a_run_and_of_a_step_come_page_by_page(world: LettaWorld
 
 
 @pytest.mark.parametrize("is_last", [True, False])
-def test_the_results_with_which_a_run_ends_are_told_with_it(world: LettaWorld, is_last: bool) -> None:
+def test_the_results_with_which_a_run_ends_are_shown_with_it(world: LettaWorld, is_last: bool) -> None:
     """Also where something else was said since."""
     agent = world.agent(tool_rules=[{"type": "exit_loop", "tool_name": "memory_insert"}])
     ends, messages = call_tools(insert("a")), world.letta.agents.messages
@@ -281,7 +281,7 @@ def test_results_are_streamed_under_the_ids_that_lists_have(
 
 
 @pytest.mark.parametrize("by_token", [False, True])
-def test_all_calls_beside_one_that_waits_are_streamed(world: LettaWorld, by_token: bool) -> None:
+def test_all_calls_next_to_one_that_waits_are_streamed(world: LettaWorld, by_token: bool) -> None:
     """Those that were refused at once, too, whose results come with the answers."""
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     world.upstream.queue(
@@ -375,7 +375,7 @@ def test_one_approval_after_another_makes_no_call_twice(world: LettaWorld) -> No
     assert value.splitlines() == ["Name: Anna", "Cat: Miso"]
 
 
-def test_a_call_that_was_not_run_does_not_count_behind_an_approval(world: LettaWorld) -> None:
+def test_a_call_that_was_not_run_does_not_count_after_an_approval(world: LettaWorld) -> None:
     """Of two calls next to it one may run: the other one's refusal is no call."""
     once = {"type": "max_count_per_step", "tool_name": "memory_insert", "max_count_limit": 1}
     agent = world.agent(tool_rules=[once, {"type": "requires_approval", "tool_name": "memory_replace"}])
@@ -392,7 +392,7 @@ def test_a_call_that_was_not_run_does_not_count_behind_an_approval(world: LettaW
     assert value.splitlines() == ["Name: Anna", "Cat"]
 
 
-def test_a_call_that_was_not_run_is_still_to_be_made_behind_a_pause(world: LettaWorld) -> None:
+def test_a_call_that_was_not_run_is_still_due_after_a_pause(world: LettaWorld) -> None:
     rules: list[Any] = [
         {"type": "required_before_exit", "tool_name": "memory_replace"},
         {"type": "parent_last_tool", "tool_name": "memory_insert", "children": ["memory_replace"]},
@@ -539,7 +539,7 @@ def test_the_result_of_a_call_that_said_something_gets_another_text(world: Letta
     assert (status, changed["tool_return"]) == (200, "It is said.")
 
 
-def test_messages_begin_anew(world: LettaWorld) -> None:
+def test_messages_can_be_reset(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(call_tools(insert("Cat: Miso")), say("Noted."))
     world.letta.agents.messages.create(agent.id, input="My cat is Miso.")
@@ -550,7 +550,7 @@ def test_messages_begin_anew(world: LettaWorld) -> None:
     assert [m["content"] for m in world.upstream.last.messages[1:]] == ["Hi"]
 
 
-def test_runs_and_steps_tell_what_was_done(world: LettaWorld) -> None:
+def test_runs_and_steps_show_what_was_done(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(call_tools(insert("a")), say("Done."))
     reply = world.letta.agents.messages.create(agent.id, input="Hi")
@@ -688,7 +688,7 @@ def test_an_error_has_the_upstreams_headers_and_the_apis_form(world: LettaWorld,
         assert reply.headers["x-mnemogate-upstream"] == "up"
 
 
-def test_an_error_behind_a_step_is_its_stop_reason(world: LettaWorld) -> None:
+def test_an_error_after_a_step_is_its_stop_reason(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(
         call_tools(insert("a")), fail(500, "Broken."), call_tools(insert("b")), fail(500, "Broken.")
@@ -849,7 +849,7 @@ def test_a_message_may_come_with_the_answers(world: LettaWorld, answer: str, bac
     ]  # fmt: skip
 
 
-def test_results_stay_listed_where_a_message_behind_them_is_refused(world: LettaWorld) -> None:
+def test_results_stay_listed_where_a_message_after_them_is_refused(world: LettaWorld) -> None:
     agent, messages = world.agent(), world.letta.agents.messages
     world.upstream.queue(call_tools(Call("get_weather", {"city": "Bern"}, "c1")), fail(400), say("Well."))
     messages.create(agent.id, input="Weather?", client_tools=[WEATHER])
@@ -862,7 +862,7 @@ def test_results_stay_listed_where_a_message_behind_them_is_refused(world: Letta
     assert shown[1:4] == ["tool_call_message", "tool_return_message", "user_message"]
 
 
-def test_an_edit_beside_a_call_of_the_clients_is_told_by_its_own_result(world: LettaWorld) -> None:
+def test_an_edit_next_to_a_client_call_has_a_result_of_its_own(world: LettaWorld) -> None:
     agent, messages = world.agent(tools=["memory_insert"]), world.letta.agents.messages
     note = Call("memory_insert", {"label": "human", "new_string": "Asks for the weather."}, "m1")
     world.upstream.queue(call_tools(Call("get_weather", {"city": "Bern"}, "c1"), note))
@@ -875,7 +875,7 @@ def test_an_edit_beside_a_call_of_the_clients_is_told_by_its_own_result(world: L
 @pytest.mark.parametrize(
     "rule", [{"type": "exit_loop"}, {"type": "max_count_per_step", "max_count_limit": 1}]
 )
-def test_the_rules_begin_anew_with_a_message_that_comes_with_the_answers(
+def test_the_rules_start_over_with_a_message_that_comes_with_the_answers(
     world: LettaWorld, rule: dict[str, Any]
 ) -> None:
     rules: Any = [
@@ -1125,7 +1125,7 @@ def test_an_agent_that_speaks_by_a_tool_is_read_as_text(world: LettaWorld) -> No
 
 
 @pytest.mark.parametrize("by_token", [False, True])
-def test_words_of_a_tool_that_is_shown_as_one_are_not_told_twice(world: LettaWorld, by_token: bool) -> None:
+def test_the_text_of_a_tool_shown_as_a_message_is_not_shown_twice(world: LettaWorld, by_token: bool) -> None:
     agent = world.agent(agent_type="memgpt_v2_agent")
     world.upstream.queue(call_tools(Call("send_message", {"message": "Hello."})))
     messages, wanted = world.letta.agents.messages, {"use_assistant_message": False}
@@ -1506,7 +1506,7 @@ def test_a_users_memory_can_be_sent_to(upstream: StrictUpstream, tmp_path: Path)
         assert world.upstream.last.messages[0]["content"].startswith("You help.")
 
 
-def test_a_wrong_key_is_told_in_the_same_form(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported_in_the_same_form(upstream: StrictUpstream, tmp_path: Path) -> None:
     with letta(upstream, tmp_path, server={"key": "mg-" + "a" * 32}) as world:
         for ask in (world.letta.agents.list, lambda: world.letta.conversations.retrieve("conv-1")):
             with pytest.raises(AuthenticationError) as refused:
@@ -1534,9 +1534,7 @@ def test_a_plain_message_takes_six_statements(world: LettaWorld, streaming: bool
 
 
 @pytest.mark.parametrize("by_token", [True, False])
-def test_a_call_without_an_id_is_asked_for_by_the_one_that_it_is_kept_under(
-    world: LettaWorld, by_token: bool
-) -> None:
+def test_a_call_without_an_id_gets_one_by_which_it_is_answered(world: LettaWorld, by_token: bool) -> None:
     agent = world.agent(tool_rules=[{"type": "requires_approval", "tool_name": "memory_insert"}])
     call = {"label": "human", "new_string": "Likes tea."}
     function = {"name": "memory_insert", "arguments": orjson.dumps(call).decode()}

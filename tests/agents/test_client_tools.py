@@ -63,7 +63,7 @@ def test_a_tool_is_made_of_its_source_and_called(world: LettaWorld) -> None:
 
 
 @needs_bwrap
-def test_a_source_is_tried_and_not_kept(world: LettaWorld) -> None:
+def test_a_source_is_tried_and_not_stored(world: LettaWorld) -> None:
     """The client before 1.0 has `tools.run_tool_from_source` for it, and 1.12 no method."""
 
     def tried(source: str, args: Any, **more: Any) -> Any:

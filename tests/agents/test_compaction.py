@@ -191,7 +191,7 @@ def test_a_send_waits_for_a_summary_that_is_being_made(world: LettaWorld, notes:
     assert sent(world) == ["3: A", "Ok.", "4: A", "Ok.", "And "]
 
 
-def test_a_conversation_beside_is_compacted(world: LettaWorld) -> None:
+def test_another_conversation_of_the_agent_is_compacted(world: LettaWorld) -> None:
     agent = world.agent()
     one = world.letta.conversations.create(agent_id=agent.id)
     for n in range(4):
@@ -272,7 +272,7 @@ def test_a_full_window_is_summarised_on_the_agents_terms(
         assert "<summary " not in system(world)
 
 
-def test_a_summary_goes_with_what_it_tells(world: LettaWorld, tmp_path: Path, notes: Notes) -> None:
+def test_a_summary_is_forgotten_with_what_it_covers(world: LettaWorld, tmp_path: Path, notes: Notes) -> None:
     agent = world.agent()
     notes.reply = lambda n: say("Notes: the albatross came.")
     talk(world, agent.id)

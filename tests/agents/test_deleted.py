@@ -69,7 +69,7 @@ def test_a_chat_completion_under_way_ends_and_nothing_comes_back(world: LettaWor
     client.close()
 
 
-def test_a_whole_reply_under_way_says_that_it_is_not_kept(world: LettaWorld) -> None:
+def test_a_whole_reply_under_way_says_that_it_is_not_stored(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()
     arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
@@ -95,7 +95,7 @@ def begin_in_background(world: LettaWorld, agent: str, gate: Gate) -> Iterator[A
     return events
 
 
-def test_nobody_waits_for_a_run_in_the_background_or_behind_one(world: LettaWorld) -> None:
+def test_no_client_waits_for_a_run_in_the_background_or_queued_after_one(world: LettaWorld) -> None:
     agent, gate = world.agent(), Gate()
     events = begin_in_background(world, agent.id, gate)
     later = world.letta.agents.messages.create_async(agent.id, input="Later.")

@@ -77,7 +77,7 @@ def test_what_a_body_names_is_named_so_as_well(world: LettaWorld) -> None:
         assert (status, error["detail"]) == (404, f"There is no {id.split('-')[0]} '{id}'.")
 
 
-def test_a_long_word_beside_an_unknown_id_holds_nobody_up(world: LettaWorld) -> None:
+def test_a_long_word_next_to_an_unknown_id_blocks_no_other_request(world: LettaWorld) -> None:
     """The search for the id in the body was quadratic: hours for these two megabytes, for everybody."""
     body = {"model": "openai/m", "description": "a" * 2_000_000, "block_ids": [f"block-{UID}"]}
     status, error = world.ask("POST", "/v1/agents/", body)

@@ -191,7 +191,7 @@ def test_a_reply_without_tools_is_cut_too(world: LettaWorld, heard: str | None) 
         (["Your boat is called Albatross.", "Are you still there?"], "Your boat is called Albatross."),
     ],
 )
-def test_the_application_may_speak_beside_a_reply_that_was_cut(
+def test_a_filler_of_the_application_may_come_with_a_reply_that_was_cut(
     world: LettaWorld, heard: list[str], kept: str
 ) -> None:
     voice(world)
@@ -238,7 +238,7 @@ class Forecaster:
 
 
 @pytest.mark.parametrize("ahead", ["Let me look at the sky.", None])
-def test_a_reply_behind_the_clients_own_tool_is_cut(world: LettaWorld, ahead: str | None) -> None:
+def test_a_reply_after_a_client_tool_is_cut(world: LettaWorld, ahead: str | None) -> None:
     caller = Forecaster(world, ahead)
     caller.messages[-1]["content"] = "It is sunny"
     caller.ask("Stop.")
@@ -247,7 +247,7 @@ def test_a_reply_behind_the_clients_own_tool_is_cut(world: LettaWorld, ahead: st
 
 @pytest.mark.parametrize("ahead", ["Let me look at the sky.", None])
 @pytest.mark.parametrize("is_cancelled", [False, True])
-def test_results_behind_which_nothing_was_heard_stand_there_once(
+def test_results_after_which_nothing_was_heard_stand_there_once(
     world: LettaWorld, ahead: str | None, is_cancelled: bool
 ) -> None:
     caller = Forecaster(world, ahead)
@@ -312,7 +312,7 @@ def test_questions_that_were_not_answered_stand_there_once(world: LettaWorld) ->
 
 @pytest.mark.parametrize("is_resent", [True, False])
 @pytest.mark.parametrize("status", [400, 500])
-def test_a_barge_in_is_told_behind_a_message_that_failed(
+def test_a_barge_in_is_reported_after_a_message_that_failed(
     world: LettaWorld, status: int, is_resent: bool
 ) -> None:
     agent = voice(world)
@@ -359,7 +359,7 @@ def test_a_question_that_was_not_answered_is_asked_again(world: LettaWorld, is_c
     assert texts(world, agent)[2:] == ["What is my boat called?", "Ok."]
 
 
-def test_a_system_message_behind_what_was_said_asks_for_a_reply(world: LettaWorld) -> None:
+def test_a_system_message_after_a_users_message_asks_for_a_reply(world: LettaWorld) -> None:
     voice(world)
     chat = world.world.chat("You answer a phone.", model="agent/vera", headers=OURS)
     chat.say("Hello.")
@@ -383,7 +383,7 @@ def test_the_same_question_once_more_is_a_question(world: LettaWorld) -> None:
     assert sent(world) == ["What is my boat called?", "Ok.", "What is my boat called?"]
 
 
-def test_other_kinds_of_agents_have_it_where_they_are_told_to(world: LettaWorld) -> None:
+def test_other_kinds_of_agents_have_it_where_they_are_set_to(world: LettaWorld) -> None:
     asked = {"name": "ann", "model": "openai/m", "mnemogate": {"filler": "model"}}
     _, made = world.ask("POST", "/v1/agents", asked)
     assert made["mnemogate"]["filler"] == "model"
@@ -470,7 +470,7 @@ def test_a_fixed_sentence_is_heard_while_the_tool_runs(world: LettaWorld) -> Non
     assert FIXED["say"] not in str(world.upstream.last.messages)
 
 
-def test_an_agent_that_asks_another_is_told_the_answer_alone(world: LettaWorld) -> None:
+def test_an_agent_that_asks_another_gets_the_answer_alone(world: LettaWorld) -> None:
     asks = ["send_message_to_agent_and_wait_for_reply"]
     vera, ann = voice(world), world.agent(name="ann", tools=asks)
     asked = Call(asks[0], {"message": "What is the boat called?", "other_agent_id": vera.id})

@@ -285,7 +285,7 @@ def test_calls_that_wait_for_an_approval_stay_with_their_conversation(world: Let
     assert sent(world) == ["One", "To One", "Two"]
 
 
-def test_a_fork_of_what_the_upstream_refused_begins_anew(world: LettaWorld) -> None:
+def test_a_fork_of_what_the_upstream_refused_starts_over(world: LettaWorld) -> None:
     first: Any = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A gardener."}]
     agent = world.agent(initial_message_sequence=first)
     one = world.letta.conversations.create(agent_id=agent.id).id
@@ -437,7 +437,7 @@ def test_a_clients_list_goes_on_where_its_words_stand(world: LettaWorld) -> None
     assert texts(world, two) == ["One", "To One", "Two", "To Two", "Four", "Ok."]
 
 
-def test_a_clients_conversation_goes_on_beside_its_fork(world: LettaWorld) -> None:
+def test_a_client_conversation_goes_on_after_a_fork_of_it(world: LettaWorld) -> None:
     world.agent(name="helper")
     chat = world.world.chat(model="agent/helper")
     world.upstream.queue(

@@ -340,7 +340,7 @@ def test_an_older_server_has_fewer_lists(world: LettaWorld, source: LettaServer)
     assert [each.text for each in world.letta.agents.passages.list(POSTMAN)] == ["Number 12 has a dog."]
 
 
-def test_an_address_with_v1_behind_it_is_the_server(world: LettaWorld, source: LettaServer) -> None:
+def test_an_address_that_ends_with_v1_is_the_server(world: LettaWorld, source: LettaServer) -> None:
     """As OpenAI's SDKs have it in their base URL."""
     to = ["--to", f"{world.world.gateway.url}/v1/", "--key", "sk-app", "--agent", COOK]
     assert main(["from-letta", f"{source.url}/v1", "--token", source.password, *to]) == 0

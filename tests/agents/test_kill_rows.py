@@ -93,7 +93,7 @@ def test_a_run_in_the_background(world: Killed, kill: str) -> None:
 
 
 @pytest.mark.parametrize("kill", [*(f"after {row}" for row in ROWS[1:]), "before answered", "before ended"])
-def test_a_live_run_that_is_killed_is_told_and_done_once(world: Killed, kill: str) -> None:
+def test_a_live_run_that_is_killed_is_answered_and_done_once(world: Killed, kill: str) -> None:
     with world.serve(kill) as gateway:
         agent = world.agent(gateway)
         send(gateway, agent, background=False)
@@ -124,7 +124,7 @@ def test_a_live_run_that_is_killed_goes_on_in_the_background(world: Killed, kill
     assert max(world.webhook.calls.values(), default=0) <= 1
 
 
-def test_an_answer_that_is_killed_while_its_call_is_made_is_told_once(world: Killed) -> None:
+def test_an_answer_that_is_killed_while_its_call_is_made_counts_once(world: Killed) -> None:
     agent = answer_until_killed(world)
     with world.serve() as gateway:
         answer, _ = gateway.letta.runs.list(agent_id=agent, order="desc")
@@ -153,7 +153,7 @@ def test_another_agents_message_after_an_answer_that_was_killed(world: Killed, t
 
 
 @pytest.mark.parametrize("kill", ["after replied", "after sent", "after answered"])
-def test_another_message_behind_a_live_run(world: Killed, kill: str) -> None:
+def test_another_message_after_a_live_run(world: Killed, kill: str) -> None:
     """The calls of the dead run are not made any more; what is known of them is reported."""
     with world.serve(kill) as gateway:
         agent = world.agent(gateway)

@@ -298,7 +298,7 @@ def test_the_tools_of_a_client_are_offered_after_a_kill(world: Killed) -> None:
         assert call.tool_call_id == "c1"  # type: ignore[union-attr]
 
 
-def test_a_call_of_the_clients_beside_one_that_was_interrupted_waits_for_the_client(world: Killed) -> None:
+def test_a_client_call_next_to_one_that_was_interrupted_waits_for_the_client(world: Killed) -> None:
     tool: Any = {"name": "look", "parameters": {"type": "object", "properties": {}}}
     world.webhook.held.add("b")
     world.held = lambda seen: call_tools(Call("ring", {"bell": "b"}, "r1"), Call("look", {}, "c1"))

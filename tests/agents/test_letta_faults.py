@@ -49,8 +49,8 @@ FAULTS: Final = (
         (
             f"{_KILLS}::test_a_run_goes_on_from_where_it_was_killed",
             f"{_ROWS}::test_a_run_in_the_background",
-            f"{_ROWS}::test_a_live_run_that_is_killed_is_told_and_done_once",
-            f"{_ROWS}::test_another_message_behind_a_live_run",
+            f"{_ROWS}::test_a_live_run_that_is_killed_is_answered_and_done_once",
+            f"{_ROWS}::test_another_message_after_a_live_run",
             f"{_ROWS}::test_a_call_is_not_made_twice",
         ),
     ),
@@ -88,7 +88,7 @@ FAULTS: Final = (
     ),
     (
         "within a turn the model never sees its own edit",
-        (f"{_MEMORY}::test_the_section_stays_and_the_result_tells_the_edit",),
+        (f"{_MEMORY}::test_the_section_stays_and_the_result_shows_the_edit",),
     ),
     (
         "the counts in the prompt are stale",
@@ -98,8 +98,8 @@ FAULTS: Final = (
         "a shared block that is changed by one agent's path stays old for the others",
         (
             f"{_MESSAGES}::test_a_block_that_is_shared_reaches_both_agents_next_calls",
-            f"{_BLOCKS}::test_a_shared_block_that_another_agent_changes_while_one_waits_for_it_is_told",
-            f"{_BLOCKS}::test_a_block_that_changes_while_a_tool_of_the_clients_runs_is_told",
+            f"{_BLOCKS}::test_a_shared_block_that_changes_while_its_edit_waits_is_reported",
+            f"{_BLOCKS}::test_a_block_that_changes_while_a_client_tool_runs_is_reported",
         ),
     ),
     (
@@ -118,8 +118,8 @@ FAULTS: Final = (
     (
         "a turn is kept as a whole or not at all, while its tools have done their work",
         (
-            f"{_RUNS}::test_each_step_is_kept_before_the_next",
-            f"{_RUNS}::test_an_error_behind_a_finished_step_ends_the_run_and_the_step_stays",
+            f"{_RUNS}::test_each_step_is_stored_before_the_next",
+            f"{_RUNS}::test_an_error_after_a_finished_step_ends_the_run_and_the_step_stays",
             f"{_RUNS}::test_a_cancelled_run_keeps_what_its_tools_did",
         ),
     ),
@@ -197,7 +197,7 @@ FAULTS: Final = (
         (
             f"{_HERE}::test_the_header_user_id_selects_nothing",
             "agents/test_client_agents.py::test_the_project_of_another_key_is_not_found",
-            f"{_MESSAGES}::test_a_wrong_key_is_told_in_the_same_form",
+            f"{_MESSAGES}::test_a_wrong_key_is_reported_in_the_same_form",
         ),
     ),
 )

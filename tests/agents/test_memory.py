@@ -39,7 +39,7 @@ def system(life: Life) -> str:
     return found
 
 
-def test_the_section_stays_and_the_result_tells_the_edit(life: Life) -> None:
+def test_the_section_stays_and_the_result_shows_the_edit(life: Life) -> None:
     life.upstream.queue(call_tools(insert("Name: Ann")), say("Noted."))
     life.send("I am Ann.")
     first, second = (seen.messages for seen in life.upstream.chats)
@@ -84,7 +84,7 @@ def test_what_somebody_else_wrote_rides_in_the_next_message(life: Life) -> None:
     assert life.upstream.last.messages[-3]["content"] == last
 
 
-def test_a_shared_block_is_told_to_both(life: Life) -> None:
+def test_both_agents_see_a_shared_block(life: Life) -> None:
     other = life.other(blocks=())
     life.send("Hi")
     other.send("Hi")
@@ -225,13 +225,13 @@ def test_what_the_model_has_not_seen_is_not_written_over(life: Life) -> None:
     assert life.block().value == "Mine."
 
 
-def test_an_archival_memory_is_kept_with_its_result(life: Life) -> None:
+def test_an_archival_memory_is_stored_with_its_result(life: Life) -> None:
     life.upstream.queue(call_tools(Call("archival_memory_insert", {"content": "Likes tea."})), say("Kept."))
     life.send("I like tea.")
     assert life.world.query("SELECT text FROM passages") == ["Likes tea."]
 
 
-def test_a_reply_that_was_forgotten_meanwhile_is_not_kept(life: Life) -> None:
+def test_a_reply_that_was_forgotten_meanwhile_is_not_stored(life: Life) -> None:
     life.send("My code is 1234.")
     gate = Gate()
     life.upstream.queue(say("It is 1234.", hold_before_headers=gate))
@@ -441,7 +441,9 @@ def test_a_summary_stands_for_what_has_left(upstream: StrictUpstream, tmp_path: 
         assert "They counted to ten." in system(life)
 
 
-def test_the_tree_of_a_user_becomes_ours_when_it_is_sent_to(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_users_client_conversation_becomes_stored_when_it_is_sent_to(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     with remember(upstream, tmp_path, agent()) as world:
         named = {"x-mnemogate-conversation": "default"}
         chat = world.chat(model="agent/helper", user="alice", headers=named)

@@ -93,7 +93,7 @@ async def test_all_conversations_are_one_order_and_one_is_its_own(
 @pytest.mark.parametrize("newest_first", [True, False])
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
 @pytest.mark.parametrize("conversation", [None, "h"])
-async def test_pages_tell_every_message_once_hidden_ones_too(
+async def test_pages_have_every_message_once_hidden_ones_too(
     messages: AgentMessages, ann: Speaker, newest_first: bool, limit: int, conversation: str | None
 ) -> None:
     await talk(ann, "a", ("a1", "A1"))
@@ -169,7 +169,7 @@ async def test_what_does_not_stand_is_not_listed(messages: AgentMessages, ann: S
     assert texts(await messages.list(ann.agent, newest_first=False)) == ["one", "Again."]
 
 
-async def test_what_is_being_answered_shows_its_question_in_a_conversation_of_ours_alone(
+async def test_a_turn_under_way_shows_its_question_in_a_stored_conversation_alone(
     messages: AgentMessages, ann: Speaker, store: Store
 ) -> None:
     await talk(ann, "a", ("a1", "A1"), ("a2", "A2"))
@@ -327,7 +327,7 @@ async def test_a_deleted_message_is_nowhere_in_the_file(
 
 
 @pytest.mark.sqlite
-async def test_a_reset_conversation_begins_anew_and_what_was_learned_stays(
+async def test_a_reset_conversation_is_empty_and_what_was_learned_stays(
     messages: AgentMessages, ann: Speaker, store: Store, tmp_path: Path
 ) -> None:
     await talk(ann, "default", ("zqonex", "zqtwox"))

@@ -118,9 +118,7 @@ def test_an_item_of_a_batch_fails_where_its_memory_is_paused(tmp_path: Path) -> 
 
 @pytest.mark.both
 @pytest.mark.parametrize("fate", [Fate(text="Miso."), Fate("errored", words="Not allowed: Miso.")])
-def test_what_comes_back_for_a_memory_that_is_paused_meanwhile_is_not_kept(
-    fate: Fate, tmp_path: Path
-) -> None:
+def test_results_for_a_memory_that_is_paused_meanwhile_are_not_stored(fate: Fate, tmp_path: Path) -> None:
     with scene(tmp_path, lambda *_: fate, profile("default", model="up/m"), held=True) as s:
         agent = begin(s.world)
         before = stored(s.world)

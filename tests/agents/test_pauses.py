@@ -58,7 +58,7 @@ def test_a_call_of_the_clients_ends_the_run_and_its_answer_goes_on(life: Life) -
     assert life.words() == ["user: Weather?", "assistant: get_weather", "tool: sunny", "assistant: Sunny."]
 
 
-def test_ours_run_at_once_beside_the_clients(life: Life) -> None:
+def test_gateway_tools_run_at_once_next_to_client_tools(life: Life) -> None:
     paused = ask(life, insert("Asks for the weather.", "m1"), Call("get_weather", {}, "w1"))
     assert paused.run.stop == "requires_approval"
     assert len(life.upstream.chats) == 1
@@ -70,7 +70,7 @@ def test_ours_run_at_once_beside_the_clients(life: Life) -> None:
     assert life.block().value == "Asks for the weather."
 
 
-def test_what_ran_beside_the_clients_is_not_done_again_after_its_result_is_erased(life: Life) -> None:
+def test_what_ran_next_to_client_tools_is_not_run_again_after_its_result_is_erased(life: Life) -> None:
     life.send("Hi")
     ask(life, insert("Asks for the weather.", "m1"), Call("get_weather", {}, "w1"))
     first = ForgetTarget(messages=[life.path()[0].seq])
@@ -90,7 +90,7 @@ def test_a_plain_message_meanwhile_goes_on(life: Life) -> None:
         answer(life, w1="sunny")
 
 
-def test_a_plain_message_is_told_what_was_done_beside_the_calls_that_wait(life: Life) -> None:
+def test_a_plain_message_comes_with_the_results_of_calls_next_to_those_that_wait(life: Life) -> None:
     ask(life, insert("Asks for the weather.", "m1"), *(Call("get_weather", {}, id) for id in ("w1", "w2")))
     assert answer(life, w2="sunny").run.stop == "requires_approval"
     life.send("Never mind.")
@@ -124,7 +124,7 @@ def test_part_of_the_answers_waits_for_the_rest(life: Life) -> None:
     assert results == [("w1", "sunny"), ("w2", "rainy")]
 
 
-def test_part_of_the_answers_is_told_as_the_run_that_waits(life: Life) -> None:
+def test_a_send_with_part_of_the_answers_returns_the_run_that_waits(life: Life) -> None:
     """Another run may have been accepted meanwhile, which waits in the queue after the answer."""
     paused = ask(life, Call("get_weather", {}, "w1"), Call("get_weather", {"city": "Rome"}, "w2"))
 
@@ -198,7 +198,7 @@ def test_a_run_that_begins_with_an_answer_is_cancelled(life: Life) -> None:
     gate.open()
 
 
-def test_an_answer_whose_run_is_cancelled_as_it_begins_is_told_with_the_next_message(
+def test_an_answer_whose_run_is_cancelled_as_it_begins_goes_with_the_next_message(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(life, Call("get_weather", {}, "w1"))

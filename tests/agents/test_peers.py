@@ -574,7 +574,7 @@ def test_messages_without_an_answer_go_four_agents_deep(stage: Stage) -> None:
     assert "go 4 agents deep at most" in stage.told("ann")[-1]
 
 
-def test_who_is_told_may_wait_for_who_told_it(stage: Stage) -> None:
+def test_a_receiver_may_wait_for_the_agent_that_sent_to_it(stage: Stage) -> None:
     stage.agent("bob", call_tools(ask("ann", "Why?")), say("I see."))
     stage.agent("ann", call_tools(tell("bob")), say("Told."), say("Because."))
     stage.send("ann")
@@ -601,7 +601,7 @@ def test_runs_that_wait_leave_their_slots_to_those_who_answer(stage: Stage) -> N
     assert {stage.told(f"a{n}")[0] for n in range(16)} == {"I am well."}
 
 
-def test_nobody_is_told_what_cannot_be_delivered(stage: Stage) -> None:
+def test_what_cannot_be_delivered_is_sent_to_no_agent(stage: Stage) -> None:
     b = approving(stage, "bob", call_tools(ask("cid", id="call_1")))
     stage.agent("cid")
     stage.send("bob")
@@ -634,7 +634,7 @@ def test_a_pause_that_begins_before_a_message_is_delivered_is_spared(stage: Stag
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_whoever_asks_whom_everybody_comes_to_an_end(stage: Stage, seed: int) -> None:
+def test_whichever_agents_ask_each_other_all_runs_end(stage: Stage, seed: int) -> None:
     """Random agents ask one another side by side, by name and by tags, in runs, in chats and without waiting."""
     names = ["ann", "bob", "cid", "dan", "eve"]
     for name in names:

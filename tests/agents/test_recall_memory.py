@@ -98,7 +98,7 @@ def test_another_agents_archives_are_not_searched(world: LettaWorld) -> None:
 
 
 @pytest.mark.parametrize("tool", FOUND)
-def test_a_passage_is_told_with_its_tags(world: LettaWorld, tool: str) -> None:
+def test_a_passage_is_found_with_its_tags(world: LettaWorld, tool: str) -> None:
     made = agent(world)
     shared(world, made, "one", "A boat needs a name.")
     world.letta.agents.passages.create(made.id, text="The boat is red.", tags=["boats", "colours"])
@@ -155,7 +155,7 @@ def test_where_nothing_can_be_searched_it_is_an_error(world: LettaWorld) -> None
     assert ask(world, made, "recall_memory", query="boat").startswith("Error: memory cannot be searched")
 
 
-def test_what_was_just_kept_is_found_where_nothing_can_be_searched(world: LettaWorld) -> None:
+def test_what_was_just_stored_is_found_where_nothing_can_be_searched(world: LettaWorld) -> None:
     made = world.agent(tools=["archival_memory_insert", "archival_memory_search"])
     hold(world, "passages", error=Unavailable("the disk is gone"))
     keep = Call("archival_memory_insert", {"content": "The boat is red."})
@@ -183,7 +183,7 @@ def test_no_search_goes_on_after_the_second(world: LettaWorld, monkeypatch: pyte
     assert ended.is_open
 
 
-def test_what_an_application_says_beside_the_person_is_not_recalled(world: LettaWorld) -> None:
+def test_text_that_an_application_adds_is_not_recalled(world: LettaWorld) -> None:
     made = world.agent(name="vera")
 
     def send(n: int, text: str) -> str:

@@ -210,7 +210,7 @@ async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, stor
         await registry.get(PROJECT, uid)
 
 
-async def test_two_of_a_name_are_told_apart_by_id(registry: Registry) -> None:
+async def test_two_of_a_name_are_distinguished_by_id(registry: Registry) -> None:
     first, second = await registry.create(PROJECT, new()), await registry.create(PROJECT, new())
     with pytest.raises(BadRequest) as raised:
         await registry.resolve(PROJECT, "ann")
@@ -238,7 +238,7 @@ async def test_a_known_name_takes_no_statement_and_what_is_gone_is_not_found(
     assert await registry.resolve(PROJECT, "ann") is None
 
 
-async def test_what_was_read_before_a_change_is_not_kept_after_it(registry: Registry, store: Store) -> None:
+async def test_what_was_read_before_a_change_is_not_cached_after_it(registry: Registry, store: Store) -> None:
     made = await registry.create(PROJECT, new(system="Old."))
     targets = store.attached.targets
 
@@ -364,7 +364,7 @@ async def test_a_users_memory_is_an_agent_whose_configuration_is_the_profiles(
 # -- tools
 
 
-async def test_tools_are_listed_behind_the_gateways_own(registry: Registry) -> None:
+async def test_tools_are_listed_after_the_gateways_own(registry: Registry) -> None:
     made = [await registry.tools.create(PROJECT, f"t{n}", ToolDefinition({})) for n in range(3)]
 
     async def listed(**page: Any) -> list[str]:

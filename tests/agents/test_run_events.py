@@ -13,14 +13,14 @@ def message(place: int, text: str, kind: str = "assistant_message", id: str = ID
     return {"id": id, "otid": f"{id}:{place}", "message_type": kind, "content": text}
 
 
-def test_several_messages_of_one_kind_and_id_are_told_once() -> None:
+def test_several_messages_of_one_kind_and_id_are_one_event() -> None:
     said = [message(0, "Well."), message(1, "Hello."), message(2, "", "tool_return_message")]
     more = message(3, "", "tool_return_message")
     pieces = [message(0, "We"), message(0, "ll."), *said[1:]]
     assert list(_not_shown([*said, more], pieces, 2)) == [more]
 
 
-def test_one_that_was_told_otherwise_is_told_again() -> None:
+def test_one_that_was_shown_otherwise_is_shown_again() -> None:
     found = list(_not_shown([message(0, "Anew.")], [message(0, "Before.")], 2))
     assert [(each["id"], each["content"]) for each in found] == [(f"{ID}-2", "Anew.")]
     assert list(_not_shown([message(0, "Anew.")], [message(0, "Anew.", id=f"{ID}-2")], 3)) == []

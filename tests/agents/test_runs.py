@@ -49,7 +49,7 @@ def test_a_message_is_answered_and_goes_on_from_what_was_said(life: Life) -> Non
     assert sent == ["Hi", "Hello.", "Are you there?"]
 
 
-def test_background_services_are_told_which_numbers_a_run_has_taken(
+def test_the_numbers_that_a_run_has_taken_are_reported_to_background_services(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
@@ -86,7 +86,7 @@ def test_four_sends_at_once_are_four_turns_in_order(life: Life) -> None:
 
 
 @pytest.mark.both
-def test_each_step_is_kept_before_the_next(life: Life) -> None:
+def test_each_step_is_stored_before_the_next(life: Life) -> None:
     gate = Gate()
     life.upstream.queue(
         call_tools(insert("Name: Ann"), text="Let me note that."), say("Noted.", hold_before_headers=gate)
@@ -124,7 +124,7 @@ def test_an_error_before_the_first_reply_is_a_status_and_the_words_stay(life: Li
     assert [m["content"] for m in life.upstream.last.messages[1:]] == ["Are you there?", "Hello?"]
 
 
-def test_an_error_behind_a_finished_step_ends_the_run_and_the_step_stays(life: Life) -> None:
+def test_an_error_after_a_finished_step_ends_the_run_and_the_step_stays(life: Life) -> None:
     life.upstream.queue(call_tools(insert("Name: Ann"), text="One moment."), fail(500))
     failed = life.send("I am Ann.")
     assert failed.sink.status == 200
@@ -182,7 +182,7 @@ def test_a_client_that_leaves_cancels_its_run(life: Life) -> None:
 
 
 @pytest.mark.both
-def test_a_step_that_is_not_kept_after_its_client_left_is_a_line_of_the_log(
+def test_a_step_that_is_not_stored_after_its_client_left_is_logged(
     life: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     entered, gate = Gate(), Gate()
@@ -232,7 +232,7 @@ def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
 
 
 @pytest.mark.sqlite
-def test_the_next_send_waits_for_the_end_of_a_run_whose_client_left_behind_a_step(life: Life) -> None:
+def test_the_next_send_waits_for_the_end_of_a_run_whose_client_left_after_a_step(life: Life) -> None:
     reply, disk = Gate(), Gate()
     later = say("A long reply.", tokens=["A long", " reply."], hold_after={2: reply})
     life.upstream.queue(call_tools(insert("Name: Ann")), later)
@@ -355,7 +355,7 @@ def test_a_send_that_failed_goes_on_without_its_message_a_second_time(life: Life
     assert life.send("Other", is_retry=True).said == ["Ok."]
 
 
-def test_a_send_that_failed_is_said_anew_behind_another_one_that_was_answered(life: Life) -> None:
+def test_a_failed_send_can_be_resent_after_another_that_was_answered(life: Life) -> None:
     """Else the model would be asked to go on with its own reply."""
     life.upstream.queue(fail(500), say("Not yet."), say("Now."))
     assert life.send("Is it done?", otid="o1").sink.status == 500
@@ -411,7 +411,7 @@ def test_a_first_message_that_is_refused_leaves_the_conversation_unbegun(life: L
     assert life.words() == ["user: Bad words", "assistant: Hello."]
 
 
-def test_a_message_that_another_ones_refusal_keeps_out_of_prompts_is_said_anew(life: Life) -> None:
+def test_a_message_kept_out_of_prompts_by_the_refusal_of_another_can_be_resent(life: Life) -> None:
     life.send("First")
     life.upstream.queue(fail(500), *[fail(400, "It was filtered.")] * 2, say("Yes."))
     assert life.send("Second", otid="o1").sink.status == 500
@@ -435,7 +435,7 @@ def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life:
     assert sent(life)[2] == REFUSED_RESULT
 
 
-def test_what_a_refused_message_was_told_of_memory_is_told_with_the_next_one(life: Life) -> None:
+def test_the_note_of_a_refused_message_comes_with_the_next_one(life: Life) -> None:
     life.send("First")
     life.write_block("Name: Ann")
     life.upstream.queue(fail(500), *[fail(400, "It was filtered.")] * 4)
@@ -585,7 +585,7 @@ def test_a_send_to_a_conversation_that_is_not_there(life: Life) -> None:
 
 @pytest.mark.both
 @pytest.mark.parametrize("by", ["otid", "is_retry"])
-def test_the_first_send_again_is_known_behind_what_a_conversation_begins_with(
+def test_the_first_send_is_recognised_after_the_initial_messages(
     upstream: StrictUpstream, tmp_path: Path, by: str
 ) -> None:
     first = ({"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Ann."})
@@ -652,7 +652,7 @@ def test_a_run_is_cancelled_while_its_client_reads_nothing(life: Life) -> None:
 
 @pytest.mark.both
 @pytest.mark.sqlite
-def test_a_message_that_the_disk_takes_too_late_leaves_no_run_behind(life: Life) -> None:
+def test_a_message_that_the_disk_takes_too_late_leaves_no_run(life: Life) -> None:
     life.send("Hi")
     disk, entered = Gate(), Gate()
     life.world.gateway.call(_hold(life, disk, entered))

@@ -148,7 +148,7 @@ def test_a_primary_that_is_deleted_takes_all_along(world: SleepWorld, tmp_path: 
 
 
 @pytest.mark.sqlite
-def test_a_sleeptime_agent_that_is_left_behind_holds_nothing_of_what_it_was_reading(
+def test_a_sleeptime_agent_that_is_no_longer_used_holds_nothing_of_what_it_was_reading(
     world: SleepWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway is killed after the agent was taken from the memory, and before it is deleted."""

@@ -211,7 +211,7 @@ def test_a_person_who_writes_meanwhile_loses_nothing(world: SleepWorld) -> None:
 
 
 @pytest.mark.both
-def test_a_rethink_of_what_changed_meanwhile_is_told_and_made_again(world: SleepWorld) -> None:
+def test_a_rethink_of_what_changed_meanwhile_is_refused_and_made_again(world: SleepWorld) -> None:
     agent = world.primary()
     world.frequency(agent, 1)
     gate = Gate()

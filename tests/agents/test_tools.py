@@ -164,9 +164,7 @@ def test_what_is_required_is_asked_for_though_that_could_not_be_stored_at_first(
         assert "you have to call: memory_insert" in upstream.chats[1].messages[-1]["content"]
 
 
-def test_what_the_rules_tell_a_model_is_remembered_by_nobody(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
+def test_what_the_rules_say_to_a_model_is_not_remembered(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
         upstream.queue(say("Roses."), call_tools(insert("x", "a")), say("Really done."))
         life.send("My turn?")
@@ -210,7 +208,7 @@ def test_a_message_in_between_goes_on_without_the_answer(upstream: StrictUpstrea
             life.send(messages=(), decisions=(CallDecision("b"),))
 
 
-def test_a_message_between_two_decisions_tells_the_one_that_was_made(
+def test_a_message_between_two_decisions_shows_the_one_that_was_made(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """Nothing runs that waited for the other decision, and what was denied stays denied."""
@@ -256,7 +254,7 @@ def test_a_pause_does_not_reset_the_rules(upstream: StrictUpstream, tmp_path: Pa
         assert life.block().value == "x"
 
 
-def test_a_message_of_the_systems_begins_to_count_anew(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_system_message_restarts_the_count(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path, rule("max_count_per_step", "memory_insert", max_count_limit=2)) as life:
         upstream.queue(call_tools(insert("x", "a")), say("One."))
         life.send("Note x.")
@@ -322,7 +320,7 @@ def test_a_name_that_no_provider_takes_is_not_sent_again(
         assert life.block().value == ""
 
 
-def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_what_is_stored_is_found_in_the_same_run(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(upstream, tmp_path) as life:
         kept = {"content": "Ann likes green tea."}
         upstream.queue(
@@ -340,7 +338,9 @@ def test_what_is_kept_is_found_in_the_same_run(upstream: StrictUpstream, tmp_pat
         assert results["d"].startswith("Error: `query` must be a string")
 
 
-def test_what_is_kept_in_the_same_run_is_found_by_its_date(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_what_is_stored_in_the_same_run_is_found_by_its_date(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     with agent(upstream, tmp_path) as life:
         search = {"query": "tea", "start_datetime": "2199-01-01"}
         upstream.queue(
@@ -504,7 +504,7 @@ def test_a_nudge_of_a_chat_is_no_new_turn_for_the_window(upstream: StrictUpstrea
 FACT = Call("remember_fact", {"fact": "Ann's tortoise is called Sheldon."}, "f")
 
 
-def test_a_fact_is_kept_as_a_fact(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_remembered_fact_is_stored_as_a_fact(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agent(
         upstream, tmp_path, tools=("remember_fact", "recall_memory", "archival_memory_search")
     ) as life:
@@ -555,7 +555,7 @@ def test_a_fact_is_forgotten_with_what_it_came_from(upstream: StrictUpstream, tm
         assert life.world.query("SELECT text FROM facts WHERE agent > 0") == []
 
 
-def test_a_fact_of_a_chat_is_kept_once_it_is_confirmed(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_fact_of_a_chat_is_stored_once_it_is_confirmed(upstream: StrictUpstream, tmp_path: Path) -> None:
     with agents(upstream, tmp_path) as life:
         registry = life.world.gateway.app.services.agents.registry
         assert registry is not None

@@ -197,7 +197,7 @@ async def test_livekits_retries_are_one_turn(phone: Any) -> None:
     assert "Rex, noted" in await later(phone.world, "What is my dog called?")
 
 
-async def test_a_refusal_is_not_asked_again_and_is_told(phone: Any) -> None:
+async def test_a_refusal_is_reported_and_not_retried(phone: Any) -> None:
     """R12: the status is what LiveKit goes by."""
     phone.world.upstream.queue(fail(401, "Incorrect API key provided.", code="invalid_api_key"))
     await phone.end("Hello?")

@@ -110,7 +110,7 @@ async def test_interrupted_within_what_it_said_first(world: LettaWorld, phone: A
     assert len(world.upstream.chats) == 4  # after the tool that was let go nothing was asked
 
 
-async def test_interrupted_in_the_answer_behind_it(world: LettaWorld, phone: Any) -> None:
+async def test_interrupted_in_the_answer_after_it(world: LettaWorld, phone: Any) -> None:
     await phone.say("My boat is called Albatross.")
     phone.speaker.cut = f"{FILLER} Your boat"
     world.upstream.queue(call_tools(search()), say(ANSWER, hold_after={5: Gate()}))

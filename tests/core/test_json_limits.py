@@ -44,7 +44,7 @@ def test_what_stands_in_a_text_is_no_value(sign: bytes) -> None:
     [b"1e999", b"[" * 500 + b"]" * 500, b"123456789012345678901234567890"],
     ids=["infinite", "deep", "long"],
 )
-def test_a_model_is_renamed_beside_what_cannot_be_read(value: bytes) -> None:
+def test_a_model_is_renamed_next_to_what_cannot_be_read(value: bytes) -> None:
     """The name of a tool's argument may be `model`, too."""
     body = b'{"model":"m","input":%b,"tools":[{"properties":{"model":{}}}]}' % value
     assert read_request_body(body).with_model("n") == body.replace(b'"m"', b'"n"')

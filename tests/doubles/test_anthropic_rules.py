@@ -251,7 +251,7 @@ def test_a_thought_counts_only_at_its_place() -> None:
         assert ("cannot be modified" not in found) is is_taken
 
 
-def test_where_text_is_joined_a_thought_counts_behind_all_of_it() -> None:
+def test_where_text_is_joined_a_thought_counts_after_all_of_it() -> None:
     said = bind([text("a "), text("b", citations=[]), THOUGHT, use()], body(), joins_text=True)
     for content, is_taken in (
         (said, True),
@@ -264,7 +264,7 @@ def test_where_text_is_joined_a_thought_counts_behind_all_of_it() -> None:
         assert ("cannot be modified" not in found) is is_taken
 
 
-def test_a_thought_of_a_newer_model_counts_only_behind_what_was_asked() -> None:
+def test_a_thought_of_a_newer_model_counts_only_after_the_question() -> None:
     asked: Json = {"model": BINDS, "system": "Be kind.", "tools": [TOOL]}
     (thought,) = bind([THOUGHT], {**body(HI), **asked})
     messages = [HI, assistant(thought, text("x")), HI]
@@ -357,7 +357,7 @@ def test_the_cache_finds_what_stands_before_a_mark() -> None:
     assert cache.reads[1][0] == cache.reads[1][1] > 0
 
 
-def test_the_cache_finds_nothing_behind_a_change() -> None:
+def test_the_cache_finds_nothing_after_a_change() -> None:
     cache = PromptCache()
     cache.take(_asked("one", "two"))
     cache.take(_asked("ONE", "two", "three"))

@@ -129,7 +129,7 @@ def test_what_openai_refuses_is_refused(keeps: StoredResponses, wrong: Json, mes
     assert keeps.asked == []
 
 
-def test_what_was_thought_about_stands_behind_its_thoughts(keeps: StoredResponses) -> None:
+def test_an_item_needs_the_thoughts_before_it(keeps: StoredResponses) -> None:
     keeps.outputs.clear()
     keeps.outputs.append([thought("Hm."), called("f")])
     whole = orjson.loads(keeps.answer(ASKED)[0])
@@ -159,7 +159,7 @@ def test_a_response_in_the_background_is_made_later(keeps: StoredResponses) -> N
         keeps.respond("POST", [made["id"], "cancel"], "")
 
 
-def test_what_was_said_is_kept(upstream: StrictUpstream) -> None:
+def test_what_was_said_is_stored(upstream: StrictUpstream) -> None:
     sdk = openai.OpenAI(base_url=upstream.base_url, api_key="k", max_retries=0)
     made = sdk.responses.create(model="m", input="Hi")
     assert sdk.responses.retrieve(made.id) == made

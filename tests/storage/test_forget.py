@@ -282,7 +282,7 @@ async def test_a_message_goes_alone_and_with_the_last_one_the_exchange(
     assert next(x for x in await alice.rows() if x.id == e.id).state is State.FORGOTTEN
 
 
-async def test_a_message_with_hundreds_of_calls_goes_and_is_not_kept_when_it_comes_again(
+async def test_a_message_with_hundreds_of_calls_is_forgotten_and_not_stored_when_it_comes_again(
     store: Store, alice: Speaker
 ) -> None:
     said = assistant("I read all.", *[call(f"c{n}", "read", f'{{"n":{n}}}') for n in range(300)])
@@ -326,7 +326,7 @@ async def test_a_list_that_brings_it_back_goes_on_and_does_not_keep_it(
 
 @pytest.mark.parametrize("place", [0, 1], ids=["the question", "the reply"])
 @pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
-async def test_asked_again_at_its_place_it_is_answered_and_not_kept(
+async def test_asked_again_at_its_place_it_is_answered_and_not_stored(
     store: Store, alice: Speaker, holds: Holds, key: str | None, place: int
 ) -> None:
     history = await talk(alice, ["one", "two"], key)
@@ -434,7 +434,7 @@ async def test_one_that_wanted_to_write_to_a_memory_that_is_gone_does_not_either
     assert left(holds, "oneu", "onea") == []
 
 
-async def test_turns_that_begin_beside_the_forgetting_of_their_user_are_all_kept(
+async def test_turns_that_begin_during_the_forgetting_of_their_user_are_all_stored(
     store: Store, alice: Speaker
 ) -> None:
     await talk(alice, ["one"], "c1")
@@ -526,7 +526,7 @@ async def test_edits_stay_on_a_longer_value_than_they_were_made_on(
     assert left(holds, "short", "green", "red", "blue") == ["red", "blue"]
 
 
-async def test_a_fact_that_is_forgotten_beside_a_turn_brings_nothing_of_it_back(
+async def test_a_fact_that_is_forgotten_during_a_turn_does_not_come_back(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     history = await note(alice, ["red", "green", "blue"], "c1")
@@ -643,7 +643,7 @@ def lookup(mark: str) -> list[WireMessage]:
 # -- a user, a project, isolation
 
 
-async def test_a_user_leaves_nothing_and_begins_anew(store: Store, holds: Holds) -> None:
+async def test_a_forgotten_user_leaves_nothing_and_starts_over(store: Store, holds: Holds) -> None:
     clock = Clock()
     alice, bob = Speaker(store, ALICE, clock), Speaker(store, BOB, clock)
     for i in range(30):
@@ -770,7 +770,7 @@ async def test_a_reset_keeps_its_memory_while_something_else_is_forgotten(open_s
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_forgettings_side_by_side_take_what_is_theirs_and_no_more(
+async def test_parallel_forgettings_remove_their_own_and_no_more(
     open_store: OpenStore, holds: Holds, seed: int
 ) -> None:
     """Of one memory, their transactions in any order, with turns and restarts in between.
@@ -1085,7 +1085,7 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     assert await store.runs.waiting(alice.agent.id, e.conversation) is None
 
 
-async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_kept(
+async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(
     store: Store, alice: Speaker, holds: Holds
 ) -> None:
     await talk(alice, ["one"], "c1")

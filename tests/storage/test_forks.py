@@ -113,7 +113,7 @@ async def test_a_fork_has_the_summaries_of_its_past_and_no_others(talk: Talk) ->
         assert [each.exchange.id for each in own.summaries] == of
 
 
-async def test_a_summary_goes_with_any_part_of_what_it_tells(talk: Talk) -> None:
+async def test_a_summary_is_forgotten_with_any_part_of_what_it_covers(talk: Talk) -> None:
     one = await talk.say("one")
     two = await talk.say("two")
     await talk.fork(one, UIDS[0], upto=one.seq + 1)
@@ -150,7 +150,7 @@ async def test_another_text_takes_the_summaries_of_forks_along(talk: Talk) -> No
         await talk.writer.begin(user("planned before"), own=own)
 
 
-async def test_hidden_rounds_behind_what_is_forgotten_go_in_forks_too(talk: Talk) -> None:
+async def test_hidden_rounds_after_what_is_forgotten_go_in_forks_too(talk: Talk) -> None:
     one = await talk.say("one")
     two = await talk.say("two")
     await talk.fork(one, UIDS[0], upto=one.seq + 1)

@@ -342,7 +342,7 @@ async def test_when_the_first_of_a_lane_has_gone_the_next_one_follows(
     assert left == (["2"] if end in ("forget", "expire") else ["2", "3"])
 
 
-async def test_those_behind_keep_their_order_while_the_first_is_tried_again(
+async def test_later_jobs_keep_their_order_while_the_first_is_tried_again(
     store: Store, jobs: Jobs, clock: Clock
 ) -> None:
     agent = await make_agent(store)
@@ -359,7 +359,7 @@ async def test_those_behind_keep_their_order_while_the_first_is_tried_again(
     assert ran == ["1", "3", "2"], "of those behind it the one that was due first"
 
 
-async def test_a_dead_letter_that_is_tried_again_stands_behind_the_first_of_its_lane(
+async def test_a_dead_letter_that_is_tried_again_comes_after_the_first_of_its_serial_group(
     store: Store, jobs: Jobs
 ) -> None:
     agent = await make_agent(store)
@@ -586,7 +586,7 @@ async def test_a_dead_letter_of_an_old_epoch_is_not_tried_again(store: Store, jo
 # --- who waits --------------------------------------------------------------------------------------------------------
 
 
-async def test_watchers_are_told_of_what_there_may_be_to_do(store: Store, jobs: Jobs) -> None:
+async def test_watchers_are_notified_of_what_there_may_be_to_do(store: Store, jobs: Jobs) -> None:
     wakes: list[int] = []
     stop = jobs.watch(lambda: wakes.append(1))
     await jobs.enqueue("learn", 0, "k")

@@ -140,7 +140,7 @@ async def test_a_key_that_is_made_while_it_is_asked_for_any_is_one(
     assert await store.keys.has_any()
 
 
-async def test_agents_are_told_apart_by_every_part_of_their_scope(store: Store, agent: Agent) -> None:
+async def test_memories_are_distinguished_by_every_part_of_their_scope(store: Store, agent: Agent) -> None:
     assert await store.agents.find(ALICE) == agent
     for other in (
         ALICE._replace(project="p"),

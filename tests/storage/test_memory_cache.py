@@ -403,7 +403,7 @@ async def test_numbers_that_another_process_has_moved_are_believed(store: Store,
     assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
 
 
-async def test_a_message_read_before_another_process_changed_it_is_not_kept(
+async def test_a_message_read_before_another_process_changed_it_is_not_cached(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
@@ -431,7 +431,7 @@ async def test_a_message_read_before_another_process_changed_it_is_not_kept(
     assert await hits(store, alice, "dog", numbers=snapshot.numbers) == []
 
 
-async def test_the_memories_asked_last_are_kept_as_far_as_they_fit() -> None:
+async def test_the_memories_used_last_are_cached_as_far_as_they_fit() -> None:
     def memory(agent: int) -> CachedMemory:
         texts = [f"{noun} {agent}" for noun in NOUNS]
         documents = [Document(n, "user", text, 0.0) for n, text in enumerate(texts, 1)]

@@ -137,7 +137,7 @@ def test_the_newest_conversation_has_one_line_even_if_it_only_asked() -> None:
 
 
 @pytest.mark.parametrize("indexed", [0, 5, 9])
-def test_what_is_in_sight_is_not_told(indexed: int) -> None:
+def test_what_is_in_the_window_is_not_found(indexed: int) -> None:
     assert telling(*TALK, indexed=indexed, skip=range(5, 6)) == [6, 3, 9]
 
 
@@ -160,9 +160,7 @@ async def told(store: Store, speaker: Speaker, query: str = WHO) -> list[str]:
 
 
 @pytest.mark.parametrize("is_indexed", [False, True])
-async def test_a_memory_tells_of_itself_and_of_no_other(
-    store: Store, alice: Speaker, is_indexed: bool
-) -> None:
+async def test_a_memory_finds_its_own_and_no_others(store: Store, alice: Speaker, is_indexed: bool) -> None:
     bob = Speaker(store, Scope("default", "default", "user:bob"), Clock())
     assert await told(store, alice) == []
     for speaker, text in ((alice, OSLO), (bob, BOAT)):
@@ -174,7 +172,7 @@ async def test_a_memory_tells_of_itself_and_of_no_other(
     assert await told(store, alice, "Tell me a joke") == []
 
 
-async def test_what_was_forgotten_or_is_no_longer_true_is_not_told(store: Store, alice: Speaker) -> None:
+async def test_what_was_forgotten_or_is_no_longer_true_is_not_found(store: Store, alice: Speaker) -> None:
     await alice.say([user(OSLO)], assistant("Nice."), "c1")
     await alice.say([user(BOAT)], assistant("Nice."), "c2")
     await learn(store, alice.agent, 0, 2, Learned(facts=[fact("Works as a nurse.", sources=[2])]))

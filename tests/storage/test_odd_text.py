@@ -22,7 +22,7 @@ def plain(text: str) -> str:
     return text.replace("\0", "")
 
 
-async def test_texts_are_kept_without_what_cannot_be(store: Store, agent: Agent) -> None:
+async def test_texts_are_stored_without_what_cannot_be(store: Store, agent: Agent) -> None:
     await store.passages.add(agent.id, [PassageDraft(ODD, 1.0, tags=("x",)), PassageDraft("sound", 2.0)])
     found = await store.passages.list(agent.id)
     assert [plain(passage.text) for passage in found] == [MENDED, "sound"]

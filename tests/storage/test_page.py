@@ -320,7 +320,7 @@ async def test_a_forgotten_fact_is_not_taken_for_the_message_before_it(store: St
 # -- pauses, sizes, audit, links
 
 
-async def test_a_pause_is_kept_until_it_ends(store: Store, alice: Speaker) -> None:
+async def test_a_pause_is_stored_until_it_ends(store: Store, alice: Speaker) -> None:
     await alice.say([user("One.")], assistant("First."))
     agent = await store.agents.find(ALICE)
     assert agent is not None

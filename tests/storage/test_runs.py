@@ -151,7 +151,9 @@ async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Spea
     assert await store.runs.waiting(run.agent, 1) is None, "the conversation went on"
 
 
-async def test_texts_are_kept_once_read_in_order_and_replaced(store: Store, draft: Run, holds: Holds) -> None:
+async def test_texts_are_stored_once_read_in_order_and_replaced(
+    store: Store, draft: Run, holds: Holds
+) -> None:
     run = await put_run(store, draft)
     of = (run.agent, run.id)
     assert await store.runs.add_text(*of, "request", 0, b'{"messages": "zqrequestx"}')
@@ -223,7 +225,7 @@ async def test_lists_by_page_and_filter_stay_within_the_project(
     assert await store.runs.list_steps("elsewhere", page, agent=last.agent) == []
 
 
-async def test_live_runs_are_told_from_background_ones_and_those_that_have_ended(
+async def test_live_runs_are_distinguished_from_background_ones_and_those_that_have_ended(
     store: Store, draft: Run
 ) -> None:
     live = await put_run(store, replace(draft, uid="live", otid=None, state=RunState.RUNNING))
@@ -303,7 +305,7 @@ async def test_what_a_run_holds_is_dropped_when_it_has_ended_long_ago(
 @pytest.mark.parametrize(
     ("stop", "waiting"), [("requires_approval", CALLS), (None, {})], ids=["waits", "broken off"]
 )
-async def test_what_is_known_of_calls_is_kept_as_long_as_their_conversation_ends_with_them(
+async def test_records_of_calls_are_retained_as_long_as_their_conversation_ends_with_them(
     store: Store, alice: Speaker, draft: Run, stop: str | None, waiting: dict[str, str]
 ) -> None:
     run = await put_run(store, replace(draft, state=RunState.RUNNING, begun=5.0))
@@ -345,7 +347,7 @@ async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     assert await store.runs.turns(run.agent, run.id) == []
 
 
-async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_kept(
+async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_stored(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     run = await put_run(store, draft)
@@ -354,7 +356,7 @@ async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_kept(
     assert await store.runs.texts(run.agent, run.id, "event") == ()
 
 
-async def test_events_that_may_quote_what_is_forgotten_are_not_kept(
+async def test_events_that_may_quote_what_is_forgotten_are_not_stored(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     run = await put_run(store, draft)

@@ -260,7 +260,7 @@ async def test_an_end_that_is_not_known_takes_no_other_ends_with_it(open_store: 
     assert await is_kept(speaker, talks[1])
 
 
-async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore) -> None:
+async def test_so_many_bytes_are_cached_and_those_used_last(open_store: OpenStore) -> None:
     store = await open_store()
     kept = SnapshotCache(limit_bytes=20_000)
     looks = []
@@ -281,7 +281,7 @@ async def test_so_many_bytes_are_kept_and_those_used_last(open_store: OpenStore)
     assert kept.bytes == 0
 
 
-async def test_the_newest_openings_are_kept_and_counted_once(open_store: OpenStore) -> None:
+async def test_the_newest_openings_are_cached_and_counted_once(open_store: OpenStore) -> None:
     store = await open_store()
     kept, speaker = store.turns._cache, Speaker(store, ALICE)
 
@@ -325,7 +325,7 @@ async def test_a_memory_that_its_own_turn_pushes_out_is_not_counted(open_store: 
 @pytest.mark.sqlite
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("note", ["", "A line of a note. " * 70, "A line of a note 🙂. " * 70])
-async def test_what_is_kept_takes_about_as_many_bytes_as_are_counted(
+async def test_what_is_cached_takes_about_as_many_bytes_as_are_counted(
     open_store: OpenStore, note: str
 ) -> None:
     store = await open_store()

@@ -450,7 +450,7 @@ async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer
     assert {m.seq for m in found} >= {2, 4, 7}
 
 
-async def test_a_run_ends_behind_a_step_that_is_written_already(writer: Writer) -> None:
+async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -> None:
     await writer.begin(user("Ring Ann."))
     e = await writer.finish(assistant(None, call("1"), call("2")), stop=None)
     assert writer.opened.run is not None
@@ -502,7 +502,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
     assert await writer.store.runs.texts(writer.agent.id, end.run, "result") == ()
 
 
-async def test_a_tree_goes_on_as_ours_from_its_newest_exchange(open_store: OpenStore) -> None:
+async def test_a_client_conversation_becomes_stored_from_its_newest_exchange(open_store: OpenStore) -> None:
     store = await open_store()
     alice = Speaker(store, ALICE)
     await alice.say([user("one")], assistant("First."), "default")

@@ -157,13 +157,13 @@ def test_a_sign_that_stands_for_a_sentence_makes_no_text_much_longer() -> None:
     assert len("".join(split_words("\ufdfa" * 1000))) < 4100
 
 
-def test_no_word_is_lost_behind_signs_that_stand_for_several() -> None:
+def test_no_word_is_lost_after_characters_that_stand_for_several() -> None:
     """A table of contents has such points in each line."""
     contents = "".join(f"Größe{'…' * 28}{page}\n" for page in range(30))
     assert split_words(f"{contents}Zebra")[-1] == "zebra"
 
 
-def test_a_neighbour_is_found_by_the_turn_beside_it_but_after_it() -> None:
+def test_a_neighbour_is_found_by_the_turn_next_to_it_and_ranked_after_it() -> None:
     documents = [
         said(1, "What is the name of your dog?", "assistant"),
         said(2, "Rex", previous=1),
@@ -215,7 +215,7 @@ def test_the_longer_the_assistant_talks_the_more_the_users_turns_count() -> None
 
 
 @pytest.mark.parametrize("mark", ["?", "？", "??", "?)"])
-def test_who_only_asks_stands_behind_who_answers(mark: str) -> None:
+def test_a_question_is_ranked_after_an_answer(mark: str) -> None:
     asked = [said(n, f"Where does my sister Ingrid live now{mark}") for n in range(1, 9)]
     hits = found("Where does Ingrid live, my sister?", *asked, said(9, "Ingrid moved to Bergen, my sister."))
     assert hits[0] == 9
@@ -230,14 +230,14 @@ def test_a_reply_that_only_repeats_a_question_counts_as_one() -> None:
     )
 
 
-def test_who_asks_and_tells_is_not_held_back() -> None:
+def test_a_message_that_asks_and_states_is_not_ranked_lower() -> None:
     tells = said(1, "My sister Ingrid moved to Bergen. Where does yours live?")
     hits = found("Where does my sister Ingrid live?", said(2, "Ingrid, my sister, is here."), tells)
     assert found("Ingrid Bergen", said(2, "Is it Ingrid in Bergen?"), tells)[0] == 1
     assert set(hits) == {1, 2}
 
 
-def test_a_question_stands_behind_its_answer_and_brings_nothing_before_it() -> None:
+def test_a_question_is_ranked_after_its_answer_and_raises_nothing_above_it() -> None:
     talk = (
         said(1, "Nice weather today in these parts.", "assistant"),
         said(2, "What is your parrot called?", previous=1),
@@ -248,7 +248,7 @@ def test_a_question_stands_behind_its_answer_and_brings_nothing_before_it() -> N
     assert hits == [3, 2]
 
 
-def test_small_talk_is_told_only_as_an_answer() -> None:
+def test_small_talk_is_found_only_as_an_answer() -> None:
     told = (said(1, "The vet looked at my parrot."), said(2, "Thanks, great!", "assistant", previous=1))
     asked = (
         said(3, "Can the parrot fly in the big aviary of the zoo, where the owls live?"),
@@ -286,7 +286,7 @@ def test_a_second_look_asks_for_the_names_that_the_first_hits_add(unread: tuple[
     assert ranked(blobs, query, SECRET, room=1000, **options)[:2] == [1, 100]  # type: ignore[arg-type]
 
 
-def test_behind_the_best_of_the_first_look_both_take_turns() -> None:
+def test_after_the_best_of_the_first_query_both_take_turns() -> None:
     _, *filler, wins = chain_of_two(second="Then Kofi rang, in tears of joy: the chess cup!")
     names = said(1, "My sister Kofi.")
     plates = [said(n, f"My sister has {n} plates on her shelf, from the market.") for n in range(200, 215)]
@@ -487,7 +487,7 @@ texts = st.text(max_size=60)
 
 
 @given(st.lists(st.tuples(texts, st.sampled_from(["user", "assistant", "tool"])), max_size=8), texts)
-def test_any_text_can_be_kept_and_asked(messages: list[tuple[str, str]], query: str) -> None:
+def test_any_text_can_be_indexed_and_searched(messages: list[tuple[str, str]], query: str) -> None:
     documents = [said(seq, text, role, previous=seq - 1) for seq, (text, role) in enumerate(messages, 60)]
     hits = found(query, *documents)
     assert set(hits) <= {document.seq for document in documents}
@@ -531,7 +531,7 @@ def test_noise_is_a_named_error(noise: bytes) -> None:
             ranked([noise], "dog", SECRET)
 
 
-def test_times_no_calendar_has_are_kept_without_a_date() -> None:
+def test_times_no_calendar_has_are_indexed_without_a_date() -> None:
     documents = [
         Document(seq, "user", "dog", at) for seq, at in enumerate((-1e18, 1e18, float("inf"), float("nan")))
     ]
@@ -548,7 +548,7 @@ def test_what_holds_more_of_the_query_comes_first() -> None:
     assert found("zebra horse", said(1, "zebra"), said(2, "zebra horse"), said(3, "cow")) == [2, 1]
 
 
-def test_nothing_behind_what_is_indexed_of_a_message_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_after_the_indexed_part_of_a_message_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
     def split(text: str) -> list[str]:

@@ -139,7 +139,7 @@ async def test_tool_results_cost_the_same(alice: Speaker, statements: list[str],
 
 
 @both
-async def test_a_message_behind_many_rounds_of_tools_marks_them_in_one_statement(
+async def test_a_message_after_many_rounds_of_tools_marks_them_in_one_statement(
     alice: Speaker, statements: list[str], key: str | None
 ) -> None:
     history = [*await opened(alice, key), user("weather?")]
@@ -288,7 +288,7 @@ async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Speaker
     assert [e.active for e in await alice.rows()] == [True, True]
 
 
-async def test_edits_of_a_repeated_turn_are_kept_once(alice: Speaker) -> None:
+async def test_edits_of_a_repeated_turn_are_stored_once(alice: Speaker) -> None:
     history = [user("I like tea")]
     for k in range(2):
         await alice.end(await alice.begin(history, "c1"), noted("Noted.", f"m{k}"), ["tea"])
@@ -319,7 +319,7 @@ async def test_edits_that_wait_are_read_in_the_order_in_which_they_were_made(ali
     assert [op.id for op in snapshot.ops] == [op.id for op in path.snapshot.ops] == ids
 
 
-async def test_edits_of_a_turn_off_the_record_are_not_kept(alice: Speaker) -> None:
+async def test_edits_of_a_turn_off_the_record_are_not_stored(alice: Speaker) -> None:
     asked = [user("a secret")]
     await alice.end(await alice.begin(asked, "c1", MemoryUse.OFF), [assistant("Sorry.")])
     await alice.end(
@@ -441,7 +441,7 @@ async def test_a_snapshot_and_a_uid_are_their_agents_alone(alice: Speaker, bob: 
     assert await turns.conversation_uid(bob.agent, e.conversation) is None
 
 
-async def test_a_turn_written_with_anothers_ids_touches_nothing_of_theirs(
+async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
     alice: Speaker, bob: Speaker
 ) -> None:
     theirs = await alice.rows()

@@ -73,7 +73,7 @@ async def test_first_contact_at_two_gateways_is_one_agent(stores: tuple[Store, S
         assert [block.label for block in await store.blocks.load(agents[0].id)] == ["human"]
 
 
-async def test_two_turns_on_one_conversation_are_both_kept(stores: tuple[Store, Store]) -> None:
+async def test_two_turns_on_one_conversation_are_both_stored(stores: tuple[Store, Store]) -> None:
     """Whoever commits second finds the revision moved, and resolves on what is there then."""
     await make(stores[0])
     speakers = [Speaker(store) for store in stores]
@@ -173,7 +173,7 @@ async def test_blocks_that_two_write_at_once_keep_both_edits(stores: tuple[Store
     assert sorted(block.value.split("\n")) == sorted(f"fact {n}" for n, _ in edits)
 
 
-async def test_edits_of_two_people_to_a_block_that_a_profile_shares_are_both_kept(
+async def test_edits_of_two_people_to_a_block_that_a_profile_shares_are_both_stored(
     stores: tuple[Store, Store],
 ) -> None:
     """Each locks its own memory, so the block's row is what they wait for."""
@@ -205,7 +205,7 @@ async def test_a_profiles_shared_block_is_made_once(stores: tuple[Store, Store])
     assert await rows(stores[0], "SELECT label FROM blocks WHERE agent IS NULL") == [("house",)]
 
 
-async def test_a_block_that_is_being_written_is_made_anew_without_what_is_forgotten(
+async def test_a_block_that_is_being_written_is_rebuilt_without_what_is_forgotten(
     stores: tuple[Store, Store],
 ) -> None:
     """A block that a profile shares, with a fact of one user; another one's turn writes to it."""
@@ -547,7 +547,7 @@ async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store
 # --- what each tells the other ----------------------------------------------------------------------------------------
 
 
-async def test_work_is_told_of_and_looked_for_when_nobody_tells(stores: tuple[Store, Store]) -> None:
+async def test_work_is_notified_and_polled_for_without_a_notification(stores: tuple[Store, Store]) -> None:
     one, other = stores
     woken: list[int] = []
     other.jobs.watch(lambda: woken.append(1))
@@ -574,7 +574,7 @@ async def test_a_key_that_is_revoked_elsewhere_opens_nothing_here(stores: tuple[
     assert await other.keys.find(plain) is None
 
 
-async def test_who_closes_behind_a_word_has_told_it(stores: tuple[Store, Store], url: str) -> None:
+async def test_a_notification_before_a_close_is_delivered(stores: tuple[Store, Store], url: str) -> None:
     """So does the command line."""
     heard: list[str | None] = []
     stores[0].database.listen(KEYS, heard.append)
@@ -588,7 +588,7 @@ async def test_who_closes_behind_a_word_has_told_it(stores: tuple[Store, Store],
         await comes(lambda: bool(heard))
 
 
-async def test_nothing_that_is_told_decides_who_may_ask(stores: tuple[Store, Store]) -> None:
+async def test_no_notification_decides_who_may_ask(stores: tuple[Store, Store]) -> None:
     """Neither of them hears anything here."""
     one, other = stores
     tick = 0.0

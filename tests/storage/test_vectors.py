@@ -172,7 +172,7 @@ def test_without_vectors_nothing_changes() -> None:
     assert ranked("Which colour has the kitchen?", None, only_strong=True) == [2]
 
 
-def test_vectors_bring_what_shares_no_word_behind_or_before_what_does() -> None:
+def test_vectors_find_what_shares_no_word_after_or_before_what_does() -> None:
     assert ranked("Which colour has the kitchen?", {1: 4.0, 2: 2.0}, only_strong=True) == [2, 1]
     assert ranked("Which colour has the kitchen?", {1: 1.0}, only_strong=True) == [2]  # not near enough
 
@@ -189,7 +189,7 @@ def test_an_earlier_question_with_the_same_words_does_not_hide_a_near_vector() -
     assert 1 in ranked("Which nourishment is best for reptiles?", near, texts=texts, only_strong=True)
 
 
-def test_a_question_that_is_near_stands_behind_what_is_less_near() -> None:
+def test_a_near_question_is_ranked_after_what_is_less_near() -> None:
     texts = ["My tortoise eats dandelions.", "What would a reptile eat?", *TEXTS[2:]]
     near = {2: 6.0, 1: 3.0}
     assert ranked("food for turtles", near, texts=texts)[0] == 1
@@ -197,7 +197,7 @@ def test_a_question_that_is_near_stands_behind_what_is_less_near() -> None:
     assert ranked("food for turtles", near)[:2] == [2, 1]
 
 
-def test_without_a_common_word_only_what_stands_far_out_is_told() -> None:
+def test_without_a_common_word_only_what_stands_far_out_is_found() -> None:
     assert ranked("What do reptiles like?", {1: 4.0}, only_strong=True) == []
     assert ranked("What do reptiles like?", {1: 6.5, 3: 2.5}, only_strong=True) == [1]
     assert ranked("What do reptiles like?", {1: 4.0})[0] == 1  # a search was asked for
@@ -390,9 +390,7 @@ def test_the_newest_vectors_stay_in_the_cache_however_many_they_are(monkeypatch:
     assert (cache.get(1, MODEL), cache.get(2, MODEL)) == (None, cached)
 
 
-async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
-    store: Store, alice: Speaker
-) -> None:
+async def test_another_model_starts_over_and_replaces_the_first(store: Store, alice: Speaker) -> None:
     await talk(alice, *(f"n{i}" for i in range(70)))
     agent = alice.agent
     await embed(store, agent)
@@ -409,7 +407,7 @@ async def test_another_model_begins_anew_and_takes_the_place_of_the_first(
     assert sum(len(seqs) for _, seqs in await stored(store, agent)) == 140
 
 
-async def test_vectors_of_another_length_under_the_same_name_begin_anew(store: Store, alice: Speaker) -> None:
+async def test_vectors_of_another_length_under_the_same_name_start_over(store: Store, alice: Speaker) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     await embed(store, agent, vector=lambda m: unit(m.text, 8))
@@ -430,7 +428,7 @@ async def test_what_has_changed_since_it_was_read_is_read_again(store: Store, al
     assert await store.vectors.lacks(agent.id, MODEL)
 
 
-async def test_a_reply_that_came_back_cut_is_embedded_anew(store: Store, alice: Speaker) -> None:
+async def test_a_reply_that_came_back_cut_is_embedded_again(store: Store, alice: Speaker) -> None:
     whole = assistant("It was on Tuesday, and then we went home by train and slept.")
     await alice.say([user("When?")], whole, "c1")
     await talk(alice, "tea", key="c2")
@@ -443,7 +441,7 @@ async def test_a_reply_that_came_back_cut_is_embedded_anew(store: Store, alice: 
     assert await embed(store, agent) == ["When?", "It was on Tuesday, and then", "Stop.", "Fine."]
 
 
-async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: Store, alice: Speaker) -> None:
+async def test_a_damaged_chunk_is_skipped_and_made_again(store: Store, alice: Speaker) -> None:
     await talk(alice, "tea")
     agent = alice.agent
     await embed(store, agent)
@@ -457,7 +455,7 @@ async def test_a_damaged_chunk_is_passed_over_and_made_anew(store: Store, alice:
     assert "What of tea?" in await search(store, agent, "What of tea?")
 
 
-async def test_a_damaged_chunk_is_made_anew_with_the_reply_that_it_begins_with(
+async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
     store: Store, alice: Speaker
 ) -> None:
     """The exchange of this reply begins in the chunk before."""

@@ -450,7 +450,7 @@ def test_a_result_file_that_is_cut_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_a_batch_whose_maker_was_not_told_is_found(model: str, tmp_path: Path) -> None:
+def test_a_batch_whose_creation_was_not_answered_is_found(model: str, tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         server: BatchServer = s.openai if model == "open/m" else s.anthropic
         server.drop_create = True
@@ -568,7 +568,7 @@ def test_later_rounds_have_the_initial_messages_that_a_live_turn_has_written(tmp
 
 
 @pytest.mark.both
-def test_an_item_ends_behind_the_live_turn_that_is_under_way(tmp_path: Path) -> None:
+def test_an_item_ends_after_the_live_turn_that_is_under_way(tmp_path: Path) -> None:
     gate, began = Gate(), Gate()
 
     def script(seen: Seen) -> Reply:
@@ -678,7 +678,7 @@ def test_fields_of_a_send_that_a_batch_has_no_use_for_are_named(tmp_path: Path) 
         assert sorted(named) == [f"requests.{name}" for name in sorted(kept)]
 
 
-def test_anthropics_own_batches_are_not_ours(tmp_path: Path) -> None:
+def test_the_gateway_does_not_serve_anthropics_own_batches(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         [agent] = s.agents(1)
         reply = s.world.world.gateway.ask(
@@ -690,7 +690,7 @@ def test_anthropics_own_batches_are_not_ours(tmp_path: Path) -> None:
         assert listed.status == 404
 
 
-def test_a_callers_own_key_cannot_be_kept(tmp_path: Path) -> None:
+def test_a_callers_own_key_cannot_be_stored(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         [agent] = s.agents(1, "up/m")
         body = orjson.dumps({"requests": [{"agent_id": agent, "input": "Hi"}]})

@@ -100,7 +100,9 @@ def test_a_batch_whose_job_could_not_be_cancelled_ends_nevertheless(
 
 @pytest.mark.parametrize("model", MODELS[:2])
 @pytest.mark.parametrize("cycle", [1, 2])
-def test_a_batch_whose_maker_was_not_told_is_cancelled_too(cycle: int, model: str, tmp_path: Path) -> None:
+def test_a_batch_whose_creation_was_not_answered_is_cancelled_too(
+    cycle: int, model: str, tmp_path: Path
+) -> None:
     with scene(tmp_path, noting, held=True) as s:
         server = s.openai if model == "open/m" else s.anthropic
         server.drop_create = cycle == 1
@@ -610,7 +612,7 @@ def test_what_could_not_be_deleted_is_deleted_later(model: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("model", MODELS[:2])
-def test_results_that_break_off_behind_the_last_one_are_deleted(
+def test_results_that_break_off_after_the_last_one_are_deleted(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scene(tmp_path) as s:

@@ -133,7 +133,7 @@ def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_p
 
 @needs_bwrap
 @pytest.mark.both
-def test_what_python_writes_after_a_forgetting_is_not_kept(
+def test_what_python_writes_after_a_forgetting_is_not_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ForeignTools.run
@@ -165,7 +165,7 @@ def test_what_python_writes_after_a_forgetting_is_not_kept(
     [Fate(text="You adore quokkas."), Fate("errored", words="Not allowed: quokkas.")],
     ids=["a reply", "an error"],
 )
-def test_what_comes_back_for_a_forgotten_memory_is_not_kept(
+def test_results_for_a_forgotten_memory_are_not_stored(
     tmp_path: Path, fate: Fate, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with scene(tmp_path, lambda custom_id, body: fate, held=True) as s:
@@ -391,7 +391,7 @@ def test_pages_of_items_and_messages(tmp_path: Path) -> None:
         assert [each["content"] for each in one] == ["Hi", "Hello."]
 
 
-def test_a_page_does_not_begin_anew_when_its_agent_has_ended(tmp_path: Path) -> None:
+def test_a_page_does_not_start_over_when_its_agent_has_ended(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         agents = s.agents(2)
         batch = s.post(agents)
@@ -423,7 +423,7 @@ def test_the_log_says_how_far_it_is(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert any("2 of 2 items have ended (2 completed" in line for line in said)
 
 
-def test_an_error_of_ours_fails_one_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_fails_one_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compose = ItemTurns.compose
 
     async def broken(self: ItemTurns, item: Any) -> Any:
@@ -441,7 +441,7 @@ def test_an_error_of_ours_fails_one_item(tmp_path: Path, monkeypatch: pytest.Mon
         assert "secret" not in s.items(batch)[0]["error"]
 
 
-def test_errors_of_ours_over_and_over_end_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_internal_errors_end_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(self: PartJournal, *about: Any) -> Any:
         raise RuntimeError
 
@@ -484,7 +484,7 @@ def test_its_maker_is_called_back(tmp_path: Path) -> None:
         assert s.world.ask("POST", PATH, elsewhere)[0] == 400
 
 
-def test_the_maker_of_one_that_is_cancelled_as_it_ends_is_told_so(
+def test_a_callback_reports_a_batch_that_is_cancelled_as_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Batches.is_open

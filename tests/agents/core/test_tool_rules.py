@@ -159,7 +159,7 @@ def test_a_reply_is_judged_in_the_order_of_its_calls() -> None:
     assert [type(verdict) for verdict in verdicts] == [Allowed, Forbidden, Allowed, Forbidden]
 
 
-def test_a_call_behind_a_condition_waits_for_its_result() -> None:
+def test_a_call_after_a_condition_waits_for_its_result() -> None:
     guide = RuleGuide(read_rules([CONDITIONAL]), TOOLS)
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Allowed)
     assert isinstance(guide.judge(ProposedCall("2", "c", {})), Undecided)
@@ -167,7 +167,7 @@ def test_a_call_behind_a_condition_waits_for_its_result() -> None:
     assert isinstance(guide.judge(ProposedCall("2", "c", {})), Allowed)
 
 
-def test_a_forbidden_call_is_told_why_and_what_may_be_called() -> None:
+def test_the_result_of_a_forbidden_call_says_why_and_what_may_be_called() -> None:
     verdict = RuleState(read_rules([CHILDREN]), called("a"), TOOLS).judge("d")
     assert verdict == Forbidden(
         "Not run: right after a one of these has to be called: b, c. You may call: b, c."
@@ -353,7 +353,7 @@ def test_a_turn_that_is_resumed_goes_on_counting() -> None:
     assert resumed.decide_next() == Stop(END)
 
 
-def test_rules_are_told_in_words() -> None:
+def test_rules_are_described_to_the_model() -> None:
     rules = [
         FIRST,
         CHILDREN,

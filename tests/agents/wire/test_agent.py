@@ -77,7 +77,7 @@ def test_our_own_fields_are_taken_back_as_they_are_shown() -> None:
     assert shown(made(model="m", mnemogate=own))["mnemogate"] == own
 
 
-def test_rules_are_kept_as_they_came() -> None:
+def test_rules_are_stored_as_they_came() -> None:
     rules = [
         {"type": "run_first", "tool_name": "a", "args": {"x": 1}},
         {"type": "constrain_child_tools", "tool_name": "a", "children": ["b"]},

@@ -67,7 +67,7 @@ def test_a_fault_says_where_it_lies(data: bytes, loc: tuple[Any, ...], kind: str
 
 
 @pytest.mark.parametrize(("name", "said"), [("nmae", "; did you mean 'name'?"), ("colour", "")])
-def test_a_field_that_is_misspelt_is_told_the_nearest(name: str, said: str) -> None:
+def test_the_error_of_a_misspelt_field_names_the_nearest(name: str, said: str) -> None:
     with pytest.raises(Unprocessable) as refusal:
         read_body(b'{"name": "a", "' + name.encode() + b'": 2}', Outer)
     assert refusal.value.faults[0].message == f"Extra inputs are not permitted{said}"
@@ -112,7 +112,7 @@ def test_a_long_value_is_not_repeated_whole() -> None:
     assert fault_json(refusal.value.faults[0])["input"] == "an array"
 
 
-def test_null_and_nothing_are_told_apart() -> None:
+def test_null_and_a_missing_field_are_distinguished() -> None:
     assert sent_fields(read_body(b'{"name": "a"}', Outer)) == {"name": "a"}
     assert sent_fields(read_body(b'{"name": "a", "inner": null}', Outer)) == {"name": "a", "inner": None}
 
@@ -141,7 +141,7 @@ def test_a_field_of_a_part_has_its_verdict_too() -> None:
             convert({"name": "a", **field}, Outer, ("body",))
 
 
-def test_what_an_object_has_beside_its_honoured_fields_is_named_as_far_as_a_header_says_it() -> None:
+def test_ignored_fields_of_an_object_are_named_as_far_as_a_header_can() -> None:
     made = convert(
         {"name": "a", "partly": {"heat": 1, "top_k": 5, "off": None, "böse,": 1}}, Outer, ("body",)
     )

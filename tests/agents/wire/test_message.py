@@ -74,7 +74,7 @@ def test_calls_that_wait_are_a_request() -> None:
     assert (runs["message_type"], runs["tool_call"]["tool_call_id"]) == ("tool_call_message", "c2")
 
 
-def test_a_result_tells_its_status_and_output() -> None:
+def test_a_result_shows_its_status_and_output() -> None:
     result = with_private(
         {"role": "tool", "tool_call_id": "c1", "content": "No."},
         status="error",
@@ -93,7 +93,7 @@ def test_an_answer_says_whether_it_was_allowed() -> None:
         assert messages_json(message, ORIGIN, Showing())[0]["approve"] is approve
 
 
-def test_who_spoke_is_told() -> None:
+def test_the_speaker_is_shown() -> None:
     assert kinds({"role": "user", "content": "Hi"}) == ["user_message"]
     (system,) = messages_json(framed_system_message("Be brief.", sender="agent-1"), ORIGIN, Showing())
     assert (system["message_type"], system["content"], system["sender_id"]) == (

@@ -67,7 +67,7 @@ def test_pieces_of_one_message_have_one_id_and_messages_differ() -> None:
     assert len({each["otid"] for each in (thought, text, call)}) == 3
 
 
-def test_a_result_is_numbered_where_it_is_kept_and_is_of_the_step_that_called() -> None:
+def test_a_result_is_numbered_where_it_is_stored_and_is_of_the_step_that_called() -> None:
     made = view()
     made.call_tools(calls("a", "b").calls)
     made.tool_result(ToolResult("c1", "Two.", "error"))

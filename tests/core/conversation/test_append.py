@@ -91,7 +91,7 @@ def test_all_of_a_send_is_new_its_assistant_messages_too() -> None:
     assert [m["content"] for m in talk.sent(again)] == ["one", "Said elsewhere.", "two", "Second."]
 
 
-def test_results_of_tools_come_behind_the_path() -> None:
+def test_results_of_tools_come_after_the_path() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("Weather?")), assistant(None, call("1")))
     plan = talk.plan(pending=[with_private(result("1", "sunny"), status="success")])

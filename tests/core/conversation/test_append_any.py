@@ -110,7 +110,7 @@ def test_what_was_heard_of_a_cut_reply_stands_once_and_leads_to_no_older_one_wit
 
 @pytest.mark.parametrize("next_words", ["message 1.", "message 1. And more", "message 2."])
 @pytest.mark.parametrize("above", [False, True])
-def test_what_was_heard_of_a_cut_reply_is_told_again_where_the_answer_was_lost(
+def test_what_was_heard_of_a_cut_reply_is_sent_again_where_the_answer_was_lost(
     next_words: str, *, above: bool
 ) -> None:
     world = World()
@@ -220,7 +220,7 @@ def test_a_result_with_the_words_of_the_one_before_it_is_another(second_id: str,
 
 @pytest.mark.parametrize("told", [[], ["Still looking."], ["Still"], ["Still", "Are you there?"]])
 @pytest.mark.parametrize("also", [[], ["three"]])
-def test_a_result_that_comes_after_the_next_answer_is_told_with_its_call(
+def test_a_result_that_comes_after_the_next_answer_is_sent_with_its_call(
     told: list[str], also: list[str]
 ) -> None:
     world = World()

@@ -69,7 +69,7 @@ def test_text_and_call_in_one_message_or_two(text: str, args: dict[str, Any]) ->
 
 
 @given(arguments, texts)
-def test_arguments_dumped_anew_and_ids_renamed(args: dict[str, Any], id: str) -> None:
+def test_arguments_dumped_again_and_ids_renamed(args: dict[str, Any], id: str) -> None:
     ours = call("1", arguments=orjson.dumps(args).decode())
     turned = dict(reversed(args.items()))
     theirs = call(id, arguments=orjson.dumps(turned, option=orjson.OPT_INDENT_2).decode())
@@ -343,7 +343,7 @@ def test_what_the_client_sees_is_the_text_as_streamed_and_its_own_calls() -> Non
     assert visible_reply([assistant(None)], ()) == assistant("")
 
 
-def test_media_behind_a_result_belong_to_it() -> None:
+def test_media_after_a_result_belong_to_it() -> None:
     image = {
         "role": "user",
         "content": [{"type": "image_url", "image_url": {"url": "https://example.com/a"}}],

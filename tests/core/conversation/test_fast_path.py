@@ -183,7 +183,7 @@ def test_edits_that_wait_to_be_confirmed_are_weighed(world: World) -> None:
     assert planned(world, [*asked, assistant("That is all."), user("bye")])[3] is not None
 
 
-def test_an_opening_beside_another_is_weighed(world: World) -> None:
+def test_a_second_opening_is_weighed(world: World) -> None:
     world.say([user("one")], "First.", "c1")
     world.say([user("other")], "Second.", "c1")
     assert planned(world, [user("other"), assistant("Second."), user("on")])[3] is None

@@ -163,7 +163,7 @@ def test_going_on_from_the_reply_that_was_replaced_brings_it_back(world: World, 
 
 @both
 @pytest.mark.parametrize("again", ["where do I eat", "where do I sleep"], ids=["regenerated", "edited"])
-def test_behind_a_reply_without_words_a_question_asked_again_replaces_the_old_one(
+def test_after_an_empty_reply_a_question_asked_again_replaces_the_old_one(
     world: World, key: str | None, again: str
 ) -> None:
     """A model that used up its tokens in thought, or refused."""
@@ -410,7 +410,7 @@ def test_a_few_shot_answer_that_the_model_repeats_is_no_evidence(world: World, a
 
 
 @both
-def test_a_turn_under_way_that_was_not_kept_when_it_began_is_the_users_own(
+def test_a_turn_under_way_that_was_not_stored_when_it_began_is_the_users_own(
     world: World, key: str | None
 ) -> None:
     """An answer for a program leaves nothing, and may be a call whose result comes next."""
@@ -534,7 +534,7 @@ def test_a_reply_that_nobody_heard_in_append_mode_leaves_its_question(filling: W
     assert filling.active() == ["one", "This is the first", "two", "three", "Third."]
 
 
-def test_the_application_may_speak_behind_what_was_heard_in_append_mode(filling: World) -> None:
+def test_a_system_message_may_follow_what_was_heard_in_append_mode(filling: World) -> None:
     filling.say([user("one")], "This is the first reply.", "c1", append=True)
     spoken = [assistant("This is the first"), assistant("Are you still there?")]
     request = filling.say([*spoken, user("two")], "Second.", "c1", append=True)
@@ -547,7 +547,7 @@ def test_the_application_may_speak_behind_what_was_heard_in_append_mode(filling:
     assert filling.active() == ["one", "This is the first", "Are you still there?", "two", "Second."]
 
 
-def test_two_replies_told_in_append_mode_have_the_question_of_a_cut_one_between_them(filling: World) -> None:
+def test_two_replies_sent_in_append_mode_have_the_question_of_a_cut_one_between_them(filling: World) -> None:
     filling.say([user("one")], "This is the first reply.", "c1", append=True)
     filling.cancel(filling.begin([user("two")], "c1", append=True), [assistant("The second")])
     told = [assistant("This is the first reply."), assistant("The sec")]

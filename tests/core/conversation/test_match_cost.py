@@ -288,7 +288,7 @@ def test_the_questions_of_many_short_replies_are_asked_for_together(world: World
 
 
 @pytest.mark.parametrize("key", ["k", None])
-def test_a_list_of_other_replies_is_compared_with_few_of_ours(
+def test_a_list_of_other_replies_is_compared_with_few_stored_ones(
     world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client may render all replies anew; each of its turns is compared with those of ours that begin as it does."""
@@ -332,7 +332,7 @@ def test_a_message_among_many_lone_ones_costs_no_more_than_each_of_them_once(
 
 
 @pytest.mark.parametrize("key", ["c1", None])
-def test_a_message_behind_a_turn_of_many_rounds_costs_by_their_number(
+def test_a_message_after_a_turn_of_many_rounds_costs_by_their_number(
     key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each round went through all of its turn: a thousand of them held everybody for seconds."""

@@ -55,7 +55,7 @@ def test_a_turn_that_was_off_stays_so_in_other_forms(filling: World, key: str | 
 
 
 @both
-def test_what_follows_a_turn_that_was_off_is_not_kept_either(world: World, key: str | None) -> None:
+def test_what_follows_a_turn_off_the_record_is_not_stored_either(world: World, key: str | None) -> None:
     """Another reply in the place of the one that was given, while what was said later rests on that one."""
     history = world.chat(("hello there", "Good day."), key=key)
     asked = [*history, user("my diagnosis is X")]
@@ -147,7 +147,7 @@ def test_what_was_forgotten_stays_forgotten(world: World) -> None:
 
 @pytest.mark.parametrize("heard", ["Sorry about your diagnosis", "Sorry about your diagnosis X, dear."])
 @pytest.mark.parametrize("has_begun", [True, False])
-def test_what_was_heard_of_a_reply_that_was_off_is_not_kept_in_append_mode(
+def test_what_was_heard_of_a_reply_off_the_record_is_not_stored_in_append_mode(
     filling: World, heard: str, has_begun: bool
 ) -> None:
     said = []
@@ -194,7 +194,7 @@ def test_what_is_off_the_record_takes_nobodys_place(
 
 @both
 @pytest.mark.parametrize("is_second", [True, False])
-def test_what_is_asked_off_the_record_beside_a_turn_takes_nothing_of_it(
+def test_a_parallel_request_off_the_record_takes_nothing_of_a_turn(
     world: World, key: str | None, is_second: bool
 ) -> None:
     """A guardrail is asked while the turn is under way; of its messages, the first may have been left before."""
@@ -240,7 +240,7 @@ def test_what_was_said_on_the_record_stays_there_in_a_request_that_is_off(
 
 
 @both
-def test_what_was_said_on_the_record_and_asked_about_off_it_is_kept_with_what_follows(
+def test_what_was_said_on_the_record_and_asked_about_off_it_is_stored_with_what_follows(
     world: World, key: str | None
 ) -> None:
     history = world.chat(("hello there", "Good day."), key=key)
@@ -253,7 +253,7 @@ def test_what_was_said_on_the_record_and_asked_about_off_it_is_kept_with_what_fo
 
 @both
 @pytest.mark.parametrize("asks", ["and fast", "Is the user angry?"])
-def test_what_stands_beside_a_request_that_is_off_is_not_kept_with_it_too(
+def test_messages_asked_again_off_the_record_are_not_stored_again(
     world: World, key: str | None, asks: str
 ) -> None:
     """Nothing of a reply was heard, so that two messages were answered together; that is done again off the record."""
@@ -290,7 +290,7 @@ def test_what_is_off_the_record_and_goes_on_leaves_what_was_said_before_it(
 
 
 @both
-def test_what_began_on_the_record_and_went_on_off_it_is_not_kept(world: World, key: str | None) -> None:
+def test_what_began_on_the_record_and_went_on_off_it_is_not_stored(world: World, key: str | None) -> None:
     """A transcript that grew."""
     history = world.chat(("hello there", "Good day."), key=key)
     world.say([*history, user("my diagnosis")], "Yes?", key)
@@ -300,7 +300,7 @@ def test_what_began_on_the_record_and_went_on_off_it_is_not_kept(world: World, k
 
 @both
 @pytest.mark.parametrize("is_heard", [True, False])
-def test_what_was_off_the_record_and_ended_meanwhile_is_not_kept(
+def test_what_was_off_the_record_and_ended_meanwhile_is_not_stored(
     world: World, key: str | None, is_heard: bool
 ) -> None:
     """The client left it and went on at another gateway, before that could know of it."""

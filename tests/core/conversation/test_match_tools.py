@@ -61,7 +61,7 @@ def test_tool_outputs_that_were_pruned_later(world: World, key: str | None) -> N
 
 
 @both
-def test_arguments_dumped_anew_and_ids_renamed(world: World, key: str | None) -> None:
+def test_arguments_dumped_again_and_ids_renamed(world: World, key: str | None) -> None:
     world.say([user("weather?")], assistant(None, call("1", arguments='{"a":1,"city":"Paris"}')), key)
     mine = call("x9", arguments='{\n  "city": "Paris", "a": 1}')
     list_ = [user("weather?"), assistant("", mine), result("x9", "sunny")]
@@ -191,7 +191,7 @@ def test_a_list_that_begins_between_results_changes_none_of_those_before_them(
 @both
 @pytest.mark.parametrize("heard", ["It rains a lot in that city of yours.", "It rains a lot"])
 @pytest.mark.parametrize("then", ["Rain", "Much rain"], ids=["the same result", "another result"])
-def test_what_was_said_before_a_call_may_be_told_behind_its_result(
+def test_text_before_a_call_may_come_back_after_its_result(
     world: World, key: str | None, heard: str, then: str
 ) -> None:
     """Pipecat reports a call when it is made, and the words in front of it once they are spoken."""

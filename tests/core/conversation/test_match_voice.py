@@ -84,7 +84,7 @@ def test_a_draft_without_a_reply_that_was_heard_after_all_is_nothing(
 
 @both
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
-def test_what_was_asked_while_a_reply_was_spoken_stands_behind_it(
+def test_what_was_asked_while_a_reply_was_spoken_comes_after_it(
     world: World, key: str | None, is_first: bool
 ) -> None:
     """Somebody types while the agent speaks (LiveKit's `generate_reply(user_input=...)`)."""
@@ -244,7 +244,7 @@ def test_of_an_assistant_message_that_vanished_nothing_stays(world: World, key: 
 
 @both
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
-def test_a_cut_turn_that_is_written_after_the_next_one_began_is_told_once(
+def test_a_cut_turn_that_is_written_after_the_next_one_began_is_sent_once(
     world: World, key: str | None, is_first: bool
 ) -> None:
     """The next request has reached another gateway meanwhile, and keeps the words and what was heard itself."""
@@ -347,7 +347,7 @@ def test_a_short_reply_never_puts_a_question_in_the_place_of_another(
 PROMPT = system("The user has been quiet.")
 
 
-def test_a_transcript_grows_behind_a_short_greeting_of_the_models(world: World) -> None:
+def test_a_transcript_grows_after_a_short_greeting_of_the_model(world: World) -> None:
     """Nothing was asked before it, so its path alone says that the list goes on from it."""
     world.say([system("Greet the caller.")], "Hello?")
     for text, reply in (
@@ -434,7 +434,7 @@ def test_a_draft_with_the_same_short_reply_is_not_the_turn_that_was_cut(
 @both
 @pytest.mark.parametrize("is_tool", [True, False], ids=["tool", "user"])
 @pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "cancelled"])
-def test_what_was_said_while_nothing_could_be_stored_is_not_lost_behind_the_same_words(
+def test_a_turn_that_could_not_be_stored_is_not_lost_before_the_same_words(
     world: World, key: str | None, is_tool: bool, is_whole: bool
 ) -> None:
     """The last turn that is known was asked with words, or had a tool's result, that came again in the outage."""
@@ -461,7 +461,7 @@ def test_what_was_said_while_nothing_could_be_stored_is_not_lost_behind_the_same
 @both
 @pytest.mark.parametrize("greeting", ["Hello!", "Hello! How can I help you today, and who is calling?"])
 @pytest.mark.parametrize("draft", ["Hi", "Hi, I need a plumber"], ids=["thrown away", "cut"])
-def test_the_greeting_of_the_app_is_no_reply_of_ours_with_the_same_words(
+def test_a_greeting_of_the_application_is_not_matched_with_a_stored_reply_of_the_same_words(
     world: World, key: str | None, greeting: str, draft: str
 ) -> None:
     """The model greets again, in the same words, and nobody hears the end of it."""

@@ -153,7 +153,7 @@ def test_two_users_with_the_same_opening_share_nothing(world: World, key: str | 
     assert world.active("bob")[2] == "my pin is 1234"
 
 
-def test_of_two_anonymous_callers_nothing_is_kept(world: World) -> None:
+def test_nothing_is_stored_of_two_anonymous_callers(world: World) -> None:
     world.chat(("help?", "Sure!"), ("my code is 1234", "Sure!"), who=None)
     lists = (
         [user("my code?")],

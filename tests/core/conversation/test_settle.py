@@ -274,7 +274,7 @@ def test_a_turn_that_was_off_takes_no_notes_nor_edits(world: World) -> None:
     assert world.learned() == []
 
 
-def test_a_list_beside_a_first_turn_stands_however_many_rounds_that_has(world: World) -> None:
+def test_a_list_parallel_to_a_first_turn_stays_active_however_many_rounds_that_has(world: World) -> None:
     """The turn was under way when the list came, which shows once its last round has ended."""
     rounds = [user("What is the weather?"), assistant(None, call("w1"))]
     world.say(rounds[:1], rounds[1], "c1")

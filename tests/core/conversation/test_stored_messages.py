@@ -41,7 +41,7 @@ HIDDEN = {"messages": [CALLS, result("c1", "Found."), assistant("It is Miso.")],
 SAID = assistant("Let me look.\n\nIt is Miso.")
 
 
-def test_inputs_come_at_their_numbers_and_the_reply_behind_them() -> None:
+def test_inputs_come_at_their_numbers_and_the_reply_after_them() -> None:
     e = exchange([user("one"), user("two")], assistant("Both."))
     assert places(e) == [(10, None, "one"), (11, None, "two"), (12, None, "Both.")]
     assert [(m.at, m.is_reply) for m in list_messages(e)] == [(1.0, False), (1.0, False), (2.0, True)]
@@ -74,7 +74,7 @@ def test_nothing_is_listed_of_a_tombstone(state: State) -> None:
     assert list_messages(exchange([user("one")], assistant("Both."), state=state)) == []
 
 
-def test_what_is_hushed_or_not_there_is_left_out() -> None:
+def test_what_is_redacted_or_not_there_is_left_out() -> None:
     e = exchange([user("one"), user("two")], assistant("Both."))
     assert places(replace(e, redactions=frozenset({0}))) == [(11, None, "two"), (12, None, "Both.")]
     assert places(replace(e, redactions=frozenset({-1}))) == [(10, None, "one"), (11, None, "two")]
@@ -93,7 +93,7 @@ def test_a_text_is_replaced_and_the_atoms_stay() -> None:
     assert orjson.loads(told.full or b"")["messages"][-1]["content"] == "It is Tom."
 
 
-def test_a_reply_that_was_cut_behind_its_rounds_keeps_their_results() -> None:
+def test_a_reply_that_was_cut_after_its_rounds_keeps_their_results() -> None:
     e = exchange([user("one")], SAID, {**HIDDEN, "messages": HIDDEN["messages"][:-1]}, hidden=True)
     rounds = [(11, 1, None), (11, 2, "Found.")]
     assert places(e)[1:] == [*rounds, (11, None, SAID["content"])]
@@ -131,7 +131,7 @@ def test_a_tool_of_the_client_that_is_named_as_the_one_that_speaks_keeps_its_arg
 
 
 @pytest.mark.parametrize("arguments", ['{"message": "Hi', "[1]"])
-def test_the_text_beside_a_call_that_cannot_be_read_is_replaced(arguments: str) -> None:
+def test_the_text_next_to_a_call_that_cannot_be_read_is_replaced(arguments: str) -> None:
     step = assistant("One moment.", call("c1", "send_message", arguments))
     e = exchange(
         [user("one")], assistant("One moment."), {"messages": [step], "gateway_calls": [], "step": True}

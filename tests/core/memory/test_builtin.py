@@ -52,7 +52,7 @@ def test_a_schema_describes_each_argument_and_requires_only_these(name: str) -> 
     assert definition["function"]["description"]
 
 
-def test_a_name_that_is_not_ours_has_no_definition() -> None:
+def test_an_unknown_name_has_no_definition() -> None:
     assert definition_of("get_weather") is None
 
 

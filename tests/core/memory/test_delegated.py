@@ -140,7 +140,7 @@ def test_of_nobody_elses_memory() -> None:
     assert not after(CALL).is_task(BOB, [user(TASK)], NOW)
 
 
-def test_of_calls_and_memories_the_newest_are_kept() -> None:
+def test_the_newest_calls_and_memories_are_retained() -> None:
     tasks = [f"The task of the number {n}." for n in range(70)]
     found = after(*(reply(json.dumps({"task": text}), id=text) for text in tasks))
     assert [found.is_task(ANN, [user(text)], NOW) for text in tasks] == [False] * 6 + [True] * 64

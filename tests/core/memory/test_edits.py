@@ -60,7 +60,7 @@ def test_an_archival_memory_becomes_a_passage_and_touches_no_block() -> None:
     assert blocks_on_path([HUMAN], [archival], {1}) == [HUMAN]
 
 
-def test_the_model_is_told_what_an_edit_came_to() -> None:
+def test_the_result_of_an_edit_shows_what_it_came_to() -> None:
     blocks, edit = apply_operation([HUMAN], replaced(1, "Bob", "Rob"))
     assert blocks == [HUMAN]
     assert edit.value is None

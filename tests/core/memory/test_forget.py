@@ -37,7 +37,7 @@ def test_a_note_is_known_by_the_day_of_what_it_quotes(text: str, expected: bool)
     assert may_quote(text, Erased(frozenset({DAY}))) is expected
 
 
-def test_a_day_that_is_told_without_its_year_is_known() -> None:
+def test_a_day_without_its_year_is_recognised() -> None:
     messages = [Message(n, n, "user", "something", day * 86_400.0, 1) for n, day in enumerate((DAY - 1, DAY))]
     told = render_note(
         [Recalled.of(each, "something") for each in messages], (), DAY * 86_400.0, mark="a2b3c4d5"
@@ -46,7 +46,7 @@ def test_a_day_that_is_told_without_its_year_is_known() -> None:
     assert may_quote(told, Erased(frozenset({DAY})))
 
 
-def test_of_results_go_hits_of_searches_and_what_was_told_behind_them() -> None:
+def test_search_hits_and_the_notes_after_them_are_removed_from_results() -> None:
     empty = Exchange(1, 1, None, 0, 0, (), (), (), b"", None, 1.0, 1.0)
     calls = [
         {"id": name, "function": {"name": name, "arguments": "{}"}}
@@ -136,7 +136,7 @@ GONE = Revised("has a cat\nlikes tea", is_erased=True)
         ),
     ],
 )
-def test_a_block_is_made_anew_of_what_is_left(later: list[Revised], left: str) -> None:
+def test_a_block_is_rebuilt_of_what_is_left(later: list[Revised], left: str) -> None:
     assert rebuilt(BLOCK, later) == left
 
 

@@ -186,7 +186,7 @@ def test_a_fact_taken_from_what_was_known_has_its_sources() -> None:
     assert learn.changes_from(reading, MESSAGES, shown, []).facts[0].sources == (2, 50)
 
 
-def test_the_same_fact_is_kept_once() -> None:
+def test_the_same_fact_is_stored_once() -> None:
     reading = read(
         call("remember_fact", text="The cat is called Miso."),
         call("remember_fact", text="the cat is  called MISO!"),
@@ -255,7 +255,7 @@ def test_what_must_not_be_is_dropped(edit: dict[str, str]) -> None:
     assert (learned.writes, learned.facts, learned.dropped) == ([], [], 1)
 
 
-def test_orders_are_kept_as_what_was_said() -> None:
+def test_orders_are_stored_as_what_was_said() -> None:
     reading = Reading(
         (
             FactEdit("You must always answer in rhymes."),
@@ -278,7 +278,7 @@ def test_ordinary_facts_are_no_orders(text: str) -> None:
     assert learn.as_statement(text) == text
 
 
-def test_a_block_is_written_anew_only_by_who_has_seen_it() -> None:
+def test_a_block_is_rewritten_only_by_a_writer_that_has_seen_it() -> None:
     reading = read(call("memory_rethink", label="human", new_memory="Alice, of Bergen"))
     assert learn.changes_from(reading, MESSAGES, {}, [HUMAN], {"human": 3}).writes[0][1] == "Alice, of Bergen"
     assert learn.changes_from(reading, MESSAGES, {}, [HUMAN], {"human": 2}).writes == []

@@ -39,7 +39,7 @@ def test_a_secret_is_known_by_its_form(secret: str) -> None:
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- ok", "[withheld] ok"),
     ],
 )
-def test_what_is_said_of_it_tells(text: str, left: str) -> None:
+def test_the_words_around_a_secret_reveal_it(text: str, left: str) -> None:
     assert withhold(text) == left
     assert has_secret(text)
 

@@ -67,7 +67,7 @@ def kept(*texts: str) -> list[str]:
     return [fact.text.removeprefix("User said: ") for fact in found.facts]
 
 
-def test_of_a_message_the_sentences_that_state_it_are_kept_with_their_origin() -> None:
+def test_the_sentences_of_a_message_that_state_it_are_stored_with_their_origin() -> None:
     found = learn_standing([message("Hi! How are you? I never eat meat. Bye.", 7)], ())
     (fact,) = found.facts
     assert (fact.text, fact.exchange, tuple(fact.sources)) == ("User said: I never eat meat.", 7, (7,))
@@ -76,12 +76,12 @@ def test_of_a_message_the_sentences_that_state_it_are_kept_with_their_origin() -
     assert learn_standing([message("I never eat meat.", role="assistant")], ()).facts == []
 
 
-def test_neither_secrets_nor_stories_are_kept() -> None:
+def test_neither_secrets_nor_stories_are_stored() -> None:
     assert kept("I never tell that my password is hunter2-Xy77zQ!") == []
     assert kept(f"I never {'really ' * 40}liked it.") == []
 
 
-def test_what_has_no_word_of_its_own_is_not_kept() -> None:
+def test_what_has_no_word_of_its_own_is_not_stored() -> None:
     assert kept("Please call me Alice P. from now on.") == ["Please call me Alice P."]
 
 

@@ -66,7 +66,7 @@ class TestOffer:
             "conversation_search": "conversation_search",
         }
 
-    def test_a_clash_renames_ours(self) -> None:
+    def test_a_clash_renames_the_gateway_tool(self) -> None:
         taken = {"memory_insert", "mnemogate_memory_insert"}
         assert choose_tool_names(("memory_insert", "memory_replace"), taken) == {
             "mnemogate_mnemogate_memory_insert": "memory_insert",
@@ -181,7 +181,7 @@ class TestEdits:
             ("a\nb", -2, None),
         ],
     )
-    def test_an_insert_goes_behind_the_line_it_names(
+    def test_an_insert_goes_after_the_line_it_names(
         self, value: str, line: int | None, expected: str | None
     ) -> None:
         fields = {} if line is None else {"insert_line": line}
@@ -207,7 +207,7 @@ class TestEdits:
         with pytest.raises(NotImplementedError, match="reverse"):
             edited("reverse", "old", new_memory="new")
 
-    def test_a_rethink_writes_the_block_anew(self) -> None:
+    def test_a_rethink_rewrites_the_block(self) -> None:
         assert edited("rethink", "old", new_memory="all new") == "all new"
         assert edited("rethink", "old", new_memory="") == ""
 

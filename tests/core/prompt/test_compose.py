@@ -58,7 +58,7 @@ def test_a_hidden_round_is_put_back_byte_for_byte(world: World, key: str | None)
 
 
 @both
-def test_what_came_first_stays_however_far_behind_it_a_reply_is_cut(key: str | None) -> None:
+def test_the_first_note_stays_however_much_later_a_reply_is_cut(key: str | None) -> None:
     """A note and a hidden round, a hundred turns in front of the barge-in."""
     world = World(recall=lambda question: "<memory>Tea.</memory>\n" if "tea" in question else "")
     world.say([user("I like tea")], HIDDEN, key, edits=["tea"])
@@ -324,7 +324,7 @@ def test_words_that_a_call_said_are_not_said_twice() -> None:
 
 
 @pytest.mark.parametrize("calls", ["look", ["look"], {"id": "1"}])
-def test_calls_that_are_none_lock_no_conversation_that_is_ours(calls: object) -> None:
+def test_malformed_calls_block_no_stored_conversation(calls: object) -> None:
     """A client's message of a send that failed goes with the next one, whatever it has."""
     world = World()
     world.cancel(world.begin([user("one"), {**assistant("Looked."), "tool_calls": calls}], "c1", append=True))

@@ -124,7 +124,7 @@ def test_what_no_calendar_has_is_undated() -> None:
         '"My dog is called Rex."',
     ],
 )
-def test_what_a_chosen_line_says_is_not_told_again(again: str) -> None:
+def test_what_a_chosen_line_says_is_not_noted_again(again: str) -> None:
     told = [
         message(1, "Well, my dog is called Rex."),
         message(2, again, "assistant"),
@@ -136,7 +136,7 @@ def test_what_a_chosen_line_says_is_not_told_again(again: str) -> None:
 @pytest.mark.parametrize(
     "other", ["My dog is called Rex II.", "My dog isn't called Rex.", "Rex is called my dog.", "Rex, my dog."]
 )
-def test_the_same_words_in_another_order_or_with_one_more_are_told(other: str) -> None:
+def test_the_same_words_in_another_order_or_with_one_more_are_noted(other: str) -> None:
     told = [message(1, "My dog is called Rex."), message(2, other)]
     assert [hit.message.seq for hit in choose(told, "dog").hits] == [1, 2]
 
@@ -151,7 +151,7 @@ def test_the_same_words_in_another_order_or_with_one_more_are_told(other: str) -
         ("The rent is €900.", "The rent is $900."),
     ],
 )
-def test_what_differs_in_a_vowel_or_a_sign_is_told(one: str, other: str) -> None:
+def test_what_differs_in_a_vowel_or_a_sign_is_noted(one: str, other: str) -> None:
     assert [hit.text for hit in choose([message(1, one), message(2, other)], "dog").hits] == [one, other]
 
 
@@ -166,7 +166,7 @@ def test_a_line_repeats_any_line_before_it_and_not_the_end_of_one_with_the_next(
     assert [hit.message.seq for hit in choose(told, "dog").hits] == [1, 2, 3]
 
 
-def test_what_a_reply_repeats_is_told_in_the_words_of_who_said_it() -> None:
+def test_what_a_reply_repeats_is_noted_in_the_words_of_who_said_it() -> None:
     mine = message(1, "I live in Porto.")
     echo = replace(message(2, "So, I live in Porto...", "assistant"), previous=1)
     assert [hit.message.seq for hit in choose([echo, mine], "Porto").hits] == [1, 2]
@@ -180,7 +180,7 @@ def test_what_a_reply_repeats_and_has_no_room_is_no_repeat() -> None:
     assert (choice.hits, choice.tried, choice.repeats) == ([], [1, 2], [])
 
 
-def test_nothing_to_tell_is_no_note() -> None:
+def test_without_lines_there_is_no_note() -> None:
     assert render_note([], [], MARCH) == ""
 
 
@@ -263,7 +263,7 @@ def test_a_note_leaves_out_what_is_visible_or_said_already(
     assert [hit.message.seq for hit in choose(candidates, "Where is my dog", **options).hits] == expected  # type: ignore[arg-type]
 
 
-def test_what_a_note_on_this_path_told_is_not_told_again() -> None:
+def test_what_a_note_on_this_path_has_is_not_noted_again() -> None:
     long = message(2, "zebra " * 300, "assistant")
     first = choose([message(1, "I like <memory> games"), long], "zebra").hits
     note = render_note(first, [], MARCH)
@@ -367,7 +367,7 @@ def test_a_note_of_plain_letters_has_no_other_character() -> None:
     assert note.isascii()
 
 
-def test_what_a_note_cut_is_not_told_again_in_a_shorter_cut() -> None:
+def test_what_a_note_cut_is_not_noted_again_in_a_shorter_cut() -> None:
     text = "Talk about the weather. " * 60 + "The quokka lives on an island. " + "More weather. " * 60
     [hit] = choose([message(1, text)], "Where does the quokka live?").hits
     assert not choose([message(1, text)], "the quokka", noted=[hit.line]).hits
@@ -376,7 +376,7 @@ def test_what_a_note_cut_is_not_told_again_in_a_shorter_cut() -> None:
 
 
 @pytest.mark.parametrize(("chars", "is_told"), [(770, False), (800, True)])
-def test_a_message_of_which_a_note_has_most_is_told_already(chars: int, is_told: bool) -> None:
+def test_a_message_of_which_a_note_has_most_counts_as_noted(chars: int, is_told: bool) -> None:
     """Another part of it would say little more, but where the rest has a further word of what is asked."""
     rain = "rain and weather "
     reply = message(1, f"{rain * 41}and a quokka {rain * 19}and a numbat", "assistant")
@@ -389,14 +389,14 @@ def test_a_message_of_which_a_note_has_most_is_told_already(chars: int, is_told:
     assert not choose([reply], "The numbats?", noted=[noted, hit.line]).hits
 
 
-def test_a_word_that_a_note_has_in_capitals_is_told() -> None:
+def test_a_word_that_a_note_has_in_capitals_counts_as_noted() -> None:
     reply = message(1, f"RAIN AND WEATHER, {'so far ' * 100}and weather and a numbat", "assistant")
     noted = f"you: {reply.text[:600]} ..."
     assert shows_all([noted], [reply], "The weather?", exclude_atoms=set())
     assert not shows_all([noted], [reply], "The numbats?", exclude_atoms=set())
 
 
-def test_words_of_a_noted_line_are_told_where_they_are_a_message_of_their_own() -> None:
+def test_words_of_a_noted_line_are_noted_where_they_are_a_message_of_their_own() -> None:
     lines = ["user: No, my cat is called Miso, and she hates it.", "you: Miso is a good name."]
     for text in ("No", "my cat is called Miso", "Miso"):
         assert choose([message(1, text)], "my cat", noted=lines).hits, text
@@ -431,7 +431,7 @@ def test_no_line_of_a_note_is_in_an_earlier_one(seed: int) -> None:
     ).hits
 
 
-def test_of_what_notes_tell_all_of_nothing_is_chosen() -> None:
+def test_nothing_is_chosen_of_what_notes_have_whole() -> None:
     chance, told_all = random.Random(1), 0
     words = ["Kofi", "zebra", "lake.", "hills", "island", "<memory>", "é", "..."]
 
@@ -453,7 +453,7 @@ def test_of_what_notes_tell_all_of_nothing_is_chosen() -> None:
     assert told_all > 100
 
 
-def test_a_cut_line_tells_all_of_a_message_but_of_a_question_about_the_rest() -> None:
+def test_a_cut_line_counts_as_the_whole_message_unless_the_question_is_about_the_rest() -> None:
     reply = message(1, f"{'rain and weather ' * 45}and a numbat", "assistant")
     notes = [render_note(choose([reply], "The weather?").hits, (), MARCH)]
     assert shows_all(notes, [reply], "The weather?", exclude_atoms=set())
@@ -553,7 +553,7 @@ def test_a_quoted_note_is_taken_out_again(text: str, expected: str) -> None:
         ("<system-reminder>The user says: stop.</system-reminder>\n",) * 2,
     ],
 )
-def test_what_an_application_says_beside_the_person_is_not_the_persons(text: str, own: str) -> None:
+def test_text_that_an_application_adds_is_not_the_persons(text: str, own: str) -> None:
     assert own_words(text) == own
     if not text.startswith("<system-reminder>The user"):
         assert make_query(text) == own.strip()
@@ -874,7 +874,7 @@ def test_one_line_and_lines_of_other_words_are_no_template(asked: str) -> None:
     assert shared_lines(asked, [message(0, RULES)]) == frozenset()
 
 
-def test_of_many_messages_with_the_same_lines_none_is_told_for_them() -> None:
+def test_none_of_many_messages_with_the_same_lines_is_noted_for_them() -> None:
     said = [message(n, f"{n}\n{RULES}") for n in range(3)]
     other = message(3, "I like tea.")
     shared = shared_lines(f"4\n{RULES}", said)
@@ -907,7 +907,7 @@ def test_a_subject_is_found_by_runs_of_letters_digits_and_underscores(text: str)
         ("\u200fשלום, \u200fעולם", ["שלום", "עולם"]),  # marks of direction
     ],
 )
-def test_words_are_told_apart_by_their_signs(text: str, words: list[str]) -> None:
+def test_words_are_distinguished_by_their_signs(text: str, words: list[str]) -> None:
     assert words_with_signs(text) == words
 
 

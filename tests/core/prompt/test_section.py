@@ -143,5 +143,5 @@ def test_it_names_the_mark_where_notes_may_go_to_the_model_without_a_message_of_
     assert make([], definition="an agent's", **NOTHING).text == describe_mark("a2b3c4d5")
 
 
-def test_a_digest_tells_values_apart() -> None:
+def test_a_digest_distinguishes_values() -> None:
     assert digest("a") == digest("a") != digest("b")

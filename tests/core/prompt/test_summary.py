@@ -38,7 +38,7 @@ def verdict(
         return f"! {error.message}"
 
 
-def test_an_answer_is_kept_as_it_is() -> None:
+def test_an_answer_is_stored_as_it_is() -> None:
     assert verdict(f"  {GOOD}\n") == GOOD
     assert verdict(f"<notes>\n{GOOD}\n</notes>") == GOOD
     assert verdict(f"<think>Hm, notes.</think>\n{GOOD}") == GOOD
@@ -75,7 +75,7 @@ def test_a_summary_is_shorter_than_what_it_is_of() -> None:
     assert verdict(distinct, size=2000, by_hand=True) == distinct
 
 
-def test_who_apologised_may_be_told() -> None:
+def test_a_summary_may_say_who_apologised() -> None:
     text = "I'm sorry, said the user, for the tulips. " + " ".join(f"Then came point {n}." for n in range(40))
     assert verdict(text, size=400) == text
 
@@ -133,7 +133,7 @@ def exchange(**fields: object) -> Exchange:
     return Exchange(**{**base, **rest, **fields})  # type: ignore[arg-type]
 
 
-def test_what_is_told_of_an_exchange() -> None:
+def test_what_a_summary_request_has_of_an_exchange() -> None:
     x = exchange(
         inputs=((b"t1",), (b"u1",)),
         input=b'[{"role":"tool","content":"' + b"x" * 5000 + b'"},{"role":"user","content":"And Miso?"}]',
@@ -154,19 +154,19 @@ def test_what_is_told_of_an_exchange() -> None:
     assert "note" not in "".join(lines)
 
 
-def test_what_was_said_ahead_of_a_tool_is_not_told() -> None:
+def test_text_before_a_tool_call_is_not_summarised() -> None:
     said = {"role": "assistant", "content": "One moment. It rains.", "mnemogate": {"fillers": [[0, 11]]}}
     assert spoken_lines([exchange(input=b"[]", shown_reply=orjson.dumps(said))]) == ["Assistant: It rains."]
 
 
-def test_what_a_model_thought_in_its_text_is_not_told() -> None:
+def test_thoughts_in_a_models_text_are_not_summarised() -> None:
     said = {"role": "assistant", "content": "<think>Hm.</think>Tea."}
     heard = [said, {"role": "user", "content": "<think> is a tag."}]  # a conversation that began elsewhere
     told = spoken_lines([exchange(input=orjson.dumps(heard), shown_reply=orjson.dumps(said))])
     assert told == ["Assistant: Tea.", "User: <think> is a tag.", "Assistant: Tea."]
 
 
-def test_what_was_forgotten_is_not_told() -> None:
+def test_what_was_forgotten_is_not_summarised() -> None:
     content = {
         "input": b'[{"role":"user","content":"Secret."}]',
         "shown_reply": b'{"role":"assistant","content":"Ah."}',

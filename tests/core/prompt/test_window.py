@@ -144,7 +144,7 @@ def test_the_cut_stays_put_while_the_list_grows() -> None:
         ({"capacity": 0}, Budget(0, 1, 0)),
     ],
 )
-def test_the_budget_leaves_room_for_the_reply_and_what_is_ours(
+def test_the_budget_leaves_room_for_the_reply_and_what_the_gateway_adds(
     arguments: dict[str, int | None], expected: Budget
 ) -> None:
     assert plan_budget(**arguments) == expected  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def weighted(draw: st.DrawFn) -> tuple[str, list[int]]:
 
 @settings(max_examples=400)
 @given(weighted(), st.integers(0, 400), st.integers(1, 120))
-def test_what_is_kept_is_a_valid_list_within_the_budget(
+def test_the_window_is_a_valid_list_within_the_budget(
     case: tuple[str, list[int]], high: int, step: int
 ) -> None:
     text, tokens = case

@@ -21,7 +21,7 @@ def test_what_is_said_to_the_upstream_goes_on() -> None:
     assert headers_for_upstream(headers) == tuple((n.decode(), v.decode("latin-1")) for n, v in headers)
 
 
-def test_nothing_of_ours_no_credential_and_nothing_of_the_connection_goes_on() -> None:
+def test_gateway_headers_credentials_and_connection_headers_are_not_forwarded() -> None:
     headers = [
         (name, b"secret")
         for name in (
@@ -50,7 +50,7 @@ def test_headers_named_by_connection_end_here() -> None:
     assert headers_for_upstream(headers) == (("accept", "*/*"),)
 
 
-def test_a_misspelt_header_of_ours_is_refused_each_time() -> None:
+def test_a_misspelt_gateway_header_is_refused_each_time() -> None:
     for _ in range(2):
         with pytest.raises(BadRequest, match=r"did you mean x-mnemogate-memory\?") as refused:
             headers_for_upstream([(b"x-mnemogate-memroy", b"off")])

@@ -137,7 +137,7 @@ def test_a_signature_or_a_header_says_what_people_call_the_user(
     assert ask(RULES, *headers).name == name
 
 
-def test_a_name_of_ours_that_is_malformed_is_refused() -> None:
+def test_a_malformed_user_name_header_is_refused() -> None:
     with pytest.raises(BadRequest) as caught:
         ask(RULES, ("x-mnemogate-user-name", b"a%0Ab"))
     assert caught.value.param == "x-mnemogate-user-name"

@@ -57,7 +57,7 @@ def test_details_of_one_round_alone_stay() -> None:
     }
 
 
-def test_the_only_round_is_told_as_the_upstream_told_it() -> None:
+def test_the_usage_of_a_single_round_is_reported_as_it_came() -> None:
     usage = {"prompt_tokens": 3, "total_tokens": "odd"}
     assert EMPTY_LEDGER.turn_usage(usage) is usage
 

@@ -113,7 +113,7 @@ class TestPlain:
             << Finish()
         )
 
-    def test_a_usage_chunk_that_only_we_asked_for_is_kept_from_the_client(self) -> None:
+    def test_a_usage_chunk_that_only_the_gateway_asked_for_is_not_shown_to_the_client(self) -> None:
         end = chunk({"content": "x"}, "stop")
         for hold_end in (True, False):
             turn = chat_turn(TurnTerms(usage_added=True, hold_end=hold_end))
@@ -124,7 +124,7 @@ class TestPlain:
             assert end.raw not in played.sent  # the finish chunk was one of its own
             assert played.client.finish == ["stop"]
 
-    def test_the_empty_usage_that_asking_brings_is_kept_from_a_client_that_did_not_ask(self) -> None:
+    def test_the_empty_usage_that_asking_brings_is_not_shown_to_a_client_that_did_not_ask(self) -> None:
         said = (
             b'{"choices":[{"index":0,"delta":{"content":"the \\",\\"usage\\":null\\" of it"}}],"usage":null}'
         )
@@ -194,7 +194,7 @@ class TestPlain:
             << Finish()
         )
 
-    def test_all_choices_are_forwarded_and_the_first_is_kept(self) -> None:
+    def test_all_choices_are_forwarded_and_the_first_is_stored(self) -> None:
         def choice(index: int, text: str, finish: str | None = None) -> Event:
             choice = {"index": index, "delta": {"content": text}, "finish_reason": finish}
             return event({"id": "c", "choices": [choice]})
@@ -232,7 +232,7 @@ class TestPlain:
         assert playbook
         assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Hi", "x": 1}
 
-    def test_fields_nobody_knows_are_kept_in_what_the_upstream_said(self) -> None:
+    def test_unknown_fields_are_retained_in_the_upstreams_message(self) -> None:
         details = [{"type": "reasoning.text", "index": 0, "text": "be"}]
         more = [{"type": "reasoning.text", "index": 0, "text": "cause", "signature": "s1"}]
         events = [
@@ -393,7 +393,9 @@ class TestHiddenRounds:
 
     @BOTH
     @pytest.mark.parametrize("bad", ['{"label": "hum', "[1]", '"text"', "nonsense"])
-    def test_bad_arguments_are_told_to_the_model_and_the_turn_goes_on(self, stream: bool, bad: str) -> None:
+    def test_bad_arguments_are_reported_to_the_model_and_the_turn_goes_on(
+        self, stream: bool, bad: str
+    ) -> None:
         rounds = [completion(None, (ours_call(arguments=bad),)), completion("Sorry.")]
         played = play(chat_turn(with_tools()), rounds, stream=stream)
         assert played.ran == []
@@ -436,7 +438,7 @@ class TestHiddenRounds:
         assert [m["content"] for m in call.messages[1:]] == ["A", "B"]
 
     @BOTH
-    def test_at_the_limit_the_model_is_told_and_the_client_gets_an_answer(self, stream: bool) -> None:
+    def test_at_the_limit_calls_are_refused_and_the_client_gets_an_answer(self, stream: bool) -> None:
         rounds = [completion(None, (ours_call(f"c{n}"),)) for n in range(3)]
         played = play(chat_turn(with_tools(), max_rounds=2), [*rounds, completion("Here.")], stream=stream)
         assert [run.call_id for run in played.ran] == ["c0", "c1"]
@@ -454,7 +456,7 @@ class TestHiddenRounds:
         assert client_finish(played, stream) == "stop"
         assert played.outcome.full[-1] == {"role": "assistant", "content": "Well. "}
 
-    def test_usage_of_hidden_rounds_is_told_only_to_who_asked(self) -> None:
+    def test_usage_of_hidden_rounds_is_reported_only_where_it_was_asked_for(self) -> None:
         rounds = [completion(None, (ours_call(),)), completion("ok")]
         terms = with_tools(wants_usage=False, usage_added=True)
         played = play(chat_turn(terms), rounds, stream=True)
@@ -462,7 +464,7 @@ class TestHiddenRounds:
         assert played.outcome.usage is not None  # it is counted all the same
         assert played.outcome.usage["mnemogate_billed"]["rounds"] == 2
 
-    def test_details_of_usage_are_added_up_and_unknown_ones_kept(self) -> None:
+    def test_details_of_usage_are_added_up_and_unknown_ones_retained(self) -> None:
         first, last = completion(None, (ours_call(),)), completion("ok")
         first["usage"]["completion_tokens_details"] = {"reasoning_tokens": 4}
         last["usage"] |= {"completion_tokens_details": {"reasoning_tokens": 3}, "x_cost": 5}
@@ -474,7 +476,7 @@ class TestHiddenRounds:
 class TestMixed:
     @BOTH
     @pytest.mark.parametrize("order", ["ours first", "theirs first", "between"])
-    def test_ours_are_run_and_theirs_are_the_clients(self, stream: bool, order: str) -> None:
+    def test_gateway_tools_are_run_and_client_tools_passed_on(self, stream: bool, order: str) -> None:
         made = {
             "ours first": (ours_call(), THEIRS),
             "theirs first": (THEIRS, ours_call()),
@@ -498,7 +500,7 @@ class TestMixed:
         if stream:
             assert sorted(played.client.calls) == list(range(len(theirs)))
 
-    def test_a_clients_call_does_not_wait_for_ours_to_run(self) -> None:
+    def test_a_client_call_does_not_wait_for_gateway_tools(self) -> None:
         after = {"id": "call_t", "name": "get_weather"}
         playbook = (
             Playbook(chat_turn(with_tools()))
@@ -521,7 +523,7 @@ class TestMixed:
 
 
 class TestNames:
-    def test_a_call_is_kept_back_until_its_name_is_known(self) -> None:
+    def test_a_call_is_held_back_until_its_name_is_known(self) -> None:
         unnamed = {"index": 0, "id": "call_t", "type": "function", "function": {"arguments": ""}}
         playbook = (
             Playbook(chat_turn(with_tools()))
@@ -540,7 +542,7 @@ class TestNames:
         assert playbook
         assert read_stream(playbook.sent).message()["calls"] == [("call_t", "memory_game", "{}")]
 
-    def test_a_name_that_goes_on_after_one_of_ours_is_the_clients(self) -> None:
+    def test_a_name_that_begins_with_a_gateway_tools_name_is_the_clients(self) -> None:
         events = [
             calls(call_piece(0, id="a", name="memory_insert")),
             calls(call_piece(0, name="_all")),
@@ -571,7 +573,9 @@ class TestNames:
         )
 
     @pytest.mark.parametrize("index", [0, None])
-    def test_parallel_calls_that_share_an_index_or_have_none_are_told_apart(self, index: int | None) -> None:
+    def test_parallel_calls_that_share_an_index_or_have_none_are_distinguished(
+        self, index: int | None
+    ) -> None:
         def piece(id: str, name: str, arguments: str) -> dict[str, Any]:
             made = call_piece(0, arguments, id=id, name=name)
             if index is None:
@@ -600,7 +604,7 @@ class TestBudget:
         played = play(chat_turn(with_tools(budget_tokens=100)), rounds, stream=stream)
         assert [call.budget_tokens for call in played.called] == [70, 50]
 
-    def test_tokens_that_nobody_told_are_counted(self) -> None:
+    def test_tokens_that_the_upstream_did_not_report_are_counted(self) -> None:
         rounds = [completion("abc", (ours_call(),), tokens=None), completion("ok", tokens=None)]
         played = play(chat_turn(with_tools(budget_tokens=100, count=len)), rounds, stream=True)
         assert played.called[0].budget_tokens == 100 - len("abc" + "memory_insert" + ARGS)

@@ -93,7 +93,7 @@ class TestEndless:
         assert any(isinstance(command, RunTool) for command in due)
 
     @pytest.mark.parametrize("more", [comment("wait"), chunk({}), usage(1, 1)])
-    def test_a_stream_that_goes_on_behind_its_reply_is_left(self, more: Event) -> None:
+    def test_a_stream_that_goes_on_after_its_reply_is_left(self, more: Event) -> None:
         turn = chat_turn(TurnTerms(hold_end=True))
         turn.feed(ReplyStarted(200, SSE))
         fed(turn, Received([ROLE, chunk({"content": "Hi"}), chunk({}, "stop")]))
@@ -301,7 +301,7 @@ class TestForms:
 
 
 class TestClientGone:
-    def test_in_any_state_the_upstream_is_closed_and_what_was_said_is_kept(self) -> None:
+    def test_in_any_state_the_upstream_is_closed_and_the_text_so_far_is_stored(self) -> None:
         """Gone after the first k events of a turn with a hidden round: one Save, one Finish, nothing after it."""
         happened: list[Any] = [
             ReplyStarted(200, SSE),

@@ -92,21 +92,21 @@ def test_a_whole_reply_is_one_body() -> None:
     assert lines(played) == ["whole Let me see. Noted. stop 3"]
 
 
-def test_an_upstream_that_refuses_is_told_in_the_views_form() -> None:
+def test_a_refusal_of_the_upstream_has_the_views_form() -> None:
     playbook = Playbook(lines_turn()) >> ReplyStarted(429, JSON)
     playbook >> ReceivedWhole(b'{"error":{"message":"Too fast."}}')
     assert playbook << SendWhole(429, JSON, b"refused 429 Too fast.") << Save << Finish
     assert playbook.outcome.state is End.FAILED
 
 
-def test_an_error_in_the_stream_is_told_in_the_views_form() -> None:
+def test_an_error_in_the_stream_has_the_views_form() -> None:
     playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received([chunk({"content": "He"})])
     playbook << SendHead << SendBody(b"begin chatcmpl-1\ntext He\n")
     playbook >> Received([event({"error": {"message": "Out of tokens."}})])
     assert playbook << SendBody(b"error Out of tokens.\n") << CloseUpstream << Save << Finish
 
 
-def test_a_stream_that_breaks_is_told_in_the_views_form() -> None:
+def test_the_error_of_a_stream_that_breaks_has_the_views_form() -> None:
     playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received([chunk({"content": "He"})])
     playbook << SendHead << SendBody
     playbook >> ReplyFailed(UpstreamBroke("It broke."))

@@ -134,7 +134,7 @@ def test_words_that_are_missing_are_an_error_and_go_on() -> None:
     assert playbook << (lambda c: isinstance(c, SaveStep) and c.results == (wrong,))
 
 
-def test_a_tool_beside_the_words_runs_without_our_arguments() -> None:
+def test_a_tool_called_along_with_text_runs_without_the_gateways_arguments() -> None:
     look = ("l", "look", '{"thinking":"x","request_heartbeat":false,"pre_exec_msg":"One moment.","q":"tea"}')
     playbook = talk() >> ReplyStarted(200, SSE)
     skip(playbook >> Received(streamed(completion(None, (look, speak("Done."))))))

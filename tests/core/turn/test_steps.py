@@ -112,7 +112,7 @@ def kept(playbook: Playbook) -> list[SaveStep]:
     return [command for command in playbook.seen if isinstance(command, SaveStep)]
 
 
-def test_a_reply_is_kept_before_its_tools_run_and_their_results_before_the_next_call() -> None:
+def test_a_reply_is_stored_before_its_tools_run_and_their_results_before_the_next_call() -> None:
     guide = Script()
     playbook = skip(reply(steps(guide), "Let me see.", (CALL,), tokens=(10, 5)))
     first = kept(playbook)[0]
@@ -161,7 +161,7 @@ def test_steps_are_shown_without_a_gap_and_with_a_head_of_their_own() -> None:
     assert texts == ["text One.", "text Two."]
 
 
-def test_a_reply_whose_calls_are_not_run_is_kept_with_their_results_at_once() -> None:
+def test_a_reply_with_calls_that_are_not_run_is_stored_with_their_results_at_once() -> None:
     playbook = skip(reply(steps(Script({"memory_insert": [Forbidden("Not now.")]})), None, (CALL,)))
     (step,) = kept(playbook)
     assert step.reply is not None
@@ -169,7 +169,7 @@ def test_a_reply_whose_calls_are_not_run_is_kept_with_their_results_at_once() ->
     assert skip(playbook << SaveStep >> StepSaved(3, 4)) << CallModel
 
 
-def test_an_unknown_name_is_ours_and_a_tool_of_the_clients_is_not() -> None:
+def test_an_unknown_name_is_a_gateway_call_and_a_client_tool_is_not() -> None:
     calls = (("a", "nobody", "{}"), ("b", "search", "{}"))
     playbook = skip(reply(steps(client=("search",)), None, calls))
     assert playbook << (lambda c: isinstance(c, SaveStep) and c.waits == {"b": "client"})
@@ -187,7 +187,7 @@ def test_an_unknown_name_is_ours_and_a_tool_of_the_clients_is_not() -> None:
     assert playbook.outcome.stop is StopReason.REQUIRES_APPROVAL
 
 
-def test_beside_an_approval_the_other_calls_wait() -> None:
+def test_the_other_calls_wait_for_an_approval() -> None:
     calls = (CALL, ("b", "pay", "{}"), ("c", "broken", "{"), ("d", "search", "{}"))
     guide = Script({"pay": [NeedsApproval()]})
     playbook = skip(reply(steps(guide, client=("search",)), "I pay.", calls))
@@ -200,7 +200,7 @@ def test_beside_an_approval_the_other_calls_wait() -> None:
     assert not [command for command in playbook.seen if isinstance(command, RunTool)]
 
 
-def test_behind_a_call_to_be_approved_what_a_rule_forbids_is_judged_anew() -> None:
+def test_after_a_call_to_be_approved_what_a_rule_forbids_is_judged_again() -> None:
     """The rules go by what was run before, and the call that waits may be what they ask for."""
     calls = (("z", "early", "{}"), ("b", "pay", "{}"), CALL, ("c", "broken", "{"))
     verdicts: dict[str, list[Verdict]] = {
@@ -248,7 +248,7 @@ def test_while_resumed_calls_run_only_a_reader_of_steps_gets_a_comment(shows_ste
     assert turn.feed(Silence()) == (comment if shows_steps else [])
 
 
-def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
+def test_a_turn_that_ends_after_its_tools_has_no_reply() -> None:
     playbook = skip(reply(steps(Script({}, Stop(StopReason.TOOL_RULE))), "Bye.", (CALL,), tokens=(10, 5)))
     playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "done")
     assert skip(playbook) << Save
@@ -259,7 +259,7 @@ def test_a_turn_that_ends_behind_its_tools_has_no_reply() -> None:
     assert outcome.usage["completion_tokens"] == 5
 
 
-def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_behind_a_hidden_round() -> None:
+def test_a_client_that_reads_one_reply_gets_its_usage_though_the_turn_ends_after_a_hidden_round() -> None:
     terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, wants_usage=True, saves_steps=True)
     turn = chat_turn(terms)
     turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
@@ -273,7 +273,7 @@ def test_a_client_that_reads_one_reply_is_told_its_usage_though_the_turn_ends_be
     assert client.rstrip().endswith("data: [DONE]")
 
 
-def test_a_client_that_reads_step_by_step_is_told_each_usage_once() -> None:
+def test_a_client_that_reads_step_by_step_gets_each_usage_once() -> None:
     counted: list[int] = []
 
     class Counting(LinesView):
@@ -302,7 +302,7 @@ def test_a_nudge_goes_on_from_a_reply_without_calls() -> None:
     assert skip(playbook >> StepSaved(2, 3)) << CallModel
 
 
-def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> None:
+def test_where_steps_are_not_stored_a_nudge_is_a_message_of_the_next_request() -> None:
     turn = chat_turn(TurnTerms(gateway_tools=AllBut(), hold_end=True))
     turn._guide = Script({}, Offer(nudge="Look it up."))
     playbook = skip(reply(Playbook(turn), "Hm."))
@@ -311,7 +311,7 @@ def test_where_steps_are_not_kept_a_nudge_is_a_message_of_the_next_request() -> 
     assert playbook << CallModel((said, {"role": "user", "content": text}), None)
 
 
-def test_a_call_that_depends_on_a_result_is_judged_behind_it() -> None:
+def test_a_call_that_depends_on_a_result_is_judged_after_it() -> None:
     guide = Script({"second": [Undecided(), Allowed({"limit": 3})], "third": [Forbidden("No.")]})
     calls = (("a", "first", "{}"), ("b", "second", '{"limit":1,"q":"x"}'), ("c", "third", "{}"))
     playbook = skip(reply(steps(guide), None, calls)) << SaveStep >> StepSaved(1, 2)
@@ -332,7 +332,7 @@ def test_a_call_of_a_chat_that_was_not_reached_is_said_to_be_not_made() -> None:
     assert last["content"] == "Error: the call was not made, since the turn ended before it."
 
 
-def test_an_approval_behind_a_result_leaves_what_has_run() -> None:
+def test_an_approval_after_a_result_leaves_what_has_run() -> None:
     guide = Script({"second": [Undecided(), NeedsApproval()]})
     playbook = skip(reply(steps(guide), None, (("a", "first", "{}"), ("b", "second", "{}"))))
     playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "1")
@@ -345,7 +345,7 @@ def test_an_approval_behind_a_result_leaves_what_has_run() -> None:
     ("status", "stop"),
     [(402, StopReason.NO_CREDITS), (500, StopReason.UPSTREAM_ERROR), (200, StopReason.BAD_REPLY)],
 )
-def test_an_error_behind_a_kept_step_is_no_status(status: int, stop: StopReason) -> None:
+def test_an_error_after_a_stored_step_is_no_status(status: int, stop: StopReason) -> None:
     class Silent(LinesView):
         def take(self) -> bytes:
             return b""
@@ -399,7 +399,7 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
     assert playbook.outcome.results == (interrupted, ToolResult("b", "found"))
 
 
-def test_a_step_that_cannot_be_kept_ends_the_turn() -> None:
+def test_a_step_that_cannot_be_stored_ends_the_turn() -> None:
     playbook = skip(reply(steps(), None, (CALL,))) << SaveStep
     assert playbook >> Stopped(StopReason.ERROR) << CloseUpstream << Save
     assert (playbook.outcome.state, playbook.outcome.stop) == (End.FAILED, StopReason.ERROR)

@@ -67,7 +67,7 @@ class TestMessages:
             "audio": {"id": "au", "data": "AABB", "expires_at": 5},
         }
 
-    def test_content_in_parts_and_content_in_text_are_both_kept(self) -> None:
+    def test_content_in_parts_and_content_in_text_are_both_retained(self) -> None:
         thinking = [{"type": "thinking", "thinking": "hm"}]
         draft = draft_of({"content": thinking}, {"content": "So"}, {"content": "."})
         assert draft.message()["content"] == [*thinking, {"type": "text", "text": "So."}]
@@ -76,7 +76,7 @@ class TestMessages:
     def test_a_reply_is_the_assistants_whatever_its_upstream_calls_it(self, role: Any) -> None:
         assert draft_of({"role": role, "content": "Hi"}).message() == {"role": "assistant", "content": "Hi"}
 
-    def test_content_is_null_only_beside_calls(self) -> None:
+    def test_content_is_null_only_with_calls(self) -> None:
         """The real API refuses an assistant message that has neither."""
         assert draft_of({"role": "assistant", "content": None}).message()["content"] == ""
         draft = draft_of(
@@ -88,7 +88,7 @@ class TestMessages:
             "tool_calls": [{"id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}],
         }
 
-    def test_what_a_call_carries_beside_its_function_is_kept(self) -> None:
+    def test_other_fields_of_a_call_are_retained(self) -> None:
         signature = {"google": {"thought_signature": "s"}}
         first = {"index": 0, "id": "a", "type": "function", "extra_content": signature}
         draft = draft_of(
@@ -158,7 +158,7 @@ def test_whose_call_it_is_is_known_as_early_as_its_name_allows(
     assert decide_owner(call, NAMES, is_complete=is_complete) is owner
 
 
-def test_a_call_that_is_no_function_is_theirs_at_once() -> None:
+def test_a_call_that_is_no_function_is_passed_on_at_once() -> None:
     draft, ours = MessageDraft(), frozenset({"memory_insert"})
     begun = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "memory_insert", "input": ""}}
     assert draft.take_calls([begun], ours, is_over=False) is None

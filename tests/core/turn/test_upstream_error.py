@@ -208,7 +208,7 @@ def test_what_speaks_of_an_error_is_none(event: Event) -> None:
         ("", None),
     ],
 )
-def test_an_error_tells_the_context(body: str, tokens: int | None) -> None:
+def test_the_context_is_read_from_an_error(body: str, tokens: int | None) -> None:
     assert context_from_error(body) == tokens
 
 

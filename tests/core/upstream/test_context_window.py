@@ -23,7 +23,7 @@ def test_the_smaller_of_what_is_known_counts(
     assert windows.window_of(("up", "other"), known) == known
 
 
-def test_a_count_that_is_higher_than_ours_makes_the_window_smaller_once_it_fills_up() -> None:
+def test_an_upstreams_higher_count_makes_the_window_smaller_once_it_fills_up() -> None:
     windows = ContextWindows()
     windows.note_count(MODEL, estimated=1000, actual=1500, most=4000)
     assert windows.window_of(MODEL, 8000) == 8000, "every correction costs the provider's cache"

@@ -131,7 +131,7 @@ def test_the_breaker_opens_after_failures_in_a_row_and_for_its_time() -> None:
     )
 
 
-def test_a_success_between_them_starts_the_count_anew() -> None:
+def test_a_success_between_them_restarts_the_count() -> None:
     health = failed(4)
     health.record_success("")
     health.record_failure(Policy(), NOW, "")

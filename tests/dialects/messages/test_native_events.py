@@ -64,7 +64,7 @@ def test_a_hidden_round_leaves_no_call_no_gap_and_no_second_start() -> None:
     assert stop == event("message_stop")
 
 
-def test_a_call_of_the_clients_behind_the_gateways_has_the_next_index() -> None:
+def test_a_client_call_after_a_gateway_call_has_the_next_index() -> None:
     events = NativeEvents({"memory_insert"})
     raws = [start(), *block(0, "tool_use", name="memory_insert"), *block(1, "tool_use", name="weather")]
     assert [parsed(raw).get("index") for raw in shown(events, raws)] == [None, 0, 0]

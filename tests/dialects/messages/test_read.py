@@ -237,7 +237,7 @@ def test_the_context_of_a_pdf_stands_before_it() -> None:
 
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "w"}])
-def test_a_tool_is_forced_beside_tools_alone(choice: Json) -> None:
+def test_a_tool_is_forced_only_where_there_are_tools(choice: Json) -> None:
     raw = orjson.dumps({**{k: v for k, v in BODY.items() if k != "tools"}, "tool_choice": choice})
     with pytest.raises(BadRequest, match="tool_choice: may only be specified while providing tools"):
         read_request(raw, parse_body(raw), (), 100, is_lenient=False)

@@ -77,7 +77,7 @@ def test_an_event_whose_json_has_several_lines_stays_one() -> None:
     assert orjson.loads(data)["response"]["instructions"] == "Mine."
 
 
-def test_an_event_without_an_end_does_not_tell_them() -> None:
+def test_an_event_without_an_end_does_not_show_them() -> None:
     whole = event(with_response("response.created", SECRET))
     for size in range(len(whole) - 1):
         out = passed(restore_instructions(None), whole[:size])
@@ -116,6 +116,6 @@ SECTION = f"{SECTION_BEGIN}\n<memory_block>x</memory_block>\n</memory_blocks>"
         ([{"role": "developer"}], [{"role": "developer"}]),
     ],
 )
-def test_of_a_stored_response_what_is_ours_is_cut(stored: Any, own: Any) -> None:
+def test_what_the_gateway_added_is_cut_from_a_stored_response(stored: Any, own: Any) -> None:
     change = cut_memory_section(["", "Profile.", "A longer Profile."])
     assert orjson.loads(change.whole(orjson.dumps({"instructions": stored}))) == {"instructions": own}

@@ -222,7 +222,7 @@ def test_of_a_long_conversation_the_beginning_goes_first() -> None:
         ([str(n) for n in range(12)], None, "x" * 1000),
     ],
 )
-def test_what_is_kept_has_a_bound_whatever_it_is(ids: list[str], before: str | None, text: Any) -> None:
+def test_what_is_stored_is_bounded(ids: list[str], before: str | None, text: Any) -> None:
     earlier = EarlierReplies(limit_bytes=200_000)
     tracemalloc.start()
     try:

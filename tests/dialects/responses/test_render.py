@@ -247,7 +247,7 @@ def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> N
     assert orjson.loads(whole_body(made, body, outcome))["usage"] == stored
 
 
-def test_what_no_upstream_should_send_is_told_nevertheless() -> None:
+def test_what_no_upstream_should_send_is_rendered_nevertheless() -> None:
     outcome = TurnOutcome(End.FINISHED, shown_reply={"content": ""}, usage=None)
     empty = {**chunk(), "choices": [], "usage": []}
     assert Response.model_validate_json(whole_body(view(), empty, outcome)).status == "completed"

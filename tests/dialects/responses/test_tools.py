@@ -115,7 +115,7 @@ def test_a_search_that_needs_an_index_is_left_out_and_claude_searches_itself() -
     assert chat["tools"] == [{"type": "web_search_20250305", "name": "web_search", "max_uses": 3}]
 
 
-def test_a_search_beside_other_tools_is_left_out_where_nobody_can_make_it() -> None:
+def test_a_search_among_other_tools_is_left_out_where_it_is_not_supported() -> None:
     """As Codex offers it in every request, once it runs without its sandbox; the reply names it."""
     request = parse(orjson.dumps({"model": "m", "input": "Hi", "tools": [WAIT, {"type": "web_search"}]}))
     assert [*functions(request.chat.json)] == ["wait"]

@@ -622,7 +622,7 @@ def test_commands_that_forget_more_read_the_files_that_were_named() -> None:
         (["keys"], "create,rotate,list,revoke"),
     ],
 )
-def test_what_lacks_a_command_is_told_which_there_are(given: list[str], named: str, capsys: Out) -> None:
+def test_a_group_without_a_command_lists_its_commands(given: list[str], named: str, capsys: Out) -> None:
     try:
         code = main(given)
     except SystemExit as end:
@@ -876,7 +876,7 @@ def test_a_command_in_the_wrong_directory_finds_no_database_and_makes_none(
     ],
 )
 @pytest.mark.sqlite
-def test_a_file_may_be_named_before_a_command_behind_it_and_behind_its_action(
+def test_a_file_may_be_named_before_a_command_after_it_and_after_its_action(
     command: str, tmp_path: Path, capsys: Out
 ) -> None:
     there = tmp_path / "elsewhere" / "it.db"

@@ -119,7 +119,7 @@ def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-def test_a_fault_of_our_own_is_not_told_as_a_missing_driver() -> None:
+def test_an_internal_error_is_not_reported_as_a_missing_driver() -> None:
     ran = run_without("storage.postgres.tidy", "migrate")
     assert ran.returncode == 1
     assert "ModuleNotFoundError: import of storage.postgres.tidy" in ran.stderr

@@ -84,7 +84,7 @@ def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(wo
     assert (len(keeper.resent), keeper.resent.bytes) == (0, 0)
 
 
-def test_a_client_that_resends_it_is_answered_with_its_own_words_and_nothing_is_kept(world: World) -> None:
+def test_a_client_that_resends_it_is_answered_from_its_own_list_and_nothing_is_stored(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
     assert on_disk(world)
@@ -238,7 +238,7 @@ def test_a_message_that_failed_goes_with_the_turn_into_which_it_came(world: Worl
     assert not on_disk(world)
 
 
-def test_a_running_conversation_loses_the_note_and_the_section_that_told_of_it(world: World) -> None:
+def test_a_running_conversation_loses_the_note_and_the_section_that_showed_it(world: World) -> None:
     edit = {"label": "human", "new_string": "has a cat, Zqmisox"}
     world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
     first = world.chat(model="agent/helper", user="alice")
@@ -393,7 +393,7 @@ def test_a_forgetting_that_cannot_end_has_nothing_else_looked_for(
     assert (searches, tried) == (["default"], [begun, begun])
 
 
-def test_the_settings_name_what_is_kept(world: World) -> None:
+def test_the_settings_name_what_is_retained(world: World) -> None:
     assert world.gateway.app.services.background.retention is not None
     assert world.gateway.app.services.background.retention.retention_days == {"default": 30}
 

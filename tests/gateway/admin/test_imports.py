@@ -374,7 +374,7 @@ def test_dates_branches_and_what_is_left_out(world: World) -> None:
 
 
 @pytest.mark.both
-def test_dates_before_1970_are_kept(world: World) -> None:
+def test_dates_before_1970_are_stored(world: World) -> None:
     talk = {
         "id": "c-1",
         "at": "1969-07-20T20:17:40Z",

@@ -199,7 +199,7 @@ def test_a_blocks_versions_show_what_changed_word_by_word(world: World) -> None:
         call(read.block(None, of.uid, "nothing"))
 
 
-def test_a_conversation_is_read_from_its_end_and_branches_are_told_apart(world: World) -> None:
+def test_a_conversation_is_read_from_its_end_and_branches_are_distinguished(world: World) -> None:
     chat = speak(world, *(f"Message {n}." for n in range(1, 6)), talk="conv-19")
     headers = {"x-mnemogate-user": "alice", "x-mnemogate-conversation": "conv-19"}
     world.clock.sleep(1)

@@ -371,7 +371,7 @@ async def test_a_gateway_that_served_there_first_loses_nothing(source: Store, ta
     assert (await contents(target))["blocks"] == (await contents(source))["blocks"]
 
 
-async def test_what_goes_on_is_not_left_behind(source: Store, target: Store) -> None:
+async def test_a_move_refuses_runs_that_are_not_finished(source: Store, target: Store) -> None:
     await rows(source, "UPDATE runs SET state = 'running' WHERE id = 1")
     with pytest.raises(GatewayError, match="1 runs of agents go on"):
         await Move(source, target).run()

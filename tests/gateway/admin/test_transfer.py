@@ -249,7 +249,7 @@ async def test_what_is_said_while_a_memory_is_carried_away_is_not_in_it(
     await live(carol, chance, turns=5)  # goes on: no number is given out twice
 
 
-async def test_what_is_told_holds_no_secret_and_no_hash(store: Store) -> None:
+async def test_an_export_holds_no_secret_and_no_hash(store: Store) -> None:
     alice = Speaker(store, ALICE, Clock())
     await live(alice, random.Random(1), 20)
     text = "\n".join(await export(store))
@@ -303,7 +303,7 @@ def carol_atoms(carol: Speaker, message: WireMessage) -> tuple[bytes, ...]:
     return MessageHasher(carol.agent.secret).atoms(message)
 
 
-async def test_the_edits_of_an_answer_that_was_asked_for_again_stay_behind(store: Store) -> None:
+async def test_edits_of_a_superseded_answer_are_not_exported(store: Store) -> None:
     """Only those of the last answer count. The others have names of this database's rows."""
     alice = Speaker(store, ALICE, Clock())
     write, _ = await alice.commit(await alice.begin([user("Hello")], "c1"), [assistant("Hi.")], ["likes tea"])
@@ -432,7 +432,7 @@ async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(store:
     assert await other.agents.find(CAROL) is not None
 
 
-async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_begins_anew(
+async def test_an_import_that_broke_off_shows_nothing_and_the_next_one_starts_over(
     store: Store, other: Store
 ) -> None:
     alice = Speaker(store, ALICE, Clock())
@@ -521,7 +521,9 @@ async def test_no_memory_is_made_that_requests_cannot_name(
 @pytest.mark.parametrize(
     ("line", "seen"), [('{"a":1}', "None"), ('{"memory":{"format":4,"next_seq":1,"created":0}}', "4")]
 )
-async def test_another_format_is_told_which_ones_are_read(other: Store, line: str, seen: str) -> None:
+async def test_the_error_of_another_format_names_those_that_are_read(
+    other: Store, line: str, seen: str
+) -> None:
     """A newer program's file, or no export at all."""
     with pytest.raises(BadRequest, match=rf"no exported memory: .* the format 1 or 2 or 3, saw {seen}\.$"):
         await fill(other, [line])
@@ -575,7 +577,7 @@ async def test_a_line_that_was_altered_is_refused_and_named(
         ('{"diary": {}}', "line 203: unknown line 'diary'"),
     ],
 )
-async def test_the_line_that_cannot_be_imported_is_told(store: Store, line: str, says: str) -> None:
+async def test_the_line_that_cannot_be_imported_is_named(store: Store, line: str, says: str) -> None:
     operations = TransferOperations(store)
     given = {"project": "default", "user": "carol"}
     head = '{"memory": {"format": 2, "next_seq": 1, "created": 1.0}}'
@@ -585,7 +587,7 @@ async def test_the_line_that_cannot_be_imported_is_told(store: Store, line: str,
     assert says in caught.value.message
 
 
-async def test_another_scope_is_not_told(store: Store) -> None:
+async def test_another_scope_is_not_exported(store: Store) -> None:
     await Speaker(store, ALICE, Clock()).say([user("Hello")], assistant("Hi."), "c1")
     for scope in (CAROL, Scope("other", "default", "user:alice"), Scope("default", "x", "user:alice")):
         with pytest.raises(BadRequest):

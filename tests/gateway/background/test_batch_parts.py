@@ -26,7 +26,7 @@ def part(number: int, count: int) -> ProviderPart:
     return ProviderPart(number, "open", "m", f"mark{number}", 0.0, count)
 
 
-async def test_a_part_that_a_kill_has_left_empty_tells_nothing_of_room() -> None:
+async def test_a_part_that_a_kill_has_left_empty_says_nothing_of_room() -> None:
     whole, empty, half = part(1, 4), part(2, 2), part(3, 2)
     parts = PartJournal(cast(JobContext, Journal()), [whole, empty, half])
     await parts.note_over(whole, 1000.0, no_room=True)

@@ -118,7 +118,7 @@ def check(tmp_path: Path, settings: str, agents: list[str], batch: Json) -> None
 
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
 @pytest.mark.timeout(300)
-def test_killed_behind_each_thing_that_a_batch_does(kind: str, tmp_path: Path) -> None:
+def test_killed_after_each_step_of_a_batch(kind: str, tmp_path: Path) -> None:
     server_of: type[BatchServer] = OpenAIBatchServer if kind == "openai" else AnthropicBatchServer
     key = "sk-own" if kind == "openai" else "sk-ant-own"
     with server_of(answer) as server:

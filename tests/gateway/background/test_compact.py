@@ -351,7 +351,7 @@ def test_a_summary_is_made_when_an_operator_asks(world: World, notes: Notes) -> 
             world.gateway.call(operations.perform("compact", wrong))
 
 
-def test_with_a_summary_the_memory_section_is_taken_anew(world: World, notes: Notes) -> None:
+def test_with_a_summary_the_memory_section_is_rebuilt(world: World, notes: Notes) -> None:
     chat = world.chat(user="alice", model="agent/helper", max_tokens=RESERVE)
     chat.say("Hello.")
     world.write_block("alice", "Alice has a cat called Miso.")

@@ -339,7 +339,7 @@ def test_the_next_batch_is_enqueued_with_the_end_of_the_one_before(
     assert made.world.query("SELECT seq FROM embedded") == [140]
 
 
-def test_another_embedder_begins_anew_at_the_next_start(
+def test_another_embedder_starts_over_at_the_next_start(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
     with remembering(upstream, other, tmp_path) as made:

@@ -32,7 +32,7 @@ MISO = "The cat is called Miso."
 # -- what is learned, and what becomes of it
 
 
-def test_what_was_told_once_is_known_in_another_conversation(learner: Learner) -> None:
+def test_what_was_said_once_is_recalled_in_another_conversation(learner: Learner) -> None:
     learner.teaches(fact(MISO, about="cat", messages=[1]))
     learner.world.chat(user="alice").say(KITTEN)
     learner.rest()
@@ -189,7 +189,7 @@ def test_what_comes_true_again_is_a_new_fact(learner: Learner) -> None:
     assert len(learner.facts(is_all=True)) == 3
 
 
-def test_a_fact_is_not_told_where_it_was_said(learner: Learner) -> None:
+def test_a_fact_is_not_noted_in_the_conversation_where_it_was_said(learner: Learner) -> None:
     chat = learner.world.chat(user="alice")
     chat.say(KITTEN)
     learner.teaches(fact(MISO))
@@ -198,7 +198,7 @@ def test_a_fact_is_not_told_where_it_was_said(learner: Learner) -> None:
     assert learner.world.upstream.last.messages[-1]["content"] == "So what is my cat called?"
 
 
-def test_a_corrected_fact_is_told_where_the_wrong_one_was_said(learner: Learner) -> None:
+def test_a_corrected_fact_is_noted_where_the_wrong_one_was_said(learner: Learner) -> None:
     chat = learner.world.chat(user="alice")
     chat.say(KITTEN)
     learner.teaches(fact(MISO))
@@ -217,7 +217,7 @@ def test_a_corrected_fact_is_told_where_the_wrong_one_was_said(learner: Learner)
     assert text in learner.world.upstream.last.messages[-1]["content"]
 
 
-def test_the_fact_is_told_instead_of_the_message_it_came_from(learner: Learner) -> None:
+def test_the_fact_is_noted_instead_of_the_message_it_came_from(learner: Learner) -> None:
     learner.world.chat(user="alice").say(MISO)
     learner.teaches(fact("The user's cat is called Miso."))
     learner.rest()
@@ -226,7 +226,7 @@ def test_the_fact_is_told_instead_of_the_message_it_came_from(learner: Learner) 
     assert "learned: The user's cat is called Miso." in content
 
 
-def test_an_order_is_kept_as_what_was_said(learner: Learner) -> None:
+def test_an_order_is_stored_as_what_was_said(learner: Learner) -> None:
     learner.world.chat(user="alice").say("Remember that you must always answer in rhymes.")
     learner.teaches(fact("You must always answer in rhymes."), note("Always answer in rhymes."))
     learner.rest()

@@ -30,7 +30,7 @@ def unasked(pool: Pool) -> Change:
     raise AssertionError("there is nothing to decide")
 
 
-async def test_edits_of_a_memory_that_is_being_forgotten_are_no_more_kept(tmp_path: Path) -> None:
+async def test_edits_of_a_memory_that_is_being_forgotten_are_not_merged(tmp_path: Path) -> None:
     """Its rows go page by page; a shared block would keep what they say."""
     store = await open_store(tmp_path / "a.db", now=lambda: 2000.0)
     try:

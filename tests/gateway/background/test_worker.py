@@ -193,7 +193,7 @@ async def test_heartbeats_keep_a_long_job_and_end_one_that_was_cancelled(bench: 
     assert (ended, bench.outcomes) == (["k"], ["lost"])
 
 
-async def test_a_lease_that_an_outage_kept_from_being_renewed_is_renewed_after_it(
+async def test_a_lease_that_could_not_be_renewed_in_an_outage_is_renewed_after_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heartbeat, failed = bench.jobs.heartbeat, []

@@ -71,7 +71,7 @@ def without_marks(seen: Seen) -> Json:
 
 
 @both_ways
-def test_what_one_conversation_tells_another_recalls(world: World, stream: bool) -> None:
+def test_what_is_said_in_one_conversation_is_recalled_in_another(world: World, stream: bool) -> None:
     first = world.chat(user="alice", model=MODEL, stream=stream)
     assert first.say("My cat is called Miso, she is grey.") == "Ok."
     second = world.chat(user="alice", model=MODEL, stream=stream)
@@ -238,7 +238,7 @@ def test_an_error_in_the_middle_reaches_the_application(world: World) -> None:
             list(chunks)
 
 
-def test_usage_tells_the_cache(world: World) -> None:
+def test_usage_reports_the_cache(world: World) -> None:
     usage = {
         "input_tokens": 10,
         "cache_creation_input_tokens": 20,

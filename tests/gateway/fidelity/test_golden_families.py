@@ -96,7 +96,7 @@ def test_a_stream_of_nobody_passes_byte_by_byte(talk: Talk, golden: Golden) -> N
 
 
 @golden([each for each in STREAMS if "error" in each.says])
-def test_an_error_in_the_middle_is_told_in_the_providers_words(talk: Talk, golden: Golden) -> None:
+def test_an_error_in_the_middle_has_the_providers_words(talk: Talk, golden: Golden) -> None:
     """In whatever form: that of an older vLLM the SDK itself would not know."""
     talk.upstream.queue(streamed(golden))
     got: list[str] = []

@@ -554,7 +554,7 @@ def test_errors_are_the_sdks_own(talk: Talk, stream: bool) -> None:
 
 
 @claude_too
-def test_what_the_upstream_refuses_is_told_in_its_words(talk: Talk) -> None:
+def test_a_refusal_of_the_upstream_has_its_words(talk: Talk) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         talk.sdk.chat.completions.create(**asked(talk, {"temperature": 3}))
     assert caught.value.param == "temperature"

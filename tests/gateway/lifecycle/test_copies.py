@@ -20,7 +20,7 @@ KNOWN = {
 }
 
 
-def test_what_is_made_at_an_import_is_made_anew() -> None:
+def test_what_is_made_at_import_time_is_made_again_in_a_copy() -> None:
     found = {
         f"{file.relative_to(ROOT)}: {ast.unparse(call)}"
         for room in OURS

@@ -289,7 +289,7 @@ def test_a_fault_while_reading_what_is_recalled_is_said(upstream: StrictUpstream
         assert "Miso" in upstream.last.body.decode()
 
 
-def test_no_agent_is_made_twice_when_its_first_turn_was_not_kept(
+def test_no_memory_is_made_twice_when_its_first_turn_was_not_stored(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path / "m.db") as world:

@@ -381,7 +381,7 @@ def test_a_variable_sets_its_setting(
         ("#" * (1024 * 1024 + 1), ".toml cannot be read: it has more than 1,048,576 bytes."),
     ],
 )
-def test_a_wrong_file_is_told_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
+def test_the_error_of_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     assert says in caught.value.message
@@ -405,7 +405,7 @@ def test_a_file_without_an_end_is_refused() -> None:
         ("MNEMOGATE_CONFIG", "/nowhere/x.toml", ""),
     ],
 )
-def test_a_wrong_environment_is_told_what_is_wrong(name: str, text: str, says: str) -> None:
+def test_the_error_of_a_wrong_environment_says_what_is_wrong(name: str, text: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(environ={name: text})
     assert says in caught.value.message
@@ -626,7 +626,7 @@ def test_the_database_that_is_named_closest_counts(
         ("url = 'env:PG'", "database.url names PG, which is not set"),
     ],
 )
-def test_a_server_that_is_named_wrongly_is_told(tmp_path: Path, text: str, says: str) -> None:
+def test_a_wrong_server_address_is_reported(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, f"[database]\n{text}")
     assert says in caught.value.message

@@ -296,7 +296,7 @@ def test_a_commit_that_is_awaited_at_the_bound_is_still_made(
     assert rows(database) == [("finished", "Hi", "Hello there", 1)]
 
 
-def test_sends_that_queue_when_the_bound_comes_are_answered_and_kept(
+def test_sends_that_queue_when_the_bound_comes_are_answered_and_stored(
     upstream: StrictUpstream, database: Path
 ) -> None:
     """Append mode: the first is in the model's hands, the second waits for it."""

@@ -393,7 +393,7 @@ def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
 @pytest.mark.parametrize(
     "where", ["_read_memory", "begin_memory", "headers_for_upstream", "ChatCall", "TurnRun"]
 )
-def test_an_error_of_ours_anywhere_in_a_send_leaves_the_next_one_its_turn(
+def test_an_internal_error_anywhere_in_a_send_lets_the_next_one_begin(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """After the queue was entered, and before the turn was under way."""

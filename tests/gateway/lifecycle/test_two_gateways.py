@@ -312,7 +312,7 @@ def test_what_a_response_may_use_is_reserved_until_another_gateway_has_made_it(
         assert used() < 900
 
 
-def test_a_send_comes_behind_what_another_gateway_has_accepted(
+def test_a_send_comes_after_those_that_another_gateway_has_accepted(
     postgres: str, upstream: StrictUpstream
 ) -> None:
     url = empty_database(postgres).url

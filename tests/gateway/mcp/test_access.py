@@ -59,7 +59,7 @@ def test_a_key_is_demanded_once_there_is_one(world: World) -> None:
 
 
 @pytest.mark.parametrize("query", ["user=J%fcrgen", "user=alice&user=bob", "profile=%ff&user=alice"])
-def test_a_user_that_cannot_be_told_from_others_is_refused(world: World, query: str) -> None:
+def test_a_user_that_cannot_be_distinguished_from_others_is_refused(world: World, query: str) -> None:
     """Read with replacement characters, J%fcrgen and J%e4rgen would be one person."""
     assert ask(world.gateway, path=f"/mcp?{query}").status == 400
     for path in ("imports", "usage", "limits"):

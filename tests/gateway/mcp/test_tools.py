@@ -258,7 +258,7 @@ def test_a_bad_argument_is_named_and_nothing_is_written(world: World) -> None:
     assert tools(world).ask("memory_read")["facts"] == []
 
 
-def test_odd_texts_are_kept_as_every_database_keeps_them(world: World) -> None:
+def test_odd_texts_are_stored_as_every_database_stores_them(world: World) -> None:
     mine = tools(world)
     mine.ask("memory_remember", text="Odd: \u0000 \U0001f600 ' \" ; -- <b> مرحبا")
     (fact,) = mine.ask("memory_read")["facts"]

@@ -139,7 +139,7 @@ SEARCH_BLOCKS = [SEARCH, FOUND]
 
 @models
 @both_ways
-def test_citations_are_kept_with_their_places(world: World, model: str, stream: bool) -> None:
+def test_citations_are_stored_with_their_positions(world: World, model: str, stream: bool) -> None:
     cited = {"type": "text", "text": "It is grey.", "citations": [CITED]}
     world.upstream.queue(message({"type": "text", "text": "Well: "}, cited, text=" So."))
     reply = raw_reply(
@@ -151,7 +151,7 @@ def test_citations_are_kept_with_their_places(world: World, model: str, stream: 
 
 @models
 @both_ways
-def test_blocks_of_other_kinds_are_kept_and_go_back(world: World, model: str, stream: bool) -> None:
+def test_blocks_of_other_kinds_are_stored_and_go_back(world: World, model: str, stream: bool) -> None:
     world.upstream.queue(message(SEARCH, FOUND, text="Cats are grey."), say("Yes."))
     messages: list[Any] = [{"role": "user", "content": "Search for cats."}]
     reply = raw_reply(world, stream, model=model, messages=messages)

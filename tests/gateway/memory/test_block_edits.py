@@ -186,7 +186,7 @@ def test_an_unknown_tool_is_the_clients_to_answer(world: World) -> None:
 
 
 @both_ways
-def test_arguments_that_are_no_json_are_told_to_the_model(world: World, stream: bool) -> None:
+def test_arguments_that_are_no_json_are_reported_to_the_model(world: World, stream: bool) -> None:
     world.upstream.queue(call_tools(Call("memory_insert", '{"label": "hum'), text=None), say("Sorry."))
     assert helper(world, stream=stream).say("Hi") == "Sorry."
     assert "not a JSON object" in results(world)[0]
@@ -194,7 +194,7 @@ def test_arguments_that_are_no_json_are_told_to_the_model(world: World, stream: 
     json.loads(call["function"]["arguments"])
 
 
-def test_wrong_arguments_are_told_to_the_model(world: World) -> None:
+def test_wrong_arguments_are_reported_to_the_model(world: World) -> None:
     world.upstream.queue(call_tools(Call("memory_insert", {"label": "human"}), text=None), say("Sorry."))
     assert helper(world).say("Hi") == "Sorry."
     assert "needs `new_string`" in results(world)[0]
@@ -294,16 +294,14 @@ def test_a_refusal_in_the_second_round_of_a_whole_reply_is_a_status(world: World
         helper(world).say("Hi")
 
 
-def test_a_call_whose_name_comes_late_and_in_bytes_is_still_ours(world: World) -> None:
+def test_a_gateway_call_is_known_though_its_name_comes_late_and_in_pieces(world: World) -> None:
     world.upstream.queue(call_tools(insert("é" * 5, pieces=1, late_name=True), text=None), say("Noted."))
     assert helper(world, stream=True).say("Hi") == "Noted."
     assert "ééééé" in results(world)[0]
 
 
 @both_ways
-def test_a_server_that_counts_its_calls_anew_with_each_reply_loses_no_edit(
-    world: World, stream: bool
-) -> None:
+def test_a_server_that_reuses_call_ids_in_each_reply_loses_no_edit(world: World, stream: bool) -> None:
     """Two rounds of one turn both have a "call_0"."""
     chat = helper(world, stream=stream)
     for text in ("Likes tea.", "Has a cat."):
@@ -318,7 +316,7 @@ def test_a_server_that_counts_its_calls_anew_with_each_reply_loses_no_edit(
 
 
 @both_ways
-def test_a_call_of_the_clients_may_have_the_name_of_one_of_ours_before_it(world: World, stream: bool) -> None:
+def test_a_client_call_may_have_the_id_of_a_gateway_call_before_it(world: World, stream: bool) -> None:
     chat = helper(world, tools=[WEATHER], stream=stream)
     world.upstream.queue(
         call_tools(

@@ -12,7 +12,7 @@ from tests.gateway.sdk import agent, remember
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_kept_between_turns_changes_nothing(
+def test_what_is_cached_between_turns_changes_nothing(
     upstream: StrictUpstream, tmp_path: Path, seed: int
 ) -> None:
     sent = []

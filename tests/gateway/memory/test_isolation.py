@@ -256,7 +256,7 @@ def test_without_a_key_nothing_is_answered_once_there_is_one(world: World) -> No
 
 
 @pytest.mark.parametrize("place", ["authorization", KEY, "both"])
-def test_no_credential_of_ours_reaches_the_upstream(world: World, place: str) -> None:
+def test_no_gateway_credential_reaches_the_upstream(world: World, place: str) -> None:
     key = key_of(world, "default")
     headers = {
         "authorization": {"authorization": f"Bearer {key}"},

@@ -31,7 +31,7 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
 
 
 @WAYS
-def test_the_reply_leaves_before_its_turn_is_kept(
+def test_the_reply_leaves_before_its_turn_is_cached(
     world: World, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], options: dict[str, Any]
 ) -> None:
     chat = world.chat(user="alice", headers=headers)
@@ -52,7 +52,7 @@ def test_the_reply_leaves_before_its_turn_is_kept(
 
 @WAYS
 @pytest.mark.sqlite
-def test_a_request_that_comes_before_finds_the_turn_kept(
+def test_a_request_that_comes_earlier_finds_the_turn_cached(
     world: World, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], options: dict[str, Any]
 ) -> None:
     chat = world.chat(user="alice", headers=headers)
@@ -64,7 +64,7 @@ def test_a_request_that_comes_before_finds_the_turn_kept(
 
 
 @pytest.mark.sqlite
-def test_a_turn_that_cannot_be_kept_keeps_no_other_from_it(
+def test_a_turn_that_cannot_be_cached_keeps_no_other_from_it(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     alice, bob = world.chat(user="alice"), world.chat(user="bob")

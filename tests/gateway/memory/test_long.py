@@ -103,7 +103,7 @@ def test_a_conversation_is_loaded_once_for_a_whole_list_that_was_interrupted(
         assert loaded == [turns]
 
 
-def test_a_second_message_that_is_changed_late_in_a_conversation_is_not_told_what_it_was(
+def test_a_message_that_is_changed_late_in_a_conversation_gets_no_note_of_its_former_text(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """What followed the first reply is far from the end of the conversation."""
@@ -148,7 +148,7 @@ def test_a_message_alone_goes_on_from_what_was_said_last_far_from_the_end(
 
 
 @pytest.mark.parametrize(("context", "most"), [(900, 10), (2000, 40)])
-def test_a_message_alone_behind_whole_lists_loads_little_more_than_what_was_in_their_window(
+def test_a_single_message_after_whole_lists_loads_little_more_than_their_window(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: int, most: int
 ) -> None:
     for module in (lookup, memory_context, record):

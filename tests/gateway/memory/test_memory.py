@@ -159,7 +159,7 @@ def test_a_search_that_is_late_is_not_waited_for(
         busy.open()
 
 
-def test_without_a_user_nothing_is_kept_and_the_body_passes_as_it_is(world: World) -> None:
+def test_without_a_user_nothing_is_stored_and_the_body_passes_as_it_is(world: World) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": FACT}], "top_p": 1.0}).encode()
     reply = world.gateway.post(body)
     assert reply.headers["x-mnemogate-memory"] == "none"
@@ -357,14 +357,14 @@ def test_a_template_around_every_message_finds_no_other_template(world: World) -
     assert "Tea is served" not in told
 
 
-def test_what_stands_in_the_window_is_not_told_again(world: World) -> None:
+def test_what_stands_in_the_window_is_not_noted(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
     chat.say(QUESTION)
     assert world.upstream.last.messages[-1]["content"] == QUESTION
 
 
-def test_what_stands_in_the_window_is_not_told_for_an_edited_question_either(world: World) -> None:
+def test_what_stands_in_the_window_is_not_noted_for_an_edited_question_either(world: World) -> None:
     chat = world.chat(user="alice")
     chat.say(FACT)
     chat.say("Who is Tom?")
@@ -373,7 +373,7 @@ def test_what_stands_in_the_window_is_not_told_for_an_edited_question_either(wor
     assert world.upstream.last.messages[-1]["content"] == QUESTION
 
 
-def test_what_a_note_told_is_not_told_by_the_next(world: World) -> None:
+def test_what_a_note_has_is_not_in_the_next(world: World) -> None:
     world.chat(user="alice").say(FACT)
     chat = world.chat(user="alice")
     chat.say(QUESTION)
@@ -383,7 +383,7 @@ def test_what_a_note_told_is_not_told_by_the_next(world: World) -> None:
     assert FACT not in last["content"]
 
 
-def test_a_young_memory_of_which_notes_tell_all_is_not_searched(
+def test_a_young_memory_that_notes_have_whole_is_not_searched(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched: list[str] = []
@@ -412,7 +412,7 @@ def test_a_young_memory_of_which_notes_tell_all_is_not_searched(
     assert "vacuum cleaner" in world.upstream.last.messages[-1]["content"]
 
 
-def test_a_reply_that_quotes_a_note_is_not_told_with_it(world: World) -> None:
+def test_a_reply_that_quotes_a_note_is_not_noted_with_it(world: World) -> None:
     world.chat(user="alice").say(FACT)
     world.upstream.echo = True
     assert "</memory>" in world.chat(user="alice").say(QUESTION)
@@ -476,9 +476,7 @@ def test_what_names_a_conversation_finds_it_again(world: World, header: str) -> 
 
 @pytest.mark.parametrize("mode", ["on", "off"])
 @pytest.mark.parametrize("role", ["user", "system"])
-def test_each_of_the_conversations_that_begin_alike_is_told_by_its_own_name(
-    world: World, role: str, mode: str
-) -> None:
+def test_conversations_that_begin_alike_have_names_of_their_own(world: World, role: str, mode: str) -> None:
     for n in range(3):
         world.upstream.queue(say(f"Hello number {n}."))
         reply = world.post([{"role": role, "content": "Hi"}], {"x-mnemogate-memory": mode}, user="alice")
@@ -488,7 +486,7 @@ def test_each_of_the_conversations_that_begin_alike_is_told_by_its_own_name(
     assert world.query("SELECT count(*) FROM conversations") == [3]
 
 
-def test_requests_that_begin_a_conversation_side_by_side_are_told_one_name(world: World) -> None:
+def test_parallel_requests_that_begin_a_conversation_get_one_name(world: World) -> None:
     """The first of them has the memory's openings read, and the other knows them by then."""
     world.chat(user="alice").say("Hello.")
     over = Gate()
@@ -531,7 +529,7 @@ def test_a_reply_that_comes_back_under_an_agents_name_is_found_without_its_quest
 # -- the control header, side requests
 
 
-def test_a_turn_off_the_record_is_not_kept_nor_stored_when_it_is_sent_again(world: World) -> None:
+def test_a_turn_off_the_record_is_not_stored_nor_when_it_is_sent_again(world: World) -> None:
     chat = world.chat(user="alice")
     chat.headers = {"x-mnemogate-memory": "off"}
     chat.say(FACT)
@@ -561,7 +559,7 @@ def test_what_was_off_the_record_stays_so_before_a_new_question(
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_question_off_the_record_that_failed_is_not_kept_with_the_next_one(
+def test_a_question_off_the_record_that_failed_is_not_stored_with_the_next_one(
     world: World, stream: bool
 ) -> None:
     """Front ends leave the message of a failed request in their list."""
@@ -577,7 +575,7 @@ def test_a_question_off_the_record_that_failed_is_not_kept_with_the_next_one(
     assert "Miso" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
-def test_what_answers_a_question_off_the_record_is_not_kept_either(world: World) -> None:
+def test_what_answers_a_question_off_the_record_is_not_stored_either(world: World) -> None:
     """Applications that mark the question alone send the results of their tools without the mark."""
     weather = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
     world.upstream.queue(call_tools(Call("weather", {"at": "Miso's"})), say("Miso is safe: no thunder."))
@@ -636,7 +634,7 @@ def test_off_the_record_in_append_mode_the_conversation_is_known_and_not_continu
     assert "Miso" not in str(world.query('SELECT input, shown_reply, "full", notes FROM exchanges'))
 
 
-def test_a_turn_that_only_reads_is_told_and_tells_nobody(world: World) -> None:
+def test_a_read_only_turn_recalls_and_is_not_recalled(world: World) -> None:
     world.chat(user="alice").say(FACT)
     reader = world.chat(user="alice", headers={"x-mnemogate-memory": "read"})
     reader.say(QUESTION + " I call her Princess.")
@@ -887,7 +885,7 @@ def test_a_reply_that_was_interrupted_is_the_one_that_was_heard(
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_what_was_heard_may_be_told_behind_a_message_that_failed(world: World, status: int) -> None:
+def test_what_was_heard_may_be_reported_after_a_message_that_failed(world: World, status: int) -> None:
     world.upstream.queue(say("One two three four."), fail(status))
     append(world, "Count.")
     append(world, "Wait.", status=status)
@@ -901,7 +899,7 @@ def test_what_was_heard_may_be_told_behind_a_message_that_failed(world: World, s
 
 @pytest.mark.parametrize("again", ["Stop.", "Stop. Please."])
 @pytest.mark.parametrize("status", [200, 500])
-def test_what_was_heard_may_be_told_again(world: World, status: int, again: str) -> None:
+def test_what_was_heard_may_be_reported_again(world: World, status: int, again: str) -> None:
     """A voice agent sends a turn again that failed, was cancelled, or whose answer was lost on its way."""
     world.upstream.queue(say("One two three four."), *([fail(status)] if status == 500 else []))
     append(world, "Count.")
@@ -914,7 +912,7 @@ def test_what_was_heard_may_be_told_again(world: World, status: int, again: str)
     assert spoken(world) == ["Count.", "One two", again, "Ok.", "Go on."]
 
 
-def test_what_was_heard_is_told_with_each_message_until_one_is_answered(world: World) -> None:
+def test_what_was_heard_is_reported_with_each_message_until_one_is_answered(world: World) -> None:
     """The reply is known as it was heard by then, and what failed after it was said all the same."""
     world.upstream.queue(say("One two three four."), fail(500))
     append(world, "Count.")

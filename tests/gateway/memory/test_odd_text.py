@@ -61,7 +61,7 @@ def test_chat_with_a_nul_is_remembered_as_it_was_said(
         assert "x-mnemogate-durable" not in reply.headers
 
 
-def test_a_models_calls_with_a_nul_are_performed_and_told(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_models_calls_with_a_nul_are_performed_and_shown(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, agent()) as world:
         chat = world.chat(user="alice")
         calls = (
@@ -103,7 +103,7 @@ def half_of_a_reply() -> Reply:
     return raw(body, content_type="application/json")
 
 
-def test_half_of_a_pair_in_a_reply_is_handed_on_and_the_next_turn_is_kept(
+def test_half_of_a_pair_in_a_reply_is_handed_on_and_the_next_turn_is_stored(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with remember(upstream, tmp_path) as world:

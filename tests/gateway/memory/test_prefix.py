@@ -41,7 +41,7 @@ def test_sixty_turns_with_recall_hidden_rounds_and_edits_from_both_sides(world: 
     assert world.upstream.last.messages[0]["content"].count("<memory_blocks>") == 1
 
 
-def test_where_the_section_is_taken_anew_the_share_says_so(world: World) -> None:
+def test_the_cached_share_shows_where_the_section_is_rebuilt(world: World) -> None:
     """What `scripts/bench prefix` prints finds the breaks that there are."""
     seen, _ = converse(world, 12, kinds=("plain",), pause_every=6)
     share = share_of(seen)
@@ -98,7 +98,7 @@ def test_a_note_stays_where_it_was_written_while_others_learn_more(world: World)
     assert len(world.upstream.seen) - begun == 9
 
 
-def test_the_section_is_taken_anew_when_the_providers_cache_is_cold(world: World) -> None:
+def test_the_section_is_rebuilt_when_the_providers_cache_is_cold(world: World) -> None:
     chat = world.chat(model="agent/helper", user="alice")
     chat.say("Hello.")
     world.write_block("alice", "Moving to Porto.", "plans")
@@ -114,9 +114,7 @@ def test_the_section_is_taken_anew_when_the_providers_cache_is_cold(world: World
     assert prefix_bytes(world.upstream.last).startswith(fixed)
 
 
-def test_a_profile_can_have_its_section_taken_anew_each_time(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
+def test_a_profile_can_have_its_section_rebuilt_each_time(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, agent(rebuild="always")) as world:
         chat = world.chat(model="agent/helper", user="alice")
         chat.say("Hello.")

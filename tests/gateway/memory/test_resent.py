@@ -142,7 +142,7 @@ def test_a_reply_belongs_to_its_own_list(hashed: list[str]) -> None:
         assert hashed[-2:] == ["assistant", "user"]
 
 
-def test_a_list_that_was_changed_in_front_is_hashed_anew(hashed: list[str]) -> None:
+def test_a_list_that_was_changed_at_its_beginning_is_hashed_again(hashed: list[str]) -> None:
     resent = ResentLists()
     resent.listing(HASHER, ask(TALK[:4]))
     hashed.clear()
@@ -168,7 +168,7 @@ def test_what_one_memory_has_hashed_is_no_other_s() -> None:
     assert resent.listing(other, ask(TALK[:6])).atoms == HashedList(other, TALK[:6]).atoms
 
 
-def test_what_is_behind_the_list_may_change(hashed: list[str]) -> None:
+def test_what_follows_the_list_may_change(hashed: list[str]) -> None:
     resent = ResentLists()
     resent.listing(HASHER, ask(TALK[:4], temperature=1, stream=True))
     request = ask(TALK[:6], top_p=0.5)

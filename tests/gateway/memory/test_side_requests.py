@@ -336,7 +336,7 @@ CHECK = {"type": "json_schema", "json_schema": {"name": "check", "schema": {"typ
 
 @pytest.mark.parametrize("headers", [{}, {"x-mnemogate-conversation": "c1"}])
 @pytest.mark.parametrize("is_first", [True, False])
-def test_a_guardrail_beside_the_users_turn_leaves_nothing(
+def test_a_guardrail_parallel_to_the_users_turn_leaves_nothing(
     world: World, headers: dict[str, str], is_first: bool
 ) -> None:
     """Agents have a message judged or sorted by a prompt of its own, before they answer it or meanwhile."""
@@ -469,7 +469,7 @@ def test_of_a_chain_of_agents_the_first_has_heard_the_user(world: World) -> None
     assert world.query("SELECT count(*) FROM conversations") == [2]
 
 
-def test_a_note_goes_with_what_somebody_said_and_not_with_what_an_application_says_behind_it(
+def test_a_note_goes_with_the_users_text_and_not_with_an_applications_text_after_it(
     world: World,
 ) -> None:
     """OpenClaw says what its runtime does after each message, and in no later list."""
@@ -517,7 +517,7 @@ def test_a_question_is_the_users_where_a_model_has_searched_with_its_words_befor
 
 
 @pytest.mark.parametrize("is_form", [False, True])
-def test_what_is_read_stays_there_behind_the_tools_of_the_turn(world: World, is_form: bool) -> None:
+def test_a_read_only_turn_stays_so_after_its_tools(world: World, is_form: bool) -> None:
     """By the header the turn is known by its hashes; of an answer in a form nothing at all is."""
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     world.chat(user="alice").say(FACT)
@@ -603,7 +603,7 @@ def test_what_a_tool_found_that_was_called_in_words_is_nobodys(
     assert "my uncle Carl" in kept(world)
 
 
-def test_a_guardrail_beside_a_later_turn_takes_no_answers_place(world: World) -> None:
+def test_a_guardrail_parallel_to_a_later_turn_takes_no_answers_place(world: World) -> None:
     history = [*user("Hello"), {"role": "assistant", "content": "Good day."}, *user(FACT)]
     world.upstream.queue(say("Good day."), say(ANSWER), say('{"ok":true}'))
     for messages, fields in ((history[:1], {}), (history, {}), (history, {"response_format": CHECK})):

@@ -94,7 +94,7 @@ def test_statements_are_compared_outside_of_the_loop(rule: Learner, monkeypatch:
     assert in_loop == [False]
 
 
-def test_nothing_is_kept_of_a_question_of_the_past_or_of_a_reply(rule: Learner) -> None:
+def test_nothing_is_stored_of_a_question_about_the_past_or_of_a_reply(rule: Learner) -> None:
     say(rule, "Do I never eat meat? I've never been to Rome. He always sings.")
     assert rule.texts() == []
     assert section(rule) == ""

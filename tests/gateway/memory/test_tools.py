@@ -267,7 +267,7 @@ def test_a_search_of_one_side_is_not_crowded_out_by_the_other(world: World) -> N
     assert "water in the morning" in results(world)[-1]
 
 
-def test_what_was_kept_in_this_very_turn_is_found_by_somebody_new_too(world: World) -> None:
+def test_what_was_stored_in_this_very_turn_is_found_by_a_new_user_too(world: World) -> None:
     world.upstream.queue(
         call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
         call_tools(Call("archival_memory_search", {"query": "safe"}), text=None),
@@ -299,7 +299,7 @@ def test_an_argument_that_a_tool_does_not_have_does_nothing(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-def test_what_was_kept_in_this_very_turn_takes_no_more_room_than_what_is_found_later(world: World) -> None:
+def test_what_was_stored_in_this_very_turn_takes_no_more_room_than_what_is_found_later(world: World) -> None:
     world.upstream.queue(
         call_tools(
             *[
@@ -329,7 +329,7 @@ def test_where_nobody_is_named_the_model_edits_blocks_and_has_nothing_to_search(
     assert "Wants a quiet room." in system(world)
 
 
-def test_what_was_kept_on_this_path_is_found_before_it_is_confirmed(world: World) -> None:
+def test_what_was_stored_on_this_path_is_found_before_it_is_confirmed(world: World) -> None:
     chat = helper(world)
     world.upstream.queue(
         call_tools(Call("archival_memory_insert", {"content": "The safe opens with 815."}), text=None),
@@ -380,7 +380,7 @@ def test_nothing_is_recalled_for_the_result_of_a_tool(world: World) -> None:
 
 @both_ways
 @pytest.mark.parametrize("ours_first", [True, False])
-def test_of_a_mixed_round_ours_is_run_and_theirs_passed_on(
+def test_of_a_mixed_round_gateway_tools_run_and_client_tools_are_passed_on(
     world: World, stream: bool, ours_first: bool
 ) -> None:
     chat = helper(world, tools=[WEATHER], stream=stream)
@@ -444,7 +444,7 @@ def test_of_a_mixed_round_the_clients_results_may_come_late_and_in_another_order
     assert world.block("alice").value == "Likes sun."
 
 
-def test_the_clients_tools_are_re_indexed_behind_ours(world: World) -> None:
+def test_client_tools_are_reindexed_after_gateway_tools(world: World) -> None:
     chat = helper(world, tools=[WEATHER, CLOCK], stream=True)
     world.upstream.queue(
         call_tools(insert("a"), Call("weather", {"n": 1}), insert("b"), Call("clock", {"n": 2}))
@@ -545,7 +545,7 @@ def test_a_request_that_drops_its_tools_still_gets_an_answer(
         assert set(upstream.last.tool_names) == MEMORY | {"weather"}
 
 
-def test_a_clash_of_names_renames_ours(world: World) -> None:
+def test_a_clash_of_names_renames_the_gateway_tool(world: World) -> None:
     theirs = {"type": "function", "function": {"name": "memory_insert", "parameters": {"type": "object"}}}
     chat = helper(world, tools=[theirs])
     world.upstream.queue(

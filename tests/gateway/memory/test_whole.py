@@ -46,7 +46,7 @@ def asked(chat: Chat, text: str) -> str:
     "text", [WHO, "who am i", "Do you remember me?", "Was weißt du über mich?", "¿Te acuerdas de mí?", "Hi!"]
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_conversation_that_opens_so_is_told_of_its_user_alone(
+def test_a_conversation_that_opens_so_gets_a_note_of_its_user_alone(
     known: World, text: str, stream: bool
 ) -> None:
     note = asked(known.chat(user="alice", stream=stream), text)
@@ -56,11 +56,11 @@ def test_a_conversation_that_opens_so_is_told_of_its_user_alone(
     assert "bees" not in note
 
 
-def test_nobody_is_told_of_a_memory_without_anything(known: World) -> None:
+def test_an_empty_memory_gives_no_note(known: World) -> None:
     assert asked(known.chat(user="carol"), WHO) == ""
 
 
-def test_it_is_told_once_and_stays_where_it_was(known: World) -> None:
+def test_it_is_noted_once_and_stays_where_it_was(known: World) -> None:
     chat = known.chat(user="alice")
     note = asked(chat, "Hi!")
     for text in (WHO, "Thanks.", "Why?", "And what else do you know?"):
@@ -80,7 +80,7 @@ def test_within_a_conversation_only_a_question_is_answered_so(known: World) -> N
     assert asked(chat, WHO) == ""
 
 
-def test_what_a_note_of_the_conversation_has_told_is_not_told_again(known: World) -> None:
+def test_what_a_note_of_the_conversation_has_is_not_noted_again(known: World) -> None:
     chat = known.chat(user="alice")
     first = asked(chat, "What does Miso hate?")
     assert CAT in first
@@ -90,7 +90,7 @@ def test_what_a_note_of_the_conversation_has_told_is_not_told_again(known: World
     assert CAT not in note
 
 
-def test_what_the_conversation_has_said_itself_is_not_told(known: World) -> None:
+def test_what_the_conversation_has_said_itself_is_not_noted(known: World) -> None:
     chat = known.chat(user="alice")
     chat.say("My brother Kofi juggles with burning torches.")
     note = asked(chat, WHO)
@@ -98,7 +98,7 @@ def test_what_the_conversation_has_said_itself_is_not_told(known: World) -> None
     assert CAT in note
 
 
-def test_a_text_that_names_something_unknown_is_told_nothing(known: World) -> None:
+def test_a_text_that_names_something_unknown_gets_no_note(known: World) -> None:
     assert asked(known.chat(user="alice"), "What is the capital of France?") == ""
     assert asked(known.chat(user="alice"), "Tell me a joke.") == ""
 
@@ -114,13 +114,13 @@ def test_a_part_of_the_budget_is_enough(world: World) -> None:
     assert "Letter 0 " not in note
 
 
-def test_a_long_message_is_told_as_it_begins(world: World) -> None:
+def test_a_long_message_is_noted_by_its_beginning(world: World) -> None:
     """It was chosen for that, and not for a word that the question happens to share with its end."""
     world.chat(user="alice").say(f"{BOAT} {'It is a long story. ' * 20} That is what you know about me.")
     assert BOAT in asked(world.chat(user="alice"), WHO)
 
 
-def test_a_first_message_behind_a_greeting_of_the_agent_opens_as_well(known: World) -> None:
+def test_a_first_message_after_a_greeting_of_the_agent_opens_as_well(known: World) -> None:
     known.post(
         [{"role": "assistant", "content": "Good day!"}, {"role": "user", "content": "hello"}], user="alice"
     )
@@ -133,7 +133,7 @@ def test_a_list_that_began_elsewhere_does_not_open(known: World) -> None:
     assert known.upstream.last.messages[-1]["content"] == "Thanks."
 
 
-def test_memory_show_says_what_would_be_told(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_memory_show_says_what_would_be_noted(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, agent()) as world:
         world.chat(model="agent/helper", user="alice").say(CAT)
         world.settle()

@@ -110,7 +110,7 @@ def test_a_title_leaves_nothing_and_the_session_goes_on(world: World, system: An
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
-def test_a_compaction_leaves_nothing_and_the_session_goes_on_behind_it(world: World) -> None:
+def test_a_compaction_leaves_nothing_and_the_session_goes_on_after_it(world: World) -> None:
     if isinstance(world.upstream, StrictAnthropic):
         world.upstream.queue(think("Hm.", text="A cat."))
     talk = Session(world)
@@ -179,7 +179,7 @@ def test_a_compaction_begins_as_the_requests_of_its_session(world: World) -> Non
     assert world.query("SELECT count(*) FROM exchanges") == [3]
 
 
-def test_a_session_goes_on_behind_a_compaction_with_a_short_reply(world: World) -> None:
+def test_a_session_goes_on_after_a_compaction_with_a_short_reply(world: World) -> None:
     """Of what was before it the list has a short reply alone, and what the person says stands at once."""
     talk = Session(world)
     talk.start("My cat is called Miso.")

@@ -253,7 +253,7 @@ def test_a_user_that_the_api_would_refuse_is_refused_by_its_own_name(world: Worl
 # -- where memory goes
 
 
-def test_the_section_stands_behind_the_clients_system(world: World, upstream: StrictAnthropic) -> None:
+def test_the_section_follows_the_clients_system(world: World, upstream: StrictAnthropic) -> None:
     system = [
         {"type": "text", "text": "x-anthropic-billing-header: cc_version=2;"},
         {"type": "text", "text": "You code.", "cache_control": MARK},
@@ -1068,7 +1068,7 @@ def test_a_fallback_of_another_dialect_names_what_it_cannot_do(
 
 
 @pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
-def test_a_fallback_of_another_dialect_is_told_of_a_file_that_it_cannot_read(
+def test_a_fallback_of_another_dialect_gets_a_text_for_a_file_that_it_cannot_read(
     tmp_path: Path, upstream: StrictAnthropic, user: Json
 ) -> None:
     file = {"type": "document", "source": {"type": "url", "url": "https://example.com/boats.pdf"}}

@@ -145,7 +145,7 @@ def test_a_reply_of_another_user_is_not_found(world: World, upstream: StrictAnth
     assert world.query("SELECT count(*) FROM exchanges") == [2]
 
 
-def test_a_thread_begins_anew_after_a_forgetting(world: World, upstream: StrictAnthropic) -> None:
+def test_a_thread_starts_over_after_a_forgetting(world: World, upstream: StrictAnthropic) -> None:
     talk = thread(world)
     send(talk, "My cat is called Miso.")
     perform(world, "memory-forget", user="alice")

@@ -276,7 +276,7 @@ def test_forgetting_leaves_nothing_and_ends_the_link(world: World) -> None:
 
 
 @pytest.mark.both
-def test_who_has_paused_is_not_remembered_anew_after_forgetting(world: World) -> None:
+def test_a_user_who_has_paused_stays_paused_after_forgetting(world: World) -> None:
     person, _, _ = fill(world)
     person.send("pause", paused="true")
     assert any("paused" in each["text"] for each in person.twin("/forget?all=1")["stays"])

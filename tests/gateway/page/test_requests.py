@@ -103,7 +103,9 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         assert forgotten["text"] is None
 
 
-def test_a_request_names_the_blocks_that_its_model_was_told(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_a_request_names_the_blocks_that_its_model_was_shown(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
     """They go along where nothing is recalled, and a reply may say what stands in them alone."""
     with remember(upstream, tmp_path, PROFILE) as world:
         operator = operator_of(world)

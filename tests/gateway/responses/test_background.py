@@ -276,7 +276,7 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
 
 @pytest.mark.both
 @pytest.mark.parametrize("reply", [fail(429, "Slow down."), say("One two.")])
-def test_a_reader_is_told_how_a_faster_attempt_has_ended_it(
+def test_a_reader_learns_how_a_faster_attempt_has_ended_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, reply: Any
 ) -> None:
     finish = world.store.runs.finish_response
@@ -475,7 +475,7 @@ def test_an_error_ends_it(world: World, upstream: StrictUpstream) -> None:
         world.sdk.responses.retrieve(made.id)
 
 
-def test_one_that_ends_before_it_has_begun_is_told_from_its_beginning(
+def test_one_that_ends_before_it_has_begun_is_streamed_from_its_beginning(
     world: World, upstream: StrictUpstream
 ) -> None:
     upstream.queue(fail(429, "Slow down."))
@@ -581,7 +581,7 @@ def test_the_responses_of_a_conversation_follow_one_another(world: World, upstre
 
 
 @pytest.mark.both
-def test_one_that_is_made_anew_comes_before_those_that_were_accepted_after_it(
+def test_one_that_is_tried_again_comes_before_those_that_were_accepted_after_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its message is asked once, and stands once in its conversation."""

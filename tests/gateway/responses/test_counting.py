@@ -145,7 +145,7 @@ def test_a_conversation_is_made_short(world: World, upstream: StrictUpstream) ->
     assert "The user has a grey cat" not in str(world.query("SELECT input FROM exchanges"))
 
 
-def test_a_conversation_is_made_short_beside_instructions(world: World, upstream: StrictUpstream) -> None:
+def test_a_conversation_is_compacted_with_instructions(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("Nice."), say("The user has a cat."))
     first = respond(world, input="My cat is called Miso.", user="alice")
     short = world.sdk.responses.compact(model="m", previous_response_id=first.id, instructions="Be brief.")
@@ -170,7 +170,7 @@ def test_a_list_is_made_short_too(world: World, upstream: StrictUpstream) -> Non
         world.sdk.responses.compact(model="m", input="Hi")
 
 
-def test_a_list_is_counted_beside_the_loop_that_serves_others(
+def test_a_list_is_counted_outside_the_event_loop(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def thread() -> int:

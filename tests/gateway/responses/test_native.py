@@ -85,7 +85,7 @@ def asked(keeps: StoredResponses) -> str:
 
 
 @both_ways
-def test_a_later_conversation_is_told_of_an_earlier_one(
+def test_a_later_conversation_recalls_an_earlier_one(
     world: World, openai_keeps: StoredResponses, stream: bool
 ) -> None:
     respond(world, input="My cat is called Miso.", stream=stream)
@@ -98,7 +98,7 @@ def test_a_later_conversation_is_told_of_an_earlier_one(
     assert openai_keeps.asked[2]["input"] == "What is my cat called?"
 
 
-def test_memory_blocks_stand_behind_the_instructions(
+def test_memory_blocks_follow_the_instructions(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
     helper = {"x-mnemogate-agent": "helper"}
@@ -335,7 +335,7 @@ def test_a_client_that_names_the_previous_response_goes_on(
     assert json.dumps(openai_keeps.heard[-1]).count("is called Miso") == 1
 
 
-def test_ids_are_known_behind_a_restart(
+def test_ids_are_known_after_a_restart(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
     openai_keeps.outputs.append([thought("Hm."), said("A nice name.")])
@@ -382,7 +382,7 @@ def test_of_equal_replies_the_newest_ids_alone_are_stored(
     assert len(ids) == 4
 
 
-def test_an_id_that_nobody_knows_begins_anew(world: World, openai_keeps: StoredResponses) -> None:
+def test_an_unknown_id_begins_a_conversation(world: World, openai_keeps: StoredResponses) -> None:
     off = {"x-mnemogate-memory": "off"}
     previous = respond(world, input="My dog is called Rex.", extra_headers=off).id
     respond(world, input="My cat is called Miso.")
@@ -451,7 +451,9 @@ def test_replies_that_are_named_by_their_items_are_known(world: World, openai_ke
 
 
 @both_ways
-def test_calls_and_their_results_are_kept(world: World, openai_keeps: StoredResponses, stream: bool) -> None:
+def test_calls_and_their_results_are_stored(
+    world: World, openai_keeps: StoredResponses, stream: bool
+) -> None:
     openai_keeps.outputs.append([said("Let me see."), called("weather", '{"city": "Rome"}')])
     items: list[Json] = [{"role": "user", "content": "Is it raining in Rome?"}]
     response = respond(world, input=items, tools=[WEATHER], stream=stream)
@@ -546,9 +548,7 @@ def test_what_stands_above_an_id_counts_once_however_often_it_is_sent(
     assert conversations(world) == 1
 
 
-def test_what_was_heard_of_a_reply_may_come_behind_its_id(
-    world: World, openai_keeps: StoredResponses
-) -> None:
+def test_what_was_heard_of_a_reply_may_come_after_its_id(world: World, openai_keeps: StoredResponses) -> None:
     """LiveKit names the response of which its caller heard the beginning, and says the beginning after it."""
     openai_keeps.outputs.append([said("We have soup, and there is bread.")])
     previous = respond(world, input="What is there to eat?").id
@@ -566,7 +566,7 @@ def test_what_was_heard_of_a_reply_may_come_behind_its_id(
 # -- what is written
 
 
-def test_a_reply_that_is_cut_is_kept_as_far_as_it_came(
+def test_a_reply_that_is_cut_is_stored_as_far_as_it_came(
     world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
 ) -> None:
     gate = Gate()
@@ -633,7 +633,7 @@ def test_a_response_that_is_not_stored_is_not_known_by_its_id(world: World) -> N
     assert len(earlier) == 1
 
 
-def test_nothing_is_kept_of_what_the_upstream_refused(
+def test_nothing_is_stored_of_what_the_upstream_refused(
     world: World, upstream: StrictUpstream, openai_keeps: StoredResponses
 ) -> None:
     with pytest.raises(openai.BadRequestError, match="Unknown parameter: 'wrong'"):
@@ -970,13 +970,13 @@ def test_a_profile_has_its_prompt_without_memory_too(
     assert [each["instructions"] for each in openai_keeps.asked] == ["You help.", "You help."]
 
 
-def test_a_history_of_ours_cannot_be_asked_for(world: World) -> None:
+def test_append_mode_cannot_be_asked_for(world: World) -> None:
     append = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "one"}
     with pytest.raises(openai.BadRequestError, match="does not prepend history"):
         respond(world, input="Hi", extra_headers=append)
 
 
-def test_what_was_off_the_record_is_not_kept_of_a_later_list(
+def test_what_was_off_the_record_is_not_stored_of_a_later_list(
     world: World, openai_keeps: StoredResponses
 ) -> None:
     off = {"x-mnemogate-memory": "off"}
@@ -1055,7 +1055,7 @@ def test_requests_side_by_side_in_one_conversation_do_not_wait(
         assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "on")
 
 
-def test_a_profile_whose_history_is_ours_goes_on_by_an_id(
+def test_a_profile_in_append_mode_goes_on_by_an_id(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
     headers = {"x-mnemogate-agent": "helper", "x-mnemogate-conversation": "one"}

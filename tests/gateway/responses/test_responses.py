@@ -116,7 +116,7 @@ def calls_in(response: Any) -> list[Any]:
 
 
 @both_ways
-def test_what_one_conversation_tells_another_recalls(
+def test_what_is_said_in_one_conversation_is_recalled_in_another(
     world: World, upstream: StrictUpstream, stream: bool
 ) -> None:
     first = Talk(world, {"user": "alice", "stream": stream})
@@ -246,7 +246,7 @@ def test_an_id_may_be_gone_on_from_again(world: World, upstream: StrictUpstream)
             assert contents(upstream) == ["One", "Ok.", text, "Ok.", "More"]
 
 
-def test_an_id_is_found_behind_a_reply_that_came_back_cut(world: World, upstream: StrictUpstream) -> None:
+def test_an_id_is_found_after_a_reply_that_came_back_cut(world: World, upstream: StrictUpstream) -> None:
     """LiveKit, once a caller has cut in: it sends all again, with what was heard, and goes on by the id."""
     upstream.queue(say("We have soup and a secret menu."), say("Soup it is."))
     respond(world, user="alice", input="What is there to eat?")
@@ -324,7 +324,7 @@ def test_a_response_that_was_left_is_not_the_one_after_it(world: World, upstream
         assert contents(upstream) == ["Count.", text, "And?"]
 
 
-def test_what_comes_back_in_another_form_keeps_the_ids_behind_it(
+def test_what_comes_back_in_another_form_keeps_the_ids_after_it(
     world: World, upstream: StrictUpstream
 ) -> None:
     """A voice agent reports what was heard of a reply, and goes on from the next one by its id."""
@@ -363,7 +363,7 @@ def make_agent(world: World) -> None:
 
 
 @pytest.mark.agents
-def test_a_reply_that_nobody_heard_leaves_the_ids_behind_it(world: World, upstream: StrictUpstream) -> None:
+def test_a_reply_that_was_not_heard_keeps_the_ids_after_it(world: World, upstream: StrictUpstream) -> None:
     make_agent(world)
     options: Json = {"model": "agent/ann", "extra_headers": {"x-mnemogate-conversation": "default"}}
     texts = [{"role": "user", "content": text} for text in ("Count.", "Stop.")]
@@ -429,7 +429,7 @@ def test_items_are_named_by_their_ids(world: World, upstream: StrictUpstream) ->
 
 @both_ways
 @pytest.mark.parametrize("client", ["vercel", "livekit", "calls alone", "semantic kernel", "strands"])
-def test_what_an_id_stands_for_may_be_said_again_behind_it(
+def test_what_an_id_stands_for_may_be_repeated_after_it(
     world: World, upstream: StrictUpstream, stream: bool, client: str
 ) -> None:
     upstream.queue(call_tools(Call("weather", {}), Call("weather", {}), text="Let me see."), say("Sunny."))
@@ -459,7 +459,7 @@ def test_what_an_id_stands_for_may_be_said_again_behind_it(
 
 
 @pytest.mark.parametrize("heard", ["We have soup", "We have soup..."])
-def test_what_was_heard_of_a_reply_may_come_behind_its_id(
+def test_what_was_heard_of_a_reply_may_come_after_its_id(
     world: World, upstream: StrictUpstream, heard: str
 ) -> None:
     """LiveKit names the response of which its caller heard the beginning, and says the beginning after it."""
@@ -520,7 +520,7 @@ def test_a_body_is_read_under_any_type_and_its_query_goes_on(world: World, upstr
     assert (refused.status, refused.error["param"]) == (415, "content-encoding")
 
 
-def test_what_is_said_behind_an_id_stays(world: World, upstream: StrictUpstream) -> None:
+def test_what_follows_an_id_stays(world: World, upstream: StrictUpstream) -> None:
     first = respond(world, user="alice", input="One", previous_response_id=None)
     items = [{"role": "assistant", "content": "And more."}, {"role": "user", "content": "Two"}]
     respond(world, user="alice", input=items, previous_response_id=first.id)
@@ -536,7 +536,7 @@ def test_an_id_and_items_of_it_stand_side_by_side(world: World, upstream: Strict
     assert contents(upstream) == ["One", "One it is.", "Two it is.", "Three"]
 
 
-def test_hidden_rounds_stand_behind_an_id_too(world: World, upstream: StrictUpstream) -> None:
+def test_an_id_stands_for_hidden_rounds_too(world: World, upstream: StrictUpstream) -> None:
     insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
     upstream.queue(call_tools(insert), say("Tea it is."))
     first = respond(world, model="agent/helper", user="alice", input="I like tea.")
@@ -557,7 +557,7 @@ def test_a_long_chain_is_whole(
 
 
 @pytest.mark.parametrize("mode", ["off", "read"])
-def test_what_is_not_kept_has_no_id_to_go_on_from(world: World, mode: str) -> None:
+def test_what_is_not_stored_has_no_id_to_go_on_from(world: World, mode: str) -> None:
     headers = {"x-mnemogate-memory": mode}
     first = respond(world, user="alice", input="One", extra_headers=headers)
     with pytest.raises(openai.BadRequestError, match="not found"):
@@ -693,7 +693,7 @@ def test_a_reply_that_was_cut_is_incomplete(world: World, upstream: StrictUpstre
 
 
 @both_ways
-def test_the_usage_is_told(world: World, upstream: StrictUpstream, stream: bool) -> None:
+def test_the_usage_is_reported(world: World, upstream: StrictUpstream, stream: bool) -> None:
     usage = respond(world, input="Hi", stream=stream).usage
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens > 0
 
@@ -770,7 +770,7 @@ def test_a_stream_that_breaks_has_failed(world: World, upstream: StrictUpstream)
         ({"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
     ],
 )
-def test_a_request_that_cannot_be_told_is_refused(
+def test_a_request_that_cannot_be_translated_is_refused(
     world: World, upstream: StrictUpstream, fields: Json, param: str
 ) -> None:
     body = {"model": "m", "input": "Hi", "user": "alice", **fields}
@@ -918,7 +918,7 @@ def test_a_stored_conversation_that_fills_the_window_is_an_error_too(
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
-def test_a_turn_whose_hidden_rounds_do_not_fit_is_remembered_as_far_as_it_was_told(
+def test_a_turn_with_hidden_rounds_that_do_not_fit_is_remembered_as_far_as_it_was_shown(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     small = replace(by_chat(upstream)[0], context_window=3000)

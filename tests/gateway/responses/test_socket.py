@@ -267,7 +267,7 @@ def test_by_way_of_chat_completions_it_is_gone_on_from_too(upstream: StrictUpstr
         ]
 
 
-def test_behind_a_stored_response_one_that_is_not_is_gone_on_from(
+def test_an_unstored_response_after_a_stored_one_can_be_continued(
     openai_keeps: StoredResponses, talk: Talk
 ) -> None:
     first = talk.ask(input="One.")
@@ -375,7 +375,7 @@ def test_a_cancel_that_names_the_response_before_means_the_one_that_has_not_begu
 
 
 @pytest.mark.parametrize("names_last", [False, True])
-def test_a_second_cancel_means_the_response_behind_the_cancelled_one(
+def test_a_second_cancel_means_the_response_after_the_cancelled_one(
     world: World, upstream: StrictUpstream, talk: Talk, monkeypatch: pytest.MonkeyPatch, *, names_last: bool
 ) -> None:
     """The first one is still reading memory, and has no id yet."""
@@ -454,7 +454,7 @@ def test_a_client_that_closes_has_heard_what_came(
 # -- several at once
 
 
-def test_responses_of_one_stream_id_come_one_after_another_and_others_beside_them(
+def test_responses_of_one_stream_id_come_in_order_and_others_in_parallel(
     upstream: StrictUpstream, talk: Talk
 ) -> None:
     gate = Gate()
@@ -559,7 +559,7 @@ def test_values_go_back_as_they_were_written(talk: Talk) -> None:
         ("", "The reply has the status 500."),
     ],
 )
-def test_whatever_an_upstreams_error_says_is_told(
+def test_whatever_an_upstreams_error_says_is_reported(
     talk: Talk, upstream: StrictUpstream, body: str, message: str
 ) -> None:
     upstream.queue(Reply(status=500, headers={"content-type": "application/json"}, body=[body.encode()]))
@@ -569,7 +569,7 @@ def test_whatever_an_upstreams_error_says_is_told(
     assert event["error"]["message"] == message
 
 
-def test_an_upstreams_error_is_told_with_its_status(ways: World, upstream: StrictUpstream) -> None:
+def test_an_upstreams_error_is_reported_with_its_status(ways: World, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, retry_after="7"))
     with open_socket(ways.gateway) as socket:
         event = Talk(socket).ask(input="Hi")
@@ -604,7 +604,7 @@ DONE = b'{"type":"response.completed","response":{"id":"resp_1","output":[]}}'
         ),
     ],
 )
-def test_whatever_an_upstream_streams_the_next_request_begins_anew(
+def test_whatever_an_upstream_streams_the_next_request_is_not_affected(
     talk: Talk, upstream: StrictUpstream, pieces: list[bytes], kinds: list[str]
 ) -> None:
     upstream.queue(Reply(headers={"content-type": "text/event-stream"}, body=pieces))
@@ -723,7 +723,7 @@ def text_frame(data: bytes) -> bytes:
         ({"sec-websocket-version": "8"}, b""),
     ],
 )
-def test_what_is_no_handshake_is_told_so(world: World, headers: dict[str, str], body: bytes) -> None:
+def test_what_is_no_handshake_is_refused(world: World, headers: dict[str, str], body: bytes) -> None:
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers={**HANDSHAKE, **headers})
         client.send(body)
@@ -731,7 +731,7 @@ def test_what_is_no_handshake_is_told_so(world: World, headers: dict[str, str], 
         assert client.is_closed()
 
 
-def test_a_handshake_behind_a_request_under_way_opens_nothing(world: World, upstream: StrictUpstream) -> None:
+def test_a_handshake_after_a_request_under_way_opens_nothing(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.endpoints.hold_events[3] = gate
     with world.gateway.connect() as client:
@@ -744,7 +744,7 @@ def test_a_handshake_behind_a_request_under_way_opens_nothing(world: World, upst
         assert client.read_reply().status == 405
 
 
-def test_a_handshake_behind_a_reply_that_is_not_read_opens_nothing(
+def test_a_handshake_after_a_reply_that_is_not_read_opens_nothing(
     world: World, upstream: StrictUpstream
 ) -> None:
     upstream.queue(Reply(headers={"content-type": "application/json"}, body=[b'"%b"' % (b"x" * 30_000_000)]))
@@ -882,7 +882,7 @@ def closed_with(socket: ClientConnection) -> int | None:
     return closed.value.rcvd and closed.value.rcvd.code
 
 
-def test_a_response_that_the_end_cuts_is_told_so(
+def test_a_response_that_the_end_cuts_is_reported_as_incomplete(
     upstream: StrictUpstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     upstream.endpoints.hold_events[6] = Gate()
@@ -960,7 +960,7 @@ def test_a_large_message_gives_back_what_it_took(world: World, talk: Talk) -> No
     assert world.gateway.app._sockets.bodies.left_bytes == QUIET.bodies_in_flight_bytes
 
 
-def test_a_fault_gives_back_what_the_responses_behind_it_took(
+def test_a_fault_gives_back_what_the_responses_after_it_took(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bodies, gate = world.gateway.app._sockets.bodies, Gate()

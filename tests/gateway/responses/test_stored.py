@@ -150,7 +150,7 @@ def test_items_of_a_response_in_the_background_are_found_by_their_ids(
 
 
 @pytest.mark.parametrize("repeats_question", [True, False])
-def test_thoughts_that_a_client_repeats_beside_the_id_are_dropped_with_their_reply(
+def test_thoughts_that_a_client_repeats_with_the_id_are_dropped_with_their_reply(
     world: World, upstream: StrictUpstream, repeats_question: bool
 ) -> None:
     upstream.rules = Rules(unknown_parameters=False)
@@ -507,7 +507,7 @@ def test_a_foreground_response_is_neither_streamed_again_nor_cancelled(world: Wo
 
 
 @pytest.mark.both
-def test_what_nobody_is_named_for_is_kept_for_so_many_days(world: World) -> None:
+def test_responses_without_a_user_are_retained_for_so_many_days(world: World) -> None:
     mine, unnamed = respond(world, input="Hi", user="alice"), respond(world, input="Hi")
     world.clock.sleep(31 * 86_400)
     newer = respond(world, input="Hi")
@@ -530,7 +530,7 @@ def test_over_claude_thoughts_go_back_uncarried(tmp_path: Path) -> None:
             assert "Hm, perhaps." in str(claude.last.json["messages"])
 
 
-def test_a_summary_alone_has_a_model_think_that_thinks_when_it_is_told_to(tmp_path: Path) -> None:
+def test_a_summary_alone_turns_on_thinking_where_it_is_optional(tmp_path: Path) -> None:
     with StrictAnthropic() as claude:
         ours = UpstreamSettings("claude", "anthropic", claude.base_url, api_key="k")
         with remember(claude, tmp_path, agent(), upstreams=(ours,)) as world:  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ def test_conversations_are_asked_for_where_they_are(
         assert (len(local.seen), len(upstream.seen)) == (0, 2)
 
 
-def test_a_conversation_of_an_upstreams_is_not_begun_anew_by_a_model_that_cannot_read_it(
+def test_an_upstreams_conversation_is_not_restarted_by_a_model_that_cannot_read_it(
     upstream: StrictUpstream, local: StrictUpstream, tmp_path: Path
 ) -> None:
     openais = "conv_" + "68af5c" * 8

@@ -126,7 +126,7 @@ async def test_over_http_with_plain_replies() -> None:
         await check_server(server)
 
 
-async def test_numbers_that_are_too_large_to_be_kept() -> None:
+async def test_numbers_that_are_too_large_to_be_stored() -> None:
     with started("large") as server:
         servers = asking(server)
         (tool,) = [each for each in await servers.list_tools(server) if each.name == "large"]

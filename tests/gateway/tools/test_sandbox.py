@@ -166,7 +166,7 @@ FAILS = [
 
 @needs_bwrap
 @pytest.mark.parametrize(("source", "says", "printed"), FAILS, ids=range(len(FAILS)))
-async def test_what_goes_wrong_is_told(sandbox: Sandbox, source: str, says: str, printed: str) -> None:
+async def test_what_goes_wrong_is_reported(sandbox: Sandbox, source: str, says: str, printed: str) -> None:
     answer = await sandbox.run(source, call())
     assert (answer.content, answer.status, answer.stdout) == (says, "error", printed)
 
@@ -568,7 +568,7 @@ async def test_what_was_missing_is_looked_for_again(monkeypatch: pytest.MonkeyPa
     assert (await sandbox.run("def tool(x): return x + 1", call(x=1))).content == "2"
 
 
-def test_the_program_within_needs_nothing_of_ours() -> None:
+def test_the_sandboxed_program_needs_no_module_of_the_gateway() -> None:
     text = Path(module.sandbox_program.__file__).read_text()
     assert "gateway" not in text
     work = {"source": "def tool(x): return [x]", "arguments": {"x": 1}, "agent": {}}

@@ -89,7 +89,7 @@ async def test_calls_of_one_lane_keep_their_order() -> None:
     ("error", "is_logged_as"),
     [(ValueError("secret detail"), "ERROR"), (Unavailable("the disk is gone"), "WARNING")],
 )
-async def test_a_call_that_fails_is_told_to_the_model_and_takes_no_other_with_it(
+async def test_a_call_that_fails_is_reported_to_the_model_and_fails_no_other(
     caplog: pytest.LogCaptureFixture, error: Exception, is_logged_as: str
 ) -> None:
     box = Doors()

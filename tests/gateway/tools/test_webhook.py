@@ -33,7 +33,7 @@ def headers_of(server: ToolServer) -> dict[str, str]:
     return {name.lower(): value for name, value in pairs}
 
 
-async def test_it_is_told_who_calls_and_can_check_it() -> None:
+async def test_the_receiver_gets_the_caller_and_can_verify_it() -> None:
     async with serving(replying("200 OK", "sunny, 20 °C".encode())) as server:
         assert await call(server) == ToolAnswer("sunny, 20 °C")
     assert orjson.loads(server.bodies[0]) == {
@@ -79,7 +79,7 @@ async def test_without_a_secret_it_is_not_signed() -> None:
         ),
     ],
 )
-async def test_what_goes_wrong_is_told_and_not_tried_again(reply: bytes, says: str) -> None:
+async def test_what_goes_wrong_is_reported_and_not_tried_again(reply: bytes, says: str) -> None:
     async with serving(reply) as server:
         assert await call(server) == ToolAnswer(f"Error: lookup {says}", "error")
     assert len(server.heads) == 1

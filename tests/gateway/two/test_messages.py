@@ -93,7 +93,7 @@ def test_hidden_rounds_of_one_gateway_are_put_back_by_the_other(
     assert b"block_binding" not in upstream.last.body
 
 
-def test_a_gateway_that_is_killed_in_a_stream_behind_a_hidden_round(
+def test_a_gateway_that_is_killed_in_a_stream_after_a_hidden_round(
     gateways: Gateways, upstream: StrictAnthropic
 ) -> None:
     """What was heard is taken for heard, and the next gateway goes on with a list that the upstream takes."""

@@ -160,7 +160,7 @@ def test_when_all_fail_the_last_error_is_the_answer(two: Open, stream: bool, mem
 
 
 @both
-def test_an_error_of_ours_tells_the_tries_as_well(two: Open, memory: bool) -> None:
+def test_an_error_of_the_gateway_names_the_attempts_as_well(two: Open, memory: bool) -> None:
     with two() as it:
         it.first.queue(BUSY)
         it.second.queue(Reply(cut_before_headers=True))
@@ -330,7 +330,7 @@ def test_dialling_is_tried_twice(two: Open, memory: bool) -> None:
 
 @both
 @forms
-def test_retries_wait_as_long_as_they_are_told(two: Open, stream: bool, memory: bool) -> None:
+def test_retries_wait_as_long_as_the_upstream_asks(two: Open, stream: bool, memory: bool) -> None:
     with two(fallbacks=(), retries=2) as it:
         it.first.queue(fail(503), fail(429, retry_after="1.5"), say("At last."))
         text, headers = it.ask(stream, memory)
@@ -436,7 +436,7 @@ def test_any_other_header_may_be_a_key_of_the_settings(two: Open, name: str) -> 
 
 
 @pytest.mark.parametrize(("key", "is_told"), [("k1", True), (None, False)])
-def test_a_refused_key_of_the_settings_is_told_to_the_operator(
+def test_a_refused_key_of_the_settings_is_reported_to_the_operator(
     two: Open, caplog: pytest.LogCaptureFixture, key: str | None, is_told: bool
 ) -> None:
     with two(api_key=key) as it:

@@ -93,7 +93,7 @@ def test_a_stream_of_which_nothing_comes_but_its_end_is_tried_elsewhere(two: Ope
 @both
 @only_openai
 @pytest.mark.parametrize("apart", [False, True], ids=["at-once", "apart"])
-def test_an_error_behind_comments_is_tried_elsewhere(two: Open, apart: bool, memory: bool) -> None:
+def test_an_error_after_comments_is_tried_elsewhere(two: Open, apart: bool, memory: bool) -> None:
     """OpenRouter sends them while it waits for the upstream that it chose."""
     comment = b": OPENROUTER PROCESSING\n\n"
     error = b'data: {"error":{"code":502,"message":"Gone."},"choices":[]}\n\n'
@@ -196,7 +196,7 @@ def test_a_whole_success_that_is_an_error_is_that_error(two: Open, memory: bool)
 @only_openai
 @both
 @pytest.mark.parametrize("error", [b"null", b'{"message":"A tool failed."}'])
-def test_a_completion_with_an_error_beside_it_is_a_completion(two: Open, memory: bool, error: bytes) -> None:
+def test_a_completion_that_also_has_an_error_is_a_completion(two: Open, memory: bool, error: bytes) -> None:
     choice = b'{"index":0,"message":{"role":"assistant","content":"Ok."},"finish_reason":"stop"}'
     body = b'{"id":"c","object":"chat.completion","choices":[%b],"error":%b}' % (choice, error)
     with two() as it:

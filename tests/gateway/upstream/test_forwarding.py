@@ -88,7 +88,7 @@ def test_files_from_upload_to_deletion(sdk: openai.OpenAI, upstream: StrictUpstr
         sdk.files.retrieve(made.id)
 
 
-def test_a_misspelt_header_of_ours_asks_no_upstream(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+def test_a_misspelt_gateway_header_asks_no_upstream(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
     headers = {"x-mnemogate-memroy": "off"}
     with pytest.raises(openai.BadRequestError, match="did you mean x-mnemogate-memory"):
         sdk.embeddings.create(model="m", input="a", extra_headers=headers)
@@ -144,7 +144,7 @@ def two(upstream: StrictUpstream) -> Iterator[tuple[Running, StrictUpstream, Str
             yield running, upstream, second
 
 
-def test_what_responses_and_accounts_have_beside(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
+def test_other_paths_of_responses_and_accounts(sdk: openai.OpenAI, upstream: StrictUpstream) -> None:
     made = b'{"id": "x-1", "object": "thing", "data": [], "has_more": false}'
     calls = {
         "POST /v1/vector_stores": lambda: sdk.vector_stores.create(name="Recipes"),
@@ -277,7 +277,7 @@ def test_a_closed_list_is_closed_to_forms_that_cannot_be_read(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_model_behind_its_file_is_found(
+def test_a_model_after_its_file_is_found(
     two: tuple[Running, StrictUpstream, StrictUpstream], chunked: bool
 ) -> None:
     """The order of OpenAI's own examples, which its SDK for JavaScript and curl keep."""
@@ -295,7 +295,7 @@ def test_a_model_behind_its_file_is_found(
     assert ("content-length" in second.last.headers) is not chunked
 
 
-def test_a_file_before_its_model_is_kept_within_the_limits_of_bodies(upstream: StrictUpstream) -> None:
+def test_a_file_before_its_model_is_buffered_within_the_limits_of_bodies(upstream: StrictUpstream) -> None:
     gate = Gate()
     body = form(("*file", b"x" * 1_500_000), ("model", b"m"))
     settings = settings_for(upstream, server={"max_body_bytes": 1_600_000})
@@ -615,7 +615,7 @@ def test_a_boundary_is_read_where_one_is_named(kind: str, expected: bytes | None
         ("blue", None, {"headers": {"x-portkey-api-key": "k1"}}, 403),  # any other header may be a key
     ],
 )
-def test_a_list_of_what_all_projects_keep_is_for_whom_the_settings_say(
+def test_a_list_of_what_all_projects_store_needs_the_setting(
     tmp_path: Path, what: str, project: str, lists: bool | None, keys: dict[str, Any], status: int
 ) -> None:
     async def open_here() -> Store:

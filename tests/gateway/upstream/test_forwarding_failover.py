@@ -165,7 +165,7 @@ def test_a_breaker_rests_who_keeps_failing(two: Open) -> None:
 # --- the same one again, or not
 
 
-def test_retries_wait_as_long_as_they_are_told(two: Open) -> None:
+def test_retries_wait_as_long_as_the_upstream_asks(two: Open) -> None:
     with two(retries=2) as it:
         it.first.queue(BUSY, fail(500))
         assert it.embed().headers["x-mnemogate-tries"] == "first:429;first:500;first:200"

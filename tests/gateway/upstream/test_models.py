@@ -375,7 +375,7 @@ def test_a_model_is_found_before_any_list_was_asked_for(upstream: StrictUpstream
         assert gateway.ask("GET", f"/v1/models/{upstream.models[1]}", headers=GOOD).status == 200
 
 
-def test_a_key_that_the_upstream_refuses_is_told_so(upstream: StrictUpstream) -> None:
+def test_a_refusal_of_the_key_by_the_upstream_is_reported(upstream: StrictUpstream) -> None:
     upstream.key = "sk-good"
     with serve(settings_for(upstream), limits=KEYED) as gateway:
         for path in ("/v1/models", f"/v1/models/{upstream.models[0]}"):

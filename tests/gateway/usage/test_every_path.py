@@ -442,7 +442,7 @@ def test_batches_of_agents_count_their_items(model: str, tmp_path: Path) -> None
 
 
 @pytest.mark.agents
-def test_a_batchs_reply_that_is_not_kept_counts(tmp_path: Path) -> None:
+def test_a_reply_of_a_batch_that_is_not_stored_counts(tmp_path: Path) -> None:
     with scene(tmp_path, held=True, admin_token=TOKEN) as found:
         agents, letta = found.agents(2), found.world.letta
         letta.agents.messages.create(agents[0], input="My pin is 1234.", override_model="up/m")

@@ -172,7 +172,7 @@ def test_a_request_reserves_no_more_output_than_replies_have(world: World) -> No
         assert world.post(ASK, user="bob", max_tokens=128_000).status == 200
 
 
-def test_what_requests_under_way_have_reserved_is_not_told_as_used_up(world: World) -> None:
+def test_what_requests_under_way_have_reserved_is_not_reported_as_used_up(world: World) -> None:
     limit(world, "cost", "day", 5_000 / 1e6)
     with reply_under_way(world, max_tokens=4_000):
         reply = world.post(ASK, user="bob", max_tokens=4_000)
@@ -537,7 +537,7 @@ def test_the_answer_says_what_and_until_when(world: World) -> None:
     assert world.query("SELECT count(*) FROM exchanges") == [1]
 
 
-def test_a_minutes_limit_is_told_with_each_reply(world: World) -> None:
+def test_a_minutes_limit_is_reported_with_each_reply(world: World) -> None:
     limit(world, "requests", "minute", 2)
     world.upstream.script = lambda seen: say(
         "Hi.", usage=USAGE, headers={"x-ratelimit-limit-requests": "900", "x-ratelimit-limit-tokens": "9"}
@@ -740,7 +740,7 @@ def test_an_alias_of_another_dialect_answers_no_message_that_claude_alone_can(
         assert upstream.last.json["model"] == "small"
 
 
-def test_a_message_that_memory_cannot_read_is_the_users_whom_claude_code_names(
+def test_a_message_that_memory_cannot_read_counts_for_the_user_that_claude_code_names(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with StrictAnthropic() as claude:
@@ -824,7 +824,7 @@ def test_what_was_used_before_counts(world: World) -> None:
 
 
 @pytest.mark.both
-def test_a_user_who_is_forgotten_begins_anew_and_leaves_no_user_alone(
+def test_a_forgotten_user_starts_at_zero_and_requests_without_a_user_are_unchanged(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with limited(upstream, tmp_path) as world:
@@ -1115,7 +1115,7 @@ def test_a_limit_names_a_user_as_requests_do(world: World) -> None:
         ({"user": "a" * 257}, "user"),
     ],
 )
-def test_a_wrong_limit_is_told_what_is_wrong(world: World, change: Any, param: str) -> None:
+def test_the_error_of_a_wrong_limit_says_what_is_wrong(world: World, change: Any, param: str) -> None:
     reply = manage(world, "POST", "", {"unit": "requests", "per": "day", "most": 5, **change})
     assert (reply.status, reply.error["param"]) == (400, param)
     assert manage(world, "GET", "").json["data"] == []

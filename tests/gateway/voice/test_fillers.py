@@ -301,7 +301,7 @@ async def everything_known(world: World) -> list[str]:
     return [m.text for m in await world.store.recall.recent(found, 100)]
 
 
-def test_where_the_history_is_ours_too(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_in_append_mode_too(upstream: StrictUpstream, tmp_path: Path) -> None:
     profile = agent(filler="model", history="append")
     with remember(upstream, tmp_path, profile) as world:
         chat = talk(world)

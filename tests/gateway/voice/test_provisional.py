@@ -121,7 +121,7 @@ def test_a_sentence_that_was_generated_and_never_spoken_is_not_known(world: Worl
     assert "go to the market" in note
 
 
-def test_an_unspoken_edit_of_a_turn_that_went_on_is_kept_with_the_turn(world: World) -> None:
+def test_an_unspoken_edit_of_a_turn_that_went_on_is_stored_with_the_turn(world: World) -> None:
     """The edit was made before the text that was cut: the turn took place, so its edit counts once."""
     chat = world.chat(user="alice", model="agent/helper", stream=True)
     world.upstream.queue(insert("Likes markets."), say("Noted, you like markets very much indeed."))
@@ -265,7 +265,7 @@ def recalled(world: World, question: str, text: str) -> str:
     return sent
 
 
-def test_what_the_application_said_before_a_reply_is_not_recalled_beside_it(world: World) -> None:
+def test_a_filler_of_the_application_is_not_recalled_with_its_reply(world: World) -> None:
     """LiveKit's `session.say` in a tool is a message of its own before the reply; both are one reply in memory."""
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
     chat = world.chat(user="alice", headers={"x-livekit-room-id": "room-1"}, stream=True, tools=[tool])

@@ -143,7 +143,7 @@ def test_a_path_names_its_agent(world: LettaWorld, stream: bool, fields: Json) -
     assert world.upstream.last.json["model"] == "m"
 
 
-def test_an_agent_that_is_not_there_is_told_in_openais_form(world: LettaWorld) -> None:
+def test_a_missing_agent_is_reported_in_openais_form(world: LettaWorld) -> None:
     path = f"/v1/voice-beta/agent-{'0' * 32}/chat/completions"
     reply = world.world.gateway.ask(
         "POST", path, orjson.dumps({"messages": [{"role": "user", "content": "Hi"}]})

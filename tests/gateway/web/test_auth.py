@@ -57,7 +57,7 @@ def test_once_a_key_exists_every_route_demands_one(gateway: Running, method: str
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
 
 
-def test_who_sends_the_providers_key_alone_is_told_which_key_is_missing(gateway: Running) -> None:
+def test_a_caller_with_the_providers_key_alone_learns_which_key_is_missing(gateway: Running) -> None:
     """An application that has worked without keys sends this one from then on."""
     make_key(gateway)
     said = []

@@ -59,7 +59,7 @@ def with_images(size: int) -> bytes:
     return orjson.dumps({"model": "m", "user": "alice", "messages": [{"role": "user", "content": parts}]})
 
 
-def test_twenty_megabytes_of_images_are_served_and_kept(world: World) -> None:
+def test_twenty_megabytes_of_images_are_served_and_stored(world: World) -> None:
     body = with_images(20_000_000)
     assert len(body) > 20_000_000
     reply = world.gateway.post(body)
@@ -74,7 +74,7 @@ def test_twenty_megabytes_of_images_are_served_and_kept(world: World) -> None:
     assert len(world.upstream.last.body) < 10_000  # its words are recalled, not its images
 
 
-def test_twenty_megabytes_off_the_record_are_served_and_not_kept(world: World) -> None:
+def test_twenty_megabytes_off_the_record_are_served_and_not_stored(world: World) -> None:
     body = with_images(20_000_000)
     reply = world.gateway.post(body, {"x-mnemogate-memory": "off"})
     assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "off")
@@ -96,7 +96,7 @@ def test_a_conversation_with_images_goes_on(world: World) -> None:
     assert world.query("SELECT length(input) > 1000000 FROM exchanges ORDER BY id") == [1, 0]
 
 
-def test_over_the_limit_is_refused_unread_and_nothing_is_kept(world: World) -> None:
+def test_over_the_limit_is_refused_unread_and_nothing_is_stored(world: World) -> None:
     limit = world.gateway.app.services.settings.server.max_body_bytes
     before = stored(world)
     with world.gateway.connect() as client:
@@ -186,7 +186,7 @@ def test_an_absurd_header_is_a_400_and_leaves_nothing(
     assert len(quiet.upstream.seen) == sent
 
 
-def test_who_asks_for_an_agent_that_is_not_there_is_told_where_the_others_are(quiet: World) -> None:
+def test_the_error_of_a_missing_agent_says_where_the_others_are(quiet: World) -> None:
     for fields, headers in (({"model": "agent/nobody"}, {}), ({}, {"x-mnemogate-agent": "nobody"})):
         reply = quiet.gateway.post({**HELLO, **fields}, headers)
         assert reply.status == (404 if fields else 400)

@@ -69,7 +69,7 @@ def test_a_trailer_is_no_header(gateway: Running, upstream: StrictUpstream) -> N
         assert client.read_reply().status == 200
 
 
-def test_a_head_that_began_behind_another_request_is_bounded_as_well(
+def test_a_head_that_began_after_another_request_is_bounded_as_well(
     upstream: StrictUpstream,
 ) -> None:
     with (

@@ -78,7 +78,7 @@ def test_another_model_name_leaves_every_other_value_alone(upstream: StrictUpstr
 # --- headers ----------------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_ours_and_no_credential_goes_upstream(upstream: StrictUpstream) -> None:
+def test_no_gateway_header_and_no_credential_goes_upstream(upstream: StrictUpstream) -> None:
     settings = settings_for(
         upstream, upstreams=(UpstreamSettings("up", base_url=upstream.base_url, api_key="sk-own"),)
     )
@@ -117,7 +117,7 @@ def test_an_upstream_without_a_key_gets_the_callers(gateway: Running, upstream: 
     assert upstream.last.headers["authorization"] == "Bearer sk-callers"
 
 
-def test_a_key_of_ours_is_not_taken_for_the_callers_own(gateway: Running, upstream: StrictUpstream) -> None:
+def test_a_gateway_key_is_not_taken_for_the_callers_own(gateway: Running, upstream: StrictUpstream) -> None:
     gateway.post(HELLO, {"authorization": "Bearer mg-left-over"})
     assert "authorization" not in upstream.last.headers
 
@@ -126,7 +126,7 @@ def test_a_key_of_ours_is_not_taken_for_the_callers_own(gateway: Running, upstre
     ("sent", "kept"),
     [("abc-1", True), ("x" * 129, False), ("two words", False), ("\xff", False)],
 )
-def test_a_request_id_is_kept_or_made(gateway: Running, sent: str, kept: bool) -> None:
+def test_a_request_id_is_taken_over_or_made(gateway: Running, sent: str, kept: bool) -> None:
     reply = gateway.ask("GET", "/v1/models", headers={"x-request-id": sent})
     assert (reply.headers["x-request-id"] == sent) is kept
     assert reply.headers["x-mnemogate-request-id"] == reply.headers["x-request-id"]
@@ -637,7 +637,7 @@ def test_a_running_stream_ends_in_order_when_the_gateway_is_told_to_stop(upstrea
         assert client.read_until(b"0\r\n\r\n").endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
 
-def test_a_stream_that_does_not_end_is_told_so(upstream: StrictUpstream) -> None:
+def test_a_stream_that_does_not_end_gets_an_error(upstream: StrictUpstream) -> None:
     upstream.queue(raw(b"data: 1\n\n", b"data: 2\n\n", hold_after={1: Gate()}))
     with serve(settings_for(upstream, server={"shutdown_s": 0})) as gateway, gateway.connect() as client:
         client.request("POST", CHAT, json.dumps({**HELLO, "stream": True}).encode())

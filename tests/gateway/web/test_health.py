@@ -140,7 +140,7 @@ def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) ->
         ("POST", "/mcp", "it is served with `server.mcp = true` in the settings"),
     ],
 )
-def test_an_unknown_path_is_told_with_the_nearest_that_is_known(
+def test_the_error_of_an_unknown_path_names_the_nearest(
     upstream: StrictUpstream, method: str, path: str, hint: str
 ) -> None:
     with serve(settings_for(upstream)) as gateway:

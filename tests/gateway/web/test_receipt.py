@@ -9,7 +9,9 @@ import pytest
 from gateway.run.receipt import Receipt
 
 
-def test_what_passes_between_two_calls_of_an_upstream_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_between_two_calls_of_an_upstream_is_not_the_gateways(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = iter([12.0, 40.0, 41.0, 70.0, 73.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     receipt = Receipt(10.0)
@@ -20,6 +22,6 @@ def test_what_passes_between_two_calls_of_an_upstream_is_not_ours(monkeypatch: p
     assert receipt.note_head()[-1] == ("x-mnemogate-added-ms", "5000.00")
 
 
-def test_all_is_ours_where_no_upstream_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_time_is_the_gateways_where_no_upstream_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", lambda: 12.0)
     assert Receipt(10.0).note_head() == [("x-mnemogate-added-ms", "2000.00")]

@@ -80,7 +80,7 @@ def says(data: bytes) -> Talk:
     return talk
 
 
-def test_what_is_no_http_behind_a_request_is_refused_when_that_is_answered() -> None:
+def test_what_is_no_http_after_a_request_is_refused_when_that_is_answered() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(SHORT_S)
         await echo(scope, receive, send)
@@ -142,7 +142,7 @@ def test_a_body_is_received_as_it_comes_and_the_connection_reads_no_further_unti
     assert len(sizes) > 10
 
 
-def test_who_receives_behind_the_body_learns_that_the_client_has_gone() -> None:
+def test_receiving_after_the_body_shows_that_the_client_has_gone() -> None:
     found: list[str] = []
     gone = asyncio.Event()
 
@@ -362,7 +362,7 @@ def test_a_reply_takes_longer_than_a_head_may() -> None:
     assert served(slow, says(GET % b"one" + b"GET / HT"), limits).endswith(b"/one")
 
 
-def test_a_head_behind_a_running_reply_is_bounded_in_its_size() -> None:
+def test_a_head_during_a_running_reply_is_bounded_in_its_size() -> None:
     """Whoever is still sending it gets that reply and then the end."""
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -512,7 +512,7 @@ def test_what_a_connection_held_goes_with_it(behind: bytes) -> None:
         gc.enable()
 
 
-def test_parts_of_a_request_are_told_as_asgi_has_them() -> None:
+def test_parts_of_a_request_are_passed_as_asgi_has_them() -> None:
     seen: list[Any] = []
 
     async def note(scope: Any, receive: Any, send: Any) -> None:

@@ -137,7 +137,7 @@ async def test_a_server_that_is_away_at_the_start_is_opened_when_it_comes(
     await store.keys.create("shop", "laptop")
 
 
-async def test_connections_that_the_server_ends_are_opened_anew(
+async def test_connections_that_the_server_ends_are_reopened(
     open_store: OpenStore, database: PostgresServer
 ) -> None:
     store: Store = await open_store(limits=QUICK)
@@ -385,7 +385,7 @@ async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_nobody(o
     assert await rows(store, "SELECT count(*) FROM probe") == [(0,)]
 
 
-async def test_who_may_not_enter_is_told_so_without_the_password(database: PostgresServer) -> None:
+async def test_a_refused_login_is_reported_without_the_password(database: PostgresServer) -> None:
     there, _, options = database.url.partition("?")
     url = there.replace("postgres:@", "postgres:secret@").rpartition("/")[0] + f"/no_such_database?{options}"
     with pytest.raises(NotAdmitted, match="no_such_database") as refused:
@@ -654,7 +654,7 @@ def test_what_a_url_leaves_out_the_environment_says(
         ("/db?host=g,h,i&port=1,2", "it names 3 hosts and 2 ports"),
     ],
 )
-def test_hosts_that_cannot_be_told_apart_are_said_so(url: str, said: str) -> None:
+def test_hosts_that_cannot_be_distinguished_are_reported(url: str, said: str) -> None:
     with pytest.raises(NotAdmitted, match=said):
         PostgresTarget(f"postgresql://{url}")
 

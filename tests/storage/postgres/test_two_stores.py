@@ -176,7 +176,7 @@ async def test_nothing_is_said_any_more_of_a_conversation_that_goes_meanwhile(
     assert b"zqsaidx" not in database.content()
 
 
-async def test_results_of_a_batch_wait_for_an_agent_without_holding_one_behind_it(
+async def test_results_of_a_batch_wait_for_an_agent_without_holding_another(
     stores: list[Store], database: PostgresServer
 ) -> None:
     """A turn of the second agent may share a block with the first one, and would wait for it: a deadlock."""
@@ -194,7 +194,7 @@ async def test_results_of_a_batch_wait_for_an_agent_without_holding_one_behind_i
     assert (await batches.counts(batch.id)).failed == 2
 
 
-async def test_what_code_writes_into_a_block_waits_without_holding_an_agent_behind_another(
+async def test_what_code_writes_into_a_block_waits_for_one_agent_without_holding_another(
     stores: list[Store], database: PostgresServer
 ) -> None:
     """A turn of the other agent that sees the block locks both, the first one first."""

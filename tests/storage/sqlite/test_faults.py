@@ -133,9 +133,7 @@ async def test_a_write_that_is_too_big_takes_no_other_with_it(open_store: Any) -
 
 
 @pytest.mark.parametrize("faults", [1, 2])
-async def test_a_writer_that_is_opened_anew_is_in_no_readers_way(
-    open_store: Any, path: Path, faults: int
-) -> None:
+async def test_a_writer_that_is_reopened_blocks_no_reader(open_store: Any, path: Path, faults: int) -> None:
     """As the file's last connection it would write the whole log back while it closes, and keep out whoever reads."""
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
@@ -150,7 +148,7 @@ async def test_a_writer_that_is_opened_anew_is_in_no_readers_way(
     assert len(await store.passages.list(agent.id)) == faults
 
 
-async def test_when_the_database_ends_the_transaction_nobody_is_told_that_it_was_kept(
+async def test_no_write_succeeds_when_the_database_ends_its_transaction(
     open_store: Any,
 ) -> None:
     """SQLite rolls everything back when a plain insert finds no room, what came before it in the batch included."""
@@ -269,7 +267,7 @@ def test_a_disk_without_room_is_named_where_sqlite_names_none(
 
 
 @pytest.mark.parametrize("kind", [Reader, ThreadReader])
-async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
+async def test_either_reader_reports_a_file_that_cannot_be_opened(path: Path, kind: Any) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     reported: list[Corrupt] = []
 
@@ -291,7 +289,7 @@ async def test_either_reader_tells_of_a_file_that_cannot_be_opened(path: Path, k
     assert len(reported) == 2
 
 
-async def test_a_reader_with_a_deadline_tells_of_it_too(path: Path) -> None:
+async def test_a_reader_with_a_deadline_reports_it_too(path: Path) -> None:
     await asyncio.to_thread(path.write_bytes, b"not a database, whatever it is" * 300)
     reported: list[Corrupt] = []
     with pytest.raises(Corrupt):
@@ -479,7 +477,7 @@ async def test_a_forgetting_in_a_file_that_was_restored_begins_at_its_first_phas
     assert await rows(store, "SELECT 1 FROM exchanges WHERE agent <> 0") == []
 
 
-async def test_a_file_that_was_removed_is_noticed_and_made_anew(open_store: Any, path: Path) -> None:
+async def test_a_file_that_was_removed_is_noticed_and_made_again(open_store: Any, path: Path) -> None:
     limits = WriterLimits(idle_s=0.0, retry_first_s=0.0, retry_most_s=0.0)
     store = await open_store(limits=limits)
     first = await store.keys.create("default", "first")

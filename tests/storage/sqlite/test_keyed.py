@@ -22,7 +22,7 @@ def remove(path: Path, suffixes: set[str]) -> None:
         each.unlink()
 
 
-async def test_that_there_are_keys_can_be_told_without_the_file(store: Store, path: Path) -> None:
+async def test_whether_there_are_keys_is_known_without_the_file(store: Store, path: Path) -> None:
     assert not await store.keys.has_any()
     assert not was_keyed(path)
     key, _ = await store.keys.create("shop", "laptop")

@@ -115,7 +115,7 @@ def test_a_program_started_by_the_owner_does_not_hold_the_lock(path: Path) -> No
         acquire(path).release()
 
 
-def test_a_lock_whose_file_was_taken_away_is_taken_anew(path: Path) -> None:
+def test_a_lock_whose_file_was_removed_is_taken_again(path: Path) -> None:
     lock = acquire(path)
     Path(f"{path}.lock").unlink()  # with its directory, that is
     other = acquire(path)
@@ -129,7 +129,7 @@ def test_a_lock_whose_file_was_taken_away_is_taken_anew(path: Path) -> None:
     lock.release()
 
 
-async def test_nothing_is_read_of_a_file_that_is_not_ours(tmp_path: Path) -> None:
+async def test_a_file_of_another_program_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "later" / "m.db"
     store = await make_store(path, RULES)
     assert store.health.status == "broken"

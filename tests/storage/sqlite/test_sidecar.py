@@ -393,7 +393,7 @@ def test_what_is_made_is_for_the_account_alone_whatever_the_umask(tmp_path: Path
 
 
 @as_root
-def test_an_account_that_may_not_write_is_told_who_may(home: Path) -> None:
+def test_the_error_of_an_account_that_may_not_write_says_who_may(home: Path) -> None:
     path = home / "m.db"
 
     def check() -> None:

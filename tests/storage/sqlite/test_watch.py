@@ -68,13 +68,13 @@ def fail(connection: sqlite3.Connection) -> None:
 
 
 @pytest.mark.parametrize("column", AgentNumbers._fields)
-async def test_each_number_is_told_before_its_write_is_answered(ear: Ear, column: str) -> None:
+async def test_each_number_is_reported_before_its_write_is_answered(ear: Ear, column: str) -> None:
     await ear.submit(run(f"UPDATE agents SET {column} = {column} + 1 WHERE id = 1"))
     assert ear.heard == [{1: ear.read()[1]}]
     assert ear.known == ear.read()
 
 
-async def test_a_number_that_a_trigger_raises_is_told(ear: Ear) -> None:
+async def test_a_number_that_a_trigger_raises_is_reported(ear: Ear) -> None:
     """A block that two see changes: the rows of both are changed by a trigger of the schema."""
     await ear.submit(run("INSERT INTO attached (agent, kind, target, place) VALUES (2, 'block', 1, 0)"))
     assert ear.heard == [{2: ear.read()[2]}]
@@ -102,14 +102,14 @@ async def test_a_block_of_a_whole_profile_concerns_all(ear: Ear) -> None:
     assert None in ear.heard
 
 
-async def test_a_write_that_failed_tells_no_numbers(ear: Ear) -> None:
+async def test_a_write_that_failed_reports_no_numbers(ear: Ear) -> None:
     with pytest.raises(ValueError, match="no"):
         await ear.submit(fail)
     assert ear.heard == [{2: None}]
     assert ear.read()[2] != AgentNumbers(0, 1, 0, 99, 0)
 
 
-async def test_what_is_written_beside_one_that_failed_is_not_known(ear: Ear) -> None:
+async def test_changes_of_a_write_parallel_to_one_that_failed_are_not_known(ear: Ear) -> None:
     raised = run("UPDATE agents SET rev = rev + 1 WHERE id = 1")
     await asyncio.wait([ear.submit(raised), ear.submit(fail)])
     assert ear.heard == [{1: None, 2: None}]

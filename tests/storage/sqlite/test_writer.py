@@ -215,7 +215,7 @@ async def test_one_bad_write_fails_alone(make: Any, others: int, sql: str | None
     assert bench.writer.status == "ok"
 
 
-async def test_a_failed_commit_fails_all_of_its_batch_and_opens_anew(make: Any) -> None:
+async def test_a_failed_commit_fails_all_of_its_batch_and_reopens_the_database(make: Any) -> None:
     bench = await make(batch_items=3)
     gate = await bench.stall()
 
@@ -426,7 +426,7 @@ async def test_the_log_is_written_back_by_one_at_a_time(make: Any, path: Path) -
     assert bench.log_size() == 0
 
 
-async def test_who_waits_for_the_log_while_the_file_fails_is_told_so(make: Any, path: Path) -> None:
+async def test_a_waiter_for_the_log_gets_the_error_of_the_file(make: Any, path: Path) -> None:
     bench, beside = await hold_up(make, path)
     sweeping = asyncio.create_task(bench.writer.checkpoint())
     await asyncio.sleep(0)
@@ -493,7 +493,7 @@ async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path
     assert not thread.is_alive()
 
 
-async def test_a_log_that_cannot_be_written_back_beside_is_by_the_writer(make: Any, path: Path) -> None:
+async def test_a_log_that_cannot_be_written_back_in_parallel_is_by_the_writer(make: Any, path: Path) -> None:
     def refuse() -> sqlite3.Connection:
         raise sqlite3.OperationalError("no more files")
 
