@@ -50,7 +50,7 @@ async def storm(url: str, count: int, reached: Callable[[], int], gate: Gate) ->
             answered.append(reply.status_code)
 
         tasks = [asyncio.create_task(ask()) for _ in range(count)]
-        while len(answered) + reached() < count:  # noqa: ASYNC110  # nobody tells
+        while len(answered) + reached() < count:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.01)
         gate.open()
         await asyncio.gather(*tasks)

@@ -5,7 +5,8 @@ turn, and "added" is against the direct call of the same round. The memory-on fi
 conversations of users who are known: each has had a conversation of three turns before, so that every turn looks for
 what was said there, and of the next one the 4th to 6th turn is measured (8, 10 and 12 messages resent, with the
 replies as they came). By then the notes show all of so small a memory, which is seen without a search; "more known" are
-users of whom they show a part, so that each turn searches. Only 127.0.0.1 is ever called, a bounded number of times.
+users with memories that notes show in part, so that each turn searches. Only 127.0.0.1 is ever called, a bounded
+number of times.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ async def open_conversations(target: Target, users: int) -> None:
 
 
 async def search_each_turn(target: Target) -> None:
-    """Measures the turns that `measure` does, of users of whom more is known."""
+    """Measures the turns that `measure` does, of users with larger memories."""
     talks = [load.Talk(f"known-{next(_users)}") for _ in range(KNOWN_WELL)]
     for before in (*[LONG_TURNS] * CONVERSATIONS, WARM_TURNS):
         for talk in talks:

@@ -3,7 +3,7 @@
 A memory is written, a question is asked, and the share of its evidence turns that stand in the assembled note is
 reported for several token budgets. The sets (scripts/talk/sets.py) are LongMemEval's oracle questions, in large
 histories, in small ones, with short turns and with exchanged roles; generated chats of two people, projects, wishes,
-and chats in other languages. Of each set the two halves are reported apart: one to develop on, one held out. Beside
+and chats in other languages. Of each set the two halves are reported apart: one to develop on, one held out. Besides
 the chats stands what a plain BM25 finds (scripts/talk/plain.py).
 LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
 
@@ -228,7 +228,7 @@ def _flat(text: str) -> str:
 def _count(told: str, texts: Iterable[str], section: str = "") -> int:
     """Returns how many of the texts are shown: whole, or a part of them where a line was cut.
 
-    section: the memory section, whose facts are sentences of the texts.
+    section: the memory section; its facts are sentences of the texts.
     """
     stated = [line.removeprefix("- ") for line in section.splitlines() if line.startswith("- ")]
     stated += [

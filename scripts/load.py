@@ -245,7 +245,7 @@ def text_of_stream(body: bytes) -> str:
 
 
 class Talks:
-    """Conversations, each taken by one connection for a number of turns. is_anew: each turn opens another one."""
+    """Conversations, each taken by one connection for a number of turns. is_anew: each turn opens a new one."""
 
     def __init__(self, talks: list[Talk], turns: int, *, stream: bool = False, is_anew: bool = False) -> None:
         self.waiting = iter(talks)

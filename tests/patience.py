@@ -1,4 +1,4 @@
-"""How long tests wait for what must come, and how they look for what nobody tells them."""
+"""How long tests wait for what must come, and how they poll for what sends no notification."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def becomes(look: Callable[[], T]) -> T:
 async def comes(look: Callable[[], T]) -> T:
     """The same on a loop that goes on meanwhile."""
     async with asyncio.timeout(PATIENCE_S):
-        while not (found := look()):  # noqa: ASYNC110  # nobody tells
+        while not (found := look()):  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(_LOOK_S)
     return found

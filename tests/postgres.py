@@ -139,7 +139,7 @@ def execute(url: str, script: str) -> None:
 
 
 def _run_in_thread(work: Coroutine[Any, Any, T]) -> T:
-    """Runs it in a loop of its own, beside the one of the test."""
+    """Runs it in a loop of its own, parallel to the one of the test."""
     return asyncio.run_coroutine_threadsafe(work, _loop()).result()
 
 

@@ -14,7 +14,7 @@ def each_row(names: str | tuple[str, ...], table: Collection[Any]) -> Callable[[
     """Like `pytest.mark.parametrize`, but all rows are tried in one test, say with one gateway.
 
     Each row is a subtest: one that fails is shown with its values and ends no other, and none can be chosen alone. For
-    rows that leave nothing behind which another one would notice.
+    rows that leave nothing which another one would notice.
     """
     given = (names,) if isinstance(names, str) else names
 

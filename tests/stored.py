@@ -245,7 +245,7 @@ class Speaker:
         defaults: Sequence[Block] = (HUMAN,),
         recall_row: RecallRow | None = None,
     ) -> tuple[TurnWrite, Committed]:
-        """Writes a turn, which may be cached later. decided: told of what is decided inside the transaction.
+        """Writes a turn, which may be cached later. decided: called with what is decided inside the transaction.
 
         row: its exchange, where that was written before.
         """

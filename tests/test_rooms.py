@@ -1,4 +1,4 @@
-"""The arrows between the rooms: who may import whom. `-s` draws those found."""
+"""The arrows between the rooms: what each may import. `-s` draws those found."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ STORAGE = {
 }
 
 # The store and its groups, for the types of what a room is handed. Nobody can make one of these without a database,
-# and those are behind `storage.open`.
+# and those are below `storage.open`.
 STORE = {
     f"storage.sql.{group}"
     for group in (
@@ -68,7 +68,7 @@ STORE = {
     )
 }
 
-# room -> what it may import of ours beside itself; a name ending in "." stands for everything below it.
+# room -> what it may import of the product besides itself; a name ending in "." stands for everything below it.
 ALLOWED: dict[str, set[str]] = {
     "adapters": set(),
     "storage": set(),
@@ -248,7 +248,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def _imports(path: Path, known: set[str]) -> Iterator[str]:
-    """Modules of ours that a file imports, also inside functions."""
+    """Modules of the product that a file imports, also inside functions."""
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -12,7 +12,7 @@ from scripts.talk import vocabulary as v
 
 @dataclass(frozen=True)
 class Fact:
-    """One kind of fact. slots: its values; of each a fact draws one. said, asked: frames; told: what comes up beside.
+    """One kind of fact. slots: its values; of each a fact draws one. said, asked: frames; told: what comes up as well.
 
     later: frames of a second turn, some sessions on, which a question needs as well (`asked_both`) or which is the one
     that counts (`changes`).

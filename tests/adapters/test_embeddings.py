@@ -1,4 +1,4 @@
-"""Embedders: behind an API, whose answers are not believed, and in this process."""
+"""Embedders: those of an API, with answers that are checked, and those in this process."""
 
 from __future__ import annotations
 

@@ -614,7 +614,7 @@ async def test_an_upload_that_fails_is_broken_off(transport: HttpTransport, upst
 
 
 async def test_a_begun_upload_is_not_sent_twice(transport: HttpTransport, upstream: StrictUpstream) -> None:
-    """A plain body would be, on a kept connection that turns out to be closed."""
+    """A plain body would be, on a reused connection that turns out to be closed."""
     await (await post(transport, upstream, chat())).read(10_000)
     upstream.queue(say("lost", cut_before_headers=True))
     begun = 0

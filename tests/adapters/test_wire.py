@@ -453,7 +453,7 @@ async def test_a_reply_that_cannot_be_read_gives_its_quota_back(answer: bytes) -
 
 
 async def test_a_reader_that_waits_does_not_fill_the_memory(transport: HttpTransport) -> None:
-    """What is not read stays with the upstream; read on, all of it comes, and the connection is kept."""
+    """What is not read stays with the upstream; read on, all of it comes, and the connection is reused."""
     size = 30_000_000
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
     async with answering(answer, OK) as server:

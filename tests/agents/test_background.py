@@ -644,7 +644,7 @@ def test_what_a_run_leaves_is_dropped_three_hours_after_its_end(world: LettaWorl
 def test_a_run_that_is_tried_again_goes_before_those_that_wait(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their jobs wait for its job, so it would wait for ever behind them."""
+    """Their jobs wait for its job, so it would wait for ever after them."""
     runs, began, gate = world.world.gateway.app.services.agents.runs._runs, Gate(), Gate()
 
     async def break_off(*_: object) -> None:
@@ -903,7 +903,7 @@ def test_a_run_broken_off_at_its_end_says_that_its_write_failed(
             world.world.store.database.writer.submit(forget)
 
         async def break_off() -> None:
-            """The run's job is cancelled while the run's end waits behind the forgetting."""
+            """The run's job is cancelled while the run's end waits for the forgetting."""
             while world.world.store.health.waiting < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             (job,) = [task for task in asyncio.all_tasks() if task.get_name().startswith("job-")]

@@ -308,7 +308,7 @@ def test_a_block_that_changes_while_a_client_tool_runs_is_reported(world: LettaW
     assert told["role"] == "user"
     assert "Name: Zoe" in told["content"]
     assert reply.messages[0].tool_return == "A cat."  # type: ignore[union-attr]
-    # It is told once, stays where it was, and nobody said it.
+    # It is shown once, stays where it was, and is no user's message.
     messages.create(agent.id, input="Bye")
     later = world.upstream.last.messages
     assert later[-4:-2] == sent

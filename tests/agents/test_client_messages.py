@@ -948,7 +948,7 @@ def test_skills_of_the_clients_are_named_in_the_prompt_of_their_send(
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["by call", "all at once"])
 def test_a_person_denies_a_call_of_the_clients(world: LettaWorld, is_old: bool) -> None:
-    """As Letta Code tells that its user said no."""
+    """As Letta Code sends that its user said no."""
     agent, messages = world.agent(), world.letta.agents.messages
     calls = [Call("get_weather", {"city": "Bern"}, "c1"), Call("get_weather", {"city": "Rome"}, "c2")]
     world.upstream.queue(call_tools(*calls[: 1 if is_old else 2]), say("Then not."))
@@ -1020,7 +1020,7 @@ def test_a_picture_that_is_gone_stays_out_of_all_steps_of_a_run(world: LettaWorl
 
 
 def test_a_reply_that_is_no_completion_is_an_error_of_the_stream(world: LettaWorld) -> None:
-    """Its status is that of a success, so nothing else could tell the reader."""
+    """Its status is that of a success, so nothing else shows it to the reader."""
     agent, page = world.agent(), raw(b"<html>Login</html>", content_type="text/html")
     world.upstream.queue(page, page)
     events = world.letta.agents.messages.stream(agent.id, input="Hi")

@@ -1,4 +1,4 @@
-"""Identities: users of an application, to whom agents belong.
+"""Identities: users of an application, who own agents.
 
 The client (1.12) attaches them and lists agents by them; it has no method that makes one.
 """

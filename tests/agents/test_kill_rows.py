@@ -172,7 +172,7 @@ def test_another_message_after_a_live_run(world: Killed, kill: str) -> None:
 
 
 class Kind(ABC):
-    """A kind of tool, whose one call is made by the first agent when it is told to go. long: the call takes long."""
+    """A kind of tool, whose one call is made by the first agent once its gate opens. long: the call takes long."""
 
     name, result = "ring", "a rang"
 

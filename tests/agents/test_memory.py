@@ -67,7 +67,7 @@ def test_what_somebody_else_wrote_is_in_the_next_call_of_the_run(life: Life) -> 
     assert result["role"] == "tool"
     assert "Nothing was found." in result["content"]
     assert "Ann is on holiday." in result["content"]
-    # Told once: what comes next begins with the same bytes.
+    # Shown once: what comes next begins with the same bytes.
     life.send("Bye.")
     assert life.upstream.last.body.count(b"Ann is on holiday.") == 1
 
@@ -105,7 +105,7 @@ def test_both_agents_see_a_shared_block(life: Life) -> None:
     for each in (life, other):
         each.send("Anything new?")
         assert "Shared news." in life.upstream.last.messages[-1]["content"]
-    # One writes, the other is told.
+    # One writes, the other is shown it.
     life.upstream.queue(call_tools(insert("More.")), say("Done."))
     other.send("Add more.")
     assert life.block().value == "Shared news.\nMore."

@@ -170,7 +170,7 @@ def test_an_answer_that_the_clients_library_sends_again_is_taken_once(life: Life
     with pytest.raises(ClientGone):
         first.result(PATIENCE_S)
     gate.open()
-    # What was shown of a reply is the reply; else the model is asked again, and told the answer once.
+    # What was shown of a reply is the reply; else the model is asked again, with the answer once.
     again = life.send(messages=(), is_retry=True, **given)
     assert again.said == [shown or "Sunny."]
     repeat = life.send(messages=(), is_retry=True, **given)

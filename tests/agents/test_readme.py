@@ -97,7 +97,7 @@ def test_the_lines_about_a_webhook_work_when_they_are_pasted(tmp_path: Path) -> 
 @needs_bwrap
 def test_the_lines_about_python_work_when_they_are_pasted(tmp_path: Path) -> None:
     said = pasted(program_with("def note_price"), tmp_path, ToolSettings(python=PYTHON)).splitlines()
-    # The built-in model also says what it was told of the block.
+    # The built-in model also says what the section shows of the block.
     assert (said[0], said[-1]) == ("The tool answered: Tea costs 3.50 euros.", "Ann. Tea: 3.50 euros.")
 
 

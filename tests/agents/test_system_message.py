@@ -151,7 +151,7 @@ def test_a_memory_of_a_profile_has_one_also_where_no_model_is_known(world: Letta
 
 
 def test_an_agent_file_brings_none_with_it(world: LettaWorld) -> None:
-    """Letta's files have it among the messages, and so have ours; it is made of the agent again."""
+    """Letta's files have it among the messages, and so have the gateway's; it is made of the agent again."""
     client, agent = world.letta, world.agent(system="You help.")
     client.agents.messages.create(agent.id, input="Hi")
     file = client.agents.export_file(agent.id)

@@ -65,7 +65,7 @@ def rain(city: str) -> str:
 
 
 def from_sdk(error: BaseException) -> Failure:
-    """Returns the failure behind an error that is the SDK's, or was raised because of one."""
+    """Returns the cause of an error that is the SDK's, or was raised because of one."""
     todo, seen = [error], []
     while not isinstance(error := todo.pop(0), openai.APIError):
         seen.append(error)  # some go in circles

@@ -1,6 +1,6 @@
 """Real clients through the gateway, without memory, with it and as an agent: each passes the same checks.
 
-What they ask is theirs, and the upstream is strict. What they must see is what they would see without a gateway; and
+They send requests of their own to a strict upstream. What they must see is what they would see without a gateway; and
 where the upstream is a Claude, what they would see of OpenAI.
 """
 

@@ -48,7 +48,7 @@ CLAUDES = (by_messages, by_native_messages)
 ALL = (*OPENAIS, *CLAUDES)
 NAMED: Json = {"user": "u", "safety_identifier": "s", "metadata": {"user_id": "m"}}
 CODE = '{"device_id": "d", "account_uuid": "a", "session_id": "talk"}'
-# dialects, the order of the settings, fields, whom they name
+# dialects, the order of the settings, fields, the users in them
 ROWS: list[tuple[tuple[Callable[[Json], ChatRequest], ...], tuple[str, ...], Json, str | None]] = [
     (OPENAIS, USER_ORDER, NAMED, "u"),
     (OPENAIS, USER_ORDER, {"safety_identifier": "s", "metadata": {"user_id": "m"}}, "s"),

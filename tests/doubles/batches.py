@@ -86,7 +86,7 @@ class _Cut(Exception):
 
 
 class _Server(uvicorn.Server):
-    """Is told when it starts and when it shall end. uvicorn looks every few milliseconds, and has to be looked at."""
+    """Gets events for its start and its end. uvicorn looks every few milliseconds, and has to be looked at."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -107,7 +107,7 @@ class BatchServer:
 
     held: batches stay under way until `finish`. shuffled: results come in another order. cut_results: so many bytes of
     the next results, then the connection is lost. garbage: stands before all results. drop_create: the next batch is
-    made and its maker never told. instead: answers everything. refuse_create, refuse_delete: (status, words) for the
+    made and never answered. instead: answers everything. refuse_create, refuse_delete: (status, words) for the
     next ones. rejects: words of a batch that fails as a whole. room: so many requests of one model may be under way, of
     all batches; one with more fails as a whole. most_bytes: as one that is larger than all that may be enqueued, which
     its words name. polls: how often a batch was asked for.

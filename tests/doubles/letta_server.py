@@ -1,4 +1,4 @@
-"""What Letta's server 0.16.8 tells of four agents, served again as it does: page after page, behind a password.
+"""What Letta's server 0.16.8 returns of four agents, served again as it does: page after page, with a password.
 
 `letta_server.json` was recorded of that server (Apache-2.0) with agents that were made for it; its long texts are cut.
 Two agents share a block and an archive, one has a conversation besides `default` and a sleeptime agent, and one speaks

@@ -1,7 +1,7 @@
 """An MCP server over its pipes, written by hand: it starts in a twentieth of the time that the package `mcp` takes.
 
 For tests of what the gateway does with tools. How it speaks with a server, `mcp_server` tries, which is the package's.
-With the argument `told` it has a tool `told`, which returns a variable; with `faulty` the tools `die`, `hang` and
+With the argument `told` there is a tool `told`, which returns a variable; with `faulty` the tools `die`, `hang` and
 `flood`, which do that; with `ring PATH` a tool `ring`, which notes each bell in that file.
 """
 

@@ -1,4 +1,4 @@
-"""`mnemogate serve` as a process of its own, for tests that kill it or tell it to stop."""
+"""`mnemogate serve` as a process of its own, for tests that kill or stop it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The contract of a store, over each database; every store that a test opens is closed after it.
 
-The tests beside this file hold for all databases. What is SQLite's own is in tests/storage/sqlite.
+The tests next to this file hold for all databases. What is SQLite's own is in tests/storage/sqlite.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ async def test_what_had_a_reply_is_ended_by_the_job_if_there_is_one(has_job: boo
 
 
 async def test_what_a_call_of_an_item_did_is_written_once(store: Store) -> None:
-    """Behind the lock of its agent, which the double of PostgreSQL's connections looks for."""
+    """Under the lock of its agent, which the double of PostgreSQL's connections looks for."""
     batch = await accepted(store, 1, is_started=True)
     [item] = await store.batches.items(batch.id)
     run = item.run
@@ -143,7 +143,7 @@ async def test_no_call_of_an_item_is_written_once_its_memory_has_another_epoch(s
 
 
 async def test_items_that_are_put_into_a_part(store: Store) -> None:
-    """Behind the locks of their agents, as what a call did."""
+    """Under the locks of their agents, as what a call did."""
     batch = await accepted(store, 3, is_started=True)
     items = await store.batches.items(batch.id)
     runs = [item.run for item in items if item.run is not None]

@@ -88,7 +88,7 @@ async def test_what_a_forgotten_fact_took_the_place_of_stays_untrue(store: Store
 async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
     store: Store, alice: Speaker
 ) -> None:
-    """It was the best hit there is, told to nobody, and what was said fell short of it."""
+    """It was the best hit there is, was not shown, and what was said fell short of it."""
     words = " ".join(f"word{n}" for n in range(300))
     await alice.say([user("Tell me a story.")], assistant(f"{words} Bergen {words}"))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Bergen")]))

@@ -1,4 +1,4 @@
-"""What tells most of a memory as a whole: for a text that names nothing to look for."""
+"""What says most of a memory as a whole: for a text that names nothing to look for."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_sqlite_takes_every_statement(sqlite: sqlite3.Connection) -> None:
 
 
 def test_sqlite_compiles_no_statement_again(sqlite: sqlite3.Connection) -> None:
-    """SQLite compiles one again for each value that could tell it whether a partial index holds.
+    """SQLite compiles one again for each value that could show whether a partial index holds.
 
     `memory_snapshot` took 0.5 ms so. A CAST around the parameter hides it.
     """

@@ -1,4 +1,4 @@
-"""Two stores over one database, as two gateways have them: every race between them, and what each tells the other."""
+"""Two stores over one database, as two gateways have them: every race between them, and how each notifies the other."""
 
 from __future__ import annotations
 
@@ -544,7 +544,7 @@ async def test_what_was_forgotten_elsewhere_is_not_worked_on(stores: tuple[Store
     assert await one.jobs.list() == ()
 
 
-# --- what each tells the other ----------------------------------------------------------------------------------------
+# --- how each notifies the other --------------------------------------------------------------------------------------
 
 
 async def test_work_is_notified_and_polled_for_without_a_notification(stores: tuple[Store, Store]) -> None:

@@ -434,7 +434,7 @@ def test_what_becomes_of_each_item_is_named(tmp_path: Path) -> None:
         assert items["broken"]["error"] == "Out of order."
         assert "nothing of this item" in items["lost"]["error"]
         assert (seen["wrong"], seen["broken"], seen["never"], seen["twice"]) == (1, 2, 3, 1)
-        # What was never answered has left nothing behind.
+        # What was never answered has left nothing.
         assert s.said(agents[0]) == []
         assert len(s.said(agents[7])) == 2
         # What is done with is not left with the provider.

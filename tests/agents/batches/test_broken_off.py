@@ -730,7 +730,7 @@ def test_an_item_that_no_queue_takes_fails_alone(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         agents = s.agents(4)
         s.openai.most_bytes = 20_000
-        # It is met first, before anything has told that there is room.
+        # It is met first, before any answer has shown that there is room.
         batch = s.post(agents, "word " * 10_000, "Hi", "Hi", "Hi")
         counts = s.ended(batch)["counts"]
         assert (counts["failed"], counts["completed"]) == (1, 3)

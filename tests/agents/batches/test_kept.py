@@ -1,4 +1,4 @@
-"""Batches through the agents API: what is noted, kept, forgotten, and shown to others."""
+"""Batches through the agents API: what is recalled, stored, forgotten, and shown to others."""
 
 from __future__ import annotations
 
@@ -453,7 +453,7 @@ def test_repeated_internal_errors_end_a_batch(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_agent_whose_model_is_nowhere_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Who creates an agent is told so; one that was imported, or made before the settings changed, may be there.
+    # Creating an agent reports it; one that was imported, or made before the settings changed, may be there.
     monkeypatch.setattr(Registry, "check_model", lambda registry, model: None)
     with scene(tmp_path) as s:
         agents = [*s.agents(1), s.world.agent(model="nowhere/x", name="lost").id]

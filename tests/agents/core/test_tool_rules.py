@@ -290,7 +290,7 @@ def test_a_tool_that_a_person_denied_is_not_required_any_more() -> None:
 
 @pytest.mark.parametrize("style", get_args(SpeakingStyle))
 def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: SpeakingStyle) -> None:
-    """It was told to call it again and again, up to its most steps."""
+    """It is to call it again and again, up to its most steps."""
     guide = RuleGuide(read_rules([FIRST, APPROVAL]), TOOLS, style=style)
     guide.take_answer("a", ToolResult("1", "Denied.", "error"), is_denied=True)
     follows = guide.decide_next()

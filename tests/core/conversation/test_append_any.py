@@ -1,4 +1,4 @@
-"""Append mode with random clients that leave, lose replies, send again and tell what was heard.
+"""Append mode with random clients that leave, lose replies, resend and report what was heard.
 
 Whatever happens, the model gets each message of the user once, in order, and of a reply what was heard.
 """
@@ -59,7 +59,7 @@ class Talker:
             self.answer = f"{self.world.now:.0f} is when I answer {text} And there is more."
         self.world.finish(request, answer := self.answer)
         assert State.OPEN not in [e.state for e in self.world.memory().records.values()]
-        # Two replies in a row that got lost cannot be told from a conversation that goes on from an older place.
+        # Two replies in a row that got lost look like a conversation that goes on from an older place.
         if self.lost in ("", text) and self.chance.random() < 0.3:
             self.lost = text
             return False

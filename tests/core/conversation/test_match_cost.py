@@ -291,7 +291,7 @@ def test_the_questions_of_many_short_replies_are_asked_for_together(world: World
 def test_a_list_of_other_replies_is_compared_with_few_stored_ones(
     world: World, key: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client may render all replies anew; each of its turns is compared with those of ours that begin as it does."""
+    """A client may render all replies again; each of its turns is compared with stored ones that begin as it does."""
     said = world.chat(*((f"question {k}", f"Yes {k}.") for k in range(40)), key=key)
     compared = 0
     find = history._Segment.find

@@ -57,7 +57,7 @@ def test_tool_outputs_that_were_pruned_later(world: World, key: str | None) -> N
             carried: and? > That is it.
               stands: bye now > Bye.
     """)
-    assert not any("OUTPUT" in text for text in world.active())  # results are never told
+    assert not any("OUTPUT" in text for text in world.active())  # results are never recalled
 
 
 @both

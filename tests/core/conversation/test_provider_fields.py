@@ -1,4 +1,4 @@
-"""What only its provider can read: found, put back where the client dropped it, and kept from everybody else."""
+"""What only its provider can read: found, put back where the client dropped it, and not sent to any other."""
 
 from __future__ import annotations
 

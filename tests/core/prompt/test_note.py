@@ -698,7 +698,7 @@ def test_what_only_begins_like_a_template_is_the_persons(text: str) -> None:
         ("Observation:\nThe patient has a fever.",) * 2,
         # LiteLLM, of a system message that Claude Code put after what somebody said
         (f"{LITELLM_NOTE}Available agent types for the Agent tool:\n- claude: Catch-all.", ""),
-        # OpenClaw, beside and around what somebody says
+        # OpenClaw, around the user's text
         # Open WebUI, of a sub-agent in the background
         (OPEN_WEBUI_SUB_AGENT, ""),
         (f"What is this? {OPEN_WEBUI_SUB_AGENT}", f"What is this? {OPEN_WEBUI_SUB_AGENT}"),

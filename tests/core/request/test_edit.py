@@ -1,4 +1,4 @@
-"""Ours goes into the client's value, which is written once; a body without an edit is the bytes that came."""
+"""The gateway edits the client's value, which is written once; a body without an edit is the bytes that came."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ CONTENTS = [
         {"content": [{"type": "text", "text": "NOTE:"}, {"type": "text", "text": None}]},
     ),
     (b'{"content":["x"]}', {"content": [{"type": "text", "text": "NOTE:"}, "x"]}),
-    # Of a repeated key the last one counts, as for whom reads it.
+    # Of a repeated key the last one counts, as for the upstream.
     (b'{"content":"a","x":{"content":"b"},"content":"c"}', {"content": "NOTE:c", "x": {"content": "b"}}),
     # What is no text is left as it is.
     (b'{"content":7}', {"content": 7}),

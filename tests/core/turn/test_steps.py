@@ -62,7 +62,7 @@ CALL = ("a", "memory_insert", ARGS)
 
 
 class Script(FreeGuide):
-    """A guide that says what it was told to say. asked: the calls that it judged. heard: the results it was given."""
+    """A guide with decisions that are given. asked: the calls that it judged. heard: the results it was given."""
 
     def __init__(self, verdicts: dict[str, list[Verdict]] | None = None, *follows: Offer | Stop) -> None:
         super().__init__(50)
@@ -323,7 +323,7 @@ def test_a_call_that_depends_on_a_result_is_judged_after_it() -> None:
 
 
 def test_a_call_of_a_chat_that_was_not_reached_is_said_to_be_not_made() -> None:
-    """A chat completion is no run: its model was told of one that was cancelled."""
+    """A chat completion is no run: its model was shown one that was cancelled."""
     turn = chat_turn(TurnTerms(gateway_tools=AllBut(), hold_end=True))
     turn._guide = Script({"second": [Undecided()]})
     playbook = skip(reply(Playbook(turn), None, (("a", "first", "{}"), ("b", "second", "{}")))) << RunTool

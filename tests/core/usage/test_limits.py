@@ -1,4 +1,4 @@
-"""The rules of limits: which hold for whom, when a request fits, and what is settled."""
+"""The rules of limits: which hold for a caller, when a request fits, and what is settled."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ from tests.patience import PATIENCE_S
 from tests.server import RawClient, Running, held_port, serve, settings_for
 from tests.stored import open_store, url_of
 
-# A name that a shell and an option have to be told apart from.
+# A name that a shell and an option have to be distinguished from.
 OHARA = "-o'hara"
 ROOT = Path(__file__).parents[3]
 HELLO = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}

@@ -100,7 +100,7 @@ def test_a_client_that_resends_it_is_answered_from_its_own_list_and_nothing_is_s
 
 
 def shown(world: World) -> dict[str, int]:
-    """What `memory show` tells of, with the numbers by which it can be named."""
+    """What `memory show` lists, with the numbers by which it can be named."""
     lines = [line.split("]", 1) for line in perform(world, "memory-show", user="alice")["text"].splitlines()]
     counts = [(line[1].partition(": ")[2], line[0].split()[0]) for line in lines if len(line) == 2]
     return {text: int(number) for text, number in counts}

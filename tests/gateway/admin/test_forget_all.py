@@ -53,7 +53,7 @@ PLACES = {
 
 
 class Scene:
-    """Alice, in conversations with one agent, and Bob, who stays. The background model tells on whatever it is told."""
+    """Alice, in conversations with one agent, and Bob, who stays. The background model repeats whatever it reads."""
 
     def __init__(self, world: World, embedder: StrictUpstream, folder: Path) -> None:
         self.world, self.folder = world, folder
@@ -196,7 +196,7 @@ def scene(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Scene]:
 
 
 def begin(scene: Scene) -> Chat:
-    """The word is said, and kept by the model's own tools; enough follows to fill the window."""
+    """The word is said, and stored by the memory tools; enough follows to fill the window."""
     scene.world.chat(user="bob").say("Mine is called Zqbobx.")
     chat = scene.chat("c1")
     edit = Call("memory_insert", {"label": "human", "new_string": f"has a cat, {WORD}"})

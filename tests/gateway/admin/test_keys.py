@@ -54,7 +54,7 @@ def test_memory_show_says_which_profile_has_a_memory_if_this_one_has_none(tmp_pa
         assert "--profile" not in command("memory", "show", "--user", "bob", where=tmp_path).stdout
         found = command("memory", "show", "--user", "alice", "--profile", "helper", where=tmp_path)
         assert "Miso" in found.stdout
-        # What is exported of a person is one memory of several: who asks for all must be told.
+        # What is exported of a person is one memory of several: a request for all must be refused.
         alone = command("memory", "export", "--user", "alice", "--profile", "helper", where=tmp_path)
         assert (alone.returncode, alone.stderr) == (0, "")
         assert ask(gateway) == 200

@@ -167,7 +167,7 @@ async def test_everything_is_moved(source: Store, target: Store) -> None:
     ]
     assert sum("imported_fact" in line for line in brought) == 2
     assert [block.label for block in here["blocks"]].count("rules") == 1
-    # The shared block says which turns of whom it comes from, by their rows here.
+    # The shared block names the turns that it comes from by their rows here.
     sources = await rows(
         target,
         "SELECT a.subject FROM blocks b JOIN block_history h ON h.block = b.id JOIN exchanges e ON e.id = h.exchange "

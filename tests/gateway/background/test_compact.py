@@ -362,7 +362,7 @@ def test_with_a_summary_the_memory_section_is_rebuilt(world: World, notes: Notes
     assert with_summary
     assert all("Miso" not in system_of(each) for each in before)
     assert all("Miso" in system_of(each) for each in with_summary)
-    assert all("<memory_block" not in str(each.messages[1:]) for each in with_summary)  # told once is enough
+    assert all("<memory_block" not in str(each.messages[1:]) for each in with_summary)  # shown once is enough
     systems = [system_of(each) for each in with_summary]
     assert len(set(systems)) <= len(notes.asked)
 

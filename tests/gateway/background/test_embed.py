@@ -1,4 +1,4 @@
-"""Recall by meaning through the real gateway, with an embedder behind a strict `/embeddings`."""
+"""Recall by meaning through the real gateway, with an embedder that has a strict `/embeddings`."""
 
 from __future__ import annotations
 

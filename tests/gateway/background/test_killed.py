@@ -136,7 +136,7 @@ def test_killed_about_when_it_has_answered(upstream: StrictUpstream, tmp_path: P
         scene.held.open()
         scene.until(lambda: bool(scene.asked[0].settled.is_open))
         gateway.kill()
-    # Kept, or all done (a job that waits by then is the next one).
+    # Stored, or all done (a job that waits by then is the next one).
     journaled = bool(scene.query("SELECT 1 FROM steps")) or scene.query(scene.statement) == scene.rows
     scene.held = None
     with scene.serving():

@@ -266,7 +266,7 @@ class Cat(pydantic.BaseModel):
 
 @pytest.mark.parametrize("user", ["alice", openai.omit], ids=["memory", "none"])
 def test_a_schema_goes_up_closed_and_the_sdk_parses_what_comes_back(world: World, user: Any) -> None:
-    """That Claude keeps to the schema is Claude's doing; ours is to ask for it as it wants to be asked."""
+    """That Claude follows the schema is Claude's doing; the gateway asks for it in Claude's form."""
     miso = '{"name": "Miso", "toys": ["ball"]}'
     world.upstream.queue(say(miso), say(miso, tokens=list(miso)))
     ask: Json = {

@@ -208,7 +208,7 @@ def test_while_the_commit_is_awaited(world: World) -> None:
 
 
 def hold_the_disk(world: World) -> Gate:
-    """Returns when the writer waits; what is written meanwhile waits behind it."""
+    """Returns when the writer waits; what is written meanwhile waits for it."""
     stop, here = Gate(), Gate()
 
     def block(_: object) -> None:

@@ -280,7 +280,7 @@ class Client:
 
 @contextmanager
 def serve(dialect: Dialect, place: Path, stream: bool, *, has_fallback: bool = False) -> Iterator[Client]:
-    """Serves a client. has_fallback: the model `smart` has another upstream behind the first."""
+    """Serves a client. has_fallback: the model `smart` has another upstream after the first."""
     with dialect.upstream() as upstream:
         names = ("up", "second") if has_fallback else ("up",)
         model = dialect.model

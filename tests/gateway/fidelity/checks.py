@@ -93,7 +93,7 @@ class Talk:
         )
 
     def as_user(self, user: str) -> None:
-        """Continues as a user whom the gateway does not know yet."""
+        """Continues as a user that the gateway does not know yet."""
         headers = {**self.mode.headers, "x-mnemogate-user": user}
         self.sdk = self.sdk.with_options(default_headers=headers)
 

@@ -1,7 +1,7 @@
 """The fidelity matrix: checks of what arrives at either end, for one way to a model at a time.
 
-A way is a client's base URL and the strict upstream behind it. Each check returns a word, and whether it is the right
-one. The same checks hold for an upstream that is asked directly, which shows what right means.
+A way is a client's base URL and the strict upstream that it leads to. Each check returns a word, and whether it is the
+right one. The same checks hold for an upstream that is asked directly, which shows what right means.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """OpenAI's own SDK through the gateway: it sees what it sees without it, whatever memory does meanwhile.
 
-The tests of the SDK itself, of errors and of clients that leave run with a Claude behind the gateway as well.
+The tests of the SDK itself, of errors and of clients that leave run with Claude as the upstream as well.
 """
 
 from __future__ import annotations
@@ -577,7 +577,7 @@ def test_an_error_that_is_not_openais_passes_as_it_is(shared: Talk, kind: str) -
 
 @claude_too
 def test_an_error_in_the_middle_of_a_stream(talk: Talk) -> None:
-    """Told by the upstream or found by us, it is the SDK's APIError after the text that came."""
+    """Sent by the upstream or found by the gateway, it is the SDK's APIError after the text that came."""
     error = {"message": "Overloaded.", "type": "server_error", "code": "overloaded", "param": None}
     for reply, message in (
         (say("One two", error_after=(talk.events(2), error)), "Overloaded."),

@@ -12,7 +12,7 @@ from tests.test_rooms import OURS, ROOT, tree
 
 # Calls whose result differs from process to process.
 OWN = {"Random", "SystemRandom", "getpid", "monotonic", "perf_counter", "time", "urandom", "uuid4"}
-# What is made by them at an import, and which `forked.make_anew` makes anew.
+# What is made by them at an import, and which `forked.make_anew` makes again.
 KNOWN = {
     "gateway/run/memory/memory_context.py: random.Random()",
     "gateway/web/middleware.py: random.Random()",

@@ -211,7 +211,7 @@ async def until_idle(world: World) -> None:
     worker = world.gateway.app.services.background.worker
     assert worker is not None
     async with asyncio.timeout(PATIENCE_S):
-        while worker.running:  # noqa: ASYNC110  # nobody tells: there is nothing to do
+        while worker.running:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0)
 
 

@@ -69,7 +69,7 @@ async def test_it_is_said_how_often_it_came_again_until_it_does_not() -> None:
     for _ in range(4):
         log.logger.warning("full")
     async with asyncio.timeout(PATIENCE_S):
-        while len(log.lines()) < 2:  # noqa: ASYNC110  # nobody tells
+        while len(log.lines()) < 2:  # noqa: ASYNC110  # there is no event for it
             await asyncio.sleep(0.001)
         assert said(log.lines()) == [("full", 0), ("full", 3)]
         assert "trace" not in log.lines()[1]

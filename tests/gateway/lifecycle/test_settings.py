@@ -215,7 +215,7 @@ def test_a_variable_sets_its_setting(
             "memory: unknown name 'deployments'; it belongs in [[models]]",
         ),
         ("[server]\nlabel = 'x'", "server: unknown name 'label'; it belongs in [[profiles.blocks]]"),
-        # A list that is written as a table. What stands in it is not told: it may be a key.
+        # A list that is written as a table. What stands in it is not shown: it may be a key.
         (
             "[upstreams]\nname = 'a'\napi_key = 'sk-1'",
             "upstreams: expected a list, saw a table; an entry begins with [[upstreams]]",
@@ -482,7 +482,7 @@ SCRIPTED = UpstreamSettings("scripted", kind="scripted")
         (
             {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://x/v1", "ANTHROPIC_API_KEY": "a"},
             "http://y/v1",  # --upstream is the only one
-            (UpstreamSettings("openai", base_url="http://y/v1"),),  # which is not told OpenAI's key
+            (UpstreamSettings("openai", base_url="http://y/v1"),),  # which is not sent OpenAI's key
         ),
         (
             {"OPENAI_API_KEY": "k", "MNEMOGATE_UPSTREAM_KEY": "u"},

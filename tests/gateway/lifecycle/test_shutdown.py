@@ -1,4 +1,4 @@
-"""Told to stop, the gateway lets what runs come to its end, within bounds, and loses nothing of it."""
+"""A gateway that stops lets what runs come to its end, within bounds, and loses nothing of it."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_a_reply_cut_at_the_bound_is_a_cancelled_turn(
 
 
 def test_a_turn_cancelled_right_before_the_end_is_written(upstream: StrictUpstream, database: Path) -> None:
-    """The writer is busy when the client leaves and when the gateway is told to stop."""
+    """The writer is busy when the client leaves and when the gateway gets the signal to stop."""
     with gateway_on(upstream, database, shutdown_s=1) as gateway:
         upstream.queue(say("Never heard", hold_after={1: Gate()}))
         with stalled(gateway, database):

@@ -33,7 +33,7 @@ from tests.server import settings_for
 
 @contextmanager
 def stalled(world: World) -> Iterator[Gate]:
-    """The writer's thread waits until the gate opens; what is committed meanwhile waits behind it."""
+    """The writer's thread waits until the gate opens; what is committed meanwhile waits for it."""
     gate, entered = Gate(), Gate()
 
     def wait(_: sqlite3.Connection) -> None:

@@ -44,7 +44,7 @@ class Gateways:
             world.settle()
 
     def next(self) -> World:
-        """Returns the one that is asked next: mostly the same, which then knows what it kept."""
+        """Returns the one that is asked next: mostly the same, which then knows what it cached."""
         if len(self.worlds) > 1:
             self.settle()  # what is still being written is nobody's yet
         if self._dice.random() < 0.4:

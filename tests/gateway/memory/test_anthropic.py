@@ -188,7 +188,7 @@ def test_a_refusal_is_one_and_the_talk_goes_on(world: World, model: str, stream:
 @models
 @both_ways
 def test_thoughts_that_nobody_can_read_go_back_untouched(world: World, model: str, stream: bool) -> None:
-    """Redacted ones too: with the call they led to, from our own copy, since the client kept none."""
+    """Redacted ones too: with the call they led to, from the stored copy, since the client has none."""
     redacted = {"type": "redacted_thinking", "data": "b3BhcXVl"}
     thought = {"type": "thinking", "thinking": "Ask first.", "signature": sign("Ask first.")}
     world.upstream.queue(

@@ -373,7 +373,7 @@ TOOL = {"type": "function", "function": {"name": "respond", "parameters": {"type
 
 @pytest.mark.parametrize("fields", [{"response_format": CHECK}, {"tools": [TOOL], "tool_choice": TOOL}])
 def test_a_message_sent_alone_for_an_answer_in_a_form_is_a_turn(world: World, fields: Json) -> None:
-    """A list of one message says nothing of a first turn there, and what is not kept comes back with no later list."""
+    """A list of one message says nothing of a first turn there, and what is not stored comes with no later list."""
     headers = {"x-mnemogate-conversation": "c1", "x-mnemogate-history": "append"}
     for text in (FACT, "Her birthday is in May."):
         world.upstream.queue(say('{"say":"Noted."}'))
@@ -398,7 +398,7 @@ def test_the_call_of_the_one_tool_there_is_leaves_nothing_until_its_result_is_an
 
 
 def test_a_call_that_is_asked_for_once_more_is_the_same_programs(world: World) -> None:
-    """Instructor tells the model what was wrong with its call, as the call's result, and forces it again."""
+    """Instructor shows the model what was wrong with its call, as the call's result, and forces it again."""
     call = {"id": "1", "type": "function", "function": {"name": "respond", "arguments": "{}"}}
     called = [
         {"role": "assistant", "content": "", "tool_calls": [call]},
@@ -450,7 +450,7 @@ def test_what_a_model_writes_to_a_sub_agent_is_not_the_users(world: World, strea
 
 
 def test_of_a_chain_of_agents_the_first_has_heard_the_user(world: World) -> None:
-    """LibreChat tells each further agent, in the user's role, what the ones before it have answered."""
+    """LibreChat shows each further agent, in the user's role, what the ones before it have answered."""
     world.chat(user="alice").say("Thunder is what my cat Miso is afraid of.")
     asked = user("How do I calm my cat Miso in thunder?")
     world.upstream.queue(say("Close the shutters."), say("Give her a dark box."))

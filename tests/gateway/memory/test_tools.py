@@ -1,4 +1,4 @@
-"""Memory tools over real sockets: the gateway runs its own calls inside the client's reply and passes theirs on."""
+"""Memory tools over real sockets: gateway tools run inside the client's reply, client tools are passed on."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_shared_block_that_models_may_write_is_known_to_the_profiles_other_use
 def test_blocks_stand_in_the_order_of_the_settings_for_every_user_and_conversation(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-    """What users share comes first if the settings say so, and then the provider's cache is theirs together too."""
+    """What users share comes first if the settings say so, and then they share the provider's cache too."""
     labels = ["human", "rules", "notes", "fixed"]
     shared = {"rules", "notes"}
     blocks = tuple(BlockSettings(label, value=f"About {label}.", shared=label in shared) for label in labels)

@@ -1,4 +1,4 @@
-"""A message that names nothing is told what stands out of earlier conversations, once in a conversation."""
+"""A message that names nothing gets a note of what stands out of earlier conversations, once in a conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each route of the page, as the table of routes has it, asked by those to whom it is not open."""
+"""Each route of the page, as the table of routes has it, asked by visitors that may not open it."""
 
 from __future__ import annotations
 

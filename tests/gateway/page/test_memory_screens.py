@@ -262,7 +262,7 @@ def test_a_time_of_facts_counts_in_its_own_zone(operator: Operator) -> None:
 def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is one beside it shown."""
+    """Nor is one next to it shown."""
     uid = speak(operator.world, "Hello.").uid
     gate, noted = Gate(), list[Any]()
 

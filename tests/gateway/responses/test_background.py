@@ -121,7 +121,7 @@ async def run_beside(pending: PendingWrites, gate: Gate) -> None:
 def test_a_response_whose_turn_is_written_late_is_completed(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What goes on beside it, such as an agent's answer to another one, holds up none."""
+    """Other work, such as an agent's answer to another one, blocks none."""
     gate, other, commit = Gate(), Gate(), Turns.commit
 
     async def commit_late(turns: Turns, write: TurnWrite) -> Committed:

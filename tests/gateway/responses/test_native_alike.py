@@ -1,4 +1,4 @@
-"""The same talk told by chat completions and by native responses leaves the same memory.
+"""The same talk by chat completions and by native responses leaves the same memory.
 
 Random talks with edits, regenerations, questions asked twice, replies cut to what was heard, tools and pauses.
 """
@@ -73,7 +73,7 @@ class ByItems(ByChat):
 class ByIds(ByItems):
     """A client that sends its new items after the id of the response before them, and reads a stream."""
 
-    can_cut = False  # its words are the upstream's to tell
+    can_cut = False  # the upstream streams its text
 
     def respond(self) -> Any:
         last = max((n for n, (role, _) in enumerate(self.entries) if role == "assistant"), default=-1)

@@ -68,7 +68,7 @@ class Talk:
 
 
 def respond(world: World, **options: Any) -> Any:
-    """Returns the response, of a stream as its events tell it, which are held against one another."""
+    """Returns the response, of a stream as its events show it, which are held against one another."""
     asked = {"model": "m", **options}
     if not asked.get("stream"):
         return world.sdk.responses.create(**asked)

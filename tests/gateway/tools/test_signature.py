@@ -235,7 +235,7 @@ ERRORS = [
         "class B:\n  x: A\n  y: A\ndef f(x: B):" + DOC,
         "Line 5: the fields of its classes have more than 100,000 characters",
     ),
-    # As deep as JSON of ours can be written around it.
+    # As deep as the gateway can write JSON around it.
     (
         "class A0:\n  x: int\n"
         + "".join(f"class A{n}:\n  x: A{n - 1}\n" for n in range(1, 120))

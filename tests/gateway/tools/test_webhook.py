@@ -1,4 +1,4 @@
-"""A webhook is called once, says who calls, and what goes wrong with it is told to the model."""
+"""A webhook is called once, says who calls, and what goes wrong with it is reported to the model."""
 
 from __future__ import annotations
 

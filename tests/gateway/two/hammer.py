@@ -117,7 +117,7 @@ def _count(world: World, people: list[Person], rounds: int) -> str:
 
 
 def check_recall(gateway: Gateway, people: list[Person], dice: random.Random) -> None:
-    """Checks that a gateway recalls what was said, for whom it was said."""
+    """Checks that a gateway recalls what was said, for the user who said it."""
     everyone = list(flat(people))
     for person in dice.sample(everyone, min(len(everyone), 20)):
         stands = [turn for turn in person.turns.values() if turn.must_stand]

@@ -41,7 +41,7 @@ def version_of(binary: str) -> tuple[int, int]:
 
 
 class Pooler:
-    """A pooler on a port of its own. url: of the database behind it, as a client gives it.
+    """A pooler on a port of its own. url: of its database, as a client gives it.
 
     prepared: how many prepared statements it carries, from version 1.21 on.
     """

@@ -119,7 +119,7 @@ class Proxy:
         """Loses the connection that runs the next statement with this in its text.
 
         within: the transaction has had a statement with this, or begins with one.
-        is_answer: after the server has done it, when its answer comes; else before the server is told.
+        is_answer: after the server has done it, when its answer comes; else before the server gets it.
         Returns: opened when it was lost.
         """
         self._cut = Cut(re.compile(pattern), is_answer, re.compile(within))

@@ -23,7 +23,7 @@ def test_what_was_forgotten_elsewhere_is_in_no_list_of_requests(upstream: Strict
         gone = next(each["id"] for each in requests if each["name"] == "zqmisox")
         assert here.twin(f"r/{gone}")["name"] == "zqmisox"
         there.twin(f"m/{agent.uid}/forget?all=1", {"confirm": "2"})
-        # The database tells of it.
+        # The database notifies of it.
         becomes(lambda: [each["name"] for each in here.twin("requests")["items"]] == ["bob"])
         assert here.program("GET", f"r/{gone}.json").status == 404
         for path in ("overview", "requests", "audit", "people", "work"):

@@ -142,7 +142,7 @@ def test_what_one_gateway_forgets_the_other_hears_past_the_pooler(
         send = f"/v1/agents/{made['id']}/messages"
         assert world.ask(1, "POST", send, {"input": "Hi"})[0] == 200
         assert world.ask(0, "PATCH", f"/v1/agents/{made['id']}", {"system": "You are a heron."})[0] == 200
-        # The other gateway believes what it read for as long as nobody tells it.
+        # The other gateway believes what it read for as long as no notification comes.
         world.until(lambda: world.ask(1, "POST", send, {"input": "Hi"})[0] == 200 and _is_heron(world))
 
 

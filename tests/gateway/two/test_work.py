@@ -43,7 +43,7 @@ KILLED = ("gateway", "worker")
 
 @dataclass
 class Scene:
-    """gateways: two. worker: beside them."""
+    """gateways: two. worker: in addition."""
 
     url: str
     gateways: list[Process]

@@ -69,7 +69,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the data are: in a SQLite file of one gateway, or behind the URL of a server that many share."""
+    """Where the data are: in a SQLite file of one gateway, or at the URL of a server that many share."""
 
     file: Path
     url: str | None = None

@@ -140,7 +140,7 @@ class Phone:
         self.held = stays if status == 400 else [*goes, new, *stays]
 
     def asks_aside(self) -> None:
-        """A front end asks for a title: nobody is told of it later."""
+        """A front end asks for a title: it is not recalled later."""
         title = user(f"A title, number {next(self.numbers)}?")
         expected = self._path([*self.held, title])
         stands_in = self.dice.random() < 0.5

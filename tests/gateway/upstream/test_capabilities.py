@@ -230,7 +230,7 @@ def test_a_window_and_a_role_that_is_not_taken(tmp_path: Path) -> None:
 @both
 @forms
 def test_metadata_without_store(tmp_path: Path, stream: bool, memory: bool) -> None:
-    """Kept back where it is refused, said so, and sent where it is taken. The strict upstream judges."""
+    """Held back where it is refused, with a warning, and sent where it is taken. The strict upstream judges."""
     fields = {"metadata": {"topic": "tea"}}
     for place, name in enumerate(("openai", "openrouter")):
         folder = tmp_path / str(place)
@@ -294,7 +294,7 @@ def test_a_clients_own_wish_for_usage_is_the_upstreams_to_refuse(tmp_path: Path,
 @pytest.mark.parametrize("newer", [True, False])
 @both
 def test_a_clients_limit_keeps_its_name(tmp_path: Path, newer: bool, memory: bool) -> None:
-    """Whatever is known of the upstream: an older name for a newer model is its error to tell, and not ours to mend."""
+    """Whatever is known of the upstream: an older name for a newer model is for it to refuse."""
     key, other = "max_completion_tokens", "max_tokens"
     if not newer:
         key, other = other, key

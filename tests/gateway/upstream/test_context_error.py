@@ -19,7 +19,7 @@ WORDS = "one two three four five six seven eight nine ten " * 4
 
 
 def refuse_long(seen: Seen) -> Reply:
-    """By a rough count of words, as far above ours as a real one may be below."""
+    """By a rough count of words, as far above the gateway's as a real one may be below."""
     if sum(len(str(m["content"]).split()) for m in seen.messages) > LIMIT:
         return fail(
             400,
@@ -180,7 +180,7 @@ class Counting:
 def test_an_upstream_that_counts_more_than_we_do_is_believed(
     tmp_path: Path, form: str, is_configured: bool
 ) -> None:
-    """Its figures correct ours, so that a conversation that grows does not end where its window does."""
+    """Its figures correct the gateway's, so that a conversation that grows does not end where its window does."""
     counting = Counting(4000, per_word=1.7)
     with StrictUpstream(script=counting) as upstream:
         window = UpstreamSettings(

@@ -482,7 +482,7 @@ def test_conversations_are_spread_and_stay_where_they_are(two: Open, memory: boo
 
 @pytest.mark.parametrize("known_by", ["append mode", "its name", "its first message"])
 def test_a_conversation_whose_beginning_changes_stays_where_it_is(two: Open, known_by: str) -> None:
-    """A client sends the new message alone, trims its list, or tells the time in its prompt."""
+    """A client sends the new message alone, trims its list, or has the time in its prompt."""
     with two(fallbacks=(), deployments=[DeploymentSettings("second", "big-two")]) as it:
         homes = set()
         for conversation in range(12):

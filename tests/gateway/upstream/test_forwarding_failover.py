@@ -256,7 +256,7 @@ def test_an_upload_that_ends_early_is_no_fault_of_the_upstream(two: Open) -> Non
 
 
 def test_a_limit_of_one_model_is_not_that_of_the_others(two: Open) -> None:
-    """The providers limit by model: while embeddings are at their limit, others are not kept from that upstream."""
+    """The providers limit by model: while embeddings are at their limit, others still reach that upstream."""
     with two(fallbacks=["other"], api_key="k1") as it:
         it.first.queue(fail(429, retry_after="60"))
         assert [it.embed().headers["x-mnemogate-upstream"] for _ in range(2)] == ["second"] * 2

@@ -340,7 +340,7 @@ def test_a_stream_that_breaks_ends_with_an_error_that_can_be_read(
     name, _, data = error.rpartition(b"data: ")
     said = json.loads(data)
     assert said["error"]["code"] == code
-    if path == "/v1/responses":  # whose clients tell events apart by their types
+    if path == "/v1/responses":  # its clients distinguish events by their types
         assert name == b"event: error\n"
         assert ResponseErrorEvent.model_validate(said).code == code
     kind = {"upstream_broke": "broke", "upstream_timeout": "timeout"}[code]

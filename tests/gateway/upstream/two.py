@@ -76,7 +76,7 @@ class Two:
         return headers.get("x-api-key") if is_claude else headers.get("authorization", "")[len("Bearer ") :]
 
     def is_as_sent(self, body: bytes, fault: Reply) -> bool:
-        """Whether an error came as it was told: its bytes, or those of an Anthropic in OpenAI's shape."""
+        """Whether an error came as it was sent: its bytes, or those of an Anthropic in OpenAI's shape."""
         if self.kind == "openai":
             return [body] == list(fault.body or ())
         given, got = orjson.loads(b"".join(fault.body or ())), orjson.loads(body)

@@ -1,4 +1,4 @@
-"""Limits hold under storms, and a request that they turn away leaves nothing behind."""
+"""Limits hold under storms, and a request that they turn away leaves nothing."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class Caller:
         return content.removesuffix(text)
 
     def events(self, count: int) -> int:
-        """A place in a stream, told for OpenAI's events: three of Claude's come before the first word, not one."""
+        """A place in a stream, counted in OpenAI's events: three of Claude's come before the first word, not one."""
         return count + 2 if isinstance(self.world.upstream, StrictAnthropic) else count
 
 

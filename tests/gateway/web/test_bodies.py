@@ -1,4 +1,4 @@
-"""Large bodies are served and stored; what is refused leaves nothing behind."""
+"""Large bodies are served and stored; what is refused leaves nothing."""
 
 from __future__ import annotations
 

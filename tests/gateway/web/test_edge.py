@@ -1,4 +1,4 @@
-"""The pass-through over real sockets: bytes untouched, limits kept, errors in OpenAI's form, nobody left hanging."""
+"""The pass-through over real sockets: bytes untouched, limits enforced, errors in OpenAI's form, no client hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The receipt of a reply: what of its time was ours."""
+"""The receipt of a reply: the gateway's share of its time."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ async def test_a_store_is_slow_while_a_turn_waits_for_a_connection_and_not_while
 async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody who would hand it on has one then: a write would wait for ever, and all behind it."""
+    """No task that would hand it on has one then: a write would wait for ever, and all after it."""
     store: Store = await open_store(limits=PoolLimits(size=2))
     asked, refuse, held, go_on = (asyncio.Event() for _ in range(4))
 

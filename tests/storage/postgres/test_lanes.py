@@ -26,7 +26,7 @@ BURY = "UPDATE jobs SET state = 'dead' WHERE key = '{}'"
         ("a", ADD.format("b"), DROP.format("a"), "b"),
         ("a", BURY.format("a"), ADD.format("b"), "b"),
         ("a", ADD.format("b"), BURY.format("a"), "b"),
-        # So with one behind it.
+        # So with one after it.
         ("ab", DROP.format("a"), ADD.format("c"), "b"),
         ("ab", ADD.format("c"), DROP.format("a"), "b"),
         # The next one is taken away while the first ends.

@@ -1,4 +1,4 @@
-"""The ears of a process end when they are told to, at whatever moment that is, and say why they are deaf."""
+"""The listener of a process ends when it is stopped, at whatever moment that is, and says why it does not listen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.storage.conftest import PostgresServer
 
 
 class Ears(NotificationListener):
-    """Those of a process that is told to end at the moment in which the subclass calls `end`."""
+    """That of a process which ends at the moment in which the subclass calls `end`."""
 
     def __init__(self, url: str) -> None:
         super().__init__(PostgresTarget(url), lambda asked, at, answered: None, lambda: None)

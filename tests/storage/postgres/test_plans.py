@@ -42,7 +42,7 @@ async def explain(
     return [line for (line,) in explained]
 
 
-# A memory of 2,000 turns in 200 conversations, beside 200 small ones.
+# A memory of 2,000 turns in 200 conversations, next to 200 small ones.
 FILL = """
 INSERT INTO agents (uid, project, profile, subject, secret, epoch, created, next_seq)
 SELECT 'agent-' || n, 'p', 'f', 'user:' || n, '\\x00', 1, 0, 5000 FROM generate_series(1, 201) n;

@@ -1,4 +1,4 @@
-"""Nobody waits for a connection that nobody will hand on: whoever gives up, hands on what he was told."""
+"""No caller waits for a connection that is never handed on: a caller that gives up passes its turn on."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ async def test_news_that_come_to_somebody_who_gives_up_go_on_to_the_next(server:
     first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
     await asyncio.sleep(0)
     raw.terminate()
-    pool.release(raw)  # it is lost, so that the first is told to open another one
+    pool.release(raw)  # it is lost, so that the first is to open another one
     first.cancel()
     async with asyncio.timeout(20):
         pool.release(await second)

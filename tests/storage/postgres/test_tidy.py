@@ -77,7 +77,7 @@ async def vacuums(connection: asyncpg.Connection) -> int:
     [
         (0, ["BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1"], True),  # it may read what was forgotten
         (0, ["BEGIN", "SELECT pg_current_xact_id()"], True),  # it sees nothing now, but VACUUM leaves it
-        (1, ["BEGIN", "SELECT pg_current_xact_id()"], True),  # snapshots taken beside it reach back to it
+        (1, ["BEGIN", "SELECT pg_current_xact_id()"], True),  # snapshots taken meanwhile reach back to it
         (1, ["BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1"], False),  # it cannot read these tables
     ],
 )

@@ -123,7 +123,7 @@ async def test_a_value_of_each_kind_comes_back_and_none_is_searched_for_an_adapt
         assert (kind, sqlite3.PrepareProtocol) in sqlite3.adapters
 
 
-# -- a row that tells of itself
+# -- a row that reports itself
 
 TOLD = "INSERT INTO sections (agent, text, known) VALUES ((SELECT report_row(7, 8) WHERE ?), '', ?)"
 

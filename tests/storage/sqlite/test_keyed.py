@@ -1,4 +1,4 @@
-"""The sign beside the database file that there are keys."""
+"""The file next to the database that says whether there are keys."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def make_database(path: Path) -> None:
 
 @TRAPS
 def test_no_lock_is_taken_through_a_trap(home: Path, secret: Path, trap: Trap) -> None:
-    """Root's command gave the file behind a link to the owner of the database."""
+    """Root's command gave the target of a link to the owner of the database."""
     path = home / "m.db"
     make_database(path)
     trap(home / "m.db.lock", secret)

@@ -1,4 +1,4 @@
-"""What a process is told of the rows of agents that it writes is what it would read."""
+"""The numbers reported for the rows of agents that a process writes are those that it would read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NUMBERS = "SELECT id, epoch, next_seq, indexed_seq, rev, stamp FROM agents"
 
 
 class Ear:
-    """Hears what the writer of a store tells, and keeps what it knows of all agents by it."""
+    """Collects what the writer of a store reports, as the known numbers of all agents."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""Group commit: what is written together, what fails alone, what waits for whom."""
+"""Group commit: what is written together, what fails alone, which write waits for which."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add(value: object) -> Write:
 
 
 class Commits(sqlite3.Connection):
-    """Counts transactions and savepoints; can be told to fail the next commit."""
+    """Counts transactions and savepoints; can be made to fail the next commit."""
 
     commits = 0
     savepoints = 0
@@ -383,7 +383,7 @@ async def test_the_file_of_a_log_is_emptied_once_it_is_twice_as_large(make: Any)
 
 
 class HeldUp(WriteBack):
-    """A write-back beside the writer that stops before it begins."""
+    """A write-back parallel to the writer that stops before it begins."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False))
@@ -396,7 +396,7 @@ class HeldUp(WriteBack):
 
 
 async def hold_up(make: Any, path: Path) -> tuple[Bench, HeldUp]:
-    """A writer whose log has grown, and is about to be written back beside it."""
+    """A writer whose log has grown, and is about to be written back in parallel."""
     beside = HeldUp(path)
     bench = await make(beside=beside, checkpoint_bytes=100_000)
     await bench.writer.submit(add("0" * 150_000))
