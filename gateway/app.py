@@ -36,7 +36,7 @@ from gateway.web.auth import PAGE_PATH, Guard
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientConnection
 from gateway.web.completions import is_chat_of_agent
-from gateway.web.health import Readiness, health_routes
+from gateway.web.health import Readiness, health_routes, home_routes
 from gateway.web.manage.usage_routes import MANAGE_PREFIX
 from gateway.web.messages import messages_error_form, refuse_unknown
 from gateway.web.middleware import Edge, info_of
@@ -92,9 +92,7 @@ class Gateway:
         limits, server = services.limits, settings.server
         self._stop_begun: float | None = None  # by time.monotonic()
         self._waited_for = 0  # requests that were active then
-        self.readiness = Readiness()
-        # Each change replaces `store.health`, so each check reads the attribute.
-        self.readiness.checks["store"] = lambda: store.health.status
+        self.readiness = _watch_readiness(store)
         self.access = access or AccessLog(enabled=server.access_log)
         self.guard = guard = _make_guard(settings, store)
         bodies = BodyReader(server.max_body_bytes, limits.bodies_in_flight_bytes, limits.body_timeout_s)
@@ -104,6 +102,7 @@ class Gateway:
         self._endpoints = make_endpoints(services, bodies, guard, admin_token)
         routes = [
             *self._endpoints.routes,
+            *home_routes(),
             *health_routes(self.readiness, services.metrics),
             *([] if self._mcp_endpoint is None else self._mcp_endpoint.routes()),
         ]
@@ -144,7 +143,7 @@ class Gateway:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            return self._run_lifespan(receive, send)
+            return _run_lifespan(receive, send, self.start, self.stop)
         if scope["type"] == "websocket":
             return self._sockets(scope, receive, send)
         if is_page_path(scope["path"]):
@@ -163,19 +162,6 @@ class Gateway:
         # With `app` in the scope, the router raises for an unknown path instead of answering it.
         scope["app"] = self
         return self._router(scope, receive, send)
-
-    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.start()
-        except Exception as error:
-            _log.error("The gateway could not start.", exc_info=error)
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.stop()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def start(self) -> None:
         """Starts the services; from then on the gateway is ready."""
@@ -212,6 +198,62 @@ class Gateway:
                 self._waited_for,
                 self._edge.cut,
             )
+
+
+class WorkerHealth:
+    """The ASGI application of a worker: `/health`, `/health/ready` and `/metrics`. It starts and stops its services."""
+
+    def __init__(self, services: Services) -> None:
+        settings, store = services.settings, services.store
+        self._services = services
+        self.readiness = _watch_readiness(store)
+        routes = health_routes(self.readiness, services.metrics)
+        self._router = Router(routes, redirect_slashes=False)
+        self._access = AccessLog(enabled=settings.server.access_log)
+        guard = _make_guard(settings, store)
+        self._edge = Edge(self._dispatch, guard, services.metrics, self._access, services.now)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "lifespan":
+            return _run_lifespan(receive, send, self._start, self._stop)
+        return self._edge(scope, receive, send)
+
+    def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        scope["app"] = self  # as in `Gateway`
+        return self._router(scope, receive, send)
+
+    async def _start(self) -> None:
+        await self._services.start()
+        self.readiness.started = True
+
+    async def _stop(self) -> None:
+        self.readiness.draining = True
+        await self._services.stop()
+        self._access.flush()
+
+
+async def _run_lifespan(
+    receive: Receive,
+    send: Send,
+    start: Callable[[], Awaitable[None]],
+    stop: Callable[[], Awaitable[None]],
+) -> None:
+    await receive()
+    try:
+        await start()
+    except Exception as error:
+        _log.error("The gateway could not start.", exc_info=error)
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await stop()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def _watch_readiness(store: Store) -> Readiness:
+    # Each change replaces `store.health`, so each check reads the attribute.
+    return Readiness(checks={"store": lambda: store.health.status})
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:

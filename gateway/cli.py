@@ -332,8 +332,9 @@ def mcp(read: bool, **arguments: Any) -> None:
 
 
 @root.command(help="perform background jobs until it is stopped, without a server")
-def worker() -> int:
-    return _load_commands().work()
+@_option("port", "answer /health and /metrics at this port of server.host (default: at none)", type=int)
+def worker(port: int | None) -> int:
+    return _load_commands().work({("server", "port"): port}, listens=port is not None)
 
 
 @root.command(help="bring the database to the schema of this version")

@@ -108,12 +108,12 @@ class Commands:
         logging.captureWarnings(True)
         return serve(self.load(flags, upstream, needs_secrets=True), self.limits, performs_jobs=performs_jobs)
 
-    def work(self) -> int:
+    def work(self, flags: Mapping[tuple[str, str], Any], *, listens: bool) -> int:
         with loading():
             from gateway.serve import work
 
         logging.captureWarnings(True)
-        return work(self.load(needs_secrets=True), self.limits)
+        return work(self.load(flags, needs_secrets=True), self.limits, listens=listens)
 
     def migrate(self) -> None:
         with loading():

@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ import uvloop
 
 from gateway.agents.services import AgentServices
 from gateway.agents.tools.descriptors import close_in_children
-from gateway.app import Gateway
+from gateway.app import Gateway, WorkerHealth
 from gateway.core.request.identity import AGENT_PREFIX
 from gateway.errors import GatewayError, SettingsError, UnknownModel
 from gateway.limits import Limits
@@ -85,12 +86,17 @@ def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bo
     return uvloop.run(_serve(settings, limits, performs_jobs, load_otlp_settings(os.environ)))
 
 
-def work(settings: Settings, limits: Limits | None = None) -> int:
-    """Performs background jobs until it is stopped, without a server. Raises: SettingsError: it does not start."""
+def work(settings: Settings, limits: Limits | None = None, *, listens: bool = False) -> int:
+    """Performs background jobs until it is stopped, and returns the exit code.
+
+    listens: answers health checks and scrapes at the address of the settings.
+
+    Raises: SettingsError: it does not start; GatewayError: it could start later.
+    """
     configure_logging()
     close_in_children()
     _require_shared_database(settings, "a worker of its own")
-    return uvloop.run(_work(settings, limits, load_otlp_settings(os.environ)))
+    return uvloop.run(_work(settings, limits, load_otlp_settings(os.environ), listens))
 
 
 async def migrate(settings: Settings) -> None:
@@ -129,12 +135,15 @@ def load_otlp_settings(environ: Mapping[str, str]) -> OtlpSettings | None:
     return otlp
 
 
-async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None) -> int:
+async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | None, listens: bool) -> int:
+    listener = bind(settings.server.host, settings.server.port) if listens else None
     store = await _open_store(settings)
     _report_fault(store, "No background jobs are performed")
     services = Services(
         settings, store, limits=limits, takes_requests=False, make_agents=AgentServices, otlp=otlp
     )
+    if listener is not None:
+        return await _work_and_listen(services, listener)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -148,6 +157,30 @@ async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | 
     finally:
         await services.stop()
     return 0
+
+
+async def _work_and_listen(services: Services, listener: socket.socket) -> int:
+    settings = services.settings
+    try:
+        await _check_keys(settings, services.store)
+        listen(listener)
+    except BaseException:
+        listener.close()
+        await services.store.close()
+        raise
+    app = WorkerHealth(services)
+    url = f"http://{_url_host(settings.server.host)}:{listener.getsockname()[1]}"
+
+    def started() -> None:
+        _tune_collector()
+        _print_notice(
+            f"Mnemogate works on {settings.database.shown}\nIt answers {url}/health and {url}/metrics"
+        )
+
+    server = make_server(app, settings.server, app.readiness, started, services.limits)
+    _stop_on_hangup(server.handle_exit)
+    await server.serve(sockets=[listener])
+    return 0 if server.started else 1
 
 
 def _require_shared_database(settings: Settings, option: str) -> None:

@@ -1,6 +1,6 @@
 """The services of a gateway: all that its routes call, put together once, with their start and stop.
 
-A worker process (`mnemogate worker`) has the services alone, without an application that serves.
+A worker process (`mnemogate worker`) has the services alone, without an application that serves requests.
 """
 
 from __future__ import annotations

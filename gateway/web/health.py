@@ -56,10 +56,15 @@ class Readiness:
         return {"status": status, **parts}
 
 
-def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
+def home_routes() -> list[Route]:
     async def home(_: Request) -> Response:
         return Response(HOME, media_type="text/plain")
 
+    # Claude Code probes one of these before a run with HEAD, which starlette adds to GET.
+    return [Route("/", home), Route("/api/hello", home)]
+
+
+def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
     async def live(_: Request) -> Response:
         return _json({"status": "ok"})
 
@@ -69,14 +74,7 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
     async def counted(_: Request) -> Response:
         return Response(await metrics.scrape(), headers={"content-type": metrics.content_type})
 
-    return [
-        # Claude Code probes one of these before a run with HEAD, which starlette adds to GET.
-        Route("/", home),
-        Route("/api/hello", home),
-        Route("/health", live),
-        Route("/health/ready", ready),
-        Route("/metrics", counted),
-    ]
+    return [Route("/health", live), Route("/health/ready", ready), Route("/metrics", counted)]
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:

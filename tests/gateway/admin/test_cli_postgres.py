@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from gateway.cli import main
 from storage.postgres.migration import latest, load_migrations
 from tests.patience import PATIENCE_S
 from tests.postgres import empty_database, query
+from tests.server import Listener
 
 Out = pytest.CaptureFixture[str]
 NOWHERE = "postgresql://ann:hush@127.0.0.1:1/memory"
@@ -147,3 +150,36 @@ def test_a_worker_works_until_it_is_stopped(end: signal.Signals) -> None:
         assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
         worker.send_signal(end)
         assert worker.wait(PATIENCE_S) == 0
+
+
+def test_a_worker_with_a_port_shows_its_health_and_metrics_and_nothing_else() -> None:
+    command = [sys.executable, "-m", "gateway", "worker", "--port", "0"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.readline().startswith("Mnemogate works on postgresql://")
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/health", worker.stdout.readline())
+        assert found is not None
+        place = Listener()
+        place.port = int(found[1])
+        assert place.ask("GET", "/health").status == 200
+        ready = place.ask("GET", "/health/ready")
+        assert (ready.status, ready.json) == (200, {"status": "ok", "store": "ok"})
+        scraped = place.ask("GET", "/metrics").body.decode()
+        assert "mnemogate_store_up 1.0" in scraped
+        assert "mnemogate_jobs" in scraped
+        for path in ("/", "/v1/models", "/v1/agents/", "/ui", "/admin/users", "/v1/manage/usage"):
+            assert place.ask("GET", path).status == 404, path
+        assert main(["keys", "create", "--metrics"]) == 0
+        until = time.monotonic() + PATIENCE_S
+        while place.ask("GET", "/metrics").status != 401:  # it is notified of the first key
+            assert time.monotonic() < until
+        assert place.ask("GET", "/health").status == 200
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(PATIENCE_S) == 0
+
+
+def test_a_worker_without_keys_is_not_opened_to_others(capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNEMOGATE_HOST", "0.0.0.0")
+    assert main(["worker", "--port", "0"]) == 2
+    assert "it has no keys" in capsys.readouterr().err
