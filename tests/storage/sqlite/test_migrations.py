@@ -195,6 +195,12 @@ async def test_a_file_that_is_too_old_is_refused_with_the_way(
         await open_store()
 
 
+def test_the_documents_name_the_oldest_file_that_opens() -> None:
+    oldest = min(step.before for step in load_migrations() if step.before)
+    page = (Path(__file__).parents[3] / "docs/operations.md").read_text("utf-8")
+    assert f"A file from schema version {oldest} on opens." in page
+
+
 async def test_a_newer_file_is_refused_by_name_and_left_alone(open_store: Any, path: Path) -> None:
     await (await open_store()).close()
     connection = sqlite3.connect(path)
