@@ -95,6 +95,11 @@ class Imports(Group):
         """Notes how far an import has come."""
         await _note_progress(connection, note)
 
+    @bulk_writes
+    async def touch(self, connection: Connection, row: int, at: float) -> None:
+        """Notes that an import goes on."""
+        await connection.run(SQL["touch"], (row, at))
+
     @long_reads
     async def read(self, connection: Connection, write: ImportWrite, done: int = 0) -> ImportWriting:
         """Returns a conversation with the changes that it would make, to be written by `write_part`.

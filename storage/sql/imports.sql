@@ -29,6 +29,10 @@ RETURNING id
 -- Notes how far an import has come, unless it was stopped.
 UPDATE imports SET status = ?2, touched = ?3, data = ?4 WHERE id = ?1 AND status = 'running'
 
+-- name: touch
+-- Notes that an import goes on.
+UPDATE imports SET touched = ?2 WHERE id = ?1 AND status = 'running'
+
 -- name: add
 -- Notes what an import has added.
 INSERT INTO imported (what, id, import, conversation, learns) VALUES (?1, ?2, ?3, ?4, ?5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
@@ -26,14 +27,18 @@ from gateway.run.admin.operation_arguments import (
     read_page,
 )
 from storage.commands import ForgetTarget
-from storage.errors import WriteConflict
+from storage.errors import StoreError, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
-# Where another process may perform an import, one that has not written for so long counts as stopped.
-_STOPPED_AFTER_S: Final = 60.0
+# Where processes share a database, each notes so often that its imports go on. One of which that was not noted for so
+# long counts as stopped. No measurement.
+_TOUCH_S: Final = 5.0
+_STOPPED_AFTER_S: Final = 20.0
+# As the time when that was noted last: it has stopped.
+_STOPPED: Final = 0.0
 _UNDO_WAIT_S: Final = 20.0
 # How long the command line may ask for a preview after its end.
 _PREVIEW_RETENTION_S: Final = 60.0
@@ -136,10 +141,30 @@ class ImportOperations:
         except WriteConflict as error:
             raise Conflict(f"The import {uid} is being undone. Send the file again later.") from error
         self._running[uid] = running
-        running.task = asyncio.create_task(self.performer.perform(running, agent))
+        running.task = asyncio.create_task(self._perform(running, agent))
         # A task that is cancelled before its first step runs nothing of its own.
         running.task.add_done_callback(lambda _: self._running.pop(uid))
         return running
+
+    async def _perform(self, running: RunningImport, agent: Agent) -> None:
+        """Performs an import. Processes that share the database are shown meanwhile that it goes on."""
+        if not self.store.database.is_shared:
+            await self.performer.perform(running, agent)
+            return
+        touching = asyncio.create_task(self._touch(running.row))
+        try:
+            await self.performer.perform(running, agent)
+        finally:
+            touching.cancel()
+            with suppress(StoreError):
+                await self.store.imports.touch(running.row, _STOPPED)
+
+    async def _touch(self, row: int) -> None:
+        """Notes that an import goes on, until it is cancelled."""
+        while True:
+            await asyncio.sleep(_TOUCH_S)
+            with suppress(StoreError):  # the import meets the error as well
+                await self.store.imports.touch(row, self.now())
 
     async def begin_file(self, raw: RawArguments) -> dict[str, Any]:
         """Begins to import the file at `path` on this machine, for the command line. Returns the import as JSON."""
@@ -236,7 +261,7 @@ class ImportOperations:
         return found
 
     def _is_performed_elsewhere(self, stored: StoredImport) -> bool:
-        """Returns whether another process performs an import, as far as its last write shows."""
+        """Returns whether another process performs an import, as far as it has noted that lately."""
         is_running = stored.status == "running" and self.store.database.is_shared
         return is_running and abs(self.now() - stored.touched) < _STOPPED_AFTER_S
 

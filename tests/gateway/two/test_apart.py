@@ -15,15 +15,20 @@ from typing import Any
 import asyncpg
 import pytest
 
+from gateway.operations import make_import_operations
+from gateway.run.admin import import_operations
 from gateway.run.admin.transfer_operations import TransferOperations
+from gateway.settings import Settings
 from storage.postgres import listen
 from storage.records import Scope
 from storage.sql import keys
+from storage.sql.imports import Imports
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.lifecycle.test_two_gateways import Two
 from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, command, serving
+from tests.gateway.sdk import remember
 from tests.gateway.two.world import CHAT, MODULE, Place
 from tests.patience import PATIENCE_S, becomes
 from tests.postgres import query
@@ -194,6 +199,30 @@ def test_a_memory_that_is_imported_is_known_at_both(
         done = command("memory", "import", *path, "ann", where=tmp_path, environ=environ)
         assert done.returncode == 1
         assert "has a memory here already" in done.stderr
+
+
+def test_another_gateway_sees_whether_an_import_goes_on(
+    upstream: StrictUpstream, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while nothing is written, as where a long conversation is indexed."""
+    monkeypatch.setattr(import_operations, "_TOUCH_S", 0.01)
+
+    async def wait(*_: Any) -> None:
+        await asyncio.Event().wait()  # until it is stopped
+
+    def status() -> str:
+        return str(world.gateway.call(elsewhere.show(begun["id"]))["status"])
+
+    monkeypatch.setattr(Imports, "write_part", wait)
+    with remember(upstream, url, admin_token="the-owner") as world:
+        elsewhere = make_import_operations(Settings(), world.store, world.clock)
+        path, file = "/v1/manage/imports?user=ann", b'{"messages": [{"role": "user", "content": "Hello."}]}'
+        begun = world.gateway.ask("POST", path, file, {"x-mnemogate-admin": "the-owner"}).json
+        world.clock.sleep(3_600)
+        becomes(lambda: status() == "running")
+        # Its gateway stops in order.
+        world.gateway.call(world.gateway.app.services.imports.aclose())
+        assert status() == "stopped"
 
 
 async def test_one_export_is_imported_twice_in_one_moment(url: str) -> None:
