@@ -25,7 +25,7 @@ from gateway.loading import exit_on_interrupt, loading
 from gateway.run.admin import printed
 from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
-from gateway.run.admin.serving import ProcessGone, ServingProcess
+from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone, ServingProcess
 from gateway.run.admin.streams import open_input, open_output, split_lines
 from gateway.settings import Settings, without_password
 from gateway.settings.check import POSTGRES
@@ -229,10 +229,11 @@ class Commands:
 
     # -- operations
 
-    def perform(self, operation: str, arguments: _Arguments) -> Any:
+    def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
         """Asks the process that serves this database, or performs the operation here if there is none.
 
         arguments: its arguments; those that are None count as left out.
+        answer_s: as for `ServingProcess.ask`.
         """
         arguments = _without_none(arguments)
         _ = self.settings  # mistakes in them come first
@@ -242,7 +243,8 @@ class Commands:
             around = error.object[max(error.start - 8, 0) : error.end]
             raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
         return self._where_served(
-            lambda: self._perform_here(operation, arguments), lambda process: process.ask(operation, body)
+            lambda: self._perform_here(operation, arguments),
+            lambda process: process.ask(operation, body, answer_s),
         )
 
     def _where_served(self, here: Callable[[], T], there: Callable[[ServingProcess], T]) -> T:
@@ -437,7 +439,8 @@ class Commands:
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
     ) -> dict[str, Any]:
         """Has the process that serves import a file, and waits for its end."""
-        shown: dict[str, Any] = self.perform("imports-begin", {**arguments, "path": path})
+        begin = {**arguments, "path": path}
+        shown: dict[str, Any] = self.perform("imports-begin", begin, FILE_ANSWER_S)
         same_import = {"import": shown["id"], "preview": arguments.get("preview")}
         while shown["status"] == "running":
             report(shown)

@@ -47,8 +47,6 @@ _LEAST_REST: Final = 3
 _MOST_REST: Final = 4
 # The same after a page of the survey, while a request is being answered: the client waits for all of them.
 _SURVEY_REST: Final = 1
-# All rests of a survey, in seconds: the command line waits 30 s for it. A file of 240 MB has so much.
-_SURVEY_RESTS_S: Final = 5.0
 # The same after each message that is indexed, which takes 0.3 ms, while a request is being answered.
 _INDEX_REST_S: Final = 0.001
 _DAY_S: Final = 86_400.0
@@ -119,16 +117,14 @@ class ImportPerformer(Struct, frozen=True):
         format: None: it is found out.
         source_user: the only one whose facts are counted; None: all.
         """
-        pages, left_s = survey_file(file, format, source_user), _SURVEY_RESTS_S
+        pages = survey_file(file, format, source_user)
         while True:
             begun = time.monotonic()
             found: Survey | None = await self.in_thread(next, pages)
             if found is not None:
                 return found
-            if self.idle is not None and left_s > 0:
-                rest_s = _SURVEY_REST * (time.monotonic() - begun)
-                left_s -= rest_s
-                await self._wait_idle(rest_s)
+            if self.idle is not None:
+                await self._wait_idle(_SURVEY_REST * (time.monotonic() - begun))
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
         """Performs an import or a preview to its end, and closes its file. What stops it is its status.

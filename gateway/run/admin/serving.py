@@ -22,6 +22,8 @@ from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar
 
 # An operation is answered within this time; long ones are asked for in parts.
 ANSWER_S = 30.0
+# One that looks through a whole file first: 4 GiB, the most that is imported, take an idle gateway some two minutes.
+FILE_ANSWER_S = 1_200.0
 # The file has some 150 bytes; a larger one was not written by a gateway.
 _FILE_BYTES = 4096
 
@@ -73,8 +75,11 @@ class ServingProcess(NamedTuple):
         except (OSError, ValueError, LookupError, TypeError, StoreError):
             return None
 
-    def ask(self, operation: str, body: bytes) -> Any:
-        """Returns the answer of an operation. body: its arguments, JSON.
+    def ask(self, operation: str, body: bytes, answer_s: float | None = None) -> Any:
+        """Returns the answer of an operation.
+
+        body: its arguments, JSON.
+        answer_s: how long it may take; None: `ANSWER_S`.
 
         Raises: GatewayError: the process's error, or that it does not answer; ProcessGone.
         """
@@ -85,8 +90,9 @@ class ServingProcess(NamedTuple):
         )
         # Without the proxies of the environment: the process is on this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        answer_s = answer_s or ANSWER_S
         try:
-            with opener.open(request, timeout=ANSWER_S) as reply:
+            with opener.open(request, timeout=answer_s) as reply:
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -101,7 +107,7 @@ class ServingProcess(NamedTuple):
             raise GatewayError(message) from error
         except TimeoutError as error:
             raise GatewayError(
-                f"The gateway at {self.address} has not answered within {ANSWER_S:g} seconds. "
+                f"The gateway at {self.address} has not answered within {answer_s:g} seconds. "
                 "What it was asked for may be done all the same; look before you ask again."
             ) from error
         except (OSError, ValueError, http.client.HTTPException) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import logging
@@ -21,6 +22,7 @@ from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,9 @@ from gateway.cli import main
 from gateway.cli_commands import _START_POLL_S, _START_S, Commands
 from gateway.errors import GatewayError
 from gateway.log import RepeatHandler
+from gateway.run.admin import serving
+from gateway.run.admin.import_performer import ImportPerformer
+from gateway.run.admin.import_reading import Survey
 from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.serving import AdminFile, ServingProcess
@@ -324,7 +329,7 @@ def test_a_server_that_does_not_answer_is_said_so(
     upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And not that the file is in use, as if the operator had to stop it."""
-    monkeypatch.setattr("gateway.run.admin.serving.ANSWER_S", 0.1)
+    monkeypatch.setattr(serving, "ANSWER_S", 0.1)
     with owner(upstream, database), socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         AdminFile(str(database)).write(address)
@@ -332,6 +337,24 @@ def test_a_server_that_does_not_answer_is_said_so(
         said = capsys.readouterr().err
     assert f"The gateway at {address} has not answered" in said
     assert "in use" not in said
+
+
+@pytest.mark.sqlite
+def test_a_large_file_is_looked_through_for_longer_than_another_answer_takes(
+    upstream: StrictUpstream, database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey = ImportPerformer.survey
+
+    async def survey_slowly(self: ImportPerformer, *given: Any) -> Survey:
+        await asyncio.sleep(0.3)
+        monkeypatch.setattr(serving, "ANSWER_S", PATIENCE_S)
+        return await survey(self, *given)
+
+    monkeypatch.setattr(ImportPerformer, "survey", survey_slowly)
+    (database.parent / "facts.md").write_text("- I like tea.\n")
+    with owner(upstream, database):
+        monkeypatch.setattr(serving, "ANSWER_S", 0.1)
+        assert main(["import", "facts.md", "--user", "ann"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.sqlite

@@ -315,10 +315,8 @@ def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: 
         talks = [orjson.dumps({"id": id, "messages": talk}) for id in ("c-3", "c-4")]
         file = io.BytesIO(b"\n".join([export("jsonl", TALKS), *talks]))
         beginning = asyncio.create_task(operations.begin(file, operations.read_request({"user": "alice"})))
-        await see_rests(beginning, 1)
-        # Its client does not wait for more rests of a survey.
-        async with asyncio.timeout(PATIENCE_S):
-            running = await beginning
+        await see_rests(beginning, 2)
+        running = await beginning
         assert running.task is not None
         await see_rests(running.task, 4)
         idle.set()
