@@ -306,6 +306,20 @@ def test_memory_that_cannot_be_read_for_a_moment_does_not_end_it(
     assert (polled(world, made.id).output_text, len(upstream.chats)) == ("Ok.", 1)
 
 
+@pytest.mark.both
+def test_a_restart_of_the_gateway_is_no_failed_attempt(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """As where many gateways are restarted one after the other, and each takes over what the one before had."""
+    gate, id = Gate(), ""
+    upstream.script = lambda seen: say("A nice name.", hold_before_headers=gate)
+    for restarts in range(background_responses.MAX_TRIES + 2):
+        with serve_memory(upstream, tmp_path, agent()) as world:
+            id = id or begin(world, input="My cat is called Miso.").id
+            becomes(lambda: len(upstream.chats) > restarts)  # noqa: B023
+    with serve_memory(upstream, tmp_path, agent()) as world:
+        gate.open()
+        assert polled(world, id).output_text == "A nice name."
+
+
 def test_a_request_that_cannot_be_read_any_more_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
