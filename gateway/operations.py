@@ -67,12 +67,15 @@ def make_request_operations(
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
 
-def make_trial_recall(settings: Settings, store: Store, embed_query: EmbedQuery | None) -> TrialRecall:
+def make_trial_recall(
+    settings: Settings, store: Store, now: Callable[[], float], embed_query: EmbedQuery | None
+) -> TrialRecall:
     """Makes the operation that shows what a sentence recalls.
 
+    now: seconds since the epoch.
     embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
     """
-    return TrialRecall(store, settings.memory.recall_tokens or TRIAL_RECALL_TOKENS, time.time, embed_query)
+    return TrialRecall(store, settings.memory.recall_tokens or TRIAL_RECALL_TOKENS, now, embed_query)
 
 
 def make_page_operations(
@@ -105,7 +108,7 @@ def make_page_operations(
         audit=AuditOperations(store),
         edits=MemoryEdits(store, log.now),
         memories=memories,
-        search=SearchOperation(store, make_trial_recall(settings, store, embed_query)),
+        search=SearchOperation(store, make_trial_recall(settings, store, log.now, embed_query)),
         forgetting=MemoryForgetting(store, memories, log.now),
         export=MemoryExport(store, TransferOperations(store), memories),
     )
@@ -127,7 +130,7 @@ def make_mcp_memory(
     views = MemoryViews(store, now, settings.memory.keep_why_days)
     operations = McpOperations(
         views,
-        SearchOperation(store, make_trial_recall(settings, store, embed_query)),
+        SearchOperation(store, make_trial_recall(settings, store, now, embed_query)),
         MemoryEdits(store, now),
         MemoryForgetting(store, views, now),
     )
@@ -199,8 +202,9 @@ def make_operations(
     imports = imports or make_import_operations(settings, store)
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
-    usage = UsageOperations(store.usage, time.time if log is None else log.now, meter)
-    show = ShowOperation(store, make_trial_recall(settings, store, embed_query), defaults)
+    now = time.time if log is None else log.now
+    usage = UsageOperations(store.usage, now, meter)
+    show = ShowOperation(store, make_trial_recall(settings, store, now, embed_query), defaults)
     edits = MemoryEdits(store, time.time, defaults)
     forgetting = ForgetOperations(store, time.time, defaults)
     transfer = TransferOperations(store, defaults, _embedding_jobs(settings))

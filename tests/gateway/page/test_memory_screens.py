@@ -17,6 +17,7 @@ import pytest
 from markupsafe import escape
 from msgspec.structs import replace
 
+from gateway.core.dates import day_text
 from gateway.core.memory.word_diff import diff_words
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
@@ -531,6 +532,13 @@ def test_a_long_fact_that_an_import_brought_is_corrected(operator: Operator) -> 
 @pytest.mark.both
 def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
+def test_the_note_of_a_search_has_the_date_that_a_reply_s_would_have(operator: Operator) -> None:
+    world = operator.world
+    uid = speak(world, "My train to Lyon leaves on 4 May.").uid
+    found = operator.twin(f"m/{uid}/search?q=When+does+my+train+to+Lyon+leave%3F")
+    assert f"Written {day_text(world.clock.now)}." in found["note"]
+
+
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
     uid = agent.uid
     assert ">Undo<" not in page(operator, f"m/{uid}/f/{seq}")
