@@ -349,7 +349,8 @@ def sentence_of(record: RecallRecord) -> str:
     if not chosen:
         found = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
     elif record.is_selection:
-        found = f"The message names nothing to look for: {chosen} memories went in as a selection of all."
+        what = "memory" if chosen == 1 else "memories"
+        found = f"The message names nothing to look for: {chosen} {what} went in as a selection of all."
     else:
         what = "memory" if record.found == 1 else "memories"
         found = (
