@@ -50,6 +50,19 @@ def test_the_overview_says_in_an_outage_that_people_are_unknown(
     assert operator.twin("")["people"] is None
 
 
+def test_an_overview_whose_requests_were_forgotten_does_not_say_that_there_were_none(
+    operator: Operator,
+) -> None:
+    assert "No requests yet." in operator.get("").body.decode()
+    agent = speak(operator.world, "Hello.")
+    operator.twin(f"m/{agent.uid}/forget?all=1", {"confirm": "2"})
+    found = operator.twin("")
+    assert (found["requests"]["last_hour"], found["replies"]) == (1, [])
+    shown = operator.get("").body.decode()
+    assert "None is left" in shown
+    assert "No requests yet." not in shown
+
+
 def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     id = full(operator)
     found = operator.twin(f"r/{id}")
