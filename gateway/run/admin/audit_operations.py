@@ -45,12 +45,13 @@ class AuditOperations(Struct, frozen=True):
         project: what concerns its memories alone.
         after: `next` of the page before.
 
-        Raises: BadRequest: `after` cannot be read; UnknownId: the memory belongs to another project.
+        Raises: BadRequest: `after` cannot be read; UnknownId: the memory belongs to another project, or there never was
+        one.
         """
         before = read_cursor(after, LAST_NUMBER)
-        if memory is not None and project is not None:
-            await find_memory(self.store, project, memory, param="memory")
         found = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
+        if memory is not None and (project is not None or not found):
+            await find_memory(self.store, project, memory, param="memory")
         return AuditPage(
             tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in found[:limit]),
             str(found[limit - 1].id) if len(found) > limit else None,

@@ -582,5 +582,5 @@ AUDIT = RecordList(
         _labelled_column("memory", lambda each: each["memory"] or ""),
         _text_column("what"),
     ),
-    "Nothing is noted: nothing was done over the page.",
+    "Nothing is noted.",
 )

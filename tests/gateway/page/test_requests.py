@@ -138,6 +138,14 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
         assert f'told the <a href="../m/{alice.uid}#blocks">memory blocks</a> (' in text
 
 
+def test_the_audit_of_a_memory_that_never_was_is_an_error(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    assert operator.twin(f"audit?memory={agent.uid}")["items"] == []
+    operator.twin(f"m/{agent.uid}/forget?all=1", {"confirm": "2"})
+    assert operator.twin(f"audit?memory={agent.uid}")["items"]
+    assert operator.get("audit?memory=nope").status == 404
+
+
 def test_the_audit_notes_a_read_once_an_hour(operator: Operator) -> None:
     id = full(operator)
     for _ in range(3):
