@@ -114,6 +114,8 @@ class _BlockScreens(Struct, frozen=True):
 
     async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
         access = access_of(request)
+            if page.block.value == form.value and not request.is_twin:
+                return await self.result(request, access)  # it was sent twice
         try:
             await self.edits.undo_block(access.editor, access.uid, str(request.params["label"]), form.version)
         except (Conflict, BadRequest) as error:

@@ -43,7 +43,11 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         try:
             new = await edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
-            return await shown(access, seq, typed=form.text, error=error)
+            view = await shown(access, seq, typed=form.text, error=error)
+            after = view.record.after
+            if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
+                return view
+            return ActionResult(after, access.path("f", after.seq))  # it was sent twice
         page = await views.fact(access.project, access.uid, new.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new.seq))
 

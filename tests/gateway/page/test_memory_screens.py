@@ -443,6 +443,21 @@ def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator)
         shown = page(operator, screen)
         assert f"f/{seq}/mute" not in shown
         assert "not mentioned" not in shown
+def test_a_form_that_is_sent_twice_is_no_conflict_with_itself(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    block, fact = f"m/{agent.uid}/b/human", f"m/{agent.uid}/f/{seq}"
+    for path, fields in (
+        (block, {"value": "Cat: Miso.\nHates thunder.", "version": 1}),
+        (f"{fact}/correct", {"text": "The train leaves\non 4 May."}),
+    ):
+        first, again = (operator.post(path, **fields) for _ in range(2))
+        assert (again.status, again.headers["location"]) == (303, first.headers["location"])
+        assert operator.program("POST", f"{path}.json", fields).status == 409
+    assert operator.twin(block)["block"]["version"] == 2
+    assert len(operator.twin(f"m/{agent.uid}/facts?all=1")["items"]) == 2
+
+
 
 
 def test_a_link_to_a_message_of_a_long_exchange_opens_a_page_with_it(operator: Operator) -> None:
