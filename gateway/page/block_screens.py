@@ -12,11 +12,14 @@ from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
+from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import BlockPage, MemoryViews
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
+# Characters of a text that a form always carries: each takes 12 bytes at most.
+_FORM_CHARS = MAX_BODY_BYTES // 12 - 1_000
 # Characters of what stays around a change in the history of a page, and of a whole difference.
 _CHARS_AROUND, _MAX_CHARS = 60, 1_500
 
@@ -87,7 +90,14 @@ class _BlockScreens(Struct, frozen=True):
         changes = await asyncio.to_thread(_changes, page)
         context = {"changes": changes, "is_compared": False, "conflict": None, **more}
         return access.view(
-            page, "block.html", page.block.label, error, typed=typed, memory_name=name, **context
+            page,
+            "block.html",
+            page.block.label,
+            error,
+            typed=typed,
+            memory_name=name,
+            form_chars=_FORM_CHARS,
+            **context,
         )
 
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
@@ -104,6 +114,8 @@ class _BlockScreens(Struct, frozen=True):
             )
         except Conflict as error:
             page = await self.read_page(request, access)
+            if page.block.value == form.value and not request.is_twin:
+                return await self.result(request, access)  # it was sent twice
             conflict = _shortened(await asyncio.to_thread(diff_words, form.value, page.block.value))
             return await self.view(page, access, typed=form.value, error=error, conflict=conflict)
         except BadRequest as error:
@@ -114,8 +126,6 @@ class _BlockScreens(Struct, frozen=True):
 
     async def undo(self, request: ScreenRequest, form: UndoForm) -> Answer:
         access = access_of(request)
-            if page.block.value == form.value and not request.is_twin:
-                return await self.result(request, access)  # it was sent twice
         try:
             await self.edits.undo_block(access.editor, access.uid, str(request.params["label"]), form.version)
         except (Conflict, BadRequest) as error:

@@ -350,6 +350,21 @@ def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, t
             assert operator.twin(path)["block"]["value"] == value
 
 
+def test_a_block_that_no_form_takes_is_shown_without_one(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """The agents API takes longer ones, and a browser would send it in vain."""
+    profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=2_000_000),))
+    with remember(upstream, tmp_path, profile) as world:
+        operator = operator_of(world)
+        path = f"m/{speak(world, 'Hello.').uid}/b/human"
+        operator.twin(path, {"value": "x" * 2_000_000, "version": 1})
+        shown = page(operator, path)
+        assert "too long to be edited here" in shown
+        assert "<textarea" not in shown
+        assert len(shown) < 100_000
+        assert operator.post(f"{path}/undo", version=2).status == 303
+        assert "<textarea" in page(operator, path)
+
+
 @pytest.mark.parametrize("module", ["gateway.page.block_screens", "gateway.run.admin.memory_views"])
 def test_a_difference_of_long_texts_holds_up_nothing_else(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, module: str
