@@ -128,8 +128,8 @@ def read_fields(value: Mapping[str, Any], kind: type[S], *, is_text: bool) -> S:
 
 
 def typed_text(sent: Mapping[str, str]) -> str:
-    """Returns the text of a block or a fact that was typed into a form; "": the form has none."""
-    return sent.get("value") or sent.get("text") or ""
+    """Returns the text of a block or a fact, or the name of a key, that was typed into a form; "": it has none."""
+    return sent.get("value") or sent.get("text") or sent.get("name") or ""
 
 
 def bearer_of(headers: Iterable[RawHeader]) -> str | None:

@@ -122,7 +122,7 @@ class SignInPages:
                     "This code or key opens nothing. A code works once, for a minute; of keys only those of "
                     "operators open the page."
                 )
-            return self._answers.login_page(request, to=to, error=error)
+            return self._answers.login_page(request, to=to, error=error, typed=wanted.typed)
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")
         cookie = f"{await self._cookie()}={token}; HttpOnly{self._attributes}"
@@ -143,6 +143,8 @@ class _LoginQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Login(_LoginQuery, frozen=True, kw_only=True):
     key: str
+    # A text that was not saved, which the page has beside the form.
+    typed: str = ""
 
 
 class _Theme(Struct, frozen=True, forbid_unknown_fields=True):

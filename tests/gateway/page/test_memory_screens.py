@@ -443,21 +443,6 @@ def test_a_correction_of_a_fact_that_was_corrected_meanwhile_loses_no_text(opera
     assert re.search(r"readonly[^>]*>\n&lt;b&gt;The train leaves on 3 May\.</textarea>", late.body.decode())
 
 
-def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator) -> None:
-    agent = speak(operator.world, "Hello.")
-    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
-    facts, fact = f"m/{agent.uid}/facts?all=1", f"m/{agent.uid}/f/{seq}"
-    operator.twin(f"{fact}/mute", {"muted": True})
-    for screen in (facts, fact):
-        shown = page(operator, screen)
-        assert f"f/{seq}/mute" in shown
-        assert "not mentioned" in shown
-    new = operator.twin(f"{fact}/correct", {"text": "The train leaves on 4 May."})
-    assert f"f/{new['seq']}/mute" in page(operator, facts)
-    for screen in (facts, fact):
-        shown = page(operator, screen)
-        assert f"f/{seq}/mute" not in shown
-        assert "not mentioned" not in shown
 def test_a_form_that_is_sent_twice_is_no_conflict_with_itself(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
@@ -473,6 +458,21 @@ def test_a_form_that_is_sent_twice_is_no_conflict_with_itself(operator: Operator
     assert len(operator.twin(f"m/{agent.uid}/facts?all=1")["items"]) == 2
 
 
+def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    facts, fact = f"m/{agent.uid}/facts?all=1", f"m/{agent.uid}/f/{seq}"
+    operator.twin(f"{fact}/mute", {"muted": True})
+    for screen in (facts, fact):
+        shown = page(operator, screen)
+        assert f"f/{seq}/mute" in shown
+        assert "not mentioned" in shown
+    new = operator.twin(f"{fact}/correct", {"text": "The train leaves on 4 May."})
+    assert f"f/{new['seq']}/mute" in page(operator, facts)
+    for screen in (facts, fact):
+        shown = page(operator, screen)
+        assert f"f/{seq}/mute" not in shown
+        assert "not mentioned" not in shown
 
 
 def test_a_link_to_a_message_of_a_long_exchange_opens_a_page_with_it(operator: Operator) -> None:
@@ -532,6 +532,13 @@ def test_what_a_page_of_a_refused_form_links_to_is_there(operator: Operator) -> 
         assert (theme.status, theme.headers["location"]) == (303, screen)
 
 
+def test_the_note_of_a_search_has_the_date_that_a_reply_s_would_have(operator: Operator) -> None:
+    world = operator.world
+    uid = speak(world, "My train to Lyon leaves on 4 May.").uid
+    found = operator.twin(f"m/{uid}/search?q=When+does+my+train+to+Lyon+leave%3F")
+    assert f"Written {day_text(world.clock.now)}." in found["note"]
+
+
 @pytest.mark.both
 def test_all_that_is_found_is_shown_to_its_last_page(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
@@ -562,13 +569,6 @@ def test_a_long_fact_that_an_import_brought_is_corrected(operator: Operator) -> 
 @pytest.mark.both
 def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
-def test_the_note_of_a_search_has_the_date_that_a_reply_s_would_have(operator: Operator) -> None:
-    world = operator.world
-    uid = speak(world, "My train to Lyon leaves on 4 May.").uid
-    found = operator.twin(f"m/{uid}/search?q=When+does+my+train+to+Lyon+leave%3F")
-    assert f"Written {day_text(world.clock.now)}." in found["note"]
-
-
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
     uid = agent.uid
     assert ">Undo<" not in page(operator, f"m/{uid}/f/{seq}")

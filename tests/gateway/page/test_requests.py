@@ -81,6 +81,13 @@ def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     assert other.twin("audit")["items"] == []
 
 
+def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
+    speak(operator.world, "My cat is called Miso.")
+    speak(operator.world, "What do you know about me?")
+    last = operator.twin("requests")["items"][0]["id"]
+    assert ": 1 memory went in as a selection of all." in operator.twin(f"r/{last}")["sentence"]
+
+
 def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -> None:
     speak(operator.world, "Hello.")
     off = {"x-mnemogate-memory": "off"}
@@ -94,13 +101,6 @@ def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -
 def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
-def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
-    speak(operator.world, "My cat is called Miso.")
-    speak(operator.world, "What do you know about me?")
-    last = operator.twin("requests")["items"][0]["id"]
-    assert ": 1 memory went in as a selection of all." in operator.twin(f"r/{last}")["sentence"]
-
-
     with remember(upstream, tmp_path, PROFILE) as world:
         operator = operator_of(world)
         alice = speak(world, "Hello.")

@@ -327,6 +327,27 @@ def test_what_was_typed_is_not_lost_with_the_session(operator: Operator) -> None
     assert 'name="next" value="m/abc/b/human?from=1"' in page
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("m/abc/b/human", {"value": "Cat: Miso.", "version": "7"}),
+        ("m/abc/f/1/correct", {"text": "Cat: Miso."}),
+        ("keys", {"name": "Cat: Miso.", "project": "", "kind": "app", "memory": ""}),
+    ],
+)
+def test_a_key_that_is_mistyped_costs_no_text(operator: Operator, path: str, fields: dict[str, str]) -> None:
+    operator.world.clock.sleep(1801)
+    ended = operator.post(path, **fields)
+    wrong = operator.send_form("login", {"key": "mg-wrong", "typed": "Cat: Miso."})
+    for reply in (ended, wrong):
+        assert reply.status == 401
+        assert re.search(
+            r'<textarea id="typed" name="typed" form="sign-in" readonly[^>]*>\nCat: Miso\.</textarea>',
+            reply.body.decode(),
+        )
+    assert operator.send_form("login", {"key": operator.key, "typed": "Cat: Miso."}).status == 303
+
+
 def test_the_audit_has_who_came_and_went(operator: Operator) -> None:
     operator.sign_in("wrong")
     operator.post("logout")
