@@ -99,15 +99,13 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
-def convert_fields(
-    raw: Mapping[str, Any], kind: type[Struct], path: Path = ()
-) -> tuple[dict[str, Any], list[Fault]]:
+def convert_fields(raw: Mapping[str, Any], kind: type[Struct]) -> tuple[dict[str, Any], list[Fault]]:
     """Converts the fields of an object, and finds all mistakes where `convert` finds the first.
 
     Returns the values of the fields that have no mistake, by name, and the faults in their order.
     """
     faults: list[Fault] = []
-    return _collect_fields(raw, kind, path, faults), faults
+    return _collect_fields(raw, kind, (), faults), faults
 
 
 def convert_collecting(value: Any, hint: Any, path: Path, faults: list[Fault]) -> Any:
