@@ -166,6 +166,7 @@ class TurnSaving:
             self.write_unwaited(prompt, outcome, "A turn that failed")
             return SAVED
         loss: str | None = None
+        is_late = False
         begun = time.perf_counter()
         work = self._write(prompt, outcome)
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
@@ -181,6 +182,7 @@ class TurnSaving:
                 return (
                     events.Saved(after_stop=after_stop) if isinstance(after_stop, events.StepSaved) else SAVED
                 )
+            is_late = True
             self.services.pending.add(writing, "A turn that was answered already", awaited_by=self._scope)
         except StoreError as error:
             if self.is_resumable:
@@ -205,7 +207,7 @@ class TurnSaving:
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
             self.refusal = late if loss is None else Conflict(loss)
-        return events.Saved(durable=False, loss=loss)
+        return events.Saved(durable=False, is_late=is_late, loss=loss)
 
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
         """Begins the write of the turn, which goes on even if nothing waits for it any more."""

@@ -122,6 +122,9 @@ class ClientView:
         done: the upstream's `[DONE]` event, empty without.
         """
 
+    def not_stored(self) -> None:
+        """Notes before the end that the turn could not be stored."""
+
     def not_durable(self) -> None:
         """Notes that the end leaves although the turn is not on disk."""
 

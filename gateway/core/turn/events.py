@@ -95,6 +95,8 @@ class Saved(Struct, frozen=True):
 
     # The turn is committed; False: the store is too slow or down.
     durable: bool = True
+    # The turn is not committed yet, and its write goes on.
+    is_late: bool = False
     # Why the turn will never be stored, for its client; None: it is stored, or may be yet.
     loss: str | None = None
     # The results that were saved after the last step, where a run ends with them.

@@ -603,6 +603,8 @@ class Turn:
             view.fail(Conflict(saved.loss))
             return [*self._flush(), _FINISH]
         view.stop(outcome.stop, outcome.waiting, self._unshown_calls(outcome.waiting))
+        if not (saved.durable or saved.is_late):
+            view.not_stored()
         if reply.form is AS_BODY:
             is_unchanged = self._replies == 1 and not reply.gateway_calls
             data = view.whole(reply.body, outcome, is_unchanged=is_unchanged)

@@ -187,6 +187,10 @@ class ResponsesView(ClientView):
         response = self._end_response()
         self._events.add(f"response.{response['status']}", response=response)
 
+    def not_stored(self) -> None:
+        self.assign_id()
+        self._is_stored = False
+
     def not_durable(self) -> None:
         self._begin_response()
         self._events.add_comment(NOT_DURABLE)

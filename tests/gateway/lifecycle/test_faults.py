@@ -38,6 +38,7 @@ from tests.gateway.lifecycle.faulty import (
     world_of,
 )
 from tests.gateway.process import command, serving
+from tests.gateway.responses.test_responses import by_chat
 from tests.patience import PATIENCE_S, becomes
 from tests.server import RawReply
 
@@ -607,3 +608,20 @@ def test_a_read_that_fails_late_costs_the_memory_and_not_the_chat(
         world.store.turns.conversation_uid = fail_to_read  # type: ignore[method-assign,assignment]
         reply = world.post("", messages=spoken)
         assert (reply.status, reply.headers["x-mnemogate-memory"]) == (200, "unavailable")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_that_could_not_be_stored_says_so(
+    upstream: StrictUpstream, tmp_path: Path, stream: bool
+) -> None:
+    """OpenAI's field for it is `store`: by an id that names nothing an application cannot go on."""
+    with world_of(upstream, tmp_path / "m.db", upstreams=by_chat(upstream)) as world:
+        Full().strike(world)
+        body = {"model": "m", "user": "alice", "input": LONG, "stream": stream}
+        reply = world.gateway.ask("POST", "/v1/responses", json.dumps(body).encode())
+        assert reply.status == 200
+        last = reply.body.rpartition(b"event: response.completed\ndata: ")[2]
+        shown = json.loads(last.partition(b"\n")[0])["response"] if stream else reply.json
+        assert shown["status"] == "completed"
+        assert shown["store"] is False
+        assert world.gateway.ask("GET", f"/v1/responses/{shown['id']}").status == 404
