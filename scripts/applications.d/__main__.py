@@ -75,7 +75,9 @@ base_url = "{url}"
 # What changes from one run to the next by itself.
 VOLATILE = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|127\.0\.0\.1:\d+|\b[0-9a-f]{32,64}\b"
-    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.+Z]*|\b\d{1,2}:\d\d(?::\d\d)?\b|\b1\d{9}(?:\d{3})?\b|\bChunk ID: [0-9a-f]{6}\b"
+    r"|\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.+Z]*|\b\d{1,2}:\d\d(?::\d\d)?\b|\b1\d{9}(?:\d{3})?\b"
+    # Of a command that Codex ran.
+    r"|\bChunk ID: [0-9a-f]{6}\b|\bWall time: [\d.]+ seconds\b"
     # Of sub-agents of Claude Code.
     r"|\ba[0-9a-f]{16}\b|\bduration_ms: \d+|\bsubagent_tokens: \d+"
 )
