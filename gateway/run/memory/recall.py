@@ -89,7 +89,7 @@ class FoundMessages(NamedTuple):
     ruled_out: Mapping[int, str] = {}
     # The notes of the conversation show all of the memory.
     is_all_shown: bool = False
-    # The message asks for the order of events, so many short lines are worth more than a few long ones.
+    # The message asks for the order of many events, so many short lines are worth more than a few long ones.
     asks_for_order: bool = False
 
     def line_chars(self, budget: int) -> int:
@@ -180,7 +180,7 @@ async def find_messages(
         query, shared = own_query, lines
         found = [*await memory.search(own_query), *rest]
     if found:
-        return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is not None)
+        return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is Asked.ORDER)
     selection = await memory.select(query)
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
 

@@ -48,6 +48,14 @@ def test_what_came_next_is_shown_in_order(world: World, question: str, shown: tu
     assert [note.index(text) for text in shown] == sorted(note.index(text) for text in shown)
 
 
+def test_a_long_message_about_what_came_next_is_shown_as_long_as_any(world: World) -> None:
+    talk = "It rained all day and the children stayed indoors. " * 6
+    world.chat(user="alice").say("We hired the electrician.")
+    world.clock.now += DAY_S
+    world.chat(user="alice").say(f"{talk}Then the wrong sink was delivered.")
+    assert "the wrong sink" in note_for(world, "What came next after we hired the electrician?")
+
+
 def test_where_the_event_is_unknown_nothing_came_next(world: World) -> None:
     assert note_for(world, "What came next after the eclipse?") == ""
     assert note_for(world, "After we found the rot, what happened then?", user="bob") == ""
