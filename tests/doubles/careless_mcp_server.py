@@ -1,9 +1,9 @@
 """An MCP server over its pipes, written by hand: not all of its tools are as the protocol has them.
 
 With an argument its list has no end: `bad` has tools that cannot be called on each page, `empty` has none. `failing`:
-its list is an error. `parts`: a call returns the name of its client, and parts that are no text. `other_script`: its
-tools have names of two Chinese characters. `descriptors`: a call returns the files that it has open besides its three
-streams.
+its list is an error. `refusing`: a call is an error of the code that follows. `parts`: a call returns the name of its
+client, and parts that are no text. `other_script`: its tools have names of two Chinese characters. `descriptors`: a
+call returns the files that it has open besides its three streams.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ def main() -> None:
             result = {"content": [{"type": "text", "text": f"Hello {client}."}, *PARTS]}
         elif asked["method"] == "tools/call" and sys.argv[1:] == ["descriptors"]:
             result = {"content": [{"type": "text", "text": json.dumps(_open_files())}]}
+        elif asked["method"] == "tools/call" and sys.argv[1:2] == ["refusing"]:
+            error = {"code": int(sys.argv[2]), "message": "a must be a number"}
+            print(json.dumps({**answer, "error": error}), flush=True)
+            continue
         elif asked["method"] == "tools/list" and sys.argv[1:] == ["other_script"]:
             result = {"tools": [{"name": f"查{chr(0x4E00 + n)}", "inputSchema": _ANY} for n in range(12)]}
         elif asked["method"] == "tools/list" and sys.argv[1:] == ["failing"]:

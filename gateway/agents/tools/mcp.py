@@ -42,12 +42,19 @@ EXTRA_MISSING = (
 NO_SECRETS = McpSecrets()
 # The length of a word that is masked; no measurement, as any value from 6 to 12 behaves alike.
 _MIN_SECRET_CHARS = 8
+# Codes of the errors of a server that knows no such method, or takes no such parameters, such as the name or the
+# arguments of a tool (jsonrpc.org/specification, "Error object"; the MCP specification, "Tools", "Error handling").
+_REFUSALS = (-32601, -32602)
 # The messages of the package's errors where it knows no more than the status.
 _STATUS_MESSAGES = ("Server returned an error response", "Session terminated", "Not Found")
 
 
 class McpFault(Exception):
     """A server cannot be asked, or does not answer. The text is for the user who named the server."""
+
+
+class McpRefusal(McpFault):
+    """A server has refused a request, and did nothing for it."""
 
 
 class ListedTool(Struct, frozen=True):
@@ -113,7 +120,7 @@ class McpServers:
                 is_sent = True
                 result = await session.call_tool(tool, arguments)
         except McpFault as error:
-            fault = str(error)
+            fault, is_sent = str(error), is_sent and not isinstance(error, McpRefusal)
         # A result counts also where the end of its session fails.
         if result is None:
             return lost_answer(tool, fault) if is_sent else unsent_answer(tool, fault)
@@ -148,9 +155,10 @@ class McpServers:
         except McpFault:
             raise
         except Exception as error:
-            # The package raises what its parts raise, in groups of groups.
+            first = _first_error(error)
+            fault = McpRefusal if getattr(first, "code", None) in _REFUSALS else McpFault
             mask = partial(self._mask_secrets, server, secrets)
-            raise McpFault(_error_message(error, report.faults, mask)) from error
+            raise fault(_error_message(first, report.faults, mask)) from error
 
     def _headers_of(self, server: McpServerDefinition, secrets: McpSecrets) -> dict[str, str]:
         """Returns the headers of each request to a server. Raises: McpFault."""
@@ -206,10 +214,15 @@ def _text_of(block: Any) -> str:
     return f"[{': '.join((block.type, ', '.join(details)))}]" if details else f"[{block.type}]"
 
 
-def _error_message(error: BaseException, faults: Sequence[HostError], mask: Callable[[str], str]) -> str:
-    """Returns why a session failed, for the user who named the server. mask: removes the secrets from a text."""
+def _first_error(error: BaseException) -> BaseException:
+    """Returns why a session failed. The package raises what its parts raise, in groups of groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def _error_message(error: BaseException, faults: Sequence[HostError], mask: Callable[[str], str]) -> str:
+    """Returns why a session failed, for the user who named the server. mask: removes the secrets from a text."""
     text = mask(" ".join(str(error).split()))[:200]
     for fault in faults:
         if not isinstance(fault, StatusFault) or text in _STATUS_MESSAGES:

@@ -209,8 +209,8 @@ async def test_a_result_counts_where_the_end_of_its_session_fails(
     assert await asking(http).call_tool(http, "add", {"a": 1, "b": 2}) == ToolAnswer("3")
 
 
-def careless(option: str) -> tuple[McpServers, McpServerDefinition]:
-    command = (sys.executable, str(Path(careless_mcp_server.__file__)), option)
+def careless(*options: str) -> tuple[McpServers, McpServerDefinition]:
+    command = (sys.executable, str(Path(careless_mcp_server.__file__)), *options)
     settings = ToolSettings(mcp_stdio=(" ".join(command),))
     return McpServers(settings, ToolHosts(settings)), McpServerDefinition(command=command)
 
@@ -234,6 +234,25 @@ async def test_what_is_no_text_in_a_result_is_named_with_its_address() -> None:
         "Hello mnemogate.\n[image: image/png]\n[resource_link: a.csv, file:///a.csv, All sales.]\nInner text.\n"
         "[resource: file:///c.pdf, application/pdf]\n[hologram]\n[['text']]"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        # Invalid params, of a server that checks the arguments; the model was told that it may have been done.
+        (-32602, "Error: add cannot be called: its server failed (a must be a number)."),
+        (-32601, "Error: add cannot be called: its server failed (a must be a number)."),
+        # An error within the server.
+        (
+            -32603,
+            "Error: add was called, but its server failed (a must be a number). It may have been done.",
+        ),
+    ],
+)
+async def test_a_call_that_its_server_refuses_was_not_done(code: int, words: str) -> None:
+    servers, server = careless("refusing", str(code))
+    answer = await servers.call_tool(server, "add", {"a": "x"})
+    assert (answer.content, answer.status, answer.was_sent) == (words, "error", code == -32603)
 
 
 async def test_the_result_of_a_call_does_not_wait_for_the_list_of_tools() -> None:
