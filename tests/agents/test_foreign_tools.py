@@ -99,6 +99,16 @@ def test_an_integer_of_any_size_reaches_a_tool_as_it_is(upstream: StrictUpstream
     assert [json.loads(body)["arguments"] for body in server.bodies] == [{"q": [number]}] * 2
 
 
+def test_no_result_has_a_nul(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """It went to the model and into the store, and an application's own database may take no such text."""
+    with served(replying("200 OK", b"a\0b")) as server:
+        tool = ToolDefinition(SCHEMA, "webhook", f"{server.url}/hook")
+        with agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,)), **options(tool)) as life:
+            upstream.queue(call_tools(Call("lookup", {"q": "a"}, "w1")), say("Done."))
+            life.send("Look it up.")
+            assert results(life) == [("w1", "ab")]
+
+
 def test_the_words_of_a_call_are_dropped_three_hours_after_a_live_run(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:

@@ -31,6 +31,7 @@ from gateway.core.memory.builtin import (
     short_call_id,
 )
 from gateway.core.memory.memory_tools import number_error
+from gateway.core.nul import without_nul
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, last_shown
 from gateway.core.tags import escape_tags
 from gateway.core.turn.asides import FILLER, HEARTBEAT, THINKING, Asides, with_asides
@@ -100,7 +101,7 @@ class AgentTools:
         parameters = self._plain_definitions[call.name]["function"].get("parameters") or {}
         arguments, fault = await check_arguments(self.foreign.children, call.name, parameters, call.arguments)
         if fault is not None:
-            return _without_tags(failed_answer(fault))
+            return _sanitized(failed_answer(fault))
         call = replace(call, arguments=arguments)
         if call.name in SPEAKING and tool.definition is None:
             return await self._once(call, partial(self._speak, call))
@@ -117,7 +118,7 @@ class AgentTools:
 
     async def _speak(self, call: RunTool) -> ToolAnswer:
         assert self.messages is not None
-        return _without_tags(await speak(self.messages, call, max_result_chars(RESULT_CHARS, self.window)))
+        return _sanitized(await speak(self.messages, call, max_result_chars(RESULT_CHARS, self.window)))
 
     async def _run_defined(self, call: RunTool, tool: ToolDefinition) -> ToolAnswer:
         """Performs a call of a tool that was defined.
@@ -125,7 +126,7 @@ class AgentTools:
         What code changes in its copy of the blocks is written, unless the turn is written as a whole.
         """
         blocks = await self._load_blocks() if tool.source_type == "python" else []
-        answer = _without_tags(await self.foreign.run(tool, self._foreign_call(call, blocks)))
+        answer = _sanitized(await self.foreign.run(tool, self._foreign_call(call, blocks)))
         answer = self._cut(answer, min(RESULT_CHARS, tool.result_chars))
         memory, step, run = self.memory, self.step, self.run_uid
         if run is None or not answer.changed_blocks:
@@ -194,7 +195,7 @@ class AgentTools:
             return failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
         if name in FILE_TOOLS:
             files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
-            return _without_tags(await files.run(name, arguments))
+            return _sanitized(await files.run(name, arguments))
         if name != "memory_finish_edits":
             raise NotImplementedError(name)
         return ToolAnswer(FINISHED)
@@ -218,9 +219,9 @@ class AgentTools:
         return replace(answer, content=cut_result(answer.content, most))
 
 
-def _without_tags(answer: ToolAnswer) -> ToolAnswer:
-    """Returns an answer that others have written, without tags that could pass for the gateway's."""
-    return replace(answer, content=escape_tags(answer.content))
+def _sanitized(answer: ToolAnswer) -> ToolAnswer:
+    """Returns an answer that others have written, without tags that could pass for the gateway's, and U+0000."""
+    return replace(answer, content=escape_tags(without_nul(answer.content)))
 
 
 def asides_of(spec: AgentSpec, client_tools: Collection[str] = ()) -> Asides:
