@@ -160,6 +160,12 @@ FAILS = [
         )
     ),
     ("def tool(): raise ValueError('a' + chr(0xD800))", "Error: ValueError: a? (line 1)", ""),
+    # Words of its own that fail.
+    (
+        "class Odd(Exception):\n    def __str__(self): return 1 / 0\ndef tool(): raise Odd",
+        "Error: Odd: <exception str() failed> (line 3)",
+        "",
+    ),
     ("x = (lambda: tool)()", "Error: IndexError: list index out of range", ""),
 ]
 
