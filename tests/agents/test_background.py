@@ -949,7 +949,11 @@ def test_a_run_that_failed_says_why(world: LettaWorld, reply: Reply) -> None:
 @each_row(
     ("replies", "stop", "words"),
     [
-        ([call_tools(Call("memory_insert", "{", f"c{n}")) for n in range(3)], "invalid_tool_call", "no JSON"),
+        (
+            [call_tools(Call("memory_insert", "{", f"c{n}")) for n in range(3)],
+            "invalid_tool_call",
+            "could not be run",
+        ),
         ([say("Hm.")] * 3, "no_tool_call", "called no tool"),
         ([say("Hm.", finish_reason="length")], "max_tokens_exceeded", "limit of its tokens"),
         ([say("Hm.", finish_reason="content_filter")], "invalid_llm_response", "filter"),

@@ -469,11 +469,12 @@ def test_all_edits_of_one_call_of_a_chat_are_made(upstream: StrictUpstream, tmp_
 
 
 def test_a_nudge_is_no_new_turn_for_the_window(upstream: StrictUpstream, tmp_path: Path) -> None:
-    with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert")) as life:
+    tools = ("memory_insert", "memory_finish_edits")
+    with agent(upstream, tmp_path, rule("required_before_exit", "memory_insert"), tools=tools) as life:
         life.spec = replace(life.spec, context_window=3000)
         ignored = say("word " * 700)  # a third one in a row would end the run
-        unknown = call_tools(Call("nothing"))
-        upstream.queue(ignored, ignored, unknown, ignored, ignored, unknown, ignored)
+        other = call_tools(Call("memory_finish_edits"))
+        upstream.queue(ignored, ignored, other, ignored, ignored, other, ignored)
         upstream.queue(call_tools(insert("x")), say("Done."))
         assert life.send("Remember the rose.").run.stop == "end_turn"
         *_, last = upstream.chats

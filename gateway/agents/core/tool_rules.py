@@ -36,8 +36,9 @@ from gateway.core.turn.guide import (
 )
 
 DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
-# So many replies in a row end the turn with arguments that cannot be read, or without calls where one is due. Upstreams
-# that ignore `tool_choice` would go on to the limit of steps.
+# So many replies in a row end the turn with calls of which none can be run, or without calls where one is due. With
+# upstreams that ignore `tool_choice`, or a model that repeats a call whatever its result says, it would go on to the
+# limit of steps.
 BAD_REPLIES = 3
 
 
@@ -301,7 +302,6 @@ class RuleGuide:
         self._state = RuleState(tuple(rules), self._called, tuple(attached), style)
         self._places: dict[str, int] = {}  # call id -> where it is among the called
         self._reply: dict[str, JudgedCall] = {}  # the calls of the reply, by id
-        self._has_unreadable = False
         self._bad_replies = 0
         self._steps = 0
         self._is_resumed = False  # the reply is one of an earlier turn, which has counted it
@@ -321,7 +321,6 @@ class RuleGuide:
             self._called.append(CalledTool(call.name, "denied", reason))
             verdict = Forbidden(reason, is_unapproved=True)
         is_run = isinstance(verdict, Allowed) and call.arguments is not None
-        self._has_unreadable = self._has_unreadable or call.arguments is None
         self._reply[call.id] = JudgedCall(
             call.name, has_run=is_run, has_failed=not is_run, goes_on=_is_true(call.asides.get(HEARTBEAT))
         )
@@ -355,7 +354,6 @@ class RuleGuide:
         reply, self._reply = [*self._reply.values()], {}
         follows = self._after(reply)
         fault = self._fault_of(reply, follows)
-        self._has_unreadable = False
         self._bad_replies = 0 if fault is None else self._bad_replies + 1
         return follows if fault is None or self._bad_replies < BAD_REPLIES else Stop(fault)
 
@@ -368,9 +366,9 @@ class RuleGuide:
 
     def _fault_of(self, reply: Sequence[JudgedCall], follows: Offer | Stop) -> StopReason | None:
         """Returns what is wrong with a reply; None: nothing. follows: what comes after it."""
-        if self._has_unreadable:
-            return StopReason.BAD_TOOL_CALL
-        has_to_call = not reply and isinstance(follows, Offer) and bool(follows.nudge)
+        if reply:
+            return None if any(call.has_run for call in reply) else StopReason.BAD_TOOL_CALL
+        has_to_call = isinstance(follows, Offer) and bool(follows.nudge)
         return StopReason.NO_TOOL_CALL if has_to_call else None
 
 

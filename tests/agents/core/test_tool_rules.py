@@ -299,14 +299,27 @@ def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: Spe
     assert guide.decide_next() == Stop(END)
 
 
-def test_three_replies_in_a_row_that_cannot_be_read_end_the_turn() -> None:
-    guide = RuleGuide([], TOOLS)
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [("a", None)],  # arguments that cannot be read
+        [("z", {})],  # a tool that the agent lacks
+        [("b", {})],  # forbidden by a rule: the model repeated it up to the limit of steps
+        [("b", {}), ("a", None)],
+    ],
+)
+def test_three_replies_in_a_row_of_which_nothing_can_be_run_end_the_turn(
+    bad: list[tuple[str, Raw | None]],
+) -> None:
+    guide = RuleGuide(read_rules([rule("parent_last_tool", children=["b"])]), TOOLS)
 
-    def reply(arguments: Raw | None) -> Offer | Stop:
-        guide.judge(ProposedCall("1", "a", arguments))
+    def reply(calls: list[tuple[str, Raw | None]]) -> Offer | Stop:
+        for n, (name, arguments) in enumerate(calls):
+            guide.judge(ProposedCall(str(n), name, arguments))
         return guide.decide_next()
 
-    found = [reply(each) for each in (None, None, {}, *[None] * BAD_REPLIES)]
+    good = [("c", {}), *bad]
+    found = [reply(each) for each in (bad, bad, good, *[bad] * BAD_REPLIES)]
     assert [isinstance(each, Stop) for each in found] == [False] * (len(found) - 1) + [True]
     assert found[-1] == Stop(StopReason.BAD_TOOL_CALL)
 
@@ -315,12 +328,19 @@ def test_three_replies_in_a_row_that_cannot_be_read_end_the_turn() -> None:
 def test_three_replies_in_a_row_without_a_call_that_is_due_end_the_turn(must: Raw) -> None:
     """An upstream that ignores `tool_choice` was asked up to the limit of steps."""
     guide = RuleGuide(read_rules([must]), TOOLS)
-    assert isinstance(guide.decide_next(), Offer)
-    guide.judge(ProposedCall("1", "z", {}))
-    assert isinstance(guide.decide_next(), Offer)
     found = [guide.decide_next() for _ in range(BAD_REPLIES)]
     assert [isinstance(each, Offer) for each in found] == [True, True, False]
     assert found[-1] == Stop(StopReason.NO_TOOL_CALL)
+
+
+def test_replies_without_calls_and_with_none_that_can_be_run_count_together() -> None:
+    guide = RuleGuide(read_rules([rule("required_before_exit")]), TOOLS)
+    for name in ("", "z", "b", "z", ""):  # "b" runs
+        if name:
+            guide.judge(ProposedCall("1", name, {}))
+        assert isinstance(guide.decide_next(), Offer)
+    guide.judge(ProposedCall("1", "z", {}))
+    assert guide.decide_next() == Stop(StopReason.BAD_TOOL_CALL)
 
 
 def test_an_unreadable_call_does_not_count() -> None:
