@@ -141,7 +141,6 @@ def part_json(kind: str, origin: Origin, n: int, fields: Mapping[str, Any]) -> d
         "run_id": origin.run_id,
         "conversation_id": origin.conversation,
         "is_err": None,
-        "seq_id": None,
         **fields,
     }
 
