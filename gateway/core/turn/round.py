@@ -386,9 +386,17 @@ class Round:
         deltas = as_deltas(chunk)
         if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated():
             # MiniMax ends its streams with the whole reply, for the usage that it has.
-            deltas["choices"] = [{**choice, "delta": {}} for choice in deltas["choices"]]
+            deltas["choices"] = [
+                {**choice, "delta": self._undelivered(choice["delta"])} for choice in deltas["choices"]
+            ]
         self._take_chunk(deltas, event.raw, event.name)
         return None
+
+    def _undelivered(self, message: Json) -> Json:
+        """Returns what a whole reply at the end of a stream has, and the deltas before it had not."""
+        draft = self.draft
+        has_come = {"content": bool(draft.text), "tool_calls": bool(draft.calls)}
+        return {key: value for key, value in message.items() if not has_come.get(key, True)}
 
     def _pass_on(self, event: Event) -> None:
         """Shows an event that is no chunk, at its place in the stream."""

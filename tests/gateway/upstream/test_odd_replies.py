@@ -107,6 +107,26 @@ def test_a_call_that_comes_once_more_with_the_whole_reply_is_one(
         assert (made["tool_calls"], result["tool_call_id"]) == ([call], "c1")
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_call_that_comes_with_the_whole_reply_alone_is_made(
+    upstream: StrictUpstream, tmp_path: Path, ends: bool
+) -> None:
+    edit = {"name": "memory_insert", "arguments": '{"label": "human", "new_string": "Likes tea."}'}
+    call = {"id": "c1", "type": "function", "function": edit}
+    message = {"role": "assistant", "content": "So ", "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    last = orjson.dumps({**CHUNK, "object": "chat.completion", "choices": [choice], "usage": USAGE})
+    end = [event({}, "tool_calls")] if ends else []
+    with remember(upstream, tmp_path, agent()) as world:
+        upstream.queue(raw(SO, *end, b"data: %b\n\n" % last, DONE), raw(IT, END, DONE))
+        hello = [{"role": "user", "content": "I like tea."}]
+        reply = world.post(hello, user="alice", model="agent/helper", stream=True)
+        assert (reply.body.count(b"So "), reply.body.count(b"it is.")) == (1, 1)
+        assert b"memory_insert" not in reply.body
+        *_, made, result = upstream.last.messages
+        assert (made["content"], made["tool_calls"], result["tool_call_id"]) == ("So ", [call], "c1")
+
+
 def remembered(world: World, user: str, reply: Reply, *, stream: bool) -> str:
     """Returns what a later request sends up of a reply that came as a chat completion."""
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "odd"}
