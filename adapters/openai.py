@@ -110,7 +110,9 @@ class OpenAICompatible:
         url = self.base_url + request.path
         if request.query:
             url += f"?{request.query}"
-        sending = self._transport.send(request.method, url, headers, body, streams=request.wants_stream)
+        sending = self._transport.send(
+            request.method, url, headers, body, streams=request.wants_stream, sends_once=request.sends_once
+        )
         return _add_index(sending) if self.capabilities.omits_call_index else sending
 
     def has_endpoint(self, path: str) -> bool:

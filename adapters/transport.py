@@ -11,7 +11,7 @@ redirects, no credentials of the environment, and no proxy but one that is named
     total            from the call to the last byte; none unless asked for
 
 The other side may close an idle connection at the very moment a request is sent on it. Such a request is
-sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`.
+sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`, unless it `sends_once`.
 
 What comes before the head of a response, interim responses above all, is bounded in bytes as well, and so is what comes
 on an idle connection: aiohttp takes all of it, and never pauses the reading of what is no body.
@@ -206,6 +206,7 @@ class HttpTransport:
         body: bytes | Upload | None = None,
         *,
         streams: bool = False,
+        sends_once: bool = False,
     ) -> HttpReply:
         """Sends a request; returns when the response's headers are there.
 
@@ -213,6 +214,7 @@ class HttpTransport:
         headers: all headers to send, except `Host` and `Content-Length`.
         streams: the request asks for a stream. Where its type does not say that it is one, its first bytes
             do.
+        sends_once: the request is not sent again, whatever becomes of it.
 
         Raises: ProviderUnreachable, also where a POST is redirected: it is not followed, and a client that followed it
         would send its words past the gateway; ProviderTimeout.
@@ -223,7 +225,7 @@ class HttpTransport:
         begun = pace.loop.time()
         address = _parse_url(url)
         try:
-            response = await self._send_in_time(session, method, address, headers, body)
+            response = await self._send_in_time(session, method, address, headers, body, sends_once)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _translate_error(error, address.authority, times, body) from error
         reply = HttpReply(response, times, begun, pace, self._replies)
@@ -264,6 +266,7 @@ class HttpTransport:
         url: URL,
         headers: Mapping[str, str],
         body: bytes | Upload | None,
+        sends_once: bool,
     ) -> aiohttp.ClientResponse:
         """Returns the response to a request, with its head."""
         times = self.timeouts
@@ -271,13 +274,13 @@ class HttpTransport:
             headers = CIMultiDict([*headers.items(), *self._login.items()])
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY_BYTES):
             async with asyncio.timeout(times.headers_s):
-                return await self._send_with_retry(session, method, url, headers, lambda: body)
+                return await self._send_with_retry(session, method, url, headers, lambda: body, sends_once)
         pieces = body if isinstance(body, Upload) else _LargeBody(body)
         if pieces.size is not None:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
         async with asyncio.timeout(times.headers_s) as timer:
             return await self._send_with_retry(
-                session, method, url, headers, lambda: pieces.begin(timer, times)
+                session, method, url, headers, lambda: pieces.begin(timer, times), sends_once
             )
 
     async def _send_with_retry(
@@ -287,13 +290,14 @@ class HttpTransport:
         url: URL,
         headers: Mapping[str, str],
         make_data: Callable[[], bytes | AsyncGenerator[bytes] | None],
+        sends_once: bool,
     ) -> aiohttp.ClientResponse:
-        """Sends a request, and once more where it was most likely not seen.
+        """Sends a request, and once more where it was most likely not seen, unless it `sends_once`.
 
         make_data: its body; one that cannot be begun again raises an OSError.
         """
         begun = asyncio.get_running_loop().time()
-        for is_last in (False, True):
+        for is_last in (sends_once, True):
             attempt = _Attempt()
             _attempt.set(attempt)
             try:

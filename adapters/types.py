@@ -163,6 +163,8 @@ class ModelRequest(NamedTuple):
     upload: AsyncIterator[bytes] | None = None
     # The size of the upload, if it is known.
     upload_bytes: int | None = None
+    # It may have an effect each time that it is sent.
+    sends_once: bool = False
     # For a request in the upstream's own dialect whose reply is read as a chat completion as well: the index of the
     # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat
     # completion with the reply itself as `native_message`. None: the reply is in the dialect of `path`.

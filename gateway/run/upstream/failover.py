@@ -338,6 +338,8 @@ class Attempts:
 
         A reply that is an error under a status of success has the error's.
         """
+        if self.sends_once:
+            request = request._replace(sends_once=True)
         propagates = self.endpoint.propagates
         if self._receipt.trace is not None or propagates is False:
             request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)

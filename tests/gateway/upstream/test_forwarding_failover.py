@@ -191,6 +191,18 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), KEPT)
+def test_what_an_upstream_keeps_is_sent_once_on_a_connection_that_closes(
+    two: Open, method: str, path: str, body: bytes
+) -> None:
+    """The upstream may have read it before."""
+    with two(retries=2) as it:
+        assert it.embed().status == 200
+        it.first.queue(Reply(cut_before_headers=True))
+        assert it.gateway.ask(method, path, body, JSON).status == 502
+        assert [seen.connection for seen in it.first.seen] == [1, 1]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), KEPT)
 def test_what_an_upstream_keeps_is_sent_once_and_with_one_key(
     two: Open, method: str, path: str, body: bytes | None
 ) -> None:
