@@ -21,7 +21,7 @@ from adapters.base import MAX_REPLY_BYTES, ModelReply, StreamReservation
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.conversation.canonical import WireMessage
-from gateway.core.prompt.compose import REFUSED_RESULT
+from gateway.core.prompt.compose import without_result
 from gateway.core.prompt.note import render_note
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
@@ -54,10 +54,14 @@ from storage.errors import StoreError
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
-# Leaves out of a prompt what an upstream refuses; None: it has nothing of that. By its name in `ChatCall.left_out`.
-_LEAVE_OUT: Mapping[RefusedContent, tuple[str, Callable[[Prompt], Prompt | None]]] = {
-    RefusedContent.FILTERED: ("memory", Prompt.without_memory_texts),
-    RefusedContent.UNREACHABLE: ("media", Prompt.without_stored_media),
+# Leave out of a prompt what an upstream refuses; None: it has nothing of that. They are tried in this order, and bear
+# the names of `ChatCall.left_out`.
+_LEAVE_OUT: Mapping[RefusedContent, Mapping[str, Callable[[Prompt], Prompt | None]]] = {
+    RefusedContent.FILTERED: {
+        "memory": Prompt.without_memory_texts,
+        "results": Prompt.without_earlier_results,
+    },
+    RefusedContent.UNREACHABLE: {"media": Prompt.without_stored_media},
 }
 _ResultT = TypeVar("_ResultT")
 
@@ -168,8 +172,9 @@ class TurnRun:
     _reply: ModelReply | None = None
     _usage: ReplyUsage | None = None  # of the reply that is being read
     _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
-    _refused: tuple[RefusedContent, ...] = ()  # what is left out of the prompt
+    _refused: tuple[Callable[[Prompt], Prompt | None], ...] = ()  # leave out of the prompt what is refused
     _refused_rounds: int = 0  # so many messages of hidden rounds are sent without their results
+    _answered_rounds: int = 0  # of these, those after which the upstream has answered
     _next_call: commands.CallModel | None = None  # the round that follows
     _current_call: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
@@ -283,7 +288,8 @@ class TurnRun:
         """
         name = self._leave_out(refused)
         if name is None:
-            self._refused = ()  # what was left out was not the cause
+            # What was left out was not the cause.
+            self._refused, self._refused_rounds = (), self._answered_rounds
             return None
         _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, name)
         self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, name)))
@@ -298,11 +304,15 @@ class TurnRun:
         if refused is RefusedContent.FILTERED and any(map(_is_result, rounds[self._refused_rounds :])):
             self._refused_rounds = len(rounds)
             return "results"
-        name, leave_out = _LEAVE_OUT[refused]
-        if leave_out(self._without_refused(self.prompt)) is None:
-            return None
-        self._refused = (*self._refused, refused)
-        return name
+        prompt = self._without_refused(self.prompt)
+        for name, leave_out in _LEAVE_OUT[refused].items():
+            # Results of earlier turns were read in the first round; a run needs those of its own steps among them.
+            if name == "results" and (rounds or self.terms.saves_steps):
+                continue
+            if leave_out(prompt) is not None:
+                self._refused = (*self._refused, leave_out)
+                return name
+        return None
 
     async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
         """Makes the prompt for another target."""
@@ -318,18 +328,14 @@ class TurnRun:
 
     def _without_refused(self, prompt: Prompt) -> Prompt:
         """Returns a prompt without what the upstream has refused in this turn."""
-        for refused in self._refused:
-            _, leave_out = _LEAVE_OUT[refused]
+        for leave_out in self._refused:
             prompt = leave_out(prompt) or prompt
         return prompt
 
     def _without_results(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
         """Returns messages of hidden rounds without the results that the upstream has refused in this turn."""
         refused, others = rounds[: self._refused_rounds], rounds[self._refused_rounds :]
-        return (
-            *({**each, "content": REFUSED_RESULT} if _is_result(each) else each for each in refused),
-            *others,
-        )
+        return *map(without_result, refused), *others
 
     # -- a round of the model
 
@@ -396,6 +402,7 @@ class TurnRun:
         self._reply = await self.attempts.send(self._request_for, self._mend_request)
         if self._reply.status < 400:  # else what was left out was not the cause
             self.prompt = self._without_refused(self.prompt)
+            self._answered_rounds = self._refused_rounds
         return self._reply
 
     @property

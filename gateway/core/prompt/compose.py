@@ -123,6 +123,17 @@ class Composition(Struct):
         ]
         return replace(self, inserted=inserted, notes={}, note_tokens=0)
 
+    def without_earlier_results(self) -> Composition:
+        """Returns the composition without the results of tools that a reply has followed; itself if it has none."""
+        replies = (n for n, each in enumerate(self.inserted) if each.message.get("role") == "assistant")
+        last = max(replies, default=0)
+        inserted = [replace(each, message=without_result(each.message)) for each in self.inserted[:last]]
+        inserted += self.inserted[last:]
+        replacements = without_results(self.replacements)
+        if (inserted, replacements) == ([*self.inserted], self.replacements):
+            return self
+        return replace(self, inserted=inserted, replacements=replacements)
+
     def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
         """Puts a note before a message.
 
@@ -133,6 +144,16 @@ class Composition(Struct):
         self.note_tokens += tokens
         if shown := shown_by_note(note) if shown is None else shown:
             self.shown[index] = shown
+
+
+def without_result(message: WireMessage) -> WireMessage:
+    """Returns the message; a tool's result as one that an upstream has refused to read."""
+    return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
+
+
+def without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[int, list[WireMessage]]:
+    """Returns hidden rounds, by the index of the message that they replace, with their results as `without_result`."""
+    return {index: [*map(without_result, messages)] for index, messages in rounds.items()}
 
 
 def _shown_in(message: WireMessage) -> Shown:
@@ -381,7 +402,7 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterat
                 message = content.messages[element.position]
                 if exchange.id in plan.refused_results:
                     # The call itself stays, so its model has read what it made of a block.
-                    message = {**message, "content": REFUSED_RESULT}
+                    message = without_result(message)
                 messages = [message]
         elif content.shown_reply is not None:
             if content.is_step:

@@ -18,7 +18,7 @@ from gateway.core.conversation.provider_fields import (
     without_unreadable_files,
 )
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import Composition, InsertedMessage
+from gateway.core.prompt.compose import Composition, InsertedMessage, without_results
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note import Choice, estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
@@ -236,6 +236,15 @@ class Prompt(Struct, frozen=True):
             recall=replace(self.recall, note="", tokens=0),
             changes_prefix=True,
         )
+
+    def without_earlier_results(self) -> Prompt | None:
+        """Returns the prompt without the results of tools in earlier turns; None: it has none."""
+        composition = self.composition.without_earlier_results()
+        if composition is self.composition:
+            return None
+        fitting = self.window.replacements
+        window = replace(self.window, replacements=None if fitting is None else without_results(fitting))
+        return replace(self, composition=composition, window=window, changes_prefix=True)
 
     def without_stored_media(self) -> Prompt | None:
         """Returns the prompt without the media in stored messages that an upstream has to fetch; None: it has none."""

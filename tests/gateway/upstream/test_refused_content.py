@@ -1,4 +1,4 @@
-"""What the gateway adds and the upstream refuses to read is left out, once: no request fails by its memory."""
+"""What the gateway adds and the upstream refuses to read is left out: no request fails by its memory."""
 
 from __future__ import annotations
 
@@ -177,6 +177,57 @@ def test_results_of_a_later_round_are_sent_where_those_before_were_refused(
     results = [message["content"] for message in upstream.last.messages if message["role"] == "tool"]
     assert ["refused to read it" in each for each in results] == [True, False]
     assert "coffee" in results[1]
+
+
+def test_results_stay_where_they_were_not_what_was_refused(world: World, upstream: StrictUpstream) -> None:
+    """The call that the model makes next is refused itself."""
+
+    def search_twice(seen: Seen) -> Reply | None:
+        searches = sum(message["role"] == "tool" for message in seen.messages)
+        call = Call("conversation_search", {"query": "plum" if searches else "coffee"})
+        return filter_plums(seen) or call_tools(call, text="Let me see.")
+
+    upstream.script = None
+    world.write_block("alice", "Likes tea.")
+    world.chat(user="alice", model="agent/helper").say("I drink coffee.")
+    world.pass_time(3600)
+    upstream.script = search_twice
+    chat: Any = {"user": "alice", "model": "agent/helper"}
+    assert b"content_filter" in world.post([HI], **chat, stream=True).body
+    upstream.script = None
+    answer = {"role": "assistant", "content": "Let me see. Let me see."}
+    assert world.post([HI, answer, {"role": "user", "content": "Go on."}], **chat).status == 200
+    results = [message["content"] for message in upstream.last.messages if message["role"] == "tool"]
+    assert "I drink coffee." in results[0]
+    assert "refused to read it" not in upstream.last.body.decode()
+
+
+@pytest.mark.parametrize("headers", [{}, APPEND], ids=["list", "appended"])
+def test_a_result_of_an_earlier_turn_that_is_refused_is_left_out(
+    world: World, upstream: StrictUpstream, headers: dict[str, str]
+) -> None:
+    """An endpoint has read it that had no such filter."""
+
+    def search_once(seen: Seen) -> Reply | None:
+        return call_tools(SEARCH) if "?" in str(seen.messages[-1]) else None
+
+    upstream.script = None
+    world.write_block("alice", "Likes tea.")
+    world.chat(user="alice", model="agent/helper").say("My sister planted plum trees in Portugal.")
+    world.pass_time(3600)
+    upstream.script = search_once
+    ask = {"role": "user", "content": "Well?"}
+    chat: Any = {"user": "alice", "model": "agent/helper"}
+    assert world.post([ask], headers, **chat).status == 200
+    upstream.script = filter_plums
+    answer = {"role": "assistant", "content": "Ok."}
+    thanks = {"role": "user", "content": "Thank you."}
+    reply = world.post([thanks] if headers else [ask, answer, thanks], headers, **chat)
+    assert (reply.status, reply.headers["x-mnemogate-adapted"]) == (200, "memory,results")
+    refused, answered = upstream.seen[-3], upstream.last
+    assert "plum" in refused.messages[3]["content"]
+    assert "refused to read it" in answered.messages[3]["content"]
+    assert answered.messages[-1] == thanks
 
 
 @pytest.mark.parametrize("stream", [False, True])
