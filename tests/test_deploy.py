@@ -8,12 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from gateway.cli import root
 from gateway.page.defence import is_same_origin
@@ -66,6 +70,29 @@ def test_the_image_is_made_of_what_the_wheel_needs() -> None:
     assert checked is not None
     # A health check has no key.
     assert checked[1] in OPEN_PATHS
+
+
+def test_the_image_has_the_versions_of_the_lock(tmp_path: Path) -> None:
+    """Of each package that the gateway needs, and its extras."""
+    text = (DEPLOY / "Dockerfile").read_text("utf-8")
+    made = re.search(r"^RUN (python -c .+?) > locked\.txt$", text, re.M | re.S)
+    assert made is not None
+    assert "install --no-cache-dir -c locked.txt " in text
+    environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    asked = ["/bin/sh", "-c", made[1].replace("\\\n", "")]
+    done = subprocess.run(asked, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    locked = {each.name: each for each in map(Requirement, done.stdout.splitlines()) if has_marker(each)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    for each in map(Requirement, needed):
+        (version,) = locked[canonicalize_name(each.name)].specifier
+        assert version.operator == "=="
+        assert version.version in each.specifier, each
+
+
+def has_marker(requirement: Requirement) -> bool:
+    """Returns whether the requirement is one of this Python."""
+    return requirement.marker is None or requirement.marker.evaluate()
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
