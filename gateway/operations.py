@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -63,7 +62,7 @@ def make_request_operations(
     settings: Settings, store: Store, log: RequestLog | None = None
 ) -> RequestOperations:
     """Makes the operations that explain requests. log: of this process's requests; None: it serves none."""
-    now = time.time if log is None else log.now
+    now = store.now if log is None else log.now
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
 
@@ -141,11 +140,16 @@ def make_mcp_memory(
 def make_import_operations(
     settings: Settings,
     store: Store,
-    now: Callable[[], float] = time.time,
+    now: Callable[[], float] | None = None,
     *,
     idle: asyncio.Event | None = None,
 ) -> ImportOperations:
-    """Makes the operations on imports. idle: set while no request is being answered; None: the process serves none."""
+    """Makes the operations on imports.
+
+    now: seconds since the epoch; None: the store's.
+    idle: set while no request is being answered; None: the process serves none.
+    """
+    now = now or store.now
     performer = ImportPerformer(
         store,
         now,
@@ -202,17 +206,17 @@ def make_operations(
     imports = imports or make_import_operations(settings, store)
     defaults = Defaults(settings.default_user, settings.default_profile)
     limits = make_limit_operations(settings, store)
-    now = time.time if log is None else log.now
+    now = store.now if log is None else log.now
     usage = UsageOperations(store.usage, now, meter)
     show = ShowOperation(store, make_trial_recall(settings, store, now, embed_query), defaults)
-    edits = MemoryEdits(store, time.time, defaults)
-    forgetting = ForgetOperations(store, time.time, defaults)
+    edits = MemoryEdits(store, store.now, defaults)
+    forgetting = ForgetOperations(store, store.now, defaults)
     transfer = TransferOperations(store, defaults, _embedding_jobs(settings))
     compact = CompactOperation(store, defaults, has_model=settings.background_model is not None)
     listing = ListOperations(store, defaults)
-    batches = BatchOperations(store, time.time)
+    batches = BatchOperations(store, store.now)
     requests = make_request_operations(settings, store, log)
-    keys, jobs = KeyOperations(store.keys, settings.projects), JobOperations(store, time.time)
+    keys, jobs = KeyOperations(store.keys, settings.projects), JobOperations(store, store.now)
     return OperationTable(
         {
             "keys-create": keys.create,

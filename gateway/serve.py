@@ -13,7 +13,6 @@ import resource
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -115,11 +114,11 @@ async def perform_without_server(settings: Settings, operation: str, arguments: 
         embedder = make_embedder(settings) if searches else None
         if embedder is not None:
             stack.push_async_callback(embedder.aclose)
-            embedding = EmbeddingService(store, embedder, settings.memory, time.time)
+            embedding = EmbeddingService(store, embedder, settings.memory, store.now)
             await embedding.warm()
             embed_query = embedding.embed_query
-        accounting = Accounting(settings, store, time.time, Metrics(), Limits().limit_read_s)
-        mcp = make_mcp_memory(settings, store, embed_query, time.time, accounting)
+        accounting = Accounting(settings, store, store.now, Metrics(), Limits().limit_read_s)
+        mcp = make_mcp_memory(settings, store, embed_query, store.now, accounting)
         operations = make_operations(settings, store, embed_query, mcp=mcp)
         answer = await operations.perform(operation, arguments)
         await mcp.drain(DRAIN_S)

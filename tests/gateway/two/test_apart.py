@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +28,7 @@ from storage.sql import keys
 from storage.sql.imports import Imports
 from storage.sql.store import Store
 from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.gateway.forked import ROOT
 from tests.gateway.lifecycle.test_two_gateways import Two
 from tests.gateway.patient import LEASE_S
 from tests.gateway.process import Process, command, serving
@@ -115,6 +119,15 @@ def test_clocks_that_are_hours_apart_are_not_asked(
         # What is written down is of the database's time, and so is what is due.
         apart = "SELECT max(abs(begun - extract(epoch FROM now())::float8)) FROM exchanges"
         assert query(url, apart)[0][0] < HOURS_S / 2
+
+
+def test_a_command_goes_by_the_databases_clock(tmp_path: Path, url: str) -> None:
+    (tmp_path / "facts.md").write_text("- I like tea.\n")
+    environ = {**os.environ, **Place(tmp_path, url).environ, "PYTHONPATH": str(ROOT), "SKEW_S": str(HOURS_S)}
+    asked = [sys.executable, "-m", "tests.gateway.two.skewed", "import", "facts.md", "--user", "ann"]
+    subprocess.run(asked, cwd=tmp_path, env=environ, check=True, capture_output=True)
+    apart = "SELECT max(abs(created - extract(epoch FROM now())::float8)) FROM imports"
+    assert query(url, apart)[0][0] < HOURS_S / 2
 
 
 # -- a notification that does not arrive
