@@ -29,7 +29,7 @@ from gateway.run.admin.memory_forgetting import MemoryForgetting
 from gateway.run.admin.memory_lists import ListOperations
 from gateway.run.admin.memory_search import SearchOperation
 from gateway.run.admin.memory_views import MemoryViews
-from gateway.run.admin.move import Move, Moved
+from gateway.run.admin.move import Move, MoveOutcome
 from gateway.run.admin.operation_arguments import Defaults, RawArguments
 from gateway.run.admin.operation_table import OperationTable
 from gateway.run.admin.overview_operation import OverviewOperation
@@ -261,8 +261,8 @@ async def move_store(
     settings: Settings,
     source: DatabaseSettings,
     target: DatabaseSettings,
-    report: Callable[[Moved, int], None],
-) -> Moved:
+    report: Callable[[MoveOutcome, int], None],
+) -> MoveOutcome:
     """Moves the content of one database to another. report: as for `Move.run`.
 
     Raises: GatewayError: one of the two cannot be used; SettingsError.

@@ -54,11 +54,13 @@ NO_NOTES: dict[int, str] = {}
 class PlacedNote:
     """A note on a path."""
 
-    at: int  # how many atoms the path has before the note's message
+    # How many atoms the path has before the note's message.
+    at: int
     # Its text in UTF-8: as a str, a text with an emoji takes four bytes a character, and its UTF-8 as well once sent.
     utf8: bytes
-    # Filled in when the text is first read: its tokens (0: not counted yet), and what it shows of memory blocks.
+    # The tokens of the text; 0: they have not been counted yet.
     tokens: int = field(default=0, compare=False)
+    # What the text shows of memory blocks, by label; None: it has not been read yet.
     shown: Mapping[str, str] | None = field(default=None, compare=False)
 
 
@@ -81,9 +83,9 @@ class Additions(Struct, frozen=True):
                 if text := exchange.notes.get(place):
                     notes.append(PlacedNote(at, text.encode("utf-8", "surrogatepass")))
                 at += len(atoms)
-            if exchange.hidden or exchange.opaque:
+            if exchange.has_full or exchange.opaque:
                 rounds.append(replace(exchange, notes=NO_NOTES))
-            if exchange.adds:
+            if exchange.has_additions:
                 last = exchange.id
         return Additions(tuple(notes), tuple(rounds), last)
 
@@ -133,8 +135,9 @@ class MemorySnapshot(Struct):
 class Opening(Struct, frozen=True):
     """A first exchange of a conversation without an id, as far as it shows which lists may belong to it."""
 
-    # When the exchange was written, and when it began.
+    # When the exchange was written.
     at: float
+    # When it began.
     begun: float
     # The atoms of its messages.
     inputs: tuple[tuple[Atom, ...], ...]
@@ -280,9 +283,11 @@ class TurnWrite(Struct, frozen=True):
     """A turn to be written, in one transaction."""
 
     agent: Agent
+    # The client's id of the conversation; None: it has none.
     key: str | None
     # The public name of the conversation, if it is new.
     uid: str
+    # When it is written, in seconds since the epoch.
     now: float
     # None: the turn is not plain.
     plain: PlainTurn | None
@@ -299,8 +304,9 @@ class TurnWrite(Struct, frozen=True):
     ops: Sequence[BlockOp] = ()
     # The memory section of the path; id 0: it is to be stored.
     section: SentSection | None = None
-    # The blocks of an agent's first use: its own, and those shared by its profile.
+    # The agent's own blocks, to be made with its first use.
     defaults: Sequence[Block] = ()
+    # The blocks that its profile shares, to be made with its first use.
     shared: Sequence[Block] = ()
     # The opening, where the list has no conversation id and continues nothing.
     opening: Opening | None = None
@@ -315,15 +321,17 @@ class Committed(Struct, frozen=True):
 
     # The agent as it is stored now.
     agent: Agent
-    # The rows of the exchange and its conversation.
+    # The row of the exchange.
     exchange: int
+    # The row of its conversation.
     conversation: int
     # The turn was written as planned, without `decide`.
     is_plain: bool
     # The row of the path's memory section.
     section: int | None = None
-    # The first number of its messages, and the number after their last; 0: it took no new numbers.
+    # The first number of its messages; 0: it took no new numbers.
     seq: int = 0
+    # The number after their last one; 0: it took no new numbers.
     next_seq: int = 0
     # The exchange with its content, where it is new and differs from the planned one.
     added: Exchange | None = None
@@ -350,9 +358,11 @@ class StepOpen(Struct, frozen=True):
     """The beginning of a step, in one transaction."""
 
     agent: Agent
+    # The client's id of the conversation.
     key: str
+    # The public name of the conversation, if it is new.
     uid: str
-    # The conversation's row; None: it begins with this step, under the public name `uid` and the client's name `key`.
+    # The conversation's row; None: it begins with this step.
     conversation: int | None
     # The conversation's revision when it was read.
     rev: int
@@ -365,8 +375,9 @@ class StepOpen(Struct, frozen=True):
     replaces: int | None = None
     # The memory section of the path; id 0: it is to be stored.
     section: SentSection | None = None
-    # The blocks of an agent's first use: its own, and those shared by its profile.
+    # The agent's own blocks, to be made with its first use.
     defaults: Sequence[Block] = ()
+    # The blocks that its profile shares, to be made with its first use.
     shared: Sequence[Block] = ()
     # The memory edits of the step before; the `exchange` of each operation is that step's.
     edits: BlockMerge = msgspec.field(default_factory=lambda: BlockMerge())
@@ -454,9 +465,11 @@ class ResponseEnd(Struct, frozen=True):
     shown: bytes
     # The name of the turn in which it lies; None: in none.
     turn: bytes | None
-    # Its last events, the number of the last of them, and the epoch of its memory when they were made.
+    # Its last events, as they are streamed.
     events: bytes
+    # The number of the last of them.
     last_number: int
+    # The epoch of its memory when they were made.
     epoch: int
 
 
@@ -466,8 +479,9 @@ class ReadSpan(Struct, frozen=True):
     memory: int
     # The row of the agent's own memory.
     reader: int
-    # The numbers between which it lies: after `cursor`, and up to `upto`.
+    # The number before its first message.
     cursor: int
+    # The number of its last message.
     upto: int
     # Its exchanges, which are noted as the sources of what the run writes into blocks.
     exchanges: Sequence[int] = ()
@@ -476,10 +490,12 @@ class ReadSpan(Struct, frozen=True):
 class RunEnd(Struct, frozen=True):
     """The end of a run after a step that is written already."""
 
-    # The rows of the agent and the run.
+    # The row of the agent.
     agent: int
+    # The row of the run.
     run: int
     state: RunState
+    # Why it ended.
     stop: str
     at: float
     # The step that it ended with; None: the step stays as it is.
@@ -508,13 +524,17 @@ class RunEnd(Struct, frozen=True):
 class ForgetTarget(Struct, frozen=True):
     """The part of one memory that is to be forgotten."""
 
-    # Messages, passages and facts, by their numbers. A fact that is named goes without the messages it came from.
+    # Messages, by their numbers.
     messages: Sequence[int] = ()
+    # Passages, by their numbers.
     passages: Sequence[int] = ()
+    # Facts, by their numbers; the messages that they came from stay.
     facts: Sequence[int] = ()
-    # Files, exchanges and a conversation, by their rows.
+    # Files, by their rows.
     files: Sequence[int] = ()
+    # Exchanges, by their rows.
     exchanges: Sequence[int] = ()
+    # A conversation, by its row.
     conversation: int | None = None
     # Everything older than this time.
     before: float | None = None
@@ -660,8 +680,9 @@ class ImportWrite(Struct, frozen=True):
     """An imported conversation, to be written."""
 
     agent: Agent
-    # The import's row, and whether its messages are learned from.
+    # The import's row.
     row: int
+    # Its messages are learned from.
     learns: bool
     # The id of its source as the client's; None: it has none.
     key: str | None
@@ -669,9 +690,11 @@ class ImportWrite(Struct, frozen=True):
     uid: str
     # When it began.
     at: float
-    # The hashes of its paths, of its questions, and of its messages.
+    # The hashes of its paths.
     paths: Sequence[bytes]
+    # The hashes of its questions.
     questions: Sequence[bytes]
+    # The hashes of its messages.
     atoms: Sequence[bytes]
     # The hashes by which its prefix is recognised.
     prefixes: Sequence[bytes]

@@ -64,12 +64,14 @@ class Scope(NamedTuple):
 
 
 class Agent(Struct, frozen=True):
-    """A memory. secret keys its hashes; epoch rises when something is forgotten."""
+    """A memory."""
 
     id: int
     uid: str
     scope: Scope
+    # The key of its hashes.
     secret: bytes
+    # Rises when something is forgotten.
     epoch: int
     # The last number that the search index knows.
     indexed_seq: int = 0
@@ -98,12 +100,14 @@ class AgentNumbers(NamedTuple):
 
 
 class Conversation(Struct, frozen=True):
-    """A conversation."""
+    """A conversation of a memory, without its exchanges."""
 
     id: int
+    # Its public name.
     uid: str
     # The client's own id, unique within the agent; None for one found from its messages.
     key: str | None
+    # Rises with every write to it.
     rev: int = 0
     # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty. (The
     # column is still called `tip`, so that gateways of the version before can serve the same database.)
@@ -196,19 +200,20 @@ class Exchange(Struct, frozen=True):
     notes: dict[int, str] = field(default_factory=dict)
     # The row of the memory section that its path was sent with.
     section: int | None = None
-    # Whether block operations hang on this exchange.
+    # Memory edits were made in this exchange.
     edits: bool = False
     # The part of the path that this request left out.
     evicted: Evicted | None = None
-    # input, shown_reply: JSON array of messages, JSON message; None in a tombstone.
+    # The client's messages, as a JSON array; None in a tombstone.
     input: bytes | None = None
+    # The reply as the client has it, as a JSON message; None in a tombstone.
     shown_reply: bytes | None = None
     # {"messages": [...], "gateway_calls": [call ids], "step": true in an agent's step}, only where it differs from
     # `shown_reply`.
     full: bytes | None = None
-    # Whether `full` is there, for a record loaded without its content.
-    hidden: bool = False
-    # Whether the reply has fields that only its provider reads.
+    # There is a `full`, though the record may be loaded without its content.
+    has_full: bool = False
+    # The reply has fields that only its provider reads.
     opaque: bool = False
     # Upstream and model that made the reply.
     model: str = ""
@@ -236,9 +241,9 @@ class Exchange(Struct, frozen=True):
         return self.seq + len(self.inputs) + 1
 
     @property
-    def adds(self) -> bool:
+    def has_additions(self) -> bool:
         """True if the exchange has additions that are sent again: a note, hidden rounds, a provider's own fields."""
-        return self.hidden or self.opaque or any(self.notes.values())
+        return self.has_full or self.opaque or any(self.notes.values())
 
     @property
     def ends_with_user(self) -> bool:
@@ -262,8 +267,8 @@ class Exchange(Struct, frozen=True):
 def make_tombstone(exchange: Exchange) -> Exchange:
     """Returns an exchange as it is forgotten: without its content and all that may quote it. Place and hashes stay."""
     return replace(
-        exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, hidden=False, notes={}, section=None,
-        size=0, evicted=None, input=None, shown_reply=None, full=None,
+        exchange, state=State.FORGOTTEN, active=False, edits=False, opaque=False, notes={}, section=None, size=0,
+        evicted=None, input=None, shown_reply=None, full=None, has_full=False,
     )  # fmt: skip
 
 
@@ -450,18 +455,27 @@ class Key(Struct, frozen=True):
     """A gateway key. Only its SHA-256 is stored."""
 
     id: int
-    project: str  # "" of an operator's key: all
+    # "" of an operator's key: all projects.
+    project: str
     name: str
-    prefix: str  # what `keys list` shows of it
+    # The beginning of the secret, which `keys list` shows.
+    prefix: str
     created: float
     revoked: float | None = None
-    memory: str | None = None  # the mode of its requests that ask for none; None: as the settings say
-    opens: str | None = None  # all that it opens: "metrics", OPERATOR, OPERATOR_READ; None: the API
-    used: float | None = None  # when it was last presented, to within an hour; None: never
-    expires: float | None = None  # from then on it opens nothing; None: it never ends
-    models: tuple[str, ...] | None = None  # patterns of the names that it may ask for; None: all
-    user: str | None = None  # all its requests are of this one; None: of whom they name
-    rotated_until: float | None = None  # how long the secret before its last rotation is good
+    # The mode of its requests that ask for none; None: as the settings say.
+    memory: str | None = None
+    # All that it opens: "metrics", OPERATOR, OPERATOR_READ; None: the API.
+    opens: str | None = None
+    # When it was last presented, to within an hour; None: never.
+    used: float | None = None
+    # From then on it opens nothing; None: it does not expire.
+    expires: float | None = None
+    # Patterns of the model names that it may ask for; None: all.
+    models: tuple[str, ...] | None = None
+    # The user of all its requests; None: each request names its own.
+    user: str | None = None
+    # Until then the secret before its last rotation is valid.
+    rotated_until: float | None = None
 
     @property
     def is_operator(self) -> bool:
@@ -520,9 +534,9 @@ class Vector(Struct, frozen=True):
     model: str
     # Float32, little endian, of length 1.
     data: bytes
-    # baseline, spread: how similar the text is to texts that have nothing to do with it, as a mean and a
-    # standard deviation; a spread of 0 means that this is not known.
+    # The mean similarity of the text to texts that have nothing to do with it.
     baseline: float = 0.0
+    # The standard deviation of that similarity; 0: it is not known.
     spread: float = 0.0
 
 
@@ -595,8 +609,9 @@ class TokenCounts(NamedTuple):
 
     prompt: int = 0
     completion: int = 0
-    # cached, written: of the prompt, read from and written to the provider's cache.
+    # Of the prompt, read from the provider's cache.
     cached: int = 0
+    # Of the prompt, written to the provider's cache.
     written: int = 0
     # Of the completion.
     reasoning: int = 0
@@ -621,8 +636,9 @@ class Run(Struct, frozen=True):
     background: bool = False
     # Why it ended.
     stop: str | None = None
-    # steps, counts: of all its steps so far.
+    # How many steps it has so far.
     steps: int = 0
+    # The tokens of these steps.
     counts: TokenCounts = TokenCounts()
     # When its first exchange began; until it has one, that with the calls of another run with which it goes on.
     begun: float | None = None

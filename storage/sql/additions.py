@@ -121,5 +121,5 @@ def _without_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gon
         for place, note in exchange.notes.items()
     }
     full = None if gone.may_be_used_by(exchange, rules) else exchange.full
-    left = replace(exchange, notes=notes, full=full, hidden=full is not None)
+    left = replace(exchange, notes=notes, full=full, has_full=full is not None)
     return left if calling_step is None else rules.without_quotations(left, calling_step, gone.erased)

@@ -191,7 +191,7 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     # Notes, hidden rounds and the memory section of this turn may quote the message, so they go whatever they say.
     full = exchange.full if place >= 0 and exchanges.is_step(exchange) else None
     rest = replace(
-        exchange, redactions=redactions, edits=False, hidden=full is not None, section=None,
+        exchange, redactions=redactions, edits=False, has_full=full is not None, section=None,
         opaque=False if place < 0 else exchange.opaque, notes=dict.fromkeys(exchange.notes, ""),
         input=orjson.dumps(messages), shown_reply=None if place < 0 else exchange.shown_reply, full=full,
     )  # fmt: skip

@@ -186,7 +186,7 @@ def _values(exchange: Exchange) -> list[Any]:
         +exchange.continued,
         +exchange.active,
         +exchange.edits,
-        +exchange.adds,
+        +exchange.has_additions,
         +exchange.opaque,
         exchange.model,
         exchange.merged,
@@ -438,7 +438,7 @@ async def update_exchange(
 
 def update_values(exchange: Exchange, *, is_whole: bool = False) -> list[Any]:
     """Returns the values of an update, up to the exchange's id."""
-    return [*_values(exchange), int(exchange.hidden), int(not is_whole)]
+    return [*_values(exchange), int(exchange.has_full), int(not is_whole)]
 
 
 async def add_conversation(

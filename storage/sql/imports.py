@@ -358,7 +358,7 @@ def _place_after(exchange: Exchange, above: Exchange | None) -> Exchange:
         length=above.length + length,
         seq=above.next_seq,
         gapless_from=above.gapless_from,
-        prior=above.id if above.adds else above.prior,
+        prior=above.id if above.has_additions else above.prior,
     )
 
 

@@ -287,7 +287,7 @@ def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, done: Committe
     if rounds and rounds[-1].id == exchange.parent and exchange.continues_parent:
         rounds = (*rounds[:-1], replace(rounds[-1], continued=True))
         end.additions = replace(end.additions, rounds=rounds)
-    if exchange.adds:
+    if exchange.has_additions:
         end.additions = end.additions.extended(exchange)
     end.exchange = replace(exchange, input=None, shown_reply=None, full=None, notes=NO_NOTES)
     end.has_rivals = False

@@ -152,7 +152,7 @@ def check_fill(request: Request, tree: Tree, listing: HashedList) -> None:
     plan, fill = request.plan, [m for kind, m in request.sent if kind == "+ "]
     assert fill == [each.message for each in request.composition.inserted]
     assert plan is not None
-    if not fill or any(e.hidden for e in tree.chain(plan.match.match_point)):
+    if not fill or any(e.has_full for e in tree.chain(plan.match.match_point)):
         return
     elements = tree.elements(plan.match.match_point)
     path = [_sent_before(tree, element) for element in elements]
@@ -269,7 +269,7 @@ class Memory:
         old = self.records.get(e.id)
         if old is None:
             return e
-        full = (e.full or old.full) if e.hidden else None
+        full = (e.full or old.full) if e.has_full else None
         return replace(e, input=e.input or old.input, shown_reply=e.shown_reply or old.shown_reply, full=full)
 
     def settle(self, key: str | None, now: float) -> None:
@@ -342,7 +342,7 @@ def _check_path(e: Exchange, tree: Tree, hasher: MessageHasher) -> None:
     assert e.depth == (parent.depth + 1 if parent else 0)
     assert e.offset == sum(len(el.atoms) for el in elements), f"offset of {e.id}"
     assert e.length == len(e.inputs) + 1 + (parent.length if parent else 0), f"length of {e.id}"
-    above = [x.id for x in tree.chain(parent) if x.adds]
+    above = [x.id for x in tree.chain(parent) if x.has_additions]
     assert e.prior == (above[-1] if above else None), f"prior of {e.id}"
     if e.reply is not None:
         assert e.path == hasher.hash_path(a for el in tree.elements(e) for a in el.atoms), f"path of {e.id}"
@@ -522,7 +522,7 @@ class World:
             "input": None,
             "shown_reply": None,
             "full": None,
-            "hidden": False,
+            "has_full": False,
             "notes": {},
         }
         memory.records[exchange] = replace(e, state=State.FORGOTTEN, edits=False, **gone)

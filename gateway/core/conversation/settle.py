@@ -205,7 +205,7 @@ def cancel(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     if ended.full:
         exchange = replace(exchange, edits=ended.edits, size=len(without_space(text_of(ended.shown_reply))))
     else:
-        exchange = replace(exchange, shown_reply=None, full=None, hidden=False, opaque=False)
+        exchange = replace(exchange, shown_reply=None, full=None, has_full=False, opaque=False)
     return tree.add(exchange)
 
 
@@ -368,7 +368,7 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
         "input": _redacted(plan.messages, redactions),
         "shown_reply": orjson.dumps(shown_reply),
         "full": full,
-        "hidden": hidden,
+        "has_full": hidden,
         "opaque": has_opaque(shown_reply),
         "model": plan.query.model,
     }

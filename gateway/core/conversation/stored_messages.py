@@ -216,7 +216,7 @@ def rewrite_message(exchange: Exchange, seq: int, text: str) -> Exchange:
         exchange,
         shown_reply=orjson.dumps({**without_private_fields(shown_reply, "fillers"), "content": text}),
         full=None if full is None else orjson.dumps(full.fields),
-        hidden=full is not None,
+        has_full=full is not None,
     )
 
 
@@ -260,7 +260,14 @@ def _cut_calling_message(message: WireMessage, heard: str) -> WireMessage:
 
 def _without_reply(exchange: Exchange) -> Exchange:
     return replace(
-        exchange, reply=None, reply_key=None, size=0, shown_reply=None, full=None, hidden=False, opaque=False
+        exchange,
+        reply=None,
+        reply_key=None,
+        size=0,
+        shown_reply=None,
+        full=None,
+        has_full=False,
+        opaque=False,
     )
 
 

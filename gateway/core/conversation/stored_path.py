@@ -52,7 +52,7 @@ def plan_step(
     length = len(exchange.inputs) + 1
     if last is not None:
         # The numbers go on without a gap, unless another conversation takes the next ones; the store checks that.
-        seq, prior = last.next_seq, last.id if last.adds else last.prior
+        seq, prior = last.next_seq, last.id if last.has_additions else last.prior
         exchange = replace(
             exchange, seq=seq, gapless_from=last.gapless_from, prior=prior, length=last.length + length
         )
@@ -145,7 +145,7 @@ def finish_step(
         full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True})
         if is_changed
         else None,
-        hidden=is_changed,
+        has_full=is_changed,
         opaque=any(map(has_opaque, full)),
     )
 
@@ -180,7 +180,7 @@ def finish_turn(
         return exchange
     gateway_calls = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
     hidden = orjson.dumps({"messages": list(full), "gateway_calls": gateway_calls})
-    return replace(exchange, full=hidden, hidden=True, opaque=any(map(has_opaque, full)))
+    return replace(exchange, full=hidden, has_full=True, opaque=any(map(has_opaque, full)))
 
 
 def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:

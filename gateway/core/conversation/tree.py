@@ -304,7 +304,7 @@ class Tree:
         parent = self.parent(exchange)
         if parent is None:
             return None
-        return parent.id if parent.adds else parent.prior
+        return parent.id if parent.has_additions else parent.prior
 
     def turn_start(self, exchange: Exchange) -> Exchange:
         """Returns the exchange with which the turn of the exchange began, as far as it is loaded."""

@@ -308,7 +308,7 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     None: it has no hidden rounds, or they cannot be put back.
     """
     match_point, messages = plan.match.match_point, plan.query.listing.messages[: plan.heard_count]
-    if match_point is None or not match_point.hidden or not messages:
+    if match_point is None or not match_point.has_full or not messages:
         return None
     reply = _as_clients_resend(visible_reply(messages) if len(messages) > 1 else messages[0])
     is_same = _is_of_same_model(match_point, plan)
@@ -342,7 +342,9 @@ def _compose_after_head(
     sent += _heard_messages(plan, heard)
     sent += _messages_without_reply(plan, fresh)
     sent = _with_calls_and_results(sent)
-    is_unrestored = match_point is not None and match_point.hidden and plan.heard_count > 0 and heard is None
+    is_unrestored = (
+        match_point is not None and match_point.has_full and plan.heard_count > 0 and heard is None
+    )
     composition = Composition(unrestored_rounds=int(is_unrestored))
     moved = set(range(len(listing)))
     next_index = len(listing)
@@ -510,18 +512,18 @@ def _restore_rounds(
     listing = plan.query.listing
     restored: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
-        if exchange.hidden or exchange.opaque:
+        if exchange.has_full or exchange.opaque:
             neighbours = replies.get(i - 1), replies.get(i + 1)
             if not any(neighbour is not None and neighbour.id == exchange.id for neighbour in neighbours):
                 restored.append((i, exchange))
             else:
                 # What the client has in two messages stays so, and breaks the provider's cache once, too.
-                composition.unrestored_rounds += exchange.hidden and i == plan.match.last
+                composition.unrestored_rounds += exchange.has_full and i == plan.match.last
     tree.group_for_loading(exchange for _, exchange in restored)
     for i, exchange in restored:
         message, content = listing.messages[i], tree.content(exchange)
         is_same = _is_of_same_model(exchange, plan) and listing.atoms[i] == exchange.reply
-        if exchange.hidden:
+        if exchange.has_full:
             messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
             # A reply that came back cut is sent cut from then on, so that it breaks the provider's cache once: in the
             # request that follows it directly. A tool that is missing breaks it in each request.
@@ -532,9 +534,12 @@ def _restore_rounds(
             messages = None if full is None else [full]
         if messages is not None:
             composition.replacements[listing.positions[i]] = [*map(without_private, messages)]
-            if exchange.hidden:
+            if exchange.has_full:
                 composition.stored_rounds[listing.positions[i]] = messages
-            if exchange.hidden and listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:
+            if (
+                exchange.has_full
+                and listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i
+            ):
                 composition.moves_rounds = True
             if shown := _shown_in_rounds(content):
                 composition.shown[listing.positions[i]] = shown

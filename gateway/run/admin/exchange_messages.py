@@ -39,29 +39,29 @@ def message_records(
         return [MessageRecord(exchange.seq, exchange.seq, "", None, exchange.begun, None, state)]
     state = _state_of(exchange)
     inputs: list[WireMessage] = orjson.loads(exchange.input or b"[]")
-    found = [
+    records = [
         _record(
             exchange,
-            exchange.seq + place,
+            exchange.seq + index,
             message,
             exchange.begun,
             state,
-            is_gone=place in exchange.redactions,
+            is_gone=index in exchange.redactions,
             is_whole=is_whole,
-            note=exchange.notes.get(place) or None,
+            note=exchange.notes.get(index) or None,
         )
-        for place, message in enumerate(inputs)
+        for index, message in enumerate(inputs)
     ]
     if exchange.shown_reply is not None:
         full = orjson.loads(exchange.full) if exchange.full else {}
         reply, at = orjson.loads(exchange.shown_reply), exchange.ended or exchange.begun
-        found.append(
+        records.append(
             _record(
                 exchange, exchange.reply_seq, reply, at, state, is_gone=REPLY in exchange.redactions,
                 is_whole=is_whole, request=request, rounds=_rounds(full.get("messages") or ()),
             )
         )  # fmt: skip
-    return found
+    return records
 
 
 def readable(message: WireMessage) -> str:
@@ -123,20 +123,20 @@ def _rounds(messages: Sequence[Mapping[str, Any]]) -> tuple[ToolRound, ...]:
 
 
 def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[ToolRound, ...]:
-    found = []
+    rounds = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         if (function := called_function(call)) is not None:
-            given = function.get("arguments", function.get("input", ""))
+            arguments = function.get("arguments", function.get("input", ""))
             result = results.get(call_id(call), "")
-            found.append(
+            rounds.append(
                 ToolRound(
                     str(function.get("name")),
-                    shortened(str(given), TOOL_CHARS),
+                    shortened(str(arguments), TOOL_CHARS),
                     shortened(result, TOOL_CHARS),
                 )
             )
-    return tuple(found)
+    return tuple(rounds)
 
 
 def shortened(text: str, most_chars: int) -> str:

@@ -22,7 +22,7 @@ _BEFORE_USAGE = UsageKey(-1, "", "", -1, "", "")
 
 
 @dataclass(slots=True)
-class Moved:
+class MoveOutcome:
     """The memories of a move, counted by their outcome."""
 
     # How many were moved now.
@@ -42,7 +42,9 @@ class Move:
     # The kinds of jobs that compute what an export leaves out.
     follow_up_jobs: Sequence[str] = ()
 
-    async def run(self, report: Callable[[Moved, int], None] = lambda done, count: None) -> Moved:
+    async def run(
+        self, report: Callable[[MoveOutcome, int], None] = lambda outcome, count: None
+    ) -> MoveOutcome:
         """Moves everything. report: called after each memory, with the outcome so far and the number of memories.
 
         Raises: GatewayError: batches or runs that are not finished would be lost; StoreError.
@@ -51,12 +53,12 @@ class Move:
         await self.target.moving.put_keys(await self.source.moving.keys())
         await self._move_usage()
         await self._move_definitions()
-        moved = await self._move_memories(report)
-        await self._name_forgotten(moved)
-        await self._move_blocks(moved)
+        outcome = await self._move_memories(report)
+        await self._name_forgotten(outcome)
+        await self._move_blocks(outcome)
         # When all memories are there, since they refer to each other.
         await self._move_links()
-        return moved
+        return outcome
 
     async def _move_definitions(self) -> None:
         after = 0
@@ -65,33 +67,33 @@ class Move:
                 await self.target.moving.put_definition(row)
             after = definitions[-1][0]
 
-    async def _move_memories(self, report: Callable[[Moved, int], None]) -> Moved:
-        moved, count, after = Moved(), await self.source.moving.count(), 0
+    async def _move_memories(self, report: Callable[[MoveOutcome, int], None]) -> MoveOutcome:
+        outcome, count, after = MoveOutcome(), await self.source.moving.count(), 0
         while memories := await self.source.moving.memories(after):
             for agent in memories:
-                await self._move_memory(agent, moved)
-                report(moved, count)
+                await self._move_memory(agent, outcome)
+                report(outcome, count)
             after = memories[-1].id
-        return moved
+        return outcome
 
-    async def _name_forgotten(self, done: Moved) -> None:
+    async def _name_forgotten(self, outcome: MoveOutcome) -> None:
         """Names the memories in the target that were moved from this source, and were forgotten here since."""
         source, after = await self.source.secrets.database_id(), 0
         while memories := await self.target.moving.memories_from(source, after):
             for agent in memories:
                 if await self.source.agents.find(agent.scope) is None:
-                    done.refused.append(
+                    outcome.refused.append(
                         f"{_name(agent)}: it was forgotten after it was moved; forget it in the new database, too"
                     )
             after = memories[-1].id
 
-    async def _move_blocks(self, done: Moved) -> None:
+    async def _move_blocks(self, outcome: MoveOutcome) -> None:
         """Moves the blocks that no memory owns. Names those that were changed here since they were moved."""
         after = 0
         while blocks := await self.source.moving.blocks(after):
             for _, block in blocks:
                 if not await self.target.moving.put_block(block):
-                    done.refused.append(
+                    outcome.refused.append(
                         f"block {block.label!r} of {block.uid} in project {block.project!r}: it was changed after it "
                         "was moved; change it in the new database, too"
                     )
@@ -129,23 +131,23 @@ class Move:
             for id in await store.forgetting.unfinished():
                 await store.forgetting.run(id)
 
-    async def _move_memory(self, agent: Agent, done: Moved) -> None:
+    async def _move_memory(self, agent: Agent, outcome: MoveOutcome) -> None:
         """Moves one memory, and counts it."""
-        there = await self.target.agents.find(agent.scope)
-        if there is not None and there.uid == agent.uid:
-            if await self.target.moving.moved_state(there.id) == await self.source.moving.state(agent.id):
-                done.already_there += 1
+        copy = await self.target.agents.find(agent.scope)
+        if copy is not None and copy.uid == agent.uid:
+            if await self.target.moving.moved_state(copy.id) == await self.source.moving.state(agent.id):
+                outcome.already_there += 1
             else:
-                done.refused.append(
+                outcome.refused.append(
                     f"{_name(agent)}: it was changed after it was moved; forget it in the new database, and move again"
                 )
             return
         try:
             await self._copy(agent)
         except BadRequest as error:
-            done.refused.append(f"{_name(agent)}: {error.message}")
+            outcome.refused.append(f"{_name(agent)}: {error.message}")
             return
-        done.moved += 1
+        outcome.moved += 1
 
     async def _copy(self, agent: Agent) -> None:
         """Copies one memory. Raises: BadRequest: the target has another one in its place."""

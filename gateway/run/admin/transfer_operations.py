@@ -509,7 +509,7 @@ def _content_fields(line: dict[str, Any]) -> dict[str, Any]:
         "input": None if line["input"] is None else orjson.dumps(line["input"] or []),
         "shown_reply": None if line["shown_reply"] is None else orjson.dumps(line["shown_reply"]),
         "full": None if line["full"] is None else orjson.dumps(line["full"]),
-        "hidden": line["full"] is not None,
+        "has_full": line["full"] is not None,
         "notes": {int(i): note for i, note in line["notes"].items()},
         "redactions": frozenset(map(int, line["redactions"])),
     }

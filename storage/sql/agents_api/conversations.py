@@ -314,7 +314,7 @@ async def _begin_fork(connection: Connection, agent: int, fork: int, parent: Exc
         touched=at,
         ended=at,
         length=parent.length + 1,
-        prior=parent.id if parent.adds else parent.prior,
+        prior=parent.id if parent.has_additions else parent.prior,
         section=section,
         evicted=parent.evicted,
         model=parent.model,

@@ -261,7 +261,7 @@ def test_a_repeat_that_hid_a_round_is_known_to_what_went_on_from_it(world: World
     again = world.say([user("Hi")], kept("Hello!"), "c1")
     assert again.exchange == 1
     first, then = world.memory().records[1], world.memory().records[2]
-    assert first.hidden
+    assert first.has_full
     assert then.prior == first.id
 
 

@@ -82,7 +82,7 @@ def test_what_is_redacted_or_not_there_is_left_out() -> None:
 
 
 def test_a_text_is_replaced_and_the_atoms_stay() -> None:
-    e = exchange([user("one")], SAID, HIDDEN, hidden=True, notes={0: "a note that quotes it"})
+    e = exchange([user("one")], SAID, HIDDEN, has_full=True, notes={0: "a note that quotes it"})
     asked = rewrite_message(e, 10, "uno")
     assert places(asked)[0] == (10, None, "uno")
     assert (asked.inputs, asked.path, asked.reply, asked.notes) == (e.inputs, e.path, e.reply, {0: ""})
@@ -94,7 +94,7 @@ def test_a_text_is_replaced_and_the_atoms_stay() -> None:
 
 
 def test_a_reply_that_was_cut_after_its_rounds_keeps_their_results() -> None:
-    e = exchange([user("one")], SAID, {**HIDDEN, "messages": HIDDEN["messages"][:-1]}, hidden=True)
+    e = exchange([user("one")], SAID, {**HIDDEN, "messages": HIDDEN["messages"][:-1]}, has_full=True)
     rounds = [(11, 1, None), (11, 2, "Found.")]
     assert places(e)[1:] == [*rounds, (11, None, SAID["content"])]
     assert places(rewrite_message(e, 11, "It is Tom."))[1:] == [*rounds, (11, None, "It is Tom.")]
@@ -106,7 +106,7 @@ def test_what_was_said_by_a_tool_is_replaced_in_its_call() -> None:
         [user("one")],
         assistant("Hi."),
         {"messages": [spoken], "gateway_calls": [], "step": True},
-        hidden=True,
+        has_full=True,
     )
     told = rewrite_message(e, 11, "Bye.")
     (m,) = orjson.loads(told.full or b"")["messages"]
@@ -120,7 +120,7 @@ def test_a_tool_of_the_client_that_is_named_as_the_one_that_speaks_keeps_its_arg
 ) -> None:
     last = assistant("I will write to her.", call("c9", "send_message", arguments))
     said = assistant("Let me look.\n\nI will write to her.", call("c9", "send_message", arguments))
-    e = exchange([user("one")], said, {**HIDDEN, "messages": [*HIDDEN["messages"][:-1], last]}, hidden=True)
+    e = exchange([user("one")], said, {**HIDDEN, "messages": [*HIDDEN["messages"][:-1], last]}, has_full=True)
     for changed, text in (
         (rewrite_message(e, 11, "I wrote."), "I wrote."),
         (cut_reply(e, "Let me"), "Let me"),

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.run.admin.move import Move, Moved
+from gateway.run.admin.move import Move, MoveOutcome
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
@@ -213,7 +213,7 @@ async def test_a_key_that_was_revoked_or_rotated_since_stays_so_when_it_is_moved
 async def test_a_move_that_is_broken_off_goes_on(source: Store, target: Store, seed: int) -> None:
     """It is broken off after a transaction of the target's, later each time."""
     dice = random.Random(seed)
-    done = Moved()
+    done = MoveOutcome()
     for calls in range(1, 400):
         breaking: Any = Breaking(target, dice.randrange(1, 10 + calls))
         with suppress(asyncio.CancelledError):
@@ -381,7 +381,7 @@ async def test_a_move_refuses_runs_that_are_not_finished(source: Store, target: 
 async def test_it_says_how_far_it_is(source: Store, target: Store) -> None:
     said: list[tuple[int, int]] = []
 
-    def told(done: Moved, count: int) -> None:
+    def told(done: MoveOutcome, count: int) -> None:
         said.append((done.moved, count))
 
     await Move(source, target).run(told)
