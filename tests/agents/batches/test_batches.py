@@ -119,7 +119,7 @@ class Scene:
     def said(self, agent: str) -> list[str]:
         """What an agent has been sent and has replied, oldest first, texts and calls."""
         found = spoken(self.world.letta.agents.messages.list(agent, order="asc"))
-        return [f"{m.message_type}: {_text(m)}" for m in found]
+        return [f"{m.message_type}: {shown_text(m)}" for m in found]
 
     def block(self, agent: str, label: str = "human") -> str:
         return self.world.letta.agents.blocks.retrieve(label, agent_id=agent).value
@@ -129,7 +129,7 @@ def _said(text: str) -> Json:
     return {"messages": [{"role": "user", "content": text}]}
 
 
-def _text(message: Any) -> str:
+def shown_text(message: Any) -> str:
     if message.message_type == "tool_call_message":
         return str(message.tool_call.name)
     return str(getattr(message, "content", None) or getattr(message, "tool_return", ""))

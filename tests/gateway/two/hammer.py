@@ -19,7 +19,7 @@ from typing import Any
 
 from gateway.open_database import open_database
 from gateway.settings.load import load_settings
-from tests.gateway.two.kept import check, check_files, read_kept
+from tests.gateway.two.exported import check, check_files, export_memory
 from tests.gateway.two.people import Agent, Person, Whole, everybody, flat
 from tests.gateway.two.world import MODULE, PATIENCE_S, Gateway, Said, World
 from tests.postgres import server
@@ -149,8 +149,8 @@ async def check_all(world: World, people: list[Person]) -> None:
         for person in flat(people):
             is_noting = isinstance(person, Whole) and person.is_noting
             if person.turns:
-                kept = await read_kept(store, person, "noter" if is_noting else "default")
-                check(kept, person, world.forgotten)
+                memory = await export_memory(store, person, "noter" if is_noting else "default")
+                check(memory, person, world.forgotten)
     finally:
         await store.close()
 

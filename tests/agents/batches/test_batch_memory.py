@@ -35,11 +35,11 @@ from tests.agents.batches.test_batches import (
     PATH,
     Json,
     Scene,
-    _text,
     append,
     buying,
     results,
     scene,
+    shown_text,
     with_webhooks,
 )
 from tests.agents.letta import spoken
@@ -121,11 +121,11 @@ def test_what_python_has_changed_in_a_block_goes_with_the_turn_of_its_item(tmp_p
         assert s.block(agent).endswith("I keep hens.\nI adore quokkas.\nI row.")
         s.world.world.settle()
         messages = spoken(s.world.letta.agents.messages.list(agent, order="asc").items)
-        [told] = [m for m in messages if _text(m) == "I row."]
+        [told] = [m for m in messages if shown_text(m) == "I row."]
         s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
         s.world.world.settle()
         assert s.block(agent).endswith("I keep hens.\nI adore quokkas.")
-        [told] = [m for m in messages if _text(m) == "I keep hens."]
+        [told] = [m for m in messages if shown_text(m) == "I keep hens."]
         s.world.ask("DELETE", f"/v1/agents/{agent}/messages/{told.id}")
         s.world.world.settle()
         assert "hens" not in s.block(agent)

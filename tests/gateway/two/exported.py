@@ -1,4 +1,4 @@
-"""What must be in the database when everybody has gone, and what must not."""
+"""What must be in the database after a storm of requests, and what must not."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from tests.postgres import EmptyDatabase
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A person's memory as it is exported. exchanges: by number."""
+class ExportedMemory:
+    """A person's memory as it is exported."""
 
+    # By number.
     exchanges: dict[int, dict[str, Any]]
     block: str
 
@@ -33,8 +34,8 @@ class Kept:
             if e["state"] == "finished" and e["input"] and _text(e["input"][-1]) == text
         ]
 
-    def told(self, exchange: dict[str, Any]) -> str:
-        """Says what an exchange is and what is around it, for a failure."""
+    def describe(self, exchange: dict[str, Any]) -> str:
+        """Returns what an exchange is and what is around it, for a failure."""
         near = [e for e in self.exchanges.values() if abs(e["seq"] - exchange["seq"]) < 6]
         left = ("redactions", "full", "notes", "size", "head", "model", "has_reply", "key")
         return "\n".join(
@@ -57,7 +58,7 @@ def _text(message: dict[str, Any]) -> str:
     return str(message["content"])
 
 
-async def read_kept(store: Store, person: Person, profile: str = "default") -> Kept:
+async def export_memory(store: Store, person: Person, profile: str = "default") -> ExportedMemory:
     operations = TransferOperations(store)
     exchanges: dict[int, dict[str, Any]] = {}
     block = ""
@@ -72,39 +73,39 @@ async def read_kept(store: Store, person: Person, profile: str = "default") -> K
                 block = line["version"]["value"]
         at = page["next"]
         if at is None:
-            return Kept(exchanges, block)
+            return ExportedMemory(exchanges, block)
 
 
-def check(kept: Kept, person: Person, forgotten: frozenset[str]) -> None:
+def check(memory: ExportedMemory, person: Person, forgotten: frozenset[str]) -> None:
     """Checks that each finished turn stands once, whole, after those before it, and that nobody else's is there."""
-    exported = orjson.dumps([*kept.exchanges.values(), kept.block]).decode()
+    exported = orjson.dumps([*memory.exchanges.values(), memory.block]).decode()
     words = {found[0] for found in WORD.finditer(exported)}
     strangers = {word for word in words if not word.startswith(person.mark)}
     assert not strangers, f"{person.mark} has what others said: {strangers}"
     assert words.isdisjoint(forgotten), f"{person.mark} still has {words & forgotten}"
     carried = {text for turn in person.turns.values() for text in turn.before}
     for turn in person.turns.values():
-        found = kept.saying(turn.text)
+        found = memory.saying(turn.text)
         assert len(found) == 1, f"{turn.text!r} is there {len(found)} times"
         (exchange,) = found
         assert exchange["shown_reply"] is not None, turn.text
         assert _text(exchange["shown_reply"]) == turn.reply, f"{turn.text!r}: {exchange['shown_reply']}"
         must_stand = turn.must_stand or turn.text in carried
         assert not must_stand or not exchange["superseded"], (
-            f"{turn.text!r} does not stand: {kept.told(exchange)}"
+            f"{turn.text!r} does not stand: {memory.describe(exchange)}"
         )
-        path = kept.path(exchange)
+        path = memory.path(exchange)
         on_path = [text for text in path if text in set(turn.before)]
         assert on_path == list(turn.before), f"before {turn.text!r} there is {path}, not {turn.before}"
-    check_edits(kept, person)
+    check_edits(memory, person)
 
 
-def check_edits(kept: Kept, person: Person) -> None:
+def check_edits(memory: ExportedMemory, person: Person) -> None:
     """Checks that what the model noted in turns that went on is in the block, once.
 
     A turn whose reply said that it was not stored may have left its note or not.
     """
-    noted = Counter(kept.block.split("\n"))
+    noted = Counter(memory.block.split("\n"))
     carried = {text for turn in person.turns.values() for text in turn.before if " note " in text}
     for text in carried:
         word = WORD.search(text)
