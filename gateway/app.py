@@ -111,7 +111,11 @@ class Gateway:
             services.tracer.maker.add_routes((each.path_format, each.path_regex) for each in routes)
         self._edge = self._make_edge(
             open_prefixes=(f"{PAGE_PATH}/", MANAGE_PREFIX, *((ADMIN_PREFIX,) if admin_token else ())),
-            error_forms={RESPONSES_PATH: ResponsesErrors(), **(error_forms() if has_agents else {})},
+            error_forms={
+                RESPONSES_PATH: ResponsesErrors(),
+                **(error_forms() if has_agents else {}),
+                **({} if self._mcp_endpoint is None else self._mcp_endpoint.error_forms()),
+            },
             paths=[each.path for each in routes],
         )
         self._entry: ASGIApp = _with_cors(self._edge, server.cors_origins)

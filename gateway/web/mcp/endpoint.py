@@ -10,10 +10,11 @@ import asyncio
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from msgspec.structs import replace
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -22,7 +23,7 @@ from adapters.json_escapes import without_lone_surrogates
 from gateway.core.json_limits import check_values
 from gateway.core.memory.mcp_tools import McpAnswer, McpCaller, client_name
 from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
-from gateway.errors import NotAllowed
+from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
 from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
@@ -36,6 +37,21 @@ _SESSION: Final = b"mcp-session-id"
 MAX_BYTES: Final = 4 << 20
 _MAX_SESSION_CHARS: Final = 512
 _AGENT: Final = b"x-mnemogate-agent"
+
+
+class McpErrors:
+    """The `ErrorForm` of `/mcp`: errors of JSON-RPC, which clients show. The code of the gateway is in `data`."""
+
+    id_header: ClassVar[bytes | None] = None
+
+    def body(self, error: GatewayError) -> bytes:
+        code = INTERNAL_ERROR if error.status >= 500 else INVALID_REQUEST
+        data = {"type": error.kind, "param": error.param, "code": error.code}
+        fields = {"code": code, "message": error.message, "data": data}
+        return orjson.dumps({"jsonrpc": "2.0", "id": None, "error": fields})
+
+    def event(self, error: GatewayError) -> bytes:
+        return self.body(error)  # no reply is a stream
 
 
 class McpEndpoint:
@@ -61,6 +77,10 @@ class McpEndpoint:
         """Returns the route. It takes posts alone: nothing is streamed to a client, and no session is to be ended."""
         return [Route(MCP_PATH, self, methods=["POST"])]
 
+    def error_forms(self) -> dict[str, ErrorForm]:
+        """Returns the form of errors by the path below which all have it."""
+        return {MCP_PATH: McpErrors()}
+
     async def run(self) -> None:
         """Runs until it is cancelled."""
         async with self._manager.run():
@@ -84,6 +104,8 @@ class McpEndpoint:
         )
         await self._is_running.wait()
         async with self._bodies.read(scope, receive) as raw:
+            if len(raw) > MAX_BYTES:
+                raise BodyTooLarge(f"The body has {len(raw)} bytes, and may have {MAX_BYTES}.")
             body = without_lone_surrogates(bytes(raw))  # the SDK refuses them
             check_values(body)
             parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]

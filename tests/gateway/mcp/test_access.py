@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
 
 from gateway.core.json_limits import MAX_VALUES
+from gateway.web.mcp.endpoint import MAX_BYTES
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import StrictUpstream
-from tests.gateway.mcp.client import Tools
+from tests.gateway.mcp.client import ERAS, Tools, session
 from tests.gateway.sdk import World, agent, remember
 from tests.server import RawReply, Running
 
@@ -58,6 +62,24 @@ def test_a_key_is_demanded_once_there_is_one(world: World) -> None:
     assert ask(world.gateway, key(world, opens="metrics")).status == 403
 
 
+@pytest.mark.parametrize("mode", ERAS)
+def test_a_client_shows_why_it_is_refused(world: World, mode: str) -> None:
+    async def work(client: Client) -> list[str]:
+        assert not (await client.call_tool("memory_read")).is_error
+        long = {"label": "human", "value": "x" * MAX_BYTES, "version": 1}
+        with pytest.raises(MCPError) as too_long:
+            await client.call_tool("memory_edit_block", long)
+        await asyncio.to_thread(lambda: world.gateway.call(world.store.keys.revoke("app")))
+        with pytest.raises(MCPError) as revoked:
+            await client.call_tool("memory_read")
+        return [str(too_long.value), str(revoked.value)]
+
+    headers = {**key(world, name="app"), "x-mnemogate-user": "alice"}
+    too_long, revoked = session(f"{world.gateway.url}/mcp", headers, work, mode)
+    assert str(MAX_BYTES) in too_long
+    assert "revoked" in revoked
+
+
 @pytest.mark.parametrize("query", ["user=J%fcrgen", "user=alice&user=bob", "profile=%ff&user=alice"])
 def test_a_user_that_cannot_be_distinguished_from_others_is_refused(world: World, query: str) -> None:
     """Read with replacement characters, J%fcrgen and J%e4rgen would be one person."""
@@ -73,7 +95,8 @@ def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
     Tools(url, bound).ask("memory_remember", text="Alice likes tea.")
     assert "tea" in str(Tools(url, {**bound, "x-mnemogate-user": "alice"}).ask("memory_read"))
     other = ask(world.gateway, {**bound, "x-mnemogate-user": "bob"})
-    assert (other.status, other.error["code"]) == (403, "user_not_allowed")
+    assert (other.status, other.error["code"]) == (403, -32600)
+    assert other.error["data"]["code"] == "user_not_allowed"
     assert ask(world.gateway, bound, "/mcp?user=bob").status == 403
     # A key of everybody may name her, in the URL as well; projects share nothing.
     everybody = Tools(url, key(world))
