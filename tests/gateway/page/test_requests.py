@@ -121,6 +121,8 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         operator.post(f"m/{alice.uid}/forget?fact={seq}")
         (forgotten,) = (each for each in operator.twin(f"r/{last}")["chosen"] if each["forgotten"])
         assert forgotten["text"] is None
+        text = operator.get(f"r/{last}").body.decode()
+        assert "What the model was told is forgotten" in text
 
 
 def test_a_request_names_the_blocks_that_its_model_was_shown(
