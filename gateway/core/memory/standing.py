@@ -33,13 +33,10 @@ _MIN_TOKENS = 4
 _MONTH_TOKENS = 5
 _DESCRIPTION = "What the user has stated as always true. The newest stand last. Heed them where they matter."
 _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
-# Longer sentences are stories, and shorter ones state nothing by themselves. One that is not ASCII may be shorter:
-# Chinese has a word in one or two characters.
+# Longer sentences are stories.
 _MAX_CHARS = 160
-_MIN_CHARS = 12
-_MIN_CHARS_NOT_ASCII = 4
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
-_CLAUSE = re.compile(r", |，|、|؛|،")
+_CLAUSE = re.compile(r", |，|、|؛|،| [-–—] |—")
 _QUESTION_MARKS = ("?", "？", "؟")
 # The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), and
 # before words for how a statement holds ("- never always").
@@ -77,7 +74,8 @@ def learn_standing(
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
         statement = _Statement.of(sentence)
-        # The rest of a sentence that an abbreviation has cut ("Call me Al P. from now on.") states nothing.
+        # "I never do." states nothing by itself, nor does the rest of a sentence that an abbreviation has cut ("Call me
+        # Al P. from now on.").
         if not (statement.words or statement.is_single_valued):
             continue
         for old_key in [k for k, (old, _) in found.items() if statement.replaces(old)]:
@@ -102,6 +100,11 @@ def learn_standing(
 def is_standing(sentence: str) -> bool:
     """Returns whether a sentence says something that always holds for its speaker."""
     return any(pattern.search(sentence) for pattern in _table().patterns)
+
+
+def _begins_standing(clause: str) -> bool:
+    """Returns whether a clause begins with the words that say so."""
+    return any(pattern.match(clause) for pattern in _table().patterns)
 
 
 def standing_block(
@@ -178,13 +181,21 @@ def _standing_sentences(text: str) -> Iterator[str]:
     """Yields the sentences of a text that state something that always holds."""
     for sentence in _SENTENCE.split(text):
         sentence = " ".join(sentence.split())
-        least_chars = _MIN_CHARS if sentence.isascii() else _MIN_CHARS_NOT_ASCII
-        if (
-            least_chars <= len(sentence) <= _MAX_CHARS
-            and not sentence.endswith(_QUESTION_MARKS)
-            and is_standing(sentence)
-        ):
+        if sentence.endswith(_QUESTION_MARKS):
+            sentence = _stated_before_question(sentence)
+        if len(sentence) <= _MAX_CHARS and is_standing(sentence):
             yield sentence
+
+
+def _stated_before_question(sentence: str) -> str:
+    """Returns what a question states before it asks: "I'm vegan, what can I cook?"; "": nothing.
+
+    Only its first clause can, which nothing before it makes conditional. A rest without words of its own ("do I?") asks
+    whether that is so.
+    """
+    stated, *asked = _CLAUSE.split(sentence, maxsplit=1)
+    is_stated = asked and recognising_words(asked[0]) and _begins_standing(stated)
+    return stated if is_stated else ""
 
 
 class _Statement(NamedTuple):

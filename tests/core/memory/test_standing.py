@@ -51,6 +51,8 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
         "Ich weiß nicht mehr.", "Denk daran, die Blumen zu gießen.", "我记不住", "今は時間がありません",
         "My cat hates water.", "She called me yesterday.", "Ich war nie in Rom gewesen.", "Das ist immer so.",
         "Je suis à Lyon.", "Estoy en casa.", "Sono stanco.", "我昨天去了北京", "今日は雨です",
+        "I never do.", "I hate that.", "I never eat meat, do I?", "When I travel, I always get lost, what helps?",
+        "What if I never eat meat, is it bad?",
         "昨日は何も食べませんでした", "เมื่อวานฉันไปตลาด", "ฉันแพ้เกมเมื่อคืน", "วันนี้ฝนตก", "오늘은 비가 와요",
     ],
 )  # fmt: skip
@@ -74,6 +76,20 @@ def test_the_sentences_of_a_message_that_state_it_are_stored_with_their_origin()
     assert fact.standing
     assert fact.valid_from == 1.76e9 + 7
     assert learn_standing([message("I never eat meat.", role="assistant")], ()).facts == []
+
+
+@each_row(
+    ("text", "stated"),
+    [
+        ("I'm allergic to peanuts, what can I eat at a Thai place?", "I'm allergic to peanuts"),
+        ("I'm vegan - any ideas for tonight?", "I'm vegan"),
+        ("Ich bin allergisch gegen Erdnüsse, was kann ich beim Thai essen?", "Ich bin allergisch gegen Erdnüsse"),
+        ("Soy alérgica a las nueces, ¿qué postre me recomiendas?", "Soy alérgica a las nueces"),
+        ("我对花生过敏，泰国菜能吃什么？", "我对花生过敏"),
+    ],
+)  # fmt: skip
+def test_what_is_stated_before_a_question_is_stored_without_it(text: str, stated: str) -> None:
+    assert kept(text) == [stated]
 
 
 def test_neither_secrets_nor_stories_are_stored() -> None:

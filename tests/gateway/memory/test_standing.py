@@ -66,6 +66,11 @@ def test_a_wish_said_once_is_in_sight_where_a_request_does_not_name_it(rule: Lea
     assert section(rule, user="bob") == ""
 
 
+def test_a_wish_is_known_that_came_with_a_question(rule: Learner) -> None:
+    say(rule, "I'm allergic to peanuts, what can I eat at a Thai place?")
+    assert section(rule) == "[2025-10]\n- I'm allergic to peanuts"
+
+
 def test_a_block_of_the_same_label_hides_none_of_them(upstream: StrictUpstream, tmp_path: Path) -> None:
     profile = agent(blocks=(BlockSettings("always", "What always holds."),))
     with remember(upstream, tmp_path, profile) as world:
