@@ -36,6 +36,10 @@ from tests.rows import each_row
         "肉は絶対に食べません。", "お酒は一切飲まない", "ฉันไม่กินเนื้อสัตว์เลย", "ฉันแพ้กุ้ง", "ผมเป็นมังสวิรัติ", "เรียกฉันว่าโบ",
         "ช่วยตอบสั้นๆ เสมอ", "ต่อจากนี้ไปใช้หน่วยเมตริก", "ดิฉันกลัวความสูง",
         "저는 절대 고기를 안 먹어요", "보라고 불러 주세요",
+        "Hi, my name is Bo.", "Ich heiße Bo.", "Je m'appelle Bo.", "Me llamo Bo.", "Mi chiamo Bo.", "Meu nome é Bo.",
+        "Ik heet Bo.", "Jag heter Bo.", "Jeg hedder Bo.", "Mam na imię Bo.", "Меня зовут Бо.", "Мене звати Бо.",
+        "Jmenuji se Bo.", "Benim adım Bo.", "اسمي بو", "मेरा नाम बो है", "我叫小明", "私の名前は小明です",
+        "田中と申します", "제 이름은 보입니다", "ผมชื่อวิน",
     ],
 )  # fmt: skip
 def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
@@ -51,6 +55,9 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
         "Ich weiß nicht mehr.", "Denk daran, die Blumen zu gießen.", "我记不住", "今は時間がありません",
         "My cat hates water.", "She called me yesterday.", "Ich war nie in Rom gewesen.", "Das ist immer so.",
         "Je suis à Lyon.", "Estoy en casa.", "Sono stanco.", "我昨天去了北京", "今日は雨です",
+        "You know what my name is.", "My name is on the list.", "Du weißt ja, wie ich heiße.",
+        "Ich heiße dich willkommen.",
+        "我叫什么名字", "我叫了外卖", "私の名前は何ですか", "제 이름은 뭐예요", "मेरा नाम क्या है", "ผมชื่ออะไร",
         "I never do.", "I hate that.", "I never eat meat, do I?", "When I travel, I always get lost, what helps?",
         "What if I never eat meat, is it bad?",
         "昨日は何も食べませんでした", "เมื่อวานฉันไปตลาด", "ฉันแพ้เกมเมื่อคืน", "วันนี้ฝนตก", "오늘은 비가 와요",

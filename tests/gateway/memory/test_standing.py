@@ -66,6 +66,11 @@ def test_a_wish_said_once_is_in_sight_where_a_request_does_not_name_it(rule: Lea
     assert section(rule, user="bob") == ""
 
 
+def test_a_name_is_in_sight_however_long_ago_it_was_said(rule: Learner) -> None:
+    say(rule, "Hello! My name is Mara.")
+    assert section(rule, "What's my name?") == "[2025-10]\n- My name is Mara"
+
+
 def test_a_wish_is_known_that_came_with_a_question(rule: Learner) -> None:
     say(rule, "I'm allergic to peanuts, what can I eat at a Thai place?")
     assert section(rule) == "[2025-10]\n- I'm allergic to peanuts"
