@@ -955,7 +955,7 @@ def test_a_run_that_failed_says_why(world: LettaWorld, reply: Reply) -> None:
         (
             [call_tools(Call("memory_insert", "{", f"c{n}")) for n in range(3)],
             "invalid_tool_call",
-            "could not be run",
+            "no JSON",
         ),
         ([say("Hm.")] * 3, "no_tool_call", "called no tool"),
         ([say("Hm.", finish_reason="length")], "max_tokens_exceeded", "limit of its tokens"),

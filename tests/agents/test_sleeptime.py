@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from gateway.agents.core.tool_rules import BAD_REPLIES
 from tests.agents.letta import spoken
 from tests.agents.sleep import SleepWorld, hold, is_sleeper, said, sleeping
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
@@ -136,6 +137,28 @@ def test_a_failing_model_leaves_the_cursor_and_the_run_goes_on(world: SleepWorld
     assert (run.id, run.status) == (id, "completed")
     assert world.cursor(agent) == 1
     assert world.block(agent) == "Name: Ann\nHello."
+
+
+def test_what_was_edited_before_calls_of_no_tool_is_not_read_again(world: SleepWorld) -> None:
+    """A small model often says goodbye by a tool that it does not have, and goes on with that."""
+
+    def say_goodbye(seen: Seen) -> Reply | None:
+        return (
+            call_tools(Call("send_message", {"message": "Done."}))
+            if seen.messages[-1]["role"] == "tool"
+            else None
+        )
+
+    agent = world.primary()
+    world.frequency(agent, 1)
+    world.model.before = say_goodbye
+    for text in ("Hello.", "I am Ann."):
+        world.send(agent, text)
+        world.slept()
+    assert [(run.status, run.stop_reason) for run in world.runs(agent)] == [("completed", "max_steps")] * 2
+    assert [said(each) for each in world.model.transcripts] == [["Hello."], ["I am Ann."]]
+    assert world.block(agent) == "Name: Ann\nHello.\nI am Ann."
+    assert len(world.model.seen) == 2 * (1 + BAD_REPLIES)
 
 
 @pytest.mark.parametrize("is_held", [True, False], ids=["while it reads", "while it waits"])

@@ -62,6 +62,8 @@ class JudgedCall(Struct, frozen=True):
 
     name: str
     has_run: bool = True
+    # Its arguments are JSON.
+    is_readable: bool = True
     # The result is an error, or the call was not run.
     has_failed: bool = False
     # The model requested another step, or the client gave the result and waits for the answer.
@@ -322,7 +324,11 @@ class RuleGuide:
             verdict = Forbidden(reason, is_unapproved=True)
         is_run = isinstance(verdict, Allowed) and call.arguments is not None
         self._reply[call.id] = JudgedCall(
-            call.name, has_run=is_run, has_failed=not is_run, goes_on=_is_true(call.asides.get(HEARTBEAT))
+            call.name,
+            has_run=is_run,
+            is_readable=call.arguments is not None,
+            has_failed=not is_run,
+            goes_on=_is_true(call.asides.get(HEARTBEAT)),
         )
         if is_run:
             self._places[call.id] = len(self._called)
@@ -366,10 +372,14 @@ class RuleGuide:
 
     def _fault_of(self, reply: Sequence[JudgedCall], follows: Offer | Stop) -> StopReason | None:
         """Returns what is wrong with a reply; None: nothing. follows: what comes after it."""
-        if reply:
-            return None if any(call.has_run for call in reply) else StopReason.BAD_TOOL_CALL
-        has_to_call = isinstance(follows, Offer) and bool(follows.nudge)
-        return StopReason.NO_TOOL_CALL if has_to_call else None
+        if not reply:
+            has_to_call = isinstance(follows, Offer) and bool(follows.nudge)
+            return StopReason.NO_TOOL_CALL if has_to_call else None
+        if any(call.has_run for call in reply):
+            return None
+        # With calls that are refused the turn would go on to the limit of its steps, and this is its end before that.
+        is_readable = all(call.is_readable for call in reply)
+        return StopReason.MAX_STEPS if is_readable else StopReason.BAD_TOOL_CALL
 
 
 def _is_true(value: object) -> bool:

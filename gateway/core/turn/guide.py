@@ -56,7 +56,7 @@ _PROPER: Final = frozenset(
 STOP_MESSAGES: Final[Mapping[str, str]] = {
     StopReason.MAX_TOKENS: "The reply was cut off at the limit of its tokens.",
     StopReason.BAD_REPLY: "The reply cannot be read, or a filter of the upstream cut it off.",
-    StopReason.BAD_TOOL_CALL: "Three replies in a row made only calls that could not be run: their results say why.",
+    StopReason.BAD_TOOL_CALL: "Three replies in a row called tools with arguments that are no JSON.",
     StopReason.NO_TOOL_CALL: "Three replies in a row called no tool, and a rule demands a call.",
 }
 

@@ -300,16 +300,16 @@ def test_an_agent_may_speak_where_a_person_denied_what_it_has_to_call(style: Spe
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("bad", "reason"),
     [
-        [("a", None)],  # arguments that cannot be read
-        [("z", {})],  # a tool that the agent lacks
-        [("b", {})],  # forbidden by a rule: the model repeated it up to the limit of steps
-        [("b", {}), ("a", None)],
+        ([("a", None)], StopReason.BAD_TOOL_CALL),  # arguments that cannot be read
+        ([("z", {})], STEPS),  # a tool that the agent lacks
+        ([("b", {})], STEPS),  # forbidden by a rule: the model repeated it up to the limit of steps
+        ([("b", {}), ("a", None)], StopReason.BAD_TOOL_CALL),
     ],
 )
 def test_three_replies_in_a_row_of_which_nothing_can_be_run_end_the_turn(
-    bad: list[tuple[str, Raw | None]],
+    bad: list[tuple[str, Raw | None]], reason: StopReason
 ) -> None:
     guide = RuleGuide(read_rules([rule("parent_last_tool", children=["b"])]), TOOLS)
 
@@ -321,7 +321,7 @@ def test_three_replies_in_a_row_of_which_nothing_can_be_run_end_the_turn(
     good = [("c", {}), *bad]
     found = [reply(each) for each in (bad, bad, good, *[bad] * BAD_REPLIES)]
     assert [isinstance(each, Stop) for each in found] == [False] * (len(found) - 1) + [True]
-    assert found[-1] == Stop(StopReason.BAD_TOOL_CALL)
+    assert found[-1] == Stop(reason)
 
 
 @pytest.mark.parametrize("must", [FIRST, rule("required_before_exit")])
@@ -335,12 +335,11 @@ def test_three_replies_in_a_row_without_a_call_that_is_due_end_the_turn(must: Ra
 
 def test_replies_without_calls_and_with_none_that_can_be_run_count_together() -> None:
     guide = RuleGuide(read_rules([rule("required_before_exit")]), TOOLS)
-    for name in ("", "z", "b", "z", ""):  # "b" runs
+    for name in ("", "z", "b", "", "z"):  # "b" runs
         if name:
             guide.judge(ProposedCall("1", name, {}))
         assert isinstance(guide.decide_next(), Offer)
-    guide.judge(ProposedCall("1", "z", {}))
-    assert guide.decide_next() == Stop(StopReason.BAD_TOOL_CALL)
+    assert guide.decide_next() == Stop(StopReason.NO_TOOL_CALL)
 
 
 def test_an_unreadable_call_does_not_count() -> None:
