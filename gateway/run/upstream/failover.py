@@ -345,7 +345,9 @@ class Attempts:
             request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)
         reply = await self.endpoint.provider.send(request)
         if reply.is_stream:
-            return await _reveal_error(reply) if self._failover.may_peek else (reply, b"")
+            # A stream that is read again may have nothing left.
+            may_peek = self._failover.may_peek and request.method == "POST"
+            return await _reveal_error(reply) if may_peek else (reply, b"")
         is_chat = request.path == CHAT and reply.status < 300
         return await _reveal_whole_error(reply) if is_chat else (reply, b"")
 

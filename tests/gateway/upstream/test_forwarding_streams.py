@@ -369,6 +369,13 @@ def test_silence_in_a_stream_is_filled_with_comments(upstream: StrictUpstream, p
     )
 
 
+def test_a_stream_that_is_read_again_may_have_no_event(gateway: Running, upstream: StrictUpstream) -> None:
+    """The events of a stored response after its last one."""
+    upstream.queue(raw(b""))
+    reply = gateway.ask("GET", "/v1/audio/voices/v?starting_after=9")
+    assert (reply.status, reply.body, len(upstream.seen)) == (200, b"", 1)
+
+
 def test_a_stream_is_handed_on_to_its_last_byte(gateway: Running, upstream: StrictUpstream) -> None:
     pieces = [b'data: {"n": 1}\n\nda', b'ta: {"n": 2}', b"\n\ndata: [DONE]"]
     upstream.queue(raw(*pieces))
