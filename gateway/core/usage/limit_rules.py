@@ -45,6 +45,10 @@ class Period(NamedTuple):
     begin: float
     end: float
 
+    def has(self, now: float) -> bool:
+        """Returns whether a time is in it. A clock that was ahead and is put right leaves periods of the future."""
+        return self.begin <= now < self.end
+
 
 def period_of(per: str | None, now: float) -> Period:
     """Returns the period in which a time is, by the calendar of UTC."""

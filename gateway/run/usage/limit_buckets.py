@@ -48,7 +48,7 @@ class LimitBuckets:
         """
         key, now = _key_of(limit, user), self._now()
         found = self._buckets.get(key)
-        if found is None or found.period.end <= now:
+        if found is None or not found.period.has(now):
             # What is under way has one bucket for ever.
             found = Bucket(limit, key[1], period_of(limit.per, now))
             found.is_loaded = limit.per not in STORED_PERIODS
@@ -88,7 +88,7 @@ class LimitBuckets:
                 continue
             if not (bucket.was_asked_for or bucket.reserved):
                 del self._buckets[key]  # it is read again with its user's next request
-            elif bucket.is_loaded and bucket.period.end > now:
+            elif bucket.is_loaded and bucket.period.has(now):
                 bucket.was_asked_for = False
                 async with self._meter.pause_writes():
                     bucket.used = await self._read_used(bucket)
@@ -150,7 +150,7 @@ class LimitBuckets:
         self._buckets = {
             key: each
             for key, each in self._buckets.items()
-            if each.reserved or (each.limit.per == "minute" and each.period.end > now)
+            if each.reserved or (each.limit.per == "minute" and each.period.has(now))
         }
         # Where many have to stay, they are not looked through for each new one.
         self._dropped_at = max(_MAX_BUCKETS, 2 * len(self._buckets))

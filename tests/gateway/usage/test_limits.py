@@ -554,6 +554,19 @@ def test_a_minutes_limit_is_reported_with_each_reply(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
 
 
+@pytest.mark.parametrize("per", ["minute", "day"])
+def test_a_clock_that_was_ahead_and_is_put_right_holds_nobody_back(world: World, per: str) -> None:
+    """What was counted in a period of the future does not hold until then."""
+    limit(world, "requests", per, 1)
+    world.clock.sleep(30 * 86_400)
+    assert world.post(ASK, user="alice").status == 200
+    assert world.post(ASK, user="alice").status == 429
+    world.settle()
+    world.clock.sleep(-30 * 86_400)
+    assert world.post(ASK, user="alice").status == 200
+    assert world.post(ASK, user="alice").status == 429
+
+
 def test_another_model_answers_in_its_place(world: World) -> None:
     made = limit(world, "tokens", "day", 1, then="small")
     assert "x-mnemogate-limit" not in world.post(ASK, user="alice").headers
