@@ -257,12 +257,8 @@ class Blocks(Group):
         self, connection: Connection, block: int, *, before: int = LAST_NUMBER, limit: int = 100
     ) -> tuple[Revision, ...]:
         """Returns the newest values that the block had before a version, newest first."""
-        return tuple(
-            Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
-            for version, restores, at, origin, exchange, sources, value in await connection.rows(
-                SQL["block_history_list"], (block, before, limit)
-            )
-        )
+        rows = await connection.rows(SQL["block_history_list"], (block, before, limit))
+        return tuple(map(make_revision, rows))
 
     @reads
     async def followed(self, connection: Connection) -> bytes | None:
@@ -329,6 +325,12 @@ class Blocks(Group):
             await write_block(
                 connection, id, version, block.value, at=at, origin=DEFAULT_ORIGIN, is_bounded=False
             )
+
+
+def make_revision(row: Row) -> Revision:
+    """Makes the record of a row of the table `block_history`."""
+    version, restores, at, origin, exchange, sources, value = row
+    return Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
 
 
 def make_block(row: Row) -> Block:

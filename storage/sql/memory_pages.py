@@ -6,8 +6,6 @@ import builtins
 import sys
 from collections.abc import Sequence
 
-import orjson
-
 from storage.database import Connection, Row
 from storage.listing import (
     FIRST_PAGE,
@@ -22,7 +20,7 @@ from storage.listing import (
 )
 from storage.records import Exchange, Revision, Scope
 from storage.sql import exchanges
-from storage.sql.blocks import load_blocks, make_block
+from storage.sql.blocks import load_blocks, make_block, make_revision
 from storage.sql.group import Group, as_method, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -168,7 +166,7 @@ class MemoryPages(Group):
     ) -> builtins.list[Revision]:
         """Returns a page of the values that a block had. before: the last version of the page before."""
         rows = await connection.rows(SQL["versions"], (block, before, limit))
-        return [_revision(row) for row in rows]
+        return [make_revision(row) for row in rows]
 
 
 def _range_of(prefix: str) -> tuple[str, str]:
@@ -180,8 +178,3 @@ def _range_of(prefix: str) -> tuple[str, str]:
 def _memory(row: Row) -> SizedMemory:
     id, uid, project, profile, subject, *rest = row
     return SizedMemory(id, uid, Scope(project, profile, subject), *rest)
-
-
-def _revision(row: Row) -> Revision:
-    version, restores, at, origin, exchange, sources, value = row
-    return Revision(version, restores, at, origin, exchange, tuple(orjson.loads(sources)), value)
