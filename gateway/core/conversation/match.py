@@ -530,6 +530,7 @@ class _AlteredSearch:
         similar = [
             each for each in self._candidates if each.id in letters and is_beginning(heard, letters[each.id])
         ]
+        similar += [each for each in asked if self._was_extended(each, heard, letters)]
         similar_ids = {each.id for each in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
@@ -547,6 +548,15 @@ class _AlteredSearch:
             key=lambda each: (self._agreement(each, inputs), tree.touched_at(each), each.begun, each.id),
             default=None,
         )
+
+    def _was_extended(self, exchange: Exchange, heard: str, letters: Mapping[int, str]) -> bool:
+        """Returns whether a reply came back with what the model has added to it.
+
+        Front ends have a reply continued by a list that ends with it, and put both texts into one message.
+        """
+        stored = letters.get(exchange.id, "")
+        has_addition = any(not child.inputs for child in self._tree.children(exchange))
+        return bool(stored) and has_addition and heard.startswith(stored)
 
     def _after_match_point(self) -> list[Exchange]:
         """Returns the exchanges after the match point, or all without one, that have a reply or a part of one.

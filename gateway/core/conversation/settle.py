@@ -516,9 +516,11 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
         if is_same and is_client and _is_for_program(tree, new) and not _is_for_program(tree, old):
             old, new = new, old
         # Without an id another question is a new chat once the idle time has passed, and the old one stays active too.
-        if not tree.is_continued(old) and (
-            other in near or query.named or tree.touched_at(new) - tree.turn_end(old) <= query.idle_s
-        ):
+        # One without a question is no chat: it continued a reply, which has its words now.
+        is_same_chat = (
+            query.named or not old.inputs or tree.touched_at(new) - tree.turn_end(old) <= query.idle_s
+        )
+        if not tree.is_continued(old) and (other in near or is_same_chat):
             tree.change(old.id, superseded=True)
 
 

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.match import MemoryUse
-from tests.core.conversations import World, assistant, call, drawn, result, user
+from tests.core.conversations import IDLE_S, World, assistant, call, drawn, result, user
 
 both = pytest.mark.parametrize("key", ["c1", None], ids=["named", "found"])
 
@@ -218,6 +218,34 @@ def test_edits_of_a_replaced_turn_leave_no_trace(world: World, key: str | None) 
     assert world.learned() == ["NEW"]
     world.wait(999)
     assert world.learned() == ["NEW"]
+
+
+@both
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("end", ["finished", "cancelled"])
+@pytest.mark.parametrize("pause_s", [0, 2 * IDLE_S], ids=["soon", "late"])
+def test_a_reply_that_was_continued_is_one_with_its_edits(
+    world: World, key: str | None, is_first: bool, end: str, pause_s: float
+) -> None:
+    """A front end's "Continue": the list ends with the reply, and what comes is put behind it in one message."""
+    history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
+    asked = [*history, user("a poem on my boat please")]
+    whole = "Her name is Nerea and"
+    world.finish(world.begin(asked, key), whole, edits=["Nerea"])
+    more = world.begin([*asked, assistant(whole)], key)
+    if end == "finished":
+        world.finish(more, " she sails")
+        whole += " she sails"
+    else:
+        world.cancel(more, [assistant(" she sails")])
+        whole += " she"
+    world.finish(world.begin([*asked, assistant(whole)], key), " the sea.")
+    whole += " the sea."
+    world.wait(pause_s)
+    world.say([*asked, assistant(whole), user("thanks")], "Welcome.", key)
+    before = [] if is_first else ["hello there", "Good day."]
+    assert world.active() == [*before, "a poem on my boat please", whole, "thanks", "Welcome."]
+    assert world.learned() == ["Nerea"]
 
 
 def test_edits_of_a_retried_turn_enter_once(world: World) -> None:

@@ -475,6 +475,21 @@ def test_the_next_turn_puts_hidden_rounds_back_byte_for_byte(world: World, strea
 
 
 @both_ways
+def test_a_reply_that_was_continued_keeps_its_hidden_rounds_and_edits(world: World, stream: bool) -> None:
+    """A front end's "Continue": the list ends with the reply, and both texts become one message."""
+    chat = helper(world, stream=stream)
+    world.upstream.queue(call_tools(insert("Her boat is Nerea."), text=None), say("Noted: Nerea"))
+    chat.say("My boat is called Nerea.")
+    world.upstream.queue(say(" sails well."))
+    added = chat.complete()["content"]
+    chat.messages[-1]["content"] += added
+    chat.say("Thanks.")
+    assert results(world)
+    assert world.upstream.last.messages[-2]["content"] == "Noted: Nerea sails well."
+    assert world.block("alice").value == "Her boat is Nerea."
+
+
+@both_ways
 @pytest.mark.parametrize(
     ("second", "heard"), [("Done.", "Noting. Still. Done."), ("\n- a", "Noting. Still.\n- a")]
 )
