@@ -233,6 +233,50 @@ def other_endpoints(paths: Paths, model: str) -> Used:
     return Used(5, 11 + 12 + 13 + 14 + 15, 5 + 4160 + 3)
 
 
+def streams_of_other_endpoints(paths: Paths, model: str) -> Used:
+    """Completions, an image and a transcription that come piece by piece: the last event has the usage."""
+
+    def events(*sent: Any) -> Reply:
+        body = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in sent)
+        return raw(body + b"data: [DONE]\n\n", content_type="text/event-stream")
+
+    sdk = paths.sdk
+    choice = {"index": 0, "text": "Hi.", "finish_reason": "stop"}
+    whole = {"object": "text_completion", "choices": [choice], "usage": None}
+    paths.queue(events(whole, {**whole, "choices": [], "usage": chat_usage(21, 6)}))
+    options: Any = {"include_usage": True}
+    assert [*sdk.completions.create(model=model, prompt="Hi", stream=True, stream_options=options)]
+    image = {"input_tokens": 22, "output_tokens": 300, "total_tokens": 322}
+    done = {"type": "image_generation.completed", "b64_json": "A" * 200_000, "usage": image}
+    paths.queue(events({"type": "image_generation.partial_image", "b64_json": "A" * 9000}, done))
+    assert [*sdk.images.generate(model=model, prompt="A cat", stream=True)]
+    text = {"type": "tokens", "input_tokens": 23, "output_tokens": 4, "total_tokens": 27}
+    done = {"type": "transcript.text.done", "text": "Hi.", "usage": text}
+    paths.queue(events({"type": "transcript.text.delta", "delta": "Hi."}, done))
+    sound = ("a.wav", b"RIFF", "audio/wav")
+    assert [*sdk.audio.transcriptions.create(model=model, file=sound, stream=True)]
+    return Used(3, 21 + 22 + 23, 6 + 300 + 4)
+
+
+def compactions(paths: Paths, model: str) -> Used:
+    """A summary that a client of the Responses API asks for."""
+    paths.queue(say("They spoke of a cat.", usage=chat_usage(81, 7)))
+    paths.sdk.responses.compact(model=model, input="My cat is called Miso.")
+    return Used(1, 81, 7)
+
+
+def compactions_of_agents(paths: Paths, model: str) -> Used:
+    """A summary that a client of an agent asks for."""
+    with Letta(base_url=paths.world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
+        made = letta.agents.create(model=f"openai/{model}", memory_blocks=[], include_base_tools=False)
+        for text in ("My cat is called Miso.", "My dog is called Rex.", "What are they called?"):
+            paths.queue(say("Noted.", usage=chat_usage(82, 3)))
+            letta.agents.messages.create(made.id, input=text)
+        paths.queue(say("They spoke of a cat and a dog.", usage=chat_usage(83, 9)))
+        letta.agents.messages.compact(made.id)
+    return Used(4, 3 * 82 + 83, 3 * 3 + 9)
+
+
 # The names are those of the models, and say by which upstream they are answered.
 ROWS: dict[str, tuple[str, Callable[[Paths, str], Used]]] = {
     "chats": ("up", chats),
@@ -246,6 +290,9 @@ ROWS: dict[str, tuple[str, Callable[[Paths, str], Used]]] = {
     "runs": ("up", runs_of_agents),
     "agents-that-ask": ("up", agents_that_ask),
     "other-endpoints": ("up", other_endpoints),
+    "streams-of-other-endpoints": ("up", streams_of_other_endpoints),
+    "compactions": ("plain", compactions),
+    "compactions-of-agents": ("up", compactions_of_agents),
 }
 
 
