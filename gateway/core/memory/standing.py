@@ -115,12 +115,13 @@ def standing_block(
     facts: the current ones, in the order in which the block takes them.
     blocks: the others of the section; where one of them has its label, there is no such block.
     shown_seqs: the numbers of facts that the block shows already; it stays as it is, for the provider's prompt cache.
-        None, or with one of them gone: the block is made again.
+        Where one of them is gone, others get its room. None: it is made anew.
     """
-    if shown_seqs is not None and {*shown_seqs} <= {fact.seq for fact in facts}:
-        chosen = [(fact, _line(fact)) for fact in facts if fact.seq in shown_seqs]
+    shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
+    if shown_seqs is not None and len(shown) == len(shown_seqs):
+        chosen = [(fact, _line(fact)) for fact in shown]
     else:
-        chosen = _choose(facts)
+        chosen = _choose([*shown, *(fact for fact in facts if fact not in shown)])
     if not chosen or any(block.label == LABEL for block in blocks):
         return None, ()
     chosen.sort(key=lambda each: each[0].seq, reverse=True)

@@ -93,7 +93,8 @@ class Composer(Struct, frozen=True):
             notes = _known_notes(context)
         target, vectors = _note_target(context), QueryVectors(self.recaller.embed_query)
         is_due = self._is_due(context, binds_thoughts=form.binds_thoughts)
-        if target is not None and (is_due or context.plan.match.match_point is None):
+        begins = plan.match.match_point is None
+        if target is not None and (is_due or begins or _shown_standing(context) is None):
             context = await self.recaller.with_nearest_facts(context, vectors, target.text, target.name)
         composition = await self._compose(context, notes)
         section = self._make_section(
@@ -236,7 +237,7 @@ class Composer(Struct, frozen=True):
         """
         if not context.snapshot.standing or self.recaller.note_budget(context) <= 0:
             return context.blocks, ()
-        already_shown = None if chooses_facts else shown_standing(context.pinned, context.snapshot.epoch)
+        already_shown = None if chooses_facts else _shown_standing(context)
         block, standing = standing_block(context.snapshot.standing, context.blocks, already_shown)
         return context.blocks if block is None else (*context.blocks, block), standing
 
@@ -397,6 +398,11 @@ def _with_note(
     if window.tokens:
         window = replace(window, tokens=window.tokens + tokens)
     return replace(prompt, composition=composition, window=window)
+
+
+def _shown_standing(context: MemoryContext) -> Sequence[int] | None:
+    """Returns the numbers of the standing facts that the path's section shows; None: something was forgotten since."""
+    return shown_standing(context.pinned, context.snapshot.epoch)
 
 
 def _summary_in_use(context: MemoryContext) -> int:

@@ -177,4 +177,8 @@ def test_a_block_shows_the_first_clause_by_month_and_stays_as_it_was() -> None:
     assert standing_block(facts, (), [2])[1] == (2,)
     assert standing_block(facts, (), [2, 9])[1] == (3, 2, 1)
     assert standing_block(facts, (), [])[0] is None
+    more = [StandingFact(n, f"I never eat number {n} of them.", 1.76e9) for n in range(100, 0, -1)]
+    _, newest = standing_block(more, (), None)
+    assert newest[-1] > 12
+    assert standing_block(more, (), [12, 11, 101])[1] == (*newest[:-2], 12, 11)
     assert standing_block(facts, [Block(1, "always", "", "", 100)], None) == (None, ())

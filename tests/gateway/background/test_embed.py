@@ -21,6 +21,7 @@ from gateway.core.prompt.note import QUERY_CHARS
 from gateway.core.upstream.policy import Policy
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_embedder
+from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.background import embed
@@ -385,6 +386,38 @@ def test_a_section_without_room_for_all_shows_what_is_nearest_to_the_first_messa
         made.mention("I always feed the cat before work.", others=0)
         learner.rest()
         assert "I always feed the cat" in section_after(made, QUESTION)
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_what_was_near_stays_in_sight_where_another_fact_ends(
+    upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path, is_forgotten: bool
+) -> None:
+    with remembering(upstream, other, tmp_path, background_model=None) as made:
+        learner, wish = Learner(made.world), "I never buy dandelions for my tortoise"
+        made.mention(f"{wish}.", *(f"I never eat {food} for dinner at home." for food in FOODS))
+        learner.rest()
+        made.rest()
+        chat = made.world.chat(user="alice")
+        chat.say(QUESTION)
+        section = made.world.upstream.last.messages[0]["content"]
+        assert wish in section
+        shown = next(food for food in FOODS if f"never eat {food}" in section)
+        made.world.clock.now -= 10_000  # the provider's cache holds
+        if is_forgotten:
+            number = next(fact.seq for fact in learner.facts() if shown in fact.text)
+            forgetting = ForgetOperations(made.world.store, made.world.clock)
+            made.world.gateway.call(
+                forgetting.forget({"project": "default", "user": "alice", "fact": number})
+            )
+        else:
+            made.mention(f"I always eat {shown} for dinner at home.", others=0)
+            learner.rest()
+        made.world.clock.now -= 10_000
+        chat.say("And what else?")
+        first, *_, last = made.world.upstream.last.messages
+        changed = (first if is_forgotten else last)["content"]
+        assert f"never eat {shown}" not in changed
+        assert wish in changed
 
 
 def test_the_nearest_is_chosen_among_all_that_holds(
