@@ -58,6 +58,7 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
         "You know what my name is.", "My name is on the list.", "Du weißt ja, wie ich heiße.",
         "Ich heiße dich willkommen.",
         "我叫什么名字", "我叫了外卖", "私の名前は何ですか", "제 이름은 뭐예요", "मेरा नाम क्या है", "ผมชื่ออะไร",
+        "หัวหน้าของผมชื่อวิน",
         "I never do.", "I hate that.", "I never eat meat, do I?", "When I travel, I always get lost, what helps?",
         "What if I never eat meat, is it bad?",
         "昨日は何も食べませんでした", "เมื่อวานฉันไปตลาด", "ฉันแพ้เกมเมื่อคืน", "วันนี้ฝนตก", "오늘은 비가 와요",
