@@ -278,15 +278,18 @@ WHERE block = ?2 AND version = ?3
 -- Gives one another value. Its row keeps its length.
 UPDATE block_history SET value = ?, sources = ? WHERE block = ? AND version = ?
 
+-- piece: of_call
+-- The condition on the edit of a call (?2) in an exchange (?1), which is of the agent that has the exchange.
+agent = (SELECT e.agent FROM exchanges e WHERE e.id = ?1) AND exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
+
 -- name: op_done
 -- Reads the edit that made a version.
-SELECT {edit} FROM block_ops
-WHERE exchange = ? AND call_id = ? AND length(arguments) > 2
+SELECT {edit} FROM block_ops WHERE {of_call}
 
 -- name: op_erase
 -- Empties an edit, so that it makes no version again.
 UPDATE block_ops SET state = 'dropped', call_id = ' ' || id, label = '', arguments = ?3, seen = NULL
-WHERE exchange = ?1 AND call_id = ?2 AND length(arguments) > 2
+WHERE {of_call}
 
 -- name: raise_epochs_seeing
 -- Has all who see a block take a new memory section at once.

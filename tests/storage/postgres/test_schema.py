@@ -41,6 +41,7 @@ PINNED = {
     "0019-0020_seen.sql": "345b313e7c090937b176e552d644a350ed3dd4fc76e76b1be5c4918e623931d8",
     "0020-0021_questions.sql": "4950978fa1c76a7413221292b39052e6809ec16c0a6f38fe0ab1b596319a1281",
     "0021-0022_parts.sql": "77d40948b38ba9286d1c4ab70db2e88cc45e0b0f67fe1315da7e0c975f2e7d50",
+    "0022-0023_rows.sql": "4a5b78781c8e2a0fbea5fae650108818792237e5ac2daa86a1ff4ab8920f6629",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -97,7 +98,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 15  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 16  # a step each
     finally:
         for each in opened:
             await each.close()
@@ -308,7 +309,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.execute("UPDATE schema_versions SET version = 2")
         with pytest.raises(
             TooOld,
-            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 17, 18, 19, 20, 21\..*memory export",
+            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 17, 18, 19, 20, 21, 22\..*memory export",
         ):
             await migrate(connection, "older")
     finally:

@@ -19,6 +19,7 @@ from storage.sqlite.database import connect_current
 QUICK = {
     "statements.sql": ("agent_find", "key_find", "block_load", "op_of_exchange", "terms_since", "passage_list"),
     "exchanges.sql": ("memory_snapshot",),
+    "forget.sql": ("op_done", "op_erase"),
     "agents_api/runs.sql": (
         "get", "find", "by_otid", "newest", "newest_waiting", "begin", "end", "steps", "step_find", "waiting", "texts",
         "text_replace", "of_agent_up", "steps_of_agent_down", "first_exchange",
