@@ -376,6 +376,8 @@ def _explain_logged(each: LoggedRequest, conversation: str | None) -> ExplainedR
     sentence = _NOTHING_RECALLED[why]
     if each.mode == "read":
         sentence = "Sources are not noted of a request that only reads memory."
+    elif why == "nothing_found" and each.status is not None and each.status >= 400:
+        sentence = f"No sources are noted: the request ended with status {each.status}."
     elif why == "nothing_found":
         sentence = "Memory was not looked for: the request brings no new words of a person."
     return ExplainedRequest(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import Broken
-from tests.doubles.upstream import StrictUpstream
+from tests.doubles.upstream import StrictUpstream, fail
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, speak
 from tests.gateway.page.operator import Operator, operator_of
@@ -86,6 +86,18 @@ def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
     speak(operator.world, "What do you know about me?")
     last = operator.twin("requests")["items"][0]["id"]
     assert ": 1 memory went in as a selection of all." in operator.twin(f"r/{last}")["sentence"]
+
+
+def test_a_request_that_failed_is_said_to_have_failed(operator: Operator) -> None:
+    """And not to have brought no words of a person."""
+    world = operator.world
+    world.upstream.queue(fail(400))
+    for status, headers in ((400, {}), (400, {"x-mnemogate-memory": "nonsense"})):
+        reply = world.post([{"role": "user", "content": "Hello."}], {"x-mnemogate-user": "alice", **headers})
+        assert reply.status == status
+        last = operator.twin("requests")["items"][0]["id"]
+        sentence = operator.twin(f"r/{last}")["sentence"]
+        assert sentence == f"No sources are noted: the request ended with status {status}."
 
 
 def test_a_request_off_the_record_leads_to_no_conversation(operator: Operator) -> None:
