@@ -21,6 +21,7 @@ from adapters.base import MAX_REPLY_BYTES, ModelReply, StreamReservation
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.private import with_private
 from gateway.core.prompt.compose import without_result
 from gateway.core.prompt.note import render_note
 from gateway.core.tags import mark_of
@@ -62,6 +63,11 @@ _LEAVE_OUT: Mapping[RefusedContent, Mapping[str, Callable[[Prompt], Prompt | Non
         "results": Prompt.without_earlier_results,
     },
     RefusedContent.UNREACHABLE: {"media": Prompt.without_stored_media},
+}
+# The same for a filter in a run: its steps are stored, and what went before the last results was not refused.
+_LEAVE_OUT_IN_RUN: Mapping[str, Callable[[Prompt], Prompt | None]] = {
+    "results": Prompt.without_last_results,
+    "memory": Prompt.without_memory_texts,
 }
 _ResultT = TypeVar("_ResultT")
 
@@ -254,9 +260,7 @@ class TurnRun:
         for n, command in enumerate(undone):
             match command:
                 case commands.SaveStep() if self._saving is not None:
-                    self.services.pending.add(
-                        self._saving.begin_step(self.prompt, command), "A step of a run"
-                    )
+                    self.services.pending.add(self._begin_step(self._saving, command), "A step of a run")
                 case commands.Save():
                     await self._perform_all([*undone[n:]])
                     return
@@ -305,10 +309,10 @@ class TurnRun:
             self._refused_rounds = len(rounds)
             return "results"
         prompt = self._without_refused(self.prompt)
-        for name, leave_out in _LEAVE_OUT[refused].items():
-            # Results of earlier turns were read in the first round; a run needs those of its own steps among them.
-            if name == "results" and (rounds or self.terms.saves_steps):
-                continue
+        is_run = self.terms.saves_steps and refused is RefusedContent.FILTERED
+        for name, leave_out in (_LEAVE_OUT_IN_RUN if is_run else _LEAVE_OUT[refused]).items():
+            if name == "results" and rounds:
+                continue  # those of earlier turns were read in the first round
             if leave_out(prompt) is not None:
                 self._refused = (*self._refused, leave_out)
                 return name
@@ -535,9 +539,7 @@ class TurnRun:
         for command in (*self._unperformed, *self._turn.feed(events.ClientLeft())):
             match command:
                 case commands.SaveStep() if self._saving is not None:
-                    self.services.pending.add(
-                        self._saving.begin_step(self.prompt, command), "A step of a run"
-                    )
+                    self.services.pending.add(self._begin_step(self._saving, command), "A step of a run")
                 case commands.Save(outcome) if self._saving is not None:
                     self._saving.write_unwaited(self.prompt, self._as_stored(outcome), "A cancelled turn")
                 case commands.CloseUpstream(error):
@@ -566,7 +568,7 @@ class TurnRun:
     async def _save_step(self, step: commands.SaveStep) -> list[Command]:
         """Commits a step. The commit goes on if the client leaves meanwhile."""
         assert self._saving is not None
-        saving, begun = self._saving.begin_step(self.prompt, step), time.perf_counter()
+        saving, begun = self._begin_step(self._saving, step), time.perf_counter()
         try:
             saved, prompt = await asyncio.shield(saving)
             self.prompt = self._without_refused(prompt)
@@ -585,6 +587,20 @@ class TurnRun:
             return self._turn.feed(events.StepFailed(error))
         return self._turn.feed(saved)
 
+    def _begin_step(
+        self, saving: TurnSaving, step: commands.SaveStep
+    ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
+        """Begins the write of a step. The results of the next one are other ones than those that were refused."""
+        if step.reply is not None:
+            shown_reply = step.shown_reply and self._noted(step.shown_reply)
+            step = replace(step, reply=self._noted(step.reply), shown_reply=shown_reply)
+            self._refused = tuple(each for each in self._refused if each != Prompt.without_last_results)
+        return saving.begin_step(self.prompt, step)
+
+    def _noted(self, reply: WireMessage) -> WireMessage:
+        """Returns the reply of a step with a note that it was made without the results before it, if it was."""
+        return with_private(reply, unread=Prompt.without_last_results in self._refused or None)
+
     async def _finish_saving_step(self) -> None:
         if self._saving is not None:
             await self._saving.wait_step()
@@ -593,6 +609,10 @@ class TurnRun:
         """Returns an outcome in the form in which it is stored: what the upstream has refused is not sent again."""
         if self._refused_rounds:  # the messages of hidden rounds come first
             outcome = replace(outcome, full=self._without_results(outcome.full))
+        if self.terms.saves_steps:
+            full = tuple(map(self._noted, outcome.full))
+            shown_reply = outcome.shown_reply and self._noted(outcome.shown_reply)
+            outcome = replace(outcome, full=full, shown_reply=shown_reply)
         return self._turn.with_stored_fields(outcome)
 
     async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:

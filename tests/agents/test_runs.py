@@ -24,7 +24,7 @@ from storage.database import Connection
 from storage.errors import Unavailable
 from storage.records import Run, RunState
 from tests.agents.life import Life, ListeningSink, agents
-from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, raw, say
 from tests.patience import PATIENCE_S
 
 
@@ -422,9 +422,9 @@ def test_a_message_kept_out_of_prompts_by_the_refusal_of_another_can_be_resent(l
 
 
 def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life: Life) -> None:
-    # Without the memory section as well.
-    refused = fail(400, "It was filtered.")
-    life.upstream.queue(call_tools(insert("Bad words", "c1")), refused, refused, say("Fine."))
+    # Without the result and without the memory section as well.
+    refused = [fail(400, "It was filtered.")] * 3
+    life.upstream.queue(call_tools(insert("Bad words", "c1")), *refused, say("Fine."))
     assert life.send("Note it.").run.stop == "llm_api_error"
     assert life.send("And now?").said == ["Fine."]
     assert sent(life)[2:] == [REFUSED_RESULT, "And now?"]
@@ -433,6 +433,28 @@ def test_a_result_that_is_refused_for_good_does_not_block_the_conversation(life:
     for _ in range(3):
         life.send("Hello?")
     assert sent(life)[2] == REFUSED_RESULT
+
+
+def test_a_run_goes_on_without_a_result_that_is_refused(life: Life) -> None:
+    def search_twice(seen: Seen) -> Reply | None:
+        results = [message["content"] for message in seen.messages if message["role"] == "tool"]
+        if "Bad words" in str(results):
+            return fail(400, "It was filtered.")
+        query = ("Bad", "Second", None, None)[len(results)]
+        return None if query is None else call_tools(Call("conversation_search", {"query": query}))
+
+    life.send("Bad words")
+    life.send("Second words")
+    life.upstream.script = search_twice
+    before = len(life.upstream.seen)
+    assert life.send("Look.").said == ["Ok."]
+    assert len(life.upstream.seen) == before + 4
+    # The next send has the same, and is not refused.
+    life.send("And now?")
+    assert len(life.upstream.seen) == before + 5
+    results = [message["content"] for message in life.upstream.last.messages if message["role"] == "tool"]
+    assert results[0] == REFUSED_RESULT
+    assert "Second words" in results[1]
 
 
 def test_the_note_of_a_refused_message_comes_with_the_next_one(life: Life) -> None:

@@ -55,6 +55,7 @@ class PrivateFields(TypedDict, total=False):
     asides: Mapping[str, Any]  # tool -> which of its arguments are not the tool's
     fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
     cut: bool
+    unread: bool  # it was made without the results before it, which its upstream refused to read
     # Of a message that the gateway puts into a request.
     stored: bool
     model: str  # that made it

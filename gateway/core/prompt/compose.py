@@ -123,13 +123,18 @@ class Composition(Struct):
         ]
         return replace(self, inserted=inserted, notes={}, note_tokens=0)
 
-    def without_earlier_results(self) -> Composition:
-        """Returns the composition without the results of tools that a reply has followed; itself if it has none."""
+    def without_results(self, *, last: bool) -> Composition:
+        """Returns the composition without the results of tools that a reply has followed; itself if it has none.
+
+        last: without those after the last reply instead.
+        """
         replies = (n for n, each in enumerate(self.inserted) if each.message.get("role") == "assistant")
-        last = max(replies, default=0)
-        inserted = [replace(each, message=without_result(each.message)) for each in self.inserted[:last]]
-        inserted += self.inserted[last:]
-        replacements = without_results(self.replacements)
+        end = max(replies, default=0)
+        inserted = [
+            replace(each, message=without_result(each.message)) if last is (n >= end) else each
+            for n, each in enumerate(self.inserted)
+        ]
+        replacements = self.replacements if last else without_results(self.replacements)
         if (inserted, replacements) == ([*self.inserted], self.replacements):
             return self
         return replace(self, inserted=inserted, replacements=replacements)
@@ -144,6 +149,11 @@ class Composition(Struct):
         self.note_tokens += tokens
         if shown := shown_by_note(note) if shown is None else shown:
             self.shown[index] = shown
+
+
+def leaves_unread(reply: WireMessage | None) -> bool:
+    """Returns whether a reply was made without the results before it, since its upstream refused to read them."""
+    return reply is not None and bool(private_of(reply).get("unread"))
 
 
 def without_result(message: WireMessage) -> WireMessage:
@@ -402,7 +412,7 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterat
             if content.messages is not None:
                 note = exchange.notes.get(element.position, "") if is_user(element.atoms) else ""
                 message = content.messages[element.position]
-                if exchange.id in plan.refused_results:
+                if exchange.id in plan.refused_results or leaves_unread(content.shown_reply):
                     # The call itself stays, so its model has read what it made of a block.
                     message = without_result(message)
                 messages = [message]

@@ -238,13 +238,18 @@ class Prompt(Struct, frozen=True):
         )
 
     def without_earlier_results(self) -> Prompt | None:
-        """Returns the prompt without the results of tools in earlier turns; None: it has none."""
-        composition = self.composition.without_earlier_results()
+        """Returns the prompt without the stored results of tools that a reply has followed; None: it has none."""
+        composition = self.composition.without_results(last=False)
         if composition is self.composition:
             return None
         fitting = self.window.replacements
         window = replace(self.window, replacements=None if fitting is None else without_results(fitting))
         return replace(self, composition=composition, window=window, changes_prefix=True)
+
+    def without_last_results(self) -> Prompt | None:
+        """Returns the prompt without the stored results of tools after the last reply; None: it has none."""
+        composition = self.composition.without_results(last=True)
+        return None if composition is self.composition else replace(self, composition=composition)
 
     def without_stored_media(self) -> Prompt | None:
         """Returns the prompt without the media in stored messages that an upstream has to fetch; None: it has none."""
