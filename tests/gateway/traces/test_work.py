@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from gateway.settings import BatchSettings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
@@ -16,6 +17,7 @@ from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.collector import Node, StrictCollector, trees
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.background.learner import Learner, fact
+from tests.gateway.compacting import CONTEXT, Notes, compacted, text_of
 from tests.gateway.messages.sdk import CLIENTS, client
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import becomes
@@ -67,6 +69,26 @@ def test_learning_is_linked_to_the_turn(
         # It was counted once, by the daily budget.
         text = world.gateway.ask("GET", "/metrics").body.decode()
         assert 'mnemogate_background_calls_total{outcome="ok"} 1.0' in text
+
+
+def test_a_compaction_is_linked_and_later_calls_show_it(
+    upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector
+) -> None:
+    Notes(upstream)
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=CONTEXT)
+    memory = {"background_model": "small", "recall_tokens": 0, "learn_every": 0}
+    given: dict[str, Any] = {"upstreams": (small,), "memory": memory, "otlp": at_once(collector)}
+    with remember(upstream, tmp_path, agent(), **given) as world:
+        chat = world.chat(user="alice")
+        for number in range(12):
+            chat.say(text_of(number, 40))
+            compacted(world)
+        summary = root(world, collector, "mnemogate.compact")
+        assert summary.shape == ("mnemogate.compact", ["chat small"])
+        assert summary.span.links
+        turns = [each for each in roots(world, collector) if each.span.kind == Span.SPAN_KIND_SERVER]
+        shown = [each.find("chat m").has.get("gen_ai.conversation.compacted") for each in turns]
+        assert (shown[0], shown[-1]) == (None, True)
 
 
 @pytest.fixture
