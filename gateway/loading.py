@@ -21,7 +21,7 @@ def loading() -> Iterator[None]:
 @contextmanager
 def exit_on_interrupt() -> Iterator[None]:
     """Has an interrupt end the process at once. Use it where nothing is open that has to be closed."""
-    # Of what a script runs in the background an interrupt is ignored from the start, and stays so.
+    # A shell starts the background jobs of a script with SIGINT ignored, and they leave it so.
     can_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not can_interrupt or threading.current_thread() is not threading.main_thread():
         yield

@@ -372,6 +372,8 @@ def offer_tools(
 ) -> dict[str, str]:
     """Returns the memory tools for a request: offered name -> tool.
 
+    A request has them if it names an agent or has tools of its own; without a user it has those alone that edit blocks.
+
     A request that only reads memory has those that its conversation has: without them the provider's cache has no
     prompt that begins like it.
 
