@@ -234,6 +234,18 @@ def test_the_page_knows_its_own_origin_behind_nginx(name: str) -> None:
     assert is_same_origin([(b"host", passed_on), (b"origin", b"http://127.0.0.1:8080")])
 
 
+# Each process over a database shows these of the whole database.
+SHARED_GAUGES = ("mnemogate_jobs", "mnemogate_batches", "mnemogate_batch_items")
+
+
+def test_the_dashboard_does_not_add_up_what_each_gateway_shows_of_all() -> None:
+    dashboard = json.loads((DEPLOY / "grafana.json").read_text("utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    found = [each for each in queries if any(f"({name})" in each for name in SHARED_GAUGES)]
+    assert found
+    assert not [each for each in found if not each.startswith("max by")]
+
+
 _IN_QUERY = re.compile(r"\b((?:mnemogate|gen_ai)_[a-z_]+?)(?:_bucket|_count|_sum|_total)?(?=[\[)]|$)")
 
 
