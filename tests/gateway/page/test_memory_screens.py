@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 import threading
@@ -486,6 +487,26 @@ def test_a_link_to_a_message_of_a_long_exchange_opens_a_page_with_it(operator: O
     for source in sources:
         shown = page(operator, source["href"].partition("#")[0])
         assert f'id="message-{source["seq"]}"' in shown, source["href"]
+
+
+def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -> None:
+    begun = operator.world.chat(headers={"x-mnemogate-user": "alice"})
+    begun.say("My train leaves on 4 May.")
+    other = dataclasses.replace(begun, messages=[*begun.messages])
+    begun.say("I go to Lyon.")
+    other.say("I go to Nice.")
+    memory = f"m/{memory_of(operator.world).uid}"
+    (talk,) = operator.twin(f"{memory}/conversations")["items"]
+    path = f"{memory}/c/{talk['id']}"
+    shown = page(operator, path)
+    assert '<nav aria-label="Branches"' in shown
+    branches = operator.twin(path)["branches"]
+    assert [each["current"] for each in branches] == [True, False]
+    for branch, place, elsewhere in zip(branches, ("Nice", "Lyon"), ("Lyon", "Nice"), strict=True):
+        text = page(operator, f"{path}?branch={branch['id']}").partition('<div class="chat">')[2]
+        assert place in text
+        assert elsewhere not in text
+    assert f"?branch={branches[1]['id']}" in shown
 
 
 def test_a_page_of_what_was_forgotten_leads_back_to_what_is_there(operator: Operator) -> None:
