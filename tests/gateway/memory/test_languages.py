@@ -47,6 +47,7 @@ TALKS = {
         ),
         (
             "Wo habe ich mein Auto geparkt?",
+            "Wann heiratet Frieda?",
             "Wer hat Amerika entdeckt?",
             "Wie weit ist es von Kiel nach Flensburg?",
             "Welche Farbe hat unser Sofa?",
