@@ -669,7 +669,7 @@ async def test_names_that_stand_twice_in_each_other_are_merged_once(
     assert len(upstream.last.json["tools"][0]["input_schema"]["properties"]["x"]["anyOf"]) == 200
 
 
-def test_definitions_that_name_each_other_hold_nobody_up() -> None:
+def test_definitions_that_name_each_other_block_no_request() -> None:
     """Each has the properties of all. Those of 300 kB held everybody up for eight seconds."""
     others = [{"$ref": f"#/$defs/D{n}"} for n in range(80)]
     named = {

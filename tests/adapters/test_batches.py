@@ -227,7 +227,7 @@ async def test_local_makes_four_calls_at_once() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_batch_that_nobody_knows_is_gone(kind: str) -> None:
+async def test_an_unknown_batch_is_gone(kind: str) -> None:
     async with bench_of(kind) as bench:
         state = await bench.provider.poll("batch_404")
         assert state.is_gone
@@ -423,7 +423,7 @@ async def test_what_anthropic_has_under_way_is_not_taken_for_deleted() -> None:
 
 
 @pytest.mark.parametrize("kind", REMOTE)
-async def test_a_provider_that_nobody_reaches_is_unreachable(kind: str) -> None:
+async def test_a_provider_without_a_server_is_unreachable(kind: str) -> None:
     maker: Callable[..., BatchProvider] = OpenAIBatches if kind == "openai" else AnthropicBatches
     provider = maker("http://127.0.0.1:9/v1", "sk-own", {}, time.time)
     with pytest.raises(ProviderUnreachable):

@@ -126,7 +126,7 @@ async def test_an_error_has_its_status_and_when_to_retry(
     assert (refused.value.status, refused.value.retry_after_s) == (500, None)
 
 
-async def test_an_embedder_that_nobody_reaches_is_unreachable(
+async def test_an_embedder_without_a_server_is_unreachable(
     embedder: ApiEmbedder, upstream: StrictUpstream
 ) -> None:
     upstream.stop()

@@ -207,7 +207,7 @@ async def test_a_body_compressed_against_our_wish_is_decoded_and_says_so(
     assert [event.data async for batch in reply.events() for event in batch] == [b"hello"]
 
 
-async def test_an_encoding_nobody_knows_passes_with_its_header(
+async def test_an_unknown_encoding_passes_with_its_header(
     transport: HttpTransport, upstream: StrictUpstream
 ) -> None:
     upstream.queue(raw(b"???", headers={"content-encoding": "x-secret"}))

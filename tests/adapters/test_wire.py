@@ -140,7 +140,7 @@ async def test_a_connection_is_dropped_that_is_closed_or_said_too_much(
         assert server.opened == 2
 
 
-async def test_what_comes_while_nobody_asks_is_no_reply_to_who_asks_next(transport: HttpTransport) -> None:
+async def test_what_comes_between_requests_is_no_reply_to_the_next(transport: HttpTransport) -> None:
     async with answering([OK, OK.replace(b"ok", b"no")], OK) as server:
         assert await ask(transport, server) == (200, b"ok")
         await asyncio.sleep(SHORT_S)  # so that it is there

@@ -356,7 +356,7 @@ def held_as_it_begins(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield began, gate
 
 
-def test_a_run_that_is_cancelled_as_it_begins_holds_up_nobody(
+def test_a_run_that_is_cancelled_as_it_begins_blocks_no_other(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its job has seen that it has not ended, and its first step is not open yet."""
@@ -496,7 +496,7 @@ def test_a_live_send_again_in_the_background_waits_for_the_same_answer(
         assert "Once." in [getattr(each, "content", "") for each in again.result(PATIENCE_S)]
 
 
-def test_a_run_whose_job_is_taken_away_holds_up_nobody(world: LettaWorld) -> None:
+def test_a_run_whose_job_is_taken_away_blocks_no_other(world: LettaWorld) -> None:
     agent = world.agent()
     gate = Gate()
     arrived = world.upstream.arrived(1)

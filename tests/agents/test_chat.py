@@ -580,7 +580,7 @@ def test_a_tool_that_nobody_has_gets_an_error_and_the_clients_own_does_not(world
     assert [call["id"] for call in chat.messages[-1]["tool_calls"]] == ["b"]
 
 
-def test_a_call_by_a_name_that_nobody_has_stays_in_the_prompt(world: World) -> None:
+def test_a_call_by_an_unknown_name_stays_in_the_prompt(world: World) -> None:
     make(world)
     chat = world.chat(model="agent/ann")
     world.upstream.queue(call_tools(Call("get_wether", {}, "a")), say("There is none."))

@@ -305,7 +305,7 @@ def with_source(kind: str, source: str) -> File:
     return file
 
 
-def test_a_tool_in_typescript_is_there_and_says_that_nobody_runs_it(world: LettaWorld) -> None:
+def test_a_tool_in_typescript_is_stored_and_says_that_it_cannot_run(world: LettaWorld) -> None:
     source = "export function look_up_order(): string { return 'x'; }"
     file = orjson.dumps(with_source("typescript", source))
     made = world.letta.agents.import_file(file=("a.af", file))
@@ -884,7 +884,7 @@ def test_lettas_server_can_list_the_messages_of_a_file(world: LettaWorld) -> Non
         assert told == said
 
 
-def test_nobody_exports_an_agent_of_another_project(world: LettaWorld) -> None:
+def test_an_agent_of_another_project_is_not_exported(world: LettaWorld) -> None:
     agent = world.agent()
     gateway = world.world.gateway
     other = world.anew(gateway.call(gateway.app.services.store.keys.create("elsewhere", "test"))[1])

@@ -200,7 +200,7 @@ def test_an_agents_own_archive_is_there_and_is_its_alone(world: LettaWorld) -> N
     assert list(archives.list()) == []
 
 
-def test_a_users_memory_is_attached_to_nobody_and_nothing_to_it(
+def test_a_users_memory_is_attached_to_no_agent_and_nothing_to_it(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with letta(upstream, tmp_path, profile()) as world:

@@ -363,9 +363,7 @@ def test_approval_that_a_tool_wants_itself_is_not_taken_away_of_one_agent(world:
 
 @needs_bwrap
 @pytest.mark.parametrize("is_named", [True, False])
-def test_an_approval_that_comes_again_allows_nothing_that_nobody_has_seen(
-    world: LettaWorld, is_named: bool
-) -> None:
+def test_a_repeated_approval_allows_nothing_that_was_not_shown(world: LettaWorld, is_named: bool) -> None:
     world.letta.tools.create(source_code=SOURCE, default_requires_approval=True)
     agent, messages = world.agent(tools=["roll"]), world.letta.agents.messages
     again = {"x-stainless-retry-count": "1"}

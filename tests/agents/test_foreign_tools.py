@@ -171,9 +171,7 @@ def test_an_error_of_a_tool_is_a_result(upstream: StrictUpstream, tmp_path: Path
         ]
 
 
-def test_a_chat_completion_that_comes_again_calls_nobody_twice(
-    upstream: StrictUpstream, tmp_path: Path
-) -> None:
+def test_a_repeated_chat_completion_calls_no_tool_twice(upstream: StrictUpstream, tmp_path: Path) -> None:
     with (
         served(replying("200 OK", b"Sent.")) as server,
         agents(upstream, tmp_path, ToolSettings(private_hosts=(server.url,))) as life,

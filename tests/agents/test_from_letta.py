@@ -487,9 +487,7 @@ def test_a_conversation_keeps_the_model_of_its_own(
         ),
     ],
 )
-def test_only_what_somebody_said_of_a_compaction_comes(
-    settings: dict[str, Any], kept: dict[str, Any]
-) -> None:
+def test_only_the_users_text_of_a_compaction_comes(settings: dict[str, Any], kept: dict[str, Any]) -> None:
     state = {"id": GARDENER, "name": "x", "compaction_settings": settings}
     (agent,) = orjson.loads(moved_file(MovedAgent(state)))["agents"]
     assert agent["compaction_settings"] == kept

@@ -87,7 +87,7 @@ async def test_tools_follow_their_server(servers: McpRegistry, agents: Registry,
         await servers.get(PROJECT, made.uid)
 
 
-async def test_names_that_somebody_has(servers: McpRegistry, agents: Registry, listing: Listing) -> None:
+async def test_names_that_are_taken(servers: McpRegistry, agents: Registry, listing: Listing) -> None:
     await agents.tools.create(PROJECT, "add", ToolDefinition({"name": "add"}, "json"))
     listing.says("add", "send_message", "x" * 80, "")
     made = await servers.create(PROJECT, "calc", SERVER)

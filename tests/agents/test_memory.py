@@ -51,7 +51,7 @@ def test_the_section_stays_and_the_result_shows_the_edit(life: Life) -> None:
     assert "Changed in the memory blocks" not in life.upstream.last.messages[-1]["content"]
 
 
-def test_what_somebody_else_wrote_is_in_the_next_call_of_the_run(life: Life) -> None:
+def test_what_another_writer_wrote_is_in_the_next_call_of_the_run(life: Life) -> None:
     life.send("Hi")
     gate = Gate()
     life.upstream.queue(
@@ -72,7 +72,7 @@ def test_what_somebody_else_wrote_is_in_the_next_call_of_the_run(life: Life) -> 
     assert life.upstream.last.body.count(b"Ann is on holiday.") == 1
 
 
-def test_what_somebody_else_wrote_rides_in_the_next_message(life: Life) -> None:
+def test_what_another_writer_wrote_comes_with_the_next_message(life: Life) -> None:
     life.send("Hi")
     life.write_block("Ann is on holiday.")
     life.send("And now?")
@@ -163,7 +163,7 @@ def test_an_edit_that_lost_is_made_again_on_what_is_there(
 
 
 @pytest.mark.sqlite
-def test_an_edit_that_somebody_else_has_made_already_is_no_error(
+def test_an_edit_that_another_run_has_made_already_is_no_error(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     life.send("Hi")

@@ -66,7 +66,7 @@ def test_a_send_to_a_paused_memory_is_refused(world: LettaWorld, more: dict[str,
 
 
 @pytest.mark.both
-def test_a_paused_memory_is_summarised_by_nobody(world: LettaWorld) -> None:
+def test_a_paused_memory_is_not_summarised(world: LettaWorld) -> None:
     agent = begin(world)
     calls = len(world.upstream.seen)
     pause(world.world)

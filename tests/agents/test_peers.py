@@ -246,7 +246,7 @@ def test_more_tags_than_one_statement_looks_for(stage: Stage) -> None:
     assert some == ["bob", "cid", "dan"]
 
 
-def test_at_most_so_many_are_asked_and_nobody_is_cut_off(stage: Stage) -> None:
+def test_at_most_so_many_agents_are_asked_and_no_answer_is_missing(stage: Stage) -> None:
     for n in range(34):
         stage.agent(f"agent{n}", say("Long. " * 1000), tags=["t"], tools=[])
     stage.agent("ann", call_tools(ask_tagged(["t"])), context_window_limit=8000)

@@ -78,7 +78,7 @@ def test_it_reads_after_some_turns_too(world: SleepWorld) -> None:
     assert [said(each) for each in world.model.transcripts][1:] == [["alice says 5."]]
 
 
-def test_nobody_learns_where_somebody_sleeps_on_it(world: SleepWorld) -> None:
+def test_learning_skips_memories_with_a_sleeptime_agent(world: SleepWorld) -> None:
     talk(world, "alice", 12)
     talk(world, "carol", 12, "awake")
     world.rest()

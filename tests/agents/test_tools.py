@@ -276,7 +276,7 @@ def test_three_replies_that_cannot_be_read_end_the_run(upstream: StrictUpstream,
         assert (run.run.state, run.run.stop, run.run.steps) == (RunState.FAILED, "invalid_tool_call", 3)
 
 
-def test_what_cannot_be_read_is_asked_of_nobody(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_sent_to_no_upstream(upstream: StrictUpstream, tmp_path: Path) -> None:
     """Nobody could decide on it, and in the prompt strict servers would refuse it ever after."""
     with agent(upstream, tmp_path) as life:
         upstream.queue(

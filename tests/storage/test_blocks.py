@@ -36,7 +36,7 @@ async def test_defaults_are_copied_once(store: Store, agent: Agent, human: Block
     assert [b.value for b in await store.blocks.load(agent.id)] == ["Alice.", "A friend."]
 
 
-async def test_shared_blocks_reach_the_profile_and_nobody_else(store: Store, agent: Agent) -> None:
+async def test_shared_blocks_reach_the_profile_and_no_other(store: Store, agent: Agent) -> None:
     rules = Block(0, "rules", "Of the house", "Be brief.", 100, read_only=True)
     for profile in ("default", "other"):
         await put(

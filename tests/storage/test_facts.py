@@ -131,7 +131,7 @@ async def test_what_is_said_again_on_another_day_outlives_the_first_message(
     assert [each.text for each in await store.facts.list(alice.agent.id, is_all=True)] == ["Oslo"]
 
 
-async def test_nobody_ends_the_facts_of_somebody_else(store: Store, alice: Speaker) -> None:
+async def test_a_user_cannot_end_the_facts_of_another(store: Store, alice: Speaker) -> None:
     bob = Speaker(store, Scope("default", "default", "user:bob"), now=lambda: NOW)
     await alice.say([user("Hello.")], assistant("Hi."))
     await bob.say([user("Hello.")], assistant("Hi."))

@@ -198,7 +198,7 @@ async def test_claims_in_one_batch_share_the_lanes(store: Store, jobs: Jobs) -> 
     assert [job.key for job in claimed if job] == ["1"]
 
 
-async def test_jobs_of_nobody_have_a_lane_for_each_key(store: Store, jobs: Jobs) -> None:
+async def test_jobs_without_a_memory_have_a_serial_group_for_each_key(store: Store, jobs: Jobs) -> None:
     for key in "123":
         await jobs.enqueue("learn", 0, key)
     first, second = await take(jobs), await take(jobs)
@@ -373,9 +373,7 @@ async def test_a_dead_letter_that_is_tried_again_comes_after_the_first_of_its_se
     assert (await take(jobs)).id == dead
 
 
-async def test_a_dead_letter_that_outlives_a_forgetting_keeps_nobody_waiting(
-    store: Store, jobs: Jobs
-) -> None:
+async def test_a_dead_letter_that_outlives_a_forgetting_blocks_no_other_job(store: Store, jobs: Jobs) -> None:
     agent = await make_agent(store)
     await jobs.enqueue("learn", agent.id, "dead")
     await jobs.fail(await take(jobs), "no", None)

@@ -186,7 +186,7 @@ async def test_what_was_forgotten_or_is_no_longer_true_is_not_found(store: Store
     assert await told(store, alice) == ["Works as a baker.", BOAT]
 
 
-async def test_documents_of_an_archive_are_not_what_somebody_said(store: Store, alice: Speaker) -> None:
+async def test_documents_of_an_archive_are_no_statements_of_the_user(store: Store, alice: Speaker) -> None:
     await alice.say([user(OSLO)], assistant("Nice."))
     await save_passage(store, alice.agent.id, "The manual of the lawn mower, chapter nine.", at=1.0)
     assert await told(store, alice) == [OSLO]

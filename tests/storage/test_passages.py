@@ -23,7 +23,7 @@ async def test_passages_are_numbered_in_the_agents_order_and_paged(store: Store,
     assert (made[1].text, made[1].at) == ("b", 1.0)
 
 
-async def test_a_passage_of_nobody_is_refused(store: Store) -> None:
+async def test_a_passage_of_an_unknown_memory_is_refused(store: Store) -> None:
     with pytest.raises(NotFound):
         await save_passage(store, 77, "a", at=1.0)
 

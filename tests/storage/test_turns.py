@@ -171,7 +171,7 @@ async def test_a_first_turn_costs_so_many_statements(
 
 
 @both
-async def test_a_first_turn_of_somebody_new(alice: Speaker, statements: list[str], key: str | None) -> None:
+async def test_a_first_turn_of_a_new_user(alice: Speaker, statements: list[str], key: str | None) -> None:
     turn = await alice.begin([user("one")], key)
     statements.clear()
     await alice.end(turn, [assistant("First.")])
@@ -280,7 +280,7 @@ async def test_of_a_growing_message_that_was_planned_twice_the_longer_stands(ali
     assert [e.active for e in await alice.rows()] == [True, True, True, False]
 
 
-async def test_two_first_turns_of_somebody_new_meet_in_one_memory(alice: Speaker) -> None:
+async def test_two_first_turns_of_a_new_user_meet_in_one_memory(alice: Speaker) -> None:
     turns = [await alice.begin([user(f"fact {k}")], "c1") for k in range(2)]
     ends = [await alice.end(turn, [assistant(f"r{k}")]) for k, turn in enumerate(turns)]
     assert ends[0].agent.id == ends[1].agent.id

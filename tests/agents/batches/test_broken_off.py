@@ -771,7 +771,7 @@ def test_a_queue_without_room_for_a_day_fails_what_is_left(
         assert [len(each.requests) for each in s.openai.batches[:3]] == [3, 1, 1]
 
 
-def test_a_day_in_which_nobody_asked_does_not_count(tmp_path: Path) -> None:
+def test_a_day_without_requests_does_not_count(tmp_path: Path) -> None:
     with scene(tmp_path) as s:
         s.openai.room = 0
         batch = s.post(s.agents(3))
@@ -841,7 +841,7 @@ def test_an_agent_whose_model_is_changed_while_its_part_waits_goes_with_the_new_
         ({"tool_rules": [{"type": "run_first", "tool_name": "core_memory_replace"}]}, "called no tool"),
     ],
 )
-def test_an_agent_that_is_changed_between_two_cycles_takes_nobody_along(
+def test_an_agent_that_is_changed_between_two_cycles_fails_no_other(
     change: Json, error: str, tmp_path: Path
 ) -> None:
     def answer(custom_id: str, body: Json) -> Fate:

@@ -186,14 +186,14 @@ def test_a_forbidden_call_asks_nobody() -> None:
     assert isinstance(RuleState([], [], TOOLS).judge("d", approvals={"d"}), NeedsApproval)
 
 
-def test_where_nobody_can_be_asked_the_call_gets_an_error() -> None:
+def test_where_approval_cannot_be_asked_for_the_call_gets_an_error() -> None:
     guide = RuleGuide(read_rules([APPROVAL]), TOOLS, can_ask=False)
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
     assert not isinstance(guide.decide_next(), Stop)
 
 
 @pytest.mark.parametrize("demand", [FIRST, REQUIRED])
-def test_a_call_of_which_nobody_can_be_asked_is_not_demanded_again(demand: Raw) -> None:
+def test_a_call_that_cannot_be_approved_is_not_demanded_again(demand: Raw) -> None:
     guide = RuleGuide(read_rules([demand, APPROVAL]), TOOLS, can_ask=False)
     assert isinstance(guide.judge(ProposedCall("1", "a", {})), Forbidden)
     follows = guide.decide_next()

@@ -72,14 +72,14 @@ def test_two_turns_that_begin_one_at_the_same_time(stage: Stage) -> None:
     assert stage.refuses(b, "a")
 
 
-def test_three_turns_that_nobody_asked(stage: Stage) -> None:
+def test_three_turns_that_ask_in_a_ring(stage: Stage) -> None:
     a, b, c = (stage.turn(name) for name in "abc")
     stage.ask(a, "b")
     stage.ask(b, "c")
     assert stage.refuses(c, "a")
 
 
-def test_a_queue_that_somebody_else_holds_in_between(stage: Stage) -> None:
+def test_a_queue_that_another_gateway_holds_in_between(stage: Stage) -> None:
     """A asks B, which asks C; but C's queue is held by a turn that waits for A's."""
     b = stage.turn("b", stage.ask(stage.turn("a"), "b"))
     stage.ask(stage.turn("c"), "a")

@@ -125,7 +125,7 @@ def test_what_was_said_may_be_something_else_than_what_goes_upstream() -> None:
     assert talk.sent(talk.plan(pending=[result("1", "sent")]))[1] == spoken
 
 
-def test_a_call_that_nobody_answered_gets_a_result() -> None:
+def test_an_unanswered_call_gets_a_result() -> None:
     talk = Conversation()
     talk.step(talk.plan(user("Weather?")), assistant(None, call("1")))
     sent = talk.sent(talk.plan(user("Never mind.")))

@@ -524,7 +524,7 @@ def test_a_retry_in_append_mode_repeats_the_very_words(filling: World) -> None:
     assert request.lines == ["+ user: I like boats", "+ assistant: Which?", "user: I like boats with sails"]
 
 
-def test_a_reply_that_nobody_heard_in_append_mode_leaves_its_question(filling: World) -> None:
+def test_an_unheard_reply_in_append_mode_leaves_its_question(filling: World) -> None:
     """The client reports what was heard of the reply before it, and not a word of the last one."""
     filling.say([user("one")], "This is the first reply.", "c1", append=True)
     told = assistant("This is the first")

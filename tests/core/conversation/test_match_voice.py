@@ -361,7 +361,7 @@ def test_a_transcript_grows_after_a_short_greeting_of_the_model(world: World) ->
 
 
 @both
-def test_replies_that_nobody_asked_for_stay_apart(world: World, key: str | None) -> None:
+def test_unrequested_replies_stay_apart(world: World, key: str | None) -> None:
     """In the list they stand one after the other, and the second does not take the words of the first along."""
     list_ = [*world.chat(("hello there", "Good day."), key=key), PROMPT]
     world.say(list_, "Are you there?", key)
@@ -377,7 +377,7 @@ def test_replies_that_nobody_asked_for_stay_apart(world: World, key: str | None)
     ]
 
 
-def test_a_reply_that_nobody_asked_for_leaves_the_greeting_of_the_app_alone(world: World) -> None:
+def test_an_unrequested_reply_leaves_the_greeting_of_the_application_alone(world: World) -> None:
     list_ = [assistant("This is Mia.")]
     world.say([*list_, PROMPT], "Are you there?")
     list_ += [assistant("Are you there?")]
@@ -395,7 +395,7 @@ def test_a_reply_that_nobody_asked_for_leaves_the_greeting_of_the_app_alone(worl
 
 
 @both
-def test_a_result_is_no_question_of_a_reply_that_nobody_asked_for(world: World, key: str | None) -> None:
+def test_a_result_is_no_question_of_an_unrequested_reply(world: World, key: str | None) -> None:
     list_ = [*world.chat(("hello there", "Good day."), key=key)]
     world.say([*list_, PROMPT], "Are you still there?", key)
     list_ += [

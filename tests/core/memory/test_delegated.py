@@ -136,7 +136,7 @@ def test_only_of_a_call_that_the_model_chose_to_make(choice: Any, is_task: bool)
     assert after(CALL, tool_choice=choice).is_task(ANN, [user(TASK)], NOW) is is_task
 
 
-def test_of_nobody_elses_memory() -> None:
+def test_of_no_other_memory() -> None:
     assert not after(CALL).is_task(BOB, [user(TASK)], NOW)
 
 

@@ -294,7 +294,7 @@ def test_a_block_is_not_emptied() -> None:
     assert learn.changes_from(reading, MESSAGES, {}, [HUMAN]).writes == []
 
 
-def test_what_a_block_says_already_is_nobodys_order() -> None:
+def test_a_line_that_a_block_has_already_is_no_new_order() -> None:
     block = replace(HUMAN, value="Always greet by name.")
     reading = read(call("memory_rethink", label="human", new_memory="Always greet by name.\nAlways rhyme."))
     ((_, value, _),) = learn.changes_from(reading, MESSAGES, {}, [block]).writes

@@ -120,7 +120,7 @@ def test_a_request_that_dropped_our_tools_gets_no_round(world: World, key: str |
     assert request.composition.unrestored_rounds == 1
 
 
-def test_a_hidden_round_is_nobody_elses(world: World) -> None:
+def test_a_hidden_round_is_of_its_own_path_alone(world: World) -> None:
     world.say([user("I like tea")], HIDDEN, "c1")
     history = [user("I like tea"), assistant(SAID), user("and?")]
     for where in ({"key": "c2"}, {"key": "c1", "who": "bob"}, {"who": None}):

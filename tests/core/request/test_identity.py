@@ -79,7 +79,7 @@ def test_callers_who_withhold_their_numbers_are_not_one_person(number: str) -> N
     assert ask(user=number, **call).user == number  # a name that an application has chosen
 
 
-def test_nobody_named_is_nobody_unless_the_settings_name_one() -> None:
+def test_without_a_user_there_is_none_unless_the_settings_name_one() -> None:
     found = ask()
     assert (found.user, found.scope) == (None, None)
     rules = IdentityRules("default", default_user="owner")

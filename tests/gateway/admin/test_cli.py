@@ -484,7 +484,7 @@ def test_check_config_says_what_an_upgrade_will_do(
     assert "schema" not in capsys.readouterr().err
 
 
-def test_check_config_finds_a_fallback_that_nobody_answers_to(database: Path, capsys: Out) -> None:
+def test_check_config_finds_a_fallback_that_no_upstream_serves(database: Path, capsys: Out) -> None:
     Path("mnemogate.toml").write_text(
         '[[upstreams]]\nname = "a"\nbase_url = "http://x/v1"\n'
         '[[models]]\nalias = "quick"\nmodel = "m"\nfallbacks = ["slow"]'
@@ -704,7 +704,7 @@ def test_who_reads_no_further_is_no_error(is_held_back: bool) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_memory_show_asks_whose(capsys: Out) -> None:
+def test_memory_show_asks_for_a_user(capsys: Out) -> None:
     assert main(["migrate"]) == 0  # there is a database
     assert main(["memory", "show"]) == 1
     assert "Say whose memory: --user, --conversation or --agent." in capsys.readouterr().err
@@ -853,7 +853,7 @@ def test_what_the_terminal_has_no_sign_for_is_shown_and_exported(
     assert "user: caf\u00e9 \u65e5\n" in capsys.readouterr().out
 
 
-def test_what_somebody_said_gives_the_terminal_no_orders(
+def test_text_of_a_memory_cannot_control_the_terminal(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
     said = "\x1b]0;mine\x07 \x9b2J \u202edlog \N{ZERO WIDTH JOINER} caf\u00e9"
@@ -1062,7 +1062,7 @@ def test_blanks_around_a_name_are_as_little_of_it_as_in_requests(
 
 
 @pytest.mark.sqlite
-def test_memory_forget_says_that_the_log_keeps_it_where_somebody_reads_the_file(
+def test_memory_forget_says_that_the_log_has_it_while_the_file_is_read(
     upstream: StrictUpstream, database: Path, capsys: Out
 ) -> None:
     with owner(upstream, database) as gateway:
@@ -1299,7 +1299,7 @@ def test_serve_says_where_it_is_and_its_example_works_when_pasted(database: Path
         assert pasted.stdout.strip()
 
 
-def test_serve_says_whose_memory_everybody_has(database: Path) -> None:
+def test_serve_names_the_user_of_requests_without_one(database: Path) -> None:
     with process("--single-user") as (_, said, _port):
         assert "Memory: everybody's is that of the user 'owner'\n" in said
         assert 'to model="agent/default" and it uses its memory tools.\n' in said

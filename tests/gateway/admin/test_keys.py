@@ -378,7 +378,7 @@ def test_the_command_line_says_what_is_wrong_with_the_store(upstream: StrictUpst
 @pytest.mark.parametrize(
     "answer", [b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\n{}"]
 )
-def test_somebody_else_on_the_port_of_a_killed_server_does_no_harm(tmp_path: Path, answer: bytes) -> None:
+def test_another_server_on_the_port_of_a_killed_one_does_no_harm(tmp_path: Path, answer: bytes) -> None:
     (tmp_path / "mnemogate.toml").write_text(SETTINGS)
     with socket.create_server(("127.0.0.1", 0)) as other:
 

@@ -215,7 +215,7 @@ def without(value: Any, names: set[str]) -> Any:
     return [without(each, names) for each in value] if isinstance(value, list) else value
 
 
-def test_nobody_finds_an_agent_that_is_still_on_its_way(world: LettaWorld, other: LettaWorld) -> None:
+def test_an_agent_that_is_being_imported_is_not_found(world: LettaWorld, other: LettaWorld) -> None:
     made = rich(world)
     lines = export(world, made["agent"])
     wanted = {"project": "default", "agent": made["agent"]}

@@ -249,7 +249,7 @@ def test_a_question_of_several_memories_is_embedded_once_where_one_of_them_has_v
     assert made.asked[calls:] == [[QUESTION]]
 
 
-def test_the_operators_look_uses_it_where_nobody_serves_too(
+def test_the_operators_search_uses_it_without_a_gateway_too(
     upstream: StrictUpstream, other: StrictUpstream, tmp_path: Path
 ) -> None:
     with remembering(upstream, other, tmp_path) as made:
@@ -505,7 +505,7 @@ NOT_A_NUMBER = raw(b'{"data": [{"index": 0, "embedding": [NaN, 1]}]}', content_t
     ],
     ids=["500", "401", "404", "cut", "one for four", "none", "NaN", "of two lengths"],
 )
-def test_an_embedder_that_fails_is_tried_again_and_nobody_notices(made: Remembering, reply: Reply) -> None:
+def test_an_embedder_that_fails_is_tried_again_and_no_client_notices(made: Remembering, reply: Reply) -> None:
     chat = made.world.chat(user="alice")
     assert chat.say(TORTOISE) == "Ok."
     assert chat.say("It is slow.") == "Ok."
@@ -882,7 +882,7 @@ def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
         ("claude/vec", "memory.embedder: 'claude' (anthropic) has no embeddings"),
     ],
 )
-def test_an_embedder_that_nobody_can_be_is_refused_at_the_start(name: str, message: str) -> None:
+def test_an_impossible_embedder_is_refused_at_the_start(name: str, message: str) -> None:
     settings = Settings(
         memory=MemorySettings(embedder=name),
         upstreams=(
@@ -901,11 +901,11 @@ def test_a_local_one_that_is_not_installed_is_refused_at_the_start(monkeypatch: 
         make_embedder(Settings(memory=MemorySettings(embedder="local")))
 
 
-def test_nobody_is_asked_unless_the_settings_name_him() -> None:
+def test_no_embedder_is_asked_unless_the_settings_name_one() -> None:
     assert make_embedder(Settings()) is None
 
 
-def test_the_scope_of_nobody_has_no_vectors(made: Remembering) -> None:
+def test_a_conversation_without_a_user_has_no_vectors(made: Remembering) -> None:
     headers = {"x-mnemogate-conversation": "c1"}
     chat = made.world.chat(headers=headers)
     for n in range(12):

@@ -387,7 +387,7 @@ def test_an_answer_without_sense_teaches_nothing_and_is_not_asked_for_again(
 @pytest.mark.parametrize(
     "fault", [ScriptedFailure(500), ScriptedFailure(400), ProviderUnreachable("gone"), Raw((b"garbage",))]
 )
-def test_a_background_model_that_fails_is_asked_again_and_nobody_notices(
+def test_a_background_model_that_fails_is_asked_again_and_no_client_notices(
     learner: Learner, fault: Any
 ) -> None:
     learner.model.queue(fault)
@@ -402,7 +402,7 @@ def test_a_background_model_that_fails_is_asked_again_and_nobody_notices(
     assert learner.texts() == [MISO]
 
 
-def test_a_slow_background_model_holds_nobody_up(learner: Learner) -> None:
+def test_a_slow_background_model_blocks_no_request(learner: Learner) -> None:
     class Slow(ScriptedProvider):
         gate = asyncio.Event()
 

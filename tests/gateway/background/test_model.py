@@ -332,7 +332,7 @@ async def test_the_background_model_has_connections_of_its_own(world: World) -> 
     assert own._transport is not live._transport
 
 
-async def test_a_background_model_nobody_answers_to_is_refused_at_start(world: World) -> None:
+async def test_a_background_model_that_no_upstream_serves_is_refused_at_start(world: World) -> None:
     memory = MemorySettings(background_model="quikc")
     with pytest.raises(SettingsError, match=r"memory\.background_model"):
         Services(Settings(memory=memory, upstreams=UPSTREAMS, models=(QUICK,)), world.store)

@@ -287,7 +287,7 @@ async def test_what_comes_after_the_end_of_a_job_is_not_cut_off(bench: Bench) ->
 
 
 @pytest.mark.parametrize("jump", [-7200.0, 7200.0])
-async def test_a_jumping_clock_disturbs_nobody(bench: Bench, jump: float) -> None:
+async def test_a_jumping_clock_disturbs_no_request(bench: Bench, jump: float) -> None:
     gate = asyncio.Event()
 
     async def learn(job: JobContext) -> None:

@@ -87,7 +87,7 @@ def test_the_sdk_reads_a_stream_as_it_does_without_us(talk: Talk, golden: Golden
 
 @only("off")
 @golden(ODD)
-def test_a_stream_of_nobody_passes_byte_by_byte(talk: Talk, golden: Golden) -> None:
+def test_a_stream_without_a_user_passes_byte_by_byte(talk: Talk, golden: Golden) -> None:
     talk.upstream.queue(streamed(golden))
     body = json.dumps(asked(talk, stream=True)).encode()
     reply = talk.world.gateway.ask("POST", "/v1/chat/completions", body)

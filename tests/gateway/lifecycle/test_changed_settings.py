@@ -66,7 +66,7 @@ def test_a_new_block_of_a_profile_is_given_to_those_who_were_there_before(
     assert value == "Learn Greek.\nAnd Latin.\nAnd Latin."
 
 
-def test_a_shared_value_follows_the_settings_until_somebody_writes_in_it(
+def test_a_shared_value_follows_the_settings_until_it_is_edited(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     def rules(value: str) -> BlockSettings:

@@ -319,7 +319,7 @@ def append_request(world: World, text: str, user: str, room: str) -> Any:
     return client
 
 
-def test_append_sends_of_one_conversation_queue_and_nobody_else_waits(
+def test_append_sends_of_one_conversation_queue_and_no_other_waits(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with world_of(upstream, tmp_path / "m.db") as world:
@@ -367,7 +367,7 @@ def test_a_send_goes_on_from_the_one_before_though_that_was_released_before_its_
         assert [m["content"] for m in upstream.last.messages] == ["a", "One.", "b"]
 
 
-def test_a_send_whose_client_leaves_in_the_queue_holds_nobody(
+def test_a_send_whose_client_leaves_in_the_queue_blocks_no_other(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     """Its message was said: it goes with the next one. No model is asked for it alone."""

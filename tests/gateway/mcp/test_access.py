@@ -89,7 +89,7 @@ def test_a_user_that_cannot_be_distinguished_from_others_is_refused(world: World
     assert ask(world.gateway, path="/mcp?user=J%c3%bcrgen").status == 200
 
 
-def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
+def test_a_key_of_a_user_is_for_no_other(world: World) -> None:
     bound = key(world, user="alice")
     url = world.gateway.url
     Tools(url, bound).ask("memory_remember", text="Alice likes tea.")
@@ -108,7 +108,7 @@ def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
     assert elsewhere.ask("memory_read")["facts"] == []
 
 
-def test_where_nobody_is_named_calls_say_how(world: World) -> None:
+def test_without_a_user_calls_say_how_to_name_one(world: World) -> None:
     said = Tools(world.gateway.url).fail("memory_read")
     assert "x-mnemogate-user" in said
     assert "?user=" in said

@@ -210,7 +210,7 @@ async def test_what_is_taken_while_the_database_recovers_is_held(world: World) -
     assert await locks.held([lock_name(*NAME)])
 
 
-async def test_a_client_that_leaves_while_it_waits_holds_up_nobody(world: World) -> None:
+async def test_a_client_that_leaves_while_it_waits_blocks_no_other(world: World) -> None:
     first, third = QueueTicket(), QueueTicket()
     await world.one.enter(NAME, first)
     waiting = await begun(world, world.other, QueueTicket())

@@ -453,7 +453,7 @@ def test_an_image_message_gets_its_note_before_its_words(world: World, text_firs
 # -- conversations
 
 
-def test_a_named_conversation_of_nobody_remembers_itself_alone(world: World) -> None:
+def test_a_named_conversation_without_a_user_remembers_itself_alone(world: World) -> None:
     room = {"x-mnemogate-conversation": "room-1"}
     first = world.chat(headers=room)
     first.say(FACT)
@@ -711,7 +711,7 @@ def test_a_title_request_leaves_no_trace(world: World) -> None:
     assert "concise" not in str(world.query("SELECT input, shown_reply FROM exchanges"))
 
 
-def test_strict_wants_somebody_to_remember(world: World) -> None:
+def test_strict_needs_a_user(world: World) -> None:
     reply = world.post([{"role": "user", "content": "Hi"}], {"x-mnemogate-memory": "strict"})
     assert (reply.status, reply.error["param"]) == (400, "x-mnemogate-memory")
     assert world.upstream.seen == []
@@ -924,7 +924,7 @@ def test_what_was_heard_is_reported_with_each_message_until_one_is_answered(worl
     assert spoken(world) == ["Count.", "One two", "Stop.", "Where is my boat?", "Ok.", "Go on."]
 
 
-def test_what_begins_no_reply_is_somebody_elses(world: World) -> None:
+def test_a_text_that_begins_no_stored_reply_is_a_message_of_its_own(world: World) -> None:
     world.upstream.queue(say("One two three four."))
     append(world, "Count.")
     said = [{"role": "assistant", "content": "A joke."}, {"role": "user", "content": "Ha."}]
@@ -1107,7 +1107,7 @@ def test_an_unanswered_call_in_append_mode_locks_nothing(upstream: StrictUpstrea
 
 
 @pytest.mark.parametrize("arguments", ['{"place": "Ro', "", "[1]"])
-def test_a_call_that_nobody_can_read_locks_nothing_in_append_mode(world: World, arguments: str) -> None:
+def test_an_unreadable_call_blocks_nothing_in_append_mode(world: World, arguments: str) -> None:
     """The client gets it as it came; servers that parse the calls of the history would refuse all that follows."""
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
     world.upstream.queue(call_tools(Call("look", arguments, "call_1"), finish_reason="length"))

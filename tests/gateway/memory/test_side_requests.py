@@ -712,7 +712,7 @@ def test_a_question_is_no_quote_of_the_chat_it_edits(world: World) -> None:
         assert world.query("SELECT active FROM exchanges ORDER BY id DESC LIMIT 1") == [1]
 
 
-def test_nobody_named_is_said_once_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_requests_without_a_user_are_logged_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.post(user("Hi"), {"x-mnemogate-memory": "off"})
     world.post(user("Hi"), user="alice")
     assert "name nobody" not in caplog.text

@@ -98,7 +98,7 @@ def test_a_streamed_turn_costs_the_same(world: World) -> None:
     assert world.statements_of(lambda: chat.say("Third.", stream=True)) == PLAIN
 
 
-def test_a_turn_of_nobody_costs_nothing(world: World) -> None:
+def test_a_turn_without_a_user_costs_nothing(world: World) -> None:
     chat = world.chat()
     assert cost(world, chat, "Hi") == []
 

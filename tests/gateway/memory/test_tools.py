@@ -317,7 +317,7 @@ def test_what_was_stored_in_this_very_turn_takes_no_more_room_than_what_is_found
     assert len(found) < 10_000
 
 
-def test_where_nobody_is_named_the_model_edits_blocks_and_has_nothing_to_search(world: World) -> None:
+def test_without_a_user_the_model_edits_blocks_and_has_nothing_to_search(world: World) -> None:
     """What it stored elsewhere than in its blocks it could never find again."""
     chat = world.chat(model="agent/helper", headers={"x-mnemogate-conversation": "room-1"})
     world.upstream.queue(call_tools(insert("Wants a quiet room."), text=None), say("Noted."))

@@ -418,7 +418,7 @@ def test_one_turn_longer_than_the_window_keeps_its_question(world: World) -> Non
     assert tokens(world.upstream.last) <= CONTEXT
 
 
-def test_a_window_nobody_named_is_not_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
+def test_an_unknown_window_is_not_cut(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path) as world:
         chat = world.chat(user="alice")
         long_talk(chat, 30)

@@ -202,7 +202,7 @@ def test_a_request_that_is_not_remembered_has_no_thread(world: World, upstream: 
     assert upstream.seen == []
 
 
-def test_a_thread_of_nobody_passes_as_it_came(world: World, upstream: StrictAnthropic) -> None:
+def test_a_thread_without_a_user_passes_as_it_came(world: World, upstream: StrictAnthropic) -> None:
     talk = client(world).beta.messages.thread(model=MODEL, max_tokens=100)
     send(talk, "Hello")
     send(talk, "Hello again")

@@ -168,7 +168,7 @@ def test_the_command_line_makes_keys_of_operators(tmp_path: Path) -> None:
 # -- failures
 
 
-def test_failures_are_slowed_down_and_lock_nobody_out(operator: Operator) -> None:
+def test_failures_are_slowed_down_and_lock_no_visitor_out(operator: Operator) -> None:
     for _ in range(FAILURES):
         assert operator.sign_in("wrong").status == 401
     late = operator.sign_in("wrong")

@@ -44,7 +44,7 @@ def test_the_patterns_find_what_they_look_for() -> None:
         assert re.search(FORBIDDEN[what], text, re.I), what
 
 
-def test_static_files_are_small_and_ask_nobody_else() -> None:
+def test_static_files_are_small_and_load_nothing_from_elsewhere() -> None:
     assert sum(path.stat().st_size for path in STATIC) < 60_000
     (script,) = (path for path in STATIC if path.suffix == ".js")
     assert script.stat().st_size <= 10_000

@@ -155,7 +155,7 @@ def test_a_named_conversation_is_sent_its_new_items_alone(world: World, upstream
     assert [m["role"] for m in upstream.last.messages] == ["user", "assistant", "user", "assistant", "tool"]
 
 
-def test_memory_tools_run_in_rounds_that_nobody_sees(world: World, upstream: StrictUpstream) -> None:
+def test_memory_tools_run_in_hidden_rounds(world: World, upstream: StrictUpstream) -> None:
     insert = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
     for stream in (False, True):
         upstream.queue(call_tools(insert, text="I note that."), say("Tea it is."))

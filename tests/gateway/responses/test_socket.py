@@ -196,7 +196,7 @@ def test_a_stored_response_is_gone_on_from_by_its_id(
     assert world.query("SELECT count(*) FROM conversations") == [1]
 
 
-def test_a_response_that_nobody_stores_is_gone_on_from(
+def test_an_unstored_response_can_be_continued(
     world: World, openai_keeps: StoredResponses, talk: Talk
 ) -> None:
     talk.options = {"store": False, "tools": [WEATHER]}
@@ -692,7 +692,7 @@ def test_a_handshake_may_come_in_pieces(world: World, path: str) -> None:
             assert client.read_head().status == 101, cut
 
 
-def test_what_comes_after_a_frame_that_is_none_is_for_nobody(world: World) -> None:
+def test_what_comes_after_a_malformed_frame_is_ignored(world: World) -> None:
     """Responses under way hear of it a moment later, and may have something to say meanwhile."""
     with world.gateway.connect() as client:
         client.request("GET", "/v1/responses", headers=HANDSHAKE)

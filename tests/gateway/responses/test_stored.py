@@ -172,7 +172,7 @@ def test_thoughts_that_a_client_repeats_with_the_id_are_dropped_with_their_reply
     ]
 
 
-def test_openais_sample_works_where_nobody_is_named(world: World, upstream: StrictUpstream) -> None:
+def test_openais_sample_works_without_a_user(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(say("Why did the cat cross the road?"), say("To be fed."))
     first = respond(world, input="Tell me a joke.")
     second = respond(world, input="Explain it.", previous_response_id=first.id)

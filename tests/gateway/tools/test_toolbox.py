@@ -131,7 +131,7 @@ async def test_a_call_of_another_box_is_not_run() -> None:
     assert box.begun == []
 
 
-async def test_calls_that_run_alone_wait_for_each_other_and_for_nobody_else() -> None:
+async def test_serial_calls_wait_for_each_other_and_for_no_other() -> None:
     box = Doors()
     made = [RunTool(id, "wait", {}, alone=id != "b") for id in "abc"]
     running = asyncio.ensure_future(run_tools(box, made))

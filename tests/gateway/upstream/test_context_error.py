@@ -140,7 +140,7 @@ def test_an_error_that_repeats_a_large_request_reaches_the_client_as_it_is(
         "context window " + "9" * 5000,
     ],
 )
-def test_nobody_shortens_a_models_context_by_what_he_says(tmp_path: Path, words: str) -> None:
+def test_a_callers_text_cannot_shorten_a_models_context(tmp_path: Path, words: str) -> None:
     """An error that repeats the request repeats what was said in it."""
     body = b'{"model":"m","user":"mallory","messages":[{"role":"user","content":"%s"}]}' % words.encode()
     with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:

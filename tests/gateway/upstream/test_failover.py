@@ -94,7 +94,9 @@ def test_a_query_goes_to_the_upstream_that_it_is_meant_for(two: Open, stream: bo
 
 @both
 @forms
-def test_the_fallback_answers_where_nobody_listens(two: Open, stream: bool, memory: bool) -> None:
+def test_the_fallback_answers_where_the_upstream_is_unreachable(
+    two: Open, stream: bool, memory: bool
+) -> None:
     with refused_url() as url, two(url=url) as it:
         text, headers = it.ask(stream, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("Ok.", "first:unreachable;second:200")

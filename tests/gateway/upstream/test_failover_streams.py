@@ -446,7 +446,7 @@ def test_a_hidden_round_stays_where_the_first_was_answered(two: Open, stream: bo
 
 
 @forms
-def test_an_error_of_a_hidden_round_is_a_status_and_nobody_elses(two: Open, stream: bool) -> None:
+def test_an_error_of_a_hidden_round_is_a_status_and_tries_no_other_upstream(two: Open, stream: bool) -> None:
     with two(profiles=[agent()]) as it:
         it.first.queue(call_tools(INSERT), BUSY)
         with pytest.raises(openai.RateLimitError) as caught:

@@ -256,7 +256,7 @@ def _labels(label: str, value: str) -> str:
 
 
 @every_endpoint
-def test_an_upstream_that_nobody_reaches_is_named_and_counted(
+def test_an_unreachable_upstream_is_named_and_counted(
     gateway: Running,
     upstream: StrictUpstream,
     method: str,

@@ -127,7 +127,7 @@ def test_a_profile_may_ask_for_a_smaller_window_in_its_whole_chain_and_not_for_a
     assert [each.context_window for each in route.targets] == [30, 30, 30, 9, 30]
 
 
-def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
+def test_a_fallback_that_no_upstream_serves_is_found_at_the_start() -> None:
     alias = ModelSettings("quick", "gpt-4o-mini", "one", fallbacks=("nobody",))
     with pytest.raises(
         SettingsError, match="models 'quick': fallbacks: unknown name 'nobody'; known are quick"
@@ -135,7 +135,7 @@ def test_a_fallback_that_nobody_answers_to_is_found_at_the_start() -> None:
         check_models(Settings(upstreams=(ONE,), models=(alias,)))
 
 
-def test_a_fallback_that_nobody_answers_to_is_no_mistake_of_the_profile_that_has_its_alias() -> None:
+def test_a_fallback_that_no_upstream_serves_is_no_mistake_of_the_profile_that_has_its_alias() -> None:
     alias = ModelSettings("quick", "gpt-4o-mini", "one", fallbacks=("nobody",))
     with pytest.raises(SettingsError) as raised:
         check_models(Settings(upstreams=(ONE,), models=(alias,), profiles=(BOB,)))
@@ -150,7 +150,7 @@ def test_an_agent_without_a_model_is_no_background_model() -> None:
         background_route(Settings(upstreams=(ONE,), profiles=(DUMB,), memory=memory))
 
 
-def test_every_profiles_model_that_nobody_answers_to_is_found_at_the_start() -> None:
+def test_every_profiles_model_that_no_upstream_serves_is_found_at_the_start() -> None:
     profiles = ProfileSettings("bob", model="x-1"), ProfileSettings("eve", model="x-2")
     with pytest.raises(SettingsError) as raised:
         check_models(Settings(upstreams=(ONE, TWO), models=CHAIN, profiles=profiles))

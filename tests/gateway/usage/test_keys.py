@@ -189,7 +189,7 @@ def test_a_key_without_replies_is_given_nothing_that_bounds_them(
     assert manage(world, "GET", f"keys/{made['id']}").json == made
 
 
-def test_a_key_of_a_user_is_nobody_elses(world: World) -> None:
+def test_a_key_of_a_user_is_for_no_other(world: World) -> None:
     made, bearer = make(world, user=" alice ")
     assert made["user"] == "alice"
     world.post([{"role": "user", "content": "My cat is called Miso."}], bearer)

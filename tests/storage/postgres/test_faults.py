@@ -371,7 +371,9 @@ async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary
     await until(lambda: proxy.opened >= 2)
 
 
-async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_nobody(open_store: OpenStore) -> None:
+async def test_a_write_that_is_wrong_in_itself_leaves_nothing_and_stops_no_other(
+    open_store: OpenStore,
+) -> None:
     store: Store = await open_store(limits=replace(PATIENT, size=2))
 
     async def fail(connection: Connection) -> None:

@@ -81,7 +81,7 @@ async def turn(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_who_waits_for_a_connection_that_somebody_stopped_opening_opens_one(server: Server) -> None:
+async def test_a_waiter_for_a_connection_whose_opening_was_given_up_opens_one(server: Server) -> None:
     pool = await open_pool(size=1)
     server.sessions[0].terminate()  # the server has closed what was idle
     server.go_on.clear()
@@ -97,7 +97,7 @@ async def test_who_waits_for_a_connection_that_somebody_stopped_opening_opens_on
     await pool.close(1)
 
 
-async def test_news_that_come_to_somebody_who_gives_up_go_on_to_the_next(server: Server) -> None:
+async def test_a_connection_handed_to_a_caller_that_gives_up_goes_to_the_next(server: Server) -> None:
     pool = await open_pool(size=1)
     raw = await pool.acquire()
     first, second = (asyncio.create_task(pool.acquire()) for _ in range(2))
@@ -149,7 +149,7 @@ async def test_refusals_have_the_same_words_each_time_so_that_the_log_counts_the
 
 
 @pytest.mark.parametrize("seed", range(40))
-async def test_whatever_happens_nobody_waits_for_ever_and_every_connection_is_known(
+async def test_whatever_happens_no_caller_waits_for_ever_and_every_connection_is_known(
     server: Server, seed: int
 ) -> None:
     """Takers who leave, connections that are lost, a server that is full or down, in any order."""

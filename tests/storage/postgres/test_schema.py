@@ -177,7 +177,7 @@ class _Stopped:
         return str(await self._raw.execute(statement, *values))
 
 
-async def test_a_process_that_is_stopped_while_it_migrates_holds_up_nobody(
+async def test_a_process_that_is_stopped_while_it_migrates_blocks_no_other(
     database: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migration, "_IDLE_MS", 100, raising=False)
@@ -317,7 +317,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.close()
 
 
-async def test_tables_of_somebody_else_are_left_alone(database: PostgresServer) -> None:
+async def test_tables_of_another_program_are_left_alone(database: PostgresServer) -> None:
     connection = await asyncpg.connect(database.url)
     await connection.execute("CREATE SCHEMA theirs; SET search_path = theirs; CREATE TABLE jobs (id BIGINT)")
     try:

@@ -81,7 +81,7 @@ async def vacuums(connection: asyncpg.Connection) -> int:
         (1, ["BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1"], False),  # it cannot read these tables
     ],
 )
-async def test_whoever_holds_vacuum_back_is_waited_for_and_nobody_else(
+async def test_only_a_transaction_that_holds_vacuum_back_is_waited_for(
     open_store: OpenStore,
     postgres: str,
     database: PostgresServer,
@@ -123,7 +123,7 @@ async def test_a_role_that_may_not_vacuum_says_so(
         await admin.close()
 
 
-async def test_a_table_that_somebody_works_on_is_swept_later(
+async def test_a_table_in_use_is_swept_later(
     open_store: OpenStore, database: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = await open_store()

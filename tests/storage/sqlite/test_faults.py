@@ -337,7 +337,7 @@ async def test_a_stalled_disk_does_not_stop_reading(open_store: Any) -> None:
     assert store.health.ok
 
 
-async def test_the_fault_of_a_store_that_closes_holds_nobody(open_store: Any, path: Path) -> None:
+async def test_the_fault_of_a_store_that_closes_blocks_no_caller(open_store: Any, path: Path) -> None:
     store = await open_store(limits=BY_HAND)
     agent = await make_agent(store)
     other = sqlite3.connect(path, isolation_level=None)

@@ -537,7 +537,7 @@ async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     assert bench.log_size() == 0
 
 
-async def test_a_log_that_somebody_reads_is_emptied_when_he_has_gone_though_nothing_is_written(
+async def test_a_log_in_use_by_a_reader_is_emptied_after_it_though_nothing_is_written(
     make: Any,
 ) -> None:
     bench = await make(idle_s=0)
