@@ -24,6 +24,8 @@ def hint_for(path: str, known: Iterable[str]) -> str:
         return "; it is served with `server.mcp = true` in the settings"
     if path.startswith("/v1/v1/"):
         return "; the client adds /v1 itself, as Letta's does, so the base URL has to end before it"
+    if "/deployments/" in path:
+        return "; Azure's client names the model in its paths: use OpenAI's, with a base URL that ends in /v1"
     is_below = path.startswith("/v1/")
     hint = "" if is_below else "; the API lies under /v1, which ends a base URL"
     nearest = _nearest(path, known)

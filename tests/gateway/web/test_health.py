@@ -136,6 +136,13 @@ def test_the_address_itself_says_where_the_api_lies(upstream: StrictUpstream) ->
         ("GET", "/v1/agents/agent-1/message", "did you mean /v1/agents/{agent_id}/messages?"),
         ("POST", "/chat/completions", "did you mean /v1/chat/completions?"),
         ("GET", "/healt", "did you mean /health?"),
+        # AzureOpenAI(azure_endpoint=), and with `base_url`.
+        (
+            "POST",
+            "/openai/deployments/gpt-4o/chat/completions",
+            "use OpenAI's, with a base URL that ends in /v1",
+        ),
+        ("POST", "/v1/deployments/gpt-4o/chat/completions", "use OpenAI's, with a base URL that ends in /v1"),
         # Where the setting is off.
         ("POST", "/mcp", "it is served with `server.mcp = true` in the settings"),
     ],
