@@ -15,6 +15,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.applications import IN_PLACE
 from gateway.core.conversation.canonical import (
@@ -512,7 +513,7 @@ class _AlteredSearch:
             end = next(
                 (i for i in range(begin, len(listing)) if listing.role(i) != "assistant"), len(listing)
             )
-            exchange = self._find(begin, end, letters)
+            exchange = self._find_prefilled(begin, end) or self._find(begin, end, letters)
             if exchange is not None:
                 return Match(exchange, begin, end - 1, AlteredReply((start, begin), (begin, end)))
         return None
@@ -548,6 +549,37 @@ class _AlteredSearch:
             key=lambda each: (self._agreement(each, inputs), tree.touched_at(each), each.begun, each.id),
             default=None,
         )
+
+    def _find_prefilled(self, begin: int, end: int) -> Exchange | None:
+        """Returns the exchange whose reply a run of assistant messages is, together with its first words in the input.
+
+        An application may end its list with the first words of the reply, and put both into one message.
+        """
+        tree, listing = self._tree, self._query.listing
+        inputs = tuple(listing.atoms[self._start : begin])
+        asked = [
+            each
+            for each in self._candidates
+            if (count := _count_prefill(each))
+            and not is_tombstone(each)
+            and self._was_asked(replace(each, inputs=each.inputs[:-count]), inputs)
+        ]
+        if not asked:
+            return None
+        tree.group_for_loading(asked)
+        heard = heard_letters("".join(listing.text(i) for i in range(begin, end)))
+        whole = {each.id: self._letters_with_prefill(each) for each in asked}
+        found = [
+            each
+            for each in asked
+            if heard == whole[each.id] or (is_beginning(heard, whole[each.id]) and self._may_be_meant(each))
+        ]
+        return max(found, key=lambda each: (tree.touched_at(each), each.begun, each.id), default=None)
+
+    def _letters_with_prefill(self, exchange: Exchange) -> str:
+        content = self._tree.content(exchange)
+        prefill = (content.messages or [])[-_count_prefill(exchange) :]
+        return letters_of("".join(map(text_of, [*prefill, content.shown_reply or {}])))
 
     def _was_extended(self, exchange: Exchange, heard: str, letters: Mapping[int, str]) -> bool:
         """Returns whether a reply came back with what the model has added to it.
@@ -639,6 +671,13 @@ class _AlteredSearch:
             exchange = self._tree.parent(exchange)
         left = self._user_counts[end]
         return agree - over - left, exchange is None and not left
+
+
+def _count_prefill(exchange: Exchange) -> int:
+    """Returns how many messages at the end of an input are an assistant's, after a question."""
+    inputs = exchange.inputs
+    count = next((n for n, atoms in enumerate(reversed(inputs)) if not is_assistant(atoms)), len(inputs))
+    return count if count < len(inputs) and is_user(inputs[-1 - count]) else 0
 
 
 def _is_akin(tree: Tree, exchange: Exchange, listing: HashedList, at: int) -> bool:

@@ -248,6 +248,27 @@ def test_a_reply_that_was_continued_is_one_with_its_edits(
     assert world.learned() == ["Nerea"]
 
 
+@both
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("prefill", ["Here it goes: ", "{", "Well"])
+@pytest.mark.parametrize("pause_s", [0, 2 * IDLE_S], ids=["soon", "late"])
+def test_a_reply_that_was_begun_for_the_model_is_one_with_its_edits(
+    world: World, key: str | None, is_first: bool, prefill: str, pause_s: float
+) -> None:
+    """The list ends with the first words of the reply, and later ones have both in one message."""
+    history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
+    said = [] if is_first else ["hello there", "Good day."]
+    for n in range(3):
+        asked = [*history, user(f"line {n} on my boat please")]
+        world.finish(world.begin([*asked, assistant(prefill)], key), f"Nerea {n} sails", edits=[f"N{n}"])
+        history = [*asked, assistant(f"{prefill}Nerea {n} sails")]
+        said += [f"line {n} on my boat please", prefill, f"{prefill}Nerea {n} sails"]
+        world.wait(pause_s)
+    world.say([*history, user("thanks")], "Welcome.", key)
+    assert world.active() == [*said, "thanks", "Welcome."]
+    assert world.learned() == ["N0", "N1", "N2"]
+
+
 def test_edits_of_a_retried_turn_enter_once(world: World) -> None:
     for k in range(3):
         world.say([user("I like tea")], kept("Noted.", f"m{k}"), edits=["tea"])
