@@ -64,12 +64,17 @@ SELECT {run} FROM runs r WHERE r.agent = ? AND r.conversation = ? ORDER BY r.id 
 SELECT {run} FROM runs r
 WHERE r.agent = ?1 AND r.conversation = ?2 AND (r.stop = 'requires_approval' OR r.id = ?3) ORDER BY r.id DESC LIMIT 1
 
+-- piece: has_job
+-- Whether a run `r` has a job that is not dead: it is the first of its serial group, or it waits. There is an index of each.
+(EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.kind = 'run' AND j.first = 1 AND j.key = r.uid AND j.state <> 'dead')
+OR EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.kind = 'run' AND j.key = r.uid AND j.state = 'pending'))
+
 -- name: accepted
 -- Finds the runs of a conversation that go on without their clients and have not ended, oldest first, but those whose
 -- jobs were taken away.
 SELECT {run} FROM runs r JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.agent = ?1 AND r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND (c.key = ?2 OR c.uid = ?2)
-AND EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.key = r.uid AND j.state <> 'dead') ORDER BY r.id
+AND {has_job} ORDER BY r.id
 
 -- name: last
 -- Reads the newest run of each of some agents.
@@ -103,7 +108,7 @@ WHERE r.state IN ('created', 'running') AND r.background = 0
 -- Finds the runs that go on without their client and have not ended, in the order in which they were accepted; says
 -- whether each has a job. Items of batches are none: their batch goes on with them; nor are readings, whose job is of the
 -- memory that they read.
-{listed}, CASE WHEN EXISTS (SELECT 1 FROM jobs j WHERE j.agent = r.agent AND j.key = r.uid AND j.state <> 'dead') THEN 1 ELSE 0 END
+{listed}, CASE WHEN {has_job} THEN 1 ELSE 0 END
 FROM runs r JOIN agents a ON a.id = r.agent JOIN conversations c ON c.id = r.conversation AND c.agent = r.agent
 WHERE r.state IN ('created', 'running') AND r.background = 1 AND r.batch IS NULL AND coalesce(substr(c.key, 1, 8), '') <> 'reading/' AND r.id > ?1
 ORDER BY r.id LIMIT ?2

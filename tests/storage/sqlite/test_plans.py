@@ -22,7 +22,7 @@ QUICK = {
     "forget.sql": ("op_done", "op_erase"),
     "agents_api/runs.sql": (
         "get", "find", "by_otid", "newest", "newest_waiting", "begin", "end", "steps", "step_find", "waiting", "texts",
-        "text_replace", "of_agent_up", "steps_of_agent_down", "first_exchange",
+        "text_replace", "of_agent_up", "steps_of_agent_down", "first_exchange", "accepted", "open_background",
     ),
     "agents_api/definitions.sql": (
         "get", "by_id", "by_ids", "by_name", "touch", "of_memory", "list_down", "texts_empty",
