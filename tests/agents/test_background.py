@@ -18,7 +18,7 @@ from letta_client import APIStatusError, BadRequestError, RateLimitError
 from letta_client.types.agents import Run
 
 from gateway.agents.runs.agent_runs import MAX_SENDS
-from gateway.agents.runs.background import remote_runs
+from gateway.agents.runs.background import remote_runs, run_service
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
 from gateway.core.ids import id_of, new_uid, uid_of
@@ -515,6 +515,32 @@ def test_a_run_whose_job_is_taken_away_blocks_no_other(world: LettaWorld) -> Non
 
 
 @pytest.mark.both
+def test_runs_that_wait_are_looked_at_once_however_many_jobs_change(
+    world: LettaWorld, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep, gate, looks = BackgroundRuns.sweep, Gate(), list[int]()
+
+    async def note_and_sweep(self: BackgroundRuns) -> None:
+        looks.append(len(looks))
+        await sweep(self)
+
+    async def change_jobs() -> None:
+        for _ in range(50):
+            world.world.store.jobs.wake_here()
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(BackgroundRuns, "sweep", note_and_sweep)
+    monkeypatch.setattr(run_service, "_SWEEP_PAUSE_S", PATIENCE_S)
+    upstream.queue(say("Done.", hold_before_headers=gate))
+    run = world.letta.agents.messages.create_async(world.agent().id, input="Work.")
+    becomes(lambda: looks)
+    before = len(looks)
+    world.world.gateway.call(change_jobs())
+    assert len(looks) <= before + 1
+    gate.open()
+    assert ended(world, run.id).status == "completed"
+
+
 def test_a_run_without_a_job_that_no_process_has_open_is_cancelled(world: LettaWorld) -> None:
     """The process that has accepted it is gone, and an operator has dropped its job since."""
     agent = world.agent()

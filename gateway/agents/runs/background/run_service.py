@@ -5,6 +5,7 @@ Runs have slots and connections of their own, so that long ones delay neither su
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,8 @@ AT_ONCE = 16
 BACKOFF_S = 10.0
 # No limit: `BackgroundRuns.perform` counts the attempts itself, since it has to end the run after the last.
 _ANY_NUMBER = 1_000_000
+# The least seconds between two looks at the runs that wait: thousands may, and each change of a job wakes the look.
+_SWEEP_PAUSE_S = 0.25
 # Seconds between two searches for runs that another process left when it died, where gateways share a database.
 _RECOVER_S = 30.0
 
@@ -83,6 +86,7 @@ class RunService:
 
     async def _sweep(self) -> float | None:
         await self._runs.sweep()
+        await asyncio.sleep(_SWEEP_PAUSE_S)
         return POLL_S if self._is_shared else None
 
     async def _fail_left(self) -> float | None:
