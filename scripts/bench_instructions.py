@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,6 @@ WORKERS = 4
 REQUESTS, PEOPLE = 200, 60
 TALKS, ROUNDS = 10, 4  # of each dialect; the least of the rounds counts
 _OF_THREAD = re.compile(r"^ *Th +\d+ +([\d,]+)", re.M)
-Drive = Callable[[load.Same | load.Talks], Awaitable[None]]
 
 
 def control(pid: int, *options: str) -> str:

@@ -39,9 +39,11 @@ class Answers:
         """Returns the answer of a screen or an action as a page, as JSON, as a file, or as a redirect."""
         match answer:
             case Download():
-                return _file(answer)
+                return _file_reply(answer)
             case HtmlDownload():
-                return _file(Download("text/html; charset=utf-8", self._rendered(answer), answer.filename))
+                return _file_reply(
+                    Download("text/html; charset=utf-8", self._rendered(answer), answer.filename)
+                )
             case ActionResult():
                 return _action_reply(request, answer)
             case View() if request.is_twin:
@@ -114,15 +116,6 @@ class Answers:
         _, content_type, data = file
         return PageReply(200, content_type, data, may_be_cached=True)
 
-    @property
-    def _pages(self) -> Any:
-        if self._renderer is None:
-            # Jinja2 is loaded with the first page: a gateway without visitors does without.
-            from gateway.page.rendering import Renderer
-
-            self._renderer = Renderer(self._now)
-        return self._renderer
-
     def login_page(
         self, request: PageRequest, *, to: str, error: GatewayError | None = None, typed: str = ""
     ) -> PageReply:
@@ -134,8 +127,17 @@ class Answers:
         request.visitor = None
         return self._html(request, View(None, "login.html", "Sign in", {"next": to, "typed": typed}, error))
 
+    @property
+    def _pages(self) -> Any:
+        if self._renderer is None:
+            # Jinja2 is loaded with the first page: a gateway without visitors does without.
+            from gateway.page.rendering import Renderer
 
-def _file(file: Download) -> PageReply:
+            self._renderer = Renderer(self._now)
+        return self._renderer
+
+
+def _file_reply(file: Download) -> PageReply:
     headers = []
     if file.filename is not None:
         headers.append(("content-disposition", f'attachment; filename="{file.filename}"'))
@@ -157,6 +159,7 @@ def unknown_page() -> UnknownPath:
 
 
 def theme_of(cookies: Mapping[str, str]) -> str | None:
+    """Returns the theme that a visitor has chosen; None: that of the system."""
     theme = cookies.get(THEME_COOKIE)
     return theme if theme in ("light", "dark") else None
 
