@@ -47,7 +47,7 @@ SELECT r.state, r.stop, count(*) FROM batch_items i LEFT JOIN runs r ON r.id = i
 
 -- name: open_counts
 -- Counts the items of all batches that have not ended.
-SELECT r.state, r.stop, count(*) FROM batches b JOIN batch_items i ON i.batch = b.id LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0
+SELECT r.state, r.stop, count(*) FROM batches b CROSS JOIN batch_items i ON i.batch = b.id LEFT JOIN runs r ON r.id = i.run AND r.agent <> 0
 WHERE b.state IN ('created', 'running') GROUP BY 1, 2
 
 -- name: of_batch

@@ -122,6 +122,12 @@ def test_conversations_are_not_each_sought_among_all_runs_of_their_agent(
     assert not [step for step in plan if step.startswith("CORRELATED")]
 
 
+def test_the_items_of_open_batches_are_counted_batch_by_batch(connection: sqlite3.Connection) -> None:
+    """Each scrape of the metrics asks for them."""
+    plan = plan_of(connection, load("agents_api/batches.sql")["open_counts"])
+    assert "SEARCH i USING COVERING INDEX batch_items_part (batch=?)" in plan
+
+
 def test_people_are_listed_by_the_hour_of_their_last_turn(connection: sqlite3.Connection) -> None:
     plan = plan_of(connection, load("memory_pages.sql")["memories"])
     assert "SEARCH a USING INDEX agents_people (<expr>=? AND turn_hour<?)" in plan
