@@ -17,7 +17,11 @@ from gateway.errors import GatewayError
 
 
 class LinesView(ClientView):
-    """Everything that happens, each as one line; gateway tools too, as a dialect of agents shows them."""
+    """Shows everything that happens, each as one line: a word for its kind, and its value.
+
+    client: a piece of a call of the client's tools. gateway: a call of the gateway's own, as a dialect of agents shows
+    it.
+    """
 
     speaks_chat: ClassVar[bool] = False
 
@@ -63,7 +67,7 @@ class LinesView(ClientView):
 
     def add_calls(self, calls: list[dict[str, Any]]) -> None:
         for call in calls:
-            self._line("theirs", call["function"])
+            self._line("client", call["function"])
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         for each in tail:
@@ -80,7 +84,7 @@ class LinesView(ClientView):
 
     def call_tools(self, calls: Sequence[ToolCall]) -> None:
         for call in calls:
-            self._line("ours", f"{call.name} {call.text}")
+            self._line("gateway", f"{call.name} {call.text}")
 
     def tool_result(self, result: ToolResult) -> None:
         self._line("result", result.content)

@@ -38,7 +38,7 @@ from tests.agents.core.test_tool_rules import random_rules
 from tests.core.turn.playbook import JSON, SSE, completion, streamed
 from tests.doubles.lines_view import LinesView
 
-NAMES = ("a", "b", "c", "say", "theirs", "nobody")
+NAMES = ("a", "b", "c", "say", "client", "nobody")
 MAX_STEPS = 8
 
 
@@ -74,7 +74,7 @@ def play(seed: int) -> list[Command]:
     keeps, shows = dice.random() < 0.8, dice.random() < 0.5
     terms = TurnTerms(
         wants_usage=dice.random() < 0.5,
-        gateway_tools=AllBut({"theirs"}),
+        gateway_tools=AllBut({"client"}),
         hold_end=True,
         saves_steps=keeps or shows,
         shows_steps=shows,

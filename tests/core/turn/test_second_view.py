@@ -66,12 +66,12 @@ def test_a_hidden_round_is_shown_as_it_happens() -> None:
         "begin one",
         "text Let me see.",
         "round over",
-        f"ours memory_insert {ARGS}",
+        f"gateway memory_insert {ARGS}",
         "result result of a",
         "text ' '",
         "text Noted.",
-        "theirs {'name': 'weather', 'arguments': ''}",
-        "theirs {'arguments': '{}'}",
+        "client {'name': 'weather', 'arguments': ''}",
+        "client {'arguments': '{}'}",
         "end tool_calls 12",
     ]
 
@@ -82,7 +82,7 @@ def test_a_call_is_shown_before_its_tool_has_run() -> None:
         playbook
         << SendHead(200, SSE)
         << SendBody(b"begin one\ntext Let me see.\nround over\n")
-        << SendBody(b"ours memory_insert %b\n" % ARGS.encode())
+        << SendBody(b"gateway memory_insert %b\n" % ARGS.encode())
         << RunTool("a", "memory_insert", orjson.loads(ARGS))
     )
 

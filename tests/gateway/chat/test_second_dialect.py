@@ -73,7 +73,7 @@ def test_a_hidden_tool_round_is_shown_in_its_form(upstream: StrictUpstream, tmp_
         upstream.queue(call_tools(edit), say("Noted."))
         lines = answer(world.gateway, LinesView, model="agent/helper")
     words = [line.partition(" ")[0] for line in lines]
-    assert words == ["begin", "round", "ours", "result", *["text"] * words.count("text"), "end"]
+    assert words == ["begin", "round", "gateway", "result", *["text"] * words.count("text"), "end"]
     assert "".join(line[5:] for line in lines if line.startswith("text ")) == "Noted."
 
 
