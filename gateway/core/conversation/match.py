@@ -531,7 +531,7 @@ class _AlteredSearch:
         similar = [
             each for each in self._candidates if each.id in letters and is_beginning(heard, letters[each.id])
         ]
-        similar += [each for each in asked if self._was_extended(each, heard, letters)]
+        similar += [each for each in asked if self._was_extended(each, heard, letters.get(each.id, ""))]
         similar_ids = {each.id for each in similar}
         # The best evidence is question and reply together. Next comes the question alone, then the reply alone, if it
         # is long or if the question is akin.
@@ -568,25 +568,32 @@ class _AlteredSearch:
             return None
         tree.group_for_loading(asked)
         heard = heard_letters("".join(listing.text(i) for i in range(begin, end)))
-        whole = {each.id: self._letters_with_prefill(each) for each in asked}
-        found = [
-            each
-            for each in asked
-            if heard == whole[each.id] or (is_beginning(heard, whole[each.id]) and self._may_be_meant(each))
-        ]
+        found = [each for each in asked if self._is_prefilled_reply(each, heard)]
         return max(found, key=lambda each: (tree.touched_at(each), each.begun, each.id), default=None)
 
-    def _letters_with_prefill(self, exchange: Exchange) -> str:
+    def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
+        """Returns whether letters are those of a reply and its first words, and not of these words alone."""
         content = self._tree.content(exchange)
-        prefill = (content.messages or [])[-_count_prefill(exchange) :]
-        return letters_of("".join(map(text_of, [*prefill, content.shown_reply or {}])))
+        prefill = letters_of("".join(map(text_of, (content.messages or [])[-_count_prefill(exchange) :])))
+        if len(heard) <= len(prefill):
+            return False
+        reply = letters_of(text_of(content.shown_reply or {}))
+        is_fresh = self._may_be_meant(exchange)
+        # A reply that came back so before has these words already.
+        return any(
+            heard == whole
+            or (is_fresh and is_beginning(heard, whole))
+            or self._was_extended(exchange, heard, whole)
+            for whole in (prefill + reply, reply)
+        )
 
-    def _was_extended(self, exchange: Exchange, heard: str, letters: Mapping[int, str]) -> bool:
+    def _was_extended(self, exchange: Exchange, heard: str, stored: str) -> bool:
         """Returns whether a reply came back with what the model has added to it.
 
         Front ends have a reply continued by a list that ends with it, and put both texts into one message.
+
+        heard, stored: letters, of what came back and of what is stored.
         """
-        stored = letters.get(exchange.id, "")
         has_addition = any(not child.inputs for child in self._tree.children(exchange))
         return bool(stored) and has_addition and heard.startswith(stored)
 

@@ -255,14 +255,23 @@ def test_a_reply_that_was_continued_is_one_with_its_edits(
 def test_a_reply_that_was_begun_for_the_model_is_one_with_its_edits(
     world: World, key: str | None, is_first: bool, prefill: str, pause_s: float
 ) -> None:
-    """The list ends with the first words of the reply, and later ones have both in one message."""
+    """The list ends with the first words of the reply, and later ones have both in one message.
+
+    The second reply is made twice, and the third one continued.
+    """
     history = [] if is_first else world.chat(("hello there", "Good day."), key=key)
     said = [] if is_first else ["hello there", "Good day."]
     for n in range(3):
         asked = [*history, user(f"line {n} on my boat please")]
+        if n == 1:
+            world.finish(world.begin([*asked, assistant(prefill)], key), "Another boat", edits=["DROPPED"])
         world.finish(world.begin([*asked, assistant(prefill)], key), f"Nerea {n} sails", edits=[f"N{n}"])
-        history = [*asked, assistant(f"{prefill}Nerea {n} sails")]
-        said += [f"line {n} on my boat please", prefill, f"{prefill}Nerea {n} sails"]
+        reply = f"{prefill}Nerea {n} sails"
+        if n == 2:
+            world.finish(world.begin([*asked, assistant(reply)], key), " away")
+            reply += " away"
+        history = [*asked, assistant(reply)]
+        said += [f"line {n} on my boat please", prefill, reply]
         world.wait(pause_s)
     world.say([*history, user("thanks")], "Welcome.", key)
     assert world.active() == [*said, "thanks", "Welcome."]
