@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.core.json_limits import check_values
 from gateway.dialects.fields import check_model_name, read_members, repeated_keys
@@ -48,6 +49,22 @@ class RequestBody(Struct, frozen=True):
             return b"".join((head, key, colon, orjson.dumps(model), after))
         members = {key: bytes(value) for key, value in self.members.items()}
         return encode_members({**members, "model": orjson.dumps(model)})
+
+    def with_usage(self) -> RequestBody:
+        """Returns the body that asks for the usage of its stream; itself where it does so, or asks for no stream."""
+        options = self.value("stream_options")
+        options = {} if options is None else options
+        # What cannot be read is the upstream's to judge.
+        if not self.stream or self.repeated_keys or not isinstance(options, dict):
+            return self
+        if options.get("include_usage") is True:
+            return self
+        members = {
+            **self.members,
+            "stream_options": msgspec.Raw(orjson.dumps({**options, "include_usage": True})),
+        }
+        raw = encode_members({key: bytes(value) for key, value in members.items()})
+        return replace(self, raw=raw, members=members)
 
 
 def read_request_body(raw: bytes) -> RequestBody:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from msgspec import Struct
 
@@ -55,8 +55,9 @@ _LISTS: Final = (
 )
 # Paths of objects that an upstream stores.
 _STORED_PATHS: Final = (*_LISTS, "/uploads", "/responses", "/conversations")
+_COMPLETIONS: Final = "/completions"
 # Paths whose requests another model may answer, once a limit is reached.
-_WITH_SUBSTITUTE: Final = ("/completions", "/messages")
+_WITH_SUBSTITUTE: Final = (_COMPLETIONS, "/messages")
 # Paths with bodies that name no model: of a batch, the models stand in a file.
 _WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
 
@@ -91,6 +92,9 @@ class WholeBody(Protocol):
 
     def with_model(self, model: str) -> bytes:
         """Returns the body with this model's name, where it names one."""
+
+    def with_usage(self) -> Self:
+        """Returns the body that asks for the usage of its stream; itself where it does so, or asks for no stream."""
 
 
 class StreamedBody(Protocol):
@@ -132,12 +136,22 @@ class Outgoing(Struct, frozen=True):
     def is_list(self) -> bool:
         return self.method != "POST" and self.path.partition("?")[0] in _LISTS
 
-    async def request_for(self, target: Target, _: Endpoint, *, upstream: str) -> ModelRequest:
-        """Returns the request for one target. upstream: that of the caller's credential."""
+    async def request_for(
+        self, target: Target, endpoint: Endpoint, *, upstream: str, receipt: Receipt
+    ) -> ModelRequest:
+        """Returns the request for one target.
+
+        upstream: that of the caller's credential.
+        receipt: notes whether the usage of a stream is kept from the client, which has not asked for it.
+        """
         if self.upload is not None:
             self.upload.replace_model(target.model)
+        body, receipt.hides_usage = self.body, False
+        if body is not None and endpoint.asks_usage and self.path.partition("?")[0] == _COMPLETIONS:
+            body = body.with_usage()
+            receipt.hides_usage = body is not self.body
         return ModelRequest(
-            b"" if self.body is None else self.body.with_model(target.model),
+            b"" if body is None else body.with_model(target.model),
             (with_codex_headers if self.path.startswith("/responses") else with_body_headers)(self.headers),
             self.credential if target.gets_credential(upstream) else None,
             path=self.path,
@@ -293,7 +307,7 @@ class Forwarder:
         keep_alive_s = self._settings.server.keep_alive_comment_s
         with self._attempts(route, outgoing, receipt) as attempts:
             try:
-                make = partial(outgoing.request_for, upstream=route.asked.upstream)
+                make = partial(outgoing.request_for, upstream=route.asked.upstream, receipt=receipt)
                 held_bytes = _HELD_JSON_BYTES if change is None else None
                 await relay(attempts, make, sink, receipt, keep_alive_s, held_bytes, change=change)
             except UpstreamError as error:

@@ -246,6 +246,9 @@ def streams_of_other_endpoints(paths: Paths, model: str) -> Used:
     paths.queue(events(whole, {**whole, "choices": [], "usage": chat_usage(21, 6)}))
     options: Any = {"include_usage": True}
     assert [*sdk.completions.create(model=model, prompt="Hi", stream=True, stream_options=options)]
+    paths.queue(events(whole, {**whole, "choices": [], "usage": chat_usage(24, 5)}))
+    shown = [*sdk.completions.create(model=model, prompt="Hi", stream=True)]
+    assert [(each.choices[0].text, each.usage) for each in shown] == [("Hi.", None)]
     image = {"input_tokens": 22, "output_tokens": 300, "total_tokens": 322}
     done = {"type": "image_generation.completed", "b64_json": "A" * 200_000, "usage": image}
     paths.queue(events({"type": "image_generation.partial_image", "b64_json": "A" * 9000}, done))
@@ -255,7 +258,7 @@ def streams_of_other_endpoints(paths: Paths, model: str) -> Used:
     paths.queue(events({"type": "transcript.text.delta", "delta": "Hi."}, done))
     sound = ("a.wav", b"RIFF", "audio/wav")
     assert [*sdk.audio.transcriptions.create(model=model, file=sound, stream=True)]
-    return Used(3, 21 + 22 + 23, 6 + 300 + 4)
+    return Used(4, 21 + 24 + 22 + 23, 6 + 5 + 300 + 4)
 
 
 def compactions(paths: Paths, model: str) -> Used:
