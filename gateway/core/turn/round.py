@@ -383,20 +383,22 @@ class Round:
                 own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
                 return ErrorEvent(error, event.raw if is_shaped else None)
-        deltas = as_deltas(chunk)
+        deltas, has_more = as_deltas(chunk), False
         if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated():
             # MiniMax ends its streams with the whole reply, for the usage that it has.
             deltas["choices"] = [
                 {**choice, "delta": self._undelivered(choice["delta"])} for choice in deltas["choices"]
             ]
-        self._take_chunk(deltas, event.raw, event.name)
+            has_more = any(choice["delta"] for choice in deltas["choices"])
+        # Clients look for it in deltas.
+        self._take_chunk(deltas, None if has_more else event.raw, event.name)
         return None
 
     def _undelivered(self, message: Json) -> Json:
         """Returns what a whole reply at the end of a stream has, and the deltas before it had not."""
         draft = self.draft
         has_come = {"content": bool(draft.text), "tool_calls": bool(draft.calls)}
-        return {key: value for key, value in message.items() if not has_come.get(key, True)}
+        return {key: value for key, value in message.items() if value and not has_come.get(key, True)}
 
     def _pass_on(self, event: Event) -> None:
         """Shows an event that is no chunk, at its place in the stream."""
@@ -406,7 +408,7 @@ class Round:
             self._view.show(ReplyEvent(event.raw))
 
     def _take_chunk(self, chunk: Json, raw: bytes | None, name: str | None = None) -> None:
-        """Adds a chunk to the draft, and shows it or puts it into the tail. raw: its event; None: a body had it."""
+        """Adds a chunk to the draft, and shows it or puts it into the tail. raw: its event; None: none has it."""
         calls: list[Json] | None = None
         goes_on = False
         choices = chunk.get("choices")

@@ -127,6 +127,28 @@ def test_a_call_that_comes_with_the_whole_reply_alone_is_made(
         assert (made["content"], made["tool_calls"], result["tool_call_id"]) == ("So ", [call], "c1")
 
 
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("model", ["m", "agent/helper"])
+def test_a_client_gets_a_call_that_comes_with_the_whole_reply_alone(
+    upstream: StrictUpstream, tmp_path: Path, model: str, ends: bool
+) -> None:
+    """In deltas, where clients look for it."""
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "So ", "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    last = orjson.dumps({**CHUNK, "object": "chat.completion", "choices": [choice], "usage": USAGE})
+    end = [event({}, "tool_calls")] if ends else []
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    with remember(upstream, tmp_path, agent()) as world:
+        upstream.queue(raw(SO, *end, b"data: %b\n\n" % last, DONE))
+        hello = [{"role": "user", "content": "Hi"}]
+        reply = world.post(hello, user="alice", model=model, stream=True, tools=[tool])
+        lines = [line[6:] for line in reply.body.splitlines() if line.startswith(b"data: {")]
+        deltas = [each.get("delta", {}) for line in lines for each in json.loads(line)["choices"]]
+        assert [d["tool_calls"] for d in deltas if d.get("tool_calls")] == [[{**call, "index": 0}]]
+        assert "".join(d.get("content") or "" for d in deltas) == "So "
+
+
 def remembered(world: World, user: str, reply: Reply, *, stream: bool) -> str:
     """Returns what a later request sends up of a reply that came as a chat completion."""
     headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "odd"}
