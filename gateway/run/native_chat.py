@@ -151,7 +151,7 @@ class NativeChat:
         sink, receipt, turns = call.sink, call.receipt, self._turns
         attempts = self._chat.failover.at_first_key(call.route, receipt)
         # The upstream stores the reply in the account of one key. Sent again, the request would make a second one.
-        attempts.sends_once = True
+        attempts.sends_once = native.is_stored or native.conversation_id is not None
         # Requests side by side in one conversation are the upstream's to refuse, and none waits for another here.
         with QueueTicket() as ticket:
             ticket.timeout_s = turns.limits.commit_wait_s
