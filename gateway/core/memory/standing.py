@@ -36,7 +36,8 @@ _TABLE_FILE = Path(__file__).parents[2] / "data/standing_words.txt"
 # Longer sentences are stories.
 _MAX_CHARS = 160
 _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
-_CLAUSE = re.compile(r", |，|、|؛|،| [-–—] |—")
+# Between names and numbers a dash stands for "to": "the Berlin - Hamburg train", "12 - 8 pm".
+_CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
 _QUESTION_MARKS = ("?", "？", "؟")
 # The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), and
 # before words for how a statement holds ("- never always").

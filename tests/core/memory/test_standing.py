@@ -94,6 +94,7 @@ def test_the_sentences_of_a_message_that_state_it_are_stored_with_their_origin()
         ("Ich bin allergisch gegen Erdnüsse, was kann ich beim Thai essen?", "Ich bin allergisch gegen Erdnüsse"),
         ("Soy alérgica a las nueces, ¿qué postre me recomiendas?", "Soy alérgica a las nueces"),
         ("我对花生过敏，泰国菜能吃什么？", "我对花生过敏"),
+        ("I only eat between 12 - 8 pm, what can I have now?", "I only eat between 12 - 8 pm"),
     ],
 )  # fmt: skip
 def test_what_is_stated_before_a_question_is_stored_without_it(text: str, stated: str) -> None:
@@ -160,6 +161,13 @@ def test_the_words_of_each_sentence_are_split_once(monkeypatch: pytest.MonkeyPat
     found = learn_standing([message(" ".join(f"I never eat {f}." for f in foods))], known)
     assert len(found.facts) == 5
     assert len(split) == 10
+
+
+@pytest.mark.parametrize("text", ["I only eat between 12 - 8 pm", "I never take the Berlin – Hamburg train"])
+def test_a_dash_between_numbers_or_names_ends_no_clause(text: str) -> None:
+    block, _ = standing_block([StandingFact(1, f"User said: {text}.", 1.76e9)], (), None)
+    assert block is not None
+    assert block.value == f"[2025-10]\n- {text}"
 
 
 def test_a_block_shows_the_first_clause_by_month_and_stays_as_it_was() -> None:
