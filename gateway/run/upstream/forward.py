@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import count
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from msgspec import Struct
 
@@ -90,6 +90,9 @@ class WholeBody(Protocol):
     def raw(self) -> bytes:
         """The body as it came."""
 
+    def value(self, key: str) -> Any:
+        """Returns the value of a field; None where there is none, or one that cannot be read."""
+
     def with_model(self, model: str) -> bytes:
         """Returns the body with this model's name, where it names one."""
 
@@ -131,6 +134,15 @@ class Outgoing(Struct, frozen=True):
     def is_about_stored(self) -> bool:
         """The request is about objects that the upstream stores."""
         return self.path.startswith(_STORED_PATHS)
+
+    @property
+    def sends_once(self) -> bool:
+        """A second POST could create a second batch, although the first one had seemed to fail."""
+        if self.method == "GET" or not self.is_about_stored:
+            return False
+        body = self.body
+        is_stored = body is None or body.value("store") is not False or body.value("conversation") is not None
+        return is_stored or self.path.partition("?")[0] != "/responses"
 
     @property
     def is_list(self) -> bool:
@@ -339,7 +351,6 @@ class Forwarder:
         else:
             # A request without a conversation belongs to no endpoint, so they take turns.
             attempts = self._failover.attempts(route, lambda: next(self._round_robin), receipt, outgoing.path)
-        # A second POST could create a second batch, although the first one had seemed to fail.
-        attempts.sends_once = outgoing.is_about_stored and outgoing.method != "GET"
+        attempts.sends_once = outgoing.sends_once
         attempts.caller_error = outgoing.upload_error
         return attempts
