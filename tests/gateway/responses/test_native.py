@@ -84,18 +84,17 @@ def asked(keeps: StoredResponses) -> str:
 # -- what goes upstream
 
 
-@pytest.mark.parametrize("mode", ["on", "off"])
+@pytest.mark.parametrize("user", ["alice", None])
 @pytest.mark.parametrize("stored", [{}, {"store": False, "conversation": "conv_1"}, {"store": False}])
 def test_what_the_upstream_does_not_store_is_asked_again(
-    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses, stored: Json, mode: str
+    world: World, upstream: StrictUpstream, openai_keeps: StoredResponses, stored: Json, user: str | None
 ) -> None:
     """On a connection that closes, which may have rested too long: nothing can be there twice."""
     openai_keeps.conversations["conv_1"] = []
     respond(world, input="Hi", store=False)
     upstream.queue(Reply(cut_before_headers=True))
-    asked = {"model": "m", "user": "alice", "input": "Well?", **stored}
-    headers = {"x-mnemogate-memory": mode}
-    reply = world.gateway.ask("POST", "/v1/responses", json.dumps(asked).encode(), headers)
+    asked = {"model": "m", "user": user, "input": "Well?", **stored}
+    reply = world.gateway.ask("POST", "/v1/responses", json.dumps(asked).encode())
     is_alone = stored == {"store": False}
     assert (reply.status, len(upstream.seen)) == ((200, 3) if is_alone else (502, 2))
 
