@@ -734,6 +734,24 @@ def test_thoughts_that_no_longer_fit_are_dropped_as_the_api_provides(
     assert talk.say("And now?") == "Ok."
 
 
+@pytest.mark.parametrize(("behavior", "status"), [("error", 400), ("drop_block", 200)])
+def test_a_client_may_say_itself_what_becomes_of_its_thoughts(
+    world: World, upstream: StrictAnthropic, behavior: str, status: int
+) -> None:
+    Talk(world, model=BOUND).say("My cat is called Miso.")
+    world.pass_time(1000)
+    talk = Talk(world, model=BOUND)
+    upstream.queue(think("Miso it is.", text="Miso."))
+    talk.say("What is my cat called?")
+    talk.messages[0]["content"] = "What was my cat called?"
+    own = {"type": "adaptive", "block_binding": {"prefix_mismatch_behavior": behavior}}
+    body = {**hello(), "model": BOUND, "thinking": own}
+    body["messages"] = [*talk.messages, {"role": "user", "content": "Say it again."}]
+    reply = post(world, body, {"x-mnemogate-user": "alice", "anthropic-beta": BINDING_BETA})
+    assert reply.status == status
+    assert orjson.loads(upstream.last.body)["thinking"] == own
+
+
 def test_thoughts_of_a_turn_that_memory_took_no_part_in_are_dropped(
     world: World, upstream: StrictAnthropic
 ) -> None:
