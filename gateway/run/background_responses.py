@@ -524,7 +524,7 @@ class BackgroundResponses:
                     # The others are in a turn already: another response's, or that of an earlier attempt.
                     request = request.with_waiting({item["id"] for item in continued.items})
                 view = request.view(
-                    receipt.stored_turn, receipt.count_usage, receipt.answering_model, log.next_number,
+                    receipt.begun_turn, receipt.count_usage, receipt.answering_model, log.next_number,
                     has_begun=log.has_events,
                 )  # fmt: skip
                 context = self._callers.get(run.id) or RequestContext((), identity.project)
@@ -546,7 +546,7 @@ class BackgroundResponses:
             await self._end(run, log, self.dialect.failed(shown, code, message))
             return
         final = log.final or self.dialect.failed(shown, None, "The upstream's answer has no end.")
-        name = receipt.stored_turn()
+        name = receipt.begun_turn()
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
         ):

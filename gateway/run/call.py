@@ -209,6 +209,7 @@ class ChatCall:
         if context is not None and prompt is not None:
             if not self.view.speaks_chat and self.identity.stored_scope is not None:
                 self.receipt.turn = turn_name(context)
+                self.receipt.is_off_record = context.plan.off_record
             search = prompt.recall.search
             if search is not None:
                 self.receipt.recalled = len(search.choice.hits)

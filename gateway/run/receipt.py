@@ -228,6 +228,8 @@ class Receipt(Struct, eq=False, weakref=True):
     headers: dict[str, str | None] = field(default_factory=dict)
     # The name by which a client may refer to the turn; None: it has none.
     turn: str | None = None
+    # Of this turn no text is stored, as it repeats one that was off the record.
+    is_off_record: bool = False
     # None: the request is not traced.
     trace: TraceContext | None = None
     # The fields below are for its trace. None: it has no request.
@@ -250,6 +252,10 @@ class Receipt(Struct, eq=False, weakref=True):
 
     def stored_turn(self) -> tuple[str, str] | None:
         """Returns the names of conversation and turn under which the reply is stored; None: it is not."""
+        return None if self.is_off_record else self.begun_turn()
+
+    def begun_turn(self) -> tuple[str, str] | None:
+        """Returns the names of conversation and turn, even if it is off the record; None: it has none."""
         conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
         return (conversation, turn) if conversation is not None and turn is not None else None
 

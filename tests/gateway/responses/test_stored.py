@@ -416,6 +416,20 @@ def test_off_the_record_nothing_is_stored(world: World, mode: str) -> None:
             world.sdk.responses.retrieve(made.id)
 
 
+@both_ways
+def test_words_that_were_off_the_record_a_moment_ago_are_not_stored(world: World, stream: bool) -> None:
+    """They count as the same request, sent again."""
+    respond(world, input="Hi", user="alice", extra_headers={"x-mnemogate-memory": "off"})
+    made = respond(world, input="Hi", user="alice", stream=stream)
+    assert made.store is False
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.responses.retrieve(made.id)
+    world.pass_time(1000)
+    later = respond(world, input="Hi", user="alice", stream=stream)
+    assert later.store is True
+    assert shown(world.sdk.responses.retrieve(later.id)) == shown(later)
+
+
 def test_a_reply_that_was_cut_shows_what_was_heard(world: World, upstream: StrictUpstream) -> None:
     gate = Gate()
     upstream.queue(say("One two three.", hold_after={3: gate}))
