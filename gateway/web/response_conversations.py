@@ -21,7 +21,7 @@ from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import ItemGroup, ItemList, find_item, paginate, render_created_item
 from gateway.dialects.responses.metadata import read_metadata
-from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
+from gateway.dialects.responses.response_ids import parse_input_place
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import check_item_tools
 from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
@@ -128,10 +128,11 @@ class GatewayConversations:
             await self.conversations.change(conversation, lambda now: _without_item(now, id))
             return
         turns = await self.conversations.turns(conversation)
-        turn = next((each for each in turns if each.name == parse_turn_names(id)), None)
-        ids = [] if turn is None else [item["id"] for item in render_turn(turn, None)]
-        if turn is None or id not in ids:
+        found = await asyncio.to_thread(find_item, group_turns(turns, render_turn), id)
+        if found is None:
             raise _unknown_item(id)
+        turn = turns[found[0]]
+        ids = [item["id"] for item in render_turn(turn, None)]
         place = parse_input_place(id)  # None: it is of the reply
         siblings = [each for each in ids if parse_input_place(each) == place]
         if len(siblings) > 1:

@@ -161,7 +161,7 @@ class ItemGroup(Struct, frozen=True):
 
 def find_item(groups: Sequence[ItemGroup], id: str) -> tuple[int, Json] | None:
     """Returns the index of an item's group, and the item; None: there is none."""
-    # A response in the background whose output is stored has ids with another tag: then all groups are rendered.
+    # The output of a response in the background has ids with another tag: then all groups are rendered.
     for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
         for item in groups[index].render():
             if item["id"] == id:

@@ -255,6 +255,7 @@ class ResponsesView(ClientView):
             output=None
             if is_in_order
             else [item.json(self._status_at_end(item, status)) for item in self._items],
+            tag=self._factory.tag,
         )
 
     # -- what the upstream sends
@@ -479,6 +480,7 @@ def rebuild_response(
             model=lambda: private_of(reply).get("model", ""),
             forms=stored.call_forms,
             shows_sealed_thoughts=shows_sealed_thoughts,
+            tag=stored.tag,
         ),
         waits=False,
     )

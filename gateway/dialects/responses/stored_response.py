@@ -48,6 +48,8 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     forms: dict[str, tuple[str, str, str | None]] = {}
     # The output, where it cannot be made of the reply.
     output: list[Json] | None = None
+    # That of its ids, where its turn has another name: of a response that was made in the background.
+    tag: str = ""
 
     @property
     def call_forms(self) -> dict[str, CallForm]:

@@ -136,17 +136,27 @@ def test_what_comes_with_the_finish_reason_is_read_too(
 
 
 @pytest.mark.both
+@pytest.mark.parametrize(
+    "deltas",
+    [[*WORDS_BETWEEN_THOUGHTS, {"content": " Two."}, {}], [{"role": "assistant", "content": "One."}]],
+)
 def test_items_of_a_response_in_the_background_are_found_by_their_ids(
-    world: World, upstream: StrictUpstream
+    world: World, upstream: StrictUpstream, deltas: list[Json]
 ) -> None:
+    upstream.rules = Rules(unknown_parameters=False)
     conversation = world.sdk.conversations.create()
-    upstream.queue(streamed(*WORDS_BETWEEN_THOUGHTS, {"content": " Two."}, {}))
+    upstream.queue(streamed(*deltas))
     made = respond(world, input="Count.", background=True, stream=True, conversation=conversation.id)
     items = world.sdk.conversations.items
     listed = [item.id for item in items.list(conversation.id, order="asc")]
     assert listed[1:] == [item.id for item in made.output]
     assert [item.id for item in items.list(conversation.id, order="asc", limit=1)] == listed
     assert [items.retrieve(id or "", conversation_id=conversation.id).id for id in listed] == listed
+    next_one = respond(world, input="And?", previous_response_id=made.id)
+    assert [item["id"] for item in items_of(world, next_one.id)][1:-1] == listed[1:]
+    if len(made.output) == 1:
+        items.delete(listed[1] or "", conversation_id=conversation.id)
+        assert listed[1] not in [item.id for item in items.list(conversation.id)]
 
 
 @pytest.mark.parametrize("repeats_question", [True, False])
