@@ -18,7 +18,7 @@ from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.dialects.responses.render import rebuild_response, render_output
-from gateway.dialects.responses.stored_response import read_call_forms
+from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
 from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
 from gateway.errors import BadRequest
 
@@ -80,7 +80,8 @@ class ItemList:
 
     def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
         """Adds a reply, as its response had it."""
-        shown = rebuild_response(turn, reply)
+        stored = read_stored_response(reply)
+        shown = rebuild_response((stored.tag, "") if stored is not None and stored.tag else turn, reply)
         tag = "".join(turn)
         output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
         self.record_calls(reply)

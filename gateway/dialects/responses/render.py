@@ -480,7 +480,6 @@ def rebuild_response(
             model=lambda: private_of(reply).get("model", ""),
             forms=stored.call_forms,
             shows_sealed_thoughts=shows_sealed_thoughts,
-            tag=stored.tag,
         ),
         waits=False,
     )
