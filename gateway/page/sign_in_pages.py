@@ -143,7 +143,7 @@ class _LoginQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Login(_LoginQuery, frozen=True, kw_only=True):
     key: str
-    # A text that was not saved, which the page has beside the form.
+    # A text that was not saved, which the page shows next to the form.
     typed: str = ""
 
 

@@ -551,7 +551,7 @@ class _AlteredSearch:
         )
 
     def _find_prefilled(self, begin: int, end: int) -> Exchange | None:
-        """Returns the exchange whose reply a run of assistant messages is, together with its first words in the input.
+        """Returns the exchange of which a run of assistant messages is the reply, with its first words from the input.
 
         An application may end its list with the first words of the reply, and put both into one message.
         """

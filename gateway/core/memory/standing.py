@@ -116,7 +116,7 @@ def standing_block(
     facts: the current ones, in the order in which the block takes them.
     blocks: the others of the section; where one of them has its label, there is no such block.
     shown_seqs: the numbers of facts that the block shows already; it stays as it is, for the provider's prompt cache.
-        Where one of them is gone, others get its room. None: it is made anew.
+        Where one of them is gone, others get its room. None: it is made again.
     """
     shown = [fact for fact in facts if fact.seq in (shown_seqs or ())]
     if shown_seqs is not None and len(shown) == len(shown_seqs):

@@ -32,7 +32,7 @@ QUERY_CHARS = 4_000
 _EDGE_CHARS = 500
 # A long turn is cut to this length, because whole ones crowd the others out (measured: 6 points at 2,000 tokens).
 CUT_CHARS = 600
-# The same for a question about the order of many events, whose answer stands in many turns. Measured with 600, 400, 300
+# The same for a question about the order of many events: the answer stands in many turns. Measured with 600, 400, 300
 # and 200 on all steps of a project: 36, 38, 39 and 40% of the sentences; on three steps 73, 72, 73 and 72%.
 ORDER_CHARS = 200
 # Only the beginning of a very long turn is compared and searched for its best part.

@@ -154,7 +154,7 @@ class Outgoing(Struct, frozen=True):
         """Returns the request for one target.
 
         upstream: that of the caller's credential.
-        receipt: notes whether the usage of a stream is kept from the client, which has not asked for it.
+        receipt: notes whether the usage of a stream is hidden from the client, which has not asked for it.
         """
         if self.upload is not None:
             self.upload.replace_model(target.model)
