@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from adapters.types import X_API_KEY_PREFIX
-from gateway.core.request.request_headers import RawHeaders
+from gateway.core.request.request_headers import RawHeaders, repeated_header
 from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
 from gateway.run.request_context import RequestContext, may_ask
 from gateway.settings import MetricsKeys, is_loopback
@@ -115,7 +115,10 @@ class Guard:
         return self._is_key_demanded
 
     async def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """Admits a request. headers: lower-case names. Raises: NotAuthenticated, NotAllowed, Overloaded."""
+        """Admits a request. headers: lower-case names.
+
+        Raises: BadRequest, NotAuthenticated, NotAllowed, Overloaded.
+        """
         values = _read_headers(headers)
         key, caller = _gateway_key(values), _anonymous_caller(values)
         if not (self._is_key_demanded or await self.demands_key()):
@@ -147,7 +150,10 @@ class Guard:
         )
 
     async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
-        """Returns the gateway key that a request presents, whatever it opens. Raises: NotAuthenticated, Overloaded."""
+        """Returns the gateway key that a request presents, whatever it opens.
+
+        Raises: BadRequest, NotAuthenticated, Overloaded.
+        """
         key = _gateway_key(_read_headers(headers))
         if key and key.startswith(KEY_PREFIX):
             return await self._find_key(key)
@@ -233,14 +239,14 @@ def _only_path(key: Key) -> str | None:
 
 
 def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
-    """Returns the headers that the guard reads. Raises: NotAuthenticated: one was sent with two values."""
+    """Returns the headers that the guard reads. Raises: BadRequest: one was sent with two values."""
     values: dict[bytes, str] = {}
     for name, value in headers:
         if name in _READ_HEADERS:
             text = value.decode("latin-1").strip()
             # A proxy might have checked the one key, and the gateway would take the other.
             if values.setdefault(name, text) != text:
-                raise NotAuthenticated(f"The header `{name.decode()}` was sent twice, with different values.")
+                raise repeated_header(name)
     return values
 
 

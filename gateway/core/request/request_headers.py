@@ -59,8 +59,13 @@ def refuse_repeated(headers: RawHeaders, single: Collection[bytes]) -> None:
     seen: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in single and seen.setdefault(name, value) != value:
-            text = name.decode("ascii", "replace")
-            raise BadRequest(f"The header `{text}` was sent twice, with different values.", param=text)
+            raise repeated_header(name)
+
+
+def repeated_header(name: bytes) -> BadRequest:
+    """Returns the error of a header that was sent with two values."""
+    text = name.decode("ascii", "replace")
+    return BadRequest(f"The header `{text}` was sent twice, with different values.", param=text)
 
 
 def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:

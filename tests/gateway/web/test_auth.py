@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import NotAllowed, NotAuthenticated, Overloaded
+from gateway.errors import BadRequest, NotAllowed, NotAuthenticated, Overloaded
 from gateway.settings import UpstreamSettings
 from gateway.web.auth import Caller, Guard
 from storage.sql.store import Store
@@ -195,7 +195,7 @@ async def test_of_two_values_neither_is_taken(name: bytes) -> None:
     guard = Guard(NoKeys())
     same = [(name, b"http://localhost" if name == b"origin" else b"localhost")] * 2
     assert isinstance(await guard.admit(same), Caller)
-    with pytest.raises(NotAuthenticated, match="sent twice"):
+    with pytest.raises(BadRequest, match="sent twice"):
         await guard.admit([*same, (name, b"127.0.0.1")])
 
 
