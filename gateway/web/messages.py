@@ -39,7 +39,8 @@ MESSAGES_PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
 # Those of the agents API: all messages, one, and batches.
 _AGENTS_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
-_MODELS_PATH: Final = "/v1/models"
+# Those of OpenAI's API as well.
+_SHARED_PATHS: Final = ("/v1/models", "/v1/files")
 _VERSION: Final = b"anthropic-version"
 _ERRORS: Final = MessagesErrors()
 
@@ -54,7 +55,7 @@ def messages_error_form(scope: Scope) -> ErrorForm | None:
     path = scope["path"]
     if path == MESSAGES_PATH or _is_messages_subpath(scope):
         return _ERRORS
-    return _ERRORS if path.startswith(_MODELS_PATH) and is_anthropic_client(scope) else None
+    return _ERRORS if path.startswith(_SHARED_PATHS) and is_anthropic_client(scope) else None
 
 
 def refuse_unknown(scope: Scope) -> None:

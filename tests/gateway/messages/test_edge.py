@@ -99,6 +99,7 @@ def test_an_upstream_without_a_key_gets_the_callers(world: World, upstream: Stri
         ("POST", "/v1/messages", 401, "authentication_error"),
         ("POST", "/v1/messages/count_tokens", 401, "authentication_error"),
         ("GET", "/v1/models", 401, "authentication_error"),
+        ("GET", "/v1/files", 401, "authentication_error"),
     ],
 )
 def test_a_missing_key_is_an_error_in_anthropics_form(
@@ -116,6 +117,7 @@ def test_a_missing_key_is_an_error_in_anthropics_form(
         ("POST", "/v1/messages/batches", 404, "not_found_error"),
         ("GET", "/v1/messages/nothing", 404, "not_found_error"),
         ("GET", "/v1/models/nothing", 404, "not_found_error"),
+        ("PUT", "/v1/files", 405, "invalid_request_error"),
     ],
 )
 def test_errors_before_any_route_have_anthropics_form(
