@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
-from storage.errors import NotFound, Stale
+from storage.errors import NotFound, Stale, StoreError
 from storage.records import Job, JobState, JobStep, Scope
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
@@ -125,8 +125,9 @@ class Jobs(Group):
         self._tick = tick
         # The name of the clock that leases are measured by.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts that were released while the database was out of reach: (job, attempt).
-        self._released: set[tuple[int, int]] = set()
+        # Attempts to be released, (job, attempt): those that ended while the database was out of reach, and those whose
+        # claims had no answer, with the ends of their leases: another process may have claimed under the same number.
+        self._released: dict[tuple[int, int], float | None] = {}
         self._watchers: list[Callable[[], None]] = []
         database.listen(WORK, lambda _: self.wake_here())
 
@@ -224,39 +225,64 @@ class Jobs(Group):
         tries: the most attempts of a job that never come to an end; after them it is dead.
         running: jobs that the caller runs itself, which are not taken over even if their leases have expired.
         """
-        released = tuple(self._released)
+        released = dict(self._released)
+        claimed: dict[tuple[int, int], float | None] = {}
 
         async def take(connection: Connection) -> Job | None:
-            for attempt in released:
-                await connection.run(SQL["release"], attempt)
-            tick = self._tick()
-            for id, tried, is_released in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
-                # Asked after the leases were looked at: the server may have paused in between.
-                if id in running or not (is_released or self._database.is_settled):
-                    continue
-                if tried >= tries:
-                    await _make_dead_letter(
-                        connection, id, f"it did not end in {tried} attempts: killed, or hung"
-                    )
-                    continue
-                row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
-                if job := await _current(connection, row):
-                    return job
-            now, left = self._now(), [*kinds]
-            if now is not None:
-                await connection.run(SQL["due_now"], (now,))
-            while kind := await connection.value(SQL["next"], (now, left)):
-                row = await connection.row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
-                if row is None:
-                    # What is due of that kind is being claimed by other processes.
-                    left.remove(kind)
-                elif job := await _current(connection, row):
-                    return job
-            return None
+            claimed.clear()  # by an attempt at this transaction that failed
+            for (id, attempt), held_until in released.items():
+                await connection.run(SQL["release"], (id, attempt, held_until))
+            row = await self._claim_row(connection, kinds, lease_s, tries, running)
+            if row is None:
+                return None
+            *found, held_until, _ = row
+            job = _job(found)
+            claimed[job.id, job.attempt] = held_until
+            return job
 
-        job = await asyncio.shield(self._database.bulk(take))
-        self._released.difference_update(released)
+        try:
+            job = await asyncio.shield(self._database.bulk(take))
+        except StoreError:
+            # The claim may be on disk; then nothing performs the job until its lease ends.
+            self._released.update(claimed)
+            raise
+        for each in released:
+            self._released.pop(each, None)
         return job
+
+    async def _claim_row(
+        self,
+        connection: Connection,
+        kinds: Sequence[str],
+        lease_s: float,
+        tries: int,
+        running: Collection[int],
+    ) -> Row | None:
+        """Claims as `claim`. Returns the row of the job, as the piece `taken` names its columns."""
+        tick = self._tick()
+        for id, tried, is_released in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
+            # Asked after the leases were looked at: the server may have paused in between.
+            if id in running or not (is_released or self._database.is_settled):
+                continue
+            if tried >= tries:
+                await _make_dead_letter(
+                    connection, id, f"it did not end in {tried} attempts: killed, or hung"
+                )
+                continue
+            row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
+            if row is not None and await _is_current(connection, row):
+                return row
+        now, left = self._now(), [*kinds]
+        if now is not None:
+            await connection.run(SQL["due_now"], (now,))
+        while kind := await connection.value(SQL["next"], (now, left)):
+            row = await connection.row(SQL["claim"], (now, kind, self._holder, tick, lease_s))
+            if row is None:
+                # What is due of that kind is being claimed by other processes.
+                left.remove(kind)
+            elif await _is_current(connection, row):
+                return row
+        return None
 
     async def heartbeat(self, job: Job, lease_s: float) -> bool:
         """Renews the lease. Returns False if this attempt no longer holds the job, or its memory has changed."""
@@ -327,7 +353,7 @@ class Jobs(Group):
 
     def release_later(self, job: Job) -> None:
         """Ends a lease while the database is out of reach; the next claim of this process writes it."""
-        self._released.add((job.id, job.attempt))
+        self._released[job.id, job.attempt] = None
 
     # -- operators and forgetting -------------------------------------------------------------------------------------
 
@@ -465,14 +491,11 @@ async def _epoch(connection: Connection, agent: int) -> int | None:
     return epoch
 
 
-async def _current(connection: Connection, row: Row | None) -> Job | None:
-    """Returns a job that was claimed; one that was made before something was forgotten is deleted instead."""
-    if row is None:
-        return None
-    if row[-1]:
-        return _job(row[:-1])
-    await _delete(connection, row[0])
-    return None
+async def _is_current(connection: Connection, row: Row) -> bool:
+    """Returns whether a job that was claimed may run. One made before something was forgotten is deleted instead."""
+    if not row[-1]:
+        await _delete(connection, row[0])
+    return bool(row[-1])
 
 
 async def _get(connection: Connection, id: int) -> Job:
@@ -494,6 +517,6 @@ async def _delete(connection: Connection, id: int) -> None:
     await connection.run(SQL["delete"], (id,))
 
 
-def _job(row: Row) -> Job:
+def _job(row: Sequence[Any]) -> Job:
     id, kind, agent, key, payload, epoch, state, *rest = row
     return Job(id, kind, agent, key, payload, epoch, JobState(state), *rest)

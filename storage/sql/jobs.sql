@@ -65,8 +65,8 @@ WHERE state = 'running' AND kind {in:1:TEXT:16} AND (holder <> ?2 OR held_until 
 {postgres:FOR UPDATE SKIP LOCKED}
 
 -- piece: taken
--- What is returned of a job that was claimed; at last, whether it was made on what its agent knows today.
-id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error,
+-- What is returned of a job that was claimed; at last, until when, and whether it was made on what its agent knows today.
+id, kind, agent, key, payload, epoch, state, attempt, tries, due, created, error, held_until,
 agent = 0 OR coalesce(epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent), FALSE)
 
 -- name: take_over
@@ -90,8 +90,9 @@ AND (agent = 0 OR epoch = (SELECT a.epoch FROM agents a WHERE a.id = jobs.agent)
 RETURNING id
 
 -- name: release
--- Ends the lease of an attempt, which does not count.
-UPDATE jobs SET held_until = 0, tries = tries - 1 WHERE id = ? AND attempt = ? AND state = 'running' AND held_until <> 0
+-- Ends the lease of an attempt, which does not count. ?3: only where it was claimed until then; NULL: in any case.
+UPDATE jobs SET held_until = 0, tries = tries - 1 WHERE id = ?1 AND attempt = ?2 AND state = 'running'
+AND held_until <> 0 AND held_until = coalesce(CAST(?3 AS DOUBLE PRECISION), held_until)
 
 -- name: is_held
 -- Returns whether this attempt still runs, and its agent is as it was.

@@ -32,6 +32,7 @@ from storage.errors import (
 from storage.postgres.connection import PostgresTarget, RawConnection, connect, translate
 from storage.postgres.pool import PoolLimits
 from storage.postgres.url import by_host
+from storage.records import Job
 from storage.sql.store import Store
 from tests.gateway.two.proxy import Proxy
 from tests.patience import PATIENCE_S
@@ -135,6 +136,44 @@ async def test_a_server_that_is_away_at_the_start_is_opened_when_it_comes(
     proxy.allow()
     await until(lambda: store.health.ok)
     await store.keys.create("shop", "laptop")
+
+
+async def test_a_job_whose_claim_had_no_answer_is_claimed_again_at_once(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    store = await open_store(path=proxy.url)
+    id = await store.jobs.enqueue("learn", 0, "k")
+    proxy.cut_at("COMMIT", is_answer=True, within="UPDATE jobs")
+    with pytest.raises(Broken):
+        await claim(store)
+    await until(lambda: store.health.is_up)
+    assert await store.jobs.due_in(["learn"]) == 0.0
+    job = await claim(store)
+    assert job is not None
+    # The claim without an answer does not count.
+    assert (job.id, job.tries) == (id, 1)
+
+
+async def test_a_claim_that_came_to_nothing_ends_no_claim_of_another_process(
+    open_store: OpenStore, proxy: Proxy
+) -> None:
+    store, other = await open_store(path=proxy.url), await open_store()
+    await store.jobs.enqueue("learn", 0, "k")
+    proxy.cut_at("COMMIT", is_answer=False, within="UPDATE jobs")
+    with pytest.raises(Broken):
+        await claim(store)
+    job = await claim(other)
+    assert job is not None
+    assert job.attempt == 1  # as the claim that came to nothing
+    await until(lambda: store.health.is_up)
+    assert await claim(store) is None
+    assert await other.jobs.is_held(job)
+    assert await other.jobs.due_in(["learn"]) > 10.0
+    assert await store.jobs.due_in(["learn"]) > 10.0
+
+
+async def claim(store: Store) -> Job | None:
+    return await store.jobs.claim(["learn"], lease_s=60.0, tries=3)
 
 
 async def test_connections_that_the_server_ends_are_reopened(
