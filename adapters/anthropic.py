@@ -237,8 +237,10 @@ class _StreamedReply:
             yield events
 
     async def peek(self) -> Event | None:
+        await self._reply.peek()  # it has read the pings before the first event
         self._peeked = await anext(self._translated, [])
-        return self._peeked[0] if self._peeked else None
+        first = (event for event in self._peeked if event.data is not None)
+        return next(first, self._peeked[0] if self._peeked else None)
 
     async def _translate(self, translate: Callable[[Event], list[Event]]) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()

@@ -19,7 +19,7 @@ from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
-from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, say
+from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, raw, say
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.messages.life import converse
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
@@ -180,12 +180,14 @@ def test_an_error_passes_as_it_came(world: World, upstream: StrictAnthropic) -> 
         assert reply.json["request_id"] == "req_refused"
 
 
+@pytest.mark.parametrize("before", [b"", b'event: ping\ndata: {"type":"ping"}\n\n'], ids=["at-once", "ping"])
 @pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
 def test_a_stream_that_begins_with_an_error_is_that_status(
-    world: World, upstream: StrictAnthropic, user: Json
+    world: World, upstream: StrictAnthropic, user: Json, before: bytes
 ) -> None:
     error = {"type": "overloaded_error", "message": "Overloaded"}
-    upstream.queue(say("So", error_after=(0, error)))
+    event = b"event: error\ndata: %b\n\n" % orjson.dumps({"type": "error", "error": error})
+    upstream.queue(raw(before + event))
     reply = post(world, hello(stream=True), user)
     assert reply.status == 529
     assert (reply.json["type"], reply.json["error"]) == ("error", error)

@@ -105,6 +105,17 @@ def test_an_error_after_comments_is_tried_elsewhere(two: Open, apart: bool, memo
 
 
 @both
+@pytest.mark.parametrize("kind", ["anthropic"], indirect=True)
+def test_an_error_after_a_ping_is_tried_elsewhere(two: Open, memory: bool) -> None:
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+    with two() as it:
+        it.first.queue(raw(ping, ping, error_event("anthropic", OVERLOADED)))
+        it.second.queue(say("From the second."))
+        text, headers = it.ask(True, memory)
+        assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:529;second:200")
+
+
+@both
 @only_openai
 def test_comments_of_the_upstreams_come_through(two: Open, memory: bool) -> None:
     comment = b": OPENROUTER PROCESSING\n\n"
