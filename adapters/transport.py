@@ -1,6 +1,6 @@
 """The one HTTP seam of the hot path: bytes out, bytes in. Knows nothing of providers or models.
 
-One session of aiohttp per upstream, made in the running loop on first use: unlimited, with keep-alive, no cookies, no
+Sessions of aiohttp per upstream, made in the running loop on first use: unlimited, with keep-alive, no cookies, no
 redirects, no credentials of the environment, and no proxy but one that is named. Every wait has a bound:
 
     connect          name look-up, TCP and TLS of a new connection
@@ -10,8 +10,9 @@ redirects, no credentials of the environment, and no proxy but one that is named
                      stops the clock); for an upload, how long it may take no piece
     total            from the call to the last byte; none unless asked for
 
-The other side may close an idle connection at the very moment a request is sent on it. Such a request is
-sent once more if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`, unless it `sends_once`.
+The other side may close an idle connection at the very moment a request is sent on it. Such a request is sent once more
+if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`. A request that `sends_once` is never sent
+again, so it has a pool of its own, in which no connection stays idle for long enough to be closed.
 
 What comes before the head of a response, interim responses above all, is bounded in bytes as well, and so is what comes
 on an idle connection: aiohttp takes all of it, and never pauses the reading of what is no body.
@@ -70,6 +71,8 @@ class Timeouts(Struct, frozen=True):
 
 # Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
 _KEEP_ALIVE_S: Final = 30.0
+# The same for requests that are sent once. Chosen: servers close idle connections after two seconds (gunicorn) or more.
+_KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
 _SMALL_BODY_BYTES: Final = 64 * 1024  # a transport takes so many without a wait
@@ -195,7 +198,8 @@ class HttpTransport:
         if whole is not None and whole.user is not None:
             login = aiohttp.encode_basic_auth(whole.user, whole.password or "")
             self._login["Proxy-Authorization"] = login
-        self._session: aiohttp.ClientSession | None = None
+        # By the seconds for which their connections may be idle.
+        self._sessions: dict[float, aiohttp.ClientSession] = {}
         self._pace: Pace | None = None
 
     async def send(
@@ -219,9 +223,12 @@ class HttpTransport:
         Raises: ProviderUnreachable, also where a POST is redirected: it is not followed, and a client that followed it
         would send its words past the gateway; ProviderTimeout.
         """
-        times, session, pace = self.timeouts, self._session, self._pace
-        if session is None or pace is None:
-            session, pace = self._session, self._pace = self._open_session(), Pace()
+        keep_alive_s = _KEEP_ALIVE_ONCE_S if sends_once else _KEEP_ALIVE_S
+        times, session, pace = self.timeouts, self._sessions.get(keep_alive_s), self._pace
+        if session is None:
+            session = self._sessions[keep_alive_s] = self._open_session(keep_alive_s)
+        if pace is None:
+            pace = self._pace = Pace()
         begun = pace.loop.time()
         address = _parse_url(url)
         try:
@@ -242,14 +249,14 @@ class HttpTransport:
 
     async def aclose(self) -> None:
         """Closes every connection, busy ones too. A later `send` opens others."""
-        session, self._session, self._pace = self._session, None, None
-        if session is not None:
+        sessions, self._sessions, self._pace = self._sessions, {}, None
+        for session in sessions.values():
             await session.close()
 
-    def _open_session(self) -> aiohttp.ClientSession:
+    def _open_session(self, keep_alive_s: float) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=_Connector(
-                limit=0, keepalive_timeout=_KEEP_ALIVE_S, ttl_dns_cache=60, socket_factory=_make_socket
+                limit=0, keepalive_timeout=keep_alive_s, ttl_dns_cache=60, socket_factory=_make_socket
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=self.timeouts.for_connection,

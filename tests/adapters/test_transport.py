@@ -33,10 +33,15 @@ def chat(**more: Any) -> bytes:
 
 
 async def post(
-    transport: HttpTransport, upstream: StrictUpstream, body: bytes, *, streams: bool = False
+    transport: HttpTransport,
+    upstream: StrictUpstream,
+    body: bytes,
+    *,
+    streams: bool = False,
+    sends_once: bool = False,
 ) -> HttpReply:
     url = f"{upstream.base_url}/chat/completions"
-    return await transport.send("POST", url, HEADERS, body, streams=streams)
+    return await transport.send("POST", url, HEADERS, body, streams=streams, sends_once=sends_once)
 
 
 async def test_a_stream_arrives_event_by_event_while_it_is_made(
@@ -465,6 +470,17 @@ async def test_an_idle_connection_closed_while_sending_fails_no_request(
     reply = await post(transport, upstream, chat())
     assert b"Here." in await reply.read(10_000)
     assert [seen.connection for seen in upstream.seen] == [1, 1, 2]
+
+
+async def test_a_request_that_is_sent_once_takes_no_connection_that_was_idle(
+    transport: HttpTransport, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be lost with one that the upstream closes at that moment. Others keep their connection."""
+    for idle_s in (1.0, 0.0):
+        monkeypatch.setattr("adapters.transport._KEEP_ALIVE_ONCE_S", idle_s)
+        for sends_once in (False, True, True, False):
+            await (await post(transport, upstream, chat(), sends_once=sends_once)).read(10_000)
+    assert [seen.connection for seen in upstream.seen] == [1, 2, 2, 1, 1, 3, 4, 1]
 
 
 async def test_a_connection_closed_while_idle_is_replaced(
