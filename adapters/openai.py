@@ -14,7 +14,13 @@ from yarl import URL
 
 from adapters.base import ModelReply
 from adapters.headers import as_utf8, end_to_end
-from adapters.tool_calls import IndexedReply, with_call_ids, with_gemini_signatures, with_mistral_ids
+from adapters.tool_calls import (
+    IndexedReply,
+    with_call_ids,
+    with_gemini_signatures,
+    with_mistral_ids,
+    with_thoughts,
+)
 from adapters.transport import HttpTransport, Upload
 from adapters.types import X_API_KEY_PREFIX, Capabilities, Header, ModelRequest
 
@@ -66,6 +72,8 @@ class OpenAICompatible:
             self._adapt_calls = with_mistral_ids
         elif self.capabilities.requires_call_signatures:
             self._adapt_calls = with_gemini_signatures
+        elif not self.capabilities.replies_without_thoughts:
+            self._adapt_calls = with_thoughts
         self._transport = transport or HttpTransport()
         if key is not None:
             headers = (self._key_header(key), *headers)

@@ -12,6 +12,10 @@ another model made the call, or the gateway named it. (docs.mistral.ai/capabilit
 
 A call without a signature is marked as one: otherwise Gemini, from its third generation on, refuses it within the
 turn that is under way. Of calls side by side the first bears it. (ai.google.dev/gemini-api/docs/thought-signatures)
+
+A reply without thoughts gets empty ones where a request has tools: otherwise DeepSeek, which thinks by default, refuses
+it. Applications without tools drop the thoughts, and the gateway adds tools to their requests; replies of other models
+have none. (api-docs.deepseek.com/guides/thinking_mode)
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ _CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'
 # The end of `tool_call_id` of a result whose call has no id. (A pattern that begins with a quotation mark takes 460 us
 # for 100 kB, and this one 30.)
 _NO_ID: Final = re.compile(rb'_id"\s*:\s*(?:""|null)')
+_TOOLS_KEY: Final = b'"tools"'
+_THOUGHTS: Final = "reasoning_content"
 _MISTRAL_ID: Final = re.compile(r"[a-zA-Z0-9]{9}")
 _NO_SIGNATURE: Final[Json] = {"thought_signature": "skip_thought_signature_validator"}
 _MODELS_WITHOUT_SIGNATURES: Final = re.compile(r"(?:.*/)?gemini-[12]\b")
@@ -147,12 +153,20 @@ def with_gemini_signatures(body: bytes) -> bytes:
     return _change_messages(body, _mark_unsigned)
 
 
-def _change_messages(body: bytes, change: Callable[[str, list[Json]], bool]) -> bytes:
+def with_thoughts(body: bytes) -> bytes:
+    """Returns a chat completion request whose replies have thoughts; the same bytes without tools, or where they do."""
+    return _change_messages(body, _add_thoughts, key=_TOOLS_KEY)
+
+
+def _change_messages(
+    body: bytes, change: Callable[[str, list[Json]], bool], key: bytes = _CALL_KEYS
+) -> bytes:
     """Returns a body with changed messages; the same bytes where nothing was changed, or it is nested too deep.
 
     change: takes a model's name and the messages, changes these in place, and returns whether it has changed any.
+    key: bytes without which there is nothing to change.
     """
-    if _CALL_KEYS not in body:
+    if key not in body:
         return body
     try:
         request = orjson.loads(body)
@@ -215,6 +229,19 @@ def _mark_unsigned(model: str, messages: list[Json]) -> bool:
         others = extra if isinstance(extra, dict) else {}
         call["extra_content"] = {**others, "google": {**_google_fields(call), **_NO_SIGNATURE}}
     return bool(unsigned)
+
+
+def _add_thoughts(model: str, messages: list[Json]) -> bool:
+    """Gives empty thoughts to replies without any, and ids to calls without. Returns whether any was changed."""
+    is_named = _name_calls(model, messages)
+    thoughtless = [
+        message
+        for message in messages
+        if message.get("role") == "assistant" and not isinstance(message.get(_THOUGHTS), str)
+    ]
+    for message in thoughtless:
+        message[_THOUGHTS] = ""
+    return is_named or bool(thoughtless)
 
 
 def _google_fields(call: Json) -> Json:

@@ -26,6 +26,7 @@ Capability = Literal[
     "developer_role",
     "max_completion_tokens",
     "metadata",
+    "replies_without_thoughts",
     "responses",
     "stream_usage",
 ]

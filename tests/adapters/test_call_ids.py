@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from adapters.tool_calls import with_call_ids, with_gemini_signatures, with_mistral_ids
+from adapters.tool_calls import with_call_ids, with_gemini_signatures, with_mistral_ids, with_thoughts
 
 Json = dict[str, Any]
 
@@ -121,3 +121,18 @@ def test_a_call_without_a_signature_says_so(model: str, messages: list[Json], se
     calls = [each["tool_calls"] for each in orjson.loads(made)["messages"] if "tool_calls" in each]
     assert [[call.get("extra_content") for call in each] for each in calls] == sent
     assert (made is body) is (orjson.loads(made)["messages"] == messages)
+
+
+@pytest.mark.parametrize(
+    ("reply", "sent"),
+    [({}, ""), ({"reasoning_content": None}, ""), ({"reasoning_content": "So."}, "So.")],
+)
+def test_a_reply_without_thoughts_gets_empty_ones_beside_tools(reply: Json, sent: str) -> None:
+    messages = [USER, {"role": "assistant", "content": "Hi", **reply}, USER]
+    body = orjson.dumps({"model": "m", "messages": messages, "tools": []})
+    made = with_thoughts(body)
+    asked, said, again = orjson.loads(made)["messages"]
+    assert (asked, said["reasoning_content"], again) == (USER, sent, USER)
+    assert (made is body) is (sent == "So.")
+    plain = orjson.dumps({"model": "m", "messages": messages})
+    assert with_thoughts(plain) is plain

@@ -86,6 +86,8 @@ class Rules(Struct, frozen=True):
     any_call_id: ids of calls may have any form.
     empty_replies: an assistant message may have nothing in it (Mistral and Kimi refuse that).
     signs_calls: the first call of each reply of the turn under way bears a signature, as Gemini's have to.
+    wants_thoughts: where there are tools, each reply has thoughts, perhaps empty ones, and no call is forced, as before
+    DeepSeek's models.
     """
 
     unknown_parameters: bool = True
@@ -100,6 +102,7 @@ class Rules(Struct, frozen=True):
     any_call_id: bool = True
     empty_replies: bool = True
     signs_calls: bool = False
+    wants_thoughts: bool = False
 
 
 class Refusal(Exception):
@@ -134,6 +137,8 @@ def check_chat(body: JSON, rules: Rules = Rules()) -> None:  # noqa: B008
     _check_messages(body["messages"], rules)
     names = _check_tools(body)
     _check_tool_choice(body, names)
+    if rules.wants_thoughts and body.get("tools"):
+        _check_thoughts(body)
     _check_scalars(body, rules)
     _check_limits(body, rules)
     _check_stream(body, rules)
@@ -187,8 +192,9 @@ def _check_messages(messages: JSON, rules: Rules) -> None:
                 "invalid_value",
             )
         if rules.unknown_parameters:
+            known = MESSAGE_FIELDS[role] | ({"reasoning_content"} if rules.wants_thoughts else set())
             for key in message:
-                if key not in MESSAGE_FIELDS[role]:
+                if key not in known:
                     raise Refusal(
                         f"Unknown parameter: '{where}.{key}'.", f"{where}.{key}", "unknown_parameter"
                     )
@@ -298,6 +304,14 @@ def _check_part(part: JSON, kind: str, at: str, rules: Rules) -> None:
                 f"{at}.image_url.url",
                 "invalid_image_url",
             )
+
+
+def _check_thoughts(body: JSON) -> None:
+    replies = [message for message in body["messages"] if message["role"] == "assistant"]
+    if not all(isinstance(message.get("reasoning_content"), str) for message in replies):
+        raise Refusal("The `reasoning_content` in the thinking mode must be passed back to the API.")
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        raise Refusal("Thinking mode does not support this tool_choice")
 
 
 def _check_calls(message: JSON, where: str, rules: Rules) -> list[str]:

@@ -47,6 +47,7 @@ def rules_of(known: Capabilities) -> Rules:
         metadata=known.metadata,
         any_call_id=known.any_call_id,
         signs_calls=known.requires_call_signatures,
+        wants_thoughts=not known.replies_without_thoughts,
         stream_options=bool(known.stream_usage),
         limits=("max_tokens", "max_completion_tokens") if known.max_completion_tokens else ("max_tokens",),
     )
@@ -124,6 +125,26 @@ def test_a_call_of_another_model_goes_as_it_is_taken(
         for memory in (True, False):
             ask(world, memory, False, messages=loop, tools=[WEATHER])
             assert world.upstream.last.refusal is None
+
+
+@pytest.mark.parametrize("takes", [{}, {"replies_without_thoughts": False}], ids=["deepseek", "kimi"])
+@forms
+def test_a_reply_has_thoughts_where_they_are_wanted(
+    tmp_path: Path, stream: bool, takes: dict[Any, bool]
+) -> None:
+    """An application without tools drops them, and another model has made none; the gateway adds the tools."""
+    with family("vllm" if takes else "deepseek", tmp_path, takes=takes) as world:
+        world.upstream.rules = replace(world.upstream.rules, wants_thoughts=True)
+        world.upstream.queue(
+            call_tools(INSERT, delta={"reasoning_content": "A note."}),
+            say("Noted.", delta={"reasoning_content": "Done."}),
+        )
+        asked: list[Json] = [{"role": "user", "content": "I like tea."}]
+        ask(world, True, stream, messages=asked)
+        asked += [{"role": "assistant", "content": "Noted."}, {"role": "user", "content": "Well?"}]
+        ask(world, True, stream, messages=asked)
+        sent = [m["reasoning_content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
+        assert sent == ["A note.", ""]
 
 
 @pytest.mark.parametrize("appends", [False, True], ids=["list", "appended"])
