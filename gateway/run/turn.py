@@ -57,18 +57,23 @@ _log = logging.getLogger("mnemogate")
 LAST_BYTES_S = 0.25
 # Leave out of a prompt what an upstream refuses; None: it has nothing of that. They are tried in this order, and bear
 # the names of `ChatCall.left_out`.
-_LEAVE_OUT: Mapping[RefusedContent, Mapping[str, Callable[[Prompt], Prompt | None]]] = {
-    RefusedContent.FILTERED: {
-        "memory": Prompt.without_memory_texts,
-        "results": Prompt.without_earlier_results,
-    },
-    RefusedContent.UNREACHABLE: {"media": Prompt.without_stored_media},
+_LeaveOut = Callable[[Prompt], Prompt | None]
+_LEAVE_OUT: Mapping[RefusedContent, Sequence[tuple[str, _LeaveOut]]] = {
+    RefusedContent.FILTERED: (
+        ("memory", Prompt.without_memory_texts),
+        ("results", Prompt.without_earlier_results),
+    ),
+    RefusedContent.UNREACHABLE: (("media", Prompt.without_stored_media),),
 }
-# The same for a filter in a run: its steps are stored, and what went before the last results was not refused.
-_LEAVE_OUT_IN_RUN: Mapping[str, Callable[[Prompt], Prompt | None]] = {
-    "results": Prompt.without_last_results,
-    "memory": Prompt.without_memory_texts,
-}
+# What was made without them is stored with a note, by which later prompts leave them out.
+_LEAVE_OUT_RESULTS: Sequence[_LeaveOut] = (Prompt.without_last_results, Prompt.without_earlier_results)
+# The same for a filter in a run: its steps are stored, and what went before the last results was refused only if
+# another model has read it.
+_LEAVE_OUT_IN_RUN: Sequence[tuple[str, _LeaveOut]] = (
+    ("results", Prompt.without_last_results),
+    ("memory", Prompt.without_memory_texts),
+    ("results", Prompt.without_earlier_results),
+)
 _ResultT = TypeVar("_ResultT")
 
 
@@ -178,7 +183,7 @@ class TurnRun:
     _reply: ModelReply | None = None
     _usage: ReplyUsage | None = None  # of the reply that is being read
     _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
-    _refused: tuple[Callable[[Prompt], Prompt | None], ...] = ()  # leave out of the prompt what is refused
+    _refused: tuple[_LeaveOut, ...] = ()  # leave out of the prompt what is refused
     _refused_rounds: int = 0  # so many messages of hidden rounds are sent without their results
     _answered_rounds: int = 0  # of these, those after which the upstream has answered
     _next_call: commands.CallModel | None = None  # the round that follows
@@ -310,7 +315,7 @@ class TurnRun:
             return "results"
         prompt = self._without_refused(self.prompt)
         is_run = self.terms.saves_steps and refused is RefusedContent.FILTERED
-        for name, leave_out in (_LEAVE_OUT_IN_RUN if is_run else _LEAVE_OUT[refused]).items():
+        for name, leave_out in _LEAVE_OUT_IN_RUN if is_run else _LEAVE_OUT[refused]:
             if name == "results" and rounds:
                 continue  # those of earlier turns were read in the first round
             if leave_out(prompt) is not None:
@@ -590,16 +595,17 @@ class TurnRun:
     def _begin_step(
         self, saving: TurnSaving, step: commands.SaveStep
     ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
-        """Begins the write of a step. The results of the next one are other ones than those that were refused."""
+        """Begins the write of a step. By its note the next prompt leaves out the results that were refused."""
         if step.reply is not None:
             shown_reply = step.shown_reply and self._noted(step.shown_reply)
             step = replace(step, reply=self._noted(step.reply), shown_reply=shown_reply)
-            self._refused = tuple(each for each in self._refused if each != Prompt.without_last_results)
+            self._refused = tuple(each for each in self._refused if each not in _LEAVE_OUT_RESULTS)
         return saving.begin_step(self.prompt, step)
 
     def _noted(self, reply: WireMessage) -> WireMessage:
-        """Returns the reply of a step with a note that it was made without the results before it, if it was."""
-        return with_private(reply, unread=Prompt.without_last_results in self._refused or None)
+        """Returns a reply with notes of the results that it was made without, if there are any."""
+        last, earlier = (leave_out in self._refused or None for leave_out in _LEAVE_OUT_RESULTS)
+        return with_private(reply, unread=last, unread_earlier=earlier)
 
     async def _finish_saving_step(self) -> None:
         if self._saving is not None:
@@ -609,8 +615,10 @@ class TurnRun:
         """Returns an outcome in the form in which it is stored: what the upstream has refused is not sent again."""
         if self._refused_rounds:  # the messages of hidden rounds come first
             outcome = replace(outcome, full=self._without_results(outcome.full))
-        if self.terms.saves_steps:
-            full = tuple(map(self._noted, outcome.full))
+        if self._refused:
+            # Of hidden rounds the shown reply alone has the note.
+            is_noted = self.terms.saves_steps or len(outcome.full) == 1
+            full = tuple(map(self._noted, outcome.full)) if is_noted else outcome.full
             shown_reply = outcome.shown_reply and self._noted(outcome.shown_reply)
             outcome = replace(outcome, full=full, shown_reply=shown_reply)
         return self._turn.with_stored_fields(outcome)

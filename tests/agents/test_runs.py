@@ -457,6 +457,33 @@ def test_a_run_goes_on_without_a_result_that_is_refused(life: Life) -> None:
     assert "Second words" in results[1]
 
 
+def test_results_of_earlier_runs_that_another_filter_refuses_are_left_out(life: Life) -> None:
+    """As where the agent's model was changed. Results of this run are sent."""
+
+    def results(seen: Seen) -> list[str]:
+        return [message["content"] for message in seen.messages if message["role"] == "tool"]
+
+    def refuse_old_results(seen: Seen) -> Reply | None:
+        if "Bad words" in str(results(seen)):
+            return fail(400, "It was filtered.")
+        search = call_tools(Call("conversation_search", {"query": "Second"}))
+        return search if len(results(seen)) == 1 else None
+
+    life.send("Bad words")
+    life.send("Second words")
+    life.upstream.queue(call_tools(Call("conversation_search", {"query": "Bad"})), say("Found."))
+    life.send("Look.")
+    life.upstream.script = refuse_old_results
+    assert life.send("And now?").said == ["Ok."]
+    found = results(life.upstream.last)
+    assert found[0] == REFUSED_RESULT
+    assert "Second words" in found[1]
+    before = len(life.upstream.seen)
+    life.send("Once more.")
+    assert len(life.upstream.seen) == before + 1
+    assert results(life.upstream.last) == found
+
+
 def test_the_note_of_a_refused_message_comes_with_the_next_one(life: Life) -> None:
     life.send("First")
     life.write_block("Name: Ann")

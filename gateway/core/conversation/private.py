@@ -56,6 +56,7 @@ class PrivateFields(TypedDict, total=False):
     fillers: list[tuple[int, int]]  # [from, to] of each, in characters of its text
     cut: bool
     unread: bool  # it was made without the results before it, which its upstream refused to read
+    unread_earlier: bool  # the same of the results before the reply before it
     # Of a message that the gateway puts into a request.
     stored: bool
     model: str  # that made it

@@ -369,7 +369,8 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
         "shown_reply": orjson.dumps(shown_reply),
         "full": full,
         "has_full": hidden,
-        "opaque": has_opaque(shown_reply),
+        # The results that it was made without are left out by its content.
+        "opaque": has_opaque(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
         "model": plan.query.model,
     }
 

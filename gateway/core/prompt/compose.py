@@ -156,6 +156,11 @@ def leaves_unread(reply: WireMessage | None) -> bool:
     return reply is not None and bool(private_of(reply).get("unread"))
 
 
+def leaves_earlier_unread(reply: WireMessage | None) -> bool:
+    """Returns the same as `leaves_unread` about the results before the reply before it."""
+    return reply is not None and bool(private_of(reply).get("unread_earlier"))
+
+
 def without_result(message: WireMessage) -> WireMessage:
     """Returns the message; a tool's result as one that an upstream has refused to read."""
     return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
@@ -400,11 +405,16 @@ def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[_S
         yield _SentMessage(message, i)
 
 
-def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterator[InsertedMessage]:
+def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
     elements = _sendable(plan.omitted, plan.query.listing)
     tree.group_for_loading(element.exchange for element in elements)
+    found: list[InsertedMessage] = []
+    before: Exchange | None = None
     for element in elements:
         exchange, content = element.exchange, tree.content(element.exchange)
+        if exchange is not before and leaves_earlier_unread(content.shown_reply):
+            found = [replace(each, message=without_result(each.message)) for each in found]
+        before = exchange
         is_same = _is_of_same_model(exchange, plan)
         messages: list[WireMessage] = []
         note = ""
@@ -424,7 +434,8 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> Iterat
                 messages = put_back(content, reply, None, offered, is_same_model=is_same) or [reply]
         for each in messages:
             message = each if is_same else for_another_model(each)
-            yield InsertedMessage.of(message, element.atoms, element.at, note)
+            found.append(InsertedMessage.of(message, element.atoms, element.at, note))
+    return found
 
 
 def _is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
@@ -530,6 +541,10 @@ def _restore_rounds(
                 # What the client has in two messages stays so, and breaks the provider's cache once, too.
                 composition.unrestored_rounds += exchange.has_full and i == plan.match.last
     tree.group_for_loading(exchange for _, exchange in restored)
+    # The results before this message are not sent again.
+    read_from = max(
+        (i for i, each in restored if leaves_earlier_unread(tree.content(each).shown_reply)), default=0
+    )
     for i, exchange in restored:
         message, content = listing.messages[i], tree.content(exchange)
         is_same = _is_of_same_model(exchange, plan) and listing.atoms[i] == exchange.reply
@@ -543,7 +558,8 @@ def _restore_rounds(
             full = refilled(message, content.shown_reply or {}) if is_same else None
             messages = None if full is None else [full]
         if messages is not None:
-            composition.replacements[listing.positions[i]] = [*map(without_private, messages)]
+            sent = map(without_result, messages) if i < read_from else messages
+            composition.replacements[listing.positions[i]] = [*map(without_private, sent)]
             if exchange.has_full:
                 composition.stored_rounds[listing.positions[i]] = messages
             if (

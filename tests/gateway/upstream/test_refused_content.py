@@ -228,6 +228,11 @@ def test_a_result_of_an_earlier_turn_that_is_refused_is_left_out(
     assert "plum" in refused.messages[3]["content"]
     assert "refused to read it" in answered.messages[3]["content"]
     assert answered.messages[-1] == thanks
+    # Later turns leave it out at once.
+    before, bye = len(upstream.seen), {"role": "user", "content": "Goodbye."}
+    assert world.post([bye] if headers else [ask, answer, thanks, answer, bye], headers, **chat).status == 200
+    assert len(upstream.seen) == before + 1
+    assert upstream.last.messages[:6] == answered.messages[:6]
 
 
 @pytest.mark.parametrize("stream", [False, True])
