@@ -196,6 +196,7 @@ class Turn:
                 return self._refused(body)
             case ErrorEvent(error, raw):
                 reason = StopReason.UPSTREAM_ERROR
+                self._round.show_tail()
                 self._view.stop(reason, {})
                 self._view.upstream_error(error, raw)
                 is_refused = self._is_refused(orjson.dumps({"error": error}))
@@ -256,6 +257,7 @@ class Turn:
         reason = StopReason.UPSTREAM_ERROR if isinstance(error, UpstreamError) else StopReason.ERROR
         kind = OUT_OF_QUOTA if isinstance(error, LimitReached) else ""
         if self._is_past_status:
+            self._round.show_tail()
             self._view.stop(reason, {})
             self._view.fail(error)
             over = self._break_off(End.FAILED, reason, error.message, error_kind=kind)

@@ -343,6 +343,11 @@ class Round:
             return self._complete()
         return BrokeOff(error)
 
+    def show_tail(self) -> None:
+        """Shows the events that waited for the end, since an error comes in its place: they may have the last text."""
+        while self.tail:
+            self._view.show(self.tail.pop(0))
+
     # Events
 
     def _begin_events(self) -> None:
@@ -436,8 +441,7 @@ class Round:
         # Some upstreams never give a finish_reason; with most of them usage is what ends a round.
         is_tail = self._is_in_tail or (usage is not None and self._has_gateway_tools and event.is_usage)
         if goes_on or not is_tail:
-            while self.tail:  # a finish_reason or usage in the middle of a reply was not its end
-                self._view.show(self.tail.pop(0))
+            self.show_tail()  # a finish_reason or usage in the middle of a reply was not its end
         if is_tail:
             self.tail.append(event)
         else:

@@ -223,6 +223,21 @@ class TestErrors:
         assert [error["message"] for error in client.errors] == [message]
         assert client.done == 0
 
+    @pytest.mark.parametrize("is_break", [False, True], ids=["event", "break"])
+    def test_text_that_came_with_the_finish_reason_comes_before_an_error(self, is_break: bool) -> None:
+        turn = chat_turn(with_tools())
+        turn.feed(ReplyStarted(200, SSE))
+        early = chunk({"content": "Hi"}, "stop")  # some proxies give a finish_reason with each chunk
+        received = Received([ROLE, early, chunk({"content": " there"}, "stop")])
+        sent = sent_by(fed(turn, received))
+        error = event({"error": {"message": "overloaded"}})
+        sent += sent_by(
+            turn.feed(ReplyFailed(UpstreamBroke("overloaded")) if is_break else Received([error]))
+        )
+        client = read_stream(sent)
+        assert client.text == "Hi there"
+        assert ["overloaded" in each["message"] for each in client.errors] == [True]
+
     def test_an_error_in_the_shape_of_the_real_api_arrives_as_it_left(self) -> None:
         sent = event({"error": {"message": "overloaded", "x": 1}})
         playbook = Playbook(chat_turn(TurnTerms())) >> ReplyStarted(200, SSE) >> Received([sent])
