@@ -80,6 +80,7 @@ class Rules(Struct, frozen=True):
 
     strict_template: one system message, at the front, and never two messages of a role in a row, as the chat
     templates of many open models have it (tool messages may follow each other).
+    thinking_parts: content may have thoughts among its parts, as Mistral's.
     image_parts: the model accepts images. parallel_tools: it accepts several calls in one message.
     developer_role, stream_options: these exist. metadata: it is accepted without `store`.
     limits: the names that a completion's limit may have. unlimited: the limit -1 is none.
@@ -93,6 +94,7 @@ class Rules(Struct, frozen=True):
     unknown_parameters: bool = True
     strict_template: bool = False
     image_parts: bool = True
+    thinking_parts: bool = False
     parallel_tools: bool = True
     developer_role: bool = True
     stream_options: bool = True
@@ -276,6 +278,8 @@ def _check_content(message: JSON, role: str, where: str, rules: Rules) -> None:
         at = f"{where}[{k}]"
         _typed(part, dict, at, "an object")
         kind = part.get("type")
+        if kind == "thinking" and rules.thinking_parts and role == "assistant":
+            continue
         if kind not in PARTS[role]:
             supported = " and ".join(f"'{p}'" for p in PARTS[role])
             raise Refusal(

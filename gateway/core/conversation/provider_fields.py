@@ -14,6 +14,7 @@ import orjson
 
 from adapters.types import NATIVE_REPLY
 from gateway.core.conversation.canonical import call_id
+from gateway.core.conversation.private import PRIVATE
 
 # These fields are written by adapters/claude and by OpenRouter
 # (openrouter.ai/docs/guides/best-practices/reasoning-tokens).
@@ -22,8 +23,13 @@ FIELDS = ("thinking_blocks", "provider_blocks", NATIVE_REPLY, "reasoning_details
 CALL_FIELDS = ("extra_content", "provider_specific_fields")
 _OPAQUE = frozenset((*FIELDS, "tool_calls"))
 THOUGHTS = ("reasoning_content", "reasoning", *FIELDS)
-# What another model does not get. Citations are written by adapters/claude, and read by clients alone.
-_FOREIGN = frozenset((*THOUGHTS, "citations"))
+# What another model gets of a reply, of its calls, and of content in parts. A strict one refuses all other fields, such
+# as Mistral's `prefix` and OpenAI's `annotations`, and Mistral's thoughts among the parts.
+_KNOWN_FIELDS = frozenset(
+    ("role", "content", "name", "tool_calls", "function_call", "refusal", "audio", "cache_control", PRIVATE)
+)
+_KNOWN_CALL_FIELDS = frozenset(("id", "type", "function", "custom", "cache_control"))
+_KNOWN_PARTS = ("text", "refusal")
 # It stands for a reply that has nothing at all, which Mistral and Kimi refuse to take back.
 NO_REPLY = "(No reply.)"
 _REPLY_PARTS = ("content", "tool_calls", "function_call", "refusal", "audio", *FIELDS)
@@ -78,19 +84,24 @@ def refilled_calls(given: Calls, stored: Calls) -> list[dict[str, Any]]:
 
 
 def for_another_model(message: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored message as another model gets it: without thoughts, and with calls of functions alone.
+    """Returns a stored message as another model gets it: a reply has its words, and calls of functions alone.
 
     Not even readable thoughts are left: OpenAI refuses them.
     """
-    shown = {key: value for key, value in message.items() if key not in _FOREIGN}
-    calls = shown.get("tool_calls")
+    if message.get("role") != "assistant":
+        return message
+    shown = {key: value for key, value in message.items() if key in _KNOWN_FIELDS}
+    calls, content = shown.get("tool_calls"), shown.get("content")
     if isinstance(calls, list):
         shown["tool_calls"] = [
-            as_function_call({key: value for key, value in call.items() if key not in CALL_FIELDS})
+            as_function_call({key: value for key, value in call.items() if key in _KNOWN_CALL_FIELDS})
             if isinstance(call, dict)
             else call
             for call in calls
         ]
+    if isinstance(content, list):
+        parts = [part for part in content if not isinstance(part, dict) or part.get("type") in _KNOWN_PARTS]
+        shown["content"] = parts or None
     return shown
 
 

@@ -65,6 +65,16 @@ def test_another_model_sees_no_thoughts() -> None:
     assert for_another_model(said) == {"role": "assistant", "content": "Hi", "tool_calls": [CALL]}
 
 
+def test_another_model_sees_what_every_model_knows() -> None:
+    words = {"type": "text", "text": "Hi"}
+    said = {"role": "assistant", "content": [{"type": "thinking", "thinking": []}, words], "mnemogate": {}}
+    extra = {"prefix": False, "annotations": [], "tool_calls": [{**CALL, "index": 0}]}
+    assert for_another_model({**said, **extra}) == {**said, "content": [words], "tool_calls": [CALL]}
+    assert for_another_model({**said, "content": said["content"][:1]})["content"] is None
+    result = {"role": "tool", "tool_call_id": "a", "content": "Rain", "is_error": True}
+    assert for_another_model(result) == result
+
+
 def test_another_model_sees_functions_called() -> None:
     custom = {"id": "c", "type": "custom", "custom": {"name": "py", "input": 'print("hi")'}}
     said = {**SAID, "citations": [{"url": "x"}], "tool_calls": [custom, CALL, "no call"]}

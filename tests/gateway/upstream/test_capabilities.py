@@ -183,6 +183,51 @@ def test_a_call_without_an_id_is_shown_to_a_stand_in_with_one(
             assert openai_.last.refusal is None
 
 
+@pytest.mark.parametrize("appends", [False, True], ids=["list", "appended"])
+def test_a_stand_in_gets_no_fields_that_it_does_not_know(tmp_path: Path, appends: bool) -> None:
+    """Mistral's, with which OpenAI and Claude refuse a reply: of a hidden round, and of a stored reply."""
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+        {"type": "text", "text": "Ok."},
+    ]
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c"} if appends else {}
+
+    def reply(content: Any, **more: Any) -> Any:
+        message = {"role": "assistant", "content": content, "prefix": False, **more}
+        ended = {"index": 0, "message": message, "finish_reason": "tool_calls" if more else "stop"}
+        body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [ended]}
+        return raw(orjson.dumps(body), content_type="application/json")
+
+    with StrictUpstream() as mistral, StrictUpstream() as openai_, StrictAnthropic() as claude:
+        upstreams = (
+            UpstreamSettings("mistral", base_url=mistral.base_url),
+            UpstreamSettings("openai", base_url=openai_.base_url),
+            UpstreamSettings("claude", "anthropic", claude.base_url),
+        )
+        models = (
+            ModelSettings("m", "m", "mistral", fallbacks=("o", "c")),
+            ModelSettings("o", "o", "openai"),
+            ModelSettings("c", "c", "claude"),
+        )
+        with remember(mistral, tmp_path, agent(), upstreams=upstreams, models=models) as world:
+            mistral.rules = Rules(unknown_parameters=False, thinking_parts=True)
+            function = {"name": "memory_insert", "arguments": INSERT.text}
+            call = {"id": "abcdefghi", "type": "function", "function": function, "index": 0}
+            mistral.queue(reply(parts[:1], tool_calls=[call]), reply(parts), fail(503))
+            openai_.queue(fail(503))
+            more: dict[str, Any] = {"user": "alice", "model": "agent/helper"}
+            asked: list[Json] = [{"role": "user", "content": "I like tea."}]
+            assert world.post(asked, headers, **more).status == 200
+            going_on: list[Json] = [{"role": "user", "content": "Well?"}]
+            if not appends:
+                going_on = [*asked, {"role": "assistant", "content": "Ok."}, *going_on]
+            answered = world.post(going_on, headers, **more)
+            assert answered.headers["x-mnemogate-tries"] == "mistral:503;openai:503;claude:200"
+            assert openai_.last.refusal is None
+            sent = " ".join(m["role"] for m in openai_.last.messages)
+            assert sent == "system user assistant tool assistant user"
+
+
 # -- developer
 
 
