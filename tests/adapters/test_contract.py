@@ -18,6 +18,7 @@ from adapters.providers import PROVIDERS, ProviderSpec
 from adapters.transport import HttpTransport, Timeouts
 from adapters.types import Header, ModelRequest
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
+from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, say
 from tests.patience import PATIENCE_S, SHORT_S
 
@@ -89,6 +90,8 @@ def family(request: pytest.FixtureRequest) -> Family:
 @pytest.fixture
 def upstream(family: Family) -> Iterator[StrictUpstream]:
     with family.upstream() as running:
+        if not family.row.capabilities.replies_without_thoughts:
+            running.rules = Rules(wants_thoughts=True)
         yield running
 
 
