@@ -237,10 +237,11 @@ class _StreamedReply:
             yield events
 
     async def peek(self) -> Event | None:
-        await self._reply.peek()  # it has read the pings before the first event
+        first = await self._reply.peek()  # it has read what is before an error
         self._peeked = await anext(self._translated, [])
-        first = (event for event in self._peeked if event.data is not None)
-        return next(first, self._peeked[0] if self._peeked else None)
+        found = [event for event in self._peeked if event.data is not None] or self._peeked
+        is_error = first is not None and first.name == "error"
+        return found[-1 if is_error else 0] if found else None
 
     async def _translate(self, translate: Callable[[Event], list[Event]]) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()

@@ -180,7 +180,11 @@ def test_an_error_passes_as_it_came(world: World, upstream: StrictAnthropic) -> 
         assert reply.json["request_id"] == "req_refused"
 
 
-@pytest.mark.parametrize("before", [b"", b'event: ping\ndata: {"type":"ping"}\n\n'], ids=["at-once", "ping"])
+_PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+_START = b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","content":[]}}\n\n'
+
+
+@pytest.mark.parametrize("before", [b"", _PING, _START + _PING], ids=["at-once", "ping", "start"])
 @pytest.mark.parametrize("user", [{}, {"x-mnemogate-user": "alice"}], ids=["unread", "read"])
 def test_a_stream_that_begins_with_an_error_is_that_status(
     world: World, upstream: StrictAnthropic, user: Json, before: bytes

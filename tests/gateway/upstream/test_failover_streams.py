@@ -106,10 +106,17 @@ def test_an_error_after_comments_is_tried_elsewhere(two: Open, apart: bool, memo
 
 @both
 @pytest.mark.parametrize("kind", ["anthropic"], indirect=True)
-def test_an_error_after_a_ping_is_tried_elsewhere(two: Open, memory: bool) -> None:
-    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+@pytest.mark.parametrize("kinds", [["ping", "ping"], ["message_start", "ping", "content_block_start"]])
+def test_an_error_before_any_words_is_tried_elsewhere(two: Open, memory: bool, kinds: list[str]) -> None:
+    """As Claude's API reports that it is overloaded, when it has begun a message."""
+    begun = {
+        "ping": {},
+        "message_start": {"message": {"id": "msg_1", "model": "m", "content": [], "usage": {}}},
+        "content_block_start": {"index": 0, "content_block": {"type": "text", "text": ""}},
+    }
+    events = [f"event: {kind}\ndata: {json.dumps({'type': kind, **begun[kind]})}\n\n" for kind in kinds]
     with two() as it:
-        it.first.queue(raw(ping, ping, error_event("anthropic", OVERLOADED)))
+        it.first.queue(raw(*map(str.encode, events), error_event("anthropic", OVERLOADED)))
         it.second.queue(say("From the second."))
         text, headers = it.ask(True, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:529;second:200")
