@@ -67,13 +67,14 @@ class OpenAICompatible:
         self.name = name
         self.base_url = base_url.rstrip("/") + (self.default_path if url.path in ("", "/") else "")
         self.capabilities = capabilities or Capabilities()
-        self._adapt_calls: Callable[[bytes], bytes] = with_call_ids
+        # Returns a chat completion request with the calls and the replies that this upstream takes.
+        self.adapt_calls: Callable[[bytes], bytes] = with_call_ids
         if not self.capabilities.any_call_id:
-            self._adapt_calls = with_mistral_ids
+            self.adapt_calls = with_mistral_ids
         elif self.capabilities.requires_call_signatures:
-            self._adapt_calls = with_gemini_signatures
+            self.adapt_calls = with_gemini_signatures
         elif not self.capabilities.replies_without_thoughts:
-            self._adapt_calls = with_thoughts
+            self.adapt_calls = with_thoughts
         self._transport = transport or HttpTransport()
         if key is not None:
             headers = (self._key_header(key), *headers)
@@ -100,7 +101,7 @@ class OpenAICompatible:
         if request.upload is not None:
             body = Upload(request.upload, request.upload_bytes)
         elif request.path == "/chat/completions":
-            body = self._adapt_calls(request.body)
+            body = self.adapt_calls(request.body)
         # A body without a type is JSON. Where there is no body, some servers (Fastify) refuse a type.
         headers = (self._fixed_headers if body is None else self._fixed_json_headers).copy()
         if self._takes_credential and request.credential is not None:

@@ -49,10 +49,9 @@ def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
         # At another address another server may answer.
         is_openai = live.base_url == PROVIDERS["openai"].base_url
         kind = "anthropic" if upstream.kind == "anthropic" else "openai" if is_openai else "none"
-    if kind == "openai":
-        return OpenAIBatches(live.base_url, key, upstream.headers, time.time, upstream.proxy)
-    if kind == "anthropic":
-        return AnthropicBatches(live.base_url, key, upstream.headers, time.time, upstream.proxy)
+    if kind in ("openai", "anthropic"):
+        make = OpenAIBatches if kind == "openai" else AnthropicBatches
+        return make(live.base_url, key, upstream.headers, time.time, upstream.proxy, live.adapt_calls)
     return LocalBatches(live)
 
 

@@ -61,7 +61,7 @@ class AnthropicBatches(SdkBatches):
 
     def line(self, custom_id: str, body: bytes) -> bytes:
         try:
-            wire = to_wire(orjson.loads(body), marks=CACHE_MARK not in body)
+            wire = to_wire(orjson.loads(self._adapt_calls(body)), marks=CACHE_MARK not in body)
         except Untranslatable as error:
             raise ProviderRefused(error.message, status=400) from error
         return orjson.dumps({"custom_id": custom_id, "params": wire}) + b"\n"

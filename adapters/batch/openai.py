@@ -58,7 +58,7 @@ class OpenAIBatches(SdkBatches):
         )
 
     def line(self, custom_id: str, body: bytes) -> bytes:
-        return _LINE_HEAD % custom_id.encode() + body + b"}\n"
+        return _LINE_HEAD % custom_id.encode() + self._adapt_calls(body) + b"}\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         with lines, self._map_errors():

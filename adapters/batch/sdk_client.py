@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from adapters.batch.sdk_errors import map_sdk_errors
 from adapters.errors import ProviderRefused, ProviderUnreachable
+from adapters.tool_calls import with_call_ids
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -46,18 +47,21 @@ class SdkBatches:
         headers: Mapping[str, str],
         now: Callable[[], float],
         proxy: str | None = None,
+        adapt_calls: Callable[[bytes], bytes] = with_call_ids,
     ) -> None:
         """Makes it without a connection.
 
         headers: sent with every request.
         now: seconds since the epoch, by which a Retry-After is read.
         proxy: the one of the settings; None: none.
+        adapt_calls: as of the `OpenAICompatible` of the same upstream.
         """
         self._base_url = base_url
         self._key = key
         self._headers = dict(headers)
         self._now = now
         self._proxy = proxy
+        self._adapt_calls = adapt_calls
 
     @property
     def missing(self) -> str | None:

@@ -387,6 +387,20 @@ async def test_a_batch_whose_file_is_rejected_is_over_without_results() -> None:
         assert (state.is_over, state.has_results, state.message) == (True, False, "The file is malformed.")
 
 
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_a_call_without_an_id_gets_one(kind: str) -> None:
+    """Of another model's: as in a request that is answered live."""
+    call = {"id": None, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    said = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": None, "content": "Done."},
+    ]
+    async with bench_of(kind) as bench:
+        line = bench.provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "messages": said}))
+        assert line.count(b'"call_unnamed_1_0"') == 2
+
+
 async def test_a_request_that_claude_has_no_word_for() -> None:
     provider = AnthropicBatches("http://127.0.0.1:1/v1", "sk-ant-own", {}, time.time)
     with pytest.raises(ProviderRefused, match="seed"):

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from adapters import factory
 from adapters.providers import PROVIDERS
 from adapters.types import Capabilities
-from gateway.settings import ModelSettings, UpstreamSettings
+from gateway.provider_factory import make_batches
+from gateway.settings import ModelSettings, Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.openai_rules import Rules
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, raw, say
@@ -226,6 +227,14 @@ def test_a_stand_in_gets_no_fields_that_it_does_not_know(tmp_path: Path, appends
             assert openai_.last.refusal is None
             sent = " ".join(m["role"] for m in openai_.last.messages)
             assert sent == "system user assistant tool assistant user"
+
+
+def test_a_batch_has_the_calls_that_its_upstream_takes() -> None:
+    settings = Settings(upstreams=(UpstreamSettings("up", "gemini", api_key="k", batches="openai"),))
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    said = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    line = make_batches(settings)["up"].line("1", orjson.dumps({"model": "gemini-3-flash", "messages": said}))
+    assert b"skip_thought_signature_validator" in line
 
 
 # -- developer
