@@ -212,7 +212,8 @@ def refused(client: Client) -> None:
 
 def broken(client: Client) -> None:
     """A reply that breaks off ends with an error in the client's dialect."""
-    client.queue("The treasure lies under the third palm tree.", cut_after=3)
+    cut_after = _HELD.get(client.dialect.name, 3)
+    client.queue("The treasure lies under the third palm tree.", cut_after=cut_after)
     client.talk.append(("user", "Where is it?"))
     reply = client.ask()
     assert reply.status == (200 if client.stream else 502)
