@@ -291,15 +291,21 @@ def read_error_object(status: int, body: bytes) -> Json:
 _MAX_DIGITS = 12
 # The sentences in which servers name the length of their context; the group is the number.
 _CONTEXT_SENTENCES = (
-    # OpenAI, vLLM, OpenRouter; xAI.
-    re.compile(r"maximum (?:context|prompt) length (?:is|of) (\d[\d,]*)", re.I),
+    # OpenAI, vLLM, OpenRouter; xAI; vLLM.
+    re.compile(r"maximum (?:context|prompt|model) length (?:is|of) (\d[\d,]*)", re.I),
+    re.compile(r"configured limit of (\d[\d,]*) tokens", re.I),  # OpenAI, of its fifth generation
+    re.compile(r"model token limit: (\d[\d,]*)", re.I),  # Kimi
+    re.compile(r"current length is \d+ while limit is (\d[\d,]*)", re.I),  # Cerebras
+    re.compile(r"prompt token count of \d+ exceeds the limit of (\d[\d,]*)", re.I),  # GitHub Copilot
+    re.compile(r"range of input length should be \[\d+, ?(\d[\d,]*)", re.I),  # Qwen
     re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
     re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
     re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
-    re.compile(r"context (?:size|length|window)[^.\d]{0,30}(\d[\d,]*)", re.I),  # llama.cpp, LM Studio, Groq
+    re.compile(r"\bn_ctx\"?\s*[:=]\s*(\d+)", re.I),  # llama.cpp, in a field of its error; LM Studio
+    # llama.cpp, LM Studio, Groq. Ollama names by how much the context is exceeded, and MiniMax its error's code.
+    re.compile(r"context (?:size|length|window)(?! by | exceeds )[^.\d]{0,30}(\d[\d,]*)", re.I),
     re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
     re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
-    re.compile(r"\"n_ctx\"\s*:\s*(\d+)", re.I),  # llama.cpp, a field of its error
 )
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
 
