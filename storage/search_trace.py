@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 # By all, by words, by meaning, from 0 to 255, relative to the best of the search.
 HitScores = tuple[int, int, int]
+# The same of some hits: a byte for each in each of the three.
+ScoreColumns = tuple[bytes, bytes, bytes]
 
 
-def _no_scores() -> list[HitScores]:
-    return []
+def no_scores() -> ScoreColumns:
+    """Returns the scores of no hits."""
+    return b"", b"", b""
 
 
 @dataclass(slots=True)
@@ -21,8 +24,8 @@ class SearchTrace:
     muted_seqs: Sequence[int] = ()
     # The hits have scores by meaning.
     has_meaning: bool = False
-    # Returns the scores of the hits, in their order. It is called where the record is packed, off the loop.
-    scores: Callable[[], list[HitScores]] = _no_scores
+    # Returns the scores of the hits, in their order. It is called where the record is packed: over SQLite off the loop.
+    scores: Callable[[], ScoreColumns] = no_scores
     # Returns the best hits, up to a limit, of those that are too weak for a note, with their scores; None: nothing was
     # ranked. It holds the whole ranking, so it is set to None in a trace that is stored.
     weak_hits: Callable[[int], list[tuple[int, HitScores]]] | None = None

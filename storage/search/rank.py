@@ -173,7 +173,7 @@ def _are_common(wanted: WantedTerms) -> bool:
 def _weak(sums: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
     """Returns what `SearchTrace.weak_hits` does. chunks: of the layout as it was ranked, which changes in place."""
     rows = sums.left_out(limit)
-    return list(zip(_numbers(rows, chunks), sums.relative(rows)(), strict=True))
+    return list(zip(_numbers(rows, chunks), zip(*sums.relative(rows)(), strict=True), strict=True))
 
 
 def most_telling(

@@ -25,7 +25,7 @@ from storage.search.weights import (
     TELLING_TERMS,
     VECTORS_FADE,
 )
-from storage.search_trace import HitScores
+from storage.search_trace import ScoreColumns, no_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,11 +254,11 @@ class Scores:
         stated = share * ((flags & ASKS) == 0) if self._layout.all_flags & ASKS else share
         return (1.0 - min(_max(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
 
-    def relative(self, rows: Sequence[int]) -> Callable[[], list[HitScores]]:
+    def relative(self, rows: Sequence[int]) -> Callable[[], ScoreColumns]:
         """Returns what computes how good rows of the last ranking are. It refers to the scores of these rows alone."""
         ranking = self._ranking
         if not rows or ranking is None:
-            return list
+            return no_scores
         at = ranking.rows.searchsorted(rows)
         fused = ranking.chosen_by if ranking.chosen_by is not None else ranking.fuse()
         columns = (fused, ranking.by_words, ranking.by_vectors)
@@ -355,13 +355,15 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     return outstanding, beyond
 
 
-def _hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> list[HitScores]:
+def _hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> ScoreColumns:
     """Returns scores from 0 to 255, relative to the best of all. columns: the scores with that best one."""
-    scaled = [
-        [0] * count if each is None or not each[1] > 0 else map(int, (each[0] * (255.0 / each[1])).tolist())
+    by_all, by_words, by_meaning = (
+        bytes(count)
+        if each is None or not each[1] > 0
+        else (each[0] * (255.0 / each[1])).astype("uint8").tobytes()
         for each in columns
-    ]
-    return list(zip(*scaled, strict=True))
+    )
+    return by_all, by_words, by_meaning
 
 
 def _max(score: NDArray[np.float64]) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
 from gateway.core.prompt.note import CUT_CHARS
@@ -16,7 +16,6 @@ from gateway.run.receipt import Receipt
 from storage.recall_record import KINDS, PROMPT_PARTS, REASONS, EntryRow, RecallRecord, pack_code, pack_rows
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
-_NO_SCORES = (0, 0, 0)
 # Estimates: characters of a text for each token, and of the JSON around a message.
 _CHARS_PER_TOKEN, _MESSAGE_JSON_CHARS = 4, 40
 # `pack_code` for each kind with each reason.
@@ -33,13 +32,13 @@ def pack_recall(
     ms: how long the turn took.
     added_ms: how much of that the gateway added.
 
-    Over SQLite it runs in the writer's thread, and it changes nothing.
+    Over SQLite it runs in the writer's thread, over PostgreSQL in the loop's, and it changes nothing.
     """
-    rows, counts = entry_rows(search)
+    rows, left_out = entry_rows(search)
     reported = reported_counts(outcome.usage)
     record = RecallRecord(
-        outcome=search.why or _why(bool(search.choice.hits), counts),
-        found=len(search.choice.hits) + counts.total(),
+        outcome=search.why or _why(bool(search.choice.hits), left_out),
+        found=len(search.choice.hits) + sum(left_out),
         recalled_tokens=prompt.recall.tokens,
         is_selection=search.is_selection,
         mode=receipt.mode,
@@ -52,61 +51,76 @@ def pack_recall(
         first_ms=receipt.first_ms,
         ms=ms,
         usage=None if reported is None else reported[:3],
-        left_out=tuple([counts[reason] for reason in _LEFT_OUT_REASONS]),
+        left_out=left_out,
     )
     return pack_rows(record, rows, has_meaning=search.trace.has_meaning)
 
 
 def entry_rows(
     search: SearchRecord, most_left_out: int = MAX_LEFT_OUT
-) -> tuple[list[EntryRow], Counter[str]]:
-    """Returns a search's hits as rows by rank, and how many stayed out for each reason.
+) -> tuple[list[EntryRow], tuple[int, ...]]:
+    """Returns a search's hits as rows by rank, and how many stayed out, in the order of `RecallRecord.left_out`.
 
     most_left_out: how many of those that stayed out have rows.
     """
-    trace = search.trace
+    trace, hits = search.trace, search.choice.hits
     messages = {m.seq: m for m in search.messages}
-    ranks = {seq: rank for rank, seq in enumerate(trace.hit_seqs or messages, 1)}
-    scores = dict(zip(trace.hit_seqs, trace.scores(), strict=True)) if trace.hit_seqs else {}
-
-    def row(seq: int, kind: str, reason: str, tokens: int) -> EntryRow:
-        # A hit that the ranking lacks has its last rank.
-        rank = ranks.get(seq, len(ranks))
-        return EntryRow(_CODES[kind, reason], seq, rank, *scores.get(seq, _NO_SCORES), tokens)
-
-    rows = [row(hit.message.seq, hit.message.source, "", hit.tokens) for hit in search.choice.hits]
-    chosen = {each.seq for each in rows}
-    reasons = _reasons(search, messages.keys() - chosen)
-    left_out = [seq for seq in dict.fromkeys((*ranks, *reasons)) if seq in reasons][:most_left_out]
+    ranked = trace.hit_seqs or tuple(messages)
+    end = len(ranked)
+    places = dict(zip(ranked, range(end), strict=True))
+    reasons = _reasons(search, messages)
+    # From here on columns, with which C goes through rows.
+    seqs = [hit.message.seq for hit in hits]
+    codes = [_CODES[hit.message.source, ""] for hit in hits]
+    tokens = [hit.tokens for hit in hits]
+    left_out = [*islice(filter(reasons.__contains__, ranked), most_left_out)]
+    if len(left_out) < most_left_out:
+        left_out += [seq for seq in reasons if seq not in places][: most_left_out - len(left_out)]
     for seq in left_out:
         message = messages.get(seq)
-        tokens = 0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN
         kind = "fact" if seq in trace.muted_seqs else "any" if message is None else message.source
-        rows.append(row(seq, kind, reasons[seq], tokens))
-    weak = [(seq, each) for seq, each in search.weak if seq not in reasons and seq not in chosen]
-    del weak[most_left_out - len(left_out) :]
-    for rank, (seq, weak_scores) in enumerate(weak, len(ranks) + 1):
-        rows.append(EntryRow(_CODES["any", "weak"], seq, rank, *weak_scores, 0))
-    rows.sort(key=attrgetter("rank"))
-    return rows, Counter([*reasons.values(), *["weak"] * len(weak)])
+        seqs.append(seq)
+        codes.append(_CODES[kind, reasons[seq]])
+        tokens.append(0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN)
+    # A hit that the ranking lacks has its last rank, and no scores.
+    at = [places.get(seq, end) for seq in seqs]
+    ranks = [min(place + 1, end) for place in at]
+    scores = [map(((column or bytes(end)) + b"\0").__getitem__, at) for column in trace.scores()]
+    rows = sorted(zip(ranks, codes, *scores, tokens, seqs, strict=True))
+    counts = Counter(reasons.values())
+    if search.weak:
+        weak = [(seq, each) for seq, each in search.weak if seq not in reasons and seq not in seqs]
+        del weak[most_left_out - len(left_out) :]
+        rows += [
+            (rank, _CODES["any", "weak"], *weak_scores, 0, seq)
+            for rank, (seq, weak_scores) in enumerate(weak, end + 1)
+        ]
+        counts["weak"] += len(weak)
+    return rows, tuple([counts.get(reason, 0) for reason in _LEFT_OUT_REASONS])
 
 
-def _reasons(search: SearchRecord, unchosen: Iterable[int]) -> dict[int, str]:
-    """Returns by number the reason for which each hit stayed out. unchosen: the messages that were not chosen."""
-    tried = frozenset(search.choice.tried)
+def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
+    """Returns by number the reason for which each hit stayed out. messages: the numbers of what was found."""
+    choice = search.choice
     # What the note did not try to hold stands in the prompt already.
-    found = {seq: "no_room" if seq in tried else "shown" for seq in unchosen}
-    for seqs, reason in ((search.choice.repeats, "repeats"), (search.choice.shown, "shown")):
-        for seq in seqs:
-            if seq in found:
-                found[seq] = reason
-    return {**search.ruled_out, **found, **dict.fromkeys(search.trace.muted_seqs, "muted")}
+    found = dict.fromkeys(messages, "shown")
+    for seqs, reason in ((choice.tried, "no_room"), (choice.repeats, "repeats"), (choice.shown, "shown")):
+        if seqs:
+            found.update(dict.fromkeys(seqs, reason))
+    if search.ruled_out:
+        found = {**search.ruled_out, **found}
+    for hit in choice.hits:
+        del found[hit.message.seq]
+    if search.trace.muted_seqs:
+        found.update(dict.fromkeys(search.trace.muted_seqs, "muted"))
+    return found
 
 
-def _why(has_chosen: bool, counts: Counter[str]) -> str:
-    """Returns one of OUTCOMES for a search that did not fail. counts: hits that stayed out, by reason."""
+def _why(has_chosen: bool, left_out: Sequence[int]) -> str:
+    """Returns one of OUTCOMES for a search that did not fail. left_out: as `RecallRecord.left_out`."""
     if has_chosen:
         return "recalled"
+    counts = dict(zip(_LEFT_OUT_REASONS, left_out, strict=True))
     if counts["no_room"]:
         return "no_room"
     return "all_shown" if counts["shown"] or counts["repeats"] else "nothing_found"

@@ -69,6 +69,17 @@ def test_a_reply_shows_what_it_recalled_and_what_stayed_out(world: World) -> Non
     assert found["usage"]["output"] > 0
 
 
+def test_what_a_template_finds_and_the_question_again_is_shown_once(world: World) -> None:
+    """The second search, without the template's lines, found it again: it was shown as recalled and as too weak."""
+    template = "Answer the question of this customer as politely and as shortly as you can, please:"
+    asked(world, f"{template}\n{FACT}")
+    found = why(world, asked(world, f"{template}\n{QUESTION}"))
+    chosen = {hit["seq"] for hit in found["chosen"]}
+    assert chosen
+    assert not chosen & {hit["seq"] for hit in found["left_out"]}
+    assert found["found"] == len(found["chosen"]) + len(found["left_out"])
+
+
 def test_a_turn_without_hits_and_one_without_a_user_say_so(world: World) -> None:
     first = why(world, asked(world, "Hello there."))
     assert (first["why"], first["chosen"], first["left_out"], first["found"]) == ("nothing_found", [], [], 0)
