@@ -308,6 +308,21 @@ _CONTEXT_SENTENCES = (
     re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
 )
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
+# The code and the words of an error about the length that may name none: OpenAI; MiniMax; Bedrock and Ollama; Groq.
+_TOO_LONG_CODE: Final = "context_length_exceeded"
+_TOO_LONG: Final = re.compile(
+    r"exceeds the context window|context window exceeds|(?:prompt|input) (?:is )?too long"
+    r"|reduce the length of the messages",
+    re.I,
+)
+
+
+def exceeds_context(body: bytes) -> bool:
+    """Returns whether an error says that a request is too long for the model, whether it names a length or not."""
+    error = _error_in_body(body)
+    if error is None:
+        return False
+    return error["code"] == _TOO_LONG_CODE or bool(_TOO_LONG.search(error["message"][:_CAUSE_CHARS]))
 
 
 def context_from_error(body: str, request: bytes = b"") -> int | None:

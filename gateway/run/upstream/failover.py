@@ -30,6 +30,7 @@ from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
     RefusedContent,
     context_from_error,
+    exceeds_context,
     refusal_in_body,
     refusal_in_event,
     refused_content,
@@ -62,6 +63,9 @@ _ERROR_S: Final = 0.1
 # The statuses of refusals that may be about what a request has in it; those that may be about its length.
 _REFUSALS: Final = frozenset((400, 403, 413, 422, 451))
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
+# The parts of a refused request that are tried in turn where its error names no length. Chosen: a conversation that has
+# just outgrown its window is cut once, and one of twice its length three times.
+_SHARES: Final = (0.75, 0.55, 0.4)
 _log = logging.getLogger("mnemogate")
 
 
@@ -251,6 +255,9 @@ class Attempts:
     _is_settled: bool = False
     # The request was cut to a guess of the endpoint's context window.
     _is_guess: bool = False
+    # The tokens of the request that was first refused by an error without a length, and how often it was cut since.
+    _refused_tokens: int = 0
+    _cuts: int = 0
 
     def __enter__(self) -> Attempts:
         self.endpoint.health.in_flight += 1
@@ -306,7 +313,7 @@ class Attempts:
                 self.endpoint.health.in_flight -= 1
                 self.endpoint, self.target = self._rest.pop(0)
                 self.endpoint.health.in_flight += 1
-                attempts, self._is_guess = 0, False
+                attempts, self._is_guess, self._refused_tokens, self._cuts = 0, False, 0, 0
                 request = await make(self.target, self.endpoint)
 
     async def _attempt(
@@ -380,6 +387,8 @@ class Attempts:
             return other
         if self._is_guess and reply.status < 400:
             self._failover.context_windows.note_guess(self.target[:2])
+        if self._cuts and reply.status < 400 and self.target.context_window is not None:
+            self._failover.context_windows.note_reported(self.target[:2], self.target.context_window)
         self.call.is_streamed = reply.is_stream
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
@@ -405,10 +414,10 @@ class Attempts:
     async def _find_context_window(
         self, body: bytes, request: ModelRequest, make: RequestMaker
     ) -> ModelRequest | None:
-        """Returns a shorter request if an error names the context's length; None: it names none. body: the error's."""
+        """Returns a shorter request if an error is about the context's length; None: it is not. body: the error's."""
         tokens = context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace"), request.body)
         if tokens is None:
-            return None
+            return await self._cut_by_share(request, make) if exceeds_context(body[:ERROR_BYTES]) else None
         known, target = self.target.context_window, self.target
         context_windows: list[int] = []
         if known is None or known > tokens:
@@ -426,6 +435,25 @@ class Attempts:
             self._is_guess = context_window < known
             self.target = target._replace(context_window=context_window)
             self._receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
+            return shorter
+        return None
+
+    async def _cut_by_share(self, request: ModelRequest, make: RequestMaker) -> ModelRequest | None:
+        """Returns a shorter request where an error names no length; None: it cannot be cut, or was often enough."""
+        self._refused_tokens = self._refused_tokens or estimate_prompt_tokens(request.body)
+        while self._cuts < len(_SHARES):
+            target = self.target._replace(context_window=int(self._refused_tokens * _SHARES[self._cuts]))
+            self._cuts += 1
+            shorter = await make(target, self.endpoint)
+            if shorter.body == request.body:
+                continue
+            self.target = target
+            self._receipt.headers["x-mnemogate-context-tokens"] = str(target.context_window)
+            _log.warning(
+                "The upstream %s refuses a prompt as too long for %s, and names no length: it is cut to %s tokens. "
+                "Set the model's `context_window`.",
+                *(self.endpoint.name, target.model, target.context_window),
+            )
             return shorter
         return None
 

@@ -58,6 +58,38 @@ def test_a_list_that_is_too_long_is_cut_once_it_is_known_how_long_it_may_be(
         assert len(upstream.chats) == 3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        fail(400, "Your input exceeds the context window of this model.", code="context_length_exceeded"),
+        fail(400, "invalid params, context window exceeds limit (2013)"),
+        fail(413, "Please reduce the length of the messages or completion."),
+    ],
+)
+def test_a_list_that_is_too_long_is_cut_where_no_length_is_named(tmp_path: Path, error: Reply) -> None:
+    def refuse(seen: Seen) -> Reply:
+        return error if refuse_long(seen).status == 400 else say("Short enough.")
+
+    with StrictUpstream(script=refuse) as upstream, remember(upstream, tmp_path) as world:
+        body = {"model": "m", "messages": long_list(60), "user": "alice"}
+        first = world.gateway.post(body)
+        assert first.status == 200
+        assert first.headers["x-mnemogate-tries"] == f"up:{error.status};up:200"
+        assert 40 < len(upstream.last.messages) < 121
+        assert world.gateway.post(body).status == 200
+        assert len(upstream.chats) == 3, "it is remembered"
+
+
+def test_what_cannot_be_cut_is_refused_as_before(tmp_path: Path) -> None:
+    with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
+        upstream.script = lambda seen: fail(400, "The input is too long.")
+        reply = world.gateway.post({"model": "m", "messages": long_list(0), "user": "alice"})
+        assert (reply.status, len(upstream.chats)) == (400, 1)
+        upstream.script = None
+        assert world.gateway.post({"model": "m", "messages": long_list(60), "user": "alice"}).status == 200
+        assert len(upstream.last.messages) == 121
+
+
 def test_a_list_that_is_too_long_only_with_the_result_of_a_gateway_tool_is_cut(tmp_path: Path) -> None:
     def search(seen: Seen) -> Reply:
         call = Call("conversation_search", {"query": "ten"})
