@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
-from adapters.types import Capabilities, no_model
+from adapters.types import Capabilities
 
 # The fields that OpenAI's models refuse: those that think, and those that do not.
 _REFUSED_THINKING: Final = frozenset({"temperature", "max_tokens"})
@@ -92,11 +92,8 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
         ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),
         ProviderSpec("mistral", "https://api.mistral.ai/v1", replace(_NO_DEVELOPER, any_call_id=False)),
-        # Its models think unless they are told not to, and are forced to no call then.
         ProviderSpec(
-            "deepseek",
-            "https://api.deepseek.com/v1",
-            replace(_NO_DEVELOPER, replies_without_thoughts=False, can_force=no_model),
+            "deepseek", "https://api.deepseek.com/v1", replace(_NO_DEVELOPER, replies_without_thoughts=False)
         ),
         ProviderSpec(
             "gemini",

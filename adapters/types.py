@@ -130,7 +130,8 @@ class Capabilities(Struct, frozen=True):
     any_call_id: bool = True
     # It refuses tool calls without its signature, unless they bear the mark of calls that have none.
     requires_call_signatures: bool = False
-    # In a request with tools it takes replies without `reasoning_content`; False: with an empty one at least.
+    # In a request with tools it takes replies without `reasoning_content`. False: with an empty one at least; models
+    # think without being asked to then, and are forced to no call.
     replies_without_thoughts: bool = True
     # Fields of a request that its dialect has no place for, so that its translation drops them.
     untranslatable_fields: tuple[str, ...] = ()

@@ -265,6 +265,8 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         unreadable = frozenset(n for n, m in enumerate(request.messages) if has_unreadable_files(m))
     takes_developer = capabilities.developer_role is not False
     may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
+    if not capabilities.replies_without_thoughts:  # its models think without being asked to
+        may_force = False
     form: EndpointForm = _cached_form(
         consumed,
         untranslatable,

@@ -15,6 +15,9 @@ from gateway.settings import UpstreamSettings
 from tests.agents.letta import LettaWorld, letta
 from tests.doubles.anthropic_rules import sign
 from tests.doubles.anthropic_upstream import StrictAnthropic, message
+from tests.doubles.openai_rules import Rules
+from tests.doubles.upstream import Call, StrictUpstream, call_tools
+from tests.doubles.upstream import say as plain
 
 Json = dict[str, Any]
 
@@ -74,6 +77,19 @@ def test_a_rule_forces_no_call_on_a_model_that_refuses_it(
     asked = [seen.json.get("tool_choice") for seen in world.upstream.chats]
     assert {key: asked[0][key] for key in ("type", "name") if key in asked[0]} == choice
     assert [seen.refusal for seen in world.upstream.chats] == [None] * len(asked)
+
+
+def test_a_rule_forces_no_call_where_replies_have_to_have_thoughts(tmp_path: Path) -> None:
+    """DeepSeek's models and Kimi's think unless they are told not to, and refuse to be forced then."""
+    with StrictUpstream(rules=Rules(wants_thoughts=True)) as upstream:
+        takes: Any = {"replies_without_thoughts": False}
+        there = (UpstreamSettings("kimi", base_url=upstream.base_url, takes=takes),)
+        with letta(upstream, tmp_path, upstreams=there) as world:
+            first: Any = [{"type": "run_first", "tool_name": "conversation_search"}]
+            agent = world.agent(model="kimi/k", tool_rules=first, agent_type="letta_v1_agent").id
+            upstream.queue(call_tools(Call("conversation_search", {"query": "tea"})), plain("Found."))
+            assert send(world, agent, "Hi", streamed=False)[-1].content == "Found."
+            assert [seen.refusal for seen in upstream.chats] == [None, None]
 
 
 def test_an_agent_that_thinks_is_asked_without_its_temperature(world: LettaWorld) -> None:
