@@ -34,7 +34,14 @@ _MAX_DIGITS = 20  # Python refuses to parse a number of thousands of digits
 
 def token_count(usage: Any, key: str) -> int:
     """Returns a number of tokens in a `usage`, where an upstream may put anything; 0: there is none."""
-    value = usage.get(key) if isinstance(usage, dict) else None
+    value = usage.get(key) if usage.__class__ is dict else None
+    if value.__class__ is not int:  # as nearly all are
+        return 0 if value is None else _written_count(value)
+    return value if 0 <= value <= _MAX_TOKENS else 0
+
+
+def _written_count(value: Any) -> int:
+    """Returns a number of tokens that is written as a text or with a decimal point; 0: it is none."""
     if isinstance(value, str):
         value = int(value) if value.isdecimal() and len(value) < _MAX_DIGITS else 0
     elif isinstance(value, float) and value.is_integer():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 # An upstream gave up in the middle of a reply: OpenAI's dialect has no reason for it.
@@ -31,6 +32,11 @@ _REASONS: Final = {word: reason for reason, words in _WORDS.items() for word in 
 
 def read_finish_reason(reason: Any) -> str:
     """Returns why a reply ended: "stop", "tool_calls", or one of `CUT_REASONS`. Words of no known upstream: "stop"."""
-    words = reason.lower().replace("-", "_").split(":") if isinstance(reason, str) else ()
+    return _read_words(reason) if isinstance(reason, str) else "stop"
+
+
+@lru_cache(maxsize=64)  # upstreams have few of them, and each reply's is read several times
+def _read_words(reason: str) -> str:
+    words = reason.lower().replace("-", "_").split(":")
     # Gemini's have two words: "content_filter: PROHIBITED_CONTENT". The second one is the more exact.
     return next((_REASONS[word] for each in reversed(words) if (word := each.strip()) in _REASONS), "stop")

@@ -371,7 +371,7 @@ class Chat:
 
     def _all_take_native_body(self, call: ChatCall) -> bool:
         """Returns whether all endpoints that may answer a request speak its client's dialect."""
-        return all(
+        return call.request.native_body is not None and all(
             native_body_for(call.request, endpoint) is not None
             for endpoint in self.failover.endpoints_of(call.route)
         )

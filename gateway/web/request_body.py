@@ -32,7 +32,10 @@ class RequestBody(Struct, frozen=True):
 
     def value(self, key: str) -> Any:
         """Returns the value of a field; None where there is none, or one that cannot be read."""
-        written = bytes(self.members.get(key, b"null"))
+        member = self.members.get(key)
+        if member is None:
+            return None
+        written = bytes(member)
         try:
             check_values(written)
             return orjson.loads(written)

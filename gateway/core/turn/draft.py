@@ -142,6 +142,7 @@ class MessageDraft:
         "_newest",
         "_texts",
         "calls",
+        "counts",
         "finish_reason",
         "usage",
     )
@@ -155,6 +156,8 @@ class MessageDraft:
         self._client_call_count = 0  # how many of these are the client's
         self.finish_reason: str | None = None
         self.usage: Json | None = None
+        # The tokens of `usage`; None: the reply reports none.
+        self.counts: TokenCounts | None = None
 
     @property
     def text(self) -> str:
@@ -176,6 +179,12 @@ class MessageDraft:
                 self._fields.setdefault(key, None)
             elif key != "tool_calls":
                 _merge_field(self._fields, key, value)
+
+    def take_usage(self, usage: Any) -> None:
+        """Takes a usage, if it reports any tokens."""
+        counts = reported_counts(usage)
+        if counts is not None:
+            self.usage, self.counts = usage, counts
 
     def add_texts(self, texts: Iterable[str]) -> None:
         """Appends texts to the content, which has begun."""
@@ -274,11 +283,6 @@ class MessageDraft:
                 indexed.append(call)
             self._decided_count += 1
         return indexed
-
-    @property
-    def counts(self) -> TokenCounts | None:
-        """The tokens that the reply reports; None: it reports none."""
-        return reported_counts(self.usage)
 
     @property
     def prompt_counts(self) -> None:

@@ -38,7 +38,7 @@ from gateway.core.turn.draft import (
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
 from gateway.core.turn.upstream_error import error_in
-from gateway.core.usage.reported import reported_counts, usage_of
+from gateway.core.usage.reported import usage_of
 from gateway.errors import GatewayError, UpstreamBroke
 
 EVENT_STREAM: Final[Header] = ("content-type", "text/event-stream; charset=utf-8")
@@ -326,7 +326,7 @@ class Round:
                     self._take_delta(delta_of(choice), choice.get("finish_reason"), None)
         if len(self.draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
-        self.draft.usage = usage if reported_counts(usage) is not None else None
+        self.draft.take_usage(usage)
         return self._complete()
 
     def end(self) -> RoundEnd:
@@ -429,8 +429,7 @@ class Round:
         usage = usage_of(chunk)
         total: Json | None = None
         if isinstance(usage, dict):
-            if reported_counts(usage) is not None:
-                self.draft.usage = usage
+            self.draft.take_usage(usage)
             if self._turn_usage is not None:
                 total = self._turn_usage(self.draft.usage)
         if not self._has_begun:

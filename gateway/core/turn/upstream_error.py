@@ -54,7 +54,7 @@ _UNREACHABLE: Final = re.compile(
     rf"{_FETCHES}.{{0,60}}{_THINGS}|{_THINGS}.{{0,80}}{_FETCHES}|fetch content|invalid_image_url", re.I
 )
 # The field with which a reply ends, and the most bytes of a reply that has nothing else; the latter is not measured.
-_FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]*)"')
 _MAX_VERDICT_BYTES: Final = 4096
 # The beginning of an error's message that is read for its cause. Some quote the request after that.
 _CAUSE_CHARS: Final = 200
@@ -128,12 +128,13 @@ def refuses_input(begin: bytes) -> bool:
 
     begin: its first event's data, or its body.
     """
-    if len(begin) > _MAX_VERDICT_BYTES or not _FINISHED.search(begin):
+    found = None if len(begin) > _MAX_VERDICT_BYTES else _FINISHED.search(begin)
+    if found is None or read_finish_reason(found[1].decode("utf-8", "replace")) != "content_filter":
         return False
     parsed, _ = read_json(begin)
     choices = parsed.get("choices") if isinstance(parsed, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
-    if not isinstance(choice, dict) or read_finish_reason(choice.get("finish_reason")) != "content_filter":
+    if not isinstance(choice, dict) or not choice.get("finish_reason"):
         return False
     message = choice.get("message") or choice.get("delta") or {}
     return isinstance(message, dict) and not any(map(message.get, ("content", "refusal", "tool_calls")))

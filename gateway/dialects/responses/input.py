@@ -305,7 +305,8 @@ class _Messages:
         self._reply.add_content(content)
 
     def _add_message(self, message: Json) -> None:
-        self._end_reply()
+        if self._open is not None:
+            self._end_reply()
         self._append(message)
 
     def _end_reply(self) -> None:
@@ -327,7 +328,7 @@ class _Messages:
             self._input.places.append(-1)
 
     def _append(self, message: Json) -> None:
-        if message["role"] != "tool":
+        if self._media and message["role"] != "tool":
             self._append_media()
         self._input.messages.append(message)
         self._input.places.append(-1 if message["role"] == "assistant" else self.item_index)

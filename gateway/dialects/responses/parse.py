@@ -267,11 +267,7 @@ def _read_messages(
     if isinstance(items, list):
         head += summaries_in(items, items_before=len(waiting))
     read = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
-    summaries = summaries_in(waiting)
-    shared = {n for n, message in enumerate(head) if message in summaries}
-    for n, place in enumerate(read.places, len(head)):
-        if 0 <= place < len(waiting) and read.messages[n - len(head)]["role"] in SYSTEM_ROLES:
-            shared.add(n)
+    shared = _shared_messages(head, read, waiting) if waiting else frozenset()
     if needs_input and not read.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = read_optional(json, "previous_response_id", str)
@@ -284,7 +280,17 @@ def _read_messages(
     if not read.messages and (previous is not None or not head):
         read.messages.append({"role": "user", "content": ""})
     read.messages[:0] = head
-    return read, frozenset(shared)
+    return read, shared
+
+
+def _shared_messages(head: list[Json], read: InputMessages, waiting: Sequence[Json]) -> frozenset[int]:
+    """Returns the indices of the messages that each response of a conversation has. head: those before the input's."""
+    summaries = summaries_in(waiting)
+    shared = {n for n, message in enumerate(head) if message in summaries}
+    for n, place in enumerate(read.places):
+        if 0 <= place < len(waiting) and read.messages[n]["role"] in SYSTEM_ROLES:
+            shared.add(len(head) + n)
+    return frozenset(shared)
 
 
 def read_conversation_id(json: Json) -> str | None:
