@@ -272,7 +272,10 @@ def _status_of(error: Json) -> int:
             return number
         if isinstance(code, str) and code.lower() in _STATUSES:
             return _STATUSES[code.lower()]
-    return 500
+    # LM Studio's about the length has neither, in a stream.
+    message = str(error.get("message") or "")
+    is_too_long = _is_too_long(error) or next(_contexts(message), None) is not None
+    return 400 if is_too_long else 500
 
 
 def read_error_object(status: int, body: bytes) -> Json:
@@ -309,11 +312,11 @@ _CONTEXT_SENTENCES = (
     re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
 )
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
-# The code and the words of an error about the length that may name none: OpenAI; MiniMax; Bedrock and Ollama; Groq.
+# The code and the words of an error about the length that may name none: of OpenAI, MiniMax, Ollama, Groq, LM Studio
 _TOO_LONG_CODE: Final = "context_length_exceeded"
 _TOO_LONG: Final = re.compile(
     r"exceeds the context window|context window exceeds|(?:prompt|input) (?:is )?too long"
-    r"|reduce the length of the messages",
+    r"|reduce the length of the messages|context size has been exceeded",
     re.I,
 )
 
@@ -321,9 +324,12 @@ _TOO_LONG: Final = re.compile(
 def exceeds_context(body: bytes) -> bool:
     """Returns whether an error says that a request is too long for the model, whether it names a length or not."""
     error = _error_in_body(body)
-    if error is None:
-        return False
-    return error["code"] == _TOO_LONG_CODE or bool(_TOO_LONG.search(error["message"][:_CAUSE_CHARS]))
+    return error is not None and _is_too_long(error)
+
+
+def _is_too_long(error: Json) -> bool:
+    words = str(error.get("message") or "")[:_CAUSE_CHARS]
+    return error.get("code") == _TOO_LONG_CODE or bool(_TOO_LONG.search(words))
 
 
 def context_from_error(body: str, request: bytes = b"") -> int | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.settings import ModelSettings, UpstreamSettings
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, say, uncounted
+from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, raw, say, uncounted
 from tests.gateway.sdk import agent, remember
 from tests.gateway.upstream.two import Open, only_openai
 
@@ -78,6 +78,24 @@ def test_a_list_that_is_too_long_is_cut_where_no_length_is_named(tmp_path: Path,
         assert 40 < len(upstream.last.messages) < 121
         assert world.gateway.post(body).status == 200
         assert len(upstream.chats) == 3, "it is remembered"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["greater than the context length (n_keep: 9001>= n_ctx: 2000).", "Context size has been exceeded."],
+)
+def test_a_stream_that_is_an_error_about_the_length_is_made_again(tmp_path: Path, words: str) -> None:
+    """LM Studio's has a 200, and neither a code nor a type."""
+    event = b"event: error\ndata: %b\n\n" % json.dumps({"error": {"message": words}}).encode()
+
+    def refuse(seen: Seen) -> Reply:
+        return raw(event) if refuse_long(seen).status == 400 else say("Short enough.")
+
+    with StrictUpstream(script=refuse) as upstream, remember(upstream, tmp_path) as world:
+        body = {"model": "m", "messages": long_list(60), "user": "alice", "stream": True}
+        reply = world.gateway.post(body)
+        assert reply.headers["x-mnemogate-tries"] == "up:400;up:200"
+        assert b"Short" in reply.body
 
 
 def test_what_cannot_be_cut_is_refused_as_before(tmp_path: Path) -> None:
