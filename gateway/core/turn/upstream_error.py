@@ -316,7 +316,8 @@ _ESCAPE = re.compile(r"\\.", re.DOTALL)
 _TOO_LONG_CODE: Final = "context_length_exceeded"
 _TOO_LONG: Final = re.compile(
     r"exceeds the context window|context window exceeds|(?:prompt|input) (?:is )?too long"
-    r"|reduce the length of the messages|context size has been exceeded",
+    r"|reduce the length of the messages|context size has been exceeded"
+    r"|max_tokens must be at least 1, got -\d",  # vLLM, of what the prompt leaves
     re.I,
 )
 

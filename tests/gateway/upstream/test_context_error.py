@@ -64,6 +64,7 @@ def test_a_list_that_is_too_long_is_cut_once_it_is_known_how_long_it_may_be(
         fail(400, "Your input exceeds the context window of this model.", code="context_length_exceeded"),
         fail(400, "invalid params, context window exceeds limit (2013)"),
         fail(413, "Please reduce the length of the messages or completion."),
+        fail(400, "max_tokens must be at least 1, got -186."),
     ],
 )
 def test_a_list_that_is_too_long_is_cut_where_no_length_is_named(tmp_path: Path, error: Reply) -> None:
