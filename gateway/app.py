@@ -176,6 +176,10 @@ class Gateway:
 
     def begin_stop(self, signal_name: str | None) -> None:
         """Logs that the gateway stops, and what it waits for; `stop` logs the end. signal_name: what made it stop."""
+        store = self.services.store
+        if store.database.is_shared:
+            # Others may perform what would be cut here at the end of `shutdown_s`, and performed again.
+            store.jobs.stop_claiming()
         self._stop_begun, self._waited_for = time.monotonic(), self._edge.active
         cause, shutdown_s = (
             f" after {signal_name}" if signal_name else "",

@@ -128,6 +128,7 @@ class Jobs(Group):
         # Attempts to be released, (job, attempt): those that ended while the database was out of reach, and those whose
         # claims had no answer, with the ends of their leases: another process may have claimed under the same number.
         self._released: dict[tuple[int, int], float | None] = {}
+        self._may_claim = True
         self._watchers: list[Callable[[], None]] = []
         database.listen(WORK, lambda _: self.wake_here())
 
@@ -153,6 +154,8 @@ class Jobs(Group):
         """Returns the seconds until a job of these kinds can be claimed or a lease expires; None: nothing waits."""
         if self._released:
             return 0.0
+        if not self._may_claim:
+            return None
         now = self._now()
         # A shared database has a clock of its own.
         if now is not None and await connection.value(SQL["put_back"], (now,)):
@@ -163,6 +166,10 @@ class Jobs(Group):
             # The process that enqueued a job may have died before its notification.
             wait = _LONGEST_WAIT_S if wait is None else min(_LONGEST_WAIT_S, wait)
         return None if wait is None else max(0.0, wait)
+
+    def stop_claiming(self) -> None:
+        """Has this process claim no more jobs. Those that it performs go on."""
+        self._may_claim = False
 
     # -- a job's life -------------------------------------------------------------------------------------------------
 
@@ -232,6 +239,8 @@ class Jobs(Group):
             claimed.clear()  # by an attempt at this transaction that failed
             for (id, attempt), held_until in released.items():
                 await connection.run(SQL["release"], (id, attempt, held_until))
+            if not self._may_claim:
+                return None
             row = await self._claim_row(connection, kinds, lease_s, tries, running)
             if row is None:
                 return None

@@ -354,3 +354,20 @@ def test_nobody_waits_for_a_run_of_an_agent_that_was_deleted(postgres: str, upst
         gate.open()
         assert b'"message_type":"ping"' in body, "its log begins with that"
         assert b"deleted" in body
+
+
+def test_a_gateway_that_stops_begins_no_more_jobs(postgres: str, upstream: StrictUpstream) -> None:
+    """They would be cut when it has stopped, and performed again elsewhere."""
+    gate = Gate()
+    upstream.queue(say("Hello.", hold_before_headers=gate))
+    with two(postgres, upstream, performs_jobs=False, upstreams=by_chat(upstream)) as world:
+        waiting = world.threads.submit(world.chat, world.other, "Hi")
+        upstream.arrived(1).wait_sync()
+        world.other.loop.call_soon_threadsafe(world.other.app.begin_stop, "SIGTERM")
+        body = {"model": "m", "input": "Go on.", "background": True}
+        status, made = world.ask(world.one, "POST", "/v1/responses", body)
+        assert status == 200, made
+        time.sleep(0.5)  # who performs jobs is woken when they are enqueued
+        assert world.one.call(_read(world.one, "SELECT state, attempt FROM jobs")) == [("pending", 0)]
+        gate.open()
+        assert waiting.result().status == 200
