@@ -49,6 +49,7 @@ class Renderer:
             "cut": cut,
             "when": when,
             "ago": lambda at: ago(at, self._now()),
+            "clock": lambda at: clock(at, self._now()),
             "size": size,
             "count": count,
             "plural": plural,
@@ -150,6 +151,12 @@ def ago(at: float | None, now: float) -> str:
         if passed >= seconds:
             return _time_element(at, f"{int(passed // seconds)} {unit} ago")
     return _time_element(at, "just now")
+
+
+def clock(at: float, now: float) -> str:
+    """Returns the time of day as HTML, and the day too if it is not today."""
+    is_today = now // 86_400 == at // 86_400
+    return when(at, form="%H:%M:%S" if is_today else "%-d %b, %H:%M:%S")
 
 
 def _time_element(at: float, text: str) -> Markup:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gateway.page
+from gateway.page.rendering import clock
 from tests.rows import each_row
 
 ROOT = Path(gateway.page.__file__).parent
@@ -51,3 +52,10 @@ def test_static_files_are_small_and_load_nothing_from_elsewhere() -> None:
     for path in STATIC:
         text = path.read_text("utf-8").replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.search(r"https?:|@import|url\(|//[a-z]+\.", text), path.name
+
+
+def test_a_time_of_another_day_has_its_day() -> None:
+    """A list of requests reaches back for days, and had times of day alone."""
+    at = 1_795_756_464.0
+    assert ">05:14:24<" in clock(at, at + 3_600)
+    assert ">27 Nov, 05:14:24<" in clock(at, at + 86_400)
