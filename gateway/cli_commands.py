@@ -167,7 +167,7 @@ class Commands:
         process = self._find_process()
         if process is None:
             database = self.settings.database
-            reason = "is served by no gateway: start one first"
+            reason = "is served by no gateway: start one first, or name the file of another with --db"
             if database.url is not None:
                 reason = "is PostgreSQL: sign in with a key of `mnemogate keys create --operator`"
             raise GatewayError(f"{database.shown} {reason}.")

@@ -346,6 +346,11 @@ def _announce(settings: Settings, store: Store, url: str, local_url: str, has_ke
         lines.append(f'Say "remember: I like tea" to {model_field}{with_user} and it uses its memory tools.')
     if is_single:
         lines.append(f"Memory: everybody's is that of the user {settings.default_user!r}")
+    if settings.ui.enabled:
+        opens = (
+            "`mnemogate ui` opens it" if settings.database.url is None else "a key of an operator opens it"
+        )
+        lines.append(f"Page: {local_url}/ui ({opens})")
     user = "" if is_single else 'user="alice", '
     lines += ["", EXAMPLE.format(url=local_url, key=example_key(settings, has_keys), model=model, user=user)]
     _print_notice("\n".join(lines))

@@ -110,6 +110,7 @@ def test_it_says_where_it_is_and_its_example_works_when_pasted(checkout: Path) -
         address = re.search(r"^Mnemogate listens on (http://127\.0\.0\.1:\d+)$", started.said, re.M)
         assert address is not None, started.said
         assert f"Database: {checkout}/mnemogate.db\n" in started.said
+        assert f"Page: {address[1]}/ui (`mnemogate ui` opens it)\n" in started.said
         assert len(started.example.splitlines()) == 7
         assert f'base_url="{address[1]}/v1"' in started.example
         assert "Miso" in started.paste(started.example)
