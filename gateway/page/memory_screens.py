@@ -99,6 +99,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             "What would be recalled",
             memory_name=name,
             has_embedder=operations.search.has_embedder,
+            blocks=[each for each in await views.blocks(access.project, access.uid) if each.value],
             after=query.after,
         )
 

@@ -312,7 +312,7 @@ def _fact_record(uid: str, seq: int, text: str) -> SourceRecord:
 
 def _other_mentions(uid: str, text: str | None) -> RemainingRecord:
     """Returns the remark that other messages may mention what goes, and where to look for them."""
-    remark = "Messages, replies and blocks that say it in other words, or elsewhere."
+    remark = "Whatever says it elsewhere, or in other words."
     if not (text or "").strip():
         return RemainingRecord(remark, page_path("m", uid, "search"))
     query = " ".join((text or "").split())[:_QUERY_CHARS]

@@ -418,6 +418,10 @@ class MemoryViews(Struct, frozen=True):
             found = sorted(either, key=lambda each: each.end, reverse=True)
         return found[:limit]
 
+    async def blocks(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
+        """Returns the blocks of a memory. Raises: UnknownId, StoreError."""
+        return await self._blocks((await self.find(project, uid)).id)
+
     async def _blocks(self, agent: int) -> tuple[BlockRecord, ...]:
         waiting = await self.store.blocks.waiting(agent)
         blocks = await self.store.memory_pages.blocks(agent)
