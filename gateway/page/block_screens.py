@@ -45,10 +45,9 @@ class UndoForm(Struct, frozen=True, forbid_unknown_fields=True):
     version: _Number
 
 
-class RestoreForm(Struct, frozen=True, forbid_unknown_fields=True):
+class RestoreForm(UndoForm, frozen=True, forbid_unknown_fields=True):
     """The version that was seen, and the one that is brought back."""
 
-    version: _Number
     to: _Number
 
 
@@ -129,7 +128,7 @@ class _BlockScreens(Struct, frozen=True):
         try:
             await self.edits.undo_block(access.editor, access.uid, str(request.params["label"]), form.version)
         except (Conflict, BadRequest) as error:
-            return await self.view(await self.read_page(request, access), access, error=error)
+            return await self._refuse(request, access, error, form)
         return await self.result(request, access)
 
     async def restore(self, request: ScreenRequest, form: RestoreForm) -> Answer:
@@ -139,8 +138,22 @@ class _BlockScreens(Struct, frozen=True):
                 access.editor, access.uid, str(request.params["label"]), form.version, form.to
             )
         except (Conflict, BadRequest) as error:
-            return await self.view(await self.read_page(request, access), access, error=error)
+            return await self._refuse(request, access, error, form)
         return await self.result(request, access)
+
+    async def _refuse(
+        self, request: ScreenRequest, access: MemoryAccess, error: GatewayError, form: UndoForm
+    ) -> Answer:
+        """Answers an undo or a restore that was not done; of a form that was sent twice, the first one was."""
+        page = await self.read_page(request, access)
+        newest = page.versions[0]
+        wanted = form.to if isinstance(form, RestoreForm) else newest.restores
+        was_done = (
+            newest.version == form.version + 1 and newest.restores is not None and newest.restores == wanted
+        )
+        if was_done and isinstance(error, Conflict) and not request.is_twin:
+            return await self.result(request, access)
+        return await self.view(page, access, error=error)
 
     async def result(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
         page = await self.read_page(request, access)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from gateway.errors import BadRequest, Conflict
+from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
@@ -70,6 +70,13 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             result = await forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
             return await preview(request, error)
+        except MemoryNotFound:
+            raise
+        except UnknownId as error:
+            if request.is_twin:
+                raise
+            # The form may have been sent twice, and the first answer not been shown.
+            raise UnknownId(f"{error.message.removesuffix('.')}. If there was, it is forgotten.") from error
         if request.is_twin:
             return ActionResult(access.filter(result), "")
         to = "people" if kind == "all" else access.path()

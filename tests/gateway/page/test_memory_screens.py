@@ -459,6 +459,54 @@ def test_a_form_that_is_sent_twice_is_no_conflict_with_itself(operator: Operator
     assert len(operator.twin(f"m/{agent.uid}/facts?all=1")["items"]) == 2
 
 
+def test_an_undo_that_is_sent_twice_is_no_conflict_with_itself(operator: Operator) -> None:
+    block = f"m/{speak(operator.world, 'Hello.').uid}/b/human"
+    for version, value in ((1, "One."), (2, "Two.")):
+        assert operator.post(block, value=value, version=version).status == 303
+    for change, fields, value in (
+        ("undo", {"version": 3}, "One."),
+        ("restore", {"version": 4, "to": 3}, "Two."),
+    ):
+        first, again = (operator.post(f"{block}/{change}", **fields) for _ in range(2))
+        assert (again.status, again.headers["location"]) == (303, first.headers["location"])
+        assert operator.program("POST", f"{block}/{change}.json", fields).status == 409
+        assert operator.twin(block)["block"]["value"] == value
+    assert operator.twin(block)["block"]["version"] == 5
+    # Another version than the one that was brought back, and an edit meanwhile, are conflicts.
+    assert operator.post(f"{block}/restore", version=4, to=2).status == 409
+    assert operator.post(f"{block}/undo", version=2).status == 409
+
+
+def test_a_forgetting_that_is_sent_twice_says_that_it_is_done(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
+    path = f"m/{agent.uid}/forget?fact={seq}"
+    first, again = (operator.post(path) for _ in range(2))
+    assert (first.status, again.status) == (200, 404)
+    assert "There is no such fact. If there was, it is forgotten." in again.body.decode()
+
+
+def test_a_trial_shows_the_blocks_that_each_reply_is_told(operator: Operator) -> None:
+    """Whoever looked for a wrong word found it in no message, and the reply still said it."""
+    uid = speak(operator.world, "Hello.").uid
+    path = f"m/{uid}/search?q=May+I+eat+peanuts%3F"
+    assert "As with every reply" not in page(operator, path)
+    operator.post(f"m/{uid}/b/human", value="Allergic to peanuts.", version=1)
+    text = page(operator, path)
+    assert "As with every reply, the model would be told the" in text
+    assert "Allergic to peanuts." in text
+    assert 'href="../../m/' + uid + '/b/human"' in text
+
+
+def test_a_corrected_fact_leads_to_what_else_says_the_old_one(operator: Operator) -> None:
+    agent = speak(operator.world, "Hello.")
+    (seq,) = learn(operator.world, agent, "Alice eats no peanuts.")
+    where = operator.post(f"m/{agent.uid}/f/{seq}/correct", text="Clara eats no peanuts.").headers["location"]
+    text = page(operator, where.removeprefix("../../../../"))
+    assert "/search?q=Alice+eats+no+peanuts." in text
+    assert "Look for it elsewhere" in text
+
+
 def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
