@@ -28,15 +28,23 @@ _NO_CONVERSATION = -1
 _NAMED_FACTS = 20
 
 
-class _ErasedExchange(NamedTuple):
-    """An exchange that is erased or loses a message: a row of `exchanges_of` and `exchanges_named`."""
+class _Beginning(NamedTuple):
+    """The first exchange that a path loses: a row of `erased_beginnings`."""
 
-    id: int
-    seq: int
-    depth: int
     conversation: int
-    begun: float
-    ended: float | None
+    depth: int
+    seq: int
+    # How many exchanges it loses, up to `_MAX_EXCHANGES` and one more.
+    exchanges: int
+
+
+class _Target(NamedTuple):
+    """The parameters by which statements find what a target takes."""
+
+    agent: int
+    conversation: int
+    # The exchanges that it names.
+    listed: Sequence[int]
 
 
 class ForgetPreviews(Group):
@@ -58,38 +66,35 @@ class ForgetPreviews(Group):
             return await self._count_whole(connection, agent), []
         if target.facts or target.passages:
             return await self._count_named(connection, agent, target), []
-        exchanges = await self._load_erased(connection, agent, target)
-        # The conversation or the exchanges, as the statements take them.
-        conversation, listed = _NO_CONVERSATION, [each.id for each in exchanges[:_LISTED_EXCHANGES]]
-        if target.conversation is not None:
-            conversation, listed = target.conversation, []
-        erased = (agent, conversation, listed)
+        erased = await self._find_erased(connection, agent, target)
+        beginnings = [
+            _Beginning(*row)
+            for row in await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
+        ]
         versions = 0
         for block in await self._visible_blocks(connection, agent):
             versions += await connection.value(SQL["versions"], (*erased, block))
-        facts = await connection.rows(SQL["facts"], (*erased, _NAMED_FACTS))
+        facts = await connection.value(SQL["fact_count"], erased)
+        named = await connection.rows(SQL["facts"], (*erased, _NAMED_FACTS)) if facts else []
         counts = ForgetCounts(
             messages,
-            facts[0][2] if facts else 0,
+            facts,
             await connection.value(SQL["passages"], erased),
             versions,
-            await self._count_summaries(connection, agent, exchanges),
-            await self._count_notes(connection, agent, exchanges, has_blocks=versions > 0),
+            await self._count_summaries(connection, agent, beginnings),
+            await self._count_notes(connection, erased, beginnings, has_blocks=versions > 0),
         )
-        return counts, [(seq, text) for seq, text, _ in facts]
+        return counts, [(seq, text) for seq, text in named]
 
     async def _count_summaries(
-        self, connection: Connection, agent: int, exchanges: Sequence[_ErasedExchange]
+        self, connection: Connection, agent: int, beginnings: Sequence[_Beginning]
     ) -> int:
         """Counts the summaries of paths on which an exchange is erased."""
-        # By conversation the least depth and number that are erased.
-        least: dict[int, tuple[int, int]] = {}
-        for each in exchanges:
-            depth, seq = least.get(each.conversation, (each.depth, each.seq))
-            least[each.conversation] = min(depth, each.depth), min(seq, each.seq)
         found = 0
-        for conversation, (depth, seq) in least.items():
-            found += await connection.value(SQL["summaries"], (agent, conversation, depth, seq))
+        for each in beginnings:
+            found += await connection.value(
+                SQL["summaries"], (agent, each.conversation, each.depth, each.seq)
+            )
         return found
 
     async def _count_whole(self, connection: Connection, agent: int) -> ForgetCounts:
@@ -121,35 +126,33 @@ class ForgetPreviews(Group):
             row[0] for row in await connection.rows(FORGET_SQL["blocks_seen"], (agent, scope[0], scope[1]))
         ]
 
-    async def _load_erased(
-        self, connection: Connection, agent: int, target: ForgetTarget
-    ) -> list[_ErasedExchange]:
-        """Returns the exchanges that are erased or lose a message; of a conversation `_MAX_EXCHANGES` and one more."""
+    async def _find_erased(self, connection: Connection, agent: int, target: ForgetTarget) -> _Target:
         if target.conversation is not None:
-            rows = await connection.rows(
-                SQL["exchanges_of"], (agent, target.conversation, _MAX_EXCHANGES + 1)
-            )
-        else:
-            ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
-            named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
-            rows = await rows_of(connection, SQL["exchanges_named"], named, agent)
-        return [_ErasedExchange(*row) for row in rows]
+            return _Target(agent, target.conversation, [])
+        ids = [await exchange_of(connection, agent, seq) for seq in target.messages]
+        named = sorted({*target.exchanges, *(id for id in ids if id is not None)})
+        return _Target(agent, _NO_CONVERSATION, named[:_LISTED_EXCHANGES])
 
     async def _count_notes(
-        self, connection: Connection, agent: int, exchanges: Sequence[_ErasedExchange], *, has_blocks: bool
+        self, connection: Connection, erased: _Target, beginnings: Sequence[_Beginning], *, has_blocks: bool
     ) -> int | None:
         """Counts the notes that go with exchanges; None: too much would have to be read. has_blocks: blocks change."""
-        if not exchanges:
+        if not beginnings:
             return 0
-        if len(exchanges) > _MAX_EXCHANGES:
+        if sum(each.exchanges for each in beginnings) > _MAX_EXCHANGES:
             return None
-        times = [at for each in exchanges for at in (each.begun, each.ended) if at is not None]
-        days = {int(at // DAY_S) for at in times}
-        erased_ids = {each.id for each in exchanges}
-        first = min(each.seq for each in exchanges)
+        first = min(each.seq for each in beginnings)
+        if await self._is_far_back(connection, erased.agent, first):
+            return None
+        rows = await connection.rows(SQL["erased_times"], (*erased, _MAX_EXCHANGES))
+        days = {int(at // DAY_S) for _, *times in rows for at in times if at is not None}
         return await self._count_quoting(
-            connection, agent, first, Erased(frozenset(days), has_blocks), erased_ids
+            connection, erased.agent, first, Erased(frozenset(days), has_blocks), {id for id, *_ in rows}
         )
+
+    async def _is_far_back(self, connection: Connection, agent: int, seq: int) -> bool:
+        """Returns whether more messages came since than are looked through for notes."""
+        return (await connection.value(SQL["last_number"], (agent,)) or 0) - seq > _MAX_NUMBERS
 
     async def _count_quoting(
         self, connection: Connection, agent: int, since: int, erased: Erased, erased_ids: set[int]
@@ -158,7 +161,7 @@ class ForgetPreviews(Group):
 
         since: a number from which on they are read.
         """
-        if (await connection.value(SQL["last_number"], (agent,)) or 0) - since > _MAX_NUMBERS:
+        if await self._is_far_back(connection, agent, since):
             return None
         found = await connection.rows(SQL["notes"], (agent, since, _MAX_EXCHANGES + 1))
         if len(found) > _MAX_EXCHANGES:

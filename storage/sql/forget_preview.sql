@@ -5,14 +5,31 @@
 -- Whether an exchange `e` goes.
 e.agent = ?1 AND (e.conversation = ?2 OR e.id {in:3:BIGINT:64})
 
+-- piece: erased
+-- The first ?4 exchanges that go, or lose a message, as far as they are there.
+(SELECT e.id, e.conversation, e.depth, e.seq, e.begun, e.ended FROM exchanges e
+WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten'
+UNION ALL SELECT e.id, e.conversation, e.depth, e.seq, e.begun, e.ended FROM exchanges e
+WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?4)
+
+-- name: fact_count (sqlite)
+-- Counts the facts that came from what goes.
+SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (
+    SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})
+
+-- name: fact_count (postgres)
+SELECT count(DISTINCT f.id) FROM facts f
+JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
+JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes}
+
 -- name: facts (sqlite)
--- Reads the first ?4 facts that came from what goes, the newest first: with each, how many there are.
-SELECT f.seq, f.text, count(*) OVER () FROM facts f WHERE f.agent = ?1 AND EXISTS (
+-- Reads the first ?4 of them, the newest first.
+SELECT f.seq, f.text FROM facts f WHERE f.agent = ?1 AND EXISTS (
     SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})
 ORDER BY f.seq DESC LIMIT ?4
 
 -- name: facts (postgres)
-SELECT n.seq, n.text, count(*) OVER () FROM facts n WHERE n.agent = ?1 AND n.id IN (SELECT f.id FROM facts f
+SELECT n.seq, n.text FROM facts n WHERE n.agent = ?1 AND n.id IN (SELECT f.id FROM facts f
     JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
     JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes})
 ORDER BY n.seq DESC LIMIT ?4
@@ -54,15 +71,13 @@ SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
     (s.conversation = ?2 AND s.depth >= ?3)
     OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))
 
--- name: exchanges_of
--- Reads the exchanges of a conversation, as far as they are there.
-SELECT e.id, e.seq, e.depth, e.conversation, e.begun, e.ended FROM exchanges e
-WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?3
+-- name: erased_beginnings
+-- Returns where each path loses its first exchange: conversation, depth, number; and how many exchanges it loses.
+SELECT conversation, min(depth), min(seq), count(*) FROM {erased} gone GROUP BY conversation
 
--- name: exchanges_named
--- Reads some exchanges, as far as they are there.
-SELECT e.id, e.seq, e.depth, e.conversation, e.begun, e.ended FROM exchanges e
-WHERE +e.agent = ?1 AND e.id {in:2:BIGINT:64} AND e.state <> 'forgotten'
+-- name: erased_times
+-- Reads the exchanges and their times.
+SELECT id, begun, ended FROM {erased} gone
 
 -- name: last_number
 -- Returns the last number that a memory has given out.
