@@ -23,6 +23,8 @@ from storage.usage_records import (
 
 SQL = load("usage.sql")
 _KEY_COLUMNS = len(UsageKey._fields)
+# The key's columns that the table user_usage has, where triggers of the database add up the table usage.
+_USER_COLUMNS = frozenset({"day", "project", "user"})
 # For a query of more days the end of the page is looked up first, which reads up to two days. No measurement.
 _LONG_DAYS = 6
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in COUNTERS)
@@ -217,7 +219,9 @@ def _sums_statement(
         where += f" AND ({columns}) <= ({_placeholders(by)})"
     grouped = f" GROUP BY {columns} ORDER BY {columns}" if by else " HAVING count(*) > 0"
     shown = f"{columns}, {_SUMS}" if by else _SUMS
-    return make_statement("usage.sql: sums", f"SELECT {shown} FROM usage {where}{grouped} LIMIT ?")
+    return make_statement(
+        "usage.sql: sums", f"SELECT {shown} FROM {_table(by, only)} {where}{grouped} LIMIT ?"
+    )
 
 
 @lru_cache(maxsize=64)
@@ -225,8 +229,13 @@ def _page_end_statement(by: tuple[str, ...], only: tuple[str, ...], has_start: b
     """Returns the statement that finds the last values of `by` of a page of one day's sums."""
     columns = ", ".join(f'"{name}"' for name in by)
     where = _conditions(by, only, has_start)
-    text = f"SELECT DISTINCT {columns} FROM usage WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
+    text = f"SELECT DISTINCT {columns} FROM {_table(by, only)} WHERE day = ?{where} ORDER BY {columns} LIMIT 1 OFFSET ?"
     return make_statement("usage.sql: ends", text)
+
+
+def _table(by: tuple[str, ...], only: tuple[str, ...]) -> str:
+    """Returns the table with the fewest rows that has some columns."""
+    return "user_usage" if {*by, *only} <= _USER_COLUMNS else "usage"
 
 
 def _conditions(by: tuple[str, ...], only: tuple[str, ...], has_start: bool) -> str:

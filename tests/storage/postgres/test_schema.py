@@ -42,6 +42,7 @@ PINNED = {
     "0020-0021_questions.sql": "4950978fa1c76a7413221292b39052e6809ec16c0a6f38fe0ab1b596319a1281",
     "0021-0022_parts.sql": "77d40948b38ba9286d1c4ab70db2e88cc45e0b0f67fe1315da7e0c975f2e7d50",
     "0022-0023_rows.sql": "4a5b78781c8e2a0fbea5fae650108818792237e5ac2daa86a1ff4ab8920f6629",
+    "0023-0024_user_usage.sql": "aa32ed037b635d4d9b29419dcf6e75081179433505f387f5879bc10dff80e2e9",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -98,7 +99,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 16  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 17  # a step each
     finally:
         for each in opened:
             await each.close()
@@ -296,6 +297,22 @@ async def test_an_older_database_has_the_schema_of_a_new_one_and_its_rows(
         await connection.close()
 
 
+async def test_counters_of_usage_are_added_up_for_each_user(database: PostgresServer) -> None:
+    connection = await asyncpg.connect(database.url)
+    try:
+        await connection.execute("CREATE SCHEMA counted; SET search_path = counted")
+        await migrate(connection, "counted", [step for step in load_migrations() if step.after <= 23])
+        add = """INSERT INTO usage (day, project, "user", key, upstream, model, requests)
+            VALUES (1, 'p', $1, 0, 'up', $2, $3)"""
+        await connection.executemany(add, [("alice", "m", 2), ("alice", "n", 3), ("bob", "m", 4)])
+        await migrate(connection, "counted")
+        found = await connection.fetch('SELECT "user", requests FROM user_usage ORDER BY "user"')
+        assert [tuple(row) for row in found] == [("alice", 5), ("bob", 4)]
+    finally:
+        await connection.execute("DROP SCHEMA counted CASCADE")
+        await connection.close()
+
+
 def shaped(row: asyncpg.Record) -> tuple[str, ...]:
     """Returns a part of the schema without what its name or its comments say alone."""
     kind, name, text = row
@@ -309,7 +326,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.execute("UPDATE schema_versions SET version = 2")
         with pytest.raises(
             TooOld,
-            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 17, 18, 19, 20, 21, 22\..*memory export",
+            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 17, 18, 19, 20, 21, 22, 23\..*memory export",
         ):
             await migrate(connection, "older")
     finally:

@@ -40,6 +40,7 @@ PINNED = {
     "0032-0033_seen.sql": "487027481de025bbbe8b8e12fa8acf1234bd40edcf08ab3cab79ab978750f42f",
     "0033-0034_questions.sql": "7df75be23a1b245006a49001eb78ef60dd6779729db6fa652f125a897c0aff0e",
     "0034-0035_parts.sql": "049822150ba14092a39fbf37360e9f725229b1787b832b5bad8704fe0d16640e",
+    "0035-0036_user_usage.sql": "08f2947e42eb148a57446bfb1437cd4cf48d0836dfc2601e3839fc103fea9d05",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 
@@ -279,3 +280,14 @@ async def test_a_step_counts_in_its_run_and_its_stop_ends_it_once(store: Any, ag
         (3, "failed", "error", 3.0, 1, 10, 5),
         (4, "running", None, None, 1, 10, 5),
     ]
+
+
+def test_counters_of_usage_are_added_up_for_each_user(connection: sqlite3.Connection) -> None:
+    migrate(connection, "x", [step for step in load_migrations() if step.after <= 35])
+    connection.executemany(
+        "INSERT INTO usage (day, project, user, key, upstream, model, requests) VALUES (1, 'p', ?, 0, 'up', ?, ?)",
+        [("alice", "m", 2), ("alice", "n", 3), ("bob", "m", 4)],
+    )
+    migrate(connection, "x")
+    found = connection.execute("SELECT user, requests FROM user_usage").fetchall()
+    assert found == [("alice", 5), ("bob", 4)]
