@@ -96,6 +96,26 @@ def test_a_turn_that_only_reads_is_offered_no_tools(world: World) -> None:
     assert "tools" not in world.upstream.last.json
 
 
+def test_words_that_ask_to_forget_erase_a_line_of_a_block_and_no_message(world: World) -> None:
+    chat = world.chat(user="carl", model="agent/helper")
+    line = "Carl has a yak named Yo."
+    world.upstream.queue(call_tools(insert(line)), say("Noted."))
+    chat.say("I have a yak named Yo.")
+    chat.say("Good.")
+    assert world.block("carl").value == line
+    world.upstream.queue(
+        call_tools(Call("memory_replace", {"label": "human", "old_string": line, "new_string": ""})),
+        say("Forgotten."),
+    )
+    chat.say("Forget that I have a yak named Yo.")
+    chat.say("Thanks.")
+    assert line not in world.block("carl").value
+    world.chat(user="carl", model="agent/helper").say("Do I have a yak?")
+    note = world.upstream.last.messages[-1]["content"]
+    assert "user: I have a yak named Yo." in note
+    assert "user: Forget that I have a yak named Yo." in note
+
+
 def test_the_settings_values_of_blocks_are_what_a_new_user_begins_with(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
