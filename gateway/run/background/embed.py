@@ -31,7 +31,7 @@ from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
 from gateway.run.receipt import begin_background_call
 from gateway.run.upstream.provider_errors import failure_of
-from gateway.run.upstream.route import Route, resolve_route
+from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.usage.meter import Meter
 from gateway.settings import MemorySettings, Settings
 from storage.commands import Unembedded
@@ -73,9 +73,8 @@ def embedder_route(settings: Settings) -> Route | None:
     try:
         route = resolve_route(settings, model, by_operator=True)
     except UnknownModel as error:
-        raise SettingsError(
-            f"memory.embedder: {error.message} Or {LOCAL!r}, for the one in this process."
-        ) from error
+        mistake = unknown_model(settings, "memory.embedder", error)
+        raise SettingsError(f"{mistake.message}; {LOCAL!r} is the one in this process") from error
     upstream = next(each for each in settings.upstreams if each.name == route.upstream)
     if upstream.kind in ("anthropic", "scripted"):
         raise SettingsError(f"memory.embedder: {upstream.name!r} ({upstream.kind}) has no embeddings")

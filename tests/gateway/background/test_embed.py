@@ -878,7 +878,11 @@ def test_a_memory_that_is_imported_is_embedded_again(made: Remembering) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("elsewhere/vec", "memory.embedder: The model 'elsewhere/vec' does not exist"),
+        (
+            "elsewhere/vec",
+            "memory.embedder: unknown name 'elsewhere/vec'; known are claude-*, claude/MODEL, m, up/MODEL; "
+            "'local' is the one in this process",
+        ),
         ("claude/vec", "memory.embedder: 'claude' (anthropic) has no embeddings"),
     ],
 )
