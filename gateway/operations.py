@@ -175,11 +175,20 @@ async def import_file(
     async with database_session(settings) as store:
         operations = make_import_operations(settings, store)
         try:
-            running = await operations.begin(open_file(path), operations.read_request(wanted))
-            while running.task is not None and not running.task.done():
-                report(running.shown())
-                await asyncio.wait([running.task], timeout=_REPORT_S)
-            return running.shown()
+            request = operations.read_request(wanted)
+            while True:
+                running = await operations.begin(open_file(path), request)
+                while running.task is not None and not running.task.done():
+                    report(running.shown())
+                    await asyncio.wait([running.task], timeout=_REPORT_S)
+                if running.task is not None:
+                    return running.shown()
+                # Another process performs it. Where that one was killed, this one goes on as soon as that shows.
+                while (shown := await operations.show(running.uid))["status"] == "running":
+                    report(shown)
+                    await asyncio.sleep(_REPORT_S)
+                if shown["status"] != "stopped":
+                    return shown
         finally:
             await operations.aclose()
 

@@ -18,10 +18,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.operations import make_import_operations
+from gateway.operations import import_file, make_import_operations
 from gateway.run.admin import import_operations
 from gateway.run.admin.transfer_operations import TransferOperations
-from gateway.settings import Settings
+from gateway.settings import DatabaseSettings, Settings
 from storage.postgres import listen
 from storage.records import Scope
 from storage.sql import keys
@@ -35,7 +35,7 @@ from tests.gateway.process import Process, command, serving
 from tests.gateway.sdk import remember
 from tests.gateway.two.world import CHAT, MODULE, Place
 from tests.patience import PATIENCE_S, becomes
-from tests.postgres import query
+from tests.postgres import execute, query
 from tests.server import serve, settings_for
 from tests.stored import open_store
 
@@ -236,6 +236,21 @@ def test_another_gateway_sees_whether_an_import_goes_on(
         # Its gateway stops in order.
         world.gateway.call(world.gateway.app.services.imports.aclose())
         assert status() == "stopped"
+
+
+async def test_a_command_goes_on_with_an_import_whose_process_was_just_killed(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It seems to go on for a while."""
+    monkeypatch.setattr(import_operations, "_STOPPED_AFTER_S", 1.0)
+    file, settings, shown = tmp_path / "talk.json", Settings(database=DatabaseSettings(url=url)), list[Any]()
+    file.write_text('{"messages": [{"role": "user", "content": "Hello."}]}')
+    first = await import_file(settings, str(file), {"user": "ann"}, shown.append)
+    execute(url, "UPDATE imports SET status = 'running', touched = extract(epoch FROM clock_timestamp())")
+    shown.clear()
+    again = await import_file(settings, str(file), {"user": "ann"}, shown.append)
+    assert shown[0]["status"] == "running"
+    assert (again["status"], again["messages"]) == ("done", first["messages"])
 
 
 async def test_one_export_is_imported_twice_in_one_moment(url: str) -> None:
