@@ -21,15 +21,6 @@ PARTS: dict[WindowPart, tuple[str, str]] = {
     "message": ("m", "message"),
 }
 FREE = ("·", "free")
-# Why a hit was left out of the note, as a cell of a table.
-REASONS = {
-    "weak": "too weak",
-    "no_room": "no room",
-    "shown": "in sight already",
-    "repeats": "another one says it",
-    "muted": "not to be mentioned",
-    "superseded": "out of date",
-}
 
 
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,7 +57,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         found = await operations.requests.explain(id, request.visitor.project)
         if found.memory is not None:
             await request.note_read(found.memory)
-        context = {"cells": window_cells(found.window), "parts": PARTS, "free": FREE, "reasons": REASONS}
+        context = {"cells": window_cells(found.window), "parts": PARTS, "free": FREE}
         return View(found, "request.html", f"Request {id}", context)
 
     return [Screen("requests", requests, _RequestsQuery), Screen("r/{id}", explanation)]
