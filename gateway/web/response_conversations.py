@@ -19,7 +19,14 @@ from gateway.core.conversation.directions import Direction
 from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.items import ItemGroup, ItemList, find_item, paginate, render_created_item
+from gateway.dialects.responses.items import (
+    ItemGroup,
+    ItemList,
+    find_item,
+    item_tag,
+    paginate,
+    render_created_item,
+)
 from gateway.dialects.responses.metadata import read_metadata
 from gateway.dialects.responses.response_ids import parse_input_place
 from gateway.dialects.responses.stored_response import read_call_forms
@@ -188,9 +195,10 @@ def render_turn(
     items, reply = ItemList(), turn.reply
     if before is not None:
         items.record_calls(before.reply)
-    items.add_inputs("".join(turn.name), turn.inputs, directions, read_call_forms(reply))
+    tag = item_tag(turn.name, reply)
+    items.add_inputs(tag, turn.inputs, directions, read_call_forms(reply))
     if reply and is_answered:
-        items.add_reply(turn.name, reply)
+        items.add_reply(tag, reply)
     return items.items
 
 

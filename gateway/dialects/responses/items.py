@@ -78,11 +78,9 @@ class ItemList:
         for _, id, message in sorted(placed, key=itemgetter(0)):
             self.items.extend(self._render_input(f"{tag}_{id}", message, forms))
 
-    def add_reply(self, turn: tuple[str, str], reply: WireMessage) -> None:
-        """Adds a reply, as its response had it."""
-        stored = read_stored_response(reply)
-        shown = rebuild_response((stored.tag, "") if stored is not None and stored.tag else turn, reply)
-        tag = "".join(turn)
+    def add_reply(self, tag: str, reply: WireMessage) -> None:
+        """Adds a reply, as its response had it. tag: of the turn's ids."""
+        shown = rebuild_response((tag, ""), reply)
         output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
         self.record_calls(reply)
         self.items.extend(output)
@@ -151,18 +149,24 @@ def _render_part(part: Json) -> Json:
     return part
 
 
+def item_tag(turn: tuple[str, str], reply: WireMessage) -> str:
+    """Returns the part that all ids of a turn's items share: that of its response, which may have one of its own."""
+    stored = read_stored_response(reply)
+    return stored.tag if stored is not None and stored.tag else "".join(turn)
+
+
 class ItemGroup(Struct, frozen=True):
     """Consecutive items of a list."""
 
     # Returns them, oldest first.
     render: Callable[[], Sequence[Json]]
-    # Nearly all of their ids contain it.
+    # Their ids contain it, but for those of a response in the background.
     tag: str = ""
 
 
 def find_item(groups: Sequence[ItemGroup], id: str) -> tuple[int, Json] | None:
     """Returns the index of an item's group, and the item; None: there is none."""
-    # The output of a response in the background has ids with another tag: then all groups are rendered.
+    # The items of a response in the background have ids with another tag: then all groups are rendered.
     for index in sorted(range(len(groups)), key=lambda index: groups[index].tag not in id):
         for item in groups[index].render():
             if item["id"] == id:

@@ -476,6 +476,23 @@ def test_the_ids_of_its_input_stay_when_it_is_completed(world: World, upstream: 
     assert listed() == waiting
 
 
+def test_the_ids_of_its_input_are_the_same_in_every_list(world: World, upstream: StrictUpstream) -> None:
+    conversation = world.sdk.conversations.create()
+    first = begin(world, input="My cat is Miso.", user="alice", conversation=conversation.id)
+    polled(world, first.id)
+    own = [each.to_dict() for each in world.sdk.responses.input_items.list(first.id, order="asc")]
+    all_items = [each.to_dict() for each in world.sdk.conversations.items.list(conversation.id, order="asc")]
+    assert all_items[: len(own)] == own
+    next_one = polled(world, begin(world, input="Go on.", user="alice", conversation=conversation.id).id)
+    later = [each.to_dict() for each in world.sdk.responses.input_items.list(next_one.id, order="asc")]
+    assert later[: len(own)] == own
+    id: Any = own[0]["id"]
+    assert world.sdk.conversations.items.retrieve(id, conversation_id=conversation.id).to_dict() == own[0]
+    world.sdk.conversations.items.delete(id, conversation_id=conversation.id)
+    with pytest.raises(openai.NotFoundError):
+        world.sdk.conversations.items.retrieve(id, conversation_id=conversation.id)
+
+
 def test_an_error_ends_it(world: World, upstream: StrictUpstream) -> None:
     upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
     made = begin(world, input="Hi", user="alice")
