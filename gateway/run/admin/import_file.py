@@ -41,6 +41,7 @@ MAX_GATHERED_CONVERSATIONS: Final = 200_000
 _MAX_DIRECTORY_BYTES: Final = 8 << 20
 # While a piece is parsed no other thread runs, for some half a millisecond.
 _PIECE_BYTES: Final = 16 << 10
+_MAX_PIECE_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 64 << 10
 _BOM: Final = b"\xef\xbb\xbf"
 _ZIP: Final = b"PK\x03\x04"
@@ -85,6 +86,7 @@ class DepthLimit:
     """Counts how deep JSON is nested, piece by piece."""
 
     def __init__(self) -> None:
+        self.string_bytes = 0  # of the last pieces, as far as a string goes through the whole of them
         self._depth = 0
         self._is_in_string = False
         self._rest = b""
@@ -101,6 +103,7 @@ class DepthLimit:
         parts = signs.split(b'"')
         brackets = b"".join(parts[self._is_in_string :: 2])
         self._is_in_string ^= len(parts) % 2 == 0
+        self.string_bytes = self.string_bytes + len(data) if self._is_in_string and len(parts) == 1 else 0
         opened = brackets.count(b"[") + brackets.count(b"{")
         # In whatever order they come, they are not too deep.
         if self._depth + opened <= MAX_LEVELS:
@@ -135,7 +138,9 @@ class _JsonStream:
         return data
 
     def _read_piece(self) -> bytes:
-        data = self._file.read(_PIECE_BYTES)
+        # With each piece ijson reads a string from its beginning again, so the pieces of a long one grow.
+        size = min(max(_PIECE_BYTES, self._depth.string_bytes), _MAX_PIECE_BYTES)
+        data = self._file.read(size)
         if not self._is_begun:
             self._is_begun, data = True, data.removeprefix(_BOM)
         self._total_bytes += len(data)

@@ -212,7 +212,7 @@ def test_json_is_bounded_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 200_000)
     with pytest.raises(BadRequest, match="one conversation"):
         read(data)
-    monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 400_000)
+    monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 600_000)
     monkeypatch.setattr(import_file, "MAX_JSON_BYTES", 800_000)
     with pytest.raises(BadRequest, match="GiB of JSON"):
         read(data)
@@ -243,6 +243,28 @@ def test_depth_is_counted_however_the_text_is_cut(step: int) -> None:
     depth.feed(b"[")
     with pytest.raises(BadRequest):
         depth.feed(b"[")
+
+
+class NotedReads(io.BytesIO):
+    """A file that notes how many bytes each of its reads returns."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.sizes: list[int] = []
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        self.sizes.append(len(data))
+        return data
+
+
+def test_a_long_string_is_read_in_few_pieces() -> None:
+    """A parser reads it again from its beginning with each piece."""
+    text = 'A \\ and a "quote" ['.ljust(1 << 20, "x")
+    file = NotedReads(json.dumps([chatgpt_conversation("a", (text, "Yes."))]).encode())
+    (found,) = read_file(file, "chatgpt")
+    assert [each.text for each in found.messages] == [text, "Yes."]
+    assert len(file.sizes) < 30
 
 
 HALVES = "\ude00 a \ud83d b \\\ud83d \ud83d\ud83d\ude00 \\ud83d \U0001f600"
