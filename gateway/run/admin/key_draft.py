@@ -22,7 +22,9 @@ _OPENS: Final = ("metrics", *OPENS_PAGE)
 
 
 async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
-    """Creates a key. Returns it with its secret."""
+    """Creates a key. Returns it with its secret. Raises: BadRequest: it would have expired already."""
+    if keys.has_expired(draft):
+        raise BadRequest("expires_at must be in the future: this key would open nothing.", param="expires_at")
     return await keys.create(
         draft.project,
         draft.name,
