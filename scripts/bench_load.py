@@ -76,6 +76,8 @@ http {{
 
 # Variants of the gateway with memory on -> the share of requests that is traced, and the kind of the collector.
 TRACES = {"traces 0 %": "0", "traces 1 %": "0.01", "traces 100 %": "1", "it hangs": "1 hangs"}
+# The variant that stores no reason why a turn recalled what it did.
+NO_RECALLS = "no recalls"
 
 _IDLER = """
 import os
@@ -302,8 +304,9 @@ def start(mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: S
     # Each has a gateway of its own: in one, what is remembered and still to be indexed would slow the other row down.
     for name in ("memory off", *variants, "memory on"):
         (folder / name).mkdir()
+        own = "[memory]\nkeep_why_days = 0\n" if name == NO_RECALLS else ""
         with exporting(TRACES.get(name), stack):
-            gateway = stack.enter_context(load.gateway(folder / name, settings))
+            gateway = stack.enter_context(load.gateway(folder / name, settings + own))
         is_memory = name != "memory off"
         if name == "limits":
             set_limits(gateway.port, folder / name)
@@ -382,10 +385,11 @@ def main() -> int:
     )
     parser.add_argument(
         "--variants", action="store_true",
-        help="also with three limits, with traces of 0, 1 and 100 %% of requests, and with a collector that hangs",
+        help="also without the record of recalls, with three limits, with traces of 0, 1 and 100 %% of requests, "
+        "and with a collector that hangs",
     )  # fmt: skip
     options = parser.parse_args()
-    variants = ("limits", *TRACES) if options.variants else ()
+    variants = (NO_RECALLS, "limits", *TRACES) if options.variants else ()
     sizes = QUICK if options.quick else FULL
     if options.rounds:
         sizes = replace(sizes, rounds=options.rounds)
