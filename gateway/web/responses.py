@@ -279,9 +279,11 @@ class ResponsesPath(ForwardedPath):
         if find_header(scope["headers"], _AGENT) is not None:
             return FUNCTIONS_ALONE
         known = self.forwarder.capabilities_for(head.path, parsed.model, head.upstream_name)
+        if not known:
+            return FUNCTIONS_ALONE
         return UpstreamTools(
-            custom=bool(known) and all(each.custom_tools for each in known),
-            web_search=bool(known) and all(each.web_search for each in known),
+            custom=all(each.custom_tools for each in known),
+            web_search=all(each.web_search for each in known),
         )
 
     def _is_answered_by_chat(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> bool:

@@ -126,8 +126,11 @@ class ResponsesRequest(Struct, frozen=True):
         return self._input_without(self.shared_messages | named)
 
     def _input_without(self, indices: Collection[int]) -> list[Json]:
-        first = len(self.chat.messages) - len(self.input_messages)
-        return [m for n, m in enumerate(self.input_messages, first) if n not in indices]
+        messages = self.input_messages
+        if not indices:
+            return messages
+        first = len(self.chat.messages) - len(messages)
+        return [m for n, m in enumerate(messages, first) if n not in indices]
 
     @property
     def input_messages(self) -> list[Json]:
