@@ -117,7 +117,7 @@ class ImportPerformer(Struct, frozen=True):
         format: None: it is found out.
         source_user: the only one whose facts are counted; None: all.
         """
-        pages = survey_file(file, format, source_user)
+        pages = survey_file(file, format, source_user, self.now())
         while True:
             begun = time.monotonic()
             found: Survey | None = await self.in_thread(next, pages)

@@ -85,10 +85,13 @@ def import_uid(file: IO[bytes], scope: Scope, source_user: str | None) -> str:
     return f"import-{hashlib.sha256(digest.digest() + names.encode()).hexdigest()[:32]}"
 
 
-def survey_file(file: IO[bytes], format: str | None, source_user: str | None) -> Iterator[Survey | None]:
+def survey_file(
+    file: IO[bytes], format: str | None, source_user: str | None, now: float
+) -> Iterator[Survey | None]:
     """Counts the content of a whole file. Yields None after each page, and at the end the survey.
 
     format: None: it is found out.
+    now: in seconds since the epoch; what has a later time is imported as of now.
 
     Raises: BadRequest.
     """
@@ -114,7 +117,7 @@ def survey_file(file: IO[bytes], format: str | None, source_user: str | None) ->
             messages += item.messages
         for at in times:
             if at is not None:
-                first, last = min(first, at), max(last, at)
+                first, last = min(first, at, now), max(last, min(at, now))
         unpaged += max(1, len(times))
         if unpaged >= _SURVEY_MESSAGES:
             unpaged = 0

@@ -169,6 +169,12 @@ def test_facts_are_previewed_imported_and_undone(world: World, format: str) -> N
     assert counts(follow(world, send(world, data)), "facts") == (3, 3, 0, 0)
 
 
+def test_a_time_to_come_is_shown_as_it_is_imported(world: World) -> None:
+    found = follow(world, send(world, b"[2025-10-01] - She sails.\n[2999-01-01] - She skis.\n"))
+    assert found["first_at"] == "2025-10-01T00:00:00Z"
+    assert found["last_at"].startswith("2025-10-09T")
+
+
 def admin(world: World, operation: str, **arguments: Any) -> Any:
     """Performs an operation as the command line does."""
     body = json.dumps({"project": "default", "user": "alice", **arguments}).encode()
