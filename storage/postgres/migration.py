@@ -104,7 +104,8 @@ async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigratio
 async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigration]) -> None:
     # Gateways that start at the same time take turns, however long one takes; the second finds the work done.
     await raw.execute(
-        f"SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MS}"
+        "SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0;"
+        f" SET LOCAL idle_in_transaction_session_timeout = {_IDLE_MS}"
     )
     await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
     await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")

@@ -161,6 +161,23 @@ async def test_whoever_migrates_is_waited_for_however_long_it_takes(
         await admin.close()
 
 
+async def test_a_step_takes_longer_than_the_statements_of_its_role_may(database: PostgresServer) -> None:
+    """Managed servers bound them by some seconds, and an index of many turns takes longer."""
+    admin = await asyncpg.connect(database.url)
+    await admin.execute("CREATE SCHEMA bounded")
+    raw = await asyncpg.connect(
+        database.url, server_settings={"search_path": "bounded", "statement_timeout": "200ms"}
+    )
+    try:
+        step = PostgresMigration(0, 1, "CREATE TABLE a (x BIGINT); SELECT pg_sleep(0.4)", 1)
+        assert await migrate(raw, "bounded", (step,)) == 1
+        assert await raw.fetchval("SHOW statement_timeout") == "200ms"
+    finally:
+        raw.terminate()
+        await admin.execute("DROP SCHEMA bounded CASCADE")
+        await admin.close()
+
+
 class _Stopped:
     """A connection whose process is stopped, as by SIGSTOP, before the last statement of a migration."""
 
