@@ -42,15 +42,15 @@ def rows(users: int, models: int) -> Iterator[tuple[object, ...]]:
 
 
 async def fill(where: Path | str, users: int, models: int) -> None:
+    columns = [*UsageKey._fields, *COUNTERS]
     if isinstance(where, Path):
-        marks = ", ".join("?" * (len(UsageKey._fields) + len(COUNTERS)))
+        insert = f"INSERT INTO usage ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
         with closing(sqlite3.connect(where)) as database, database:
-            database.executemany(f"INSERT INTO usage VALUES ({marks})", rows(users, models))
+            database.executemany(insert, rows(users, models))
         return
     import asyncpg
 
     connection = await asyncpg.connect(where)
-    columns = [*UsageKey._fields, *COUNTERS]
     await connection.copy_records_to_table("usage", records=rows(users, models), columns=columns)
     await connection.execute("ANALYZE usage")
     await connection.close()

@@ -43,6 +43,7 @@ SHOWN_COUNTERS: Final = (
     "estimated_input_tokens",
     "estimated_output_tokens",
     "injected_tokens",
+    "evicted_tokens",
     "background_input_tokens",
     "background_output_tokens",
     "batch_input_tokens",

@@ -195,12 +195,11 @@ class ChatCall:
         )
         adapted = (*(("developer_role",) if form.as_system else ()), *self.left_out)
         headers["x-mnemogate-adapted"] = ",".join(adapted) or None
-        self.receipt.prompt_tokens = self.receipt.injected_tokens = 0
+        self.receipt.prompt_tokens = self.receipt.injected_tokens = self.receipt.evicted_tokens = 0
         if prompt is not None:
-            self.receipt.prompt_tokens, self.receipt.injected_tokens = (
-                prompt.window.tokens,
-                prompt.injected_tokens,
-            )
+            self.receipt.prompt_tokens = prompt.window.tokens
+            self.receipt.injected_tokens = prompt.injected_tokens
+            self.receipt.evicted_tokens = prompt.window.evicted_tokens
             headers["x-mnemogate-evicted-tokens"] = str(prompt.window.evicted_tokens)
             self.receipt.usage_counter = partial(estimate_usage, prompt)
         if self.receipt.trace is not None:

@@ -72,9 +72,11 @@ class UpstreamCall(Struct, eq=False):
     is_background: bool = False
     # The tokens of the request's body, estimated.
     sent_tokens: int = 0
-    # The prompt's tokens by our count, and those that memory added; 0: they were not counted.
+    # The prompt's tokens by our count, those that memory added, and those of the conversation that it left out; 0: they
+    # were not counted.
     prompt_tokens: int = 0
     injected_tokens: int = 0
+    evicted_tokens: int = 0
     # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
     received_chars: int = 0
     # The tokens as the upstream reported them; None: it did not.
@@ -190,9 +192,11 @@ class Receipt(Struct, eq=False, weakref=True):
     calls: list[UpstreamCall] = field(default_factory=list)
     # In the order in which they ended.
     steps: list[GatewayStep] = field(default_factory=list)
-    # The tokens of the next prompt by our count, and those that memory added; 0: they were not counted.
+    # The tokens of the next prompt by our count, those that memory added, and those of the conversation that it left
+    # out; 0: they were not counted.
     prompt_tokens: int = 0
     injected_tokens: int = 0
+    evicted_tokens: int = 0
     # The usage of the next stream is asked for, and the client did not ask for it.
     hides_usage: bool = False
     # False: it is of work without a client. The request that began the work has a receipt of its own.

@@ -52,7 +52,7 @@ ORDER BY {usage_key} LIMIT ?7
 
 -- name: usage_put
 -- Adds counters as they were, unless there are some of their key.
-INSERT INTO usage ({usage_row}) VALUES ({?1..27}) ON CONFLICT DO NOTHING
+INSERT INTO usage ({usage_row}) VALUES ({?1..28}) ON CONFLICT DO NOTHING
 
 -- name: limits
 -- Reads all limits, without their numbers.

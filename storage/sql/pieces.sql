@@ -137,5 +137,6 @@ day, project, "user", key, upstream, model
 -- piece: usage_row
 -- What is read of a row of usage, and added: its key, then `COUNTERS`.
 {usage_key}, requests, refused, errors, cancelled, calls, input_tokens, output_tokens, cached_tokens, cache_write_tokens,
-reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, background_input_tokens,
-background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens, answered, question_tokens
+reasoning_tokens, estimated_input_tokens, estimated_output_tokens, injected_tokens, evicted_tokens,
+background_input_tokens, background_output_tokens, batch_input_tokens, batch_output_tokens, cost, unpriced_tokens,
+answered, question_tokens

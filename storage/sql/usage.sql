@@ -3,7 +3,7 @@
 
 -- name: add
 -- Adds counters to those of their key.
-INSERT INTO usage ({usage_row}) VALUES ({?1..27})
+INSERT INTO usage ({usage_row}) VALUES ({?1..28})
 ON CONFLICT ({usage_key}) DO UPDATE SET
     requests = usage.requests + excluded.requests,
     refused = usage.refused + excluded.refused,
@@ -18,6 +18,7 @@ ON CONFLICT ({usage_key}) DO UPDATE SET
     estimated_input_tokens = usage.estimated_input_tokens + excluded.estimated_input_tokens,
     estimated_output_tokens = usage.estimated_output_tokens + excluded.estimated_output_tokens,
     injected_tokens = usage.injected_tokens + excluded.injected_tokens,
+    evicted_tokens = usage.evicted_tokens + excluded.evicted_tokens,
     background_input_tokens = usage.background_input_tokens + excluded.background_input_tokens,
     background_output_tokens = usage.background_output_tokens + excluded.background_output_tokens,
     batch_input_tokens = usage.batch_input_tokens + excluded.batch_input_tokens,

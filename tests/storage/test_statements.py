@@ -72,6 +72,7 @@ async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
             "0033-0034_questions",
             "0034-0035_parts",
             "0035-0036_user_usage",
+            "0036-0037_evicted",
         )
         for name in (f"{each}.sql" for each in names):
             tables = resources.files("storage.sqlite.migrations").joinpath(name)

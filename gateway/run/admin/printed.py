@@ -537,6 +537,7 @@ _USAGE_COUNTERS = (
     "cached_tokens",
     "output_tokens",
     "injected_tokens",
+    "evicted_tokens",
     "background_input_tokens",
     "background_output_tokens",
     "unpriced_tokens",

@@ -49,8 +49,8 @@ _FOLD_S: Final = 3600.0
 # The places of the counters in a row.
 (
     REQUESTS, REFUSED, ERRORS, CANCELLED, CALLS, INPUT, OUTPUT, CACHED, WRITTEN, REASONING, ESTIMATED_INPUT,
-    ESTIMATED_OUTPUT, INJECTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST, UNPRICED,
-    ANSWERED, QUESTIONS,
+    ESTIMATED_OUTPUT, INJECTED, EVICTED, BACKGROUND_INPUT, BACKGROUND_OUTPUT, BATCH_INPUT, BATCH_OUTPUT, COST,
+    UNPRICED, ANSWERED, QUESTIONS,
 ) = range(len(COUNTERS))  # fmt: skip
 
 _USER: Final = "user:"
@@ -151,6 +151,7 @@ class Meter:
             counters[CALLS] += 1
             if call.costs_tokens:
                 counters[INJECTED] += call.injected_tokens
+                counters[EVICTED] += call.evicted_tokens
                 self._add_tokens(counters, call)
         if not receipt.is_request:
             return

@@ -114,6 +114,25 @@ def test_each_way_of_asking_is_counted_to_the_token(world: World) -> None:
 
 
 @pytest.mark.both
+def test_what_memory_leaves_out_of_prompts_is_counted(upstream: StrictUpstream, tmp_path: Path) -> None:
+    """By each call, also where nobody asks for a key or a model."""
+    small = UpstreamSettings("up", base_url=upstream.base_url, context_window=1_000)
+    talk = [
+        {"role": "user" if n % 2 == 0 else "assistant", "content": f"{n} " + "word " * 100} for n in range(21)
+    ]
+    with counting(upstream, tmp_path, upstreams=(small,)) as world:
+        arguments = {"label": "human", "new_string": "Has a cat."}
+        upstream.queue(call_tools(Call("memory_insert", arguments)), say("Noted."))
+        reply = world.post(talk, user="alice", model="agent/helper")
+        assert reply.status == 200, reply.body
+        evicted = int(reply.headers["x-mnemogate-evicted-tokens"])
+        assert evicted > 1_000
+        for by in ("user", "user,model"):
+            found = total(world, by=by)
+            assert (found["calls"], found["evicted_tokens"]) == (2, 2 * evicted)
+
+
+@pytest.mark.both
 def test_a_model_without_a_price_is_counted_apart(world: World) -> None:
     for model in ("free", "flat"):
         world.upstream.queue(say("Hello.", usage=usage(1000, 500)))

@@ -43,6 +43,7 @@ PINNED = {
     "0021-0022_parts.sql": "77d40948b38ba9286d1c4ab70db2e88cc45e0b0f67fe1315da7e0c975f2e7d50",
     "0022-0023_rows.sql": "4a5b78781c8e2a0fbea5fae650108818792237e5ac2daa86a1ff4ab8920f6629",
     "0023-0024_user_usage.sql": "aa32ed037b635d4d9b29419dcf6e75081179433505f387f5879bc10dff80e2e9",
+    "0024-0025_evicted.sql": "df91356c89657cd367c0f0c504c9ace1d9d11a40a9b649f2f15d18992b185d76",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -99,7 +100,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 17  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 18  # a step each
     finally:
         for each in opened:
             await each.close()
@@ -343,7 +344,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.execute("UPDATE schema_versions SET version = 2")
         with pytest.raises(
             TooOld,
-            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 17, 18, 19, 20, 21, 22, 23\..*memory export",
+            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 20, 21, 22, 23, 24\..*memory export",
         ):
             await migrate(connection, "older")
     finally:

@@ -41,6 +41,7 @@ PINNED = {
     "0033-0034_questions.sql": "7df75be23a1b245006a49001eb78ef60dd6779729db6fa652f125a897c0aff0e",
     "0034-0035_parts.sql": "049822150ba14092a39fbf37360e9f725229b1787b832b5bad8704fe0d16640e",
     "0035-0036_user_usage.sql": "08f2947e42eb148a57446bfb1437cd4cf48d0836dfc2601e3839fc103fea9d05",
+    "0036-0037_evicted.sql": "6a9e8feb3d69d35fe931508a5a974b7d5fac791f0204c9f95e7fe3dc21841202",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 
