@@ -315,7 +315,7 @@ _ESCAPE = re.compile(r"\\.", re.DOTALL)
 # The code and the words of an error about the length that may name none: of OpenAI, MiniMax, Ollama, Groq, LM Studio
 _TOO_LONG_CODE: Final = "context_length_exceeded"
 _TOO_LONG: Final = re.compile(
-    r"exceeds the context window|context window exceeds|(?:prompt|input) (?:is )?too long"
+    r"exceeds the context window|context window exceeds|prompt (?:is )?too long|input is too long for \w+ model"
     r"|reduce the length of the messages|context size has been exceeded"
     r"|max_tokens must be at least 1, got -\d",  # vLLM, of what the prompt leaves
     re.I,

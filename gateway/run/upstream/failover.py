@@ -387,8 +387,6 @@ class Attempts:
             return other
         if self._is_guess and reply.status < 400:
             self._failover.context_windows.note_guess(self.target[:2])
-        if self._cuts and reply.status < 400 and self.target.context_window is not None:
-            self._failover.context_windows.note_reported(self.target[:2], self.target.context_window)
         self.call.is_streamed = reply.is_stream
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
@@ -439,7 +437,10 @@ class Attempts:
         return None
 
     async def _cut_by_share(self, request: ModelRequest, make: RequestMaker) -> ModelRequest | None:
-        """Returns a shorter request where an error names no length; None: it cannot be cut, or was often enough."""
+        """Returns a shorter request where an error names no length; None: it cannot be cut, or was often enough.
+
+        What is accepted then is no length of the model: by our count of one caller's words, all others would be cut.
+        """
         self._refused_tokens = self._refused_tokens or estimate_prompt_tokens(request.body)
         while self._cuts < len(_SHARES):
             target = self.target._replace(context_window=int(self._refused_tokens * _SHARES[self._cuts]))

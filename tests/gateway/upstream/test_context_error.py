@@ -77,8 +77,9 @@ def test_a_list_that_is_too_long_is_cut_where_no_length_is_named(tmp_path: Path,
         assert first.status == 200
         assert first.headers["x-mnemogate-tries"] == f"up:{error.status};up:200"
         assert 40 < len(upstream.last.messages) < 121
-        assert world.gateway.post(body).status == 200
-        assert len(upstream.chats) == 3, "it is remembered"
+        upstream.script = None
+        assert world.gateway.post({**body, "user": "bob"}).status == 200
+        assert len(upstream.last.messages) == 121, "what one caller's words showed cuts nobody else's"
 
 
 @pytest.mark.parametrize(
@@ -161,10 +162,13 @@ def test_a_fallback_with_a_known_window_shows_no_usage_that_was_not_asked_for(tm
 
 def test_an_error_that_names_no_context_reaches_the_client_as_it_is(tmp_path: Path) -> None:
     with StrictUpstream() as upstream, remember(upstream, tmp_path) as world:
-        upstream.queue(fail(400, message="Your words do not please me.", code="displeased"))
-        reply = world.gateway.post({"model": "m", "messages": long_list(1)})
-        assert (reply.status, reply.error["code"]) == (400, "displeased")
-        assert len(upstream.chats) == 1
+        for n, words in enumerate(
+            ("Your words do not please me.", "Input is too long: user has 64 characters."), 1
+        ):
+            upstream.queue(fail(400, message=words, code="displeased"))
+            reply = world.gateway.post({"model": "m", "messages": long_list(60), "user": "alice"})
+            assert (reply.status, reply.error["code"]) == (400, "displeased")
+            assert len(upstream.chats) == n
 
 
 @pytest.mark.parametrize("user", ["alice", None], ids=["remembered", "nobody"])
