@@ -240,7 +240,6 @@ def compacting(
         for n in range(6):
             talk(gateway, "ann", text_of(n, 40))
         with terminal("compact", "--user", "ann") as screen:
-            screen.read_until("Summarising")
             yield screen
     assert notes.asked
 
@@ -250,6 +249,7 @@ def test_a_compaction_is_waited_for(upstream: StrictUpstream, database: Path) ->
     gate = Gate()
     reply = say("Notes: they talked of this and that.", hold_after={0: gate})
     with compacting(upstream, database, reply) as screen:
+        screen.read_until("Summarising")
         gate.open()
         assert screen.end() == 0
         assert "It is done.\r\n" in screen.seen
@@ -282,6 +282,7 @@ def test_a_compaction_goes_on_where_its_waiting_is_interrupted(
 ) -> None:
     gate = Gate()
     with compacting(upstream, database, say("Notes: of this and that.", hold_after={0: gate})) as screen:
+        screen.read_until("Summarising")
         screen.child.send_signal(signal.SIGINT)
         assert screen.end() == 130
         assert "Traceback" not in screen.seen
