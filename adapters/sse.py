@@ -35,8 +35,8 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LONGEST_BLANK = 4
 _BOM = b"\xef\xbb\xbf"
 _PLAIN = b"data: "
-# The names of the events of Claude's API that come before its words, or between them.
-_WORDLESS = ("ping", "message_start", "content_block_start")
+# The names of the events of Claude's API without any content.
+_EMPTY_EVENTS = ("ping", "message_start", "content_block_start")
 _CR = ord("\r")  # finding an integer in bytes takes a fifth of the time of finding bytes
 
 
@@ -148,9 +148,9 @@ class EventDecoder:
 
 
 class FirstEvent:
-    """Looks for the first event of a stream that says something, as an error does, which may come instead of the words.
+    """Looks for the first event of a stream with content, or for the error that comes in its place.
 
-    Comments and events without words before it are passed over for `COMMENTS_S`.
+    Comments and events without content before it are passed over for `COMMENTS_S`.
 
     comment: the first that came, which stands for the event once that time is over; None: none. ends_at: when it is.
     """
@@ -166,7 +166,7 @@ class FirstEvent:
         """Returns the event once it is whole; a comment once they were passed over for long. now: in seconds."""
         events = self._decoder.feed(data)
         for event in events:
-            if _says_something(event):
+            if _has_content(event):
                 return event
         if not events:
             return None
@@ -177,13 +177,13 @@ class FirstEvent:
     def finish(self) -> Event:
         """Returns the event that the end of the stream completes. Raises: ProviderBroke: there is none."""
         for event in self._decoder.finish():
-            if _says_something(event):
+            if _has_content(event):
                 return event
         raise ProviderBroke("the upstream's stream ended before its first event")
 
 
-def _says_something(event: Event) -> bool:
-    return event.data is not None and event.name not in _WORDLESS
+def _has_content(event: Event) -> bool:
+    return event.data is not None and event.name not in _EMPTY_EVENTS
 
 
 def _is_plain(raw: bytes) -> bool:

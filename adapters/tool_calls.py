@@ -154,7 +154,7 @@ def with_gemini_signatures(body: bytes) -> bytes:
 
 
 def with_thoughts(body: bytes) -> bytes:
-    """Returns a chat completion request whose replies have thoughts; the same bytes without tools, or where they do."""
+    """Returns a chat completion request with thoughts in its replies; the same bytes where nothing is missing."""
     return _change_messages(body, _add_thoughts, key=_TOOLS_KEY)
 
 

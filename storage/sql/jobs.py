@@ -125,8 +125,8 @@ class Jobs(Group):
         self._tick = tick
         # The name of the clock that leases are measured by.
         self._holder = "database" if database.is_shared else uuid.uuid4().hex
-        # Attempts to be released, (job, attempt): those that ended while the database was out of reach, and those whose
-        # claims had no answer, with the ends of their leases: another process may have claimed under the same number.
+        # Attempts to be released, (job, attempt): those that ended while the database was out of reach, and those of
+        # claims without an answer, with the ends of their leases: another process may have claimed by the same number.
         self._released: dict[tuple[int, int], float | None] = {}
         self._may_claim = True
         self._watchers: list[Callable[[], None]] = []

@@ -323,7 +323,7 @@ _TOO_LONG: Final = re.compile(
 
 
 def exceeds_context(body: bytes) -> bool:
-    """Returns whether an error says that a request is too long for the model, whether it names a length or not."""
+    """Returns whether by an error a request is too long for the model, whether it names a length or not."""
     error = _error_in_body(body)
     return error is not None and _is_too_long(error)
 
