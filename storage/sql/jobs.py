@@ -21,7 +21,9 @@ from __future__ import annotations
 import asyncio
 import builtins
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
@@ -129,6 +131,8 @@ class Jobs(Group):
         # claims without an answer, with the ends of their leases: another process may have claimed by the same number.
         self._released: dict[tuple[int, int], float | None] = {}
         self._may_claim = True
+        # What requests of this process wait for, (kind, agent): how many wait for each.
+        self._awaited: Counter[tuple[str, int]] = Counter()
         self._watchers: list[Callable[[], None]] = []
         database.listen(WORK, lambda _: self.wake_here())
 
@@ -155,7 +159,8 @@ class Jobs(Group):
         if self._released:
             return 0.0
         if not self._may_claim:
-            return None
+            # `claim` finds out whether these are due; it is asked again soon, or when one of them has ended.
+            return 0.0 if self._awaited_of(kinds) else None
         now = self._now()
         # A shared database has a clock of its own.
         if now is not None and await connection.value(SQL["put_back"], (now,)):
@@ -168,8 +173,24 @@ class Jobs(Group):
         return None if wait is None else max(0.0, wait)
 
     def stop_claiming(self) -> None:
-        """Has this process claim no more jobs. Those that it performs go on."""
+        """Has this process claim no more jobs but those that its requests wait for. Those that it performs go on."""
         self._may_claim = False
+
+    @contextmanager
+    def awaiting(self, kind: str, agent: int) -> Iterator[None]:
+        """Marks the jobs of an agent as those that a request of this process waits for."""
+        self._awaited[kind, agent] += 1
+        if not self._may_claim:
+            self.wake_here()
+        try:
+            yield
+        finally:
+            self._awaited[kind, agent] -= 1
+            if not self._awaited[kind, agent]:
+                del self._awaited[kind, agent]
+
+    def _awaited_of(self, kinds: Sequence[str]) -> builtins.list[tuple[str, int]]:
+        return [each for each in self._awaited if each[0] in kinds]
 
     # -- a job's life -------------------------------------------------------------------------------------------------
 
@@ -239,9 +260,10 @@ class Jobs(Group):
             claimed.clear()  # by an attempt at this transaction that failed
             for (id, attempt), held_until in released.items():
                 await connection.run(SQL["release"], (id, attempt, held_until))
-            if not self._may_claim:
-                return None
-            row = await self._claim_row(connection, kinds, lease_s, tries, running)
+            if self._may_claim:
+                row = await self._claim_row(connection, kinds, lease_s, tries, running)
+            else:
+                row = await self._claim_awaited(connection, kinds, lease_s)
             if row is None:
                 return None
             *found, held_until, _ = row
@@ -290,6 +312,17 @@ class Jobs(Group):
                 # What is due of that kind is being claimed by other processes.
                 left.remove(kind)
             elif await _is_current(connection, row):
+                return row
+        return None
+
+    async def _claim_awaited(
+        self, connection: Connection, kinds: Sequence[str], lease_s: float
+    ) -> Row | None:
+        """Claims a due job that a request of this process waits for. Returns as `_claim_row`."""
+        for kind, agent in self._awaited_of(kinds):
+            values = (self._now(), kind, self._holder, self._tick(), lease_s, agent)
+            row = await connection.row(SQL["claim_of"], values)
+            if row is not None and await _is_current(connection, row):
                 return row
         return None
 

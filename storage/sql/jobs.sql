@@ -83,6 +83,14 @@ WHERE id = (
     {postgres:FOR UPDATE SKIP LOCKED})
 RETURNING {taken}
 
+-- name: claim_of
+-- Claims the first job of an agent's serial group, as `claim`.
+UPDATE jobs SET state = 'running', attempt = attempt + 1, tries = tries + 1, holder = ?3, held_until = {clock:4} + ?5
+WHERE id = (
+    SELECT j.id FROM jobs j WHERE j.agent = ?6 AND j.kind = ?2 AND {ready} AND j.due <= {clock:1} LIMIT 1
+    {postgres:FOR UPDATE SKIP LOCKED})
+RETURNING {taken}
+
 -- name: prolong
 -- Prolongs the lease of an attempt that still runs, and whose agent is as it was.
 UPDATE jobs SET held_until = {clock:3} + ?4 WHERE id = ?1 AND attempt = ?2 AND state = 'running'

@@ -371,3 +371,30 @@ def test_a_gateway_that_stops_begins_no_more_jobs(postgres: str, upstream: Stric
         assert world.one.call(_read(world.one, "SELECT state, attempt FROM jobs")) == [("pending", 0)]
         gate.open()
         assert waiting.result().status == 200
+
+
+def test_a_gateway_that_stops_performs_the_runs_that_its_requests_wait_for(
+    postgres: str, upstream: StrictUpstream
+) -> None:
+    """There may be no other gateway; they would be cut at the end of `shutdown_s`, and their runs stay unasked."""
+    gate = Gate()
+    upstream.queue(say("First.", hold_before_headers=gate), say("Second."), say("Third."))
+    with two(postgres, upstream, performs_jobs=False) as world:
+        agent, unawaited = world.agent(), world.agent()
+        for text in ("One.", "Two."):
+            assert (
+                world.ask(world.other, "POST", f"/v1/agents/{agent}/messages/async", {"input": text})[0]
+                == 200
+            )
+        upstream.arrived(1).wait_sync()
+        waiting = world.threads.submit(world.send, world.other, agent, "Three.")
+        world.other.loop.call_soon_threadsafe(world.other.app.begin_stop, "SIGTERM")
+        assert (
+            world.ask(world.one, "POST", f"/v1/agents/{unawaited}/messages/async", {"input": "Four."})[0]
+            == 200
+        )
+        time.sleep(0.5)
+        gate.open()
+        status, reply = waiting.result()
+        assert (status, reply["messages"][-1]["content"]) == (200, "Third.")
+        assert world.one.call(_read(world.one, "SELECT state, attempt FROM jobs")) == [("pending", 0)]

@@ -14,6 +14,8 @@ from storage.database import RUNS
 from storage.records import Agent, Run
 from storage.sql.store import Store
 
+# The kind of the jobs that perform runs.
+RUN_JOB = "run"
 # Seconds between two reads of a run that is waited for; they matter where a notification was lost, and for live runs.
 _READ_INTERVAL_S = 1.0
 
@@ -66,7 +68,8 @@ class RunEnds:
         conversation: its key, or its uid. Raises: StoreError.
         """
         for run in await self._store.runs.accepted(agent.id, conversation):
-            await self.wait_for(run)
+            with self._store.jobs.awaiting(RUN_JOB, run.agent):
+                await self.wait_for(run)
 
     def _on_notification(self, payload: str | None) -> None:
         if payload is None:

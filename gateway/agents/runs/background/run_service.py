@@ -14,12 +14,12 @@ import orjson
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.callbacks import KIND as CALLBACK
 from gateway.agents.runs.background.callbacks import Callbacks, enqueue_callback
+from gateway.agents.runs.background.ends import RUN_JOB
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
 from storage.database import POLL_S
 from storage.sql.store import Store
 
-KIND = "run"
 # Bounds the connections to upstreams, which each run holds for minutes. No measurement.
 AT_ONCE = 16
 # Short, since requests to the conversation wait for a run that is tried again. No measurement.
@@ -55,7 +55,7 @@ class RunService:
         limits = WorkerLimits(
             concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
         )
-        self.worker = Worker(store.jobs, {KIND: self._perform}, limits, count, idle)
+        self.worker = Worker(store.jobs, {RUN_JOB: self._perform}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count_outcome=count)
         self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
