@@ -27,8 +27,9 @@ MAX_EVENT_LINES = 64 * 1024
 # Comments, blank lines and events without data between two that have some. Chosen: a quarter of an hour of the 25 bytes
 # that OpenRouter sends ten times a second.
 MAX_COMMENT_BYTES = 256 * 1024
-# Well below the silence that proxies allow (60 s), since clients wait for comments as a sign of life.
-COMMENTS_S = 10.0
+# What comes before the first content is held back for this time. Chosen below the 5 s that some clients (LiveKit's)
+# wait for the head and for each sign of life after it.
+HELD_S = 2.0
 
 _BLANK = re.compile(rb"(?>\r\n|\n)(?>\r\n|\n|\r)|\r\r")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -150,7 +151,7 @@ class EventDecoder:
 class FirstEvent:
     """Looks for the first event of a stream with content, or for the error that comes in its place.
 
-    Comments and events without content before it are passed over for `COMMENTS_S`.
+    Comments and events without content before it are passed over for `HELD_S`.
 
     comment: the first that came, which stands for the event once that time is over; None: none. ends_at: when it is.
     """
@@ -171,7 +172,7 @@ class FirstEvent:
         if not events:
             return None
         if self.comment is None:
-            self.comment, self.ends_at = events[0], now + COMMENTS_S
+            self.comment, self.ends_at = events[0], now + HELD_S
         return self.comment if now >= self.ends_at else None
 
     def finish(self) -> Event:

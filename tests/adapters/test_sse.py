@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adapters import sse
 from adapters.errors import ProviderTooLarge, UnfinishedEvent
 from adapters.sse import (
-    COMMENTS_S,
+    HELD_S,
     MAX_EVENT_BYTES,
     MAX_EVENT_LINES,
     EventDecoder,
@@ -193,7 +193,18 @@ def test_comments_are_passed_over_for_a_while() -> None:
     first = FirstEvent()
     assert first.feed(b": wai", 0.0) is None
     assert first.feed(b"ting\n\n", 5.0) is None
-    assert first.feed(b": still\n\n", 5.0 + COMMENTS_S - 1) is None
-    found = first.feed(b": still\n\n", 5.0 + COMMENTS_S)
+    assert first.feed(b": still\n\n", 5.0 + HELD_S - 1) is None
+    found = first.feed(b": still\n\n", 5.0 + HELD_S)
     assert found is not None
     assert found.data is None
+
+
+def test_a_client_is_not_kept_waiting_while_a_model_thinks() -> None:
+    """Clients of LiveKit wait 5 s for the head of a reply, and Claude may think for longer behind its pings."""
+    first = FirstEvent()
+    begun = b'event: message_start\ndata: {"type":"message_start"}\n\n'
+    assert first.feed(begun, 1.0) is None
+    assert first.feed(b"event: ping\ndata: {}\n\n", 2.0) is None
+    assert first.feed(b"event: ping\ndata: {}\n\n", 3.0) == Event(
+        begun, b'{"type":"message_start"}', "message_start"
+    )

@@ -76,7 +76,7 @@ async def test_a_comment_with_silence_after_it_is_passed_over_for_a_while_only(
     transport: HttpTransport, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody who waits for the head hears anything meanwhile."""
-    monkeypatch.setattr("adapters.sse.COMMENTS_S", 0.01)
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.01)
     gate = Gate()
     body = b": waiting\n\n", b"data: 1\n\n"
     upstream.queue(raw(*body, hold_after={1: gate}))

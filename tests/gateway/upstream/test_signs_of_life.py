@@ -110,3 +110,60 @@ def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
             client.read_until(b": keep-alive\n\n")
             thinking.open()
             assert b"Noted." in client.read_until(b"data: [DONE]\n\n")
+
+
+@both
+@pytest.mark.parametrize("kind", ["anthropic"], indirect=True)
+@pytest.mark.parametrize(
+    ("path", "asked", "begun"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "Hi"}]}, b'"role":"assistant"'),
+        ("/v1/responses", {"input": "Hi"}, b"event: response.created"),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9},
+            b"event: message_start",
+        ),
+    ],
+    ids=["chat", "responses", "messages"],
+)
+def test_a_client_gets_the_pings_of_a_claude_that_thinks(
+    two: Open,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    asked: dict[str, Any],
+    begun: bytes,
+    memory: bool,
+) -> None:
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.01)
+    message = {
+        "id": "msg_1",
+        "model": "big",
+        "role": "assistant",
+        "content": [],
+        "usage": {"input_tokens": 1},
+    }
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message},
+        {"type": "ping"},
+        {"type": "ping"},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "One"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}},
+        {"type": "message_stop"},
+    ]
+    pieces = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in events]
+    first, thinking = Gate(), Gate()
+    with two() as it:
+        it.first.queue(raw(*pieces, hold_after={2: first, 3: thinking}))
+        headers = {"x-mnemogate-user": "alice"} if memory else {}
+        with it.world.gateway.connect() as client:
+            client.request(
+                "POST", path, json.dumps({"model": "m", "stream": True, **asked}).encode(), headers
+            )
+            assert client.read_head().status == 200
+            assert begun in client.read_until(b"ping") + client.read_until(b"\n\n")
+            first.open()
+            client.read_until(b"ping")
+            thinking.open()
+            client.read_until(b"One")
