@@ -305,7 +305,8 @@ _CONTEXT_SENTENCES = (
     re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
     re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
     re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
-    re.compile(r"\bn_ctx\"?\s*[:=]\s*(\d+)", re.I),  # llama.cpp, in a field of its error; LM Studio
+    # llama.cpp, in a field of its error; LM Studio. A server that could not load the model names it as well.
+    re.compile(r"(?:\"n_ctx\":|>= n_ctx:?) ?\(?(\d+)", re.I),
     # llama.cpp, LM Studio, Groq. Ollama names by how much the context is exceeded, and MiniMax its error's code.
     re.compile(r"context (?:size|length|window)(?! by | exceeds )[^.\d]{0,30}(\d[\d,]*)", re.I),
     re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
@@ -317,20 +318,24 @@ _TOO_LONG_CODE: Final = "context_length_exceeded"
 _TOO_LONG: Final = re.compile(
     r"exceeds the context window|context window exceeds|prompt (?:is )?too long|input is too long for \w+ model"
     r"|reduce the length of the messages|context size has been exceeded"
-    r"|max_tokens must be at least 1, got -\d",  # vLLM, of what the prompt leaves
+    r"|max_tokens must be at least 1, got -\d+",  # vLLM, of what the prompt leaves
     re.I,
 )
 
 
-def exceeds_context(body: bytes) -> bool:
-    """Returns whether by an error a request is too long for the model, whether it names a length or not."""
+def exceeds_context(body: bytes, request: bytes = b"") -> bool:
+    """Returns whether by an error a request is too long for the model, whether it names a length or not.
+
+    request: the JSON it is about, as for `context_from_error`.
+    """
     error = _error_in_body(body)
-    return error is not None and _is_too_long(error)
+    return error is not None and _is_too_long(error, _text_of(request))
 
 
-def _is_too_long(error: Json) -> bool:
-    words = str(error.get("message") or "")[:_CAUSE_CHARS]
-    return error.get("code") == _TOO_LONG_CODE or bool(_TOO_LONG.search(words))
+def _is_too_long(error: Json, request: str = "") -> bool:
+    words, quoted = str(error.get("message") or "")[:_CAUSE_CHARS], request.lower()
+    is_said = any(found[0].lower() not in quoted for found in _TOO_LONG.finditer(words))
+    return is_said or error.get("code") == _TOO_LONG_CODE
 
 
 def context_from_error(body: str, request: bytes = b"") -> int | None:
@@ -341,13 +346,20 @@ def context_from_error(body: str, request: bytes = b"") -> int | None:
     named = list(_contexts(body))
     if not named or not request:
         return named[0] if named else None
+    quoted = set(_contexts(_text_of(request)))
+    return next((tokens for tokens in named if tokens not in quoted), None)
+
+
+def _text_of(request: bytes) -> str:
+    """Returns the text in which the words of a request are found that an error repeats."""
+    if not request:
+        return ""
     try:
         # Serialised again, the request has no escaped letters, so that the same words are found in both.
         text = orjson.dumps(orjson.loads(request)).decode()
     except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
         text = request.decode()
-    quoted = set(_contexts(_ESCAPE.sub(" ", text)))
-    return next((tokens for tokens in named if tokens not in quoted), None)
+    return _ESCAPE.sub(" ", text)
 
 
 def _contexts(text: str) -> Iterator[int]:

@@ -415,7 +415,8 @@ class Attempts:
         """Returns a shorter request if an error is about the context's length; None: it is not. body: the error's."""
         tokens = context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace"), request.body)
         if tokens is None:
-            return await self._cut_by_share(request, make) if exceeds_context(body[:ERROR_BYTES]) else None
+            is_too_long = exceeds_context(body[:ERROR_BYTES], request.body)
+            return await self._cut_by_share(request, make) if is_too_long else None
         known, target = self.target.context_window, self.target
         context_windows: list[int] = []
         if known is None or known > tokens:

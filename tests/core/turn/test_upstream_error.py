@@ -14,6 +14,7 @@ from gateway.core.turn.upstream_error import (
     context_from_error,
     error_in,
     error_of_stream,
+    exceeds_context,
     is_for_good,
     read_error_object,
     refusal_in_body,
@@ -213,7 +214,9 @@ def test_what_speaks_of_an_error_is_none(event: Event) -> None:
         ("Range of input length should be [1, 129024]", 129024),
         ("The decoder prompt (length 9001) is longer than the maximum model length of 8192.", 8192),
         ("greater than the context length (n_keep: 9001>= n_ctx: 4096). Try to load the model", 4096),
+        ("Cannot truncate prompt with n_keep (15028) >= n_ctx (7424)", 7424),
         ("the model is loaded with context length of only 32768 tokens", 32768),
+        ("model load failed: n_ctx = 4096 could not be allocated", None),
         # By how much it is exceeded, and the code of the error.
         ("prompt too long; exceeded max context length by 1523 tokens", None),
         ("invalid params, context window exceeds limit (2013)", None),
@@ -230,6 +233,15 @@ def test_a_length_is_read_whatever_the_request_is_like() -> None:
     deep = b'{"tools":' + b"[" * 300 + b"]" * 300 + b',"x":"maximum context length is 4096"}'
     assert context_from_error("maximum context length is 8192 tokens", deep) == 8192
     assert context_from_error("maximum context length is 4096 tokens", deep) is None
+
+
+def test_words_that_an_error_repeats_are_no_length_of_its_own() -> None:
+    body = b"{\"error\":{\"message\":\"[{'loc': 'content', 'input': 'Why was my prompt too long?'}]\"}}"
+    assert exceeds_context(body)
+    assert not exceeds_context(
+        body, b'{"messages":[{"role":"user","content":"Why was my Prompt too long?"}]}'
+    )
+    assert exceeds_context(b'{"error":{"message":"prompt too long"}}', b'{"messages":[]}')
 
 
 def _claude(message: bytes) -> bytes:
