@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from operator import add
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -29,6 +30,10 @@ _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE.pattern + rb'|"background"')
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
 _UNDER_WAY: Final = ("queued", "in_progress")
 _CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
+# The kinds of Claude's `iterations` whose tokens are billed, and are no part of its totals: the summary of a context
+# that was full, and the replies of an advisor. Of a fallback that declined nothing is billed.
+# (platform.claude.com/docs/en/build-with-claude/compaction)
+_APART: Final = ("compaction", "advisor_message")
 
 
 def _string_values(*names: str) -> re.Pattern[bytes]:
@@ -85,6 +90,10 @@ def reported_counts(usage: Any) -> TokenCounts | None:
     (platform.claude.com/docs/en/build-with-claude/prompt-caching)
     """
     counts = _read_counts(usage) if isinstance(usage, dict) else None
+    if counts is not None and isinstance(iterations := usage.get("iterations"), list):
+        for each in iterations:
+            if isinstance(each, dict) and each.get("type") in _APART and (more := _read_counts(each)):
+                counts = TokenCounts(*map(add, counts, more))
     return counts if counts is not None and (counts.prompt or counts.completion) else None
 
 

@@ -42,6 +42,26 @@ ALL = TokenCounts(100, 20, 60, 0, 7)
             },
             TokenCounts(100, 20, 60, 10, 0),
         ),
+        # What Claude bills apart from its totals, and what it does not bill.
+        (
+            {
+                "input_tokens": 23,
+                "output_tokens": 10,
+                "iterations": [
+                    {
+                        "type": "compaction",
+                        "input_tokens": 80,
+                        "cache_read_input_tokens": 100,
+                        "output_tokens": 35,
+                    },
+                    {"type": "advisor_message", "model": "other", "input_tokens": 5, "output_tokens": 4},
+                    {"type": "fallback_message", "input_tokens": 9, "output_tokens": 9},
+                    {"type": "message", "input_tokens": 23, "output_tokens": 10},
+                    "?",
+                ],
+            },
+            TokenCounts(208, 49, 100),
+        ),
         # Gemini and xAI count thoughts in the total, and not among the completion.
         (
             {
