@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -28,6 +29,7 @@ from gateway.dialects.responses.items import (
     render_created_item,
 )
 from gateway.dialects.responses.metadata import read_metadata
+from gateway.dialects.responses.parse import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import parse_input_place
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import check_item_tools
@@ -80,13 +82,11 @@ class GatewayConversations:
                 await self.conversations.delete(conversation)
                 return {"id": conversation.id, "object": "conversation.deleted", "deleted": True}
             case "GET", ["items"]:
-                turns = await self.conversations.turns(conversation)
-                groups = group_items(turns, conversation.items)
-                return await asyncio.to_thread(paginate, groups, query)
+                return await asyncio.to_thread(paginate, await self._group_items(conversation, query), query)
             case "POST", ["items"]:
                 return await self._add_items(conversation, body)
             case "GET", ["items", id]:
-                return await self._find_item(conversation, id)
+                return await self._find_item(conversation, id, query)
             case "DELETE", ["items", id]:
                 await self._delete_item(conversation, id)
                 return _render_conversation(await self.conversations.find(owner, conversation.id))
@@ -94,10 +94,22 @@ class GatewayConversations:
                 raise HTTPException(405)
         raise UnknownPath(f"Unknown path: {method} {scope['path']}")
 
-    async def _find_item(self, conversation: ResponseConversation, id: str) -> Json:
+    async def _group_items(self, conversation: ResponseConversation, query: str) -> list[ItemGroup]:
+        """Returns the items of a conversation: those of its turns, and those that wait.
+
+        System and developer messages come first, as each response reads them.
+        """
+        sealed, waiting = asks_for_sealed_thoughts(parse_qs(query)), conversation.items
         turns = await self.conversations.turns(conversation)
+        return [
+            ItemGroup(lambda: system_items(waiting)),
+            *group_turns(turns, partial(render_turn, shows_sealed_thoughts=sealed)),
+            ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
+        ]
+
+    async def _find_item(self, conversation: ResponseConversation, id: str, query: str) -> Json:
         # An id that is not there is looked for in all of them.
-        found = await asyncio.to_thread(find_item, group_items(turns, conversation.items), id)
+        found = await asyncio.to_thread(find_item, await self._group_items(conversation, query), id)
         if found is None:
             raise _unknown_item(id)
         return found[1]
@@ -157,18 +169,6 @@ def system_items(waiting: Sequence[Json]) -> list[Json]:
     return [item for item in waiting if item.get("role") in SYSTEM_ROLES]
 
 
-def group_items(turns: Sequence[NamedTurn], waiting: Sequence[Json]) -> list[ItemGroup]:
-    """Returns the items of a conversation: those of its turns, given oldest first, and those that wait.
-
-    System and developer messages come first, as each response reads them.
-    """
-    return [
-        ItemGroup(lambda: system_items(waiting)),
-        *group_turns(turns, render_turn),
-        ItemGroup(lambda: [item for item in waiting if item.get("role") not in SYSTEM_ROLES]),
-    ]
-
-
 def group_turns(
     turns: Sequence[NamedTurn], render: Callable[[NamedTurn, NamedTurn | None], Sequence[Json]]
 ) -> list[ItemGroup]:
@@ -185,14 +185,16 @@ def render_turn(
     *,
     directions: Sequence[Direction] = (),
     is_answered: bool = True,
+    shows_sealed_thoughts: bool = False,
 ) -> list[Json]:
     """Returns the items of a turn, as clients have them.
 
     before: has the calls whose results are among the turn's inputs.
     directions: of the turn that are shown.
     is_answered: its reply is shown, too.
+    shows_sealed_thoughts: as in `MakesResponses`.
     """
-    items, reply = ItemList(), turn.reply
+    items, reply = ItemList(shows_sealed_thoughts=shows_sealed_thoughts), turn.reply
     if before is not None:
         items.record_calls(before.reply)
     tag = item_tag(turn.name, reply)

@@ -23,7 +23,7 @@ from gateway.core.conversation.directions import directions_in
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.native import read_native
-from gateway.dialects.responses.parse import SEALED_THOUGHTS, check_included
+from gateway.dialects.responses.parse import asks_for_sealed_thoughts
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_names
 from gateway.dialects.responses.stored_response import read_stored_response
@@ -172,11 +172,11 @@ class GatewayResponses:
         return None if rebuild_response(found.turn.name, found.turn.reply) is None else found
 
     async def _show(self, found: _FoundParts, query: Mapping[str, Sequence[str]]) -> Json:
-        included = check_included([*query.get("include", ()), *query.get("include[]", ())])
+        sealed = asks_for_sealed_thoughts(query)
         shown: Json | None = None
         if found.turn is not None:
             turn = found.turn.turn
-            shown = rebuild_response(turn.name, turn.reply, shows_sealed_thoughts=SEALED_THOUGHTS in included)
+            shown = rebuild_response(turn.name, turn.reply, shows_sealed_thoughts=sealed)
         elif found.run is not None:
             shown = await self.background.shown(found.run)
         if shown is None:
@@ -211,15 +211,16 @@ class GatewayResponses:
     async def _list_input_items(self, owner: ResponseOwner, found: _FoundParts, query: str) -> Json:
         """Returns a page of the items before a response."""
         groups, run = list[ItemGroup](), found.run
+        sealed = asks_for_sealed_thoughts(parse_qs(query))
         if found.turn is not None:
-            groups = await self._group_path(found.turn, owner)
+            groups = await self._group_path(found.turn, owner, sealed)
         elif run is not None and (request := await self.background.request(run)) is not None:
             # Without a turn, its input is in its request.
             previous = request.previous
             before = None if previous is None else await self._find_turn(owner, previous)
             items = ItemList()
             if before is not None:
-                groups = await self._group_path(before, owner, is_answered=True)
+                groups = await self._group_path(before, owner, sealed, is_answered=True)
                 items.record_calls(before.turn.reply)
             own = [message for message in request.messages if not is_system(message)]
             items.add_inputs(run.uid, [*enumerate(own)], directions_in(request.messages), request.forms)
@@ -228,10 +229,11 @@ class GatewayResponses:
         return await asyncio.to_thread(paginate, groups, query)
 
     async def _group_path(
-        self, response: FoundTurn, owner: ResponseOwner, *, is_answered: bool = False
+        self, response: FoundTurn, owner: ResponseOwner, sealed: bool, *, is_answered: bool = False
     ) -> list[ItemGroup]:
         """Returns what comes before a response's reply, first what each response of its conversation has.
 
+        sealed: thoughts have the form in which they are sent back.
         is_answered: also the reply.
         """
         groups = await self._group_system(await self.stored.conversation_id(response), owner)
@@ -242,7 +244,13 @@ class GatewayResponses:
         def render(turn: NamedTurn, before: NamedTurn | None) -> list[Json]:
             is_own = turn is response.turn
             directions = turn.directions if is_own or has_all_directions else ()
-            return render_turn(turn, before, directions=directions, is_answered=is_answered or not is_own)
+            return render_turn(
+                turn,
+                before,
+                directions=directions,
+                is_answered=is_answered or not is_own,
+                shows_sealed_thoughts=sealed,
+            )
 
         # Its own turn has the name in the response's id, which of one in the background is that of its run.
         before = (await self.stored.path(response))[:-1]

@@ -49,10 +49,11 @@ _PART_DEFAULTS: Final[Mapping[str, Json]] = {
 
 
 class ItemList:
-    """The items of a path, oldest first."""
+    """The items of a path, oldest first. shows_sealed_thoughts: as in `MakesResponses`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows_sealed_thoughts: bool = False) -> None:
         self.items: list[Json] = []
+        self._shows_sealed_thoughts = shows_sealed_thoughts
         self._calls: dict[str, str] = {}  # the types of calls, by their ids
 
     def add_inputs(
@@ -80,7 +81,7 @@ class ItemList:
 
     def add_reply(self, tag: str, reply: WireMessage) -> None:
         """Adds a reply, as its response had it. tag: of the turn's ids."""
-        shown = rebuild_response((tag, ""), reply)
+        shown = rebuild_response((tag, ""), reply, shows_sealed_thoughts=self._shows_sealed_thoughts)
         output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
         self.record_calls(reply)
         self.items.extend(output)

@@ -7,7 +7,7 @@ neither knows go on as they are, for the upstream to judge. (platform.openai.com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -340,6 +340,11 @@ def check_included(wanted: Sequence[str]) -> Sequence[str]:
                 code="invalid_value",
             )
     return wanted
+
+
+def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
+    """Returns whether a request's query wants thoughts in the form in which they are sent back. Raises: BadRequest."""
+    return SEALED_THOUGHTS in check_included([*query.get("include", ()), *query.get("include[]", ())])
 
 
 def _may_be_truncated(json: Json) -> bool:

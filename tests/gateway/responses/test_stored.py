@@ -554,6 +554,25 @@ def test_over_claude_thoughts_go_back_uncarried(tmp_path: Path) -> None:
             assert "Hm, perhaps." in str(claude.last.json["messages"])
 
 
+def test_lists_have_thoughts_that_can_be_sent_back_where_they_are_asked_for(tmp_path: Path) -> None:
+    with StrictAnthropic() as claude:
+        claude.queue(think("Hm, perhaps.", "Yes."))
+        ours = UpstreamSettings("claude", "anthropic", claude.base_url, api_key="k")
+        with remember(claude, tmp_path, agent(), upstreams=(ours,)) as world:  # type: ignore[arg-type]
+            sdk, named = world.sdk, world.sdk.conversations.create().id
+            respond(world, input="Is it?", conversation=named)
+            later = respond(world, input="Why?", conversation=named)
+            for options in ({}, {"include": ["reasoning.encrypted_content"]}):
+                found = [
+                    *sdk.conversations.items.list(named, **options),
+                    *sdk.responses.input_items.list(later.id, **options),
+                ]
+                thoughts = [item for item in found if item.type == "reasoning"]
+                item = sdk.conversations.items.retrieve(thoughts[0].id, conversation_id=named, **options)
+                sealed = [(each.encrypted_content or "")[:10] for each in (*thoughts, item)]
+                assert sealed == ["mnemogate:" if options else ""] * 3
+
+
 def test_a_summary_alone_turns_on_thinking_where_it_is_optional(tmp_path: Path) -> None:
     with StrictAnthropic() as claude:
         ours = UpstreamSettings("claude", "anthropic", claude.base_url, api_key="k")
