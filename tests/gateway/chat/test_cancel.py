@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gateway.run.memory.composer import Composer
+from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.upstream.failover import Attempts
 from gateway.web.client_reply import ClientReply
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
@@ -320,3 +322,38 @@ def test_a_later_turn_that_is_cancelled_leaves_the_earlier_ones_as_they_are(worl
     last = world.upstream.last.body.decode()
     assert "Nina" in last
     assert "third" not in last
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(MemoryKeeper, "begin"), (Composer, "make_prompt"), (MemoryKeeper, "open")],
+    ids=["read", "searched", "written"],
+)
+def test_who_leaves_before_the_model_is_asked_costs_no_reply(
+    upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, step: str
+) -> None:
+    """However long memory takes: callers that speak on cancel many turns at once."""
+    begun, left, slow = Gate(), Gate(), Gate()
+    perform, lose = getattr(owner, step), ClientReply._lose_client
+
+    async def performed_late(*args: Any, **options: Any) -> Any:
+        begun.open()
+        await slow.wait()
+        return await perform(*args, **options)
+
+    def lost(reply: ClientReply) -> None:
+        lose(reply)
+        left.open()
+
+    with remember(upstream, tmp_path, agent()) as world:
+        monkeypatch.setattr(owner, step, performed_late)
+        monkeypatch.setattr(ClientReply, "_lose_client", lost)
+        body = {"model": "m", "user": "alice", "stream": True, "messages": SPOKEN[:1]}
+        headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "phone"}
+        with world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode(), headers)
+            begun.wait_sync()
+        left.wait_sync()
+        slow.open()
+        world.settle()
+        assert upstream.chats == []

@@ -19,7 +19,7 @@ from gateway.settings import ModelSettings, ProfileSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.anthropic_rules import BINDING_BETA, sign
 from tests.doubles.anthropic_upstream import Message, StrictAnthropic, refuse, think
-from tests.doubles.upstream import Call, Gate, Seen, StrictUpstream, call_tools, raw, say
+from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, raw, say
 from tests.gateway.admin.test_forget import perform
 from tests.gateway.messages.life import converse
 from tests.gateway.messages.sdk import WEATHER, Talk, calls_of, client, sent_again, text_of
@@ -380,6 +380,73 @@ def test_blocks_that_only_the_api_knows_stay_as_they_are(
 
 
 _ID_KEYS = ("id", "tool_use_id", "id", "tool_use_id")
+
+
+def newer_api(id: str, block: Json, delta: Json, stop: Json, usage: Json) -> Reply:
+    """Returns a stream with an event, deltas, fields and counts that nothing here knows. block: its only one."""
+    message = {"id": id, "type": "message", "role": "assistant", "model": MODEL, "content": []}
+    events: list[Json] = [
+        {"type": "message_start", "message": {**message, "usage": {"input_tokens": 5}, "mood": "calm"}},
+        {"type": "weather", "sky": f"of {id}"},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        {"type": "content_block_delta", "index": 0, "delta": delta},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "tone_delta", "tones": ["warm"]}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": stop, "usage": usage, "weights": [1]},
+        {"type": "message_stop"},
+    ]
+    return raw(*(b"event: %b\ndata: %b\n\n" % (each["type"].encode(), orjson.dumps(each)) for each in events))
+
+
+def test_what_a_newer_api_sends_passes_with_a_hidden_round(world: World, upstream: StrictAnthropic) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "memory_insert", "input": {}}
+    arguments = orjson.dumps({"label": "human", "new_string": "Likes tea."}).decode()
+    rounds = (
+        newer_api(
+            "msg_1",
+            call,
+            {"type": "input_json_delta", "partial_json": arguments},
+            {"stop_reason": "tool_use"},
+            {"output_tokens": 7, "watts": {"idle": 3}, "grid": "west"},
+        ),
+        newer_api(
+            "msg_2",
+            {"type": "text", "text": ""},
+            {"type": "text_delta", "text": "Noted."},
+            {"stop_reason": "hibernated", "stop_details": {"type": "cold"}},
+            {"output_tokens": 2, "watts": {"idle": 4}, "grid": "east"},
+        ),
+    )
+    upstream.queue(*rounds)
+    user = {"x-mnemogate-user": "alice"}
+    got = events_of(post(world, {**hello("I like tea."), "model": "agent/helper", "stream": True}, user))
+    assert [each["type"] for each in got] == [
+        *("message_start", "weather", "weather", "content_block_start", "content_block_delta"),
+        *("content_block_delta", "content_block_stop", "message_delta", "message_stop"),
+    ]
+    assert got[0]["message"]["mood"] == "calm"
+    assert [each["sky"] for each in got[1:3]] == ["of msg_1", "of msg_2"]
+    assert got[5]["delta"] == {"type": "tone_delta", "tones": ["warm"]}
+    ending = got[-2]
+    assert ending["delta"] == {"stop_reason": "hibernated", "stop_details": {"type": "cold"}}
+    assert (ending["weights"], ending["usage"]["grid"]) == ([1], "east")
+    assert (ending["usage"]["output_tokens"], ending["usage"]["watts"]) == (9, {"idle": 7})
+
+    upstream.queue(*rounds)
+    asked = {"model": "agent/helper", "messages": [{"role": "user", "content": "I like tea, too."}]}
+    reply = world.gateway.post({**asked, "stream": True, "stream_options": {"include_usage": True}}, user)
+    chunks = [orjson.loads(line[6:]) for line in reply.body.split(b"\n") if line.startswith(b"data: {")]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert "".join(choice["delta"].get("content") or "" for choice in choices) == "Noted."
+    ends = [choice for choice in choices if choice["finish_reason"]]
+    assert [(end["finish_reason"], end["native_finish_reason"]) for end in ends] == [("stop", "hibernated")]
+    assert (chunks[-1]["usage"]["completion_tokens"], chunks[-1]["usage"]["watts"]) == (9, {"idle": 4})
+
+    upstream.queue(*rounds)
+    body = orjson.dumps({"model": "agent/helper", "input": "And I like milk.", "stream": True})
+    last = events_of(world.gateway.ask("POST", "/v1/responses", body, {**HEADERS, **user}))[-1]
+    assert (last["type"], last["response"]["usage"]["output_tokens"]) == ("response.completed", 9)
+    assert last["response"]["output"][-1]["content"][0]["text"] == "Noted."
 
 
 def test_an_alias_is_the_models_name_upstream(upstream: StrictAnthropic, tmp_path: Path) -> None:
