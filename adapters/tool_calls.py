@@ -35,7 +35,7 @@ from adapters.types import Event, Json
 # Bytes without which a body need not be parsed. The second are the beginning of "tool_calls" and of "tool_call_id".
 _CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'
 # The end of `tool_call_id` of a result whose call has no id. (A pattern that begins with a quotation mark takes 460 us
-# for 100 kB, and this one 30.)
+# for 100 kB, and this one 30. To find the keys above takes a quarter of that.)
 _NO_ID: Final = re.compile(rb'_id"\s*:\s*(?:""|null)')
 _TOOLS_KEY: Final = b'"tools"'
 _THOUGHTS: Final = "reasoning_content"
@@ -140,7 +140,9 @@ class IndexedReply:
 
 def with_call_ids(body: bytes) -> bytes:
     """Returns a chat completion request whose calls have ids; the same bytes where they have them already."""
-    return _change_messages(body, _name_calls) if _NO_ID.search(body) else body
+    if body.find(_CALL_KEYS) < 0 or not _NO_ID.search(body):
+        return body
+    return _change_messages(body, _name_calls)
 
 
 def with_mistral_ids(body: bytes) -> bytes:
