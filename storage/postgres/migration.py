@@ -96,7 +96,8 @@ async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigratio
         try:
             async with raw.transaction():
                 return await _try_to_apply(raw, name, steps)
-        except asyncpg.LockNotAvailableError:
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            # A turn may hold one table and wait for another, which the step has locked.
             _log.warning("The upgrade of %s waits for another session, such as a backup.", name)
         await asyncio.sleep(_PAUSE_S)
 

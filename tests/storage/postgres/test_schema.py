@@ -138,6 +138,35 @@ async def test_turns_go_on_while_a_migration_waits_for_a_backup(
         await admin.close()
 
 
+async def test_a_migration_that_waits_for_a_turn_that_waits_for_it_is_tried_again(
+    database: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "_PAUSE_S", 0.01)
+    tables = PostgresMigration(0, 1, "CREATE TABLE a (x BIGINT); CREATE TABLE b (x BIGINT)", 1)
+    columns = "ALTER TABLE a ADD COLUMN y BIGINT; ALTER TABLE b ADD COLUMN y BIGINT"
+    admin = await asyncpg.connect(database.url)
+    await admin.execute("CREATE SCHEMA crossed")
+    upgrade, turn = [
+        await asyncpg.connect(database.url, server_settings={"search_path": "crossed"}) for _ in range(2)
+    ]
+    try:
+        await migrate(upgrade, "crossed", (tables,))
+        await turn.execute("BEGIN; INSERT INTO b VALUES (1)")
+        steps = (tables, PostgresMigration(1, 2, columns, 1))
+        task = asyncio.create_task(migrate(upgrade, "crossed", steps))
+        async with asyncio.timeout(PATIENCE_S):
+            while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await admin.execute("SELECT pg_sleep(0.01)")
+            # The server ends whoever has waited for a second: the migration has begun to wait first.
+            await turn.execute("INSERT INTO a VALUES (1); COMMIT")
+            assert await task == 2
+    finally:
+        for each in (upgrade, turn):
+            each.terminate()
+        await admin.execute("DROP SCHEMA crossed CASCADE")
+        await admin.close()
+
+
 async def test_whoever_migrates_is_waited_for_however_long_it_takes(
     database: PostgresServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
