@@ -85,6 +85,31 @@ def test_searches_that_wait_hold_up_no_other_screen(
         assert all(each.result(PATIENCE_S) for each in searches)
 
 
+def test_no_more_than_two_screens_are_read_at_once(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, gate = operator.world, Gate()
+    memories, reading, counts = world.store.memory_pages.memories, list[int](), list[int]()
+
+    async def read_late(*given: Any, **options: Any) -> Any:
+        reading.append(1)
+        counts.append(len(reading))
+        await gate.wait()
+        found = await memories(*given, **options)
+        reading.pop()
+        return found
+
+    monkeypatch.setattr(world.store.memory_pages, "memories", read_late)
+    with ThreadPoolExecutor() as pool:
+        screens = [pool.submit(page, operator, "people") for _ in range(5)]
+        try:
+            becomes(lambda: world.gateway.app._edge.active == 5 and len(reading) > 1)
+        finally:
+            gate.open()
+        assert all(each.result(PATIENCE_S) for each in screens)
+    assert (len(counts), max(counts)) == (5, 2)
+
+
 @pytest.mark.both
 def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "Nobody is remembered yet. Name who is speaking with" in page(operator, "people")
