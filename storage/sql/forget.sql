@@ -59,9 +59,8 @@ UPDATE imports SET uid = ' ' || id WHERE agent = ?
 SELECT id FROM conversations WHERE agent = ?1 AND (uid = ?2 OR key = ?2)
 
 -- name: messages_in
--- Counts the messages of a conversation that are still there; one that was forgotten alone still counts.
-SELECT coalesce(sum(span - CASE WHEN shown_reply IS NULL THEN 1 ELSE 0 END), 0) FROM exchanges
-WHERE conversation = ?2 AND +agent = ?1 AND state NOT IN ('forgotten', 'off')
+-- Counts the messages of a conversation that are still there.
+SELECT CAST(coalesce(sum(e.messages), 0) AS BIGINT) FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1
 
 -- name: name_of
 -- Returns the public name of a conversation.

@@ -40,7 +40,7 @@ class Overview(Group):
 
     @long_reads
     async def count_messages(self, connection: Connection, agent: int) -> int:
-        """Returns how many messages a memory has. A message that was forgotten individually still counts."""
+        """Returns how many messages a memory has."""
         return int(await connection.value(SQL["count_messages"], (agent,)))
 
     @long_reads

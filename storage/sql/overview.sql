@@ -1,5 +1,5 @@
--- Every statement of the operator's lists: whose memories there are, and how large they are. What was forgotten whole or
--- is off the record is not counted.
+-- Every statement of the operator's lists: whose memories there are, and how large they are. What was forgotten, whole or
+-- alone, or is off the record is not counted.
 
 -- name: memories
 -- Reads a page of the memories of people, and of named conversations without a user. NULL stands for any project.
@@ -11,7 +11,7 @@ FROM agents a WHERE (CAST(?1 AS TEXT) IS NULL OR a.project = ?1) AND a.id > ?2
 AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%') ORDER BY a.id LIMIT ?3
 
 -- name: memory_sizes
--- Counts the messages of some memories. A message that was forgotten individually still counts.
+-- Counts the messages of some memories.
 SELECT e.agent, count(DISTINCT e.conversation), max(coalesce(e.ended, e.stopped, e.begun)), {sizes}
 FROM exchanges e WHERE e.agent {in:1:BIGINT:64} AND e.state NOT IN ('forgotten', 'off') GROUP BY e.agent
 
@@ -24,9 +24,8 @@ SELECT uid, project, profile, subject FROM agents WHERE uid {in:1:TEXT:64}
 SELECT last_turn, messages, bytes, 0, 0, conversations FROM agents WHERE id = ?
 
 -- name: count_messages
--- Counts the messages of one memory. A message that was forgotten individually still counts.
-SELECT CAST(coalesce(sum(e.span - CASE WHEN e.shown_reply IS NULL THEN 1 ELSE 0 END), 0) AS BIGINT)
-FROM exchanges e WHERE e.agent = ? AND e.state NOT IN ('forgotten', 'off')
+-- Counts the messages of one memory.
+SELECT CAST(coalesce(sum(e.messages), 0) AS BIGINT) FROM exchanges e WHERE e.agent = ?
 
 -- name: conversations
 -- Reads a page of a user's conversations, the newest first. NULL stands for any profile.
@@ -46,6 +45,6 @@ SELECT {shown} FROM exchanges p WHERE p.agent = ? AND p.state NOT IN ('forgotten
 
 -- piece: sizes
 -- Messages, the bytes of their JSON, turns, and how many of these were cancelled.
-CAST(sum(e.span - CASE WHEN e.shown_reply IS NULL THEN 1 ELSE 0 END) AS BIGINT),
+CAST(sum(e.messages) AS BIGINT),
 CAST(sum(coalesce(length(e.input), 0) + coalesce(length(e.shown_reply), 0) + coalesce(length(e."full"), 0)) AS BIGINT),
 count(*), CAST(sum(CASE WHEN e.state = 'cancelled' THEN 1 ELSE 0 END) AS BIGINT)

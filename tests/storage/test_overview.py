@@ -82,3 +82,56 @@ async def test_what_was_forgotten_or_off_the_record_is_not_listed(store: Store) 
     assert memory.retained == Retained()
     assert await store.overview.count_messages(alice.agent.id) == 0
     assert await store.overview.conversations("default", None, ALICE.subject, before=(inf, 0)) == ([], None)
+
+
+async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
+    alice = Speaker(store)
+    said = [user("One."), assistant("Two."), user("Three.")]
+    await alice.say(said[:1], assistant("Two."), "c1")
+    await alice.say(said, assistant("Four."), "c1")
+    agent = alice.agent.id
+    talk = await store.forgetting.find_conversation(agent, "c1")
+    conversation = ForgetTarget(conversation=talk)
+
+    async def counted() -> set[int]:
+        listed, _ = await store.overview.conversations("default", None, ALICE.subject)
+        kept = await store.memory_pages.conversation(agent, "c1")
+        whole, _ = await store.forget_previews.counts(agent, ForgetTarget(is_all=True), 0)
+        recorded = await store.overview.recorded_size(agent)
+        assert recorded.conversations == len(listed)
+        return {
+            (await store.overview.memories("default"))[0].retained.messages,
+            sum(each.retained.messages for each in listed),
+            await store.overview.count_messages(agent),
+            recorded.messages,
+            0 if kept is None else kept.messages,
+            whole.messages,
+            (await store.forgetting.extent(agent, conversation)).messages,
+        }
+
+    assert await counted() == {4}
+    first, second = await alice.rows()
+    await forget(store, agent, ForgetTarget(messages=[first.seq]))
+    assert await counted() == {3}
+    await forget(store, agent, ForgetTarget(messages=[second.reply_seq]))
+    assert await counted() == {2}
+    await forget(store, agent, ForgetTarget(messages=[first.reply_seq]))  # the exchange is empty now
+    assert await counted() == {1}
+    await forget(store, agent, conversation)
+    assert await counted() == {0}
+
+
+async def test_what_was_forgotten_does_not_count_when_it_is_sent_again(store: Store) -> None:
+    alice = Speaker(store)
+    await alice.say([user("One.")], assistant("Two."), "c1")
+    (first,) = await alice.rows()
+    await forget(store, alice.agent.id, ForgetTarget(messages=[first.seq]))
+    await alice.say([user("One."), user("Three.")], assistant("Four."), "c2")
+    (_, again) = await alice.rows()
+    assert again.redactions == {0}
+    listed, _ = await store.overview.conversations("default", None, ALICE.subject)
+    assert sorted((each.key, each.retained.messages) for each in listed) == [("c1", 1), ("c2", 2)]
+    assert (await store.overview.recorded_size(alice.agent.id)).messages == 3
+    c2 = await store.forgetting.find_conversation(alice.agent.id, "c2")
+    await forget(store, alice.agent.id, ForgetTarget(conversation=c2))
+    assert (await store.overview.recorded_size(alice.agent.id)).messages == 1

@@ -354,7 +354,7 @@ async def test_the_writer_counts_what_is_retained(store: Store, alice: Speaker) 
     await store.forgetting.forget(alice.agent.id, ForgetTarget(exchanges=[third.id]))
     assert await sizes() == (1, 4)
     await store.forgetting.forget(alice.agent.id, ForgetTarget(messages=[first.seq]))
-    await sizes()
+    assert await sizes() == (1, 3)
 
 
 async def test_the_audit_lists_what_was_done_and_forgets_it_by_age(store: Store, alice: Speaker) -> None:

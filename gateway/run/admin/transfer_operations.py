@@ -325,10 +325,11 @@ def _line_of(record: TransferRecord) -> dict[str, Any]:
 
 
 def _messages_in(exchange: dict[str, Any]) -> int:
-    """Returns how many messages a line has, as lists count them: those that were forgotten alone are among them."""
+    """Returns how many messages a line has, as lists count them: without those that were forgotten alone."""
     if exchange["state"] in _WITHOUT_WORDS:
         return 0
-    return len(exchange["input"] or ()) + (exchange["shown_reply"] is not None)
+    redacted_inputs = sum(int(at) >= 0 for at in exchange["redactions"])
+    return len(exchange["input"] or ()) - redacted_inputs + (exchange["shown_reply"] is not None)
 
 
 def _atom_kinds(atoms: tuple[Atom, ...]) -> str:

@@ -62,16 +62,30 @@ def of(scope: Scope) -> dict[str, Any]:
     return {"project": scope.project, "profile": scope.profile, "user": scope.subject.removeprefix("user:")}
 
 
-async def export(store: Store, scope: Scope = ALICE) -> Lines:
+async def export_pages(store: Store, scope: Scope) -> AsyncIterator[dict[str, Any]]:
     operation = TransferOperations(store).export
-    lines: Lines = []
     place = None
     while True:
         answer = orjson.loads(orjson.dumps(await operation({**of(scope), "from": place})))
-        lines += answer["lines"]
+        yield answer
         place = answer["next"]
         if place is None:
-            return lines
+            return
+
+
+async def export(store: Store, scope: Scope = ALICE) -> Lines:
+    return [line async for page in export_pages(store, scope) for line in page["lines"]]
+
+
+async def messages_counted(store: Store, scope: Scope) -> set[int]:
+    """By its export, by its rows, and by the counters of the writer."""
+    agent = await store.agents.find(scope)
+    assert agent is not None
+    return {
+        sum([page["messages"] async for page in export_pages(store, scope)]),
+        (await store.overview.measure(agent.id)).messages,
+        (await store.overview.recorded_size(agent.id)).messages,
+    }
 
 
 async def fill(store: Store, lines: Lines, scope: Scope = CAROL, page: int = 7) -> None:
@@ -146,6 +160,8 @@ async def test_export_import_export_is_the_same(store: Store, other: Store, seed
     assert states >= {"finished", "cancelled", "off", "forgotten"}
     await fill(other, lines)
     assert await export(other, CAROL) == lines
+    (counted,) = await messages_counted(store, ALICE)
+    assert await messages_counted(other, CAROL) == {counted}
     await fill(store, lines)  # next to the one it came from
     again = await export(store, CAROL)
     assert without_uids(again) == without_uids(lines)

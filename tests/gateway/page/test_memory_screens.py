@@ -741,6 +741,23 @@ def test_forgetting_takes_all_to_the_last_byte(operator: Operator) -> None:
 
 
 @pytest.mark.both
+def test_a_message_that_was_forgotten_alone_counts_on_no_screen(operator: Operator) -> None:
+    world = operator.world
+    uid = speak(world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19").uid
+    operator.twin(f"m/{uid}/forget?message=1", {})
+    memory = operator.twin(f"m/{uid}")
+    (talk,) = memory["conversations"]
+    assert {
+        "memory": memory["memory"]["messages"],
+        "conversations": talk["messages"],
+        "conversation": operator.twin(f"m/{uid}/c/{talk['id']}")["conversation"]["messages"],
+        "to forget all": operator.twin(f"m/{uid}/forget?all=1")["will_go"]["messages"],
+        "to forget it": operator.twin(f"m/{uid}/forget?conversation=conv-19")["will_go"]["messages"],
+    } == dict.fromkeys(("memory", "conversations", "conversation", "to forget all", "to forget it"), 3)
+    assert "3 messages" in page(operator, f"m/{uid}/c/{talk['id']}")
+
+
+@pytest.mark.both
 def test_old_copies_that_are_taken_out_later_are_said_to_be(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

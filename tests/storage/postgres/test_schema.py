@@ -44,6 +44,7 @@ PINNED = {
     "0022-0023_rows.sql": "4a5b78781c8e2a0fbea5fae650108818792237e5ac2daa86a1ff4ab8920f6629",
     "0023-0024_user_usage.sql": "aa32ed037b635d4d9b29419dcf6e75081179433505f387f5879bc10dff80e2e9",
     "0024-0025_evicted.sql": "df91356c89657cd367c0f0c504c9ace1d9d11a40a9b649f2f15d18992b185d76",
+    "0025-0026_counted.sql": "4ad9ce9ad1bd3a99c0acfa3d1a073ed5ec1ca591440315763cba1196b0207013",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 TYPES = {"INTEGER": "bigint", "REAL": "double precision", "TEXT": "text", "BLOB": "bytea"}
@@ -100,7 +101,7 @@ async def test_gateways_that_start_side_by_side_migrate_once(database: PostgresS
     try:
         versions = await asyncio.gather(*(migrate(each, "beside") for each in opened))
         assert set(versions) == {latest(load_migrations())}
-        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 18  # a step each
+        assert await opened[0].fetchval("SELECT count(*) FROM schema_versions") == 19  # a step each
     finally:
         for each in opened:
             await each.close()
@@ -334,6 +335,10 @@ async def test_an_older_database_has_the_schema_of_a_new_one_and_its_rows(
         assert [tuple(row)[:3] for row in found] == [(1, 1, 1), (2, 1, 0), (3, 1, 0)]
         assert found[1]["shown_reply"] == b'{"role":"assistant","content":"Noted."}'
         assert found[2]["redactions"] == b"[0]"
+        counts = (
+            "SELECT messages FROM agents UNION ALL SELECT CAST(sum(e.messages) AS BIGINT) FROM exchanges e"
+        )
+        assert [tuple(row) for row in await connection.fetch(counts)] == [(5,), (5,)]
         assert await connection.fetchval("SELECT known FROM sections WHERE text = 'Section.'") == b"{}"
         rev = "SELECT rev FROM agents"
         before = await connection.fetchval(rev)
@@ -373,7 +378,7 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
         await connection.execute("UPDATE schema_versions SET version = 2")
         with pytest.raises(
             TooOld,
-            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 20, 21, 22, 23, 24\..*memory export",
+            match=r"version 2, .* upgrades versions 4, 7, 8, 9, [0-9, ]*, 20, 21, 22, 23, 24, 25\..*memory export",
         ):
             await migrate(connection, "older")
     finally:

@@ -42,6 +42,7 @@ PINNED = {
     "0034-0035_parts.sql": "049822150ba14092a39fbf37360e9f725229b1787b832b5bad8704fe0d16640e",
     "0035-0036_user_usage.sql": "08f2947e42eb148a57446bfb1437cd4cf48d0836dfc2601e3839fc103fea9d05",
     "0036-0037_evicted.sql": "6a9e8feb3d69d35fe931508a5a974b7d5fac791f0204c9f95e7fe3dc21841202",
+    "0037-0038_counted.sql": "f1a3b217af62d43d82989371ace64753e7181e7b9aefec428ac141b2e3755a9f",
 }
 SCHEMAS = resources.files("tests.storage.schemas")
 
@@ -165,6 +166,8 @@ async def test_a_database_of_an_older_version_opens_and_works(
     assert [key.name for key in await store.keys.list()] == ["ann"]
     assert await rows(store, "SELECT text, known FROM sections ORDER BY id LIMIT 1") == [("Section.", b"{}")]
     assert await rows(store, "SELECT reader, seq FROM readers") == [(0, 1)]
+    measured = await store.overview.measure(alice.agent.id)
+    assert (await store.overview.recorded_size(alice.agent.id)).messages == measured.messages == 7
     assert sorted((job.kind, job.key) for job in await store.jobs.list()) == [
         ("work", "one"),
         ("work", "two"),
