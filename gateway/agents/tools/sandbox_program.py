@@ -23,6 +23,9 @@ from typing import Any
 
 TOOL = "<tool>"
 READY = b"\n"
+# Beside 60 processes that compute, of four calls, a chat takes 129 ms in the median: 114 with 19, 326 with 10, 481 with
+# its caller's priority (all in one control group, as in a container or a unit).
+_NICE = 15
 # A source may name these, and all that is in `typing`, without an import, as on Letta's server.
 _NAMED = ("base64", "hashlib", "pickle", "struct", "sys")
 
@@ -34,6 +37,7 @@ def main() -> None:
     os.closerange(pipe + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+    os.nice(_NICE)
     os.set_inheritable(pipe, False)
     os.write(pipe, READY)
     try:

@@ -235,6 +235,7 @@ ESCAPES = {
     "rights": "return int([x for x in open('/proc/self/status') if x.startswith('CapEff')][0].split()[1], 16) or 1 / 0",
     "higher limits": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
     "descriptors": "import os; return [n for n in os.listdir('/proc/self/fd') if int(n) > 2][2]",
+    "the gateway's priority": "import os; os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 1))",
     "variables": "import os; return os.environ['MARKER']",
     "where we are": "return [x for x in open('/proc/1/environ').read().split('\\0') if x.startswith('PWD=')][0]",
     "memory": "return len(bytearray(1 << 29))",
