@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters import sse
 from adapters.base import MAX_REPLY_BYTES, ModelReply, StreamReservation
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.types import Event, Header, ModelRequest
@@ -402,6 +403,8 @@ class TurnRun:
                     await self._feed(events.Received(batch))
                     if self._is_finished or self._next_call is not None:
                         return
+                    if batch[-1].data is None and self._has_waited_long:
+                        await self._feed(events.LongWait())
                 elif texts:
                     await self.sink.write(texts)
             await self._feed(events.ReplyEnded())
@@ -418,6 +421,12 @@ class TurnRun:
     def _sends_at_once(self) -> bool:
         """True where a client gets what is written before the turn has ended."""
         return not isinstance(self.sink, HeldSink | UnseenSink)
+
+    @property
+    def _has_waited_long(self) -> bool:
+        """True where a client has waited for longer than signs of life are held back, and has nothing yet."""
+        waits = self._sends_at_once and not self.sink.started
+        return waits and time.perf_counter() - self.call.receipt.begun >= sse.HELD_S
 
     @property
     def _keep_alive_s(self) -> float:

@@ -68,10 +68,13 @@ class ClientView:
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.
 
-        It returns none before the first text or call, or `MAX_HELD_BYTES` of anything else: the reply's status leaves
-        with the first bytes, and up to then an error of a later round is a status.
+        It returns none before the first text or call, `MAX_HELD_BYTES` of anything else, or `release`: the reply's
+        status leaves with the first bytes, and up to then an error of a later round is a status.
         """
         return b""
+
+    def release(self) -> None:
+        """Ends the holding back: the client has waited for long, and what is held may be its only sign of life."""
 
     # A stream
 

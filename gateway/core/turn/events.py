@@ -66,6 +66,10 @@ class Silence(Struct, frozen=True):
     """Nothing has been sent for a while. The reply that is being read, if one is, is a stream."""
 
 
+class LongWait(Struct, frozen=True):
+    """A sign of life of the upstream has come in its stream, and the client has waited for long and has nothing yet."""
+
+
 class StepSaved(Struct, frozen=True):
     """A `SaveStep` is committed. The fields are those of the step that it opened, or else of the one that it ended."""
 
@@ -122,6 +126,7 @@ TurnEvent = (
     | ToolFinished
     | ToolsLate
     | Silence
+    | LongWait
     | StepSaved
     | StepFailed
     | Saved

@@ -164,6 +164,8 @@ class Turn:
                 return self._send_filler()
             case events.Silence():
                 return self._keep_alive()
+            case events.LongWait():
+                return self._release_held()
             case events.StepSaved():
                 return self._step_saved(event)
             case events.StepFailed():
@@ -429,6 +431,13 @@ class Turn:
             return []
         self._head_sent = True
         return [self._head(), comment]
+
+    def _release_held(self) -> list[Command]:
+        """Sends what the view holds back, and the status with it, unless the round has calls and so may be hidden."""
+        if self._round.draft.calls:
+            return []
+        self._view.release()
+        return self._flush()
 
     def _show_results(self, results: Iterable[ToolResult]) -> None:
         if self._round.form is AS_EVENTS:

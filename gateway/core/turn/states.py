@@ -14,6 +14,7 @@ from typing import Final
 from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.events import (
     ClientLeft,
+    LongWait,
     Received,
     ReceivedWhole,
     ReplyEnded,
@@ -69,6 +70,7 @@ TRANSITIONS: Final[Mapping[TurnState, Transitions]] = MappingProxyType(
             ReplyEnded: _REPLY_COMPLETE,
             ReplyFailed: _REPLY_COMPLETE,  # complete where nothing but its wrapping was missing
             Silence: frozenset({READING}),
+            LongWait: frozenset({READING}),
             **_INTERRUPTED,
         },
         SAVING_CALLS: {StepSaved: frozenset({RUNNING_TOOLS}), StepFailed: _BROKEN_OFF, **_INTERRUPTED},

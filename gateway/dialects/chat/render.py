@@ -51,6 +51,9 @@ class ChatView(ClientView):
         self._out.clear()
         return data
 
+    def release(self) -> None:
+        self._holds_events = False
+
     def begin(self, first: Json) -> None:
         self._first = first
 

@@ -99,6 +99,9 @@ class MessagesView(ClientView):
         self._out.clear()
         return data
 
+    def release(self) -> None:
+        self._holds_events = False
+
     def begin(self, first: Json) -> None:
         self._first_chunk = first
 

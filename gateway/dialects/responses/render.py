@@ -149,6 +149,11 @@ class ResponsesView(ClientView):
     def take(self) -> bytes:
         return self._events.take()
 
+    def release(self) -> None:
+        self._events.is_holding = False
+        if self._first_chunk:  # else the next one has its model
+            self._begin_response()
+
     def begin(self, first: Json) -> None:
         self._first_chunk = first
 

@@ -14,6 +14,7 @@ from gateway.core.turn.calls import ResumedCalls
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.events import (
     ClientLeft,
+    LongWait,
     Received,
     ReceivedWhole,
     ReplyEnded,
@@ -56,6 +57,7 @@ EVENTS: tuple[TurnEvent, ...] = (
     ToolFinished("a", "found"),
     ToolsLate(),
     Silence(),
+    LongWait(),
     StepSaved(1, 2),
     StepFailed(MemoryUnavailable("The disk is full.")),
     Saved(),

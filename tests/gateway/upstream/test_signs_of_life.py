@@ -18,6 +18,39 @@ from tests.doubles.upstream import (
 from tests.gateway.sdk import CHAT, agent
 from tests.gateway.upstream.two import AGENT, BUSY, INSERT, Open, both, only_openai
 
+MESSAGES = [{"role": "user", "content": "Hi"}]
+over_claude = pytest.mark.parametrize("kind", ["anthropic"], indirect=True)
+each_dialect = pytest.mark.parametrize(
+    ("path", "asked", "begun"),
+    [
+        (CHAT, {"messages": MESSAGES}, b'"role":"assistant"'),
+        ("/v1/responses", {"input": "Hi"}, b"event: response.created"),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 9}, b"event: message_start"),
+    ],
+    ids=["chat", "responses", "messages"],
+)
+
+
+def claudes_stream(*events: dict[str, Any]) -> list[bytes]:
+    """Returns a message's events, of which the first two are its start and a ping."""
+    message = {
+        "id": "msg_1",
+        "model": "big",
+        "role": "assistant",
+        "content": [],
+        "usage": {"input_tokens": 1},
+    }
+    ending = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}}
+    start = {"type": "message_start", "message": message}
+    whole = (start, {"type": "ping"}, *events, ending, {"type": "message_stop"})
+    return [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in whole]
+
+
+def block(**fields: Any) -> tuple[dict[str, Any], ...]:
+    begun = {"type": "content_block_start", "index": 0, "content_block": fields}
+    return begun, {"type": "content_block_stop", "index": 0}
+
+
 # --- signs of life
 
 
@@ -112,58 +145,73 @@ def test_a_later_round_that_thinks_long_is_covered(two: Open) -> None:
             assert b"Noted." in client.read_until(b"data: [DONE]\n\n")
 
 
-@both
-@pytest.mark.parametrize("kind", ["anthropic"], indirect=True)
 @pytest.mark.parametrize(
-    ("path", "asked", "begun"),
-    [
-        (CHAT, {"messages": [{"role": "user", "content": "Hi"}]}, b'"role":"assistant"'),
-        ("/v1/responses", {"input": "Hi"}, b"event: response.created"),
-        (
-            "/v1/messages",
-            {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9},
-            b"event: message_start",
-        ),
-    ],
-    ids=["chat", "responses", "messages"],
+    ("model", "memory"),
+    [("m", False), ("m", True), ("agent/helper", True)],
+    ids=["plain", "memory", "memory tools"],
 )
+@over_claude
+@each_dialect
 def test_a_client_gets_the_pings_of_a_claude_that_thinks(
     two: Open,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
     asked: dict[str, Any],
     begun: bytes,
+    model: str,
     memory: bool,
 ) -> None:
     monkeypatch.setattr("adapters.sse.HELD_S", 0.01)
-    message = {
-        "id": "msg_1",
-        "model": "big",
-        "role": "assistant",
-        "content": [],
-        "usage": {"input_tokens": 1},
-    }
-    events: list[dict[str, Any]] = [
-        {"type": "message_start", "message": message},
-        {"type": "ping"},
-        {"type": "ping"},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "One"}},
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}},
-        {"type": "message_stop"},
-    ]
-    pieces = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n".encode() for each in events]
+    pieces = claudes_stream({"type": "ping"}, *block(type="text", text="One"))
     first, thinking = Gate(), Gate()
-    with two() as it:
+    with two(profiles=[agent()]) as it:
         it.first.queue(raw(*pieces, hold_after={2: first, 3: thinking}))
         headers = {"x-mnemogate-user": "alice"} if memory else {}
         with it.world.gateway.connect() as client:
             client.request(
-                "POST", path, json.dumps({"model": "m", "stream": True, **asked}).encode(), headers
+                "POST", path, json.dumps({"model": model, "stream": True, **asked}).encode(), headers
             )
             assert client.read_head().status == 200
-            assert begun in client.read_until(b"ping") + client.read_until(b"\n\n")
+            client.read_until(begun)
             first.open()
             client.read_until(b"ping")
             thinking.open()
             client.read_until(b"One")
+
+
+@only_openai
+def test_a_long_wait_commits_to_no_status_where_the_upstream_gives_no_sign_of_life(
+    two: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its role comes apart from its call, and says nothing of how long that will take."""
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    call = Gate()
+    with two(profiles=[agent()]) as it:
+        it.first.queue(call_tools(INSERT, hold_after={1: call}), BUSY)
+        body = {**AGENT, "user": "alice", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            it.first.arrived(1).wait_sync()
+            call.open()
+            assert client.read_reply().status == 429
+
+
+@over_claude
+@each_dialect
+def test_a_round_that_is_hidden_after_a_sign_of_life_leaves_no_trace(
+    two: Open, monkeypatch: pytest.MonkeyPatch, path: str, asked: dict[str, Any], begun: bytes
+) -> None:
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    thinking = Gate()
+    call = block(type="tool_use", id="toolu_1", name=INSERT.name, input=INSERT.arguments)
+    with two(profiles=[agent()]) as it:
+        it.first.queue(raw(*claudes_stream(*call), hold_after={2: thinking}), say("Noted."))
+        body = json.dumps({"model": "agent/helper", "stream": True, **asked}).encode()
+        with it.world.gateway.connect() as client:
+            client.request("POST", path, body, {"x-mnemogate-user": "alice"})
+            got = client.read_until(begun)
+            thinking.open()
+            got += client.read_until(b"\r\n0\r\n\r\n")
+        assert got.count(begun) == 1
+        assert b"Noted" in got
+        assert INSERT.name.encode() not in got
