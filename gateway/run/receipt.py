@@ -190,6 +190,8 @@ class Receipt(Struct, eq=False, weakref=True):
     user: str = ""
     # In the order in which they were made.
     calls: list[UpstreamCall] = field(default_factory=list)
+    # The last of them that was made for the reply; None: none was.
+    last_call: UpstreamCall | None = None
     # In the order in which they ended.
     steps: list[GatewayStep] = field(default_factory=list)
     # The tokens of the next prompt by our count, those that memory added, and those of the conversation that it left
@@ -273,12 +275,18 @@ class Receipt(Struct, eq=False, weakref=True):
         return None if self.usage_counter is None else self.usage_counter(text)
 
     def begin_call(self) -> UpstreamCall:
-        """Adds a call of an upstream, which begins now."""
+        """Adds a call of an upstream for the reply, which begins now."""
         call = UpstreamCall(time.perf_counter())
+        self.add_call(call)
+        return call
+
+    def add_call(self, call: UpstreamCall) -> None:
+        """Adds a call of an upstream that has just begun."""
         if self.trace is not None:
             call.last_pieces = deque(maxlen=_LAST_PIECES)
         self.calls.append(call)
-        return call
+        if not call.is_background:
+            self.last_call = call
 
     def begin_agent(self, uid: str) -> None:
         """Notes that a run of an agent begins. uid: the agent's."""
@@ -298,11 +306,6 @@ class Receipt(Struct, eq=False, weakref=True):
             self.steps.append(step)
 
     @property
-    def last_call(self) -> UpstreamCall | None:
-        """The last call that was made for the reply; None: there was none."""
-        return next((call for call in reversed(self.calls) if not call.is_background), None)
-
-    @property
     def has_failed(self) -> bool:
         """The reply is an error, or an upstream or the gateway broke it off."""
         last = self.last_call
@@ -311,8 +314,9 @@ class Receipt(Struct, eq=False, weakref=True):
     @property
     def is_answered(self) -> bool:
         """A model has answered, in full or in part, or none was to be asked."""
-        calls = (call for call in self.calls if not call.is_background)
-        return not self.asks_model or any(call.is_answered and call.costs_tokens for call in calls)
+        return not self.asks_model or any(
+            call.is_answered and call.costs_tokens and not call.is_background for call in self.calls
+        )
 
     def upstream_called(self) -> None:
         now = time.perf_counter()
@@ -364,17 +368,26 @@ def _current_receipt() -> Receipt | None:
     return None if found is None else found()
 
 
-def begin_background_call(request: ModelRequest, upstream: str, kind: str, model: str) -> UpstreamCall:
+def begin_background_call(
+    request: ModelRequest, upstream: str, kind: str, model: str, *, is_background: bool = True
+) -> UpstreamCall:
     """Returns a call for a memory that begins now. It is in the receipt of the current work, if there is one.
 
     upstream, kind: the upstream's name, and its kind in the settings.
     model: as it is sent.
+    is_background: as in `UpstreamCall`.
     """
-    receipt = _current_receipt()
-    call = UpstreamCall(time.perf_counter()) if receipt is None else receipt.begin_call()
-    call.upstream, call.provider, call.model = upstream, kind, model
-    call.is_background = True
-    call.path, call.sent_tokens = request.path, estimate_prompt_tokens(request.body)
+    call = UpstreamCall(
+        time.perf_counter(),
+        upstream=upstream,
+        provider=kind,
+        model=model,
+        path=request.path,
+        is_background=is_background,
+        sent_tokens=estimate_prompt_tokens(request.body),
+    )
+    if (receipt := _current_receipt()) is not None:
+        receipt.add_call(call)
     return call
 
 

@@ -153,8 +153,9 @@ class BackgroundModel:
         async with self._slots:
             if is_background:
                 await self._budget.check(project)
-            call = begin_background_call(request, self.upstream.name, self.upstream.kind, self.model)
-            call.is_background = is_background
+            call = begin_background_call(
+                request, self.upstream.name, self.upstream.kind, self.model, is_background=is_background
+            )
             call.max_tokens = max_tokens
             count = partial(self._count, project, memory, call)
             try:
