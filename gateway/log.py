@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
@@ -66,13 +67,17 @@ def mask_keys(line: bytes) -> bytes:
     return _KEY.sub(rb"\1***", line) if _MAY_BE_KEY.search(line) else line
 
 
-def mask_keys_in_name(name: str) -> str:
-    """Returns a name that a caller chose with each key in it masked, as operators see it."""
-    return mask_keys(name.encode(errors="replace")).decode()
+def mask_keys_in_text(text: str) -> str:
+    """Returns a text that a caller chose with each key in it masked, as operators see it."""
+    return mask_keys(text.encode(errors="replace")).decode()
+
+
+# For names of models and paths, most of which come again and again.
+mask_keys_in_name = lru_cache(maxsize=1024)(mask_keys_in_text)
 
 
 class AccessLog:
-    """Gathers lines and gives them to `write` a few times a second, in order."""
+    """Gathers lines and gives them to `write` a few times a second, in order. In what it is given, keys are masked."""
 
     def __init__(self, write: Callable[[bytes], object] = write_stderr, *, enabled: bool = True) -> None:
         self._write = write
@@ -90,11 +95,7 @@ class AccessLog:
         lines, self._lines = self._lines, []
         if lines:
             option = orjson.OPT_APPEND_NEWLINE
-            written = b"".join([orjson.dumps(line, default=str, option=option) for line in lines])
-            if _MAY_BE_KEY.search(written):
-                # Line by line: what one caller sends is no reason to search all that others have sent.
-                written = b"".join([mask_keys(line) for line in written.splitlines(keepends=True)])
-            self._write(written)
+            self._write(b"".join([orjson.dumps(line, default=str, option=option) for line in lines]))
 
 
 class RepeatHandler(logging.StreamHandler[TextIO]):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
-from gateway.log import mask_keys_in_name
+from gateway.log import mask_keys_in_name, mask_keys_in_text
 from gateway.run.receipt import Receipt
 from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope
@@ -98,7 +98,7 @@ class RequestLog:
 
     def find(self, id: str, project: str | None = None) -> LoggedRequest | None:
         """Returns the newest ended request with this id, in one project or (None) in any; None: there is none."""
-        id = mask_keys_in_name(id)
+        id = mask_keys_in_text(id)
         return next((each for each in self.ended(project=project) if each.id == id), None)
 
     def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
@@ -132,7 +132,7 @@ def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedReques
         asked = (f"{upstream}:{status}",) if upstream and status else ()
     return LoggedRequest(
         number=begun.number,
-        id=mask_keys_in_name(receipt.request_id),
+        id=mask_keys_in_text(receipt.request_id),
         at=begun.at,
         project=begun.project,
         model=begun.model,
