@@ -1,6 +1,7 @@
 """The tokens that a reply reports, in whichever dialect it is, and how long its text is.
 
-A reply that passes in its own bytes is read along here. Nothing of its text is retained.
+A reply that passes in its own bytes is read along here. Its text is counted only if its upstream reports no tokens, so
+the end of a stream is held until then; nothing of a text outlives its reply.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from storage.records import TokenCounts
 # A larger body that is no event stream is not parsed: its usage is looked for in so many of its first and last bytes.
 PARSED_BYTES: Final = 64 * 1024
 SEARCHED_BYTES: Final = 4 * 1024
+# So much of a stream is held before its text is counted. Chosen: two hundred tokens that come one by one.
+HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _BRACES: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
@@ -160,12 +163,14 @@ class UsageReader:
 
     __slots__ = (
         "_body",
+        "_chars",
         "_first",
+        "_held",
+        "_held_bytes",
         "_last",
         "_reports",
         "_stream",
         "_usage",
-        "chars",
         "counts",
         "pending_id",
         "prompt_counts",
@@ -183,8 +188,10 @@ class UsageReader:
         self.prompt_counts: TokenCounts | None = None
         # The id of a response that its upstream goes on making after this reply; None: it is none.
         self.pending_id: str | None = None
-        # The characters of what the model wrote.
-        self.chars = 0
+        # The characters of what the model wrote, without those in the events that are held.
+        self._chars = 0
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         # The fields of all reports so far.
         self._usage: Json = {}
         # The first and last bytes of a body that comes in pieces.
@@ -192,12 +199,21 @@ class UsageReader:
 
     def take_events(self, data: bytes) -> None:
         """Takes events of a stream, each of them whole."""
-        self._count(self._stream, data)
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > HELD_BYTES:
+            self._count_held()
         if self._reports.search(data) is None:
             return
         for line in data.splitlines():
             if line.startswith(b"data:") and self._reports.search(line) is not None:
                 self._take_event(line[5:])
+
+    @property
+    def chars(self) -> int:
+        """The characters of what the model wrote."""
+        self._count_held()
+        return self._chars
 
     def take_body(self, body: bytes) -> None:
         """Takes a body that is whole."""
@@ -252,9 +268,14 @@ class UsageReader:
             self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
             self.counts = reported_counts(self._usage)
 
+    def _count_held(self) -> None:
+        self._count(self._stream, b"".join(self._held))
+        self._held.clear()
+        self._held_bytes = 0
+
     def _count(self, texts: re.Pattern[bytes] | None, data: bytes) -> None:
         for text in () if texts is None else texts.findall(data):
-            self.chars += _length(text)
+            self._chars += _length(text)
 
 
 def _object_at(data: bytes, start: int) -> Any:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.core.usage.reply_facts import NO_FACTS, facts_of
-from gateway.core.usage.reported import PARSED_BYTES, UsageReader, costs_tokens, reported_counts
+from gateway.core.usage.reported import HELD_BYTES, PARSED_BYTES, UsageReader, costs_tokens, reported_counts
 from storage.records import TokenCounts
 
 CHAT = {
@@ -145,6 +145,15 @@ def test_what_the_model_wrote_is_measured_in_characters() -> None:
     reader.take_events(events({"choices": [{"delta": {"role": "assistant", "content": 'ä "b"\n'}}]}))
     reader.take_events(events({"choices": [{"delta": {"tool_calls": [{"function": {"arguments": '{"a'}}]}}]}))
     assert (reader.counts, reader.chars) == (None, 9)
+
+
+def test_of_a_long_stream_all_is_measured() -> None:
+    reader = UsageReader("/chat/completions")
+    event = events({"choices": [{"delta": {"content": "word "}}]})
+    count = 2 * HELD_BYTES // len(event) + 1
+    for _ in range(count):
+        reader.take_events(event)
+    assert reader.chars == 5 * count
 
 
 def test_a_usage_in_an_event_that_is_no_object_is_none() -> None:
