@@ -30,6 +30,8 @@ Scheme = Literal["light", "dark"]
 # Each screen is loaded once, and seen in these ways, one after the other; axe-core looks at it once in each scheme.
 WAYS: tuple[tuple[Scheme, int], ...] = (("light", 1440), ("dark", 1440), ("dark", 320), ("light", 320))
 CHECKED = (("dark", 1440), ("light", 320))
+# The order in the document and the mark of what has the focus are the same at every width and in both schemes.
+BY_KEYBOARD = ("light", 320)
 # The rules of WCAG 2.2 AA, and what axe calls good practice.
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 # Pictures of what `looks_right` saw are saved in this folder, for whoever wants to look.
@@ -75,9 +77,9 @@ def find_chromium() -> str:
 
 @dataclass
 class Watch:
-    """What a page asked for and complained of."""
+    """What a page asks for and complains of. host: the gateway's."""
 
-    host: str
+    host: str = ""
     wrong: list[str] = field(default_factory=list)
 
     def follow(self, page: Any) -> None:
@@ -94,11 +96,35 @@ class Watch:
             self.wrong.append(f"{kind}: {text}")
 
 
+@dataclass
+class Window:
+    """A page of playwright's with cookies and storage of its own."""
+
+    page: Any
+    watch: Watch = field(default_factory=Watch)
+
+    def __post_init__(self) -> None:
+        self.watch.follow(self.page)
+
+    def go(self, operator: Operator, path: str, *, is_signed_in: bool) -> None:
+        self.page.context.clear_cookies()
+        if is_signed_in:
+            name, _, value = operator.cookie.partition("=")
+            url = f"http://{operator.host}/ui"
+            cookie = {"name": name, "value": value, "url": url, "sameSite": "Strict"}
+            self.page.context.add_cookies([cookie])
+        self.watch.host = operator.host
+        self.watch.wrong.clear()
+        self.page.goto(f"http://{operator.host}/ui/{path}")
+
+
 class Browser:
     """Chromium. `chromium`: playwright's browser."""
 
     def __init__(self, chromium: Any) -> None:
         self.chromium = chromium
+        # With script and without it: opened by the first visit.
+        self._visited: dict[bool, Window] = {}
 
     @contextmanager
     def open(
@@ -107,50 +133,59 @@ class Browser:
         path: str,
         *,
         width: int = 1440,
-        scheme: Scheme = "light",
         script: bool = True,
         is_signed_in: bool = True,
         may_complain: bool = False,
     ) -> Iterator[Any]:
-        """Opens a screen, and gives playwright's page. path: below /ui/.
+        """Opens a screen in a window of its own, and gives playwright's page. path: below /ui/.
 
         may_complain: the test provokes errors of the browser's (a status of 400 or more is one).
         """
+        window = self._window(width, script=script)
+        try:
+            window.go(operator, path, is_signed_in=is_signed_in)
+            yield window.page
+            assert may_complain or window.watch.wrong == []
+        finally:
+            window.page.context.close()
+
+    @contextmanager
+    def visit(
+        self,
+        operator: Operator,
+        path: str,
+        *,
+        width: int = 1440,
+        script: bool = True,
+        is_signed_in: bool = True,
+    ) -> Iterator[Any]:
+        """Opens a screen, to be looked at alone, in the window of all such: a new one takes as long as two screens."""
+        if script not in self._visited:
+            self._visited[script] = self._window(width, script=script)
+        window = self._visited[script]
+        window.page.set_viewport_size({"width": width, "height": 900})
+        window.go(operator, path, is_signed_in=is_signed_in)
+        yield window.page
+        assert window.watch.wrong == []
+        # Its lists would go on to ask a gateway that has ended.
+        window.page.goto("about:blank")
+
+    def _window(self, width: int, *, script: bool) -> Window:
         context = self.chromium.new_context(
             viewport={"width": width, "height": 900},
-            color_scheme=scheme,
+            color_scheme="light",
             java_script_enabled=script,
             reduced_motion="reduce",
             locale="en-GB",
         )
-        try:
-            context.set_default_timeout(PATIENCE_S * 1000)
-            if is_signed_in:
-                name, _, value = operator.cookie.partition("=")
-                context.add_cookies(
-                    [
-                        {
-                            "name": name,
-                            "value": value,
-                            "url": f"http://{operator.host}/ui",
-                            "sameSite": "Strict",
-                        }
-                    ]
-                )
-            page = context.new_page()
-            watch = Watch(operator.host)
-            watch.follow(page)
-            page.goto(f"http://{operator.host}/ui/{path}")
-            yield page
-            assert may_complain or watch.wrong == []
-        finally:
-            context.close()
+        context.set_default_timeout(PATIENCE_S * 1000)
+        return Window(context.new_page())
 
     def looks_right(
         self, operator: Operator, path: str, *, heading: str | None = None, is_signed_in: bool = True
     ) -> None:
         """Tries a screen in all ways. heading: its h1."""
-        with self.open(operator, path, is_signed_in=is_signed_in) as page:
+        with self.visit(operator, path, is_signed_in=is_signed_in) as page:
             if heading is not None:
                 assert page.title() == f"{heading} – Mnemogate"
             headings = [h.text_content() for h in page.locator("h1").all()]
@@ -163,12 +198,12 @@ class Browser:
                 self._save(page, way)
                 assert page.evaluate(_SIDEWAYS) <= 0, f"{way}: the page scrolls sideways"
                 assert page.evaluate(_CUT_OFF) == [], f"{way}: a part of a table is out of sight"
-                if scheme == "light":
+                if (scheme, width) == BY_KEYBOARD:
                     self._check_keyboard(page, way)
                 if (scheme, width) in CHECKED:
                     assert self.faults(page) == [], way
             expected = page.inner_text("main")
-        with self.open(operator, path, script=False, width=320, is_signed_in=is_signed_in) as page:
+        with self.visit(operator, path, width=320, script=False, is_signed_in=is_signed_in) as page:
             assert _still(page.inner_text("main")) == _still(expected), f"{path}, without script"
 
     def faults(self, page: Any) -> list[str]:
