@@ -185,15 +185,15 @@ class TurnRun:
     _usage: ReplyUsage | None = None  # of the reply that is being read
     _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
     _refused: tuple[_LeaveOut, ...] = ()  # leave out of the prompt what is refused
-    _refused_rounds: int = 0  # so many messages of hidden rounds are sent without their results
-    _answered_rounds: int = 0  # of these, those after which the upstream has answered
+    _refused_rounds: int = 0  # how many messages of hidden rounds are sent without their results
+    _answered_rounds: int = 0  # how many of these were so when the upstream last answered
     _next_call: commands.CallModel | None = None  # the round that follows
     _current_call: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
     _saving: TurnSaving | None = field(init=False)  # None where nothing is remembered
     _stop_reason: StopReason | None = None
     _whole_reply: commands.SendWhole | None = None
-    _refusal: GatewayError | None = None
+    _error: GatewayError | None = None
     _is_finished: bool = False
     # The streams of all rounds, where they are remembered.
     _reservation: StreamReservation = field(init=False)
@@ -227,8 +227,8 @@ class TurnRun:
                 self._reservation.release()
                 if self._reply is not None:
                     await self._close_reply()
-        if self._refusal is not None:
-            raise self._refusal
+        if self._error is not None:
+            raise self._error
         return self.status
 
     def stop(self, reason: StopReason = StopReason.CANCELLED) -> None:
@@ -460,7 +460,7 @@ class TurnRun:
                             self._report_prompt_tokens(outcome)
                             follow = self._turn.feed(await self._save_turn(outcome))
                             # In place of a reply that could not be saved, `run` raises an error.
-                            later += follow if self._refusal is None else [commands.Finish()]
+                            later += follow if self._error is None else [commands.Finish()]
                         case commands.Finish():
                             await self._finish_reply()
                         case commands.SendHead(status, headers):
@@ -473,8 +473,8 @@ class TurnRun:
                             self.call.record.journal.note_reply(number, reply)
                         case commands.SaveStep():
                             later += await self._save_step(command)
-                        case commands.Refuse(error):
-                            self._refusal = error
+                        case commands.SendError(error):
+                            self._error = error
                         case commands.CloseUpstream(error):
                             await self._close_upstream(error)
                 except (ClientGone, asyncio.CancelledError):
@@ -531,7 +531,7 @@ class TurnRun:
 
     async def _finish_reply(self) -> None:
         self._is_finished = True
-        if self._refusal is not None:
+        if self._error is not None:
             return
         whole = self._whole_reply
         if whole is not None:
@@ -638,7 +638,7 @@ class TurnRun:
         saved = await self._saving.save(self.prompt, self._as_stored(outcome))
         if outcome.is_refused and self.call.when_refused is not None:
             await self.call.when_refused()
-        self._refusal = self._saving.refusal or self._refusal
+        self._error = self._saving.error or self._error
         return saved
 
 

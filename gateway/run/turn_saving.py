@@ -126,7 +126,7 @@ class TurnSaving:
     # The write of the turn has begun.
     is_written: bool = False
     # Why the client gets an error in place of the reply; None: it gets the reply.
-    refusal: GatewayError | None = None
+    error: GatewayError | None = None
     _step: asyncio.Future[tuple[events.StepSaved, Prompt]] | None = None  # the newest one
 
     @property
@@ -159,7 +159,7 @@ class TurnSaving:
     async def save(self, prompt: Prompt, outcome: TurnOutcome) -> events.Saved:
         """Writes the turn, and waits for the commit up to a limit. Returns whether the turn is durable, or was lost.
 
-        Sets `refusal` where it is not durable and the client asked for strict memory.
+        Sets `error` where it is not durable and the client asked for strict memory.
         Raises: StoreError: the turn is resumable.
         """
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
@@ -206,7 +206,7 @@ class TurnSaving:
         self.call.receipt.headers["x-mnemogate-durable"] = "false"
         if self.memory.context.request.identity.mode is Mode.STRICT and not self.call.sink.started:
             late = MemoryUnavailable("The turn could not be written in time.", retry_after_s=1.0)
-            self.refusal = late if loss is None else Conflict(loss)
+            self.error = late if loss is None else Conflict(loss)
         return events.Saved(durable=False, is_late=is_late, loss=loss)
 
     def _write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:

@@ -101,5 +101,5 @@ class LinesView(ClientView):
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full)}".encode()
 
-    def refused(self, status: int, body: bytes) -> bytes:
+    def error_reply(self, status: int, body: bytes) -> bytes:
         return f"refused {status} {orjson.loads(body)['error']['message']}".encode()

@@ -254,7 +254,7 @@ class StepView(ClientView):
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         raise AssertionError("a run is shown as events")
 
-    def refused(self, status: int, body: bytes) -> bytes:
+    def error_reply(self, status: int, body: bytes) -> bytes:
         from_upstream = UpstreamError(_error_message(body) or f"The upstream answered {status}.")
         return LettaErrors().body(from_upstream)
 

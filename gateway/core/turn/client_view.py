@@ -192,7 +192,7 @@ class ClientView:
         """
         return b""
 
-    def refused(self, status: int, body: bytes) -> bytes | None:
+    def error_reply(self, status: int, body: bytes) -> bytes | None:
         """Returns the body that the client gets for an upstream's error, or for no chat completion under a 200.
 
         None: the body has nothing that this dialect could show. An error then comes once more in OpenAI's form, and

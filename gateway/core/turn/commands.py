@@ -38,7 +38,7 @@ class SendWhole(Struct, frozen=True):
     body: bytes
 
 
-class Refuse(Struct, frozen=True):
+class SendError(Struct, frozen=True):
     """Answer with an error of the gateway's; nothing has been sent."""
 
     error: GatewayError
@@ -125,7 +125,7 @@ Command = (
     SendHead
     | SendBody
     | SendWhole
-    | Refuse
+    | SendError
     | CallModel
     | NoteReply
     | RunTool

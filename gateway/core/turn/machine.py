@@ -59,7 +59,7 @@ from gateway.core.turn.round import (
     BrokeOff,
     Complete,
     ErrorEvent,
-    Refused,
+    ErrorReply,
     Round,
     RoundEnd,
     Stored,
@@ -169,7 +169,7 @@ class Turn:
             case events.StepSaved():
                 return self._step_saved(event)
             case events.StepFailed():
-                return self._broken(event.error)
+                return self._fail(event.error)
             case events.ClientLeft():
                 return self._client_left()
             case events.Stopped():
@@ -194,28 +194,32 @@ class Turn:
                 return self._flush()
             case Complete():
                 return self._reply_complete()
-            case Refused(body):
-                return self._refused(body)
+            case ErrorReply(body):
+                return self._error_reply(body)
             case ErrorEvent(error, raw):
-                reason = StopReason.UPSTREAM_ERROR
-                self._round.show_tail()
-                self._view.stop(reason, {})
-                self._view.upstream_error(error, raw)
-                is_refused = self._is_refused(orjson.dumps({"error": error}))
-                message = str(error.get("message") or "")
-                over = self._break_off(End.FAILED, reason, message, is_refused=is_refused)
-                shown = self._flush()
-                broke = make_stream_error(error)
-                if not shown and not self._is_past_status:  # a view that reads no stream
-                    shown = [commands.Refuse(broke)]
-                return [*shown, commands.CloseUpstream(broke), *over]
+                return self._error_event(error, raw)
             case BrokeOff(error):
-                return self._broken(error)
+                return self._fail(error)
 
     # A reply goes wrong
 
-    def _refused(self, body: bytes) -> list[Command]:
-        """Answers with the upstream's error (or what cannot be read): as a status, while one can be sent."""
+    def _error_event(self, error: Json, raw: bytes | None) -> list[Command]:
+        """Ends the stream with the upstream's error. raw: its event, as in `ErrorEvent`."""
+        reason = StopReason.UPSTREAM_ERROR
+        self._round.show_tail()
+        self._view.stop(reason, {})
+        self._view.upstream_error(error, raw)
+        is_refused = self._is_refused(orjson.dumps({"error": error}))
+        message = str(error.get("message") or "")
+        ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
+        shown = self._flush()
+        broke = make_stream_error(error)
+        if not shown and not self._is_past_status:  # a view that reads no stream
+            shown = [commands.SendError(broke)]
+        return [*shown, commands.CloseUpstream(broke), *ending]
+
+    def _error_reply(self, body: bytes) -> list[Command]:
+        """Answers with the upstream's error, or its body that is none: as a status, while one can be sent."""
         reply = self._round
         if reply.is_success:
             reason = StopReason.BAD_REPLY
@@ -227,27 +231,18 @@ class Turn:
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):
             self._view.stop(reason, {})
             self._view.upstream_error(fields, None)
-            return [*self._flush(), *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
-        shown, headers = self._view.refused(reply.status, body), reply.headers
+            return [*self._flush(), *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
+        shown, headers = self._view.error_reply(reply.status, body), reply.headers
         if shown is None and reply.status >= 400:  # a page of a server before the upstream: its status counts
-            shown = self._view.refused(reply.status, orjson.dumps({"error": fields}))
+            shown = self._view.error_reply(reply.status, orjson.dumps({"error": fields}))
         if shown is None:
             error = UpstreamBroke("The upstream's answer is not a chat completion.")
-            over = self._break_off(End.FAILED, reason, error.message, is_refused=is_refused)
-            return [commands.Refuse(error), *over]
+            ending = self._end_unfinished(End.FAILED, reason, error.message, is_refused=is_refused)
+            return [commands.SendError(error), *ending]
         if shown != body:  # in a dialect's own form, whatever form it came in
             headers = _with_json(headers)
         whole = commands.SendWhole(reply.status, headers, shown)
-        return [whole, *self._break_off(End.FAILED, reason, message, is_refused=is_refused)]
-
-    def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns an outcome as it is written, with what the client's dialect stores of its reply."""
-        shown_reply = outcome.shown_reply
-        if shown_reply is None or not (fields := self._view.stored_fields(outcome, self._tail())):
-            return outcome
-        noted = with_private(shown_reply, **fields)
-        full = (noted,) if outcome.full == (shown_reply,) else outcome.full
-        return replace(outcome, shown_reply=noted, full=full)
+        return [whole, *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
 
     def _is_refused(self, body: bytes) -> bool:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
@@ -255,17 +250,18 @@ class Turn:
         has_reply = self._replies > 1 and not self.terms.saves_steps
         return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
 
-    def _broken(self, error: GatewayError) -> list[Command]:
+    def _fail(self, error: GatewayError) -> list[Command]:
+        """Ends the turn with an error of the gateway's: as a status, while one can be sent."""
         reason = StopReason.UPSTREAM_ERROR if isinstance(error, UpstreamError) else StopReason.ERROR
         kind = OUT_OF_QUOTA if isinstance(error, LimitReached) else ""
-        if self._is_past_status:
+        is_event = self._is_past_status
+        if is_event:
             self._round.show_tail()
             self._view.stop(reason, {})
             self._view.fail(error)
-            over = self._break_off(End.FAILED, reason, error.message, error_kind=kind)
-            return [*self._flush(), commands.CloseUpstream(error), *over]
-        over = self._break_off(End.FAILED, reason, error.message, error_kind=kind)
-        return [commands.Refuse(error), commands.CloseUpstream(error), *over]
+        ending = self._end_unfinished(End.FAILED, reason, error.message, error_kind=kind)
+        shown = self._flush() if is_event else [commands.SendError(error)]
+        return [*shown, commands.CloseUpstream(error), *ending]
 
     @property
     def _is_past_status(self) -> bool:
@@ -277,21 +273,21 @@ class Turn:
         if self._state is SAVING_TURN:  # its outcome is on its way already
             self._state = DONE
             return [commands.CloseUpstream(), _FINISH]
-        return [commands.CloseUpstream(), *self._break_off(End.CANCELLED, StopReason.CANCELLED)]
+        return [commands.CloseUpstream(), *self._end_unfinished(End.CANCELLED, StopReason.CANCELLED)]
 
     def _stopped(self, reason: StopReason) -> list[Command]:
         """Ends the turn before its reply is complete; its client waits for a proper end."""
-        state = End.CANCELLED if reason is StopReason.CANCELLED else End.FAILED
+        end = End.CANCELLED if reason is StopReason.CANCELLED else End.FAILED
         if not self._is_past_status and not self.terms.shows_steps:
             error = Conflict("The reply was cancelled before it began.")
-            return [commands.Refuse(error), commands.CloseUpstream(), *self._break_off(state, reason)]
-        self._outcome = self._unfinished(state, reason)
+            return [commands.SendError(error), commands.CloseUpstream(), *self._end_unfinished(end, reason)]
+        self._outcome = self._unfinished_outcome(end, reason)
         self._round.tail, self._round.done_event = [], DONE_EVENT
         self._client_finish = "stop"
         self._state = SAVING_TURN
         return [commands.CloseUpstream(), commands.Save(self._outcome)]
 
-    def _break_off(
+    def _end_unfinished(
         self,
         end: End,
         reason: StopReason,
@@ -301,13 +297,13 @@ class Turn:
         error_kind: str = "",
     ) -> list[Command]:
         """Ends the turn before its reply is complete, without waiting for the commit."""
-        outcome = self._unfinished(end, reason)
+        outcome = self._unfinished_outcome(end, reason)
         if is_refused or message:
             outcome = replace(outcome, is_refused=is_refused, error_message=message, error_kind=error_kind)
         self._state = DONE
         return [commands.Save(outcome), _FINISH]
 
-    def _unfinished(self, end: End, reason: StopReason) -> TurnOutcome:
+    def _unfinished_outcome(self, end: End, reason: StopReason) -> TurnOutcome:
         if self._round.is_stored:
             return self._make_outcome(end, reason, (), None, results=self._calls.interrupted_results)
         if self.terms.saves_steps:
@@ -381,7 +377,7 @@ class Turn:
         if not self.terms.saves_steps:
             self._state = RUNNING_TOOLS
             return [*shown, *runs]
-        step = self._step(waits={call.id: "client" for call in client_calls})
+        step = self._make_step(waits={call.id: "client" for call in client_calls})
         self._round.stored = Stored.IN_THIS_TURN
         self._state = SAVING_CALLS
         return [*shown, *self._save_step(step, runs)]
@@ -389,7 +385,7 @@ class Turn:
     @property
     def _is_last_round(self) -> bool:
         """True where the client has calls to answer, or no tokens of its budget are left for another reply."""
-        left = self._budget_left(self._counted())
+        left = self._budget_left(self._ledger_with_round())
         return bool(self._round.client_calls) or (left is not None and left <= 0)
 
     def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
@@ -447,7 +443,7 @@ class Turn:
     def _tools_finished(self) -> list[Command]:
         """Judges the calls that depend on these results; without any it ends the turn or begins the next round."""
         if not self._calls.is_judged:
-            return self._judge_on()
+            return self._judge_dependent_calls()
         if self._round.client_calls:
             return self._pause()
         if self._is_last_round:
@@ -455,7 +451,7 @@ class Turn:
         follows = self._guide.decide_next()
         return self._end(follows.reason) if isinstance(follows, Stop) else self._begin_next_round(follows)
 
-    def _judge_on(self) -> list[Command]:
+    def _judge_dependent_calls(self) -> list[Command]:
         known = {result.call_id for result in self._calls.results}
         runs = self._calls.judge()
         if self._calls.waiting:
@@ -494,12 +490,12 @@ class Turn:
     def _begin_next_round(self, offer: Offer) -> list[Command]:
         """Saves the round, where steps are saved, and calls the model again."""
         terms, ended = self.terms, self._round
-        step = replace(self._step(), results=self._calls.results, nudge=offer.nudge)
+        step = replace(self._make_step(), results=self._calls.results, nudge=offer.nudge)
         self._messages += [ended.upstream_message(), *(result.stored() for result in step.results)]
         if offer.nudge:
             self._messages.append(framed_system_message(offer.nudge, sender=NUDGE_SENDER))
         self._shown_replies.append(ended.shown_reply())
-        self._ledger = self._counted()
+        self._ledger = self._ledger_with_round()
         self._calls = NO_CALLS
         self._offer = offer
         # At once, since the next round may fail before it has begun.
@@ -536,7 +532,7 @@ class Turn:
         self._view.step(saved.first, saved.reply)
         return [*self._flush(), *then]
 
-    def _step(self, waits: Mapping[str, str] | None = None) -> commands.SaveStep:
+    def _make_step(self, waits: Mapping[str, str] | None = None) -> commands.SaveStep:
         """Returns the reply of the round as a step to be saved; nothing if it is stored already."""
         reply = self._round
         if reply.is_stored:
@@ -544,8 +540,8 @@ class Turn:
         shown_reply = reply.shown_reply() if reply.spoken else None
         return commands.SaveStep(reply.upstream_message(), shown_reply, reply.draft.usage, waits or {})
 
-    def _counted(self) -> Ledger:
-        """Returns the tokens of all rounds of this turn, the present one included."""
+    def _ledger_with_round(self) -> Ledger:
+        """Returns the ledger of all rounds of this turn, the present one included."""
         if self._round.stored is Stored.IN_EARLIER_TURN:
             return self._ledger
         return self._ledger.with_round(self._round.draft, self.terms.count)
@@ -602,6 +598,15 @@ class Turn:
         message = reply.upstream_message()
         shown_reply = shown_reply if reply.spoken else message
         return replace(outcome, full=(message,), shown_reply=shown_reply, results=results)
+
+    def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns an outcome as it is written, with what the client's dialect stores of its reply."""
+        shown_reply = outcome.shown_reply
+        if shown_reply is None or not (fields := self._view.stored_fields(outcome, self._tail())):
+            return outcome
+        noted = with_private(shown_reply, **fields)
+        full = (noted,) if outcome.full == (shown_reply,) else outcome.full
+        return replace(outcome, shown_reply=noted, full=full)
 
     def _release_end(self, saved: events.Saved) -> list[Command]:
         """Sends the end of the reply."""

@@ -130,7 +130,7 @@ class NativeTurn:
 
     def _fail(self, error: GatewayError) -> list[Command]:
         closing = commands.CloseUpstream(error)
-        return [commands.Refuse(error), closing, *self._save_unfinished(End.FAILED), _FINISH]
+        return [commands.SendError(error), closing, *self._save_unfinished(End.FAILED), _FINISH]
 
     def _save_unfinished(self, end: End, *, is_refused: bool = False) -> list[Command]:
         """Saves what came of a reply that has no proper end, unless the turn or a background response's id is saved."""

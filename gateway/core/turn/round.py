@@ -78,7 +78,7 @@ class Complete(Struct, frozen=True):
     """The model's reply is complete."""
 
 
-class Refused(Struct, frozen=True):
+class ErrorReply(Struct, frozen=True):
     """The upstream answered with an error, or with a body that is no chat completion."""
 
     body: bytes
@@ -101,7 +101,7 @@ _COMPLETE = Complete()
 # Fields of a delta with which a reply goes on.
 _CONTENT: Final = ("content", "tool_calls", "reasoning_content", "reasoning", "refusal")
 _TOO_MANY_CALLS: Final = f"The upstream's reply has more than {MAX_CALLS:,} tool calls"
-RoundEnd = Complete | Refused | ErrorEvent | BrokeOff
+RoundEnd = Complete | ErrorReply | ErrorEvent | BrokeOff
 
 
 class Round:
@@ -151,7 +151,7 @@ class Round:
         self._text_events: TextEvents | None = None  # the form of events that add text and do nothing else
         self._aside_reader = None if terms.asides is None else AsideReader(terms.asides)
         self._speaker: tuple[int, Voice] | None = None  # the call that spoke last, and its voice
-        self._refusal: list[bytes] = []  # an error reply that comes as events
+        self._error_body: list[bytes] = []  # an error reply that comes as events
 
     @property
     def _all_ended(self) -> bool:
@@ -284,7 +284,7 @@ class Round:
     def take(self, read: list[Event]) -> RoundEnd | None:
         """Takes events, all that one read of the upstream brought."""
         if not self.is_success:
-            self._refusal.extend(event.raw for event in read)
+            self._error_body.extend(event.raw for event in read)
             return None
         if self.form is not AS_EVENTS:
             self._begin_events()
@@ -301,11 +301,11 @@ class Round:
     def take_whole(self, body: bytes) -> RoundEnd:
         """Takes the body of a whole reply, read like a stream of one delta."""
         if not self.is_success:
-            return Refused(body)
+            return ErrorReply(body)
         parsed, body = read_json(body)
         choices = parsed.get("choices") if isinstance(parsed, dict) else None
         if not isinstance(choices, list) or parsed.get("error"):
-            return Refused(body)
+            return ErrorReply(body)
         usage = parsed.get("usage")
         if self.form is AS_EVENTS:
             # The client is reading events, so the body becomes events, with its usage in a chunk of its own.
@@ -332,7 +332,7 @@ class Round:
     def end(self) -> RoundEnd:
         """Takes the proper end of a stream."""
         if not self.is_success:
-            return Refused(b"".join(self._refusal))
+            return ErrorReply(b"".join(self._error_body))
         if not self._has_finish:
             return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
         return self._complete()

@@ -122,7 +122,7 @@ class ChatView(ClientView):
                 changed["usage"] = outcome.usage
         return orjson.dumps(changed)
 
-    def refused(self, status: int, body: bytes) -> bytes:
+    def error_reply(self, status: int, body: bytes) -> bytes:
         return body
 
     def _append(self, raw: bytes, *, has_content: bool = True) -> None:

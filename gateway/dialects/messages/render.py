@@ -233,7 +233,7 @@ class MessagesView(ClientView):
         ending = self._ending(has_calls=any(block["type"] == "tool_use" for block in content))
         return orjson.dumps({**self._message(), "content": content, **ending, "usage": usage})
 
-    def refused(self, status: int, body: bytes) -> bytes | None:
+    def error_reply(self, status: int, body: bytes) -> bytes | None:
         parsed = decode_error(body)
         if status < 300 or parsed is None:
             return None

@@ -216,7 +216,7 @@ class ResponsesView(ClientView):
         self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_response())
 
-    def refused(self, status: int, body: bytes) -> bytes | None:
+    def error_reply(self, status: int, body: bytes) -> bytes | None:
         return None if status < 300 else translate_error(body)
 
     def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:

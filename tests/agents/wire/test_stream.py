@@ -166,5 +166,5 @@ def test_messages_are_numbered_alike_whichever_are_shown() -> None:
 
 
 def test_an_upstreams_refusal_has_this_apis_form() -> None:
-    assert view().refused(400, b'{"error": {"message": "Too long."}}') == b'{"detail":"Too long."}'
-    assert view().refused(502, b"<html>") == b'{"detail":"The upstream answered 502."}'
+    assert view().error_reply(400, b'{"error": {"message": "Too long."}}') == b'{"detail":"Too long."}'
+    assert view().error_reply(502, b"<html>") == b'{"detail":"The upstream answered 502."}'

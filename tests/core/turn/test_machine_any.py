@@ -13,10 +13,10 @@ from adapters.types import Event
 from gateway.core.turn.commands import (
     Command,
     Finish,
-    Refuse,
     RunTool,
     Save,
     SendBody,
+    SendError,
     SendHead,
     SendWhole,
     TurnOutcome,
@@ -158,7 +158,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
     kinds = [type(command) for command in seen]
     assert kinds.count(Save) <= 1
     assert kinds.count(Finish) <= 1
-    assert kinds.count(SendHead) + kinds.count(SendWhole) + kinds.count(Refuse) <= 1
+    assert kinds.count(SendHead) + kinds.count(SendWhole) + kinds.count(SendError) <= 1
     if Finish in kinds:
         assert kinds[-1] is Finish
         assert Save in kinds

@@ -14,10 +14,10 @@ from gateway.core.turn.commands import (
     CloseUpstream,
     End,
     Finish,
-    Refuse,
     RunTool,
     Save,
     SendBody,
+    SendError,
     SendHead,
     SendWhole,
 )
@@ -172,7 +172,7 @@ class TestErrors:
     def test_an_upstream_that_cannot_be_reached_is_refused(self) -> None:
         error = UpstreamUnreachable("no route")
         playbook = Playbook(chat_turn(with_tools())) >> ReplyFailed(error)
-        assert playbook << Refuse(error) << CloseUpstream(error) << Save << Finish()
+        assert playbook << SendError(error) << CloseUpstream(error) << Save << Finish()
 
     def test_a_stream_that_breaks_ends_with_an_error_event(self) -> None:
         text = chunk({"content": "Hel"})

@@ -10,9 +10,9 @@ from gateway.core.turn.commands import (
     CloseUpstream,
     End,
     Finish,
-    Refuse,
     Save,
     SendBody,
+    SendError,
     SendHead,
     SendWhole,
     TurnOutcome,
@@ -140,8 +140,8 @@ def test_what_came_of_an_event_without_an_end_passes() -> None:
 
 def test_a_reply_that_breaks_or_cannot_be_changed_is_an_error() -> None:
     for event in (ReplyFailed(BROKE), words("bad")):
-        assert begun().feed(event) == [Refuse(BROKE), CloseUpstream(BROKE), save(End.FAILED, None), FINISH]
-    assert begun(JSON).feed(ReceivedWhole(b"bad"))[0] == Refuse(BROKE)
+        assert begun().feed(event) == [SendError(BROKE), CloseUpstream(BROKE), save(End.FAILED, None), FINISH]
+    assert begun(JSON).feed(ReceivedWhole(b"bad"))[0] == SendError(BROKE)
 
 
 def test_a_client_that_leaves_has_its_turn_saved_once() -> None:

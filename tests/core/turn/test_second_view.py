@@ -13,10 +13,10 @@ from gateway.core.turn.commands import (
     Command,
     End,
     Finish,
-    Refuse,
     RunTool,
     Save,
     SendBody,
+    SendError,
     SendHead,
     SendWhole,
 )
@@ -116,7 +116,7 @@ def test_the_error_of_a_stream_that_breaks_has_the_views_form() -> None:
 def test_a_failure_before_the_first_byte_is_left_to_the_route() -> None:
     error = UpstreamBroke("It broke.")
     playbook = Playbook(lines_turn()) >> ReplyFailed(error)
-    assert playbook << Refuse(error) << CloseUpstream << Save << Finish
+    assert playbook << SendError(error) << CloseUpstream << Save << Finish
 
 
 def test_a_turn_that_is_not_on_disk_says_so() -> None:

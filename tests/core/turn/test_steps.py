@@ -16,11 +16,11 @@ from gateway.core.turn.commands import (
     Command,
     End,
     Finish,
-    Refuse,
     RunTool,
     Save,
     SaveStep,
     SendBody,
+    SendError,
     SendHead,
     SendWhole,
 )
@@ -362,7 +362,7 @@ def test_an_error_after_a_stored_step_is_no_status(status: int, stop: StopReason
 
 def test_an_error_of_the_first_step_is_left_to_the_route() -> None:
     error = UpstreamBroke("It broke.")
-    assert steps() >> ReplyFailed(error) << Refuse(error) << CloseUpstream << Save << Finish
+    assert steps() >> ReplyFailed(error) << SendError(error) << CloseUpstream << Save << Finish
 
 
 @pytest.mark.parametrize("event", [ClientLeft(), Stopped(), ReplyFailed(UpstreamBroke("It broke."))])

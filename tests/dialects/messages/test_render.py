@@ -121,6 +121,6 @@ def test_thoughts_that_an_upstream_counts_apart_are_output() -> None:
     ],
 )
 def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None:
-    shown = view().refused(429, body)
+    shown = view().error_reply(429, body)
     assert shown is not None
     assert orjson.loads(shown)["error"] == {"type": "rate_limit_error", "message": message}
