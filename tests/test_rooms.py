@@ -167,7 +167,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"stored_responses"},
         {"response_conversations"},
         {"server", "completions", "forwarding", "admin", "manage", "memory_api"},
-        {"sockets"},
+        {"incoming", "sockets"},
         {"middleware", "upload"},
         {"auth", "client_reply", "body", "form", "request_body", "health", "uvicorn_protocol"},
         {"raw_headers", "query", "path_hints"},

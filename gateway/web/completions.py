@@ -6,13 +6,14 @@ Two more paths lead here, of clients that were made for Letta's server: one that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.request_headers import RawHeaders
 from gateway.core.turn.client_view import MakesView
 from gateway.dialects.chat.parse import parse
 from gateway.dialects.chat.render import ChatView
@@ -26,7 +27,7 @@ from gateway.run.upstream.route import Route
 from gateway.settings import ServerSettings
 from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientReply
-from gateway.web.middleware import info_of
+from gateway.web.incoming import Incoming
 
 CHAT_PATH = "/v1/chat/completions"
 # LiveKit's `with_letta` takes a base URL that ends in this path, and OpenAI's SDK appends it once more.
@@ -52,62 +53,56 @@ class ChatRoute:
     requests: RequestLog
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        info = info_of(scope)
+        incoming = Incoming(scope, receive, send)
+        info = incoming.info
         info.route = "chat"
         async with self.bodies.read(scope, receive) as body:
             named = None if scope["path"] == CHAT_PATH else _AGENT_PATH.fullmatch(scope["path"])
             request = parse(bytes(body), self.settings.max_messages, None if named is None else named[1])
             if named is None:
-                request.query = scope["query_string"].decode("latin-1")
+                request.query = incoming.query
             info.model, info.stream = request.model, request.stream
             receipt = info.begin_receipt()
-            await self.answer(request, scope["headers"], ChatView, receipt, scope, receive, send)
+            await self.answer(incoming, request, incoming.headers, ChatView, receipt)
 
     async def answer(
         self,
+        incoming: Incoming,
         request: ChatRequest,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: RawHeaders,
         view: MakesView,
         receipt: Receipt,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
         continued: ContinuedConversation | None = None,
     ) -> None:
         """Answers a request that was read.
 
+        headers: its own, or those that count in their place.
         view: of the dialect in which it came.
         continued: as for `Chat.answer`.
         """
-        info = info_of(scope)
-        with self._begin_reply(request, receipt, scope, receive, send) as reply:
+        info = incoming.info
+        with self._begin_reply(incoming, request, receipt) as reply:
             context = info.caller.context(headers)
             info.memory = await self.chat.answer(request, context, reply, receipt, view, continued)
 
     async def answer_native(
-        self,
-        native: NativeRequest,
-        route: Route,
-        headers: Sequence[tuple[bytes, bytes]],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, incoming: Incoming, native: NativeRequest, route: Route, headers: RawHeaders
     ) -> None:
-        """Answers a request in its own dialect. route: to the upstream that answers."""
-        info = info_of(scope)
+        """Answers a request in its own dialect. route: to the upstream that answers. headers: as for `answer`."""
+        info = incoming.info
         receipt = info.begin_receipt()
-        with self._begin_reply(native.chat, receipt, scope, receive, send) as reply:
+        with self._begin_reply(incoming, native.chat, receipt) as reply:
             context = info.caller.context(headers)
             info.memory = await self.native_chat.answer(native, route, context, reply, receipt)
 
     @contextmanager
     def _begin_reply(
-        self, request: ChatRequest, receipt: Receipt, scope: Scope, receive: Receive, send: Send
+        self, incoming: Incoming, request: ChatRequest, receipt: Receipt
     ) -> Iterator[ClientReply]:
         """Notes a request as being answered, makes its reply, and at the end reports what is logged of it."""
-        info = info_of(scope)
+        info = incoming.info
         self.requests.begin(receipt, info.caller.project, request.model, is_streamed=request.stream)
-        with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
+        with incoming.begin_reply(self.send_timeout_s) as reply:
             try:
                 yield reply
             finally:

@@ -25,9 +25,8 @@ from gateway.limits import Limits
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
-from gateway.web.client_reply import ClientReply
 from gateway.web.form import FieldSearch, read_boundary
-from gateway.web.middleware import info_of
+from gateway.web.incoming import Incoming
 from gateway.web.raw_headers import read_upstream_name
 from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.upload import UploadBody
@@ -107,34 +106,35 @@ class ForwardedPath:
     limits: Limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        info = info_of(scope)
+        incoming = Incoming(scope, receive, send)
+        info = incoming.info
         info.route, info.memory = self.name, "off"
-        head = _read_head(scope)
+        head = _read_head(incoming)
         if head.has_body and not self._reads_body(head):
-            await self._stream_through(head, scope, receive, send)
+            await self._stream_through(incoming, head)
             return
         async with self.bodies.read(scope, receive) as body:
             parsed = read_request_body(body)
             info.model, info.stream = parsed.model, parsed.stream
-            await self.answer_read(head, parsed, scope, receive, send)
+            await self.answer_read(incoming, head, parsed)
 
     def _reads_body(self, head: ForwardedHead) -> bool:
         """Returns whether a body is read for its model; else it is streamed to the upstream as it comes."""
         return head.is_json
 
-    async def answer_read(
-        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
         """Answers a request with a body that was read, or without one."""
-        refuse_required_memory(scope["headers"])
+        refuse_required_memory(incoming.headers)
         route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
-        await self._send(route, _outgoing(head, scope, body=parsed), scope, receive, send)
+        await self._send(incoming, route, _outgoing(incoming, head, body=parsed))
 
-    async def _stream_through(self, head: ForwardedHead, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
         """Streams a body to the upstream. Only a form's head is read, where the form may name a model."""
-        refuse_required_memory(scope["headers"])
-        info = info_of(scope)
-        upload = UploadBody(scope, receive, self.max_upload_bytes, self.limits.body_timeout_s)
+        refuse_required_memory(incoming.headers)
+        info = incoming.info
+        upload = UploadBody(
+            incoming.scope, incoming.receive, self.max_upload_bytes, self.limits.body_timeout_s
+        )
         with self.bodies.quota() as quota:
             boundary = read_boundary(head.content_type) if not head.is_encoded else None
             is_conclusive = False
@@ -146,49 +146,55 @@ class ForwardedPath:
                     info.model = upload.field_value
                 is_conclusive = search.span is not None or search.is_whole
             route = self.forwarder.route_for(head.path, info.model, head.upstream_name, is_read=is_conclusive)
-            outgoing = _outgoing(head, scope, upload=upload)
-            await self._send(route, outgoing, scope, upload.receive_rest, send)
+            outgoing = _outgoing(incoming, head, upload=upload)
+            await self._send(incoming._replace(receive=upload.receive_rest), route, outgoing)
 
     async def _send(
-        self,
-        route: ModelRoute,
-        outgoing: Outgoing,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        change: ReplyChange | None = None,
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
         """Sends a request upstream and its reply to the client. change: of the reply, given by subclasses."""
-        info = info_of(scope)
+        info = incoming.info
         if info.model is None and info.caller.models is not None and _uses_model(outgoing):
             raise NotAllowed(
                 "This key is limited to certain models, and this request names none that can be read.",
                 code="model_not_allowed",
             )
-        receipt = info.begin_receipt()
-        receipt.headers["x-mnemogate-memory"] = info.memory
-        try:
-            with ClientReply(scope, receive, send, self.limits.send_timeout_s) as reply:
-                await self.forwarder.forward(route, outgoing, reply, receipt, change)
-        finally:
-            info.added_ms = receipt.added_ms
+        await forward(self.forwarder, incoming, route, outgoing, self.limits.send_timeout_s, change)
 
 
-def _read_head(scope: Scope) -> ForwardedHead:
+async def forward(
+    forwarder: Forwarder,
+    incoming: Incoming,
+    route: ModelRoute,
+    outgoing: Outgoing,
+    send_timeout_s: float,
+    change: ReplyChange | None = None,
+) -> None:
+    """Sends a request upstream without memory, and its reply to the client. change: of the reply."""
+    info = incoming.info
+    receipt = info.begin_receipt()
+    receipt.headers["x-mnemogate-memory"] = info.memory
+    try:
+        with incoming.begin_reply(send_timeout_s) as reply:
+            await forwarder.forward(route, outgoing, reply, receipt, change)
+    finally:
+        info.added_ms = receipt.added_ms
+
+
+def _read_head(incoming: Incoming) -> ForwardedHead:
     """Reads what decides where a request goes. Raises: UnknownPath, BadRequest."""
-    path: str = scope["path"]
+    scope, path = incoming.scope, incoming.scope["path"]
     # The raw path has to be the same: an escaped character may have become one that the pattern allows.
     if not _PATH.fullmatch(path) or scope.get("raw_path", path.encode()) != path.encode():
         raise UnknownPath(f"Unknown path: {scope['method']} {path}")
-    refuse_repeated(scope["headers"], (_MEMORY,))
-    headers = dict(scope["headers"])
-    query = scope["query_string"].decode("latin-1")
+    refuse_repeated(incoming.headers, (_MEMORY,))
+    headers = dict(incoming.headers)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     content_type = headers.get(b"content-type", b"").decode("latin-1")
     return ForwardedHead(
         scope["method"],
-        path.removeprefix("/v1") + (f"?{query}" if query else ""),
-        read_upstream_name(scope["headers"]),
+        incoming.upstream_path,
+        read_upstream_name(incoming.headers),
         content_type,
         encoding != b"identity",
         scope["method"] == "POST"
@@ -197,11 +203,15 @@ def _read_head(scope: Scope) -> ForwardedHead:
 
 
 def _outgoing(
-    head: ForwardedHead, scope: Scope, *, body: RequestBody | None = None, upload: UploadBody | None = None
+    incoming: Incoming,
+    head: ForwardedHead,
+    *,
+    body: RequestBody | None = None,
+    upload: UploadBody | None = None,
 ) -> Outgoing:
-    caller = info_of(scope).caller
+    caller = incoming.info.caller
     return Outgoing(
-        head.method, head.path, scope["headers"], caller.project, caller.credential, body=body, upload=upload
+        head.method, head.path, incoming.headers, caller.project, caller.credential, body=body, upload=upload
     )
 
 

@@ -28,10 +28,9 @@ from gateway.errors import (
     UnknownPath,
 )
 from gateway.run.upstream.forward import Forwarder, Outgoing
-from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
-from gateway.web.forwarding import refuse_required_memory
-from gateway.web.middleware import info_of
+from gateway.web.forwarding import forward, refuse_required_memory
+from gateway.web.incoming import Incoming
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
 
@@ -85,102 +84,98 @@ class MessagesPath:
     has_limit: ClassVar[bool] = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        info = info_of(scope)
+        incoming = Incoming(scope, receive, send)
+        info = incoming.info
         info.route = "messages"
         info.error_form = _ERRORS
         # Anthropic's API takes the key of this header where both come.
         caller = info.caller
         info.caller = caller._replace(credential=caller.api_key or caller.credential)
         async with self.chats.bodies.read(scope, receive) as body:
-            request = self._read_request(body, scope)
+            request = self._read_request(incoming, body)
             if request is None:
-                await self._forward(read_request_body(body), scope, receive, send)
+                await self._forward(incoming, read_request_body(body))
             else:
-                await self._answer(request, scope, receive, send)
+                await self._answer(incoming, request)
 
-    def _read_request(self, body: bytes, scope: Scope) -> MessagesRequest | None:
+    def _read_request(self, incoming: Incoming, body: bytes) -> MessagesRequest | None:
         """Returns a request; None: it goes to an upstream of its dialect, and memory cannot read it.
 
         Raises: BadRequest, BodyTooLarge.
         """
-        info = info_of(scope)
+        info = incoming.info
         try:
             json = parse_body(body)
         except (BadRequest, BodyTooLarge):
             parsed = read_request_body(body)
             info.model, info.stream = parsed.model, parsed.stream
             if not asks_agent(parsed.model or "") and self._is_for_native_upstream(
-                {"model": parsed.model}, scope
+                incoming, {"model": parsed.model}
             ):
                 return None
             raise
         model = json.get("model")
         info.model, info.stream = model if isinstance(model, str) else None, json.get("stream") is True
-        if self._is_for_native_upstream(json, scope):
-            return self._read_native(body, json, scope)
+        if self._is_for_native_upstream(incoming, json):
+            return self._read_native(incoming, body, json)
         if json.get("thread") is not None:
             raise ThreadUnsupported("this model has no message threads.")
-        return self._read_with_headers(body, json, scope, is_lenient=False)
+        return self._read_with_headers(incoming, body, json, is_lenient=False)
 
-    def _is_for_native_upstream(self, json: Json, scope: Scope) -> bool:
+    def _is_for_native_upstream(self, incoming: Incoming, json: Json) -> bool:
         """Returns whether a request goes to its upstream as it is. Raises: BadRequest: it names no model's name."""
         model = json.get("model")
         if not isinstance(model, str):
             return False
         check_model_name(model)
-        context = info_of(scope).caller.context(scope["headers"])
+        context = incoming.info.caller.context(incoming.headers)
         return self.chats.chat.is_for_native_upstream(read_names(json), context)
 
     def _read_with_headers(
-        self, body: bytes, json: Json, scope: Scope, *, is_lenient: bool
+        self, incoming: Incoming, body: bytes, json: Json, *, is_lenient: bool
     ) -> MessagesRequest:
-        headers, most = scope["headers"], self.chats.settings.max_messages
+        headers, most = incoming.headers, self.chats.settings.max_messages
         return read_request(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
 
-    def _read_native(self, body: bytes, json: Json, scope: Scope) -> MessagesRequest | None:
+    def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
         """Returns a request for an upstream of its dialect; None: memory cannot read it, so that it passes without."""
         try:
-            request = self._read_with_headers(body, json, scope, is_lenient=True)
+            request = self._read_with_headers(incoming, body, json, is_lenient=True)
             thread = read_thread(json)
         except BadRequest:
             if asks_agent(json["model"]):  # upstream there is no such model
                 raise
             return None
         if thread is not None:
-            context = info_of(scope).caller.context(scope["headers"])
+            context = incoming.info.caller.context(incoming.headers)
             if self.chats.chat.resolver.memory_state(request.chat, context) != "on":
                 return None
         request.chat.native_body = NativeMessages(
-            request.raw, request.json, request.origins, _upstream_path(scope),
+            request.raw, request.json, request.origins, incoming.upstream_path,
             lambda model: read_request_body(body).with_model(model), thread, request.left_out,
         )  # fmt: skip
         return request
 
-    async def _forward(self, parsed: RequestBody, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(self, incoming: Incoming, parsed: RequestBody) -> None:
         """Answers a request that goes to its upstream without memory."""
-        refuse_required_memory(scope["headers"])
-        info = info_of(scope)
+        refuse_required_memory(incoming.headers)
+        info = incoming.info
         info.memory = "off"
-        caller, receipt, path = info.caller, info.begin_receipt(), _upstream_path(scope)
-        receipt.headers["x-mnemogate-memory"] = "off"
+        caller, path = info.caller, incoming.upstream_path
         route = self.forwarder.route_for(path, parsed.model, None)
         outgoing = Outgoing(
             "POST",
             path,
-            scope["headers"],
+            incoming.headers,
             caller.project,
             caller.credential,
             body=parsed,
             read_names=read_names,
         )
-        try:
-            with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
-                await self.forwarder.forward(route, outgoing, reply, receipt)
-        finally:
-            info.added_ms = receipt.added_ms
+        await forward(self.forwarder, incoming, route, outgoing, self.chats.send_timeout_s)
 
-    async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        info = info_of(scope)
+    async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
+        info = incoming.info
         stops = request.json.get("stop_sequences")
         receipt = info.begin_receipt()
         view = MakesMessages(
@@ -191,14 +186,7 @@ class MessagesPath:
             stops if isinstance(stops, list) else (),
             request.json.get("thread") is not None,
         )
-        await self.chats.answer(request.chat, scope["headers"], view, receipt, scope, receive, send)
-
-
-def _upstream_path(scope: Scope) -> str:
-    """Returns a request's path below the upstream's base URL, with the query."""
-    query: str = scope["query_string"].decode("latin-1")
-    path: str = scope["path"]
-    return path.removeprefix("/v1") + (f"?{query}" if query else "")
+        await self.chats.answer(incoming, request.chat, incoming.headers, view, receipt)
 
 
 class CountPath(MessagesPath):
@@ -206,10 +194,10 @@ class CountPath(MessagesPath):
 
     has_limit = False
 
-    async def _answer(self, request: MessagesRequest, scope: Scope, receive: Receive, send: Send) -> None:
-        info = info_of(scope)
-        context, receipt = info.caller.context(scope["headers"]), info.begin_receipt()
-        with ClientReply(scope, receive, send, self.chats.send_timeout_s) as reply:
+    async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
+        info = incoming.info
+        context, receipt = info.caller.context(incoming.headers), info.begin_receipt()
+        with incoming.begin_reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
             info.memory = receipt.headers.get("x-mnemogate-memory")
             if tokens is not None:

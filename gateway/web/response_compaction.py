@@ -8,7 +8,6 @@ from secrets import token_hex
 from typing import Final
 
 import orjson
-from starlette.types import Receive, Scope, Send
 
 from adapters.types import Header, Json
 from gateway.dialects.fields import missing
@@ -18,6 +17,7 @@ from gateway.dialects.responses.render import render_usage
 from gateway.dialects.responses.token_count import CountedTokens, render_count
 from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
+from gateway.web.incoming import Incoming
 from gateway.web.request_body import RequestBody
 from gateway.web.responses import ResponseCall, ResponsesPath, without_memory
 from gateway.web.stored_responses import JSON_TYPE
@@ -32,9 +32,9 @@ class InputTokensPath(ResponsesPath):
     makes_response = False
 
     async def respond(self, call: ResponseCall) -> None:
-        info = call.info
+        info = call.incoming.info
         context, receipt = info.caller.context(without_memory(call.headers)), info.begin_receipt()
-        with call.reply(self.chats.send_timeout_s) as reply:
+        with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(
                 call.request.chat, context, reply, receipt, change=CountedTokens()
             )
@@ -48,12 +48,10 @@ class CompactPath(ResponsesPath):
 
     makes_response = False
 
-    async def answer_read(
-        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
         if parsed.model is None:  # else an upstream that stores responses would be asked for one of that name
             raise missing("model")
-        await super().answer_read(head, parsed, scope, receive, send)
+        await super().answer_read(incoming, head, parsed)
 
     async def respond(self, call: ResponseCall) -> None:
         await self.compact(call, _compaction)

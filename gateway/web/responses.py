@@ -57,10 +57,10 @@ from gateway.run.response_conversations import (
 from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
-from gateway.web.client_reply import ClientReply
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedPath
-from gateway.web.middleware import RequestInfo, info_of
+from gateway.web.incoming import Incoming
+from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
 from gateway.web.response_conversations import CONVERSATIONS_PATH
@@ -86,16 +86,7 @@ class ResponseCall:
     conversation: ResponseConversation | None
     # Its headers, with the conversation that its body names.
     headers: RawHeaders
-    scope: Scope
-    receive: Receive
-    send: Send
-
-    @property
-    def info(self) -> RequestInfo:
-        return info_of(self.scope)
-
-    def reply(self, timeout_s: float) -> ClientReply:
-        return ClientReply(self.scope, self.receive, self.send, timeout_s)
+    incoming: Incoming
 
 
 @dataclass(eq=False)
@@ -109,26 +100,25 @@ class ResponsesPath(ForwardedPath):
     # False: the answer is no response, so the request needs no input, and memory has no part in it.
     makes_response: ClassVar[bool] = True
 
-    async def answer_read(
-        self, head: ForwardedHead, parsed: RequestBody, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
+        scope = incoming.scope
         if self._is_answered_by_chat(head, parsed, scope):
-            info_of(scope).memory = None
+            incoming.info.memory = None
             with QueueTicket() as ticket:
                 request, conversation = await self._read_request(head, parsed, scope, ticket)
-                request.chat.query = scope["query_string"].decode("latin-1")
-                headers = _with_conversation(scope["headers"], request.conversation)
-                await self.respond(ResponseCall(request, conversation, headers, scope, receive, send))
+                request.chat.query = incoming.query
+                headers = _with_conversation(incoming.headers, request.conversation)
+                await self.respond(ResponseCall(request, conversation, headers, incoming))
             return
         if not head.is_encoded and (opened := without_sealed_items(parsed.raw)) is not parsed.raw:
             parsed = read_request_body(opened)
         if (native := self._read_native(head, parsed, scope)) is not None:
-            info_of(scope).memory = None
+            incoming.info.memory = None
             route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
-            headers = _with_conversation(scope["headers"], native.conversation_id)
-            await self.chats.answer_native(native, route, headers, scope, receive, send)
+            headers = _with_conversation(incoming.headers, native.conversation_id)
+            await self.chats.answer_native(incoming, native, route, headers)
         else:
-            await super().answer_read(head, parsed, scope, receive, send)
+            await super().answer_read(incoming, head, parsed)
 
     async def respond(self, call: ResponseCall) -> None:
         """Answers a request that was read, by way of chat completions."""
@@ -139,7 +129,7 @@ class ResponsesPath(ForwardedPath):
         if request.echo["background"]:
             await self._answer_in_background(call)
             return
-        receipt = call.info.begin_receipt()
+        receipt = call.incoming.info.begin_receipt()
         view = MakesResponses(
             request.echo,
             receipt.stored_turn,
@@ -151,9 +141,7 @@ class ResponsesPath(ForwardedPath):
         )
         conversation = call.conversation
         continued = None if conversation is None else ContinuedConversation(conversation, conversation.items)
-        await self.chats.answer(
-            request.chat, call.headers, view, receipt, call.scope, call.receive, call.send, continued
-        )
+        await self.chats.answer(call.incoming, request.chat, call.headers, view, receipt, continued)
 
     async def compact(
         self, call: ResponseCall, render: Callable[[Compacted], tuple[Sequence[Header], bytes]]
@@ -165,10 +153,10 @@ class ResponsesPath(ForwardedPath):
                 param="conversation",
                 code="unsupported_value",
             )
-        info = call.info
+        info = call.incoming.info
         context, info.memory = info.caller.context(without_memory(call.headers)), "off"
         receipt = info.begin_receipt()
-        with call.reply(self.chats.send_timeout_s) as reply:
+        with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             try:
                 found = await compact(
                     self.chats.chat, call.request.chat, context, reply, receipt, ChatView, read_summary
@@ -183,11 +171,11 @@ class ResponsesPath(ForwardedPath):
         """Accepts a response that is made in the background, and shows it as it waits, or streams it."""
         shown, run = await self._accept(call)
         chat = call.request.chat
-        call.info.memory = "on"
+        call.incoming.info.memory = "on"
         headers = [("x-mnemogate-memory", "on")]
         if chat.consumed:  # more may be left out for the upstream that answers
             headers.append(("x-mnemogate-consumed", ",".join(chat.consumed)))
-        with call.reply(self.chats.send_timeout_s) as reply, reply.while_here():
+        with call.incoming.begin_reply(self.chats.send_timeout_s) as reply, reply.while_here():
             if not chat.stream or run is None:
                 await reply.whole(200, [*JSON_TYPE, *headers], orjson.dumps(shown))
                 return
@@ -202,13 +190,14 @@ class ResponsesPath(ForwardedPath):
 
         Returns the response as it is shown now, and its run, if it has one.
         """
-        request, conversation, scope = call.request, call.conversation, call.scope
+        request, conversation, scope = call.request, call.conversation, call.incoming.scope
         background = self.gateway_responses.background
         digest = _digest_request(scope, self.gateway_responses.rules, request.body)
         tag = background.accepted(digest) if _is_retry(scope) else None
         if tag is None:
-            context = call.info.caller.context(call.headers)
-            receipt = call.info.begin_receipt()
+            info = call.incoming.info
+            context = info.caller.context(call.headers)
+            receipt = info.begin_receipt()
             identity, agent = await self.chats.chat.admit_background(
                 request.chat, context, conversation, receipt
             )
@@ -374,28 +363,22 @@ class StoredPath(ForwardedPath):
         return send_after
 
     async def _send(
-        self,
-        route: ModelRoute,
-        outgoing: Outgoing,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        change: ReplyChange | None = None,
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
         change = self._find_reply_change(outgoing)
         if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.path):
             change = end = BackgroundEnd(change)
-            send = self._save_before_end(scope, end, send)
-        await super()._send(route, outgoing, scope, receive, send, change)
+            incoming = incoming._replace(send=self._save_before_end(incoming, end))
+        await super()._send(incoming, route, outgoing, change)
 
-    def _save_before_end(self, scope: Scope, end: BackgroundEnd, send: Send) -> Send:
+    def _save_before_end(self, incoming: Incoming, end: BackgroundEnd) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
 
         async def send_after(message: Message) -> None:
             id, response, end.response = end.id, end.response, None
             if id is not None and response is not None:
-                await self.gateway_responses.save_ended(scope, id, response)
-            await send(message)
+                await self.gateway_responses.save_ended(incoming.scope, id, response)
+            await incoming.send(message)
 
         return send_after
 

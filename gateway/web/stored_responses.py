@@ -38,7 +38,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.stored_responses import ResponseOwner, StoredResponses
 from gateway.run.usage.pending_usage import PendingUsage
 from gateway.web.body import BodyReader
-from gateway.web.client_reply import ClientReply
+from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
 from gateway.web.response_conversations import (
     CONVERSATIONS_PATH,
@@ -126,7 +126,7 @@ class GatewayResponses:
         match scope["method"], rest:
             case "GET", []:
                 if query.get("stream", ["false"])[-1].lower() == "true":
-                    await self._stream_events(found, query, scope, receive, send)
+                    await self._stream_events(Incoming(scope, receive, send), found, query)
                     return
                 answer = await self._show(found, query)
             case "GET", ["input_items"]:
@@ -184,12 +184,7 @@ class GatewayResponses:
         return shown
 
     async def _stream_events(
-        self,
-        found: _FoundParts,
-        query: Mapping[str, Sequence[str]],
-        scope: Scope,
-        receive: Receive,
-        send: Send,
+        self, incoming: Incoming, found: _FoundParts, query: Mapping[str, Sequence[str]]
     ) -> None:
         """Sends the events of a response after the number that the query names, up to its end."""
         if found.run is None:
@@ -200,7 +195,7 @@ class GatewayResponses:
         if _NUMBER.fullmatch(starting_after) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
         shown = await self._show(found, query)
-        with ClientReply(scope, receive, send, self.send_timeout_s) as reply:
+        with incoming.begin_reply(self.send_timeout_s) as reply:
             reply.start(200, EVENT_STREAM)
             with reply.while_here():
                 async with aclosing(self.background.events(found.run, int(starting_after), shown)) as events:

@@ -1,0 +1,43 @@
+"""A request as ASGI hands it over, for routes that read it first and answer it later."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.core.request.request_headers import RawHeaders
+from gateway.web.client_reply import ClientReply
+from gateway.web.middleware import RequestInfo, info_of
+
+
+class Incoming(NamedTuple):
+    """A request, and the way back to its client. (`Outgoing` is one that goes upstream.)"""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+
+    @property
+    def info(self) -> RequestInfo:
+        return info_of(self.scope)
+
+    @property
+    def headers(self) -> RawHeaders:
+        headers: RawHeaders = self.scope["headers"]
+        return headers
+
+    @property
+    def query(self) -> str:
+        query: bytes = self.scope["query_string"]
+        return query.decode("latin-1")
+
+    @property
+    def upstream_path(self) -> str:
+        """The path below an upstream's base URL, with the query."""
+        path: str = self.scope["path"].removeprefix("/v1")
+        return f"{path}?{self.query}" if self.query else path
+
+    def begin_reply(self, send_timeout_s: float) -> ClientReply:
+        """Returns the reply, to be used in a `with` block. The body must have been read before."""
+        return ClientReply(*self, send_timeout_s)
