@@ -89,7 +89,7 @@ def _stage(path: Path) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("both") and EVERYWHERE == "sqlite":
-        metafunc.parametrize("kept_in", KINDS, indirect=True)
+        metafunc.parametrize("database_kind", KINDS, indirect=True)
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def own_logging() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def kept_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def database_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The database in which `tests.stored.open_store` keeps what a test gives a file for."""
     kind: str = getattr(request, "param", EVERYWHERE)
     if kind == "postgresql" and _stage(request.path) != "core":

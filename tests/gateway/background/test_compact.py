@@ -262,7 +262,7 @@ def test_branches_share_a_summary(world: World, notes: Notes) -> None:
     assert len(notes.asked) == count
 
 
-def test_what_is_forgotten_takes_its_summaries_along(world: World, notes: Notes, kept_in: str) -> None:
+def test_what_is_forgotten_takes_its_summaries_along(world: World, notes: Notes, database_kind: str) -> None:
     notes.reply = lambda n: say(f"Notes {n}: alice has a cat called Miso.")
     chat = world.chat(user="alice", max_tokens=RESERVE)
     chat.say("My cat is called Miso.")
@@ -277,7 +277,7 @@ def test_what_is_forgotten_takes_its_summaries_along(world: World, notes: Notes,
 
     world.gateway.call(forget())
     # In a file their rows stay, emptied.
-    left = {(0, "")} if kept_in == "sqlite" else set()
+    left = {(0, "")} if database_kind == "sqlite" else set()
     assert set(world.query("SELECT agent, text FROM summaries")) == left
     notes.reply = lambda n: say("Later notes of this and that.")
     later = talk(chat, 3, 33)

@@ -794,7 +794,7 @@ def test_what_questions_cost_counts_towards_no_day(made: Remembering) -> None:
 
 
 def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
-    made: Remembering, kept_in: str
+    made: Remembering, database_kind: str
 ) -> None:
     made.mention(TORTOISE, "My sister plays the cello.", others=3)
     made.rest()
@@ -804,7 +804,7 @@ def test_what_is_forgotten_has_no_vector_and_gets_none_from_a_job_under_way(
     async def forget(target: ForgetTarget) -> None:
         assert await store.forgetting.run(await store.forgetting.begin(id, target))
         # A server sweeps once a minute.
-        assert await store.forgetting.sweep() or kept_in == "postgresql"
+        assert await store.forgetting.sweep() or database_kind == "postgresql"
 
     made.world.gateway.call(forget(ForgetTarget(messages=[1])))
     assert made.on_disk(TORTOISE, "My sister plays the cello.") == ["My sister plays the cello."]

@@ -115,8 +115,10 @@ def test_another_user_never_sees_it(world: World) -> None:
     assert world.upstream.last.messages == [{"role": "user", "content": QUESTION}]
 
 
-@pytest.mark.parametrize("kept_in", ["postgresql"], indirect=True)
-def test_a_first_turn_reads_what_was_made_for_it_and_no_conversations(world: World, kept_in: str) -> None:
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_first_turn_reads_what_was_made_for_it_and_no_conversations(
+    world: World, database_kind: str
+) -> None:
     world.chat(user="bob").say("Hi")
     asked = [partial(world.chat(user=user).say, FACT) for user in ("alice", "ann", "eve")]
     # The shortest, since a gateway over PostgreSQL looks for jobs now and then.

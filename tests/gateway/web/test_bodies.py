@@ -201,13 +201,15 @@ def test_the_error_of_a_missing_agent_says_where_the_others_are(quiet: World) ->
         {"temperature": "hot"},
     ],
 )
-def test_an_upstreams_refusal_leaves_nothing(world: World, fields: dict[str, Any], kept_in: str) -> None:
+def test_an_upstreams_refusal_leaves_nothing(
+    world: World, fields: dict[str, Any], database_kind: str
+) -> None:
     """What passes us and is refused there was never said."""
     before = stored(world)
     reply = world.gateway.post({**HELLO, **fields})
     assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")
     assert len(world.upstream.seen) == 1
-    if kept_in == "postgresql":
+    if database_kind == "postgresql":
         before[0] = 1  # there an agent is made before the model is asked
     assert stored(world) == before
 
