@@ -2,6 +2,9 @@
 
 A file may come from anywhere, and a value that no gateway writes would surface later, when it is read: by an error
 in each list that it stands in, or by an index that cannot count so far. A field that is not known here is left alone.
+
+A field without a comment is the field of that name in the part's record (`storage.records`). Rows are replaced: an
+exchange, a passage and a fact are known by their number (`seq`), all else by its public name (`uid`).
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ _Kinds = Annotated[str, Meta(pattern="^[a-z]*$")]
 
 
 class ExportHeader(msgspec.Struct):
+    """The first line: of the memory."""
+
+    # One of FORMATS.
     format: int
     next_seq: _Number
     created: _Moment
@@ -41,14 +47,18 @@ class _Conversation(msgspec.Struct):
     uid: _Uid
     key: str | None
     begun: _Moment
+    # When it last moved.
     last_at: _Moment
+    # Up to when its pending edits were merged.
     settled_at: _Moment
+    # Its history is the gateway's, not the client's.
     is_stored: bool = False
 
 
 class _Definition(msgspec.Struct):
     kind: str
-    uid: str  # the memory's counts
+    # Of an agent; the header's counts.
+    uid: str
     name: str
     created: _Moment
     updated: _Moment
@@ -60,6 +70,7 @@ class _Exchange(msgspec.Struct):
     parent: _Number | None
     prior: _Number | None
     seq: _Number
+    # `gapless_from`.
     run: _Count
     begun: _Moment
     touched: _Moment
@@ -73,12 +84,15 @@ class _Exchange(msgspec.Struct):
     model: str
     merged: str
     size: _Count
+    # `prefix_length`.
     head: _Count
     state: str
 
 
 class _Tombstone(_Exchange):
+    # Of each message that the client sent, the kinds of its atoms.
     kinds: list[_Kinds]
+    # Of its reply; None: it has none.
     reply: _Kinds | None
 
 
@@ -93,6 +107,7 @@ class _FullExchange(_Exchange):
     full: _Full | None
     has_reply: bool
     notes: dict[int, str]
+    # The kinds of the atoms of each message that is not stored.
     redactions: dict[int, _Kinds]
 
 
@@ -102,10 +117,14 @@ class _Block(msgspec.Struct):
     limit: int
     read_only: bool
     uid: _Uid | None = None
+    # What was defined over REST.
     details: dict[str, Any] | None = None
 
 
 class _Version(msgspec.Struct):
+    """A value that a block had (`Revision`)."""
+
+    # The label of the block.
     block: str
     version: _Number
     restores: _Number | None
@@ -149,17 +168,23 @@ class _Fact(msgspec.Struct):
 
 
 class _Ended(msgspec.Struct):
+    """The end of a fact."""
+
     fact: _Number
     at: _Moment
     successor: _Number | None
 
 
 class _Learned(msgspec.Struct):
+    """How far facts were learned."""
+
     seq: _Number
     reader: Literal["learner", "rule"] = "learner"
 
 
 class _Edit(msgspec.Struct):
+    """A memory edit (`BlockOp`)."""
+
     exchange: _Number
     call: str
     state: str
@@ -174,7 +199,10 @@ class _Tag(msgspec.Struct):
 
 
 class _Attached(msgspec.Struct):
+    """A tool, an identity, a block, an archive or a folder that is attached to an agent."""
+
     kind: str
+    # The number of one of the gateway's own tools, which has nothing else.
     built_in: _Number | None = None
     uid: _Uid | None = None
     name: str = ""
