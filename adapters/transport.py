@@ -75,14 +75,14 @@ _KEEP_ALIVE_S: Final = 30.0
 _KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
-_SMALL_BODY_BYTES: Final = 64 * 1024  # a transport takes so many without a wait
-_SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of so many takes nothing of the quota
+_SMALL_BODY_BYTES: Final = 64 * 1024  # what a transport takes without a wait
+_SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of this size takes nothing of the quota
 _PIECE_BYTES: Final = 256 * 1024
 _HEADER_BYTES: Final = 64 * 1024  # of one header, or of one trailer; aiohttp takes 128 of both together
 # What may come before a response is in our hands: interim responses, its head, and as much of its body as aiohttp reads
 # ahead, which is 384 KiB at most.
 _BEFORE_BODY_BYTES: Final = 1024 * 1024
-# Chosen: so much of a reply is decoded before other work of the loop goes on, some 5 ms.
+# What is decoded of a reply before other work of the loop goes on. Chosen: some 5 ms.
 _BYTES_BEFORE_YIELD: Final = 1024 * 1024
 # Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.
 _LINES_BEFORE_YIELD: Final = 2048
@@ -121,7 +121,7 @@ class _BoundedProtocol(asyncio.Protocol):
     """A connection's protocol, aiohttp's with a bound on the bytes that arrive outside of a body. Beyond it, it aborts.
 
     transport: the connection's.
-    bytes_left: so many may still arrive; `inf` while a body is read.
+    bytes_left: how many may still arrive; `inf` while a body is read.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -625,7 +625,7 @@ class _LargeBody:
 
 
 def _extend_deadline(timer: asyncio.Timeout, seconds: float) -> None:
-    """Gives the head of a response so much time from now on, unless it has arrived or is late."""
+    """Gives the head of a response some seconds from now on, unless it has arrived or is late."""
     with suppress(RuntimeError):
         timer.reschedule(asyncio.get_running_loop().time() + seconds)
 

@@ -47,7 +47,7 @@ from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# Calls of MCP that an operation has left get so long to their end.
+# How long calls of MCP that an operation has left may take to their end.
 DRAIN_S = 5.0
 # By an upstream's address, or its kind where that is enough. The scripted model answers to any name, so it is asked
 # for by one that others have.

@@ -44,7 +44,7 @@ T = TypeVar("T")
 # The deadline of the reads of this task that name none, in milliseconds; None: that of the method.
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
-# Changes of other processes are looked for after so many seconds, with or without a notification.
+# Seconds after which changes of other processes are looked for, with or without a notification.
 POLL_S = 15.0
 # Returns whether there is a key that callers of the API need; keys of operators open the page alone. It is asked before
 # a store is opened.
@@ -76,7 +76,7 @@ class Statement(str):
     postgres: str
     # The number of placeholders that SQLite has for each parameter that is a list, by the parameter's number.
     sizes: Mapping[int, int]
-    # SQLite is also given the size of a row with so many of the first values as columns (storage/sqlite/padding.py);
+    # How many of the first values are columns of a row whose size SQLite is given, too (storage/sqlite/padding.py);
     # 0: the statement writes no such row.
     sized_columns: int
     # The row is new: SQLite is given its room and padding instead.

@@ -43,7 +43,7 @@ class Sleeptime(_Stored, frozen=True):
 
     @property
     def every(self) -> int:
-        """After so many turns a run is due; 0: turns make none due."""
+        """The number of turns after which a run is due; 0: turns make none due."""
         return 0 if self.at_rest else self.frequency or 1
 
 

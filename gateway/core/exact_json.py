@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-# So many digits may be more than 64 bits.
+# Digits of a number that may take more than 64 bits.
 _LONG_NUMBER = re.compile(r"[0-9]{19}")
 
 

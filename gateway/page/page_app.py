@@ -67,7 +67,7 @@ _log = logging.getLogger("mnemogate")
 
 # The twin of `/ui/` itself is `/ui/overview.json`.
 OVERVIEW = "overview"
-# So many screens read at once, since turns read by the same connection.
+# The most screens that read at once, since turns read by the same connection.
 _MAX_READS = 2
 # Reads of memories that are remembered as noted, by session, memory and hour.
 _MAX_NOTED_READS = 10_000

@@ -119,7 +119,7 @@ def _finalize(value: Any) -> Any:
 
 
 def cut(text: str, most: int) -> Markup:
-    """Returns a text as HTML, ended with "…" where it would take more than so many bytes."""
+    """Returns a text as HTML, ended with "…" where it would take more bytes than it may."""
     html = str(escape(visible(text[: most + 1]))).encode("utf-8", "replace")
     if len(html) <= most:
         return Markup(html.decode())

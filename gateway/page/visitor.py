@@ -61,7 +61,7 @@ class Sessions:
     """The sessions of this process, in memory alone: a restart ends all. Of a token only the hash is held.
 
     now: seconds since the epoch.
-    session_s: after so long a session ends; idle_s: after so long in which the operator asked for nothing.
+    session_s: how long a session lasts; idle_s: how long it lasts while the operator asks for nothing.
     """
 
     def __init__(self, now: Callable[[], float], session_s: float, idle_s: float) -> None:

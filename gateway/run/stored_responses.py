@@ -22,7 +22,8 @@ from storage.listing import Page
 from storage.records import Agent, State
 from storage.sql.store import Store
 
-# How many of a project's newest exchanges are looked at for an upstream's id, which no index has: so many pages.
+# The size and number of the pages of a project's newest exchanges that are searched for an upstream's id, which no
+# index has.
 _PAGE, _MAX_PAGES = 200, 10
 
 

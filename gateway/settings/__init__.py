@@ -269,8 +269,9 @@ class UiSettings(Table, frozen=True):
     enabled: bool = True
     # The page is served over TLS, by a proxy before the gateway.
     https: bool = False
-    # A session ends after so long, and after so long without a request.
+    # How long a session lasts.
     session_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 43_200.0
+    # How long it lasts without a request.
     idle_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 1_800.0
     # Of applications that may show "about me" in a frame.
     frame_origins: tuple[Text, ...] = ()

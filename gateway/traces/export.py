@@ -53,7 +53,7 @@ class Exporter:
         dropped: Counter,
         pause: Callable[[float], object],
     ) -> None:
-        """pause: waits so many seconds, or less if the gateway stops."""
+        """pause: waits for a number of seconds, or less if the gateway stops."""
         self._otlp = otlp
         self._url = urlsplit(otlp.endpoint)
         self._exported, self._dropped = exported, dropped

@@ -37,9 +37,11 @@ class OtlpSettings(Struct, frozen=True):
     sampler: str = "parentbased_always_on"
     # The share that is sampled, where the sampler takes one.
     ratio: float = 1.0
-    # Spans are sent after so long, or when so many wait; those beyond the queue are dropped.
+    # The longest that a span waits to be sent.
     delay_s: float = 5.0
+    # The most spans that wait; others are dropped.
     queue_spans: int = 8192
+    # The spans of a request; when as many wait, they are sent at once.
     batch_spans: int = 512
 
     def __repr__(self) -> str:

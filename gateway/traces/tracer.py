@@ -111,7 +111,7 @@ class Tracer:
         self._exporter.close()
 
     def _pause(self, seconds: float) -> None:
-        """Waits so long, or until the gateway stops."""
+        """Waits for some seconds, or until the gateway stops."""
         until = time.monotonic() + seconds
         while not self._is_stopping and (left := until - time.monotonic()) > 0:
             self._wake.wait(left)

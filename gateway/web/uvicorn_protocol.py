@@ -63,7 +63,7 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
     """
 
     head_timeout_s = 20.0  # also for the rest of a body after its reply
-    last_request_s = 1.0  # an idle connection stays open for so long when the server stops
+    last_request_s = 1.0  # how long an idle connection stays open when the server stops
     on_lost: Callable[[], object] | None = None  # set by the reply under way (gateway.web.client_reply)
     # The head of the reply under way; b"": it was sent; None: no reply is under way.
     _head: bytes | None = None

@@ -125,7 +125,7 @@ class RawConnection(Protocol):
 _PROCESS = secrets.token_hex(4)
 
 
-# After so many seconds without a sign of the server's machine a connection is lost, and what was under way on it ends.
+# Seconds without a sign of the server's machine after which a connection is lost, and what was under way on it ends.
 # A server that is busy with a statement is not lost: its system acknowledges packets and answers keep-alive probes.
 # As long as a connection may take to open. Linux alone has all of these; elsewhere the store's own times hold.
 _SILENT_S = 5

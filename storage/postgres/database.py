@@ -47,7 +47,7 @@ _CONFLICTS = ("40001", "40P01")
 # The most attempts of a transaction. Where many conflict, the next attempt may meet another one. Not measured.
 _MAX_TRIES = 5
 
-# After so many intervals of the checks of health without an answer there was a break: a check that fails takes no
+# The intervals of the checks of health without an answer after which there was a break: a check that fails takes no
 # longer than one.
 _MOST_CHECKS_MISSED = 2
 

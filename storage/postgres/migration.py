@@ -23,8 +23,8 @@ _log = logging.getLogger("mnemogate")
 # Any number that other users of the server are unlikely to lock: "Mnemogat" in ASCII.
 _LOCK = 0x4D6E656D6F676174
 
-# A step waits so long for a table that others use, and all turns wait for the step; then they go on, and after a pause
-# the step is tried again. The server has a vacuum make way after one second, and a dump never.
+# How long a step waits for a table that others use, while all turns wait for the step; then they go on, and after a
+# pause the step is tried again. The server has a vacuum make way after one second, and a dump never.
 _WAIT_MS = 1_500
 _PAUSE_S = 10.0
 # Between two statements of a step: a process that is stopped there holds the locks, and the server ends its session.

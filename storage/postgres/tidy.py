@@ -12,7 +12,7 @@ from storage.postgres.connection import FAULTS, PostgresTarget, RawConnection, c
 
 _log = logging.getLogger("mnemogate")
 
-# After so many writes of this process the statistics are looked at. A fresh database has none, and plans as if its
+# Writes of this process after which the statistics are looked at. A fresh database has none, and plans as if its
 # tables stayed empty: a turn costs seven times as much until autovacuum has come by.
 _LOOKS = (50, 500, 5_000, 50_000)
 _GROWN = """SELECT s.relname FROM pg_stat_user_tables s JOIN pg_class c ON c.oid = s.relid
@@ -65,7 +65,7 @@ class Tidying:
     async def sweep(self, wait_s: float) -> bool:
         """Takes old versions of rows out of the tables, when no transaction sees them any more.
 
-        wait_s: waits so long for that. False: it is done later, or the server does not do it for our role.
+        wait_s: how long to wait for that. False: it is done later, or the server does not do it for our role.
         """
         try:
             is_done = self._left() <= 0 and await self._vacuum(wait_s)

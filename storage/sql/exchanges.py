@@ -46,7 +46,7 @@ MEDIA_BYTES = 11
 # Exchanges that are looked at for one request; older ones of long conversations are left alone.
 POOL_LIMIT = 2000
 
-# Notes of at least so many bytes are deflated: shorter ones gain too little.
+# The bytes from which on notes are deflated: shorter ones gain too little.
 _DEFLATED_BYTES = 200
 # The first byte of what zlib writes; JSON begins with a brace.
 _DEFLATED = b"x"

@@ -34,8 +34,8 @@ ORIGIN = "learning"
 UNLEARNED = "unlearned"
 # Standing facts that are read at once; no measurement.
 _MAX_STANDING = 100
-# A fact that is learned again from a message so much later is stored again. Sooner, each conversation that begins alike
-# would add a row.
+# The time after which a fact that is learned again is stored again. Sooner, each conversation that begins alike would
+# add a row.
 _AGAIN_S = 86_400.0
 
 

@@ -107,7 +107,7 @@ class Forgetting(Group):
     ) -> list[int]:
         """Returns a page of the memories of a project with content from before a time.
 
-        run_wait_s: for memories with an open run, that time is so many seconds earlier.
+        run_wait_s: by how much earlier that time is for memories with an open run.
         """
         found: list[int] = []
         # A read looks through all that some memories have. Of all memories at once it could take minutes.

@@ -272,7 +272,7 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
 async def _find_conversation(
     connection: Connection, agent: Agent, write: ImportWrite, done: int
 ) -> int | None:
-    """Returns the conversation in which this import has written so many exchanges, else the one of the same id."""
+    """Returns the conversation in which this import has written this many exchanges, else the one of the same id."""
     found: int | None = None
     if done:
         found = await connection.value(SQL["begun"], (agent.id, write.paths[done - 1], write.row))

@@ -214,7 +214,7 @@ class Keys(Group):
         return _make_key(row)
 
     def expiry(self, seconds: float) -> float:
-        """Returns the time in so many seconds, by the clock by which keys expire."""
+        """Returns the time after a number of seconds, by the clock by which keys expire."""
         return self._now() + seconds
 
     def has_expired(self, key: Key) -> bool:

@@ -41,7 +41,7 @@ from storage.sql.vectors import VectorCache
 CACHE_BYTES = 21 << 20
 # Besides, those whose indexes have segments: one of a million messages takes 18 MB.
 LARGE_BYTES = 40 << 20
-# The messages that queries have read may take so much of one memory.
+# What the messages of one memory may take that queries have read.
 _READ_BYTES = 2 << 20
 # Measured: what a message takes besides its text, and one that is hidden.
 _MESSAGE_BYTES, _HIDDEN_BYTES = 300, 100

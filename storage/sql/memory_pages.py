@@ -109,7 +109,7 @@ class MemoryPages(Group):
     async def following(
         self, connection: Connection, agent: int, exchange: int, conversation: int, *, steps: int
     ) -> int | None:
-        """Returns the exchange so many steps after one of a conversation, or the last; None: there is no such one."""
+        """Returns the exchange some steps after one of a conversation, or the last; None: there is no such one."""
         found: int | None = await connection.value(SQL["following"], (agent, exchange, conversation, steps))
         return found
 

@@ -22,7 +22,7 @@ from storage.sql.statements import load, rows_of
 SQL = load("readers.sql")
 
 _BATCH = 32  # exchanges that one statement reads
-_OPEN_S = 3_600.0  # an exchange that has had no reply for so long will not get one
+_OPEN_S = 3_600.0  # how long an exchange may wait for its reply; later it will not get one
 _READ_MS = 5_000.0
 MAX_TURNS = 1_000  # unread turns are counted up to this number
 TOOL_ATOM = b"t"  # the kind of the atom of a tool's result
@@ -66,7 +66,7 @@ class Readers(Group):
         """Returns the next settled messages that a reader has not read; None: the memory is gone.
 
         now: seconds since the epoch.
-        idle_s: an exchange that no turn follows is settled after so long.
+        idle_s: the time after which an exchange that no turn follows is settled.
         limit_chars: of the messages of one batch, which has one exchange at least.
         message_chars: a longer message counts as so many towards `limit_chars`.
         upto: repeats an earlier read, up to the same exchange and without asking what is settled; None: a new read.

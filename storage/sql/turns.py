@@ -47,7 +47,7 @@ from storage.sql.statements import run_of
 
 # A turn that waits to be written holds this much besides its content; estimated.
 _WRITE_BYTES = 4096
-# A turn that is superseded may be continued after all. Its edits wait for that so long; no measurement.
+# How long the edits of a superseded turn wait: it may be continued after all. No measurement.
 _SUPERSEDED_S = 86_400.0
 
 

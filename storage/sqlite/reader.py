@@ -153,7 +153,7 @@ def _read(
 ) -> T:
     if deadline_ms is None:
         return function(connection)
-    # SQLite asks the handler every so many instructions, and ends the statement when it answers True.
+    # SQLite asks the handler every few thousand instructions, and ends the statement when it answers True.
     end = time.perf_counter() + deadline_ms / 1000
     connection.set_progress_handler(lambda: time.perf_counter() > end, _INSTRUCTIONS)
     try:

@@ -55,15 +55,15 @@ class WriterLimits(Struct, frozen=True):
 
     # How much may wait in each queue.
     queue_bytes: int = 64 << 20
-    # For so long a batch gathers at most.
+    # How long a batch gathers at most.
     gather_s: float = 0.004
     # The most writes of a batch, so that its first write need not wait for hundreds.
     batch_items: int = 256
-    # After so many batches of turns in a row one bulk write goes first, or the search index would never catch up.
+    # The batches of turns in a row after which one bulk write goes first, or the search index would never catch up.
     fair_batches: int = 32
     # A batch that takes longer makes the status `slow`.
     slow_s: float = 1.0
-    # An idle writer empties the log after so long.
+    # How long a writer is idle before it empties the log.
     idle_s: float = 1.0
     # Size of the log at which it is written back without waiting for readers. (Write-backs of 4 MB within a commit gave
     # commits of 3 to 7 ms at p99.) A log of twice the size is emptied.

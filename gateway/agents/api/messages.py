@@ -167,7 +167,7 @@ class MessageRoutes:
         after: Place | None,
         fetch: Callable[[Place | None, int], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:
-        """Returns a page as it is shown. fetch: returns at most so many messages after a place."""
+        """Returns a page as it is shown. fetch: returns the messages after a place, up to a number."""
         limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
         found: list[list[dict[str, Any]]] = []
         # The client takes an empty page for the end, so one is only given where nothing more is to be shown.

@@ -55,7 +55,7 @@ class PartDraft:
         self.items.append(item)
 
     def is_full(self, provider: BatchProvider, more: int) -> bool:
-        """Returns whether there is no room for so many more bytes."""
+        """Returns whether there is no room for a number of bytes more."""
         return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
 
     def leave_out(self, runs: Collection[int]) -> None:
@@ -150,7 +150,7 @@ class ProviderPart:
         return self.submission_after(self.refusals)
 
     def submission_after(self, refusals: int) -> BatchPart:
-        """Returns the part as its provider got it after so many refusals."""
+        """Returns the part as its provider got it after a number of refusals."""
         return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 
     def poll_wait_s(self, now: float, first_s: float) -> float:

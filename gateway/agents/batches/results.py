@@ -25,7 +25,7 @@ from storage.sql.store import Store
 _log = logging.getLogger("mnemogate")
 # Items of one transaction.
 PAGE: Final = 50
-# So many requests of an item may fail in a row, or expire, before the item fails.
+# How many requests of an item may fail in a row, and how many may expire, before the item fails.
 _MAX_ERRORS: Final = 2
 _MAX_EXPIRIES: Final = 3
 # The error of an item without a result, by the outcome of its part.

@@ -36,7 +36,7 @@ from gateway.core.turn.guide import (
 )
 
 DEFAULT_MAX_STEPS = 50  # of a run that names no other number; Letta's
-# So many replies in a row end the turn with calls of which none can be run, or without calls where one is due. With
+# Replies in a row after which a turn ends: all with calls of which none can be run, or without a call that is due. With
 # upstreams that ignore `tool_choice`, or a model that repeats a call whatever its result, it would go on to the
 # limit of steps.
 BAD_REPLIES = 3

@@ -84,7 +84,7 @@ _log = logging.getLogger("mnemogate")
 MAX_SENDS = 32
 # The error of a run without a process that performs it.
 ABANDONED = "The gateway was stopped while it performed this run."
-# A run in the background waits so long for a commit: no client waits for it.
+# How long a run in the background waits for a commit: no client waits for it.
 DISK_WAIT_S = 3600.0
 
 

@@ -48,7 +48,7 @@ MAX_STEPS = 10
 _PAGE = 16
 # A longer message is cut in its middle, so that one that fits no window does not block those after it.
 MESSAGE_CHARS = 200_000
-# So often what is read at a time is halved, each time that a run fails.
+# How often a failed run is tried again, each time with half as much to read.
 _HALVINGS = 3
 # Enough that summaries and learning do not wait for these runs, with fewer connections than clients' runs have.
 _LIMITS = WorkerLimits(concurrency=8)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mcp import Client
 
 TIMEOUT_S = 30.0
-# Of one server: so many tools that can be called, and so many that cannot.
+# The most tools of one server that can be called, and of those that cannot.
 MAX_TOOLS = 500
 # Against a server whose list of tools never ends; no measurement.
 _MAX_PAGES = 100

@@ -24,8 +24,8 @@ from gateway.errors import BadRequest
 
 AGENT_STATE = "agent_state"  # a parameter of this name gets the agent
 _CALLERS: Final = ("self", AGENT_STATE)
-# Of a source; parsing so much takes 0.2 s at most. And of the fields of its classes, counted wherever a class is used:
-# few classes may use one another very often.
+# The longest source, which takes 0.2 s at most to parse. The same bound holds for the fields of its classes, counted
+# wherever a class is used: few classes may use one another very often.
 _MAX_CHARS = 100_000
 # What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -33,7 +33,7 @@ from gateway.core.subsequence import LCS_ATOMS, lcs
 from gateway.core.words import heard_letters, is_beginning, letters_of
 from storage.records import Atom, Exchange
 
-# A reply of so many characters is found nowhere else word for word.
+# The characters from which on a reply is found nowhere else word for word.
 LONG_REPLY = 32
 # Bounds of the search; no measurement. Turns before one in which the same reply is looked for.
 _MAX_TURNS = 8

@@ -21,10 +21,10 @@ _UNSPACED = (
 # A word with the spaces after it, so that whole words change; each line's end is one of its own.
 _WORD = re.compile(rf"\n|[^\S\n]+|(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)[^\S\n]*")
 _SENTENCE = re.compile(r"[^\n.!?;。！？；]*(?:[\n.!?;。！？；]+[^\S\n]*|$)")
-# A comparison takes so many pairs of pieces in all, since its time grows with their number.
+# The most pairs of pieces that a comparison takes, since its time grows with their number.
 _PAIRS = 1_000_000
-# The most steps of comparing two lists: after each match all pairs of equal pieces may be looked through once more. So
-# many take some 50 ms at worst. Where pieces repeat so much that it would be more, the most frequent begin no match.
+# The most steps of comparing two lists, some 50 ms: after each match all pairs of equal pieces may be looked through
+# once more. Where pieces repeat so much that it would be more, the most frequent begin no match.
 _STEPS, _STEPS_PER_PAIR = 1_000_000, 10
 
 

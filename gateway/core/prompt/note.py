@@ -28,7 +28,7 @@ from storage.records import Atom, Message
 
 # A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
 QUERY_CHARS = 4_000
-# The first lines and the last lines of such a message give so much each.
+# Characters of such a message's first lines, and of its last ones.
 _EDGE_CHARS = 500
 # A long turn is cut to this length, because whole ones crowd the others out (measured: 6 points at 2,000 tokens).
 CUT_CHARS = 600
@@ -63,14 +63,14 @@ _SIGNS = (digits + punctuation).encode()
 _UNSPACED_FROM = "\u2e80"
 # These bytes begin a character of three or four bytes, which counts as one token.
 _WIDE = bytes(range(0xE0, 0xF5))
-# A selection of the whole memory takes one part in this many of the budget, but so many tokens at least and at most. It
-# is shown where the message names nothing to look for, so most of the budget would be noise. Not measured.
+# The share of the budget that a selection of the whole memory takes (a quarter), and its least and most tokens. It is
+# shown where the message names nothing to look for, so most of the budget would be noise. Not measured.
 _SELECTION_SHARE, _SELECTION_MIN, _SELECTION_MAX = 4, 128, 200
 # A smaller rest of the budget holds no further line.
 _MIN_TOKENS = 12
 # The most characters that a token has, for a text that surely finds no room.
 _CHARS_PER_TOKEN = 5
-# An excerpt may be shorter than its limit by so many characters.
+# Characters by which an excerpt may be shorter than its limit.
 _EXCERPT_SLACK = 64
 
 _CLOSE = "</memory>"

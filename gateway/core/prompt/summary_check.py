@@ -29,7 +29,7 @@ _REFUSAL = re.compile(
 _REFUSAL_CHARS = 600
 # A shorter summary of a long text says nothing.
 _MIN_CHARS = 24
-# From so many words on, repeating oneself shows.
+# Words from which on a repetition shows.
 _REPETITION_WORDS = 60
 
 

@@ -22,7 +22,7 @@ _DROPPED: Final = object()
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# Integers of so many digits fit into 64 bits; orjson reads larger ones as floats.
+# The digits of integers that fit into 64 bits; orjson reads larger ones as floats.
 _SAFE_DIGITS = 18
 # A search for digits in a row: each digit becomes a zero, and zeros are found.
 _LONG_ZEROS = b"0" * (_SAFE_DIGITS + 1)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jsonschema_rs import ValidationError, Validator
 
 _MAX_SCHEMA_BYTES = 32 * 1024  # of which the cost is estimated; a larger one takes more than 30 ms
-# The cost of a pattern, which has to be compiled: that of a schema of so many bytes.
+# What it costs to compile a pattern, in bytes of a schema.
 _PATTERN_COST_BYTES = 4096
 _MAX_REGEX_BYTES = 256 * 1024  # of one compiled pattern; a larger one forbids nothing
 _MIN_ARGUMENT_BYTES = 64  # counted of any arguments: even for none the schema is compiled

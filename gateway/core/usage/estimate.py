@@ -7,8 +7,8 @@ from typing import Final
 
 from adapters.types import BYTES_PER_TOKEN
 
-# Text has blanks, punctuation, escapes or letters beyond ASCII within so many bytes; media in base64 has none of these.
-# What is left of an image at its two ends counts as text: on average a piece, which is 1,000 tokens, as images have.
+# A piece that has no blanks, punctuation, escapes or letters beyond ASCII is no text, but media in base64. What is left
+# of an image at its two ends counts as text: on average a piece, which is 1,000 tokens, as images have.
 _PIECE_BYTES: Final = 4 * 1024
 _BEGINNING_BYTES: Final = 64
 _BASE64: Final = f"{string.ascii_letters}{string.digits}+/=-_".encode()

@@ -90,7 +90,7 @@ class ModelNames:
         return model[:_MODEL_CHARS] if model and 0 < status < 400 and self._mask(name) == name else OTHER
 
     def label(self, model: str, status: int) -> str:
-        """Returns the same as a label: beyond so many names it is `other`."""
+        """Returns the same as a label: beyond a number of names it is `other`."""
         if model in self._labels:
             return model
         name = self.of(model, status)

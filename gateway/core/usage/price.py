@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from storage.records import TokenCounts
 
-# A price is of a million tokens, and a cost is counted in billionths: so many of these make a price of 1 for a token.
+# The cost of one token, in billionths, at the price 1: prices are of a million tokens.
 _BILLIONTHS = 1000
 # Above what any call costs in any currency, and so low that the sums of thousands of calls fit into 64 bits of a
 # database.

@@ -20,8 +20,9 @@ from adapters.json_escapes import read_json
 from adapters.types import Json, completion_count, token_count
 from storage.records import TokenCounts
 
-# A larger body that is no event stream is not parsed: its usage is looked for in so many of its first and last bytes.
+# The largest body that is parsed, if it is no event stream.
 PARSED_BYTES: Final = 64 * 1024
+# The first and the last bytes of a larger one, in which its usage is looked for.
 SEARCHED_BYTES: Final = 4 * 1024
 # So much of a stream is held before its text is counted. Chosen: two hundred tokens that come one by one.
 HELD_BYTES: Final = 64 * 1024

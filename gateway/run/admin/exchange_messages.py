@@ -140,7 +140,7 @@ def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[Tool
 
 
 def shortened(text: str, most_chars: int) -> str:
-    """Returns a text of at most so many characters, or its beginning with an ellipsis."""
+    """Returns a text, or its beginning with an ellipsis where it is longer than a number of characters."""
     return text if len(text) <= most_chars else f"{text[:most_chars]}…"
 
 

@@ -30,7 +30,7 @@ from storage.sql.store import Store
 
 # One call may take this long, well below the command line's timeout of 30 s; the command line calls again.
 CALL_S = 5.0
-# One call begins to forget so many memories at a time.
+# Memories that one call begins to forget at a time.
 _PAGE = 64
 _USER = "user:"
 
@@ -100,7 +100,7 @@ class ForgetOperations:
     # Seconds since the epoch.
     now: Callable[[], float]
     defaults: Defaults = NO_DEFAULTS
-    # After so long a call answers with what is left.
+    # The time after which a call answers with what is left.
     call_s: float = CALL_S
 
     async def forget(self, raw: RawArguments) -> dict[str, Any]:

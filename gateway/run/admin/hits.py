@@ -15,7 +15,7 @@ from storage.recall_record import RecalledEntry
 from storage.records import MUTED, Exchange, Message
 from storage.sql.store import Store
 
-# So many messages of a long exchange are shown from a linked one on. A page of a conversation has room for them.
+# Messages of a long exchange that are shown from a linked one on. A page of a conversation has room for them.
 _SHOWN_AFTER = 3
 
 

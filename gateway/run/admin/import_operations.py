@@ -33,8 +33,8 @@ from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
-# Where processes share a database, each notes so often that its imports go on. One of which that was not noted for so
-# long counts as stopped. No measurement.
+# Where processes share a database: how often each notes that its imports go on, and how long after the last note an
+# import counts as stopped. No measurement.
 _TOUCH_S: Final = 5.0
 _STOPPED_AFTER_S: Final = 20.0
 # As the time when that was noted last: it has stopped.

@@ -38,7 +38,7 @@ from storage.sql.store import Store
 T = TypeVar("T")
 _log = logging.getLogger("mnemogate")
 
-# The search index follows after so many new messages and facts. No measurement.
+# New messages and facts after which the search index follows. No measurement.
 _INDEX_EVERY: Final = 1_000
 # The switch interval of threads while a file is read in a process that serves, in place of Python's 5 ms.
 _SWITCH_S: Final = 0.0005

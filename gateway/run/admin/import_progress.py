@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from gateway.core.dates import iso_text
 from storage.commands import MessageCounts
 
-# So many warnings are listed; the last one says how many more there are.
+# The most warnings that are listed; the last one says how many more there are.
 MAX_WARNINGS: Final = 100
 # Characters of a token, about, where nothing counts them.
 _TOKEN_CHARS: Final = 4

@@ -16,10 +16,10 @@ from storage.records import Scope
 
 # The formats that hold facts in place of conversations, so that an unreadable item of theirs is a fact.
 FACT_FORMATS: Final = ("list", "mem0")
-# A page of the reader: so many messages, and so many conversations and facts.
+# The most messages on a page of the reader, and the most conversations and facts.
 _MAX_MESSAGES: Final = 32
 _MAX_ITEMS: Final = 16
-# A page of the survey, which takes 2.5 ms: so many messages or facts.
+# The messages or facts on a page of the survey, which takes 2.5 ms.
 _SURVEY_MESSAGES: Final = 128
 _HASHED_BYTES: Final = 1 << 20
 

@@ -109,7 +109,7 @@ class MemoryForgetting:
     def __init__(
         self, store: Store, views: MemoryViews, now: Callable[[], float], call_s: float = CALL_S
     ) -> None:
-        """Makes it. now: seconds since the epoch. call_s: after so long an answer says that it goes on."""
+        """Makes it. now: seconds since the epoch. call_s: the time after which an answer says that it goes on."""
         self._store, self._views, self._now, self._call_s = store, views, now, call_s
         self._tasks: set[asyncio.Task[bool | None]] = set()
 

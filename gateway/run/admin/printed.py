@@ -18,7 +18,7 @@ import click
 
 from gateway.core.dates import minute_text
 
-# A move reports after so many memories where there is no terminal.
+# Memories after which a move reports, where there is no terminal.
 _PROGRESS_EVERY = 100
 
 # Characters that a terminal obeys (ECMA-48) or that reorder a line (Unicode's TR9). Users and models wrote what is

@@ -161,7 +161,7 @@ class BackgroundServices:
         return self.embedding.pause_s if self.embedding is not None and kind == EMBED else 0.0
 
     async def drain(self, timeout_s: float) -> None:
-        """Waits until the jobs that turns asked for are in the queue, for so long at most."""
+        """Waits until the jobs that turns asked for are in the queue, up to a limit."""
         await self.compactor.drain(timeout_s)
 
     async def aclose(self) -> None:

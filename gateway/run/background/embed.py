@@ -44,7 +44,7 @@ _log = logging.getLogger("mnemogate")
 
 EMBED = "embed"
 LOCAL = "local"
-# A memory is embedded each time it has so many new messages. Until then the newest are found by their words.
+# New messages after which a memory is embedded. Until then the newest are found by their words.
 EVERY_MESSAGES = 16
 # A long message is embedded by its beginning; the best or the mean of several parts found less (measured).
 TEXT_CHARS = 800
@@ -56,10 +56,10 @@ LOCAL_WAIT_MS = 20.0
 _QUESTION_POLICY = Policy()
 # The local embedder is asked again sooner: when it was late, the machine was busy.
 _LOCAL_QUESTION_POLICY = replace(_QUESTION_POLICY, breaker_s=1.0)
-# After failures in a row no memory is embedded for so long.
+# How long no memory is embedded after failures in a row.
 PAUSE_S = 30.0
-# So many jobs have to fail in a row. One among many means nothing: with a pause after each, an embedder that fails one
-# call in fifty would never catch up with a busy gateway.
+# How many failures these are. One among many means nothing: with a pause after each, an embedder that fails one call in
+# fifty would never catch up with a busy gateway.
 MAX_FAILURES = 2
 # Statuses of a refusal for the text's sake: it is too long in the embedder's own counting, or filtered.
 _TEXT_REFUSED = (400, 413, 422)

@@ -38,10 +38,9 @@ LEARN = "learn"
 # One call reads messages of this length, about 6,000 tokens. Each failure of the job halves it, down to an eighth.
 BATCH_CHARS = 24_000
 _HALVINGS = 3
-# So many messages make nothing due.
+# More messages than a memory has: it is due by its idle time alone.
 _NEVER = 2**62
-# One call shows so many known facts. Of a larger memory these are the newest (a third) and those that the messages
-# recall.
+# Known facts that one call shows. Of a larger memory these are the newest (a third) and those that the messages recall.
 SHOWN_FACTS = 60
 # The job waits this much longer than the idle time, so that the last message is confirmed by then.
 MARGIN_S = 1.0

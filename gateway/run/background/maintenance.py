@@ -25,7 +25,7 @@ _MIN_PAUSE_S = 1.0
 
 
 class Maintenance:
-    """Confirms the memory edits of conversations that were idle for so long. now: seconds since the epoch."""
+    """Confirms the memory edits of conversations that were idle for `idle_s`. now: seconds since the epoch."""
 
     def __init__(self, store: Store, idle_s: float, now: Callable[[], float]) -> None:
         self._store = store

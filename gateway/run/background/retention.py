@@ -32,13 +32,13 @@ _PERIOD_S = 6 * 3600.0
 _SHARED_PERIOD_S = DAY_S
 # How often it is looked whether that is due, or a forgetting was broken off.
 _LOOK_S = 60.0
-# A forgetting ends the open runs of a memory. What is too old there waits at most so long for them; no measurement.
+# How long what is too old waits for the open runs of its memory, which a forgetting would end; no measurement.
 _RUN_WAIT_S = DAY_S
 # What is younger may be under way in another process.
 YOUNG_S = 3600.0
 # What has begun to be imported before may not be under way any more.
 _IMPORT_DAYS = 1.0
-# One search begins to forget so many memories at a time.
+# Memories that one search begins to forget at a time.
 _PAGE = 64
 
 

@@ -41,11 +41,11 @@ class Schedule:
     # Of the jobs.
     kind: str
     jobs: Jobs
-    # Finds memories with something to do in the database, at most so many.
+    # Finds memories with something to do in the database, up to a number of them.
     find: Callable[[int], Awaitable[Sequence[int]]]
     # Messages after which a memory is due.
     every: int
-    # A memory without a turn for so long is due, too.
+    # The time without a turn after which a memory is due, too.
     idle_s: float
     # Seconds since the epoch, as turns are dated.
     now: Callable[[], float]

@@ -166,7 +166,7 @@ class Worker:
     # Returns for how many seconds no job of a kind is claimed, because all of them would wait for the same; 0 or less:
     # they are claimed.
     pause_s: Callable[[str], float] = lambda kind: 0.0
-    # Waits so many seconds of a clock that does not jump.
+    # Waits for some seconds, by a clock that does not jump.
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     # Opens the receipt of an attempt, with calls that the daily budget counts; gives None for jobs without one.
     open_receipt: Callable[[Job], AbstractContextManager[Receipt | None]] = lambda job: nullcontext()

@@ -17,7 +17,7 @@ from storage.sql.conversation_locks import ConversationLocks
 
 # The longest time that a request waits for the conversation of a gateway that was killed. No measurement.
 LEASE_S = 15.0
-# Leases are prolonged so often that one of three may fail.
+# How often leases are prolonged: one of three attempts may fail.
 PROLONG_S = LEASE_S / 3
 # Between two attempts to take a lock that no process may take over yet, though its lease has ended. No measurement.
 _ASK_AGAIN_S = 1.0

@@ -35,7 +35,7 @@ from gateway.run.upstream.route import UPSTREAM_HEADER, resolve_route, unknown_u
 from gateway.settings import Settings
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
-# After a failure the upstream is asked again after so many seconds, then after twice as many, up to the usual pace.
+# Seconds after a failure until the upstream is asked again; twice as many after each further one, up to the usual pace.
 RETRY_S = 15.0
 # Seconds that a caller waits for the list for its key; front ends wait about as long for a list.
 LIST_WAIT_S = 10.0

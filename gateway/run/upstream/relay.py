@@ -47,7 +47,7 @@ async def relay(
     """Answers `sink` with the upstream's reply.
 
     make: makes the request, which is sent only if the client is still there.
-    keep_alive_s: after so much silence a comment is sent in an event stream; 0: never.
+    keep_alive_s: the silence after which a comment is sent in an event stream; 0: none is sent.
     json_bytes: a body of JSON is held until it is whole, up to this size; other bodies go on as they arrive.
         None: every body that is no event stream is held, which a change of it needs.
     change: changes a successful reply; None: it goes on in its own bytes.

@@ -32,7 +32,7 @@ class Accounting:
         """Makes it without a count.
 
         now: seconds since the epoch.
-        limit_read_s: a request waits so long for its limits, and for what was used of them before.
+        limit_read_s: how long a request waits for its limits and what was used of them.
         tracer: None: nothing is traced.
         takes_requests: False: the process performs jobs alone.
         """

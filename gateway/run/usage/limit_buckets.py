@@ -19,7 +19,7 @@ from storage.usage_records import EACH_USER, UsageLimit, UsageQuery
 
 _log = logging.getLogger("mnemogate")
 
-# From so many buckets on those are dropped that the table can give again. Callers name users, and each has buckets.
+# The number of buckets from which on those that can be read again are dropped. Callers name users, who each have some.
 _MAX_BUCKETS: Final = 50_000
 # The deadline of a read of what was used. Requests wait less long, and go on without it.
 _READ_MS: Final = 60_000.0
@@ -35,7 +35,7 @@ class LimitBuckets:
         self._now = now
         # By the limit's id and the subject.
         self._buckets: dict[tuple[int, str], Bucket] = {}
-        # The next time that buckets are dropped, there are so many of them.
+        # How many buckets there are when they are dropped the next time.
         self._dropped_at = _MAX_BUCKETS
         # By the bucket that is being loaded.
         self._loads: dict[Bucket, asyncio.Task[None]] = {}

@@ -45,15 +45,15 @@ from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
 _log = logging.getLogger("mnemogate")
 
-# A request that names no limit is taken to want so many tokens of output.
+# Tokens of output that are reserved for a request without a limit of its own.
 UNNAMED_TOKENS: Final = 1000
-# And none is taken to want more: clients send the most that a model can write, 128,000. Chosen; no measurement.
+# The most that are reserved: clients send what a model can write at most, 128,000. Chosen; no measurement.
 MOST_RESERVED_TOKENS: Final = 4000
 # Processes that have written within this time share limits of a minute; or within so many of the times between writes,
 # where these are longer.
 SHARED_S: Final = 90.0
 _SHARED_WRITES: Final = 1.5
-# Limits that could not be read are read again after so long.
+# The time after which limits that could not be read are read again.
 _RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, where several
 # tools run.
@@ -107,7 +107,7 @@ class Limiter:
         now: seconds since the epoch.
         aliases: the names of models of the settings.
         write_s: the time between two writes of the meter.
-        read_s: a request waits so long for its limits, and for what was used of them before.
+        read_s: how long a request waits for its limits and what was used of them.
         takes_requests: False: the process performs jobs alone, and takes no part of a minute's limits.
         """
         self._store = store

@@ -38,13 +38,13 @@ from storage.usage_records import (
 _log = logging.getLogger("mnemogate")
 
 DAY_S: Final = 86_400
-# Beyond so many keys in memory new ones have no user, and beyond twice as many no model: callers name both.
+# Keys in memory from which on new ones have no user; from twice as many on they have no model. Callers name both.
 MAX_KEYS: Final = 50_000
 # Characters of a model's name. Chosen: more than a real one has.
 _NAME_CHARS: Final = 256
-# Readers of usage are shown what this process counted up to so long ago.
+# The age of the newest counts of this process that readers of usage are shown.
 READ_S: Final = 1.0
-# Counters whose users are too old are looked for so often.
+# How often counters are looked for that are too old to have a user.
 _FOLD_S: Final = 3600.0
 # The places of the counters in a row.
 (

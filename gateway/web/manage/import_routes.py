@@ -22,7 +22,7 @@ from gateway.web.query import read_query
 from gateway.web.upload import UploadBody
 
 IMPORTS_PATH: Final = "/v1/manage/imports"
-# An undoing is waited for so long; it goes on.
+# How long a request waits for an undoing, which goes on after that.
 _UNDO_S: Final = 20.0
 _FLAGS: Final = ("learn", "preview")
 _TRUTHS: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
