@@ -78,6 +78,9 @@ http {{
 TRACES = {"traces 0 %": "0", "traces 1 %": "0.01", "traces 100 %": "1", "it hangs": "1 hangs"}
 # The variant that stores no reason why a turn recalled what it did.
 NO_RECALLS = "no recalls"
+# The variant with three limits, which are never reached.
+LIMITED = "limits"
+VARIANTS = (NO_RECALLS, LIMITED, *TRACES)
 
 _IDLER = """
 import os
@@ -87,10 +90,14 @@ while True:
 """
 
 
+# The measurement with one connection is made in so many parts.
+BLOCKS = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     rounds: int
-    alone: int  # requests of the measurement with one connection
+    alone: int  # requests of the measurement with one connection, in `BLOCKS`
     crowd: int  # with sixteen
     streams: int  # by each connection
     users: int
@@ -154,41 +161,48 @@ def at_share(values: list[float], share: float = 0.5) -> float:
     return sorted(values)[int(len(values) * share)] if values else float("nan")
 
 
-async def run_rounds(targets: list[Target], sizes: Sizes) -> None:
+async def run_rounds(targets: list[Target], sizes: Sizes, *, is_alone: bool) -> None:
     for target in targets:  # first requests pay for connections and imports
         await measure(target, 50, 4)
         await measure(target, 4, 4, stream=True)
-    alone_ms: dict[str, list[float]] = {target.name: [] for target in targets}
     for number in range(sizes.rounds):
         order = targets[number % len(targets) :] + targets[: number % len(targets)]
-        alone = {target.name: (await measure(target, sizes.alone, 1))[0] for target in order}
-        for target in targets:
-            target.note("p50 ms", at_share(alone[target.name].total_ms))
-            target.note(
-                "added p50 ms", at_share(alone[target.name].total_ms) - at_share(alone["direct"].total_ms)
-            )
-            direct_ms = at_share(alone["direct"].total_ms, 0.99)
-            target.note("added p99 ms", at_share(alone[target.name].total_ms, 0.99) - direct_ms)
-            alone_ms[target.name] += alone[target.name].total_ms
-        for target in order:
-            result, cpu_ms = await measure(target, sizes.crowd, 16)
-            target.note("req/s", result.rate)
-            if target.pid:
-                target.note("CPU ms", cpu_ms)
-                target.note("CPU ms, 4 at once", (await measure(target, sizes.crowd // 4, 4))[1])
-        for workers in (20, 200):
-            streams = {
-                target.name: await measure(
-                    target, workers * sizes.streams, workers, stream=True, spread_s=0.5
-                )
-                for target in order
-            }
-            floor = at_share(streams["direct"][0].first_ms)
-            for target in targets:
-                target.note(f"first text {workers}", at_share(streams[target.name][0].first_ms) - floor)
+        await measure_alone(order, sizes)
+        if not is_alone:
+            await measure_crowds(order, sizes)
         print(f"round {number + 1} of {sizes.rounds} done", file=sys.stderr, flush=True)
+
+
+async def measure_alone(targets: list[Target], sizes: Sizes) -> None:
+    """Measures requests of one connection, in blocks by turns, since the machine's speed changes within a round."""
+    found: dict[str, list[float]] = {target.name: [] for target in targets}
+    for target in targets * BLOCKS:
+        found[target.name] += (await measure(target, max(3, sizes.alone // BLOCKS), 1))[0].total_ms
+    direct = found["direct"]
     for target in targets:
-        target.note("p99 / p50", at_share(alone_ms[target.name], 0.99) / at_share(alone_ms[target.name]))
+        p50, p99 = at_share(found[target.name]), at_share(found[target.name], 0.99)
+        target.note("p50 ms", p50)
+        target.note("added p50 ms", p50 - at_share(direct))
+        target.note("added p99 ms", p99 - at_share(direct, 0.99))
+        target.note("p99 / p50", p99 / p50)
+
+
+async def measure_crowds(targets: list[Target], sizes: Sizes) -> None:
+    """Measures requests of sixteen connections and of four, and streams of 20 and of 200."""
+    for target in targets:
+        result, cpu_ms = await measure(target, sizes.crowd, 16)
+        target.note("req/s", result.rate)
+        if target.pid:
+            target.note("CPU ms", cpu_ms)
+            target.note("CPU ms, 4 at once", (await measure(target, sizes.crowd // 4, 4))[1])
+    for workers in (20, 200):
+        streams = {
+            target.name: await measure(target, workers * sizes.streams, workers, stream=True, spread_s=0.5)
+            for target in targets
+        }
+        floor = at_share(streams["direct"][0].first_ms)
+        for target in targets:
+            target.note(f"first text {workers}", at_share(streams[target.name][0].first_ms) - floor)
 
 
 async def open_conversations(target: Target, users: int) -> None:
@@ -308,7 +322,7 @@ def start(mock_port: int, folder: Path, stack: contextlib.ExitStack, variants: S
         with exporting(TRACES.get(name), stack):
             gateway = stack.enter_context(load.gateway(folder / name, settings + own))
         is_memory = name != "memory off"
-        if name == "limits":
+        if name == LIMITED:
             set_limits(gateway.port, folder / name)
         headers = b"" if is_memory else load.HEADERS_OFF
         targets.append(Target(name, gateway.port, headers, is_memory, gateway.pid))
@@ -327,21 +341,25 @@ def table(targets: list[Target]) -> str:
     return load.table(rows)
 
 
-async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str] = ()) -> int:
+async def bench(
+    sizes: Sizes, folder: Path, stack: contextlib.ExitStack, variants: Sequence[str], *, is_alone: bool
+) -> int:
+    """Measures, prints a table, and returns the exit code. is_alone: one connection, and nothing else."""
     mock_port = stack.enter_context(load.mock(folder / "log"))
     targets = start(mock_port, folder, stack, variants)
     memory = targets[-1]
     assert memory.pid is not None
     if not await remembers(memory.port, mock_port):
         memory.errors.append("memory is not on: a fact of one conversation did not reach the next")
-    await run_rounds(targets, sizes)
-    for _ in range(sizes.rounds):
+    await run_rounds(targets, sizes, is_alone=is_alone)
+    for _ in range(0 if is_alone else sizes.rounds):
         await open_conversations(memory, sizes.openers)
     met = next(_users)
-    more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
-    memory.errors += (await load.drive(memory.port, more, 16)).errors
-    memory.note("MB 10k users", load.resident_mb(memory.pid))
-    for _ in range(sizes.rounds):
+    if not is_alone:
+        more = load.Talks([load.Talk(f"person-{number}") for number in range(sizes.users - met)], 2)
+        memory.errors += (await load.drive(memory.port, more, 16)).errors
+        memory.note("MB 10k users", load.resident_mb(memory.pid))
+    for _ in range(0 if is_alone else sizes.rounds):
         await search_each_turn(memory)
     bare = next(target for target in targets if target.name == "bare parts")
     for ratio, of in (("added, times bare parts", "added p50 ms"), ("CPU, times bare parts", "CPU ms")):
@@ -349,7 +367,8 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack, variant
             if target.pid and (part := bare.median(of)):
                 target.note(ratio, (target.median(of) or 0.0) / part)
     print(table(targets))
-    print(f"memory was measured after {max(met, sizes.users):,} users")
+    if not is_alone:
+        print(f"memory was measured after {max(met, sizes.users):,} users")
     if sizes.users == QUICK.users:
         print("a quick run: fewer users, requests and rounds; rough figures")
     errors = [f"{target.name}: {error}" for target in targets for error in target.errors]
@@ -384,19 +403,19 @@ def main() -> int:
         "--awake", action="store_true", help="keep the cores from sleeping between requests (Linux)"
     )
     parser.add_argument(
-        "--variants", action="store_true",
-        help="also without the record of recalls, with three limits, with traces of 0, 1 and 100 %% of requests, "
-        "and with a collector that hangs",
+        "--variants", nargs="*", choices=VARIANTS, metavar="NAME", default=(),
+        help=f"memory on also as one of {', '.join(VARIANTS).replace('%', '%%')}; without a name as each",
     )  # fmt: skip
+    parser.add_argument("--alone", action="store_true", help="one connection, and nothing else")
     options = parser.parse_args()
-    variants = (NO_RECALLS, "limits", *TRACES) if options.variants else ()
+    variants = VARIANTS if options.variants == [] else options.variants
     sizes = QUICK if options.quick else FULL
     if options.rounds:
         sizes = replace(sizes, rounds=options.rounds)
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as folder, contextlib.ExitStack() as stack:
         if options.awake:
             keep_awake(stack)
-        return uvloop.run(bench(sizes, Path(folder), stack, variants))
+        return uvloop.run(bench(sizes, Path(folder), stack, variants, is_alone=options.alone))
 
 
 if __name__ == "__main__":
