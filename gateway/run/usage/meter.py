@@ -111,6 +111,8 @@ class Meter:
         self._write_s = settings.usage.write_s
         self._keep_days = settings.usage.keep_users_days
         self._counters: dict[UsageKey, list[int]] = {}
+        # Their keys by user: a user's limits ask for these alone.
+        self._keys_of_user: dict[str, set[UsageKey]] = {}
         # The part whose write has failed: it may be in the table or not. It is written again before any other.
         self._unconfirmed: UsagePart | None = None
         self._process_name = uuid.uuid4().hex
@@ -259,9 +261,11 @@ class Meter:
         first, last: days.
         only: values of keys' fields.
         """
+        user = only.get("user")
+        keys = self._counters if user is None else self._keys_of_user.get(str(user), ())
         return [
-            counters
-            for key, counters in self._counters.items()
+            self._counters[key]
+            for key in keys
             if first <= key.day <= last and all(getattr(key, name) == value for name, value in only.items())
         ]
 
@@ -274,10 +278,18 @@ class Meter:
             size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
             user = "" if size >= MAX_KEYS else user
             model = "" if size >= 2 * MAX_KEYS else model
-            found = self._counters.setdefault(
-                UsageKey(day, project, user, key, upstream, model), [0] * len(COUNTERS)
-            )
+            whole = UsageKey(day, project, user, key, upstream, model)
+            found = self._counters.setdefault(whole, [0] * len(COUNTERS))
+            self._keys_of_user.setdefault(user, set()).add(whole)
         return found
+
+    def _take_counters(self, key: UsageKey) -> list[int]:
+        """Returns the counters of a key, and drops them."""
+        keys = self._keys_of_user[key.user]
+        keys.discard(key)
+        if not keys:
+            del self._keys_of_user[key.user]
+        return self._counters.pop(key)
 
     # -- what is written
 
@@ -321,7 +333,7 @@ class Meter:
         async with self._write_lock:
             await self._unpaused.wait()
             await self._write_unconfirmed()
-            if rows := [(key, self._counters.pop(key)) for key in keys if key in self._counters]:
+            if rows := [(key, self._take_counters(key)) for key in keys if key in self._counters]:
                 await self._add(UsagePart(self._process_name, next(self._parts), self._now(), rows))
 
     async def _write_unconfirmed(self) -> None:
@@ -361,8 +373,8 @@ class Meter:
 
     def _forget(self, project: str, user: str) -> None:
         """Takes a user's name off what is still in memory."""
-        for key in [key for key in self._counters if (key.project, key.user) == (project, user)]:
-            counters = self._counters.pop(key)
+        for key in [key for key in self._keys_of_user.get(user, ()) if key.project == project]:
+            counters = self._take_counters(key)
             add_counters(self._counters_of(*key._replace(user=FORGOTTEN_USER)), counters)
         if self._write_lock.locked() or self._unconfirmed is not None:
             self._forgotten.add((project, user))

@@ -25,11 +25,11 @@ from gateway.core.prompt.summary import PART_TOKENS
 from gateway.core.usage.limit_rules import limits_for
 from gateway.limits import Limits
 from gateway.run.tools.memory import MemoryTools
-from gateway.run.usage import limit_buckets, limiter
+from gateway.run.usage import limit_buckets, limiter, meter
 from gateway.settings import ModelSettings, PriceSettings, UpstreamSettings
 from storage.errors import Broken, StoreError
 from storage.sql.limits import UsageLimits
-from storage.usage_records import FORGOTTEN_USER, UsageLimit, UsageQuery
+from storage.usage_records import FORGOTTEN_USER, UsageKey, UsageLimit, UsageQuery
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, fail, say
 from tests.gateway.responses.test_responses import by_chat
@@ -386,6 +386,27 @@ def test_users_that_callers_name_do_not_fill_the_memory(
 
 
 @pytest.mark.both
+def test_the_limit_of_a_user_reads_no_counters_of_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days_read: list[int] = []
+
+    class WatchedKey(UsageKey):
+        @property
+        def day(self) -> int:  # type: ignore[override]
+            days_read.append(1)
+            return self[0]
+
+    monkeypatch.setattr(meter, "UsageKey", WatchedKey)
+    for n in range(20):
+        world.post(ASK, user=f"user-{n}")
+    limit(world, "requests", "day", 1, user="*")
+    days_read.clear()
+    assert world.post(ASK, user="user-7").status == 429
+    assert world.post(ASK, user="user-20").status == 200
+    assert len(days_read) <= 2 * 2  # of one counter both ends of the period are compared
+
+
 def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
