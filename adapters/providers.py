@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
-from adapters.types import Capabilities
+from adapters.types import Capabilities, any_model
 
 # The fields that OpenAI's models refuse: those that think, and those that do not.
 _REFUSED_THINKING: Final = frozenset({"temperature", "max_tokens"})
@@ -38,8 +38,21 @@ def refused_fields(model: str) -> frozenset[str]:
     return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
 
 
+# OpenAI's models from 5.2 on answer "Function tools with reasoning_effort are not supported", those from 5.5 on also
+# where a request names no effort: they think by default.
+_THINKS_WITHOUT_TOOLS: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[2-9]|[6-9])")
+
+
+@lru_cache(maxsize=256)
+def thinks_beside_tools(model: str) -> bool:
+    """Returns whether a model takes functions in a chat completion while it thinks."""
+    return _THINKS_WITHOUT_TOOLS.match(model) is None
+
+
 # Of an upstream that is none of the known providers: a proxy may serve any model.
-UNKNOWN: Final = Capabilities(can_force=can_force, refused_fields=refused_fields)
+UNKNOWN: Final = Capabilities(
+    can_force=can_force, refused_fields=refused_fields, thinks_beside_tools=thinks_beside_tools
+)
 _COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
 _OPENAI: Final = replace(_NEWER, developer_role=True)
@@ -88,7 +101,12 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
         ProviderSpec("anthropic", "https://api.anthropic.com/v1", _ANTHROPIC, "anthropic"),
         # https://<resource>.openai.azure.com/openai/v1
         ProviderSpec("azure", None, replace(_OPENAI, responses="stored", custom_tools=True)),
-        ProviderSpec("openrouter", "https://openrouter.ai/api/v1", replace(_OPENAI, metadata=True)),
+        # It asks OpenAI for a response, whatever it is asked for.
+        ProviderSpec(
+            "openrouter",
+            "https://openrouter.ai/api/v1",
+            replace(_OPENAI, metadata=True, thinks_beside_tools=any_model),
+        ),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
         ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),
         ProviderSpec("mistral", "https://api.mistral.ai/v1", replace(_NO_DEVELOPER, any_call_id=False)),

@@ -92,6 +92,20 @@ def test_a_rule_forces_no_call_where_replies_have_to_have_thoughts(tmp_path: Pat
             assert [seen.refusal for seen in upstream.chats] == [None, None]
 
 
+def test_an_agent_of_a_model_that_has_tools_or_thoughts_has_tools(tmp_path: Path) -> None:
+    """OpenAI's newer models think by default, and refuse functions then."""
+    with StrictUpstream(rules=Rules(thinks=True)) as upstream:
+        there = (UpstreamSettings("openai", base_url=upstream.base_url),)
+        with letta(upstream, tmp_path, upstreams=there) as world:
+            thinks: Any = {"provider_type": "openai", "reasoning": {"reasoning_effort": "high"}}
+            for settings in (None, thinks):
+                agent = world.agent(
+                    model="openai/gpt-5.6-luna", agent_type="letta_v1_agent", model_settings=settings
+                ).id
+                upstream.queue(call_tools(Call("conversation_search", {"query": "tea"})), plain("Found."))
+                assert send(world, agent, "Hi", streamed=False)[-1].content == "Found."
+
+
 def test_an_agent_that_thinks_is_asked_without_its_temperature(world: LettaWorld) -> None:
     """Claude refuses any but 1 then, and Letta's server sent 1."""
     settings: Any = {"provider_type": "anthropic", "temperature": 0.7}

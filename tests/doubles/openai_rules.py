@@ -87,6 +87,7 @@ class Rules(Struct, frozen=True):
     any_call_id: ids of calls may have any form.
     empty_replies: an assistant message may have nothing in it (Mistral and Kimi refuse that).
     signs_calls: the first call of each reply of the turn under way bears a signature, as Gemini's have to.
+    thinks: it does by default, and takes no functions beside that, as OpenAI's models from 5.5 on.
     wants_thoughts: where there are tools, each reply has thoughts, perhaps empty ones, and no call is forced, as before
     DeepSeek's models.
     """
@@ -105,6 +106,7 @@ class Rules(Struct, frozen=True):
     empty_replies: bool = True
     signs_calls: bool = False
     wants_thoughts: bool = False
+    thinks: bool = False
 
 
 class Refusal(Exception):
@@ -141,6 +143,12 @@ def check_chat(body: JSON, rules: Rules = Rules()) -> None:  # noqa: B008
     _check_tool_choice(body, names)
     if rules.wants_thoughts and body.get("tools"):
         _check_thoughts(body)
+    if rules.thinks and body.get("tools") and body.get("reasoning_effort") != "none":
+        raise Refusal(
+            f"Function tools with reasoning_effort are not supported for {model} in /v1/chat/completions. To use "
+            "function tools, use /v1/responses or set reasoning_effort to 'none'.",
+            "reasoning_effort",
+        )
     _check_scalars(body, rules)
     _check_limits(body, rules)
     _check_stream(body, rules)

@@ -67,6 +67,8 @@ class ChatRequest(Struct):
     tools: tuple[str, ...] = ()
     # The client wants to see thoughts, and names no effort for them.
     wants_thoughts: bool = False
+    # The client speaks another dialect, so that it cannot know what a chat completion lacks.
+    is_translated: bool = False
     # The client sent tools, named or not.
     has_tools: bool = False
     # How many choices are asked for.

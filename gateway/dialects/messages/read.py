@@ -135,7 +135,7 @@ def read_request(
         translated.origins.insert(0, MessageOrigin(-1))
     chat, metadata = _translate_fields(json, translated.messages, checker, has_limit=has_limit)
     request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
-    request.wants_usage = True
+    request.wants_usage = request.is_translated = True
     # Chat completions have a newer name for it, which models that refuse this one take.
     if request.max_tokens_field == "max_tokens":
         request.added_fields = _ADDED

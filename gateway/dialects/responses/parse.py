@@ -181,7 +181,7 @@ def parse(
     request.dialect_fields = {key: json[key] for key in _NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
     request.wants_thoughts = _wants_thoughts(json.get("reasoning") or {})
-    request.wants_usage = True
+    request.wants_usage = request.is_translated = True
     for key, members in _READ_MEMBERS.items():
         read.left_out.add_rest(json.get(key) or {}, members, key)
     request.consumed = read.left_out.names

@@ -51,6 +51,8 @@ class EndpointForm(Struct, frozen=True):
     refused: frozenset[str] = frozenset()
     # The model takes its thoughts back only if nothing before them has changed.
     binds_thoughts: bool = False
+    # The model takes functions while it thinks.
+    thinks_beside_tools: bool = True
     # The model thinks only on request, and thoughts are asked for without an effort.
     thinks_on_request: bool = False
     # The usage of a stream is asked for even if the client does not ask for it.
@@ -279,6 +281,29 @@ class Prompt(Struct, frozen=True):
         )
 
     @property
+    def offered_tools(self) -> Sequence[dict[str, Any]]:
+        """The gateway's tools that go upstream: none to a model with tools or thoughts whose client asks for thoughts.
+
+        An agent's tools go before the effort of its definition.
+        """
+        request = self.request
+        asks_effort = request.json.get("reasoning_effort") not in (None, "none")
+        if self.form.thinks_beside_tools or not asks_effort or request.has_tools:
+            return self.tools
+        return self.tools if "reasoning_effort" in request.added_fields else ()
+
+    @property
+    def has_tools_in_place_of_thoughts(self) -> bool:
+        """The model has one or other, and the client cannot know it.
+
+        The tools are the gateway's, or the client speaks another dialect.
+        """
+        if self.form.thinks_beside_tools:
+            return False
+        has_own = self.request.has_tools
+        return self.request.is_translated if has_own else bool(self.offered_tools)
+
+    @property
     def adds_usage(self) -> bool:
         """The gateway asks for the usage of a stream, for which the client's own request does not ask.
 
@@ -345,6 +370,8 @@ class Prompt(Struct, frozen=True):
             edit.set_member(limit_key, request.max_tokens)
         if self.form.thinks_on_request:
             edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
+        if self.has_tools_in_place_of_thoughts:
+            edit.set_member("reasoning_effort", "none")
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")
@@ -388,5 +415,5 @@ class Prompt(Struct, frozen=True):
             edit.insert_messages(
                 first_after_system(self.request.messages), [each.message for each in inserted]
             )
-        if self.tools:
-            edit.add_tools(self.tools, in_front=self.tools_first)
+        if tools := self.offered_tools:
+            edit.add_tools(tools, in_front=self.tools_first)

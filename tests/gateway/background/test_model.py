@@ -13,6 +13,7 @@ import pytest
 
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderUnreachable
+from adapters.providers import UNKNOWN
 from adapters.scripted import Raw, ScriptedCall, ScriptedFailure, ScriptedMessage, ScriptedProvider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.cli import main
@@ -78,6 +79,16 @@ async def test_a_reply_is_the_message_and_what_it_cost(world: World) -> None:
     assert body == {"model": "small", "messages": ASK, "max_tokens": 50, "tools": [tool]}
     assert await world.meter.background_tokens("p") == reply.tokens > 0
     assert world.counted == [("ok", reply.tokens)]
+
+
+async def test_tools_go_to_a_model_that_has_tools_or_thoughts(world: World) -> None:
+    world.provider = ScriptedProvider(capabilities=UNKNOWN)
+    tool = {"type": "function", "function": {"name": "note", "parameters": {"type": "object"}}}
+    model = world.background().with_model("gpt-5.6-luna")
+    for tools in ([tool], []):
+        world.provider.queue(ScriptedMessage("A cat."))
+        await model.ask("p", ASK, tools=tools)
+    assert [body.get("reasoning_effort") for body in world.provider.bodies] == ["none", None]
 
 
 @pytest.mark.parametrize(("newer", "key"), [(True, "max_completion_tokens"), (False, "max_tokens")])

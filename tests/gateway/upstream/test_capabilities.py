@@ -6,7 +6,7 @@ A row stands in for its provider here, at the address of a strict upstream that 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ def rules_of(known: Capabilities) -> Rules:
 
 
 @contextmanager
-def family(name: str, tmp_path: Path, **of_upstream: Any) -> Iterator[World]:
+def family(
+    name: str, tmp_path: Path, models: Sequence[ModelSettings] = (), **of_upstream: Any
+) -> Iterator[World]:
     """A gateway in front of a provider of that row. name: "unknown": an address of which nothing is known."""
     row = PROVIDERS.get(name)
     rules = rules_of(row.capabilities) if row is not None else Rules()
@@ -66,7 +68,7 @@ def family(name: str, tmp_path: Path, **of_upstream: Any) -> Iterator[World]:
             address = None if name != "openai" else address
         kind: Any = "openai" if row is None else name
         settings = UpstreamSettings("up", kind, address, **of_upstream)
-        with remember(upstream, tmp_path, agent(), upstreams=(settings,)) as world:
+        with remember(upstream, tmp_path, agent(), upstreams=(settings,), models=tuple(models)) as world:
             yield world
 
 
@@ -146,6 +148,32 @@ def test_a_reply_has_thoughts_where_they_are_wanted(
         ask(world, True, stream, messages=asked)
         sent = [m["reasoning_content"] for m in world.upstream.last.messages if m["role"] == "assistant"]
         assert sent == ["A note.", ""]
+
+
+@forms
+@pytest.mark.parametrize("model", ["gpt-5.6-luna", "gpt-6-sol"])
+def test_the_gateways_tools_go_to_a_model_that_has_tools_or_thoughts(
+    tmp_path: Path, model: str, stream: bool
+) -> None:
+    """An application without tools cannot know that some are added; one that wants thoughts has them."""
+    models = (ModelSettings("m", model, "up"),)
+    with family("openai", tmp_path, models=models) as world:
+        world.upstream.rules = replace(world.upstream.rules, thinks=True)
+        world.upstream.queue(call_tools(INSERT), say("Noted."))
+        assert ask(world, True, stream, messages=[{"role": "user", "content": "I like tea."}])[0] == "Noted."
+        assert [seen.json["reasoning_effort"] for seen in world.upstream.chats] == ["none", "none"]
+        asked: list[Json] = [{"role": "user", "content": "And milk."}]
+        ask(world, True, stream, messages=asked, reasoning_effort="high")
+        assert world.upstream.last.json["reasoning_effort"] == "high"
+        assert "tools" not in world.upstream.last.json
+        body = {"model": "m", "messages": asked, "tools": [WEATHER]}
+        assert world.gateway.post(body).status == 400, "what it asks for itself is judged by the upstream"
+        tools = [{"name": "weather", "input_schema": {"type": "object"}}]
+        for effort in ({}, {"output_config": {"effort": "low"}}):
+            body = {"model": "m", "messages": asked, "tools": tools, "max_tokens": 9, **effort}
+            reply = world.gateway.ask("POST", "/v1/messages", orjson.dumps(body))
+            named = reply.headers.get("x-mnemogate-consumed")
+            assert (reply.status, named) == (200, "reasoning_effort" if effort else None)
 
 
 @pytest.mark.parametrize("appends", [False, True], ids=["list", "appended"])
