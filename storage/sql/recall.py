@@ -191,6 +191,7 @@ class Recall(GrowingGroup):
         before: bool,
         numbers: AgentNumbers | None = None,
         skip: range = range(0),
+        limit: int = 10,
         deadline_ms: float = 150.0,
     ) -> list[Message]:
         """Returns what this agent's user stated after a message, or before it, as `rank.around` does.
@@ -202,7 +203,9 @@ class Recall(GrowingGroup):
         memory = await self._load_memory(agent, numbers, skip, deadline_ms)
         if memory is None:
             return []
-        hits = rank.around(memory.index, seq, before=before, tail=memory.extend_tail(skip), skip=skip)
+        hits = rank.around(
+            memory.index, seq, before=before, tail=memory.extend_tail(skip), skip=skip, limit=limit
+        )
         return await self._load_messages(agent.id, memory, hits, deadline_ms)
 
     @_reports_damage

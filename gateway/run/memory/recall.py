@@ -484,7 +484,7 @@ class _NoteSearch(Struct, frozen=True):
             query,
             numbers=context.snapshot.numbers,
             skip=visible.verbatim_seqs,
-            limit=MAX_HITS if has_evicted else max(MIN_HITS, self.budget // LINE_TOKENS),
+            limit=MAX_HITS if has_evicted else hit_limit(self.budget),
             room=SPARE_BUDGETS * self.budget,
             only_strong=True,
             deadline_ms=self._remaining_ms(),
@@ -514,6 +514,7 @@ class _NoteSearch(Struct, frozen=True):
             before=before,
             numbers=context.snapshot.numbers,
             skip=self.visible.verbatim_seqs,
+            limit=hit_limit(self.budget),
             deadline_ms=self._remaining_ms(),
         )
 
@@ -530,6 +531,11 @@ def _names(context: MemoryContext, name: str | None) -> list[str]:
 def _query_of(text: str, names: Sequence[str]) -> str:
     """Returns the query for a message. names: of its speaker and of the user."""
     return note.with_speaker(note.make_query(text), names)
+
+
+def hit_limit(budget: int) -> int:
+    """Returns how many hits a search reads, and how many messages next to one. budget: the tokens of the note."""
+    return max(MIN_HITS, budget // LINE_TOKENS)
 
 
 def selection_limit(standing_count: int) -> int:

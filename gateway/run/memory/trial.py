@@ -15,13 +15,12 @@ from gateway.core.prompt import note
 from gateway.core.tags import mark_of
 from gateway.run.memory.prompt import SearchRecord
 from gateway.run.memory.recall import (
-    LINE_TOKENS,
-    MIN_HITS,
     SPARE_BUDGETS,
     EmbedQuery,
     QueryVectors,
     SearchOutcome,
     find_messages,
+    hit_limit,
     make_search_record,
     nearest_facts,
     selection_limit,
@@ -91,7 +90,7 @@ class _TrialSearch(Struct, frozen=True):
         return await trial.store.recall.search(
             self.agent,
             query,
-            limit=max(MIN_HITS, trial.recall_tokens // LINE_TOKENS),
+            limit=hit_limit(trial.recall_tokens),
             room=SPARE_BUDGETS * trial.recall_tokens,
             only_strong=True,
             deadline_ms=_DEADLINE_MS,
@@ -110,5 +109,9 @@ class _TrialSearch(Struct, frozen=True):
 
     async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
         return await self.trial.store.recall.around(
-            self.agent, event.seq, before=before, deadline_ms=_DEADLINE_MS
+            self.agent,
+            event.seq,
+            before=before,
+            limit=hit_limit(self.trial.recall_tokens),
+            deadline_ms=_DEADLINE_MS,
         )

@@ -56,6 +56,16 @@ def test_a_long_message_about_what_came_next_is_shown_as_long_as_any(world: Worl
     assert "the wrong sink" in note_for(world, "What came next after we hired the electrician?")
 
 
+def test_as_much_of_what_came_next_is_shown_as_the_note_has_room_for(world: World) -> None:
+    world.chat(user="alice").say("We hired the electrician.")
+    said = [f"I bought {number} {what}." for number, what in enumerate(("lamps", "chairs", "bowls") * 6, 10)]
+    for text in said:
+        world.clock.now += DAY_S
+        world.chat(user="alice").say(text)
+    note = note_for(world, "What came next after we hired the electrician?")
+    assert [text for text in said if text in note] == said
+
+
 def test_where_the_event_is_unknown_nothing_came_next(world: World) -> None:
     assert note_for(world, "What came next after the eclipse?") == ""
     assert note_for(world, "After we found the rot, what happened then?", user="bob") == ""
