@@ -1,14 +1,7 @@
 """The one HTTP seam of the hot path: bytes out, bytes in. Knows nothing of providers or models.
 
 Sessions of aiohttp per upstream, made in the running loop on first use: unlimited, with keep-alive, no cookies, no
-redirects, no credentials of the environment, and no proxy but one that is named. Every wait has a bound:
-
-    connect          name look-up, TCP and TLS of a new connection
-    first byte       from the call to the response's headers, the sending of the body included; of an upload, from
-                     its end
-    between chunks   silence of the upstream within the body (a slow reader does not count: a full buffer
-                     stops the clock); for an upload, how long it may take no piece
-    total            from the call to the last byte; none unless asked for
+redirects, no credentials of the environment, and no proxy but one that is named. Every wait has a bound (`Timeouts`).
 
 The other side may close an idle connection at the very moment a request is sent on it. Such a request is sent once more
 if nothing of a response came back and the loss showed within `_IDLE_CLOSE_S`. A request that `sends_once` is never sent
@@ -31,43 +24,13 @@ from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
-from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
 
-from adapters.base import REPLIES, ReplyQuota, ReplyReservation
-from adapters.errors import (
-    ProviderBroke,
-    ProviderError,
-    ProviderTimeout,
-    ProviderTooLarge,
-    ProviderUnreachable,
-)
-from adapters.headers import response_headers
+from adapters.base import REPLIES, ReplyQuota
+from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
+from adapters.http_reply import HttpReply, Timeouts
 from adapters.pace import Pace
-from adapters.sse import EventDecoder, FirstEvent
-from adapters.types import Event, Header, is_event_stream
-
-
-class Timeouts(Struct, frozen=True):
-    """The bounds of a call, in seconds."""
-
-    connect_s: float = 10.0
-    # A whole reply's first byte comes when the model is done; OpenAI's SDK waits as long.
-    first_byte_s: float = 600.0
-    between_chunks_s: float = 300.0
-    total_s: float | None = None
-
-    @property
-    def headers_s(self) -> float:
-        """How long the headers may take."""
-        return self.first_byte_s if self.total_s is None else min(self.first_byte_s, self.total_s)
-
-    @property
-    def for_connection(self) -> aiohttp.ClientTimeout:
-        """Returns aiohttp's bound on a new connection."""
-        return aiohttp.ClientTimeout(total=None, connect=min(self.connect_s, self.headers_s))
-
 
 # Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
 _KEEP_ALIVE_S: Final = 30.0
@@ -76,26 +39,11 @@ _KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0
 _SMALL_BODY_BYTES: Final = 64 * 1024  # what a transport takes without a wait
-_SMALL_REPLY_BYTES: Final = 64 * 1024  # a whole reply of this size takes nothing of the quota
 _PIECE_BYTES: Final = 256 * 1024
 _HEADER_BYTES: Final = 64 * 1024  # of one header, or of one trailer; aiohttp takes 128 of both together
 # What may come before a response is in our hands: interim responses, its head, and as much of its body as aiohttp reads
 # ahead, which is 384 KiB at most.
 _BEFORE_BODY_BYTES: Final = 1024 * 1024
-# What is decoded of a reply before other work of the loop goes on. Chosen: some 5 ms.
-_BYTES_BEFORE_YIELD: Final = 1024 * 1024
-# Events may be as short as 7 bytes, and each takes some 10 us whatever it has. Pieces with more lines are divided.
-_LINES_BEFORE_YIELD: Final = 2048
-_DIVIDED_BYTES: Final = 16 * 1024
-# How often a wait checks whether aiohttp has closed the connection without an error, as after a body that is no HTTP.
-_CHECK_S: Final = 1.0
-# How server-sent events begin, after a byte order mark and blank lines (html.spec.whatwg.org, section 9.2.5).
-_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
-_BEFORE_FIELDS: Final = b"\xef\xbb\xbf\r\n"
-# Chosen: no server begins a stream with so many blank lines.
-_MAX_BEFORE_FIELDS: Final = 64 * 1024
-# Chosen: what is looked for is an error; what is read meanwhile is held twice.
-_MAX_PEEKED: Final = 1024 * 1024
 # Statuses of a request that has to be sent elsewhere.
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
 # What aiohttp would add to a request that does not have it.
@@ -341,243 +289,6 @@ def _is_unanswered(error: BaseException) -> bool:
 @lru_cache(256)  # paths may carry ids
 def _parse_url(url: str) -> URL:
     return URL(url, encoded=True)
-
-
-class HttpReply:
-    """A response after its headers have arrived. Closing it before its body has ended closes the connection."""
-
-    __slots__ = (
-        "_bytes_taken",
-        "_pace",
-        "_reservation",
-        "_response",
-        "_times",
-        "_total_ends_at",
-        "_unread",
-        "_wait_timer",
-        "_waits_since",
-        "_yields_at",
-        "headers",
-        "is_stream",
-        "status",
-    )
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        times: Timeouts,
-        begun: float,
-        pace: Pace,
-        replies: ReplyQuota = REPLIES,
-    ) -> None:
-        """Wraps a response. begun: when the request was sent, by the loop's clock."""
-        self._pace = pace
-        self._total_ends_at = math.inf if times.total_s is None else begun + times.total_s
-        # Other statuses are a server's fault (RFC 9110 15).
-        self.status = response.status if 100 <= response.status < 600 else 500
-        self.headers: tuple[Header, ...] = response_headers(response.raw_headers)
-        self.is_stream = is_event_stream(self.status, self.headers)
-        self._response = response
-        self._times = times
-        self._unread = b""  # bytes that were read too early
-        self._bytes_taken = 0  # bytes taken from the response so far
-        self._yields_at = _BYTES_BEFORE_YIELD  # taken, until other work of the loop goes on
-        self._waits_since: float | None = None
-        self._wait_timer: asyncio.TimerHandle | None = None
-        self._reservation = ReplyReservation(_SMALL_REPLY_BYTES, replies)
-
-    async def detect_events(self) -> None:
-        """Takes a reply under another type for a stream if it begins as one does.
-
-        Small servers send streams under no type, a plain one, JSON's or HTML's, and SDKs read them. Others send a whole
-        reply so, or words about an error. What breaks here breaks again for whoever reads it.
-        """
-        if not 200 <= self.status < 300:
-            return
-        seen: list[bytes] = []
-        begin, left = b"", _MAX_BEFORE_FIELDS
-        try:
-            with suppress(ProviderError):
-                while left > 0 and any(field.startswith(begin) for field in _FIELDS):
-                    if not (data := await self._read_next()):
-                        break
-                    seen.append(data)
-                    left -= len(data)
-                    begin = (begin + data).lstrip(_BEFORE_FIELDS)
-        except BaseException:
-            await self.aclose()
-            raise
-        self._unread = b"".join((*seen, self._unread))
-        self.is_stream = begin.startswith(_FIELDS)
-
-    @property
-    def size(self) -> int | None:
-        """The body's length as it was announced; None where it was not, or where the content is decoded here."""
-        found = {name.lower(): value for name, value in self._response.raw_headers}
-        length = found.get(b"content-length", b"")
-        is_bodiless = self.status in (204, 304)
-        return int(length) if length.isdigit() and not (is_bodiless or b"content-encoding" in found) else None
-
-    @property
-    def prompt_usage(self) -> None:
-        """Returns None: nothing is translated."""
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
-        while data := await self._read_next():
-            yield data
-
-    async def events(self) -> AsyncIterator[list[Event]]:
-        """Yields the body as server-sent events, all that one read completed at a time.
-
-        Raises: ProviderBroke (UnfinishedEvent among them), ProviderTimeout, ProviderTooLarge.
-        """
-        decoder = EventDecoder()
-        while data := await self._read_next():
-            if events := decoder.feed(data):
-                yield events
-        if events := decoder.finish():
-            yield events
-
-    async def peek(self) -> Event | None:
-        """Returns the first event of the body; None: it is large.
-
-        Raises: ProviderBroke (also where there is none), ProviderTimeout, ProviderTooLarge.
-        """
-        first = FirstEvent()
-        seen: list[bytes] = []
-        left = _MAX_PEEKED
-        try:
-            while data := await (
-                self._read_next() if first.comment is None else self._read_next_by(first.ends_at)
-            ):
-                seen.append(data)
-                left -= len(data)
-                if (event := first.feed(data, self._pace.loop.time())) is not None:
-                    return event
-                if left < 0:
-                    return None
-            return first.comment if data is None else first.finish()
-        finally:
-            self._unread = b"".join((*seen, self._unread))
-
-    async def read(self, limit_bytes: int) -> bytes:
-        """Returns the whole body, at most `limit_bytes`; a large one counts as held until `aclose`.
-
-        Raises: ProviderBroke, ProviderTimeout, ProviderTooLarge.
-        """
-        content = self._response.content
-        parts: list[bytes] = []
-        size = 0
-        while data := await self._read_next():
-            size += len(data)
-            if size > limit_bytes:
-                await self.aclose()
-                raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
-            try:
-                self._reservation.reserve(size)
-            except ProviderTooLarge:
-                await self.aclose()
-                raise
-            parts.append(data)
-            if content.at_eof() and not self._unread:
-                break
-        return b"".join(parts)
-
-    async def aclose(self) -> None:
-        """Releases the response; one that is not finished loses its connection at once. Idempotent."""
-        self._reservation.release()
-        self._abort()
-
-    def _abort(self) -> None:
-        connection = self._response.connection
-        if connection is not None:
-            if connection.transport is not None:
-                # `close` would wait until an upstream that does not read has taken all of the request's body.
-                connection.transport.abort()
-            self._response.close()
-
-    async def _read_next_by(self, when: float) -> bytes | None:
-        """As `_read_next`; None: nothing has arrived by then, by the loop's clock."""
-        try:
-            async with asyncio.timeout_at(when):
-                return await self._read_next()
-        except TimeoutError:
-            return None
-
-    def _limit_piece(self, data: bytes) -> bytes:
-        """Returns the bytes to read before other work of the loop goes on; the rest stays unread."""
-        if len(data) <= _DIVIDED_BYTES or data.count(b"\n") <= _LINES_BEFORE_YIELD:
-            self._unread = b""
-            return data
-        self._unread = data[_DIVIDED_BYTES:]
-        return data[:_DIVIDED_BYTES]
-
-    async def _read_next(self) -> bytes:
-        """Returns the bytes that have arrived, after a wait for the first; empty at the end."""
-        if self._unread:
-            if len(self._unread) > _DIVIDED_BYTES:
-                await asyncio.sleep(0)
-            return self._limit_piece(self._unread)
-        content = self._response.content
-        try:
-            # aiohttp's own wait takes 0.6 us where nothing is waited for, and each event of a stream would pay it.
-            if content.is_eof() or content.total_bytes > self._bytes_taken:
-                if self._bytes_taken > self._yields_at:
-                    self._yields_at = self._bytes_taken + _BYTES_BEFORE_YIELD
-                    await asyncio.sleep(0)
-                data = content.read_nowait()
-                self._bytes_taken += len(data)
-                return self._limit_piece(data)
-            self._begin_wait()
-            data = await content.readany()
-            self._bytes_taken += len(data)
-            turn = self._pace.turn()
-            if turn is not None:
-                self._unread = data  # it stays, if this wait is given up
-                await turn
-                self._unread = b""
-                if content.exception() is None:  # an error comes after what came before it
-                    more = content.read_nowait()
-                    self._bytes_taken += len(more)
-                    data += more
-            return self._limit_piece(data)
-        except TimeoutError as error:
-            self._abort()
-            times = self._times
-            if self._pace.loop.time() >= self._total_ends_at:
-                why = f"the upstream's reply took longer than {times.total_s} s"
-                raise ProviderTimeout(why, phase="total") from error
-            why = f"the upstream was silent for {times.between_chunks_s} s within its reply"
-            raise ProviderTimeout(why, phase="between chunks") from error
-        except (aiohttp.ClientError, OSError) as error:
-            self._abort()
-            raise ProviderBroke(
-                f"the upstream's reply ended in the middle ({type(error).__name__})"
-            ) from error
-        finally:
-            self._waits_since = None
-
-    def _begin_wait(self) -> None:
-        """Begins a wait. One timer checks the waits of a reply now and then; a timer for each would slow each event."""
-        loop = self._pace.loop
-        now = self._waits_since = loop.time()
-        if self._wait_timer is None:
-            late_at = min(now + self._times.between_chunks_s, self._total_ends_at)
-            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_S), self._check_wait)
-
-    def _check_wait(self) -> None:
-        self._wait_timer = None
-        if self._waits_since is None:
-            return
-        loop, content, connection = self._pace.loop, self._response.content, self._response.connection
-        now, late_at = loop.time(), min(self._waits_since + self._times.between_chunks_s, self._total_ends_at)
-        if now >= late_at:
-            content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
-        elif connection is not None and connection.closed:
-            content.set_exception(aiohttp.ClientPayloadError("no HTTP within a body"))
-        else:
-            self._wait_timer = loop.call_at(min(late_at, now + _CHECK_S), self._check_wait)
 
 
 class Upload:

@@ -12,9 +12,10 @@ from adapters.batch.anthropic import AnthropicBatches
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from adapters.factory import make_provider
+from adapters.http_reply import Timeouts
 from adapters.openai import OpenAICompatible
 from adapters.providers import PROVIDERS
-from adapters.transport import HttpTransport, Timeouts
+from adapters.transport import HttpTransport
 from gateway.errors import SettingsError
 from gateway.run.background.embed import LOCAL, embedder_route
 from gateway.run.upstream.route import Route

@@ -14,8 +14,9 @@ from msgspec.structs import asdict
 from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
 from adapters.factory import make_provider
+from adapters.http_reply import Timeouts
 from adapters.providers import PROVIDERS, ProviderSpec
-from adapters.transport import HttpTransport, Timeouts
+from adapters.transport import HttpTransport
 from adapters.types import Header, ModelRequest
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse
 from tests.doubles.openai_rules import Rules

@@ -16,7 +16,8 @@ import pytest
 
 from adapters.base import ReplyQuota
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
-from adapters.transport import HttpReply, HttpTransport, Timeouts, Upload
+from adapters.http_reply import HttpReply, Timeouts
+from adapters.transport import HttpTransport, Upload
 from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S, SHORT_S, comes
 
