@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.claude.model_traits import binds_thoughts, can_force, thinks_when_asked
-from adapters.types import Capabilities, any_model
+from adapters.types import Capabilities, any_effort
 
 # The fields that OpenAI's models refuse: those that think, and those that do not.
 _REFUSED_THINKING: Final = frozenset({"temperature", "max_tokens"})
@@ -38,20 +38,25 @@ def refused_fields(model: str) -> frozenset[str]:
     return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
 
 
-# OpenAI's models from 5.2 on answer "Function tools with reasoning_effort are not supported", those from 5.5 on also
-# where a request names no effort: they think by default.
-_THINKS_WITHOUT_TOOLS: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[2-9]|[6-9])")
+# OpenAI's models from 5.2 on answer "Function tools with reasoning_effort are not supported": some where a request
+# names an effort, and newer ones unless it names `none`, since they think by default. Azure's are newer ones later.
+_NAMES_NO_EFFORT: Final = re.compile(r"(?:.*/)?gpt-5\.[2-4](?!\d)")
+_NAMES_NO_EFFORT_AT_AZURE: Final = re.compile(r"(?:.*/)?gpt-5\.[2-6](?!\d)")
+_NAMES_NONE: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[5-9]|[6-9])")
 
 
-@lru_cache(maxsize=256)
-def thinks_beside_tools(model: str) -> bool:
-    """Returns whether a model takes functions in a chat completion while it thinks."""
-    return _THINKS_WITHOUT_TOOLS.match(model) is None
+def effort_beside_tools(model: str) -> str | None:
+    """Returns the effort of a chat completion with functions, as `Capabilities` has it."""
+    return "" if _NAMES_NO_EFFORT.match(model) else "none" if _NAMES_NONE.match(model) else None
+
+
+def azures_effort_beside_tools(model: str) -> str | None:
+    return "" if _NAMES_NO_EFFORT_AT_AZURE.match(model) else effort_beside_tools(model)
 
 
 # Of an upstream that is none of the known providers: a proxy may serve any model.
 UNKNOWN: Final = Capabilities(
-    can_force=can_force, refused_fields=refused_fields, thinks_beside_tools=thinks_beside_tools
+    can_force=can_force, refused_fields=refused_fields, effort_beside_tools=effort_beside_tools
 )
 _COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
@@ -100,12 +105,21 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
         ),
         ProviderSpec("anthropic", "https://api.anthropic.com/v1", _ANTHROPIC, "anthropic"),
         # https://<resource>.openai.azure.com/openai/v1
-        ProviderSpec("azure", None, replace(_OPENAI, responses="stored", custom_tools=True)),
+        ProviderSpec(
+            "azure",
+            None,
+            replace(
+                _OPENAI,
+                responses="stored",
+                custom_tools=True,
+                effort_beside_tools=azures_effort_beside_tools,
+            ),
+        ),
         # It asks OpenAI for a response, whatever it is asked for.
         ProviderSpec(
             "openrouter",
             "https://openrouter.ai/api/v1",
-            replace(_OPENAI, metadata=True, thinks_beside_tools=any_model),
+            replace(_OPENAI, metadata=True, effort_beside_tools=any_effort),
         ),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
         ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),

@@ -148,3 +148,25 @@ def test_who_stores_responses_is_known_of_three_at_their_own_addresses(
     assert provider.capabilities.responses == responses
     for path in ("/responses", "/responses/resp_1", "/conversations"):
         assert provider.has_endpoint(path) == (responses == "stored")
+
+
+@pytest.mark.parametrize(
+    ("kind", "efforts"),
+    [
+        ("openai", [None, None, "", "", "none", "none", "none"]),
+        ("azure", [None, None, "", "", "", "", "none"]),
+        ("openrouter", [None] * 7),
+    ],
+)
+def test_the_effort_of_models_that_have_tools_or_thoughts(kind: str, efforts: list[str | None]) -> None:
+    effort = PROVIDERS[kind].capabilities.effort_beside_tools
+    names = (
+        "gpt-4.1",
+        "gpt-5-mini",
+        "gpt-5.2",
+        "openai/gpt-5.4-mini",
+        "gpt-5.5",
+        "gpt-5.6-luna",
+        "gpt-6-sol",
+    )
+    assert [effort(name) for name in names] == efforts

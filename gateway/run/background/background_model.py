@@ -149,8 +149,8 @@ class BackgroundModel:
             body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
         if tools:
             body["tools"] = list(tools)
-            if not self.provider.capabilities.thinks_beside_tools(self.model):
-                body["reasoning_effort"] = "none"
+            if effort := self.provider.capabilities.effort_beside_tools(self.model):
+                body["reasoning_effort"] = effort
         request = ModelRequest(orjson.dumps(body))
         async with self._slots:
             if is_background:

@@ -51,8 +51,8 @@ class EndpointForm(Struct, frozen=True):
     refused: frozenset[str] = frozenset()
     # The model takes its thoughts back only if nothing before them has changed.
     binds_thoughts: bool = False
-    # The model takes functions while it thinks.
-    thinks_beside_tools: bool = True
+    # As in `Capabilities`.
+    effort_beside_tools: str | None = None
     # The model thinks only on request, and thoughts are asked for without an effort.
     thinks_on_request: bool = False
     # The usage of a stream is asked for even if the client does not ask for it.
@@ -288,7 +288,7 @@ class Prompt(Struct, frozen=True):
         """
         request = self.request
         asks_effort = request.json.get("reasoning_effort") not in (None, "none")
-        if self.form.thinks_beside_tools or not asks_effort or request.has_tools:
+        if self.form.effort_beside_tools is None or not asks_effort or request.has_tools:
             return self.tools
         return self.tools if "reasoning_effort" in request.added_fields else ()
 
@@ -298,7 +298,7 @@ class Prompt(Struct, frozen=True):
 
         The tools are the gateway's, or the client speaks another dialect.
         """
-        if self.form.thinks_beside_tools:
+        if self.form.effort_beside_tools is None:
             return False
         has_own = self.request.has_tools
         return self.request.is_translated if has_own else bool(self.offered_tools)
@@ -371,7 +371,10 @@ class Prompt(Struct, frozen=True):
         if self.form.thinks_on_request:
             edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
         if self.has_tools_in_place_of_thoughts:
-            edit.set_member("reasoning_effort", "none")
+            if self.form.effort_beside_tools:
+                edit.set_member("reasoning_effort", self.form.effort_beside_tools)
+            else:
+                edit.drop_member("reasoning_effort")
         for index in self.form.as_system:
             if index not in dropped:
                 edit.set_role(index, "system")

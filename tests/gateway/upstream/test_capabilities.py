@@ -32,6 +32,7 @@ FAMILIES = [row.name for row in PROVIDERS.values() if row.dialect == "openai"]
 KNOWN = [name for name in FAMILIES if PROVIDERS[name].capabilities.developer_role is False]
 INSERT = Call("memory_insert", {"label": "human", "new_string": "Likes tea."})
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+ANTHROPICS_WEATHER = {"name": "weather", "input_schema": {"type": "object"}}
 MESSAGES = [
     {"role": "developer", "content": "Be brief."},
     {"role": "user", "content": "I like tea."},
@@ -168,12 +169,23 @@ def test_the_gateways_tools_go_to_a_model_that_has_tools_or_thoughts(
         assert "tools" not in world.upstream.last.json
         body = {"model": "m", "messages": asked, "tools": [WEATHER]}
         assert world.gateway.post(body).status == 400, "what it asks for itself is judged by the upstream"
-        tools = [{"name": "weather", "input_schema": {"type": "object"}}]
+        tools = [ANTHROPICS_WEATHER]
         for effort in ({}, {"output_config": {"effort": "low"}}):
             body = {"model": "m", "messages": asked, "tools": tools, "max_tokens": 9, **effort}
             reply = world.gateway.ask("POST", "/v1/messages", orjson.dumps(body))
             named = reply.headers.get("x-mnemogate-consumed")
             assert (reply.status, named) == (200, "reasoning_effort" if effort else None)
+
+
+def test_to_a_model_that_takes_tools_without_an_effort_none_is_named(tmp_path: Path) -> None:
+    with family("openai", tmp_path, models=(ModelSettings("m", "gpt-5.4-mini", "up"),)) as world:
+        ask(world, True, False, messages=[{"role": "user", "content": "I like tea."}])
+        assert "tools" in world.upstream.last.json
+        assert "reasoning_effort" not in world.upstream.last.json
+        body = {"model": "m", "messages": MESSAGES[1:2], "tools": [ANTHROPICS_WEATHER], "max_tokens": 9}
+        effort = {"output_config": {"effort": "low"}}
+        assert world.gateway.ask("POST", "/v1/messages", orjson.dumps({**body, **effort})).status == 200
+        assert "reasoning_effort" not in world.upstream.last.json
 
 
 @pytest.mark.parametrize("appends", [False, True], ids=["list", "appended"])
