@@ -150,7 +150,7 @@ async def _work(settings: Settings, limits: Limits | None, otlp: OtlpSettings | 
     _stop_on_hangup(lambda *_: loop.call_soon_threadsafe(stopped.set))
     try:
         await services.start()
-        _tune_collector()
+        _tune_interpreter()
         _print_notice(f"Mnemogate works on {settings.database.shown}")
         await stopped.wait()
     finally:
@@ -171,7 +171,7 @@ async def _work_and_listen(services: Services, listener: socket.socket) -> int:
     url = f"http://{_url_host(settings.server.host)}:{listener.getsockname()[1]}"
 
     def started() -> None:
-        _tune_collector()
+        _tune_interpreter()
         _print_notice(
             f"Mnemogate works on {settings.database.shown}\nIt answers {url}/health and {url}/metrics"
         )
@@ -221,7 +221,7 @@ async def _serve(
         raise
 
     def started() -> None:
-        _tune_collector()
+        _tune_interpreter()
         _announce(settings, store, url, local_url, has_keys)
 
     server = make_server(app, settings.server, app.readiness, started, limits, app.begin_stop)
@@ -255,13 +255,15 @@ def _stop_on_hangup(end: Callable[[int, FrameType | None], object]) -> None:
         signal.signal(signal.SIGHUP, end)
 
 
-def _tune_collector() -> None:
-    """Tunes the garbage collector for a process with one gateway, which has started."""
+def _tune_interpreter() -> None:
+    """Tunes the interpreter for a process with one gateway, which has started."""
     # All objects of the start stay, so they need not be traversed again.
     gc.collect()
     gc.freeze()
     # A request makes hundreds of objects and next to no cycles, so collections are rarer than by default.
     gc.set_threshold(20_000, 20, 20)
+    # A thread that writes, imports or renders a page gives way to the event loop after this, not after 5 ms.
+    sys.setswitchinterval(0.0005)
 
 
 def _write_address(admin: AdminFile, address: str) -> None:

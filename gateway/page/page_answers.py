@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Any
 
@@ -36,7 +37,10 @@ class Answers:
         self._renderer: Any = None
 
     def reply(self, request: PageRequest, answer: Answer) -> PageReply:
-        """Returns the answer of a screen or an action as a page, as JSON, as a file, or as a redirect."""
+        """Returns the answer of a screen or an action as a page, as JSON, as a file, or as a redirect.
+
+        Any thread may call it.
+        """
         match answer:
             case Download():
                 return _file_reply(answer)
@@ -56,7 +60,9 @@ class Answers:
     async def _rendered(self, answer: HtmlDownload) -> AsyncIterator[bytes]:
         made_at = self._now()
         async for part in answer.parts:
-            text = self._pages.render(answer.template, "", {}, made_at=made_at, **part)
+            text = await asyncio.to_thread(
+                self._pages.render, answer.template, "", {}, made_at=made_at, **part
+            )
             yield text.encode("utf-8", "replace")
 
     def _html(self, request: PageRequest, view: View) -> PageReply:

@@ -109,6 +109,8 @@ class PageApp:
         self._read_s = read_s
         self._sign_in = operations.sign_in
         self._reading = asyncio.Semaphore(_MAX_READS)
+        # One screen is rendered at a time, since each thread takes its share of the interpreter from the event loop.
+        self._rendering = asyncio.Lock()
         # A search may take seconds, so another one waits for it, and other screens do not.
         self._searching = asyncio.Lock()
         self._noted_reads: OrderedDict[tuple[str, str, int], None] = OrderedDict()
@@ -231,7 +233,9 @@ class PageApp:
                     answer = await route.show(screen_request, query)
         else:
             answer = await route.perform(screen_request, await self._read_form(request, route.form))
-        reply = self._answers.reply(request, answer)
+        # In a thread, since a long list takes some ten milliseconds, and streams go on meanwhile.
+        async with self._rendering:
+            reply = await asyncio.to_thread(self._answers.reply, request, answer)
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
         return reply

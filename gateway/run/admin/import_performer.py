@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, Final, TypeVar
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -40,8 +38,6 @@ _log = logging.getLogger("mnemogate")
 
 # New messages and facts after which the search index follows. No measurement.
 _INDEX_EVERY: Final = 1_000
-# The switch interval of threads while a file is read in a process that serves, in place of Python's 5 ms.
-_SWITCH_S: Final = 0.0005
 # How long an import rests after a step, in times of what the step took: where the gateway is idle, and where it is not.
 _LEAST_REST: Final = 3
 _MOST_REST: Final = 4
@@ -108,8 +104,6 @@ class ImportPerformer(Struct, frozen=True):
     learning_jobs: Sequence[str] = ()
     # Set while no request is being answered; None: the process serves none, so that imports need not rest.
     idle: asyncio.Event | None = None
-    # The switch interval of the process while no import reads.
-    switch_s: float = msgspec.field(default_factory=sys.getswitchinterval)
 
     async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
         """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
@@ -120,7 +114,7 @@ class ImportPerformer(Struct, frozen=True):
         pages = survey_file(file, format, source_user, self.now())
         while True:
             begun = time.monotonic()
-            found: Survey | None = await self.in_thread(next, pages)
+            found: Survey | None = await asyncio.to_thread(next, pages)
             if found is not None:
                 return found
             if self.idle is not None:
@@ -172,7 +166,7 @@ class ImportPerformer(Struct, frozen=True):
         reader = ImportReader(
             running.file, running.format, request.source_user, position, hasher, self.now(), oldest
         )
-        while page := await self._step(self.in_thread(reader.next_page)):
+        while page := await self._step(asyncio.to_thread(reader.next_page)):
             facts: list[tuple[int, SourceFact]] = []
             for number, (item, made) in enumerate(page, running.progress.position + 1):
                 if isinstance(item, Unreadable):
@@ -306,16 +300,6 @@ class ImportPerformer(Struct, frozen=True):
         if not running.request.is_preview:
             note = ImportNote(running.row, status, self.now(), running.progress.dump())
             await self.store.imports.note(note)
-
-    async def in_thread(self, function: Callable[..., Any], *given: Any) -> Any:
-        """Calls a function in a thread that holds back the event loop's for `_SWITCH_S` at most."""
-        if self.idle is None:
-            return await asyncio.to_thread(function, *given)
-        sys.setswitchinterval(min(self.switch_s, _SWITCH_S))
-        try:
-            return await asyncio.to_thread(function, *given)
-        finally:
-            sys.setswitchinterval(self.switch_s)
 
     def _oldest(self, project: str) -> float:
         """Returns the time before which messages of a project are not retained."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,7 @@ from storage.records import LEARNER, RULE, Scope
 from storage.sql import erase, forget, imports
 from storage.sql.imports import Imports
 from storage.sql.statements import make_statement
-from tests.doubles.upstream import Gate, StrictUpstream, say
+from tests.doubles.upstream import StrictUpstream, say
 from tests.exports import BEGUN, chatgpt_conversation, chatgpt_node, export, zipped
 from tests.gateway.process import serving
 from tests.gateway.sdk import World, remember
@@ -275,26 +274,6 @@ def test_a_long_conversation_is_undone_in_parts(world: World, monkeypatch: pytes
     # The index is written once for all messages of a part.
     assert [count for count in unindexed if count] == [8] * 5
     assert max(before - after for before, after in pairwise(left)) == 4
-
-
-def test_two_imports_that_read_at_once_leave_the_switch_interval_as_it_was(world: World) -> None:
-    before = sys.getswitchinterval()
-    operations = make_import_operations(Settings(), world.store, idle=asyncio.Event())
-
-    async def overlap() -> None:
-        gates = Gate(), Gate()
-        first, second = (
-            asyncio.create_task(operations.performer.in_thread(gate.wait_sync)) for gate in gates
-        )
-        await asyncio.sleep(0)
-        assert sys.getswitchinterval() < before
-        gates[0].open()
-        await first
-        gates[1].open()
-        await second
-
-    world.gateway.call(overlap())
-    assert sys.getswitchinterval() == before
 
 
 def test_an_import_rests_while_a_request_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

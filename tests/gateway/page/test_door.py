@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from gateway.page.page_request import MAX_BODY_BYTES
+from gateway.page.rendering import Renderer
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.operator import FORM, Operator
 from tests.rows import each_row
@@ -43,6 +46,29 @@ def asset(operator: Operator, ending: str) -> str:
     """Returns the path of a static file below /ui/, as pages link it."""
     text = operator.ask("GET", "login").body.decode()
     return next(part for part in text.split('"') if part.startswith("static/") and part.endswith(ending))
+
+
+# -- the event loop
+
+
+def test_a_page_is_rendered_outside_the_event_loop(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    render = Renderer.render
+
+    def watched(self: Renderer, *given: Any, **context: Any) -> str:
+        threads.append(threading.current_thread())
+        return render(self, *given, **context)
+
+    monkeypatch.setattr(Renderer, "render", watched)
+    assert operator.ask("GET", "requests", headers={"cookie": operator.cookie}).status == 200
+
+    async def loop_thread() -> threading.Thread:
+        return threading.current_thread()
+
+    assert len(threads) == 1
+    assert operator.world.gateway.call(loop_thread()) is not threads[0]
 
 
 # -- headers
