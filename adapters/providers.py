@@ -26,8 +26,8 @@ _REFUSED: Final = tuple(
     (re.compile(rf"(?:.*/)?(?:{names})"), refused)
     for names, refused in (
         (r"o[134](?![^-])", _REFUSED_THINKING | {"parallel_tool_calls"}),
-        (r"gpt-5[^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _REFUSED_NOT_THINKING),
-        (r"gpt-5", _REFUSED_THINKING),
+        (r"gpt-[5-9][^/]*-chat|gpt-4|gpt-3\.5|chatgpt-", _REFUSED_NOT_THINKING),
+        (r"gpt-[5-9]", _REFUSED_THINKING),
     )
 )
 

@@ -89,6 +89,7 @@ DOES_NOT = {"reasoning_effort", "verbosity"}
         ("o4-mini-2025-04-16", {*THINKS, "parallel_tool_calls"}),
         ("gpt-5", THINKS),
         ("openai/gpt-5.1-mini", THINKS),  # OpenRouter
+        ("gpt-6-sol", THINKS),
         ("gpt-5-chat-latest", DOES_NOT),
         ("gpt-4o-mini", DOES_NOT),
         # Others' models

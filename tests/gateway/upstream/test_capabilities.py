@@ -188,6 +188,17 @@ def test_to_a_model_that_takes_tools_without_an_effort_none_is_named(tmp_path: P
         assert "reasoning_effort" not in world.upstream.last.json
 
 
+@pytest.mark.parametrize("model", ["gpt-5.6-luna", "gpt-6-sol"])
+def test_a_request_in_anthropics_dialect_has_its_limit_under_the_name_that_a_model_takes(
+    tmp_path: Path, model: str
+) -> None:
+    with family("openai", tmp_path, models=(ModelSettings("m", model, "up"),)) as world:
+        world.upstream.rules = replace(world.upstream.rules, limits=("max_completion_tokens",))
+        body = {"model": "m", "messages": MESSAGES[1:2], "max_tokens": 9}
+        assert world.gateway.ask("POST", "/v1/messages", orjson.dumps(body)).status == 200
+        assert world.upstream.last.json["max_completion_tokens"] == 9
+
+
 @pytest.mark.parametrize("appends", [False, True], ids=["list", "appended"])
 @pytest.mark.parametrize("nothing", ["", None])
 def test_a_call_without_an_id_is_shown_to_a_stand_in_with_one(
