@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
@@ -99,17 +99,18 @@ class EndpointHealth:
     # The retry budget: each request adds a share of a retry.
     retries_left: float = _MAX_RETRIES_LEFT
 
-    @contextmanager
-    def attempt(self, policy: Policy) -> Iterator[None]:
-        """Counts a request that is sent in this block. After enough failures it is the circuit breaker's probe."""
+    def attempt(self, policy: Policy) -> AbstractContextManager[None]:
+        """Counts a request that is sent in the block. After enough failures it is the circuit breaker's probe."""
         self.retries_left = min(_MAX_RETRIES_LEFT, self.retries_left + policy.retry_budget)
-        is_probe = self._has_failed_enough(policy)
-        self.is_probing = self.is_probing or is_probe
+        return self._probing() if self._has_failed_enough(policy) else nullcontext()
+
+    @contextmanager
+    def _probing(self) -> Iterator[None]:
+        self.is_probing = True
         try:
             yield
         finally:
-            if is_probe:
-                self.is_probing = False
+            self.is_probing = False
 
     def record_head(self, model: str) -> None:
         """Notes that a reply has begun, or that a request was refused."""

@@ -226,7 +226,7 @@ class UsageReader:
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 read = _BODY.decode(body)
                 self._report(read.usage)
-                if is_pending(msgspec.structs.asdict(read)):
+                if read.background and is_pending(msgspec.structs.asdict(read)):
                     self.pending_id = str(read.id)
         if self.counts is None:
             self._count(self._body, body)
