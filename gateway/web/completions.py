@@ -6,8 +6,6 @@ Two more paths lead here, of clients that were made for Letta's server: one that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
@@ -95,17 +93,8 @@ class ChatRoute:
             context = info.caller.context(headers)
             info.memory = await self.native_chat.answer(native, route, context, reply, receipt)
 
-    @contextmanager
-    def _begin_reply(
-        self, incoming: Incoming, request: ChatRequest, receipt: Receipt
-    ) -> Iterator[ClientReply]:
-        """Notes a request as being answered, makes its reply, and at the end reports what is logged of it."""
-        info = incoming.info
-        self.requests.begin(receipt, info.caller.project, request.model, is_streamed=request.stream)
-        with incoming.begin_reply(self.send_timeout_s) as reply:
-            try:
-                yield reply
-            finally:
-                # A client that left has had its headers.
-                info.memory = info.memory or receipt.headers.get("x-mnemogate-memory")
-                info.added_ms = receipt.added_ms
+    def _begin_reply(self, incoming: Incoming, request: ChatRequest, receipt: Receipt) -> ClientReply:
+        """Notes a request as being answered, and returns its reply."""
+        project = incoming.info.caller.project
+        self.requests.begin(receipt, project, request.model, is_streamed=request.stream)
+        return incoming.begin_reply(self.send_timeout_s)

@@ -174,11 +174,8 @@ async def forward(
     info = incoming.info
     receipt = info.begin_receipt()
     receipt.headers["x-mnemogate-memory"] = info.memory
-    try:
-        with incoming.begin_reply(send_timeout_s) as reply:
-            await forwarder.forward(route, outgoing, reply, receipt, change)
-    finally:
-        info.added_ms = receipt.added_ms
+    with incoming.begin_reply(send_timeout_s) as reply:
+        await forwarder.forward(route, outgoing, reply, receipt, change)
 
 
 def _read_head(incoming: Incoming) -> ForwardedHead:

@@ -199,7 +199,6 @@ class CountPath(MessagesPath):
         context, receipt = info.caller.context(incoming.headers), info.begin_receipt()
         with incoming.begin_reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
-            info.memory = receipt.headers.get("x-mnemogate-memory")
             if tokens is not None:
                 body = orjson.dumps({"input_tokens": tokens})
                 await reply.whole(200, [("content-type", "application/json"), *receipt.note_head()], body)

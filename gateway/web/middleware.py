@@ -66,7 +66,6 @@ class RequestInfo:
     model: str | None = None
     stream: bool | None = None
     memory: str | None = None
-    added_ms: float | None = None
     # The receipt of a request that an upstream may answer.
     receipt: Receipt | None = None
     # None: the request is not traced.
@@ -268,6 +267,11 @@ class Edge:
     def _log_access(self, scope: Scope, info: RequestInfo) -> None:
         # Callers put keys into what they choose: an id, a path, a model's name. To search all of a line for keys takes
         # longer than to write it. And `round` to a number of digits goes through the decimal text, three times as long.
+        memory, added_ms = info.memory, None
+        if info.receipt is not None:
+            added_ms = info.receipt.added_ms
+            # A client that left has had its headers.
+            memory = memory or info.receipt.headers.get("x-mnemogate-memory")
         line = {
             "at": round(self._now() * 1000) / 1000,
             "id": mask_keys_in_text(info.request_id) if info.has_client_id else info.request_id,
@@ -275,12 +279,12 @@ class Edge:
             "path": mask_keys_in_name((info.path or scope["path"])[:_MAX_LOGGED_CHARS]),
             "status": info.status,
             "ms": round((time.perf_counter() - info.begun) * 100_000) / 100,
-            "added_ms": None if info.added_ms is None else round(info.added_ms * 100) / 100,
+            "added_ms": None if added_ms is None else round(added_ms * 100) / 100,
             "in": info.bytes_in,
             "out": info.bytes_out,
             "model": info.model and mask_keys_in_name(info.model[:_MAX_LOGGED_CHARS]),
             "stream": info.stream,
-            "memory": info.memory,
+            "memory": memory,
             "project": info.caller.project,
             "cut": info.is_cut,
         }

@@ -202,10 +202,7 @@ class SendReply:
         receipt = info.begin_receipt()
         receipt.headers |= self.request.headers
         with ClientReply(scope, receive, send, self.api.send_timeout_s) as reply:
-            try:
-                await (self._streamed(reply, receipt) if self.is_stream else self._whole(reply, receipt))
-            finally:
-                info.added_ms = receipt.added_ms
+            await (self._streamed(reply, receipt) if self.is_stream else self._whole(reply, receipt))
 
     async def _whole(self, reply: ClientReply, receipt: Receipt) -> None:
         held = HeldSink(reply)
