@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -43,8 +43,6 @@ _NONE_REFUSED: frozenset[str] = frozenset()
 _BETA_HEADER = "anthropic-beta"
 # Of a request that goes upstream in its own dialect: its fields are left as they are.
 _NATIVE_FORM = EndpointForm()
-# Nearly all requests share a few forms.
-_cached_form = lru_cache(maxsize=256)(EndpointForm)
 
 
 class Forwarded(Struct, frozen=True):
@@ -270,7 +268,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
     if not capabilities.replies_without_thoughts:  # its models think without being asked to
         may_force = False
-    form: EndpointForm = _cached_form(
+    return EndpointForm(
         consumed,
         untranslatable,
         () if takes_developer else developer_indices(request.messages),
@@ -282,15 +280,19 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
         unreadable_files=unreadable,
         foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else frozenset(),
-        empty_replies=frozenset(n for n in request.reply_models if is_empty_reply(request.messages[n])),
+        empty_replies=_empty_replies(request) if request.reply_models else frozenset(),
     )
-    return form
 
 
 def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
     """Returns the indices of the replies that the gateway has put into a request and another model made."""
     asked = stored_model_name(endpoint.upstream, model)
     return frozenset(index for index, made in request.reply_models.items() if made != asked)
+
+
+def _empty_replies(request: ChatRequest) -> frozenset[int]:
+    """Returns the indices of the replies that the gateway has put into a request and that have nothing in them."""
+    return frozenset(index for index in request.reply_models if is_empty_reply(request.messages[index]))
 
 
 def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
