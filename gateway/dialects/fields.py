@@ -43,12 +43,20 @@ def read_members(body: bytes) -> dict[str, msgspec.Raw]:
     return _MEMBERS.decode(body)
 
 
-def repeated_keys(body: bytes, members: Mapping[str, msgspec.Raw] | None = None) -> tuple[str, ...]:
+def repeated_keys(
+    body: bytes, members: Mapping[str, msgspec.Raw] | None = None, *, json: dict[str, Any] | None = None
+) -> tuple[str, ...]:
     """Returns the keys of a body that occur more than once in it; parsers differ in which one they take.
 
-    Keys of objects within it are not looked at. members: those of the body, where they have been read.
+    Keys of objects within it are not looked at.
+
+    members: those of the body, where they have been read.
+    json: its value, where that has been read.
+
     Raises: BadRequest: it is nested too deep; BodyTooLarge.
     """
+    if json is not None and _is_written_so(body, json):
+        return ()
     try:
         if members is None:
             members = read_members(body)
@@ -63,6 +71,22 @@ def repeated_keys(body: bytes, members: Mapping[str, msgspec.Raw] | None = None)
     return tuple(key for key, times in Counter(pairs.keys).items() if times > 1)
 
 
+def _is_written_so(body: bytes, json: dict[str, Any]) -> bool:
+    """Returns whether orjson writes a value as the body has it, and so each key once. Most SDKs write as it does.
+
+    To write it takes half as long as to look for its members.
+    """
+    if body.find(_AFTER_KEY, 0, _BEGINNING_BYTES) >= 0:
+        return False
+    try:
+        return orjson.dumps(json) == body
+    except orjson.JSONEncodeError:
+        return False
+
+
+# After a key, as Python's own module writes it, and orjson never.
+_AFTER_KEY = b'": '
+_BEGINNING_BYTES = 64
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MAX_FAST_MEMBERS = 100  # members; with more of them the standard library's reading takes less time
 _KEY = re.compile(rb'[\s{,]*+"[^"\\]*+"\s*+:\s*+')

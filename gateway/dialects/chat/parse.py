@@ -49,7 +49,7 @@ def parse(body: bytes, max_messages: int = MAX_MESSAGES, agent: str | None = Non
     Raises: BadRequest, BodyTooLarge.
     """
     json = read_object(body)
-    for key in repeated_keys(body):
+    for key in repeated_keys(body, json=json):
         if key in _ACTED_ON:
             raise BadRequest(f"Duplicate key in the request body: `{key}`.", param=key)
     if agent is not None:

@@ -87,7 +87,7 @@ def parse_body(body: bytes) -> Json:
     if is_too_deep(json):
         for key, value in json.items():
             check_depth(key, [value])
-    for key in repeated_keys(body):
+    for key in repeated_keys(body, json=json):
         raise invalid(key[:60], "the key is in the body twice")
     return json
 

@@ -144,7 +144,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         return None
     if len(items) > max_messages and isinstance(items, list):
         return None
-    if repeated_keys(body) or is_too_deep([json]):
+    if repeated_keys(body, json=json) or is_too_deep([json]):
         return None
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     placed = read_items(items, len(head), is_lenient=True)
