@@ -322,9 +322,10 @@ class World:
                 "memory", "forget", "--yes", *self.place.arguments, *arguments,
                 where=self.gateways[0].folder, environ=self.place.environ,
             )  # fmt: skip
-            # Of people whose turns all came while memory was away nothing is there to be forgotten, and a command that
-            # lost its connection may have done its work.
-            if done.returncode == 0 or "Nothing is remembered for" in done.stderr:
+            # Of turns that all came while memory was away nothing is there to be forgotten, and a command that lost its
+            # connection may have done its work.
+            is_gone = "Nothing is remembered for" in done.stderr or "There is no conversation" in done.stderr
+            if done.returncode == 0 or is_gone:
                 return
             # With SQLite the file may just change its owner.
             time.sleep(0.1)
