@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
+from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
@@ -159,6 +160,21 @@ class ResponsesDialect(EventDialect, Protocol):
         """Returns all events of a response, with each item whole. number: that of the first."""
 
 
+class NewResponse(Struct, frozen=True):
+    """A response in the background as it is accepted."""
+
+    # That of its ids.
+    tag: str
+    # Seconds since the epoch.
+    created: float
+    # Its request as it is stored.
+    request: bytes
+    # The response as it is shown while it waits.
+    shown: Json
+    # A hash of all that the caller has sent.
+    digest: bytes
+
+
 @dataclass
 class _ResponseLog(EventLog):
     """Takes the events of a response, and holds its last ones until its end is on disk."""
@@ -221,14 +237,10 @@ class BackgroundResponses:
 
     async def accept(
         self,
+        response: NewResponse,
         agent: Agent,
-        tag: str,
-        created: float,
-        request: bytes,
-        shown: Json,
         identity: Identity,
         context: RequestContext,
-        digest: bytes,
         receipt: Receipt,
     ) -> tuple[Run, bool]:
         """Accepts a response: it is on disk when this returns.
@@ -236,29 +248,25 @@ class BackgroundResponses:
         Those of one conversation are made in the order in which they were accepted.
 
         agent: the memory that will have it.
-        tag: that of its ids.
-        request: as it is stored.
-        shown: the response as it is shown while it waits.
         identity: of the request.
         context: of the caller; it is not stored.
-        digest: a hash of all that the caller has sent.
         receipt: of the request. What it has reserved of tokens and cost stays so until the response has ended.
 
         Returns its run, and whether it is a new one: there may be one with this tag.
         Raises: MemoryUnavailable.
         """
-        draft = Run(0, tag, agent.id, 0, RunState.CREATED, created, background=True)
+        draft = Run(0, response.tag, agent.id, 0, RunState.CREATED, response.created, background=True)
         name = identity.conversation
-        key = tag if name is None else lock_name(agent.uid, name)
+        key = response.tag if name is None else lock_name(agent.uid, name)
         with map_store_errors():
             run, is_new = await self.store.runs.accept_response(
-                draft, agent.scope.project, KIND, key, request, orjson.dumps(shown)
+                draft, agent.scope.project, KIND, key, response.request, orjson.dumps(response.shown)
             )
         if is_new and (held := self.limiter.hold(receipt)).amounts:  # else no limit holds for it
             self._held[run.id] = held
         # Bounded, since other processes may perform the response.
         _put(self._callers, run.id, context)
-        _put(self._accepted, digest, (created, tag))
+        _put(self._accepted, response.digest, (response.created, response.tag))
         return run, is_new
 
     def accepted(self, digest: bytes) -> str | None:

@@ -47,6 +47,7 @@ from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, too
 from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
 from gateway.limits import Limits
+from gateway.run.background_responses import NewResponse
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
 from gateway.run.response_conversations import (
@@ -207,9 +208,8 @@ class ResponsesPath(ForwardedPath):
                 [] if conversation is None else conversation.items, context.key, [*request.found_tools],
             )  # fmt: skip
             queued = queued_response(request, tag, created)
-            run, is_new = await background.accept(
-                agent, tag, created, stored.encode(), queued, identity, context, digest, receipt
-            )
+            response = NewResponse(tag, created, stored.encode(), queued, digest)
+            run, is_new = await background.accept(response, agent, identity, context, receipt)
             receipt.asks_model = False  # the job asks it, with a receipt of its own
             if is_new:
                 return queued, run
