@@ -275,7 +275,7 @@ class Memory:
     def settle(self, key: str | None, now: float) -> None:
         """Applies the edits of confirmed turns to the blocks."""
         tree = Tree(self.found(key))
-        for x, why in settle.mergeable(tree, now, IDLE_S, named=key is not None):
+        for x, why in settle.mergeable(tree, now, IDLE_S, is_named=key is not None):
             self.records[x.id] = replace(x, merged=why)
             mine = [o for o in self.ops if o.exchange == x.id and o.state == "pending"]
             for block, value, _ in edits.merge_operations(self.blocks, mine).writes:
@@ -327,7 +327,7 @@ def check_columns(
     for e in sorted(tree, key=lambda e: e.depth):
         is_told = any(k.ends_with_user and k.ended is not None for k in tree.children(e))
         assert e.continued == continued[e.id] or (is_told and not e.continued), f"carried of {e.id}"
-        assert e.active == tree.is_active(e, named=e.conversation in names), f"active of {e.id}"
+        assert e.active == tree.is_active(e, is_named=e.conversation in names), f"active of {e.id}"
         parent = tree.parent(e)
         before, above = verified.get(e.id), None if parent is None else verified[parent.id]
         if before is None or before.record is not e or before.above is not above:

@@ -19,10 +19,10 @@ def plan_change(pool: Pool, plan: Plan, ended: settle.RequestEnd, rule: settle.S
     query = plan.query
     tree = Tree(pool.exchanges, pool.contents, pool.tombs)
     before = {each.id: each for each in tree}
-    if query.named and plan.match.match_point is None:
+    if query.is_named and plan.match.match_point is None:
         plan = replace(plan, conversation=pool.conversation)
     exchange = rule(tree, plan, ended)
-    merging = settle.mergeable(tree, ended.now, query.idle_s, named=query.named)
+    merging = settle.mergeable(tree, ended.now, query.idle_s, is_named=query.is_named)
     for each, why in merging:
         tree.change(each.id, merged=why)
     exchange = tree.by_id[exchange.id]  # merging may have changed it

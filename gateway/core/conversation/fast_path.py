@@ -92,7 +92,7 @@ def plan_opening(query: Query) -> Plan | None:
     if listing.answered or query.kind is not ConversationKind.CLIENT or query.mode is not _ON:
         return None
     new = tuple(range(len(listing)))
-    conversation = query.conversation if query.named else None
+    conversation = query.conversation if query.is_named else None
     return Plan(query, Match(), new, conversation, new_exchange(query, None, (), new), listing.messages)
 
 

@@ -132,7 +132,7 @@ class _HeadSearch:
         if new[0].get("role") in RESULT_ROLES and not has_calls(head.reply):
             # No call waits for a result, so it is one that the head has.
             return self._count_repeated(new, [*self._head_messages(), *pending]) > len(pending)
-        if pending or not self._query.retry:
+        if pending or not self._query.is_retry:
             return False
         # What an SDK sends again has the very words; others that begin so are the next message.
         is_same = self._count_repeated(new, self._head_messages(), may_grow=False) == len(new)
@@ -303,7 +303,7 @@ def _touched_last(tree: Tree) -> Exchange | None:
     active = (
         exchange
         for exchange in tree
-        if exchange.state is not State.OFF and tree.is_active(exchange, named=True)
+        if exchange.state is not State.OFF and tree.is_active(exchange, is_named=True)
     )
     return max(
         active, key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id), default=None

@@ -67,7 +67,7 @@ class Query(Struct, frozen=True):
 
     listing: HashedList
     # The client gave a conversation id.
-    named: bool
+    is_named: bool
     mode: MemoryUse
     # Seconds since the epoch.
     now: float
@@ -76,7 +76,7 @@ class Query(Struct, frozen=True):
     # Decides whether the list is matched, or continues the head of the stored conversation.
     kind: ConversationKind = ConversationKind.CLIENT
     # The client sends its new message once more; read in append mode alone.
-    retry: bool = False
+    is_retry: bool = False
     # Row id of the named conversation, if it exists already.
     conversation: int | None = None
     # The upstream and the model that will answer.
@@ -287,7 +287,7 @@ class _Search:
             is_alone = len(ranked) == 1 or ranked[-2].rank.likeness < likeness or likeness == 0
             if likeness < 0 and self._is_without_name(number, best.span):
                 continue
-            if (self._query.named or is_alone) and self._is_evident(best):
+            if (self._query.is_named or is_alone) and self._is_evident(best):
                 return Match(best.exchange, *best.span)
         return Match()
 
@@ -391,7 +391,7 @@ class _Search:
         asked = [i for i in range(best.span[0]) if is_question(listing.atoms[i])][-1:]
         if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in asked):
             return True
-        if not self._query.named:
+        if not self._query.is_named:
             return False
         # The next tries may need contents as well, so all that they compare is loaded at once.
         tree.group_for_loading(tree.turn_start(other) for _, found in self._tries() for _, other in found)
@@ -622,7 +622,7 @@ class _AlteredSearch:
     def _may_be_meant(self, exchange: Exchange) -> bool:
         # Without an id and without a match point, only a conversation from within the idle time is continued.
         query = self._query
-        is_known = query.named or self._match_point is not None
+        is_known = query.is_named or self._match_point is not None
         return is_known or query.now - self._tree.turn_end(exchange) <= query.idle_s
 
     def _letters_of_replies(self) -> dict[int, str]:

@@ -27,7 +27,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
     listing = query.listing
     if (
         listing.answered
-        or query.named
+        or query.is_named
         or query.kind is not ConversationKind.CLIENT
         or query.mode is not MemoryUse.ON
         or not len(listing)
@@ -44,7 +44,7 @@ def begins_conversation(query: Query, openings: Iterable[Opening]) -> bool:
 def opening_of(plan: Plan, at: float) -> Opening | None:
     """Returns the digest of a turn that is written at that time; None: it is no opening."""
     exchange, messages = plan.exchange, plan.messages
-    if plan.match.match_point is not None or plan.query.named or not messages:
+    if plan.match.match_point is not None or plan.query.is_named or not messages:
         return None
     return _opening(exchange, messages[-1], at)
 

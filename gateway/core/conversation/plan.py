@@ -113,7 +113,7 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     tree.provide_messages(0, messages)
     if match_point is not None:
         conversation: int | None = match_point.conversation
-    elif query.named:
+    elif query.is_named:
         conversation = query.conversation
     else:
         opening = find_opening(tree, exchange, query)
@@ -189,7 +189,7 @@ def is_loaded_enough(
     path = tree.chain(match_point)
     reaches_root = path[0].parent is None
     if not reaches_root and not (
-        _is_loaded_to_window(tree, path, evicted) and (not query.named or _has_latest(tree, path, last_at))
+        _is_loaded_to_window(tree, path, evicted) and (not query.is_named or _has_latest(tree, path, last_at))
     ):
         return False
     return plan.follows_head or _ends_with_list(tree, match_point, plan, reaches_root=reaches_root)
@@ -352,7 +352,7 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
     A front end asks for a title in this way, in whatever words and language.
     """
     spoken = [m for m in messages if not is_system(m)]
-    if query.mode is not MemoryUse.ON or not query.named or query.conversation is None:
+    if query.mode is not MemoryUse.ON or not query.is_named or query.conversation is None:
         return False
     if len(spoken) != 1 or spoken[0].get("role") != "user":
         return False
@@ -362,7 +362,7 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
         if exchange.conversation == query.conversation and exchange.reply and not is_tombstone(exchange)
     ]
     last = max(
-        (exchange for exchange in before if tree.is_active(exchange, named=True)),
+        (exchange for exchange in before if tree.is_active(exchange, is_named=True)),
         key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id),
         default=None,
     )

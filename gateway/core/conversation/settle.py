@@ -88,7 +88,7 @@ def finish(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
     for i in revived:
         _mark_continued(tree, tree.by_id[i])
     _mark_continued(tree, exchange)
-    refresh_active(tree, exchange, named=plan.query.named)
+    refresh_active(tree, exchange, is_named=plan.query.is_named)
     return tree.by_id[exchange.id]
 
 
@@ -278,7 +278,7 @@ def _after_parent(tree: Tree, plan: Plan, ended: RequestEnd) -> Exchange:
 
 def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
     """Returns the conversation of the new exchange (row id); None: it begins one."""
-    if exchange.parent is not None or plan.query.named:
+    if exchange.parent is not None or plan.query.is_named:
         return plan.conversation
     opening = _later_opening(tree, exchange)
     if opening is None and plan.conversation is None:
@@ -289,7 +289,7 @@ def _conversation_of(tree: Tree, plan: Plan, exchange: Exchange) -> int | None:
 def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
     """Returns the new exchange as one that is off the record. Most are stored without text."""
     is_asked = plan.query.mode is not MemoryUse.ON and not plan.follows_head
-    if is_asked and (only_here := _recorded_only_here(tree, exchange, named=plan.query.named)):
+    if is_asked and (only_here := _recorded_only_here(tree, exchange, is_named=plan.query.is_named)):
         # Its messages on the record that no sibling has stay on the record; its reply was not heard.
         return replace(
             exchange,
@@ -304,13 +304,13 @@ def _off_the_record(tree: Tree, plan: Plan, exchange: Exchange) -> Exchange:
     )
 
 
-def _recorded_only_here(tree: Tree, exchange: Exchange, *, named: bool) -> set[int]:
+def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> set[int]:
     """Returns the indices of messages on the record that no sibling of the exchange has once it is written."""
     siblings = tree.siblings(exchange)
     tree.group_for_loading(siblings)
     found = recorded_indices(exchange, siblings)
     for other in siblings if found else ():
-        if is_tombstone(other) or not tree.is_active(other, named=named):
+        if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
             continue
         if (
             tree.is_continued(other)
@@ -519,7 +519,7 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
         # Without an id another question is a new chat once the idle time has passed, and the old one stays active too.
         # One without a question is no chat: it continued a reply, which has its words now.
         is_same_chat = (
-            query.named or not old.inputs or tree.touched_at(new) - tree.turn_end(old) <= query.idle_s
+            query.is_named or not old.inputs or tree.touched_at(new) - tree.turn_end(old) <= query.idle_s
         )
         if not tree.is_continued(old) and (other in near or is_same_chat):
             tree.change(old.id, superseded=True)
@@ -559,7 +559,7 @@ def _mark_continued(tree: Tree, exchange: Exchange) -> None:
         ancestor, is_shown = tree.parent(ancestor), False
 
 
-def refresh_active(tree: Tree, exchange: Exchange, *, named: bool) -> None:
+def refresh_active(tree: Tree, exchange: Exchange, *, is_named: bool) -> None:
     """Updates the stored flag `active` of all exchanges that the changes of one request may affect."""
     # Roots of a conversation compete: whether one is detached depends on the others, and on their first turns.
     todo = [tree.by_id[i] for i in tree.changed]
@@ -571,7 +571,7 @@ def refresh_active(tree: Tree, exchange: Exchange, *, named: bool) -> None:
     while todo:
         other = todo.pop()
         if other.id not in active:
-            active[other.id] = tree.is_active(other, named=named)
+            active[other.id] = tree.is_active(other, is_named=is_named)
             todo += [c for c in tree.children(other) if tree.continues_turn(c)]
     for i, is_active in active.items():
         if is_active != tree.by_id[i].active:
@@ -603,7 +603,7 @@ def count_prefix(tree: Tree, exchange: Exchange) -> int:
     )
 
 
-def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tuple[Exchange, str]]:
+def mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[tuple[Exchange, str]]:
     """Returns the exchanges with memory edits that may be merged into the blocks, oldest first, each with the reason.
 
     An exchange with a date in the future ended before the clock was put back, and counts as old.
@@ -614,7 +614,7 @@ def mergeable(tree: Tree, now: float, idle_s: float, *, named: bool) -> list[tup
         if exchange.edits
         and not exchange.merged
         and exchange.ended is not None
-        and tree.is_active(exchange, named=named)
+        and tree.is_active(exchange, is_named=is_named)
     ]
     return sorted(
         (

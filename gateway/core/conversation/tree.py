@@ -415,31 +415,31 @@ class Tree:
 
     # -- what is active
 
-    def is_active(self, exchange: Exchange, *, named: bool) -> bool:
+    def is_active(self, exchange: Exchange, *, is_named: bool) -> bool:
         """Returns whether the exchange has finished and nothing took its place.
 
         Results of tools are active with the turn that they belong to.
 
-        named: its conversation has an id of the client's.
+        is_named: its conversation has an id of the client's.
         """
         below: list[tuple[int, bool]] = []
-        while (found := self._active.get((exchange.id, named))) is None:
-            below.append((exchange.id, named))
+        while (found := self._active.get((exchange.id, is_named))) is None:
+            below.append((exchange.id, is_named))
             is_in_place = exchange.ended is not None and not exchange.superseded
             parent = self.parent(exchange) if is_in_place and self.continues_turn(exchange) else None
             if parent is None:
-                found = is_in_place and self._is_attached(exchange, named=named)
+                found = is_in_place and self._is_attached(exchange, is_named=is_named)
                 break
             exchange = parent
         self._active.update(dict.fromkeys(below, found))
         return found
 
-    def _is_attached(self, exchange: Exchange, *, named: bool) -> bool:
+    def _is_attached(self, exchange: Exchange, *, is_named: bool) -> bool:
         """Returns False for a second root of a named conversation that went on elsewhere before or after it.
 
         Such a root waits to be continued before it is active. What is off the record detaches nothing before it.
         """
-        if exchange.parent is not None or not named or self.is_continued(exchange):
+        if exchange.parent is not None or not is_named or self.is_continued(exchange):
             return True
         roots = self._continued_roots.get(exchange.conversation)
         if roots is None:  # each of the others asks for them

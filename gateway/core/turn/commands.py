@@ -169,7 +169,7 @@ class TurnOutcome(Struct, frozen=True):
     # How many replies of the model began.
     rounds: int = 0
     # `full` has results of gateway tools, which the client does not get.
-    hidden: bool = False
+    has_hidden_results: bool = False
     # Why the turn ended.
     stop: StopReason = StopReason.END_TURN
     # Calls that wait, by id: "approval" for a person, "client" for the client, "held" for the other calls.

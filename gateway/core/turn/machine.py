@@ -696,10 +696,10 @@ class Turn:
             hidden = len(self._messages)
             full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
         usage = self._ledger.turn_usage(self._round.draft.usage)
-        is_hidden = len(full) > 1 and any(message["role"] == "tool" for message in full)
+        has_hidden_results = len(full) > 1 and any(message["role"] == "tool" for message in full)
         # By position, since keywords take longer than all the rest of it (measured).
         return TurnOutcome(
-            end, full, shown_reply, finish, usage, self._replies, is_hidden, reason, waiting, results
+            end, full, shown_reply, finish, usage, self._replies, has_hidden_results, reason, waiting, results
         )
 
 

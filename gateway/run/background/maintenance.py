@@ -48,7 +48,7 @@ class Maintenance:
         due = await self._store.turns.due(now - self._idle_s, now + self._idle_s, _MAX_SETTLED)
         has_failed = False
         for conversation, agent, is_named, last_at in due:
-            decide = partial(_confirm, now=now, idle_s=self._idle_s, named=is_named)
+            decide = partial(_confirm, now=now, idle_s=self._idle_s, is_named=is_named)
             try:
                 await self._store.turns.settle(conversation, agent, last_at, now, decide)
             except Unavailable:
@@ -66,10 +66,10 @@ class Maintenance:
         return None if at is None else max(_MIN_PAUSE_S, at + self._idle_s - self._now() + 0.01)
 
 
-def _confirm(pool: Pool, *, now: float, idle_s: float, named: bool) -> Change:
+def _confirm(pool: Pool, *, now: float, idle_s: float, is_named: bool) -> Change:
     """Confirms the memory edits of turns that stood unchallenged for the idle time: they enter the blocks."""
     tree = Tree(pool.exchanges, pool.contents)
-    merging = settle.mergeable(tree, now, idle_s, named=named)
+    merging = settle.mergeable(tree, now, idle_s, is_named=is_named)
     for exchange, why in merging:
         tree.change(exchange.id, merged=why)
     return Change(None, [tree.by_id[i] for i in tree.changed], merge=[exchange.id for exchange, _ in merging])

@@ -151,12 +151,12 @@ async def read_context(
     is_named = identity.conversation is not None
     query = Query(
         listing,
-        named=is_named,
+        is_named=is_named,
         mode=_memory_use(identity),
         now=request.now,
         idle_s=idle_s,
         kind=request.kind,
-        retry=identity.retry,
+        is_retry=identity.retry,
         conversation=conversation.id if is_named and conversation is not None else None,
         model=stored_model_name(target.upstream, target.model),
     )
@@ -296,7 +296,7 @@ async def _plan(
         tree = Tree(pool.exchanges, pool.contents, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, request.target.context_window)
-        if not query.named and not query.listing.answered:
+        if not query.is_named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
         is_all = recent is None and low is None
         if is_all or not tree.is_partial:

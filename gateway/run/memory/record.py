@@ -196,7 +196,7 @@ def _request_end(
 ) -> settle.RequestEnd:
     shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
     has_words = outcome.state is FINISHED or bool(outcome.text)
-    full = outcome.full if has_words or outcome.hidden else ()
+    full = outcome.full if has_words or outcome.has_hidden_results else ()
     if has_words and not full:
         full = (shown_reply,)
     gateway_calls: frozenset[str] = frozenset()

@@ -240,7 +240,7 @@ def _turn_depth(context: MemoryContext, messages: Sequence[WireMessage]) -> int:
 def _query(request: MemoryRequest, agent: Agent, idle_s: float) -> Query:
     return Query(
         HashedList(MessageHasher(agent.secret), ()),
-        named=True,
+        is_named=True,
         mode=MemoryUse.ON,
         now=request.now,
         idle_s=idle_s,

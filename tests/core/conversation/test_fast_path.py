@@ -54,7 +54,7 @@ def planned(
     tree = Tree(world.memory().found("c1"))
     listing = HashedList(MessageHasher(SECRET), messages)
     world.now += 1
-    usual: dict[str, Any] = {"named": True, "mode": MemoryUse.ON, "now": world.now, "idle_s": IDLE_S}
+    usual: dict[str, Any] = {"is_named": True, "mode": MemoryUse.ON, "now": world.now, "idle_s": IDLE_S}
     query = Query(listing, **{**usual, **how})
     snapshot = look_for(tree, listing)
     return tree, snapshot, query, plan_plain(snapshot, query)
@@ -229,7 +229,7 @@ def test_an_opening_is_written_as_the_rules_would(
     messages: list[WireMessage], edits: bool, named: bool
 ) -> None:
     listing = HashedList(MessageHasher(SECRET), messages)
-    query = Query(listing, named=named, mode=MemoryUse.ON, now=5.0, idle_s=IDLE_S, model="a/b")
+    query = Query(listing, is_named=named, mode=MemoryUse.ON, now=5.0, idle_s=IDLE_S, model="a/b")
     plan = plan_turn(Tree(), query)
     assert plan_opening(query) == plan
     ended = settle.RequestEnd(
@@ -258,7 +258,7 @@ def test_an_opening_is_written_as_the_rules_would(
     ids=["off", "read", "append", "a prefix made elsewhere"],
 )
 def test_an_opening_that_has_to_be_weighed(messages: list[WireMessage], how: dict[str, Any]) -> None:
-    usual: dict[str, Any] = {"named": True, "mode": MemoryUse.ON, "now": 5.0, "idle_s": IDLE_S}
+    usual: dict[str, Any] = {"is_named": True, "mode": MemoryUse.ON, "now": 5.0, "idle_s": IDLE_S}
     query = Query(HashedList(MessageHasher(SECRET), messages), **{**usual, **how})
     assert plan_opening(query) is None
     plan = plan_turn(Tree(), query)

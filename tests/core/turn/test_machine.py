@@ -97,7 +97,7 @@ class TestPlain:
         assert playbook.outcome.state is End.FINISHED
         assert playbook.outcome.shown_reply == {"role": "assistant", "content": "Hello"}
         assert playbook.outcome.full == (playbook.outcome.shown_reply,)
-        assert not playbook.outcome.hidden
+        assert not playbook.outcome.has_hidden_results
         assert playbook.outcome.finish_reason == "stop"
 
     def test_an_end_that_is_not_on_disk_says_so(self) -> None:
@@ -270,7 +270,7 @@ class TestPlain:
             assert playbook >> Saved() << body(*events[4:]) << Finish()
             assert playbook.outcome.shown_reply is not None
             assert [call["id"] for call in playbook.outcome.shown_reply["tool_calls"]] == ["call_t", "call_u"]
-            assert not playbook.outcome.hidden
+            assert not playbook.outcome.has_hidden_results
 
 
 class TestHiddenRounds:
@@ -330,7 +330,7 @@ class TestHiddenRounds:
         outcome = playbook.outcome
         assert [message["role"] for message in outcome.full] == ["assistant", "tool", "assistant"]
         assert outcome.shown_reply == {"role": "assistant", "content": "Noted"}
-        assert outcome.hidden
+        assert outcome.has_hidden_results
 
     def test_text_before_a_hidden_call_is_not_held(self) -> None:
         text = chunk({"content": "Let me note that. "})

@@ -128,7 +128,7 @@ def kept(outcome: TurnOutcome) -> Any:
         outcome.shown_reply,
         outcome.finish_reason,
         outcome.rounds,
-        outcome.hidden,
+        outcome.has_hidden_results,
     )
 
 
