@@ -47,7 +47,7 @@ def _by_all_turns(score: Any, of_user: Any, _: float) -> Any:
     return _relative(score, of_user, 0.0)
 
 
-def _beginning(text: str, _: Sequence[str], limit: int) -> tuple[str, str]:
+def _beginning(text: str, _: Sequence[str], limit: int, **__: bool) -> tuple[str, str]:
     return text[:limit], " ..."
 
 
@@ -77,6 +77,7 @@ RULES = (
     Rule("more hits of short messages", [(recall, "SPARE_BUDGETS", 0)]),
     Rule("the best part of a long turn", [(note, "make_excerpt", _beginning)]),
     Rule("what came next, or before", [(recall, "_NEIGHBOUR_QUESTIONS", ())]),
+    Rule("a second search for an order", [(recall, "_ORDER_QUESTIONS", ())]),
     Rule("the user's name is I", [(note, "with_speaker", _as_it_is)]),
     Rule("vectors fade where words hold", [(scores, "VECTORS_FADE", 0)]),
     Rule("a near vector for few words", [(scores, "_NEAR_ENOUGH", inf)]),

@@ -30,12 +30,15 @@ def query_keys(query: str) -> Sequence[str]:
     return keys[:_MAX_KEYS]
 
 
-def make_excerpt(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
+def make_excerpt(
+    text: str, keys: Sequence[str], limit: int, *, has_neighbours: bool = True
+) -> tuple[str, str]:
     """Returns the sentences of a text that have most of the query's words and those next to them; of a text without
     any, its sentences but for questions, or its beginning.
 
     text: on one line.
     keys: as `query_keys` returns them.
+    has_neighbours: sentences without a word of the query are shown where they stand next to one that has some.
 
     Returns at most `limit` characters of the text with signs where sentences are left out, which come on top, and the
     sign that goes after them.
@@ -46,16 +49,30 @@ def make_excerpt(text: str, keys: Sequence[str], limit: int) -> tuple[str, str]:
     if not any(scores):
         # Such a turn is shown for those around it, and answers by what it states.
         states = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
-        scores = scores if all(states) else states
+        scores, has_neighbours = scores if all(states) else states, False
     if not any(scores):
         return _beginning(text, limit)
-    # What stands next to a sentence may be what it is about.
-    around = [*scores[:1], *scores, *scores[-1:]]
-    scores = [
-        score + _NEIGHBOUR_SHARE * (around[index] + around[index + 2]) for index, score in enumerate(scores)
-    ]
+    if has_neighbours:
+        # What stands next to a sentence may be what it is about.
+        around = [*scores[:1], *scores, *scores[-1:]]
+        scores = [
+            score + _NEIGHBOUR_SHARE * (around[index] + around[index + 2])
+            for index, score in enumerate(scores)
+        ]
     taken = _take_best(pieces, scores, limit)
     return _join(text, pieces, taken) if taken else _beginning(text, limit)
+
+
+def best_sentence(text: str, keys: Sequence[str]) -> str:
+    """Returns the sentence of a text that has most of the query's words; "": none has any.
+
+    text, keys: as for `make_excerpt`.
+    """
+    low = text.lower()
+    pieces = _split(text) if len(low) == len(text) else [(0, len(text))]
+    counts = [sum(key in low[start:end] for key in keys) for start, end in pieces]
+    most = max(counts, default=0)
+    return text[slice(*pieces[counts.index(most)])] if most else ""
 
 
 def _beginning(text: str, limit: int) -> tuple[str, str]:

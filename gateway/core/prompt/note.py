@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_text
-from gateway.core.prompt.excerpt import CUT, make_excerpt, query_keys
+from gateway.core.prompt.excerpt import CUT, best_sentence, make_excerpt, query_keys
 from gateway.core.prompt.frame import without_frame
 from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
 from gateway.core.tags import MARK, escape_tags, quoted_name
@@ -35,6 +35,9 @@ CUT_CHARS = 600
 # The same for a question about the order of many events: the answer stands in many turns. Measured with 600, 400, 300
 # and 200 on all steps of a project: 36, 38, 39 and 40% of the sentences; on three steps 73, 72, 73 and 72%.
 ORDER_CHARS = 200
+# Of so many messages of the user the sentences about the events of a query are searched for. As many messages give the
+# names that the index looks for once more (`storage.search.rank`); with 1, 2 and 5 as much is found.
+_EVENT_MESSAGES = 3
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
 # The beginning of a line by which it is looked up among those of earlier notes.
@@ -210,6 +213,17 @@ def _name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
     return re.compile(f"{edge}(?:{'|'.join(forms)}){edge}", flags)
 
 
+def event_sentences(found: Iterable[Message], query: str) -> list[str]:
+    """Returns what the user said about the events of a query: of each of the first messages its best sentence.
+
+    found: best first.
+    """
+    keys = query_keys(query)
+    stated = [m for m in found if m.role == "user"][:_EVENT_MESSAGES]
+    sentences = (best_sentence(_quote(m.text[:_SEARCHED_CHARS]), keys) for m in stated)
+    return list(filter(None, dict.fromkeys(sentences)))
+
+
 def shared_lines(text: str, found: Iterable[Message]) -> frozenset[str]:
     """Returns the lines of a message that others have word for word: a template's, or what is quoted once more."""
     if "\n" not in text:
@@ -246,6 +260,7 @@ def choose(
     budget_tokens: int = 1_000,
     cut_chars: int = CUT_CHARS,
     is_selection: bool = False,
+    is_order: bool = False,
 ) -> Choice:
     """Chooses the candidates worth a line.
 
@@ -258,11 +273,12 @@ def choose(
     cut_chars: how much of one message is shown.
     is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
         note says. A message mostly covered by facts is left out for them.
+    is_order: the query asks for the order of many events, each of which one sentence says.
     """
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)
     in_request = _Shown(exclude_atoms, noted, query, shared)
-    draft = _Draft(budget_tokens - _EMPTY_TOKENS, cut_chars, query, in_request)
+    draft = _Draft(budget_tokens - _EMPTY_TOKENS, cut_chars, query, in_request, is_order=is_order)
     if not draft.has_room:
         return Choice(tried=[m.seq for m in candidates])
     by_facts = _with_facts_first(candidates)
@@ -368,13 +384,16 @@ class _Draft:
 
     room: in tokens, without the note's frame.
     cut_chars: how much of one message is shown.
+    is_order: as for `choose`.
     """
 
-    def __init__(self, room: int, cut_chars: int, query: str, in_request: _Shown) -> None:
+    def __init__(
+        self, room: int, cut_chars: int, query: str, in_request: _Shown, *, is_order: bool = False
+    ) -> None:
         # By number, the messages that repeat another one or the query, and those whose best part the notes show.
         self.repeats, self.shown = list[int](), list[int]()
         self._room, self._half, self._cut_chars = room, room // 2, cut_chars
-        self._query, self._in_request = query, in_request
+        self._query, self._in_request, self._is_order = query, in_request, is_order
         self._tried = {"", _quote(query).casefold().strip(_POINTS)}
         self._chosen = _Chosen()
         self._groups: dict[_Group, list[Recalled]] = {}
@@ -392,12 +411,15 @@ class _Draft:
             return
         self._tried.add(folded)
         # Once half of the room is used, turns are cut shorter: the first hits hold most answers, and many more follow.
-        most_chars = self._cut_chars // 2 if self._room <= self._half else self._cut_chars
+        # Of many events each counts alike.
+        is_shorter = self._room <= self._half and not self._is_order
+        most_chars = self._cut_chars // 2 if is_shorter else self._cut_chars
         # Most candidates find no room any more: their best part is not looked for.
         if min(len(text), most_chars - _EXCERPT_SLACK) > _CHARS_PER_TOKEN * self._room:
             return
         if len(text) > min(_WHOLE_CHARS, most_chars):
-            text, cut = make_excerpt(text, query_keys(self._query), most_chars)
+            keys = query_keys(self._query)
+            text, cut = make_excerpt(text, keys, most_chars, has_neighbours=not self._is_order)
             if self._in_request.shows(_labelled(message, text)):
                 self.shown.append(message.seq)
                 return

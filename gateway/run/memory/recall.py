@@ -29,6 +29,7 @@ from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_or
 from gateway.settings import MemorySettings
 from storage.commands import MemorySnapshot
 from storage.errors import StoreError, TooSlow
+from storage.fusion import interleave
 from storage.records import Agent, AgentNumbers, Message, Near, StandingFact, Vector
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
@@ -55,6 +56,9 @@ NOTE_CONTEXT_PARTS = 16
 FEW_TOKENS = 500
 # Where a question asks for what came next, this many of its hits stand before what is found next to them.
 _HITS_BEFORE_NEXT = 5
+# Where a question asks for an order, this many of its hits stand before those that both of its searches found in turn.
+# With 5 and with all as much is found.
+_SURE_EVENTS = 10
 # The most hits outside of the note that are in the record of the search.
 MAX_LEFT_OUT = 5
 # The window has at least this room for a note: its frame, and a line or two. In a nearly full window a short note is
@@ -117,6 +121,7 @@ class FoundMessages(NamedTuple):
             budget_tokens=budget,
             cut_chars=cut_chars,
             is_selection=self.is_selection,
+            is_order=self.asks_for_order,
         )
 
     def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
@@ -147,6 +152,8 @@ class SearchOutcome(NamedTuple):
 
 # Questions whose answer stands after or before what is found.
 _NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
+# Questions for which the memory is searched twice.
+_ORDER_QUESTIONS: Collection[Asked] = (Asked.ORDER,)
 _NOTHING = FoundMessages((), "", frozenset(), False)
 _ALL_SHOWN = _NOTHING._replace(is_all_shown=True)
 _NOT_SEARCHED = SearchOutcome(_NOTHING, note.NO_CHOICE, "")
@@ -165,7 +172,8 @@ async def find_messages(
     order = order_asked(query)
     if order is not None:
         query = events_of(query)
-    found = await memory.search(query)
+    is_order = order in _ORDER_QUESTIONS
+    found = await _find_events(query, memory) if is_order else await memory.search(query)
     if found and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
         neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
@@ -183,6 +191,21 @@ async def find_messages(
         return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is Asked.ORDER)
     selection = await memory.select(query)
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
+
+
+async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
+    """Returns the messages about the events of a query, those of the user first.
+
+    What the user said about some of them names what all are about: "I handed the thesis in" finds "My thesis compares
+    river names". So the memory is searched for that as well.
+    """
+    found = await memory.search(query)
+    sentences = note.event_sentences(found, query)
+    if sentences:
+        more = await memory.search("\n".join((query, *sentences)))
+        merged = chain(found[:_SURE_EVENTS], interleave((more, found[_SURE_EVENTS:])))
+        found = [*{m.seq: m for m in merged}.values()]
+    return sorted(found, key=lambda m: m.role == "assistant")
 
 
 class QueryVectors(Struct):

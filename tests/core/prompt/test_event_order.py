@@ -99,6 +99,32 @@ def test_each_way_of_asking_has_a_sign() -> None:
                 assert any(sign in way for sign in signs[language]), way
 
 
+def test_what_is_found_of_an_order_is_searched_for_as_well_and_replies_come_last() -> None:
+    handed_in = Message(5, 5, "user", "Such a day! I handed the thesis in. It rained.", 5.0, 2)
+    reply = Message(6, 5, "assistant", "You handed it in, well done.", 5.0, 2)
+    subject = Message(1, 1, "user", "My thesis compares river names.", 0.0, 1)
+    searched = []
+
+    class Thesis:
+        async def search(self, query: str) -> list[Message]:
+            searched.append(query)
+            return [subject, handed_in] if "thesis" in query else [reply, handed_in]
+
+        async def select(self, query: str) -> list[Message]:
+            raise AssertionError("the search finds something")
+
+        async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+            raise AssertionError("the whole order is asked for")
+
+    text = "In which order did I hand it in and find the subject?"
+    found = asyncio.run(find_messages(text, text, Thesis()))
+    assert searched == [
+        "did I hand it in and find the subject",
+        "did I hand it in and find the subject\nI handed the thesis in.",
+    ]
+    assert found.messages == [handed_in, subject, reply]
+
+
 def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
     searched = []
 

@@ -480,6 +480,20 @@ def test_later_hits_are_cut_shorter() -> None:
     assert lengths[-1] < 310
 
 
+def test_of_many_events_each_is_shown_by_its_own_sentence_to_the_end_of_the_note() -> None:
+    told = [
+        f"The weather was fine and so were the {n} of us. We planted {n} trees along the old wall of the garden, next "
+        f"to the gate and the shed that my uncle built. Then we all went home for tea. " + "It rained. " * 10
+        for n in range(10, 20)
+    ]
+    messages = [message(n, text) for n, text in enumerate(told, 1)]
+    hits = choose(messages, "plant the trees", budget_tokens=1_000, cut_chars=200, is_order=True).hits
+    assert len(hits) == 10
+    for hit in hits:
+        assert "trees along the old wall of the garden, next to the gate and the shed" in hit.text
+        assert "weather" not in hit.text
+
+
 @pytest.mark.parametrize(
     ("text", "most"),
     [
@@ -946,14 +960,20 @@ def test_of_a_long_turn_without_a_word_of_the_query_the_beginning_is_shown() -> 
     assert hit.text == f"{text[:599].strip()} ..."
 
 
-def test_of_a_long_turn_without_a_word_of_the_query_statements_are_shown_before_questions() -> None:
+def test_of_a_long_turn_without_a_word_of_the_query_statements_are_shown_and_no_questions() -> None:
     asked = "Could you tell me which of these brushes I should buy for it? "
     [hit] = choose([message(1, f"{asked * 12}We dug the pond on Sunday. {asked}")], "zebra").hits
-    assert hit.text.startswith("... Could you")
-    assert "We dug the pond on Sunday. Could you" in hit.text
+    assert hit.text == "... We dug the pond on Sunday. ..."
     only_asked = asked * 12
     [hit] = choose([message(1, only_asked)], "zebra").hits
     assert only_asked.startswith(hit.text.removesuffix(" ..."))
+
+
+def test_of_statements_without_a_word_of_the_query_those_side_by_side_come_no_sooner() -> None:
+    said = [f"It rained for {n} days on the hills beyond the river. " for n in range(10, 16)]
+    text = f"We dug the pond on Sunday. Which fish are good for it? {''.join(said)}"
+    [hit] = choose([message(1, text)], "zebra", cut_chars=200).hits
+    assert hit.text.startswith("We dug the pond on Sunday. ... It rained for 10 days")
 
 
 def test_a_text_without_signs_is_cut_between_words() -> None:

@@ -1,4 +1,4 @@
-"""A question about what came next brings it, dated, though it has no word of it."""
+"""A question about what came next, or about an order, brings events that share no word with it, dated."""
 
 from __future__ import annotations
 
@@ -64,6 +64,15 @@ def test_as_much_of_what_came_next_is_shown_as_the_note_has_room_for(world: Worl
         world.chat(user="alice").say(text)
     note = note_for(world, "What came next after we hired the electrician?")
     assert [text for text in said if text in note] == said
+
+
+def test_an_order_has_the_events_that_share_words_with_those_that_are_named(world: World) -> None:
+    for text in ("My thesis compares river names.", "It rained in June.", "I showed Alvera the thesis."):
+        world.clock.now += DAY_S
+        world.chat(user="alice").say(text)
+    note = note_for(world, "In which order did I see Alvera and choose the subject?")
+    assert note.index("river names") < note.index("Alvera the thesis")
+    assert "rained" not in note
 
 
 def test_where_the_event_is_unknown_nothing_came_next(world: World) -> None:
