@@ -39,10 +39,13 @@ _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 # Between names and numbers a dash stands for "to": "the Berlin - Hamburg train", "12 - 8 pm".
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
 _QUESTION_MARKS = ("?", "？", "؟")
-# The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), and
-# before words for how a statement holds ("- never always").
+# Letters of Japanese and Korean, whose clauses have what states something at their end.
+_VERB_LAST = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
+# The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), before
+# words for how a statement holds ("- never always"), and before how a clause ends that states a condition or asks.
 _SINGLE_VALUED = "!"
 _ADVERBS = "-"
+_CONDITIONS = "?"
 # How the alternatives of a pattern in the table begin, unless with letters.
 _BEGINNINGS = (r"\b", "^")
 _MONTH_CHARS = 7  # of an ISO date
@@ -192,12 +195,14 @@ def _standing_sentences(text: str) -> Iterator[str]:
 def _stated_before_question(sentence: str) -> str:
     """Returns what a question states before it asks: "I'm vegan, what can I cook?"; "": nothing.
 
-    Only its first clause can, which nothing before it makes conditional. A rest without words of its own ("do I?") asks
-    whether that is so.
+    Only its first clause can, which nothing before it makes conditional, nor its end in languages that have the verb
+    there. A rest without words of its own ("do I?") asks whether that is so.
     """
     stated, *asked = _CLAUSE.split(sentence, maxsplit=1)
-    is_stated = asked and recognising_words(asked[0]) and _begins_standing(stated)
-    return stated if is_stated else ""
+    if not asked or not recognising_words(asked[0]) or _table().conditions.search(stated):
+        return ""
+    states = is_standing if _VERB_LAST.search(stated) else _begins_standing
+    return stated if states(stated) else ""
 
 
 class _Statement(NamedTuple):
@@ -235,6 +240,8 @@ class _Table(NamedTuple):
     single_valued: re.Pattern[str]
     # Words for how a statement holds.
     adverbs: frozenset[str]
+    # The ends of clauses that state a condition or ask.
+    conditions: re.Pattern[str]
 
 
 @cache
@@ -244,14 +251,14 @@ def _table() -> _Table:
         if not line.startswith("#"):
             language, text = line.split(maxsplit=1)
             found.setdefault(language, []).append(text)
-    adverbs = recognising_words(" ".join(found.pop(_ADVERBS)))
+    adverbs, conditions = recognising_words(" ".join(found.pop(_ADVERBS))), _compile(found.pop(_CONDITIONS))
     # What all alternatives of a pattern begin with is looked for once at each character. A sentence that states nothing
     # takes a fifth of the time that it takes with a pattern for each language.
     ways: dict[str, list[str]] = {}
     for text in chain.from_iterable(found.values()):
         beginning = next(filter(text.startswith, _BEGINNINGS), "")
         ways.setdefault(beginning, []).append(text)
-    return _Table([*map(_compile, ways.values())], _compile(found[_SINGLE_VALUED]), adverbs)
+    return _Table([*map(_compile, ways.values())], _compile(found[_SINGLE_VALUED]), adverbs, conditions)
 
 
 def _compile(patterns: Iterable[str]) -> re.Pattern[str]:

@@ -60,7 +60,9 @@ def test_what_states_it_in_the_languages_of_the_table(text: str) -> None:
         "我叫什么名字", "我叫了外卖", "私の名前は何ですか", "제 이름은 뭐예요", "मेरा नाम क्या है", "ผมชื่ออะไร",
         "หัวหน้าของผมชื่อวิน",
         "I never do.", "I hate that.", "I never eat meat, do I?", "When I travel, I always get lost, what helps?",
-        "What if I never eat meat, is it bad?",
+        "What if I never eat meat, is it bad?", "ベジタリアンなら、何を食べますか？",
+        "アレルギーがあったら、どうすればいいですか？", "アレルギーがありますか、どうしますか？",
+        "채식주의자라면, 뭘 먹을까요?", "항상 늦으면, 어떻게 할까요?",
         "昨日は何も食べませんでした", "เมื่อวานฉันไปตลาด", "ฉันแพ้เกมเมื่อคืน", "วันนี้ฝนตก", "오늘은 비가 와요",
     ],
 )  # fmt: skip
@@ -94,6 +96,9 @@ def test_the_sentences_of_a_message_that_state_it_are_stored_with_their_origin()
         ("Ich bin allergisch gegen Erdnüsse, was kann ich beim Thai essen?", "Ich bin allergisch gegen Erdnüsse"),
         ("Soy alérgica a las nueces, ¿qué postre me recomiendas?", "Soy alérgica a las nueces"),
         ("我对花生过敏，泰国菜能吃什么？", "我对花生过敏"),
+        ("えびアレルギーがあります、何を食べたらいいですか？", "えびアレルギーがあります"),
+        ("肉は食べませんが、何がおすすめですか？", "肉は食べませんが"),
+        ("저는 채식주의자예요, 뭘 먹을 수 있을까요?", "저는 채식주의자예요"),
         ("I only eat between 12 - 8 pm, what can I have now?", "I only eat between 12 - 8 pm"),
     ],
 )  # fmt: skip
