@@ -11,6 +11,7 @@ GatewayError
 │   ├── UnknownModel            404
 │   ├── UnknownPath             404
 │   ├── UnknownId               404
+│   │   ├── MemoryNotFound      or the caller may not see it
 │   │   └── ThreadNotFound      its client sends the whole conversation again
 │   ├── MethodNotAllowed        405
 │   ├── BodyTimeout             408

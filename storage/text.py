@@ -1,7 +1,7 @@
-"""Texts as every database keeps them, for the few that one refuses.
+"""Makes texts that any database stores.
 
-PostgreSQL has no U+0000 in a text, and neither database has half a surrogate pair. Both stand in JSON that people and
-models send. What is stored as bytes, messages above all, retains them.
+PostgreSQL takes no U+0000 in a text, and neither database takes half a surrogate pair. People and models send both, in
+JSON. What is stored as bytes, messages above all, retains them.
 """
 
 from __future__ import annotations

@@ -95,5 +95,5 @@ def read_request_body(raw: bytes) -> RequestBody:
 
 
 def _may_repeat(raw: bytes) -> bool:
-    # No writer escapes a small letter but to hide it.
+    """Returns whether a body may have the key `model` twice, once with an escaped letter (no writer escapes any)."""
     return raw.count(_KEY) > 1 or b"\\u006" in raw

@@ -1,14 +1,14 @@
 """The writer: one connection, one thread, many writes in one transaction.
 
 A write is a function of the connection, which may be called twice. While one batch is in the thread, the next one
-gathers, and one that nothing stands before gathers as long as each pass of the loop brings more; a write that comes
+gathers. For an idle thread a batch gathers as long as each pass of the loop brings more writes; a write that comes
 alone goes at once. A batch is one hop to the thread and one COMMIT. A failed write undoes no other: then the batch is
 run again, each function in a savepoint.
 
     submit -> waiting -> batch -> BEGIN; f*; COMMIT -> futures
                                   else ROLLBACK; BEGIN; (SAVEPOINT f RELEASE)*; COMMIT
 
-A write that comes alone may begin its transaction itself, or be one statement without.
+A write that comes alone may begin its transaction itself, or be a single statement without one.
 
 A waiting write is never cancelled: a caller that goes away abandons the result, not the write. The waiting writes are
 bounded in bytes; beyond the bound `submit` refuses at once.
@@ -68,9 +68,9 @@ class WriterLimits(Struct, frozen=True):
     # Size of the log at which it is written back without waiting for readers. (Write-backs of 4 MB within a commit gave
     # commits of 3 to 7 ms at p99.) A log of twice the size is emptied.
     checkpoint_bytes: int = 16 << 20
-    # Size of the log at which writes wait for readers, until all of it is written back,
+    # Size of the log at which writes wait for readers, until all of it is written back.
     pause_bytes: int = 64 << 20
-    # and how long they wait.
+    # How long they wait at most.
     pause_ms: int = 1000
     # Pauses between attempts to open a failed database again: the first, and the longest.
     retry_first_s: float = 0.25

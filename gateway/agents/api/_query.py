@@ -51,6 +51,8 @@ class PageQuery(Body):
 
 
 class AgentsQuery(PageQuery):
+    """A page of the agents of a project."""
+
     order_by: Maybe[_AgentOrder] = UNSET  # type: ignore[assignment]
     sort_by: Maybe[str] = UNSET
     name: Maybe[str] = UNSET
@@ -82,6 +84,8 @@ class AgentsQuery(PageQuery):
 
 
 class AgentQuery(Body):
+    """One agent."""
+
     include: list[str] | UnsetType = UNSET
     include_relationships: list[str] | UnsetType = UNSET
 
