@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,20 +185,20 @@ def test_an_environment_that_could_not_be_made_is_made_again(checkout: Path, scr
     assert stamp.read_text() == "of another lock file dev\n"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_makes_the_environment_in_the_same_way(checkout: Path, script: str) -> None:
-    """Without uv too: pip, which this clone has not, would come next."""
+def make_without_uv(
+    checkout: Path, script: str, pythons: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Runs a script of a clone without its environment. pythons: names of programs -> what they do when asked."""
     shutil.copy(ROOT / script, checkout / script)
     (checkout / ".venv/.made-from").unlink()
     (checkout / ".venv/bin").unlink()
     (checkout / "tools").mkdir()
     for name in ("sh", "bash", "env", "dirname", "cat", "cksum", "mkdir", "rm", "mktemp"):
         (checkout / "tools" / name).symlink_to(str(shutil.which(name)))
-    (checkout / "tools/python3").write_text(
-        '#!/bin/sh\n[ "$1" != -m ] || echo "asked for $1 $2"\n[ "$1" = -c ]\n'
-    )
-    (checkout / "tools/python3").chmod(0o755)
-    ended = subprocess.run(
+    for name, does in pythons.items():
+        (checkout / "tools" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (checkout / "tools" / name).chmod(0o755)
+    return subprocess.run(
         [checkout / script],
         env={"PATH": str(checkout / "tools")},
         capture_output=True,
@@ -206,6 +206,24 @@ def test_every_script_makes_the_environment_in_the_same_way(checkout: Path, scri
         timeout=PATIENCE_S,
         check=False,
     )
+
+
+ASKED = '[ "$1" != -m ] || echo "asked for $1 $2"'
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_makes_the_environment_in_the_same_way(checkout: Path, script: str) -> None:
+    """Without uv too: pip, which this clone has not, would come next."""
+    ended = make_without_uv(checkout, script, {"python3": f'{ASKED}\n[ "$1" = -c ]'})
     assert ended.returncode != 0
     assert "Setting up .venv with python3 ..." in ended.stderr
+    assert "asked for -m venv" in ended.stdout + ended.stderr
+
+
+def test_of_several_pythons_an_optimized_one_makes_the_environment(checkout: Path) -> None:
+    """pyenv's comes first on the path, and takes longer for the same."""
+    slow = 'case "$2" in *CONFIG_ARGS*) exit 1 ;; esac\n[ "$1" = -c ]'
+    pythons = {"python3": slow, "python3.13": f'{ASKED}\n[ "$1" = -c ]', "python3.12": '[ "$1" = -c ]'}
+    ended = make_without_uv(checkout, "scripts/bench", pythons)
+    assert "Setting up .venv with python3.13 ..." in ended.stderr
     assert "asked for -m venv" in ended.stdout + ended.stderr
