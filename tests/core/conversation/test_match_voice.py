@@ -26,6 +26,21 @@ from tests.rows import each_row
 # -- voice
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_whole"),
+    [("room-1", "room-2", True), ("room-1", "room-1", False), (None, None, False)],
+    ids=["another room", "the same", "unnamed"],
+)
+def test_what_a_caller_heard_before_coming_back(
+    world: World, before: str | None, after: str | None, is_whole: bool
+) -> None:
+    """No request of the first room shows that its last reply was cut."""
+    told = ("tell me of a fox please", "Once there was a fox who slept.")
+    history = world.chat(("hello there", "Good day."), told, key=before)
+    world.say([*history[:-1], assistant("Once there was"), user("stop")], "Sorry.", after)
+    assert (told[1] in world.active()) is is_whole
+
+
 @both
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
 @pytest.mark.parametrize("end", ["finished", "cancelled", "overlapping"])
