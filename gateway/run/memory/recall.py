@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from math import inf
@@ -176,9 +177,10 @@ async def find_messages(
     found = await _find_events(query, memory) if is_order else await memory.search(query)
     if found and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
-        neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
-        merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
-        found = [*{m.seq: m for m in merged}.values()]
+        with suppress(TooSlow):
+            neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
+            merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
+            found = [*{m.seq: m for m in merged}.values()]
     lines = note.shared_lines(text, found)
     own_query = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
     if own_query:
@@ -196,15 +198,16 @@ async def find_messages(
 async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     """Returns the messages about the events of a query, those of the user first.
 
-    What the user said about some of them names what all are about: "I handed the thesis in" finds "My thesis compares
-    river names". So the memory is searched for that as well.
+    The user's sentences about some of them name what all are about: "I handed the thesis in" finds "My thesis compares
+    river names". So the memory is searched for these as well, if there is time.
     """
     found = await memory.search(query)
     sentences = note.event_sentences(found, query)
     if sentences:
-        more = await memory.search("\n".join((query, *sentences)))
-        merged = chain(found[:_SURE_EVENTS], interleave((more, found[_SURE_EVENTS:])))
-        found = [*{m.seq: m for m in merged}.values()]
+        with suppress(TooSlow):
+            more = await memory.search("\n".join((query, *sentences)))
+            merged = chain(found[:_SURE_EVENTS], interleave((more, found[_SURE_EVENTS:])))
+            found = [*{m.seq: m for m in merged}.values()]
     return sorted(found, key=lambda m: m.role == "assistant")
 
 

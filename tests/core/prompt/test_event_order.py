@@ -11,6 +11,7 @@ import pytest
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.note import CUT_CHARS, ORDER_CHARS
 from gateway.run.memory.recall import find_messages
+from storage.errors import TooSlow
 from storage.records import Message
 
 
@@ -123,6 +124,31 @@ def test_what_is_found_of_an_order_is_searched_for_as_well_and_replies_come_last
         "did I hand it in and find the subject\nI handed the thesis in.",
     ]
     assert found.messages == [handed_in, subject, reply]
+
+
+@pytest.mark.parametrize(
+    "text", ["In which order did I hand it in and find it?", "What did I do after I handed it in?"]
+)
+def test_what_was_found_stays_where_a_second_look_takes_too_long(text: str) -> None:
+    event = Message(5, 5, "user", "I handed it in.", 5.0, 2)
+    looks = []
+
+    class Slow:
+        async def search(self, query: str) -> list[Message]:
+            looks.append(query)
+            if len(looks) > 1:
+                raise TooSlow("the search took too long")
+            return [event]
+
+        async def select(self, query: str) -> list[Message]:
+            raise AssertionError("the search finds something")
+
+        async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+            looks.append("")
+            raise TooSlow("the search took too long")
+
+    assert asyncio.run(find_messages(text, text, Slow())).messages == [event]
+    assert len(looks) == 2
 
 
 def test_a_note_for_an_order_of_events_has_shorter_lines() -> None:
