@@ -39,10 +39,10 @@ _SENTENCE = re.compile(r"(?<=[.!?;…])\s+|(?<=[。！？])|\n+")
 # Between names and numbers a dash stands for "to": "the Berlin - Hamburg train", "12 - 8 pm".
 _CLAUSE = re.compile(r", |，|、|؛|،| [-–—] (?![A-ZÀ-ÞА-Я\d])|—")
 _QUESTION_MARKS = ("?", "？", "؟")
-# Letters of Japanese and Korean, whose clauses have what states something at their end.
+# Letters of Japanese and Korean, where a clause states something at its end.
 _VERB_LAST = re.compile("[\u3041-\u30ff\uac00-\ud7a3]")
 # The table has these in the place of a language: before patterns of what a person has only one of ("! call me"), before
-# words for how a statement holds ("- never always"), and before how a clause ends that states a condition or asks.
+# words for how a statement holds ("- never always"), and before how a clause ends that states nothing.
 _SINGLE_VALUED = "!"
 _ADVERBS = "-"
 _CONDITIONS = "?"
@@ -195,8 +195,9 @@ def _standing_sentences(text: str) -> Iterator[str]:
 def _stated_before_question(sentence: str) -> str:
     """Returns what a question states before it asks: "I'm vegan, what can I cook?"; "": nothing.
 
-    Only its first clause can, which nothing before it makes conditional, nor its end in languages that have the verb
-    there. A rest without words of its own ("do I?") asks whether that is so.
+    Only its first clause can: no condition stands before it. In languages that have the verb at the end, the clause's
+    end must not make it a condition, a question or a topic. A rest without words of its own ("do I?") asks whether that
+    is so.
     """
     stated, *asked = _CLAUSE.split(sentence, maxsplit=1)
     if not asked or not recognising_words(asked[0]) or _table().conditions.search(stated):
@@ -240,7 +241,7 @@ class _Table(NamedTuple):
     single_valued: re.Pattern[str]
     # Words for how a statement holds.
     adverbs: frozenset[str]
-    # The ends of clauses that state a condition or ask.
+    # The ends of clauses that state a condition, ask, or name a topic.
     conditions: re.Pattern[str]
 
 
