@@ -65,7 +65,7 @@ class ChatAgents(Struct, frozen=True):
         self, spec: AgentSpec, request: ChatRequest, prompt: Prompt, terms: TurnTerms
     ) -> tuple[TurnTerms, Guide]:
         # The client sees none of the agent's tools, so a call of an unknown name is not its either.
-        gateway_tools = AllBut(request.tools) if prompt.tools else ()
+        gateway_tools = AllBut(request.tools) if prompt.offered_tools else ()
         terms = replace(
             terms,
             gateway_tools=gateway_tools,

@@ -106,6 +106,24 @@ def test_an_agent_of_a_model_that_has_tools_or_thoughts_has_tools(tmp_path: Path
                 assert send(world, agent, "Hi", streamed=False)[-1].content == "Found."
 
 
+def test_an_agent_that_a_chat_asks_for_thoughts_has_no_tools_and_follows_no_rules(tmp_path: Path) -> None:
+    with StrictUpstream(rules=Rules(thinks=True)) as upstream:
+        there = (UpstreamSettings("openai", base_url=upstream.base_url),)
+        with letta(upstream, tmp_path, upstreams=there) as world:
+            first: Any = [{"type": "run_first", "tool_name": "conversation_search"}]
+            agent = world.agent(
+                model="openai/gpt-5.6-luna", tool_rules=first, agent_type="letta_v1_agent", name="ann"
+            )
+            upstream.queue(plain("Hello."))
+            asked = world.world.sdk.chat.completions.create(
+                model=f"agent/{agent.name}",
+                messages=[{"role": "user", "content": "Hi"}],
+                reasoning_effort="high",
+            )
+            assert asked.choices[0].message.content == "Hello."
+            assert not {"tools", "tool_choice"} & upstream.last.json.keys()
+
+
 def test_an_agent_that_thinks_is_asked_without_its_temperature(world: LettaWorld) -> None:
     """Claude refuses any but 1 then, and Letta's server sent 1."""
     settings: Any = {"provider_type": "anthropic", "temperature": 0.7}

@@ -36,7 +36,7 @@ def guide_of(
 
     can_ask: a person may be asked to approve a call. has_later_message: as in `RuleGuide`.
     """
-    names = [tool["function"]["name"] for tool in prompt.tools]
+    names = [tool["function"]["name"] for tool in prompt.offered_tools]
     return RuleGuide(
         read_rules(spec.defined.rules) if spec.defined is not None and names else (),
         names,
