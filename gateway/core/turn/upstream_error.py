@@ -329,13 +329,18 @@ def exceeds_context(body: bytes, request: bytes = b"") -> bool:
     request: the JSON it is about, as for `context_from_error`.
     """
     error = _error_in_body(body)
-    return error is not None and _is_too_long(error, _text_of(request))
+    return error is not None and _is_too_long(error, request)
 
 
-def _is_too_long(error: Json, request: str = "") -> bool:
-    words, quoted = str(error.get("message") or "")[:_CAUSE_CHARS], request.lower()
-    is_said = any(found[0].lower() not in quoted for found in _TOO_LONG.finditer(words))
-    return is_said or error.get("code") == _TOO_LONG_CODE
+def _is_too_long(error: Json, request: bytes = b"") -> bool:
+    if error.get("code") == _TOO_LONG_CODE:
+        return True
+    message = str(error.get("message") or "")[:_CAUSE_CHARS]
+    sentences = [found[0].lower() for found in _TOO_LONG.finditer(message)]
+    if not sentences or not request:
+        return bool(sentences)
+    quoted = _text_of(request).lower()
+    return any(sentence not in quoted for sentence in sentences)
 
 
 def context_from_error(body: str, request: bytes = b"") -> int | None:
