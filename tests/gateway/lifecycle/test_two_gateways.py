@@ -393,7 +393,6 @@ def test_a_gateway_that_stops_performs_the_runs_that_its_requests_wait_for(
             world.ask(world.one, "POST", f"/v1/agents/{unawaited}/messages/async", {"input": "Four."})[0]
             == 200
         )
-        time.sleep(0.5)
         gate.open()
         status, reply = waiting.result()
         assert (status, reply["messages"][-1]["content"]) == (200, "Third.")

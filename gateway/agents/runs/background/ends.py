@@ -52,14 +52,15 @@ class RunEnds:
 
     async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
-        while True:
-            ended = self._events.setdefault(run.uid, asyncio.Event())
-            now = await self._store.runs.load(run.agent, run.id)
-            if now is None or now.is_over:
-                return now or run
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_READ_INTERVAL_S):
-                    await ended.wait()
+        with self._store.jobs.awaiting(RUN_JOB, run.agent):
+            while True:
+                ended = self._events.setdefault(run.uid, asyncio.Event())
+                now = await self._store.runs.load(run.agent, run.id)
+                if now is None or now.is_over:
+                    return now or run
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_READ_INTERVAL_S):
+                        await ended.wait()
 
     async def wait_for_accepted(self, agent: Agent, conversation: str) -> None:
         """Waits for the ends of the runs of a conversation that were accepted before this moment, by any process.
@@ -68,8 +69,7 @@ class RunEnds:
         conversation: its key, or its uid. Raises: StoreError.
         """
         for run in await self._store.runs.accepted(agent.id, conversation):
-            with self._store.jobs.awaiting(RUN_JOB, run.agent):
-                await self.wait_for(run)
+            await self.wait_for(run)
 
     def _on_notification(self, payload: str | None) -> None:
         if payload is None:
