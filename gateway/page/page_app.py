@@ -231,11 +231,13 @@ class PageApp:
             async with self._searching if route.searches else nullcontext(), self._reading:
                 with limited_reads(self._read_s):
                     answer = await route.show(screen_request, query)
+            # In a thread, since a long list takes some ten milliseconds, and streams go on meanwhile.
+            async with self._rendering:
+                reply = await asyncio.to_thread(self._answers.reply, request, answer)
         else:
-            answer = await route.perform(screen_request, await self._read_form(request, route.form))
-        # In a thread, since a long list takes some ten milliseconds, and streams go on meanwhile.
-        async with self._rendering:
-            reply = await asyncio.to_thread(self._answers.reply, request, answer)
+            result = await route.perform(screen_request, await self._read_form(request, route.form))
+            # At once: what is done is answered, also where the gateway stops.
+            reply = self._answers.reply(request, result)
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
         return reply
