@@ -38,25 +38,25 @@ def refused_fields(model: str) -> frozenset[str]:
     return next((refused for names, refused in _REFUSED if names.match(model)), frozenset())
 
 
-# OpenAI's models from 5.2 on answer "Function tools with reasoning_effort are not supported": some where a request
-# names an effort, and newer ones unless it names `none`, since they think by default. Azure's are newer ones later.
+# OpenAI's models from 5.2 on answer "Function tools with reasoning_effort are not supported": up to 5.4 where a request
+# names an effort, and newer ones unless it names `none`, since they think by default. At Azure that begins with 5.7.
 _NAMES_NO_EFFORT: Final = re.compile(r"(?:.*/)?gpt-5\.[2-4](?!\d)")
 _NAMES_NO_EFFORT_AT_AZURE: Final = re.compile(r"(?:.*/)?gpt-5\.[2-6](?!\d)")
 _NAMES_NONE: Final = re.compile(r"(?:.*/)?gpt-(?:5\.[5-9]|[6-9])")
 
 
-def effort_beside_tools(model: str) -> str | None:
+def effort_with_tools(model: str) -> str | None:
     """Returns the effort of a chat completion with functions, as `Capabilities` has it."""
     return "" if _NAMES_NO_EFFORT.match(model) else "none" if _NAMES_NONE.match(model) else None
 
 
-def azures_effort_beside_tools(model: str) -> str | None:
-    return "" if _NAMES_NO_EFFORT_AT_AZURE.match(model) else effort_beside_tools(model)
+def azures_effort_with_tools(model: str) -> str | None:
+    return "" if _NAMES_NO_EFFORT_AT_AZURE.match(model) else effort_with_tools(model)
 
 
 # Of an upstream that is none of the known providers: a proxy may serve any model.
 UNKNOWN: Final = Capabilities(
-    can_force=can_force, refused_fields=refused_fields, effort_beside_tools=effort_beside_tools
+    can_force=can_force, refused_fields=refused_fields, effort_with_tools=effort_with_tools
 )
 _COUNTS: Final = replace(UNKNOWN, stream_usage=True)
 _NEWER: Final = replace(_COUNTS, max_completion_tokens=True)
@@ -112,14 +112,14 @@ PROVIDERS: Final[dict[str, ProviderSpec]] = {
                 _OPENAI,
                 responses="stored",
                 custom_tools=True,
-                effort_beside_tools=azures_effort_beside_tools,
+                effort_with_tools=azures_effort_with_tools,
             ),
         ),
         # It asks OpenAI for a response, whatever it is asked for.
         ProviderSpec(
             "openrouter",
             "https://openrouter.ai/api/v1",
-            replace(_OPENAI, metadata=True, effort_beside_tools=any_effort),
+            replace(_OPENAI, metadata=True, effort_with_tools=any_effort),
         ),
         ProviderSpec("groq", "https://api.groq.com/openai/v1", _NEWER),
         ProviderSpec("together", "https://api.together.xyz/v1", _COUNTS),

@@ -150,9 +150,9 @@ class Capabilities(Struct, frozen=True):
     can_force_when_thinking: bool = True
     # Returns for a model's name whether it can be forced to call a tool at all.
     can_force: Callable[[str], bool] = any_model
-    # Returns for a model's name the effort that a chat completion with functions has to have, where the model thinks in
-    # none; "": it names none. None: any.
-    effort_beside_tools: Callable[[str], str | None] = any_effort
+    # Returns for a model's name the effort that a chat completion with functions must name, since the model does not
+    # think there; "": it must name none. None: it may name any.
+    effort_with_tools: Callable[[str], str | None] = any_effort
     # Returns for a model's name the fields that it refuses. They are left out where an agent's settings have them, and
     # sent where the application does.
     refused_fields: Callable[[str], frozenset[str]] = refuses_nothing

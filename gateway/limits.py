@@ -31,11 +31,11 @@ class Limits(Struct, frozen=True):
     models_refresh_s: float = 300.0
     # How long the end of a reply waits for its commit. A commit takes a few milliseconds, a busy disk a hundred.
     commit_wait_s: float = 0.25
-    # How long a request waits for its limits and what was used of them. These are read in a millisecond; a
-    # reader that is busy with a large list, or a database that hangs, must not hold up chat.
+    # How long a request waits for its limits and what was used of them. These are read in a millisecond; a reader that
+    # is busy with a large list, or a database that hangs, must not hold up chat.
     limit_read_s: float = 0.25
-    # How long an agent waits for another one's answer. Tools of agents take seconds, and a
-    # client's own timeout is often a few minutes.
+    # How long an agent waits for another one's answer. Tools of agents take seconds, and a client's own timeout is
+    # often a few minutes.
     answer_wait_s: float = 120.0
     # A step of an agent is stored or not answered at all, so its end waits for a disk that has a bad moment.
     step_wait_s: float = 5.0

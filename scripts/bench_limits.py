@@ -5,7 +5,7 @@ tokens for each reply than its request reserves: so much, and no more, may token
 with 1 where a limit did not hold, or a request that was refused reached the upstream.
 
 Before it, what counting a request takes of the loop's thread: of the meter alone, and with three limits that hold for
-the request; microseconds of processor time, added to a receipt that nobody reads, the least of several runs.
+the request; microseconds of processor time, added to a receipt without readers, the least of several runs.
 """
 
 from __future__ import annotations

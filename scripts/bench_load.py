@@ -90,7 +90,7 @@ while True:
 """
 
 
-# The measurement with one connection is made in so many parts.
+# The parts of the measurement with one connection.
 BLOCKS = 10
 
 

@@ -188,8 +188,8 @@ class _ResponseLog(EventLog):
     last_events: bytes = b""
     # The response as it ended.
     final: Json | None = None
-    # The status and body of an upstream's refusal.
-    refusal: tuple[int, bytes] | None = None
+    # The status and body of an upstream's error.
+    error_reply: tuple[int, bytes] | None = None
 
     async def write(self, data: bytes) -> None:
         end = self.dialect.end_in(data)
@@ -200,7 +200,7 @@ class _ResponseLog(EventLog):
 
     async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         if status >= 300:
-            self.refusal = status, body
+            self.error_reply = status, body
         else:
             self.final = orjson.loads(body)
 
@@ -546,8 +546,8 @@ class BackgroundResponses:
             code = error.code if isinstance(error, CallerError) else None
             await self._end(run, log, self.dialect.failed(shown, code, error.message))
             return
-        if log.refusal is not None:
-            status, body = log.refusal
+        if log.error_reply is not None:
+            status, body = log.error_reply
             code, message = _error_in(body)
             if run.id not in self._callers and status in _KEY_REFUSED:
                 message = KEY_IS_GONE

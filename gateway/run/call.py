@@ -257,13 +257,14 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
         untranslatable = tuple(each for each in fields if each not in consumed)
     unreadable: frozenset[int] = frozenset()
-    effort_beside_tools = capabilities.effort_beside_tools(model)
+    effort_with_tools = capabilities.effort_with_tools(model)
     if request.native_body is not None:
         untranslatable += tuple(request.native_body.left_out)
         consumed += _choices_without_tools(request)
         unreadable = frozenset(n for n, m in enumerate(request.messages) if has_unreadable_files(m))
-    if request.is_translated and effort_beside_tools is not None and request.has_tools:
-        consumed += tuple(key for key in ("reasoning_effort",) if key in request.json)
+    replaces_effort = request.is_translated and request.has_tools and effort_with_tools is not None
+    if replaces_effort and "reasoning_effort" in request.json:
+        consumed += ("reasoning_effort",)
     takes_developer = capabilities.developer_role is not False
     may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
     if not capabilities.replies_without_thoughts:  # its models think without being asked to
@@ -276,7 +277,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
         may_force and capabilities.can_force(model),
         _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
         asks_usage=endpoint.asks_usage,
-        effort_beside_tools=effort_beside_tools,
+        effort_with_tools=effort_with_tools,
         thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
         unreadable_files=unreadable,
         foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else frozenset(),

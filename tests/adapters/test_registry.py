@@ -160,7 +160,7 @@ def test_who_stores_responses_is_known_of_three_at_their_own_addresses(
     ],
 )
 def test_the_effort_of_models_that_have_tools_or_thoughts(kind: str, efforts: list[str | None]) -> None:
-    effort = PROVIDERS[kind].capabilities.effort_beside_tools
+    effort = PROVIDERS[kind].capabilities.effort_with_tools
     names = (
         "gpt-4.1",
         "gpt-5-mini",

@@ -200,7 +200,7 @@ def test_comments_are_passed_over_for_a_while() -> None:
 
 
 def test_a_client_is_not_kept_waiting_while_a_model_thinks() -> None:
-    """Clients of LiveKit wait 5 s for the head of a reply, and Claude may think for longer behind its pings."""
+    """Clients of LiveKit wait 5 s for the head of a reply, and Claude may think for longer while it sends pings."""
     first = FirstEvent()
     begun = b'event: message_start\ndata: {"type":"message_start"}\n\n'
     assert first.feed(begun, 1.0) is None

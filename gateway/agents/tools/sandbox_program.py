@@ -23,7 +23,7 @@ from typing import Any
 
 TOOL = "<tool>"
 READY = b"\n"
-# Beside 60 processes that compute, of four calls, a chat takes 129 ms in the median: 114 with 19, 326 with 10, 481 with
+# While 60 processes of four calls compute, a chat takes 129 ms in the median: 114 with 19, 326 with 10, 481 with
 # its caller's priority (all in one control group, as in a container or a unit).
 _NICE = 15
 # A source may name these, and all that is in `typing`, without an import, as on Letta's server.

@@ -35,8 +35,8 @@ CUT_CHARS = 600
 # The same for a question about the order of many events: the answer stands in many turns. Measured with 600, 400, 300
 # and 200 on all steps of a project: 36, 38, 39 and 40% of the sentences; on three steps 73, 72, 73 and 72%.
 ORDER_CHARS = 200
-# Of so many messages of the user the sentences about the events of a query are searched for. As many messages give the
-# names that the index looks for once more (`storage.search.rank`); with 1, 2 and 5 as much is found.
+# The number of the user's messages from which sentences about the events of a query are searched for. The index takes
+# names from as many for its second look (`storage.search.rank`). With 1, 2 and 5 as much is found.
 _EVENT_MESSAGES = 3
 # Only the beginning of a very long turn is compared and searched for its best part.
 _SEARCHED_CHARS = 20_000
@@ -214,7 +214,7 @@ def _name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
 
 
 def event_sentences(found: Iterable[Message], query: str) -> list[str]:
-    """Returns what the user said about the events of a query: of each of the first messages its best sentence.
+    """Returns the user's sentences about the events of a query: of each of the first messages the best one.
 
     found: best first.
     """
@@ -273,7 +273,7 @@ def choose(
     cut_chars: how much of one message is shown.
     is_selection: the candidates are a selection of the whole memory (`most_telling` of the store), which the
         note says. A message mostly covered by facts is left out for them.
-    is_order: the query asks for the order of many events, each of which one sentence says.
+    is_order: the query asks for the order of many events. One sentence states each.
     """
     if is_selection:
         budget_tokens, cut_chars = budget_tokens - _SELECTION_TOKENS, min(cut_chars, _SELECTION_CHARS)

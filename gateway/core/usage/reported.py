@@ -24,7 +24,7 @@ from storage.records import TokenCounts
 PARSED_BYTES: Final = 64 * 1024
 # The first and the last bytes of a larger one, in which its usage is looked for.
 SEARCHED_BYTES: Final = 4 * 1024
-# So much of a stream is held before its text is counted. Chosen: two hundred tokens that come one by one.
+# The bytes of a stream that are held before its text is counted. Chosen: two hundred tokens that come one by one.
 HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
 _USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
@@ -34,7 +34,7 @@ _USAGE_OR_BACKGROUND: Final = re.compile(_USAGE.pattern + rb'|"background"')
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
 _UNDER_WAY: Final = ("queued", "in_progress")
 _CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
-# The kinds of Claude's `iterations` whose tokens are billed, and are no part of its totals: the summary of a context
+# The kinds of Claude's `iterations` that are billed, and are no part of its totals: the summary of a context
 # that was full, and the replies of an advisor. Of a fallback that declined nothing is billed.
 # (platform.claude.com/docs/en/build-with-claude/compaction)
 _APART: Final = ("compaction", "advisor_message")

@@ -149,7 +149,7 @@ class BackgroundModel:
             body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
         if tools:
             body["tools"] = list(tools)
-            if effort := self.provider.capabilities.effort_beside_tools(self.model):
+            if effort := self.provider.capabilities.effort_with_tools(self.model):
                 body["reasoning_effort"] = effort
         request = ModelRequest(orjson.dumps(body))
         async with self._slots:

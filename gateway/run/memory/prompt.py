@@ -52,7 +52,7 @@ class EndpointForm(Struct, frozen=True):
     # The model takes its thoughts back only if nothing before them has changed.
     binds_thoughts: bool = False
     # As in `Capabilities`.
-    effort_beside_tools: str | None = None
+    effort_with_tools: str | None = None
     # The model thinks only on request, and thoughts are asked for without an effort.
     thinks_on_request: bool = False
     # The usage of a stream is asked for even if the client does not ask for it.
@@ -282,23 +282,24 @@ class Prompt(Struct, frozen=True):
 
     @property
     def offered_tools(self) -> Sequence[dict[str, Any]]:
-        """The gateway's tools that go upstream: none to a model with tools or thoughts whose client asks for thoughts.
+        """The gateway's tools that go upstream.
 
-        An agent's tools go before the effort of its definition.
+        A model that does not think with tools gets none where the client names an effort. An agent's tools take
+        precedence over the effort of its definition.
         """
         request = self.request
         asks_effort = request.json.get("reasoning_effort") not in (None, "none")
-        if self.form.effort_beside_tools is None or not asks_effort or request.has_tools:
+        if self.form.effort_with_tools is None or not asks_effort or request.has_tools:
             return self.tools
         return self.tools if "reasoning_effort" in request.added_fields else ()
 
     @property
     def has_tools_in_place_of_thoughts(self) -> bool:
-        """The model has one or other, and the client cannot know it.
+        """The model does not think since it has tools, and the client cannot know that.
 
         The tools are the gateway's, or the client speaks another dialect.
         """
-        if self.form.effort_beside_tools is None:
+        if self.form.effort_with_tools is None:
             return False
         has_own = self.request.has_tools
         return self.request.is_translated if has_own else bool(self.offered_tools)
@@ -371,8 +372,8 @@ class Prompt(Struct, frozen=True):
         if self.form.thinks_on_request:
             edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
         if self.has_tools_in_place_of_thoughts:
-            if self.form.effort_beside_tools:
-                edit.set_member("reasoning_effort", self.form.effort_beside_tools)
+            if self.form.effort_with_tools:
+                edit.set_member("reasoning_effort", self.form.effort_with_tools)
             else:
                 edit.drop_member("reasoning_effort")
         for index in self.form.as_system:

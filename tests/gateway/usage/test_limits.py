@@ -385,7 +385,6 @@ def test_users_that_callers_name_do_not_fill_the_memory(
     assert [world.post(ASK, user="user-0").status for _ in range(2)] == [200, 429]
 
 
-@pytest.mark.both
 def test_the_limit_of_a_user_reads_no_counters_of_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +406,7 @@ def test_the_limit_of_a_user_reads_no_counters_of_others(
     assert len(days_read) <= 2 * 2  # of one counter both ends of the period are compared
 
 
+@pytest.mark.both
 def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
