@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from unittest.mock import Mock
+from unittest.mock import MagicMock
 
 import pytest
 from msgspec.structs import replace
@@ -122,7 +122,7 @@ async def test_an_end_is_read_by_those_alone_who_wait_for_it(monkeypatch: pytest
         reads.append(id)
         return replace(one if id == 1 else two, state=RunState.COMPLETED if id in over else RunState.RUNNING)
 
-    store = Mock()
+    store = MagicMock()  # `jobs.awaiting` is a context
     store.runs.load = load
     made = ends.RunEnds(store)
     waiting = [asyncio.ensure_future(made.wait_for(run)) for run in (one, two)]
