@@ -55,7 +55,7 @@ _USAGE_ROWS = 10_000
 # a second, and several on a machine that is busy.
 _START_S = 10.0
 _START_POLL_S = 0.1
-# Seconds of waiting after which a command says so. Commands and starts take less: it is mostly a gateway that drains.
+# Seconds after which a command prints that it waits. Commands and starts take less: it is mostly a gateway that drains.
 _START_NOTED_S = 1.5
 
 _Arguments = Mapping[str, Any]
