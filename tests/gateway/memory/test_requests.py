@@ -11,10 +11,12 @@ import httpx
 import pytest
 
 from gateway.operations import make_request_operations
+from gateway.run.background.retention import Retention
 from storage.commands import ForgetTarget, Learned, LearnedFact
 from storage.records import Scope
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import World, agent, remember
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.both
 
@@ -165,10 +167,19 @@ async def _key(world: World, project: str) -> str:
     return (await world.store.keys.create(project, f"key of {project}"))[1]
 
 
-def test_what_is_too_old_is_hidden_at_once(world: World) -> None:
+@pytest.fixture
+def idle_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a gateway that starts afterwards look for nothing that is too old."""
+
+    async def look(self: Retention) -> float:
+        return PATIENCE_S
+
+    monkeypatch.setattr(Retention, "look", look)
+
+
+def test_what_is_too_old_is_hidden_at_once(idle_retention: None, world: World) -> None:
     id = asked(world, FACT)
     assert why(world, id)["id"] == id
-    world.settle()  # the retention of the start, a job where the database may be shared
     world.clock.sleep(7 * 86_400 + 1)
     assert httpx.get(f"{world.gateway.url}/v1/memory/requests/{id}").status_code == 404
     assert world.query("SELECT count(*) FROM recalls") == [1]
