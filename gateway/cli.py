@@ -343,8 +343,9 @@ def migrate() -> None:
 
 
 @root.command(help="check the settings and print them, without secrets")
-def check_config() -> None:
-    _load_commands().check_config()
+@_flag("strict", "fail (exit code 1) where it warns: a gateway would start, but without memory, for instance")
+def check_config(strict: bool) -> int:
+    return _load_commands().check_config(is_strict=strict)
 
 
 @root.command("version", help="print the version", reads_settings=False)

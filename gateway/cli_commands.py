@@ -122,8 +122,11 @@ class Commands:
         asyncio.run(migrate(self.settings))
         print(f"{self.settings.database.shown} has the schema of this version.", file=sys.stderr)
 
-    def check_config(self) -> None:
-        """Prints the settings, and what a start would refuse. Nothing is made, and no port is taken."""
+    def check_config(self, *, is_strict: bool) -> int:
+        """Prints the settings, and what a start would refuse. Nothing is made, and no port is taken.
+
+        is_strict: a warning is a failure.
+        """
         with loading():
             from gateway.open_database import DatabaseFindings, check_database
             from gateway.provider_factory import make_embedder, make_providers
@@ -154,13 +157,10 @@ class Commands:
         with mistakes.collecting():
             load_otlp_settings(os.environ)
         mistakes.raise_if_any()
-        for note in database.notes:
-            print_error(note)
-        if database.fault is not None:
-            print_error(f"nothing would be remembered: {database.fault}")
-        if database.is_open:
-            print_error(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
+        for sentence in (*database.notes, *database.warnings):
+            print_error(sentence)
         printed.show_json(_without_secrets(msgspec.to_builtins(settings)))
+        return EXIT_FAILED if is_strict and database.warnings else 0
 
     def open_page(self, *, only_prints: bool) -> None:
         """Prints the address of the page, with a code that signs in once. On a terminal it opens a browser, too."""

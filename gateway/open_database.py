@@ -80,12 +80,10 @@ class DatabaseFindings(Struct, frozen=True):
 
     # There are gateway keys, or that is unknown.
     is_keyed: bool = True
-    # Other accounts of this machine may read it.
-    is_open: bool = False
-    # Why memory would not work; None: it would.
-    fault: str | None = None
     # Sentences about its version and schema.
     notes: tuple[str, ...] = ()
+    # Sentences about what a gateway would start with all the same: no memory, other accounts that may read it.
+    warnings: tuple[str, ...] = ()
 
 
 def check_database(settings: Settings) -> DatabaseFindings:
@@ -96,13 +94,20 @@ def check_database(settings: Settings) -> DatabaseFindings:
     try:
         found = inspect(path)
     except Unavailable as error:
-        return DatabaseFindings(fault=error.message)
+        return _without_memory(error)
     except StoreError as error:
         raise SettingsError(f"database.path: {error.message}") from error
-    notes = [] if found.upgrade is None else [f"the database has {_describe_schema(*found.upgrade)}"]
+    notes = () if found.upgrade is None else (f"the database has {_describe_schema(*found.upgrade)}",)
+    warnings = []
     if (warning := warn_of_network(settings)) is not None:
-        notes.append(warning)
-    return DatabaseFindings(is_keyed=found.is_keyed, is_open=found.is_open, notes=tuple(notes))
+        warnings.append(warning)
+    if found.is_open:
+        warnings.append(f"other accounts may read {settings.database.shown}; `chmod 600` closes it")
+    return DatabaseFindings(found.is_keyed, notes, tuple(warnings))
+
+
+def _without_memory(error: Unavailable) -> DatabaseFindings:
+    return DatabaseFindings(warnings=(f"nothing would be remembered: {error.message}",))
 
 
 def warn_of_network(settings: Settings) -> str | None:
@@ -131,10 +136,12 @@ async def _check_server(database: DatabaseSettings, url: str) -> DatabaseFinding
             listen_url=database.listen_url,
         )
     except Unavailable as error:
-        return DatabaseFindings(fault=error.message)
+        return _without_memory(error)
     except StoreError as error:
         raise SettingsError(f"database.url: {error.message}") from error
     schema = _describe_schema(found.schema, found.latest_schema) if found.schema else "no tables yet"
-    delivery = "arrive" if found.listen_fault is None else f"do not arrive: {found.listen_fault}"
-    notes = (f"PostgreSQL {found.version}, {schema}", f"notifications between gateways {delivery}")
-    return DatabaseFindings(is_keyed=found.is_keyed, notes=notes)
+    server = f"PostgreSQL {found.version}, {schema}"
+    delivery = "notifications between gateways"
+    if found.listen_fault is None:
+        return DatabaseFindings(found.is_keyed, (server, f"{delivery} arrive"))
+    return DatabaseFindings(found.is_keyed, (server,), (f"{delivery} do not arrive: {found.listen_fault}",))

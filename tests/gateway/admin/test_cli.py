@@ -607,6 +607,26 @@ def test_check_config_says_what_would_cost_the_memory(database: Path, capsys: Ou
 
 
 @pytest.mark.sqlite
+def test_check_config_fails_for_a_warning_where_it_is_strict(database: Path, capsys: Out) -> None:
+    """A script asks before a restart; that a start will bring the schema up is no warning."""
+    strict = ["check-config", "--strict"]
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        migrate(connection, str(database), load_migrations()[:1])
+    database.chmod(0o600)
+    assert main(strict) == 0
+    assert "which a start brings to" in capsys.readouterr().err
+    database.chmod(0o644)
+    assert main(strict) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["server"]
+    assert "other accounts may read" in shown.err
+    assert main([*strict, "--db", "nowhere/m.db"]) == 1
+    assert "nothing would be remembered" in capsys.readouterr().err
+    Path("mnemogate.toml").write_text("[server]\nport = 70000")
+    assert main(strict) == 2
+
+
+@pytest.mark.sqlite
 def test_check_config_asks_the_database_for_keys_and_makes_none(
     database: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
