@@ -68,6 +68,7 @@ RULES = (
     Rule("how common words are in general", [(find, "_MIN_IN_GENERAL", 0)]),
     Rule("a text's language by its letters", [(common, "_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
+    Rule("what only begins or tests searches nothing", [(common, "_BEGINS", frozenset())]),
     Rule("bound: the best hit", [(scores, "MIN_BEST_SHARE", 0.0), (scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: a hit by one word", [(scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "MIN_SHARE", 0.0)]),

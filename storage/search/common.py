@@ -72,6 +72,7 @@ def _by_language(table: Path) -> dict[str, list[str]]:
 
 _ADDRESSES = _by_language(_SAID_TO_ASSISTANTS)
 _WHEN = frozenset(words_of(" ".join(_ADDRESSES.pop("-"))))
+_BEGINS = frozenset(split_words(" ".join(_ADDRESSES.pop("="))))
 # Of two with the same score the first counts. Each has 16 bits of a term's degrees.
 _LANGUAGES = (*_ADDRESSES, "el", "fi", "hu", "ro")
 _DEGREE_BITS, _DEGREE = 16, 0xFFFF
@@ -81,8 +82,10 @@ _BY_LANGUAGE = Struct(f"<{len(_LANGUAGES)}H")
 def shares_in_general(words: Sequence[str], terms: Sequence[str]) -> list[float]:
     """Returns for each term which share of people's messages has it, in the language that a text seems to be in.
 
-    words: all of the text's.
+    words: all of the text's. Those of a text that only begins or tests count as any message's.
     """
+    if _BEGINS.issuperset(words):
+        return [1.0] * len(terms)
     degrees = load_tables().get
     shift = _DEGREE_BITS * _LANGUAGES.index(language_of(words))
     shares = [_SHARES[degrees(term, 0) >> shift & _DEGREE] for term in terms]

@@ -359,6 +359,18 @@ def test_small_talk_recalls_nothing_unless_it_is_searched_for(query: str) -> Non
     assert found(query, *documents) == [1]
 
 
+@pytest.mark.parametrize(
+    "text", ["Let's start.", "Test.", "This is just a test", "Los geht's!", "开始吧", "テスト"]
+)
+def test_a_text_that_only_begins_or_tests_recalls_nothing(text: str) -> None:
+    start, test = said(1, "I start at the bakery in May"), said(2, "my driving test is on Friday")
+    unspaced = said(3, "我们开始吧测试テスト")
+    assert found(text, start, test, unspaced, only_strong=True) == []
+    assert found("When do I start?", start, test, only_strong=True) == [1]
+    assert found("Remind me of my test", start, test, only_strong=True) == [2]
+    assert found("test", start, test) == [2]
+
+
 def test_a_question_of_which_memory_knows_little_recalls_nothing() -> None:
     documents = [said(n, f"lunch {n} was good on the terrace") for n in range(1, 20)]
     query = "explain congestion control windows sliding protocols throughput lunch"
