@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ LIMITS = (
     ("cost", "month", 900 / MILLION, USED / MILLION, 1 / MILLION),
     ("concurrent", None, 20.0, 1.0, 0.0),
 )
+CHAT = json.dumps({**BODY, "messages": [{"role": "user", "content": "Hi. " * 80}]}).encode()
 AT_ONCE = 500  # requests between two looks at the clock
 THREE_LIMITS = (("requests", "minute"), ("tokens", "day"), ("cost", "month"))
 
@@ -69,8 +71,9 @@ async def request(
 async def cost_us(accounting: Accounting, readers: int, runs: int) -> float:
     """Returns microseconds of this thread for a request. readers: 0: a receipt alone; 1: the meter; 2: limits too."""
     receipts = Receipts(None)
-    receipts.readers += [accounting.meter.count, accounting.limiter.settle][:readers]
-    planned = PlannedCall(b"x" * 400, 10, Target("up", "m"))
+    if readers:
+        receipts.readers.append(accounting.meter.count if readers == 1 else accounting.count)
+    planned = PlannedCall(CHAT, 10, Target("up", "m"))
     found = []
     for _ in range(runs):
         begun = time.thread_time_ns()

@@ -311,13 +311,6 @@ class Receipt(Struct, eq=False, weakref=True):
         last = self.last_call
         return self.status >= 400 or self.is_cut or (last is not None and bool(last.failure))
 
-    @property
-    def is_answered(self) -> bool:
-        """A model has answered, in full or in part, or none was to be asked."""
-        return not self.asks_model or any(
-            call.is_answered and call.costs_tokens and not call.is_background for call in self.calls
-        )
-
     def upstream_called(self) -> None:
         now = time.perf_counter()
         self._sent = self._sent or now
@@ -434,7 +427,7 @@ class Receipts:
         """tracer: None: nothing is traced."""
         self.tracer = tracer
         # Each is called with every receipt once, after the reply's last byte.
-        self.readers: list[Callable[[Receipt], None]] = []
+        self.readers: list[Callable[[Receipt], object]] = []
 
     def hand_on(self, receipt: Receipt) -> None:
         """Hands the receipt of ended work to all readers and to the tracer."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.metrics import Metrics
-from gateway.run.receipt import Receipts, RecordsTraces
+from gateway.run.receipt import Receipt, Receipts, RecordsTraces
 from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
@@ -46,12 +46,15 @@ class Accounting:
         self.pending_usage = PendingUsage(self.meter, self.limiter)
         store.usage.when_forgotten(self.pending_usage.forget)
         self.receipts.readers += [
-            self.meter.count,
-            self.limiter.settle,
+            self.count,
             GenAIMetrics(metrics, settings).count,
             self.pending_usage.note,
         ]
         self.meter.after_write.append(self.limiter.refresh)
+
+    def count(self, receipt: Receipt) -> None:
+        """Counts what has ended, and settles what it had reserved."""
+        self.limiter.settle(receipt, self.meter.count(receipt))
 
     def start(self) -> list[asyncio.Task[None]]:
         """Returns its tasks, which run until they are cancelled. What they leave unwritten, `meter.write` writes."""

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, period_of
+from gateway.core.usage.limit_rules import STORED_PERIODS, Bucket, bound_of
 from gateway.run.usage.meter import ANSWERED, COST, DAY_S, INPUT, OUTPUT, Meter
 from storage.errors import StoreError, is_known
 from storage.sql.usage import Usage
@@ -33,43 +33,48 @@ class LimitBuckets:
         self._usage = usage
         self._meter = meter
         self._now = now
-        # By the limit's id and the subject.
+        # By the limit's id and the subject: the user where each has a bucket, else "".
         self._buckets: dict[tuple[int, str], Bucket] = {}
         # How many buckets there are when they are dropped the next time.
         self._dropped_at = _MAX_BUCKETS
+        # How many processes share the limits.
+        self._processes = 1
         # By the bucket that is being loaded.
         self._loads: dict[Bucket, asyncio.Task[None]] = {}
         usage.when_forgotten(self._forget)
 
-    def get(self, limit: UsageLimit, user: str) -> Bucket:
-        """Returns the bucket of a limit and a user for the present period; a new one has to be loaded.
+    def get(self, limits: Iterable[UsageLimit], user: str) -> list[Bucket]:
+        """Returns the buckets of limits and a user for the present periods, in the same order; new ones have to be
+        loaded.
 
-        limit: as it is now, since only buckets that are there take part in its next change.
+        limits: as they are now, since only buckets that are there take part in the next change.
         """
-        key, now = _key_of(limit, user), self._now()
-        found = self._buckets.get(key)
-        if found is None or not found.period.has(now):
-            # What is under way has one bucket for ever.
-            found = Bucket(limit, key[1], period_of(limit.per, now))
-            found.is_loaded = limit.per not in STORED_PERIODS
-            self._buckets[key] = found
-        found.was_asked_for = True
+        if len(self._buckets) >= self._dropped_at:
+            self._drop_some()
+        found, now = [], self._now()
+        for limit in limits:
+            subject = user if limit.user == EACH_USER else ""
+            bucket = self._buckets.get((limit.id, subject))
+            if bucket is None or not bucket.period.begin <= now < bucket.period.end:
+                # A clock that was ahead and is put right leaves periods of the future. What is under way has one
+                # bucket for ever.
+                bucket = Bucket.begin(limit, bound_of(limit, self._processes), subject, now)
+                self._buckets[limit.id, subject] = bucket
+            bucket.was_asked_for = True
+            found.append(bucket)
         return found
-
-    def get_all(self, limits: Iterable[UsageLimit], user: str) -> list[Bucket]:
-        """Returns the buckets of limits and a user for the present periods, in the same order."""
-        self._drop_some()
-        return [self.get(limit, user) for limit in limits]
 
     def find(self, limit: UsageLimit, user: str) -> Bucket | None:
         """Returns the last bucket of a limit and a user; None: the table has all that was used."""
-        return self._buckets.get(_key_of(limit, user))
+        return self._buckets.get((limit.id, user if limit.user == EACH_USER else ""))
 
-    def replace_limits(self, limits: Mapping[int, UsageLimit]) -> None:
-        """Takes limits as they are now, by their ids. What was used stays."""
+    def replace_limits(self, limits: Mapping[int, UsageLimit], processes: int) -> None:
+        """Takes limits as they are now, by their ids, and how many processes share them. What was used stays."""
+        self._processes = processes
+        bounds = {id: bound_of(limit, processes) for id, limit in limits.items()}
         self._buckets = {key: each for key, each in self._buckets.items() if key[0] in limits}
         for (id, _), bucket in self._buckets.items():
-            bucket.limit = limits[id]
+            bucket.limit, bucket.bound = limits[id], bounds[id]
 
     async def load(self, buckets: Iterable[Bucket], wait_s: float | None) -> None:
         """Reads what was used before of the buckets that do not know it yet.
@@ -144,8 +149,6 @@ class LimitBuckets:
     def _drop_some(self) -> None:
         """Drops buckets where there are too many. Those of what is under way and of this minute are known here alone,
         and stay."""
-        if len(self._buckets) < self._dropped_at:
-            return
         now = self._now()
         self._buckets = {
             key: each
@@ -164,8 +167,3 @@ class LimitBuckets:
             or each.limit.project != project
             or user not in (each.user, each.limit.user)
         }
-
-
-def _key_of(limit: UsageLimit, user: str) -> tuple[int, str]:
-    """Returns the key of a bucket: the limit's id, and the user where each has one."""
-    return limit.id, user if limit.user == EACH_USER else ""

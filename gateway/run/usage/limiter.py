@@ -11,11 +11,13 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from functools import lru_cache
 from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
 
+from adapters.types import Header
 from gateway.core.dates import iso_text
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.upstream.policy import Target
@@ -27,15 +29,17 @@ from gateway.core.usage.limit_rules import (
     Bucket,
     LimitReservation,
     Period,
-    counted_amount,
     displayed_amount,
     find_full_buckets,
     format_duration,
+    have_room,
     limits_for,
+    used_amounts,
+    wanted_amounts,
 )
 from gateway.errors import LimitReached
 from gateway.metrics import Metrics
-from gateway.run.receipt import Receipt, UpstreamCall
+from gateway.run.receipt import Receipt
 from gateway.run.usage.limit_buckets import LimitBuckets
 from gateway.run.usage.meter import Meter
 from storage.errors import StoreError, is_known
@@ -58,7 +62,10 @@ _RETRY_S: Final = 1.0
 # Rounds of the event loop from a connection that closes to the end of its request. Measured: up to 11, where several
 # tools run.
 _ENDING_TICKS: Final = 30
+# The callers whose limits need not be looked for. Chosen; no measurement.
+_MAX_CALLERS: Final = 4096
 _ID: Final = attrgetter("id")
+_NO_TOKENS: Final = wanted_amounts()
 _HEADER_UNITS: Final = ("requests", "tokens")
 
 
@@ -122,6 +129,10 @@ class Limiter:
         self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
         # The same limits by their ids.
         self._known: dict[int, UsageLimit] = {}
+        # The keys and users that limits name.
+        self._named: set[int | str | None] = set()
+        # The same as `_find_limits`, until the limits change.
+        self._found_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find_limits)
         self._limits_lock = asyncio.Lock()
         self._buckets = LimitBuckets(store.usage, meter, now)
         self._reservations: dict[Receipt, LimitReservation] = {}
@@ -153,17 +164,18 @@ class Limiter:
             of_project.setdefault((limit.key, limit.user), []).append(limit)
         known = {limit.id: limit for limit in limits}
         new, self._known = known.keys() - self._known.keys(), known
-        self._buckets.replace_limits(known)
+        self._named = {name for limit in limits for name in (limit.key, limit.user)}
+        self._found_limits.cache_clear()
+        self._buckets.replace_limits(known, self._processes)
         if new:
             self._reserve_under_way(new)
 
     def _reserve_under_way(self, new: Set[int]) -> None:
         """Counts requests that are under way towards new limits, as if they had been let in by them. new: ids."""
         for receipt, reservation in self._reservations.items():
-            for limit in self._limits_of(receipt):
-                if limit.id in new:
-                    # Tokens and cost are counted when it ends.
-                    reservation.reserve(self._buckets.get(limit, receipt.user), Amounts().of(limit.unit))
+            limits = [limit for limit in self._limits_of(receipt) if limit.id in new]
+            for bucket in self._buckets.get(limits, receipt.user):
+                reservation.reserve(bucket, _NO_TOKENS[bucket.column])  # these are counted when it ends
 
     async def run(self) -> None:
         """Reads the limits again when they have changed, until it is cancelled."""
@@ -179,9 +191,7 @@ class Limiter:
                 self._changed.set()
 
     async def _try_load(self) -> None:
-        """Reads the limits for a request, if they may have changed."""
-        if self._known_change == self._change:
-            return
+        """Reads the limits for a request, as they may have changed."""
         try:
             async with asyncio.timeout(self._read_s):
                 await self.load()
@@ -199,17 +209,22 @@ class Limiter:
 
     def _buckets_of(self, receipt: Receipt) -> list[Bucket]:
         """Returns the present buckets of the limits that hold for a request, by their ids."""
-        return self._buckets.get_all(self._limits_of(receipt), receipt.user)
+        return self._buckets.get(self._limits_of(receipt), receipt.user)
 
-    def _limits_of(self, receipt: Receipt) -> list[UsageLimit]:
+    def _limits_of(self, receipt: Receipt) -> Sequence[UsageLimit]:
         """Returns the limits that hold for a request, or for work that goes on with one, by their ids."""
         limits = self._limits_for(receipt.project, receipt.key, receipt.user)
         if not receipt.is_request:
             return [limit for limit in limits if limit.unit in MEASURED]
         return limits if receipt.asks_model else [limit for limit in limits if limit.unit == "requests"]
 
-    def _limits_for(self, project: str, key: int, user: str) -> list[UsageLimit]:
+    def _limits_for(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, by their ids."""
+        # Those that no limit names are looked for as one, and their names are not cached.
+        named = self._named
+        return self._found_limits(project, key if key in named else 0, user if user in named else "")
+
+    def _find_limits(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
         of_project = self._limits.get(project)
         if of_project is None:
             return []
@@ -217,11 +232,6 @@ class Limiter:
         holders = [(of_key, of_user) for of_key in (None, key) for of_user in {None, EACH_USER, user}]
         limits = [limit for holder in holders for limit in of_project.get(holder, ())]
         return limits_for(sorted(limits, key=_ID), key, user)
-
-    def _bound_here(self, limit: UsageLimit) -> int:
-        """Returns the bound of a limit for this process: its part of what holds for a minute or at a time."""
-        is_whole = limit.per in STORED_PERIODS
-        return counted_amount(limit, limit.most if is_whole else limit.most / self._processes)
 
     # -- a request begins
 
@@ -241,39 +251,35 @@ class Limiter:
         """
         if (before := self._reservations.get(receipt)) is not None:
             return before.substitute  # its request was let in already
-        await self._try_load()
+        if self._known_change != self._change:
+            await self._try_load()
         if receipt.project not in self._limits:
             self._reservations[receipt] = LimitReservation()
             return None
-        wanted = Amounts() if call is None else self._estimate(call)
+        wanted = _NO_TOKENS if call is None else self._estimate(call)
+        buckets, substitute = self._buckets_of(receipt), None
         if not receipt.is_request:
             # The request that has begun this work was let in, and what it reserved is not known here.
-            self._reserve(receipt, self._buckets_of(receipt), wanted)
+            self._reserve(receipt, buckets, wanted)
             return None
-        buckets = await self._buckets_with_room(receipt, wanted)
-        while not all(bucket.is_loaded for bucket in buckets):
-            await self._buckets.load(buckets, self._read_s)
-            # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
-            waited_for, buckets = buckets, self._buckets_of(receipt)
-            if buckets == waited_for:
-                break  # what could not be read is counted from now on
-        # From here on nothing waits, so what is seen is what is reserved.
-        entries = [(bucket, wanted.of(bucket.limit.unit)) for bucket in buckets]
-        # The settings may have lost the alias of a limit since.
-        refusing, substituting = find_full_buckets(
-            entries, self._bound_here, lambda alias: alias in self._aliases and may_answer(alias)
-        )
-        if refusing is not None:
-            receipt.is_refused, receipt.limit_id = True, refusing.limit.id
-            self._count_limited(refusing.limit, REFUSE)
-            raise self._refusal(refusing)
-        limit = None if substituting is None else substituting.limit
-        substitute = None if limit is None else limit.then
+        if not have_room(buckets, wanted):
+            buckets = await self._wait_for_room(receipt, wanted)
+            # The settings may have lost the alias of a limit since.
+            refusing, substituting = find_full_buckets(
+                buckets, wanted, lambda alias: alias in self._aliases and may_answer(alias)
+            )
+            if refusing is not None:
+                receipt.is_refused, receipt.limit_id = True, refusing.limit.id
+                self._count_limited(refusing.limit, REFUSE)
+                raise self._refusal(refusing)
+            if substituting is not None:
+                limit = substituting.limit
+                substitute = limit.then
+                receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
+                self._count_limited(limit, "alias")
+        # Nothing has waited since the buckets were seen, so what is seen is what is reserved.
         self._reserve(receipt, buckets, wanted, substitute)
         receipt.rate_limits = self._rate_headers_of(buckets)
-        if limit is not None:
-            receipt.headers["x-mnemogate-limit"], receipt.limit_id = str(limit.id), limit.id
-            self._count_limited(limit, "alias")
         return substitute
 
     async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
@@ -283,59 +289,65 @@ class Limiter:
         """
         if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
-        await self._try_load()
+        if self._known_change != self._change:
+            await self._try_load()
         limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED]
         if not limits:
             return
         reservation = self._reservations.get(receipt) or LimitReservation()
-        used, wanted = self._used_so_far(receipt), self._estimate(call)
+        used, wanted = self._meter.used_so_far(receipt), self._estimate(call)
         reservation.count_ended_minutes(used, self._now())
         own = {bucket.limit.id: bucket for bucket in reservation.amounts}
-        buckets = [own.get(limit.id) or self._buckets.get(limit, receipt.user) for limit in limits]
+        buckets = [own.get(each.limit.id, each) for each in self._buckets.get(limits, receipt.user)]
         await self._buckets.load(buckets, self._read_s)
         # From here on nothing waits, as in `admit`.
         amounts = {}
         for bucket in buckets:
             reserved = reservation.amounts.get(bucket, 0)
-            used_here, wanted_here = reservation.uncounted(used, bucket), wanted.of(bucket.limit.unit)
-            if not bucket.lets_go_on(reserved, used_here, wanted_here, self._bound_here(bucket.limit)):
+            used_here, wanted_here = reservation.uncounted(used, bucket), wanted[bucket.column]
+            if not bucket.lets_go_on(reserved, used_here, wanted_here):
                 raise self._refusal(bucket, used_here)
             amounts[bucket] = used_here + wanted_here
         for bucket, amount in amounts.items():
             reservation.reserve(bucket, amount)
         self._reservations[receipt] = reservation
 
-    async def _buckets_with_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
-        """Returns the buckets of a request. wanted: what it may use.
+    async def _wait_for_room(self, receipt: Receipt, wanted: Amounts) -> list[Bucket]:
+        """Returns the buckets of a request, loaded if they can be. wanted: what it may use.
 
         Where what others have reserved leaves it no room, it waits for requests of clients that have just hung up, so
         that a voice agent that interrupts a reply is let in.
         """
         buckets = self._buckets_of(receipt)
         for _ in range(_ENDING_TICKS):
-            reserved = [bucket for bucket in buckets if bucket.reserved]
-            if all(
-                each.lets_in(wanted.of(each.limit.unit), self._bound_here(each.limit)) for each in reserved
-            ):
+            if all(bucket.lets_in(wanted) for bucket in buckets if bucket.reserved):
                 break
             await asyncio.sleep(0)
             buckets = self._buckets_of(receipt)
+        while not all(bucket.is_loaded for bucket in buckets):
+            await self._buckets.load(buckets, self._read_s)
+            # Meanwhile limits may be made or removed, a period may end, and buckets may be dropped.
+            waited_for, buckets = buckets, self._buckets_of(receipt)
+            if buckets == waited_for:
+                break  # what could not be read is counted from now on
         return buckets
 
     def _reserve(
         self, receipt: Receipt, buckets: Iterable[Bucket], wanted: Amounts, substitute: str | None = None
     ) -> None:
         """Reserves until `settle` what is wanted of buckets. substitute: as in `LimitReservation`."""
-        reservation = self._reservations[receipt] = LimitReservation(substitute=substitute)
+        amounts: dict[Bucket, int] = {}
         for bucket in buckets:
-            reservation.reserve(bucket, wanted.of(bucket.limit.unit))
+            amounts[bucket] = amount = wanted[bucket.column]
+            bucket.reserved += amount
+        self._reservations[receipt] = LimitReservation(amounts, substitute)
 
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
         output = UNNAMED_TOKENS if call.max_tokens is None else min(call.max_tokens, MOST_RESERVED_TOKENS)
         counts = TokenCounts(estimate_prompt_tokens(call.body), output)
         price = self._meter.price_of(call.target.upstream, call.target.model)
-        return Amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
+        return wanted_amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)
@@ -352,55 +364,37 @@ class Limiter:
 
     def release(self, held: LimitReservation) -> None:
         """Gives back what was reserved for work that is not done here."""
-        held.settle(Amounts(), is_answered=False)
+        held.settle(used_amounts())
 
     # -- a request ends
 
-    def settle(self, receipt: Receipt) -> None:
+    def settle(self, receipt: Receipt, used: Amounts) -> None:
         """Counts what was used in place of what was reserved. A receipt that was not let in here counts as well."""
         reservation = self._reservations.pop(receipt, None)
         if reservation is not None:
-            if reservation.amounts:  # else no limit holds for it
-                reservation.settle(self._used_so_far(receipt), is_answered=receipt.is_answered)
-        elif not (receipt.is_request or receipt.work_memory) and receipt.project in self._limits:
+            reservation.settle(used)
+        elif not (receipt.is_request or receipt.work_memory):
             # Work that goes on with a request: the request was counted, and what it uses is counted here.
-            self._count_now(receipt, self._used_so_far(receipt))
+            self.count(receipt, used)
 
-    def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> None:
-        """Counts what a call has used in place of what was counted when its request ended. As `Meter.correct`."""
-        counted, used = self._used_by(before), self._used_by(after)
-        self._count_now(receipt, Amounts(used.tokens - counted.tokens, used.cost - counted.cost))
-
-    def _count_now(self, receipt: Receipt, amounts: Amounts) -> None:
-        """Counts what was used without a reservation."""
+    def count(self, receipt: Receipt, used: Amounts) -> None:
+        """Counts the tokens and the cost that were used without a reservation."""
         for limit in self._limits_of(receipt):
             bucket = self._buckets.find(limit, receipt.user)
             if bucket is not None and limit.unit in MEASURED:
-                bucket.used += amounts.of(limit.unit)
-
-    def _used_so_far(self, receipt: Receipt) -> Amounts:
-        """Returns what a receipt has used so far."""
-        used = [self._used_by(call) for call in receipt.calls if not call.is_background]
-        return Amounts(sum(each.tokens for each in used), sum(each.cost for each in used))
-
-    def _used_by(self, call: UpstreamCall) -> Amounts:
-        if not (call.is_answered and call.costs_tokens):
-            return Amounts()
-        used = call.used_counts()
-        price = self._meter.price_of(call.upstream, call.model)
-        return Amounts(used.prompt + used.completion, 0 if price is None else price.of(used))
+                bucket.used += used[bucket.column]
 
     # -- how limits stand
 
     async def states(self, project: str, key: int, user: str) -> list[LimitState]:
         """Returns the limits that hold for requests of a key and a user. Raises: StoreError."""
         await self.load()
-        buckets = self._buckets.get_all(self._limits_for(project, key, user), user)
+        buckets = self._buckets.get(self._limits_for(project, key, user), user)
         await self._buckets.load(buckets, None)
         found = []
         for bucket in buckets:
             limit = bucket.limit
-            used, left = bucket.used + bucket.reserved, bucket.left(self._bound_here(limit))
+            used, left = bucket.used + bucket.reserved, bucket.left()
             resets = None if limit.per is None else bucket.period.end
             found.append(
                 LimitState(
@@ -414,9 +408,10 @@ class Limiter:
         if not self._store.database.is_shared:
             return
         now = self._now()
-        self._processes = max(
-            1, await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
-        )
+        writers = await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
+        if self._processes != max(1, writers):
+            self._processes = max(1, writers)
+            self._buckets.replace_limits(self._known, self._processes)
         await self._buckets.refresh()
 
     async def leave(self) -> None:
@@ -429,35 +424,38 @@ class Limiter:
     def _refusal(self, bucket: Bucket, used: int = 0) -> LimitReached:
         """Returns the answer for a request that a bucket has no room for. used: by this request so far."""
         limit, now = bucket.limit, self._now()
-        bound = self._bound_here(limit)
         # What requests under way have reserved and do not use is free again when they end.
-        is_reserved = limit.unit in MEASURED and bucket.used + used < bound
+        is_reserved = limit.unit in MEASURED and bucket.used + used < bucket.bound
         is_long = limit.per in STORED_PERIODS and not is_reserved
         is_soon = limit.per is None or is_reserved
         wait_s = 1.0 if is_soon else max(1.0, math.ceil(bucket.period.end - now))
         headers = [("x-should-retry", "false")] if is_long else []
         if limit.unit in _HEADER_UNITS and limit.per is not None:
-            headers += _rate_headers(bucket, bound, now)
+            headers += _rate_headers(bucket, now)
         message = _refusal_message(limit, bucket.period, is_reserved=is_reserved)
         return LimitReached(message, wait_s, headers, is_long=is_long)
 
-    def _rate_headers_of(self, buckets: list[Bucket]) -> list[tuple[str, str]]:
+    def _rate_headers_of(self, buckets: Iterable[Bucket]) -> list[Header]:
         """Returns the headers of the limits of a minute: of each unit the one with the least left."""
-        found: list[tuple[str, str]] = []
-        for unit in _HEADER_UNITS:
-            of_unit = [each for each in buckets if each.limit.unit == unit and each.limit.per == "minute"]
-            if of_unit:
-                least = min(of_unit, key=lambda each: each.left(self._bound_here(each.limit)))
-                found += _rate_headers(least, self._bound_here(least.limit), self._now())
+        least: dict[str, Bucket] = {}
+        for bucket in buckets:
+            unit, per = bucket.limit.unit, bucket.limit.per
+            if per == "minute" and unit in _HEADER_UNITS:
+                before = least.get(unit)
+                if before is None or bucket.left() < before.left():
+                    least[unit] = bucket
+        found: list[Header] = []
+        for bucket in least.values():
+            found += _rate_headers(bucket, self._now())
         return found
 
 
-def _rate_headers(bucket: Bucket, bound: int, now: float) -> list[tuple[str, str]]:
+def _rate_headers(bucket: Bucket, now: float) -> list[Header]:
     unit = bucket.limit.unit
     return [
-        (f"x-ratelimit-limit-{unit}", f"{bound}"),
-        (f"x-ratelimit-remaining-{unit}", f"{bucket.left(bound)}"),
-        (f"x-ratelimit-reset-{unit}", format_duration(bucket.period.end - now)),
+        (f"x-ratelimit-limit-{unit}", str(bucket.bound)),
+        (f"x-ratelimit-remaining-{unit}", str(bucket.left())),
+        (f"x-ratelimit-reset-{unit}", format_duration(math.ceil(bucket.period.end - now))),
     ]
 
 

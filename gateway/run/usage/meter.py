@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from gateway.core.usage.limit_rules import Amounts, used_amounts
 from gateway.core.usage.price import Price
 from gateway.log import mask_keys_in_name
 from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
@@ -136,11 +137,12 @@ class Meter:
 
     # -- what is counted
 
-    def count(self, receipt: Receipt) -> None:
-        """Adds a request that has ended, or work that has no request."""
+    def count(self, receipt: Receipt) -> Amounts:
+        """Adds a request that has ended, or work that has no request. Returns what it has used."""
         day = self._day_of(receipt)
         project, user, key = receipt.project, receipt.user, receipt.key
         counters: list[int] | None = None  # of the last call
+        tokens, cost, is_answered = 0, 0, not receipt.asks_model
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
@@ -154,53 +156,70 @@ class Meter:
             if call.costs_tokens:
                 counters[INJECTED] += call.injected_tokens
                 counters[EVICTED] += call.evicted_tokens
-                self._add_tokens(counters, call)
+                call_tokens, call_cost = self._add_tokens(counters, call)
+                tokens, cost, is_answered = tokens + call_tokens, cost + call_cost, True
+        used = used_amounts(tokens, cost, is_answered=is_answered)
         if not receipt.is_request:
-            return
+            return used
         if counters is None:
             counters = self._counters_of(day, project, user, key, "", "")
         if receipt.is_refused:
             counters[REFUSED] += 1
-            return
+            return used
         counters[REQUESTS] += 1
-        counters[ANSWERED] += receipt.is_answered
+        counters[ANSWERED] += is_answered
         if receipt.status == CLIENT_GONE:
             counters[CANCELLED] += 1
         elif receipt.has_failed:
             counters[ERRORS] += 1
+        return used
 
-    def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> None:
+    def used_so_far(self, receipt: Receipt) -> Amounts:
+        """Returns the tokens and the cost that work has used which has not ended."""
+        counters = [0] * len(COUNTERS)
+        for call in receipt.calls:
+            if call.is_answered and call.costs_tokens and not call.is_background:
+                self._add_tokens(counters, call)
+        return used_amounts(counters[INPUT] + counters[OUTPUT], counters[COST])
+
+    def correct(self, receipt: Receipt, before: UpstreamCall, after: UpstreamCall) -> Amounts:
         """Counts the tokens of a call in place of those that were counted when its request ended.
 
         receipt: the request's.
         before, after: the call as it was counted, and as it is now.
+
+        Returns by how much more it has used.
         """
-        day = self._day_of(receipt)
-        counters = self._counters_of(
-            day, receipt.project, receipt.user, receipt.key, after.upstream, after.model
-        )
-        self._add_tokens(counters, before, -1)
-        self._add_tokens(counters, after)
+        change = [0] * len(COUNTERS)
+        self._add_tokens(change, before)
+        change = [-value for value in change]
+        self._add_tokens(change, after)
+        day, project, user, key = self._day_of(receipt), receipt.project, receipt.user, receipt.key
+        add_counters(self._counters_of(day, project, user, key, after.upstream, after.model), change)
+        return used_amounts(change[INPUT] + change[OUTPUT], change[COST])
 
     def _day_of(self, receipt: Receipt) -> int:
         return int((self._now() - time.perf_counter() + receipt.begun) // DAY_S)
 
-    def _add_tokens(self, counters: list[int], call: UpstreamCall, times: int = 1) -> None:
-        """Adds the tokens of a call and their cost. times: -1 takes them back."""
+    def _add_tokens(self, counters: list[int], call: UpstreamCall) -> tuple[int, int]:
+        """Adds the tokens of a call and their cost. Returns both."""
         used = call.used_counts()
-        counters[INPUT] += times * used.prompt
-        counters[OUTPUT] += times * used.completion
-        counters[CACHED] += times * used.cached
-        counters[WRITTEN] += times * used.written
-        counters[REASONING] += times * used.reasoning
+        prompt, completion, cached, written, reasoning = used
+        counters[INPUT] += prompt
+        counters[OUTPUT] += completion
+        counters[CACHED] += cached
+        counters[WRITTEN] += written
+        counters[REASONING] += reasoning
         if call.counts is None:
-            counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else times * used.prompt
-            counters[ESTIMATED_OUTPUT] += times * used.completion
+            counters[ESTIMATED_INPUT] += 0 if call.prompt_counts else prompt
+            counters[ESTIMATED_OUTPUT] += completion
         price = self._price(call.upstream, call.model)
         if price is None:
-            counters[UNPRICED] += times * (used.prompt + used.completion)
-        else:
-            counters[COST] += times * price.of(used)
+            counters[UNPRICED] += prompt + completion
+            return prompt + completion, 0
+        cost = price.of(used)
+        counters[COST] += cost
+        return prompt + completion, cost
 
     def add_background(self, project: str, memory: int, upstream: str, model: str, used: TokenCounts) -> None:
         """Adds a call that was made for a memory, and not for a request.

@@ -57,5 +57,4 @@ class PendingUsage:
             return
         payer, before = found
         after = replace(before, counts=reader.counts)
-        self._meter.correct(payer, before, after)
-        self._limiter.correct(payer, before, after)
+        self._limiter.count(payer, self._meter.correct(payer, before, after))

@@ -7,14 +7,16 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.core.usage.limit_rules import (
-    Amounts,
     Bucket,
     LimitReservation,
-    counted_amount,
+    bound_of,
     find_full_buckets,
     format_duration,
+    have_room,
     limits_for,
     period_of,
+    used_amounts,
+    wanted_amounts,
 )
 from storage.usage_records import UsageLimit
 
@@ -26,7 +28,9 @@ def limit(id: int = 1, **fields: object) -> UsageLimit:
 
 def bucket(used: int = 0, reserved: int = 0, **fields: object) -> Bucket:
     made = limit(**fields)
-    return Bucket(made, "", period_of(made.per, 0.0), used, reserved)
+    found = Bucket.begin(made, bound_of(made, 1), "", 0.0)
+    found.used, found.reserved = used, reserved
+    return found
 
 
 def at(*parts: int) -> float:
@@ -67,13 +71,36 @@ def test_a_limit_of_a_named_user_takes_the_place_of_each_users() -> None:
     ],
 )
 def test_tokens_fit_or_are_the_only_ones(used: int, reserved: int, amount: int, fits: bool) -> None:
-    assert bucket(used, reserved).lets_in(amount, 100) is fits
+    assert bucket(used, reserved).lets_in(wanted_amounts(amount)) is fits
 
 
 def test_requests_are_counted_exactly() -> None:
-    assert bucket(9, 0, unit="requests", most=10.0).lets_in(1, 10)
-    assert not bucket(9, 1, unit="requests", most=10.0).lets_in(1, 10)
-    assert not bucket(0, 0, unit="requests", most=0.0).lets_in(1, 0)
+    wanted = wanted_amounts(1000)
+    assert bucket(9, 0, unit="requests", most=10.0).lets_in(wanted)
+    assert not bucket(9, 1, unit="requests", most=10.0).lets_in(wanted)
+    assert not bucket(0, 0, unit="requests", most=0.0).lets_in(wanted)
+
+
+def test_there_is_room_in_what_is_loaded() -> None:
+    minute, day = bucket(unit="requests", per="minute"), bucket()
+    assert not have_room((minute, day), wanted_amounts(1))
+    day.is_loaded = True
+    assert have_room((minute, day), wanted_amounts(1))
+    minute.used = 100
+    assert not have_room((minute, day), wanted_amounts(1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "bound"),
+    [
+        ({"per": "day"}, 100),  # known to all processes
+        ({"per": "minute"}, 34),
+        ({"unit": "concurrent", "per": None}, 34),
+        ({"unit": "cost", "per": "minute", "most": 0.5}, 166_666_667),
+    ],
+)
+def test_processes_share_what_each_counts_alone(fields: dict[str, object], bound: int) -> None:
+    assert bound_of(limit(**fields), 3) == bound
 
 
 @pytest.mark.parametrize(
@@ -91,7 +118,7 @@ def test_a_reservation_is_settled_by_what_was_used(
     unit: str, per: str | None, is_answered: bool, used: int
 ) -> None:
     one = bucket(reserved=1000, unit=unit, per=per)
-    LimitReservation({one: 1000}).settle(Amounts(30, 500_000_000), is_answered=is_answered)
+    LimitReservation({one: 1000}).settle(used_amounts(30, 500_000_000, is_answered=is_answered))
     assert (one.reserved, one.used) == (0, used)
 
 
@@ -100,22 +127,21 @@ def test_costs_that_are_settled_leave_nothing_reserved() -> None:
     one = bucket(unit="cost", most=1.0)
     reservations = [LimitReservation() for _ in range(3)]
     for number, each in enumerate(reservations, 1):
-        each.reserve(one, Amounts(0, number * 100_000_000).of("cost"))
+        each.reserve(one, number * 100_000_000)
     for each in reservations:
-        each.settle(Amounts(), is_answered=True)
-    most = counted_amount(one.limit, 1.0)
+        each.settle(used_amounts(is_answered=True))
     assert one.reserved == 0
-    assert one.lets_in(most + 1, most)
+    assert one.lets_in(wanted_amounts(0, one.bound + 1))
 
 
 def test_a_refusal_counts_before_another_model() -> None:
     cheap, hard = bucket(100, then="small"), bucket(100, id=2)
-    entries = [(cheap, 1), (hard, 1)]
-    assert find_full_buckets(entries, lambda _: 100, lambda _: True) == (hard, cheap)
-    assert find_full_buckets(entries[:1], lambda _: 100, lambda _: True) == (None, cheap)
-    assert find_full_buckets(entries[:1], lambda _: 100, lambda _: False) == (cheap, None)
+    wanted = wanted_amounts(1)
+    assert find_full_buckets((cheap, hard), wanted, lambda _: True) == (hard, cheap)
+    assert find_full_buckets((cheap,), wanted, lambda _: True) == (None, cheap)
+    assert find_full_buckets((cheap,), wanted, lambda _: False) == (cheap, None)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.2, "1s"), (37, "37s"), (360, "6m0s"), (39_725, "11h2m5s")])
-def test_times_are_as_openais_headers_have_them(seconds: float, text: str) -> None:
+@pytest.mark.parametrize(("seconds", "text"), [(0, "1s"), (37, "37s"), (360, "6m0s"), (39_725, "11h2m5s")])
+def test_times_are_as_openais_headers_have_them(seconds: int, text: str) -> None:
     assert format_duration(seconds) == text
