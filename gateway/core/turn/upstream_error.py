@@ -335,12 +335,14 @@ def exceeds_context(body: bytes, request: bytes = b"") -> bool:
 def _is_too_long(error: Json, request: bytes = b"") -> bool:
     if error.get("code") == _TOO_LONG_CODE:
         return True
-    message = str(error.get("message") or "")[:_CAUSE_CHARS]
-    sentences = [found[0].lower() for found in _TOO_LONG.finditer(message)]
+    message = str(error.get("message") or "")
+    sentences = [found[0].lower() for found in _TOO_LONG.finditer(message[:_CAUSE_CHARS])]
     if not sentences or not request:
         return bool(sentences)
     quoted = _text_of(request).lower()
-    return any(sentence not in quoted for sentence in sentences)
+    # An error that repeats the request has words of its own around that. Where it has none, it was pasted there.
+    is_pasted = _text_of(orjson.dumps(message))[1:-1].lower() in quoted
+    return is_pasted or any(sentence not in quoted for sentence in sentences)
 
 
 def context_from_error(body: str, request: bytes = b"") -> int | None:

@@ -244,6 +244,13 @@ def test_words_that_an_error_repeats_are_no_length_of_its_own() -> None:
     assert exceeds_context(b'{"error":{"message":"prompt too long"}}', b'{"messages":[]}')
 
 
+def test_an_error_that_was_pasted_into_the_conversation_is_still_about_the_length() -> None:
+    message = 'The prompt is too long.\nUse a shorter "prompt".'
+    body = orjson.dumps({"error": {"message": message}})
+    asked = orjson.dumps({"messages": [{"role": "user", "content": f"What does '{message}' mean?"}]})
+    assert exceeds_context(body, asked)
+
+
 def _claude(message: bytes) -> bytes:
     return b'{"type":"error","error":{"type":"invalid_request_error","message":"%b"}}' % message
 
