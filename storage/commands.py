@@ -170,6 +170,10 @@ class Probes(Struct, frozen=True):
     max_exchanges: int | None = None
     # The least depth that is loaded; None: any. First exchanges are always loaded.
     min_depth: int | None = None
+    # Those from this depth on are loaded already; None: none is. With the client's id alone.
+    loaded_depth: int | None = None
+    # With the contents of all of them; with the client's id alone.
+    with_contents: bool = False
 
 
 class StoredContent(NamedTuple):

@@ -304,7 +304,9 @@ _REPLIES, _MARKS = 64, 32
 async def load_pool(
     connection: Connection, agent: int, probes: Probes, conversation: int | None, since: int | None = None
 ) -> list[Exchange]:
-    """Returns all exchanges that may matter, parents before their children; skeletons, but for the last messages.
+    """Returns all exchanges that may matter, parents before their children.
+
+    They are skeletons, but for the last messages, unless the probes ask for contents.
 
     conversation: the only one that matters, if it is known; if the probes name one, nothing else does.
     since: openings from this number on matter, too; None: they do not.
@@ -312,7 +314,8 @@ async def load_pool(
     if probes.key is not None or conversation is not None:
         rows = []
         if conversation is not None:
-            values = (conversation, agent, POOL_LIMIT, probes.max_exchanges, probes.min_depth)
+            depths = (probes.max_exchanges, probes.min_depth, probes.loaded_depth)
+            values = (conversation, agent, POOL_LIMIT, *depths, +probes.with_contents)
             rows = await connection.rows(SQL["pool_conversation"], values)
     else:
         lists = (probes.replies[:_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MARKS])

@@ -132,6 +132,12 @@ SELECT {skeleton}, part.is_repeated, part.deepest - p.depth, NULL, NULL, NULL FR
 WHERE coalesce(?8, part.deepest - ?7, 0) > 0
 ORDER BY is_repeated DESC, above_end, 1 DESC LIMIT ?3
 
+-- piece: wanted_content
+-- The content of each exchange where ?7 is 1, else that of the last one, as `{last_content}`.
+CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = part.newest AND p.depth > 0) THEN p.input END,
+CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = part.newest AND p.depth > 0) THEN p.shown_reply END,
+CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = part.newest AND p.depth > 0) THEN p."full" END
+
 -- name: conversation_of
 -- Finds a conversation by the client's id, and when it last moved.
 SELECT id, last_at FROM conversations WHERE agent = ? AND key = ?
@@ -365,15 +371,16 @@ SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND
 
 -- name: pool_conversation
 -- Reads the exchanges of one conversation, the newest if there are very many. ?4: how far up from the deepest one, ?5:
--- or from which depth on; first exchanges always. (`+`: looked up by conversation, not by agent.)
+-- or from which depth on; ?6: up to this depth; first exchanges always. ?7: 1: with all contents. (`+`: looked up by
+-- conversation, not by agent.)
 WITH part(deepest, newest) AS (
     SELECT depth, id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 ORDER BY depth DESC, id DESC LIMIT 1
 )
-SELECT {skeleton}, {last_content} FROM part CROSS JOIN exchanges p
-  ON p.conversation = ?1 AND p.depth >= coalesce(?5, part.deepest - ?4, 0)
+SELECT {skeleton}, {wanted_content} FROM part CROSS JOIN exchanges p
+  ON p.conversation = ?1 AND p.depth >= coalesce(?5, part.deepest - ?4, 0) AND p.depth < coalesce(?6, part.deepest + 1)
 WHERE +p.agent = ?2
 UNION ALL
-SELECT {skeleton}, NULL, NULL, NULL FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth = 0
+SELECT {skeleton}, {wanted_content} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth = 0
 WHERE coalesce(?5, part.deepest - ?4, 0) > 0 AND +p.agent = ?2
 ORDER BY 4 DESC, 1 DESC LIMIT ?3
 

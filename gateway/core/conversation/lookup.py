@@ -24,12 +24,18 @@ _MARKED_MESSAGES = 29
 
 
 def probes_for_list(
-    query: Query, key: str | None, *, max_exchanges: int | None = None, min_depth: int | None = None
+    query: Query,
+    key: str | None,
+    *,
+    max_exchanges: int | None = None,
+    min_depth: int | None = None,
+    loaded_depth: int | None = None,
+    with_contents: bool = False,
 ) -> Probes:
     """Returns everything under which the exchanges that may matter to a list can be found.
 
     key: the client's conversation id. With one only that conversation matters, so no other key is needed.
-    max_exchanges, min_depth: as in `Probes`.
+    max_exchanges, min_depth, loaded_depth, with_contents: as in `Probes`.
     """
     listing = query.listing
     probes = Probes(
@@ -38,6 +44,8 @@ def probes_for_list(
         maybe_tombs=[message_key(atoms) for atoms in listing.atoms[:-1] if is_spoken(atoms)],
         max_exchanges=max_exchanges,
         min_depth=min_depth,
+        loaded_depth=loaded_depth,
+        with_contents=with_contents,
     )
     if key is not None:
         return probes

@@ -143,7 +143,15 @@ class MemoryKeeper:
         self.store.turns.cache_committed(write, committed)
         self.store.agents.cache(committed.agent)
         plan = replace(context.plan, conversation=committed.conversation)
-        return replace(context, row=committed.exchange, agent=committed.agent, plan=plan)
+        change = write.change
+        is_as_read = committed.seq == context.snapshot.next_seq and change is not None and change.is_alone
+        return replace(
+            context,
+            row=committed.exchange,
+            agent=committed.agent,
+            plan=plan,
+            opened=committed.added if is_as_read else None,
+        )
 
     # -- when a turn ends
 

@@ -98,6 +98,8 @@ class MemoryContext(Struct, frozen=True):
     offered: Mapping[str, str] = field(default_factory=dict)
     # The row id of the exchange, once its user message is written; negative before.
     row: int = -1
+    # The exchange as it was written then, where nothing else of the memory has changed since it was read.
+    opened: Exchange | None = None
     # The summaries of the conversation, newest first; None: they were not read.
     summaries: Sequence[Summary] | None = None
     # An exchange that a process left open when it died, in the form in which it ends. It is written with the next one.
@@ -291,9 +293,20 @@ async def _plan(
     recent: int | None = RECENT_EXCHANGES + query.listing.reply_count
     low: int | None = None
     while True:
-        probes = probes_for_list(query, request.identity.conversation, max_exchanges=recent, min_depth=low)
+        # A client's id names one conversation, of which nothing is loaded twice but its first exchanges.
+        loaded = tuple(tree) if query.is_named else ()
+        probes = probes_for_list(
+            query,
+            request.identity.conversation,
+            max_exchanges=recent,
+            min_depth=low,
+            loaded_depth=min((each.depth for each in loaded if each.depth), default=None),
+            # In append mode all of the path goes upstream.
+            with_contents=query.kind is ConversationKind.APPENDED,
+        )
         pool = await store.turns.pool(agent, probes)
-        tree = Tree(pool.exchanges, pool.contents, pool.tombs)
+        found = {each.id: each for each in (*pool.exchanges, *loaded)}  # parents before their children
+        tree = Tree(found.values(), {**tree.contents, **pool.contents}, pool.tombs)
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, request.target.context_window)
         if not query.is_named and not query.listing.answered:

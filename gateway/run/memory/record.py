@@ -153,7 +153,7 @@ def record_turn(
         probes=probes,
         decide=decide,
         change=None if context.is_plain else _decide_ahead(context, key, ended, rule, decide),
-        planned_at=(snapshot.next_seq, snapshot.rev),
+        planned_at=(snapshot.next_seq if context.opened is None else context.opened.next_seq, snapshot.rev),
         ops=block_edits.ops,
         section=section,
         defaults=() if context.agent.id else context.request.spec.own_blocks,
@@ -226,19 +226,24 @@ def _decide_ahead(
     rule: settle.SettleRule,
     decide: Callable[[Pool], Change],
 ) -> Change | None:
-    """Returns what a turn changes if its memory is still as it was read when the turn began.
+    """Returns what a turn changes if its memory is still as it was read when the turn began, and opened since.
 
     None: the decision needs contents that were not loaded, or more of a long conversation.
     """
-    tree, conversation = context.tree, context.snapshot.conversation
-    if tree.is_partial or context.row >= 0:
+    tree, conversation, opened = context.tree, context.snapshot.conversation, context.opened
+    if tree.is_partial or (context.row >= 0 and opened is None):
         return None
     opening = finish_opening(tree, context.plan, ended) if rule is settle.finish else None
     if opening is not None:
         return Change(opening)
     named = None if key is None or conversation is None else conversation.id
+    low = _lowest_depth(context) or 0
+    exchanges = [each for each in tree if each.depth >= low or not each.depth]
+    if opened is not None:
+        exchanges.append(opened)
+        named = opened.conversation
     try:
-        return decide(Pool(tuple(tree), named, contents=tree.contents, tombs=tree.tombs))
+        return decide(Pool(exchanges, named, contents=tree.contents, tombs=tree.tombs))
     except Missing:
         return None
 
@@ -253,10 +258,16 @@ def _section(context: MemoryContext, prompt: Prompt) -> SentSection | None:
     return prompt.section.sent
 
 
+def _lowest_depth(context: MemoryContext) -> int | None:
+    """Returns the depth from which on a turn's exchanges matter, besides first ones; None: any may."""
+    low = lowest_change_depth(context.tree, context.plan)
+    return None if low is None else max(0, low - RECENT_EXCHANGES)
+
+
 def _probes(context: MemoryContext, key: str | None) -> Probes:
     """Returns what the transaction that writes the turn has to read again."""
-    low = lowest_change_depth(context.tree, context.plan)
+    low = _lowest_depth(context)
     if low is not None:
-        return probes_for_list(context.plan.query, key, min_depth=max(0, low - RECENT_EXCHANGES))
+        return probes_for_list(context.plan.query, key, min_depth=low)
     most = RECENT_EXCHANGES if context.tree.is_partial else None
     return probes_for_list(context.plan.query, key, max_exchanges=most)

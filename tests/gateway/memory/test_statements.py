@@ -6,6 +6,7 @@ BEGIN and COMMIT are counted apart. The texts of the statements are nobody's bus
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,12 @@ from typing import Any
 
 import pytest
 
+from gateway.run.memory import memory_context, record
 from gateway.settings import BlockSettings
+from storage.database import Row
+from storage.records import Exchange
+from storage.sql import exchanges
+from storage.sql.exchanges import make_exchange
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say
 from tests.gateway.sdk import Chat, World, agent, remember
 
@@ -58,9 +64,8 @@ CARRYING_EDITS = [
 ]  # fmt: skip
 # Two turns: the second to end finds that the conversation has moved (its insert adds nothing) and is resolved.
 CONFLICT = [ADD, ADD, *RESOLVE, ADD]
-# Two transactions, the user's message being written first; what is filled in is read at once. What was recalled is
-# noted with the second.
-APPEND = 13
+# Two transactions, the user's message being written first. What was recalled is noted with the second.
+APPEND = 10
 
 
 def test_a_plain_turn_is_one_insert(world: World) -> None:
@@ -229,6 +234,34 @@ def test_an_append_turn_writes_the_users_message_first(world: World) -> None:
     send("First.")
     send("Second.")
     assert len(world.statements_of(lambda: send("Third."))) == APPEND
+
+
+def test_a_turn_in_append_mode_reads_each_exchange_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the conversation is; but for its first exchange, which comes with each part of it."""
+    headers = {"x-mnemogate-history": "append", "x-mnemogate-conversation": "c1"}
+
+    def send(text: str) -> None:
+        assert world.post([{"role": "user", "content": text}], headers, user="alice").status == 200
+
+    for module in (memory_context, record):
+        monkeypatch.setattr(module, "RECENT_EXCHANGES", 2)
+    for number in range(8):
+        send(f"Message {number}.")
+    read: Counter[int] = Counter()
+
+    def counted(row: Row, *contents: bytes | None) -> Exchange:
+        exchange = make_exchange(row, *contents)
+        read[exchange.depth] += 1
+        return exchange
+
+    monkeypatch.setattr(exchanges, "make_exchange", counted)
+    found = world.statements_of(lambda: send("The last one."))
+    texts = [message["content"] for message in world.upstream.last.messages]
+    assert texts == [*(text for n in range(8) for text in (f"Message {n}.", "Ok.")), "The last one."]
+    assert read == {0: 2, **dict.fromkeys(range(1, 8), 1)}
+    assert len(found) == APPEND + 2  # where its end is not enough, the rest is read
 
 
 def test_blocks_shared_by_a_profile_cost_one_look(upstream: StrictUpstream, tmp_path: Path) -> None:
