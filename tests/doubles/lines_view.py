@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import orjson
 
 from adapters.types import Event
-from gateway.core.turn.client_view import ClientView, ReplyEvent
+from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.core.turn.draft import ToolCall
+from gateway.core.turn.draft import ToolCall, is_first_choice
 from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import GatewayError
+
+# The lines that wait for one of another kind: up to then an error is a status.
+_HELD_WORDS: Final = frozenset(("begin", "thought"))
 
 
 class LinesView(ClientView):
@@ -26,27 +29,39 @@ class LinesView(ClientView):
     speaks_chat: ClassVar[bool] = False
 
     def __init__(self, terms: TurnTerms) -> None:
-        self._lines: list[str] = []
+        self._lines: list[bytes] = []
         self._finish = "stop"
         self._usage: Any = None
+        self._is_holding, self._held_bytes = True, 0
 
     def _line(self, word: str, rest: object) -> None:
-        self._lines.append(f"{word} {rest}\n")
+        line = f"{word} {rest}\n".encode()
+        self._lines.append(line)
+        self._held_bytes += len(line)
+        if word not in _HELD_WORDS or self._held_bytes > MAX_HELD_BYTES:
+            self._is_holding = False
 
     def take(self) -> bytes:
-        data = "".join(self._lines).encode()
+        if self._is_holding:
+            return b""
+        data = b"".join(self._lines)
         self._lines.clear()
         return data
+
+    def release(self) -> None:
+        self._is_holding = False
 
     def begin(self, first: dict[str, Any]) -> None:
         self._line("begin", first["id"])
 
     def show(self, event: ReplyEvent) -> None:
         for choice in event.choices:
-            delta = choice["delta"]
+            if not is_first_choice(choice):
+                continue
+            delta = choice.get("delta") or {}
             if delta.get("content"):
                 self._line("text", delta["content"])
-            self.add_calls(delta.get("tool_calls", []) if event.calls is None else event.calls)
+            self.add_calls(delta.get("tool_calls") or [] if event.calls is None else event.calls)
             self._finish = choice.get("finish_reason") or self._finish
         if event.chunk is not None:
             self._usage = event.usage or event.chunk.get("usage") or self._usage
@@ -99,7 +114,8 @@ class LinesView(ClientView):
         self._line("error", f"{error.status} {error.message}")
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full)}".encode()
+        tokens = outcome.usage and outcome.usage["completion_tokens"]
+        return f"whole {outcome.text} {outcome.finish_reason} {len(outcome.full)} {tokens}".encode()
 
     def error_reply(self, status: int, body: bytes) -> bytes:
         return f"refused {status} {orjson.loads(body)['error']['message']}".encode()

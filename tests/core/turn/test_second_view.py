@@ -89,7 +89,7 @@ def test_a_call_is_shown_before_its_tool_has_run() -> None:
 
 def test_a_whole_reply_is_one_body() -> None:
     played = play(lines_turn(hold_end=True), [ROUNDS[0], completion("Noted.")], stream=False)
-    assert lines(played) == ["whole Let me see. Noted. stop 3"]
+    assert lines(played) == ["whole Let me see. Noted. stop 3 10"]
 
 
 def test_a_refusal_of_the_upstream_has_the_views_form() -> None:
@@ -111,6 +111,14 @@ def test_the_error_of_a_stream_that_breaks_has_the_views_form() -> None:
     playbook << SendHead << SendBody
     playbook >> ReplyFailed(UpstreamBroke("It broke."))
     assert playbook << SendBody(b"error 502 It broke.\n") << CloseUpstream << Save << Finish
+
+
+def test_a_stream_that_breaks_before_its_first_text_is_left_to_the_route() -> None:
+    """The view of whom one writes a dialect after holds back what is no text yet, so that the error is a status."""
+    error = UpstreamBroke("It broke.")
+    playbook = Playbook(lines_turn()) >> ReplyStarted(200, SSE) >> Received([chunk({"role": "assistant"})])
+    playbook >> ReplyFailed(error)
+    assert playbook << SendError(error) << CloseUpstream << Save << Finish
 
 
 def test_a_failure_before_the_first_byte_is_left_to_the_route() -> None:
