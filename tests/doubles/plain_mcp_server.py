@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,10 +46,11 @@ def flood() -> str:
 
 
 def ring(bell: str) -> str:
-    """Rings a bell; the bell `long` for a minute."""
+    """Rings a bell; the bell `long` as long as somebody listens."""
     with open(sys.argv[2], "a") as bells:
         bells.write(f"{bell}\n")
-    time.sleep(60 if bell == "long" else 0)
+    if bell == "long":
+        sys.stdin.read()
     return f"{bell} rang"
 
 
