@@ -16,6 +16,7 @@ from storage.records import Scope
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, fail, say
 from tests.gateway.compacting import Notes, compacted, compacting, text_of
 from tests.gateway.sdk import Chat, World, agent, prefix_bytes
+from tests.patience import SHORT_S
 
 RESERVE = 300
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -221,6 +222,9 @@ def test_a_job_that_was_ended_goes_on_where_it_was(
     upstream: StrictUpstream, notes: Notes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.run.background.compact.PART_TOKENS", 350)
+    monkeypatch.setattr(
+        "gateway.services.DRAIN_S", SHORT_S
+    )  # a stop waits so long for a job, which does not end
     came = Gate()
 
     def stop_at_two(n: int) -> Reply:
