@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
             item.add_marker(pytest.mark.skip("needs agents made over REST"))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _spread(items)
+
+
+def _spread(items: list[pytest.Item]) -> None:
+    """Spreads the files of each folder over a run of several processes; those without a gateway come last.
+
+    Tests of some folders wait much (for leases, the browser, PostgreSQL) and would all wait at once. Files without a
+    gateway are short, so that all processes end at about the same time.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    folders: dict[Path, list[Path]] = {}
+    for path in files:
+        folders.setdefault(path.parent, []).append(path)
+    places = {path: n / len(paths) for paths in folders.values() for n, path in enumerate(paths)}
+    order = sorted(files, key=lambda path: (_stage(path) == "core", places[path]))
+    items[:] = [item for path in order for item in files[path]]
 
 
 def pytest_collection() -> None:
@@ -82,6 +102,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+@cache
 def _stage(path: Path) -> str:
     folders = path.relative_to(Path(__file__).parent).parts
     return "core" if "/".join(folders[:2]) in PURE else STAGES.get(folders[0], "core")
