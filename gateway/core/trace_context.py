@@ -54,8 +54,12 @@ class TraceContext(Struct, frozen=True):
         """Returns the id of the span of a step. number: among the request's steps, from 1."""
         return self.span_id - number
 
+    def own_headers(self) -> list[tuple[bytes, bytes]]:
+        """Returns the headers of a request below the request's own span, as ASGI has them."""
+        return [(name.encode(), value.encode("latin-1")) for name, value in self.headers(0)]
+
     def headers(self, number: int) -> tuple[tuple[str, str], ...]:
-        """Returns the headers for the upstream of a call. number: as in `call_id`."""
+        """Returns the headers for the upstream of a call. number: as in `call_id`; 0: for work below the own span."""
         parent = f"00-{self.trace_id:032x}-{self.call_id(number):016x}-01"
         if not self.state:
             return ((TRACEPARENT, parent),)

@@ -441,19 +441,26 @@ class Receipts:
             self.tracer.take(receipt)
 
     @contextmanager
-    def work(self, project: str, memory: int = 0, kind: str = "run", *, key: int = 0) -> Iterator[Receipt]:
+    def work(
+        self, project: str, memory: int = 0, kind: str = "run", *, key: int = 0, is_awaited: bool = False
+    ) -> Iterator[Receipt]:
         """Yields the receipt of work without a client, and hands it on when the work ends.
 
         project: "" where it is not known.
         memory: the row of the memory for which the work is done; 0: the work continues a request, which was counted.
         kind: the kind of work, as its span is named.
         key: the id of the key of the request that it continues.
+        is_awaited: the request or work of this task waits for it. Both are one trace.
         """
         receipt = Receipt(
             time.perf_counter(), project=project, key=key, is_request=False, work_memory=memory, kind=kind
         )
         if self.tracer is not None:
-            receipt.trace = self.tracer.begin()
+            waiting = _current_receipt() if is_awaited else None
+            if waiting is None:
+                receipt.trace = self.tracer.begin()
+            elif waiting.trace is not None:
+                receipt.trace = self.tracer.begin(waiting.trace.own_headers())
         token = set_current_receipt(receipt)
         try:
             yield receipt

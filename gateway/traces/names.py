@@ -52,6 +52,8 @@ TOKENS: Final = (
     "gen_ai.usage.cache_write.input_tokens",
     "gen_ai.usage.reasoning.output_tokens",
 )
+# The name before `cache_write`. The released packages of the conventions have it, so that collectors read it.
+CACHE_CREATION: Final = "gen_ai.usage.cache_creation.input_tokens"
 CONVERSATION: Final = "gen_ai.conversation.id"
 COMPACTED: Final = "gen_ai.conversation.compacted"
 SERVER_ADDRESS: Final = "server.address"

@@ -189,6 +189,7 @@ class SpanMaker:
         if call.counts is not None:
             for key, count in zip(names.TOKENS, call.counts, strict=True):
                 span.number(key, count)
+            span.number(names.CACHE_CREATION, call.counts.written)
         span.text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))
         if call.is_compacted:
             span.flag(names.COMPACTED, True)

@@ -263,7 +263,8 @@ class AgentMessaging:
     ) -> AgentAnswer:
         """Performs a run, and returns its outcome as an answer, errors too."""
         try:
-            with self._receipts.work(request.scope.project, key=request.forwarded.key) as receipt:
+            project, key = request.scope.project, request.forwarded.key
+            with self._receipts.work(project, key=key, is_awaited=True) as receipt:
                 result = await self._runs.send(request, lambda _: MakesUnseen(), sink, receipt, wait)
         except TooManySends as error:
             return recipient.failed("busy", error.message)

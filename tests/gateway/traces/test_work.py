@@ -13,7 +13,8 @@ from gateway.settings import BatchSettings, UpstreamSettings
 from gateway.traces.otlp import OtlpSettings
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.sleep import Model, SleepWorld
-from tests.doubles.anthropic_upstream import StrictAnthropic
+from tests.agents.test_peers import ASK
+from tests.doubles.anthropic_upstream import StrictAnthropic, message
 from tests.doubles.collector import Node, StrictCollector, trees
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, say
 from tests.gateway.background.learner import Learner, fact
@@ -119,6 +120,25 @@ def test_a_send_to_an_agent(agents: LettaWorld, collector: StrictCollector, stre
     assert made.id not in found.span.name
 
 
+def test_an_agent_that_another_one_asks_is_in_its_trace(
+    agents: LettaWorld, collector: StrictCollector
+) -> None:
+    asked = agents.agent(name="bob", tools=[])
+    asking = agents.agent(name="ann", tools=[ASK])
+    agents.upstream.queue(
+        call_tools(Call(ASK, {"message": "How are you?", "other_agent_id": asked.id}), usage=USAGE),
+        say("I am well."),
+        say("Bob is well."),
+    )
+    agents.letta.agents.messages.create(asking.id, input="How is Bob?")
+    found = root(agents.world, collector, "POST /v1/agents/{agent_id}/messages")
+    (run,) = found.find("mnemogate.run").below
+    assert (run.name, run.has["mnemogate.agent.id"]) == ("invoke_agent", asked.id)
+    assert run.find("chat m")
+    assert found.find("invoke_agent").has["mnemogate.agent.id"] == asking.id
+    assert run.span.trace_id == found.span.trace_id
+
+
 def test_sleeptime_and_batches(agents: LettaWorld, collector: StrictCollector) -> None:
     agents.upstream.script = model = Model()
     world = SleepWorld(agents, model)
@@ -171,3 +191,24 @@ def test_messages_native_and_translated(
                     assert call["gen_ai.response.id"]
                     assert call["gen_ai.usage.output_tokens"] > 0
                     assert call["gen_ai.response.finish_reasons"] in (reasons, ["stop"])
+
+
+def test_tokens_that_a_cache_takes_have_both_names_of_the_conventions(
+    upstream: StrictUpstream, tmp_path: Path, collector: StrictCollector
+) -> None:
+    """Phoenix 20.26 knows the earlier one, which the released packages of the conventions have."""
+    usage = {
+        "input_tokens": 20,
+        "cache_creation_input_tokens": 300,
+        "cache_read_input_tokens": 1000,
+        "output_tokens": 7,
+    }
+    with StrictAnthropic() as claude:
+        claude.queue(message(text="Hello.", usage=usage))
+        upstreams = (UpstreamSettings("claude", "anthropic", claude.base_url, api_key="sk-ant-own"),)
+        with remember(upstream, tmp_path, upstreams=upstreams, otlp=at_once(collector)) as world:
+            world.chat(user="alice").say("Hi", model="claude-opus-4-6")
+            call = root(world, collector, "POST /v1/chat/completions").find("chat claude-opus-4-6").has
+    assert call["gen_ai.usage.cache_write.input_tokens"] == 300
+    assert call["gen_ai.usage.cache_creation.input_tokens"] == 300
+    assert call["gen_ai.usage.input_tokens"] == 1320
