@@ -35,6 +35,8 @@ from storage.records import Scope
 
 # What the gateway puts among the headers for a key that is bound to a user. No client can send a name with a colon.
 BOUND_USER: Final = b"mnemogate:user"
+# The field of `metadata` with the name that a program gives its own device or account, in the place of a user's.
+INSTALLATION: Final = "installation_id"
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -256,7 +258,7 @@ def identify(
     if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(found)):
         user = user or _first_id(rules.user_sources, found, body)
         conversation = _first_id(rules.conversation_sources, found, body)
-    user = _bound_or_default(user, found, rules)
+    user = _bound_or_default(user, found, rules, body)
     agent = _agent(found, body)
     profile = agent or rules.default_profile
     append = _wants_append(found, conversation)
@@ -318,11 +320,13 @@ def user_of(
         user, _ = _signed_user(found, rules, now)
         user = user or _first_id(rules.user_sources, found, named)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
-        user = None
-    return _bound_or_default(user, found, rules) or ""
+        user, named = None, {}
+    return _bound_or_default(user, found, rules, named) or ""
 
 
-def _bound_or_default(named: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules) -> str | None:
+def _bound_or_default(
+    named: str | None, headers: Mapping[bytes, bytes], rules: IdentityRules, body: Mapping[str, Any]
+) -> str | None:
     """Returns the user that the key is bound to, else the one that the request names, else the default.
 
     Raises: NotAllowed: the request names another user than its key's.
@@ -330,7 +334,9 @@ def _bound_or_default(named: str | None, headers: Mapping[bytes, bytes], rules: 
     if BOUND_USER not in headers:
         return named or rules.default_user
     bound = headers[BOUND_USER].decode()
-    if named not in (None, bound):
+    metadata = body.get("metadata")
+    installation = metadata.get(INSTALLATION) if isinstance(metadata, dict) else None
+    if named not in (None, bound, installation):
         raise NotAllowed("The key of this request is another user's.", code="user_not_allowed")
     return bound
 

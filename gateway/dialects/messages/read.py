@@ -17,6 +17,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.identity import INSTALLATION
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
@@ -306,7 +307,8 @@ def _check_context_management(management: Any, checker: FieldChecker) -> None:
 def _read_user(metadata: Any) -> Json:
     """Returns `user_id` and `conversation_id` of a request's metadata.
 
-    Claude Code writes several names into one text; of these the account counts, else the device.
+    Claude Code writes several names into one text; of these the account counts, else the device. It is also the
+    `INSTALLATION`.
     """
     if metadata is None:
         return {}
@@ -320,7 +322,8 @@ def _read_user(metadata: Any) -> Json:
     if len(user) > _MAX_USER_CHARS:
         return {"user_id": user}
     if found := _OLDER_USER.fullmatch(user):
-        return {"user_id": found[2] or found[1], "conversation_id": found[3]}
+        person = found[2] or found[1]
+        return {"user_id": person, INSTALLATION: person, "conversation_id": found[3]}
     if user.startswith("{"):
         try:
             names = orjson.loads(user)
@@ -329,7 +332,7 @@ def _read_user(metadata: Any) -> Json:
         if isinstance(names, dict) and isinstance(names.get("device_id"), str):
             account, session = names.get("account_uuid"), names.get("session_id")
             person = account if isinstance(account, str) and account else names["device_id"]
-            found_names = {"user_id": person}
+            found_names = {"user_id": person, INSTALLATION: person}
             if isinstance(session, str) and session:
                 found_names["conversation_id"] = session
             return found_names

@@ -204,6 +204,30 @@ def test_a_key_of_a_user_is_for_no_other(world: World) -> None:
     assert world.gateway.ask("GET", "/v1/agents/", headers=bearer).status == 403
 
 
+@each_row(
+    "named",
+    [
+        '{"device_id": "d1", "account_uuid": "a1", "session_id": "s1"}',
+        '{"device_id": "d1", "account_uuid": "", "session_id": "s1"}',
+        "user_d1_account__session_s1",
+    ],
+)
+def test_a_key_of_a_user_takes_what_claude_code_calls_itself(world: World, named: str) -> None:
+    """It names its device or account, which nobody can change and which is no other person."""
+    _, bearer = make(world, user="alice")
+
+    def ask(user: str, path: str = "/v1/messages", **headers: str) -> int:
+        body = {"model": "m", "max_tokens": 9, "messages": ASK, "metadata": {"user_id": user}}
+        return world.gateway.ask("POST", path, json.dumps(body).encode(), {**bearer, **headers}).status
+
+    assert ask(named) == 200
+    assert ask(named, "/v1/messages/count_tokens") == 200
+    assert ask(named, **{"x-mnemogate-memory": "off"}) == 200
+    assert ask(named, **{"x-mnemogate-user": "bob"}) == 403
+    assert ask("bob") == 403
+    assert world.query("SELECT DISTINCT subject FROM agents") == ["user:alice"]
+
+
 @pytest.mark.both
 def test_a_key_of_a_user_reaches_this_users_responses(upstream: StrictUpstream, tmp_path: Path) -> None:
     with remember(upstream, tmp_path, upstreams=by_chat(upstream), admin_token="the-owner") as world:
