@@ -18,8 +18,8 @@ _BLANK: Final = ord(" ")  # a look for an integer takes a fifth of one for bytes
 
 def estimate_prompt_tokens(body: bytes) -> int:
     """Returns about how many tokens a body has: a quarter of its bytes, without those of media."""
-    size = 0
-    for at in range(0, len(body), _PIECE_BYTES):
+    size = min(_PIECE_BYTES, len(body))  # the first piece has names of fields, and is text
+    for at in range(_PIECE_BYTES, len(body), _PIECE_BYTES):
         # Each call is estimated, and most text has a blank at its beginning.
         has_blank = body.find(_BLANK, at, at + _BEGINNING_BYTES) >= 0
         if has_blank or _is_text(body[at : at + _PIECE_BYTES]):
