@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from storage.records import TokenCounts
-
 # The cost of one token, in billionths, at the price 1: prices are of a million tokens.
 _BILLIONTHS = 1000
 # Above what any call costs in any currency, and so low that the sums of thousands of calls fit into 64 bits of a
@@ -21,9 +19,8 @@ class Price(Struct, frozen=True):
     # Of the input that the upstream read from its cache.
     cached: float
 
-    def of(self, counts: TokenCounts) -> int:
-        """Returns the cost of tokens, in billionths of the currency."""
-        cached = min(counts.cached, counts.prompt)
-        fresh = counts.prompt - cached
-        total = fresh * self.input + cached * self.cached + counts.completion * self.output
+    def of(self, prompt: int, completion: int, cached: int = 0) -> int:
+        """Returns the cost of tokens, in billionths of the currency. cached: those of the prompt that were cached."""
+        cached = min(cached, prompt)
+        total = (prompt - cached) * self.input + cached * self.cached + completion * self.output
         return min(round(total * _BILLIONTHS), _MAX_COST)

@@ -43,7 +43,6 @@ from gateway.run.receipt import Receipt
 from gateway.run.usage.limit_buckets import LimitBuckets
 from gateway.run.usage.meter import Meter
 from storage.errors import StoreError, is_known
-from storage.records import TokenCounts
 from storage.sql.store import Store
 from storage.usage_records import EACH_USER, REFUSE, UsageLimit
 
@@ -345,9 +344,9 @@ class Limiter:
     def _estimate(self, call: PlannedCall) -> Amounts:
         """Returns what a call may use."""
         output = UNNAMED_TOKENS if call.max_tokens is None else min(call.max_tokens, MOST_RESERVED_TOKENS)
-        counts = TokenCounts(estimate_prompt_tokens(call.body), output)
+        prompt = estimate_prompt_tokens(call.body)
         price = self._meter.price_of(call.target.upstream, call.target.model)
-        return wanted_amounts(counts.prompt + counts.completion, 0 if price is None else price.of(counts))
+        return wanted_amounts(prompt + output, 0 if price is None else price.of(prompt, output))
 
     def _count_limited(self, limit: UsageLimit, then: str) -> None:
         self._limited.inc(limit.unit, limit.per or "", then)

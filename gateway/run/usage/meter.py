@@ -203,8 +203,7 @@ class Meter:
 
     def _add_tokens(self, counters: list[int], call: UpstreamCall) -> tuple[int, int]:
         """Adds the tokens of a call and their cost. Returns both."""
-        used = call.used_counts()
-        prompt, completion, cached, written, reasoning = used
+        prompt, completion, cached, written, reasoning = call.used_counts()
         counters[INPUT] += prompt
         counters[OUTPUT] += completion
         counters[CACHED] += cached
@@ -217,7 +216,7 @@ class Meter:
         if price is None:
             counters[UNPRICED] += prompt + completion
             return prompt + completion, 0
-        cost = price.of(used)
+        cost = price.of(prompt, completion, cached)
         counters[COST] += cost
         return prompt + completion, cost
 
