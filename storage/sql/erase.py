@@ -16,6 +16,12 @@
     released   rows of an undone import that nothing follows
     end        marks and intention are deleted
 
+A whole memory, whose row in `agents` has gone with the intention, goes in these:
+
+    handed     blocks that other agents see are left to them
+    shared     versions that came from the memory, in blocks that others see, and those built on them
+    wipe_...   the rows of one table each, those with text first
+
 The store's `Rules` decide what quotes what, and what is left of a block.
 """
 
@@ -535,7 +541,6 @@ _WIPING: dict[str, ErasingPhase] = {
     "shared": _rebuild_blocks,
     **{f"wipe_{name}": _make_wiping_phase(name) for name in (*_PAGED, *_DELETED, *_WHOLE)},
 }
-FIRST = "exchanges"
 
 
 def phases_of(target: StoredTarget) -> dict[str, ErasingPhase]:

@@ -25,7 +25,6 @@ from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.blocks import default_blocks
 from storage.sql.erase import (
-    FIRST,
     SQL,
     ErasingWork,
     StoredTarget,
@@ -55,8 +54,6 @@ class _StepOutcome(NamedTuple):
 
     # Where the next one begins; None: all is gone.
     cursor: _Cursor | None
-    # Epochs of agents may have risen.
-    raises_epochs: bool
     agent: int
 
 
@@ -222,19 +219,20 @@ class Forgetting(Group):
             if not await self.run(before, until):
                 return False
         self._prerequisites.pop(id, None)
-        cursor: _Cursor | None = self._cursors.pop(id, (FIRST, 0))
+        cursor: _Cursor | None = self._cursors.pop(id, None)
         reading = GoneReading()
-        while cursor is not None:
+        while True:
             step = partial(_run_step, id=id, rules=self._rules, at=cursor, now=self.now(), reading=reading)
             done = await self._database.bulk(step)
             cursor = done.cursor
             self._memories.drop(done.agent)
-            if done.raises_epochs:
-                self._agents.clear()
+            self._agents.clear()  # epochs may have risen, also of agents that share a block with this one
+            if cursor is None:
+                break
             if cursor == ("additions", 0):
                 # Of a large part it is long: within a transaction turns would wait for it.
                 reading.gone = await self._database.long_read(partial(load_gone, agent=done.agent))
-            if cursor is not None and until():
+            if until():
                 self._cursors[id] = cursor
                 return False
         self._wake()
@@ -320,26 +318,23 @@ async def _write_target(connection: Connection, agent: int, target: ForgetTarget
 
 
 async def _run_step(
-    connection: Connection, id: int, rules: Rules, at: _Cursor, now: float, reading: GoneReading
+    connection: Connection, id: int, rules: Rules, at: _Cursor | None, now: float, reading: GoneReading
 ) -> _StepOutcome:
-    """Runs one transaction of a forgetting."""
+    """Runs one transaction of a forgetting. at: where it begins; None: with the first phase of its target."""
     row = await connection.row(SQL["intended"], (id,))
     if row is None:  # another process has ended it
-        return _StepOutcome(None, raises_epochs=False, agent=0)
+        return _StepOutcome(None, agent=0)
     target = msgspec.json.decode(row[1], type=StoredTarget)
     work = ErasingWork(id, row[0], target, rules, now, reading)
     phases = phases_of(work.target)
     await connection.lock_sharers(work.agent)
-    phase, after = at
-    # What was begun by another process, or was left off in another table, starts over: each phase can be repeated.
-    if phase not in phases:
-        phase, after = next(iter(phases)), 0
+    # In a file that was restored meanwhile the number may be that of another forgetting, with other phases.
+    phase, after = at if at is not None and at[0] in phases else (next(iter(phases)), 0)
     after_page = await phases[phase](connection, work, after)
-    raises_epochs = phase in ("exchanges", "passages", "facts", "blocks", "shared")
     if after_page is not None:
-        return _StepOutcome((phase, after_page), raises_epochs, work.agent)
+        return _StepOutcome((phase, after_page), work.agent)
     later = list(phases)[list(phases).index(phase) + 1 :]
     if later:
-        return _StepOutcome((later[0], 0), raises_epochs, work.agent)
+        return _StepOutcome((later[0], 0), work.agent)
     await connection.run(SQL["forgotten"], (id,))
-    return _StepOutcome(None, raises_epochs, work.agent)
+    return _StepOutcome(None, work.agent)
