@@ -88,9 +88,11 @@ def serving(
     module: str = "tests.gateway.patient",
     environ: Mapping[str, str] | None = None,
     is_new: bool = False,
+    root: Path = ROOT,
 ) -> Iterator[Process]:
     """Serves from that directory, on any port. settings: text of mnemogate.toml. module: what is run.
 
+    root: the checkout that serves; another one may be of another version.
     is_new: never as a copy (`forked`), for tests of what a process has of its own. A copy finds a file of the present
     schema, unless the settings or the environment name a database.
     """
@@ -107,6 +109,7 @@ def serving(
         whole,
         log,
         is_new=is_new,
+        root=root,
     ) as child:
         try:
             assert child.stdout is not None
@@ -130,10 +133,11 @@ def started(
     log: Path,
     *,
     is_new: bool = False,
+    root: Path = ROOT,
 ) -> subprocess.Popen[str] | Forked:
-    """Runs a module in a process, whose standard error goes to `log`."""
-    whole = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
-    if module in COPIED and not is_new:
+    """Runs a module of a checkout in a process, whose standard error goes to `log`."""
+    whole = {**os.environ, "PYTHONPATH": str(root), **environ}
+    if module in COPIED and not is_new and root == ROOT:
         return Forked(module, arguments, where, whole, log)
     with log.open("a") as errors:
         return subprocess.Popen(

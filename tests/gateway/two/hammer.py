@@ -1,6 +1,7 @@
 """Kills gateways at chance moments while people of all kinds talk at them, and checks that nothing was lost.
 
-`python -m tests.gateway.two.hammer 200` kills 200 times (scripts/torture two).
+`python -m tests.gateway.two.hammer 200` kills 200 times (scripts/torture two). With `--older CHECKOUT` all processes
+begin with the version of that checkout, and each that is killed comes back with either version.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 from gateway.open_database import open_database
 from gateway.settings.load import load_settings
+from tests.gateway.forked import ROOT
 from tests.gateway.two.exported import check, check_files, export_memory
 from tests.gateway.two.people import Agent, Person, Whole, everybody, flat
 from tests.gateway.two.world import MODULE, PATIENCE_S, Gateway, Said, World
@@ -40,6 +42,19 @@ def _kill_some(world: World, dice: random.Random) -> None:
         each.start()
 
 
+def _change_versions(older: Path) -> Callable[[World, random.Random], None]:
+    """Returns a strike that kills one process, and starts it again with this version or the older one."""
+
+    def strike(world: World, dice: random.Random) -> None:
+        killed = dice.choice(world.processes)
+        killed.kill()
+        time.sleep(dice.random() * GONE_S)
+        killed.root = dice.choice((ROOT, older))
+        killed.start()
+
+    return strike
+
+
 def hammer(
     folder: Path,
     rounds: int,
@@ -50,13 +65,15 @@ def hammer(
     say_so: bool = False,
     strike: Callable[[World, random.Random], None] = _kill_some,
     module: str = MODULE,
+    root: Path = ROOT,
 ) -> None:
     """Strikes the gateways of a database so often, at most `most_s` after the last time.
 
-    url: of a PostgreSQL, which has two of them; without it a SQLite file has one. module: what serves.
+    url: of a PostgreSQL, which has two of them; without it a SQLite file has one. module: what serves. root: the
+    checkout that serves at first.
     """
     dice = random.Random(seed)
-    with World(folder, gateways=2 if url else 1, url=url, module=module) as world:
+    with World(folder, gateways=2 if url else 1, url=url, module=module, root=root) as world:
         people = everybody(world, seed)
         over = threading.Event()
         failures: list[BaseException] = []
@@ -160,15 +177,18 @@ def main() -> None:
     parser.add_argument("kills", nargs="?", type=int, default=200)
     parser.add_argument("seed", nargs="?", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--url", help="a PostgreSQL; without it one of its own, made for this")
+    parser.add_argument("--older", type=Path, help="a checkout of the version before, which serves, too")
     parser.add_argument("--sqlite", action="store_true", help="one gateway over a SQLite file instead")
     options = parser.parse_args()
+    root = (options.older or ROOT).resolve()
     print(f"seed {options.seed}", flush=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = options.url
         if url is None and not options.sqlite:
             url, _ = stack.enter_context(server())
-        hammer(folder, options.kills, options.seed, url=url, say_so=True)
+        strike = _kill_some if root == ROOT else _change_versions(root)
+        hammer(folder, options.kills, options.seed, url=url, say_so=True, strike=strike, root=root)
     print(f"{options.kills} kills: nothing was lost, doubled or shown to others")
 
 

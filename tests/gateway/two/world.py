@@ -24,7 +24,7 @@ import orjson
 
 from tests.agents.kills import Webhook
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
-from tests.gateway.forked import Forked
+from tests.gateway.forked import ROOT, Forked
 from tests.gateway.process import Process, command, serving, started
 from tests.server import RawClient, RawReply
 
@@ -92,6 +92,8 @@ class Gateway:
         folder.mkdir()
         self.folder, self.place, self.module = folder, place, module
         self.settings, self.arguments = settings, arguments
+        # The checkout that serves from the next start on.
+        self.root = ROOT
         self.process: Process | None = None
         self._life = ExitStack()
 
@@ -105,6 +107,7 @@ class Gateway:
                 settings=self.settings,
                 module=self.module,
                 environ=self.place.environ,
+                root=self.root,
             )
         )
 
@@ -181,11 +184,12 @@ class Worker:
         folder.mkdir()
         (folder / "mnemogate.toml").write_text(settings)
         self.folder, self.place, self.module = folder, place, module
+        self.root = ROOT
         self._child: subprocess.Popen[str] | Forked | None = None
 
     def start(self) -> None:
         log = self.folder / "worker.log"
-        self._child = started(self.module, ["worker"], self.folder, self.place.environ, log)
+        self._child = started(self.module, ["worker"], self.folder, self.place.environ, log, root=self.root)
 
     def kill(self) -> None:
         child, self._child = self._child, None
@@ -206,11 +210,19 @@ class Pair:
 class World:
     """A database, gateways over it, and an upstream. With SQLite there is one gateway, since it owns its file.
 
-    module: what is run, as gateways and as a worker. leaks: what the upstream was shown and must not be, in words.
+    module: what is run, as gateways and as a worker. root: the checkout that serves at first. leaks: what the upstream
+    was shown and must not be, in words.
     """
 
     def __init__(
-        self, folder: Path, *, gateways: int, url: str | None = None, seed: int = 0, module: str = MODULE
+        self,
+        folder: Path,
+        *,
+        gateways: int,
+        url: str | None = None,
+        seed: int = 0,
+        module: str = MODULE,
+        root: Path = ROOT,
     ) -> None:
         self.place = Place(folder / "m.db", url)
         self.folder = folder
@@ -218,7 +230,7 @@ class World:
         self.upstream = StrictUpstream(script=self._answer)
         self.webhook = Webhook()
         self.count = gateways
-        self.module = module
+        self.module, self.root = module, root
         self.gateways: list[Gateway] = []
         self.workers: list[Worker] = []
         self.leaks: list[str] = []
@@ -244,6 +256,7 @@ class World:
         if self.place.url:
             self.workers.append(Worker(self.folder / "worker", self.place, settings, self.module))
         for each in self.processes:
+            each.root = self.root
             each.start()
         return self
 
