@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from gateway.core.conversation.canonical import HashedList, MessageHasher
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, becomes
 from tests.server import RawClient
 
 CHAT = "/v1/chat/completions"
@@ -184,7 +184,7 @@ def test_what_was_seen_finished_survives_kill_9(tmp_path: Path) -> None:
                 "--upstream",
                 upstream.base_url,
                 settings=SETTINGS,
-                is_new=True,
+                is_new=not database.exists(),  # the first makes its file itself
             ) as gateway:
                 assert gateway.ask("GET", "/health/ready").json == {"status": "ok", "store": "ok"}
                 frozen = talk_until(gateway, clients, moments, dice, database)
@@ -241,12 +241,18 @@ def talk_until(
 def frozen(gateway: Process) -> Iterator[None]:
     """No thread of it runs."""
     gateway.child.send_signal(signal.SIGSTOP)
-    _, status = os.waitpid(gateway.child.pid, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
+    becomes(lambda: _is_frozen(gateway.child.pid))
     try:
         yield
     finally:
         gateway.child.send_signal(signal.SIGCONT)
+
+
+def _is_frozen(process: int) -> bool:
+    with suppress(FileNotFoundError):  # a thread has just ended
+        threads = Path(f"/proc/{process}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(") ")[2].startswith("T") for thread in threads)
+    return False
 
 
 def copied(database: Path, number: int) -> Path:
