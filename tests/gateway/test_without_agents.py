@@ -18,8 +18,8 @@ TESTS = (
     "tests/gateway/chat/test_cancel.py",
     "tests/gateway/memory/test_two_paths.py",
     "tests/gateway/memory/test_block_edits.py",
-    "tests/gateway/responses/test_stored.py",
-    "tests/gateway/upstream/test_context_error.py",
+    "tests/gateway/responses/test_ways.py",
+    "tests/gateway/upstream/test_envelopes.py",
     "tests/gateway/voice/test_provisional.py",
 )
 
