@@ -155,17 +155,18 @@ def count_terms(document: Indexable) -> Counted:
     """Returns the terms of a message with its frame, counted, without the marks of its names."""
     text = document.text[:_DOCUMENT_CHARS]
     head_end = _head_end(text)
-    head_words = split_words(text[: head_end or _HEAD_CHARS])
+    all_words = head_words = split_words(text[: head_end or _HEAD_CHARS])
     words = head_terms = terms_of(head_words)
     if head_end < len(text):
-        words = head_terms + words_of(text[head_end:]) if head_end else words_of(text)
+        all_words = head_words + split_words(text[head_end:]) if head_end else split_words(text)
+        words = terms_of(all_words)
     # The terms of a message besides its text: its date and author.
     frame: Sequence[str] = date_words(int(document.at // 86_400)) if math.isfinite(document.at) else ()
     if document.speaker:
         frame = [*frame, *words_of(document.speaker)]
     terms: dict[str, int] = Counter(chain(dict.fromkeys(frame), words))
     is_english = len(head_terms) < _ENGLISH_TERM_SHARE * len(head_words)
-    compounds = [] if is_english else [term for term in dict.fromkeys(words) if is_long(term)]
+    compounds = [] if is_english else [word for word in dict.fromkeys(all_words) if is_long(word)]
     # Their parts are no words of the text, which is as long as it was.
     for part in islice(parts_of(compounds), _DOCUMENT_TERMS):
         terms.setdefault(part, 1)
@@ -173,13 +174,15 @@ def count_terms(document: Indexable) -> Counted:
         terms = dict(islice(terms.items(), _DOCUMENT_TERMS))
     if len(words) >= FREQUENCY:
         terms = {term: min(times, FREQUENCY) for term, times in terms.items()}
-    for term in {*head_terms, *parts_of({*head_terms}.intersection(compounds))}:
+    for term in {*head_terms, *parts_of({*head_words}.intersection(compounds))}:
         if term in terms:
             terms[term] |= HEAD
     # Numbers that do not fit count as the largest that does.
     back = 0 if document.previous is None else document.seq - document.previous
     length, head_count = min(len(words) + len(frame), 0xFFFF), min(len(head_terms), 0xFF)
-    return Counted((length, back if 0 < back <= 0xFFFF else 0, _flags(document, words), head_count), terms)
+    return Counted(
+        (length, back if 0 < back <= 0xFFFF else 0, _flags(document, all_words, words), head_count), terms
+    )
 
 
 def names_of(document: Indexable) -> list[str]:
@@ -202,14 +205,14 @@ def _head_end(text: str) -> int:
     return len(text) if len(text) <= _HEAD_CHARS else text.rfind(" ", 0, _HEAD_CHARS) + 1
 
 
-def _flags(document: Indexable, words: Sequence[str]) -> int:
+def _flags(document: Indexable, words: Sequence[str], terms: Sequence[str]) -> int:
     flags = PRESENT | (USER if document.role == "user" else 0)
     text = document.text[:_DOCUMENT_CHARS].strip()
     if len(text) <= _QUESTION_CHARS:
         asks = _ENDS_WITH_QUESTION.search(text)
         if asks and not _STATEMENT_END.search(text, 0, asks.start()):
             flags |= ASKS
-    if len(words) <= _SLIGHT_TERMS and lacks_content(split_words(text), words):
+    if len(terms) <= _SLIGHT_TERMS and lacks_content(words, terms):
         flags |= SLIGHT
     return flags
 

@@ -18,7 +18,7 @@ import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
 # Of the terms that texts have. Whoever changes what terms any text has raises it: what was indexed before is not found
 # by the new terms, so that an index of an earlier version is made again (storage/search/blob.py).
-VERSION = 3
+VERSION = 4
 
 # No word of a language is longer; a stemmer may take the square of a word's length.
 _LONGEST = 64
@@ -30,11 +30,11 @@ _SHORT = 256  # characters; their marks are sorted in 0.2 ms
 # Longer words are hashes and the like, which come once: their terms are not remembered. Those of 16,000 words take
 # about 3 MB.
 _WORD_CHARS, _MAX_WORDS = 40, 1 << 14
-# A term of so many letters may be a compound. Its beginnings and ends of so many letters may be words in it, where so
-# many are left. With them German texts have 16% more terms. Measured on the German compounds of
-# scripts/talk/languages.py, by the half for developing: 54% of the evidence, 42% with parts of 6 letters and more, 13%
-# without. What leaves 5 finds as much there and not in short words such as "Auto" and "Haus"; 9 letters find no more.
-_COMPOUND_CHARS, _PART_CHARS, _REST_CHARS = 10, 5, 4
+# The beginnings and ends of a word, of so many letters, may be words in it where so many are left. Measured on the
+# German compounds of scripts/talk/languages.py, by the half for developing: 54% of the evidence, 42% with parts of 6
+# letters and more, 13% without (by parts of stems, which then found 76, and stemmed themselves 86). What leaves 5 does
+# not find short ones ("Stehlampe").
+_PART_CHARS, _REST_CHARS = 5, 4
 
 # `\w` leaves out the vowel signs and tone marks of many scripts, which would cut their words to pieces.
 _MARKS = (
@@ -161,21 +161,25 @@ def terms_of(words: Iterable[str]) -> list[str]:
     return list(chain.from_iterable(map(terms_of_word, words)))
 
 
-def is_long(term: str) -> bool:
-    """Returns whether a term may be a compound of several words."""
-    return _COMPOUND_CHARS <= len(term) <= _WORD_CHARS and term.isascii() and term.isalpha()
+def is_long(word: str) -> bool:
+    """Returns whether a word may be a compound of several."""
+    return _PART_CHARS + _REST_CHARS <= len(word) <= _WORD_CHARS and word.isalpha()
 
 
 def parts_of(compounds: Iterable[str]) -> Iterator[str]:
-    """Yields what may be words in compounds: "Zahnarzttermin" is found by "Zahnarzt" and by "Termin"."""
+    """Yields the terms of what may be words in compounds: "Zahnarzttermin" is found by "Zahnarzt" and by "Termin"."""
     return chain.from_iterable(map(_parts, compounds))
 
 
 @lru_cache(maxsize=1024)
-def _parts(term: str) -> tuple[str, ...]:
-    """Returns the beginnings and ends of a term."""
-    sizes = range(_PART_CHARS, len(term) - _REST_CHARS + 1)
-    return tuple(chain.from_iterable((term[:size], term[-size:]) for size in sizes))
+def _parts(word: str) -> tuple[str, ...]:
+    """Returns the terms that the beginnings and ends of a word have as words: its own may be stemmed differently."""
+    word = fold(word)
+    if not word.isascii():
+        return ()
+    sizes = range(_PART_CHARS, len(word) - _REST_CHARS + 1)
+    parts = chain.from_iterable((word[:size], word[-size:]) for size in sizes)
+    return tuple(dict.fromkeys(chain.from_iterable(map(_split_ascii, parts))))
 
 
 def names_in(text: str) -> list[str]:
