@@ -13,6 +13,10 @@ SERVICE_VERSION: Final = "service.version"
 SERVICE_INSTANCE: Final = "service.instance.id"
 # -- any span
 ERROR_TYPE: Final = "error.type"
+# The kind of a span that Phoenix shows. Those that it does not find by the GenAI conventions have it. (OpenInference)
+SPAN_KIND: Final = "openinference.span.kind"
+CHAIN: Final = "CHAIN"
+RETRIEVER: Final = "RETRIEVER"
 # -- a request
 METHOD: Final = "http.request.method"
 ROUTE: Final = "http.route"

@@ -96,6 +96,7 @@ class SpanMaker:
         method = method if method in _METHODS else "_OTHER"
         route = self._templates.find(path)
         span = receipt_spans.add_root(f"{method} {route}".rstrip(), Span.SPAN_KIND_SERVER)
+        span.text(names.SPAN_KIND, names.CHAIN)
         span.text(names.METHOD, method)
         span.text(names.ROUTE, route)
         span.text(names.SCHEME, scheme if scheme in ("http", "https") else OTHER)
@@ -125,6 +126,7 @@ class SpanMaker:
     def _add_work_root(self, receipt_spans: _ReceiptSpans) -> None:
         receipt = receipt_spans.receipt
         span = receipt_spans.add_root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
+        span.text(names.SPAN_KIND, names.CHAIN)
         span.text(names.PROJECT, receipt.project)
         if receipt.kind in _LINKED_WORK:
             for turn in self._turns.get(receipt.work_memory, ()):
@@ -251,7 +253,9 @@ class _ReceiptSpans:
             span.text(names.TOOL_TYPE, "function")
             return
         span.text(names.STORE, self.receipt.headers.get("x-mnemogate-agent"))
-        if step.kind == "search_memory":
+        is_search = step.kind == "search_memory"
+        span.text(names.SPAN_KIND, names.RETRIEVER if is_search else names.CHAIN)
+        if is_search:
             span.number(names.RECORDS, step.count, keeps_zero=True)
             span.number(names.RECALL_TOKENS, step.tokens, keeps_zero=True)
             span.flag(names.RECALL_LATE, step.is_late)

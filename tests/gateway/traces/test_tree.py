@@ -72,6 +72,7 @@ def test_a_chat_with_memory(traced: Traced, stream: bool) -> None:
     assert reply.headers["x-mnemogate-trace"] == root.span.trace_id.hex()
     assert root.shape == (CHAT, ["search_memory", "chat m", "upsert_memory"])
     assert root.has | {"mnemogate.added_ms": 0, "user.id": "", "session.id": ""} == {
+        "openinference.span.kind": "CHAIN",
         "http.request.method": "POST",
         "http.route": "/v1/chat/completions",
         "http.response.status_code": 200,
@@ -111,6 +112,7 @@ def test_a_chat_with_memory(traced: Traced, stream: bool) -> None:
     }
     store = reply.headers["x-mnemogate-agent"]
     assert root.find("search_memory").has == {
+        "openinference.span.kind": "RETRIEVER",
         "gen_ai.operation.name": "search_memory",
         "gen_ai.memory.store.id": store,
         "gen_ai.memory.record.count": 1,
@@ -118,6 +120,7 @@ def test_a_chat_with_memory(traced: Traced, stream: bool) -> None:
         "mnemogate.recall.late": False,
     }
     assert root.find("upsert_memory").has == {
+        "openinference.span.kind": "CHAIN",
         "gen_ai.operation.name": "upsert_memory",
         "gen_ai.memory.store.id": store,
         "mnemogate.durable": True,

@@ -61,6 +61,7 @@ def test_learning_is_linked_to_the_turn(
         turn = root(world, collector, "POST /v1/chat/completions")
         learned = root(world, collector, "mnemogate.learn")
         assert learned.shape == ("mnemogate.learn", ["chat small"])
+        assert learned.has["openinference.span.kind"] == "CHAIN"
         assert learned.span.trace_id != turn.span.trace_id
         assert [(each.trace_id, each.span_id) for each in learned.span.links] == [
             (turn.span.trace_id, turn.span.span_id)
