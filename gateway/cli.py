@@ -611,9 +611,7 @@ def list_limits(as_json: bool, project: str | None) -> None:
 @_option("then", "`refuse` (the default), or an alias that answers instead", "ALIAS")
 def add_limit(most: float, **arguments: Any) -> None:
     amount = int(most) if most.is_integer() else most
-    _perform(
-        "limits-add", {**arguments, "most": amount}, lambda made: printed.show_record(printed.LIMITS, made)
-    )
+    _load_commands().add_limit({**arguments, "most": amount})
 
 
 @limits.command("remove", help="remove a limit")

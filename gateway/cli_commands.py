@@ -349,6 +349,15 @@ class Commands:
             names = {each["id"]: each["name"] for each in listed}
             printed.show_list(printed.usage_list(by, names), rows, as_json=as_json)
 
+    def add_limit(self, arguments: _Arguments) -> None:
+        """Adds a limit and prints it. It says so where nothing else names the project, which may be misspelt."""
+        made = self.perform("limits-add", arguments)
+        printed.show_record(printed.LIMITS, made)
+        project = made["project"]
+        named = {each["project"] for each in self.perform("keys-list", {})}
+        if project not in ("default", *self.settings.projects, *named):
+            print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
+
     def records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
         """Returns all records of a list."""
         return [each for page in self._pages(operation, arguments, "after") for each in page["data"]]

@@ -266,6 +266,19 @@ def test_limits_are_set_from_the_command_line(capsys: Out) -> None:
     assert shown.columns[1].cell({**row, "key": 0}) == "-"
 
 
+def test_a_limit_of_a_project_that_nothing_names_is_said_so(capsys: Out) -> None:
+    """Its name may be misspelt, and a customer that was to be stopped goes on."""
+    Path("mnemogate.toml").write_text("[projects.beta]\n")
+    assert main(["keys", "create", "--project", "acme"]) == 0
+    stop = ["limits", "add", "--unit", "requests", "--per", "month", "--most", "0"]
+    for project, is_told in (("acme", False), ("beta", False), ("default", False), ("acmee", True)):
+        capsys.readouterr()
+        assert main([*stop, "--project", project]) == 0
+        shown = capsys.readouterr()
+        assert shown.out.split("\t")[1] == project
+        assert ("no key and no setting names 'acmee'" in shown.err) == is_told
+
+
 @pytest.mark.parametrize("group", ["imports", "limits", "jobs", "batches"])
 def test_options_without_an_action_are_those_of_the_list(group: str, capsys: Out) -> None:
     assert main(["migrate"]) == 0
