@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from letta_client import RateLimitError
 
-from storage.usage_records import UsageLimit
 from tests.agents.letta import LettaWorld, letta
 from tests.agents.test_background import ended
 from tests.doubles.upstream import Call, Gate, Reply, Seen, StrictUpstream, call_tools, say
@@ -25,11 +24,6 @@ NOTE = {"label": "human", "new_string": "Works."}
 def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[LettaWorld]:
     with letta(upstream, tmp_path) as made:
         yield made
-
-
-def limit(world: LettaWorld, unit: str, per: str | None, most: float) -> None:
-    made = UsageLimit(0, "default", None, None, unit, per, most, "refuse")
-    world.world.gateway.call(world.world.store.limits.add(made))
 
 
 def two_steps(seen: Seen) -> Reply:
@@ -66,7 +60,7 @@ def under_way(world: LettaWorld) -> list[float]:
 
 @pytest.mark.parametrize("way", ["live", "background"])
 def test_a_step_that_a_limit_refuses_ends_the_run(world: LettaWorld, way: str) -> None:
-    limit(world, "tokens", "day", 100)
+    world.world.limit("tokens", "day", 100)
     agent = world.agent(tools=["memory_insert"]).id
     run = send(world, agent, way)
     assert (run.status, run.stop_reason) == ("failed", "error")
@@ -80,7 +74,7 @@ def test_a_step_that_a_limit_refuses_ends_the_run(world: LettaWorld, way: str) -
 
 @pytest.mark.parametrize("way", ["live", "background"])
 def test_a_long_run_counts_in_the_minutes_of_its_steps(world: LettaWorld, way: str) -> None:
-    limit(world, "tokens", "minute", 250)
+    world.world.limit("tokens", "minute", 250)
     agent, upstream = world.agent(tools=["memory_insert"]).id, world.upstream
     replies = [*(call_tools(Call("memory_insert", NOTE, f"c{n}"), usage=USAGE) for n in range(4))]
 
@@ -94,7 +88,7 @@ def test_a_long_run_counts_in_the_minutes_of_its_steps(world: LettaWorld, way: s
 
 
 def test_a_step_in_a_minute_that_is_used_up_is_refused(world: LettaWorld) -> None:
-    limit(world, "tokens", "minute", 250)
+    world.world.limit("tokens", "minute", 250)
     agent, upstream, hold = world.agent(tools=["memory_insert"]).id, world.upstream, Gate()
     call = Call("memory_insert", NOTE, "c1")
     upstream.queue(call_tools(call, usage=USAGE, hold_before_headers=hold))
@@ -112,8 +106,8 @@ def test_a_step_in_a_minute_that_is_used_up_is_refused(world: LettaWorld) -> Non
 
 
 def test_a_run_goes_on_while_anything_is_left(world: LettaWorld) -> None:
-    limit(world, "tokens", "day", 101)
-    limit(world, "requests", "day", 1)
+    world.world.limit("tokens", "day", 101)
+    world.world.limit("requests", "day", 1)
     run = send(world, world.agent(tools=["memory_insert"]).id, "live")
     assert (run.status, run.stop_reason) == ("completed", "end_turn")
     assert used(world) == [200, 1]
@@ -123,7 +117,7 @@ def test_a_summary_by_hand_is_counted_and_held_as_a_request(upstream: StrictUpst
     """The budget of background work is not touched."""
     with letta(upstream, tmp_path, memory={"background_daily_tokens": 50}) as world:
         agent, messages = world.agent().id, world.letta.agents.messages
-        limit(world, "tokens", "day", 10_000)
+        world.world.limit("tokens", "day", 10_000)
         for n in range(2):
             for part in ("cats", "dogs", "birds"):
                 messages.create(agent, input=f"Number {n}: I have {n} {part}.")
@@ -132,7 +126,7 @@ def test_a_summary_by_hand_is_counted_and_held_as_a_request(upstream: StrictUpst
             assert messages.compact(agent).summary
             assert used(world) == [before + 100]
         messages.create(agent, input="I have no pets any more.")
-        limit(world, "requests", "day", 0)
+        world.world.limit("requests", "day", 0)
         asked = len(upstream.chats)
         with pytest.raises(RateLimitError):
             messages.compact(agent)

@@ -26,6 +26,7 @@ from gateway.traces.otlp import OtlpSettings
 from storage.records import Block, JobState, Scope
 from storage.sql.statements import make_statement
 from storage.sql.store import Store
+from storage.usage_records import REFUSE, UsageLimit
 from tests.doubles.statements import counting
 from tests.doubles.upstream import Seen, StrictUpstream
 from tests.inflated import inflated
@@ -179,6 +180,21 @@ class World:
         work()
         self.settle()
         return [kind_of(statement) for statement in self.statements]
+
+    def limit(
+        self,
+        unit: str,
+        per: str | None,
+        most: float,
+        *,
+        key: int | None = None,
+        user: str | None = None,
+        then: str = REFUSE,
+    ) -> UsageLimit:
+        """Makes a limit that counts what was asked before. The parameters are fields of `UsageLimit`."""
+        self.settle()
+        made = UsageLimit(0, "default", key, user, unit, per, most, then)
+        return self.gateway.call(self.store.limits.add(made))
 
     def block(
         self, user: str, label: str = "human", profile: str = "helper", project: str = "default"

@@ -28,18 +28,25 @@ MODEL = "gpt-strict"
 class Dialect:
     """Chat completions.
 
-    path: of its requests. upstream_path: where they go. listed: the member with the messages there.
-    has_nameless_memory:
-        a reply without a user is stored as well, so that its id can be gone on from.
-    keeps_message: a message whose reply was left stays in the conversation, with what was heard of that.
+    A new one begins as a subclass of this with a name and a path, and overrides what it has in another form.
     """
 
     name: ClassVar[str] = "chat"
+    # Of its requests.
     path: ClassVar[str] = "/v1/chat/completions"
+    # Where they go upstream.
     upstream_path: ClassVar[str] = "/v1/chat/completions"
+    # The member with the messages there.
     listed: ClassVar[str] = "messages"
     model: ClassVar[str] = MODEL
+    # What the upstream can be made to report of a reply, and the tokens of the reply in it.
+    reported: ClassVar[Json] = {"prompt_tokens": 70, "completion_tokens": 17, "total_tokens": 87}
+    reported_tokens: ClassVar[int] = 17
+    # The fields of a streamed request by which the client asks for usage.
+    usage_options: ClassVar[Json] = {"stream_options": {"include_usage": True}}
+    # A reply without a user is stored as well, so that its id can be gone on from.
     has_nameless_memory: ClassVar[bool] = False
+    # A message whose reply was left stays in the conversation, with what was heard of that.
     keeps_message: ClassVar[bool] = False
 
     @contextmanager
@@ -73,6 +80,11 @@ class Dialect:
         error = body.get("error")
         return str(error["message"]) if isinstance(error, dict) else None
 
+    def tokens(self, body: Json) -> int | None:
+        """Returns the tokens of the reply that a body or an event shows; None: it shows no usage."""
+        usage = body.get("usage")
+        return None if usage is None else int(usage["completion_tokens"])
+
     def delta(self, event: Json) -> str:
         choices = event.get("choices") or [{}]
         return choices[0].get("delta", {}).get("content") or ""
@@ -94,6 +106,7 @@ class Responses(Dialect):
 
     name = "responses"
     path = "/v1/responses"
+    usage_options: ClassVar[Json] = {}
     has_nameless_memory = True
 
     def body(self, talk: Talk, **options: Any) -> Json:
@@ -102,6 +115,10 @@ class Responses(Dialect):
 
     def text(self, body: Json) -> str:
         return "".join(text_in(item.get("content")) for item in body["output"] if item["type"] == "message")
+
+    def tokens(self, body: Json) -> int | None:
+        usage = body.get("response", body).get("usage")
+        return None if usage is None else int(usage["output_tokens"])
 
     def delta(self, event: Json) -> str:
         return str(event["delta"]) if event.get("type") == "response.output_text.delta" else ""
@@ -114,6 +131,7 @@ class NativeResponses(Responses):
     has_nameless_memory = False
     upstream_path = "/v1/responses"
     listed = "input"
+    reported_tokens = 2  # of each reply of the double
 
     def settings(self, name: str, upstream: StrictUpstream) -> UpstreamSettings:
         return UpstreamSettings(name, base_url=upstream.base_url, takes={"responses": "stored"}, retries=0)
@@ -121,6 +139,7 @@ class NativeResponses(Responses):
     def queue(self, upstream: StrictUpstream, text: str, call: Call | None = None, **options: Any) -> None:
         if (held := options.pop("hold_after", None)) is not None:
             upstream.endpoints.hold_events.update(held)
+        options.pop("usage", None)
         assert call is None
         upstream.endpoints.responses.outputs.append([said(text)])
 
@@ -134,12 +153,17 @@ class Messages(Dialect):
 
     name = "messages"
     path = "/v1/messages"
+    usage_options: ClassVar[Json] = {}
 
     def body(self, talk: Talk, **options: Any) -> Json:
         return super().body(talk, **{"max_tokens": 100, **options})
 
     def text(self, body: Json) -> str:
         return text_in(body["content"])
+
+    def tokens(self, body: Json) -> int | None:
+        usage = body.get("usage")
+        return None if usage is None else int(usage["output_tokens"])
 
     def delta(self, event: Json) -> str:
         return event["delta"].get("text") or "" if event.get("type") == "content_block_delta" else ""
@@ -151,6 +175,7 @@ class NativeMessages(Messages):
     name = "messages, native"
     upstream_path = "/v1/messages"
     model = "claude-opus-4-6"
+    reported: ClassVar[Json] = {"input_tokens": 70, "output_tokens": 17}
 
     @contextmanager
     def upstream(self) -> Iterator[StrictUpstream]:
@@ -166,7 +191,12 @@ class Agents(Dialect):
 
     name = "agents"
     path = "/v1/agents/"
+    usage_options: ClassVar[Json] = {}
     keeps_message = True
+
+    def settings(self, name: str, upstream: StrictUpstream) -> UpstreamSettings:
+        takes: Any = {"responses": False, "stream_usage": True}
+        return UpstreamSettings(name, base_url=upstream.base_url, takes=takes, retries=0)
 
     def address(self, client: Client, model: str) -> str:
         if not client.place:
@@ -205,6 +235,10 @@ class Agents(Dialect):
 
     def text(self, body: Json) -> str:
         return "".join(map(self.delta, body["messages"]))
+
+    def tokens(self, body: Json) -> int | None:
+        usage = body if body.get("message_type") == "usage_statistics" else body.get("usage")
+        return None if usage is None else int(usage["completion_tokens"])
 
     def error(self, body: Json) -> str | None:
         found = body.get("message") if body.get("message_type") == "error_message" else body.get("detail")

@@ -47,6 +47,7 @@ LACKS: Final = {
         ("agents", case): "its history is the gateway's: no list comes back, and what was sent stays"
         for case in ("barge_in", "regenerate", "edit")
     },
+    ("agents", "bound_key"): "the agents of a project are its application's, which has a key without a user",
     **{
         ("agents", case): "its conversation is stored, or there is none: a send has no mode of memory"
         for case in ("off", "read", "strict")
@@ -222,12 +223,43 @@ def broken(client: Client) -> None:
     assert ["ended in the middle" in words for words in errors] == [True]
 
 
+def usage(client: Client) -> None:
+    """The client sees the tokens that the upstream has counted, and no estimate."""
+    dialect = client.dialect
+    client.queue("Hello.", usage=dialect.reported)
+    client.talk.append(("user", "Hello"))
+    reply = client.ask(**(dialect.usage_options if client.stream else {}))
+    bodies = client.events(reply) if client.stream else [reply.json]
+    shown = [tokens for each in bodies if (tokens := dialect.tokens(each)) is not None]
+    assert shown[-1:] == [dialect.reported_tokens]
+
+
+def limit(client: Client) -> None:
+    """What is over a limit is refused with its words in the client's dialect, and no model is asked."""
+    client.world.limit("requests", "day", 1)
+    client.say("Hello")
+    client.talk.append(("user", "And now?"))
+    reply = client.ask()
+    assert reply.status == 429
+    assert "1 request per day" in (client.dialect.error(reply.json) or "")
+    assert len(client.seen) == 1
+
+
+def bound_key(client: Client) -> None:
+    """A key that is bound to a user gives its memory to requests that name none."""
+    world = client.world
+    _, secret = world.gateway.call(world.store.keys.create("default", "phone", user="alice"))
+    bound = Client(client.dialect, world, client.stream, {"authorization": f"Bearer {secret}"})
+    bound.say("My cat is called Miso.")
+    assert world.query("SELECT subject FROM agents") == ["user:alice"]
+
+
 _COUNT = make_statement("a test's", "SELECT count(*) FROM exchanges WHERE active = 1")
 # Events of a stream up to the third word, in which the reply stops until its client has left.
 _HELD: Final = {"messages, native": 6, "responses, native": 7}
 CASES: Final[tuple[Callable[[Client], None], ...]] = (
     *(memory, interception, prefix, cancel, barge_in, regenerate, edit, append),
-    *(off, read, strict, durability, failover, refused, broken),
+    *(off, read, strict, durability, failover, refused, broken, usage, limit, bound_key),
 )
 
 

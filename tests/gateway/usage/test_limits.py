@@ -62,14 +62,6 @@ def world(upstream: StrictUpstream, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def limit(world: World, unit: str, per: str | None, most: float, **fields: Any) -> UsageLimit:
-    world.settle()  # what was asked before is counted
-    made = UsageLimit(
-        0, "default", fields.get("key"), fields.get("user"), unit, per, most, fields.get("then", "refuse")
-    )
-    return world.gateway.call(world.store.limits.add(made))
-
-
 def leave(world: World) -> None:
     """Asks, and leaves when the upstream has the request."""
     arrived = world.upstream.arrived(len(world.upstream.seen) + 1)
@@ -123,7 +115,7 @@ def reply_under_way(world: World, **body: Any) -> Iterator[None]:
 @pytest.mark.both
 @pytest.mark.parametrize("per", ["minute", "day", "month"])
 def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: str) -> None:
-    limit(world, "requests", per, 7)
+    world.limit("requests", per, 7)
     statuses = storm(world, 60)
     assert (statuses.count(200), statuses.count(429)) == (7, 53)
     assert len(world.upstream.chats) == 7
@@ -133,7 +125,7 @@ def test_a_storm_of_requests_gets_as_many_in_as_are_allowed(world: World, per: s
 @pytest.mark.parametrize(("unit", "most"), [("tokens", 100), ("cost", 100 / 1e6)])
 def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: str, most: float) -> None:
     """Each reserves more than it uses, so that what is let in fits."""
-    limit(world, unit, "day", most)
+    world.limit(unit, "day", most)
     statuses = storm(world, 60, max_tokens=20)
     used = 15 * len(world.upstream.chats)
     assert statuses.count(200) == len(world.upstream.chats) > 0
@@ -144,7 +136,7 @@ def test_a_storm_exceeds_by_no_more_than_its_requests_used(world: World, unit: s
 
 
 def test_a_picture_reserves_no_more_than_pictures_use(world: World) -> None:
-    limit(world, "tokens", "minute", 5_000)
+    world.limit("tokens", "minute", 5_000)
     with reply_under_way(world, messages=LOOK):
         assert world.post(ASK, user="bob").status == 200
 
@@ -153,7 +145,7 @@ def test_a_picture_reserves_no_more_than_pictures_use(world: World) -> None:
 def test_a_picture_whose_tokens_no_upstream_has_counted_costs_what_pictures_use(
     world: World, memory: str
 ) -> None:
-    limit(world, "tokens", "day", 1_000_000)
+    world.limit("tokens", "day", 1_000_000)
     hold = Gate()
     world.upstream.queue(say("Hello there.", tokens=["Hello ", "there."], hold_after={2: hold}))
     stream = world.sdk.chat.completions.create(
@@ -167,13 +159,13 @@ def test_a_picture_whose_tokens_no_upstream_has_counted_costs_what_pictures_use(
 
 
 def test_a_request_reserves_no_more_output_than_replies_have(world: World) -> None:
-    limit(world, "tokens", "day", 10_000)
+    world.limit("tokens", "day", 10_000)
     with reply_under_way(world, max_tokens=128_000):
         assert world.post(ASK, user="bob", max_tokens=128_000).status == 200
 
 
 def test_what_requests_under_way_have_reserved_is_not_reported_as_used_up(world: World) -> None:
-    limit(world, "cost", "day", 5_000 / 1e6)
+    world.limit("cost", "day", 5_000 / 1e6)
     with reply_under_way(world, max_tokens=4_000):
         reply = world.post(ASK, user="bob", max_tokens=4_000)
         assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
@@ -186,7 +178,7 @@ def test_what_requests_under_way_have_reserved_is_not_reported_as_used_up(world:
 @pytest.mark.both
 @pytest.mark.parametrize("user", ["alice", openai.omit])
 def test_a_response_that_an_upstream_makes_in_the_background_counts_once(world: World, user: Any) -> None:
-    limit(world, "tokens", "day", 1_000_000, user="*")
+    world.limit("tokens", "day", 1_000_000, user="*")
     made = world.sdk.responses.create(model="m", input="Hi", background=True, user=user)
     becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
     usage = world.sdk.responses.retrieve(made.id).usage
@@ -210,12 +202,12 @@ def test_a_response_that_ends_after_its_user_is_forgotten_has_no_name(world: Wor
 
 
 def test_a_bound_below_zero_gives_nothing_back(world: World) -> None:
-    limit(world, "tokens", "day", 10)
+    world.limit("tokens", "day", 10)
     assert [world.post(ASK, user="alice", max_tokens=most).status for most in (1, -1_000_000)] == [200, 429]
 
 
 def test_only_so_many_are_under_way(world: World) -> None:
-    limit(world, "concurrent", None, 2)
+    world.limit("concurrent", None, 2)
     hold = Gate()
     world.upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=hold)
     world.settle()
@@ -251,7 +243,7 @@ def test_a_request_that_interrupts_a_reply_takes_its_place(
     is_searching: bool,
 ) -> None:
     """The gateway learns of both at once: the end of one connection, and the request on the other."""
-    limit(world, unit, per, most)
+    world.limit(unit, per, most)
     both_sent, begun = threading.Event(), Gate()
 
     async def search(tools: MemoryTools, call: Any) -> Any:
@@ -284,7 +276,7 @@ def test_a_reply_that_the_client_has_makes_room_for_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its upstream may take a moment more to end the body."""
-    limit(world, "concurrent", None, 1)
+    world.limit("concurrent", None, 1)
     monkeypatch.setattr("gateway.run.turn.LAST_BYTES_S", PATIENCE_S)
     last_bytes = Gate()
     # Three events of the text, the end, the usage and [DONE]; the gate holds what follows.
@@ -338,7 +330,7 @@ def ask_while_read(world: World, patches: pytest.MonkeyPatch, change: Coroutine[
 def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit(world, "requests", "day", 50)
+    world.limit("requests", "day", 50)
     made = UsageLimit(0, "default", None, None, "requests", "minute", 1, "refuse")
     assert ask_while_read(world, monkeypatch, world.store.limits.add(made)) == 200
     assert world.post(ASK, user="alice").status == 429
@@ -348,16 +340,16 @@ def test_a_limit_that_is_made_while_another_is_read_counts_the_request(
 def test_a_limit_that_is_changed_while_another_is_read_holds_as_it_is_then(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit(world, "requests", "day", 50)
-    changed = limit(world, "tokens", "day", 50_000)
+    world.limit("requests", "day", 50)
+    changed = world.limit("tokens", "day", 50_000)
     assert ask_while_read(world, monkeypatch, world.store.limits.change(changed.id, 0, "refuse")) == 429
 
 
 def test_a_request_counts_in_the_minute_in_which_it_is_let_in(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit(world, "requests", "day", 50)
-    limit(world, "requests", "minute", 1)
+    world.limit("requests", "day", 50)
+    world.limit("requests", "minute", 1)
 
     async def pass_minute() -> None:
         world.clock.sleep(60)
@@ -374,7 +366,7 @@ def test_users_that_callers_name_do_not_fill_the_memory(
     monkeypatch.setattr(limit_buckets, "_MAX_BUCKETS", 10)
     monkeypatch.setattr(buckets, "_dropped_at", 10)
     for unit, per, most in (("requests", "day", 2), ("concurrent", None, 1), ("tokens", "month", 1e9)):
-        limit(world, unit, per, most, user="*")
+        world.limit(unit, per, most, user="*")
     sizes = []
     for n in range(30):
         assert world.post(ASK, user=f"user-{n}").status == 200
@@ -399,7 +391,7 @@ def test_the_limit_of_a_user_reads_no_counters_of_others(
     monkeypatch.setattr(meter, "UsageKey", WatchedKey)
     for n in range(20):
         world.post(ASK, user=f"user-{n}")
-    limit(world, "requests", "day", 1, user="*")
+    world.limit("requests", "day", 1, user="*")
     days_read.clear()
     assert world.post(ASK, user="user-7").status == 429
     assert world.post(ASK, user="user-20").status == 200
@@ -410,7 +402,7 @@ def test_the_limit_of_a_user_reads_no_counters_of_others(
 def test_a_slow_read_of_one_users_limit_holds_up_no_other(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit(world, "requests", "day", 1, user="*")
+    world.limit("requests", "day", 1, user="*")
     sums, reads, goes_on = world.store.usage.sums, Gate(), Gate()
 
     async def held(query: UsageQuery, **given: Any) -> Any:
@@ -431,7 +423,7 @@ def test_a_slow_read_of_one_users_limit_holds_up_no_other(
 
 @pytest.mark.both
 def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(world, "requests", "day", 2)
+    world.limit("requests", "day", 2)
     assert world.post(ASK, user="alice").status == 200
     world.settle()
     own = world.gateway.app.services.accounting.limiter
@@ -455,7 +447,7 @@ def test_a_read_that_hangs_holds_up_no_request(world: World, monkeypatch: pytest
 def test_limits_that_cannot_be_read_in_time_hold_up_no_request(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit(world, "requests", "minute", 1)
+    world.limit("requests", "minute", 1)
     own = world.gateway.app.services.accounting.limiter
     world.gateway.call(own.load())
     read, goes_on = world.store.limits.list, Gate()
@@ -480,7 +472,7 @@ def test_what_fails_is_answered_later_and_the_limit_is_reached_exactly(world: Wo
     """Some of those that are let in fail, and others take their places; each failure has reached the upstream."""
     turns = itertools.count()
     world.upstream.script = lambda seen: say("Hello.", usage=USAGE) if next(turns) % 3 else fail(500)
-    limit(world, "requests", "day", 20)
+    world.limit("requests", "day", 20)
     statuses = storm(world, 200)
     while statuses[-1] != 429:
         statuses.append(world.post(ASK, user="alice").status)
@@ -500,7 +492,7 @@ def test_failed_tries_reach_an_upstream_and_take_no_place(upstream: StrictUpstre
         ]
         with limited(upstream, tmp_path, upstreams=tuple(ups), models=models) as world:
             upstream.script = lambda seen: fail(500)
-            limit(world, "concurrent", None, 3)
+            world.limit("concurrent", None, 3)
 
             async def ask() -> list[int]:
                 async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
@@ -537,7 +529,7 @@ def test_failed_tries_reach_an_upstream_and_take_no_place(upstream: StrictUpstre
 
 
 def test_the_answer_says_what_and_until_when(world: World) -> None:
-    made = limit(world, "requests", "day", 1)
+    made = world.limit("requests", "day", 1)
     assert world.post(ASK, user="alice").status == 200
     before = len(world.upstream.seen)
     reply = world.post(ASK, user="alice", stream=True)
@@ -559,7 +551,7 @@ def test_the_answer_says_what_and_until_when(world: World) -> None:
 
 
 def test_a_minutes_limit_is_reported_with_each_reply(world: World) -> None:
-    limit(world, "requests", "minute", 2)
+    world.limit("requests", "minute", 2)
     world.upstream.script = lambda seen: say(
         "Hi.", usage=USAGE, headers={"x-ratelimit-limit-requests": "900", "x-ratelimit-limit-tokens": "9"}
     )
@@ -578,7 +570,7 @@ def test_a_minutes_limit_is_reported_with_each_reply(world: World) -> None:
 @pytest.mark.parametrize("per", ["minute", "day"])
 def test_a_clock_that_was_ahead_and_is_put_right_holds_nobody_back(world: World, per: str) -> None:
     """What was counted in a period of the future does not hold until then."""
-    limit(world, "requests", per, 1)
+    world.limit("requests", per, 1)
     world.clock.sleep(30 * 86_400)
     assert world.post(ASK, user="alice").status == 200
     assert world.post(ASK, user="alice").status == 429
@@ -589,7 +581,7 @@ def test_a_clock_that_was_ahead_and_is_put_right_holds_nobody_back(world: World,
 
 
 def test_another_model_answers_in_its_place(world: World) -> None:
-    made = limit(world, "tokens", "day", 1, then="small")
+    made = world.limit("tokens", "day", 1, then="small")
     assert "x-mnemogate-limit" not in world.post(ASK, user="alice").headers
     for stream in (False, True):
         reply = world.post(ASK, user="alice", stream=stream)
@@ -628,11 +620,11 @@ def test_another_upstream_gets_no_credential_of_the_callers(
         headers = {"authorization": "Bearer sk-callers"}
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert upstream.last.headers["authorization"] == "Bearer sk-callers"
-        made = limit(world, "requests", "day", 0, then="small")
+        made = world.limit("requests", "day", 0, then="small")
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert upstream.last.headers["authorization"] == "Bearer sk-callers"  # for this upstream it is
         world.gateway.call(world.store.limits.remove(made.id))
-        limit(world, "requests", "day", 0, then="far")
+        world.limit("requests", "day", 0, then="far")
         assert world.gateway.ask("POST", path, body, headers).status == 200
         assert len(other.seen) == 1
         assert "authorization" not in other.last.headers
@@ -645,7 +637,7 @@ def test_a_header_that_names_another_upstream_leaves_no_limit_of_cost(
     price = PriceSettings(input=1.0, output=1.0)
     models = (ModelSettings("m", "m", price=price), ModelSettings("mine", "m", "free"))
     with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-        limit(world, "cost", "day", 0.000_001)
+        world.limit("cost", "day", 0.000_001)
 
         def ask(name: str) -> int:
             world.settle()
@@ -660,7 +652,7 @@ def test_a_header_that_names_another_upstream_leaves_no_limit_of_cost(
 def test_what_an_upstream_stores_is_answered_by_no_other(upstream: StrictUpstream, tmp_path: Path) -> None:
     with StrictUpstream() as other, limited_with_other(upstream, other, tmp_path) as world:
         first = world.sdk.responses.create(model="m", input="Hi", user="alice")
-        limit(world, "requests", "day", 0, then="far")
+        world.limit("requests", "day", 0, then="far")
         with pytest.raises(openai.RateLimitError):
             world.sdk.responses.create(model="m", input="And?", user="alice", previous_response_id=first.id)
         assert other.seen == []
@@ -673,7 +665,7 @@ def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tm
     ]
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url),)
     with remember(upstream, tmp_path, profile, upstreams=upstreams, models=MODELS) as world:
-        limit(world, "requests", "day", 0, then="small")
+        world.limit("requests", "day", 0, then="small")
         assert world.post(talk, user="alice", model="agent/helper").status == 200
         assert world.upstream.last.json["model"] == "small"
         assert len(world.upstream.last.messages) < 12
@@ -681,7 +673,7 @@ def test_another_model_keeps_the_window_of_an_agent(upstream: StrictUpstream, tm
 
 def test_another_model_writes_all_of_a_long_summary(upstream: StrictUpstream, tmp_path: Path) -> None:
     with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
-        made = limit(world, "requests", "day", 0, then="small")
+        made = world.limit("requests", "day", 0, then="small")
         talk = [{"role": "user", "content": f"{n} {'word ' * 200}"} for n in range(PART_TOKENS // 125)]
         body = json.dumps({"model": "m", "input": talk}).encode()
         reply = world.gateway.ask("POST", "/v1/responses/compact", body)
@@ -697,7 +689,7 @@ def test_an_alias_whose_upstream_has_no_such_endpoint_answers_nothing(
     upstreams = (UpstreamSettings("up", base_url=upstream.base_url), claude)
     models = (*MODELS, ModelSettings("sonnet", "claude-sonnet-5", "claude"))
     with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-        limit(world, "requests", "day", 0, then="sonnet")
+        world.limit("requests", "day", 0, then="sonnet")
         with pytest.raises(openai.RateLimitError):
             world.sdk.completions.create(model="m", prompt="Hi")
 
@@ -712,7 +704,7 @@ def test_an_alias_whose_upstream_takes_no_custom_tools_answers_no_request_with_o
     )
     models = (ModelSettings("m", "m", "up"), ModelSettings("small", "small", "plain"))
     with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-        limit(world, "requests", "day", 0, then="small")
+        world.limit("requests", "day", 0, then="small")
         tool: Any = {"type": "custom", "name": "py"}
         with pytest.raises(openai.RateLimitError):
             world.sdk.responses.create(model="m", input="Hi", tools=[tool])
@@ -731,7 +723,7 @@ def claude_with_alias(upstream: StrictUpstream, folder: Path) -> Iterator[World]
         )
         models = (ModelSettings("m", "claude-x", "claude"), ModelSettings("small", "small", "plain"))
         with limited(upstream, folder, upstreams=upstreams, models=models) as world:
-            limit(world, "requests", "day", 0, then="small")
+            world.limit("requests", "day", 0, then="small")
             yield world
 
 
@@ -781,7 +773,7 @@ def test_a_message_that_memory_cannot_read_counts_for_the_user_that_claude_code_
         upstreams = (UpstreamSettings("claude", "anthropic", claude.base_url),)
         models = (ModelSettings("m", "claude-x", "claude"),)
         with limited(upstream, tmp_path, upstreams=upstreams, models=models) as world:
-            limit(world, "requests", "day", 1, user="a1")
+            world.limit("requests", "day", 1, user="a1")
             asked, schema = [], {"type": "object"}
             for _ in range(MAX_LEVELS):
                 schema = {"type": "object", "properties": {"a": schema}}
@@ -804,7 +796,7 @@ def test_an_alias_that_the_settings_have_lost_answers_nothing(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with limited(upstream, tmp_path) as world:
-        limit(world, "requests", "day", 0, then="small")
+        world.limit("requests", "day", 0, then="small")
         assert world.post(ASK, user="alice").status == 200
     with limited(upstream, tmp_path, models=MODELS[:1]) as world:
         reply = world.post(ASK, user="alice")
@@ -813,8 +805,8 @@ def test_an_alias_that_the_settings_have_lost_answers_nothing(
 
 @pytest.mark.both
 def test_each_user_has_a_limit_and_a_named_one_another(world: World) -> None:
-    limit(world, "requests", "day", 1, user="*")
-    limit(world, "requests", "day", 2, user="alice")
+    world.limit("requests", "day", 1, user="*")
+    world.limit("requests", "day", 2, user="alice")
     found = {user: [world.post(ASK, user=user).status for _ in range(3)] for user in ("alice", "bob")}
     assert found == {"alice": [200, 200, 429], "bob": [200, 429, 429]}
     assert [world.post(ASK).status for _ in range(2)] == [200, 429]
@@ -824,9 +816,9 @@ def test_each_user_has_a_limit_and_a_named_one_another(world: World) -> None:
 def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     _, plain = world.gateway.call(world.store.keys.create("default", "app"))
     for n in range(5):
-        limit(world, "requests", "day", 5, key=100 + n)
-        limit(world, "requests", "day", 5, user=f"user-{n}")
-    own = limit(world, "requests", "day", 1, user="*")
+        world.limit("requests", "day", 5, key=100 + n)
+        world.limit("requests", "day", 5, user=f"user-{n}")
+    own = world.limit("requests", "day", 1, user="*")
     looked: list[list[UsageLimit]] = []
 
     def noted(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageLimit]:
@@ -841,7 +833,7 @@ def test_limits_of_others_are_not_looked_through(world: World, monkeypatch: pyte
 
 @pytest.mark.both
 def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
-    limit(world, "requests", "day", 1)
+    world.limit("requests", "day", 1)
     world.upstream.queue(fail(400))
     assert world.post(ASK, user="alice").status == 400
     assert world.post(ASK, user="alice").status == 200
@@ -851,9 +843,9 @@ def test_what_no_model_answered_is_given_back_for_the_day(world: World) -> None:
 @pytest.mark.both
 def test_what_was_used_before_counts(world: World) -> None:
     assert world.post(ASK, user="alice").status == 200
-    limit(world, "requests", "month", 1)
+    world.limit("requests", "month", 1)
     assert world.post(ASK, user="alice").status == 429
-    limit(world, "requests", "day", 5, user="bob")
+    world.limit("requests", "day", 5, user="bob")
     assert world.post(ASK, user="bob").status == 429
 
 
@@ -862,7 +854,7 @@ def test_a_forgotten_user_starts_at_zero_and_requests_without_a_user_are_unchang
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with limited(upstream, tmp_path) as world:
-        limit(world, "requests", "day", 2, user="*")
+        world.limit("requests", "day", 2, user="*")
         assert [world.post(ASK, user="alice").status for _ in range(3)] == [200, 200, 429]
         world.settle()
         world.gateway.call(world.gateway.app.services.accounting.meter.write())
@@ -878,7 +870,7 @@ def test_a_restart_counts_the_same_requests(upstream: StrictUpstream, tmp_path: 
     """Those that broke off count, and those that were refused, left before a reply, or hold to no limit do not."""
     clock = Clock()
     with limited(upstream, tmp_path, clock=clock) as world:
-        limit(world, "requests", "day", 50)
+        world.limit("requests", "day", 50)
         hold = Gate()
         upstream.queue(
             say("Hello.", usage=USAGE),
@@ -908,7 +900,7 @@ def test_what_a_background_response_may_use_is_reserved_until_it_has_ended(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
     with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
-        limit(world, "tokens", "day", 1_000)
+        world.limit("tokens", "day", 1_000)
         gate = Gate()
         upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
         asks: Any = {"model": "m", "input": "Hi", "background": True, "max_output_tokens": 450}
@@ -931,7 +923,7 @@ def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothi
 ) -> None:
     """The one before it in its conversation is still made."""
     with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
-        limit(world, "tokens", "day", 1_000)
+        world.limit("tokens", "day", 1_000)
         gate = Gate()
         upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
         conversation = world.sdk.conversations.create().id
@@ -953,7 +945,7 @@ def test_a_response_in_the_background_is_one_request_of_a_limit_that_is_made_mea
         upstream.queue(say("Hello.", usage=USAGE, hold_before_headers=gate))
         made = world.sdk.responses.create(model="m", input="Hi", background=True)
         arrived.wait_sync()
-        limit(world, "requests", "day", 5)
+        world.limit("requests", "day", 5)
         before = under_way(world)
         gate.open()
         becomes(lambda: world.sdk.responses.retrieve(made.id).status == "completed")
@@ -969,7 +961,7 @@ def test_a_background_response_that_could_not_be_accepted_is_given_back(
         raise Broken("It is away.")
 
     with limited(upstream, tmp_path, upstreams=by_chat(upstream, "up")) as world:
-        limit(world, "requests", "day", 5)
+        world.limit("requests", "day", 5)
         with monkeypatch.context() as patch:
             patch.setattr(getattr(world.store, rows), write, fails)
             with pytest.raises(openai.InternalServerError):
@@ -984,7 +976,7 @@ def test_limits_hold_from_the_first_request_on(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with limited(upstream, tmp_path) as world:
-        limit(world, "requests", "day", 0)
+        world.limit("requests", "day", 0)
     read = UsageLimits.list
 
     async def read_slowly(limits: UsageLimits) -> Any:
@@ -998,7 +990,7 @@ def test_limits_hold_from_the_first_request_on(
 
 @pytest.mark.both
 def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit(world, "requests", "day", 3)
+    world.limit("requests", "day", 3)
 
     async def fails(query: UsageQuery) -> Any:
         raise StoreError("no")
@@ -1012,7 +1004,7 @@ def test_what_was_used_is_known_late_and_counted_once(world: World, monkeypatch:
 
 @pytest.mark.both
 def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:
-    made = limit(world, "requests", "day", 0)
+    made = world.limit("requests", "day", 0)
     assert world.post(ASK, user="alice").status == 429
     world.gateway.call(world.store.limits.change(made.id, 1, "refuse"))
     assert world.post(ASK, user="alice").status == 200
@@ -1022,7 +1014,7 @@ def test_a_limit_that_is_removed_holds_no_more(world: World) -> None:
 
 
 def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
-    limit(world, "requests", "day", 0)
+    world.limit("requests", "day", 0)
     sdk = world.sdk
     for stream in (False, True):
         with pytest.raises(openai.RateLimitError) as refused:
@@ -1061,7 +1053,7 @@ def test_every_dialect_is_refused_in_its_own_words(world: World) -> None:
 def test_sends_to_agents_are_refused_before_anything_is_stored(world: World) -> None:
     with Letta(base_url=world.gateway.url, api_key="sk", max_retries=0, timeout=PATIENCE_S) as letta:
         made = letta.agents.create(model="openai/m", memory_blocks=[])
-        limit(world, "requests", "day", 0)
+        world.limit("requests", "day", 0)
         with pytest.raises(letta_client.RateLimitError):
             letta.agents.messages.create(made.id, input="Hi")
         with pytest.raises(letta_client.RateLimitError):
@@ -1074,7 +1066,7 @@ def test_sends_to_agents_are_refused_before_anything_is_stored(world: World) -> 
 
 
 def test_a_client_that_leaves_gives_its_place_back(world: World) -> None:
-    limit(world, "concurrent", None, 1)
+    world.limit("concurrent", None, 1)
     hold = Gate()
     world.upstream.script = lambda seen: say("Hello.", hold_before_headers=hold)
     leave(world)
@@ -1091,7 +1083,7 @@ def test_without_limits_a_request_reads_and_writes_nothing_for_them(world: World
 
     world.post(ASK, user="alice")
     assert of_usage() == []
-    limit(world, "requests", "day", 50)
+    world.limit("requests", "day", 50)
     world.post(ASK, user="alice")  # reads what was used, once
     assert of_usage() == []
 
@@ -1157,7 +1149,7 @@ def test_the_error_of_a_wrong_limit_says_what_is_wrong(world: World, change: Any
 
 @pytest.mark.both
 def test_an_operator_sees_and_changes_its_own_project_alone(world: World) -> None:
-    made = limit(world, "requests", "day", 5)
+    made = world.limit("requests", "day", 5)
     create = world.store.keys.create
     _, other = world.gateway.call(create("elsewhere", "op", None, "operator"))
     _, reader = world.gateway.call(create("default", "op", None, "operator-read"))
