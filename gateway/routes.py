@@ -81,9 +81,14 @@ def make_endpoints(
     if services.agents is not None:
         agent_routes = services.agents.routes(services.models, limits, bodies)
         agent_names = services.agents.chat.names
+    before_router: dict[str, ASGIApp] = {
+        **dict.fromkeys(CHAT_PATHS, chat_route),
+        RESPONSES_PATH: responses_path(ResponsesPath),
+        MESSAGES_PATH: MessagesPath(chat_route, forwarder),
+    }
     routes = [
         # Gives other methods their 405. POSTs to these paths are answered before the router.
-        *(Route(path, _only_post, methods=["POST"]) for path in (RESPONSES_PATH, MESSAGES_PATH, *CHAT_PATHS)),
+        *(Route(path, _only_post, methods=["POST"]) for path in before_router),
         # Before the agents, which have other paths below theirs.
         Route(COUNT_PATH, CountPath(chat_route, forwarder), methods=["POST"]),
         # Before models and conversations, which have some of their paths as well.
@@ -103,11 +108,6 @@ def make_endpoints(
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),
     ]
-    before_router: dict[str, ASGIApp] = {
-        **dict.fromkeys(CHAT_PATHS, chat_route),
-        RESPONSES_PATH: responses_path(ResponsesPath),
-        MESSAGES_PATH: MessagesPath(chat_route, forwarder),
-    }
     return Endpoints(chat_route, before_router, routes)
 
 

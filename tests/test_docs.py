@@ -78,6 +78,14 @@ def test_every_path_that_a_document_names_exists() -> None:
     assert not missing
 
 
+def test_the_table_of_rooms_names_each_folder() -> None:
+    table = _page("architecture").partition("\n## Rooms")[2].partition("\n## ")[0]
+    named = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]+)`", table)}
+    folders = {made.parent.name for made in (ROOT / "gateway").rglob("__init__.py")}
+    assert len(folders) > 30
+    assert folders <= named, folders - named
+
+
 def test_every_name_that_a_page_puts_into_a_file_or_a_class_is_defined_there() -> None:
     """`name` in `file`, `name` (`file`) and `Class.member`: a renaming takes its mentions along."""
     tops = ("gateway", "adapters", "storage", "tests")
