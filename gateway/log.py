@@ -9,45 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import Any, TextIO
 
 import orjson
+
+from gateway.masks import mask_keys
 
 # Soon enough for an operator who watches; no measurement.
 FLUSH_S = 0.1
 # Seconds for which repetitions of a line are counted before their number is logged. No measurement.
 COUNTED_S = 60.0
-# Masked are keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI (xai-)
-# and Google (AIza). Callers' texts are cut, and a rest of a key that is shorter than a bound below is of no use to a
-# thief. The last three prefixes have a higher bound, since names of models begin like them (xai-grok).
-#
-# A match begins with one of a few characters, for which `re` looks quickly. So a prefix below is a pattern of what
-# follows its first character, and looks back at that. Any character may be percent-encoded, also twice, and word
-# processors write dashes in the place of a hyphen.
-_HYPHEN = rb"(?:-|%(?:25)*2[Dd]|\xe2\x80[\x90-\x95]|\xe2\x88\x92|\xef\xbc\x8d)"
-_MG = rb"(?:(?<=m)|(?<=%)(?:25)*6[Dd])(?:g|%(?:25)*67)" + _HYPHEN
-_SK = rb"(?:(?<=s)|(?<=%)(?:25)*73)(?:k|%(?:25)*6[Bb])" + _HYPHEN
-_KEY_PREFIX = rb"(?:" + _MG + rb"|" + _SK + rb")(?=[\w%-]{8})"
-_AMBIGUOUS_PREFIX = rb"(?:(?<=g)sk_|(?<=x)ai-|(?<=A)Iza)(?=[\w-]{20})"
-# Before the first character stands no letter, unless it belongs to one of JSON's escapes or to a percent-encoding.
-_NO_LETTER_BEFORE = rb"(?:(?<![A-Za-z0-9].)|(?<=\\[bfnrt].)|(?<=\\u[0-9a-f]{4}.)|(?<=%[0-9A-Fa-f]{2}.))"
-# After a letter a key of the gateway is known by its length.
-_WHOLE_KEY_PREFIX = _MG + rb"(?=[\w%-]{32})"
-_KEY = re.compile(
-    rb"([msgxA%](?:"
-    + _NO_LETTER_BEFORE
-    + rb"(?:" + _KEY_PREFIX + rb"|" + _AMBIGUOUS_PREFIX + rb")"
-    + rb"|" + _WHOLE_KEY_PREFIX
-    + rb"))[\w%-]+"
-)  # fmt: skip
-# It is found in every line that has a key. Of a name, to ask for each of these by `in` takes fifty times as long.
-_MAY_BE_KEY = re.compile(rb"mg-|sk-|%|mg\xe2|sk\xe2|mg\xef|sk\xef|gsk_|xai-|AIza")
 
 
 def write_stderr(data: bytes) -> None:
@@ -59,25 +34,11 @@ def write_stderr(data: bytes) -> None:
         pass
 
 
-def mask_keys(line: bytes) -> bytes:
-    """Returns a line with each key in it masked after its first letters. line: JSON as orjson writes it.
-
-    Callers put keys where none belongs: into a path, a model's name, a header that an error quotes.
-    """
-    return _KEY.sub(rb"\1***", line) if _MAY_BE_KEY.search(line) else line
-
-
-def mask_keys_in_text(text: str) -> str:
-    """Returns a text that a caller chose with each key in it masked, as operators see it."""
-    return mask_keys(text.encode(errors="replace")).decode()
-
-
-# For names of models and paths, most of which come again and again.
-mask_keys_in_name = lru_cache(maxsize=1024)(mask_keys_in_text)
-
-
 class AccessLog:
-    """Gathers lines and gives them to `write` a few times a second, in order. In what it is given, keys are masked."""
+    """Gathers lines and gives them to `write` a few times a second, in order.
+
+    It masks nothing: the caller has masked the keys in each field into which a client may have put one.
+    """
 
     def __init__(self, write: Callable[[bytes], object] = write_stderr, *, enabled: bool = True) -> None:
         self._write = write

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from adapters.base import Provider
 from gateway.core.usage.gen_ai import ModelNames
 from gateway.errors import SettingsError
-from gateway.log import mask_keys
 from gateway.metrics import Metrics
 from gateway.run.upstream.propagation import address_of
 from gateway.run.usage.gen_ai_metrics import model_names
@@ -43,5 +42,5 @@ def make_tracer(
     addresses = {
         each.name: address_of(providers[each.name]) for each in settings.upstreams if each.name in providers
     }
-    models = ModelNames(model_names(settings), mask_keys)
+    models = ModelNames(model_names(settings))
     return Tracer(otlp, SpanMaker(models, addresses, settings.traces.user), metrics)

@@ -19,7 +19,6 @@ from contextlib import ExitStack
 
 from adapters.types import ModelRequest
 from gateway.core.usage.gen_ai import ModelNames
-from gateway.log import mask_keys
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt, Receipts, RequestLine, with_trace_headers
 from gateway.traces import tracer as tracing
@@ -83,7 +82,7 @@ def cost_us(work: Callable[[], None], runs: int) -> list[float]:
 
 def tracer_of(endpoint: str, sampler: str = "always_on", ratio: float = 1.0) -> Tracer:
     otlp = OtlpSettings(endpoint, sampler=sampler, ratio=ratio)
-    return Tracer(otlp, SpanMaker(ModelNames(["m"], mask_keys), {"up": "http://up:1/v1"}, "hash"), Metrics())
+    return Tracer(otlp, SpanMaker(ModelNames(["m"]), {"up": "http://up:1/v1"}, "hash"), Metrics())
 
 
 def settle(tracer: Tracer) -> None:

@@ -22,6 +22,7 @@ LEAVES = {
     "gateway.limits",
     "gateway.metrics",
     "gateway.log",
+    "gateway.masks",
     "gateway.tokens",
 }
 DATA = {
@@ -72,7 +73,7 @@ STORE = {
 ALLOWED: dict[str, set[str]] = {
     "adapters": set(),
     "storage": set(),
-    "gateway.core": {"gateway.checked", "gateway.errors", *DATA},
+    "gateway.core": {"gateway.checked", "gateway.errors", "gateway.masks", *DATA},
     # Anthropic's dialect is translated once, both ways, by pure functions.
     "gateway.dialects": {"adapters.claude.", "gateway.core.", "gateway.checked", "gateway.errors", *DATA},
     "gateway.run": {"gateway.core.", *LEAVES, *ADAPTERS, *STORAGE, *STORE},

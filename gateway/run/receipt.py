@@ -21,7 +21,7 @@ from gateway.core.trace_context import TraceContext, without_trace
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import ReplyUsage, costs_tokens, reported_counts
-from gateway.log import mask_keys_in_name
+from gateway.masks import mask_keys_in_name
 from storage.records import Scope, TokenCounts
 
 # The last pieces of a reply, one of which has the reason why it ended. The others have the usage and marks of the end.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from msgspec import Struct
 
-from gateway.log import mask_keys_in_name, mask_keys_in_text
+from gateway.masks import mask_keys_in_name, mask_keys_in_text
 from gateway.run.receipt import Receipt
 from gateway.run.request_figures import RequestFiguresRecorder
 from storage.records import Scope

@@ -23,7 +23,8 @@ from gateway.core.request.identity import BOUND_USER
 from gateway.core.trace_context import TraceContext
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
-from gateway.log import AccessLog, mask_keys_in_name, mask_keys_in_text
+from gateway.log import AccessLog
+from gateway.masks import mask_keys_in_name, mask_keys_in_text
 from gateway.metrics import Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt, Receipts, RequestLine, set_current_receipt
 from gateway.run.request_log import RequestLog

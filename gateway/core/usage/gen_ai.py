@@ -7,9 +7,11 @@ for it. (opentelemetry.io/docs/specs/semconv/gen-ai)
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
+
+from gateway.masks import mask_keys
 
 OTHER: Final = "other"
 CANCELLED: Final = "cancelled"
@@ -70,13 +72,9 @@ def error_type(failure: str, status: int = 0) -> str:
 class ModelNames:
     """The names of models that may stand in metrics and spans."""
 
-    def __init__(self, settings: Iterable[str], mask: Callable[[bytes], bytes]) -> None:
-        """settings: those that the settings name.
-
-        mask: returns a text with its keys masked, since callers put keys into a model's name, too.
-        """
+    def __init__(self, settings: Iterable[str]) -> None:
+        """settings: those that the settings name."""
         self._settings = frozenset(settings)
-        self._mask = mask
         self._labels: set[str] = set()
 
     def of(self, model: str, status: int) -> str:
@@ -87,7 +85,7 @@ class ModelNames:
         if model in self._settings:
             return model[:_MODEL_CHARS]
         name = model[:_MODEL_CHARS].encode(errors="replace")
-        return model[:_MODEL_CHARS] if model and 0 < status < 400 and self._mask(name) == name else OTHER
+        return model[:_MODEL_CHARS] if model and 0 < status < 400 and mask_keys(name) == name else OTHER
 
     def label(self, model: str, status: int) -> str:
         """Returns the same as a label: beyond a number of names it is `other`."""

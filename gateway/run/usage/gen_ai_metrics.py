@@ -10,7 +10,6 @@ from typing import Final
 from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
-from gateway.log import mask_keys
 from gateway.metrics import Metrics
 from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
 from gateway.settings import Settings
@@ -46,7 +45,7 @@ class GenAIMetrics:
     """Counts what requests and work used, in metrics of the process."""
 
     def __init__(self, metrics: Metrics, settings: Settings) -> None:
-        self._models = ModelNames(model_names(settings), mask_keys)
+        self._models = ModelNames(model_names(settings))
         self._durations = metrics.add_histogram(
             "gen_ai_client_inference_duration_seconds", "Time of calls of models.", _DURATIONS, *_LABELS
         )

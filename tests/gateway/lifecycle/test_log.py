@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.log import JsonFormatter, RepeatHandler, mask_keys
+from gateway.log import JsonFormatter, RepeatHandler
+from gateway.masks import mask_keys
 from tests.doubles.upstream import StrictUpstream
 from tests.patience import PATIENCE_S
 from tests.rows import each_row

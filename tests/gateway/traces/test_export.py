@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from gateway.core.usage.gen_ai import ModelNames
-from gateway.log import mask_keys
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt, RequestLine
 from gateway.traces import export
@@ -40,7 +39,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def start(endpoint: str, **options: object) -> Tracer:
         otlp = OtlpSettings(endpoint, **{"delay_s": 0.01, **options})  # type: ignore[arg-type]
-        tracer = Tracer(otlp, SpanMaker(ModelNames((), mask_keys), {}, "hash"), Metrics())
+        tracer = Tracer(otlp, SpanMaker(ModelNames(()), {}, "hash"), Metrics())
         made.append(tracer)
         tracer.start()
         return tracer

@@ -11,7 +11,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.core.usage.gen_ai import ModelNames, error_type, operation_of, provider_of
-from gateway.log import mask_keys
 from gateway.settings import ModelSettings, UpstreamSettings
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Call, StrictUpstream, call_tools, fail, say
@@ -102,7 +101,7 @@ def test_labels_are_of_closed_lists() -> None:
     assert [error_type(*each) for each in (("", 200), ("", 404), ("broke", 200), ("503",), ("words",))] == [
         *("", "404", "broke", "503", "other")
     ]
-    names = ModelNames(["named"], mask_keys)
+    names = ModelNames(["named"])
     assert [names.of("named", 0), names.of("sent", 0), names.of("sent", 404), names.of("sent", 200)] == [
         *("named", "other", "other", "sent")
     ]
