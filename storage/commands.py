@@ -280,7 +280,7 @@ class PlainTurn(NamedTuple):
     # The new exchange.
     exchange: Exchange
     # The revision of its conversation when it was planned.
-    rev: int
+    revision: int
 
 
 class TurnWrite(Struct, frozen=True):
@@ -302,7 +302,7 @@ class TurnWrite(Struct, frozen=True):
     decide: Callable[[Pool], Change]
     # The result of `decide` for the memory as it was at `planned_at`; None: not known.
     change: Change | None = None
-    # The agent's next number and revision when the turn was planned.
+    # The agent's next number and its `rev` when the turn was planned.
     planned_at: tuple[int, int] = (1, 0)
     # The memory edits of this turn; the store fills in their `exchange`.
     ops: Sequence[BlockOp] = ()
@@ -369,7 +369,7 @@ class StepOpen(Struct, frozen=True):
     # The conversation's row; None: it begins with this step.
     conversation: int | None
     # The conversation's revision when it was read.
-    rev: int
+    revision: int
     now: float
     # The exchange with the messages that came in; its id is below 0.
     exchange: Exchange
@@ -411,7 +411,7 @@ class StepOpened(Struct, frozen=True):
     agent: Agent
     exchange: Exchange
     # The conversation's present revision.
-    rev: int
+    revision: int
     section: SentSection | None
     # The run that began with it, if one did.
     run: Run | None

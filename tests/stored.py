@@ -258,7 +258,7 @@ class Speaker:
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
-            plain = PlainTurn(finish_plain(plan, ended), turn.snapshot.conversation.rev)
+            plain = PlainTurn(finish_plain(plan, ended), turn.snapshot.conversation.revision)
 
         def decide(pool: Pool) -> Change:
             change = plan_change(pool, plan, ended, how)

@@ -171,7 +171,7 @@ CASE WHEN EXISTS (SELECT 1 FROM marks WHERE agent = ?38 AND kind = 'head' AND ha
 id, seq, {matches_prefix}
 
 -- piece: planned
--- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41 its rev.
+-- The conversation is as it was when a turn was planned on it: ?38 the agent, ?39 its epoch, ?40 the conversation, ?41 its revision (`rev`).
 -- ?42, ?43: what is noted of its recall (`recalls`), or NULL; SQLite's connection has a trigger that adds that row.
 a.id = ?38 AND a.epoch = ?39 AND c.id = ?40 AND c.rev = ?41
 
@@ -183,7 +183,7 @@ VALUES ({?1..35}, (SELECT CASE WHEN next_seq = ?36 THEN ?37 ELSE next_seq END FR
     (SELECT report_row(a.next_seq, {matches_prefix}, ?42, ?43) FROM agents a JOIN conversations c ON c.agent = a.id WHERE {planned}), {padded:35})
 
 -- name: exchange_add_planned (postgres)
--- It locks the agent, then the conversation, and takes a number only where the rev was right, so that there are no gaps.
+-- It locks the agent, then the conversation, and takes a number only where the revision was right, so that there are no gaps.
 -- Who waited for the lock sees the row as it is by then.
 WITH {taken}
 {add_taken}

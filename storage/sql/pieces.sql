@@ -5,7 +5,14 @@
 a.id, a.uid, a.project, a.profile, a.subject, a.secret, a.epoch, a.indexed_seq, a.next_seq, a.created, a.paused
 
 -- piece: columns
--- What an exchange is written with, in the order of its values.
+-- What an exchange is written with, in the order of its values: the lines of `fixed` begin with ?1, ?11, ?21 and ?31, the content
+-- is ?33 to ?35. In the statements that add one (exchanges.sql) follow:
+--   ?36       its number as it was planned
+--   ?37       its `run` (`Exchange.gapless_from`) where it gets that number; where it gets another, `run` is that one
+--   ?38       its agent
+--   ?39, ?40  of `exchange_add`, what is noted of its recall (`recalls`), or NULL
+--   ?39-?43   of `exchange_add_planned`, as `planned` has them
+-- `exchange_add_numbered` has ?36 for `run`, ?37 for the agent, and ?38 for the number.
 {fixed}, input, shown_reply, "full"
 
 -- piece: fixed

@@ -2,7 +2,7 @@
 
 A send reads with two statements what it goes on from, whatever the length of its memory, and writes step by step: the
 user's message before the model is asked, each reply before its tools run, their results before it is asked again. A
-step is planned on the conversation's `rev`; if another writer moved it since, nothing is written.
+step is planned on the conversation's revision; if another writer moved it since, nothing is written.
 """
 
 from __future__ import annotations
@@ -190,14 +190,14 @@ class StoredPaths(Group):
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
     """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
-    agent, exchange, rev = write.agent, write.exchange, write.rev
+    agent, exchange, revision = write.agent, write.exchange, write.revision
     if write.edits.writes or write.adopts or write.reading is not None:
         await connection.lock_sharers(agent.id, *_read_memories(write.reading))
     elif write.conversation is None or write.abandoned is not None or write.replaced is not None:
         # Otherwise the statement that adds the exchange locks the agent.
         await connection.lock(agent.id)
     if write.conversation is None:
-        exchange, rev = replace(exchange, conversation=await _begin_conversation(connection, write)), 0
+        exchange, revision = replace(exchange, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
         await _adopt(connection, write, rules)
     if write.abandoned is not None:
@@ -210,7 +210,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if section is not None and not section.id:
         section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
     exchange = replace(exchange, section=None if section is None else section.id)
-    added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, exchange)
+    added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, revision, exchange)
     if added is None:
         await _refuse_step(connection, agent)
     await check_attempt(connection, write.job)
@@ -227,7 +227,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         seq=added.seq,
         gapless_from=exchange.gapless_from if exchange.seq == added.seq else added.seq,
     )
-    return StepOpened(agent, exchange, rev + 1, section, run)
+    return StepOpened(agent, exchange, revision + 1, section, run)
 
 
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
@@ -243,7 +243,7 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored one with this path. Raises: WriteConflict: it was moved."""
     agent, exchange = write.agent.id, write.exchange
     if not await connection.run(
-        SQL["adopt"], (exchange.parent or -1, exchange.conversation, agent, write.rev)
+        SQL["adopt"], (exchange.parent or -1, exchange.conversation, agent, write.revision)
     ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
     for each in write.continued:

@@ -289,16 +289,16 @@ async def _commit_plain(
     section: int | None,
     recall: RecallRow | None,
 ) -> Committed | None:
-    """Writes a plain turn by one statement, which adds a row only where epoch and rev are still those of the plan.
+    """Writes a plain turn by one statement, which adds a row only where the plan still holds.
 
-    Returns None where they are not.
+    Returns None where the agent's epoch or the conversation's revision have risen since.
     """
     exchange = plain.exchange
     if section != exchange.section:
         exchange = replace(exchange, section=section)
     is_only_statement = not write.ops and (write.section is None or write.section.id > 0)
     added = await exchanges.add_planned_exchange(
-        connection, agent.id, agent.epoch, plain.rev, exchange,
+        connection, agent.id, agent.epoch, plain.revision, exchange,
         continues_parent=exchange.continues_parent, is_only_statement=is_only_statement, recall=recall,
     )  # fmt: skip
     if added is None:

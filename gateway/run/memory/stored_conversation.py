@@ -259,7 +259,7 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         key=DEFAULT,
         uid=context.conversation_uid,
         conversation=None if conversation is None else conversation.id,
-        rev=0 if conversation is None else conversation.rev,
+        revision=0 if conversation is None else conversation.revision,
         now=now,
         exchange=open_step(context.plan, prompt.notes, prompt.window.evicted),
         run=run,
