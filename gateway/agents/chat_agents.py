@@ -23,9 +23,9 @@ from gateway.core.turn.draft import AllBut
 from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.run.call import ChatCall
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.toolbox import Toolbox
 from storage.listing import NamedAgent
 from storage.records import Scope

@@ -33,8 +33,8 @@ from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.leases import lock_name
+from gateway.run.memory.named_turns import NamedTurn, decode_turn_name, encode_turn_name, turn_begun
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.stored_turns import NamedTurn, decode_turn_name, encode_turn_name, turn_begun
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ContinuedConversation

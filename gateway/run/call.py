@@ -28,8 +28,8 @@ from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import estimate_usage, fit_prompt
 from gateway.run.memory.memory_context import MemoryContext
+from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.stored_turns import turn_name
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt, stored_model_name
 from gateway.run.sink import Sink

@@ -30,13 +30,13 @@ from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.run.call import ChatCall, Forwarded, TurnRecord, endpoint_form_for, native_body_for
 from gateway.run.directory import Directory, StoredAgents
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
+from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import WHOLE_WINDOW, Prompt
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.record import BlockEdits
-from gateway.run.memory.stored_turns import turn_name
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext
 from gateway.run.resolver import Resolved, Resolver

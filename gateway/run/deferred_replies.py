@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.request.identity import Identity
-from gateway.run.memory.stored_turns import find_turn
+from gateway.run.memory.named_turns import find_turn
 from storage.commands import ForgetTarget
 from storage.records import Agent, Run, RunState, Scope
 from storage.sql.store import Store

@@ -18,10 +18,10 @@ from gateway.core.turn.guide import Guide
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import BadRequest, CallerError, UnknownModel
 from gateway.run.call import ChatCall
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools, SearchesPassages
 from gateway.run.tools.toolbox import NO_TOOLS, Toolbox
 from gateway.settings import (

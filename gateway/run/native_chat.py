@@ -17,9 +17,9 @@ from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.call import ChatCall, Forwarded, make_native_call
 from gateway.run.chat import Chat
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
+from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.stored_turns import find_paths_by_id
 from gateway.run.native_memory import BoundedReader, EarlierReplies, FoundReplies, NativeMemory
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt

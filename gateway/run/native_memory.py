@@ -20,8 +20,8 @@ from gateway.core.conversation.private import with_private
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
+from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.stored_turns import turn_name
 from gateway.run.native_request import NativeRequest
 from gateway.run.turn import TreeMemory
 

@@ -28,7 +28,7 @@ from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.errors import MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.run.directory import Directory, StoredAgents, unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.stored_turns import fill_references, find_paths_by_id
+from gateway.run.memory.named_turns import fill_references, find_paths_by_id
 from gateway.run.request_context import RequestContext
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_saving import TurnServices

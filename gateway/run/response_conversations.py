@@ -20,8 +20,8 @@ from adapters.types import Json
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.errors import Conflict, UnknownId
+from gateway.run.memory.named_turns import NamedTurn, name_turns
 from gateway.run.memory.queue import Queues, QueueTicket
-from gateway.run.memory.stored_turns import NamedTurn, name_turns
 from gateway.run.store_errors import map_store_errors, retry_overtaken
 from gateway.run.stored_responses import ResponseOwner
 from storage.commands import ForgetTarget

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.private import private_of
 from gateway.errors import UnknownId
-from gateway.run.memory.stored_turns import FoundTurn, NamedTurn, find_turn, read_turns_to
+from gateway.run.memory.named_turns import FoundTurn, NamedTurn, find_turn, read_turns_to
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_saving import TurnServices
 from storage.commands import ForgetTarget

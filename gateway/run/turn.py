@@ -38,11 +38,11 @@ from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError
 from gateway.run.call import ChatCall, endpoint_form_for
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fit import fit_prompt, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.record import BlockEdits
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools

@@ -34,7 +34,7 @@ from gateway.dialects.responses.response_ids import parse_input_place
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import check_item_tools
 from gateway.errors import BadRequest, BodyTooLarge, Conflict, UnknownId, UnknownPath
-from gateway.run.memory.stored_turns import NamedTurn
+from gateway.run.memory.named_turns import NamedTurn
 from gateway.run.response_conversations import ResponseConversation, ResponseConversations
 from gateway.run.stored_responses import ResponseOwner
 from gateway.web.body import BodyReader

@@ -30,7 +30,7 @@ from gateway.dialects.responses.stored_response import read_stored_response
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
 from gateway.run.deferred_replies import DeferredReply
-from gateway.run.memory.stored_turns import FoundTurn, NamedTurn, turn_begun
+from gateway.run.memory.named_turns import FoundTurn, NamedTurn, turn_begun
 from gateway.run.native_chat import NativeChat
 from gateway.run.native_request import NativeRequest
 from gateway.run.response_conversations import ResponseConversations

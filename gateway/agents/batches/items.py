@@ -47,10 +47,10 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import GatewayError, NotAllowed, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
 from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
-from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import context_as_of, make_step_open, read_stored_context
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt

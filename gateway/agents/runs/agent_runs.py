@@ -60,12 +60,12 @@ from gateway.core.turn.guide import StopReason
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
 from gateway.run.call import ChatCall, endpoint_form_for
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.leases import lock_name
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.record import BlockEdits
 from gateway.run.memory.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink

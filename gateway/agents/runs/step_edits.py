@@ -18,7 +18,7 @@ from gateway.core.memory.memory_tools import EditResult
 from gateway.core.prompt.note import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.turn.guide import ToolResult
-from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.block_edits import BlockEdits
 from storage.commands import BlockMerge
 from storage.records import Block
 

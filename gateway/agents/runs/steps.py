@@ -33,16 +33,17 @@ from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import CallerError
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.record import BlockEdits, recall_row_maker
 from gateway.run.memory.stored_conversation import (
     make_step_open,
     plan_next_step,
     reread_context,
     with_ended_step,
 )
+from gateway.run.memory.turn_write import recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
 from storage.commands import (

@@ -23,14 +23,15 @@ from gateway.core.definition import Sleeptime
 from gateway.core.memory.delegated import DelegatedTasks
 from gateway.core.prompt.summary import WantedSummary
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.composer import Composer
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, find_agent, read_context
 from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import Queues
 from gateway.run.memory.recall import EmbedQuery, Recaller
-from gateway.run.memory.record import OPENED, BlockEdits, record_turn
 from gateway.run.memory.resent import ResentLists
+from gateway.run.memory.turn_write import OPENED, make_turn_write
 from gateway.run.receipt import Receipt
 from gateway.settings import MemorySettings
 from storage.commands import Committed, MemorySnapshot, TurnWrite
@@ -134,7 +135,7 @@ class MemoryKeeper:
 
     async def open(self, context: MemoryContext, prompt: Prompt) -> MemoryContext:
         """Writes the user's message before the model is asked, in append mode. Raises: StoreError."""
-        write = record_turn(context, prompt, BlockEdits(), OPENED, self.now(), settle.open_)
+        write = make_turn_write(context, prompt, BlockEdits(), OPENED, self.now(), settle.open_)
         try:
             async with asyncio.timeout(self.open_wait_s):
                 committed = await asyncio.shield(self.store.turns.commit(write))
@@ -176,7 +177,7 @@ class MemoryKeeper:
         if context.row < 0 and _leaves_nothing(context, outcome):
             return self._end_unwritten(context)
         try:
-            write = record_turn(context, prompt, block_edits, outcome, self.now(), receipt=receipt)
+            write = make_turn_write(context, prompt, block_edits, outcome, self.now(), receipt=receipt)
             writing = self.store.turns.commit(write)
         except Exception as error:
             return self._end_unwritten(context, error)

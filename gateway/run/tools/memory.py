@@ -19,9 +19,9 @@ from gateway.core.request.identity import Mode
 from gateway.core.tags import escape_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.recall import EmbedQuery
-from gateway.run.memory.record import BlockEdits
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.listing import PassageFilter

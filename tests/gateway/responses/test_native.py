@@ -18,7 +18,7 @@ from adapters.base import REPLIES
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import private_of
-from gateway.run.memory.stored_turns import find_paths_by_id
+from gateway.run.memory.named_turns import find_paths_by_id
 from gateway.settings import BlockSettings
 from storage.commands import ForgetTarget
 from storage.errors import StatementFailed, Unavailable

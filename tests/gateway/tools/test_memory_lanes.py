@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.request.identity import Mode
 from gateway.core.turn.commands import RunTool
-from gateway.run.memory.record import BlockEdits
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import run_tools
 from storage.records import Block

@@ -22,9 +22,9 @@ from gateway.core.conversation.canonical import is_user, text_of
 from gateway.core.words import is_grown_transcript
 from gateway.run.call import Forwarded
 from gateway.run.directory import memory_tools
+from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.record import BlockEdits
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.recent_calls import RecentCalls
 from gateway.run.tools.toolbox import NO_TOOLS, DeduplicatesCalls, Toolbox
