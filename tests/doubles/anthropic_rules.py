@@ -11,8 +11,9 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 Json = dict[str, Any]
@@ -168,7 +169,7 @@ def bind(blocks: Sequence[Json], body: Json, *, joins_text: bool = False) -> lis
     A thought with nothing but thoughts before it, of a model that binds none, stays as it is. body: of the request.
     joins_text: for clients of a dialect that cannot show where a block of text ends.
     """
-    asked = _digest(body) if rules_of(body["model"]).is_bound else ""
+    asked = [*_digests(body)][-1] if rules_of(body["model"]).is_bound else ""
     found: list[Json] = []
     for block in blocks:
         key = _SEALED.get(block["type"])
@@ -185,15 +186,25 @@ def bind(blocks: Sequence[Json], body: Json, *, joins_text: bool = False) -> lis
 _SEALED = {"thinking": "signature", "redacted_thinking": "data"}
 
 
+def _digests(body: Json) -> Iterator[str]:
+    """Yields a hash of what thoughts are bound to, before each message and after the last one.
+
+    That is: system, tools and the messages so far, without thoughts and marks.
+    """
+    hashed = hashlib.sha256(_dump([_listed(body.get("system", [])), body.get("tools", [])]))
+    yield hashed.hexdigest()[:16]
+    for turn in body["messages"]:
+        said = [block for block in _listed(turn.get("content", "")) if block["type"] not in _SEALED]
+        hashed.update(_dump({**turn, "content": said}))
+        yield hashed.hexdigest()[:16]
+
+
 def _digest(value: Any) -> str:
-    """Returns a hash of what thoughts are bound to: system, tools and messages without thoughts and marks."""
-    if "messages" in value:
-        turns = [
-            {**turn, "content": [b for b in _listed(turn.get("content", "")) if b["type"] not in _SEALED]}
-            for turn in value["messages"]
-        ]
-        value = [_listed(value.get("system", [])), value.get("tools", []), turns]
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(_dump(value)).hexdigest()[:16]
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(_plain(value), sort_keys=True).encode()
 
 
 def _listed(content: Any) -> list[Json]:
@@ -682,9 +693,10 @@ def _check_bound(body: Json) -> None:
     """Checks that thoughts stand where they stood, and for some models after the same messages."""
     binding = body.get("thinking", {}).get("block_binding", {})
     may_drop = binding.get("prefix_mismatch_behavior", "error") == "drop_block"
-    for place, turn in enumerate(body["messages"]):
+    is_bound_to_prompt = rules_of(body["model"]).is_bound and not may_drop
+    digests = _digests(body) if is_bound_to_prompt else repeat("")
+    for place, (turn, before) in enumerate(zip(body["messages"], digests, strict=False)):
         blocks = _listed(turn.get("content", ""))
-        before = {**body, "messages": body["messages"][:place]}
         for n, block in enumerate(blocks):
             key = _SEALED.get(block["type"])
             _, is_bound, seal = block[key].partition(".") if key else ("", "", "")
@@ -692,9 +704,9 @@ def _check_bound(body: Json) -> None:
             if not is_bound:
                 continue
             asked, _, said = seal.partition(".")
-            if rules_of(body["model"]).is_bound and not may_drop:
+            if is_bound_to_prompt:
                 _want(
-                    not asked or asked == _digest(before),
+                    not asked or asked == before,
                     f"{at}: Invalid `signature` in `{block['type']}` block. The block is bound to a different "
                     f"conversation. Remove the block, or set `thinking.block_binding.prefix_mismatch_behavior` to "
                     f'"drop_block".',
@@ -831,7 +843,7 @@ def _prefixes(body: Json) -> tuple[list[str], list[int], list[int]]:
     hashes, sizes, marks = [], [], []
     hashed, size = hashlib.sha256(), 0
     for at, (role, block) in enumerate(blocks):
-        data = json.dumps([role, _plain(block)], sort_keys=True).encode()
+        data = _dump([role, block])
         hashed.update(data)
         size += len(data)
         hashes.append(hashed.hexdigest())
