@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 from msgspec import Struct
@@ -68,7 +68,7 @@ class Resolver:
         self._agents = agents
         self._max_body_bytes = settings.server.max_body_bytes
         # The rules by which a project's requests are read. Parameters: the project, and the memory mode of the key.
-        self.rules = cache(partial(rules_of, settings))
+        self.rules = lru_cache(maxsize=256)(partial(rules_of, settings))
         self._has_warned_of_no_user = False
 
     def identify_names(self, names: Mapping[str, Any], context: RequestContext) -> Identity:

@@ -1,10 +1,10 @@
 """The snapshots that a process caches between turns, so that a turn reads one row instead of the whole.
 
 A cached memory is right for one version: one epoch, one `rev` and one next number of its agent. Every change of what a
-snapshot reads raises one of these (by triggers: 0000-0008_begin.sql of storage/postgres/migrations,
-0020-0021_triggers.sql of storage/sqlite). So a turn reads these numbers first, and takes the rest from the cache where
-they are unchanged. The process that owns its file does not even read them: it is notified of each row of an agent that
-changes (storage/sqlite/watch.py). A committed turn brings the cached memory up to date (`apply_commit`).
+snapshot reads raises one of these (by the triggers `rev_...` of the migrations). So a turn reads these numbers first,
+and takes the rest from the cache where they are unchanged. The process that owns its file does not even read them: it
+is notified of each row of an agent that changes (storage/sqlite/watch.py). A committed turn brings the cached memory up
+to date (`apply_commit`).
 """
 
 from __future__ import annotations

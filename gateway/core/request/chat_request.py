@@ -81,7 +81,7 @@ class ChatRequest(Struct):
     query: str = ""
     # Fields from the agent's definition that the client did not send.
     added_fields: frozenset[str] = frozenset()
-    # The stored messages in `messages`, by their positions.
+    # What the client names by ids in place of messages.
     references: tuple[Reference, ...] = ()
     # The models (as `Exchange.model`) of the replies that the gateway has put into `messages`, by their positions. Each
     # reply still has what its model alone reads.
