@@ -24,7 +24,7 @@ from gateway.core.prompt.summary import (
     summary_request,
     summary_tokens,
 )
-from gateway.core.prompt.summary_check import unwrap_notes, whole_lines
+from gateway.core.prompt.summary_check import unwrap_summary, whole_lines
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.turn.client_view import MakesView
 from gateway.core.usage.reported import reported_counts
@@ -127,7 +127,7 @@ def _read_reply(body: bytearray) -> tuple[str, TokenCounts]:
         reply = orjson.loads(body)
         choice = reply["choices"][0]
         text, finish = (
-            unwrap_notes(text_of(choice["message"])),
+            unwrap_summary(text_of(choice["message"])),
             read_finish_reason(choice.get("finish_reason")),
         )
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):

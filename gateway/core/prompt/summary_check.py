@@ -20,6 +20,7 @@ class UnusableSummary(Exception):
         self.message = message
 
 
+# In English, and how an apology begins in German, French and Spanish; one in another language is stored.
 _REFUSAL = re.compile(
     r"\s*(?:(?:i['’]?m|i am)\s+(?:very\s+|really\s+)?(?:sorry|afraid|unable|not able)\b|sorry,|i (?:can(?:no|['’])t"
     r"|won['’]t|must decline)\b|as an ai\b|unfortunately,? i\b|es tut mir leid|je suis désolé|lo siento)",
@@ -27,10 +28,12 @@ _REFUSAL = re.compile(
 )
 # Characters: in a longer answer an apology is part of the content.
 _REFUSAL_CHARS = 600
-# A shorter summary of a long text says nothing.
-_MIN_CHARS = 24
-# Words from which on a repetition shows.
-_REPETITION_WORDS = 60
+# A shorter summary of a text that is longer than this says nothing. (Characters.)
+_MIN_CHARS, _LONG_SOURCE_CHARS = 24, 1_000
+# A summary of so many words repeats itself where a smaller share of them is distinct.
+_REPETITION_WORDS, _MIN_DISTINCT_SHARE = 60, 1 / 8
+# The share of letters and digits in the characters of a text.
+_MIN_LETTER_SHARE = 1 / 3
 
 
 def check_summary(
@@ -38,48 +41,51 @@ def check_summary(
     source: Sequence[str],
     earlier: str,
     *,
-    size: int,
+    max_tokens: int,
     finish_reason: str,
-    by_hand: bool = False,
+    is_by_hand: bool = False,
 ) -> str:
     """Returns the summary as it is stored. Raises: UnusableSummary: the answer is no summary, and nothing changes.
 
-    by_hand: it was asked for, so it may be longer than the few words that it stands for.
+    source: the lines that it stands for.
+    earlier: the summary of what is before them; it stands for that, too.
+    max_tokens: of the summary.
+    is_by_hand: it was asked for, so it may be longer than the few words that it stands for.
     """
-    text = unwrap_notes(answer)
+    text = unwrap_summary(answer)
     length = len(earlier) + sum(map(len, source))
     if finish_reason == "content_filter":
         raise UnusableSummary("the background model's filter cut the summary off")
     if finish_reason == BROKE:
         raise UnusableSummary("the background model broke off in the summary")
-    if finish_reason == "length" or len(text) > size * CHARS_PER_TOKEN:
-        text = whole_lines(text[: size * CHARS_PER_TOKEN])
+    if finish_reason == "length" or len(text) > max_tokens * CHARS_PER_TOKEN:
+        text = whole_lines(text[: max_tokens * CHARS_PER_TOKEN])
     if not text:
         raise UnusableSummary("the summary is empty")
     if len(text) < _REFUSAL_CHARS and _REFUSAL.match(text):
         raise UnusableSummary("the background model refused to summarise")
-    if len(text) >= length and not by_hand:
+    if len(text) >= length and not is_by_hand:
         raise UnusableSummary("the summary is not shorter than what it summarises")
-    if length > 1_000 and len(text) < _MIN_CHARS:
+    if length > _LONG_SOURCE_CHARS and len(text) < _MIN_CHARS:
         raise UnusableSummary("the summary says nothing")
     words = text.lower().split()
-    if len(words) >= _REPETITION_WORDS and len(set(words)) * 8 < len(words):
+    if len(words) >= _REPETITION_WORDS and len(set(words)) < len(words) * _MIN_DISTINCT_SHARE:
         raise UnusableSummary("the summary repeats itself")
-    if sum(map(str.isalnum, text)) * 3 < len(text):
+    if sum(map(str.isalnum, text)) < len(text) * _MIN_LETTER_SHARE:
         raise UnusableSummary("the summary is no text")
     return text
 
 
-def lacked_room(answer: str, *, size: int, finish_reason: str) -> bool:
+def lacked_room(answer: str, *, max_tokens: int, finish_reason: str) -> bool:
     """Returns whether an answer was cut before it had much text: its model has spent the room on thoughts.
 
-    Much: a character for each of the `size` tokens.
+    Much: a character for each of the tokens that it may have.
     """
-    return finish_reason == "length" and len(unwrap_notes(answer)) < size
+    return finish_reason == "length" and len(unwrap_summary(answer)) < max_tokens
 
 
-def unwrap_notes(answer: str) -> str:
-    """Returns the notes of an answer, without their frame and the model's thoughts."""
+def unwrap_summary(answer: str) -> str:
+    """Returns the summary of an answer, without its tags (`<notes>`) and the model's thoughts."""
     text = without_thoughts(answer).strip()
     found = re.fullmatch(r"<notes>(.*?)(?:</notes>)?", text, re.S)
     return (found[1] if found else text).strip()

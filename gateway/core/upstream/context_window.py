@@ -22,7 +22,8 @@ _NEARLY_FULL = 0.9  # of the window: before that no correction is worth its pric
 
 MAX_MODELS = 1024  # callers choose the names, and some upstreams serve one model under any
 
-ModelAt = tuple[str, str]  # upstream, model
+# Upstream and model.
+ModelKey = tuple[str, str]
 
 
 @dataclass(slots=True)
@@ -41,14 +42,14 @@ class ContextWindows:
     """Learned from replies, for the life of the process. Its methods take a model as (upstream, name)."""
 
     def __init__(self) -> None:
-        self._learned: dict[ModelAt, _Learned] = {}  # what was learned last stands last
+        self._learned: dict[ModelKey, _Learned] = {}  # what was learned last stands last
 
-    def window_of(self, at: ModelAt, known: int | None) -> int | None:
+    def window_of(self, key: ModelKey, known: int | None) -> int | None:
         """Returns a model's window in tokens, or None. known: the one of the settings.
 
         It is smaller where an error has named a smaller one, or where the upstream counts more than we do.
         """
-        learned = self._learned.get(at)
+        learned = self._learned.get(key)
         if learned is None:
             return known
         sizes = [each for each in (learned.reported, known) if each is not None]
@@ -58,36 +59,36 @@ class ContextWindows:
 
     def with_known_window(self, target: Target) -> Target:
         """Returns a target with the context window that is known by now."""
-        at = target[:2]
-        if at not in self._learned:
+        key = target[:2]
+        if key not in self._learned:
             return target
-        return target._replace(context_window=self.window_of(at, target.context_window))
+        return target._replace(context_window=self.window_of(key, target.context_window))
 
-    def note_reported(self, at: ModelAt, tokens: int) -> None:
+    def note_reported(self, key: ModelKey, tokens: int) -> None:
         """Notes the context that an error named, in the upstream's own tokens."""
-        self._record_of(at).reported = tokens
+        self._record_of(key).reported = tokens
 
-    def note_count(self, at: ModelAt, estimated: int, actual: int, most: int) -> None:
-        """Notes an upstream's count for a prompt of `estimated` tokens; `most` tokens would have fitted."""
-        learned = self._learned.get(at) or _Learned()
+    def note_count(self, key: ModelKey, estimated: int, actual: int, fitting: int) -> None:
+        """Notes an upstream's count for a prompt of `estimated` tokens; `fitting` tokens would have fitted."""
+        learned = self._learned.get(key) or _Learned()
         # A first count replaces a guess. Later ones count only near the end of the window, where they matter.
         scale = 1.0 if learned.is_guess or learned.scale is None else learned.scale
-        is_off = actual > estimated * scale * _TOLERANCE and actual > most * scale * _NEARLY_FULL
+        is_off = actual > estimated * scale * _TOLERANCE and actual > fitting * scale * _NEARLY_FULL
         if learned.is_guess or is_off:
-            learned = self._record_of(at)
+            learned = self._record_of(key)
             learned.scale = max(scale, min(ceil(actual / estimated * _STEPS) / _STEPS, _MAX_SCALE))
             learned.is_guess = False
 
-    def note_guess(self, at: ModelAt) -> None:
+    def note_guess(self, key: ModelKey) -> None:
         """Notes that a prompt cut to a guessed window was accepted after a longer one was refused."""
-        learned = self._record_of(at)
+        learned = self._record_of(key)
         if learned.scale is None:
             learned.scale, learned.is_guess = GUESS, True
 
-    def _record_of(self, at: ModelAt) -> _Learned:
+    def _record_of(self, key: ModelKey) -> _Learned:
         """Returns the record of a model, which the caller may change."""
-        learned = self._learned.pop(at, None) or _Learned()
-        self._learned[at] = learned
+        learned = self._learned.pop(key, None) or _Learned()
+        self._learned[key] = learned
         if len(self._learned) > MAX_MODELS:
             del self._learned[next(iter(self._learned))]
         return learned

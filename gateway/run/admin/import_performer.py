@@ -239,7 +239,7 @@ class ImportPerformer(Struct, frozen=True):
             if not written.is_done:
                 return progress
             progress = _warn_of_losses(progress, f"Conversation {number}", texts)
-            return progress.end_conversation(source.skipped, made.chars)
+            return progress.with_conversation_ended(source.skipped, made.chars)
 
         def note(written: ImportWriting) -> ImportNote:
             return ImportNote(running.row, "running", self.now(), after(written).dump())
@@ -293,8 +293,10 @@ class ImportPerformer(Struct, frozen=True):
         """Counts an unreadable item as skipped, with a warning. number: its own in the file."""
         is_fact = running.format in FACT_FORMATS
         what = "Line or fact" if is_fact else "Conversation"
-        after = running.progress.warn(f"{what} {number} was skipped: {item.why}.")
-        running.progress = after.skip_fact() if is_fact else after.skip_conversation(item.messages)
+        after = running.progress.with_warning(f"{what} {number} was skipped: {item.why}.")
+        running.progress = (
+            after.with_fact_skipped() if is_fact else after.with_conversation_skipped(item.messages)
+        )
 
     async def _store_status(self, running: RunningImport, status: str) -> None:
         if not running.request.is_preview:
@@ -313,7 +315,7 @@ def _warn_of_losses(before: ImportProgress, what: str, texts: Sequence[str]) -> 
     if not lost:
         return before
     characters = "1 unreadable character" if lost == 1 else f"{lost:,} unreadable characters"
-    return before.warn(f"{what} has {characters}, shown as U+FFFD.")
+    return before.with_warning(f"{what} has {characters}, shown as U+FFFD.")
 
 
 def import_json(

@@ -19,10 +19,12 @@ _TOKEN_CHARS: Final = 4
 
 
 class ImportCounts(Struct, frozen=True):
-    """found = new + known + skipped, once all is read."""
+    """How many an import has read of one kind, and what became of them."""
 
+    # In the whole file: the sum of the others once all is read.
     found: int = 0
     new: int = 0
+    # What the memory had already.
     known: int = 0
     skipped: int = 0
 
@@ -31,9 +33,11 @@ class ImportCounts(Struct, frozen=True):
 
 
 class PartialConversation(Struct, frozen=True):
-    """The conversation that an import is writing: how many of its exchanges are done, and what their messages were."""
+    """The conversation that an import is writing."""
 
+    # How many of its exchanges are written.
     exchanges: int = 0
+    # The messages of these, as in `ImportCounts`.
     new: int = 0
     known: int = 0
     skipped: int = 0
@@ -45,21 +49,23 @@ class ImportProgress(Struct, frozen=True):
     conversations: ImportCounts = ImportCounts()
     messages: ImportCounts = ImportCounts()
     facts: ImportCounts = ImportCounts()
-    # Of what the file has.
+    # The times of the first and the last message of the file.
     first_at: float | None = None
     last_at: float | None = None
     # Characters of what is new.
     chars: int = 0
+    # The first `MAX_WARNINGS`.
     warnings: Sequence[str] = ()
-    # How many there are.
+    # The number of all warnings.
     warned: int = 0
-    # Why it failed.
+    # Why the import failed; None: it did not.
     error: str | None = None
     # How many conversations and facts of the file are done, and of the next conversation as much as is written.
     position: int = 0
     partial: PartialConversation = PartialConversation()
 
-    def warn(self, text: str) -> ImportProgress:
+    def with_warning(self, text: str) -> ImportProgress:
+        """Returns it with one more warning, which is only counted above `MAX_WARNINGS`."""
         shown = [*self.warnings, text] if self.warned < MAX_WARNINGS else self.warnings
         return replace(self, warnings=shown, warned=self.warned + 1)
 
@@ -82,7 +88,7 @@ class ImportProgress(Struct, frozen=True):
             ),
         )
 
-    def end_conversation(self, skipped: int, chars: int) -> ImportProgress:
+    def with_conversation_ended(self, skipped: int, chars: int) -> ImportProgress:
         """Returns it at the end of a conversation.
 
         skipped: messages of the source that are in no exchange.
@@ -99,17 +105,17 @@ class ImportProgress(Struct, frozen=True):
             partial=PartialConversation(),
         )
 
-    def skip_fact(self) -> ImportProgress:
+    def with_fact_skipped(self) -> ImportProgress:
         """Returns it after a fact that cannot be read."""
         return replace(self, facts=self.facts.with_more(skipped=1), position=self.position + 1)
 
-    def skip_conversation(self, messages: int) -> ImportProgress:
+    def with_conversation_skipped(self, messages: int) -> ImportProgress:
         """Returns it after a conversation that is left out, of which a part may be written already.
 
         messages: of the source.
         """
         done = self.partial
-        return self.end_conversation(max(0, messages - done.new - done.known - done.skipped), chars=0)
+        return self.with_conversation_ended(max(0, messages - done.new - done.known - done.skipped), chars=0)
 
     def dump(self) -> bytes:
         return msgspec.json.encode(self)
@@ -132,5 +138,5 @@ class ImportProgress(Struct, frozen=True):
 
 
 def load_progress(data: dict[str, Any]) -> ImportProgress:
-    """Returns what `dump` wrote."""
+    """Returns the progress of an import's row. data: the JSON object that `dump` wrote, as the store returns it."""
     return msgspec.convert(data, ImportProgress)

@@ -13,7 +13,8 @@ _ESCAPED = re.compile("~(7E|2E|2F)")
 def page_path(*parts: str | int) -> str:
     """Returns the path of a screen, relative to `/ui/`: page_path("m", uid, "b", label).
 
-    A part may have any characters: `.json` and `/` in one are no twin and no further part.
+    A part may have any characters. `~`, `.` and `/` in it are escaped, so that it is read neither as the JSON form of a
+    screen (`.json`) nor as two parts.
     """
     return "/".join(quote(re.sub("[~./]", _escape, str(part)), safe="~") for part in parts)
 

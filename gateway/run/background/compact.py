@@ -79,7 +79,7 @@ class CompactJob(
     newest: int | None = None
 
     @property
-    def by_hand(self) -> bool:
+    def is_by_hand(self) -> bool:
         return self.newest is None
 
     @property
@@ -98,8 +98,8 @@ class SummarySpan(Struct, frozen=True):
     earlier: Summary | None
     # Oldest first.
     exchanges: Sequence[Exchange]
-    # How many the path has up to the end of the span.
-    tokens: int
+    # The tokens of the path up to the end of the span.
+    path_tokens: int
 
     @property
     def end(self) -> Exchange:
@@ -151,7 +151,7 @@ class SummaryTask(Struct, frozen=True):
     # The most tokens of the summary.
     max_tokens: int
     # It was requested by hand, not by a turn.
-    by_hand: bool
+    is_by_hand: bool
     # Asks the limits of the client's request that waits for it, before each call; None: it is background work.
     admit: Callable[[PlannedCall], Awaitable[None]] | None = None
 
@@ -201,9 +201,9 @@ class Compactor:
 
     async def run_job(self, job: JobContext) -> None:
         """Summarises what may leave the window, and stores the summary. Raises: JobFailed, Postponed, StoreError."""
-        request = CompactJob.read(job.payload)
+        wanted = CompactJob.read(job.payload)
         project = await self.store.summaries.project(job.agent)
-        exchanges = await self.store.summaries.path(job.agent, request.exchange)
+        exchanges = await self.store.summaries.path(job.agent, wanted.exchange)
         if project is None or not exchanges:
             return
         terms = await read_summary_terms(self.store, job.agent)
@@ -211,14 +211,14 @@ class Compactor:
         if model is None:
             return
         path = await SummaryPath.measure(self.store, job.agent, exchanges)
-        span = path.next_span(terms, request.keep_tokens, request.keep_messages)
+        span = path.next_span(terms, wanted.keep_tokens, wanted.keep_messages)
         if span is None:
             # All of it is covered already, or all of it stays.
             return
-        if request.newest is not None and span.earlier is not None and span.earlier.id > request.newest:
+        if wanted.newest is not None and span.earlier is not None and span.earlier.id > wanted.newest:
             # A summary has been written since this turn; another so soon would cover little more.
             return
-        task = SummaryTask(project, job.agent, model, terms, request.max_tokens, request.by_hand)
+        task = SummaryTask(project, job.agent, model, terms, wanted.max_tokens, wanted.is_by_hand)
         text = await _write_summary(span, task, job.step)
         if not text:
             # Nothing of the span may be shown to a model.
@@ -276,7 +276,7 @@ class Compactor:
             if span is None:
                 raise BadRequest(_NOTHING_TO_SUMMARISE)
             task = SummaryTask(
-                agent.scope.project, agent.id, model, terms, max_tokens, by_hand=True, admit=admit
+                agent.scope.project, agent.id, model, terms, max_tokens, is_by_hand=True, admit=admit
             )
             text = await _write_summary(span, task, _run_directly)
         except Postponed as error:
@@ -287,7 +287,7 @@ class Compactor:
             raise BadRequest(_NOTHING_TO_SUMMARISE)
         tokens = await asyncio.to_thread(tokenizer_for(span.end.model).count, text)
         summary = Summary(0, span.end, text, tokens, self.now(), model.model)
-        evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.tokens, ANY_WINDOW)
+        evicted = Evicted(span.end.depth + 1, end_offset(span.end), span.path_tokens, ANY_WINDOW)
         await self.store.summaries.put(agent, conversation, summary, evicted)
         return text
 
@@ -308,9 +308,9 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
     return text
 
 
-async def read_summary_terms(store: Store, agent: int) -> SummaryTerms:
+async def read_summary_terms(store: Store, agent_id: int) -> SummaryTerms:
     """Returns an agent's own terms for its summaries, or those of an agent that has none."""
-    entries = await store.defined_agents.among([agent])
+    entries = await store.defined_agents.among([agent_id])
     definition = entries[0].definition if entries else None
     return SummaryTerms.of({} if definition is None else definition.body.get("compaction") or {})
 
@@ -321,17 +321,22 @@ async def _run_directly(_: str, ask: Callable[[], Awaitable[bytes]]) -> bytes:
 
 async def _ask_for_part(part: Sequence[str], earlier: str, task: SummaryTask) -> bytes:
     """Returns the earlier summary with this part added. Raises: JobFailed: the model gave none."""
-    size = task.max_tokens
-    question = summary_request(earlier, part, size, task.terms.instructions)
-    reply = await _ask(task, question, _SLACK * size)
-    if lacked_room(reply.text, size=size, finish_reason=reply.finish_reason):
+    max_tokens = task.max_tokens
+    question = summary_request(earlier, part, max_tokens, task.terms.instructions)
+    reply = await _ask(task, question, _SLACK * max_tokens)
+    if lacked_room(reply.text, max_tokens=max_tokens, finish_reason=reply.finish_reason):
         # A model that thinks first may have spent the limit on its thoughts.
         reply = await _ask(task, question, None)
     if reply.message.get("refusal"):
         raise JobFailed("the background model refused to summarise")
     try:
         text = check_summary(
-            reply.text, part, earlier, size=size, finish_reason=reply.finish_reason, by_hand=task.by_hand
+            reply.text,
+            part,
+            earlier,
+            max_tokens=max_tokens,
+            finish_reason=reply.finish_reason,
+            is_by_hand=task.is_by_hand,
         )
     except UnusableSummary as error:
         raise JobFailed(error.message) from None

@@ -33,7 +33,9 @@ def verdict(
     by_hand: bool = False,
 ) -> str:
     try:
-        return check_summary(answer, SOURCE, earlier, size=size, finish_reason=finish_reason, by_hand=by_hand)
+        return check_summary(
+            answer, SOURCE, earlier, max_tokens=size, finish_reason=finish_reason, is_by_hand=by_hand
+        )
     except UnusableSummary as error:
         return f"! {error.message}"
 
@@ -102,7 +104,7 @@ def test_what_is_too_long_ends_with_a_line() -> None:
     ],
 )
 def test_an_answer_that_lacked_room(answer: str, finish_reason: str, expected: bool) -> None:
-    assert lacked_room(answer, size=100, finish_reason=finish_reason) is expected
+    assert lacked_room(answer, max_tokens=100, finish_reason=finish_reason) is expected
 
 
 def test_the_last_turn_and_so_much_before_it_stay() -> None:
