@@ -35,7 +35,7 @@ from gateway.run.memory.profile_blocks import add_declared_blocks
 from gateway.run.native_chat import NativeChat
 from gateway.run.pending import PendingWrites
 from gateway.run.request_log import RequestLog
-from gateway.run.turn_saving import TurnServices, make_turn_limits
+from gateway.run.turn_services import TurnServices, make_turn_limits
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting

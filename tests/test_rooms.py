@@ -159,7 +159,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"tools"},
         {"upstream"},
         {"memory", "sink", "store_errors"},
-        {"request_log", "usage"},
+        {"request_log", "turn_services", "usage"},
         {"receipt", "request_context", "request_figures", "pending"},
     ],
     "gateway.web": [

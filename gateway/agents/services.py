@@ -29,7 +29,7 @@ from gateway.provider_factory import make_batches
 from gateway.run.background.background_services import BackgroundServices
 from gateway.run.background.tasks import run_at_start
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.turn_saving import TurnServices
+from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting

@@ -48,7 +48,7 @@ from gateway.run.response_conversations import (
 from gateway.run.sink import ClientGone, Sink
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
-from gateway.run.turn_saving import TurnServices
+from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.failover import Attempts, Endpoint, Failover, ModelSource
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies

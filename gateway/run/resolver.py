@@ -31,7 +31,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.named_turns import fill_references, find_paths_by_id
 from gateway.run.request_context import RequestContext
 from gateway.run.store_errors import map_store_errors
-from gateway.run.turn_saving import TurnServices
+from gateway.run.turn_services import TurnServices
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Scope

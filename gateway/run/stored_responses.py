@@ -16,7 +16,7 @@ from gateway.core.conversation.private import private_of
 from gateway.errors import UnknownId
 from gateway.run.memory.named_turns import FoundTurn, NamedTurn, find_turn, read_turns_to
 from gateway.run.store_errors import map_store_errors
-from gateway.run.turn_saving import TurnServices
+from gateway.run.turn_services import TurnServices
 from storage.commands import ForgetTarget
 from storage.listing import Page
 from storage.records import Agent, State

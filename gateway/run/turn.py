@@ -46,7 +46,8 @@ from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
-from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving, TurnServices
+from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving
+from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.failover import Endpoint, ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
 from gateway.run.upstream.provider_errors import translate

@@ -13,21 +13,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from msgspec import Struct
-
 from gateway.core.request.identity import Mode
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.upstream.policy import Target
 from gateway.errors import Conflict, GatewayError, MemoryUnavailable
-from gateway.limits import Limits
-from gateway.metrics import Metrics
 from gateway.run.call import ChatCall
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.pending import PendingWrites
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox
-from gateway.settings import Settings
+from gateway.run.turn_services import TurnServices
 from storage.commands import Committed
 from storage.errors import RunOver, Stale, StoreError
 from storage.records import Scope
@@ -71,45 +66,6 @@ class TurnMemory(Protocol):
         Its result is a `StepSaved`, if the machine waits for one after the last step.
         Raises, when it is awaited: StoreError.
         """
-
-
-class TurnLimits(Struct, frozen=True):
-    """The limits of a turn."""
-
-    # How long the end of a reply waits for the commit.
-    commit_wait_s: float
-    # How many hidden tool rounds a turn without rules may have.
-    max_rounds: int
-    # The size of a stream of which the turn is remembered.
-    streamed_bytes: int
-    # The silence after which a keep-alive comment is sent; 0: never.
-    keep_alive_s: float = 0.0
-
-
-def make_turn_limits(settings: Settings, limits: Limits) -> TurnLimits:
-    return TurnLimits(
-        commit_wait_s=limits.commit_wait_s,
-        max_rounds=settings.memory.max_tool_rounds,
-        streamed_bytes=limits.streamed_bytes,
-        keep_alive_s=settings.server.keep_alive_comment_s,
-    )
-
-
-class TurnServices(Struct, frozen=True):
-    """The services that all turns of a process share."""
-
-    # The writes that go on after their turns.
-    pending: PendingWrites
-    metrics: Metrics
-    limits: TurnLimits
-
-    async def wait_written(self, scope: Scope) -> None:
-        """Waits for the turns of a memory that are being written, at most as long as a reply waits for its commit."""
-        await self.pending.wait_written(scope, self.limits.commit_wait_s)
-
-    async def wait_unnamed_written(self, project: str) -> None:
-        """Waits for the turns of a project in which no user is named."""
-        await self.pending.wait_unnamed_written(project, self.limits.commit_wait_s)
 
 
 @dataclass(slots=True)
@@ -157,31 +113,24 @@ class TurnSaving:
             self.services.pending.add(self._write(prompt, outcome), what, awaited_by=self._scope)
 
     async def save(self, prompt: Prompt, outcome: TurnOutcome) -> events.Saved:
-        """Writes the turn, and waits for the commit up to a limit. Returns whether the turn is durable, or was lost.
+        """Writes the turn, and waits for the commit up to a limit.
 
+        Returns how the turn stands then: durable, still being written (`is_late`), or lost; after a run's last step
+        also what is opened next.
         Sets `error` where it is not durable and the client asked for strict memory.
         Raises: StoreError: the turn is resumable.
         """
         if outcome.state is not FINISHED and not self.saves_steps and outcome.background_id is None:
             self.write_unwaited(prompt, outcome, "A turn that failed")
             return SAVED
-        loss: str | None = None
-        is_late = False
-        begun = time.perf_counter()
+        begun, loss, is_late = time.perf_counter(), None, False
         work = self._write(prompt, outcome)
         writing = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         try:
             if not writing.done():
                 await _done_or_timeout(writing, self.services.limits.commit_wait_s)
             if writing.done():
-                after_stop = writing.result()
-                if isinstance(after_stop, Committed):
-                    # A memory that began with this turn has had no row before.
-                    self.call.receipt.memory_row = after_stop.agent.id
-                self.call.receipt.note_write(begun)
-                return (
-                    events.Saved(after_stop=after_stop) if isinstance(after_stop, events.StepSaved) else SAVED
-                )
+                return self._durable(writing.result(), begun)
             is_late = True
             self.services.pending.add(writing, "A turn that was answered already", awaited_by=self._scope)
         except StoreError as error:
@@ -201,6 +150,18 @@ class TurnSaving:
             _log.exception("A turn was answered and could not be stored, by a fault in the gateway.")
         finally:
             self.services.metrics.commit_s.observe(time.perf_counter() - begun)
+        return self._not_durable(begun, loss, is_late=is_late)
+
+    def _durable(self, written: object, begun: float) -> events.Saved:
+        """Notes that the turn is on disk. written: the result of `TurnMemory.write`."""
+        if isinstance(written, Committed):
+            # A memory that began with this turn has had no row before.
+            self.call.receipt.memory_row = written.agent.id
+        self.call.receipt.note_write(begun)
+        return events.Saved(after_stop=written) if isinstance(written, events.StepSaved) else SAVED
+
+    def _not_durable(self, begun: float, loss: str | None, *, is_late: bool) -> events.Saved:
+        """Notes that the reply leaves although the turn is not on disk. loss: why it never will be; None: it may be."""
         self.call.receipt.note_write(begun, is_durable=False)
         self.services.metrics.not_durable.inc()
         self.call.receipt.headers["x-mnemogate-durable"] = "false"

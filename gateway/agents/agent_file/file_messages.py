@@ -28,7 +28,7 @@ from gateway.core.conversation.private import (
 )
 from gateway.core.dates import parse_moment
 from gateway.core.memory.memory_tools import read_arguments
-from gateway.core.turn.calls import sound_name
+from gateway.core.turn.calls import valid_tool_name
 
 # A call of `send_message` is shown as text.
 _DEFAULT_SHOWING = Showing()
@@ -281,7 +281,7 @@ def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, A
 def _stored_function(function: Function) -> dict[str, Any]:
     """Returns a call as it may be sent again: strict servers check its name and parse its arguments."""
     is_sound = read_arguments(function.arguments) is not None and function.arguments.strip()
-    return {"name": sound_name(function.name), "arguments": function.arguments if is_sound else "{}"}
+    return {"name": valid_tool_name(function.name), "arguments": function.arguments if is_sound else "{}"}
 
 
 def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -59,7 +59,7 @@ from gateway.run.tools import call_journal
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.tools.toolbox import MAX_PARALLEL, ToolAnswer
 from gateway.run.turn import TurnRun
-from gateway.run.turn_saving import TurnLimits, TurnServices
+from gateway.run.turn_services import TurnLimits, TurnServices
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings

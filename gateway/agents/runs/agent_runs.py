@@ -70,7 +70,7 @@ from gateway.run.memory.stored_conversation import read_stored_context, without_
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import RunTerms, TurnRun
-from gateway.run.turn_saving import TurnServices
+from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.run.usage.accounting import Accounting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Final
 
 from msgspec import Struct
@@ -126,7 +126,10 @@ class GatewayCalls:
                 self._guide.take_answer(call.name, result, is_denied=call.id in resumed.denied)
 
     def judge(self) -> list[RunTool]:
-        """Judges calls in their order, up to one that depends on results of those before it. Returns those to run."""
+        """Judges calls in their order, up to one that depends on results of those before it. Returns those to run.
+
+        Each call that is judged is made valid, as it is stored and sent again.
+        """
         runs: list[RunTool] = []
         while self._unjudged:
             call = self._unjudged[0]
@@ -154,10 +157,7 @@ class GatewayCalls:
                 self._results[call.id] = None
                 given = {**arguments, **verdict.prefilled}
                 runs.append(RunTool(call.id, call.name, given, call.name in self._terms.alone))
-            # Strict servers check the names of earlier calls and parse their arguments, and refuse all that follows.
-            call.name = sound_name(call.name)
-            if arguments is None or not call.text.strip():
-                call.arguments = ["{}"]
+            _make_valid(call, has_arguments=arguments is not None)
         return runs
 
     def finish(self, result: ToolResult) -> ToolResult | None:
@@ -199,13 +199,23 @@ class GatewayCalls:
         return ToolResult(call.id, SPOKEN)
 
 
-# Of a reply that calls none: nothing is ever noted here.
+# For a reply that calls no gateway tool. Nothing is ever noted in it.
 NO_CALLS: Final = GatewayCalls(TurnTerms(), FreeGuide(0))
 
 
-def sound_name(name: str) -> str:
+def valid_tool_name(name: str) -> str:
     """Returns a name of a call as every provider takes it."""
     return _NO_NAME.sub("_", name)[:_NAME_CHARS] or "_"
+
+
+def _make_valid(call: ToolCall, *, has_arguments: bool) -> None:
+    """Replaces a name and arguments for which strict servers would refuse all requests that have the call.
+
+    has_arguments: its arguments are an object.
+    """
+    call.name = valid_tool_name(call.name)
+    if not has_arguments or not call.text.strip():
+        call.arguments = ["{}"]
 
 
 def name_calls(
@@ -225,14 +235,15 @@ def name_calls(
     names_client_calls: the client's calls are stored by their ids; else they have been sent already, and stay
         as they are.
     """
-    given: set[str] = set()
     if names_client_calls:
-        _rename(client_calls, given, f"call_client_{number}")
-    _rename(gateway_calls, given | taken | {call.id for call in client_calls}, f"call_mnemogate_{number}")
+        _give_ids(client_calls, set(), f"call_client_{number}")
+    _give_ids(gateway_calls, taken | {call.id for call in client_calls}, f"call_mnemogate_{number}")
 
 
-def _rename(calls: Iterable[ToolCall], taken: set[str], prefix: str) -> None:
+def _give_ids(calls: Iterable[ToolCall], taken: Set[str], prefix: str) -> None:
+    """Gives an id to each call that has none, or one that is taken, or that an earlier one of them has."""
+    used = {*taken}
     for n, call in enumerate(calls):
-        if not call.id or call.id in taken:
+        if not call.id or call.id in used:
             call.fields["id"] = f"{prefix}_{n}"
-        taken.add(call.id)
+        used.add(call.id)
