@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -217,6 +218,14 @@ class ChatCall:
             headers["x-mnemogate-recalled-tokens"] = str(prompt.recall.tokens)
             headers["x-mnemogate-injected-tokens"] = str(self.receipt.injected_tokens)
             headers["x-mnemogate-recall"] = "unavailable" if prompt.recall.has_failed else None
+
+
+def note_identity(receipt: Receipt, identity: Identity) -> None:
+    """Notes for whom a request is made, and whether an application makes it for itself."""
+    receipt.user = identity.user or ""
+    if identity.side_request is not None:
+        # A name of the settings may have any letters.
+        receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
 
 
 def make_native_call(

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
 from typing import Any, TypeVar
-from urllib.parse import quote
 from zlib import crc32
 
 import orjson
@@ -28,7 +27,14 @@ from gateway.core.turn.native_form import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.run.call import ChatCall, Forwarded, TurnRecord, endpoint_form_for, native_body_for
+from gateway.run.call import (
+    ChatCall,
+    Forwarded,
+    TurnRecord,
+    endpoint_form_for,
+    native_body_for,
+    note_identity,
+)
 from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
@@ -234,10 +240,7 @@ class Chat:
         """Resolves a request, and returns its call."""
         resolved = await self.resolver.resolve(request, context)
         identity = resolved.identity
-        receipt.user = identity.user or ""
-        if identity.side_request is not None:
-            # A name of the settings may have any letters.
-            receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+        note_identity(receipt, identity)
         route = self._route_for(resolved)
         headers = headers_for_upstream(context.headers)
         return ChatCall(

@@ -6,15 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from urllib.parse import quote
 
 from gateway.core.conversation.canonical import is_system
 from gateway.core.request.identity import Mode
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.native_form import Memory, NativeReader
+from gateway.core.turn.native_form import MemoryKey, NativeReader
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
-from gateway.run.call import ChatCall, Forwarded, make_native_call
+from gateway.run.call import ChatCall, Forwarded, make_native_call, note_identity
 from gateway.run.chat import Chat
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
 from gateway.run.memory.named_turns import find_paths_by_id
@@ -57,25 +56,25 @@ class NativeChat:
     ) -> str:
         """Answers a request in its own dialect, and returns the state of memory for it, as `Chat.answer` does.
 
-        Its `memory_state` is on. route: to the upstream that answers.
+        native: of a request that has memory: `Resolver.memory_state` is "on" for it.
+        route: to the upstream that answers.
+
         Raises: GatewayError while nothing was sent; ClientGone.
         """
         resolver = self._chat.resolver
         identity = resolver.identify(native.chat, context)
         spec = self._chat.directory.spec_for(identity)
-        assert spec is not None
-        looked_up_in: Memory | None = None
+        assert spec is not None  # else there is no memory
+        looked_up_in: MemoryKey | None = None
         if identity.scope is not None:
             await self._turns.wait_written(identity.scope)
             if native.referenced_ids:
-                looked_up_in = await self._memory_of(identity.scope)
+                looked_up_in = await self._memory_key(identity.scope)
                 native = await self._with_history(native, identity.scope, looked_up_in)
         request = native.chat
         # Once more: the whole list decides what kind of request it is.
         identity = resolver.read_only_if_delegated(resolver.identify(request, context), request)
-        receipt.user = identity.user or ""
-        if identity.side_request is not None:
-            receipt.headers["x-mnemogate-side-request"] = quote(identity.side_request, safe=" ")
+        note_identity(receipt, identity)
         if native.conversation_id is None and native.previous_id is None:
             is_named = identity.conversation is not None
             if identity.append or (is_named and spec.history == "append"):
@@ -116,7 +115,7 @@ class NativeChat:
         reader.take_whole(response)
         await self._turns.wait_written(scope)
         if native.referenced_ids:
-            native = await self._with_history(native, scope, await self._memory_of(scope))
+            native = await self._with_history(native, scope, await self._memory_key(scope))
         await self._save_ended(native, row, reader)
 
     async def _save_ended(self, native: NativeRequest, row: DeferredReplyRow, reader: NativeReader) -> None:
@@ -143,7 +142,9 @@ class NativeChat:
         if saved.durable or saved.loss is not None:
             await self.deferred.remove(row)
 
-    async def _answer_call(self, call: ChatCall, native: NativeRequest, looked_up_in: Memory | None) -> str:
+    async def _answer_call(
+        self, call: ChatCall, native: NativeRequest, looked_up_in: MemoryKey | None
+    ) -> str:
         """Answers a request. Returns the state of memory for it.
 
         looked_up_in: the memory in which the ids that it refers to were looked up.
@@ -159,7 +160,7 @@ class NativeChat:
             begun, call.memory_state = None, "unavailable"
             if not all(map(is_system, call.request.messages)):
                 begun = await self._begin_memory(call, native, attempts, ticket)
-            if begun is not None and looked_up_in not in (None, _as_memory(begun[0].context.agent)):
+            if begun is not None and looked_up_in not in (None, _key_of(begun[0].context.agent)):
                 # Another process has forgotten something since, which may be what the ids refer to.
                 begun, call.memory_state = None, "unavailable"
             if begun is not None:
@@ -187,7 +188,7 @@ class NativeChat:
         )
         return await self._chat.begin_memory(call, attempts, ticket, make)
 
-    async def _with_history(self, native: NativeRequest, scope: Scope, memory: Memory) -> NativeRequest:
+    async def _with_history(self, native: NativeRequest, scope: Scope, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies that it refers to, from this process's cache or the store."""
         if unknown := self._earlier.unknown(memory, native.referenced_ids):
             try:
@@ -204,13 +205,13 @@ class NativeChat:
             return whole
         return native.with_history(self._earlier, memory)
 
-    async def _memory_of(self, scope: Scope) -> Memory:
-        """Returns the memory of a scope as it is now, as far as this process knows."""
+    async def _memory_key(self, scope: Scope) -> MemoryKey:
+        """Returns the key of a scope's memory as it is now, as far as this process knows."""
         try:
-            return _as_memory(await self._keeper.store.agents.find_or_draft(scope))
+            return _key_of(await self._keeper.store.agents.find_or_draft(scope))
         except StoreError:
             return "", 0
 
 
-def _as_memory(agent: Agent) -> Memory:
+def _key_of(agent: Agent) -> MemoryKey:
     return agent.uid, agent.epoch

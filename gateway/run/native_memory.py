@@ -18,7 +18,7 @@ from adapters.errors import ProviderTooLarge
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
 from gateway.core.turn.commands import End, TurnOutcome
-from gateway.core.turn.native_form import Memory, NativeReader, NativeReply
+from gateway.core.turn.native_form import MemoryKey, NativeReader, NativeReply
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import Prompt
@@ -34,7 +34,7 @@ _TURN_BYTES, _ID_BYTES = 450, 200  # measured: the values of a turn without its 
 class _Turn(Struct, frozen=True):
     """A turn whose reply the upstream stores."""
 
-    memory: Memory
+    memory: MemoryKey
     # The ids of its reply and of the reply's parts.
     ids: tuple[str, ...]
     # The id of the reply that it continues.
@@ -64,14 +64,14 @@ class EarlierReplies:
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
         self._turns: OrderedDict[int, _Turn] = OrderedDict()  # the first is the first to go
-        self._number_by_id: dict[tuple[Memory, str], int] = {}
+        self._number_by_id: dict[tuple[MemoryKey, str], int] = {}
         self._numbers = count()
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._turns)
 
-    def path(self, memory: Memory, id: str | None) -> list[Json]:
+    def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
         found: dict[int, _Turn] = {}  # an upstream that repeats its ids may lead back to one
         while id is not None and (n := self._number_by_id.get((memory, id))) is not None and n not in found:
@@ -86,7 +86,7 @@ class EarlierReplies:
             path += orjson.loads(turn.messages)
         return path
 
-    def reply(self, memory: Memory, id: str) -> Json | None:
+    def reply(self, memory: MemoryKey, id: str) -> Json | None:
         """Returns the reply that has this id, or a part with it."""
         n = self._number_by_id.get((memory, id))
         if n is None:
@@ -98,7 +98,7 @@ class EarlierReplies:
 
     def add(
         self,
-        memory: Memory,
+        memory: MemoryKey,
         ids: Sequence[str],
         previous_id: str | None,
         new: Sequence[Json],
@@ -124,7 +124,7 @@ class EarlierReplies:
                 if self._number_by_id.get((turn.memory, id)) == gone:
                     del self._number_by_id[turn.memory, id]
 
-    def unknown(self, memory: Memory, ids: Set[str]) -> set[str]:
+    def unknown(self, memory: MemoryKey, ids: Set[str]) -> set[str]:
         return {id for id in ids if (memory, id) not in self._number_by_id}
 
     def clear(self) -> None:
@@ -141,11 +141,11 @@ class FoundReplies(Struct, frozen=True):
     paths: Mapping[str, Sequence[Json]]
     earlier: EarlierReplies
 
-    def path(self, memory: Memory, id: str | None) -> list[Json]:
+    def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         found = None if id is None else self.paths.get(id)
         return self.earlier.path(memory, id) if found is None else [*found]
 
-    def reply(self, memory: Memory, id: str) -> Json | None:
+    def reply(self, memory: MemoryKey, id: str) -> Json | None:
         return self.paths[id][-1] if id in self.paths else self.earlier.reply(memory, id)
 
 

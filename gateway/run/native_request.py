@@ -7,7 +7,7 @@ from typing import Protocol
 
 from adapters.types import Json
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.turn.native_form import Earlier, Memory, NativeReader, ReplyChange
+from gateway.core.turn.native_form import Earlier, MemoryKey, NativeReader, ReplyChange
 
 
 class NativeRequest(Protocol):
@@ -49,7 +49,7 @@ class NativeRequest(Protocol):
     def is_stored(self) -> bool:
         """The upstream stores the reply, so another request may refer to it."""
 
-    def with_history(self, earlier: Earlier, memory: Memory) -> NativeRequest:
+    def with_history(self, earlier: Earlier, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies that it refers to in its `chat`, as far as they are known."""
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:

@@ -14,7 +14,8 @@ from msgspec import Struct
 from adapters.types import Event, Json
 from gateway.core.turn.commands import End
 
-Memory = tuple[str, int]  # the uid of a memory, and its epoch: after a forgetting it is another one
+# The uid of a memory, and its epoch: after a forgetting its replies are looked up anew.
+MemoryKey = tuple[str, int]
 
 
 class NativeReply(Struct, frozen=True):
@@ -60,8 +61,8 @@ class ReplyChange(Protocol):
 class Earlier(Protocol):
     """The replies that clients may refer to by the ids that an upstream has given them."""
 
-    def path(self, memory: Memory, id: str | None) -> list[Json]:
+    def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
         """Returns the messages down to a reply, oldest first, as far up as they are known."""
 
-    def reply(self, memory: Memory, id: str) -> Json | None:
+    def reply(self, memory: MemoryKey, id: str) -> Json | None:
         """Returns the reply that has this id, or a part with it."""

@@ -21,7 +21,7 @@ from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
-from gateway.core.turn.native_form import Earlier, Memory, NativeReply
+from gateway.core.turn.native_form import Earlier, MemoryKey, NativeReply
 from gateway.core.usage.reported import is_pending
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import read_object, read_optional, repeated_keys
@@ -81,7 +81,7 @@ class NativeResponse(Struct, frozen=True):
     def is_stored(self) -> bool:
         return self.json.get("store") is not False
 
-    def with_history(self, earlier: Earlier, memory: Memory) -> NativeResponse:
+    def with_history(self, earlier: Earlier, memory: MemoryKey) -> NativeResponse:
         """Returns the request with the messages that it only refers to in `chat`, as far as they are known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
         path: Sequence[Json] = earlier.path(memory, self.previous_id)
