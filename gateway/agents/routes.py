@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, Final, Protocol
 
@@ -58,11 +58,6 @@ def _version() -> str:
     return version("mnemogate")
 
 
-@cache
-def _openapi_document(rows: tuple[AgentsRoute, ...]) -> dict[str, Any]:
-    return document(rows, _version())
-
-
 def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     """Returns all rows, those that are refused after those that are served."""
     parts: tuple[_HasRoutes, ...] = (
@@ -77,8 +72,11 @@ def agents_rows(api: AgentsApi) -> list[AgentsRoute]:
     )  # fmt: skip
     rows = [row for part in parts for row in part.routes()]
 
+    # Made once, when it is first asked for.
+    describe = cache(partial(document, rows, _version()))
+
     async def openapi(_: ApiRequest) -> Any:
-        return _openapi_document(tuple(rows))
+        return describe()
 
     return [
         *rows,

@@ -1,4 +1,4 @@
-"""What all turns of a process share: the writes that go on after them, metrics, and limits."""
+"""The services that all turns of a process share: the writes that go on after them, metrics, and limits."""
 
 from __future__ import annotations
 

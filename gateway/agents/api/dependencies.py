@@ -13,7 +13,7 @@ from gateway.agents.batches.accept import BatchRequests
 from gateway.agents.registry.registry import AgentView, Registry
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.background_runs import BackgroundRuns
-from gateway.agents.runs.system_message import SystemMessages
+from gateway.agents.runs.system_message import SystemMessageRenderer
 from gateway.agents.tools.argument_check import check_arguments
 from gateway.agents.wire.struct_fields import Maybe
 from gateway.core import ids
@@ -54,8 +54,8 @@ class AgentsApi(Struct, frozen=True):
     make_agents_json: Callable[[AgentsApi, Sequence[AgentView]], Awaitable[list[dict[str, Any]]]]
 
     @property
-    def system_messages(self) -> SystemMessages:
-        return SystemMessages(self.store, self.registry, self.runs)
+    def system_messages(self) -> SystemMessageRenderer:
+        return SystemMessageRenderer(self.store, self.registry, self.runs)
 
     async def agent(self, request: ApiRequest) -> Agent:
         """Returns the row of the agent in the path. Raises: UnknownId, NotFound."""

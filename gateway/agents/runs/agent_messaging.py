@@ -23,7 +23,7 @@ from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.calls.call_record import awaits_answers
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
-from gateway.agents.tools.agent_messages import AgentAnswer
+from gateway.agents.tools.agent_messages import AgentAnswer, AnswerFailure
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.fillers import without_fillers_and_thoughts
@@ -118,8 +118,8 @@ class Recipient(Struct, frozen=True):
     def answer(self, text: str = "") -> AgentAnswer:
         return AgentAnswer(ids.id_of("agent", self.uid), self.name, text)
 
-    def failed(self, kind: str, error: str) -> AgentAnswer:
-        """Returns the answer where there is none. kind: the class of the error."""
+    def failed(self, kind: AnswerFailure, error: str) -> AgentAnswer:
+        """Returns the answer where there is none. error: words for the model that asked."""
         return replace(self.answer(), kind=kind, error=error)
 
 
@@ -193,7 +193,11 @@ class AgentMessaging:
         return found[:MAX_AGENTS]
 
     async def ask(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
-        """Returns an agent's answer."""
+        """Sends an agent a message, and returns its answer; an error is an answer as well.
+
+        sender: the turn that waits for it, with its slot released.
+        recipient: as `find` returns it.
+        """
         return await self._ask_until(sender, recipient, text, self._deadline())
 
     async def _ask_until(
@@ -201,7 +205,7 @@ class AgentMessaging:
     ) -> AgentAnswer:
         """Returns an agent's answer. deadline: by the loop's clock."""
         if sender.waiter.depth >= MAX_DEPTH:
-            return recipient.failed("depth", _TOO_DEEP)
+            return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
         queue = recipient.uid, DEFAULT
         try:
             with self._released_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
@@ -209,11 +213,12 @@ class AgentMessaging:
                 request = _run_request(sender, resolved, text, is_awaited=True)
                 return await self._await_answer(request, recipient, wait, deadline)
         except WaitsInCircle:
-            return recipient.failed("circle", _CIRCLE.format(name=recipient.name))
+            return recipient.failed(AnswerFailure.CIRCLE, _CIRCLE.format(name=recipient.name))
         except NotAllowed as error:
-            return recipient.failed("failed", error.message)
+            return recipient.failed(AnswerFailure.FAILED, error.message)
         except StoreError as error:
-            return recipient.failed("missing" if isinstance(error, NotFound) else "failed", error.message)
+            kind = AnswerFailure.MISSING if isinstance(error, NotFound) else AnswerFailure.FAILED
+            return recipient.failed(kind, error.message)
 
     async def _resolve(self, sender: Sender, recipient: Recipient) -> ResolvedAgent:
         """Returns the agent that a message goes to.
@@ -256,7 +261,9 @@ class AgentMessaging:
             raise
         if done:
             return run.result()
-        return recipient.failed("timeout", _LATE.format(name=recipient.name, seconds=self._wait_s))
+        return recipient.failed(
+            AnswerFailure.TIMEOUT, _LATE.format(name=recipient.name, seconds=self._wait_s)
+        )
 
     async def _run(
         self, request: RunRequest, recipient: Recipient, sink: UnseenSink, wait: Wait
@@ -267,34 +274,39 @@ class AgentMessaging:
             with self._receipts.work(project, key=key, is_awaited=True) as receipt:
                 result = await self._runs.send(request, lambda _: MakesUnseen(), sink, receipt, wait)
         except TooManySends as error:
-            return recipient.failed("busy", error.message)
+            return recipient.failed(AnswerFailure.BUSY, error.message)
         except Conflict:
-            return recipient.failed("waiting", _AWAITS_APPROVAL.format(name=recipient.name))
+            return recipient.failed(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=recipient.name))
         except GatewayError as error:
-            return recipient.failed("failed", f"{recipient.name} failed: {error.message}")
+            return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} failed: {error.message}")
         except ClientGone:
-            return recipient.failed("failed", f"{recipient.name} was cancelled")
+            return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} was cancelled")
         except Exception:
             _log.exception("A message from one agent to another failed by a fault in the gateway.")
-            return recipient.failed("failed", f"{recipient.name} is not available at the moment")
+            return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} is not available at the moment")
         return _answer_of(result, recipient)
 
     async def send(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
-        """Sends an agent a message. The answer means that it is stored, and no more."""
+        """Sends an agent a message. The answer means that it is stored, and no more; an error is an answer as well.
+
+        sender, recipient: as for `ask`; nothing waits.
+        """
         name = recipient.name
         if sender.waiter.depth >= MAX_DEPTH:
-            return recipient.failed("depth", _TOO_DEEP)
+            return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
         try:
             resolved = await self._resolve(sender, recipient)
             if await self._awaits_approval(resolved):
-                return recipient.failed("waiting", _AWAITS_APPROVAL.format(name=name))
+                return recipient.failed(AnswerFailure.WAITING, _AWAITS_APPROVAL.format(name=name))
             if self._background_runs is None:
-                return recipient.failed("failed", _NOT_STARTED)
+                return recipient.failed(AnswerFailure.FAILED, _NOT_STARTED)
             await self._background_runs.accept(_run_request(sender, resolved, text, is_awaited=False))
         except NotFound:
-            return recipient.failed("missing", f"there is no agent {ids.id_of('agent', recipient.uid)!r}")
+            return recipient.failed(
+                AnswerFailure.MISSING, f"there is no agent {ids.id_of('agent', recipient.uid)!r}"
+            )
         except (GatewayError, StoreError) as error:
-            return recipient.failed("failed", f"{name} cannot be told: {error.message}")
+            return recipient.failed(AnswerFailure.FAILED, f"{name} cannot be told: {error.message}")
         return recipient.answer()
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
@@ -313,7 +325,7 @@ class AgentMessaging:
                 async with asyncio.timeout_at(deadline):
                     await slots.acquire()
             except TimeoutError:
-                return recipient.failed("timeout", _NO_TIME.format(name=recipient.name))
+                return recipient.failed(AnswerFailure.TIMEOUT, _NO_TIME.format(name=recipient.name))
             try:
                 return await self._ask_until(sender, recipient, text, deadline)
             finally:
@@ -353,9 +365,9 @@ class AgentOutbox(Struct, frozen=True):
         try:
             recipient = await self.messaging.find(self.sender.project, agent)
         except NotFound:
-            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind="missing")
+            return AgentAnswer(agent, agent, error=f"there is no agent {agent!r}", kind=AnswerFailure.MISSING)
         except (BadRequest, StoreError) as error:
-            return AgentAnswer(agent, agent, error=error.message, kind="failed")
+            return AgentAnswer(agent, agent, error=error.message, kind=AnswerFailure.FAILED)
         return await deliver(self.sender, recipient, text)
 
 
@@ -398,7 +410,7 @@ def _answer_of(result: RunResult, recipient: Recipient) -> AgentAnswer:
     if run.stop == StopReason.REQUIRES_APPROVAL:
         so_far = f" So far it has said: {text}" if text else ""
         error = f"{recipient.name} has no answer yet: a person has to answer calls that it has made.{so_far}"
-        return recipient.failed("waiting", error)
+        return recipient.failed(AnswerFailure.WAITING, error)
     if run.state is not RunState.COMPLETED:
-        return recipient.failed("failed", f"{recipient.name} did not finish its turn: {run.stop}")
+        return recipient.failed(AnswerFailure.FAILED, f"{recipient.name} did not finish its turn: {run.stop}")
     return recipient.answer(text)

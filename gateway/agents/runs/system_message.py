@@ -41,7 +41,7 @@ def system_id(agent: Agent, conversation: str = DEFAULT) -> str:
     return ids.id_at("message", agent.uid if conversation == DEFAULT else conversation, SYSTEM_SEQ)
 
 
-class SystemMessages(Struct, frozen=True):
+class SystemMessageRenderer(Struct, frozen=True):
     """Renders system messages, and finds the owner of one."""
 
     store: Store

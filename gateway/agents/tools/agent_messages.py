@@ -6,6 +6,7 @@ How a message is sent is handed in as a value (`SendsToAgents`), since a run of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any, Final, Protocol
 
 import orjson
@@ -23,18 +24,37 @@ _NAME_CHARS = 80
 _CUT = " [{left} more characters were cut off.]"
 
 
+class AnswerFailure(StrEnum):
+    """Why there is no answer. The model that asked reads it as the answer's `type`."""
+
+    # There is no such agent.
+    MISSING = "missing"
+    # The message has passed through too many agents already.
+    DEPTH = "depth"
+    # The other agent waits for this turn.
+    CIRCLE = "circle"
+    # The other agent has too many sends.
+    BUSY = "busy"
+    # The other agent waits for a person.
+    WAITING = "waiting"
+    TIMEOUT = "timeout"
+    # Anything else.
+    FAILED = "failed"
+
+
 class AgentAnswer(Struct, frozen=True):
     """The answer of an agent to another one's message."""
 
-    # id, name: public ones.
+    # The agent's public id.
     id: str
+    # Its name.
     name: str
     # The text of the answer.
     text: str = ""
     # The reason why there is no answer.
     error: str = ""
-    # The class of the error.
-    kind: str = ""
+    # None: there is an answer.
+    kind: AnswerFailure | None = None
 
 
 class SendsToAgents(Protocol):

@@ -79,7 +79,7 @@ class ShowOperation(Struct, frozen=True):
         waiting = len(await store.blocks.waiting(agent.id))
         lines = _memory_lines(agent, snapshot, facts, waiting)
         lines += ["", "Retained", f"  {_retained_line(retained)}", "", "Recent messages"]
-        lines += [f"  {line}" for each in recent for line in _exchange_lines(*each)] or ["  none"]
+        lines += _or_none([f"  {line}" for each in recent for line in _exchange_lines(*each)])
         if query is not None:
             lines += await self._recall_lines(agent, query)
         if with_sources:
@@ -111,12 +111,12 @@ def _memory_lines(agent: Agent, snapshot: MemorySnapshot, facts: Sequence[Fact],
         f"{scope.subject}  (project {scope.project}, profile {scope.profile}, memory {agent.uid})",
         "",
         "Blocks",
-        *([line for b in snapshot.blocks for line in _block_lines(b)] or ["  none"]),
+        *_or_none([line for block in snapshot.blocks for line in _block_lines(block)]),
     ]
     if waiting:
         lines.append(f"  edits of turns that are not confirmed: {waiting}")
     if facts:
-        lines += ["", "Facts", *(f"  {_fact_line(f)}" for f in facts)]
+        lines += ["", "Facts", *(f"  {_fact_line(fact)}" for fact in facts)]
     return lines
 
 
@@ -146,9 +146,9 @@ def _exchange_lines(exchange: Exchange, prefix_is_shared: bool, previous: int | 
 async def _source_lines(
     store: Store, agent: Agent, snapshot: MemorySnapshot, recent: Sequence[Exchange]
 ) -> list[str]:
-    """Lists the last versions of each block, the passages and the facts, each with the message that it came from.
+    """Returns lines of the last versions of each block, of passages and facts, with the messages that they came from.
 
-    Messages and facts that were imported are listed with their imports.
+    Messages and facts that were imported have their imports.
     """
     return [
         *await _block_source_lines(store, agent, snapshot.blocks),
@@ -159,53 +159,54 @@ async def _source_lines(
 
 
 async def _block_source_lines(store: Store, agent: Agent, blocks: Sequence[Block]) -> list[str]:
-    lines = ["", "Where blocks come from", *([] if blocks else ["  none"])]
-    for b in blocks:
-        lines.append(f"  {b.label}")
-        for r in await store.blocks.revisions(b.id, limit=MAX_VERSIONS):
-            origin = through_mcp(r.origin) or WRITERS.get(r.origin.partition(":")[0], r.origin)
-            if r.restores is not None:
-                origin = f"{origin}, back to version {r.restores}"
-            lines.append(
-                f"    version {r.version}  [{minute_text(r.at)}]  {origin}  ({len(r.value)} characters)"
-            )
-            lines += [f"      {line}" for line in await _quoted_sources(store, agent, r.sources)]
-    return lines
+    lines: list[str] = []
+    for block in blocks:
+        lines.append(f"  {block.label}")
+        for revision in await store.blocks.revisions(block.id, limit=MAX_VERSIONS):
+            origin = revision.origin
+            writer = through_mcp(origin) or WRITERS.get(origin.partition(":")[0], origin)
+            if revision.restores is not None:
+                writer = f"{writer}, back to version {revision.restores}"
+            size = f"({len(revision.value)} characters)"
+            lines.append(f"    version {revision.version}  [{minute_text(revision.at)}]  {writer}  {size}")
+            lines += [f"      {line}" for line in await _quoted_sources(store, agent, revision.sources)]
+    return ["", "Where blocks come from", *_or_none(lines)]
 
 
 async def _passage_source_lines(store: Store, agent: Agent) -> list[str]:
-    passages = await store.passages.list(agent.id, limit=MAX_PASSAGES)
-    lines = ["", "Passages", *([] if passages else ["  none"])]
-    for p in passages:
-        lines.append(f"  {p.seq}  [{minute_text(p.at)}]  {_one_line(p.text)}")
-        lines += [f"    {line}" for line in await _quoted_sources(store, agent, p.sources)]
-    return lines
+    lines: list[str] = []
+    for passage in await store.passages.list(agent.id, limit=MAX_PASSAGES):
+        lines.append(f"  {passage.seq}  [{minute_text(passage.at)}]  {_one_line(passage.text)}")
+        lines += [f"    {line}" for line in await _quoted_sources(store, agent, passage.sources)]
+    return ["", "Passages", *_or_none(lines)]
 
 
 async def _import_source_lines(store: Store, agent: Agent, recent: Sequence[Exchange]) -> list[str]:
-    imported = await store.imports.origins(agent.id, "exchange", [e.id for e in recent])
+    imported = await store.imports.origins(agent.id, "exchange", [exchange.id for exchange in recent])
     if not imported:
         return []
-    lines = [f"  {e.seq}  {_import_line(*imported[e.id])}" for e in recent if e.id in imported]
+    lines = [f"  {each.seq}  {_import_line(*imported[each.id])}" for each in recent if each.id in imported]
     return ["", "Where messages come from", *lines]
 
 
 async def _fact_source_lines(store: Store, agent: Agent) -> list[str]:
     facts = await store.facts.list(agent.id, is_all=True, limit=MAX_FACTS)
-    origins = await store.imports.origins(agent.id, "fact", [f.id for f in facts if f.origin == IMPORT])
-    lines = ["", "Facts, and what they were before", *([] if facts else ["  none"])]
-    for f in facts:
+    origins = await store.imports.origins(
+        agent.id, "fact", [each.id for each in facts if each.origin == IMPORT]
+    )
+    lines: list[str] = []
+    for fact in facts:
         ended = ""
-        if f.ended_at is not None:
-            successor = f.successor or "something that is forgotten"
-            ended = f"  (until {minute_text(f.ended_at)}; then {successor})"
-        lines.append(f"  {_one_line(_fact_line(f))}{ended}")
-        if (client := through_mcp(f.origin)) is not None:
+        if fact.ended_at is not None:
+            successor = fact.successor or "something that is forgotten"
+            ended = f"  (until {minute_text(fact.ended_at)}; then {successor})"
+        lines.append(f"  {_one_line(_fact_line(fact))}{ended}")
+        if (client := through_mcp(fact.origin)) is not None:
             lines.append(f"    {client}")
-        if f.id in origins:
-            lines.append(f"    {_import_line(*origins[f.id])}")
-        lines += [f"    {line}" for line in await _quoted_sources(store, agent, f.sources)]
-    return lines
+        if fact.id in origins:
+            lines.append(f"    {_import_line(*origins[fact.id])}")
+        lines += [f"    {line}" for line in await _quoted_sources(store, agent, fact.sources)]
+    return ["", "Facts, and what they were before", *_or_none(lines)]
 
 
 def _import_line(format: str, at: float) -> str:
@@ -218,7 +219,9 @@ async def _quoted_sources(store: Store, agent: Agent, exchanges: Sequence[int]) 
     # A shared block may come from another user's memory, of which nothing is shown: its exchange is not found here.
     for id in exchanges[:MAX_SOURCES]:
         exchange = await store.turns.exchange(agent, id)
-        messages = recallable_messages(exchange, False, None, None) if exchange is not None else []
+        messages = []
+        if exchange is not None:
+            messages = recallable_messages(exchange, prefix_is_shared=False, previous=None)
         lines += [f"from message {_one_line(_message_line(m))}" for m in messages if m.role == "user"]
         if exchange is None:
             lines.append("from a message that is not in this memory")
@@ -232,14 +235,22 @@ def _one_line(text: str) -> str:
     return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
 
 
-def _block_lines(b: Block) -> list[str]:
-    kind = ", read-only" if b.read_only else ""
-    heading = f"  {b.label}  (version {b.version}, {len(b.value)} of {b.limit} characters{kind})"
-    return [heading, *(f"    {line}" for line in b.value.splitlines())]
+def _or_none(lines: list[str]) -> list[str]:
+    """Returns the lines of a section; of an empty one the line that says so."""
+    return lines or ["  none"]
 
 
-def _fact_line(f: Fact) -> str:
-    return f"{f.seq}  [{minute_text(f.valid_from)}{', always' if f.standing else ''}]  {f.text}"
+def _block_lines(block: Block) -> list[str]:
+    kind = ", read-only" if block.read_only else ""
+    heading = (
+        f"  {block.label}  (version {block.version}, {len(block.value)} of {block.limit} characters{kind})"
+    )
+    return [heading, *(f"    {line}" for line in block.value.splitlines())]
+
+
+def _fact_line(fact: Fact) -> str:
+    always = ", always" if fact.standing else ""
+    return f"{fact.seq}  [{minute_text(fact.valid_from)}{always}]  {fact.text}"
 
 
 def _message_line(message: Message) -> str:
