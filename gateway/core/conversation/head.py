@@ -300,13 +300,10 @@ class _HeadSearch:
 
 def _touched_last(tree: Tree) -> Exchange | None:
     """Returns the head of a conversation. What is off the record is on no path: the next turn goes on before it."""
-    active = (
-        exchange
-        for exchange in tree
-        if exchange.state is not State.OFF and tree.is_active(exchange, is_named=True)
-    )
-    return max(
-        active, key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id), default=None
+    touched = tree.touched_times()
+    newest_first = sorted(tree, key=lambda each: (touched[each.id], each.begun, each.id), reverse=True)
+    return next(
+        (e for e in newest_first if e.state is not State.OFF and tree.is_active(e, is_named=True)), None
     )
 
 

@@ -86,6 +86,10 @@ def moved_at(exchange: Exchange) -> float:
     return own if own is not None else exchange.begun
 
 
+def _depth(exchange: Exchange) -> int:
+    return exchange.depth
+
+
 def _decode(data: bytes | None) -> Any:
     return None if data is None else orjson.loads(data)
 
@@ -202,14 +206,16 @@ class Tree:
             found = Content()
         else:
             stored = self._stored(exchange)
-            full = _decode(exchange.full or stored.full) or {}
             found = Content(
-                _decode(exchange.input or stored.input),
-                _decode(exchange.shown_reply or stored.shown_reply),
-                full.get("messages"),
-                frozenset(full.get("gateway_calls") or full.get("ours", ())),  # "ours": before it was renamed
-                bool(full.get("step")),
+                _decode(exchange.input or stored.input), _decode(exchange.shown_reply or stored.shown_reply)
             )
+            if (full := _decode(exchange.full or stored.full)) is not None:
+                found = found._replace(
+                    full=full.get("messages"),
+                    # "ours": before it was renamed
+                    gateway_calls=frozenset(full.get("gateway_calls") or full.get("ours", ())),
+                    is_step=bool(full.get("step")),
+                )
         self._decoded[exchange.id] = found
         return found
 
@@ -270,7 +276,7 @@ class Tree:
         found: list[Exchange] = []
         while exchange is not None:
             found.append(exchange)
-            exchange = self.parent(exchange)
+            exchange = None if exchange.parent is None else self.by_id.get(exchange.parent)
         return found[::-1]
 
     def elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
@@ -284,7 +290,7 @@ class Tree:
             if ancestor.reply is not None:
                 found.append(PathElement(ancestor, -1, ancestor.reply, offsets[-1]))
             found += [PathElement(ancestor, i, inputs[i], offsets[i]) for i in range(len(inputs) - 1, -1, -1)]
-            ancestor = self.parent(ancestor)
+            ancestor = None if ancestor.parent is None else self.by_id.get(ancestor.parent)
         if exchange is not None and (found or known is None):
             known = self._elements[exchange.id] = (*(known or ()), *reversed(found))
         return known or ()
@@ -361,18 +367,19 @@ class Tree:
 
     def touched_at(self, exchange: Exchange) -> float:
         """Returns when a finished request last repeated the exchange or went on from it."""
-        # Children first, with a list in place of recursion: a path may be thousands of exchanges deep.
-        cache, todo = self._touched, [exchange]
-        while todo:
-            descendant = todo[-1]
-            later = [child for child in self.children(descendant) if child.ended is not None]
-            unknown = [] if descendant.id in cache else [child for child in later if child.id not in cache]
-            if unknown:
-                todo += unknown
-                continue
-            cache[descendant.id] = max([descendant.touched, *(cache[child.id] for child in later)])
-            todo.pop()
-        return cache[exchange.id]
+        return self.touched_times()[exchange.id]
+
+    def touched_times(self) -> Mapping[int, float]:
+        """Returns `touched_at` of each exchange, by its id."""
+        cache = self._touched
+        if not cache:
+            cache.update((each.id, each.touched) for each in self)
+            # The deepest first: each then knows what went on from it.
+            for each in sorted(self, key=_depth, reverse=True):
+                parent = each.parent
+                if parent in cache and each.ended is not None and cache[parent] < cache[each.id]:
+                    cache[parent] = cache[each.id]
+        return cache
 
     def may_change(self, exchange: Exchange) -> bool:
         """Returns whether the exchange may still take another form: nothing that was continued rests on it."""

@@ -81,6 +81,8 @@ class InsertedMessage(Struct, frozen=True):
     def of(
         cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
     ) -> InsertedMessage:
+        if not note and PRIVATE not in message:  # as nearly all of a history
+            return cls(with_stand_in(message), atoms, at)
         shown = shown_by_note(note) if note else _shown_in(message)
         sent = with_text_before(with_stand_in(without_private(message)), note)
         return cls(sent, atoms, at, note, private_of(message), shown)
@@ -151,13 +153,8 @@ class Composition(Struct):
             self.shown[index] = shown
 
 
-def leaves_unread(reply: WireMessage | None) -> bool:
-    """Returns whether a reply was made without the results before it, since its upstream refused to read them."""
-    return reply is not None and bool(private_of(reply).get("unread"))
-
-
 def leaves_earlier_unread(reply: WireMessage | None) -> bool:
-    """Returns the same as `leaves_unread` about the results before the reply before it."""
+    """Returns whether a reply was made without the results before the reply before it: its upstream refused them."""
     return reply is not None and bool(private_of(reply).get("unread_earlier"))
 
 
@@ -314,7 +311,8 @@ def is_resent(plan: Plan, exchange: Exchange) -> bool:
 
 
 def _is_gone(element: PathElement) -> bool:
-    return is_tombstone(element.exchange) or element.position in element.exchange.redactions
+    exchange = element.exchange
+    return element.position in exchange.redactions or is_tombstone(exchange)
 
 
 def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[WireMessage] | None:
@@ -409,20 +407,22 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[I
     elements = _sendable(plan.omitted, plan.query.listing)
     tree.group_for_loading(element.exchange for element in elements)
     found: list[InsertedMessage] = []
-    before: Exchange | None = None
+    exchange: Exchange | None = None
+    content, is_same, private = Content(), False, PrivateFields()
     for element in elements:
-        exchange, content = element.exchange, tree.content(element.exchange)
-        if exchange is not before and leaves_earlier_unread(content.shown_reply):
-            found = [replace(each, message=without_result(each.message)) for each in found]
-        before = exchange
-        is_same = _is_of_same_model(exchange, plan)
+        if element.exchange is not exchange:
+            exchange = element.exchange
+            content, is_same = tree.content(exchange), _is_of_same_model(exchange, plan)
+            private = private_of(content.shown_reply or {})
+            if private.get("unread_earlier"):
+                found = [replace(each, message=without_result(each.message)) for each in found]
         messages: list[WireMessage] = []
         note = ""
         if element.position >= 0:
             if content.messages is not None:
                 note = exchange.notes.get(element.position, "") if is_user(element.atoms) else ""
                 message = content.messages[element.position]
-                if exchange.id in plan.refused_results or leaves_unread(content.shown_reply):
+                if exchange.id in plan.refused_results or private.get("unread"):
                     # The call itself stays, so its model has read what it made of a block.
                     message = without_result(message)
                 messages = [message]
@@ -431,7 +431,9 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[I
                 messages = [*map(_as_clients_resend, content.full or ())]
             else:
                 reply = _as_clients_resend(content.shown_reply)
-                messages = put_back(content, reply, None, offered, is_same_model=is_same) or [reply]
+                messages = [reply]
+                if content.full:
+                    messages = put_back(content, reply, None, offered, is_same_model=is_same) or messages
         for each in messages:
             message = each if is_same else for_another_model(each)
             found.append(InsertedMessage.of(message, element.atoms, element.at, note))
@@ -458,6 +460,9 @@ def _with_calls_and_results(sent: Sequence[_SentMessage]) -> list[_SentMessage]:
     A stored call without a result gets one, which is found there again with the next request. A result that comes
     after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
     """
+    messages = [each.content.message for each in sent]
+    if not any("tool_calls" in message or "tool_call_id" in message for message in messages):
+        return [*sent]  # as nearly always, and a history may have thousands
     calls: dict[str, Any] = {}
     starts = [i for i, each in enumerate(sent) if each.role == "assistant"]
     first = sent[: starts[0]] if starts else sent
@@ -475,9 +480,6 @@ def _with_results_first(
     calls: those of the replies before, by their ids. This reply's are added.
     """
     results = [each for each in following if each.role == "tool"]
-    # Most replies have no calls, and a history may have thousands of them.
-    if not results and not reply.content.message.get("tool_calls"):
-        return [reply, *following]
     own = {call_id(call) for call in call_objects(reply.content.message)}
     late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
     with_late = _with_calls(reply, [*late.values()])

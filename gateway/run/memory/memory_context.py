@@ -292,6 +292,8 @@ async def _plan(
         return plan_opening(query) or planning.plan_turn(tree, query), tree
     recent: int | None = RECENT_EXCHANGES + query.listing.reply_count
     low: int | None = None
+    # In append mode the path goes upstream from where its window began.
+    is_whole_sent = query.kind is ConversationKind.APPENDED
     while True:
         # A client's id names one conversation, of which nothing is loaded twice but its first exchanges.
         loaded = tuple(tree) if query.is_named else ()
@@ -301,12 +303,16 @@ async def _plan(
             max_exchanges=recent,
             min_depth=low,
             loaded_depth=min((each.depth for each in loaded if each.depth), default=None),
-            # In append mode all of the path goes upstream.
-            with_contents=query.kind is ConversationKind.APPENDED,
+            with_contents=is_whole_sent,
         )
         pool = await store.turns.pool(agent, probes)
         found = {each.id: each for each in (*pool.exchanges, *loaded)}  # parents before their children
         tree = Tree(found.values(), {**tree.contents, **pool.contents}, pool.tombs)
+        window = request.target.context_window
+        is_end = is_whole_sent and recent is not None and tree.is_partial
+        if is_end and not any(evicted_before(each, window) for each in tree):
+            recent = None  # nothing has left the window, so all of the path is needed
+            continue
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, request.target.context_window)
         if not query.is_named and not query.listing.answered:
