@@ -134,9 +134,9 @@ ORDER BY is_repeated DESC, above_end, 1 DESC LIMIT ?3
 
 -- piece: wanted_content
 -- The content of each exchange where ?7 is 1, else that of the last one, as `{last_content}`.
-CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = part.newest AND p.depth > 0) THEN p.input END,
-CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = part.newest AND p.depth > 0) THEN p.shown_reply END,
-CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = part.newest AND p.depth > 0) THEN p."full" END
+CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = (SELECT newest FROM part) AND p.depth > 0) THEN p.input END,
+CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = (SELECT newest FROM part) AND p.depth > 0) THEN p.shown_reply END,
+CASE WHEN CAST(?7 AS BIGINT) = 1 OR (p.id = (SELECT newest FROM part) AND p.depth > 0) THEN p."full" END
 
 -- name: conversation_of
 -- Finds a conversation by the client's id, and when it last moved.
@@ -372,17 +372,17 @@ SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND
 -- name: pool_conversation
 -- Reads the exchanges of one conversation, the newest if there are very many. ?4: how far up from the deepest one, ?5:
 -- or from which depth on; ?6: up to this depth; first exchanges always. ?7: 1: with all contents. (`+`: looked up by
--- conversation, not by agent.)
+-- conversation, not by agent. SQLite reads the rows in this order off the index, so that nothing is sorted.)
 WITH part(deepest, newest) AS (
     SELECT depth, id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 ORDER BY depth DESC, id DESC LIMIT 1
 )
-SELECT {skeleton}, {wanted_content} FROM part CROSS JOIN exchanges p
-  ON p.conversation = ?1 AND p.depth >= coalesce(?5, part.deepest - ?4, 0) AND p.depth < coalesce(?6, part.deepest + 1)
-WHERE +p.agent = ?2
+SELECT {skeleton}, {wanted_content} FROM exchanges p
+WHERE p.conversation = ?1 AND p.depth >= coalesce(?5, (SELECT deepest FROM part) - ?4, 0)
+  AND p.depth < coalesce(?6, (SELECT deepest FROM part) + 1) AND +p.agent = ?2
 UNION ALL
-SELECT {skeleton}, {wanted_content} FROM part CROSS JOIN exchanges p ON p.conversation = ?1 AND p.depth = 0
-WHERE coalesce(?5, part.deepest - ?4, 0) > 0 AND +p.agent = ?2
-ORDER BY 4 DESC, 1 DESC LIMIT ?3
+SELECT {skeleton}, {wanted_content} FROM exchanges p
+WHERE p.conversation = ?1 AND p.depth = 0 AND coalesce(?5, (SELECT deepest FROM part) - ?4, 0) > 0 AND +p.agent = ?2
+ORDER BY 4 DESC, 3 DESC, 1 DESC LIMIT ?3
 
 -- name: ops_drop
 -- Drops the edits of an answer that was asked for again: those of the last answer count, whose calls may have the same ids.

@@ -215,3 +215,4 @@ async def test_a_conversation_is_looked_up_by_itself_and_not_through_all_its_age
 
     for plan in await store.database.writer.submit(plans):
         assert "conversation=?" in plan
+        assert "FOR ORDER BY" not in plan  # its rows come in their order
