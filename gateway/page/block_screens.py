@@ -14,14 +14,13 @@ from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRout
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
+from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import BlockPage, MemoryViews
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # Characters of a text that a form always carries: each takes 12 bytes at most.
 _FORM_CHARS = MAX_BODY_BYTES // 12 - 1_000
-# Characters of what stays around a change in the history of a page, and of a whole difference.
-_CHARS_AROUND, _MAX_CHARS = 60, 1_500
 
 
 class BlockQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True, rename={"from_": "from"}):
@@ -87,7 +86,11 @@ class _BlockScreens(Struct, frozen=True):
         name = await self.views.name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page)
-        context = {"changes": changes, "is_compared": False, "conflict": None, **more}
+        undos = {} if access.is_person else await self.views.undos(access.project, access.uid)
+        undo = undos.get(page.block.label)
+        if undo is not None:
+            undo = replace(undo, parts=shortened_diff(undo.parts))
+        context = {"changes": changes, "undo": undo, "is_compared": False, "conflict": None, **more}
         return access.view(
             page,
             "block.html",
@@ -115,7 +118,7 @@ class _BlockScreens(Struct, frozen=True):
             page = await self.read_page(request, access)
             if page.block.value == form.value and not request.is_twin:
                 return await self.result(request, access)  # it was sent twice
-            conflict = _shortened(await asyncio.to_thread(diff_words, form.value, page.block.value))
+            conflict = shortened_diff(await asyncio.to_thread(diff_words, form.value, page.block.value))
             return await self.view(page, access, typed=form.value, error=error, conflict=conflict)
         except BadRequest as error:
             return await self.view(
@@ -177,21 +180,4 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
 def _changes(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:
     """Returns what each version of a page has changed, by its number; the oldest one of the page has no entry."""
     following = zip(page.versions, page.versions[1:], strict=False)
-    return {new.version: _shortened(diff_words(old.value, new.value)) for new, old in following}
-
-
-def _shortened(parts: tuple[DiffPart, ...]) -> tuple[DiffPart, ...]:
-    """Returns a difference in which little of what stays is around each change, and which has a bound."""
-    found: list[DiffPart] = []
-    left = _MAX_CHARS
-    for n, part in enumerate(parts):
-        text = part.text
-        if part.op == "same" and len(text) > 2 * _CHARS_AROUND:
-            head = text[:_CHARS_AROUND] if n else ""
-            tail = text[-_CHARS_AROUND:] if n < len(parts) - 1 else ""
-            text = f"{head} … {tail}"
-        if len(text) > left:
-            return (*found, DiffPart(part.op, f"{text[:left]}…"))
-        left -= len(text)
-        found.append(DiffPart(part.op, text))
-    return tuple(found)
+    return {new.version: shortened_diff(diff_words(old.value, new.value)) for new, old in following}

@@ -6,16 +6,19 @@ import math
 from collections.abc import AsyncIterator
 from typing import ClassVar
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, ScreenRequest, View
+from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 
 _DAY_S = 86_400.0
+# Characters around each change that an undo of a block would bring, and of all of them.
+_UNDO_AROUND, _UNDO_CHARS = 30, 300
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,7 +89,11 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             runs = await operations.runs.newest(await views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
         openings = await views.openings(access.project, access.uid, [each.id for each in page.conversations])
-        return access.view(page, "memory.html", page.memory.name, openings=openings)
+        undos = {
+            label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
+            for label, undo in (await views.undos(access.project, access.uid)).items()
+        }
+        return access.view(page, "memory.html", page.memory.name, openings=openings, undos=undos)
 
     async def search(request: ScreenRequest, query: SearchQuery) -> View:
         access, name = await _open_memory(request, views)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from gateway.core.memory.word_diff import DiffPart
+
 # Characters that reorder a line, and controls but for tab and line end.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _SHOWN = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
@@ -22,3 +24,23 @@ def as_typed(text: str) -> str:
         return meant if _HIDDEN.fullmatch(meant) else found[0]
 
     return _SHOWN.sub(character, text.replace("\r\n", "\n"))
+
+
+def shortened_diff(parts: tuple[DiffPart, ...], around: int = 60, most: int = 1_500) -> tuple[DiffPart, ...]:
+    """Returns a difference in which little of what stays is around each change, and which has a bound.
+
+    around, most: characters of what stays on each side of a change, and of the whole difference.
+    """
+    found: list[DiffPart] = []
+    left = most
+    for n, part in enumerate(parts):
+        text = part.text
+        if part.op == "same" and len(text) > 2 * around:
+            head = text[:around] if n else ""
+            tail = text[-around:] if n < len(parts) - 1 else ""
+            text = f"{head} … {tail}"
+        if len(text) > left:
+            return (*found, DiffPart(part.op, f"{text[:left]}…"))
+        left -= len(text)
+        found.append(DiffPart(part.op, text))
+    return tuple(found)

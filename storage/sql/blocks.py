@@ -173,11 +173,7 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
     found = await get_block(connection, block)
     if version is not None and found.version != version:
         raise WriteConflict(f"block {found.label!r} is at version {found.version}, not {version}")
-    # The value that is shown may have been brought back by undos. The next undo goes on from where it was written.
-    shown = found.version
-    while (restores := await connection.value(SQL["block_history_restores"], (block, shown))) is not None:
-        shown = restores
-    before = await connection.row(SQL["block_history_before"], (block, shown, FORGOTTEN_ORIGIN))
+    before = await _find_before(connection, block, found.version)
     if before is None:
         raise NotFound(f"block {found.label!r} has no change left to undo")
     version, value, sources = before
@@ -191,6 +187,15 @@ async def undo_block(connection: Connection, block: int, *, at: float, version: 
         sources=orjson.loads(sources),
         restores=version,
     )
+
+
+async def _find_before(connection: Connection, block: int, version: int) -> Row | None:
+    """Returns what an undo of a version brings back: its version, value and sources; None: nothing is left."""
+    # The value that is shown may have been brought back by undos. The next undo goes on from where it was written.
+    shown = version
+    while (restores := await connection.value(SQL["block_history_restores"], (block, shown))) is not None:
+        shown = restores
+    return await connection.row(SQL["block_history_before"], (block, shown, FORGOTTEN_ORIGIN))
 
 
 async def empty_snapshots(connection: Connection, statement: str, values: Sequence[object]) -> None:
@@ -251,6 +256,12 @@ class Blocks(Group):
     async def waiting(self, connection: Connection, agent: int) -> tuple[str, ...]:
         """Returns the label of each edit that waits until its turn is confirmed; superseded turns have none."""
         return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent,)))
+
+    @reads
+    async def undone(self, connection: Connection, block: int, version: int) -> tuple[int, str] | None:
+        """Returns the version and value that an undo of a version brings back; None: there is none left."""
+        before = await _find_before(connection, block, version)
+        return None if before is None else (before[0], before[1])
 
     @reads
     async def revisions(

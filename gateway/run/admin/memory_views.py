@@ -292,6 +292,17 @@ class MemoryViews(Struct, frozen=True):
             await self._diff(shown.block.id, from_, to),
         )
 
+    async def undos(self, project: str | None, uid: str) -> dict[str, BlockDiff]:
+        """Returns what an undo would change, by the labels of the blocks that have a change left to undo."""
+        memory = await self.find(project, uid)
+        found = dict[str, BlockDiff]()
+        for shown in await self.store.memory_pages.blocks(memory.id):
+            block = shown.block
+            if (before := await self.store.blocks.undone(block.id, block.version)) is not None:
+                parts = await asyncio.to_thread(diff_words, block.value, before[1])
+                found[block.label] = BlockDiff(block.version, before[0], parts)
+        return found
+
     async def fact(self, project: str | None, uid: str, seq: int) -> FactPage:
         """Returns a fact."""
         memory = await self.find(project, uid)

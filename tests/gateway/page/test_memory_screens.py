@@ -365,6 +365,29 @@ def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
 
 
 @pytest.mark.both
+def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Operator) -> None:
+    """What was forgotten stays so, and what came before it may be what somebody has corrected."""
+    agent = speak(operator.world, "My dog is called Rex.")
+    memory, block = f"m/{agent.uid}", f"m/{agent.uid}/b/human"
+    assert ">Undo" not in page(operator, memory) + page(operator, block)
+    operator.twin(block, {"value": "Lives in Oslo.", "version": 1})
+    operator.twin(block, {"value": "Lives in Bergen.", "version": 2})
+    learn(operator.world, agent, block="Lives in Bergen.\nDog: Rex.")
+    for path in (memory, block):
+        text = page(operator, path)
+        assert "Undo goes back to version 3:" in text
+        assert "\n<del>Dog: Rex.</del>" in text  # not with the end of the line before
+    operator.twin(f"{memory}/forget?exchange=1", {})
+    for path in (memory, block):
+        text = page(operator, path)
+        assert "The last change was a forgetting, which stays." in text
+        assert "Undo takes back the one before it to version 2:" in text
+        assert "<del>Bergen.</del><ins>Oslo.</ins>" in text.partition("to version 2:")[2]
+    version = operator.twin(block)["block"]["version"]
+    assert operator.twin(f"{block}/undo", {"version": version})["value"] == "Lives in Oslo."
+
+
+@pytest.mark.both
 def test_a_block_may_be_as_long_in_a_form_as_in_json(upstream: StrictUpstream, tmp_path: Path) -> None:
     """A form writes an emoji as twelve bytes."""
     profile = ProfileSettings("default", blocks=(BlockSettings("human", limit=100_000),))
