@@ -47,6 +47,9 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         await request.note_read(access.uid)
         name = await views.name(access.project, access.uid)
         heading = f"Conversation {page.conversation.id}"
-        return access.view(page, "conversation.html", heading, memory_name=name)
+        later = await views.later(
+            access.project, access.uid, page, is_cut=query.before is not None, limit=query.limit
+        )
+        return access.view(page, "conversation.html", heading, memory_name=name, later=later)
 
     return [routes.screen("c/{id}", show, TalkQuery)]

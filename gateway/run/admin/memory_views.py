@@ -149,6 +149,14 @@ class ConversationPage(Struct, frozen=True):
     next: str | None
 
 
+class LaterMessages(Struct, frozen=True):
+    """The page after a page of a conversation. branch, before: as for `conversation`. first: its first new message."""
+
+    branch: int
+    before: int | None
+    first: int
+
+
 class MessagesAround(Struct, frozen=True):
     """Messages of a conversation, oldest first. conversation: its id."""
 
@@ -365,6 +373,32 @@ class MemoryViews(Struct, frozen=True):
         oldest = items[-1].seq if items else path[-1].seq
         earlier = str(oldest) if is_more else None
         return ConversationPage(shown, records, branch, tuple(reversed(items)), earlier)
+
+    async def later(
+        self, project: str | None, uid: str, page: ConversationPage, *, is_cut: bool, limit: int = PAGE
+    ) -> LaterMessages | None:
+        """Returns where a conversation goes on below a page of it; None: the page has the last message.
+
+        is_cut: the page ends before a message, maybe within an exchange.
+        """
+        if not page.items:
+            return None
+        memory = await self.find(project, uid)
+        pages = self.store.memory_pages
+        last = page.items[-1].seq
+        held = await pages.exchange_of_message(memory.id, last)
+        if held is None:
+            return None
+        place = (await pages.places(memory.id, [held[0]])).get(held[0])
+        if place is None or place.conversation != page.conversation.id:
+            return None  # a fork has it of another conversation, which went on by itself
+        if is_cut and last < place.reply_seq:
+            before = last + 1 + limit
+            return LaterMessages(place.seq, before if before <= place.reply_seq else None, last + 1)
+        ahead = [await pages.following(memory.id, *held, steps=steps) for steps in (1, max(1, limit // 2))]
+        places = await pages.places(memory.id, sorted({row for row in ahead if row not in (None, held[0])}))
+        first, end = (places.get(row or 0) for row in ahead)
+        return None if first is None or end is None else LaterMessages(end.seq, None, first.seq)
 
     async def around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
         """Returns messages of a conversation, oldest first: one with those before and after it on its path."""

@@ -583,6 +583,31 @@ def test_a_link_to_a_message_of_a_long_exchange_opens_a_page_with_it(operator: O
     for source in sources:
         shown = page(operator, source["href"].partition("#")[0])
         assert f'id="message-{source["seq"]}"' in shown, source["href"]
+    seen, link = set(), sources[0]["href"]
+    while link:
+        shown = page(operator, link.partition("#")[0])
+        seen |= {int(number) for number in re.findall(r"Message (\d+)\.", shown)}
+        found = re.search(r'href="([^"]*)">Later messages', shown)
+        link = unescape(found[1]).removeprefix("../../../") if found else ""
+    assert max(seen) == 119
+
+
+@pytest.mark.both
+def test_a_conversation_that_is_opened_at_a_message_leads_to_what_follows(operator: Operator) -> None:
+    agent = speak(operator.world, *(f"This is number {n}." for n in range(30)), talk="conv-19")
+    learn(operator.world, agent, "Alice counts.")
+    (fact,) = operator.twin(f"m/{agent.uid}/facts")["items"]
+    link = fact["sources"][0]["href"]
+    seen = []
+    while link:
+        path, _, place = link.partition("#")
+        shown = page(operator, path)
+        assert f'id="{place}"' in shown
+        seen += re.findall(r"This is number (\d+)\.", shown)
+        found = re.search(r'href="([^"]*)">Later messages', shown)
+        link = unescape(found[1]).removeprefix("../../../") if found else ""
+    assert list(dict.fromkeys(seen)) == [str(n) for n in range(30)]
+    assert "Later messages" not in page(operator, f"m/{agent.uid}/c/conv-19")
 
 
 def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -> None:
