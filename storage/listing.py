@@ -444,7 +444,7 @@ class ForgetCounts(Struct, frozen=True):
     messages: int
     facts: int
     passages: int
-    # Versions of blocks that came from the target, and those that were built on them.
+    # Versions of blocks that came from the target. Those that were built on them stay without its words.
     versions: int
     summaries: int
     # Notes in the target, and later ones that may quote it.

@@ -38,6 +38,13 @@ class _Beginning(NamedTuple):
     exchanges: int
 
 
+class _Versions(NamedTuple):
+    """Versions of blocks: those that go, and those after the first of them, which stay without its words."""
+
+    gone: int = 0
+    remade: int = 0
+
+
 class _Target(NamedTuple):
     """The parameters by which statements find what a target takes."""
 
@@ -57,34 +64,46 @@ class ForgetPreviews(Group):
     @long_reads
     async def counts(
         self, connection: Connection, agent: int, target: ForgetTarget, messages: int
-    ) -> tuple[ForgetCounts, list[tuple[int, str]]]:
-        """Returns how much a target takes, and the newest facts that are erased with messages: (number, text).
+    ) -> tuple[ForgetCounts, list[tuple[int, str]], int]:
+        """Returns how much a target takes, the newest facts that are erased with messages as (number, text), and how
+        many versions of blocks stay without what came from it.
 
         messages: how many it has, as `Forgetting.extent` returns; those of a whole memory are counted here.
         """
         if target.is_all:
-            return await self._count_whole(connection, agent), []
+            return await self._count_whole(connection, agent), [], 0
         if target.facts or target.passages:
-            return await self._count_named(connection, agent, target), []
+            found, remade = await self._count_named(connection, agent, target)
+            return found, [], remade
         erased = await self._find_erased(connection, agent, target)
         beginnings = [
             _Beginning(*row)
             for row in await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
         ]
-        versions = 0
-        for block in await self._visible_blocks(connection, agent):
-            versions += await connection.value(SQL["versions"], (*erased, block))
+        versions = await self._count_versions(connection, agent, "versions", erased)
         facts = await connection.value(SQL["fact_count"], erased)
         named = await connection.rows(SQL["facts"], (*erased, _NAMED_FACTS)) if facts else []
         counts = ForgetCounts(
             messages,
             facts,
             await connection.value(SQL["passages"], erased),
-            versions,
+            versions.gone,
             await self._count_summaries(connection, agent, beginnings),
-            await self._count_notes(connection, erased, beginnings, has_blocks=versions > 0),
+            await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
-        return counts, [(seq, text) for seq, text in named]
+        return counts, [(seq, text) for seq, text in named], versions.remade
+
+    async def _count_versions(
+        self, connection: Connection, agent: int, statement: str, values: Sequence[object]
+    ) -> _Versions:
+        """Counts the versions of all blocks that go by a statement. values: of its parameters before the block."""
+        found = _Versions()
+        for block in await self._visible_blocks(connection, agent):
+            gone, first = await connection.row(SQL[statement], (*values, block)) or (0, None)
+            if gone:
+                later = await connection.value(SQL["versions_from"], (block, first))
+                found = _Versions(found.gone + gone, found.remade + later - gone)
+        return found
 
     async def _count_summaries(
         self, connection: Connection, agent: int, beginnings: Sequence[_Beginning]
@@ -106,17 +125,19 @@ class ForgetPreviews(Group):
             notes = sum(bool(text) for _, packed in found for text in unpack_notes(packed).values())
         return ForgetCounts(messages, facts, passages, versions, summaries, notes)
 
-    async def _count_named(self, connection: Connection, agent: int, target: ForgetTarget) -> ForgetCounts:
-        """Returns how much a target takes that names facts or passages."""
+    async def _count_named(
+        self, connection: Connection, agent: int, target: ForgetTarget
+    ) -> tuple[ForgetCounts, int]:
+        """Returns how much a target takes that names facts or passages, and how many versions are remade."""
         rows = await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent)
-        versions = 0
+        versions = remade = 0
         for text, *_ in rows:
-            for block in await self._visible_blocks(connection, agent):
-                versions += await connection.value(SQL["versions_with"], (block, ascii_lower(text)))
+            found = await self._count_versions(connection, agent, "versions_with", [ascii_lower(text)])
+            versions, remade = versions + found.gone, remade + found.remade
         days = await rows_of(connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent)
         erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions > 0)
         notes = await self._count_quoting(connection, agent, 0, erased, set())
-        return ForgetCounts(0, len(rows), len(target.passages), versions, 0, notes)
+        return ForgetCounts(0, len(rows), len(target.passages), versions, 0, notes), remade
 
     async def _visible_blocks(self, connection: Connection, agent: int) -> list[int]:
         scope = await connection.row(FORGET_SQL["scope_of"], (agent,))

@@ -47,23 +47,24 @@ SELECT count(DISTINCT p.id) FROM passages p JOIN LATERAL (
 ) s ON TRUE JOIN exchanges e ON e.id = s.id WHERE p.agent = ?1 AND {goes}
 
 -- name: versions (sqlite)
--- Counts the values of a block ?4 that did, and those after the first of them, which are built on it.
-SELECT count(*) FROM block_history h WHERE h.block = ?4 AND h.origin <> '-' AND h.version >= (
-    SELECT min(t.version) FROM block_history t WHERE t.block = ?4 AND t.origin <> '-' AND (
-        EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
-        SELECT 1 FROM json_each(CAST(t.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})))
+-- Counts the values of a block ?4 that did, and returns the number of the first.
+SELECT count(*), min(t.version) FROM block_history t WHERE t.block = ?4 AND t.origin <> '-' AND (
+    EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
+    SELECT 1 FROM json_each(CAST(t.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes}))
 
 -- name: versions (postgres)
-SELECT count(*) FROM block_history h WHERE h.block = ?4 AND h.origin <> '-' AND h.version >= (
-    SELECT min(t.version) FROM block_history t JOIN LATERAL (
-        SELECT t.exchange AS id
-        UNION ALL SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb)
-    ) s ON TRUE JOIN exchanges e ON e.id = s.id WHERE t.block = ?4 AND t.origin <> '-' AND {goes})
+SELECT count(DISTINCT t.version), min(t.version) FROM block_history t JOIN LATERAL (
+    SELECT t.exchange AS id
+    UNION ALL SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb)
+) s ON TRUE JOIN exchanges e ON e.id = s.id WHERE t.block = ?4 AND t.origin <> '-' AND {goes}
 
 -- name: versions_with
--- Counts the values of a block that have a text, in small letters, and those after the first of them.
-SELECT count(*) FROM block_history h WHERE h.block = ?1 AND h.origin <> '-' AND h.version >= (
-    SELECT min(t.version) FROM block_history t WHERE t.block = ?1 AND t.origin <> '-' AND {has:2:t.value})
+-- Counts the values of a block ?2 that have a text, in small letters, and returns the number of the first.
+SELECT count(*), min(t.version) FROM block_history t WHERE t.block = ?2 AND t.origin <> '-' AND {has:1:t.value}
+
+-- name: versions_from
+-- Counts the values of a block from a version on.
+SELECT count(*) FROM block_history WHERE block = ?1 AND origin <> '-' AND version >= ?2
 
 -- name: summaries
 -- Counts the summaries that may cover an exchange, or of one after it, also those of forks.

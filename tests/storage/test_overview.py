@@ -96,7 +96,7 @@ async def test_what_was_forgotten_alone_counts_nowhere(store: Store) -> None:
     async def counted() -> set[int]:
         listed, _ = await store.overview.conversations("default", None, ALICE.subject)
         kept = await store.memory_pages.conversation(agent, "c1")
-        whole, _ = await store.forget_previews.counts(agent, ForgetTarget(is_all=True), 0)
+        whole, *_ = await store.forget_previews.counts(agent, ForgetTarget(is_all=True), 0)
         recorded = await store.overview.recorded_size(agent)
         assert recorded.conversations == len(listed)
         return {

@@ -195,14 +195,18 @@ class MemoryForgetting:
         self, memory: SizedMemory, kind: TargetKind, value: int | str | None, target: ForgetTarget
     ) -> ForgetPreview:
         details = await self._read_details(memory, kind, target, value)
-        counts, facts = await self._store.forget_previews.counts(memory.id, target, details.messages)
+        counts, facts, remade = await self._store.forget_previews.counts(memory.id, target, details.messages)
+        stays = [*details.stays]
+        if remade:
+            versions = f"{remade} later version{'' if remade == 1 else 's'}"
+            stays.insert(0, RemainingRecord(f"{versions} of the same text, without what came from it."))
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
         if kind != "all":
             command.append(shell_word(f"--{_PARTS[kind]}={value}"))
         return ForgetPreview(
             _target_record(kind, details),
             counts,
-            tuple(details.stays),
+            tuple(stays),
             str(counts.messages) if kind in ("all", "conversation") else None,
             " ".join(command),
             tuple(_fact_record(memory.uid, *each) for each in facts) or UNSET,

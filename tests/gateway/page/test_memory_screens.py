@@ -832,6 +832,27 @@ def test_what_an_undo_took_back_stays_away_when_its_origin_is_forgotten(operator
 
 
 @pytest.mark.both
+def test_a_preview_tells_versions_that_go_from_those_that_stay_without_it(operator: Operator) -> None:
+    """A correction that was written later stays, and was counted among what goes."""
+    agent = speak(operator.world, "I never eat penicillin.")
+    block = f"m/{agent.uid}/b/human"
+    operator.twin(block, {"value": "Lives in Oslo.", "version": 1})
+    (seq,) = learn(operator.world, agent, "No penicillin.", block="Lives in Oslo.\nNo penicillin.")
+    operator.twin(block, {"value": "Lives in Bergen.\nNo penicillin.", "version": 3})
+    operator.twin(block, {"value": "Lives in Bergen.\nNo penicillin.\nHas a cat.", "version": 4})
+    for target, goes, stays in (
+        ("exchange=1", 1, ["2 later versions of the same text, without what came from it."]),
+        (f"fact={seq}", 3, []),
+    ):
+        preview = operator.twin(f"m/{agent.uid}/forget?{target}")
+        assert preview["will_go"]["versions"] == goes, target
+        assert [each["text"] for each in preview["stays"] if "later version" in each["text"]] == stays
+    assert ">Its sentence, in versions of blocks<" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
+    operator.twin(f"m/{agent.uid}/forget?exchange=1", {})
+    assert operator.twin(block)["block"]["value"] == "Lives in Bergen.\nHas a cat."
+
+
+@pytest.mark.both
 def test_notes_of_a_memory_that_is_too_large_are_not_counted(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
