@@ -66,7 +66,10 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         access = access_of(request)
         kind, value = request.query.target
         confirm = None if form.confirm is None else str(form.confirm)
+        elsewhere = None
         try:
+            if not (request.is_twin or access.is_person or kind == "all"):
+                elsewhere = await forgetting.find_elsewhere(access.project, access.uid, kind, value)
             result = await forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
             return await preview(request, error)
@@ -80,7 +83,9 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         if request.is_twin:
             return ActionResult(access.filter(result), "")
         to = "people" if kind == "all" else access.path()
-        return access.view(result, "forgotten.html", "Forgotten", to=to, is_all=kind == "all")
+        return access.view(
+            result, "forgotten.html", "Forgotten", to=to, is_all=kind == "all", elsewhere=elsewhere
+        )
 
     return [
         routes.screen("forget", show, ForgetQuery, right="forget"),

@@ -127,6 +127,19 @@ class MemoryForgetting:
         target = await self._find_target(memory, kind, value)
         return await self._preview(memory, kind, value, target)
 
+    async def find_elsewhere(
+        self, project: str | None, uid: str, kind: TargetKind, value: int | str | None
+    ) -> str | None:
+        """Returns the search for what else may say the same as a part, relative to /ui/; None: there is none.
+
+        project, value, Raises: as for `preview`.
+        """
+        memory = await self._views.find(project, uid)
+        target = await self._find_target(memory, kind, value)
+        stays = (await self._read_details(memory, kind, target, value)).stays
+        search = page_path("m", uid, "search")
+        return next((each.href for each in stays if (each.href or "").startswith(search)), None)
+
     async def forget(
         self,
         editor: Editor,

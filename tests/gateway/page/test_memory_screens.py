@@ -525,6 +525,31 @@ def test_an_undo_that_is_sent_twice_is_no_conflict_with_itself(operator: Operato
     assert operator.post(f"{block}/undo", version=2).status == 409
 
 
+@pytest.mark.both
+def test_what_says_elsewhere_what_was_forgotten_is_found_and_forgotten_from_there(
+    operator: Operator,
+) -> None:
+    """ "It is gone" was all that was said, while other messages and a block still said it."""
+    uid = speak(operator.world, "I am allergic to penicillin.", "Say penicillin again.", "Penicillin?").uid
+    operator.post(f"m/{uid}/b/human", value="Allergic to penicillin.", version=1)
+    link, seq, forgotten = f"m/{uid}/search?q=penicillin", "1", []
+    while seq:
+        gone = operator.post(f"m/{uid}/forget?message={seq}").body.decode()
+        forgotten.append(seq)
+        found = re.search(r'href="([^"]*)">Look for it', gone)
+        assert found is not None
+        link = unescape(found[1]).removeprefix("../../")
+        text = page(operator, link)
+        assert "Allergic to penicillin." in text.partition("<table")[0]
+        # The rows of both tables have it, also those that stay out.
+        rows = text.partition("All that is found")[0]
+        for row in re.findall(r"<tr>.*?</tr>", rows, re.S):
+            assert (">message " in row) == (">Forget<" in row), row
+        left = re.findall(r"forget\?message=(\d+)", rows)
+        seq = left[0] if left else ""
+    assert {"1", "3", "5"} <= {*forgotten}
+
+
 def test_a_forgetting_that_is_sent_twice_says_that_it_is_done(operator: Operator) -> None:
     agent = speak(operator.world, "Hello.")
     (seq,) = learn(operator.world, agent, "The train leaves on 5 May.")
