@@ -108,6 +108,9 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             has_embedder=operations.search.has_embedder,
             blocks=[each for each in await views.blocks(access.project, access.uid) if each.value],
             after=query.after,
+            speakers=await views.speakers(
+                access.project, access.uid, (*page.chosen, *page.left_out, *page.found)
+            ),
         )
 
     return [

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.page_records import WindowPart, WindowRecord
+from gateway.run.admin.page_records import ExplainedRequest, MessageRecord, WindowPart, WindowRecord
 
+# Messages of a turn among which its question is looked for.
+_TURN = 20
 # Of the bar that shows a window.
 CELLS = 50
 # The letter and the name of each part of a window, so that none is known by its colour alone.
@@ -57,10 +60,39 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         found = await operations.requests.explain(id, request.visitor.project)
         if found.memory is not None:
             await request.note_read(found.memory)
-        context = {"cells": window_cells(found.window), "parts": PARTS, "free": FREE}
+        context = {
+            "cells": window_cells(found.window),
+            "parts": PARTS,
+            "free": FREE,
+            "said": await _read_turn(operations, found),
+            "speakers": await _find_speakers(operations, found),
+        }
         return View(found, "request.html", f"Request {id}", context)
 
     return [Screen("requests", requests, _RequestsQuery), Screen("r/{id}", explanation)]
+
+
+async def _read_turn(operations: PageOperations, found: ExplainedRequest) -> list[MessageRecord]:
+    """Returns the question and the reply of a request, as far as they are kept."""
+    if found.memory is None or found.conversation is None or found.exchange is None:
+        return []
+    try:
+        page = await operations.memories.conversation(
+            None, found.memory, found.conversation, branch=found.exchange, limit=_TURN
+        )
+    except UnknownId:
+        return []  # it was forgotten meanwhile
+    turn = [each for each in page.items if each.exchange == found.exchange and each.text]
+    last = {each.role: each for each in turn if each.role in ("user", "assistant")}
+    return [last[role] for role in ("user", "assistant") if role in last]
+
+
+async def _find_speakers(operations: PageOperations, found: ExplainedRequest) -> dict[tuple[str, int], str]:
+    hits = (*found.chosen, *found.left_out)
+    try:
+        return await operations.memories.speakers(None, found.memory, hits) if found.memory and hits else {}
+    except UnknownId:
+        return {}  # the memory was forgotten meanwhile
 
 
 def window_cells(window: WindowRecord) -> list[Cell]:

@@ -26,6 +26,7 @@ from gateway.run.admin.page_records import (
     BlockRecord,
     FactOrigin,
     FactRecord,
+    HitRecord,
     MemoryKind,
     MemoryRecord,
     MessageRecord,
@@ -462,6 +463,19 @@ class MemoryViews(Struct, frozen=True):
             either = {each.id: each for each in (*found, *by_id)}.values()
             found = sorted(either, key=lambda each: each.end, reverse=True)
         return found[:limit]
+
+    async def speakers(
+        self, project: str | None, uid: str, hits: Iterable[HitRecord]
+    ) -> dict[tuple[str, int], str]:
+        """Returns who said the messages among some hits, by name or role, by their kinds and numbers."""
+        memory = await self.find(project, uid)
+        seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
+        found = await self.store.recall.load(memory.id, seqs)
+        return {
+            ("message", seq): each.speaker or each.role
+            for seq, each in found.items()
+            if each.source == "message"
+        }
 
     async def blocks(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory. Raises: UnknownId, StoreError."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from heapq import merge
 from typing import Any, NamedTuple, cast
 
@@ -47,7 +48,7 @@ _LEFT_OUT = {
     "no_room": "for want of room",
     "weak": "too weak",
     "shown": "in sight already",
-    "repeats": "said by another one",
+    "repeats": "repeating another one",
     "muted": "muted",
     "superseded": "out of date",
 }
@@ -128,17 +129,16 @@ class RequestOperations(Struct, frozen=True):
             if exchange is not None:
                 notes = [note for _, note in sorted(exchange.notes.items()) if note]
                 return await self._explain_stored(id, stored, logged, notes[-1] if notes else None)
-        # A recall that was stored and is not found was forgotten, or is too old.
-        if (
-            log is None
-            or logged is None
-            or logged.has_recall_record
-            or await self._find_forgotten(log, [logged])
-        ):
-            raise UnknownId(
-                f"There is no such request. Sources are kept for {self.keep_why_days:g} days.", param="id"
-            )
-        return _explain_logged(logged, await self._find_conversation(logged))
+        unknown = f"There is no such request. Sources are kept for {self.keep_why_days:g} days."
+        if log is None or logged is None or await self._find_forgotten(log, [logged]):
+            raise UnknownId(unknown, param="id")
+        if logged.has_recall_record:
+            # A recall that was stored and is not found was forgotten, or is too old.
+            if log.is_before_forgetting(logged) and logged.at >= self._since:
+                unknown = "The reply to this request was forgotten, and with it what was recalled for it."
+            raise UnknownId(unknown, param="id")
+        paused = await self._find_pause(logged)
+        return _explain_logged(logged, await self._find_conversation(logged), paused)
 
     async def list(
         self,
@@ -205,6 +205,14 @@ class RequestOperations(Struct, frozen=True):
         pages = self.store.memory_pages
         found = None if agent is None else await pages.conversation(agent.id, logged.conversation_uid)
         return found.uid if found is not None and found.messages else None
+
+    async def _find_pause(self, logged: LoggedRequest) -> float | None:
+        """Returns since when the memory of a request with memory off is paused; None: that is not why it is off."""
+        if logged.mode != "off" or logged.memory_uid is None:
+            return None
+        agent = await self.store.agents.by_uid(logged.memory_uid)
+        paused = None if agent is None else agent.paused
+        return paused if paused is not None and paused <= logged.at else None
 
     async def _list_logged(self, log: RequestLog, project: str | None) -> Sequence[LoggedRequest]:
         """Returns the requests of the log that have ended, and drops those of memories that are gone.
@@ -369,12 +377,19 @@ def _window_of(record: RecallRecord) -> WindowRecord:
     return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
 
 
-def _explain_logged(each: LoggedRequest, conversation: str | None) -> ExplainedRequest:
-    """Explains a request that has no recall. conversation: in which it can be read; None: in none."""
+def _explain_logged(each: LoggedRequest, conversation: str | None, paused: float | None) -> ExplainedRequest:
+    """Explains a request that has no recall.
+
+    conversation: in which it can be read; None: in none.
+    paused: since when its memory is paused; None: it is not, or was not then.
+    """
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
     why = whys.get(each.mode, "nothing_found")
     sentence = _NOTHING_RECALLED[why]
-    if each.mode == "read":
+    if paused is not None:
+        day = datetime.fromtimestamp(paused, UTC)
+        sentence = f"Nothing was recalled: memory is paused since {day:%-d %b %Y, %H:%M}."
+    elif each.mode == "read":
         sentence = "Sources are not noted of a request that only reads memory."
     elif why == "nothing_found" and each.status is not None and each.status >= 400:
         sentence = f"No sources are noted: the request ended with status {each.status}."

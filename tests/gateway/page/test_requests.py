@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,43 @@ def test_a_request_says_why_and_only_to_its_project(operator: Operator) -> None:
     assert other.twin("requests")["items"] == []
     assert other.twin("overview")["replies"] == []
     assert other.twin("audit")["items"] == []
+
+
+def test_a_request_shows_its_words_and_who_said_what_was_recalled(operator: Operator) -> None:
+    id = full(operator)
+    text = operator.get(f"r/{id}").body.decode().partition("What the model was told")[0]
+    turn = re.search(r"<dl>(.*?)</dl>", text, re.S)
+    assert turn is not None
+    assert [each in turn[1] for each in (">user<", "When does my train to Lyon leave?", ">assistant<")] == [
+        True
+    ] * 3
+    hits = [each for each in operator.twin(f"r/{id}")["chosen"] if each["kind"] == "message"]
+    for hit in hits:
+        assert f"message {hit['seq']}</a><br>" in text
+    assert text.count('<br><span class="words" dir="auto" lang="">user</span>') >= 1
+
+
+def test_a_listed_request_whose_reply_was_forgotten_says_so(operator: Operator) -> None:
+    id = full(operator)
+    found = operator.twin(f"r/{id}")
+    operator.twin(f"m/{found['memory']}/forget?exchange={found['exchange']}", {})
+    assert id in [each["id"] for each in operator.twin("requests")["items"]]
+    reply = operator.get(f"r/{id}")
+    assert (reply.status, b"The reply to this request was forgotten" in reply.body) == (404, True)
+    assert b"There is no such request" in operator.get("r/nothing").body
+
+
+def test_a_request_of_a_paused_memory_says_that_it_is_paused(operator: Operator) -> None:
+    world = operator.world
+    agent = speak(world, "Hello.")
+    for is_paused in (True, False):
+        world.gateway.call(world.store.forgetting.pause(agent.id, world.clock() if is_paused else None))
+        mode = {} if is_paused else {"x-mnemogate-memory": "off"}
+        body = {"model": "m", "user": "alice", "messages": [{"role": "user", "content": "Hello?"}]}
+        assert world.gateway.post(body, mode).status == 200
+        last = operator.twin("requests")["items"][0]["id"]
+        sentence = operator.twin(f"r/{last}")["sentence"]
+        assert ("memory is paused since" in sentence) == is_paused, sentence
 
 
 def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
