@@ -43,7 +43,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.memory.rules import RULES
 from gateway.core.memory.standing import is_standing
-from gateway.core.prompt import note as recall
+from gateway.core.prompt import note_text
 from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.identity import USER_NAME, IdentityRules, identify
 from gateway.core.upstream.policy import Target
@@ -295,8 +295,8 @@ class Measured:
     def add(self, half: int, memory: Memory, asked: Asked, budget: int, prompt: Prompt, note: str) -> None:
         """Counts one question."""
         self.found[half].add(memory, asked, budget, note, prompt.system)
-        self.tokens[budget].append(recall.estimate_tokens(note))
-        self.sections[budget].append(recall.estimate_tokens(prompt.system))
+        self.tokens[budget].append(note_text.estimate_tokens(note))
+        self.sections[budget].append(note_text.estimate_tokens(prompt.system))
         self.times.append(prompt.recall.ms)
 
     def both(self) -> Found:
@@ -475,7 +475,7 @@ async def run_whole(one: Set) -> None:
         telling += sum(any(_is_of(line, text) for text in texts) for line in selected)
         if texts:
             shown.append(statistics.mean(any(_is_of(line, text) for line in selected) for text in texts))
-        tokens.append(recall.estimate_tokens(note))
+        tokens.append(note_text.estimate_tokens(note))
     print(
         f"{one.name}: {len(tokens)} memories, {lines} lines, {100 * telling / lines:.1f}% of them answer a question; "
         f"{100 * statistics.mean(shown):.1f}% of the turns asked for are in it; {statistics.mean(tokens):.0f} tokens, "

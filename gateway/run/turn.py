@@ -24,7 +24,7 @@ from adapters.types import Event, Header, ModelRequest
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import with_private
 from gateway.core.prompt.compose import without_result
-from gateway.core.prompt.note import render_note
+from gateway.core.prompt.note_text import render_note
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import ResumedCalls

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.core.prompt.note import strip_notes
+from gateway.core.prompt.note_text import strip_notes
 from gateway.core.request.identity import CONVERSATION_ORDER, USER_ORDER, IdentityRules, identify
 from scripts.load import clean_environment, gateway
 from tests.doubles.anthropic_upstream import StrictAnthropic

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.core.prompt.note import choose, render_note
+from gateway.core.prompt.note_choice import choose
+from gateway.core.prompt.note_text import render_note
 from scripts.talk import kinds
 from scripts.talk.dialogue import ASSISTANT, DAY_S, USER, Question, Turn, asked_before, make_dialogue
 from scripts.talk.languages import FACTS, chats

@@ -15,7 +15,7 @@ from gateway.agents.tools.signature import schema_of
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import withhold
-from gateway.core.prompt import note, shown_blocks, summary
+from gateway.core.prompt import note_text, shown_blocks, summary
 from gateway.core.tags import escape_tags
 from gateway.core.thoughts import without_thoughts
 from gateway.core.turn.upstream_error import context_from_error
@@ -37,7 +37,7 @@ def _summary(text: str) -> str:
 
 def _change(value: str) -> object:
     changes, _ = shown_blocks.changes_since({}, [Block(0, "human", "", value, _LENGTH * 4, False)])
-    return shown_blocks.shown_by_note(note.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
+    return shown_blocks.shown_by_note(note_text.render_note((), changes, 0.0, mark="a2b3c4d5"))["human"]
 
 
 def _events(text: str) -> bytes:
@@ -68,13 +68,13 @@ def _demo(text: str) -> object:
         (escape_tags, "＜" + "/" * _LENGTH),
         (_change, "- Memory block" * 100_000),
         (_change, "\n</memory_block\n" * 100_000),
-        (note.strip_notes, _NOTE + "\\" * _LENGTH),
-        (note.own_words, "<system-reminder>" * 100_000),
-        (note.own_words, "For context:" + "[" * _LENGTH),
-        (note.own_words, "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>" + "<" * _LENGTH),
-        (note.own_words, "a" + "\n\nRuntime: " * 100_000),
-        (note.own_words, "Context information is below.\n---" + "\nQuery: " * 100_000),
-        (note.own_words, "The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and " + "<" * _LENGTH),
+        (note_text.strip_notes, _NOTE + "\\" * _LENGTH),
+        (note_text.own_words, "<system-reminder>" * 100_000),
+        (note_text.own_words, "For context:" + "[" * _LENGTH),
+        (note_text.own_words, "<<<BEGIN_OPENCLAW_INTERNAL_CONTEXT>>>" + "<" * _LENGTH),
+        (note_text.own_words, "a" + "\n\nRuntime: " * 100_000),
+        (note_text.own_words, "Context information is below.\n---" + "\nQuery: " * 100_000),
+        (note_text.own_words, "The text between <<<BEGIN_SYSTEM_INSTRUCTION>>> and " + "<" * _LENGTH),
         (strip_marks, "ok" + " ." * _LENGTH + "x"),
         (withhold, "password for " + " " * _LENGTH),
         (withhold, "-eyJaaaaaaaa" * 16_000),

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 
 
 def context_json(

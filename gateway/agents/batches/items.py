@@ -33,7 +33,7 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, path_hash
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
-from gateway.core.prompt.note import render_note
+from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.section import Section
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events

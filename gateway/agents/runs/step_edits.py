@@ -15,7 +15,7 @@ from gateway.core.conversation.private import NUDGE_SENDER, with_private
 from gateway.core.memory.builtin import call_of_edit, calls_by_name
 from gateway.core.memory.edits import STORING_OPERATIONS, merge_operations
 from gateway.core.memory.memory_tools import EditResult
-from gateway.core.prompt.note import render_note
+from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.turn.guide import ToolResult
 from gateway.run.memory.block_edits import BlockEdits

@@ -24,7 +24,7 @@ from gateway.agents.runs.step_edits import StepEdits
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message, with_private
 from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_refused
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events

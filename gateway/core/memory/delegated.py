@@ -26,7 +26,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import call_id, calls_in, text_of, without_space_utf8
-from gateway.core.prompt.note import own_words
+from gateway.core.prompt.note_text import own_words
 from storage.records import Scope
 
 # The fewest bytes, without white space, of an argument that can be a task. Shorter ones are names and numbers, which a

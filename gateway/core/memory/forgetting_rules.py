@@ -23,7 +23,7 @@ from gateway.core.dates import day_number_text
 from gateway.core.memory.builtin import SEARCHING_TOOLS
 from gateway.core.memory.edits import digest_value
 from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, apply_edit
-from gateway.core.prompt.note import mentions_blocks
+from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Rebuilt, Revised
 from storage.records import REPLY, Block, BlockOp, Exchange, State

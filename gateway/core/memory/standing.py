@@ -18,7 +18,7 @@ from typing import NamedTuple
 from gateway.core.dates import day_text
 from gateway.core.memory.learn import STATEMENT, fact_key, recognising_words
 from gateway.core.memory.secret_texts import has_secret
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.tags import escape_tags
 from storage.commands import Learned, LearnedFact
 from storage.records import Block, Fact, Message, StandingFact

@@ -18,7 +18,7 @@ from gateway.core.conversation.canonical import without_space
 from gateway.core.dates import day_text
 from gateway.core.memory.framework_markers import strip_marks
 from gateway.core.memory.secret_texts import MAX_SECRET_CHARS, WITHHELD, withhold, withhold_private_keys
-from gateway.core.prompt import note
+from gateway.core.prompt import note_text
 from gateway.core.tags import quoted_name
 from storage.records import Message
 
@@ -52,7 +52,7 @@ def clean_messages(
     for message in messages:
         if message.role not in _SPEAKERS:
             continue
-        text = strip_marks(note.own_words(message.text))
+        text = strip_marks(note_text.own_words(message.text))
         if not keeps_secrets:
             text = _withhold(text, most_chars)  # before it is cut: a part of a secret is not recognised
         text = _cut(text, most_chars)

@@ -17,7 +17,7 @@ from gateway.core.conversation.fillers import without_fillers_and_thoughts
 from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.conversation.tree import is_tombstone
-from gateway.core.prompt import note
+from gateway.core.prompt import note_text
 from storage.records import REPLY, Exchange, Message
 
 
@@ -81,7 +81,7 @@ def recallable_messages(
     takes_reply = wanted is None or exchange.reply_seq in wanted
     for i, message in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i == REPLY
-        text = note.own_words(text_of(message))
+        text = note_text.own_words(text_of(message))
         if not text.strip():
             continue
         place, name = len(exchange.inputs) if is_reply else i, message.get("name")

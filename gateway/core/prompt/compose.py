@@ -48,7 +48,7 @@ from gateway.core.conversation.provider_fields import (
 )
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
 from gateway.core.message_text import with_text_before, without_text_before
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
 from gateway.core.subsequence import lcs
 from storage.commands import Additions

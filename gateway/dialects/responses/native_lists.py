@@ -11,7 +11,7 @@ import orjson
 
 from adapters.json_escapes import read_json
 from adapters.types import Event
-from gateway.core.prompt.note import without_first_note
+from gateway.core.prompt.note_text import without_first_note
 from gateway.errors import UpstreamBroke
 
 _MARKED: Final = b"<memory"

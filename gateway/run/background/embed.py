@@ -21,7 +21,7 @@ from adapters.base import Embedder
 from adapters.errors import ProviderError, ProviderRefused
 from adapters.types import Embedded, ModelRequest
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
-from gateway.core.prompt.note import make_query
+from gateway.core.prompt.note_query import make_query
 from gateway.core.upstream.policy import EndpointHealth, Policy
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.errors import SettingsError, UnknownModel

@@ -21,7 +21,7 @@ from gateway.core.finish_reasons import CUT_REASONS
 from gateway.core.memory import learn
 from gateway.core.memory.standing import learn_standing
 from gateway.core.memory.transcript import MESSAGE_CHARS, clean_messages
-from gateway.core.prompt import note
+from gateway.core.prompt import note_query
 from gateway.run.background.background_model import BackgroundModel, ModelAnswer, RequestRefused
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed
@@ -183,7 +183,7 @@ class LearningService:
         if len(facts) <= SHOWN_FACTS:
             return facts[::-1]
         newest = facts[: SHOWN_FACTS // 3]
-        query = note.make_query("\n".join(m.text for m in messages if m.role == "user"))
+        query = note_query.make_query("\n".join(m.text for m in messages if m.role == "user"))
         try:
             hits = await self._store.recall.search(
                 unread.agent,

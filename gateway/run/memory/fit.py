@@ -14,7 +14,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, are_results, first_after_system, media_in
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.eviction import Eviction
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import (
     EARLY_SHARE,
     ROOMY_SHARE,

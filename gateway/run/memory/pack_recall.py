@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
-from gateway.core.prompt.note import CUT_CHARS
+from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.reported import reported_counts
 from gateway.run.memory.prompt import Prompt, SearchRecord

@@ -20,7 +20,8 @@ from gateway.core.conversation.provider_fields import (
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, InsertedMessage, without_results
 from gateway.core.prompt.eviction import Eviction
-from gateway.core.prompt.note import Choice, estimate_tokens
+from gateway.core.prompt.note_choice import Choice
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
 from gateway.core.prompt.summary import WantedSummary

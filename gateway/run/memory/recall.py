@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.memory.standing import have_room, normalized_statement
-from gateway.core.prompt import note
+from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
@@ -99,21 +99,21 @@ class FoundMessages(NamedTuple):
 
     def line_chars(self, budget: int) -> int:
         """Returns how many characters of one message a note shows. budget: the tokens of the note."""
-        return min(note.ORDER_CHARS if self.asks_for_order else note.CUT_CHARS, 2 * budget)
+        return min(note_choice.ORDER_CHARS if self.asks_for_order else note_choice.CUT_CHARS, 2 * budget)
 
     def choose(
         self,
         budget: int,
         cut_chars: int,
         visible: VisibleContent = NOTHING_VISIBLE,
-    ) -> note.Choice:
-        """Chooses the messages that go into a note, as `note.choose`.
+    ) -> note_choice.Choice:
+        """Chooses the messages that go into a note, as `note_choice.choose`.
 
         budget: the tokens of the note.
         cut_chars: the most characters of one message.
         visible: what the request shows already.
         """
-        return note.choose(
+        return note_choice.choose(
             self.messages,
             self.query,
             exclude_atoms=visible.atoms,
@@ -146,7 +146,7 @@ class SearchOutcome(NamedTuple):
 
     found: FoundMessages
     # What of it goes into the note.
-    choice: note.Choice
+    choice: note_choice.Choice
     # Why the search has failed: "late" or "failed"; "": it has not.
     failure: str
 
@@ -157,7 +157,7 @@ _NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
 _ORDER_QUESTIONS: Collection[Asked] = (Asked.ORDER,)
 _NOTHING = FoundMessages((), "", frozenset(), False)
 _ALL_SHOWN = _NOTHING._replace(is_all_shown=True)
-_NOT_SEARCHED = SearchOutcome(_NOTHING, note.NO_CHOICE, "")
+_NOT_SEARCHED = SearchOutcome(_NOTHING, note_choice.NO_CHOICE, "")
 
 
 async def find_messages(
@@ -165,7 +165,7 @@ async def find_messages(
 ) -> FoundMessages:
     """Returns what memory has for a message.
 
-    query: what `note.make_query` makes of the message, with its speaker (`note.with_speaker`).
+    query: what `note_query.make_query` makes of the message, with its speaker (`note_query.with_speaker`).
     names: the names of the speaker and of the user.
     """
     shared: frozenset[str] = frozenset()
@@ -181,11 +181,15 @@ async def find_messages(
             neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
             merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
             found = [*{m.seq: m for m in merged}.values()]
-    lines = note.shared_lines(text, found)
-    own_query = note.with_speaker(note.make_query(note.without_lines(text, lines)), names) if lines else ""
+    lines = note_query.shared_lines(text, found)
+    own_query = (
+        note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
+        if lines
+        else ""
+    )
     if own_query:
         # Some applications put every message into the same template, and its words would find themselves.
-        rest = note.without_templates(found, lines)
+        rest = note_query.without_templates(found, lines)
         ruled_out.update((m.seq, "weak") for m in found)
         query, shared = own_query, lines
         found = [*await memory.search(own_query), *rest]
@@ -202,7 +206,7 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     river names". So the memory is searched for these as well, if there is time.
     """
     found = await memory.search(query)
-    sentences = note.event_sentences(found, query)
+    sentences = note_query.event_sentences(found, query)
     if sentences:
         with suppress(TooSlow):
             more = await memory.search("\n".join((query, *sentences)))
@@ -307,7 +311,7 @@ class Recaller(Struct, frozen=True):
         """Returns the room for a note. The changes that it has to state are not cut, recalled messages may be."""
         # Whether an earlier note names the mark is known only once the window is fitted.
         is_named = is_mark_named((section.text,), mark_of(context.agent.secret))
-        naming_tokens = 0 if is_named else note.NAMING_TOKENS
+        naming_tokens = 0 if is_named else note_text.NAMING_TOKENS
         budget = self.note_budget(context, naming_tokens)
         # A model's own count may be a fifth above the estimate.
         fixed = naming_tokens * 5 // 4 + _change_tokens(context, section)
@@ -357,7 +361,7 @@ class Recaller(Struct, frozen=True):
         text: the message.
         name: its speaker, where the message has one.
         """
-        naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note.NAMING_TOKENS
+        naming_tokens = 0 if prompt.names_mark(mark_of(context.agent.secret)) else note_text.NAMING_TOKENS
         budget = self._budget_in_window(context, prompt, naming_tokens)
         begun = time.perf_counter() - vectors.choosing_s
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
@@ -382,7 +386,7 @@ class Recaller(Struct, frozen=True):
         )
         return RecallResult(
             rendered,
-            tokens=note.estimate_tokens(rendered) if choice.hits else 0,
+            tokens=note_text.estimate_tokens(rendered) if choice.hits else 0,
             ms=ms,
             begun=begun,
             count=len(choice.hits),
@@ -442,7 +446,7 @@ class _NoteSearch(Struct, frozen=True):
         found = _NOTHING
         try:
             found = await self._find(text)
-            choice = await self._choose(found) if found.messages else note.NO_CHOICE
+            choice = await self._choose(found) if found.messages else note_choice.NO_CHOICE
             return SearchOutcome(found, choice, "")
         except StoreError as error:
             # A memory that answers late or not at all is one without hits; the reply does not wait for it.
@@ -450,7 +454,7 @@ class _NoteSearch(Struct, frozen=True):
                 "Memory could not be searched for a reply, which was made without: %s", error.message
             )
             failure = "late" if isinstance(error, TooSlow) else "failed"
-            return SearchOutcome(found, note.NO_CHOICE, failure)
+            return SearchOutcome(found, note_choice.NO_CHOICE, failure)
 
     async def _find(self, text: str) -> FoundMessages:
         """Returns what memory has for a message and the prompt does not show. Raises: StoreError."""
@@ -466,12 +470,12 @@ class _NoteSearch(Struct, frozen=True):
         window = self.prompt.window
         return found.rule_out("shown", lambda m: m.source == "fact" and shows_origin(context, window, m))
 
-    async def _choose(self, found: FoundMessages) -> note.Choice:
+    async def _choose(self, found: FoundMessages) -> note_choice.Choice:
         """Chooses the messages for which the note has room."""
         context, budget = self.context, self.budget
         if found.is_selection:
             budget = min(
-                budget, note.selection_budget(self.recaller.note_budget(context, self.naming_tokens))
+                budget, note_choice.selection_budget(self.recaller.note_budget(context, self.naming_tokens))
             )
         render = partial(_render, context, names_mark=self.naming_tokens > 0, is_selection=found.is_selection)
         cut_chars, changes = found.line_chars(budget), self.prompt.section.changes
@@ -479,7 +483,7 @@ class _NoteSearch(Struct, frozen=True):
         # The estimate is too low for some languages, and a full window has no room for a token more.
         while choice.hits and (excess := await _excess(self.prompt, render(choice.hits, changes))) > 1:
             # A note that takes less than its budget would be the same with a slightly smaller one.
-            taken = note.estimate_tokens(render(choice.hits, ()))
+            taken = note_text.estimate_tokens(render(choice.hits, ()))
             budget = min(budget - 1, int(taken / excess) - self.naming_tokens)
             choice = found.choose(budget, cut_chars, self.visible)
         return choice
@@ -493,7 +497,7 @@ class _NoteSearch(Struct, frozen=True):
         messages = self.recaller.store.recall.all_cached_messages(
             context.agent, context.snapshot.numbers, visible.verbatim_seqs
         )
-        return messages is not None and note.shows_all(
+        return messages is not None and note_choice.shows_all(
             visible.notes, messages, query, exclude_atoms=visible.atoms
         )
 
@@ -520,7 +524,7 @@ class _NoteSearch(Struct, frozen=True):
 
     async def select(self, query: str) -> list[Message]:
         context, visible = self.context, self.visible
-        if note.has_selection(visible.notes):
+        if note_text.has_selection(visible.notes):
             return []
         return await self.recaller.store.recall.most_telling(
             context.agent,
@@ -556,7 +560,7 @@ def _names(context: MemoryContext, name: str | None) -> list[str]:
 
 def _query_of(text: str, names: Sequence[str]) -> str:
     """Returns the query for a message. names: of its speaker and of the user."""
-    return note.with_speaker(note.make_query(text), names)
+    return note_query.with_speaker(note_query.make_query(text), names)
 
 
 def hit_limit(budget: int) -> int:
@@ -614,7 +618,7 @@ def _change_tokens(context: MemoryContext, section: Section) -> int:
     """Returns the tokens of a note that only states the changed blocks, without the line that names its mark."""
     if not section.changes:
         return 0
-    return note.estimate_tokens(_render(context, (), section.changes, names_mark=False))
+    return note_text.estimate_tokens(_render(context, (), section.changes, names_mark=False))
 
 
 def render_changes(context: MemoryContext, section: Section, notes: Sequence[str]) -> str:
@@ -625,14 +629,14 @@ def render_changes(context: MemoryContext, section: Section, notes: Sequence[str
 
 def _render(
     context: MemoryContext,
-    hits: Sequence[note.Recalled],
+    hits: Sequence[note_text.Recalled],
     changes: Sequence[str],
     *,
     names_mark: bool,
     is_selection: bool = False,
 ) -> str:
-    """Returns the note of a request, as `note.render_note`."""
-    return note.render_note(
+    """Returns the note of a request, as `note_text.render_note`."""
+    return note_text.render_note(
         hits,
         changes,
         context.plan.query.now,

@@ -1,7 +1,7 @@
 """A trial of recall: what would go into the note for a sentence that opens a conversation now. Nothing is written.
 
-It finds and chooses messages as a turn does (`find_messages`, `note.choose`), while nothing is visible yet but the
-standing facts.
+It finds and chooses messages as a turn does (`find_messages`, `note_choice.choose`), while nothing is visible yet but
+the standing facts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from gateway.core.memory.standing import standing_block
-from gateway.core.prompt import note
+from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.tags import mark_of
 from gateway.run.memory.prompt import SearchRecord
 from gateway.run.memory.recall import (
@@ -57,7 +57,7 @@ class TrialRecall(Struct, frozen=True):
         """Returns what would be recalled. most_left_out: hits that stay out, with their scores. Raises: StoreError."""
         trace = SearchTrace()
         snapshot = await self.store.turns.snapshot(agent, None, None)
-        query, vectors = note.make_query(text), QueryVectors(self.embed_query)
+        query, vectors = note_query.make_query(text), QueryVectors(self.embed_query)
         facts, shown_seqs = list[StandingFact](), tuple[int, ...]()
         if snapshot is not None:
             facts = await nearest_facts(self.store, agent, snapshot, vectors, query, _DEADLINE_MS)
@@ -65,9 +65,11 @@ class TrialRecall(Struct, frozen=True):
         search = _TrialSearch(self, agent, trace, vectors, len(shown_seqs))
         found = await find_messages(text, query, search)
         found = found.without_statements([fact for fact in facts if fact.seq in shown_seqs])
-        budget = note.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
+        budget = (
+            note_choice.selection_budget(self.recall_tokens) if found.is_selection else self.recall_tokens
+        )
         choice = found.choose(budget, found.line_chars(budget))
-        rendered = note.render_note(
+        rendered = note_text.render_note(
             choice.hits, (), self.now(), mark=mark_of(agent.secret), is_selection=found.is_selection
         )
         return TrialResult(

@@ -14,7 +14,7 @@ from gateway.core.dates import day_text
 from gateway.core.memory import edits, memory_tools
 from gateway.core.memory.builtin import Lookup, edit_id
 from gateway.core.memory.learn import FACT_CHARS, fact_key
-from gateway.core.prompt import note
+from gateway.core.prompt import note_choice, note_text
 from gateway.core.request.identity import Mode
 from gateway.core.tags import escape_tags, quoted_name
 from gateway.core.turn.asides import FILLER, with_asides
@@ -161,10 +161,14 @@ class MemoryTools(Struct, frozen=True):
         budget = self.recall_tokens or DEFAULT_TOKENS
         # Edits that are not confirmed are in no index. They come first, the newest before the others.
         newest_first = self._pending_passages(lookup)[: -lookup.limit - 1 : -1]
-        lines = [f"- {_with_tags(each)}" for each in note.choose(newest_first, "", budget_tokens=budget).hits]
-        budget -= note.estimate_tokens("\n".join(lines))
+        lines = [
+            f"- {_with_tags(each)}"
+            for each in note_choice.choose(newest_first, "", budget_tokens=budget).hits
+        ]
+        budget -= note_text.estimate_tokens("\n".join(lines))
         lines += [
-            _result_line(each) for each in note.choose(hits[: lookup.limit], "", budget_tokens=budget).hits
+            _result_line(each)
+            for each in note_choice.choose(hits[: lookup.limit], "", budget_tokens=budget).hits
         ]
         failed = "Error: memory cannot be searched at the moment."
         return searches.make_answer(lines, failed, is_incomplete=is_incomplete)
@@ -262,13 +266,13 @@ def _pending_passage(op: BlockOp, number: int) -> Message:
     return Message(number, op.exchange, "assistant", text, op.at, 0, source="passage", tags=_tags(op))
 
 
-def _result_line(hit: note.Recalled) -> str:
+def _result_line(hit: note_text.Recalled) -> str:
     at = day_text(hit.message.at).split()[0]
     speaker, role = hit.message.speaker, hit.message.role
     who = quoted_name(speaker) if speaker else role
     return f"- [{at}, {who}] {hit.text}" if hit.message.source == "message" else f"- [{at}] {_with_tags(hit)}"
 
 
-def _with_tags(hit: note.Recalled) -> str:
+def _with_tags(hit: note_text.Recalled) -> str:
     tags = escape_tags(" ".join(", ".join(hit.message.tags).split()))
     return f"{hit.text} (tags: {tags})" if tags else hit.text

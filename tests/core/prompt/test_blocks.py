@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.core.prompt.note import render_note
+from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.shown_blocks import (
     CHANGES_HEADING,
     GONE,

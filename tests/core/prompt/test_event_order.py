@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
-from gateway.core.prompt.note import CUT_CHARS, ORDER_CHARS
+from gateway.core.prompt.note_choice import CUT_CHARS, ORDER_CHARS
 from gateway.run.memory.recall import find_messages
 from storage.errors import TooSlow
 from storage.records import Message

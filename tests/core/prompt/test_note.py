@@ -15,24 +15,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.core.prompt import note as notes_of
+from gateway.core.prompt import note_text
 from gateway.core.prompt.excerpt import make_excerpt
-from gateway.core.prompt.note import (
-    NAMING_TOKENS,
+from gateway.core.prompt.note_choice import choose, selection_budget, shows_all
+from gateway.core.prompt.note_query import (
     QUERY_CHARS,
-    Recalled,
-    choose,
-    estimate_tokens,
-    has_selection,
     make_query,
-    own_words,
-    selection_budget,
     shared_lines,
-    shows_all,
-    strip_notes,
     with_speaker,
     without_lines,
     without_templates,
+)
+from gateway.core.prompt.note_text import (
+    NAMING_TOKENS,
+    Recalled,
+    estimate_tokens,
+    has_selection,
+    own_words,
+    strip_notes,
 )
 from gateway.core.prompt.shown_blocks import CHANGES_HEADING, changes_since, describe_mark
 from gateway.core.words import folded_words, words_with_signs
@@ -54,7 +54,7 @@ count = tokenizer_for("gpt-4o").count
 DAY = 86_400.0
 MARCH = datetime(2026, 3, 1, 9, tzinfo=UTC).timestamp()  # a Sunday
 MARK = "a2b3c4d5"
-render_note = partial(notes_of.render_note, mark=MARK)
+render_note = partial(note_text.render_note, mark=MARK)
 FRAME = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
 
 

@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.memory.baseline_texts import BASELINE_TEXTS
-from gateway.core.prompt.note import QUERY_CHARS
+from gateway.core.prompt.note_query import QUERY_CHARS
 from gateway.core.upstream.policy import Policy
 from gateway.errors import SettingsError
 from gateway.provider_factory import make_embedder

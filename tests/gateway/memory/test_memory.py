@@ -15,7 +15,7 @@ import openai
 import orjson
 import pytest
 
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from gateway.settings import ProfileSettings, ProjectSettings, SideRequest

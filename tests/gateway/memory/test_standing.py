@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.standing import MAX_TOKENS, learn_standing
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.run.admin.show import ShowOperation
 from gateway.run.memory.trial import TrialRecall
 from tests.doubles.upstream import StrictUpstream

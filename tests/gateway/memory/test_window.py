@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.prompt import note
-from gateway.core.prompt.note import NAMING_TOKENS
+from gateway.core.prompt import note_text
+from gateway.core.prompt.note_text import NAMING_TOKENS
 from gateway.core.upstream.policy import Target
 from gateway.dialects.chat.parse import parse
 from gateway.run import chat as chat_module
@@ -246,7 +246,7 @@ def test_a_note_that_takes_too_much_is_not_counted_twice(
 
     async def count_tokens(model: str, text: str) -> int:
         counted.append(text)
-        return note.estimate_tokens(text) * percent // 100
+        return note_text.estimate_tokens(text) * percent // 100
 
     monkeypatch.setattr(recall, "count_tokens", count_tokens)
     large = UpstreamSettings("up", base_url=upstream.base_url, context_window=16_000)

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from gateway.core.conversation.canonical import text_of
-from gateway.core.prompt.note import estimate_tokens
+from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import summary_tokens
 from gateway.settings import ModelSettings, UpstreamSettings
 from gateway.tokens import Tokenizer

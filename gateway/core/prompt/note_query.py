@@ -1,0 +1,120 @@
+"""The query of a recall: what is searched for, and what of the found is a template's.
+
+Sans-IO. It knows nothing of how messages are found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+
+from gateway.core.prompt.excerpt import best_sentence, query_keys
+from gateway.core.prompt.note_text import own_words, quote_on_line
+from storage.records import Message
+
+# A query has about 1,000 tokens at most; a longer message is a template or a document, not a question.
+QUERY_CHARS = 4_000
+# Characters of such a message's first lines, and of its last ones.
+_EDGE_CHARS = 500
+# The number of the user's messages from which sentences about the events of a query are searched for. The index takes
+# names from as many for its second look (`storage.search.rank`). With 1, 2 and 5 as much is found.
+_EVENT_MESSAGES = 3
+# Only the beginning of a very long turn is compared and searched for its best part.
+SEARCHED_CHARS = 20_000
+# Shorter lines, such as brackets, are in many texts by chance. Not measured.
+_LINE_CHARS = 16
+# A line in this many messages is part of an application's template. Not measured: fewer would take a user's repetition
+# for one, more would show a new template more often.
+_TEMPLATE_MESSAGES = 3
+# The first character of the scripts of Chinese and Japanese, and of those after them.
+_UNSPACED_FROM = "\u2e80"
+
+
+def make_query(text: str) -> str:
+    """Returns the text to search for: the message, or the last and then the first lines of a long one."""
+    text = own_words(text).strip()
+    if len(text) <= QUERY_CHARS:
+        return text
+    lines = [line for line in (line.strip() for line in text.splitlines()) if line]
+    last = _edge_lines(reversed(lines), from_end=True)
+    first = _edge_lines(lines, from_end=False)
+    return "\n".join((*reversed(last), *first))
+
+
+def _edge_lines(lines: Iterable[str], *, from_end: bool) -> list[str]:
+    """Takes whole lines up to `_EDGE_CHARS`; of a line that is itself too long, the part at the message's edge."""
+    taken: list[str] = []
+    room = _EDGE_CHARS
+    for line in lines:
+        if len(line) >= room:
+            if not taken:
+                taken.append(line[-room:] if from_end else line[:room])
+            break
+        taken.append(line)
+        room -= len(line) + 1
+        if room <= 0:
+            break
+    return taken
+
+
+def with_speaker(query: str, names: Sequence[str]) -> str:
+    """Returns a query with "I" in the place of its speaker's own name: what they said themselves has no name in it.
+
+    names: what people call the speaker. Of several words the first is a name as well.
+    """
+    for name in names:
+        found = _name_pattern(name, is_low=query == query.lower())
+        if found is not None:
+            query = found.sub("I", query)
+    return query
+
+
+@lru_cache(maxsize=256)
+def _name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
+    """Returns the pattern of a name as a word. is_low: the text has no capitals, and neither has a name in it."""
+    words = [word for word in re.split(r"[\s_]+", name) if word]
+    if not words or len(words[0]) < 2:
+        return None
+    forms = re.escape(" ".join(words)), re.escape(words[0])
+    # A script without spaces has no word boundary.
+    edge = "" if words[0][0] >= _UNSPACED_FROM else r"\b"
+    flags = re.IGNORECASE if is_low or name == name.lower() else 0
+    return re.compile(f"{edge}(?:{'|'.join(forms)}){edge}", flags)
+
+
+def event_sentences(found: Iterable[Message], query: str) -> list[str]:
+    """Returns the user's sentences about the events of a query: of each of the first messages the best one.
+
+    found: best first.
+    """
+    keys = query_keys(query)
+    stated = [m for m in found if m.role == "user"][:_EVENT_MESSAGES]
+    sentences = (best_sentence(quote_on_line(m.text[:SEARCHED_CHARS]), keys) for m in stated)
+    return list(filter(None, dict.fromkeys(sentences)))
+
+
+def shared_lines(text: str, found: Iterable[Message]) -> frozenset[str]:
+    """Returns the lines of a message that others have word for word: a template's, or what is quoted once more."""
+    if "\n" not in text:
+        return frozenset()
+    return _long_lines(text) & frozenset().union(*(_long_lines(m.text) for m in found))
+
+
+def without_lines(text: str, lines: Collection[str]) -> str:
+    """Returns a text without those of its lines."""
+    return "\n".join(line for line in text.splitlines() if line.strip() not in lines)
+
+
+def without_templates(found: Sequence[Message], shared: Collection[str]) -> list[Message]:
+    """Returns what was found but messages that have only a template in common with the question.
+
+    A text that a person quotes once more stands in one or two messages, and the messages about it are wanted.
+    """
+    alike = {m.seq for m in found if not _long_lines(m.text).isdisjoint(shared)}
+    return [m for m in found if len(alike) < _TEMPLATE_MESSAGES or m.seq not in alike]
+
+
+def _long_lines(text: str) -> frozenset[str]:
+    lines = (line.strip() for line in text[:SEARCHED_CHARS].splitlines())
+    return frozenset(line for line in lines if len(line) >= _LINE_CHARS)

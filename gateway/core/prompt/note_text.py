@@ -1,0 +1,171 @@
+"""The text of notes: how one is written, and how one is recognised in a text that quotes it.
+
+A note is reference material from outside the conversation: it is dated, names its source and asks for nothing, since
+text that gives orders from inside a user's message looks like an attack, and some models then refuse the whole message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from string import digits, punctuation
+
+from msgspec import Struct
+
+from gateway.core.dates import day_text
+from gateway.core.prompt.frame import without_frame
+from gateway.core.prompt.shown_blocks import CHANGES_HEADING, describe_mark
+from gateway.core.tags import MARK, escape_tags, quoted_name
+from storage.records import Message
+
+_SIGNS = (digits + punctuation).encode()
+# These bytes begin a character of three or four bytes, which counts as one token.
+_WIDE = bytes(range(0xE0, 0xF5))
+
+_CLOSE = "</memory>"
+_HEADING = "Notes from earlier conversations with this user, for reference: quotations, possibly outdated."
+_SELECTION = "The message names nothing to look for; this is a small selection of what was said."
+
+# A model may repeat a note as it is, with a mark of quotation before each line, or escaped within JSON or HTML.
+_LEFT, _RIGHT = r"(?:<|&lt;|(?<!\\)\\++u003c)", r"(?:>|&gt;|\\++u003e)"
+_NOTE = re.compile(
+    rf"{_LEFT}memory(?: {MARK})?{_RIGHT}(?:\s|>|\\+[nr])*{re.escape(_HEADING)}.*?"
+    rf"(?:{_LEFT}\\?/memory{_RIGHT}(?:\s|\\+[nr])*|\Z)",
+    re.DOTALL | re.IGNORECASE,
+)
+_SOURCES = {"passage": "saved note", "fact": "learned"}
+_SPEAKERS = {"assistant": "you", "user": "user"}
+# In a day's text the year comes first.
+YEAR_CHARS = 4
+
+
+class Recalled(Struct, frozen=True):
+    """A message chosen for a note."""
+
+    message: Message
+    # Its text in the note: on one line, cut, and without the gateway's tags.
+    text: str
+    # That text after its speaker's name.
+    line: str
+    # The day of the message.
+    day: str
+    # What the line takes, with the heading that it needs; estimated.
+    tokens: int = 0
+
+    @classmethod
+    def of(cls, message: Message, text: str) -> Recalled:
+        return cls(message, text, labelled(message, text), day_text(message.at))
+
+
+def estimate_tokens(text: str) -> int:
+    """Returns the tokens of a text, estimated: a fifth of the bytes, 3/4 for a digit or sign, 1 for a character of CJK.
+
+    Fitted to 250 notes of LongMemEval in OpenAI's o200k: 7% above its count on average, so that the bound holds for 99%
+    of them, and never more than 3% below it. (A quarter of the bytes: 9% above, and up to 25% below, where a note is
+    many short lines with their dates.) Of other languages: Hebrew, Greek and Vietnamese about as many, Arabic, Russian
+    and Hindi more than there are, Turkish and Finnish up to a third fewer, Amharic half. A full window is counted.
+    """
+    raw = text.encode("utf-8", "replace")
+    # Three points in a row are one token.
+    signs, wide = len(raw) - len(raw.translate(None, _SIGNS)) - 2 * raw.count(b"..."), 0
+    if len(raw) != len(text):
+        wide = len(raw) - len(raw.translate(None, _WIDE))
+    return (4 * len(raw) + 11 * signs + 8 * wide + 19) // 20
+
+
+def _frame(mark: str, now: float) -> str:
+    return f"<memory {mark}>\n{_HEADING} Written {day_text(now)}."
+
+
+# A mark is no word: of 3,000 in OpenAI's o200k it had five tokens on average and seven or fewer in 99 of 100. The
+# estimate of the rest of the frame is seven above its count.
+_MARK_TOKENS = 6
+# Of the frame of any note, and of the line that names its mark.
+EMPTY_TOKENS = estimate_tokens(f"{_frame('', 0.0)}\n{_CLOSE}\n\n") + _MARK_TOKENS
+NAMING_TOKENS = estimate_tokens(f"{describe_mark('')}\n") + _MARK_TOKENS
+SELECTION_TOKENS = estimate_tokens(f"{_SELECTION}\n")
+
+
+def render_note(
+    hits: Sequence[Recalled],
+    changes: Sequence[str],
+    now: float,
+    *,
+    mark: str,
+    is_selection: bool = False,
+    names_mark: bool = False,
+) -> str:
+    """Returns the note that goes before the user's own words; "" if there is nothing to say.
+
+    changes: of memory blocks, as `changes_since` gives them.
+    now: seconds since the epoch; the note's own date.
+    mark: the memory's.
+    is_selection: as for `choose`.
+    names_mark: no text before the note does.
+    """
+    if not hits and not changes:
+        return ""
+    lines, last = [_frame(mark, now)], ("", 0)
+    if names_mark:
+        lines.append(describe_mark(mark))
+    if is_selection and hits:
+        lines.append(_SELECTION)
+    for hit in hits:
+        group = hit.day, hit.message.conversation
+        if group != last:
+            lines.append(day_heading(hit.day, (last[0][:YEAR_CHARS],)))
+            last = group
+        lines.append(hit.line)
+    if changes:
+        lines += [CHANGES_HEADING, *(f"- {change}" for change in changes)]
+    return "\n".join((*lines, _CLOSE, "", ""))
+
+
+def own_words(text: str) -> str:
+    """Returns a person's own words: without the gateway's notes and the text that applications put around them."""
+    return without_frame(strip_notes(text))
+
+
+def strip_notes(text: str) -> str:
+    """Returns the text without the gateway's notes: a reply that quotes one must not be learned as a statement."""
+    return _NOTE.sub("", text) if _HEADING in text else text
+
+
+def without_first_note(text: str) -> str:
+    """Returns the text without a note of the gateway's at its beginning; one that it quotes later stays."""
+    found = _NOTE.match(text) if _HEADING in text else None
+    if found is None:
+        return text
+    return text[len(found[0].rstrip()) :].removeprefix("\n\n")
+
+
+def has_selection(noted: Iterable[str]) -> bool:
+    """Returns whether one of these notes is a selection of the whole memory: a conversation has one at most."""
+    return any(_SELECTION in each for each in noted)
+
+
+def mentions_blocks(note: str) -> bool:
+    """Returns whether a note, or a text that quotes one, states a change of a memory block."""
+    return CHANGES_HEADING in note
+
+
+def day_heading(day: str, years: Collection[str]) -> str:
+    """Returns the line before a group: its day, with the year unless that is one of the years."""
+    return f"[{day[YEAR_CHARS + 1 :] if '-' in day and day[:YEAR_CHARS] in years else day}]"
+
+
+def labelled(message: Message, text: str) -> str:
+    """Returns a line of a note: who said or noted the text, and the text."""
+    who = _SOURCES.get(message.source)
+    if who is None:
+        # What a client gave, a name or a role, must not pass for a label, nor for the heading of a group.
+        given = message.speaker or ("" if message.role in _SPEAKERS else message.role)
+        who = quoted_name(given) if given else _SPEAKERS[message.role]
+    return f"{who}: {text}"
+
+
+def quote_on_line(text: str) -> str:
+    """Puts a text on one line, so that it cannot pass for lines of the note; a tag of the gateway's in it becomes
+    plain text.
+    """
+    return escape_tags(" ".join(text.split()))
