@@ -426,12 +426,15 @@ class Receipts:
     def __init__(self, tracer: RecordsTraces | None = None) -> None:
         """tracer: None: nothing is traced."""
         self.tracer = tracer
-        # Each is called with every receipt once, after the reply's last byte.
-        self.readers: list[Callable[[Receipt], object]] = []
+        self._readers: list[Callable[[Receipt], object]] = []
+
+    def when_handed_on(self, reader: Callable[[Receipt], object]) -> None:
+        """Has a function called with every receipt once, after the reply's last byte. They are called in this order."""
+        self._readers.append(reader)
 
     def hand_on(self, receipt: Receipt) -> None:
         """Hands the receipt of ended work to all readers and to the tracer."""
-        for read in self.readers:
+        for read in self._readers:
             read(receipt)
         self.hand_to_tracer(receipt)
 

@@ -45,12 +45,9 @@ class Accounting:
         )  # fmt: skip
         self.pending_usage = PendingUsage(self.meter, self.limiter)
         store.usage.when_forgotten(self.pending_usage.forget)
-        self.receipts.readers += [
-            self.count,
-            GenAIMetrics(metrics, settings).count,
-            self.pending_usage.note,
-        ]
-        self.meter.after_write.append(self.limiter.refresh)
+        for reader in (self.count, GenAIMetrics(metrics, settings).count, self.pending_usage.note):
+            self.receipts.when_handed_on(reader)
+        self.meter.when_written(self.limiter.refresh)
 
     def count(self, receipt: Receipt) -> None:
         """Counts what has ended, and settles what it had reserved."""

@@ -122,8 +122,7 @@ class Meter:
         self._background: dict[_BackgroundKey, TokenCounts] = {}
         # The tokens of background calls that are written, by project, with their day.
         self._background_written: dict[str, tuple[int, int]] = {}
-        # Called after each write of `run`.
-        self.after_write: list[Callable[[], Awaitable[None]]] = []
+        self._after_write: list[Callable[[], Awaitable[None]]] = []
         self._write_lock = asyncio.Lock()  # of the part that is being written
         # The reads that hold writes back, and whether there are none.
         self._pauses = 0
@@ -314,6 +313,10 @@ class Meter:
 
     # -- what is written
 
+    def when_written(self, listener: Callable[[], Awaitable[None]]) -> None:
+        """Has a function called after each write of `run`."""
+        self._after_write.append(listener)
+
     async def run(self) -> None:
         """Writes until it is cancelled."""
         folded_at = -_FOLD_S
@@ -321,7 +324,7 @@ class Meter:
             await asyncio.sleep(self._write_s)
             with suppress(StoreError):  # it was reported, and is tried again
                 await self.write()
-                for each in self.after_write:
+                for each in self._after_write:
                     await each()
                 if time.monotonic() - folded_at >= _FOLD_S:
                     folded_at = time.monotonic()
