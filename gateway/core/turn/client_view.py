@@ -18,6 +18,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import ToolCall
 from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.usage.withheld_usage import has_usage_alone
 from gateway.errors import GatewayError
 
 # The most bytes that a view holds back before the first text: a role, filters' verdicts and comments take some kB.
@@ -51,8 +52,7 @@ class ReplyEvent:
     @property
     def is_usage(self) -> bool:
         """Returns whether the event is the chunk that carries nothing but usage."""
-        chunk = self.chunk
-        return chunk is not None and not chunk.get("choices") and isinstance(chunk.get("usage"), dict)
+        return self.chunk is not None and has_usage_alone(self.chunk)
 
 
 class ClientView:

@@ -1,6 +1,6 @@
 """Takes the usage out of a stream for a client that has not asked for it, where the gateway has.
 
-An upstream that is asked for `stream_options.include_usage` adds a last chunk without choices, and `"usage": null` to
+An upstream that is asked for `stream_options.include_usage` adds a last chunk with usage alone, and `"usage": null` to
 each other one. (platform.openai.com/docs/api-reference/chat/create)
 """
 
@@ -10,6 +10,8 @@ import re
 from typing import Final
 
 import orjson
+
+from adapters.types import Json
 
 # Lines in a row, and the blank one that makes an event of them. What is none is passed over in one go as well.
 _EVENT: Final = re.compile(rb"(?:[^\r\n]++(?:\r\n|\n|\r|\Z))++(\r\n|\n)?")
@@ -31,12 +33,22 @@ def without_usage(events: bytes) -> bytes:
     return _EVENT.sub(lambda found: b"" if found[1] and _is_usage(found[0]) else found[0], events)
 
 
+def has_usage_alone(chunk: Json) -> bool:
+    """Returns whether a chunk carries nothing but usage. LiteLLM's has a choice with an empty delta."""
+    if not isinstance(chunk.get("usage"), dict):
+        return False
+    choices = chunk.get("choices") or []
+    return isinstance(choices, list) and all(
+        isinstance(each, dict) and each.get("delta") == {} and not each.get("finish_reason")
+        for each in choices
+    )
+
+
 def _is_usage(event: bytes) -> bool:
-    """Returns whether an event is the last chunk, with the usage and without choices."""
     if _MARK not in event:
         return False
     try:
         chunk = orjson.loads(event.partition(b"data:")[2])
     except orjson.JSONDecodeError:
         return False
-    return isinstance(chunk, dict) and isinstance(chunk.get("usage"), dict) and chunk.get("choices") == []
+    return isinstance(chunk, dict) and "choices" in chunk and has_usage_alone(chunk)

@@ -20,13 +20,21 @@ def test_the_last_chunk_goes_whole() -> None:
     assert without_usage(usage.replace(b"\n", b"\r\n")) == b""
 
 
+def test_the_last_chunk_of_litellm_goes_too() -> None:
+    """Its choice has an empty delta."""
+    usage = b'data: {"id":"1","choices":[{"index":0,"delta":{}}],"usage":{"prompt_tokens":1}}\n\n'
+    assert without_usage(PLAIN + usage) == PLAIN
+
+
 @pytest.mark.parametrize(
     "event",
     [
         PLAIN,
+        b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":1}}\n\n',
         # Some upstreams report with the last text, asked or not: the client had that before.
         b'data: {"choices":[{"index":0}],"usage":{"prompt_tokens":1}}\n\n',
         b'data: {"choices":[],"usage":{\n\n',
+        b'data: {"type":"transcript.text.done","usage":{"input_tokens":1}}\n\n',
         b": a comment\n\n",
     ],
 )

@@ -80,6 +80,20 @@ def test_a_stream_whose_usage_was_not_asked_for_is_what_it_was(receipts: Receipt
     assert chunks[-1].usage is not None
 
 
+@pytest.mark.parametrize("memory", ["on", "off"])
+def test_the_usage_of_litellms_stream_is_withheld_too(receipts: Receipts, memory: str) -> None:
+    chunk: dict[str, Any] = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    deltas = [({"role": "assistant", "content": "Hello."}, {}), ({}, {"finish_reason": "stop"})]
+    plain = [{**chunk, "choices": [{"index": 0, "delta": delta, **end}]} for delta, end in deltas]
+    last = {**chunk, "choices": [{"index": 0, "delta": {}}], "usage": USAGE}
+    sent = [b"data: %b\n\n" % json.dumps(each).encode() for each in (*plain, last)]
+    receipts.world.upstream.queue(raw(*sent, b"data: [DONE]\n\n"))
+    said = [{"role": "user", "content": "Hi"}]
+    reply = receipts.world.post(said, {"x-mnemogate-memory": memory}, user="alice", stream=True)
+    assert reply.body == b"".join((*sent[:2], b"data: [DONE]\n\n"))
+    assert receipts.used() == [(40, 3)]
+
+
 def test_each_hidden_round_is_a_call(receipts: Receipts) -> None:
     arguments = {"label": "human", "new_string": "Has a cat."}
     receipts.world.upstream.queue(
