@@ -12,6 +12,8 @@ from collections.abc import Mapping
 _MESSAGE = r"messages(?:\.?\[?\d{1,9}\]?(?:\.?\[\d{1,9}\]|\.\w{1,64}){0,16})"
 _FUNCTION = r"(?P<tool>\btools\.?\[?\d{1,9}\]?|\btool_choice)\.function(?:(?P<schema>\.parameters)\b|(?!\w))"
 
+# Matches nothing: an empty alternative would match between any two words.
+_NOTHING = "(?!)"
 # Some servers quote the whole request after what is wrong with it, and 30 MB would hold up all requests for six
 # seconds. Chosen: far above a sentence.
 _TRANSLATED_CHARS = 16 * 1024
@@ -30,12 +32,13 @@ class FieldNames:
         """
         self._names, self._messages, self._schema = names, messages, schema
         quoted = "|".join(("messages", *words))
-        plain = "|".join(name for name in names if name not in words)
+        plain = "|".join(name for name in names if name not in words) or _NOTHING
+        named = "|".join(names) or _NOTHING
         self._in_sentence = re.compile(
             rf"{_FUNCTION}|\b{_MESSAGE}|(?<=['\"`])(?:{quoted})(?=['\"`])|\b(?:{plain})(?:\.json_schema)?\b"
         )
         self._at_start = re.compile(
-            rf"{_FUNCTION}|^(?:{_MESSAGE}|messages\b|(?:{'|'.join(names)})(?:\.json_schema)?\b)"
+            rf"{_FUNCTION}|^(?:{_MESSAGE}|messages\b|(?:{named})(?:\.json_schema)?\b)"
         )
 
     def translate_sentence(self, text: str) -> str:
