@@ -28,7 +28,7 @@ GatewayError
 │   └── UpstreamTimeout         504
 ├── Overloaded                  503: a limit of the gateway; carries retry_after_s
 ├── TooManySends                429: too many wait for one conversation already
-├── MemoryUnavailable           503: only where the caller asked to fail without memory
+├── MemoryUnavailable           503: the request may not be answered without memory
 ├── DatabaseInUse               never over HTTP: another process owns the database file
 └── SettingsError               never over HTTP: the process does not start
 """

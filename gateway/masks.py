@@ -11,7 +11,7 @@ What a mask covers is decided here for all who mask, of which only the first two
 
 So a new kind of thing that only logs shall not show does not belong here: it would rename what is stored. What a person
 said is in no log at all. Words that are forgotten or secret are another matter (`storage/sql/erase.py`,
-`core/memory/secret_texts.py`).
+`core/memory/secret_texts.py`), and so are the secrets of an MCP server in its own errors (`agents/tools/mcp.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-# Masked are keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI (xai-)
+# Masked are the keys by which models are asked, since those are what callers put into the wrong field. Other secrets
+# (`secret_texts.py`) stand in what a person wrote, and that is in no log.
+#
+# They are keys of the gateway (mg-), of OpenAI, Anthropic, OpenRouter and DeepSeek (sk-), of Groq (gsk_), xAI (xai-)
 # and Google (AIza). Callers' texts are cut, and a rest of a key that is shorter than a bound below is of no use to a
 # thief. The last three prefixes have a higher bound, since names of models begin like them (xai-grok).
 #

@@ -1,16 +1,19 @@
 """The phases of forgetting, each of which takes a page of rows in a transaction and can be done again.
 
+Of a forgetting that leaves what memory has made of a conversation (`ForgetTarget.keeps_memory`) those with a star are
+left out.
+
     exchanges  content is erased in place; the row stays as a tombstone that matches by hashes; its words leave the
                index, and its vectors go; with one that was named go those that it took the place of
-    blocks     versions that came from one, and those built on them; a new value is made of what is left. This comes
+    blocks*    versions that came from one, and those built on them; a new value is made of what is left. This comes
                early, since turns that begin and end before it see the old value
     items      those that wait in a conversation with items for its next response, and those that each one has
     readings   what runs of its sleeptime agents hold of it
     run_texts  what runs of the memory hold besides their exchanges
-    files      those that are too old; named ones have gone with the intention
-    unlearned  named facts are marked, so that they are not learned again; their sentences leave blocks and edits
-    passages   those that came from an erased exchange, are a file's that goes, or too old
-    facts      likewise
+    files*     those that are too old; named ones have gone with the intention
+    unlearned* named facts are marked, so that they are not learned again; their sentences leave blocks and edits
+    passages*  those that came from an erased exchange, are a file's that goes, or too old
+    facts*     likewise
     additions  notes and hidden rounds that may quote what is gone
     recalls    what is noted of recalls of what is gone
     released   rows of an undone import that nothing follows

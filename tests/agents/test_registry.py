@@ -17,6 +17,7 @@ from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
 from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.errors import BadRequest, Conflict
 from gateway.settings import ModelSettings, ProfileSettings, Settings, UpstreamSettings
 from storage.commands import ForgetTarget
@@ -72,6 +73,8 @@ def test_the_gateways_own_tools_have_names_that_never_change() -> None:
         "archival_memory_search",
     )
     assert set(SCHEMAS) <= set(BUILT_IN)
+    # The memory of a profile's user shows them, and each has to be found by its id.
+    assert set(MEMORY_TOOLS) <= set(SCHEMAS)
     assert {tool for kind in KINDS.values() for tool in kind.tools} <= set(SCHEMAS)
 
 

@@ -46,8 +46,8 @@ class Dialect:
     usage_options: ClassVar[Json] = {"stream_options": {"include_usage": True}}
     # A reply without a user is stored as well, so that its id can be gone on from.
     has_nameless_memory: ClassVar[bool] = False
-    # A message whose reply was left stays in the conversation, with what was heard of that.
-    keeps_message: ClassVar[bool] = False
+    # The exchange of a reply that its client left counts as active, with what was heard of it.
+    keeps_left_exchange: ClassVar[bool] = False
 
     @contextmanager
     def upstream(self) -> Iterator[StrictUpstream]:
@@ -192,7 +192,7 @@ class Agents(Dialect):
     name = "agents"
     path = "/v1/agents/"
     usage_options: ClassVar[Json] = {}
-    keeps_message = True
+    keeps_left_exchange = True
 
     def settings(self, name: str, upstream: StrictUpstream) -> UpstreamSettings:
         takes: Any = {"responses": False, "stream_usage": True}

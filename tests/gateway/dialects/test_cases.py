@@ -96,7 +96,7 @@ def prefix(client: Client) -> None:
 def cancel(client: Client) -> None:
     """A client that leaves cancels the upstream, and nothing that it did not hear is remembered."""
     _leave(client, "Where is it?")
-    stays = int(client.dialect.keeps_message)
+    stays = int(client.dialect.keeps_left_exchange)
     assert client.world.query("SELECT count(*) FROM exchanges WHERE active <> 0") == [stays]
 
 
