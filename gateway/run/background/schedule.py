@@ -130,12 +130,15 @@ class Schedule:
             if not room:
                 return _MIN_PAUSE_S
             room -= 1
-            agent = next(iter(self._due))
+            agent = self._due.pop()  # before it is enqueued: a turn that ends meanwhile may make it due again
             # Before the job is enqueued: it may not read a turn that ends meanwhile.
             if agent in self._active:
                 self._active[agent].messages = self._active[agent].uncounted
-            await self._enqueue(agent)
-            self._due.discard(agent)
+            try:
+                await self._enqueue(agent)
+            except BaseException:
+                self._due.add(agent)
+                raise
         first = next(iter(self._active.values()), None)
         return None if first is None else max(_MIN_PAUSE_S, first.at + self.idle_s - self.now())
 

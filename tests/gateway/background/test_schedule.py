@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from gateway.run.background.schedule import Schedule
 from storage.records import JobState, Scope
 from storage.sql.agents import create_agent
+from storage.sql.jobs import Jobs
 from tests.core.conversations import assistant, user
 from tests.gateway.background.test_model import DAY
 from tests.gateway.sdk import Clock
@@ -131,3 +133,19 @@ async def test_memories_that_rest_are_enqueued_some_at_a_time(
         assert pause_s is None
     finally:
         await store.close()
+
+
+async def test_a_turn_that_makes_a_memory_due_while_its_job_is_enqueued_is_not_left_out() -> None:
+    """The job may not read it, and it would wait until the memory is idle."""
+    enqueued: list[int] = []
+
+    class SlowJobs:
+        async def enqueue(self, kind: str, agent: int, key: str) -> None:
+            enqueued.append(agent)
+            if len(enqueued) == 1:
+                schedule.add(agent, 10)
+
+    schedule = Schedule("t", "learn", cast(Jobs, SlowJobs()), nothing, 10, DAY, lambda: 1.0)
+    schedule.add(1, 10)
+    await schedule.step()
+    assert enqueued == [1, 1]
