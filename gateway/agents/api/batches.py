@@ -174,7 +174,7 @@ class BatchRoutes:
             )
         body: CreateBatch = request.body
         callback = sent_or_none(body.callback_url)
-        if callback is not None and (why := self._api.runs.foreign.unreachable(callback)) is not None:
+        if callback is not None and (why := self._api.runs.foreign.host_refusal(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
         items = list[RequestedItem]()
         for n, each in enumerate(body.requests):

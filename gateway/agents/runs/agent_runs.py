@@ -196,7 +196,7 @@ class AgentRuns:
     def check_background(self, run_request: RunRequest, callback: str | None) -> None:
         """Refuses what could not run later either. Raises: BadRequest, UnknownModel."""
         agent_route(self._settings, run_request.spec)
-        if callback is not None and (why := self.foreign.unreachable(callback)) is not None:
+        if callback is not None and (why := self.foreign.host_refusal(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
 
     def _route_send(self, run_request: RunRequest, *, is_answered: bool = True) -> RoutedSend:

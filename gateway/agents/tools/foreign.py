@@ -20,9 +20,10 @@ NOT_RUN = "Error: {name} cannot run here. Nothing was done."
 
 
 class ForeignTools:
-    """Performs calls. now: seconds since the epoch."""
+    """Performs calls by the definitions of their tools."""
 
     def __init__(self, settings: ToolSettings, store: Store, now: Callable[[], float]) -> None:
+        """Makes what performs them. now: seconds since the epoch."""
         self._store = store
         self.children = Children()
         self._hosts = ToolHosts(settings)
@@ -31,7 +32,7 @@ class ForeignTools:
         self._sandbox = Sandbox(settings.python, settings.python_timeout_s)
         self.webhooks = Webhooks(self._hosts, settings.webhook_secret, now)
 
-    def unreachable(self, url: str) -> str | None:
+    def host_refusal(self, url: str) -> str | None:
         """Returns why no host may be spoken to at this URL; None: it may."""
         try:
             self._hosts.check(url)
@@ -41,11 +42,8 @@ class ForeignTools:
 
     async def refusal(self, tool: ToolDefinition) -> str | None:
         """Returns why a tool cannot be made here; None: it can."""
-        if tool.source_type == "webhook":
-            try:
-                self._hosts.check(tool.source)
-            except HostError as error:
-                return f"The webhook cannot be called: {error}."
+        if tool.source_type == "webhook" and (why := self.host_refusal(tool.source)) is not None:
+            return f"The webhook cannot be called: {why}."
         if tool.source_type == "python":
             return await self._sandbox.refusal()
         if tool.source_type == "typescript":

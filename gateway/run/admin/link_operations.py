@@ -52,8 +52,8 @@ class LinkOperations(Struct, frozen=True):
     store: Store
     # Seconds since the epoch.
     now: Callable[[], float]
-    # The default profile of a project.
-    profile: Callable[[str], str]
+    # Returns the default profile of a project.
+    default_profile: Callable[[str], str]
 
     async def create(
         self, body: Any, project: str, key: int, key_name: str = "", key_expires: float | None = None
@@ -75,7 +75,7 @@ class LinkOperations(Struct, frozen=True):
         if user is None:
             raise BadRequest("`user` is empty.", param="user")
         rights = tuple(right for right in RIGHTS if right in wanted.rights)
-        scope = Scope(project, wanted.profile or self.profile(project), f"user:{user}")
+        scope = Scope(project, wanted.profile or self.default_profile(project), f"user:{user}")
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise UnknownId("Nothing is remembered of this user yet.", param="user")
