@@ -66,7 +66,10 @@ def test_a_person_sees_what_is_remembered(world: World) -> None:
     assert sorted(source) == ["at", "forgotten", "href", "kind", "seq", "text"]
     text = person.page()
     assert '<h1 dir="auto">What is remembered about you</h1>' in text
-    assert re.search(rf"You said on <time [^>]*>9 October 2025</time>: .*My cat is called {SECRET}\.", text)
+    assert re.search(
+        rf"In a conversation of yours on <time [^>]*>9 October 2025</time>: .*My cat is called {SECRET}\.",
+        text,
+    )
     for below in (f"/f/{seq}", f"/c/{talk}", "/b/human", "/facts", "/facts?all=true", "/conversations",
                   "/passages", f"/forget?fact={seq}", "/forget?all=1", f"/forget?conversation={talk}"):  # fmt: skip
         text = person.page(below)

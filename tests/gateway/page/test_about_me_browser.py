@@ -101,7 +101,7 @@ def test_a_person_mends_pauses_and_forgets(browser: Browser, world: World, scrip
     person, seq, _ = full(world)
     with opened(browser, person, script=script, width=320) as page:
         table = page.get_by_role("region", name="Facts", exact=True).get_by_role("table", name="Facts")
-        assert "You said on 9 October 2025: “My train to Lyon" in table.inner_text()
+        assert "In a conversation of yours on 9 October 2025: “My train to Lyon" in table.inner_text()
         table.get_by_role("button", name=f"Mention fact {seq - 1} again").click()
         table.get_by_role("button", name=f"Do not mention fact {seq - 1}").click()
         table.get_by_role("link", name=f"Correct fact {seq}").click()
