@@ -61,6 +61,10 @@ def message_records(
                 is_whole=is_whole, request=request, rounds=_rounds(full.get("messages") or ()),
             )
         )  # fmt: skip
+    elif REPLY in exchange.redactions:
+        at = exchange.ended or exchange.begun
+        gone = MessageRecord(exchange.reply_seq, exchange.seq, "assistant", None, at, None, "forgotten")
+        records.append(gone)
     return records
 
 

@@ -828,6 +828,10 @@ def test_a_message_that_was_forgotten_alone_counts_on_no_screen(operator: Operat
         "to forget it": operator.twin(f"m/{uid}/forget?conversation=conv-19")["will_go"]["messages"],
     } == dict.fromkeys(("memory", "conversations", "conversation", "to forget all", "to forget it"), 3)
     assert "3 messages" in page(operator, f"m/{uid}/c/{talk['id']}")
+    operator.twin(f"m/{uid}/forget?message=2", {})
+    shown = page(operator, f"m/{uid}/c/{talk['id']}")
+    assert "2 messages" in shown
+    assert re.findall(r'class="gap" id="message-(\d)"><summary>Forgotten', shown) == ["1"]
 
 
 @pytest.mark.both
