@@ -30,7 +30,14 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     ) -> View:
         page = await views.fact(access.project, access.uid, seq)
         name = await views.name(access.project, access.uid)
-        return access.view(page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name)
+        # A correction that was undone is a fact of its own, which says what the one before it replaced.
+        older = (
+            (await views.fact(access.project, access.uid, page.before[0].seq)).before if page.before else ()
+        )
+        again = next((each for each in older if each.text == page.fact.text), None)
+        return access.view(
+            page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name, again=again
+        )
 
     async def show(request: ScreenRequest, query: object) -> View:
         access = access_of(request)

@@ -362,6 +362,8 @@ def test_a_block_is_edited_undone_and_brought_back(operator: Operator) -> None:
     assert [action for action, _ in actions(operator)] == ["edit", "edit", "undo", "restore", "edit"]
     text = page(operator, f"m/{uid}/b/human")
     assert "<del>One.</del><ins>Two.</ins>" in text
+    assert "what the last change took out" in text
+    assert f'href="../../../m/{uid}/search?q=One."' in text
 
 
 @pytest.mark.both
@@ -748,6 +750,9 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     assert "The train leaves on 4 May." in page(operator, f"m/{uid}/forget?fact={new}")
     # Undone, it says what the first one says.
     last = operator.twin(f"m/{uid}/f/{new}/correct", {"text": "The train leaves on 5 May."})["seq"]
+    shown = page(operator, f"m/{uid}/f/{last}")
+    assert f"fact {seq}</a> said: true since" in shown
+    assert "Says again" not in page(operator, f"m/{uid}/f/{new}")
     stays = [each["text"] for each in operator.twin(f"m/{uid}/forget?fact={last}")["stays"]]
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
 
