@@ -114,6 +114,7 @@ def test_no_more_than_two_screens_are_read_at_once(
 def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     assert "Nobody is remembered yet. Name who is speaking with" in page(operator, "people")
     assert operator.twin("people") == {"items": [], "next": None}
+    assert "the id that your application sends" in page(operator, "people?q=bobby")
     speak(operator.world, "Hello.")
     uid = memory_of(operator.world).uid
     text = page(operator, f"m/{uid}")
