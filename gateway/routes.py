@@ -26,7 +26,7 @@ from gateway.web.forwarding import forwarding_routes
 from gateway.web.manage.access import Access
 from gateway.web.manage.import_routes import import_routes
 from gateway.web.manage.key_routes import key_routes
-from gateway.web.manage.records import LIMITS_PATH, record_routes
+from gateway.web.manage.record_routes import LIMITS_PATH, record_routes
 from gateway.web.manage.usage_routes import usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountPath, MessagesPath

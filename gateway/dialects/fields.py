@@ -160,7 +160,7 @@ def check_model_name(model: str) -> None:
         raise BadRequest("Invalid 'model': the name contains a control character.", param="model")
 
 
-def missing(param: str) -> BadRequest:
+def missing_field(param: str) -> BadRequest:
     text = f"Missing required parameter: '{param}'."
     return BadRequest(text, param=param, code="missing_required_parameter")
 
@@ -191,7 +191,7 @@ def read_text(json: dict[str, Any], key: str, where: object) -> str:
     if isinstance(value, str):
         return value
     param = f"{where}.{key}" if where else key
-    raise missing(param) if value is None else wrong_type(param, "a string", value)
+    raise missing_field(param) if value is None else wrong_type(param, "a string", value)
 
 
 _TYPE_NAMES: dict[type[Any], str] = {

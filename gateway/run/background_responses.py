@@ -144,10 +144,10 @@ class ResponsesDialect(EventDialect, Protocol):
     def end_in(self, data: bytes) -> Json | None:
         """Returns the response in the last event of a stream; None: `data` does not end with one."""
 
-    def failed(self, shown: Json, code: str | None, message: str) -> Json:
+    def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
         """Returns a response as it is shown after an error."""
 
-    def cancelled(self, shown: Json) -> Json:
+    def as_cancelled(self, shown: Json) -> Json:
         """Returns a response as it is shown after its client has cancelled it."""
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
@@ -288,7 +288,7 @@ class BackgroundResponses:
             return None
         shown: Json = orjson.loads(texts[0].data)
         is_cut = run.state is RunState.CANCELLED and shown["status"] != "cancelled"
-        return self.dialect.cancelled(shown) if is_cut else shown
+        return self.dialect.as_cancelled(shown) if is_cut else shown
 
     async def request(self, run: Run) -> BackgroundRequest | None:
         """Returns the request of a response; None: it is no longer stored. Raises: MemoryUnavailable."""
@@ -365,8 +365,8 @@ class BackgroundResponses:
         if shown is not None and shown["status"] not in _UNDER_WAY:
             return shown
         if run is not None and run.state is RunState.FAILED:
-            return self.dialect.failed(seen, None, FORGOTTEN)
-        return self.dialect.cancelled(seen)
+            return self.dialect.as_failed(seen, None, FORGOTTEN)
+        return self.dialect.as_cancelled(seen)
 
     # -- the job
 
@@ -401,7 +401,7 @@ class BackgroundResponses:
             if (made := await self._find_made(run, turns)) is not None:
                 await self._end(run, log, *made)
             elif request is None:
-                await self._end(run, log, self.dialect.failed(shown, None, GIVEN_UP))
+                await self._end(run, log, self.dialect.as_failed(shown, None, GIVEN_UP))
             else:
                 await self._begin(run, log, request, shown, is_begun=bool(turns))
         finally:
@@ -454,7 +454,7 @@ class BackgroundResponses:
         """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
         begun = await self.store.runs.begin(run.agent, run.id, self.now())
         if begun.is_over:
-            await self._end(run, log, self.dialect.cancelled(shown))
+            await self._end(run, log, self.dialect.as_cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
         await self.store.runs.show(run.agent, run.id, orjson.dumps(shown), log.job)
@@ -462,7 +462,7 @@ class BackgroundResponses:
         assert identity is not None
         record = await self._record_of(run, log.job, is_begun=is_begun)
         if record is None:
-            await self._end(run, log, self.dialect.failed(shown, None, FORGOTTEN))
+            await self._end(run, log, self.dialect.as_failed(shown, None, FORGOTTEN))
             return
         with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
             if (held := self._held.pop(run.id, None)) is not None:
@@ -538,22 +538,22 @@ class BackgroundResponses:
                 context = self._callers.get(run.id) or RequestContext((), identity.project)
                 await self.chat.answer(request.chat, context, log, receipt, view, continued, record)
         except ClientGone:
-            await self._end(run, log, self.dialect.cancelled(shown))
+            await self._end(run, log, self.dialect.as_cancelled(shown))
             return
         except MemoryUnavailable:
             raise  # for the next attempt
         except GatewayError as error:
             code = error.code if isinstance(error, CallerError) else None
-            await self._end(run, log, self.dialect.failed(shown, code, error.message))
+            await self._end(run, log, self.dialect.as_failed(shown, code, error.message))
             return
         if log.error_reply is not None:
             status, body = log.error_reply
             code, message = _error_in(body)
             if run.id not in self._callers and status in _KEY_REFUSED:
                 message = KEY_IS_GONE
-            await self._end(run, log, self.dialect.failed(shown, code, message))
+            await self._end(run, log, self.dialect.as_failed(shown, code, message))
             return
-        final = log.final or self.dialect.failed(shown, None, "The upstream's answer has no end.")
+        final = log.final or self.dialect.as_failed(shown, None, "The upstream's answer has no end.")
         name = receipt.begun_turn()
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
@@ -561,7 +561,7 @@ class BackgroundResponses:
             if name is not None and await self.store.runs.epoch(run.agent) == log.epoch:
                 # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
-            final, name = self.dialect.failed(shown, None, NOT_STORED), None
+            final, name = self.dialect.as_failed(shown, None, NOT_STORED), None
         await self._end(run, log, final, name)
 
     async def _is_stored(self, identity: Identity, receipt: Receipt, name: tuple[str, str]) -> bool:

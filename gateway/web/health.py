@@ -71,10 +71,10 @@ def health_routes(readiness: Readiness, metrics: Metrics) -> list[Route]:
     async def ready(_: Request) -> Response:
         return _json(readiness.report(), 200 if readiness.is_ready else 503)
 
-    async def counted(_: Request) -> Response:
+    async def scrape(_: Request) -> Response:
         return Response(await metrics.scrape(), headers={"content-type": metrics.content_type})
 
-    return [Route("/health", live), Route("/health/ready", ready), Route("/metrics", counted)]
+    return [Route("/health", live), Route("/health/ready", ready), Route("/metrics", scrape)]
 
 
 def _json(body: dict[str, Any], status: int = 200) -> Response:

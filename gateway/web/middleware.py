@@ -56,7 +56,7 @@ class RequestInfo:
     request_id: str
     # `time.perf_counter()` at its arrival.
     begun: float
-    # Its id is the client's own.
+    # The client sent `request_id`; else the gateway has made it.
     has_client_id: bool = False
     # The form of its errors, which the route sets when it begins; None: that of its path.
     error_form: ErrorForm | None = None

@@ -10,11 +10,11 @@ from typing import Final
 import orjson
 
 from adapters.types import Header, Json
-from gateway.dialects.fields import missing
+from gateway.dialects.fields import missing_field
 from gateway.dialects.responses.compaction import compaction_item
 from gateway.dialects.responses.items import render_user_message
 from gateway.dialects.responses.render import render_usage
-from gateway.dialects.responses.token_count import CountedTokens, render_count
+from gateway.dialects.responses.token_count import CountChange, render_count
 from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming
@@ -36,7 +36,7 @@ class InputTokensPath(ResponsesPath):
         context, receipt = info.caller.context(without_memory(call.headers)), info.begin_receipt()
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(
-                call.request.chat, context, reply, receipt, change=CountedTokens()
+                call.request.chat, context, reply, receipt, change=CountChange()
             )
             if tokens is not None:
                 await reply.whole(200, [*JSON_TYPE, *receipt.note_head()], render_count(tokens))
@@ -50,7 +50,7 @@ class CompactPath(ResponsesPath):
 
     async def answer_read(self, incoming: Incoming, head: ForwardedHead, parsed: RequestBody) -> None:
         if parsed.model is None:  # else an upstream that stores responses would be asked for one of that name
-            raise missing("model")
+            raise missing_field("model")
         await super().answer_read(incoming, head, parsed)
 
     async def respond(self, call: ResponseCall) -> None:

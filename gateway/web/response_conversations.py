@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from adapters.types import Json
 from gateway.core.conversation.canonical import SYSTEM_ROLES
 from gateway.core.conversation.directions import Direction
-from gateway.dialects.fields import check_depth, check_length, missing, read_object, read_optional
+from gateway.dialects.fields import check_depth, check_length, missing_field, read_object, read_optional
 from gateway.dialects.responses.compaction import summaries_in
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.items import (
@@ -120,7 +120,7 @@ class GatewayConversations:
                 "The memory of this conversation is paused, so nothing is added to it until it is resumed."
             )
         if body.get("items") is None:
-            raise missing("items")
+            raise missing_field("items")
         items = _read_new_items(body)
 
         def add(now: Json) -> Json:

@@ -85,7 +85,7 @@ class ResponseCall:
     request: ResponsesRequest
     # The conversation of the gateway's own that it goes on with.
     conversation: ResponseConversation | None
-    # Its headers, with the conversation that its body names.
+    # The request's headers, with one for the conversation that its body names.
     headers: RawHeaders
     incoming: Incoming
 

@@ -18,7 +18,7 @@ from gateway.dialects.fields import (
     check_depth,
     check_length,
     check_model_name,
-    missing,
+    missing_field,
     read_integer,
     read_object,
     read_optional,
@@ -114,7 +114,7 @@ def _json_arguments(messages: list[dict[str, Any]]) -> Iterator[bytes]:
 def _read_model(json: dict[str, Any]) -> str:
     model = json.get("model")
     if not isinstance(model, str):
-        raise missing("model") if model is None else wrong_type("model", "a string", model)
+        raise missing_field("model") if model is None else wrong_type("model", "a string", model)
     if not model.strip():
         raise BadRequest("Invalid 'model': the name is empty.", param="model")
     check_model_name(model)
@@ -126,7 +126,7 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
     found = json.get("messages")
     if not isinstance(found, list):
         if found is None:
-            raise missing("messages")
+            raise missing_field("messages")
         raise wrong_type("messages", "an array of objects", found)
     if not found:
         raise BadRequest(
@@ -159,7 +159,7 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
 
 def _wrong_role(param: str, role: Any) -> BadRequest:
     if role is None:
-        return missing(param)
+        return missing_field(param)
     if not isinstance(role, str):
         return wrong_type(param, "a string", role)
     return BadRequest(

@@ -16,7 +16,7 @@ from msgspec import Struct
 from adapters.types import Json
 from gateway.core.prompt.frame import without_frame
 from gateway.dialects.fields import ItemPath
-from gateway.dialects.messages.errors import invalid, unsupported
+from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 
 THOUGHTS: Final = ("thinking", "redacted_thinking")
 # In Anthropic's words, which clients read.
@@ -84,7 +84,7 @@ class FieldChecker:
             if key in _NO_EFFECT:
                 self.left_out[key] = None
             elif key not in known:
-                raise unsupported(f"{where}.{key[:60]}")
+                raise untranslatable_field(f"{where}.{key[:60]}")
 
 
 class MessageOrigin(Struct, frozen=True):
@@ -102,7 +102,7 @@ class ReadMessages(Struct, frozen=True):
     """The messages of a request as those of a chat completion."""
 
     messages: list[Json]
-    # By message.
+    # Where each of the messages comes from, by its index.
     origins: list[MessageOrigin]
 
 
@@ -113,7 +113,7 @@ def read_system(system: Any, checker: FieldChecker) -> list[str]:
     if isinstance(system, str):
         return [system] if system else []
     if not isinstance(system, list):
-        raise invalid("system", "Input should be a valid string or list")
+        raise invalid_field("system", "Input should be a valid string or list")
     texts = [_read_text(block, f"system.{index}", checker) for index, block in enumerate(system)]
     return [text for text in texts if text and not text.startswith(_ATTRIBUTION)]
 
@@ -131,9 +131,11 @@ def read_messages(messages: Any, checker: FieldChecker) -> ReadMessages:
     Raises: BadRequest.
     """
     if not isinstance(messages, list):
-        raise invalid("messages", "Field required" if messages is None else "Input should be a valid list")
+        raise invalid_field(
+            "messages", "Field required" if messages is None else "Input should be a valid list"
+        )
     if not messages:
-        raise invalid("messages", "at least one message is required")
+        raise invalid_field("messages", "at least one message is required")
     reader = _MessageReader(checker)
     for index, message in enumerate(messages):
         reader.add(index, message)
@@ -161,7 +163,7 @@ def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> 
             for call in message.get("tool_calls", ()):
                 calls[call["id"]] = origin.message
         elif role == "tool" and calls is not None and calls.pop(message["tool_call_id"], None) is None:
-            raise invalid(
+            raise invalid_field(
                 f"messages.{origin.message}.content.{origin.result_block}",
                 _NO_CALL.format(message["tool_call_id"][:80]),
             )
@@ -172,7 +174,7 @@ def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> 
 def _check_answered(calls: Mapping[str, int]) -> None:
     for index in calls.values():
         ids = ", ".join(id[:80] for id, message in calls.items() if message == index)
-        raise invalid(f"messages.{index}", _NO_RESULT.format(ids))
+        raise invalid_field(f"messages.{index}", _NO_RESULT.format(ids))
 
 
 class _MessageReader:
@@ -191,7 +193,7 @@ class _MessageReader:
         where = self._message_path
         where.index = index
         if not isinstance(message, dict):
-            raise invalid(f"{where}", "Input should be a valid dictionary")
+            raise invalid_field(f"{where}", "Input should be a valid dictionary")
         role, content = message.get("role"), message.get("content")
         if content.__class__ is str and len(message) == 2 and (role == "user" or role == "assistant"):
             # The fast path, for plain text: nearly all messages.
@@ -200,19 +202,21 @@ class _MessageReader:
             return
         self._fields.check(message, _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS, where)
         if role not in ("user", "assistant", "system"):
-            raise invalid(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
+            raise invalid_field(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
         if role == "system" and content in (None, []) and message.get("output_config") is not None:
             return
         if not isinstance(content, (str, list)):  # a union would be made for each message
-            raise invalid(
+            raise invalid_field(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
             )
         if content == [] and not self._fields.is_lenient:
-            raise invalid(f"{where}", f"{role} messages must have non-empty content")
+            raise invalid_field(f"{where}", f"{role} messages must have non-empty content")
         blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
         for number, block in enumerate(blocks):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
-                raise invalid(f"{where}.content.{number}", "Input should be a valid dictionary with a `type`")
+                raise invalid_field(
+                    f"{where}.content.{number}", "Input should be a valid dictionary with a `type`"
+                )
         if role == "assistant":
             self._append(self._translate_reply(blocks), MessageOrigin(index))
         elif role == "system":
@@ -256,7 +260,7 @@ class _MessageReader:
             elif kind in THOUGHTS:
                 self._fields.left_out["thinking"] = None
             elif not self._fields.is_lenient:
-                raise unsupported(f"{where}.{kind}")
+                raise untranslatable_field(f"{where}.{kind}")
         message: Json = {"role": "assistant", "content": text or (None if calls else "")}
         if calls:
             message["tool_calls"] = calls
@@ -268,14 +272,14 @@ class _MessageReader:
         self._fields.check(block, _RESULT_FIELDS, where)
         id_, content = block.get("tool_use_id"), block.get("content")
         if not isinstance(id_, str):
-            raise invalid(f"{where}.tool_use_id", "Field required")
+            raise invalid_field(f"{where}.tool_use_id", "Field required")
         images: list[Json] = []
         if isinstance(content, list):
             content = "\n".join(self._read_result_parts(content, images))
         elif content is None:
             content = ""
         elif not isinstance(content, str):
-            raise invalid(f"{where}.content", "Input should be a valid list")
+            raise invalid_field(f"{where}.content", "Input should be a valid list")
         if block.get("is_error") is True:
             content = f"Error: {content}"
         return {"role": "tool", "tool_call_id": id_, "content": content}, images
@@ -287,7 +291,7 @@ class _MessageReader:
         for number, each in enumerate(parts):
             where.index = number
             if not isinstance(each, dict):
-                raise invalid(f"{where}", "Input should be a valid dictionary")
+                raise invalid_field(f"{where}", "Input should be a valid dictionary")
             if each.get("type") == "tool_reference":
                 self._fields.check(each, _REFERENCE_FIELDS, where)
                 texts.append(str(each.get("tool_name") or ""))
@@ -315,7 +319,7 @@ class _MessageReader:
                 return [{"type": "text", "text": self._translate_search_result(block, where)}]
             case kind:
                 if not self._fields.is_lenient:
-                    raise unsupported(f"{where}.{kind}")
+                    raise untranslatable_field(f"{where}.{kind}")
                 return []
 
     def _read_source(self, block: Json, where: object) -> Json:
@@ -336,7 +340,7 @@ class _MessageReader:
             self._fields.left_out[f"image.source.{str(kind)[:60]}"] = None
             return _read_fields(block, _IMAGE_FIELDS)
         else:
-            raise unsupported(f"{where}.source.{kind}")
+            raise untranslatable_field(f"{where}.source.{kind}")
         return {"type": "image_url", "image_url": {"url": url}}
 
     def _translate_document(self, block: Json, where: object) -> list[Json]:
@@ -361,7 +365,7 @@ class _MessageReader:
         if self._fields.is_lenient:
             self._fields.left_out[f"document.source.{str(kind)[:60]}"] = None
             return [_read_fields(block, _DOCUMENT_FIELDS)]
-        raise unsupported(f"{where}.source.{kind}")
+        raise untranslatable_field(f"{where}.source.{kind}")
 
     def _translate_search_result(self, block: Json, where: object) -> str:
         title = f"{block.get('title') or ''} ({block.get('source') or ''})"
@@ -369,7 +373,7 @@ class _MessageReader:
 
     def _read_texts(self, blocks: Any, where: str) -> list[str]:
         if not isinstance(blocks, list):
-            raise invalid(where, "Input should be a valid list")
+            raise invalid_field(where, "Input should be a valid list")
         return [_read_text(each, f"{where}.{number}", self._fields) for number, each in enumerate(blocks)]
 
     def _append(self, message: Json, origin: MessageOrigin) -> None:
@@ -388,7 +392,7 @@ def find_effort_of_turn(messages: Sequence[Any], checker: FieldChecker) -> Any:
         if message.get("role") == "system" and config is not None:
             where = f"messages.{index}.output_config"
             if not isinstance(config, dict):
-                raise invalid(where, "Input should be a valid dictionary")
+                raise invalid_field(where, "Input should be a valid dictionary")
             checker.check(config, _TURN_CONFIG_FIELDS, where)
             if config.get("effort") is not None:
                 return config["effort"]
@@ -419,24 +423,24 @@ def _is_reminder(text: str) -> bool:
 
 def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
     if not isinstance(block, dict):
-        raise invalid(f"{where}", "Input should be a valid dictionary")
+        raise invalid_field(f"{where}", "Input should be a valid dictionary")
     if block.get("type") != "text":
         if checker.is_lenient:
             return ""
-        raise invalid(f"{where}.type", "Input should be 'text'")
+        raise invalid_field(f"{where}.type", "Input should be 'text'")
     checker.check(block, _TEXT_FIELDS, where)
     text = block.get("text")
     if not isinstance(text, str):
-        raise invalid(f"{where}.text", "Input should be a valid string")
+        raise invalid_field(f"{where}.text", "Input should be a valid string")
     return text
 
 
 def _translate_call(block: Json, where: object) -> Json:
     name, id_, given = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str) or not isinstance(id_, str):
-        raise invalid(f"{where}.{'id' if isinstance(name, str) else 'name'}", "Field required")
+        raise invalid_field(f"{where}.{'id' if isinstance(name, str) else 'name'}", "Field required")
     if not isinstance(given, dict):
-        raise invalid(f"{where}.input", "Input should be a valid dictionary")
+        raise invalid_field(f"{where}.input", "Input should be a valid dictionary")
     return {
         "id": id_,
         "type": "function",

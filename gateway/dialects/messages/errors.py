@@ -68,25 +68,25 @@ def error_object(status: int, message: str, request_id: str, code: Any = None, k
     kind: its type as the upstream names it; one that is not Anthropic's is replaced by that of the status.
     """
     is_known = isinstance(kind, str) and kind in _KINDS
-    error: Json = {"type": kind if is_known else type_of(status), "message": message}
+    error: Json = {"type": kind if is_known else error_type(status), "message": message}
     if isinstance(code, str) and code:
         error["details"] = {"error_code": code}
     return {"type": "error", "error": error, "request_id": request_id or None}
 
 
-def type_of(status: int) -> str:
+def error_type(status: int) -> str:
     """Returns the type of an error with this status."""
     return _TYPES.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
 
 
-def invalid(where: str, why: str) -> BadRequest:
+def invalid_field(where: str, why: str) -> BadRequest:
     """Returns the error about a field of a request. where: its path, such as `messages.0.content`."""
     return BadRequest(f"{where}: {why}", param=where)
 
 
-def unsupported(where: str) -> BadRequest:
+def untranslatable_field(where: str) -> BadRequest:
     """Returns the error for what chat completions have no place for, in the words that Anthropic's clients read."""
-    return invalid(
+    return invalid_field(
         where,
         "Extra inputs are not permitted. The gateway answers this model by way of chat completions, which have no "
         "place for it.",

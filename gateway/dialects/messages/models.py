@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from adapters.types import Json
-from gateway.dialects.messages.errors import invalid
+from gateway.dialects.messages.errors import invalid_field
 
 _DEFAULT_LIMIT: Final = 20
 _MAX_LIMIT: Final = 1000
@@ -59,11 +59,11 @@ def _limit(given: str | None) -> int:
     if given is None:
         return _DEFAULT_LIMIT
     if not (given.isdecimal() and len(given) <= len(str(_MAX_LIMIT)) and 1 <= int(given) <= _MAX_LIMIT):
-        raise invalid("limit", f"Input should be a whole number from 1 to {_MAX_LIMIT}")
+        raise invalid_field("limit", f"Input should be a whole number from 1 to {_MAX_LIMIT}")
     return int(given)
 
 
 def _find_index(ids: Sequence[str], id_: str, name: str) -> int:
     if id_ not in ids:
-        raise invalid(name, "there is no such model in the list")
+        raise invalid_field(name, "there is no such model in the list")
     return ids.index(id_)

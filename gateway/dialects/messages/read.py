@@ -30,7 +30,7 @@ from gateway.dialects.messages.content import (
     read_messages,
     read_system,
 )
-from gateway.dialects.messages.errors import invalid, unsupported
+from gateway.dialects.messages.errors import invalid_field, untranslatable_field
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
@@ -89,7 +89,7 @@ def parse_body(body: bytes) -> Json:
         for key, value in json.items():
             check_depth(key, [value])
     for key in repeated_keys(body, json=json):
-        raise invalid(key[:60], "the key is in the body twice")
+        raise invalid_field(key[:60], "the key is in the body twice")
     return json
 
 
@@ -122,12 +122,12 @@ def read_request(
     if not is_lenient:
         for key, field in json.items():
             if field is not None and key not in _KNOWN:
-                raise unsupported(key[:60])
+                raise untranslatable_field(key[:60])
     check_length("messages", json["messages"] if isinstance(json.get("messages"), list) else [], max_messages)
     checker = FieldChecker(is_lenient=is_lenient)
     translated = read_messages(json.get("messages"), checker)
     if not is_lenient and json["messages"][-1].get("role") == "assistant":
-        raise invalid(
+        raise invalid_field(
             "messages",
             "This model does not support assistant message prefill. The conversation must end with a user message.",
         )
@@ -160,7 +160,7 @@ def read_thread(json: Json) -> MessageThread | None:
     kind = thread.get("type") if isinstance(thread, dict) else None
     previous = thread.get("previous_message_id") if kind == "continue" else None
     if kind != "create" and not (isinstance(previous, str) and previous):
-        raise invalid(
+        raise invalid_field(
             "thread", "Input should have the type 'create', or 'continue' and a `previous_message_id`"
         )
     return MessageThread(previous)
@@ -194,7 +194,9 @@ def _translate_fields(
 def _add_limits(chat: Json, json: Json) -> None:
     limit = json.get("max_tokens")
     if not isinstance(limit, int) or isinstance(limit, bool):
-        raise invalid("max_tokens", "Field required" if limit is None else "Input should be a valid integer")
+        raise invalid_field(
+            "max_tokens", "Field required" if limit is None else "Input should be a valid integer"
+        )
     chat["max_tokens"] = limit
     for key in ("temperature", "top_p"):
         if json.get(key) is not None:
@@ -202,7 +204,7 @@ def _add_limits(chat: Json, json: Json) -> None:
     stops = json.get("stop_sequences")
     if stops is not None:
         if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
-            raise invalid("stop_sequences", "Input should be a valid list of strings")
+            raise invalid_field("stop_sequences", "Input should be a valid list of strings")
         if stops:
             chat["stop"] = stops
 
@@ -210,7 +212,7 @@ def _add_limits(chat: Json, json: Json) -> None:
 def _add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
     tools = json.get("tools")
     if tools is not None and not isinstance(tools, list):
-        raise invalid("tools", "Input should be a valid list")
+        raise invalid_field("tools", "Input should be a valid list")
     functions = [
         function
         for index, tool in enumerate(tools or ())
@@ -222,21 +224,21 @@ def _add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
     if choice is None:
         return
     if not isinstance(choice, dict):
-        raise invalid("tool_choice", "Input should be a valid dictionary")
+        raise invalid_field("tool_choice", "Input should be a valid dictionary")
     checker.check(choice, _CHOICE, "tool_choice")
     kind = choice.get("type")
     if not tools:
         if kind in ("any", "tool"):
-            raise invalid("tool_choice", "may only be specified while providing tools")
+            raise invalid_field("tool_choice", "may only be specified while providing tools")
         return
     if kind == "tool":
         if not isinstance(choice.get("name"), str):
-            raise invalid("tool_choice.tool.name", "Input should be a valid string")
+            raise invalid_field("tool_choice.tool.name", "Input should be a valid string")
         chat["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
     elif isinstance(kind, str) and kind in _CHOICES:
         chat["tool_choice"] = _CHOICES[kind]
     else:
-        raise invalid("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
+        raise invalid_field("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
     if choice.get("disable_parallel_tool_use") is True:
         chat["parallel_tool_calls"] = False
 
@@ -244,21 +246,21 @@ def _add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
 def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
     """Returns a tool of the client's own; None: the upstream alone knows what it is."""
     if not isinstance(tool, dict):
-        raise invalid(where, "Input should be a valid dictionary")
+        raise invalid_field(where, "Input should be a valid dictionary")
     if tool.get("type") not in (None, "custom"):
         kind = str(tool["type"])[:60]
         if checker.is_lenient:
             checker.left_out[f"tools.{kind}"] = None
             return None
-        raise unsupported(f"{where}.{kind}")
+        raise untranslatable_field(f"{where}.{kind}")
     checker.check(tool, _TOOL, where)
     if not checker.is_lenient:
         callers = tool.get("allowed_callers")
         if callers is not None and not (isinstance(callers, list) and "direct" in callers):
-            raise unsupported(f"{where}.allowed_callers")  # the model itself may not call it
+            raise untranslatable_field(f"{where}.allowed_callers")  # the model itself may not call it
     name = tool.get("name")
     if not isinstance(name, str):
-        raise invalid(f"{where}.name", "Field required")
+        raise invalid_field(f"{where}.name", "Field required")
     function: Json = {"name": name}
     if tool.get("description") is not None:
         function["description"] = tool["description"]
@@ -271,7 +273,7 @@ def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None
 def _add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
     config = json.get("output_config") or {}
     if not isinstance(config, dict):
-        raise invalid("output_config", "Input should be a valid dictionary")
+        raise invalid_field("output_config", "Input should be a valid dictionary")
     effort = config.get("effort")
     checker.check(config, _OUTPUT_CONFIG, "output_config")
     if not checker.is_lenient:
@@ -282,7 +284,7 @@ def _add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
     if form is None:
         return
     if not isinstance(form, dict) or form.get("type") != "json_schema":
-        raise invalid("output_config.format.type", "Input should be 'json_schema'")
+        raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
     checker.check(form, _FORMAT, "output_config.format")
     schema = {"name": "output", "schema": form.get("schema"), "strict": True}
     chat["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -293,15 +295,15 @@ def _check_context_management(management: Any, checker: FieldChecker) -> None:
     if management is None:
         return
     if not isinstance(management, dict):
-        raise invalid("context_management", "Input should be a valid dictionary")
+        raise invalid_field("context_management", "Input should be a valid dictionary")
     checker.check(management, _MANAGEMENT, "context_management")
     edits = management.get("edits") or []
     if not isinstance(edits, list):
-        raise invalid("context_management.edits", "Input should be a valid list")
+        raise invalid_field("context_management.edits", "Input should be a valid list")
     for index, edit in enumerate(edits):
         kind = edit.get("type") if isinstance(edit, dict) else None
         if not isinstance(kind, str) or not kind.startswith(_CLEARS_THOUGHTS):
-            raise unsupported(f"context_management.edits.{index}.{str(kind)[:60]}")
+            raise untranslatable_field(f"context_management.edits.{index}.{str(kind)[:60]}")
 
 
 def _read_user(metadata: Any) -> Json:
@@ -313,11 +315,11 @@ def _read_user(metadata: Any) -> Json:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
-        raise invalid("metadata", "Input should be a valid dictionary")
+        raise invalid_field("metadata", "Input should be a valid dictionary")
     user = metadata.get("user_id")
     if not isinstance(user, str):
         if user is not None:
-            raise invalid("metadata.user_id", "Input should be a valid string")
+            raise invalid_field("metadata.user_id", "Input should be a valid string")
         return {}
     if len(user) > _MAX_USER_CHARS:
         return {"user_id": user}

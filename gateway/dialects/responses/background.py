@@ -47,7 +47,7 @@ class StoredResponseRequest(Struct, frozen=True):
     waiting: list[Json] = field(default_factory=list)
     # The id of the caller's key; 0: it had none.
     key: int = 0
-    # As in `ResponsesRequest`.
+    # The tools that searches have found in what the request only names.
     found_tools: list[Json] = field(default_factory=list)
 
     def encode(self) -> bytes:
@@ -149,12 +149,12 @@ class ShownResponses:
         response: Json = found["response"]
         return response
 
-    def failed(self, shown: Json, code: str | None, message: str) -> Json:
+    def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
         """Returns a response as it is shown after an error of the gateway or the upstream."""
         error = {"code": code if code in ERROR_CODES else "server_error", "message": message}
         return {**shown, "status": "failed", "error": error, "output": [], "usage": None}
 
-    def cancelled(self, shown: Json) -> Json:
+    def as_cancelled(self, shown: Json) -> Json:
         """Returns a response as it is shown after its client has cancelled it."""
         return {**shown, "status": "cancelled", "output": [], "completed_at": None, "usage": None}
 

@@ -31,7 +31,7 @@ class BackgroundEnd:
             response = found.get("response")
             if found.get("type") in _ENDS and isinstance(response, dict):
                 # As it came, since it may be nested more deeply than orjson writes.
-                self._note(response, decode_upstream_members(data)["response"])
+                self._note_end(response, decode_upstream_members(data)["response"])
         return self._change.event(event)
 
     def unfinished(self, rest: bytes) -> bytes:
@@ -39,10 +39,10 @@ class BackgroundEnd:
 
     def whole(self, body: bytes) -> bytes:
         if _BACKGROUND in body:
-            self._note(decode_object(body), body)
+            self._note_end(decode_object(body), body)
         return self._change.whole(body)
 
-    def _note(self, response: dict[str, Any], body: bytes) -> None:
+    def _note_end(self, response: dict[str, Any], body: bytes) -> None:
         id = response.get("id")
         if isinstance(id, str) and response.get("background") is True and not is_pending(response):
             self.id, self.response = id, body

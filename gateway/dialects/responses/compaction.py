@@ -38,10 +38,10 @@ def read_compaction(item: Json, where: str) -> Json:
     """Returns a compaction item as a system message. Raises: BadRequest: it is not the gateway's."""
     param, content = f"{where}.encrypted_content", item.get("encrypted_content")
     if not is_sealed(content):
-        raise _unverified(param)
+        raise _unverified_content(param)
     summary = unseal(content, param).get(_KEY)
     if not isinstance(summary, str):
-        raise _unverified(param)
+        raise _unverified_content(param)
     return {"role": "system", "content": _BEFORE + summary}
 
 
@@ -53,7 +53,7 @@ def read_summary(message: Json) -> str:
     return content.removeprefix(_BEFORE)
 
 
-def _unverified(param: str) -> BadRequest:
+def _unverified_content(param: str) -> BadRequest:
     return BadRequest(
         f"The encrypted content of '{param}' could not be verified: the gateway has not made it.",
         param=param,

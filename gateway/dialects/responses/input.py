@@ -17,7 +17,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import media_in, separator
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
-from gateway.dialects.fields import ItemPath, missing, read_optional, read_text, wrong_type
+from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_text, wrong_type
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
 from gateway.dialects.responses.sealed import is_sealed, unseal
@@ -26,7 +26,7 @@ from gateway.dialects.responses.tools import (
     UpstreamTools,
     read_call,
     read_result,
-    unsupported,
+    unsupported_value,
 )
 from gateway.errors import BadRequest
 
@@ -91,7 +91,7 @@ def read_items(
         elif isinstance(kind, str) and kind in _LEFT_OUT:
             messages.left_out.add(f"{where}.{kind}")
         elif not (is_lenient or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
-            raise missing(f"{where}.type") if kind is None else unsupported(f"{where}.type", kind)
+            raise missing_field(f"{where}.type") if kind is None else unsupported_value(f"{where}.type", kind)
     return messages.end()
 
 
@@ -222,9 +222,9 @@ class _Messages:
         role, content = item.get("role"), item.get("content")
         if role not in _ROLES:
             param = f"{self._where}.role"
-            raise missing(param) if role is None else _wrong_role(param, role)
+            raise missing_field(param) if role is None else _wrong_role(param, role)
         if content is None:
-            raise missing(f"{self._where}.content")
+            raise missing_field(f"{self._where}.content")
         content = self._read_content(content, ".content")
         if role != "assistant":
             self._add_message({"role": role, "content": content})
@@ -294,7 +294,7 @@ class _Messages:
             known = _PARTS.get(kind) if isinstance(kind, str) else None
             if known is None:
                 param = f"{where}.type"
-                raise missing(param) if kind is None else unsupported(param, kind)
+                raise missing_field(param) if kind is None else unsupported_value(param, kind)
             parts.append(known.translate(part, where))
             self.left_out.add_rest(part, known.read_fields, where)
         return parts
@@ -357,7 +357,7 @@ def _refusal(part: Json, where: object) -> Json:
 
 def _image(part: Json, where: object) -> Json:
     if part.get("file_id") is not None:
-        raise unsupported(f"{where}.file_id", part["file_id"])
+        raise unsupported_value(f"{where}.file_id", part["file_id"])
     image = {"url": read_text(part, "image_url", where)}
     detail = read_optional(part, "detail", str, where)
     return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
@@ -365,7 +365,7 @@ def _image(part: Json, where: object) -> Json:
 
 def _file(part: Json, where: object) -> Json:
     if part.get("file_url") is not None:
-        raise unsupported(f"{where}.file_url", part["file_url"])
+        raise unsupported_value(f"{where}.file_url", part["file_url"])
     return {
         "type": "file",
         "file": {key: read_text(part, key, where) for key in _FILE if part.get(key) is not None},
@@ -376,7 +376,7 @@ def _audio(part: Json, where: object) -> Json:
     audio = part.get("input_audio")
     if not isinstance(audio, dict):
         param = f"{where}.input_audio"
-        raise missing(param) if audio is None else wrong_type(param, "an object", audio)
+        raise missing_field(param) if audio is None else wrong_type(param, "an object", audio)
     return {"type": "input_audio", "input_audio": audio}
 
 

@@ -153,7 +153,7 @@ def _render_part(part: Json) -> Json:
 def item_tag(turn: tuple[str, str], reply: WireMessage) -> str:
     """Returns the part that all ids of a turn's items share: that of its response, which may have one of its own."""
     stored = read_stored_response(reply)
-    return stored.tag if stored is not None and stored.tag else "".join(turn)
+    return stored.id_tag if stored is not None and stored.id_tag else "".join(turn)
 
 
 class ItemGroup(Struct, frozen=True):
@@ -161,7 +161,7 @@ class ItemGroup(Struct, frozen=True):
 
     # Returns them, oldest first.
     render: Callable[[], Sequence[Json]]
-    # Their ids contain it, but for those of a response in the background.
+    # The tag that the items' ids contain; those of a response in the background contain another one.
     tag: str = ""
 
 

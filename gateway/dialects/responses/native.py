@@ -52,8 +52,9 @@ _ENDS: Final = {
 class NativeResponse(Struct, frozen=True):
     """A request, and what memory reads in it."""
 
-    # Its body, and the value of the body.
+    # The request's body as it came.
     raw: bytes
+    # The parsed body.
     json: Json
     # Below the upstream's base URL, with the query.
     path: str
@@ -70,7 +71,7 @@ class NativeResponse(Struct, frozen=True):
     conversation_id: str | None
     # The id of the response that it continues.
     previous_id: str | None
-    # The part of the reply before it that was heard, where that is not all of it.
+    # The part of the reply before this request that was heard, where that is not all of it.
     heard: Json | None = None
 
     @property

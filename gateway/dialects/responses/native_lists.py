@@ -27,7 +27,7 @@ class ClientItems:
         found, _ = read_json(body)
         if found is None:
             raise UpstreamBroke("The upstream sent a list of items that is no JSON.")
-        changed = _changed(found)
+        changed = _without_notes(found)
         return body if changed is found else orjson.dumps(changed)
 
     def event(self, event: Event) -> bytes:
@@ -37,12 +37,12 @@ class ClientItems:
         return rest
 
 
-def _changed(found: Any) -> Any:
+def _without_notes(found: Any) -> Any:
     """Returns a list or an item without notes; itself where it has none."""
     if not isinstance(found, dict):
         return found
     if isinstance(found.get("data"), list):
-        items = [_changed(item) for item in found["data"]]
+        items = [_without_notes(item) for item in found["data"]]
         is_same = all(a is b for a, b in zip(items, found["data"], strict=True))
         return found if is_same else {**found, "data": items}
     content = found.get("content")

@@ -22,7 +22,7 @@ from gateway.dialects.chat.parse import MAX_MESSAGES, make_chat_request
 from gateway.dialects.fields import (
     check_depth,
     check_length,
-    missing,
+    missing_field,
     read_integer,
     read_object,
     read_optional,
@@ -41,7 +41,7 @@ from gateway.dialects.responses.tools import (
     UpstreamTools,
     read_choice,
     read_tools,
-    unsupported,
+    unsupported_value,
 )
 from gateway.errors import BadRequest
 
@@ -102,11 +102,11 @@ class ResponsesRequest(Struct, frozen=True):
     body: bytes
     # The tools that its upstreams take.
     upstream_tools: UpstreamTools
-    # It asks for a summary of its conversation in place of a reply.
+    # The request asks for a summary of its conversation in place of a reply.
     wants_compaction: bool = False
-    # The indices of the messages that each response of its conversation has.
+    # The indices of the messages that belong to every response of the conversation, and not to this turn alone.
     shared_messages: frozenset[int] = frozenset()
-    # The tools that searches have found in what it only names.
+    # The tools that searches have found in what the request only names.
     found_tools: Sequence[Json] = ()
 
     @property
@@ -208,7 +208,7 @@ def _check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     """Checks which fields a body has, their types and their depth. Raises: BadRequest."""
     for key in _OPENAI_ONLY:
         if json.get(key) is not None:
-            raise unsupported(key, key)
+            raise unsupported_value(key, key)
     for key in _CHAT_ONLY:
         if key in json and json[key] is not None and not (key == "n" and json[key] == 1):
             raise BadRequest(f"Unknown parameter: '{key}'.", param=key, code="unknown_parameter")
@@ -259,7 +259,7 @@ def _read_messages(
     if items is None and not needs_input:
         items = []
     if not isinstance(items, (str, list)):
-        raise missing("input") if items is None else wrong_type("input", "a string or an array", items)
+        raise missing_field("input") if items is None else wrong_type("input", "a string or an array", items)
     if isinstance(items, list):
         check_length("input", items, max_messages - 1)
     instructions = read_optional(json, "instructions", str)
@@ -305,7 +305,7 @@ def read_conversation_id(json: Json) -> str | None:
     if isinstance(named, dict):
         named = named.get("id")
         if named is None:
-            raise missing("conversation.id")
+            raise missing_field("conversation.id")
     if named is None:
         return None
     if not isinstance(named, str):
@@ -387,7 +387,7 @@ def _translate_reasoning(reasoning: Any) -> Json:
     if not isinstance(reasoning, dict):
         raise wrong_type("reasoning", "an object", reasoning)
     if (mode := reasoning.get("mode")) not in (None, "standard"):
-        raise unsupported("reasoning.mode", mode)
+        raise unsupported_value("reasoning.mode", mode)
     effort = reasoning.get("effort")
     return {} if effort is None else {"reasoning_effort": effort}
 

@@ -55,7 +55,7 @@ T = TypeVar("T", bound=Item)
 class MakesResponses(Struct, frozen=True):
     """Makes the view of one request's response."""
 
-    # As in `MakesView`.
+    # A response is no chat completion.
     speaks_chat: ClassVar[bool] = False
     # The fields of the request that the response repeats.
     echo: Json
@@ -250,9 +250,9 @@ class ResponsesView(ClientView):
             self._model(),
             usage=None if usage is None else render_usage(usage),
             completed=self._completed,
-            reason=reason,
+            incomplete_reason=reason,
             error=self._error,
-            tier=tier if isinstance(tier, str) else None,
+            service_tier=tier if isinstance(tier, str) else None,
             echo=changed_fields(self._factory.echo),
             forms={
                 name: (form.kind, form.name, form.namespace) for name, form in self._factory.forms.items()
@@ -260,7 +260,7 @@ class ResponsesView(ClientView):
             output=None
             if is_in_order
             else [item.json(self._status_at_end(item, status)) for item in self._items],
-            tag=self._factory.tag,
+            id_tag=self._factory.tag,
         )
 
     # -- what the upstream sends
@@ -344,7 +344,11 @@ class ResponsesView(ClientView):
 
     def restore(self, stored: StoredResponse) -> None:
         """Takes over the stored fields of the response."""
-        self._first_chunk = {"created": stored.created, "model": stored.model, "service_tier": stored.tier}
+        self._first_chunk = {
+            "created": stored.created,
+            "model": stored.model,
+            "service_tier": stored.service_tier,
+        }
         self._completed, self._error = stored.completed, stored.error
         self.assign_id()
 
@@ -480,7 +484,7 @@ def rebuild_response(
         return None
     view = ResponsesView(
         MakesResponses(
-            stored.echoed,
+            stored.full_echo,
             lambda: turn_names,
             model=lambda: private_of(reply).get("model", ""),
             forms=stored.call_forms,
@@ -494,7 +498,7 @@ def rebuild_response(
         output = view.rebuild_output(without_private(reply), stored)
     elif not shows_sealed_thoughts:
         output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
-    return {**view.response(stored.status, stored.reason), "output": output, "usage": stored.usage}
+    return {**view.response(stored.status, stored.incomplete_reason), "output": output, "usage": stored.usage}
 
 
 def empty_response(factory: MakesResponses, status: str) -> Json:

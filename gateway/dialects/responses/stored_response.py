@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, text_of
@@ -36,35 +36,33 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
     usage: Json | None = None
     # Seconds since the epoch; None: it did not complete.
     completed: int | None = None
-    # The reason for an incomplete one.
-    reason: str | None = None
-    # The error of a failed one.
+    # Why an incomplete response ended; None: it is not incomplete.
+    incomplete_reason: str | None = field(default=None, name="reason")
+    # The error of a failed response; None: it did not fail.
     error: Json | None = None
     # The service tier that the upstream named.
-    tier: str | None = None
-    # The fields of its request, where they differ from the defaults.
+    service_tier: str | None = field(default=None, name="tier")
+    # The fields of its request that the response repeats, where they differ from the defaults.
     echo: Json = {}
     # The forms of its tools' calls: name at the upstream -> (type of the item, name, namespace).
     forms: dict[str, tuple[str, str, str | None]] = {}
     # The output, where it cannot be made of the reply.
     output: list[Json] | None = None
-    # That of its ids, where its turn has another name: of a response that was made in the background.
-    tag: str = ""
+    # The part that its ids share. "": it is made of the turn's names. A response in the background had its ids before
+    # it had a turn.
+    id_tag: str = field(default="", name="tag")
 
     @property
     def call_forms(self) -> dict[str, CallForm]:
         return {name: CallForm(*form) for name, form in self.forms.items()}
 
     @property
-    def echoed(self) -> Json:
+    def full_echo(self) -> Json:
         """All fields of its request that a response repeats."""
         return {**ECHOED, **self.echo}
 
     def output_of(self, reply: WireMessage) -> list[Json] | None:
-        """Returns the stored output; None: the output is made of the reply.
-
-        That is so, too, where the text was cut after the response was stored.
-        """
+        """Returns the stored output; None: there is none, or the reply's text was cut since, so the reply is read."""
         if self.output is None:
             return None
         texts = [part.get("text", "") for item in self.output for part in item.get("content") or ()]

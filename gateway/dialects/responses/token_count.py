@@ -12,7 +12,7 @@ def render_count(tokens: int) -> bytes:
     return orjson.dumps({"object": "response.input_tokens", "input_tokens": tokens})
 
 
-class CountedTokens:
+class CountChange:
     """Implements `ReplyChange` for an upstream's count."""
 
     def event(self, event: Event) -> bytes:

@@ -24,7 +24,7 @@ from gateway.core.conversation.canonical import (
     text_of,
 )
 from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, as_function_call
-from gateway.dialects.fields import missing, read_optional, read_text, wrong_type
+from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
 from gateway.dialects.lenient import decode_list, decode_object
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
@@ -89,7 +89,7 @@ class UpstreamTools(Struct, frozen=True):
 
     # Custom tools and `allowed_tools`, as OpenAI's own endpoint takes them.
     custom: bool = False
-    # Claude's web search.
+    # Claude's web search (`web_search_20250305`).
     web_search: bool = False
 
 
@@ -99,9 +99,9 @@ FUNCTIONS_ALONE: Final = UpstreamTools()
 class CallForm(Struct, frozen=True):
     """The form in which a client has the calls of one tool."""
 
-    # The type of the item.
+    # The type of the item that is a call.
     kind: str
-    # The tool's name there.
+    # The tool's name in that item; upstream it may have another one.
     name: str
     namespace: str | None = None
 
@@ -112,15 +112,15 @@ NO_FORMS: Final[Mapping[str, CallForm]] = MappingProxyType({})
 class RequestTools(Struct, frozen=True):
     """The tools of a request."""
 
-    # As a chat completion has them.
+    # The tools as a chat completion has them.
     chat: list[Json]
-    # Of those whose calls come back in another form: name upstream -> form.
+    # The forms of calls that the client has in another form than a chat completion's, by the tool's name upstream.
     forms: dict[str, CallForm]
-    # As the response repeats them.
+    # The tools as the response repeats them.
     echo: list[Json]
 
 
-def unsupported(param: str, value: object) -> BadRequest:
+def unsupported_value(param: str, value: object) -> BadRequest:
     """Returns the error for what chat completions have no place for."""
     return BadRequest(
         f"Unsupported value for '{param}': {str(value)[:60]!r}. The gateway answers this model by way of chat "
@@ -179,7 +179,7 @@ def read_tools(
     own = json.get("input")
     reader.add_from([*waiting, *(own if isinstance(own, list) else ())], "input", len(waiting))
     if reader.omitted_search is not None and not reader.offered:
-        raise unsupported(reader.omitted_search, "web_search")
+        raise unsupported_value(reader.omitted_search, "web_search")
     return RequestTools([*reader.offered.values()], reader.forms, echo)
 
 
@@ -241,9 +241,9 @@ class _ToolReader:
             case str() if kind in _WEB_SEARCHES:
                 return self._add_search(tool, where)
             case None:
-                raise missing(f"{where}.type")
+                raise missing_field(f"{where}.type")
             case _:
-                raise unsupported(f"{where}.type", kind)
+                raise unsupported_value(f"{where}.type", kind)
         self._left_out.add_rest(tool, _READ_FIELDS[kind], where)
         return True
 
@@ -287,7 +287,7 @@ class _ToolReader:
         environment = read_optional(tool, "environment", dict, where) or {}
         kind = environment.get("type")
         if kind not in (None, "local"):
-            raise unsupported(f"{where}.environment.type", kind)
+            raise unsupported_value(f"{where}.environment.type", kind)
         self._left_out.add_rest(environment, _ENVIRONMENT_FIELDS, f"{where}.environment")
 
     def _add_search(self, tool: Json, where: str) -> bool:
@@ -366,11 +366,11 @@ def _translate_named_choice(choice: Any, where: str, upstream_tools: UpstreamToo
         raise wrong_type(where, "an object", choice)
     kind = choice.get("type")
     if kind is None:
-        raise missing(f"{where}.type")
+        raise missing_field(f"{where}.type")
     if isinstance(kind, str) and kind in _FORCED_BY_TYPE:
         return {"type": "function", "function": {"name": kind}}
     if kind not in ("function", "custom"):
-        raise unsupported(f"{where}.type", kind)
+        raise unsupported_value(f"{where}.type", kind)
     name = flat_name(read_optional(choice, "namespace", str, where), read_text(choice, "name", where))
     form = kind if upstream_tools.custom else "function"
     return {"type": form, form: {"name": name}}
@@ -437,7 +437,11 @@ def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
     key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(kind, "action")
     value = item.get(key)
     if not isinstance(value, (dict, str)):
-        raise missing(f"{where}.{key}") if value is None else wrong_type(f"{where}.{key}", "an object", value)
+        raise (
+            missing_field(f"{where}.{key}")
+            if value is None
+            else wrong_type(f"{where}.{key}", "an object", value)
+        )
     if isinstance(value, dict):
         own = {
             k: v
@@ -463,7 +467,7 @@ def read_result(item: Json, where: object) -> tuple[str, Any]:
             {k: item[k] for k in ("status", "output") if item.get(k) is not None}
         ).decode()
     if output is None:
-        raise missing(f"{where}.output")
+        raise missing_field(f"{where}.output")
     is_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
     return id, output if is_parts or isinstance(output, str) else orjson.dumps(output).decode()
 

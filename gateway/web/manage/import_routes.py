@@ -16,7 +16,7 @@ from gateway.run.admin.import_operations import ImportOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.records import managed
+from gateway.web.manage.record_routes import managed_route
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
 from gateway.web.upload import UploadBody
@@ -59,9 +59,9 @@ def import_routes(
     one = f"{IMPORTS_PATH}/{{id}}"
     return [
         Route(IMPORTS_PATH, begin, methods=["POST"]),
-        managed(IMPORTS_PATH, "GET", show_all, access, bodies),
-        managed(one, "GET", show, access, bodies),
-        managed(one, "DELETE", undo, access, bodies),
+        managed_route(IMPORTS_PATH, "GET", show_all, access, bodies),
+        managed_route(one, "GET", show, access, bodies),
+        managed_route(one, "DELETE", undo, access, bodies),
     ]
 
 

@@ -14,7 +14,7 @@ from gateway.run.admin.key_management import KeyManagement, KeyReport
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
-from gateway.web.manage.records import KEYS_PATH, managed, number_in, record_routes
+from gateway.web.manage.record_routes import KEYS_PATH, managed_route, number_in, record_routes
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
 
@@ -43,6 +43,6 @@ def key_routes(
 
     return [
         *record_routes(KEYS_PATH, operations, access, bodies),
-        managed(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate, access, bodies),
+        managed_route(f"{KEYS_PATH}/{{id}}/rotate", "POST", rotate, access, bodies),
         Route(ME_PATH, show_own, methods=["GET"]),
     ]

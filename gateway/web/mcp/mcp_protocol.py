@@ -22,7 +22,7 @@ Perform: TypeAlias = Callable[[Context, str, Mapping[str, Any]], Awaitable[McpAn
 
 def make_server(perform: Perform) -> Server[Any]:
     """Returns the server of a transport. perform: answers a call of one of TOOLS."""
-    listed = types.ListToolsResult(tools=[_listed(tool) for tool in TOOLS.values()])
+    listed = types.ListToolsResult(tools=[_list_entry(tool) for tool in TOOLS.values()])
 
     async def list_tools(_: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return listed
@@ -57,7 +57,7 @@ def client_of(context: Context) -> str:
     return "" if params is None else client_name(params.client_info.name, params.client_info.version)
 
 
-def _listed(tool: McpTool) -> types.Tool:
+def _list_entry(tool: McpTool) -> types.Tool:
     return types.Tool(
         name=tool.name,
         title=tool.title,

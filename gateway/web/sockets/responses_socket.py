@@ -205,7 +205,7 @@ class _Session:
                 try:
                     event = read_client_event(message["bytes"])
                 except GatewayError as error:
-                    await self.send_event(server_events.failed(error))
+                    await self.send_event(server_events.error_event(error))
                 else:
                     await self._handle(event)
         except asyncio.CancelledError:
@@ -240,7 +240,7 @@ class _Session:
                 try:
                     self._enqueue(event)
                 except GatewayError as error:
-                    await self.send_event(server_events.failed(error), event.stream_id)
+                    await self.send_event(server_events.error_event(error), event.stream_id)
 
     def _enqueue(self, create: Create) -> None:
         if self._sockets.is_draining():
@@ -325,7 +325,7 @@ class _Session:
             create.fields.setdefault("model", orjson.dumps(self._model))
         body, pending = self.unstored.translate(create)
         if not create.is_generated:
-            begun, done = server_events.prepared(create)
+            begun, done = server_events.empty_response_events(create)
             await self.send_event(begun, create.stream_id)
             await self.send_event(done, create.stream_id)
             self.unstored.keep(pending, server_events.response_in(done))
@@ -340,11 +340,15 @@ class _Session:
         if response.has_ended:
             return
         if response.is_cancelled:
-            begun = response.first_sent or server_events.response_in(server_events.prepared(create)[0])
-            await self.send_event(server_events.cancelled(begun, response.sent_events), create.stream_id)
+            begun = response.first_sent or server_events.response_in(
+                server_events.empty_response_events(create)[0]
+            )
+            await self.send_event(
+                server_events.cancelled_event(begun, response.sent_events), create.stream_id
+            )
         else:
             await self.send_failure(
-                create, server_events.failed(UpstreamBroke("The reply ended in the middle."))
+                create, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
             )
 
     async def send_failure(self, create: Create, event: bytes) -> None:
@@ -417,7 +421,7 @@ class _EventSender:
         headers = {
             name.decode(): value.decode("latin-1") for name, value in self._headers if name in _RETRY_HEADERS
         }
-        refusal = server_events.refused(status, bytes(self._body), headers)
+        refusal = server_events.refusal_event(status, bytes(self._body), headers)
         await self._session.send_failure(self._response.create, refusal)
 
 

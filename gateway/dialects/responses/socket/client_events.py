@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct
 
 from gateway.core.json_limits import check_values
-from gateway.dialects.fields import missing, wrong_type
+from gateway.dialects.fields import missing_field, wrong_type
 from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
@@ -23,11 +23,11 @@ _ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 class Create(Struct, frozen=True):
     """`response.create`."""
 
-    # Under which responses come one after another; None: those without one do, too.
+    # Responses of one stream come one after another; so do those without a stream (None).
     stream_id: str | None
-    # Of the request, each value as it is written.
+    # The fields of the request, each value as it is written.
     fields: dict[str, bytes]
-    # `previous_response_id`.
+    # The id of the response that this one continues (`previous_response_id`); None: it continues none.
     previous: str | None
     # The model is to answer.
     is_generated: bool
@@ -66,7 +66,7 @@ def read_client_event(data: bytes) -> ClientEvent:
     except (*NOT_READABLE, orjson.JSONDecodeError) as error:
         raise BadRequest(f"We could not parse the JSON of your message: {error}") from error
     if kind is None:
-        raise missing("type")
+        raise missing_field("type")
     raise BadRequest(
         f"Invalid value: {kind[:60]!r}. Supported events are 'response.create', 'response.cancel' and "
         "'response.steer'.",

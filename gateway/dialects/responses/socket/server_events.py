@@ -64,7 +64,7 @@ def broken_off(data: bytes) -> bytes:
     return _event(ERROR, {"error": encode_members(error), "sequence_number": number})
 
 
-def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
+def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     """Returns the event for a request that an error answers. headers: what they say of when to try again."""
     named = _decode_members_leniently(body).get("error", b"null")
     error = _decode_members_leniently(named)
@@ -78,17 +78,17 @@ def refused(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     return _event(ERROR, {"status": b"%d" % status, "error": encode_members(error)})
 
 
-def failed(error: GatewayError) -> bytes:
+def error_event(error: GatewayError) -> bytes:
     """Returns the event for an error of the gateway's."""
-    return refused(error.status, _errors.body(error), {})
+    return refusal_event(error.status, _errors.body(error), {})
 
 
-def cancelled(begun: bytes, sequence_number: int) -> bytes:
+def cancelled_event(begun: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled. begun: the response as first sent."""
     return _of_response("response.incomplete", _decode_members_leniently(begun), "cancelled", sequence_number)
 
 
-def prepared(create: Create) -> tuple[bytes, bytes]:
+def empty_response_events(create: Create) -> tuple[bytes, bytes]:
     """Returns beginning and end of a response that is not generated (`generate: false`), which can be gone on from."""
     named = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
     now = b"%d" % time.time()

@@ -21,6 +21,7 @@ from gateway.web.query import read_query
 
 LIMITS_PATH: Final = "/v1/manage/limits"
 KEYS_PATH: Final = "/v1/manage/keys"
+# Performs an operation, given the caller, the request and its JSON body; returns the body of the reply.
 _Perform = Callable[[Manager, Request, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -57,24 +58,22 @@ def record_routes(path: str, operations: ManagesRecords, access: Access, bodies:
 
     one = f"{path}/{{id}}"
     return [
-        managed(path, "GET", show_all, access, bodies),
-        managed(path, "POST", add, access, bodies, status=201),
-        managed(one, "GET", show, access, bodies),
-        managed(one, "PATCH", change, access, bodies),
-        managed(one, "DELETE", remove, access, bodies),
+        managed_route(path, "GET", show_all, access, bodies),
+        managed_route(path, "POST", add, access, bodies, status=201),
+        managed_route(one, "GET", show, access, bodies),
+        managed_route(one, "PATCH", change, access, bodies),
+        managed_route(one, "DELETE", remove, access, bodies),
     ]
 
 
-def managed(
+def managed_route(
     path: str, method: str, perform: _Perform, access: Access, bodies: BodyReader, *, status: int = 200
 ) -> Route:
-    """Returns a route that reads a JSON object, where it has a body, and answers with one.
-
-    Methods other than GET change something.
-    """
+    """Returns a route that reads a JSON object, where it has a body, and answers with one."""
 
     async def answer(request: Request) -> Response:
         info_of(request.scope).route = "manage"
+        # Each method other than GET changes something.
         manager = await access.admit(request, writes=method != "GET")
         async with bodies.read(request.scope, request.receive) as raw:
             body = read_object(bytes(raw)) if raw else {}
