@@ -219,7 +219,7 @@ class ToolSettings(Table, frozen=True):
     # hosts, private_hosts: as `HostRule` reads them.
     hosts: tuple[Text, ...] = ()
     private_hosts: tuple[Text, ...] = ()
-    # SECRET_PREFIX and base64.
+    # The key that signs calls of webhooks: SECRET_PREFIX and base64; None: they are not signed.
     webhook_secret: Secret | None = None
     # 32 bytes in base64; None: no secrets are stored.
     secrets_key: Secret | None = None
@@ -238,14 +238,14 @@ class BatchSettings(Table, frozen=True):
 
     # The first wait before a provider is asked again; waits grow tenfold at most.
     poll_s: Annotated[float, Meta(ge=0.05, le=MAX_NUMBER)] = 60.0
-    # Of each project; 0 sets no bound.
+    # The tokens that the batches of one project may use in a day; 0 sets no bound.
     daily_tokens: NonNegativeInt = 0
 
 
 class UsageSettings(Table, frozen=True):
     """The table [usage]."""
 
-    # Between two writes of the counters.
+    # The time between two writes of the counters.
     write_s: Annotated[float, Meta(ge=0.1, le=MAX_NUMBER)] = 60.0
     keep_users_days: Annotated[int, Meta(ge=1, le=36_500)] = 62
     ask_streams: bool = True
@@ -271,9 +271,9 @@ class UiSettings(Table, frozen=True):
     https: bool = False
     # How long a session lasts.
     session_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 43_200.0
-    # How long it lasts without a request.
+    # How long a session lasts without a request.
     idle_s: Annotated[float, Meta(ge=60.0, le=MAX_NUMBER)] = 1_800.0
-    # Of applications that may show "about me" in a frame.
+    # The origins of applications that may show "about me" in a frame.
     frame_origins: tuple[Text, ...] = ()
     # How long it is noted what operators did; fractions too.
     audit_days: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] = 90.0
@@ -316,7 +316,7 @@ class UpstreamSettings(Table, frozen=True):
     batches: Literal["openai", "anthropic", "none"] | None = None
     # The HTTP proxy before it, or `env:NAME`.
     proxy: Secret | None = None
-    # Whether it gets the headers of a trace; None: by its address, and whether the client has sent some.
+    # Whether the upstream gets the headers of a trace; None: its address decides, and whether the client has sent some.
     propagate: Literal["always", "never"] | None = None
 
     @property
@@ -372,7 +372,7 @@ class ModelSettings(Table, frozen=True):
     model: Text
     upstream: Text | None = None
     context_window: PositiveInt | None = None
-    # Of a million tokens, in whatever currency; a number is for all of them.
+    # The price of a million tokens, in whatever currency; a number is the price of input and output alike.
     price: Annotated[float, Meta(ge=0, le=MAX_NUMBER)] | PriceSettings | None = None
     # Other names that callers could ask for.
     fallbacks: tuple[Text, ...] = ()

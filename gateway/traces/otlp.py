@@ -29,7 +29,7 @@ class OtlpSettings(Struct, frozen=True):
     # The URL to which spans are posted.
     endpoint: str
     headers: tuple[tuple[str, str], ...] = ()
-    # Of one post.
+    # How long one post may take.
     timeout_s: float = 10.0
     is_compressed: bool = False
     # Attributes of the resource, `service.name` among them.
