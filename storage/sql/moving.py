@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -25,22 +25,60 @@ from storage.sql.exchanges import add_marks
 from storage.sql.group import Group, bulk_writes, long_reads, reads
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_or_make_attached, read_attached
-from storage.usage_records import ROWS_AT_ONCE, UsageKey
+from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
 
 SQL = load("moving.sql")
 
 _PAGE = 64
-# The kinds of the marks of a memory that was moved here: its source's state, and which database that is.
+# The kinds of the marks of a memory that was moved here: its state digest in the source, and which database that is.
 _STATE, _SOURCE = "moved", "moved from"
 _NO_LIMIT = 1 << 31  # more rows than a memory can have attached
+
+
+class MovedKey(NamedTuple):
+    """A gateway key without its row: what every store has alike, in the order of the statement `keys`."""
+
+    project: str
+    name: str
+    # The SHA-256 of its secret.
+    digest: bytes
+    # The first characters of the secret, which lists show.
+    prefix: str
+    created: float
+    revoked: float | None
+    memory: str | None
+    opens: str | None
+    used: float | None
+    expires: float | None
+    # Patterns of models, as JSON; None: it may ask for every model.
+    models: str | None
+    user: str | None
+    # The SHA-256 of the secret before the last rotation, which is taken until `old_until`; None: it was not rotated.
+    old_digest: bytes | None
+    old_until: float | None
+    installed: bool
+
+
+class MovedDefinition(NamedTuple):
+    """A tool, a server or an identity, in the order of the statement `definitions`."""
+
+    # Its row in the source.
+    id: int
+    project: str
+    kind: str
+    uid: str
+    name: str
+    created: float
+    # JSON.
+    body: bytes
 
 
 class ExchangeAddress(Struct, frozen=True):
     """An exchange by what is the same in every store; its row is another one in each."""
 
-    # Of its memory.
+    # The scope of its memory.
     scope: Scope
-    # Its number there.
+    # The exchange's number in that memory.
     seq: int
 
 
@@ -70,7 +108,7 @@ class MovedBlock(Struct, frozen=True):
     uid: str
     # The body of its definition; empty: it has none.
     details: dict[str, Any]
-    # The oldest first.
+    # The values that it had, oldest first.
     versions: Sequence[MovedVersion]
 
 
@@ -81,6 +119,20 @@ class MovedLinks(Struct, frozen=True):
     attached: Sequence[dict[str, Any]]
     # The sleeptime agents that read it: the scope of each, the number of the last message that it has read, and when.
     readers: Sequence[tuple[Scope, int, float]]
+
+
+class _VersionRow(NamedTuple):
+    """A value that a block had, as the statement `versions` reads it."""
+
+    version: int
+    restores: int | None
+    at: float
+    origin: str
+    # The row of the exchange in which it was written.
+    exchange: int | None
+    # The rows of the exchanges that it came from, as JSON.
+    sources: bytes
+    value: str
 
 
 class Moving(Group):
@@ -107,7 +159,7 @@ class Moving(Group):
         return [make_agent_record(row) for row in rows]
 
     @reads
-    async def state(self, connection: Connection, agent: int) -> bytes | None:
+    async def state_digest(self, connection: Connection, agent: int) -> bytes | None:
         """Returns a digest that is another one after each change of a memory, and in each store; None: it is gone."""
         found, numbers = await load_agent(connection, agent), await load_numbers(connection, agent)
         if found is None or numbers is None:
@@ -116,9 +168,9 @@ class Moving(Group):
         return blake2b(repr(parts).encode(), key=found.secret, digest_size=16).digest()
 
     @reads
-    async def keys(self, connection: Connection) -> list[Row]:
-        """Returns all gateway keys, for `put_keys`."""
-        return await connection.rows(SQL["keys"])
+    async def keys(self, connection: Connection) -> list[MovedKey]:
+        """Returns all gateway keys."""
+        return [MovedKey(*row) for row in await connection.rows(SQL["keys"])]
 
     @reads
     async def key_numbers(self, connection: Connection) -> dict[bytes, int]:
@@ -126,19 +178,16 @@ class Moving(Group):
         return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
 
     @long_reads
-    async def usage(self, connection: Connection, after: UsageKey) -> list[Row]:
-        """Returns a page of usage. A row has the columns of its key, then the counters."""
-        return await connection.rows(SQL["usage"], (*after, ROWS_AT_ONCE))
-
-    @reads
-    async def limits(self, connection: Connection) -> list[tuple[Any, ...]]:
-        """Returns all limits, for `put_limits`."""
-        return [tuple(row) for row in await connection.rows(SQL["limits"])]
+    async def usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:
+        """Returns a page of usage."""
+        rows = await connection.rows(SQL["usage"], (*after, ROWS_AT_ONCE))
+        key_width = len(after)
+        return [(UsageKey(*row[:key_width]), tuple(row[key_width:])) for row in rows]
 
     @long_reads
-    async def definitions(self, connection: Connection, after: int) -> list[Row]:
-        """Returns a page of tools, servers and identities, for `put_definition`. after: the first column of a row."""
-        return await connection.rows(SQL["definitions"], (after, _PAGE))
+    async def definitions(self, connection: Connection, after: int) -> list[MovedDefinition]:
+        """Returns a page of tools, servers and identities. after: the `id` with which the page before ends."""
+        return [MovedDefinition(*row) for row in await connection.rows(SQL["definitions"], (after, _PAGE))]
 
     @long_reads
     async def blocks(self, connection: Connection, after: int) -> list[tuple[int, MovedBlock]]:
@@ -173,17 +222,16 @@ class Moving(Group):
     # -- the target
 
     @bulk_writes
-    async def put_keys(self, connection: Connection, keys: Sequence[Row]) -> None:
+    async def put_keys(self, connection: Connection, keys: Sequence[MovedKey]) -> None:
         """Adds the keys that are missing here. What was revoked or rotated, here or there, stays so."""
         for key in keys:
-            _, _, digest, prefix, _, revoked, *_, old_digest, old_until, _ = key
-            revised = (digest, prefix, revoked, old_digest, old_until)
+            revised = (key.digest, key.prefix, key.revoked, key.old_digest, key.old_until)
             if not await connection.run(SQL["key_revise"], revised):
-                await connection.run(SQL["key_put"], tuple(key))
+                await connection.run(SQL["key_put"], key)
 
     @reads
-    async def moved_state(self, connection: Connection, agent: int) -> bytes | None:
-        """Returns the `state` that the source of a memory had when it was moved here; None: it was not moved here."""
+    async def moved_digest(self, connection: Connection, agent: int) -> bytes | None:
+        """Returns the `state_digest` that a memory had in its source when it was moved; None: it was not moved here."""
         found = await connection.value(SQL["mark_of"], (agent, _STATE))
         return None if found is None else bytes(found)
 
@@ -194,39 +242,46 @@ class Moving(Group):
         return [make_agent_record(row) for row in rows]
 
     @bulk_writes
-    async def put_moved(self, connection: Connection, agent: int, state: bytes, source: bytes) -> None:
-        """Notes the `state` of a memory in its source, and the id of that database."""
-        await add_marks(connection, agent, _STATE, (state,), 0)
+    async def mark_moved(
+        self, connection: Connection, agent: int, state_digest: bytes, source: bytes
+    ) -> None:
+        """Notes that a memory was moved here: its `state_digest` in its source, and the id of that database."""
+        await add_marks(connection, agent, _STATE, (state_digest,), 0)
         await add_marks(connection, agent, _SOURCE, (source,), 0)
 
     @bulk_writes
-    async def put_usage(self, connection: Connection, rows: Sequence[Row], keys: Mapping[int, int]) -> None:
+    async def put_usage(
+        self, connection: Connection, rows: Sequence[UsageRow], keys: Mapping[int, int]
+    ) -> None:
         """Adds the counters that are missing here. keys: the numbers of gateway keys here, by those in the source."""
-        for day, project, user, key, *rest in rows:
-            await connection.run(SQL["usage_put"], (day, project, user, keys.get(key, 0), *rest))
+        for usage_key, counters in rows:
+            placed = usage_key._replace(key=keys.get(usage_key.key, 0))
+            await connection.run(SQL["usage_put"], (*placed, *counters))
 
     @bulk_writes
     async def put_limits(
-        self, connection: Connection, limits: Sequence[tuple[Any, ...]], keys: Mapping[int, int]
+        self, connection: Connection, limits: Sequence[UsageLimit], keys: Mapping[int, int]
     ) -> None:
         """Adds the limits that are missing here. Where one has another amount here, that stays.
 
         keys: the numbers of gateway keys here, by those in the source.
         """
-        present = {tuple(row)[:5] for row in await connection.rows(SQL["limits"])}
-        for project, key, *rest in limits:
-            values = (project, None if key is None else keys.get(key), *rest)
-            if values[:5] not in present and (key is None or key in keys):
-                await connection.run(SQL["limit_put"], values)
+        present = {tuple(row) for row in await connection.rows(SQL["limit_bounds"])}
+        for limit in limits:
+            key = None if limit.key is None else keys.get(limit.key)
+            bounds = (limit.project, key, limit.user, limit.unit, limit.per)
+            if bounds not in present and (limit.key is None or key is not None):
+                await connection.run(SQL["limit_put"], (*bounds, limit.most, limit.then))
 
     @bulk_writes
-    async def put_definition(self, connection: Connection, row: Row) -> None:
+    async def put_definition(self, connection: Connection, moved: MovedDefinition) -> None:
         """Adds a tool, a server or an identity, unless the project has one of its uid or of its name."""
-        _, project, kind, uid, name, created, body = row
-        draft = DefinitionDraft(project, DefinitionKind(kind), uid, orjson.loads(body), name)
-        if await find_definition(connection, project, draft.kind, uid) is None:
+        draft = DefinitionDraft(
+            moved.project, DefinitionKind(moved.kind), moved.uid, orjson.loads(moved.body), moved.name
+        )
+        if await find_definition(connection, draft.project, draft.kind, draft.uid) is None:
             try:
-                await add_definition(connection, draft, at=created)
+                await add_definition(connection, draft, at=moved.created)
             except WriteConflict:
                 # The project's own of this name stays, as where an agent is imported.
                 return
@@ -243,9 +298,9 @@ class Moving(Group):
         present_id = await connection.value(SQL["block_named"], (block.uid,))
         if present_id is not None:
             rows = await connection.rows(SQL["versions"], (present_id,))
-            # None: it was forgotten here, and need not be forgotten in the source.
             moved = {
-                n: None if origin == FORGOTTEN_ORIGIN else value for n, _, _, origin, _, _, value in rows
+                row.version: None if row.origin == FORGOTTEN_ORIGIN else row.value
+                for row in map(_VersionRow._make, rows)
             }
             return all(
                 each.version in moved and moved[each.version] in (None, each.value) for each in block.versions
@@ -288,11 +343,11 @@ class Moving(Group):
 
 async def _moved_version(connection: Connection, row: Row) -> MovedVersion:
     """Returns a version as it is moved. row: as the statement `versions` reads it."""
-    version, restores, at, origin, exchange, sources, value = row
-    found = [await _address(connection, id) for id in orjson.loads(sources)]
+    read = _VersionRow._make(row)
+    found = [await _address(connection, id) for id in orjson.loads(read.sources)]
     addresses = [each for each in found if each is not None]
-    address = None if exchange is None else await _address(connection, exchange)
-    return MovedVersion(version, restores, at, origin, address, addresses, value)
+    address = None if read.exchange is None else await _address(connection, read.exchange)
+    return MovedVersion(read.version, read.restores, read.at, read.origin, address, addresses, read.value)
 
 
 async def _add_version(connection: Connection, block: int, added: MovedVersion) -> None:

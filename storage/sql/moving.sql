@@ -54,9 +54,9 @@ ORDER BY {usage_key} LIMIT ?7
 -- Adds counters as they were, unless there are some of their key.
 INSERT INTO usage ({usage_row}) VALUES ({?1..28}) ON CONFLICT DO NOTHING
 
--- name: limits
--- Reads all limits, without their numbers.
-SELECT project, key, "user", unit, per, most, action FROM limits ORDER BY id
+-- name: limit_bounds
+-- Reads of all limits what they bound, without the amounts.
+SELECT project, key, "user", unit, per FROM limits
 
 -- name: limit_put
 -- Adds a limit.

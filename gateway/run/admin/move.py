@@ -63,9 +63,9 @@ class Move:
     async def _move_definitions(self) -> None:
         after = 0
         while definitions := await self.source.moving.definitions(after):
-            for row in definitions:
-                await self.target.moving.put_definition(row)
-            after = definitions[-1][0]
+            for definition in definitions:
+                await self.target.moving.put_definition(definition)
+            after = definitions[-1].id
 
     async def _move_memories(self, report: Callable[[MoveOutcome, int], None]) -> MoveOutcome:
         outcome, count, after = MoveOutcome(), await self.source.moving.count(), 0
@@ -112,11 +112,11 @@ class Move:
         source, target = self.source.moving, self.target.moving
         ids = await target.key_numbers()
         keys = {id: ids[digest] for digest, id in (await source.key_numbers()).items() if digest in ids}
-        await target.put_limits(await source.limits(), keys)
+        await target.put_limits(await self.source.limits.list(), keys)
         after = _BEFORE_USAGE
         while rows := await source.usage(after):
             await target.put_usage(rows, keys)
-            after = UsageKey(*rows[-1][: len(after)])
+            after, _ = rows[-1]
 
     async def _prepare(self) -> None:
         """Completes the forgetting that was interrupted. Raises: GatewayError: batches or runs are not finished."""
@@ -135,7 +135,8 @@ class Move:
         """Moves one memory, and counts it."""
         copy = await self.target.agents.find(agent.scope)
         if copy is not None and copy.uid == agent.uid:
-            if await self.target.moving.moved_state(copy.id) == await self.source.moving.state(agent.id):
+            moving = self.source.moving
+            if await self.target.moving.moved_digest(copy.id) == await moving.state_digest(agent.id):
                 outcome.already_there += 1
             else:
                 outcome.refused.append(
@@ -154,7 +155,7 @@ class Move:
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
         # Before anything is read: what changes meanwhile may be missing from the copy.
-        state = await self.source.moving.state(agent.id)
+        state_digest = await self.source.moving.state_digest(agent.id)
         read: ExportPosition | None = None
         written: ImportPosition | None = None
         while True:
@@ -162,25 +163,25 @@ class Move:
             # What is attached may not be there yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
             if read is None:
-                await self._complete_unfinished(agent, state)
+                await self._complete_unfinished(agent, state_digest)
             if lines or read is None:
                 written = await target.write_page(agent.scope, written, lines, is_end=read is None)
             if read is None:
                 return
 
-    async def _complete_unfinished(self, agent: Agent, state: bytes | None) -> None:
+    async def _complete_unfinished(self, agent: Agent, state_digest: bytes | None) -> None:
         """Writes into a copy what exports leave out, before the copy is visible: a killed move leaves none without it.
 
-        state: of the memory when its copy began.
+        state_digest: of the memory in the source when its copy began.
         """
         unfinished = await self.target.transfer.find_unfinished(agent.scope)
         if unfinished is None:
             return
         if agent.paused is not None:
             await self.target.forgetting.pause(unfinished.id, agent.paused)
-        if state is not None:
+        if state_digest is not None:
             source = await self.source.secrets.database_id()
-            await self.target.moving.put_moved(unfinished.id, state, source)
+            await self.target.moving.mark_moved(unfinished.id, state_digest, source)
 
 
 def _name(agent: Agent) -> str:

@@ -135,15 +135,18 @@ async def contents(store: Store) -> dict[str, Any]:
         links = await store.moving.links(each.id)
         found[f"attached {each.scope}"] = list(links.attached)
         found[f"readers {each.scope}"] = list(links.readers)
-    found["keys"] = [tuple(row) for row in await store.moving.keys()]
+    found["keys"] = await store.moving.keys()
     names = {id: digest for digest, id in (await store.moving.key_numbers()).items()}
-    found["limits"] = [(p, names.get(k), *rest) for p, k, *rest in await store.moving.limits()]
+    found["limits"] = [
+        (each.project, names.get(each.key or 0), each.user, each.unit, each.per, each.most, each.then)
+        for each in await store.limits.list()
+    ]
     found["usage"] = []
     after = UsageKey(-1, "", "", -1, "", "")
     while page := await store.moving.usage(after):
-        found["usage"] += [(*row[:3], names.get(row[3]), *row[4:]) for row in page]
-        after = UsageKey(*page[-1][:6])
-    found["definitions"] = sorted(tuple(row[1:6]) for row in await store.moving.definitions(0))
+        found["usage"] += [(key._replace(key=0), names.get(key.key), counters) for key, counters in page]
+        after, _ = page[-1]
+    found["definitions"] = sorted(each[1:6] for each in await store.moving.definitions(0))
     blocks = [block for _, block in await store.moving.blocks(0)]
     found["blocks"] = sorted(blocks, key=lambda block: block.uid)
     return found
@@ -159,7 +162,7 @@ async def test_everything_is_moved(source: Store, target: Store) -> None:
         assert there[name] == value, name
     assert len(here["keys"]) == 1
     assert len(here["limits"]) == 2
-    assert len([row for row in here["usage"] if row[2] == "ann" and row[3]]) == 1200
+    assert len([key for key, digest, _ in here["usage"] if key.user == "ann" and digest]) == 1200
     assert {kind for _, kind, *_ in here["definitions"]} == {"tool", "identity"}
     assert any(here[name] for name in here if name.startswith("readers"))
     (brought,) = [
