@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from storage.errors import Foreign, TooNew, TooOld
+from storage.errors import Foreign, NotAdmitted, TooNew, TooOld
 from storage.postgres.connection import RawConnection
 
 _log = logging.getLogger("mnemogate")
@@ -67,7 +67,10 @@ def latest(migrations: Iterable[PostgresMigration]) -> int:
 async def migrate(
     raw: RawConnection, name: str, migrations: Sequence[PostgresMigration] | None = None
 ) -> int:
-    """Applies what is missing and returns the version. Raises: TooNew, TooOld, Foreign; asyncpg's errors."""
+    """Applies what is missing. Returns the version.
+
+    Raises: TooNew, TooOld, Foreign; NotAdmitted: the role may not change tables; asyncpg's errors.
+    """
     steps = load_migrations() if migrations is None else migrations
     known = latest(steps)
     before, oldest = await find_version(raw)
@@ -96,6 +99,10 @@ async def _apply(raw: RawConnection, name: str, steps: Sequence[PostgresMigratio
         try:
             async with raw.transaction():
                 return await _try_to_apply(raw, name, steps)
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise NotAdmitted(
+                f"{name}: {error}. Bring the schema to version {latest(steps)} as another role: mnemogate migrate."
+            ) from error
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
             # A turn may hold one table and wait for another, which the step has locked.
             _log.warning("The upgrade of %s waits for another session, such as a backup.", name)

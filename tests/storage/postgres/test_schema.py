@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from storage.errors import Foreign, TooNew, TooOld
+from storage.errors import Foreign, NotAdmitted, TooNew, TooOld
 from storage.listing import PassageDraft
 from storage.postgres import migration
 from storage.postgres.migration import PostgresMigration, latest, load_migrations, migrate
@@ -383,6 +383,28 @@ async def test_a_database_that_is_too_old_is_refused_with_the_way(database: Post
             await migrate(connection, "older")
     finally:
         await connection.execute("DROP SCHEMA older CASCADE")
+        await connection.close()
+
+
+@pytest.mark.parametrize("version", [0, latest(load_migrations()) - 1], ids=["no tables", "older"])
+async def test_a_role_that_may_not_change_tables_is_told_what_to_do(
+    database: PostgresServer, version: int
+) -> None:
+    connection = await asyncpg.connect(database.url)
+    try:
+        await connection.execute("CREATE SCHEMA older; SET search_path = older")
+        if version:
+            await migrate(connection, "older", [step for step in load_migrations() if step.after <= version])
+        await connection.execute("""CREATE ROLE mnemogate_guest; GRANT USAGE ON SCHEMA older TO mnemogate_guest;
+            GRANT ALL ON ALL TABLES IN SCHEMA older TO mnemogate_guest; SET ROLE mnemogate_guest""")
+        with pytest.raises(
+            NotAdmitted, match=r"^older: permission denied .* as another role: mnemogate migrate"
+        ):
+            await migrate(connection, "older")
+        await connection.execute("RESET ROLE")
+        await migrate(connection, "older")
+    finally:
+        await connection.execute("RESET ROLE; DROP SCHEMA older CASCADE; DROP ROLE IF EXISTS mnemogate_guest")
         await connection.close()
 
 
