@@ -179,13 +179,18 @@ class Parallel(Person):
         for number in itertools.count(1):
             headers = {"x-mnemogate-conversation": f"fork-{number}"}
             past: list[tuple[str, str]] = []
+            is_stored = True
             for _ in range(TURNS // 2):
-                past.append(self._fork(past, headers))
+                turn, is_stored = self._fork(past, headers, is_stored=is_stored)
+                past.append(turn)
                 if is_over():
                     return
                 self.rest()
 
-    def _fork(self, past: list[tuple[str, str]], headers: dict[str, str]) -> tuple[str, str]:
+    def _fork(
+        self, past: list[tuple[str, str]], headers: dict[str, str], *, is_stored: bool
+    ) -> tuple[tuple[str, str], bool]:
+        """Returns the turn to go on from, and whether it is stored. is_stored: the last one of the past is."""
         new = [self.new() for _ in range(2)]
         pair = self.world.held_together(*(word for word, _ in new))
         found: list[tuple[Said, int] | None] = [None, None]
@@ -203,13 +208,16 @@ class Parallel(Person):
         at_once(lambda: ask(0), lambda: ask(1))
         self.world.let_go(pair)
         before = tuple(asked for asked, _ in past)
-        # Where one was not stored, whoever goes on from it seems to have edited the other one.
-        is_clean = all(each is not None and each[1] == 1 and not each[0].unkept for each in found)
+        # Where one was not stored, whoever goes on from it seems to have edited the other one. The same holds where one
+        # gateway knew the turn before, and the other did not yet.
+        is_clean = is_stored and all(
+            each is not None and each[1] == 1 and not each[0].unkept for each in found
+        )
         replies = []
         for (word, text), each in zip(new, found, strict=True):
             assert each is not None
             self.finished(Turn(word, text, each[0].text, before, must_stand=is_clean), each[0])
-            replies.append((text, each[0].text))
+            replies.append(((text, each[0].text), not each[0].unkept))
         return self.dice.choice(replies)
 
 
