@@ -73,6 +73,7 @@ RULES = (
     Rule("bound: a hit by one word", [(scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "MIN_SHARE", 0.0)]),
     Rule("wordy questions ask for less", [(find, "_MAX_ASKED", inf)]),
+    Rule("pairs never heard ask less", [(find, "_UNHEARD_PAIR", 1.0)]),
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(recall, "SPARE_BUDGETS", 0)]),

@@ -17,7 +17,7 @@ from storage.search.common import NAMES_NOTHING
 from storage.search.index import NO_HASH, Index, no_occurrences, without_rows
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
-from storage.search.tokens import parts_of_words
+from storage.search.tokens import is_pair, parts_of_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +47,12 @@ _MAX_ASKED = 8
 # 0.5: of the Chinese 79 and 79% found, of the Japanese 90 and 88%; questions about something else with a note, 6 and
 # 0%, 5 and 0%. Anything from 0.3 to 0.6 behaves alike.
 _OF_PART = 0.5
+# How much a pair of characters that the memory does not have adds to what is asked for, of the square of its weight.
+# Half of the pairs of a text without spaces belong to two words, and are heard nowhere. Measured with 1 and 0.5 on the
+# developing halves of facts, and of facts among courtesies: of the Korean 81, 88% and 61, 90% are found, of the
+# Japanese 78, 88% and 58, 71%, of the Chinese 80, 81% and 67, 75%; of those about something else among courtesies 0 and
+# 1% have a note. With a quarter a third of the Korean ones have.
+_UNHEARD_PAIR = 0.5
 
 
 class WantedTerms(Struct, frozen=True):
@@ -135,7 +141,8 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
         scale = _OF_PART if term in parts_of_others else 1.0
         weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(weight)
-        asked_by[sentence] = asked_by.get(sentence, 0.0) + min(weight, scale * once) ** 2
+        part = _UNHEARD_PAIR if not having and scale == 1.0 and is_pair(term) else 1.0
+        asked_by[sentence] = asked_by.get(sentence, 0.0) + part * min(weight, scale * once) ** 2
         if having and share <= NAMES_NOTHING:
             known.add(sentence)
     # Any other sentence is mostly no part of the question ("Please jog my memory."), and does not add to what this asks

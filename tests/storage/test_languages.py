@@ -129,6 +129,21 @@ def test_a_question_finds_its_fact_first(language: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("language", "said", "question"),
+    [
+        ("Chinese", "我对花生过敏", "打扰一下，我之前好像提过，我对什么食物过敏？现在突然记不清了。"),
+        ("Japanese", "姉は札幌で薬剤師をしています", "ごめん、ど忘れしちゃって、姉の仕事は何ですか？教えて。"),
+        ("Korean", "언니는 부산에서 간호사로 일해요", "자꾸 깜빡해서 죄송한데요, 언니는 무슨 일을 하나요?"),
+    ],
+)  # fmt: skip
+def test_pairs_that_were_never_heard_do_not_outweigh_what_was(
+    language: str, said: str, question: str
+) -> None:
+    chat = CHATS[language]
+    assert recalled(chat._replace(said=(*chat.said, said)), question)[:1] == [len(chat.said)]
+
+
 @pytest.mark.parametrize("language", CHATS)
 def test_foreign_questions_and_small_talk_find_nothing(language: str) -> None:
     chat = CHATS[language]
