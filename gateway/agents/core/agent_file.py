@@ -39,7 +39,7 @@ class PortableConversation(Struct, frozen=True):
 
 
 class PortableArchive(Struct, frozen=True):
-    """An archive."""
+    """An archive with its passages."""
 
     name: str
     body: dict[str, Any]
@@ -50,11 +50,11 @@ class PortableArchive(Struct, frozen=True):
 
 
 class PortableFolder(Struct, frozen=True):
-    """A folder."""
+    """A folder with the texts of its files."""
 
     name: str
     body: dict[str, Any]
-    # (name, type, text) of each.
+    # The name, the MIME type and the text of each.
     files: Sequence[tuple[str, str, str]] = ()
     uid: str | None = None
 
@@ -68,7 +68,7 @@ class PortableIdentity(Struct, frozen=True):
 
 
 class PortableAgent(Struct, frozen=True):
-    """An agent."""
+    """An agent with what belongs to it alone; what it shares stands in `AgentFile`."""
 
     name: str
     definition: AgentDefinition
@@ -91,7 +91,7 @@ class PortableAgent(Struct, frozen=True):
 
 
 class AgentFile(Struct, frozen=True):
-    """The content of a file."""
+    """The agents of a file, and what they share."""
 
     agents: Sequence[PortableAgent]
     # Tools that the file defines, by name.

@@ -14,7 +14,7 @@ _TURN_MARK = re.compile(r"^[\s✓✔●⬤○◯◐◑◒◓]+")
 # Vapi's `<flush />` sends what is buffered to the voice; break and emphasis are the speech engines' own.
 _TAG = re.compile(r"</?\s*(?:flush|break|emphasis|prosody|speak|say-as|phoneme)\b[^<>]*>", re.IGNORECASE)
 # Whole messages that only bridge a pause, and prompts that a framework sends in the user's place.
-_EMPTY = re.compile(
+_BRIDGING_LINE = re.compile(
     r"(?:(?:ok(?:ay)?|sure|right|alright|well|hm+|um+|uh+)[\s,.!…]*+)?"
     r"(?:let me (?:just )?(?:check|see|look|think)(?: (?:that|this|on that|into that|it up))?(?: for you)?"
     r"|(?:just )?(?:a|one) (?:moment|second|sec|minute)(?: please)?|hold on(?: a (?:moment|second|sec))?"
@@ -26,4 +26,4 @@ _EMPTY = re.compile(
 def strip_marks(text: str) -> str:
     """Returns the message without such marks; "" where nothing else is left."""
     text = _TAG.sub("", _TURN_MARK.sub("", text)).strip()
-    return "" if _EMPTY.fullmatch(text) else text
+    return "" if _BRIDGING_LINE.fullmatch(text) else text

@@ -14,8 +14,9 @@ from typing import Any, Final, TypeVar
 from gateway.core.turn.commands import KEEP_ALIVE
 
 T = TypeVar("T")
-BEAT: Final[Any] = KEEP_ALIVE  # compared by identity
-_END: Final[Any] = object()
+# An item is a beat where it is this very object.
+BEAT: Final[Any] = KEEP_ALIVE
+_EXHAUSTED: Final[Any] = object()
 
 
 async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[T]:
@@ -28,12 +29,12 @@ async def with_beats(items: AsyncIterator[T], every_s: float) -> AsyncGenerator[
             while not (await asyncio.wait((task,), timeout=every_s))[0]:
                 yield BEAT
             item = task.result()
-            if item is _END:
+            if item is _EXHAUSTED:
                 return
             yield item
     finally:
         if task is not None:
-            await _end(task)
+            await _stop(task)
 
 
 def keep_alive(items: AsyncIterator[T], every_s: float) -> AbstractAsyncContextManager[AsyncIterator[T]]:
@@ -49,14 +50,14 @@ async def await_with_beats(work: Awaitable[T], every_s: float, beat: Callable[[]
             await beat()
         return task.result()
     finally:
-        await _end(task)
+        await _stop(task)
 
 
 async def _next(items: AsyncIterator[T]) -> T:
-    return await anext(items, _END)
+    return await anext(items, _EXHAUSTED)
 
 
-async def _end(task: asyncio.Future[Any]) -> None:
+async def _stop(task: asyncio.Future[Any]) -> None:
     if not task.done():
         task.cancel()
         await asyncio.wait((task,))

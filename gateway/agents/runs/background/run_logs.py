@@ -22,7 +22,12 @@ DELETED = "The agent of this run, or its conversation, is deleted."
 
 
 class RunLogs:
-    """Opens and completes the event logs of a process's background runs."""
+    """Opens and completes the event logs of a process's background runs.
+
+    A log is made with its run (`make`, then `begin` once the run is on disk), or opened when an attempt begins
+    (`open`). That of a run which an earlier process left may be opened before its attempt (`open_ahead`), for readers.
+    `complete` closes a log.
+    """
 
     def __init__(self, store: Store, shows: ShowsRuns) -> None:
         """shows: the dialect in which events are logged."""
