@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
 from storage.sql.store import Store
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.responses.test_responses import by_chat
-from tests.patience import becomes
+from tests.patience import PATIENCE_S, becomes
 from tests.postgres import empty_database
 from tests.server import RawReply, Running, serve, settings_for
 from tests.stored import open_store, rows
@@ -397,3 +398,24 @@ def test_a_gateway_that_stops_performs_the_runs_that_its_requests_wait_for(
         status, reply = waiting.result()
         assert (status, reply["messages"][-1]["content"]) == (200, "Third.")
         assert world.one.call(_read(world.one, "SELECT state, attempt FROM jobs")) == [("pending", 0)]
+
+
+def test_a_gateway_that_stops_performs_the_run_whose_stream_is_read(
+    postgres: str, upstream: StrictUpstream
+) -> None:
+    gate = Gate()
+    upstream.queue(say("First.", hold_before_headers=gate), say("Second."))
+    with two(postgres, upstream, performs_jobs=False) as world:
+        path = f"/v1/agents/{world.agent()}/messages/async"
+        for text in ("One.", "Two."):
+            status, run = world.ask(world.other, "POST", path, {"input": text})
+            assert status == 200
+        upstream.arrived(1).wait_sync()
+        with httpx.stream(
+            "POST", f"{world.other.url}/v1/runs/{run['id']}/stream", json={}, timeout=PATIENCE_S
+        ) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == ":"
+            world.other.loop.call_soon_threadsafe(world.other.app.begin_stop, "SIGTERM")
+            gate.open()
+            assert "Second." in "".join(lines)

@@ -305,23 +305,24 @@ class BackgroundRuns:
 
         Raises: StoreError.
         """
-        open_run = self._open.find(run.uid)
-        log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
-        last, is_logged = b"", log is not None
-        if log is not None:
-            async for last in log.after(after):
-                yield last
-            await log.flush()
-            after = max(after, log.next_number - 1)
-        if self._ends.is_shared and not self._shows.is_end(last):
-            # Another attempt goes on, perhaps elsewhere.
-            async for number, last in self._remote_runs.events(run, after):
-                after, is_logged = number, True
-                yield last
-        if not self._shows.is_end(last):
-            ended = await self.wait_for_end(run)
-            async for event in self._logs.events_of_ended(ended, after, is_logged=is_logged):
-                yield event
+        with self._ends.awaiting(run):
+            open_run = self._open.find(run.uid)
+            log = None if open_run is None else open_run.log or await self._logs.open_ahead(open_run, run)
+            last, is_logged = b"", log is not None
+            if log is not None:
+                async for last in log.after(after):
+                    yield last
+                await log.flush()
+                after = max(after, log.next_number - 1)
+            if self._ends.is_shared and not self._shows.is_end(last):
+                # Another attempt goes on, perhaps elsewhere.
+                async for number, last in self._remote_runs.events(run, after):
+                    after, is_logged = number, True
+                    yield last
+            if not self._shows.is_end(last):
+                ended = await self.wait_for_end(run)
+                async for event in self._logs.events_of_ended(ended, after, is_logged=is_logged):
+                    yield event
 
     # -- a send that is resent
 

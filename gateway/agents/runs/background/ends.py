@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from weakref import WeakValueDictionary
 
 from storage.database import RUNS
@@ -50,9 +50,13 @@ class RunEnds:
         self._store.database.notify(RUNS, f"{run.uid} {run.id}")
         self._note_end(run.uid)
 
+    def awaiting(self, run: Run) -> AbstractContextManager[None]:
+        """Marks a run as one that a request waits for: a gateway that stops performs it nevertheless."""
+        return self._store.jobs.awaiting(RUN_JOB, run.agent)
+
     async def wait_for(self, run: Run) -> Run:
         """Waits for the end of a run. Returns it as it is then. Raises: StoreError."""
-        with self._store.jobs.awaiting(RUN_JOB, run.agent):
+        with self.awaiting(run):
             while True:
                 ended = self._events.setdefault(run.uid, asyncio.Event())
                 now = await self._store.runs.load(run.agent, run.id)
