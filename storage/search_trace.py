@@ -18,6 +18,11 @@ def no_scores() -> ScoreColumns:
 
 @dataclass(slots=True)
 class SearchTrace:
+    """How one search came to its hits. The ranking fills it, and the record of the recall is made of it.
+
+    A search that is not recorded gets none, so that nothing of its ranking is retained.
+    """
+
     # The numbers of the hits, best first; of a selection of the whole memory there are none.
     hit_seqs: Sequence[int] = ()
     # The numbers of hits that are muted.

@@ -50,7 +50,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # -- paths
 
 
-def resolved(database: str | Path) -> str:
+def resolve_path(database: str | Path) -> str:
     """Returns the absolute path of a database, without links: two names of one file must not be two databases.
 
     Raises: Broken: a link on the way belongs to another account, or there are too many.
@@ -218,7 +218,7 @@ def open_sidecar(database: str, suffix: str, access: int) -> int:
                 _check_kind(path, os.lstat(path))
             raise unavailable(f"{path} cannot be opened", error) from error
         try:
-            _check_open(path, os.fstat(descriptor), _trusted(database, directory))
+            _check_open(path, os.fstat(descriptor), _trusted_accounts(database, directory))
         except BaseException:
             os.close(descriptor)
             raise
@@ -336,7 +336,7 @@ def _owner(database: str, directory: int) -> os.stat_result | None:
     return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _trusted(database: str, directory: int) -> set[int]:
+def _trusted_accounts(database: str, directory: int) -> set[int]:
     """Returns the accounts that can do what they like with the database anyway."""
     owner = _owner(database, directory)
     found = {_ROOT, os.geteuid(), os.fstat(directory).st_uid}

@@ -161,7 +161,7 @@ class PostgresTarget(Struct, frozen=True):
     is_pooled: bool = False
     # The pooler takes prepared statements along from one session to another.
     pooler_prepares: bool = False
-    # Of connections; tests that count statements bring their own.
+    # The class of connections; tests that count statements bring their own.
     factory: type[Any] = OwnConnection
     # How long a connection to one host may take to open.
     connect_s: float = 5.0

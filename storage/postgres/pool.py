@@ -36,11 +36,11 @@ _TEST_WRITE = (
 class PoolLimits(Struct, frozen=True):
     """Bounds and pauses. The size was enough for 16 turns at a time; of the others there is no measurement."""
 
-    # Connections at most.
+    # The most connections of the pool.
     size: int = 8
-    # How many of them bulk work may have.
+    # The most connections that bulk work may have at a time.
     bulk: int = 2
-    # How many of them neither bulk work nor long reads may have, where there are as many.
+    # The connections that neither bulk work nor long reads may have, if the pool has as many.
     turns: int = 2
     # The seconds that a read waits for a connection.
     wait_s: float = 0.25
@@ -48,9 +48,9 @@ class PoolLimits(Struct, frozen=True):
     queue_bytes: int = 64 << 20
     # The seconds after which a read of a turn is given up.
     read_s: float = 2.0
-    # The same for reads of lists and of other bulk.
+    # The seconds after which a read of a list, or of other bulk, is given up.
     long_s: float = 60.0
-    # The same for a statement of a transaction that writes.
+    # The seconds after which a statement of a transaction that writes is given up.
     write_s: float = 30.0
     # A turn that waits longer for a connection makes the status `slow`.
     slow_s: float = 1.0

@@ -68,7 +68,7 @@ class Tidying:
         wait_s: how long to wait for that. False: it is done later, or the server does not do it for our role.
         """
         try:
-            is_done = self._left() <= 0 and await self._vacuum(wait_s)
+            is_done = self._seconds_left() <= 0 and await self._vacuum(wait_s)
         except StoreError as error:
             # No statement returns them any more, so that whoever forgets need not wait for who works on a table.
             is_done = False
@@ -80,7 +80,7 @@ class Tidying:
             self._later = self._start(self._sweep_later())
         return is_done
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         """Returns how many seconds the next VACUUM has to wait."""
         return self._swept_at + self._pause_s - self._loop.time()
 
@@ -116,7 +116,7 @@ class Tidying:
             raw.terminate()
 
     async def _sweep_later(self) -> None:
-        await asyncio.sleep(max(self._left(), _FIRST_LOOK_S))
+        await asyncio.sleep(max(self._seconds_left(), _FIRST_LOOK_S))
         self._later = None
         await self.sweep(self._timeout_s)
 

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from storage.database import KEYS, POLL_S, Connection, Database, Row
 from storage.errors import Broken, NotFound, Unavailable, WriteConflict, is_known
 from storage.records import Key
-from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolved
+from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, resolve_path
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
@@ -47,7 +47,7 @@ _RETRY_S = 60.0
 def was_keyed(database: str | Path) -> bool:
     """Returns whether keys were made for this database, as far as that is known without opening it."""
     try:
-        return has_sidecar(resolved(database), KEYED)
+        return has_sidecar(resolve_path(database), KEYED)
     except Broken:  # its path is not trusted, so its door stays closed
         return True
 

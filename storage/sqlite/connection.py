@@ -98,7 +98,7 @@ class DatabaseFile(Struct, frozen=True):
     synchronous: str = "NORMAL"
     # How long the writer waits for another process that holds the file.
     busy_timeout_ms: int = 200
-    # Of connections; tests that count statements bring their own.
+    # The class of connections; tests that count statements bring their own.
     factory: type[sqlite3.Connection] = sqlite3.Connection
 
 
@@ -130,7 +130,7 @@ def _is_full(path: str) -> bool:
 
 
 @contextmanager
-def translated(path: str = "the database") -> Iterator[None]:
+def map_sqlite_errors(path: str = "the database") -> Iterator[None]:
     """Turns SQLite's errors into the store's."""
     try:
         yield
@@ -148,7 +148,7 @@ def check_version() -> None:
 def open_writer(target: DatabaseFile) -> sqlite3.Connection:
     """Opens the one connection that writes. Raises: StatementFailed, Unavailable."""
     check_version()
-    with translated(target.path), _closing_on_error(_connect(target)) as connection:
+    with map_sqlite_errors(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {target.busy_timeout_ms:d}")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
@@ -164,7 +164,7 @@ def open_writer(target: DatabaseFile) -> sqlite3.Connection:
 
 def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connection:
     """Opens a connection that cannot write. Raises: Unavailable."""
-    with translated(target.path), _closing_on_error(_connect(target)) as connection:
+    with map_sqlite_errors(target.path), _closing_on_error(_connect(target)) as connection:
         connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
         connection.execute("PRAGMA query_only = ON")
         connection.execute(f"PRAGMA cache_size = -{READ_CACHE_KIB}")

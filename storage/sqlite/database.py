@@ -18,8 +18,8 @@ from typing import Any, Self, TypeVar
 from storage.database import Changes, Operation, Row, Statement, StoreHealth, read_limit_ms
 from storage.errors import Broken, StatementFailed, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
-from storage.sidecar import LOGS, check_place, make_sidecar, resolved, restrict
-from storage.sqlite.connection import DatabaseFile, open_writer, translated, try_writing
+from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
+from storage.sqlite.connection import DatabaseFile, map_sqlite_errors, open_writer, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
 from storage.sqlite.padding import padding_of, size_of
@@ -246,7 +246,7 @@ class SqliteDatabase:
 
         Raises: Owned, TooNew, Foreign.
         """
-        target = DatabaseFile(resolved(path), synchronous, busy_timeout_ms, factory)
+        target = DatabaseFile(resolve_path(path), synchronous, busy_timeout_ms, factory)
         lock = Lock(target.path, address)
         try:
             database = cls(target, lock, limits, connect or connect_current, check_s, is_doubtful)
@@ -379,7 +379,7 @@ def connect_current(target: DatabaseFile) -> sqlite3.Connection:
     """Opens a writing connection to a file of the present schema. Raises: TooNew, Foreign, Unavailable."""
     connection = open_writer(target)
     try:
-        with translated(target.path):
+        with map_sqlite_errors(target.path):
             (before,) = connection.execute("PRAGMA user_version").fetchone()
         after = migrate(connection, target.path)
         if after > before > 0:

@@ -11,8 +11,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from storage.database import ANY_KEY
-from storage.sidecar import check_place, resolved
-from storage.sqlite.connection import check_version, translated
+from storage.sidecar import check_place, resolve_path
+from storage.sqlite.connection import check_version, map_sqlite_errors
 from storage.sqlite.migration import find_version, latest, load_migrations
 
 
@@ -23,7 +23,7 @@ class Inspected(Struct, frozen=True):
     is_keyed: bool = False
     # Other accounts may read it.
     is_open: bool = False
-    # Its schema version and the one that a start brings it to; None: there is nothing to do.
+    # The file's schema version and the one that a start brings it to; None: there is nothing to do.
     upgrade: tuple[int, int] | None = None
 
 
@@ -33,11 +33,11 @@ def inspect(path: str) -> Inspected:
     Raises: TooNew, TooOld, Foreign, StatementFailed, Unavailable.
     """
     check_version()
-    real = resolved(path)
+    real = resolve_path(path)
     check_place(real)
     if not os.path.exists(real) or not os.path.getsize(real):
         return Inspected()
-    with translated(real), closing(_open(real)) as connection:
+    with map_sqlite_errors(real), closing(_open(real)) as connection:
         found = find_version(connection, real)
         is_keyed = found > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
     known = latest(load_migrations())

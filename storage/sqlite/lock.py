@@ -16,7 +16,7 @@ import orjson
 from msgspec import Struct
 
 from storage.errors import Owned
-from storage.sidecar import LOCK, check_reach, ensure_sidecar, open_sidecar, resolved, unavailable
+from storage.sidecar import LOCK, check_reach, ensure_sidecar, open_sidecar, resolve_path, unavailable
 
 # `owner_of` holds a shared lock for an instant. A start that meets one tries again before it believes in an owner.
 _TRIES = 5
@@ -34,8 +34,8 @@ class Lock:
     """The lock of one database, held from `take` to `release` or the end of the process."""
 
     def __init__(self, database: str | Path, address: str | None = None) -> None:
-        """address: where this process serves, for whoever is refused. Raises: Broken: as `resolved`."""
-        self._database, self._address = resolved(database), address
+        """address: where this process serves, for whoever is refused. Raises: Broken: as `resolve_path`."""
+        self._database, self._address = resolve_path(database), address
         self._descriptor: int | None = None
 
     @property
@@ -91,7 +91,7 @@ def owner_of(database: str | Path) -> LockOwner | None:
 
     Raises: ReadOnly: the database is another account's. Broken: the lock file cannot be read.
     """
-    path = resolved(database)
+    path = resolve_path(database)
     check_reach(path)
     try:
         descriptor = open_sidecar(path, LOCK, os.O_RDONLY)

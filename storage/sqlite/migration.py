@@ -16,7 +16,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from storage.errors import Foreign, TooNew, TooOld
-from storage.sqlite.connection import translated
+from storage.sqlite.connection import map_sqlite_errors
 
 _log = logging.getLogger("mnemogate")
 
@@ -53,7 +53,7 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     """Applies what is missing and returns the version. Raises: TooNew, TooOld, Foreign, Unavailable."""
     steps = load_migrations() if migrations is None else migrations
     known = latest(steps)
-    with translated(path):
+    with map_sqlite_errors(path):
         found = version = find_version(connection, path, steps)
         while version != known:
             step = next(step for step in steps if step.before == version)

@@ -27,7 +27,7 @@ class WriteBack:
         """Copies what lies in the log by now, without waiting for anybody. Raises: sqlite3.Error, StoreError."""
         if self._driver is None:
             self._driver = await Driver(self._connect, "mnemogate-writeback").open()
-        await self._driver.call(_copy)
+        await self._driver.call(copy_log)
 
     async def close(self) -> None:
         """Closes the connection, after a copy under way. The next copy opens another one."""
@@ -46,10 +46,6 @@ class WriteBack:
             driver.abandon()
 
 
-def _copy(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-
-
 def copy_log(connection: sqlite3.Connection) -> bool:
     """Writes the log back as far as readers allow. True when that is all, so that the next write restarts it."""
     _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -58,10 +54,10 @@ def copy_log(connection: sqlite3.Connection) -> bool:
 
 def empty_log(connection: sqlite3.Connection, wait_ms: int) -> bool:
     """Writes the log back as far as readers allow, and waits for them at most `wait_ms`. True when it is empty."""
-    (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    (busy_timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
     try:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience:d}")
+        connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms:d}")
     return not busy

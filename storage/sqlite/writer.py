@@ -383,9 +383,9 @@ class Writer:
             lost = self._moved_error()
             report = BatchReport([(False, lost.again()) for _ in batch], lost)
         changes = self._watch.take(is_whole=report.is_whole)
-        self._call_loop(self._performed, batch, report, changes, self._wal_size())
+        self._call_loop(self._finish_batch, batch, report, changes, self._wal_size())
 
-    def _performed(
+    def _finish_batch(
         self, batch: list[_Write[Any]], report: BatchReport, changes: Changes, wal_bytes: int
     ) -> None:
         self._running = []
@@ -558,7 +558,7 @@ class Writer:
                 self._call_loop(self._fail, answer)
             self._call_loop(self._log_free.set)
             return
-        self._call_loop(self._written_back, self._wal_size(), done)
+        self._call_loop(self._end_writeback, self._wal_size(), done)
 
     def _moved_error(self) -> Broken:
         return Broken(f"{self._path} was removed or replaced while the gateway had it open")
@@ -575,7 +575,7 @@ class Writer:
             self._inode = inode
         return inode != self._inode
 
-    def _written_back(self, size: int, done: bool) -> None:
+    def _end_writeback(self, size: int, done: bool) -> None:
         self._note_log(size, done)
         self._log_free.set()
         if not done:

@@ -32,7 +32,7 @@ from storage.sidecar import (
     make_sidecar,
     open_sidecar,
     replace_sidecar,
-    resolved,
+    resolve_path,
     restrict,
 )
 from storage.sql.keys import was_keyed
@@ -246,14 +246,14 @@ def test_links_of_root_and_of_this_account_lead_to_a_database_and_others_do_not(
     real = str((home / "real" / "m.db").resolve())
 
     def check() -> None:
-        assert resolved(home / "root" / "m.db") == real
-        assert resolved(home / "own" / ".." / "own" / "m.db") == real
+        assert resolve_path(home / "root" / "m.db") == real
+        assert resolve_path(home / "own" / ".." / "own" / "m.db") == real
         with pytest.raises(Broken, match="theirs is a link that the account"):
-            resolved(home / "theirs" / "m.db")
+            resolve_path(home / "theirs" / "m.db")
 
     in_child(NOBODY, check)
     with pytest.raises(Broken, match="own is a link that the account"):
-        resolved(home / "own" / "m.db")  # this time it is root who is led
+        resolve_path(home / "own" / "m.db")  # this time it is root who is led
 
 
 def test_a_path_is_resolved_as_the_system_resolves_it(
@@ -272,10 +272,10 @@ def test_a_path_is_resolved_as_the_system_resolves_it(
         "a/none/../m.db",
         f"{tmp_path}/m.db",
     ):
-        assert resolved(path) == os.path.realpath(path)
+        assert resolve_path(path) == os.path.realpath(path)
     (tmp_path / "round").symlink_to("round")
     with pytest.raises(Broken, match="too many links"):
-        resolved("round/m.db")
+        resolve_path("round/m.db")
 
 
 def test_a_current_directory_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +283,7 @@ def test_a_current_directory_that_is_gone_is_named(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     with pytest.raises(Broken, match="current directory does not exist any more"):
-        resolved("m.db")
+        resolve_path("m.db")
 
 
 def test_a_link_that_takes_the_place_of_the_lock_between_two_calls_is_not_followed(

@@ -524,13 +524,13 @@ async def test_a_reader_that_stays_does_not_stop_the_writer(make: Any) -> None:
 async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     bench = await make(idle_s=0)
     written_back = asyncio.Event()
-    original = bench.writer._written_back
+    original = bench.writer._end_writeback
 
     def note(size: int, done: bool) -> None:
         original(size, done)
         written_back.set()
 
-    bench.writer._written_back = note
+    bench.writer._end_writeback = note
     await bench.writer.submit(add(1))
     async with asyncio.timeout(PATIENCE_S):
         await written_back.wait()
@@ -545,13 +545,13 @@ async def test_a_log_in_use_by_a_reader_is_emptied_after_it_though_nothing_is_wr
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM items").fetchone()
     tries = asyncio.Semaphore(0)
-    original = bench.writer._written_back
+    original = bench.writer._end_writeback
 
     def note(size: int, done: bool) -> None:
         original(size, done)
         tries.release()
 
-    bench.writer._written_back = note
+    bench.writer._end_writeback = note
     await bench.writer.submit(add("what is to be forgotten"))
     async with asyncio.timeout(PATIENCE_S):
         await tries.acquire()
