@@ -31,8 +31,8 @@ from gateway.web.manage.usage_routes import usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountPath, MessagesPath
 from gateway.web.models import model_routes
-from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactPath, InputTokensPath
-from gateway.web.responses import RESPONSES_PATH, ResponsesPath, stored_routes
+from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
+from gateway.web.responses import RESPONSES_PATH, ResponsesRoute, stored_routes
 from gateway.web.sockets.responses_socket import HandshakeRoute
 from gateway.web.stored_responses import GatewayResponses, unknown_response
 from storage.listing import NamedAgent
@@ -73,7 +73,7 @@ def make_endpoints(
         limits.send_timeout_s,
     )
 
-    def responses_path(kind: type[ResponsesPath]) -> ResponsesPath:
+    def responses_route(kind: type[ResponsesRoute]) -> ResponsesRoute:
         return kind("responses", forwarder, bodies, max_upload_bytes, limits, chat_route, gateway_responses)
 
     prompts = [spec.system for spec in chat.directory.specs]
@@ -83,7 +83,7 @@ def make_endpoints(
         agent_names = services.agents.chat.names
     before_router: dict[str, ASGIApp] = {
         **dict.fromkeys(CHAT_PATHS, chat_route),
-        RESPONSES_PATH: responses_path(ResponsesPath),
+        RESPONSES_PATH: responses_route(ResponsesRoute),
         MESSAGES_PATH: MessagesPath(chat_route, forwarder),
     }
     routes = [
@@ -94,8 +94,8 @@ def make_endpoints(
         # Before models and conversations, which have some of their paths as well.
         *agent_routes,
         *model_routes(services.models, agent_names),
-        Route(INPUT_TOKENS_PATH, responses_path(InputTokensPath), methods=["POST"]),
-        Route(COMPACT_PATH, responses_path(CompactPath), methods=["POST"]),
+        Route(INPUT_TOKENS_PATH, responses_route(InputTokensRoute), methods=["POST"]),
+        Route(COMPACT_PATH, responses_route(CompactRoute), methods=["POST"]),
         Route(RESPONSES_PATH, HandshakeRoute(), methods=["GET"]),
         *stored_routes(forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
         *forwarding_routes(forwarder, bodies, max_upload_bytes, limits),

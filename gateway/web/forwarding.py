@@ -66,7 +66,7 @@ def forwarding_routes(
 ) -> list[Route]:
     """Returns the routes of all forwarded endpoints. bodies: reads those that are JSON."""
     return [
-        Route(path, ForwardedPath(name, forwarder, bodies, max_upload_bytes, limits), methods=list(methods))
+        Route(path, ForwardedRoute(name, forwarder, bodies, max_upload_bytes, limits), methods=list(methods))
         for path, (methods, name) in FORWARDED.items()
     ]
 
@@ -93,10 +93,10 @@ class ForwardedHead(Struct, frozen=True):
 
 
 @dataclass(eq=False)
-class ForwardedPath:
+class ForwardedRoute:
     """The route of one path. Starlette calls an object as a raw ASGI app; a function would get a `Request`.
 
-    Subclasses (`gateway.web.responses`) override `_reads_body`, `answer_read` and `_send`.
+    Subclasses (`gateway.web.responses`) override `reads_body`, `answer_read` and `send`.
     """
 
     name: str
@@ -110,7 +110,7 @@ class ForwardedPath:
         info = incoming.info
         info.route, info.memory = self.name, "off"
         head = _read_head(incoming)
-        if head.has_body and not self._reads_body(head):
+        if head.has_body and not self.reads_body(head):
             await self._stream_through(incoming, head)
             return
         async with self.bodies.read(scope, receive) as body:
@@ -118,7 +118,7 @@ class ForwardedPath:
             info.model, info.stream = parsed.model, parsed.stream
             await self.answer_read(incoming, head, parsed)
 
-    def _reads_body(self, head: ForwardedHead) -> bool:
+    def reads_body(self, head: ForwardedHead) -> bool:
         """Returns whether a body is read for its model; else it is streamed to the upstream as it comes."""
         return head.is_json
 
@@ -126,7 +126,7 @@ class ForwardedPath:
         """Answers a request with a body that was read, or without one."""
         refuse_required_memory(incoming.headers)
         route = self.forwarder.route_for(head.path, parsed.model, head.upstream_name)
-        await self._send(incoming, route, _outgoing(incoming, head, body=parsed))
+        await self.send(incoming, route, _outgoing(incoming, head, body=parsed))
 
     async def _stream_through(self, incoming: Incoming, head: ForwardedHead) -> None:
         """Streams a body to the upstream. Only a form's head is read, where the form may name a model."""
@@ -137,19 +137,21 @@ class ForwardedPath:
         )
         with self.bodies.quota() as quota:
             boundary = read_boundary(head.content_type) if not head.is_encoded else None
-            is_conclusive = False
+            is_searched = False
             if boundary is not None and _may_name_a_model(head.path):
                 search = FieldSearch(boundary, "model")
                 await upload.read_until(search, self.bodies.limit_bytes, quota)
                 if upload.field_value:
                     check_model_name(upload.field_value)
                     info.model = upload.field_value
-                is_conclusive = search.span is not None or search.is_whole
-            route = self.forwarder.route_for(head.path, info.model, head.upstream_name, is_read=is_conclusive)
+                is_searched = search.span is not None or search.is_whole
+            route = self.forwarder.route_for(
+                head.path, info.model, head.upstream_name, is_searched=is_searched
+            )
             outgoing = _outgoing(incoming, head, upload=upload)
-            await self._send(incoming._replace(receive=upload.receive_rest), route, outgoing)
+            await self.send(incoming._replace(receive=upload.receive_rest), route, outgoing)
 
-    async def _send(
+    async def send(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
         """Sends a request upstream and its reply to the client. change: of the reply, given by subclasses."""
@@ -189,12 +191,12 @@ def _read_head(incoming: Incoming) -> ForwardedHead:
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     content_type = headers.get(b"content-type", b"").decode("latin-1")
     return ForwardedHead(
-        scope["method"],
-        incoming.upstream_path,
-        read_upstream_name(incoming.headers),
-        content_type,
-        encoding != b"identity",
-        scope["method"] == "POST"
+        method=scope["method"],
+        path=incoming.upstream_path,
+        upstream_name=read_upstream_name(incoming.headers),
+        content_type=content_type,
+        is_encoded=encoding != b"identity",
+        has_body=scope["method"] == "POST"
         and (b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"),
     )
 

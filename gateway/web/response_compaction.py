@@ -19,14 +19,14 @@ from gateway.run.response_compaction import Compacted
 from gateway.web.forwarding import ForwardedHead
 from gateway.web.incoming import Incoming
 from gateway.web.request_body import RequestBody
-from gateway.web.responses import ResponseCall, ResponsesPath, without_memory
+from gateway.web.responses import ResponseCall, ResponsesRoute, without_memory
 from gateway.web.stored_responses import JSON_TYPE
 
 INPUT_TOKENS_PATH: Final = "/v1/responses/input_tokens"
 COMPACT_PATH: Final = "/v1/responses/compact"
 
 
-class InputTokensPath(ResponsesPath):
+class InputTokensRoute(ResponsesRoute):
     """Counts the tokens of a request, of what it continues and of its tools, without what memory adds."""
 
     makes_response = False
@@ -43,7 +43,7 @@ class InputTokensPath(ResponsesPath):
         info.memory = "off"
 
 
-class CompactPath(ResponsesPath):
+class CompactRoute(ResponsesRoute):
     """Makes a conversation short: its user's newest messages, and a summary."""
 
     makes_response = False

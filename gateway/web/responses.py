@@ -59,7 +59,7 @@ from gateway.run.upstream.forward import Forwarder, Outgoing
 from gateway.run.upstream.route import Route as ModelRoute
 from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
-from gateway.web.forwarding import ForwardedHead, ForwardedPath
+from gateway.web.forwarding import ForwardedHead, ForwardedRoute
 from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
@@ -91,7 +91,7 @@ class ResponseCall:
 
 
 @dataclass(eq=False)
-class ResponsesPath(ForwardedPath):
+class ResponsesRoute(ForwardedRoute):
     """The route of POST /v1/responses."""
 
     # Answers requests as chat completions.
@@ -299,7 +299,7 @@ class ResponsesPath(ForwardedPath):
         info.memory = self.chats.chat.resolver.memory_state(native.chat, context)
         return native if info.memory == "on" else None
 
-    def _reads_body(self, head: ForwardedHead) -> bool:
+    def reads_body(self, head: ForwardedHead) -> bool:
         """Returns whether a body is read, whatever its type, as chat completions take it.
 
         A compressed one passes as a stream, unless chat completions may answer: then it is read, and refused.
@@ -317,7 +317,7 @@ _STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
 
 
 @dataclass(eq=False)
-class StoredPath(ForwardedPath):
+class StoredRoute(ForwardedRoute):
     """The route of a path below which responses, or their conversations, are stored."""
 
     # The system prompts of the profiles.
@@ -362,14 +362,14 @@ class StoredPath(ForwardedPath):
 
         return send_after
 
-    async def _send(
+    async def send(
         self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
     ) -> None:
         change = self._find_reply_change(outgoing)
         if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.path):
             change = end = BackgroundEnd(change)
             incoming = incoming._replace(send=self._save_before_end(incoming, end))
-        await super()._send(incoming, route, outgoing, change)
+        await super().send(incoming, route, outgoing, change)
 
     def _save_before_end(self, incoming: Incoming, end: BackgroundEnd) -> Send:
         """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
@@ -400,11 +400,11 @@ def stored_routes(
     prompts: Sequence[str],
     gateway_responses: GatewayResponses,
 ) -> list[Route]:
-    """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredPath`."""
+    """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredRoute`."""
     return [
         Route(
             path,
-            StoredPath(name, forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
+            StoredRoute(name, forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
             methods=list(methods),
         )
         for path, (methods, name) in _STORED.items()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 
 from gateway.errors import GatewayError
 from storage.errors import StoreError
-from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar, resolved
+from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar, resolve_path
 
 # An operation is answered within this time; long ones are asked for in parts.
 ANSWER_S = 30.0
@@ -32,7 +32,7 @@ class AdminFile:
     """The file that names pid, address and token of the process that serves. Raises: Broken: as `resolved`."""
 
     def __init__(self, database: str) -> None:
-        self._database = resolved(database)
+        self._database = resolve_path(database)
         self.path = Path(f"{self._database}{ADMIN}")
         self.token = secrets.token_urlsafe(32)
         self._is_written = False
@@ -69,7 +69,7 @@ class ServingProcess(NamedTuple):
     def find(cls, database: str) -> Self | None:
         """Returns the process that left its file next to a database; None: there is no such file that can be used."""
         try:
-            with os.fdopen(open_sidecar(resolved(database), ADMIN, os.O_RDONLY), "rb") as file:
+            with os.fdopen(open_sidecar(resolve_path(database), ADMIN, os.O_RDONLY), "rb") as file:
                 values = json.loads(file.read(_FILE_BYTES))
             return cls(values["address"], values["token"])
         except (OSError, ValueError, LookupError, TypeError, StoreError):

@@ -198,18 +198,18 @@ class Forwarder:
         self._round_robin = count()
 
     def route_for(
-        self, path: str, model: str | None, upstream_name: str | None, *, is_read: bool = True
+        self, path: str, model: str | None, upstream_name: str | None, *, is_searched: bool = True
     ) -> Route:
         """Returns the route of a request, to an upstream that has the endpoint. Its model is "" where none is named.
 
         path: below the base URL.
         upstream_name: the one that the caller asks for. Without it and a model the first upstream that has such an
             endpoint answers.
-        is_read: whether the body was read for a model.
+        is_searched: whether the body was searched for a model, to where it may stand.
 
         Raises: BadRequest, UnknownModel, UnknownPath.
         """
-        if not is_read and self._settings.models and not path.startswith(_WITHOUT_MODEL):
+        if not is_searched and self._settings.models and not path.startswith(_WITHOUT_MODEL):
             raise BadRequest(
                 "The models of this gateway are a closed list, so the body must be one that can be read: JSON "
                 "(`content-type: application/json`, not compressed), or a form whose `model` stands before its file.",
