@@ -207,7 +207,7 @@ class Embedder(Protocol):
 
     # The name under which its vectors are stored; two embedders with one name make the same vectors.
     name: str
-    # It computes in this process, in about a millisecond, and costs nothing.
+    # The embedder computes in this process, in about a millisecond, and costs nothing.
     is_local: bool
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
@@ -228,9 +228,9 @@ class PartState(Struct, frozen=True):
     has_results: bool = False
     # The provider's reason for having no results.
     message: str = ""
-    # The provider does not know it.
+    # The provider does not know the batch.
     is_gone: bool = False
-    # It has no results because the account's queue has no room for it.
+    # The batch has no results because the account's queue had no room for it.
     exceeds_queue: bool = False
     # The tokens that the queue takes when it is empty; None: not reported.
     queue_tokens: int | None = None
@@ -245,7 +245,7 @@ class PartResult(Struct, frozen=True):
     outcome: Literal["succeeded", "errored", "expired", "cancelled"]
     # The chat completion; empty where it did not succeed.
     body: bytes = b""
-    # The provider's, where it is an error.
+    # The provider's message where the outcome is an error.
     message: str = ""
     # The same request may succeed another time.
     is_transient: bool = False
@@ -270,7 +270,7 @@ class BatchProvider(Protocol):
     most_bytes: int
     # The wait between two polls; None: the caller decides.
     poll_interval_s: float | None
-    # Its batches outlive this process.
+    # The provider's batches outlive this process.
     is_durable: bool
 
     @property

@@ -38,7 +38,7 @@ _MAX_PEEKED: Final = 1024 * 1024
 class Timeouts(Struct, frozen=True):
     """The bounds of a call, in seconds."""
 
-    # Of a new connection: look-up of the name, TCP and TLS.
+    # How long a new connection may take: look-up of the name, TCP and TLS.
     connect_s: float = 10.0
     # From the call to the response's headers, the sending of the body included; of an upload, from its end. A whole
     # reply's first byte comes when the model is done; OpenAI's SDK waits as long.
@@ -56,7 +56,7 @@ class Timeouts(Struct, frozen=True):
 
     @property
     def for_connection(self) -> aiohttp.ClientTimeout:
-        """Returns aiohttp's bound on a new connection."""
+        """The bound on a new connection, in aiohttp's form."""
         return aiohttp.ClientTimeout(total=None, connect=min(self.connect_s, self.headers_s))
 
 
@@ -68,7 +68,7 @@ class HttpReply:
         "_pace",
         "_reservation",
         "_response",
-        "_times",
+        "_timeouts",
         "_total_ends_at",
         "_unread",
         "_wait_timer",
@@ -82,20 +82,20 @@ class HttpReply:
     def __init__(
         self,
         response: aiohttp.ClientResponse,
-        times: Timeouts,
+        timeouts: Timeouts,
         begun: float,
         pace: Pace,
         replies: ReplyQuota = REPLIES,
     ) -> None:
         """Wraps a response. begun: when the request was sent, by the loop's clock."""
         self._pace = pace
-        self._total_ends_at = math.inf if times.total_s is None else begun + times.total_s
+        self._total_ends_at = math.inf if timeouts.total_s is None else begun + timeouts.total_s
         # Other statuses are a server's fault (RFC 9110 15).
         self.status = response.status if 100 <= response.status < 600 else 500
         self.headers: tuple[Header, ...] = response_headers(response.raw_headers)
         self.is_stream = is_event_stream(self.status, self.headers)
         self._response = response
-        self._times = times
+        self._timeouts = timeouts
         self._unread = b""  # bytes that were read too early
         self._bytes_taken = 0  # bytes taken from the response so far
         self._yields_at = _BYTES_BEFORE_YIELD  # taken, until other work of the loop goes on
@@ -137,7 +137,7 @@ class HttpReply:
 
     @property
     def prompt_usage(self) -> None:
-        """Returns None: nothing is translated."""
+        """None: nothing is translated."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yields the body as it arrives, content decoded. Raises: ProviderBroke, ProviderTimeout."""
@@ -165,16 +165,20 @@ class HttpReply:
         seen: list[bytes] = []
         left = _MAX_PEEKED
         try:
-            while data := await (
-                self._read_next() if first.comment is None else self._read_next_by(first.ends_at)
-            ):
+            while left >= 0:
+                if first.comment is None:
+                    data = await self._read_next()
+                elif (arrived := await self._read_next_by(first.ends_at)) is not None:
+                    data = arrived
+                else:
+                    return first.comment
+                if not data:
+                    return first.finish()
                 seen.append(data)
                 left -= len(data)
                 if (event := first.feed(data, self._pace.loop.time())) is not None:
                     return event
-                if left < 0:
-                    return None
-            return first.comment if data is None else first.finish()
+            return None
         finally:
             self._unread = b"".join((*seen, self._unread))
 
@@ -261,11 +265,11 @@ class HttpReply:
             return self._limit_piece(data)
         except TimeoutError as error:
             self._abort()
-            times = self._times
+            timeouts = self._timeouts
             if self._pace.loop.time() >= self._total_ends_at:
-                why = f"the upstream's reply took longer than {times.total_s} s"
+                why = f"the upstream's reply took longer than {timeouts.total_s} s"
                 raise ProviderTimeout(why, phase="total") from error
-            why = f"the upstream was silent for {times.between_chunks_s} s within its reply"
+            why = f"the upstream was silent for {timeouts.between_chunks_s} s within its reply"
             raise ProviderTimeout(why, phase="between chunks") from error
         except (aiohttp.ClientError, OSError) as error:
             self._abort()
@@ -280,7 +284,7 @@ class HttpReply:
         loop = self._pace.loop
         now = self._waits_since = loop.time()
         if self._wait_timer is None:
-            late_at = min(now + self._times.between_chunks_s, self._total_ends_at)
+            late_at = min(now + self._timeouts.between_chunks_s, self._total_ends_at)
             self._wait_timer = loop.call_at(min(late_at, now + _CHECK_S), self._check_wait)
 
     def _check_wait(self) -> None:
@@ -288,7 +292,10 @@ class HttpReply:
         if self._waits_since is None:
             return
         loop, content, connection = self._pace.loop, self._response.content, self._response.connection
-        now, late_at = loop.time(), min(self._waits_since + self._times.between_chunks_s, self._total_ends_at)
+        now, late_at = (
+            loop.time(),
+            min(self._waits_since + self._timeouts.between_chunks_s, self._total_ends_at),
+        )
         if now >= late_at:
             content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
         elif connection is not None and connection.closed:

@@ -30,7 +30,7 @@ class ScriptedCall(Struct, frozen=True):
     """A call of a tool."""
 
     name: str
-    # JSON.
+    # The arguments of the call, as JSON.
     arguments: str = "{}"
     # None: one is made up.
     id: str | None = None

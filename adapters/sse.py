@@ -42,15 +42,19 @@ _CR = ord("\r")  # finding an integer in bytes takes a fifth of the time of find
 
 
 class EventDecoder:
-    """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end."""
+    """The decoder of one stream. `feed` it bytes as they come, and `finish` it when they end.
 
-    __slots__ = ("_buffer", "_bytes_without_data", "_has_begun", "_has_cr", "_searched_to")
+    A subclass that knows a faster way for its provider's events overrides `make_event`, and may take it once
+    `has_begun`, while no `has_cr`.
+    """
+
+    __slots__ = ("_buffer", "_bytes_without_data", "_searched_to", "has_begun", "has_cr")
 
     def __init__(self) -> None:
         self._buffer = bytearray()  # begins with the first byte that belongs to no event yet
         self._searched_to = 0  # up to here the buffer holds no blank line
-        self._has_cr = False  # without a carriage return a plain find is enough
-        self._has_begun = False
+        self.has_cr = False  # without a carriage return a plain find is enough
+        self.has_begun = False  # an event was made, so no byte order mark can come any more
         self._bytes_without_data = 0  # bytes since the last event with data
 
     def feed(self, data: bytes) -> list[Event]:
@@ -59,13 +63,13 @@ class EventDecoder:
         Raises: ProviderTooLarge: an event is larger than `MAX_EVENT_BYTES` or has more than `MAX_EVENT_LINES`, or there
         are more than `MAX_COMMENT_BYTES` without data.
         """
-        if not self._has_cr and _CR in data:
-            self._has_cr = True
-        if self._buffer or self._has_cr:
+        if not self.has_cr and _CR in data:
+            self.has_cr = True
+        if self._buffer or self.has_cr:
             self._buffer += data
             raws = self._cut_events()
         # Nothing waits, so the bytes are split without a copy into the buffer. Most reads are one event of one line.
-        elif self._has_begun and _is_plain(data) and data.endswith(b"\n\n"):
+        elif self.has_begun and _is_plain(data) and data.endswith(b"\n\n"):
             self._bytes_without_data = 0
             return [Event(data, data[len(_PLAIN) : -2])]
         elif data:
@@ -81,7 +85,7 @@ class EventDecoder:
             raise ProviderTooLarge(f"an event is larger than {MAX_EVENT_BYTES} bytes")
         events = []
         for raw in raws:
-            event = self._make_event(raw)
+            event = self.make_event(raw)
             self._bytes_without_data = self._bytes_without_data + len(raw) if event.data is None else 0
             if self._bytes_without_data > MAX_COMMENT_BYTES:
                 raise ProviderTooLarge(f"there are more than {MAX_COMMENT_BYTES} bytes between two events")
@@ -102,7 +106,7 @@ class EventDecoder:
             return []
         blank = _BLANK.search(rest)
         if (blank is not None and blank.end() == len(rest)) or not rest.strip(b"\r\n"):
-            return [self._make_event(rest)]
+            return [self.make_event(rest)]
         event = _parse_event(rest, rest)
         if event.data is not None and event.data.strip() == b"[DONE]":
             return [Event(rest, b"[DONE]", event.name)]
@@ -119,7 +123,7 @@ class EventDecoder:
         raws: list[bytes] = []
         begin = 0
         at = self._searched_to
-        if self._has_cr:
+        if self.has_cr:
             # A blank line of "\r" at the very end is held back, see the module's docstring.
             held = len(buffer) if buffer.endswith(b"\r") else -1
             while (blank := _BLANK.search(buffer, at)) is not None:
@@ -138,12 +142,13 @@ class EventDecoder:
         self._searched_to = max(0, len(buffer) - _LONGEST_BLANK)
         return raws
 
-    def _make_event(self, raw: bytes) -> Event:
-        if not self._has_begun:
-            self._has_begun = True
+    def make_event(self, raw: bytes) -> Event:
+        """Returns the event of these bytes, which end with a blank line."""
+        if not self.has_begun:
+            self.has_begun = True
             if raw.startswith(_BOM):
                 return _parse_event(raw, raw[len(_BOM) :])
-        if not self._has_cr and _is_plain(raw):
+        if not self.has_cr and _is_plain(raw):
             return Event(raw, raw[len(_PLAIN) : -2])
         return _parse_event(raw, raw)
 

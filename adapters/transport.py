@@ -51,14 +51,19 @@ _AUTO_HEADERS: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type
 
 
 class _Attempt:
-    """The connection of a request."""
+    """The connection of one attempt to send a request, which aiohttp does not report before the response.
 
+    `_send_with_retry` sets a new one in the request's context; what aiohttp calls there fills it: `_make_socket` where
+    a connection is opened, `_Connector.connect` with the connection that the request gets.
+    """
+
+    # A connection was opened for the request; else it got an idle one.
     is_new = False
-    # None: the request has no connection yet.
+    # The protocol of the connection; None: the request has no connection yet.
     protocol: _BoundedProtocol | None = None
 
 
-_attempt: ContextVar[_Attempt] = ContextVar("attempt")
+_current_attempt: ContextVar[_Attempt] = ContextVar("attempt")
 
 
 class _TooManyBytes(aiohttp.ClientError):
@@ -106,7 +111,7 @@ class _Connector(aiohttp.TCPConnector):
     """aiohttp's pool. It reports which connection a request has, and never one on which something arrived unasked."""
 
     async def connect(self, *args: Any, **named: Any) -> Any:
-        attempt = _attempt.get()
+        attempt = _current_attempt.get()
         connection: Any = await super().connect(*args, **named)
         while not attempt.is_new and connection.protocol.should_close:
             connection.close()
@@ -122,7 +127,7 @@ class _Connector(aiohttp.TCPConnector):
 
 def _make_socket(address: tuple[Any, ...]) -> socket.socket:
     """Makes the socket of a new connection."""
-    _attempt.get().is_new = True
+    _current_attempt.get().is_new = True
     return socket.socket(*address[:3])
 
 
@@ -180,7 +185,9 @@ class HttpTransport:
         begun = pace.loop.time()
         address = _parse_url(url)
         try:
-            response = await self._send_in_time(session, method, address, headers, body, sends_once)
+            response = await self._send_in_time(
+                session, method, address, headers, body, sends_once=sends_once
+            )
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _translate_error(error, address.authority, times, body) from error
         reply = HttpReply(response, times, begun, pace, self._replies)
@@ -221,6 +228,7 @@ class HttpTransport:
         url: URL,
         headers: Mapping[str, str],
         body: bytes | Upload | None,
+        *,
         sends_once: bool,
     ) -> aiohttp.ClientResponse:
         """Returns the response to a request, with its head."""
@@ -229,13 +237,15 @@ class HttpTransport:
             headers = CIMultiDict([*headers.items(), *self._login.items()])
         if body is None or (isinstance(body, bytes) and len(body) <= _SMALL_BODY_BYTES):
             async with asyncio.timeout(times.headers_s):
-                return await self._send_with_retry(session, method, url, headers, lambda: body, sends_once)
+                return await self._send_with_retry(
+                    session, method, url, headers, lambda: body, sends_once=sends_once
+                )
         pieces = body if isinstance(body, Upload) else _LargeBody(body)
         if pieces.size is not None:
             headers = CIMultiDict(headers, **{"Content-Length": str(pieces.size)})
         async with asyncio.timeout(times.headers_s) as timer:
             return await self._send_with_retry(
-                session, method, url, headers, lambda: pieces.begin(timer, times), sends_once
+                session, method, url, headers, lambda: pieces.begin(timer, times), sends_once=sends_once
             )
 
     async def _send_with_retry(
@@ -245,6 +255,7 @@ class HttpTransport:
         url: URL,
         headers: Mapping[str, str],
         make_data: Callable[[], bytes | AsyncGenerator[bytes] | None],
+        *,
         sends_once: bool,
     ) -> aiohttp.ClientResponse:
         """Sends a request, and once more where it was most likely not seen, unless it `sends_once`.
@@ -254,7 +265,7 @@ class HttpTransport:
         begun = asyncio.get_running_loop().time()
         for is_last in (sends_once, True):
             attempt = _Attempt()
-            _attempt.set(attempt)
+            _current_attempt.set(attempt)
             try:
                 response = await session.request(
                     method,
@@ -276,7 +287,7 @@ class HttpTransport:
                 is_idle_close = protocol is not None and not attempt.is_new and _is_unanswered(error)
                 if is_last or not is_idle_close or asyncio.get_running_loop().time() - begun > _IDLE_CLOSE_S:
                     raise
-        raise AssertionError
+        raise AssertionError("the last attempt returns or raises")
 
 
 def _is_unanswered(error: BaseException) -> bool:

@@ -180,7 +180,7 @@ class ModelRequest(NamedTuple):
     upload: AsyncIterator[bytes] | None = None
     # The size of the upload, if it is known.
     upload_bytes: int | None = None
-    # It may have an effect each time that it is sent.
+    # The request may have an effect each time that it is sent, so it is not sent again.
     sends_once: bool = False
     # For a request in the upstream's own dialect whose reply is read as a chat completion as well: the index of the
     # reply's first content block. Its events then have their own bytes and a chunk as data, and its body is a chat
@@ -201,7 +201,7 @@ class Embedded(Struct, frozen=True):
 class Event(NamedTuple):
     """A server-sent event."""
 
-    # Its bytes as they came, with the blank line that ends it: all `raw` joined are the stream.
+    # The event's bytes as they came, with the blank line that ends it: all `raw` joined are the stream.
     raw: bytes
     # The joined `data:` lines; None: a comment, or an event without data.
     data: bytes | None

@@ -14,11 +14,12 @@ class NamedEventDecoder(EventDecoder):
 
     __slots__ = ()
 
-    def _make_event(self, raw: bytes) -> Event:
-        if self._has_begun and not self._has_cr and raw.startswith(_NAME):
+    def make_event(self, raw: bytes) -> Event:
+        # Before the first event a byte order mark may come; a carriage return may end any line.
+        if self.has_begun and not self.has_cr and raw.startswith(_NAME):
             end = raw.find(b"\n")
             if raw.startswith(_DATA, end + 1) and raw.find(b"\n", end + 1) == len(raw) - 2:
                 return Event(
                     raw, raw[end + 1 + len(_DATA) : -2], raw[len(_NAME) : end].decode("utf-8", "replace")
                 )
-        return super()._make_event(raw)
+        return super().make_event(raw)

@@ -36,7 +36,7 @@ _PROVIDER_CALLS: Final = ("server_tool_use", "mcp_tool_use")
 class ClaudeMessages:
     """Messages for the Messages API."""
 
-    # Text blocks.
+    # The system prompt, as text blocks.
     system: list[Json] = field(default_factory=list)
     # The content of each is a list of blocks.
     messages: list[Json] = field(default_factory=list)

@@ -45,14 +45,14 @@ class _ContentBlock:
 
     kind: str
     place: int
-    # As it began.
+    # The block's fields as it began.
     fields: Json
-    # Where it begins in the content.
+    # Where the block begins in the content.
     start: int
-    # How many calls were before it.
+    # The index of its call among those of the reply: the number of calls before it.
     call: int
     has_input: bool = False
-    # Of the fields that deltas continue.
+    # The texts of the deltas so far, by the field that they continue.
     pieces: dict[str, list[str]] = field(default_factory=dict)
     citations: list[Any] = field(default_factory=list)
 
@@ -315,7 +315,7 @@ def _whole(block: _ContentBlock) -> Json:
     for key, pieces in block.pieces.items():
         text = "".join(pieces)
         if key == "input":
-            fields["input"] = _parsed(text) if text else fields.get("input", {})
+            fields["input"] = _parse_input(text) if text else fields.get("input", {})
         else:
             begun = fields.get(key)
             fields[key] = begun + text if isinstance(begun, str) else text
@@ -324,7 +324,7 @@ def _whole(block: _ContentBlock) -> Json:
     return fields
 
 
-def _parsed(text: str) -> Any:
+def _parse_input(text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
