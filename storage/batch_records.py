@@ -73,9 +73,9 @@ class BatchItem(Struct, frozen=True):
     """An item of a batch."""
 
     id: int
-    # Its run; None: its agent was deleted.
+    # The item's run; None: its agent was deleted.
     run: Run | None
-    # The public name of its agent.
+    # The public name of the item's agent.
     agent: str
     project: str
     # The part of the batch with which its request is at a provider; READY_PART, ENDED_PART.
@@ -83,7 +83,7 @@ class BatchItem(Struct, frozen=True):
     # The number of its request that is under way, or of the next one. An end without a reply does not raise it, since a
     # reply may still come, whose tokens count.
     request_number: int
-    # Errors and expired requests since the last one that succeeded.
+    # How many requests had an error, and how many expired, since the last one that succeeded.
     errors: int
     expiries: int
     # The exchange that it continues (0: none), and the epoch of its memory then; None until it begins.
@@ -125,9 +125,9 @@ def call_of_origin(origin: str) -> tuple[str, str] | None:
 class ItemDraft(Struct, frozen=True):
     """An item as it is accepted."""
 
-    # Its run, with the id 0.
+    # The item's run, with the id 0.
     run: Run
-    # JSON.
+    # The request of the item, as JSON.
     request: bytes
     # The public name of the agent's own conversation, if that begins with the item.
     uid: str
@@ -152,13 +152,14 @@ class ItemRound(Struct, frozen=True):
     number: int
     # The round as JSON, without its edits, which are added as they were written: [block, version, operation] each.
     data: Mapping[str, object]
-    # As in `StepOpen`.
+    # The memory edits of the round.
     edits: BlockMerge
+    # The versions of the blocks on which these edits were made, by block.
     versions: Mapping[int, int]
-    # The tokens of the call of the model.
+    # The tokens of the call of the model: input and output.
     tokens: int
     now: float
-    # Those of the tokens that the model wrote.
+    # The output tokens among `tokens`.
     output: int = 0
 
     @property
@@ -178,10 +179,11 @@ class ItemEnd(Struct, frozen=True):
     error_message: str = ""
     # The epoch of the memory that its turn or message may quote; None: they quote nothing.
     epoch: int | None = None
+    # The input and output tokens of the item's last request.
     tokens: int = 0
-    # Those of the tokens that the model wrote.
+    # The output tokens among `tokens`.
     output: int = 0
-    # Its exchange, complete; None: it is not stored.
+    # The item's exchange, complete; None: it is not stored.
     turn: StepOpen | None = None
     # The last call of the model, with the tokens of all calls. Its `exchange` is ignored.
     step: RunStep | None = None
@@ -190,7 +192,7 @@ class ItemEnd(Struct, frozen=True):
     edits: Sequence[tuple[int, int, BlockOp]] = ()
     # The edits that are written with the turn; their exchange has no row yet.
     merged: BlockMerge = field(default_factory=BlockMerge)
-    # By block the version on which the first of `merged` was made.
+    # The version of a block on which the first of the `merged` edits was made, by block.
     versions: Mapping[int, int] = field(default_factory=dict)
 
 

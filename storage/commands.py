@@ -42,7 +42,7 @@ class MemoryReader(Struct, frozen=True):
     reader: int
     # The number of turns after its cursor, counted up to a limit.
     turns: int
-    # It reads now, or is about to.
+    # The reader reads now, or is about to.
     is_busy: bool
 
 
@@ -54,9 +54,9 @@ NO_NOTES: dict[int, str] = {}
 class PlacedNote:
     """A note on a path."""
 
-    # How many atoms the path has before the note's message.
+    # The number of atoms on the path before the note's message.
     at: int
-    # Its text in UTF-8: as a str, a text with an emoji takes four bytes a character, and its UTF-8 as well once sent.
+    # The note in UTF-8: as a str, a text with an emoji takes four bytes a character, and its UTF-8 as well once sent.
     utf8: bytes
     # The tokens of the text; 0: they have not been counted yet.
     tokens: int = field(default=0, compare=False)
@@ -67,11 +67,11 @@ class PlacedNote:
 class Additions(Struct, frozen=True):
     """The additions of the gateway to a path, oldest first: notes, and rounds that the client has not seen."""
 
-    # Each comes before its message's text.
+    # The notes of the path; each is sent before its message's text.
     notes: tuple[PlacedNote, ...] = ()
     # The exchanges with more of a reply than the client has, with their content and without notes.
     rounds: tuple[Exchange, ...] = ()
-    # The row of the newest exchange that has either.
+    # The row of the newest exchange that has a note or a round; None: none has.
     last: int | None = None
 
     def extended(self, *exchanges: Exchange) -> Additions:
@@ -105,9 +105,9 @@ class MemorySnapshot(Struct):
     conversation: Conversation | None = None
     # The newest exchange with a path that equals the client's list up to its last assistant message; without notes.
     exchange: Exchange | None = None
-    # That exchange is a first turn, and other first turns match the list as well.
+    # `exchange` is a first turn, and other first turns match the client's list as well.
     has_rivals: bool = False
-    # The gateway's texts and rounds on the path of that exchange.
+    # The gateway's texts and rounds on the path of `exchange`.
     additions: Additions = msgspec.field(default_factory=lambda: NO_ADDITIONS)
     # The memory has messages that are off the record or were forgotten.
     has_tombs: bool = False
@@ -117,12 +117,11 @@ class MemorySnapshot(Struct):
     ops: list[BlockOp] = msgspec.field(default_factory=list)
     # The newest of the standing facts, newest first.
     standing: list[StandingFact] = msgspec.field(default_factory=list)
-    # A snapshot with one of the next three is not cached.
-    # The exchange is continued already.
+    # `exchange` is continued already. Such a snapshot is not cached.
     is_continued: bool = False
-    # The list begins like a prefix that was made elsewhere.
+    # The client's list begins like a prefix that was made elsewhere. Such a snapshot is not cached.
     matches_prefix: bool = False
-    # Some blocks are shared by the users of a profile.
+    # Some blocks are shared by the users of a profile. Such a snapshot is not cached.
     shares_blocks: bool = False
     # The sleeptime agents that read the memory, where they were asked for.
     readers: list[MemoryReader] = msgspec.field(default_factory=list)
@@ -137,13 +136,13 @@ class Opening(Struct, frozen=True):
 
     # When the exchange was written.
     at: float
-    # When it began.
+    # When the exchange began.
     begun: float
-    # The atoms of its messages.
+    # The atoms of the exchange's messages.
     inputs: tuple[tuple[Atom, ...], ...]
-    # The number of words of its last message; None: not known.
+    # The number of words of the last message; None: not known.
     word_count: int | None
-    # The hash of those words but the last, which may still grow; None: not known.
+    # The hash of all words of the last message but its last, which may still grow; None: not known.
     stem: int | None
 
 
@@ -166,13 +165,13 @@ class Probes(Struct, frozen=True):
     since: float = 0.0
     # The hashes of messages that may have been forgotten.
     maybe_tombs: Sequence[bytes] = ()
-    # How many exchanges are loaded, from the deepest one up; None: all.
+    # The most exchanges that are loaded, from the deepest one up; None: all.
     max_exchanges: int | None = None
     # The least depth that is loaded; None: any. First exchanges are always loaded.
     min_depth: int | None = None
-    # Those from this depth on are loaded already; None: none is. With the client's id alone.
+    # Exchanges from this depth on are loaded already; None: none is. Only where `key` is the client's id.
     loaded_depth: int | None = None
-    # With the contents of all of them; with the client's id alone.
+    # All exchanges are loaded with their contents. Only where `key` is the client's id.
     with_contents: bool = False
 
 
@@ -202,13 +201,13 @@ class Pool(Struct, frozen=True):
     """Exchanges as loaded: without content, but for the last of each conversation."""
 
     exchanges: Sequence[Exchange]
-    # The conversation with the key of the probes, if there is one.
+    # The conversation with the key of the probes; None: there is none.
     conversation: int | None
-    # When that conversation was last written to.
+    # When `conversation` was last written to.
     last_at: float = 0.0
     # The contents of the exchanges for which rules asked (`Missing`).
     contents: Mapping[int, StoredContent] = msgspec.field(default_factory=dict)
-    # Those of `Probes.maybe_tombs` that were forgotten, in any conversation.
+    # The hashes of messages that were forgotten, in any conversation, among `Probes.maybe_tombs`.
     tombs: frozenset[bytes] = frozenset()
 
 
@@ -248,18 +247,18 @@ class LearnedFact(Struct, frozen=True):
     sources: Sequence[int]
     # The ids of the facts that are no longer true because of it.
     replaces: Sequence[int] = ()
-    # As in `Fact`.
+    # The fact always holds for the user, so the memory section shows it.
     standing: bool = False
 
 
 class BlockMerge(Struct, frozen=True):
     """The result of pending memory edits."""
 
-    # (block, its new value, operation), in order.
+    # The values to be written, in order: (block, its new value, the edit that made it).
     writes: Sequence[tuple[int, str, BlockOp]] = ()
-    # (text, operation).
+    # The passages to be added: (text, the edit that adds it).
     passages: Sequence[tuple[str, BlockOp]] = ()
-    # (fact, operation).
+    # The facts to be added: (fact, the edit that adds it).
     facts: Sequence[tuple[LearnedFact, BlockOp]] = ()
     # Operations that cannot be done any more.
     dropped: Sequence[BlockOp] = ()
@@ -268,7 +267,7 @@ class BlockMerge(Struct, frozen=True):
 class RecallRow(NamedTuple):
     """The note of the recall of a turn that looked for memory."""
 
-    # The id of its request, packed (storage/sql/recalls.py).
+    # The id of the turn's request, packed (storage/sql/recalls.py).
     request: bytes
     # Packed numbers, which the store does not read.
     data: bytes
@@ -277,9 +276,9 @@ class RecallRow(NamedTuple):
 class PlainTurn(NamedTuple):
     """A plain turn as it was planned."""
 
-    # The new exchange.
+    # The turn's exchange, which is new.
     exchange: Exchange
-    # The revision of its conversation when it was planned.
+    # The revision of the conversation when the turn was planned.
     revision: int
 
 
@@ -314,9 +313,9 @@ class TurnWrite(Struct, frozen=True):
     shared: Sequence[Block] = ()
     # The opening, where the list has no conversation id and continues nothing.
     opening: Opening | None = None
-    # The characters of its messages.
+    # The characters of the turn's messages.
     chars: int = 0
-    # Makes the note of its recall, without side effects; None: it has none.
+    # Makes the note of the turn's recall, without side effects; None: it has none.
     recall: Callable[[], RecallRow] | None = None
 
 
@@ -325,21 +324,21 @@ class Committed(Struct, frozen=True):
 
     # The agent as it is stored now.
     agent: Agent
-    # The row of the exchange.
+    # The row of the turn's exchange.
     exchange: int
-    # The row of its conversation.
+    # The row of the turn's conversation.
     conversation: int
     # The turn was written as planned, without `decide`.
     is_plain: bool
     # The row of the path's memory section.
     section: int | None = None
-    # The first number of its messages; 0: it took no new numbers.
+    # The number of the turn's first message; 0: it took no new numbers.
     seq: int = 0
-    # The number after their last one; 0: it took no new numbers.
+    # The number after that of the turn's last message; 0: it took no new numbers.
     next_seq: int = 0
     # The exchange with its content, where it is new and differs from the planned one.
     added: Exchange | None = None
-    # The conversation that began with it, if nothing else changed and its path begins with no prefix.
+    # The conversation that began with the turn, if nothing else changed and its path begins with no prefix.
     begun: Conversation | None = None
     # The path of a plain turn begins with a prefix.
     matches_prefix: bool = False
@@ -389,7 +388,7 @@ class StepOpen(Struct, frozen=True):
     versions: Mapping[int, int] = msgspec.field(default_factory=dict)
     # The conversation was a client conversation until now.
     adopts: bool = False
-    # Exchanges of the path that are continued by this step, and whose edits are confirmed; where `adopts`.
+    # Where the step `adopts`: exchanges of the path that it continues, and whose edits are confirmed.
     continued: Sequence[int] = ()
     # The exchange that a process which is gone has left open, as it has ended.
     abandoned: Exchange | None = None
@@ -421,7 +420,7 @@ class StepEnd(Struct, frozen=True):
     """The end of a step, in one transaction."""
 
     agent: Agent
-    # The exchange, complete.
+    # The exchange of the step, complete.
     exchange: Exchange
     step: RunStep
     # The results of its calls, as in `RunEnd`.
@@ -432,9 +431,9 @@ class StepEnd(Struct, frozen=True):
     accepts: Sequence[RunAccept] = ()
     # The message of the error that ended the run, or "".
     error_message: str = ""
-    # As in `TurnWrite`.
+    # Makes the note of the step's recall, without side effects; None: it has none.
     recall: Callable[[], RecallRow] | None = None
-    # As in `StepOpen`.
+    # The attempt that performs the run, and alone may write it; None: no job does.
     job: Job | None = None
 
 
@@ -444,9 +443,11 @@ class RunAccept(Struct, frozen=True):
     # The run as it will be stored, with the id 0. Its agent exists. Where its conversation is 0, that is the one with
     # the key `key`, or one that begins under it with the public name `uid`.
     run: Run
-    # Its request, as JSON.
+    # The request of the run, as JSON.
     request: bytes
+    # The key of the run's conversation, where the run has none.
     key: str = "default"
+    # The public name of that conversation, where it begins with the run.
     uid: str = ""
     # The kind of the job that performs it, with the run's uid as key and {"run": its row} as payload; "": there is
     # none, the accepting process performs it.
@@ -467,13 +468,13 @@ class ResponseEnd(Struct, frozen=True):
     at: float
     # The response as it is shown, as JSON.
     shown: bytes
-    # The name of the turn in which it lies; None: in none.
+    # The name of the turn in which the response is stored; None: in none.
     turn: bytes | None
-    # Its last events, as they are streamed.
+    # The last events of the response, as they are streamed.
     events: bytes
-    # The number of the last of them.
+    # The number of the last event.
     last_number: int
-    # The epoch of its memory when they were made.
+    # The epoch of the memory when these events were made.
     epoch: int
 
 
@@ -483,11 +484,11 @@ class ReadSpan(Struct, frozen=True):
     memory: int
     # The row of the agent's own memory.
     reader: int
-    # The number before its first message.
+    # The number before the first message of the part.
     cursor: int
-    # The number of its last message.
+    # The number of the last message of the part.
     upto: int
-    # Its exchanges, which are noted as the sources of what the run writes into blocks.
+    # The exchanges of the part, which are noted as the sources of what the run writes into blocks.
     exchanges: Sequence[int] = ()
 
 
@@ -499,12 +500,12 @@ class RunEnd(Struct, frozen=True):
     # The row of the run.
     run: int
     state: RunState
-    # Why it ended.
+    # Why the run ended.
     stop: str
     at: float
-    # The step that it ended with; None: the step stays as it is.
+    # The exchange of the step with which the run ended; None: the step stays as it is.
     exchange: int | None = None
-    # The epoch of the memory when that step was written.
+    # The epoch of the memory when the run's last step was written.
     epoch: int = 0
     # The calls that wait for an answer, as in `RunStep`.
     waiting: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -518,7 +519,7 @@ class RunEnd(Struct, frozen=True):
     reading: ReadSpan | None = None
     # The message of the error that ended the run; it quotes no content.
     error_message: str = ""
-    # As in `StepOpen`.
+    # The attempt that performs the run, and alone may write it; None: no job does.
     job: Job | None = None
 
 
@@ -553,20 +554,20 @@ class ForgetTarget(Struct, frozen=True):
 class Extent(Struct, frozen=True):
     """The size of a target before it is forgotten."""
 
-    # How many messages will be forgotten; those of a whole memory are not counted.
+    # The number of messages that will be forgotten; those of a whole memory are not counted.
     messages: int = 0
-    # How many messages of the same exchanges stay.
+    # The number of messages that stay of exchanges of which a part is forgotten.
     remaining: int = 0
-    # The public name of the conversation; None: it was not asked for.
+    # The public name of the conversation that is the target; None: another target.
     conversation: str | None = None
 
 
 class Erased(Struct, frozen=True):
     """Marks of what was erased, by which notes that may quote it are found."""
 
-    # The days of its messages, counted since 1970, UTC.
+    # The days of the erased messages, counted since 1970, UTC.
     days: frozenset[int]
-    # A block or an edit is among it.
+    # A block or an edit was erased.
     blocks: bool = False
 
 
@@ -580,14 +581,14 @@ class Revised(Struct, frozen=True):
     op: BlockOp | None = None
     # An undo brought back a value from before what was erased.
     is_clean: bool = False
-    # An undo brought back what the value with this index among them was.
+    # An undo brought back the later value with this index.
     restores: int | None = None
 
 
 class Rebuilt(NamedTuple):
     """A block without what was erased."""
 
-    # Its later values.
+    # The block's values from the first that was built on what was erased, oldest first.
     values: Sequence[str]
     # The pending edits that may bring back what was erased.
     repeating: Sequence[BlockOp]
@@ -620,7 +621,7 @@ class Rules(Struct, frozen=True):
 class TransferRecord(Struct, frozen=True):
     """A record of an export."""
 
-    # Its columns without database ids; exchanges are named by their numbers.
+    # The columns of the record without database ids; exchanges are named by their numbers.
     values: dict[str, Any]
     # The exchange with its content, where the record is of one.
     exchange: Exchange | None = None
@@ -632,13 +633,13 @@ class TransferRecord(Struct, frozen=True):
 class MatchedExchange(Struct, frozen=True):
     """A stored exchange whose path is one of an imported conversation's."""
 
-    # Without its content.
+    # The exchange without its content.
     exchange: Exchange
-    # An import gave its conversation an id.
+    # An import gave the exchange's conversation an id.
     is_import: bool
-    # No finished exchange follows it.
+    # No finished exchange follows the exchange.
     is_last: bool
-    # An import that was undone has left it, without its content.
+    # An import that was undone has left the exchange, without its content.
     is_stub: bool
 
 
@@ -648,9 +649,9 @@ class ImportPool(Struct, frozen=True):
     # The conversation that was imported under the same id; None: there is none.
     conversation: int | None = None
     matched: Sequence[MatchedExchange] = ()
-    # Exchanges without a reply that ask what it asks.
+    # Stored exchanges without a reply that ask what the imported conversation asks.
     unanswered: Sequence[Exchange] = ()
-    # The hashes of its messages that were forgotten.
+    # The hashes of messages of the imported conversation that were forgotten.
     tombs: frozenset[bytes] = frozenset()
 
 
@@ -665,14 +666,15 @@ class MessageCounts(NamedTuple):
 class ImportChange(Struct, frozen=True):
     """The changes by an imported conversation."""
 
-    # For each of its exchanges, of its messages.
+    # The counts of messages, by exchange of the imported conversation.
     counts: Sequence[MessageCounts]
-    # How many of its exchanges are stored, from the first on.
+    # The number of imported exchanges that are stored already, from the first on.
     known: int = 0
-    # The others, each after the one before; the first after `after`.
+    # The imported exchanges that are not stored, oldest first.
     add: Sequence[Exchange] = ()
+    # The exchange that the first of `add` follows; None: they begin a path.
     after: Exchange | None = None
-    # The conversation to which they are added; None: a new one.
+    # The conversation to which exchanges are added; None: a new one.
     conversation: int | None = None
     # Exchanges of an undone import that have their words again, by their position in the conversation.
     fill: Mapping[int, Exchange] = {}
@@ -686,23 +688,23 @@ class ImportWrite(Struct, frozen=True):
     agent: Agent
     # The import's row.
     row: int
-    # Its messages are learned from.
+    # The conversation's messages are learned from.
     learns: bool
-    # The id of its source as the client's; None: it has none.
+    # The conversation's id in its source, which becomes the client's id; None: it has none.
     key: str | None
     # The public name of the conversation, if it is new.
     uid: str
-    # When it began.
+    # When the conversation began.
     at: float
-    # The hashes of its paths.
+    # The hashes of the conversation's paths, one an exchange.
     paths: Sequence[bytes]
-    # The hashes of its questions.
+    # The hashes of the conversation's questions.
     questions: Sequence[bytes]
-    # The hashes of its messages.
+    # The hashes of the conversation's messages.
     atoms: Sequence[bytes]
-    # The hashes by which its prefix is recognised.
+    # The hashes by which the conversation's prefix is recognised.
     prefixes: Sequence[bytes]
-    # Returns what it changes; pure.
+    # Returns what the conversation changes; pure.
     decide: Callable[[ImportPool], ImportChange]
 
 
@@ -713,7 +715,7 @@ class ImportWriting(Struct, frozen=True):
     change: ImportChange
     # The version of the memory for which `change` was decided, as in `AgentNumbers`; None: there is no memory yet.
     version: tuple[int, int, int] | None
-    # How many of its exchanges are done.
+    # The number of the conversation's exchanges that are written, or need not be, from the first on.
     done: int = 0
 
     @property
@@ -727,7 +729,7 @@ class ImportNote(Struct, frozen=True):
     row: int
     status: str
     at: float
-    # JSON, which the store does not read.
+    # The outcome so far, as JSON that the store does not read.
     data: bytes
 
 
@@ -744,7 +746,7 @@ class Unread(Struct, frozen=True):
     # The last number of `messages`, which are oldest first.
     upto: int
     messages: Sequence[Message]
-    # By exchange, the names of the tools that were called in it.
+    # The names of the tools that were called in an exchange, by exchange.
     tools_used: Mapping[int, Sequence[str]] = msgspec.field(default_factory=dict)
     # More messages are settled.
     is_more: bool = False
@@ -758,7 +760,7 @@ class Learned(Struct, frozen=True):
     # (block, its new value, the exchanges that this came from); a block with id 0 is to be created.
     writes: Sequence[tuple[Block, str, Sequence[int]]] = ()
     facts: Sequence[LearnedFact] = ()
-    # How many edits could not be read or made.
+    # The number of edits that could not be read or made.
     dropped: int = 0
 
 

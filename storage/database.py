@@ -76,8 +76,8 @@ class Statement(str):
     postgres: str
     # The number of placeholders that SQLite has for each parameter that is a list, by the parameter's number.
     sizes: Mapping[int, int]
-    # How many of the first values are columns of a row whose size SQLite is given, too (storage/sqlite/padding.py);
-    # 0: the statement writes no such row.
+    # The statement writes a row whose size SQLite is given, too (storage/sqlite/padding.py): the number of values, from
+    # the first on, that are its columns; 0: it writes no such row.
     sized_columns: int
     # The row is new: SQLite is given its room and padding instead.
     is_padded: bool

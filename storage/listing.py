@@ -98,21 +98,21 @@ class AgentChange(Struct, frozen=True, kw_only=True):
     body: dict[str, Any] | None = None
     # The public names of the blocks that are attached.
     blocks: Sequence[str] | None = None
-    # Rows of definitions; numbers below 0 are built-in tools.
+    # The rows of the tools' definitions; numbers below 0 are built-in tools.
     tools: Sequence[int] | None = None
     tags: Sequence[str] | None = None
     # Rows of the folders' memories.
     folders: Sequence[int] | None = None
     # The tools that the agent has as long as it has a folder.
     folder_tools: Sequence[int] = ()
-    # Rows of definitions.
+    # The rows of the identities' definitions.
     identities: Sequence[int] | None = None
 
 
 class AgentDraft(AgentChange, frozen=True, kw_only=True):
     """An agent to be made. It begins without the parts that are None."""
 
-    # Its memory, which is not stored yet.
+    # The memory of the agent, which is not stored yet.
     agent: Agent
     name: str
     body: dict[str, Any]
@@ -175,7 +175,7 @@ class BlockEntry(Struct, frozen=True):
     owner: int | None
     # The profile of the users that share it; "" for none.
     profile: str
-    # Its details: metadata, tags, hidden.
+    # The block's details by name: metadata, tags, name, hidden.
     details: dict[str, Any]
 
 
@@ -183,12 +183,15 @@ class BlockFilter(Struct, frozen=True):
     """The blocks that are asked for. None: any."""
 
     label: str | None = None
-    # Parts of these.
+    # A part of the label.
     label_text: str | None = None
+    # A part of the description.
     description_text: str | None = None
+    # A part of the value.
     value_text: str | None = None
-    # How many agents see the block.
+    # The fewest agents that see the block.
     min_agents: int = 0
+    # The most agents that see the block.
     max_agents: int = 2**31
     # The block has one of these tags, or all of them.
     tags: Sequence[str] = ()
@@ -213,7 +216,7 @@ class BlockChange(Struct, frozen=True):
     description: str | None = None
     limit: int | None = None
     read_only: bool | None = None
-    # Those that change, by name.
+    # The details of `BlockEntry` that change, by name.
     details: dict[str, Any] = field(default_factory=dict)
 
     def apply(self, block: Block) -> Block:
@@ -227,7 +230,7 @@ class DefinitionDraft(Struct, frozen=True):
 
     project: str
     kind: DefinitionKind
-    # Its public name.
+    # The public name of the definition.
     uid: str
     body: dict[str, Any]
     name: str = ""
@@ -299,9 +302,9 @@ class ConversationEntry(Struct, frozen=True):
     conversation: Conversation
     agent: Agent
     begun: float
-    # The time of its last turn.
+    # The time of the conversation's last turn.
     last_at: float
-    # Its definition over REST; None: it has none.
+    # The definition that the conversation has over REST; None: it has none.
     definition: Definition | None
 
 
@@ -369,7 +372,7 @@ class SizedMemory(Struct, frozen=True):
     facts: int
     # Since when the memory is paused; None: it is not.
     paused: float | None
-    # Of an agent that was made over REST.
+    # The name of the agent, if it was made over REST.
     agent_name: str | None
 
     @property
@@ -400,7 +403,7 @@ class Branch(Struct, frozen=True):
 
     exchange: int
     seq: int
-    # How many messages the path has.
+    # The number of messages on the path.
     messages: int
     last_turn: float
     is_active: bool
@@ -409,11 +412,11 @@ class Branch(Struct, frozen=True):
 class ExchangePlace(Struct, frozen=True):
     """The place of an exchange."""
 
-    # The public name of its conversation.
+    # The public name of the exchange's conversation.
     conversation: str
-    # The number of its first message.
+    # The number of the exchange's first message.
     seq: int
-    # As of `Exchange`.
+    # The number of the exchange's reply.
     reply_seq: int
 
 
@@ -432,7 +435,7 @@ class ShownBlock(Struct, frozen=True):
 
     block: Block
     changed_at: float
-    # As in `Revision`.
+    # The writer of the last change, as in `Revision.origin`.
     origin: str
     # Other memories see it too.
     is_shared: bool

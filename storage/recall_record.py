@@ -58,19 +58,21 @@ _GATEWAY_MARK, _HASH_MARK = b"\x00", b"\x01"
 class RecalledEntry(Struct, frozen=True):
     """A hit of a search."""
 
-    # One of KINDS.
+    # What was found: one of KINDS.
     kind: str
     # The number of the message, fact or passage.
     seq: int
-    # Its place among all hits, from 1 on.
+    # The hit's place among all hits, from 1 on.
     rank: int
-    # By all, by words and by meaning, from 0 to 1; None: there are no scores.
+    # The score by words and meaning together, from 0 to 1; None: there are no scores.
     score: float | None = None
+    # The score by words alone, from 0 to 1; None: there are no scores.
     words: float | None = None
+    # The score by meaning alone, from 0 to 1; None: there are no scores.
     meaning: float | None = None
-    # The tokens of its text in the note.
+    # The tokens that the hit's text takes in the note.
     tokens: int = 0
-    # One of REASONS; "": it went into the note.
+    # Why the hit stayed out of the note: one of REASONS; "": it went in.
     reason: str = ""
     is_forgotten: bool = False
 
@@ -78,11 +80,11 @@ class RecalledEntry(Struct, frozen=True):
 class RecallRecord(Struct, frozen=True):
     """The outcome of one recall, and the request that it was for."""
 
-    # One of OUTCOMES.
+    # How the recall ended: one of OUTCOMES.
     outcome: str
-    # How many hits there were.
+    # The number of hits.
     found: int = 0
-    # The tokens of those that went into the note.
+    # The tokens of the hits that went into the note.
     recalled_tokens: int = 0
     # The note is a selection of the whole memory, and nothing was searched for.
     is_selection: bool = False
@@ -91,23 +93,23 @@ class RecallRecord(Struct, frozen=True):
     # The status of the reply.
     status: int = 200
     is_streamed: bool = False
-    # Tokens, in the order of PROMPT_PARTS.
+    # The tokens of each part of the prompt, in the order of PROMPT_PARTS.
     part_tokens: tuple[int, ...] = (0,) * len(PROMPT_PARTS)
     # The model's window in tokens; None: unknown.
     context_window: int | None = None
     # The tokens of the messages that have left the window.
     evicted_tokens: int = 0
-    # The time that the gateway added.
+    # The time that the gateway added to the request.
     added_ms: float = 0.0
-    # The time until the reply's head; None: there was none.
+    # The time from the request to the reply's head; None: there was none.
     first_ms: float | None = None
-    # The time in all.
+    # The time from the request to the end of the reply.
     ms: float = 0.0
-    # Input, output and cached tokens.
+    # The input, output and cached tokens of the request; None: they are not known.
     usage: tuple[int, int, int] | None = None
-    # How many hits stayed out, in the order of REASONS, from the second on.
+    # The number of hits that stayed out for each of REASONS, from the second on.
     left_out: tuple[int, ...] = NONE_LEFT_OUT
-    # By rank: those that went in, and the best of the others.
+    # The hits that went into the note, and the best of the others, by rank.
     entries: tuple[RecalledEntry, ...] = ()
 
 
@@ -270,9 +272,9 @@ def _numbers_struct(flags: int) -> struct.Struct:
 
 
 class _Column(NamedTuple):
-    # One of _ROW_FIELDS.
+    # The field of an entry that the column holds: one of _ROW_FIELDS.
     name: str
-    # Of its values.
+    # The form in which the column's values are packed.
     struct: struct.Struct
     # The offset of the first value.
     start: int

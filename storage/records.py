@@ -103,7 +103,7 @@ class Conversation(Struct, frozen=True):
     """A conversation of a memory, without its exchanges."""
 
     id: int
-    # Its public name.
+    # The public name of the conversation.
     uid: str
     # The client's own id, unique within the agent; None for one found from its messages.
     key: str | None
@@ -147,10 +147,11 @@ class Evicted(NamedTuple):
 
     # The depth of the exchange in which the window begins, or a lower one where that is not known.
     depth: int
-    # The atoms that were evicted, and their tokens.
+    # The number of atoms that were evicted, from the beginning of the path on.
     offset: int
+    # The tokens of what was evicted.
     tokens: int
-    # The tokens of that window; a larger one may have room for more.
+    # The tokens of the window that it no longer fits; a larger one may have room for more.
     context: int
 
     def is_out_of(self, context: int | None) -> bool:
@@ -165,11 +166,11 @@ class Exchange(Struct, frozen=True):
     conversation: int
     parent: int | None
     depth: int
-    # How many atoms the path has before the inputs.
+    # The number of atoms on the path before `inputs`.
     offset: int
-    # Atoms, message by message, of what the client sent since the parent's reply (system messages excluded).
+    # The atoms of each message that the client sent since the parent's reply (system messages excluded).
     inputs: tuple[tuple[Atom, ...], ...]
-    # For each of these messages the digest of its images and sounds, b"" where it has none.
+    # The digest of the images and sounds of each of `inputs`, b"" where it has none.
     media: tuple[bytes, ...]
     # Atoms of the reply as the client has it; None if it has none (cancelled).
     reply: tuple[Atom, ...] | None
@@ -181,14 +182,14 @@ class Exchange(Struct, frozen=True):
     # When a finished request last began with this exchange, repeated it or continued it (written late, see
     # gateway/core/conversation/tree.py).
     touched: float
-    # Fields that a plain turn leaves at their defaults come last, so that it passes the others by position.
-    # When a finished exchange ended.
+    # When a finished exchange ended. (From here on fields have defaults, which a plain turn leaves as they are: it
+    # passes the others by position.)
     ended: float | None = None
     # The characters of the reply's text, without white space.
     size: int = 0
     # Messages of the whole path, its reply included.
     length: int = 0
-    # Its messages are shown and recalled.
+    # The messages of the exchange are shown and recalled.
     active: bool = False
     seq: int = 0
     # The number from which on all of the agent's numbers, up to the reply's, belong to this path without a gap.
@@ -219,7 +220,7 @@ class Exchange(Struct, frozen=True):
     model: str = ""
     # When a cancelled request was cut.
     stopped: float | None = None
-    # Of a first exchange, how many of its messages were made elsewhere: column `head`, mark `head`.
+    # The number of messages of a first exchange that were made elsewhere: column `head`, mark `head`.
     prefix_length: int = 0
     # Indices of input messages that were off the record or are forgotten; REPLY stands for the reply.
     redactions: frozenset[int] = frozenset()
@@ -227,7 +228,8 @@ class Exchange(Struct, frozen=True):
     superseded: bool = False
     # A later request with a new user message went on from it.
     continued: bool = False
-    # Why its memory edits were merged into the blocks: "carried" (it was continued), "idle"; "": they were not.
+    # Why the exchange's memory edits were merged into the blocks: "carried" (it was continued), "idle"; "": they were
+    # not.
     merged: str = ""
 
     @property
@@ -279,12 +281,12 @@ class Block(Struct, frozen=True, eq=False):
     label: str
     description: str
     value: str
-    # Characters, enforced.
+    # The most characters that the value may have, which every write keeps to.
     limit: int
     read_only: bool = False
     version: int = 1
-    # Its public name; "" for one that is not stored, or was read for a turn.
-    uid: str = ""  # follows from the id
+    # The block's public name, which follows from the id; "" for one that is not stored, or was read for a turn.
+    uid: str = ""
 
     def __eq__(self, other: object) -> bool:
         """Compares all but the uid, which only some readings have."""
@@ -298,10 +300,11 @@ class Revision(Struct, frozen=True):
     # The version that an undo brought back.
     restores: int | None
     at: float
-    # Its writer: `default`, `tool:<call>`, `undo`, `forget`, or a name of the writer's own; `-`: it was forgotten.
+    # The writer of the value: `default`, `tool:<call>`, `undo`, `forget`, or a name of the writer's own; `-`: the value
+    # was forgotten.
     origin: str
     exchange: int | None
-    # The exchanges that it came from.
+    # The exchanges that the value came from.
     sources: tuple[int, ...]
     value: str
 
@@ -312,8 +315,8 @@ class BlockOp(Struct, frozen=True):
     id: int
     exchange: int
     call_id: str
-    # Its kind: `insert`, `replace` and others that change a block; `archival_insert`, `remember_fact`, which make a
-    # passage, a fact.
+    # The kind of the edit: `insert`, `replace` and others that change a block; `archival_insert` and `remember_fact`,
+    # which make a passage and a fact.
     op: str
     label: str
     # The tool call's own JSON.
@@ -372,7 +375,7 @@ MUTED = "muted"
 class Message(Struct, frozen=True, eq=False):
     """An active message, as recall and `memory show` read it."""
 
-    # Its number in the agent's one order.
+    # The message's number in the agent's one order.
     seq: int
     exchange: int
     role: str
@@ -426,15 +429,15 @@ class Fact(Struct, frozen=True):
     exchange: int | None = None
     # All exchanges that it may quote.
     sources: tuple[int, ...] = ()
-    # Since when it is no longer true; None: it is.
+    # Since when the fact is no longer true; None: it is.
     ended_at: float | None = None
     # The number of the fact that is true instead.
     successor: int | None = None
-    # Who stated it: learned, model, operator, person or import.
+    # Who stated the fact: learned, model, operator, person or import.
     origin: str = "learned"
-    # No note, search tool or summary has it.
+    # The fact is left out of notes, search tools and summaries.
     muted: bool = False
-    # It always holds for the user, and the memory section shows it.
+    # The fact always holds for the user, and the memory section shows it.
     standing: bool = False
 
 
@@ -609,11 +612,11 @@ class TokenCounts(NamedTuple):
 
     prompt: int = 0
     completion: int = 0
-    # Of the prompt, read from the provider's cache.
+    # The tokens of the prompt that were read from the provider's cache.
     cached: int = 0
-    # Of the prompt, written to the provider's cache.
+    # The tokens of the prompt that were written to the provider's cache.
     written: int = 0
-    # Of the completion.
+    # The tokens of the completion that are thoughts.
     reasoning: int = 0
 
 
@@ -628,19 +631,19 @@ class Run(Struct, frozen=True):
     created: float
     # The run that waits for this one.
     parent: int | None = None
-    # How many wait above it.
+    # The number of runs that wait for this one: its parent, the parent's parent and so on.
     depth: int = 0
-    # The batch of its item.
+    # The batch that the run is an item of; None: of none.
     batch: int | None = None
-    # It goes on when its client leaves, and after a restart.
+    # The run goes on when its client leaves, and after a restart.
     background: bool = False
-    # Why it ended.
+    # Why the run ended; None: it has not ended.
     stop: str | None = None
-    # How many steps it has so far.
+    # The number of steps so far.
     steps: int = 0
-    # The tokens of these steps.
+    # The tokens of all steps so far.
     counts: TokenCounts = TokenCounts()
-    # When its first exchange began; until it has one, that with the calls of another run with which it goes on.
+    # When the run's first exchange began. Until it has one: when the exchange with the calls that it answers began.
     begun: float | None = None
     ended: float | None = None
     # Keyed hash of the send's own id; the newest run of a send that came twice has it.

@@ -116,15 +116,15 @@ class UsageLimit(Struct, frozen=True):
 
     id: int
     project: str
-    # Of this key alone; None: of all.
+    # The key whose use is bounded; None: that of all together.
     key: int | None
-    # Of this user alone; EACH_USER: of each one by itself; None: of all together.
+    # The user whose use is bounded; EACH_USER: that of each user by itself; None: that of all together.
     user: str | None
     # requests, tokens (input and output), cost, or concurrent: requests that are under way at a time.
     unit: str
     # minute, day or month, by the calendar of UTC; None where `unit` is concurrent.
     per: str | None
-    # How many of the unit are allowed; of cost, in the currency of the prices and not in billionths.
+    # The amount of the unit that is allowed; cost is in the currency of the prices and not in billionths.
     most: float
     # What happens above it: REFUSE, or the name of the model that answers in place of the one that was asked.
     then: str

@@ -145,9 +145,9 @@ DocumentRow = tuple[int, ...]
 class Counted(Struct, frozen=True):
     """The terms of a message, counted."""
 
-    # Of the table in its blob.
+    # The message's row in the table of its blob.
     row: DocumentRow
-    # How often each occurs, up to 255, with the marks HEAD (it stands in the beginning) and NAME (in a name there).
+    # How often each term occurs, up to 255, with the marks HEAD (it is in the beginning) and NAME (in a name there).
     terms: dict[str, int]
 
 
@@ -370,7 +370,7 @@ class OpenBlob(NamedTuple):
     """A blob with a valid outline."""
 
     chunk: int
-    # How many it has.
+    # The number of entries in the blob.
     entries: int
     data: bytes
 

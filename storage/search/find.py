@@ -59,29 +59,29 @@ class WantedTerms(Struct, frozen=True):
     """The terms of a query that are looked for."""
 
     terms: Sequence[str]
-    # Of each the share of people's messages that has it.
+    # The share of people's messages that has a term, by term.
     in_general: Sequence[float]
-    # Of each the number of the first sentence that has it.
+    # The number of the query's first sentence that has a term, by term.
     sentences: Sequence[int]
-    # Of each, for the index; none where this has no documents.
+    # The hash under which the index has a term, by term; empty where the index has no documents.
     hashes: Sequence[int] = ()
 
 
 class Found(Struct, frozen=True):
     """Every occurrence of some terms, one for each document and term, packed as in the index: row, frequency, marks."""
 
-    # Of each term, by how few messages have it.
+    # The weight of each term: the fewer messages have it, the more it weighs.
     weights: Sequence[float]
     # The sum of the squares of what each weighs as it is asked, less for sentences of which the memory has no word that
     # names something.
     asked: float
     # Occurrences in the index, those of a term side by side.
     in_index: NDArray[np.int64]
-    # How many of these each term has.
+    # The number of occurrences in the index, by term.
     sizes: Sequence[int]
-    # By term, the occurrences in the tail, which have places in it for rows.
+    # The occurrences in the tail, by term; they have places in the tail for rows.
     in_tail: Sequence[Sequence[int]]
-    # How many occurrences there are of all terms.
+    # The number of occurrences of all terms, in index and tail.
     count: int
 
 

@@ -39,11 +39,11 @@ class Lengths:
     count: int = 0
     length: int = 0
     head_length: int = 0
-    # How many documents are messages of the user.
+    # The number of documents that are messages of the user.
     user_count: int = 0
-    # The sum of the logarithms of their lengths.
+    # The sum of the logarithms of the lengths of the user's messages.
     user_logs: float = 0.0
-    # The same of all other documents.
+    # The sum of the logarithms of the lengths of all other documents.
     other_logs: float = 0.0
 
     @classmethod

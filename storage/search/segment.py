@@ -74,7 +74,7 @@ class OpenDocuments(NamedTuple):
 
     # A row of `document_type` for each message, by [chunk, slot].
     rows: NDArray[Any]
-    # How many entries all buckets have together.
+    # The number of entries of all buckets together.
     entries: int
 
 
@@ -83,7 +83,7 @@ class Postings(Struct, frozen=True):
 
     # The occurrences by hash, packed as in a chunk, but with the number and the row of the segment as the row.
     read: Mapping[int, NDArray[np.int64]] = {}
-    # How many occurrences there are at most, by the hash of each term that was not read.
+    # The most occurrences that a term can have which was not read, by its hash.
     unread: Mapping[int, int] = {}
 
 

@@ -34,9 +34,9 @@ _NUMBER_BYTES = 4
 class Chunk(Struct, frozen=True):
     """The vectors of a blob, or of several one after the other. They are views of the blob's bytes."""
 
-    # Shape [n].
+    # The number of each message or fact. Shape [n].
     seqs: NDArray[np.int64]
-    # Shape [n, d].
+    # The vectors, one a row. Shape [n, d].
     numbers: NDArray[np.float32]
 
     def __len__(self) -> int:

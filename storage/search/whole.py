@@ -24,11 +24,11 @@ _MAX_CHARS = 500
 class _Words(NamedTuple):
     """The words of one language by which a text asks about its speaker."""
 
-    # They name the speaker.
+    # The words that name the speaker.
     speaker: frozenset[str]
-    # They ask.
+    # The words that ask.
     asks: frozenset[str]
-    # It has no spaces between words.
+    # The language is written without spaces between words.
     is_unspaced: bool
 
     def are_in(self, words: frozenset[str]) -> bool:
@@ -42,7 +42,7 @@ class _Table(NamedTuple):
     languages: list[_Words]
     # Words of a greeting, in any language.
     greet: frozenset[str]
-    # The same, and the words that may go with them.
+    # Words of a greeting, and the words that may stand beside them in one.
     all_greeting: frozenset[str]
 
 

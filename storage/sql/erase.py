@@ -87,9 +87,9 @@ class ErasingWork(Struct, frozen=True):
     agent: int
     target: StoredTarget
     rules: Rules
-    # Seconds.
+    # Seconds since the epoch.
     now: float
-    # Of this run.
+    # What this run of the forgetting has read of what is gone.
     reading: GoneReading
 
 

@@ -52,16 +52,16 @@ _MAX_UNINDEXED = 64
 class MemoryChanges(Struct, frozen=True):
     """A reading of what has changed in a memory."""
 
-    # The numbers that it had.
+    # The numbers of the agent as they were at the reading before; None: this is the first.
     since: AgentNumbers | None
     numbers: AgentNumbers
     # From this number on nothing is read.
     unread_from: int
-    # (chunk, stamp, bytes).
+    # The chunks of the index that changed: (chunk, stamp, bytes).
     terms: Sequence[Row]
     # Messages, passages and facts that are not indexed.
     unindexed: Sequence[Message] = ()
-    # By number, with their stamps; read with the first reading alone.
+    # The segments of the index by number, each after its stamp. The first reading alone has them.
     segments: Mapping[int, tuple[int, OpenDocuments]] = {}
 
 
@@ -77,13 +77,13 @@ class CachedMemory:
     unread_from: int = 0
     # Messages, passages and facts that are not indexed, by seq.
     unindexed: dict[int, Message] = field(default_factory=dict)
-    # Those of `unindexed` whose terms are counted.
+    # The messages of `unindexed` whose terms are counted.
     tail: Tail = field(default_factory=Tail)
-    # Those of `unindexed` whose terms no query has needed.
+    # The messages of `unindexed` whose terms no query has needed.
     uncounted: list[Message] = field(default_factory=list)
     # By seq, messages that were read because a query found them; None: it is hidden.
     read_messages: dict[int, Message | None] = field(default_factory=dict)
-    # It may take more bytes than the cache has counted.
+    # The memory may take more bytes than the cache has counted.
     has_grown: bool = True
     _unindexed_exchanges: int = 0
     # The newest of the index's chunks.

@@ -26,9 +26,9 @@ class StoredRecall(Struct, frozen=True):
     exchange: int
     agent: int
     at: float
-    # The id of its request, packed (storage/recall_record.py).
+    # The id of the recall's request, packed (storage/recall_record.py).
     packed_request: bytes
-    # Packed (storage/recall_record.py).
+    # The record of the recall, packed (storage/recall_record.py).
     data: bytes
     memory_uid: str
     scope: Scope

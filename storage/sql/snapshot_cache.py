@@ -59,7 +59,7 @@ class _CachedMemory:
     standing: list[StandingFact]
     # The bytes of the fields above. The path ends and the openings have their own.
     bytes: int
-    # Those that were put last come last.
+    # The ends of the memory's paths; the last that was put comes last.
     path_ends: dict[_PathKey, _PathEnd] = field(default_factory=dict)
     # All openings that a list may repeat or extend, the newest last, perhaps with some that no list can any more; None:
     # they were not read.

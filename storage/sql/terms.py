@@ -66,9 +66,9 @@ async def load_uncovered(
 class ReadBuckets(Struct, frozen=True):
     """The rows that were read of the buckets in which some terms lie."""
 
-    # (bucket, number of the segment, stamp, bytes).
+    # The rows that were read: (bucket, number of the segment, stamp, bytes).
     rows: Sequence[Row]
-    # Of each bucket in all segments, in bytes, read or not.
+    # The bytes of a bucket in all segments, read or not, by bucket.
     sizes: Mapping[int, int]
 
 

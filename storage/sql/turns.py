@@ -356,7 +356,7 @@ class _AppliedChange(NamedTuple):
 
     exchange: Exchange
     is_added: bool
-    # As `Committed.begun`.
+    # The conversation that began with the turn, as in `Committed.begun`.
     begun: Conversation | None
 
 

@@ -58,7 +58,7 @@ class _CachedChunk(NamedTuple):
 
     # `_Progress.stamp` as the chunk's last write made it.
     stamp: int
-    # Its rows in `_CachedVectors.joined`; `end` is exclusive.
+    # The chunk's rows in `_CachedVectors.joined`; `end` is exclusive.
     start: int
     end: int
 

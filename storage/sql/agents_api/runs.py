@@ -45,7 +45,7 @@ class RunText(Struct, frozen=True):
     turn.
     """
 
-    # Its order among those of its kind.
+    # The part's position among the run's parts of its kind.
     seq: int
     data: bytes
 
