@@ -91,7 +91,7 @@ class Imports(Group):
         return int(await connection.value(SQL["begin"], values))
 
     @bulk_writes
-    async def note(self, connection: Connection, note: ImportNote) -> None:
+    async def note_progress(self, connection: Connection, note: ImportNote) -> None:
         """Notes how far an import has come."""
         await _note_progress(connection, note)
 
@@ -101,7 +101,7 @@ class Imports(Group):
         await connection.run(SQL["touch"], (row, at))
 
     @long_reads
-    async def read(self, connection: Connection, write: ImportWrite, done: int = 0) -> ImportWriting:
+    async def plan(self, connection: Connection, write: ImportWrite, done: int = 0) -> ImportWriting:
         """Returns a conversation with the changes that it would make, to be written by `write_part`.
 
         done: how many of its exchanges an import that was stopped has written.
@@ -110,13 +110,13 @@ class Imports(Group):
 
     @bulk_writes
     async def write_part(
-        self, connection: Connection, writing: ImportWriting, note: Callable[[ImportWriting], ImportNote]
+        self, connection: Connection, writing: ImportWriting, make_note: Callable[[ImportWriting], ImportNote]
     ) -> ImportWriting:
         """Writes up to `EXCHANGES_AT_ONCE` exchanges of a conversation, and how far the import has come then.
 
         Turns may come between its parts: its changes are then decided again.
 
-        note: of the conversation as it is written then.
+        make_note: returns the progress of the import, given the conversation as it is written then.
 
         Raises: NotFound: the memory is gone, or the import was stopped.
         """
@@ -124,13 +124,13 @@ class Imports(Group):
         if await _load_version(connection, agent.id) != writing.version and await _is_outdated(
             connection, agent, writing
         ):
-            begun = writing.change.conversation if writing.done else None
-            writing = await _decide(connection, agent, writing.write, writing.done, begun)
+            conversation = writing.change.conversation if writing.done else None
+            writing = await _decide(connection, agent, writing.write, writing.done, conversation)
         end = _end_of_part(writing)
         change = await _write_exchanges(connection, agent, writing, end)
         version = await _load_version(connection, agent.id)
         written = replace(writing, change=change, version=version, done=end)
-        await _note_progress(connection, note(written))
+        await _note_progress(connection, make_note(written))
         return written
 
     @bulk_writes
@@ -141,16 +141,22 @@ class Imports(Group):
         row: int,
         facts: Sequence[LearnedFact],
         now: float,
-        note: Callable[[int], ImportNote],
+        make_note: Callable[[int], ImportNote],
     ) -> int:
-        """Writes facts. Returns how many were new. note: of so many. Raises: NotFound: the memory is gone."""
+        """Writes facts. Returns how many were new.
+
+        row: of the import.
+        make_note: returns the progress of the import, given that number.
+
+        Raises: NotFound: the memory is gone.
+        """
         agent, count = await _lock_memory(connection, draft), 0
         for fact in facts:
             if not await is_known(connection, agent, fact.key):
                 id = await add_fact(connection, agent, fact, now, IMPORT)
                 count += 1
                 await connection.run(SQL["add"], ("fact", id, row, 0, 0))
-        await _note_progress(connection, note(count))
+        await _note_progress(connection, make_note(count))
         return count
 
     @reads
@@ -210,9 +216,9 @@ async def _load_cursors(connection: Connection, agent: int) -> dict[int, int]:
     return cursors | {row[0]: row[1] for row in await connection.rows(SQL["readers_of"], (agent,))}
 
 
-async def _is_being_undone(connection: Connection, agent: int, row: int) -> bool:
+async def _is_being_undone(connection: Connection, agent: int, import_row: int) -> bool:
     targets = await connection.rows(SQL["forgotten"], (agent,))
-    return any(msgspec.json.decode(target, type=StoredTarget).imported == row for (target,) in targets)
+    return any(msgspec.json.decode(target, type=StoredTarget).imported == import_row for (target,) in targets)
 
 
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
@@ -236,18 +242,18 @@ async def _load_version(connection: Connection, agent: int) -> tuple[int, int, i
 
 
 async def _decide(
-    connection: Connection, agent: Agent, write: ImportWrite, done: int, begun: int | None = None
+    connection: Connection, agent: Agent, write: ImportWrite, done: int, conversation: int | None = None
 ) -> ImportWriting:
     """Reads what is known of a conversation, and decides its changes.
 
     done: how many of its exchanges are written.
-    begun: the conversation in which they are; None: it is looked for.
+    conversation: the row of the conversation in which these are; None: it is looked for.
     """
     # Read first: what changes while the pool is read raises it.
     version = await _load_version(connection, agent.id)
-    if begun is None:
-        begun = await _find_conversation(connection, agent, write, done)
-    change = write.decide(await _load_pool(connection, agent, write, begun))
+    if conversation is None:
+        conversation = await _find_conversation(connection, agent, write, done)
+    change = write.decide(await _load_pool(connection, agent, write, conversation))
     # Where less is stored than was written, the rest is written again.
     return ImportWriting(write, change, version, min(done, change.known))
 
@@ -261,10 +267,13 @@ async def _is_outdated(connection: Connection, agent: Agent, writing: ImportWrit
     write, change, done = writing.write, writing.change, writing.done
     if not done or writing.version is None or writing.version[0] != agent.epoch:
         return True
-    begin = max(done, change.known)
-    next_added = change.add[begin - change.known : begin - change.known + 1]
-    questions = [message_key(e.inputs[-1]) for e in next_added]
-    stored = await rows_of(connection, SQL["matched"], write.paths[begin : _end_of_part(writing)], agent.id)
+    first = max(done, change.known)  # the exchange that is added next
+    # A turn that has added what the part would add has one of its paths. One without a reply has another path, so it is
+    # looked for by its question.
+    paths = write.paths[first : _end_of_part(writing)]
+    next_added = change.add[first - change.known : first - change.known + 1]
+    questions = [message_key(each.inputs[-1]) for each in next_added]
+    stored = await rows_of(connection, SQL["matched"], paths, agent.id)
     stored += await rows_of(connection, SQL["unanswered"], questions, agent.id)
     return any(exchanges.make_exchange(row).conversation == change.conversation for row in stored)
 
@@ -304,24 +313,28 @@ def _end_of_part(writing: ImportWriting) -> int:
 async def _write_exchanges(
     connection: Connection, agent: Agent, writing: ImportWriting, end: int
 ) -> ImportChange:
-    """Writes a part of a conversation. Returns the change with what is needed for the next part."""
+    """Writes a part of a conversation: its exchanges that are not done, up to `end`.
+
+    Returns the change with what is needed for the next part.
+    """
     write, change = writing.write, writing.change
     for i, exchange in change.fill.items():
         if writing.done <= i < end:
             await _fill(connection, agent, write, exchange)
-    begin = max(writing.done, change.known)
-    if begin >= end:
+    first = max(writing.done, change.known)
+    if first >= end:
         return change
     for exchange in change.superseded:
         await exchanges.update_exchange(connection, agent.id, exchange)
     conversation = change.conversation
     if conversation is None:
-        begun = await exchanges.add_conversation(connection, agent.id, write.uid, write.key, write.at)
-        conversation = begun.id
+        conversation = (
+            await exchanges.add_conversation(connection, agent.id, write.uid, write.key, write.at)
+        ).id
     above = change.after
     if above is not None:
         await run_of(connection, exchanges.SQL["exchanges_continued"], [above.id], agent.id)
-    for exchange in change.add[begin - change.known : end - change.known]:
+    for exchange in change.add[first - change.known : end - change.known]:
         exchange = _place_after(replace(exchange, conversation=conversation), above)
         added = await exchanges.add_exchange(connection, agent.id, exchange)
         exchange = replace(

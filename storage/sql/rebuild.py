@@ -79,7 +79,7 @@ async def rebuild_block(
     await connection.rows(SQL["block_lock"], (block,))
     versions = [_Version(*row) for row in await connection.rows(SQL["block_versions"], (block,))]
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
-    clean, later = await _divide_versions(connection, versions, turnless, texts)
+    clean, later = await _erase_edits_and_divide(connection, versions, turnless, texts)
     if not later:
         return False
     found = await get_block(connection, block)
@@ -94,10 +94,12 @@ async def rebuild_block(
     staying = [(version, version.value) for version in clean]
     following = list[tuple[_Version, str]]()
     for (version, revised), value in zip(later, values, strict=True):
-        sources = None
-        if not (revised.is_erased or version.repeats):
-            sources = None if following else _padded_sources(version, value)
-            (following if sources is None else staying).append((version, value))
+        is_dropped = revised.is_erased or version.repeats
+        sources = None if is_dropped or following else _padded_sources(version, value)
+        if sources is not None:
+            staying.append((version, value))
+        elif not is_dropped:
+            following.append((version, value))
         if sources is None:
             await connection.run(SQL["version_erase"], (FORGOTTEN_ORIGIN, block, version.number, _NO_SOURCES))
         elif value != version.value:
@@ -164,22 +166,22 @@ def has_words(line: str, text: str) -> bool:
     return text in line and re.search(f"{before}{re.escape(text)}{after}", line) is not None
 
 
-async def _divide_versions(
+async def _erase_edits_and_divide(
     connection: Connection, versions: Sequence[_Version], turnless: Collection[int], texts: Collection[str]
 ) -> tuple[list[_Version], list[tuple[_Version, Revised]]]:
     """Divides the versions of a block at the first one that has something of what is gone.
 
-    Empties the edits by which that came into versions.
+    Erases the arguments of the edits that brought it into versions.
 
     versions: oldest first.
-    turnless: the numbers of those that are gone though they came from no exchange.
+    turnless: the numbers of the versions that are gone though they came from no exchange.
 
-    Returns those before it, and those from it on, each of which may hold words of what is gone.
+    Returns the versions before that one; and that one and those after it, which may all hold words of what is gone.
     """
     erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
     clean, later = list[_Version](), list[tuple[_Version, Revised]]()
-    # By number: the values of the former, and the places of the latter.
-    values, places = dict[int | None, str](), dict[int | None, int]()
+    # By a version's number, as `restores` names it: the values of the clean ones, the indexes of the later ones.
+    clean_values, later_indexes = dict[int | None, str](), dict[int | None, int]()
     lines_before = frozenset[str]()
     for version in versions:
         if version.origin == FORGOTTEN_ORIGIN:
@@ -187,26 +189,26 @@ async def _divide_versions(
         lines = version.value.split("\n")
         quoting = {line for line in lines if any(has_words(line.casefold(), text) for text in texts)}
         is_erased = version.number in turnless or bool(version.origins & erased)
-        brings = is_erased or bool(quoting - lines_before)
+        brings_erased = is_erased or bool(quoting - lines_before)
         lines_before = frozenset(lines)
-        if not (later or brings):
+        if not (later or brings_erased):
             clean.append(version)
-            values[version.number] = version.value
+            clean_values[version.number] = version.value
             continue
-        left = version.value if is_erased else "\n".join(line for line in lines if line not in quoting)
+        value = version.value if is_erased else "\n".join(line for line in lines if line not in quoting)
         op = None
         call = None if version.exchange is None else call_of_origin(version.origin)
-        if brings and call is not None:
+        if brings_erased and call is not None:
             # The exchange of a text's edit stays, and a sleeptime agent's.
             await connection.run(SQL["op_erase"], (version.exchange, call[1], _NO_ARGUMENTS))
         elif call is not None:
             row = await connection.row(SQL["op_done"], (version.exchange, call[1]))
             op = None if row is None else BlockOp(*row)
-        if not is_erased and version.restores in values:
+        if not is_erased and version.restores in clean_values:
             # An undo that went back to an untouched value starts afresh from it.
-            revised = Revised(values[version.restores], is_clean=True)
+            revised = Revised(clean_values[version.restores], is_clean=True)
         else:
-            revised = Revised(left, is_erased, op, restores=places.get(version.restores))
-        places[version.number] = len(later)
+            revised = Revised(value, is_erased, op, restores=later_indexes.get(version.restores))
+        later_indexes[version.number] = len(later)
         later.append((version, revised))
     return clean, later

@@ -232,7 +232,7 @@ class ImportPerformer(Struct, frozen=True):
         write = import_write(made, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
         texts = [each.text for each in source.messages]
         before = running.progress
-        writing = await self._step(self.store.imports.read(write, before.partial.exchanges))
+        writing = await self._step(self.store.imports.plan(write, before.partial.exchanges))
 
         def after(written: ImportWriting) -> ImportProgress:
             progress = running.progress.with_exchanges(written.change.counts, written.done)
@@ -301,7 +301,7 @@ class ImportPerformer(Struct, frozen=True):
     async def _store_status(self, running: RunningImport, status: str) -> None:
         if not running.request.is_preview:
             note = ImportNote(running.row, status, self.now(), running.progress.dump())
-            await self.store.imports.note(note)
+            await self.store.imports.note_progress(note)
 
     def _oldest(self, project: str) -> float:
         """Returns the time before which messages of a project are not retained."""
