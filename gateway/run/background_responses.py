@@ -318,7 +318,7 @@ class BackgroundResponses:
                 # It raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent, ForgetTarget())
             begun = [
-                await self.store.messages.begun(owner.project, conversation, turn_begun(turn))
+                await self.store.messages.find_begun(owner.project, conversation, turn_begun(turn))
                 for conversation, turn in names
             ]
             rows = {*rows, *(found[1].exchange.id for found in begun if found is not None)}
@@ -480,7 +480,7 @@ class BackgroundResponses:
         if agent is None:
             return None
         for name in turns:
-            found = await self.store.messages.begun(agent.scope.project, name[0], turn_begun(name[1]))
+            found = await self.store.messages.find_begun(agent.scope.project, name[0], turn_begun(name[1]))
             if found is not None and found[1].exchange.state is State.FINISHED:
                 response = self.dialect.rebuild(run.uid, NamedTurn(name, found[1].exchange).reply)
                 if response is not None:
@@ -570,7 +570,9 @@ class BackgroundResponses:
             return True
         if identity.scope is not None:
             await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
-        return await self.store.messages.begun(identity.project, name[0], turn_begun(name[1])) is not None
+        return (
+            await self.store.messages.find_begun(identity.project, name[0], turn_begun(name[1])) is not None
+        )
 
     async def _end(
         self, run: Run, log: _ResponseLog, final: Json, name: tuple[str, str] | None = None

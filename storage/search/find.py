@@ -177,7 +177,7 @@ def _of_rarest(layout: IndexLayout, parts: Sequence[NDArray[np.uint64]]) -> list
     return found
 
 
-def widen(
+def find_names(
     index: Index, layout: IndexLayout, best: Sequence[int], wanted: WantedTerms, secret: bytes
 ) -> Found | None:
     """Returns where the names of the best rows are; None where they are all among the wanted terms.

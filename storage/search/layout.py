@@ -68,7 +68,7 @@ class Lengths:
         else:
             self.other_logs += sign * math.log2(length + 1)
 
-    def replaced(self, before: Lengths, after: Lengths) -> Lengths:
+    def with_replaced(self, before: Lengths, after: Lengths) -> Lengths:
         """Returns the sums where some rows have changed. before, after: the sums over these."""
         count = self.count - before.count + after.count
         if not count:
@@ -176,7 +176,7 @@ class IndexLayout:
         for name in _COLUMNS:
             columns[name][positions] = documents[name]
         after = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "head", "flags")))
-        self.lengths = self.lengths.replaced(before, after)
+        self.lengths = self.lengths.with_replaced(before, after)
         self.all_flags = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
         self._linked = min(self._linked, CHUNK * min(positions, default=0))
         self._update_weights()

@@ -17,7 +17,7 @@ from storage.records import Near
 from storage.search import common
 from storage.search.blob import ASKS, CHUNK, SLIGHT, USER, hash_terms
 from storage.search.common import COMMON_SHARE, least_common, shares_in_general
-from storage.search.find import Found, WantedTerms, find, widen
+from storage.search.find import Found, WantedTerms, find, find_names
 from storage.search.index import Index
 from storage.search.layout import IndexLayout
 from storage.search.scores import Scores
@@ -138,7 +138,7 @@ def _second_look(
     is_all = len(rows) == layout.lengths.count <= _SURE
     if is_all or index.blob_bytes > _LOOKED_AGAIN_BYTES:
         return None
-    return widen(index, layout, rows[:_SECOND_LOOK], wanted, secret)
+    return find_names(index, layout, rows[:_SECOND_LOOK], wanted, secret)
 
 
 def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:

@@ -250,7 +250,7 @@ def _entries_of(data: bytes, kind: int, number: int) -> int:
     return int(entries)
 
 
-def uncovered(numbers: Sequence[int], last_chunk: int) -> list[range]:
+def uncovered_chunks(numbers: Sequence[int], last_chunk: int) -> list[range]:
     """Returns, as ranges, the chunks up to the last one that no segment has. numbers: of the segments, ascending."""
     found, begin = list[range](), 0
     for number in numbers:

@@ -61,7 +61,7 @@ class Tail:
         for term, times in counted.terms.items():
             terms[term] = _with(terms.get(term, ()), place | times)
 
-    def counted(self) -> list[Counted]:
+    def counted_documents(self) -> list[Counted]:
         """Returns its messages as they were counted."""
         found = [Counted(tuple(self.rows[at : at + 4]), {}) for at in range(0, len(self.rows), 4)]
         for term, hits in self.terms.items():

@@ -253,12 +253,12 @@ class Blocks(Group):
             await empty_snapshots(connection, "snapshots_of_conversation", (agent, conversation))
 
     @reads
-    async def waiting(self, connection: Connection, agent: int) -> tuple[str, ...]:
+    async def list_waiting_labels(self, connection: Connection, agent: int) -> tuple[str, ...]:
         """Returns the label of each edit that waits until its turn is confirmed; superseded turns have none."""
         return tuple(label for (label,) in await connection.rows(SQL["op_waiting"], (agent,)))
 
     @reads
-    async def undone(self, connection: Connection, block: int, version: int) -> tuple[int, str] | None:
+    async def find_undone(self, connection: Connection, block: int, version: int) -> tuple[int, str] | None:
         """Returns the version and value that an undo of a version brings back; None: there is none left."""
         before = await _find_before(connection, block, version)
         return None if before is None else (before[0], before[1])
@@ -272,7 +272,7 @@ class Blocks(Group):
         return tuple(map(make_revision, rows))
 
     @reads
-    async def followed(self, connection: Connection) -> bytes | None:
+    async def followed_digest(self, connection: Connection) -> bytes | None:
         """Returns the digest of the settings that the stored blocks follow; None: it is not stored."""
         found: bytes | None = await connection.value(SQL["followed"])
         return found

@@ -99,7 +99,7 @@ class ConversationLocks(Group):
         releasing.add_done_callback(lambda _: self._database.notify(LOCKS, name))
         return releasing
 
-    async def held(self, names: Collection[str]) -> set[str]:
+    async def find_held(self, names: Collection[str]) -> set[str]:
         """Returns which of these locks any process holds, as far as others may not take them over."""
 
         async def read(connection: Connection) -> set[str]:

@@ -66,7 +66,7 @@ class Facts(GrowingGroup):
         return [_fact(row) for row in rows]
 
     @reads
-    async def unmuted(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
+    async def list_unmuted(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
         """Returns the facts that are true and not muted, newest first."""
         return [_fact(row) for row in await connection.rows(SQL["unmuted"], (agent, limit))]
 
@@ -83,13 +83,13 @@ class Facts(GrowingGroup):
         return [found[seq] for seq in seqs if seq in found]
 
     @reads
-    async def at(self, connection: Connection, agent: int, seq: int) -> Fact | None:
+    async def find(self, connection: Connection, agent: int, seq: int) -> Fact | None:
         """Returns the fact with this number, true or not; None where there is none."""
         row = await connection.row(SQL["at"], (agent, seq))
         return None if row is None else _fact(row)
 
     @reads
-    async def before(self, connection: Connection, agent: int, fact: int) -> builtins.list[Fact]:
+    async def list_replaced(self, connection: Connection, agent: int, fact: int) -> builtins.list[Fact]:
         """Returns the facts whose place a fact took, by its row, newest first."""
         return [_fact(row) for row in await connection.rows(SQL["before"], (agent, fact))]
 

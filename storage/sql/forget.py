@@ -152,7 +152,7 @@ class Forgetting(Group):
         return Extent(len(gone), len(left) - len(gone), name)
 
     @reads
-    async def unfinished(self, connection: Connection) -> list[int]:
+    async def list_unfinished(self, connection: Connection) -> list[int]:
         """Returns the forgettings that were begun and have not ended, also those of an earlier process."""
         return await read_ids(connection, "unfinished", ())
 
@@ -182,7 +182,7 @@ class Forgetting(Group):
 
         beginning = self._database.bulk(write)
 
-        def begun() -> None:
+        def notify_begun() -> None:
             self._agents.clear()
             self._wake()
             self._database.notify(FORGOTTEN)
@@ -191,7 +191,7 @@ class Forgetting(Group):
                 if user is not None:
                     self._usage.notify_forgotten(*user)
 
-        id, before, _ = await self._await_write(beginning, begun)
+        id, before, _ = await self._await_write(beginning, notify_begun)
         self._prerequisites[id] = before
         return id
 
@@ -258,11 +258,11 @@ class Forgetting(Group):
                 await raise_epoch(connection, agent)
             return done
 
-        def paused() -> None:
+        def notify_paused() -> None:
             self._call_listeners()
             self._database.notify(FORGOTTEN)
 
-        return await self._await_write(self._database.write(write), paused)
+        return await self._await_write(self._database.write(write), notify_paused)
 
     def when_gone(self, listener: Callable[[], None]) -> None:
         """Has a function called at the end of each forgetting, of this process or of another one, and of each pause."""

@@ -141,7 +141,7 @@ class Moving(Group):
     # -- the source
 
     @reads
-    async def unfinished(self, connection: Connection) -> tuple[int, int]:
+    async def count_unfinished(self, connection: Connection) -> tuple[int, int]:
         """Returns how many batches and how many runs have not ended."""
         row = await connection.row(SQL["unfinished"])
         assert row is not None

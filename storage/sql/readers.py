@@ -133,7 +133,7 @@ class Readers(Group):
         return [id for (id,) in await connection.rows(SQL["unslept"], (limit, profiles))]
 
     @long_reads
-    async def unlearned(
+    async def list_unlearned(
         self, connection: Connection, limit: int, without: Sequence[str] = (), reader: int = LEARNER
     ) -> list[int]:
         """Returns memories of users with turns that no reader has read.

@@ -485,7 +485,9 @@ class Recall(GrowingGroup):
         memory = self._memories.get(agent)
         known, counted = dict[blob.Document, Counted](), dict[blob.Document, Counted]()
         if memory is not None:
-            known = dict(zip(map(make_document, memory.tail.documents), memory.tail.counted(), strict=True))
+            known = dict(
+                zip(map(make_document, memory.tail.documents), memory.tail.counted_documents(), strict=True)
+            )
         loop = asyncio.get_running_loop()
         is_busy = False
         found = await self._read_unindexed(agent)

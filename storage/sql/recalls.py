@@ -60,7 +60,7 @@ class Recalls(Group):
     ) -> builtins.list[StoredRecall]:
         """Returns the recalls of the requests with an id, the newest first. project: None: of all projects."""
         rows = await connection.rows(SQL["recalls_of_request"], (pack_request_id(request), since, project))
-        return list(map(_stored, rows))
+        return list(map(_make_recall, rows))
 
     @reads
     async def list(
@@ -68,7 +68,7 @@ class Recalls(Group):
     ) -> builtins.list[StoredRecall]:
         """Returns a page of the recalls of a memory, the newest first. before: an exchange's row; those before it."""
         rows = await connection.rows(SQL["recalls_of_memory"], (agent, before, since, limit))
-        return list(map(_stored, rows))
+        return list(map(_make_recall, rows))
 
     @reads
     async def requests(
@@ -84,7 +84,7 @@ class Recalls(Group):
         return await self._delete_older(SQL["recalls_old"], SQL["recalls_age"], before)
 
 
-def _stored(row: Row) -> StoredRecall:
+def _make_recall(row: Row) -> StoredRecall:
     exchange, agent, at, request, data, uid, project, profile, subject, conversation, seq, model = row
     scope = Scope(project, profile, subject)
     return StoredRecall(exchange, agent, at, request, data, uid, scope, conversation, seq, model)

@@ -113,18 +113,18 @@ def _for_sqlite(text: str) -> tuple[str, Mapping[int, int]]:
     if not sizes:
         return text, sizes
 
-    def moved(number: int) -> int:
+    def shifted(number: int) -> int:
         # A list takes more than one placeholder, so that the parameters after it have higher numbers here.
         return number + sum(size - 1 for other, size in sizes.items() if other < number)
 
     def placeholders(match: re.Match[str]) -> str:
-        first = moved(int(match[2]))
+        first = shifted(int(match[2]))
         # Marked, so that the parameters that are moved next are the others.
         numbers = [f"?_{n}" for n in range(first, first + int(match[4]))]
         return f"IN ({', '.join(numbers)})" if match[1] == "in" else f"VALUES ({'), ('.join(numbers)})"
 
     text = _LIST.sub(placeholders, text)
-    text = _PARAMETER.sub(lambda found: f"?{moved(int(found[1]))}" if found[1] else "?", text)
+    text = _PARAMETER.sub(lambda found: f"?{shifted(int(found[1]))}" if found[1] else "?", text)
     return text.replace("?_", "?"), sizes
 
 

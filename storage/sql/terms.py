@@ -18,7 +18,7 @@ from storage.search.segment import (
     open_documents,
     pick_buckets,
     segment_of,
-    uncovered,
+    uncovered_chunks,
 )
 from storage.sql.statements import load, rows_of
 
@@ -58,7 +58,7 @@ async def load_uncovered(
 ) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of the chunks that no segment has."""
     found: list[Row] = []
-    for chunks in uncovered(sorted(segments), last_chunk):
+    for chunks in uncovered_chunks(sorted(segments), last_chunk):
         found += await terms_between(connection, agent, chunks)
     return found
 

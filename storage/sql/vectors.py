@@ -233,7 +233,7 @@ class Vectors(Group):
         super().__init__(database)
         self._rules = rules
 
-    async def unembedded(self, agent: int, model: str) -> Unembedded | None:
+    async def read_unembedded(self, agent: int, model: str) -> Unembedded | None:
         """Reads the next messages without a vector of this model; None: the agent is gone."""
         return await self._database.long_read(
             lambda connection: self._load_unembedded(connection, agent, model), deadline_ms=_READ_MS

@@ -33,9 +33,9 @@ async def test_one_process_holds_a_lock(processes: list[ConversationLocks]) -> N
     assert await one.take("a", LEASE_S), "its own lease is prolonged"
     assert not await other.take("a", LEASE_S)
     assert await other.take("b", LEASE_S)
-    assert await one.held(["a", "b", "c"]) == {"a", "b"}
+    assert await one.find_held(["a", "b", "c"]) == {"a", "b"}
     await one.release("a", LEASE_S)
-    assert await other.held(["a"]) == set()
+    assert await other.find_held(["a"]) == set()
     assert await other.take("a", LEASE_S)
 
 
@@ -99,7 +99,7 @@ async def test_a_lease_runs_out_unless_it_is_prolonged(
     assert await other.take("b", LEASE_S)
     assert await one.prolong(["b"], 100 * LEASE_S) == set()
     await one.release("b", LEASE_S)
-    assert await other.held(["b"]) == {"b"}, "who has lost it gives nothing back"
+    assert await other.find_held(["b"]) == {"b"}, "who has lost it gives nothing back"
     clock.now += LEASE_S
     assert await one.take("b", LEASE_S), "nor prolongs it"
     clock.now += 3600 + LEASE_S + 1

@@ -846,11 +846,11 @@ async def test_a_process_that_dies_in_between_goes_on_with_it(open_store: OpenSt
     assert states == {State.FINISHED, State.FORGOTTEN}
     await store.close()
     again = await open_store()
-    assert await again.forgetting.unfinished() == [id]
+    assert await again.forgetting.list_unfinished() == [id]
     assert await again.forgetting.run(id)
     assert await again.forgetting.run(id)  # once more does nothing
     await again.forgetting.sweep()
-    assert await again.forgetting.unfinished() == []
+    assert await again.forgetting.list_unfinished() == []
     assert left(holds, *(f"n{i}n{who}" for i in range(100) for who in "ua")) == []
 
 
@@ -1080,9 +1080,9 @@ async def test_nobody_waits_for_the_calls_of_a_reply_that_is_gone(store: Store, 
     step = RunStep(e.id, alice.agent.id, run.id, 1, 1.0, stop="requires_approval", waiting={"c": "approval"})
     await put_step(store, step)
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq]))
-    assert await store.runs.waiting(alice.agent.id, e.conversation) is not None, "the reply stands"
+    assert await store.runs.find_waiting_step(alice.agent.id, e.conversation) is not None, "the reply stands"
     await forget(store, alice.agent, ForgetTarget(messages=[e.seq + 1]))
-    assert await store.runs.waiting(alice.agent.id, e.conversation) is None
+    assert await store.runs.find_waiting_step(alice.agent.id, e.conversation) is None
 
 
 async def test_what_a_tool_answers_when_the_memory_is_gone_is_not_stored(
@@ -1114,9 +1114,9 @@ async def test_a_forgetting_that_fails_keeps_none_of_others_back(store: Store, h
     retention = Retention(store, {"default": 1.0}, clock)
     assert await retention.step() == 2
     assert left(holds, "au", "bu", "cu", "newu") == ["au", "newu"]
-    assert len(await store.forgetting.unfinished()) == 1
+    assert len(await store.forgetting.list_unfinished()) == 1
     assert await retention.step() == 0
-    assert len(await store.forgetting.unfinished()) == 1
+    assert len(await store.forgetting.list_unfinished()) == 1
 
 
 async def test_forgetting_keeps_the_drafts_by_which_requests_of_others_queue(store: Store) -> None:
@@ -1132,7 +1132,7 @@ async def test_two_tasks_may_carry_out_one_forgetting(store: Store) -> None:
     await store.sleepers.add(entry, draft, None, at=1.0)
     id = await store.forgetting.begin(entry.agent.id, ForgetTarget(is_all=True))
     assert await asyncio.gather(store.forgetting.run(id), store.forgetting.run(id)) == [True, True]
-    assert await store.forgetting.unfinished() == []
+    assert await store.forgetting.list_unfinished() == []
 
 
 async def test_what_is_gone_is_read_once_for_all_pages_of_notes(open_store: OpenStore) -> None:

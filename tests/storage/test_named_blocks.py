@@ -50,19 +50,19 @@ async def test_a_block_is_attached_seen_by_all_and_detached(store: Store) -> Non
     await store.named_blocks.attach(bob.agent, house)
     assert await labels(store, ann) == ["human", "news", "house"]
     assert await labels(store, bob) == ["house"]
-    entry = await store.named_blocks.labelled(bob.agent.id, "house")
+    entry = await store.named_blocks.get_labelled(bob.agent.id, "house")
     assert (entry.block.uid, entry.owner, entry.profile) == (house, None, "")
     assert await store.named_blocks.agents_seeing(entry) == [ann.agent.id, bob.agent.id]
     await store.named_blocks.change(PROJECT, house, BlockChange(value="Be kind."), at=2.0, origin="api")
     for agent in (ann, bob):
-        assert (await store.named_blocks.labelled(agent.agent.id, "house")).block.value == "Be kind."
+        assert (await store.named_blocks.get_labelled(agent.agent.id, "house")).block.value == "Be kind."
     await store.named_blocks.detach(ann.agent, house)
     assert await labels(store, ann) == ["human", "news"]
     assert await labels(store, bob) == ["house"]
     with pytest.raises(NotFound):
         await store.named_blocks.detach(ann.agent, house)
     # Its own block is nobody's then, and goes with nobody.
-    own = (await store.named_blocks.labelled(ann.agent.id, "human")).block.uid
+    own = (await store.named_blocks.get_labelled(ann.agent.id, "human")).block.uid
     assert (await store.named_blocks.detach(ann.agent, own)).owner is None
     assert await labels(store, ann) == ["news"]
     await store.named_blocks.attach(bob.agent, own)
@@ -122,7 +122,7 @@ async def test_a_profiles_user_sees_own_shared_and_attached_blocks(store: Store)
     assert await labels(store, entry) == ["human", "shared", "house"]
     with pytest.raises(WriteConflict):
         await store.named_blocks.change(PROJECT, house, BlockChange(label="shared"), at=2.0, origin="api")
-    shared = (await store.named_blocks.labelled(alice.agent.id, "shared")).block
+    shared = (await store.named_blocks.get_labelled(alice.agent.id, "shared")).block
     with pytest.raises(WriteConflict, match="settings"):
         await store.named_blocks.delete(PROJECT, shared.uid)
     learned = {b.label: b.read_only for b in await store.facts.blocks(alice.agent.id)}
@@ -131,12 +131,12 @@ async def test_a_profiles_user_sees_own_shared_and_attached_blocks(store: Store)
     news = [replace(HOUSE, label="house", value="Of all.")]
     await store.database.write(lambda c: ensure_shared_blocks(c, PROJECT, "default", news, 3.0))
     assert await labels(store, entry) == ["human", "shared", "house"]
-    assert (await store.named_blocks.labelled(alice.agent.id, "house")).block.value == "Of all."
+    assert (await store.named_blocks.get_labelled(alice.agent.id, "house")).block.value == "Of all."
 
 
 async def test_limits_hold_whoever_writes(store: Store) -> None:
     ann = await make_agent(store, "ann", own=[HUMAN])
-    block = (await store.named_blocks.labelled(ann.agent.id, "human")).block
+    block = (await store.named_blocks.get_labelled(ann.agent.id, "human")).block
     long = "x" * 21
     with pytest.raises(OverLimit, match="20 characters at most, not 21"):
         await store.named_blocks.change(PROJECT, block.uid, BlockChange(value=long), at=2.0, origin="api")
@@ -214,13 +214,13 @@ async def test_blocks_are_listed_by_what_they_say_and_who_has_them(store: Store)
 async def test_an_agent_is_given_other_blocks_at_once(store: Store) -> None:
     ann = await make_agent(store, "ann", own=[HUMAN])
     house, news = await make_block(store), await make_block(store, replace(HOUSE, label="human"))
-    own = (await store.named_blocks.labelled(ann.agent.id, "human")).block.uid
+    own = (await store.named_blocks.get_labelled(ann.agent.id, "human")).block.uid
     ann = await store.defined_agents.change(ann, AgentChange(blocks=[house, own]), at=2.0)
     assert await labels(store, ann) == ["human", "house"]
     # One that takes the label of another, which goes.
     ann = await store.defined_agents.change(ann, AgentChange(blocks=[news]), at=3.0)
     assert await labels(store, ann) == ["human"]
-    assert (await store.named_blocks.labelled(ann.agent.id, "human")).block.uid == news
+    assert (await store.named_blocks.get_labelled(ann.agent.id, "human")).block.uid == news
     assert (await store.named_blocks.get(PROJECT, own)).owner is None
 
 
@@ -268,7 +268,7 @@ async def test_forgetting_a_message_reaches_the_blocks_that_its_agent_shares(
     await forget(store, made.agent.id, ForgetTarget(exchanges=[e.id]))
     assert not holds(b"zqsaidx")
     for agent in (made, bob):
-        assert (await store.named_blocks.labelled(agent.agent.id, "house")).block.value == "Be brief."
+        assert (await store.named_blocks.get_labelled(agent.agent.id, "house")).block.value == "Be brief."
     now = await store.agents.find(bob.agent.scope)
     assert now is not None
     assert now.epoch > before.epoch, "whoever saw it takes a new section"
@@ -284,9 +284,9 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     uid = await make_block(store)
     for agent in (ann, bob):
         await store.named_blocks.attach(agent.agent, uid)
-    lent = (await store.named_blocks.labelled(ann.agent.id, "human")).block
+    lent = (await store.named_blocks.get_labelled(ann.agent.id, "human")).block
     await store.named_blocks.attach(bob.agent, lent.uid)
-    private = (await store.named_blocks.labelled(ann.agent.id, "zqlabelx")).block
+    private = (await store.named_blocks.get_labelled(ann.agent.id, "zqlabelx")).block
     details = BlockChange(details={"metadata": "zqdetailx"})
     await store.named_blocks.change(PROJECT, private.uid, details, at=2.0, origin="api")
     await speaker.say([user("zqsaidx")], assistant("First."), "c1")
@@ -311,7 +311,7 @@ async def test_a_deleted_agent_leaves_what_it_wrote_to_those_who_see_it_and_noth
     await other.say([user("one")], assistant("First."), "c1")
     await forget(store, bob.agent.id, ForgetTarget(exchanges=[(await other.rows())[0].id]))
     for label in ("house", "human"):
-        assert (await store.named_blocks.labelled(bob.agent.id, label)).block.value == "Written."
+        assert (await store.named_blocks.get_labelled(bob.agent.id, label)).block.value == "Written."
     assert await rows(store, "SELECT agent FROM attached WHERE agent = ?", (ann.agent.id,)) == []
 
 

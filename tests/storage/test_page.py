@@ -108,10 +108,10 @@ async def test_a_correction_takes_the_place_of_a_fact_and_has_its_sources(
     text = "The train leaves on 4 May."
     new = await store.facts.correct(alice.agent, old.seq, text, text.casefold(), "operator", NOW)
     assert (new.text, new.origin, new.sources, new.valid_from) == (text, "operator", (row.id,), NOW)
-    ended = await store.facts.at(alice.agent.id, old.seq)
+    ended = await store.facts.find(alice.agent.id, old.seq)
     assert ended is not None
     assert (ended.ended_at, ended.successor) == (NOW, new.seq)
-    assert await store.facts.before(alice.agent.id, new.id) == [ended]
+    assert await store.facts.list_replaced(alice.agent.id, new.id) == [ended]
     assert [f.text for f in await store.facts.list(alice.agent.id)] == [text]
     assert ("fact", text) in await found(store, alice.agent, "When does the train leave?")
     with pytest.raises(WriteConflict):

@@ -109,5 +109,5 @@ async def test_memories_to_be_read_are_found_among_many_profiles(store: Store) -
     others = [f"profile {n}" for n in range(40)]
     assert await store.readers.unslept(10, [*others, "default"]) == [alice.agent.id]
     assert await store.readers.unslept(10, others) == []
-    assert await store.readers.unlearned(10, others) == [alice.agent.id]
-    assert await store.readers.unlearned(10, [*others, "default"]) == []
+    assert await store.readers.list_unlearned(10, others) == [alice.agent.id]
+    assert await store.readers.list_unlearned(10, [*others, "default"]) == []

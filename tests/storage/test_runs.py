@@ -139,16 +139,16 @@ async def test_steps_add_up_in_their_run_and_the_last_one_ends_it(
 
 async def test_calls_wait_while_their_step_is_the_last(store: Store, alice: Speaker, draft: Run) -> None:
     run = await put_run(store, draft)
-    assert await store.runs.waiting(run.agent, 1) is None
+    assert await store.runs.find_waiting_step(run.agent, 1) is None
     (last,) = [e.id for e in await alice.rows()]
     await put_step(store, RunStep(last, run.agent, run.id, 1, 5.0, stop="requires_approval", waiting=CALLS))
-    assert await store.runs.waiting(run.agent, 1) is None, "a tree of the client's"
+    assert await store.runs.find_waiting_step(run.agent, 1) is None, "a tree of the client's"
     await rows(store, "UPDATE conversations SET tip = ? WHERE id = 1", (last,))
-    waiting = await store.runs.waiting(run.agent, 1)
+    waiting = await store.runs.find_waiting_step(run.agent, 1)
     assert waiting is not None
     assert (waiting.exchange, waiting.waiting) == (last, CALLS)
     await alice.say([user("one"), assistant("First."), user("two")], assistant("Second."), "c1")
-    assert await store.runs.waiting(run.agent, 1) is None, "the conversation went on"
+    assert await store.runs.find_waiting_step(run.agent, 1) is None, "the conversation went on"
 
 
 async def test_texts_are_stored_once_read_in_order_and_replaced(

@@ -470,7 +470,7 @@ async def test_a_run_ends_after_a_step_that_is_written_already(writer: Writer) -
         )
     )
     assert (ended.state, ended.stop) == (RunState.COMPLETED, "requires_approval")
-    step = await writer.store.runs.waiting(writer.agent.id, e.conversation)
+    step = await writer.store.runs.find_waiting_step(writer.agent.id, e.conversation)
     assert step is not None
     assert (step.waiting, step.stop) == ({"1": "client"}, "requires_approval")
     (text,) = await writer.store.runs.texts(writer.agent.id, run, "result")
@@ -500,7 +500,7 @@ async def test_what_calls_of_a_forgotten_reply_have_made_is_not_written(writer: 
     with pytest.raises(Stale):
         await writer.store.stored_paths.end(end)
     assert [b.value for b in (await writer.read()).snapshot.blocks] == [""]
-    assert await writer.store.runs.waiting(writer.agent.id, e.conversation) is None
+    assert await writer.store.runs.find_waiting_step(writer.agent.id, e.conversation) is None
     assert await writer.store.runs.texts(writer.agent.id, end.run, "result") == ()
 
 

@@ -149,7 +149,7 @@ async def test_one_forgetting_may_be_carried_out_by_two(stores: tuple[Store, Sto
         await speaker.say(said, reply, "chat")
         said += [reply]
     id = await one.forgetting.begin(agent.id, ForgetTarget(is_all=True))
-    assert await one.forgetting.unfinished() == await other.forgetting.unfinished() == [id]
+    assert await one.forgetting.list_unfinished() == await other.forgetting.list_unfinished() == [id]
     assert await asyncio.gather(one.forgetting.run(id), other.forgetting.run(id)) == [True, True]
     for table in ("exchanges", "conversations", "agents", "forgetting"):
         assert await rows(other, f"SELECT 1 FROM {table}") == []
@@ -302,7 +302,7 @@ async def test_an_import_that_dies_leaves_no_memory_that_it_has_replaced(
         with pytest.raises(Unavailable):
             await one.transfer.finish_import(imported, 1)
     assert await one.agents.load(agent.id) is None
-    assert [await one.forgetting.run(id) for id in await one.forgetting.unfinished()] == [True]
+    assert [await one.forgetting.run(id) for id in await one.forgetting.list_unfinished()] == [True]
 
 
 async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Store, Store]) -> None:

@@ -81,7 +81,7 @@ class MessageRenderer(Struct, frozen=True):
 
     async def _waiting_calls(self, run: Run) -> list[dict[str, Any]]:
         """Returns the calls of a run that wait for an answer still."""
-        step = await self.store.runs.waiting(self.agent.id, run.conversation)
+        step = await self.store.runs.find_waiting_step(self.agent.id, run.conversation)
         exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
         found = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
         return [each for each in found if each["message_type"] == "approval_request_message"]
@@ -104,7 +104,7 @@ class MessageRenderer(Struct, frozen=True):
                     maker = above.exchange
         waiting: dict[str, str] = {}
         if run.stop == StopReason.REQUIRES_APPROVAL:
-            step = await self.store.runs.waiting(self.agent.id, steps[-1].conversation)
+            step = await self.store.runs.find_waiting_step(self.agent.id, steps[-1].conversation)
             if step is not None and step.exchange == steps[-1].id:
                 waiting = await still_waiting(self.store, step, steps[-1])
         found = []

@@ -199,7 +199,7 @@ async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None
     """
     agent, last, runs = view.agent, view.last_run, api.store.runs
     if step is None and last is not None and last.stop == StopReason.REQUIRES_APPROVAL:
-        step = await runs.waiting(agent.id, last.conversation)
+        step = await runs.find_waiting_step(agent.id, last.conversation)
     if step is None:
         return None
     exchange = await api.store.turns.exchange(agent, step.exchange)

@@ -263,7 +263,7 @@ class BlockRoutes:
 
     async def _labelled(self, request: ApiRequest) -> BlockEntry:
         agent = await self._api.agent(request)
-        return await self._blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
+        return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
 
     async def _change(self, request: ApiRequest, uid: str) -> Any:
         change = change_of(request.body)

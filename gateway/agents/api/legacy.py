@@ -79,7 +79,7 @@ class LegacyRoutes:
         agent = await self._api.agent(request)
         values = read_texts(request.data)
         # All labels are looked for before anything is written.
-        entries = [await self._named_blocks.labelled(agent.id, label) for label in values]
+        entries = [await self._named_blocks.get_labelled(agent.id, label) for label in values]
         for entry, value in zip(entries, values.values(), strict=True):
             change = BlockChange(value=value)
             await self._named_blocks.change(
@@ -101,7 +101,7 @@ class LegacyRoutes:
 
     async def remove_block(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
-        entry = await self._named_blocks.labelled(agent.id, request.path["block_label"].rstrip("/"))
+        entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)
         if left.owner is None and not left.profile and not await self._named_blocks.agents_seeing(left):
             await self._named_blocks.delete(request.project, left.block.uid)

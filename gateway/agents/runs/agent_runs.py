@@ -326,7 +326,7 @@ class AgentRuns:
         if not locks.is_needed:
             return {name for name in names if self.keeper.queues.is_in_use(name)}
         by_lock = {lock_name(*name): name for name in names}
-        return {by_lock[lock] for lock in await locks.held(by_lock)}
+        return {by_lock[lock] for lock in await locks.find_held(by_lock)}
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""

@@ -284,7 +284,9 @@ class RunStarter:
     async def _waiting_step(self, context: MemoryContext, send: RoutedSend) -> RunStep:
         """Returns the step whose calls a send answers: the last of the path. Raises: BadRequest, StoreError."""
         runs, conversation = self._keeper.store.runs, context.snapshot.conversation
-        step = None if conversation is None else await runs.waiting(context.agent.id, conversation.id)
+        step = (
+            None if conversation is None else await runs.find_waiting_step(context.agent.id, conversation.id)
+        )
         last = context.path[-1] if context.path else None
         if step is None or last is None or last.id != step.exchange:
             error = "No tool call is currently awaiting approval in this conversation, nor a result."

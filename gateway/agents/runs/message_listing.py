@@ -136,7 +136,7 @@ class AgentMessages:
     async def get(self, agent: Agent, place: Place) -> MessageView:
         """Returns the message at a place. Raises: NotFound."""
         try:
-            row = await self._store.messages.at(agent.id, place.seq)
+            row = await self._store.messages.get_exchange(agent.id, place.seq)
             for view in await self._views(agent, [row]):
                 if (view.listed.seq, view.listed.hidden_index) == (place.seq, place.hidden):
                     return view
@@ -309,5 +309,5 @@ class AgentMessages:
 
     async def _waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
         """Returns who must answer each waiting call of a conversation, by call id."""
-        step = await self._store.runs.waiting(agent.id, exchange.conversation)
+        step = await self._store.runs.find_waiting_step(agent.id, exchange.conversation)
         return {} if step is None else await still_waiting(self._store, step, exchange)

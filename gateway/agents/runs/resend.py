@@ -189,7 +189,7 @@ async def _is_answered(store: Store, marks: SendMarks, exchange: Exchange) -> bo
     results = [m.message for m in list_messages(exchange) if m.message.get("role") == "tool"]
     call_ids = {m.get("tool_call_id") for m in results}
     request = await _approval_request(store, marks.agent, exchange)
-    step = await store.runs.waiting(marks.agent.id, exchange.conversation)
+    step = await store.runs.find_waiting_step(marks.agent.id, exchange.conversation)
     # The step that was answered here may be known as one that waits until another one does.
     waits = {} if step is None or step.exchange == exchange.parent else step.waiting
     for each in marks.send.decisions:

@@ -80,7 +80,7 @@ async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | No
         conversation = await store.forgetting.find_conversation(agent, part.value)
         return None if conversation is None else ForgetTarget(conversation=conversation)
     if part.kind == "fact":
-        found = await store.facts.at(agent, part.value)
+        found = await store.facts.find(agent, part.value)
         return None if found is None else ForgetTarget(facts=[part.value])
     if part.kind == "passage":
         there = await store.passages.get(agent, [part.value])
@@ -116,7 +116,7 @@ class ForgetOperations:
             return time.monotonic() > end
 
         # Only what is under way is resumed: a caller cannot have others' memories forgotten by naming numbers.
-        unfinished = await forgetting.unfinished()
+        unfinished = await forgetting.list_unfinished()
         left = [id for id in request.left if id in unfinished]
         count, extent, is_more = 0, Extent(), False
         if request.part is None:
@@ -139,7 +139,7 @@ class ForgetOperations:
                 await forgetting.forget_project(owner.project)
             swept = await forgetting.sweep()
             # What a call that was cut off has begun is not found by who asks for it again.
-            left = await forgetting.unfinished()
+            left = await forgetting.list_unfinished()
         sizes = {"messages": extent.messages, "kept": extent.remaining, "conversation": extent.conversation}
         return {"memories": count, "left": left, "done": done and not left, "swept": swept, **sizes}
 
@@ -159,7 +159,7 @@ class ForgetOperations:
         if block is None:
             there = ", ".join(repr(each.label) for each in blocks) or "none"
             raise BadRequest(f"There is no block {label!r} in this memory; it has {there}.", param="block")
-        waiting = (await self.store.blocks.waiting(agents[0])).count(label)
+        waiting = (await self.store.blocks.list_waiting_labels(agents[0])).count(label)
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
         except NotFound as error:

@@ -48,7 +48,7 @@ async def hit_records(
         if message is not None:
             href = _href(uid, message, places.get(message.exchange))
             hit = replace(hit, text=message.text, at=message.at, href=href)
-        elif not entry.is_forgotten and (fact := await store.facts.at(agent, entry.seq)) is not None:
+        elif not entry.is_forgotten and (fact := await store.facts.find(agent, entry.seq)) is not None:
             # The fact was corrected or superseded since the search, so it is no text of the memory's any more.
             until = fact.ended_at or UNSET
             href = fact_href(uid, fact.seq)

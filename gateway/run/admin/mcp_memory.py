@@ -245,7 +245,7 @@ class McpMemory:
         memory = await self._operations.views.find(call.caller.project, agent.uid)
         blocks = await self._store.facts.blocks(agent.id)
         # Muted facts stay in lists that people read; no model is shown them.
-        facts = await self._store.facts.unmuted(agent.id, MAX_FACTS)
+        facts = await self._store.facts.list_unmuted(agent.id, MAX_FACTS)
         return ReadResult(
             call.user,
             tuple(ReadBlock(b.label, b.value, b.limit, b.version, b.read_only) for b in blocks),

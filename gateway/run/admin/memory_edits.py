@@ -118,7 +118,7 @@ class MemoryEdits(Struct, frozen=True):
     async def correct_fact(self, editor: Editor, uid: str, seq: int, text: str) -> Fact:
         """Replaces a fact by one with this text, and returns it. Raises: Conflict: the old one is no longer true."""
         agent = await find_memory(self.store, editor.project, uid)
-        old = await self.store.facts.at(agent.id, seq)
+        old = await self.store.facts.find(agent.id, seq)
         if old is None:
             raise _unknown_fact()
         text = _fact_text(text)

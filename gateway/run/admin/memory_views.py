@@ -293,7 +293,7 @@ class MemoryViews(Struct, frozen=True):
         before = read_cursor(after, LAST_NUMBER)
         found = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
         sources = await self._sources(memory, found[:limit], _LISTED_SOURCES)
-        waiting = (await self.store.blocks.waiting(memory.id)).count(label)
+        waiting = (await self.store.blocks.list_waiting_labels(memory.id)).count(label)
         return BlockPage(
             _block_record(shown, waiting),
             tuple(map(_version_record, found[:limit], sources)),
@@ -307,7 +307,7 @@ class MemoryViews(Struct, frozen=True):
         found = dict[str, BlockDiff]()
         for shown in await self.store.memory_pages.blocks(memory.id):
             block = shown.block
-            if (before := await self.store.blocks.undone(block.id, block.version)) is not None:
+            if (before := await self.store.blocks.find_undone(block.id, block.version)) is not None:
                 parts = await asyncio.to_thread(diff_words, block.value, before[1])
                 found[block.label] = BlockDiff(block.version, before[0], parts)
         return found
@@ -316,11 +316,11 @@ class MemoryViews(Struct, frozen=True):
         """Returns a fact."""
         memory = await self.find(project, uid)
         facts = self.store.facts
-        fact = await facts.at(memory.id, seq)
+        fact = await facts.find(memory.id, seq)
         if fact is None:
             raise UnknownId("There is no such fact.")
-        before = await facts.before(memory.id, fact.id)
-        after = None if fact.successor is None else await facts.at(memory.id, fact.successor)
+        before = await facts.list_replaced(memory.id, fact.id)
+        after = None if fact.successor is None else await facts.find(memory.id, fact.successor)
         (record,) = await self._facts(memory, [fact], _SOURCES)
         others = await self._facts(memory, [*before, *([] if after is None else [after])])
         return FactPage(record, others[: len(before)], others[-1] if after is not None else None)
@@ -482,7 +482,7 @@ class MemoryViews(Struct, frozen=True):
         return await self._blocks((await self.find(project, uid)).id)
 
     async def _blocks(self, agent: int) -> tuple[BlockRecord, ...]:
-        waiting = await self.store.blocks.waiting(agent)
+        waiting = await self.store.blocks.list_waiting_labels(agent)
         blocks = await self.store.memory_pages.blocks(agent)
         return tuple(_block_record(each, waiting.count(each.block.label)) for each in blocks)
 

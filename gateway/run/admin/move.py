@@ -120,7 +120,7 @@ class Move:
 
     async def _prepare(self) -> None:
         """Completes the forgetting that was interrupted. Raises: GatewayError: batches or runs are not finished."""
-        batches, runs = await self.source.moving.unfinished()
+        batches, runs = await self.source.moving.count_unfinished()
         if batches or runs:
             raise GatewayError(
                 f"{batches} batches and {runs} runs of agents go on; they would be lost. Have the gateway finish them, "
@@ -128,7 +128,7 @@ class Move:
             )
         for store in (self.source, self.target):
             # A copy that a killed move was removing holds its public names until it has gone.
-            for id in await store.forgetting.unfinished():
+            for id in await store.forgetting.list_unfinished():
                 await store.forgetting.run(id)
 
     async def _move_memory(self, agent: Agent, outcome: MoveOutcome) -> None:

@@ -175,10 +175,10 @@ class EmbeddingService:
         # Vectors stand in the order of the search index, which therefore comes first.
         while await self._store.recall.index(job.agent):
             pass
-        found = await vectors.unembedded(job.agent, name)
+        found = await vectors.read_unembedded(job.agent, name)
         if found is not None and found.is_new:
             await job.commit(vectors.begin_effect(job.agent, name))
-            found = await vectors.unembedded(job.agent, name)
+            found = await vectors.read_unembedded(job.agent, name)
         if found is None or found.is_new or not found.agent.scope.spans_conversations:
             return
         try:

@@ -106,7 +106,7 @@ class LearningService:
         )
 
     async def _find(self, limit: int) -> Sequence[int]:
-        return await self._store.readers.unlearned(limit, self._excluded_profiles, self._reader)
+        return await self._store.readers.list_unlearned(limit, self._excluded_profiles, self._reader)
 
     # -- the job
 
@@ -179,7 +179,7 @@ class LearningService:
 
     async def _related_facts(self, unread: Unread, messages: Sequence[Message]) -> Sequence[Fact]:
         """Returns the known facts that the model sees: all of a small memory, else the newest and the related."""
-        facts = await self._store.facts.unmuted(unread.agent.id, SHOWN_FACTS + 1)
+        facts = await self._store.facts.list_unmuted(unread.agent.id, SHOWN_FACTS + 1)
         if len(facts) <= SHOWN_FACTS:
             return facts[::-1]
         newest = facts[: SHOWN_FACTS // 3]

@@ -88,7 +88,7 @@ class Retention:
         is_shared = self.store.database.is_shared
         period = int(self.now() // (_SHARED_PERIOD_S if is_shared else _PERIOD_S))
         is_due = period != self._period
-        if is_due or await self.store.forgetting.unfinished():
+        if is_due or await self.store.forgetting.list_unfinished():
             key = str(period) if is_due else _RESUME
             if is_shared:
                 await self.store.jobs.enqueue(RETENTION, NO_AGENT, key)
@@ -126,10 +126,10 @@ class Retention:
         forgetting = self.store.forgetting
         # An upload that was cut off is not to be searched.
         started = self.now() - YOUNG_S if self.store.database.is_shared else self._started
-        while uploads := await self.store.files.unfinished(started):
+        while uploads := await self.store.files.list_unfinished(started):
             for memory, file in uploads:
                 await forgetting.begin(memory, ForgetTarget(files=[file]))
-        return sum([await self._carry_out(id) for id in await forgetting.unfinished()])
+        return sum([await self._carry_out(id) for id in await forgetting.list_unfinished()])
 
     async def _forget_old(self) -> int:
         """Forgets what is older than its project retains it."""

@@ -110,7 +110,7 @@ class _ReferencedTurns:
 
     async def _find(self, reference: Reference) -> list[WireMessage]:
         conversation, turn = reference.conversation, reference.turn
-        found = await self._store.messages.begun(self._project, conversation, turn_begun(turn))
+        found = await self._store.messages.find_begun(self._project, conversation, turn_begun(turn))
         if found is not None:
             agent, listed = found
             if not self._accept_owner(agent, listed.key):
@@ -201,7 +201,7 @@ class FoundTurn(Struct, frozen=True):
 async def find_turn(store: Store, project: str, name: tuple[str, str]) -> FoundTurn | None:
     """Returns the turn of a project that a name stands for. name: of conversation and turn. Raises: StoreError."""
     conversation, turn = name
-    found = await store.messages.begun(project, conversation, turn_begun(turn))
+    found = await store.messages.find_begun(project, conversation, turn_begun(turn))
     if found is not None and found[1].run is None:
         agent, listed = found
         return FoundTurn(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))

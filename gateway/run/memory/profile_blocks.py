@@ -30,11 +30,11 @@ async def add_declared_blocks(store: Store, leases: Leases, agents: Sequence[Age
         await _add_blocks(store, agents, now)
         return
     digest = hashlib.sha256(repr([(a.name, a.own_blocks, a.shared_blocks) for a in agents]).encode()).digest()
-    if await store.blocks.followed() == digest:
+    if await store.blocks.followed_digest() == digest:
         return
     await leases.take(_LOCK)
     try:
-        if await store.blocks.followed() != digest:
+        if await store.blocks.followed_digest() != digest:
             await _add_blocks(store, agents, now)
             await store.blocks.note_followed(digest)
     finally:

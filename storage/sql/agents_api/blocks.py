@@ -187,7 +187,7 @@ class NamedBlocks(Group):
         return found[: page.limit]
 
     @reads
-    async def labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
+    async def get_labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
         """Returns the block of this label that an agent sees. Raises: NotFound."""
         for entry in (await load_visible_blocks(connection, [agent]))[agent]:
             if entry.block.label == label:

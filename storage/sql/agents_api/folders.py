@@ -172,7 +172,7 @@ class Files(GrowingGroup):
         return {row[0]: row[1] for row in await rows_of(connection, SQL["part_count"], files, memory)}
 
     @reads
-    async def unfinished(
+    async def list_unfinished(
         self, connection: Connection, before: float, limit: int = 100
     ) -> builtins.list[tuple[int, int]]:
         """Returns (memory, row) of files that were begun before a time and have no complete text."""

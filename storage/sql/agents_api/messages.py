@@ -56,7 +56,7 @@ class Messages(Group):
         ]
 
     @reads
-    async def begun(
+    async def find_begun(
         self, connection: Connection, project: str, conversation: str, begun: float
     ) -> tuple[Agent, ListedExchange] | None:
         """Returns the exchange of a project's conversation that began at a time, and its memory.
@@ -108,9 +108,9 @@ class Messages(Group):
         return found
 
     @reads
-    async def at(self, connection: Connection, agent: int, seq: int) -> ListedExchange:
+    async def get_exchange(self, connection: Connection, agent: int, seq: int) -> ListedExchange:
         """Returns the exchange that holds this number. Raises: NotFound."""
-        return await _at(connection, agent, seq)
+        return await _get_exchange(connection, agent, seq)
 
     @reads
     async def of_rows(
@@ -166,7 +166,7 @@ class Messages(Group):
         now = await load_agent(connection, agent.id)
         if now is None or now.epoch != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
-        found = await _at(connection, agent.id, seq)
+        found = await _get_exchange(connection, agent.id, seq)
         exchange = edit(found.exchange)
         await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
         # Old words must not be found by the messages next to this one either, so all of the exchange leaves the index.
@@ -179,7 +179,7 @@ class Messages(Group):
         await connection.run(SQL["forks_moved"], (agent.id, exchange.id))
         last_at = exchange.ended or exchange.stopped or exchange.touched
         await connection.run(exchanges.SQL["conversation_moved"], (last_at, exchange.conversation, agent.id))
-        return await _at(connection, agent.id, seq)
+        return await _get_exchange(connection, agent.id, seq)
 
 
 def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
@@ -195,7 +195,7 @@ def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
     return found[-limit:]
 
 
-async def _at(connection: Connection, agent: int, seq: int) -> ListedExchange:
+async def _get_exchange(connection: Connection, agent: int, seq: int) -> ListedExchange:
     row = await connection.row(SQL["at"], (agent, seq))
     if row is None:
         raise NotFound(f"there is no message {seq}")

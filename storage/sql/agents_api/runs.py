@@ -189,7 +189,7 @@ async def add_step(connection: Connection, step: RunStep, recall: RecallRow | No
     await connection.run(SQL["step_insert"], values)
 
 
-async def load_waiting(connection: Connection, agent: int, conversation: int) -> RunStep | None:
+async def load_waiting_step(connection: Connection, agent: int, conversation: int) -> RunStep | None:
     """Returns the last step of a stored conversation if its calls wait for an answer; None: none waits."""
     row = await connection.row(SQL["waiting"], (conversation, agent))
     return None if row is None else _step(row)
@@ -466,7 +466,7 @@ class Runs(Group):
     newest = reads(as_method(newest_run))
     newest_waiting = reads(as_method(newest_waiting_run))
     by_otid = reads(as_method(find_otid))
-    waiting = reads(as_method(load_waiting))
+    find_waiting_step = reads(as_method(load_waiting_step))
     texts = reads(as_method(load_texts))
     add_text = writes(as_locking_method(add_text))
     add_attempt_text = writes(as_locking_method(add_attempt_text))
@@ -481,7 +481,9 @@ class Runs(Group):
         return [(_run_entry(row[:-1]), bool(row[-1])) for row in rows]
 
     @reads
-    async def accepted(self, connection: Connection, agent: int, conversation: str) -> builtins.list[Run]:
+    async def list_accepted(
+        self, connection: Connection, agent: int, conversation: str
+    ) -> builtins.list[Run]:
         """Returns the runs of a conversation that jobs perform, oldest first. conversation: its key or uid."""
         return [make_run(row) for row in await connection.rows(SQL["accepted"], (agent, conversation))]
 

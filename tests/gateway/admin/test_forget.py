@@ -365,7 +365,7 @@ def test_a_forgetting_that_a_fault_has_broken_off_is_ended_within_a_minute(world
     world.gateway.call(store.forgetting.begin(memory, ForgetTarget(is_all=True)))
     assert world.gateway.call(retention.look()) <= 60
     assert not on_disk(world)
-    assert not world.gateway.call(store.forgetting.unfinished())
+    assert not world.gateway.call(store.forgetting.list_unfinished())
 
 
 def test_a_forgetting_that_cannot_end_has_nothing_else_looked_for(

@@ -500,7 +500,7 @@ def test_only_what_is_asked_for_is_learned_from(world: World) -> None:
         return [] if found is None else [m.text for m in found.messages]
 
     def unlearned() -> list[int]:
-        return world.gateway.call(world.store.readers.unlearned(10))
+        return world.gateway.call(world.store.readers.list_unlearned(10))
 
     world.post([{"role": "user", "content": "Before"}], user="alice")
     world.settle()
@@ -537,7 +537,7 @@ def test_a_turn_that_comes_while_readers_pass_over_an_import_is_read(
     follow(world, send(world, export("chatgpt", TALKS)))
     assert found == [[LEARNER, RULE]]
     world.clock.sleep(600)
-    assert len(world.gateway.call(world.store.readers.unlearned(10))) == 1
+    assert len(world.gateway.call(world.store.readers.list_unlearned(10))) == 1
 
 
 @pytest.mark.both
@@ -560,7 +560,7 @@ def test_an_import_ends_while_another_writes_into_its_memory(
     follow(world, send(world, export("chatgpt", TALKS)))
     assert looks == 2  # each once
     world.clock.sleep(600)
-    assert not world.gateway.call(world.store.readers.unlearned(10))
+    assert not world.gateway.call(world.store.readers.list_unlearned(10))
 
 
 def test_what_is_refused_and_who_may(world: World) -> None:

@@ -433,7 +433,7 @@ async def test_an_empty_memory_that_is_replaced_takes_its_sleeptime_agents_along
     await other.sleepers.add(AgentEntry(carol, None), sleeper, None, at=1.0)
     await fill(other, await export(store))
     assert await other.agents.find(sleeper.agent.scope) is None
-    assert await other.forgetting.unfinished() == []
+    assert await other.forgetting.list_unfinished() == []
 
 
 async def test_an_export_that_was_cut_off_is_refused_and_nothing_is_shown(store: Store, other: Store) -> None:

@@ -72,7 +72,7 @@ class RunEnds:
         Each process has its own queue, so that the order in which they were accepted is in the database alone.
         conversation: its key, or its uid. Raises: StoreError.
         """
-        for run in await self._store.runs.accepted(agent.id, conversation):
+        for run in await self._store.runs.list_accepted(agent.id, conversation):
             await self.wait_for(run)
 
     def _on_notification(self, payload: str | None) -> None:

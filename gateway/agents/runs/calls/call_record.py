@@ -81,7 +81,7 @@ async def awaits_answers(store: Store, agent: Agent, conversation: str) -> bool:
     conversation: its name. Raises: StoreError.
     """
     found = await store.stored_paths.conversation(agent, conversation)
-    step = None if found is None else await store.runs.waiting(agent.id, found.id)
+    step = None if found is None else await store.runs.find_waiting_step(agent.id, found.id)
     if step is None:
         return False
     exchange = await store.turns.exchange(agent, step.exchange)
