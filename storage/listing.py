@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from storage.records import (
-    DEFAULT,
+    DEFAULT_CONVERSATION,
     Agent,
     Block,
     Conversation,
@@ -75,7 +75,7 @@ class RunEntry(Struct, frozen=True):
     @property
     def conversation(self) -> str:
         """The name that all sends to the conversation use: `default`, or its public one."""
-        return DEFAULT if self.key == DEFAULT else self.conversation_uid
+        return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.conversation_uid
 
 
 class StepEntry(Struct, frozen=True):

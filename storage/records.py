@@ -29,7 +29,7 @@ _MAX_KEY_ATOMS = 128
 # The index of the reply among the messages of an exchange, as in `Exchange.redactions`.
 REPLY = -1
 # The client's id of an agent's own conversation, its message list.
-DEFAULT = "default"
+DEFAULT_CONVERSATION = "default"
 # The profile of memories that are made over REST. The settings can declare none of this name.
 API_PROFILE = "@"
 # The subject of a memory has this prefix while its import is under way, and if that broke off.
@@ -116,7 +116,7 @@ class Conversation(Struct, frozen=True):
     @property
     def name(self) -> str:
         """The name that all sends to it use: `default`, or its public one."""
-        return DEFAULT if self.key == DEFAULT else self.uid
+        return DEFAULT_CONVERSATION if self.key == DEFAULT_CONVERSATION else self.uid
 
 
 def message_key(atoms: Sequence[Atom]) -> bytes:

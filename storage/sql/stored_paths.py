@@ -30,7 +30,7 @@ from storage.commands import (
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, Stale, WriteConflict
 from storage.records import (
-    DEFAULT,
+    DEFAULT_CONVERSATION,
     Agent,
     Block,
     Conversation,
@@ -123,7 +123,7 @@ async def read_path(
 
 
 def _key_and_uid(name: str) -> tuple[str | None, str | None]:
-    return (name, None) if name == DEFAULT else (None, name)
+    return (name, None) if name == DEFAULT_CONVERSATION else (None, name)
 
 
 class StoredPaths(Group):

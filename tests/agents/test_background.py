@@ -28,7 +28,7 @@ from gateway.settings import ToolSettings, UpstreamSettings
 from storage.commands import RunAccept
 from storage.errors import NotFound, Unavailable
 from storage.listing import Page, RunFilter
-from storage.records import DEFAULT, RunState
+from storage.records import DEFAULT_CONVERSATION, RunState
 from storage.records import Run as StoredRun
 from tests.agents.letta import LettaWorld, letta, spoken
 from tests.doubles.tool_server import replying, served
@@ -549,7 +549,9 @@ def test_a_run_without_a_job_that_no_process_has_open_is_cancelled(world: LettaW
         store = world.world.store
         memory = (await store.defined_agents.get("default", uid_of("agent", agent.id) or "")).agent
         draft = StoredRun(0, new_uid(), memory.id, 0, RunState.CREATED, world.world.clock(), background=True)
-        return (await store.runs.accept(RunAccept(draft, b"{}", DEFAULT, new_uid(), kind=""))).uid
+        return (
+            await store.runs.accept(RunAccept(draft, b"{}", DEFAULT_CONVERSATION, new_uid(), kind=""))
+        ).uid
 
     run = id_of("run", world.world.gateway.call(leave_run()))
     world.world.gateway.call(world.world.gateway.app.services.agents.run_service._fail_left())

@@ -25,7 +25,7 @@ from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.errors import BadRequest
 from storage.listing import Page
-from storage.records import DEFAULT, Definition
+from storage.records import DEFAULT_CONVERSATION, Definition
 
 # The most files of a folder that are exported.
 _MAX_FILES = 1000
@@ -70,7 +70,9 @@ class AgentFileRoutes:
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
         view = await self._api.agent_view(request)
-        conversation = query.conversation_id if isinstance(query.conversation_id, str) else DEFAULT
+        conversation = (
+            query.conversation_id if isinstance(query.conversation_id, str) else DEFAULT_CONVERSATION
+        )
         # A conversation is named by its id here, and by its key or its public name in the store.
         name = ids.uid_of("conv", conversation) or conversation
         definition = AgentDefinition.of(view.definition.body)

@@ -15,13 +15,13 @@ from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.stored_messages import ListedMessage, list_messages, tool_names_by_call
 from gateway.core.turn.guide import StopReason
-from storage.records import DEFAULT, Agent, Exchange, Run
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run
 from storage.sql.store import Store
 
 
 def conversation_id(uid: str, key: str | None) -> str:
     """Returns the public name of a conversation. key: the client's own."""
-    return DEFAULT if key == DEFAULT else ids.id_of("conv", uid)
+    return DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else ids.id_of("conv", uid)
 
 
 class MessageRenderer(Struct, frozen=True):
@@ -63,7 +63,7 @@ class MessageRenderer(Struct, frozen=True):
 
     def _system_origin(self, message: SystemMessage) -> Origin:
         name = message.conversation
-        conversation = conversation_id(name, DEFAULT if name == DEFAULT else None)
+        conversation = conversation_id(name, DEFAULT_CONVERSATION if name == DEFAULT_CONVERSATION else None)
         return Origin(message.id, message.at, conversation=conversation)
 
     def _origin(self, view: MessageView) -> Origin:

@@ -23,7 +23,7 @@ from gateway.agents.wire.shown_values import iso_time
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.core.turn.guide import StopReason
-from storage.records import DEFAULT, Run, RunStep
+from storage.records import DEFAULT_CONVERSATION, Run, RunStep
 
 # The settings that are shown for every model, besides its reasoning effort.
 _SHOWN_ALWAYS = ("max_output_tokens", "parallel_tool_calls", "temperature", "response_format")
@@ -181,7 +181,7 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
 async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:
     """Returns agents with what is read for each. Raises: StoreError."""
     numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
-    waiting = await api.store.runs.waiting_of([view.agent.id for view in views], DEFAULT)
+    waiting = await api.store.runs.waiting_of([view.agent.id for view in views], DEFAULT_CONVERSATION)
     found = []
     for view in views:
         agent = view.agent

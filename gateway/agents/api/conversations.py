@@ -39,7 +39,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import ConversationEntry, ConversationFilter
-from storage.records import DEFAULT, Agent, Run
+from storage.records import DEFAULT_CONVERSATION, Agent, Run
 
 
 class CreateConversation(Body):
@@ -421,16 +421,18 @@ class ConversationRoutes:
         agent = uid_or_none("agent", agent_id)
         uid = ids.uid_of("conv", name)
         if uid is None:
-            if name != DEFAULT:
+            if name != DEFAULT_CONVERSATION:
                 agent = uid_in("conv" if name.startswith("conv-") else "agent", name)
             elif agent is None:
                 raise BadRequest("Name the agent whose own conversation it is: `agent_id`.", param="agent_id")
-            return NamedConversation((await registry.get_entry(request.project, agent)).agent, DEFAULT, None)
+            return NamedConversation(
+                (await registry.get_entry(request.project, agent)).agent, DEFAULT_CONVERSATION, None
+            )
         entry = await self._api.store.conversations.get(request.project, uid)
         if agent not in (None, entry.agent.uid):
             raise UnknownId(f"There is no conversation {name!r} of this agent.")
-        if entry.conversation.key == DEFAULT:
-            return NamedConversation(entry.agent, DEFAULT, None)
+        if entry.conversation.key == DEFAULT_CONVERSATION:
+            return NamedConversation(entry.agent, DEFAULT_CONVERSATION, None)
         return NamedConversation(entry.agent, uid, entry)
 
     async def _spec(self, request: ApiRequest, named: NamedConversation) -> AgentSpec:

@@ -37,7 +37,7 @@ from gateway.run.memory.queue import QueueTicket
 from gateway.run.upstream.route import agent_route
 from gateway.web.middleware import info_of
 from storage.listing import AgentFilter, Page, RunEntry, RunFilter
-from storage.records import DEFAULT, Agent, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Agent, Run, RunState
 
 _PAGE = 100
 _MAX_SEARCHED_AGENTS = 64
@@ -144,7 +144,7 @@ class MessageRoutes:
         return await self._render_page(query, await self._cursor(agent, query.after), fetch)
 
     async def _system_message(self, agent: Agent, conversation: str | None) -> SystemMessage:
-        return await self._api.system_messages.render(agent, conversation or DEFAULT)
+        return await self._api.system_messages.render(agent, conversation or DEFAULT_CONVERSATION)
 
     async def index_all(self, request: ApiRequest) -> Any:
         query: MessagesQuery = request.query
@@ -263,7 +263,7 @@ class MessageRoutes:
 
     async def _agent_of_conversation(self, project: str, conversation: str) -> Agent:
         """Returns the agent of a conversation. Raises: NotFound; BadRequest for `default`, which each agent has."""
-        if conversation == DEFAULT:
+        if conversation == DEFAULT_CONVERSATION:
             raise BadRequest(
                 "Each agent has a conversation `default`: name it by its id.", param="conversation_id"
             )
@@ -311,7 +311,7 @@ class MessageRoutes:
     async def compact_default(self, request: ApiRequest) -> Any:
         uid = request.uid("agent", "agent_id")
         resolved = await self._api.registry.resolve_uid(request.project, uid)
-        return await self.compact(request, uid, resolved.spec, DEFAULT)
+        return await self.compact(request, uid, resolved.spec, DEFAULT_CONVERSATION)
 
     async def compact(
         self, request: ApiRequest, uid: str, spec: AgentSpec, conversation: str
@@ -419,4 +419,4 @@ def _conversation(id: Any) -> str | None:
     """Returns the name by which a conversation is looked up; None: all of them."""
     if not isinstance(id, str):
         return None
-    return DEFAULT if id == DEFAULT else uid_in("conv", id)
+    return DEFAULT_CONVERSATION if id == DEFAULT_CONVERSATION else uid_in("conv", id)

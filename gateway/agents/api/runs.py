@@ -41,7 +41,7 @@ from gateway.errors import BadRequest, UnknownId
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
 from storage.listing import RunEntry, RunFilter, StepEntry
-from storage.records import DEFAULT, Agent, Conversation, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Run, RunState
 
 _LIVE = (RunState.CREATED, RunState.RUNNING)
 
@@ -148,8 +148,8 @@ class RunRoutes:
             named = (await self._api.registry.get_entry(project, uid)).agent
             if agent is not None and agent.id != named.id:
                 raise UnknownId(f"There is no conversation {name!r} of this agent.")
-            agent, name = named, DEFAULT
-        if name == DEFAULT:
+            agent, name = named, DEFAULT_CONVERSATION
+        if name == DEFAULT_CONVERSATION:
             if agent is None:
                 raise BadRequest(
                     "Name the agent whose conversation it is: `agent_id`.", param="conversation_id"

@@ -34,7 +34,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import HeldSink
 from gateway.web.client_reply import ClientReply
 from gateway.web.middleware import info_of
-from storage.records import DEFAULT, Run
+from storage.records import DEFAULT_CONVERSATION, Run
 
 
 class SendRoutes:
@@ -89,7 +89,7 @@ class SendRoutes:
         uid: str,
         *,
         is_stream: bool,
-        conversation: str = DEFAULT,
+        conversation: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> Any:
         """Returns the reply to a send.
@@ -145,7 +145,7 @@ class SendRoutes:
         request: ApiRequest,
         uid: str,
         *,
-        conversation: str = DEFAULT,
+        conversation: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""

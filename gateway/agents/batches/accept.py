@@ -21,7 +21,7 @@ from gateway.settings import Settings
 from storage.batch_records import Batch, BatchCounts, BatchItem, BatchState, ItemDraft
 from storage.errors import NotFound, StoreError
 from storage.listing import Page
-from storage.records import DEFAULT, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Run, RunState
 from storage.sql.store import Store
 
 MAX_ITEMS = 10_000
@@ -39,7 +39,7 @@ class RequestedItem(Struct, frozen=True):
     messages: tuple[WireMessage, ...]
     max_steps: int
     # The conversation's uid, or `default`.
-    conversation: str = DEFAULT
+    conversation: str = DEFAULT_CONVERSATION
     # The model and the system prompt in place of the agent's; None: the agent's own.
     model: str | None = None
     system: str | None = None
@@ -135,7 +135,7 @@ class BatchRequests(Struct, frozen=True):
     async def _make_draft(self, item: RequestedItem, agent: int, now: float) -> ItemDraft:
         """Returns the draft of an item. Raises: NotFound: there is no such conversation."""
         conversation = 0
-        if item.conversation != DEFAULT:
+        if item.conversation != DEFAULT_CONVERSATION:
             owner = await self.store.agents.load(agent)
             found = (
                 None

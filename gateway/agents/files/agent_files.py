@@ -38,7 +38,7 @@ from gateway.errors import GatewayError
 from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION, LineReader
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, Page, PassageDraft
-from storage.records import API_PROFILE, DEFAULT, REPLY, Agent, DefinitionKind, Exchange, Scope
+from storage.records import API_PROFILE, DEFAULT_CONVERSATION, REPLY, Agent, DefinitionKind, Exchange, Scope
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -87,12 +87,14 @@ class AgentFiles:
 
     # -- export
 
-    async def messages(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[PortableMessage]:
+    async def messages(
+        self, agent: Agent, conversation: str = DEFAULT_CONVERSATION
+    ) -> Sequence[PortableMessage]:
         """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
         try:
             found = await self._store.messages.conversation(agent.id, conversation)
         except NotFound:
-            if conversation == DEFAULT:
+            if conversation == DEFAULT_CONVERSATION:
                 return []
             raise
         messages: list[PortableMessage] = []
@@ -322,7 +324,7 @@ def _count_parts(folder: PortableFolder) -> int:
 
 def _message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
     """Returns the lines of an agent's conversations, and the next number."""
-    lines, next_seq = conversation_lines(agent.messages, ids.new_uid(), DEFAULT)
+    lines, next_seq = conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
     for each in agent.conversations:
         spoken, next_seq = conversation_lines(each.messages, each.uid, None, begun=each.begun, first=next_seq)
         definitions = {

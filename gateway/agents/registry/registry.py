@@ -56,7 +56,16 @@ from storage.listing import (
     NamedAgent,
     ReaderEntry,
 )
-from storage.records import API_PROFILE, DEFAULT, Agent, Block, Definition, DefinitionKind, Run, Scope
+from storage.records import (
+    API_PROFILE,
+    DEFAULT_CONVERSATION,
+    Agent,
+    Block,
+    Definition,
+    DefinitionKind,
+    Run,
+    Scope,
+)
 from storage.sql.store import Store
 
 _RULES = "Rules for your tools:"
@@ -194,7 +203,7 @@ class Registry:
         """
         found = await self.resolve_uid(project, uid)
         spec = found.spec
-        if conversation != DEFAULT:
+        if conversation != DEFAULT_CONVERSATION:
             spec = await self.in_conversation(project, ids.id_of("conv", conversation), spec)
         if model is not None:
             spec = self.with_model(spec, model)

@@ -40,7 +40,7 @@ from gateway.run.request_context import may_ask
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError
 from storage.listing import MAX_TAGS, AgentEntry, AgentFilter
-from storage.records import DEFAULT, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Run, RunState
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -206,7 +206,7 @@ class AgentMessaging:
         """Returns an agent's answer. deadline: by the loop's clock."""
         if sender.waiter.depth >= MAX_DEPTH:
             return recipient.failed(AnswerFailure.DEPTH, _TOO_DEEP)
-        queue = recipient.uid, DEFAULT
+        queue = recipient.uid, DEFAULT_CONVERSATION
         try:
             with self._released_slot(sender), self._waits.begin(sender.waiter, queue) as wait:
                 resolved = await self._resolve(sender, recipient)
@@ -311,7 +311,7 @@ class AgentMessaging:
 
     async def _awaits_approval(self, resolved: ResolvedAgent) -> bool:
         agent = await self._store.agents.find(resolved.scope)
-        return agent is not None and await awaits_answers(self._store, agent, DEFAULT)
+        return agent is not None and await awaits_answers(self._store, agent, DEFAULT_CONVERSATION)
 
     async def ask_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str], text: str

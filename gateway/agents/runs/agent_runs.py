@@ -77,7 +77,7 @@ from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import Settings
 from storage.errors import NotFound, RunOver, StoreError, is_known
-from storage.records import DEFAULT, Agent, Job, Run, RunState, Summary, TokenCounts
+from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
 # The sends that may be in one conversation's queue, the one that is answered among them.
@@ -254,14 +254,18 @@ class AgentRuns:
         if name is None or scope is None:
             return False
         uid = uid_of("conv", name)
-        if name != DEFAULT and uid is None:
+        if name != DEFAULT_CONVERSATION and uid is None:
             return False
-        if name == DEFAULT and spec.uid:
+        if name == DEFAULT_CONVERSATION and spec.uid:
             return True
         store = self.keeper.store
         try:
             agent = await store.agents.find(scope)
-            found = None if agent is None else await store.stored_paths.conversation(agent, uid or DEFAULT)
+            found = (
+                None
+                if agent is None
+                else await store.stored_paths.conversation(agent, uid or DEFAULT_CONVERSATION)
+            )
         except StoreError:
             return False
         return found is not None and bool(found.last_exchange)
@@ -288,7 +292,7 @@ class AgentRuns:
         send = RoutedSend(
             call.spec,
             scope,
-            identity.conversation or DEFAULT,
+            identity.conversation or DEFAULT_CONVERSATION,
             messages,
             is_retry=identity.retry,
             forwarded=call.forwarded,
@@ -436,7 +440,7 @@ class AgentRuns:
         """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
         agent = await self._agent_of(send)
         name = send.conversation
-        if name == DEFAULT:
+        if name == DEFAULT_CONVERSATION:
             return agent, name
         uid = uid_of("conv", name) or name
         found = await self.keeper.store.stored_paths.conversation(agent, uid) if agent.id else None

@@ -23,7 +23,7 @@ from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave
 from storage.listing import ListedExchange, Page
-from storage.records import DEFAULT, Agent, Conversation, Exchange, Message, Vector
+from storage.records import DEFAULT_CONVERSATION, Agent, Conversation, Exchange, Message, Vector
 from storage.sql.store import Store
 
 # The most message numbers that are shown of a conversation.
@@ -229,7 +229,7 @@ class AgentMessages:
         await self._get_changeable(agent, place)
         await self._store.forgetting.forget(agent.id, ForgetTarget(messages=[place.seq]))
 
-    async def reset(self, agent: Agent, conversation: str = DEFAULT) -> None:
+    async def reset(self, agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> None:
         """Resets a conversation under its name: its runs end and its messages are erased.
 
         What was learned, saved and written into blocks stays.
@@ -243,14 +243,16 @@ class AgentMessages:
         self._store.agents.uncache(agent.scope)
         await self._store.forgetting.finish(forgetting)
 
-    async def numbers(self, agent: Agent, conversation: str = DEFAULT) -> Sequence[int]:
+    async def numbers(self, agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
         found = await self.conversation(agent, conversation)
         return [] if found is None else await self._store.messages.numbers(agent.id, found.id, NUMBERS)
 
     async def numbers_of(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
         """Returns the same of several agents' own conversations, by their rows."""
-        return await self._store.messages.numbers_of([agent.id for agent in agents], DEFAULT, NUMBERS)
+        return await self._store.messages.numbers_of(
+            [agent.id for agent in agents], DEFAULT_CONVERSATION, NUMBERS
+        )
 
     async def conversation(self, agent: Agent, name: str) -> Conversation | None:
         """Returns a conversation by its public name or the client's; None where `default` has not begun yet.
@@ -260,7 +262,7 @@ class AgentMessages:
         try:
             return await self._store.messages.conversation(agent.id, name)
         except NotFound:
-            if name == DEFAULT:
+            if name == DEFAULT_CONVERSATION:
                 return None
             raise
 

@@ -18,7 +18,7 @@ from gateway.core.conversation.stored_path import refused_ids
 from gateway.core.ids import Place, place_of
 from storage.commands import ConversationPath
 from storage.errors import NotFound
-from storage.records import DEFAULT, Agent, Exchange, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Agent, Exchange, Run, RunState
 from storage.sql.store import Store
 
 # A client's library sends a request again within seconds. Without an id, the words of a run that was answered longer
@@ -73,7 +73,7 @@ def otid_digest(agent: Agent, conversation: str, otid: str | None) -> bytes | No
     """
     if not otid:
         return None
-    in_agent = otid if conversation == DEFAULT else f"{conversation} {otid}"
+    in_agent = otid if conversation == DEFAULT_CONVERSATION else f"{conversation} {otid}"
     return MessageHasher(agent.secret).digest(in_agent.encode())
 
 

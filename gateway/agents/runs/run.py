@@ -25,7 +25,7 @@ from gateway.run.tools.toolbox import cut_result, max_result_chars
 from gateway.run.upstream.route import Route
 from storage.commands import ReadSpan, RunAccept
 from storage.records import (
-    DEFAULT,
+    DEFAULT_CONVERSATION,
     READING,
     Agent,
     Exchange,
@@ -45,7 +45,7 @@ class RunRequest(Struct, frozen=True):
     # The scope of the agent's memory.
     scope: Scope
     # The conversation's id, or `default`.
-    conversation: str = DEFAULT
+    conversation: str = DEFAULT_CONVERSATION
     # The messages as they are stored, with the gateway's private fields.
     messages: tuple[WireMessage, ...] = ()
     # Answers to calls that wait; the messages follow the results of these.

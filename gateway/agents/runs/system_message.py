@@ -16,7 +16,7 @@ from gateway.agents.runs.run import RunRequest
 from gateway.core import ids
 from storage.errors import NotFound
 from storage.listing import Page
-from storage.records import DEFAULT, Agent
+from storage.records import DEFAULT_CONVERSATION, Agent
 from storage.sql.store import Store
 
 # Its number in its id. The first stored message of a memory has 1.
@@ -36,9 +36,11 @@ class SystemMessage(Struct, frozen=True):
     conversation: str
 
 
-def system_id(agent: Agent, conversation: str = DEFAULT) -> str:
+def system_id(agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> str:
     """Returns the id of a conversation's system message. conversation: `default`, or a uid."""
-    return ids.id_at("message", agent.uid if conversation == DEFAULT else conversation, SYSTEM_SEQ)
+    return ids.id_at(
+        "message", agent.uid if conversation == DEFAULT_CONVERSATION else conversation, SYSTEM_SEQ
+    )
 
 
 class SystemMessageRenderer(Struct, frozen=True):
@@ -54,19 +56,22 @@ class SystemMessageRenderer(Struct, frozen=True):
         uid: the part of the message's id that names its owner.
         """
         try:
-            return (await self.registry.get_entry(project, uid)).agent, DEFAULT
+            return (await self.registry.get_entry(project, uid)).agent, DEFAULT_CONVERSATION
         except NotFound:
             entry = await self.store.conversations.get(project, uid)
-            return entry.agent, DEFAULT if entry.conversation.key == DEFAULT else uid
+            return (
+                entry.agent,
+                DEFAULT_CONVERSATION if entry.conversation.key == DEFAULT_CONVERSATION else uid,
+            )
 
-    async def render(self, agent: Agent, conversation: str = DEFAULT) -> SystemMessage:
+    async def render(self, agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> SystemMessage:
         """Renders the system message of a conversation: `default`, or a uid. Raises: NotFound, StoreError."""
         project = agent.scope.project
         # Without a row, the first message of all conversations is read: the list of an agent has them all.
         conversation_row = None
         begun = agent.created
         spec = (await self.registry.resolve_uid(project, agent.uid)).spec
-        if conversation != DEFAULT:
+        if conversation != DEFAULT_CONVERSATION:
             entry = await self.store.conversations.get(project, conversation)
             conversation_row, begun = entry.conversation.id, entry.begun
             spec = await self.registry.in_conversation(project, ids.id_of("conv", conversation), spec)

@@ -40,7 +40,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.receipt import stored_model_name
 from storage.commands import ConversationPath, MemorySnapshot, StepOpen
 from storage.errors import NotFound, StoreError
-from storage.records import DEFAULT, Agent, Block, Exchange, Run, SentSection, State
+from storage.records import DEFAULT_CONVERSATION, Agent, Block, Exchange, Run, SentSection, State
 from storage.sql.store import Store
 
 
@@ -87,7 +87,7 @@ async def read_stored_context(
         raise StoreError("the memory of this agent is being removed")
     agent = await refresh_agent(store, agent, stored.snapshot)
     conversation = stored.snapshot.conversation
-    if conversation is None and request.identity.conversation != DEFAULT:
+    if conversation is None and request.identity.conversation != DEFAULT_CONVERSATION:
         raise NotFound("there is no such conversation")
     path = list(stored.path)
     unended = None
@@ -154,7 +154,7 @@ async def reread_context(store: Store, context: MemoryContext) -> MemoryContext 
 
 
 async def _read_path(store: Store, request: MemoryRequest, agent: Agent) -> ConversationPath | None:
-    name, sleeptime = request.identity.conversation or DEFAULT, request.spec.sleeptime
+    name, sleeptime = request.identity.conversation or DEFAULT_CONVERSATION, request.spec.sleeptime
     turns = 0 if sleeptime is None else sleeptime.every
     return await store.stored_paths.path(agent, name, request.target.context_window, turns)
 
@@ -256,7 +256,7 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
     adopts = conversation is not None and not conversation.last_exchange
     return StepOpen(
         agent=context.agent,
-        key=DEFAULT,
+        key=DEFAULT_CONVERSATION,
         uid=context.conversation_uid,
         conversation=None if conversation is None else conversation.id,
         revision=0 if conversation is None else conversation.revision,

@@ -38,7 +38,7 @@ from storage.commands import BlockMerge, Rules
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, Stale, WriteConflict
 from storage.listing import Page
-from storage.records import DEFAULT, BlockOp, Run, RunState, RunStep
+from storage.records import DEFAULT_CONVERSATION, BlockOp, Run, RunState, RunStep
 from storage.sql.agents_api.runs import (
     add_error_message,
     add_step,
@@ -90,7 +90,9 @@ class Batches(Group):
         for draft in drafts:
             run = replace(draft.run, batch=batch)
             if not run.conversation:
-                found = await begin_conversation(connection, run.agent, DEFAULT, draft.uid, run.created)
+                found = await begin_conversation(
+                    connection, run.agent, DEFAULT_CONVERSATION, draft.uid, run.created
+                )
                 if found is None:
                     raise NotFound(GONE)
                 run = replace(run, conversation=found)
@@ -497,5 +499,5 @@ def _item(row: Row) -> BatchItem:
         expiries,
         last_exchange,
         epoch,
-        DEFAULT if key == DEFAULT else uid or "",
+        DEFAULT_CONVERSATION if key == DEFAULT_CONVERSATION else uid or "",
     )

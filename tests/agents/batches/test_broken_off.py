@@ -26,7 +26,7 @@ from gateway.run.background import tasks
 from gateway.settings import BatchSettings
 from storage.batch_records import BatchItem, ItemEnd
 from storage.errors import StatementFailed, Unavailable, WriteConflict
-from storage.records import DEFAULT, RunState
+from storage.records import DEFAULT_CONVERSATION, RunState
 from storage.sql.agents_api.batches import Batches
 from storage.sql.jobs import Jobs
 from tests.agents.batches.test_batches import (
@@ -445,7 +445,7 @@ def test_a_conversation_that_is_deleted_as_its_item_ends_costs_the_others_nothin
     real = ItemTurns.compose_end
 
     async def compose_end(turns: ItemTurns, ending: ItemEnding) -> ItemEnd:
-        if ending.turn.item.conversation != DEFAULT:
+        if ending.turn.item.conversation != DEFAULT_CONVERSATION:
             await asyncio.to_thread(s.world.letta.conversations.delete, conversation)
         return await real(turns, ending)
 

@@ -46,7 +46,7 @@ from gateway.run.sink import Sink, UnseenSink
 from storage.commands import RunAccept
 from storage.errors import NotFound, StoreError
 from storage.listing import RunEntry
-from storage.records import DEFAULT, Agent, Job, Run, RunState
+from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState
 
 # The most attempts of a run that do not come to an end, as where the process dies. A run that has begun may be what
 # kills it; one that has not begun gets more. No measurement.
@@ -133,7 +133,7 @@ class BackgroundRuns:
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
         wanted = RunAccept(
-            draft, request, DEFAULT, new_conversation_uid(), replaces=replaces, listing=listing
+            draft, request, DEFAULT_CONVERSATION, new_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
         open_run = self._open.add(draft.uid, (agent.uid, name), run_request.forwarded, RunPhase.ACCEPTING)
@@ -423,7 +423,7 @@ class BackgroundRuns:
         """
         found = await self._store.stored_paths.conversation(agent, uid_of("conv", name) or name)
         if found is None:
-            if name != DEFAULT:
+            if name != DEFAULT_CONVERSATION:
                 raise NotFound(f"there is no conversation {name!r}")
-            return DEFAULT, 0
+            return DEFAULT_CONVERSATION, 0
         return found.name, found.id
