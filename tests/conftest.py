@@ -75,8 +75,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _spread(items: list[pytest.Item]) -> None:
     """Spreads the files of each folder over a run of several processes; those without a gateway come last.
 
-    Tests of some folders wait much (for leases, the browser, PostgreSQL) and would all wait at once. Files without a
-    gateway are short, so that all processes end at about the same time.
+    Tests of some folders wait much (for leases, for PostgreSQL) and would all wait at once. Files without a gateway
+    are short, so that all processes end at about the same time. The page's stay together: its browser is started once
+    for them in a process, and a loop of its own runs in the main thread meanwhile, beside which others' tests fail.
     """
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
@@ -85,6 +86,7 @@ def _spread(items: list[pytest.Item]) -> None:
     for path in files:
         folders.setdefault(path.parent, []).append(path)
     places = {path: n / len(paths) for paths in folders.values() for n, path in enumerate(paths)}
+    places |= dict.fromkeys((path for path in files if path.parent.name == "page"), 0.0)
     order = sorted(files, key=lambda path: (_stage(path) == "core", places[path]))
     items[:] = [item for path in order for item in files[path]]
 
