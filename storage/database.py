@@ -229,18 +229,22 @@ class Database(Protocol):
         Without a deadline it may wait for others, so that turns find the database free.
         """
 
-    def write(self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False) -> Future[T]:
+    def write(
+        self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
+    ) -> Future[T]:
         """Runs a transaction. It begins at once and ends on disk, whether the future is awaited or cancelled.
 
-        bytes: about what the operation holds while it waits.
+        size_bytes: about what the operation holds while it waits.
         is_repeatable: it may be performed again where the answer to a commit is lost, since it finds what it has
             written before.
         """
 
-    def write_one(self, statement: str, values: Sequence[object], *, bytes: int = 0) -> Future[list[Row]]:
+    def write_one(
+        self, statement: str, values: Sequence[object], *, size_bytes: int = 0
+    ) -> Future[list[Row]]:
         """Writes one statement that is a transaction by itself, and returns its rows."""
 
-    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> Future[T]:
+    def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> Future[T]:
         """Runs a transaction that gives way to turns: index, import, forget. It should stay below 5 ms."""
 
     async def sweep(self, wait_ms: int) -> bool:

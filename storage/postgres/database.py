@@ -67,7 +67,9 @@ class PostgresDatabase:
         self._limits = limits
         self._begin_statement = begin_statement(target)
         self._loop = asyncio.get_running_loop()
-        self._pool = ConnectionPool(target, limits, self._prepare, self._failed, self._recovered)
+        self._pool = ConnectionPool(
+            target, limits, self._prepare, self._report_failure, self._report_recovery
+        )
         self._long_reads = asyncio.Semaphore(limits.long_reads)
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
@@ -145,21 +147,21 @@ class PostgresDatabase:
             return await self._read(operation, None, self._limits.long_s)
 
     def write(
-        self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
+        self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
-        return self._begin(operation, bytes, is_repeatable=is_repeatable)
+        return self._begin_write(operation, size_bytes, is_repeatable=is_repeatable)
 
     def write_one(
-        self, statement: str, values: Sequence[object], *, bytes: int = 0
+        self, statement: str, values: Sequence[object], *, size_bytes: int = 0
     ) -> asyncio.Future[list[Row]]:
         async def one(connection: Connection) -> list[Row]:
             row = await connection.single(statement, values)
             return [] if row is None else [row]
 
-        return self._begin(one, bytes)
+        return self._begin_write(one, size_bytes)
 
-    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self._begin(operation, bytes, is_bulk=True)
+    def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
+        return self._begin_write(operation, size_bytes, is_bulk=True)
 
     async def _read(self, operation: Operation[T], deadline_ms: float | None, most_s: float) -> T:
         """Reads. most_s: the time where nothing names another one."""
@@ -195,7 +197,7 @@ class PostgresDatabase:
         pool.release(raw)
         return found
 
-    def _begin(
+    def _begin_write(
         self, operation: Operation[T], size: int, *, is_bulk: bool = False, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
         if self._closing:
@@ -338,12 +340,12 @@ class PostgresDatabase:
     def when_recovered(self, function: Callable[[], None]) -> None:
         self._recovery_listeners.append(function)
 
-    def _failed(self, fault: Unavailable) -> None:
+    def _report_failure(self, fault: Unavailable) -> None:
         self._uptime.note_failure()
         for function in self._failure_listeners:
             function(fault)
 
-    def _recovered(self) -> None:
+    def _report_recovery(self) -> None:
         self._uptime.note_recovery()
         self._listener.reconnect()
         for function in self._recovery_listeners:

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, takewhile
+from typing import NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -270,6 +271,21 @@ async def _empty_sections(connection: Connection, agent: int) -> None:
 # -- what came from them
 
 
+class _SourcedRow(NamedTuple):
+    """A passage or a fact with its sources, as `passages_of` and `facts_of` read it."""
+
+    id: int
+    seq: int
+    # When it was written; of a fact, since when it is true.
+    at: float
+    # The exchange in which it was made; None: a fact, or a passage that no turn has made.
+    exchange: int | None
+    # The exchanges that it came from, as JSON.
+    sources: bytes
+    # The file of which it is a part; None: of none.
+    file: int | None
+
+
 def _make_erasing_phase(kind: str) -> ErasingPhase:
     """Makes the phase that erases passages or facts. kind: `passage` or `fact`."""
 
@@ -277,24 +293,27 @@ def _make_erasing_phase(kind: str) -> ErasingPhase:
         agent, before = work.agent, work.target.before
         named = work.target.passages if kind == "passage" else work.target.facts
         files = work.target.files
-        rows = await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
-        origins = {id: origins_of(exchange, sources) for id, _, _, exchange, sources, _ in rows}
+        rows = [
+            _SourcedRow._make(row)
+            for row in await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
+        ]
+        origins = {row.id: origins_of(row.exchange, row.sources) for row in rows}
         erased = await erased_among(connection, chain.from_iterable(origins.values()))
         imported: set[int] = set()
         if kind == "fact" and work.target.imported is not None and rows:
             found = await rows_of(connection, SQL["imported_facts"], list(origins), work.target.imported)
             imported = {id for (id,) in found}
         is_gone = False
-        for id, seq, at, _, _, file in rows:
-            is_named = seq in named or file in files or id in imported
-            if is_named or (before is not None and at < before) or origins[id] & erased:
-                await connection.run(SQL[f"{kind}_erase"], (id, agent))
+        for row in rows:
+            is_named = row.seq in named or row.file in files or row.id in imported
+            if is_named or (before is not None and row.at < before) or origins[row.id] & erased:
+                await connection.run(SQL[f"{kind}_erase"], (row.id, agent))
                 if kind == "fact":
-                    await connection.run(SQL["fact_ended_erase"], (id, agent))
-                    await connection.run(SQL["fact_mute_erase"], (id, agent))
+                    await connection.run(SQL["fact_ended_erase"], (row.id, agent))
+                    await connection.run(SQL["fact_mute_erase"], (row.id, agent))
                 # Its day is stored until what quotes it is gone too.
-                await exchanges.add_marks(connection, agent, "day", (b"",), int(at // DAY_S))
-                await forget_indexed(connection, agent, [seq])
+                await exchanges.add_marks(connection, agent, "day", (b"",), int(row.at // DAY_S))
+                await forget_indexed(connection, agent, [row.seq])
                 is_gone = True
         if is_gone:
             # A turn that has recalled it does not commit any more.
@@ -302,7 +321,7 @@ def _make_erasing_phase(kind: str) -> ErasingPhase:
         if kind == "fact" and is_gone:
             # A memory section may show it.
             await empty_snapshots(connection, "snapshots_of", (agent,))
-        return rows[-1][0] if len(rows) == _READ_PAGE else None
+        return rows[-1].id if len(rows) == _READ_PAGE else None
 
     return erase
 

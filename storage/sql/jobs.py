@@ -360,7 +360,7 @@ class Jobs(Group):
             await connection.run(SQL["step_insert"], (job.id, name, self._now(), result))
             return result
 
-        return await asyncio.shield(self._database.bulk(write, bytes=len(result)))
+        return await asyncio.shield(self._database.bulk(write, size_bytes=len(result)))
 
     async def commit(self, job: Job, effect: Effect) -> None:
         """Commits an effect without a step: if the process is killed before the job ends, it is repeated.

@@ -40,7 +40,7 @@ class MovedKey(NamedTuple):
 
     project: str
     name: str
-    # The SHA-256 of its secret.
+    # The SHA-256 of the key's secret.
     digest: bytes
     # The first characters of the secret, which lists show.
     prefix: str
@@ -62,14 +62,14 @@ class MovedKey(NamedTuple):
 class MovedDefinition(NamedTuple):
     """A tool, a server or an identity, in the order of the statement `definitions`."""
 
-    # Its row in the source.
+    # The row of the definition in the source.
     id: int
     project: str
     kind: str
     uid: str
     name: str
     created: float
-    # JSON.
+    # The body of the definition, as JSON.
     body: bytes
 
 

@@ -557,10 +557,10 @@ class Recall(GrowingGroup):
 
     def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[blob.Document]:
         return [
-            make_document(m)
-            for e, _, previous in shown
-            if e.active and e.state == "finished"
-            for m in self._rules.messages_of(e, False, previous, None)
+            make_document(message)
+            for each in shown
+            if each.exchange.active and each.exchange.state == "finished"
+            for message in self._rules.messages_of(each.exchange, False, each.previous_seq, None)
         ]
 
     @bulk_writes
@@ -587,7 +587,7 @@ class Recall(GrowingGroup):
             under_way = await connection.value(exchanges.SQL["under_way"], (agent, next_seq))
             end = (next_seq if under_way is None else under_way) - 1
         else:
-            end = max(e.reply_seq for e, _, _ in fresh)
+            end = max(each.exchange.reply_seq for each in fresh)
         again = await _remove_from_index(connection, agent, stale, indexed) if stale else []
         more = await load_passages_and_facts(
             connection, exchanges.SQL["passages_and_facts_since"], (agent, indexed + 1, _STEP_PASSAGES)
@@ -621,7 +621,7 @@ async def _remove_from_index(
         await connection.rows(exchanges.SQL["shown_stale"], (agent, stale))
     )
     again = [each for each in found if each.exchange.seq <= indexed]
-    for exchange, _, _ in again:
+    for exchange in [each.exchange for each in again]:
         await forget_indexed(connection, agent, range(exchange.seq, exchange.next_seq))
         await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent))
     return again

@@ -151,7 +151,7 @@ class StoredPaths(Group):
         """
         return self._database.write(
             partial(self._open, write),
-            bytes=2 * len(write.exchange.input or b""),
+            size_bytes=2 * len(write.exchange.input or b""),
         )
 
     async def _open(self, write: StepOpen, connection: Connection) -> StepOpened:
@@ -173,7 +173,9 @@ class StoredPaths(Group):
         """
         exchange = write.exchange
         size = 2 * sum(len(part or b"") for part in (exchange.input, exchange.shown_reply, exchange.full))
-        ending = self._database.write(lambda connection: end_step(connection, self._jobs, write), bytes=size)
+        ending = self._database.write(
+            lambda connection: end_step(connection, self._jobs, write), size_bytes=size
+        )
         if write.accepts:
             ending.add_done_callback(lambda _: self._jobs.wake())
         return ending

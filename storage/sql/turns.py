@@ -150,7 +150,7 @@ class Turns(Group):
         """
         return self._database.write(
             partial(_commit, write=write, agents=self._agents, rules=self._rules),
-            bytes=_write_bytes(write),
+            size_bytes=_write_bytes(write),
             # A turn that was written before is found by its path, and touched.
             is_repeatable=True,
         )

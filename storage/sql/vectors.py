@@ -248,7 +248,7 @@ class Vectors(Group):
             return Unembedded(loaded, model, 0, 0, 0, is_new=True)
         cursor, upto = progress.cursor, max(progress.cursor, loaded.indexed_seq)
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent, cursor + 1, _MAX_EXCHANGES))
-        shown = [e for e, _, _ in exchanges.make_shown_exchanges(rows)]
+        shown = [each.exchange for each in exchanges.make_shown_exchanges(rows)]
         if len(rows) == _MAX_EXCHANGES:
             upto = min(upto, shown[-1].reply_seq)
         others = await load_passages_and_facts(

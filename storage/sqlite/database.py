@@ -147,7 +147,7 @@ class WritingConnection(SqliteConnection):
                 raise
         return None if watch.row is None else (id, *watch.row)
 
-    def check(self) -> None:
+    def check_transaction(self) -> None:
         """Raises: StatementFailed: its transaction has ended, by an error that was swallowed or by a statement."""
         if self._is_begun and not self._raw.in_transaction:
             raise StatementFailed("a write ended its transaction")
@@ -160,7 +160,7 @@ def _run_read(operation: Operation[T], raw: sqlite3.Connection) -> T:
 def _run_write(operation: Operation[T], watch: Watch, raw: sqlite3.Connection) -> T:
     connection = WritingConnection(raw, watch)
     result = drive(operation(connection))
-    connection.check()
+    connection.check_transaction()
     return result
 
 
@@ -210,8 +210,8 @@ class SqliteDatabase:
             watch,
             changes=self._notify,
             limits=limits,
-            failed=self._failed,
-            recovered=self._recovered,
+            failed=self._report_failure,
+            recovered=self._report_recovery,
             log_copier=WriteBack(lambda: open_writer(target)),
         )
         self.reader = Reader(target, self.writer.report)
@@ -269,20 +269,22 @@ class SqliteDatabase:
         )
 
     def write(
-        self, operation: Operation[T], *, bytes: int = 0, is_repeatable: bool = False
+        self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
         # No network can lose the answer to a commit, so none is repeated.
         return self.writer.submit(
-            partial(_run_write, operation, self._watch), bytes=bytes, begins_own_transaction=True
+            partial(_run_write, operation, self._watch), size_bytes=size_bytes, begins_own_transaction=True
         )
 
     def write_one(
-        self, statement: str, values: Sequence[object], *, bytes: int = 0
+        self, statement: str, values: Sequence[object], *, size_bytes: int = 0
     ) -> asyncio.Future[list[Row]]:
-        return self.write(lambda connection: connection.rows(statement, values), bytes=bytes)
+        return self.write(lambda connection: connection.rows(statement, values), size_bytes=size_bytes)
 
-    def bulk(self, operation: Operation[T], *, bytes: int = 0) -> asyncio.Future[T]:
-        return self.writer.submit(partial(_run_write, operation, self._watch), bytes=bytes, is_bulk=True)
+    def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
+        return self.writer.submit(
+            partial(_run_write, operation, self._watch), size_bytes=size_bytes, is_bulk=True
+        )
 
     async def sweep(self, wait_ms: int) -> bool:
         """Empties the write-ahead log; False while it is still being read."""
@@ -355,18 +357,18 @@ class SqliteDatabase:
         Only such a one: an idle gateway writes nothing. The writer itself looks whether the file is still at its path.
         """
 
-        def check(connection: sqlite3.Connection) -> None:
+        def test_write(connection: sqlite3.Connection) -> None:
             if self._is_doubtful(self.path):
                 try_writing(connection, check=False)
 
         if not self.writer.health.waiting:  # else these writes show it
-            await self.writer.submit(check, is_bulk=True, begins_own_transaction=True)
+            await self.writer.submit(test_write, is_bulk=True, begins_own_transaction=True)
 
-    def _failed(self, fault: Unavailable) -> None:
+    def _report_failure(self, fault: Unavailable) -> None:
         for function in self._failure_listeners:
             function(fault)
 
-    def _recovered(self) -> None:
+    def _report_recovery(self) -> None:
         # The file at the path may be another one now, which an operator has restored.
         self.reader.reset()
         self.reader.open()

@@ -283,7 +283,7 @@ class Writer:
         self,
         function: Callable[[sqlite3.Connection], T],
         *,
-        bytes: int = 0,
+        size_bytes: int = 0,
         is_bulk: bool = False,
         begins_own_transaction: bool = False,
     ) -> asyncio.Future[T]:
@@ -292,7 +292,7 @@ class Writer:
         The function runs in the writer's thread, inside a transaction that it must not end. Cancelling the
         future, or the task that awaits it, abandons the result and never the write.
 
-        bytes: about what the function holds.
+        size_bytes: about what the function holds.
         is_bulk: work that can wait: index, import, forget. It is a transaction of its own, performed when no
             turn waits. Turns that come meanwhile wait for it, so that it should stay below 5 ms.
         begins_own_transaction: the function begins a transaction itself where it needs one. It is given none if it
@@ -306,7 +306,7 @@ class Writer:
         if self._fault is not None and self._has_failed_again:
             raise self._fault.again()
         queue = self._bulk if is_bulk else self._turns
-        size = bytes + _OVERHEAD_BYTES
+        size = size_bytes + _OVERHEAD_BYTES
         # One that nothing stands before is let in, however large it is.
         if queue.writes and queue.bytes + size > self._limits.queue_bytes:
             raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")

@@ -680,7 +680,7 @@ async def test_a_turn_that_waits_counts_with_its_images(
     sizes: list[int] = []
 
     def noted(*args: Any, **options: Any) -> Any:
-        sizes.append(options["bytes"])
+        sizes.append(options["size_bytes"])
         return write(*args, **options)
 
     monkeypatch.setattr(store.database, "write", noted)

@@ -378,12 +378,12 @@ async def test_long_reads_leave_connections_to_turns(open_store: OpenStore) -> N
 
 async def test_more_bytes_than_may_wait_are_refused(open_store: OpenStore) -> None:
     store: Store = await open_store(limits=replace(PATIENT, queue_bytes=10_000))
-    first = store.database.write(ask, bytes=20_000)  # nothing stands before it
+    first = store.database.write(ask, size_bytes=20_000)  # nothing stands before it
     with pytest.raises(Busy):
-        store.database.write(ask, bytes=1)
+        store.database.write(ask, size_bytes=1)
     assert await first == 1
     assert await store.drain(PATIENCE_S)
-    assert await store.database.write(ask, bytes=1) == 1
+    assert await store.database.write(ask, size_bytes=1) == 1
 
 
 async def test_a_primary_that_becomes_a_replica_is_read_only_until_it_is_primary_again(

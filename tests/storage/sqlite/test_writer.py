@@ -287,22 +287,22 @@ async def test_a_cancelled_waiter_does_not_cancel_the_write(make: Any) -> None:
 async def test_the_queue_is_bounded_and_refuses_at_once(make: Any) -> None:
     bench = await make(queue_bytes=10_000)
     gate = await bench.stall()
-    first = bench.writer.submit(add(1), bytes=6_000)
+    first = bench.writer.submit(add(1), size_bytes=6_000)
     with pytest.raises(Busy):
-        bench.writer.submit(add(2), bytes=6_000)
-    bulk = bench.writer.submit(add(3), bytes=6_000, is_bulk=True)
+        bench.writer.submit(add(2), size_bytes=6_000)
+    bulk = bench.writer.submit(add(3), size_bytes=6_000, is_bulk=True)
     assert bench.writer.health.waiting == 3
     gate.set()
     await first
     await bulk
-    await bench.writer.submit(add(4), bytes=6_000)
+    await bench.writer.submit(add(4), size_bytes=6_000)
     assert bench.rows() == [1, 3, 4]
     assert bench.writer.health.waiting_bytes == 0
 
 
 async def test_one_large_write_is_let_in_where_nothing_waits(make: Any) -> None:
     bench = await make(queue_bytes=10_000)
-    await bench.writer.submit(add(1), bytes=20_000)
+    await bench.writer.submit(add(1), size_bytes=20_000)
     assert bench.rows() == [1]
 
 
