@@ -132,7 +132,9 @@ class MemoryEdits(Struct, frozen=True):
             raise _unknown_fact() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
-        await self._audit(editor, "correct", uid, f"fact {seq} as {new.seq}")
+        # Back to what the corrected one had replaced.
+        is_undo = any(each.text == text for each in await self.store.facts.list_replaced(agent.id, old.id))
+        await self._audit(editor, "undo" if is_undo else "correct", uid, f"fact {seq} as {new.seq}")
         return new
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:

@@ -753,6 +753,7 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     last = operator.twin(f"m/{uid}/f/{new}/correct", {"text": "The train leaves on 5 May."})["seq"]
     shown = page(operator, f"m/{uid}/f/{last}")
     assert f"fact {seq}</a> said: true since" in shown
+    assert [action for action, _ in actions(operator) if action != "read"] == ["correct", "undo"]
     assert "Says again" not in page(operator, f"m/{uid}/f/{new}")
     stays = [each["text"] for each in operator.twin(f"m/{uid}/forget?fact={last}")["stays"]]
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
