@@ -326,7 +326,7 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
     resolve: returns the value, given the setting's name and its text; None: the value is left out.
     """
 
-    def resolved(where: str, text: str | None) -> str | None:
+    def resolve_optional(where: str, text: str | None) -> str | None:
         return None if text is None else resolve(where, text)
 
     upstreams = []
@@ -336,12 +336,12 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
         keys = tuple(key for key in found if key is not None)
         api_key = keys[0] if keys and isinstance(upstream.api_key, str) else keys or None
         upstreams.append(
-            replace(upstream, api_key=api_key, proxy=resolved(f"{where}: proxy", upstream.proxy))
+            replace(upstream, api_key=api_key, proxy=resolve_optional(f"{where}: proxy", upstream.proxy))
         )
     settings = replace(settings, upstreams=tuple(upstreams))
     for table, key in _SECRETS:
         table_settings = getattr(settings, table)
-        value = resolved(f"{table}.{key}", getattr(table_settings, key))
+        value = resolve_optional(f"{table}.{key}", getattr(table_settings, key))
         settings = replace(settings, **{table: replace(table_settings, **{key: value})})
     headers = []
     for header in settings.tools.headers:

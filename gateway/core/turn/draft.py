@@ -295,9 +295,9 @@ class MessageDraft:
     @property
     def chars(self) -> int:
         """The characters of all that the model wrote."""
-        return len(self.generated())
+        return len(self.generated_text())
 
-    def generated(self) -> str:
+    def generated_text(self) -> str:
         """Returns all that the model wrote, calls included, for an estimate of its tokens."""
         parts = [piece for texts in self._texts.values() for piece in texts]
         for call in self.calls:

@@ -28,7 +28,7 @@ class Ledger(Struct, frozen=True):
     def with_round(self, draft: MessageDraft, count: Callable[[str], int]) -> Ledger:
         """Returns the ledger with one more round. count: estimates the tokens of a text."""
         usage = draft.usage
-        completion = count(draft.generated()) if usage is None else completion_count(usage)
+        completion = count(draft.generated_text()) if usage is None else completion_count(usage)
         return Ledger(
             self.turn_usage(usage),
             self.prompt_tokens + token_count(usage, "prompt_tokens"),

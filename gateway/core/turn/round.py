@@ -389,7 +389,7 @@ class Round:
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]
                 return ErrorEvent(error, event.raw if is_shaped else None)
         deltas, has_more = as_deltas(chunk), False
-        if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated():
+        if deltas is not chunk and chunk.get("object") == "chat.completion" and self.draft.generated_text():
             # MiniMax ends its streams with the whole reply, for the usage that it has.
             deltas["choices"] = [
                 {**choice, "delta": self._undelivered(choice["delta"])} for choice in deltas["choices"]

@@ -39,9 +39,9 @@ class GrowingBlocks:
     def has_calls(self) -> bool:
         return bool(self._draft.calls)
 
-    def generated(self) -> str:
+    def generated_text(self) -> str:
         """Returns all that the model wrote of the message, for a count of its tokens."""
-        return "".join(self._texts) + self._draft.generated()
+        return "".join(self._texts) + self._draft.generated_text()
 
     def add_text(self, text: str) -> None:
         self._texts.append(text)

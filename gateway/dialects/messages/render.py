@@ -191,7 +191,7 @@ class MessagesView(ClientView):
         self._finish_reason = finish or self._finish_reason
         self._begin_message()
         self._blocks.end()
-        usage = self._usage or self._request.count(self._blocks.generated()) or {}
+        usage = self._usage or self._request.count(self._blocks.generated_text()) or {}
         ending = self._ending(has_calls=self._blocks.has_calls)
         self._emit("message_delta", delta=ending, usage=_message_usage(usage, self._request.input_tokens))
         self._emit("message_stop")

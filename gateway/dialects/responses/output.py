@@ -50,7 +50,7 @@ class Item:
         """Returns the item as the response has it. status: in_progress, completed or incomplete."""
         raise NotImplementedError
 
-    def generated(self) -> str:
+    def generated_text(self) -> str:
         """Returns all that the model wrote of it, for a count of its tokens."""
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class MessageItem(Item):
         content = [part.json() for part in self._parts]
         return {"id": self.id, "type": "message", "status": status, "role": "assistant", "content": content}
 
-    def generated(self) -> str:
+    def generated_text(self) -> str:
         return "".join([part.text for part in self._parts])
 
     def add(self, text: str, logprobs: list[Any]) -> None:
@@ -178,7 +178,7 @@ class ThoughtsItem(Item):
             item["encrypted_content"] = seal({"model": self.sealing_model, **sealed})
         return item
 
-    def generated(self) -> str:
+    def generated_text(self) -> str:
         return "".join(self._pieces)
 
     def add(self, delta: Json) -> None:
@@ -252,7 +252,7 @@ class CallItem(Item):
                     self.emit("custom_tool_call_input.delta", delta=text)
         self._sent = len(arguments)
 
-    def generated(self) -> str:
+    def generated_text(self) -> str:
         if self._is_function:
             return self._call.name + self._call.text
         return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
@@ -316,5 +316,5 @@ class SearchItem(Item):
         action = {"type": "search", "query": self._query, "queries": [self._query]}
         return {"id": self.id, "type": "web_search_call", "status": status, "action": action}
 
-    def generated(self) -> str:
+    def generated_text(self) -> str:
         return self._query

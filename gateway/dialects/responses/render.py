@@ -246,7 +246,7 @@ class ResponsesView(ClientView):
         is_in_order = is_in_reply_order([item.kind for item in self._items])
         return StoredResponse(
             status,
-            self._created(),
+            self._creation_time(),
             self._model(),
             usage=None if usage is None else render_usage(usage),
             completed=self._completed,
@@ -330,7 +330,7 @@ class ResponsesView(ClientView):
         texts = [
             item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
         ]
-        return sum(len(item.generated()) for item in texts)
+        return sum(len(item.generated_text()) for item in texts)
 
     def _add_call(self, entry: Json) -> None:
         calls = self._draft.calls
@@ -423,7 +423,7 @@ class ResponsesView(ClientView):
         status = "completed" if reason is None else "incomplete"
         self._end_items(status)
         if self._usage is None:
-            self._usage = self._factory.count("".join([item.generated() for item in self._items]))
+            self._usage = self._factory.count("".join([item.generated_text() for item in self._items]))
         if status == "completed":
             self._completed = self._completed or int(time.time())
         return self.response(status, reason)
@@ -446,7 +446,7 @@ class ResponsesView(ClientView):
             **self._factory.echo,
             "id": f"resp_{self._tag}",
             "object": "response",
-            "created_at": self._created(),
+            "created_at": self._creation_time(),
             "completed_at": self._completed if status == "completed" else None,
             "status": status,
             "error": self._error,
@@ -463,7 +463,7 @@ class ResponsesView(ClientView):
     def _model(self) -> str:
         return as_text(self._first_chunk.get("model")) or self._factory.echo["model"]
 
-    def _created(self) -> int:
+    def _creation_time(self) -> int:
         """Returns when the response was made, in seconds since the epoch: the same each time."""
         if self._created_at is None:
             created = self._first_chunk.get("created")
