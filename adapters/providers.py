@@ -54,7 +54,7 @@ def azures_effort_with_tools(model: str) -> str | None:
     return "" if _NAMES_NO_EFFORT_AT_AZURE.match(model) else effort_with_tools(model)
 
 
-# Of an upstream that is none of the known providers: a proxy may serve any model.
+# The capabilities of an upstream that is none of the known providers: a proxy may serve any model.
 UNKNOWN: Final = Capabilities(
     can_force=can_force, refused_fields=refused_fields, effort_with_tools=effort_with_tools
 )

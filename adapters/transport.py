@@ -32,9 +32,11 @@ from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.http_reply import HttpReply, Timeouts
 from adapters.pace import Pace
 
-# Chosen: below the idle time of common balancers (60 s), above the gaps of a conversation.
+# How long a connection may be idle. Chosen: below the idle time of common balancers (60 s), above the gaps of a
+# conversation.
 _KEEP_ALIVE_S: Final = 30.0
-# The same for requests that are sent once. Chosen: servers close idle connections after two seconds (gunicorn) or more.
+# How long a connection may be idle on which requests are sent once. Chosen: servers close idle connections after two
+# seconds (gunicorn) or more.
 _KEEP_ALIVE_ONCE_S: Final = 1.0
 # An idle close that crosses our request shows within one round trip.
 _IDLE_CLOSE_S: Final = 1.0

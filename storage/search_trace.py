@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # By all, by words, by meaning, from 0 to 255, relative to the best of the search.
 HitScores = tuple[int, int, int]
-# The same of some hits: a byte for each in each of the three.
+# The scores of some hits, as three columns with a byte for each hit.
 ScoreColumns = tuple[bytes, bytes, bytes]
 
 

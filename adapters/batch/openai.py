@@ -31,7 +31,7 @@ _LINE_HEAD: Final = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completi
 _OVER: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 # The code of a batch that failed because the account's queue has no room for its tokens.
 _QUEUE_EXCEEDED: Final = "token_limit_exceeded"
-# The same in the message for a batch that is not made at all.
+# How a message says that the queue has no room, for a batch that is not made at all.
 _QUEUE_IS_FULL: Final = re.compile(r"\benqueued tokens?\b", re.IGNORECASE)
 _QUEUE_LIMIT: Final = re.compile(r"[Ll]imit: ([0-9,]+) enqueued tokens")
 

@@ -39,7 +39,7 @@ _BINDS_THOUGHTS: Final = replace(_ALWAYS_THINKS, binds_thoughts=True, can_force=
 # Up to the 4.1 family a prompt and max_tokens that together exceed the window are a 400, so less is asked for there.
 _UP_TO_4_1: Final = ModelTraits(32_000, thinks_when_asked=True)
 _BEFORE_EFFORT: Final = replace(_64K, thinks_when_asked=True)
-# Of a model of another maker that speaks Claude's dialect.
+# The traits of a model of another maker that speaks Claude's dialect.
 _UNKNOWN: Final = ModelTraits(8_192)
 
 # By the beginning of a name; the longest one counts.

@@ -26,7 +26,7 @@ class BodyReader:
 
     def __init__(self, limit_bytes: int, in_flight_bytes: int, timeout_s: float) -> None:
         self.limit_bytes = limit_bytes
-        # Those of `in_flight_bytes` that no quota has taken.
+        # The bytes of `in_flight_bytes` that no quota has taken.
         self.left_bytes = in_flight_bytes
         self.timeout_s = timeout_s
 

@@ -36,9 +36,9 @@ from gateway.web.request_body import RequestBody, read_request_body
 
 MESSAGES_PATH: Final = "/v1/messages"
 COUNT_PATH: Final = "/v1/messages/count_tokens"
-# Those of the agents API: all messages, one, and batches.
+# Paths that are the agents API's too: all messages, one, and batches.
 _AGENTS_PATHS: Final = re.compile(rf"{MESSAGES_PATH}/((?!count_tokens$)[^/]*|batches/.*)")
-# Those of OpenAI's API as well.
+# Paths that are OpenAI's API's too.
 _SHARED_PATHS: Final = ("/v1/models", "/v1/files")
 _VERSION: Final = b"anthropic-version"
 _ERRORS: Final = MessagesErrors()

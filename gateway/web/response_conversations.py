@@ -40,7 +40,7 @@ from gateway.run.stored_responses import ResponseOwner
 from gateway.web.body import BodyReader
 
 CONVERSATIONS_PATH: Final = "/v1/conversations"
-# Of one request, as OpenAI has it.
+# The most items that one request may create, as OpenAI has it.
 MAX_CREATED_ITEMS: Final = 20
 # Items that wait for the next response; a request has no more, either. No measurement. In all they have at most as many
 # bytes as a request, in which the next response has them.

@@ -233,7 +233,7 @@ class GatewayResponses:
         """
         groups = await self._group_system(await self.stored.conversation_id(response), owner)
         stored = read_stored_response(response.turn.reply)
-        # Those of an input for a conversation hold for its response alone.
+        # Directions in the input of a conversation's response hold for that response alone.
         has_all_directions = stored is None or stored.full_echo.get("conversation") is None
 
         def render(turn: NamedTurn, before: NamedTurn | None) -> list[Json]:

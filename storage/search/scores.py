@@ -37,7 +37,7 @@ _MIN_SPREAD = 1e-6
 # table on wishes, with 1.5, 1, 0.75 and 0.5: 56, 63.5, 64 and 64.5% are in the prompt, with as many needless notes;
 # friends and projects as before.
 _NEAR_ENOUGH = 1.0
-# Of a memory of so many rows all have a score: to find those that may have one takes longer.
+# The most rows of a memory in which all get a score: to find those that may have one takes longer.
 _FEW_ROWS = 4_096
 # How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
 # the query was ever used: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
@@ -102,7 +102,7 @@ class Scores:
         self._terms: list[NDArray[np.int64]] = []
         self._term_count = 0
         self._asked = 0.0
-        # Of the last call of `best`.
+        # The ranking of the last call of `best`; None: it was not called.
         self._ranking: _Ranking | None = None
 
     def add(self, found: Found) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import Stemmer  # type: ignore[import-not-found, unused-ignore]
 
-# Of the terms that texts have. Whoever changes what terms any text has raises it: what was indexed before is not found
-# by the new terms, so that an index of an earlier version is made again (storage/search/blob.py).
+# The version of the terms that texts have. Whoever changes what terms any text has raises it: what was indexed before
+# is not found by the new terms, so that an index of an earlier version is made again (storage/search/blob.py).
 VERSION = 4
 
 # No word of a language is longer; a stemmer may take the square of a word's length.
@@ -42,7 +42,8 @@ _MARKS = (
     "\u0900-\u0963\u0966-\u0dff\u0e00-\u0e4e\u0e50-\u0ece\u1000-\u1049\u1780-\u17d3\u3099\u309a"
 )
 _WORD = re.compile(rf"[\w{_MARKS}]+(?:['’][\w{_MARKS}]+)*")
-# Of ASCII, as bytes: what no word has becomes a space. Of apostrophes those inside a word stay.
+# A table of ASCII for `bytes.translate`: capitals become small letters, and what no word has becomes a space.
+# Apostrophes stay; `_OUTER` finds those that are not inside a word.
 _ASCII_WORDS = (
     "".join(c.lower() if c.isalnum() or c in "_'" else " " for c in map(chr, range(128))).ljust(256).encode()
 )
@@ -97,7 +98,7 @@ _STEMMERS = (
 # Names and numbers inside a sentence: at its beginning any word has a capital. Words of small letters are found too,
 # since what a hyphen or an apostrophe joins to one is no name. A sign is looked for first: signs are few.
 _NAMED = re.compile(r"\W(?<![.!?…:] )([^\W\d_][\w'’-]{2,}|\d{2,})\b")
-# The same in ASCII where nothing is joined so: small letters are passed over, in half of the time.
+# `_NAMED` for texts in ASCII in which nothing is joined so: small letters are passed over, in half of the time.
 _NAMED_ASCII = re.compile(r"[^\w'-](?<![.!?:] )([A-Z][\w'-]{2,}|\d{2,})\b", re.ASCII)
 _JOINED = re.compile(r"['-][A-Z\d]", re.ASCII)
 

@@ -26,7 +26,7 @@ K = TypeVar("K")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.
 CACHED_AGENTS = 4096
-# Of the piece `agent`.
+# The number of columns of the piece `agent`.
 AGENT_COLUMNS = 11
 
 

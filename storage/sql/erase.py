@@ -536,13 +536,14 @@ _ERASING: dict[str, ErasingPhase] = {
     "released": _release_imported,
     "end": _end_forgetting,
 }
-# Rows with text are emptied a page at a time; whatever holds none is deleted, blocks once their versions are empty.
-# Of what grows with each turn a page is deleted at a time.
+# Tables of rows with text: a page of `_PAGE` is emptied at a time.
 _PAGED = (
     "versions", "passages", "facts", "ops", "snapshots", "run_texts", "exchanges", "conversations", "vectors",
     "run_steps", "runs", "files",
 )  # fmt: skip
+# Tables that grow with each turn: a page of `_DELETED_PAGE` is deleted at a time.
 _DELETED = ("imported", "marks", "terms", "segments")
+# Tables that are deleted at once, blocks when their versions are empty.
 _WHOLE = (
     "block_texts",
     "block_details",

@@ -41,7 +41,7 @@ _SUB_AGENT_MARK: Final = "cc_is_subagent=true"
 _BETA: Final = b"anthropic-beta"
 # Fields without an effect on the reply of a chat completion.
 _NO_EFFECT: Final = ("cache_control", "thinking", "service_tier", "inference_geo")
-# Those that a reply's header names, in this order.
+# The ignored fields that a reply's header names, in this order.
 _NAMED: Final = (*_NO_EFFECT, "context_management")
 _READ: Final = frozenset(
     (

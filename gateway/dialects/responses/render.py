@@ -124,8 +124,7 @@ class ResponsesView(ClientView):
 
     def __init__(self, factory: MakesResponses, *, waits: bool) -> None:
         self._factory = factory
-        # Of the response.
-        self._tag = ""  # of all its ids, once something is sent
+        self._tag = ""  # the part that all ids of the response share, once something is sent
         self._has_id = False
         self._is_stored = False
         self._created_at = factory.created

@@ -16,7 +16,7 @@ from gateway.dialects.responses.members import NOT_READABLE, decode_members
 from gateway.errors import BadRequest
 
 _LONGEST_ID: Final = 256  # characters; ids of OpenAI and of the gateway have fewer than 100
-# Of the message alone, and no part of a request.
+# The fields of an event that are no part of the request in it.
 _ENVELOPE: Final = frozenset(("type", "event_id", "stream_id", "generate"))
 
 
