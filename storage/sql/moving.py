@@ -22,7 +22,7 @@ from storage.sql.agents_api.attached import attach
 from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.blocks import FORGOTTEN_ORIGIN
 from storage.sql.exchanges import add_marks
-from storage.sql.group import Group, bulk_writes, long_reads, reads
+from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_or_make_attached, read_attached
 from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
@@ -135,10 +135,13 @@ class _VersionRow(NamedTuple):
     value: str
 
 
-class Moving(Group):
-    """One store's part in a move: as the source it is read, as the target it is written."""
+async def load_key_numbers(connection: Connection) -> dict[bytes, int]:
+    """Returns the numbers of all gateway keys by the digests of their secrets, and of those before a rotation."""
+    return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
 
-    # -- the source
+
+class MoveSource(Group):
+    """The store that is moved. It is only read."""
 
     @reads
     async def count_unfinished(self, connection: Connection) -> tuple[int, int]:
@@ -172,10 +175,7 @@ class Moving(Group):
         """Returns all gateway keys."""
         return [MovedKey(*row) for row in await connection.rows(SQL["keys"])]
 
-    @reads
-    async def key_numbers(self, connection: Connection) -> dict[bytes, int]:
-        """Returns the numbers of all gateway keys by the digests of their secrets, and of those before a rotation."""
-        return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
+    key_numbers = reads(as_method(load_key_numbers))
 
     @long_reads
     async def usage(self, connection: Connection, after: UsageKey) -> list[UsageRow]:
@@ -219,7 +219,11 @@ class Moving(Group):
         rows = await connection.rows(SQL["readers"], (agent,))
         return MovedLinks(attached, [(Scope(*row[:3]), row[3], row[4]) for row in rows])
 
-    # -- the target
+
+class MoveTarget(Group):
+    """The store into which another one is moved."""
+
+    key_numbers = reads(as_method(load_key_numbers))
 
     @bulk_writes
     async def put_keys(self, connection: Connection, keys: Sequence[MovedKey]) -> None:

@@ -42,7 +42,7 @@ from storage.sql.limits import UsageLimits
 from storage.sql.links import Links
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.memory_pages import MemoryPages
-from storage.sql.moving import Moving
+from storage.sql.moving import MoveSource, MoveTarget
 from storage.sql.overview import Overview
 from storage.sql.passages import Passages
 from storage.sql.readers import Readers
@@ -105,7 +105,8 @@ class Store:
         self.forget_previews = ForgetPreviews(database, rules)
         self.transfer = Transfer(database, self.growth, self.agents, self.forgetting)
         self.imports = Imports(database)
-        self.moving = Moving(database)
+        self.move_source = MoveSource(database)
+        self.move_target = MoveTarget(database)
         self.facts = Facts(database, self.growth)
         self.readers = Readers(database, rules)
         self.overview = Overview(database)

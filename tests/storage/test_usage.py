@@ -51,7 +51,7 @@ async def test_the_counters_of_users_are_the_sums_of_all_rows_whatever_writes_th
         assert await users(store) == ["", "alice", "bob"]
     await store.database.bulk(lambda connection: add_batch(connection, "default", 2, 30, 10))
     moved = [(key._replace(day=3), counters) for key, counters in parts[0].rows]
-    await store.moving.put_usage(moved, {})
+    await store.move_target.put_usage(moved, {})
     assert await users(store) == ["", "alice", "bob"]
     await usage.forget_user("shop", "alice")
     await usage.forget_user("default", "alice")

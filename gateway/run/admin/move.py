@@ -50,7 +50,7 @@ class Move:
         Raises: GatewayError: batches or runs that are not finished would be lost; StoreError.
         """
         await self._prepare()
-        await self.target.moving.put_keys(await self.source.moving.keys())
+        await self.target.move_target.put_keys(await self.source.move_source.keys())
         await self._move_usage()
         await self._move_definitions()
         outcome = await self._move_memories(report)
@@ -62,14 +62,14 @@ class Move:
 
     async def _move_definitions(self) -> None:
         after = 0
-        while definitions := await self.source.moving.definitions(after):
+        while definitions := await self.source.move_source.definitions(after):
             for definition in definitions:
-                await self.target.moving.put_definition(definition)
+                await self.target.move_target.put_definition(definition)
             after = definitions[-1].id
 
     async def _move_memories(self, report: Callable[[MoveOutcome, int], None]) -> MoveOutcome:
-        outcome, count, after = MoveOutcome(), await self.source.moving.count(), 0
-        while memories := await self.source.moving.memories(after):
+        outcome, count, after = MoveOutcome(), await self.source.move_source.count(), 0
+        while memories := await self.source.move_source.memories(after):
             for agent in memories:
                 await self._move_memory(agent, outcome)
                 report(outcome, count)
@@ -79,7 +79,7 @@ class Move:
     async def _name_forgotten(self, outcome: MoveOutcome) -> None:
         """Names the memories in the target that were moved from this source, and were forgotten here since."""
         source, after = await self.source.secrets.database_id(), 0
-        while memories := await self.target.moving.memories_from(source, after):
+        while memories := await self.target.move_target.memories_from(source, after):
             for agent in memories:
                 if await self.source.agents.find(agent.scope) is None:
                     outcome.refused.append(
@@ -90,9 +90,9 @@ class Move:
     async def _move_blocks(self, outcome: MoveOutcome) -> None:
         """Moves the blocks that no memory owns. Names those that were changed here since they were moved."""
         after = 0
-        while blocks := await self.source.moving.blocks(after):
+        while blocks := await self.source.move_source.blocks(after):
             for _, block in blocks:
-                if not await self.target.moving.put_block(block):
+                if not await self.target.move_target.put_block(block):
                     outcome.refused.append(
                         f"block {block.label!r} of {block.uid} in project {block.project!r}: it was changed after it "
                         "was moved; change it in the new database, too"
@@ -101,15 +101,15 @@ class Move:
 
     async def _move_links(self) -> None:
         after = 0
-        while memories := await self.source.moving.memories(after):
+        while memories := await self.source.move_source.memories(after):
             for agent in memories:
-                links = await self.source.moving.links(agent.id)
-                await self.target.moving.put_links(agent.scope, agent.created, links)
+                links = await self.source.move_source.links(agent.id)
+                await self.target.move_target.put_links(agent.scope, agent.created, links)
             after = memories[-1].id
 
     async def _move_usage(self) -> None:
         """Moves limits and usage. The keys were moved before, and have other numbers in the target."""
-        source, target = self.source.moving, self.target.moving
+        source, target = self.source.move_source, self.target.move_target
         ids = await target.key_numbers()
         keys = {id: ids[digest] for digest, id in (await source.key_numbers()).items() if digest in ids}
         await target.put_limits(await self.source.limits.list(), keys)
@@ -120,7 +120,7 @@ class Move:
 
     async def _prepare(self) -> None:
         """Completes the forgetting that was interrupted. Raises: GatewayError: batches or runs are not finished."""
-        batches, runs = await self.source.moving.count_unfinished()
+        batches, runs = await self.source.move_source.count_unfinished()
         if batches or runs:
             raise GatewayError(
                 f"{batches} batches and {runs} runs of agents go on; they would be lost. Have the gateway finish them, "
@@ -135,8 +135,8 @@ class Move:
         """Moves one memory, and counts it."""
         copy = await self.target.agents.find(agent.scope)
         if copy is not None and copy.uid == agent.uid:
-            moving = self.source.moving
-            if await self.target.moving.moved_digest(copy.id) == await moving.state_digest(agent.id):
+            source, target = self.source.move_source, self.target.move_target
+            if await target.moved_digest(copy.id) == await source.state_digest(agent.id):
                 outcome.already_there += 1
             else:
                 outcome.refused.append(
@@ -155,7 +155,7 @@ class Move:
         source = TransferOperations(self.source)
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
         # Before anything is read: what changes meanwhile may be missing from the copy.
-        state_digest = await self.source.moving.state_digest(agent.id)
+        state_digest = await self.source.move_source.state_digest(agent.id)
         read: ExportPosition | None = None
         written: ImportPosition | None = None
         while True:
@@ -181,7 +181,7 @@ class Move:
             await self.target.forgetting.pause(unfinished.id, agent.paused)
         if state_digest is not None:
             source = await self.source.secrets.database_id()
-            await self.target.moving.mark_moved(unfinished.id, state_digest, source)
+            await self.target.move_target.mark_moved(unfinished.id, state_digest, source)
 
 
 def _name(agent: Agent) -> str:
