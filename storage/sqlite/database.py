@@ -1,7 +1,6 @@
 """A SQLite file as the store's `Database`: its two ways to read over the readers, its three to write over the writer.
 
-SQLite never waits, so an operation is driven without an event loop: in the loop's own thread for short reads, in the
-reader's thread for long ones, in the writer's thread for writes.
+Short reads run in the event loop's own thread, long ones in the reader's thread, writes in the writer's thread.
 """
 
 from __future__ import annotations
@@ -10,158 +9,25 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from storage.database import Changes, Operation, Row, Statement, StoreHealth, read_limit_ms
-from storage.errors import Broken, StatementFailed, Unavailable
+from storage.database import Changes, Operation, Row, StoreHealth, read_limit_ms
+from storage.errors import Broken, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
 from storage.sqlite.connection import DatabaseFile, map_sqlite_errors, open_writer, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
-from storage.sqlite.padding import padding_of, size_of
+from storage.sqlite.operations import run_read, run_write
 from storage.sqlite.reader import Reader, ThreadReader
 from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
-from storage.text import replace_unstorable
 
 T = TypeVar("T")
-
-
-def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that never suspends, to its end. Raises: RuntimeError: it suspends after all."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    coroutine.close()
-    raise RuntimeError(f"{coroutine!r} waited: an operation may await nothing but its connection")
-
-
-def _bind_values(statement: str, values: Sequence[object]) -> Sequence[object]:
-    """Returns the values with those that SQLite is given besides, for lists and for rows with room."""
-    if not isinstance(statement, Statement):
-        return values
-    if not statement.sized_columns:
-        return statement.spread(values)
-    # The row's size, or the room and padding of a new row (storage/sqlite/padding.py).
-    columns = values[: statement.sized_columns]
-    return (*values, *(padding_of(columns) if statement.is_padded else (size_of(columns),)))
-
-
-def _execute(raw: sqlite3.Connection, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
-    try:
-        return raw.execute(statement, _bind_values(statement, values))
-    except UnicodeEncodeError:  # half a surrogate pair, before anything was done
-        return raw.execute(statement, _bind_values(statement, replace_unstorable(values)))
-
-
-class SqliteConnection:
-    """A connection of the sqlite3 module as the store's operations use one."""
-
-    __slots__ = ("_raw",)
-
-    def __init__(self, raw: sqlite3.Connection) -> None:
-        self._raw = raw
-
-    def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
-        return _execute(self._raw, statement, values)
-
-    async def rows(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
-        return self._execute(statement, values).fetchall()
-
-    async def row(self, statement: str, values: Sequence[object] = ()) -> Row | None:
-        # The cursor ends with this line: a statement left open would keep its snapshot, and the log with it.
-        row: Row | None = self._execute(statement, values).fetchone()
-        return row
-
-    async def value(self, statement: str, values: Sequence[object] = ()) -> Any:
-        row = self._execute(statement, values).fetchone()
-        return None if row is None else row[0]
-
-    async def run(self, statement: str, values: Sequence[object] = ()) -> int:
-        return self._execute(statement, values).rowcount
-
-    single = row  # SQLite has no round trip to save
-
-    async def insert(
-        self, statement: str, values: Sequence[object], *, is_only_statement: bool
-    ) -> Row | None:
-        raise StatementFailed("a connection that reads adds no row")
-
-    # One writer has the file, so no row needs a lock.
-
-    async def lock(self, agent: int) -> None:
-        pass
-
-    async def lock_sharers(self, *agents: int) -> None:
-        pass
-
-    async def lock_profile_blocks(self, agent: int) -> None:
-        pass
-
-    async def lock_seers(self, block: int) -> None:
-        pass
-
-
-class WritingConnection(SqliteConnection):
-    """The writer's connection, which begins a transaction before its first statement.
-
-    It begins none if one is open, or if the statement is the whole transaction: then SQLite needs no journal to undo
-    the statement alone, and the thread gives the interpreter's lock away less often.
-    """
-
-    __slots__ = ("_is_begun", "_watch")
-
-    def __init__(self, raw: sqlite3.Connection, watch: Watch) -> None:
-        super().__init__(raw)
-        self._watch = watch
-        self._is_begun = raw.in_transaction
-
-    def _begin(self) -> None:
-        if not self._is_begun:
-            self._raw.execute("BEGIN IMMEDIATE")
-            self._is_begun = True
-
-    def _execute(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
-        self._begin()
-        return _execute(self._raw, statement, values)
-
-    async def insert(
-        self, statement: str, values: Sequence[object], *, is_only_statement: bool
-    ) -> Row | None:
-        if not is_only_statement:
-            self._begin()
-        watch = self._watch
-        watch.row = None
-        try:
-            id = _execute(self._raw, statement, values).lastrowid
-        except sqlite3.IntegrityError:
-            # Refused before `report_row`: the statement's way to add no row. What fails after it is an error.
-            if watch.row is not None:
-                raise
-        return None if watch.row is None else (id, *watch.row)
-
-    def check_transaction(self) -> None:
-        """Raises: StatementFailed: its transaction has ended, by an error that was swallowed or by a statement."""
-        if self._is_begun and not self._raw.in_transaction:
-            raise StatementFailed("a write ended its transaction")
-
-
-def _run_read(operation: Operation[T], raw: sqlite3.Connection) -> T:
-    return drive(operation(SqliteConnection(raw)))
-
-
-def _run_write(operation: Operation[T], watch: Watch, raw: sqlite3.Connection) -> T:
-    connection = WritingConnection(raw, watch)
-    result = drive(operation(connection))
-    connection.check_transaction()
-    return result
 
 
 # A full disk has less than this left, and rarely is full to the last page. Not 64 KiB: a single turn may be larger.
@@ -260,12 +126,12 @@ class SqliteDatabase:
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check_readable()
-        return self.reader.run(partial(_run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get())
+        return self.reader.run(partial(run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get())
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check_readable()
         return await self.long_reader.run(
-            partial(_run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get()
+            partial(run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get()
         )
 
     def write(
@@ -273,7 +139,7 @@ class SqliteDatabase:
     ) -> asyncio.Future[T]:
         # No network can lose the answer to a commit, so none is repeated.
         return self.writer.submit(
-            partial(_run_write, operation, self._watch), size_bytes=size_bytes, begins_own_transaction=True
+            partial(run_write, operation, self._watch), size_bytes=size_bytes, begins_own_transaction=True
         )
 
     def write_one(
@@ -283,7 +149,7 @@ class SqliteDatabase:
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
         return self.writer.submit(
-            partial(_run_write, operation, self._watch), size_bytes=size_bytes, is_bulk=True
+            partial(run_write, operation, self._watch), size_bytes=size_bytes, is_bulk=True
         )
 
     async def sweep(self, wait_ms: int) -> bool:

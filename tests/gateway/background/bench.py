@@ -10,7 +10,7 @@ from storage.records import Agent, Scope
 from storage.sql.agents import create_agent
 from storage.sql.jobs import Jobs
 from storage.sql.store import Store
-from storage.sqlite.database import drive
+from storage.sqlite.operations import drive
 from tests.patience import PATIENCE_S
 
 LIMITS = WorkerLimits(concurrency=3, lease_s=60, heartbeat_s=20, tries=3, backoff_first_s=10)

@@ -16,7 +16,7 @@ from storage.errors import Broken, Full, Stale
 from storage.records import Agent, Job, JobState
 from storage.sql.jobs import forget_jobs
 from storage.sql.passages import insert_passage
-from storage.sqlite.database import drive
+from storage.sqlite.operations import drive
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate
 from tests.gateway.background.bench import LIMITS, Bench, Time

@@ -24,7 +24,7 @@ from storage.errors import Corrupt
 from storage.records import Scope
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
-from storage.sqlite.database import drive
+from storage.sqlite.operations import drive
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import may_not_grow
 from tests.doubles.upstream import Call, Gate, StrictUpstream, call_tools, say

@@ -13,7 +13,7 @@ import pytest
 from storage.database import Connection, Database
 from storage.errors import Full, StatementFailed, WriteConflict
 from storage.sql.store import Store
-from storage.sqlite.database import drive
+from storage.sqlite.operations import drive
 from tests.patience import PATIENCE_S
 from tests.storage.conftest import OpenStore
 

@@ -11,7 +11,7 @@ import pytest
 from storage.database import Connection
 from storage.errors import Full
 from storage.sql.store import Store
-from storage.sqlite.database import drive
+from storage.sqlite.operations import drive
 from tests.patience import PATIENCE_S
 
 
