@@ -676,7 +676,7 @@ def test_nothing_is_learned_while_a_memory_is_paused(learner: Learner) -> None:
     learner.teaches(fact("Has a cat."))
     world.chat(user="alice").say("I have a cat.")
     agent = memory_of(world)
-    pause, unlearned = world.store.forgetting.pause, world.store.readers.unlearned
+    pause, unlearned = world.store.forgetting.pause, world.store.readers.list_unlearned
     world.gateway.call(pause(agent.id, world.clock()))
     assert world.gateway.call(unlearned(9)) == []
     learner.rest()
