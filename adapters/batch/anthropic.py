@@ -86,7 +86,7 @@ class AnthropicBatches(SdkBatches):
         # The newest version refuses temperature and the other fields of SAMPLING, the one before it takes them.
         is_sampled = has_binding = False
         for line in lines:
-            is_sampled = is_sampled or any(name in line for name in _SAMPLED)
+            is_sampled = is_sampled or _is_sampled(line)
             has_binding = has_binding or _BINDING in line
         lines.seek(0)
         version = SAMPLING_VERSION if is_sampled else DEFAULT_VERSION
@@ -171,6 +171,13 @@ async def _join_lines(lines: BinaryIO) -> AsyncIterator[bytes]:
             yield b"".join(held)
             held, size = [], 0
     yield b"".join((*held, b"]}"))
+
+
+def _is_sampled(line: bytes) -> bool:
+    """Returns whether a line has a field of SAMPLING, which arguments of its tools may be named like."""
+    return any(name in line for name in _SAMPLED) and any(
+        key in orjson.loads(line)["params"] for key in SAMPLING
+    )
 
 
 def _read_state(batch: MessageBatch) -> PartState:

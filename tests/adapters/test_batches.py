@@ -17,6 +17,7 @@ import orjson
 import pytest
 from starlette.responses import HTMLResponse
 
+from adapters.anthropic import DEFAULT_VERSION
 from adapters.base import BatchPart, BatchProvider, PartResult
 from adapters.batch import result_lines
 from adapters.batch.anthropic import AnthropicBatches
@@ -412,6 +413,16 @@ async def test_temperature_goes_with_the_version_that_takes_it() -> None:
         line = bench.provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "temperature": 0.5}))
         await bench.provider.submit(part(1), io.BytesIO(line))
         assert bench.batches.batches[0].requests["a-1"]["temperature"] == 0.5
+
+
+async def test_an_argument_of_a_tool_that_is_called_temperature_asks_for_no_older_version() -> None:
+    parameters = {"type": "object", "properties": {"temperature": {"type": "number"}}}
+    tools = [{"type": "function", "function": {"name": "heat", "parameters": parameters}}]
+    async with bench_of("anthropic") as bench:
+        line = bench.provider.line("a-1", orjson.dumps({**json.loads(body_of("a-1")), "tools": tools}))
+        await bench.provider.submit(part(1), io.BytesIO(line))
+        assert isinstance(bench.batches, AnthropicBatchServer)
+        assert bench.batches.versions == [DEFAULT_VERSION]
 
 
 @pytest.mark.parametrize("kind", REMOTE)

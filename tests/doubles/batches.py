@@ -433,6 +433,8 @@ class AnthropicBatchServer(BatchServer):
     def __init__(self, answer: Answers = ok, *, held: bool = False) -> None:
         super().__init__(answer, held=held)
         self.deleted: list[str] = []
+        # The version of the API for which each batch asked.
+        self.versions: list[str] = []
 
     def routes(self) -> list[Route]:
         one = "/v1/messages/batches/{id}"
@@ -466,6 +468,7 @@ class AnthropicBatchServer(BatchServer):
         body = await request.json()
         if body.keys() != {"requests"}:
             raise Refusal("requests: the only field")
+        self.versions.append(request.headers["anthropic-version"])
         batch = self.make(self._requests(request, body["requests"]))
         return self.created(self._shown(batch))
 
