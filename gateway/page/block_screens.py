@@ -86,8 +86,9 @@ class _BlockScreens(Struct, frozen=True):
         name = await self.views.name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page)
-        undos = {} if access.is_person else await self.views.undos(access.project, access.uid)
-        undo = undos.get(page.block.label)
+        undo, label = None, page.block.label
+        if access.may("correct") and not access.is_person:
+            undo = (await self.views.undos(access.project, access.uid, label)).get(label)
         if undo is not None:
             undo = replace(undo, parts=shortened_diff(undo.parts))
         context = {"changes": changes, "undo": undo, "is_compared": False, "conflict": None, **more}

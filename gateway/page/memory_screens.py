@@ -89,10 +89,12 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             runs = await operations.runs.newest(await views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
         openings = await views.openings(access.project, access.uid, [each.id for each in page.conversations])
-        undos = {
-            label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
-            for label, undo in (await views.undos(access.project, access.uid)).items()
-        }
+        undos = {}
+        if access.may("correct") and not request.is_twin:
+            undos = {
+                label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
+                for label, undo in (await views.undos(access.project, access.uid)).items()
+            }
         return access.view(page, "memory.html", page.memory.name, openings=openings, undos=undos)
 
     async def search(request: ScreenRequest, query: SearchQuery) -> View:

@@ -137,7 +137,7 @@ class MemoryForgetting:
         memory = await self._views.find(project, uid)
         target = await self._find_target(memory, kind, value)
         stays = (await self._read_details(memory, kind, target, value)).stays
-        search = page_path("m", uid, "search")
+        search = page_path("m", uid, "search") + "?q="
         return next((each.href for each in stays if (each.href or "").startswith(search)), None)
 
     async def forget(
@@ -212,7 +212,7 @@ class MemoryForgetting:
         stays = [*details.stays]
         if remade:
             versions = f"{remade} later version{'' if remade == 1 else 's'}"
-            stays.insert(0, RemainingRecord(f"{versions} of the same text, without what came from it."))
+            stays.insert(0, RemainingRecord(f"{versions}, without what came from this."))
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
         if kind != "all":
             command.append(shell_word(f"--{_PARTS[kind]}={value}"))

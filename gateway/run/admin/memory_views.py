@@ -301,12 +301,17 @@ class MemoryViews(Struct, frozen=True):
             await self._diff(shown.block.id, from_, to),
         )
 
-    async def undos(self, project: str | None, uid: str) -> dict[str, BlockDiff]:
-        """Returns what an undo would change, by the labels of the blocks that have a change left to undo."""
+    async def undos(self, project: str | None, uid: str, label: str | None = None) -> dict[str, BlockDiff]:
+        """Returns what an undo would change, by the labels of the blocks that have a change left to undo.
+
+        label: of the only block that matters; None: all do.
+        """
         memory = await self.find(project, uid)
         found = dict[str, BlockDiff]()
         for shown in await self.store.memory_pages.blocks(memory.id):
             block = shown.block
+            if label not in (None, block.label):
+                continue
             if (before := await self.store.blocks.find_undone(block.id, block.version)) is not None:
                 parts = await asyncio.to_thread(diff_words, block.value, before[1])
                 found[block.label] = BlockDiff(block.version, before[0], parts)

@@ -133,9 +133,8 @@ class RequestOperations(Struct, frozen=True):
         if log is None or logged is None or await self._find_forgotten(log, [logged]):
             raise UnknownId(unknown, param="id")
         if logged.has_recall_record:
-            # A recall that was stored and is not found was forgotten, or is too old.
-            if log.is_before_forgetting(logged) and logged.at >= self._since:
-                unknown = "The reply to this request was forgotten, and with it what was recalled for it."
+            if logged.at >= self._since:
+                unknown = "What was recalled is not there any more: the reply was forgotten, made again or not stored."
             raise UnknownId(unknown, param="id")
         paused = await self._find_pause(logged)
         return _explain_logged(logged, await self._find_conversation(logged), paused)
@@ -388,7 +387,7 @@ def _explain_logged(each: LoggedRequest, conversation: str | None, paused: float
     sentence = _NOTHING_RECALLED[why]
     if paused is not None:
         day = datetime.fromtimestamp(paused, UTC)
-        sentence = f"Nothing was recalled: memory is paused since {day:%-d %b %Y, %H:%M}."
+        sentence = f"Nothing was recalled: memory has been paused since {day:%-d %b %Y, %H:%M} UTC."
     elif each.mode == "read":
         sentence = "Sources are not noted of a request that only reads memory."
     elif why == "nothing_found" and each.status is not None and each.status >= 400:

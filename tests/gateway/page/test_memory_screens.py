@@ -384,7 +384,7 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     for path in (memory, block):
         text = page(operator, path)
         assert "The last change was a forgetting, which stays." in text
-        assert "Undo takes back the one before it to version 2<" in text
+        assert "Undo takes back the change before it, and goes back to version 2<" in text
         assert "<del>Bergen.</del><ins>Oslo.</ins>" in text.partition("to version 2<")[2]
     version = operator.twin(block)["block"]["version"]
     assert operator.twin(f"{block}/undo", {"version": version})["value"] == "Lives in Oslo."
@@ -877,7 +877,7 @@ def test_a_preview_tells_versions_that_go_from_those_that_stay_without_it(operat
     operator.twin(block, {"value": "Lives in Bergen.\nNo penicillin.", "version": 3})
     operator.twin(block, {"value": "Lives in Bergen.\nNo penicillin.\nHas a cat.", "version": 4})
     for target, goes, stays in (
-        ("exchange=1", 1, ["2 later versions of the same text, without what came from it."]),
+        ("exchange=1", 1, ["2 later versions, without what came from this."]),
         (f"fact={seq}", 3, []),
     ):
         preview = operator.twin(f"m/{agent.uid}/forget?{target}")

@@ -102,7 +102,7 @@ def test_a_listed_request_whose_reply_was_forgotten_says_so(operator: Operator) 
     operator.twin(f"m/{found['memory']}/forget?exchange={found['exchange']}", {})
     assert id in [each["id"] for each in operator.twin("requests")["items"]]
     reply = operator.get(f"r/{id}")
-    assert (reply.status, b"The reply to this request was forgotten" in reply.body) == (404, True)
+    assert (reply.status, b"the reply was forgotten" in reply.body) == (404, True)
     assert b"There is no such request" in operator.get("r/nothing").body
 
 
@@ -116,7 +116,7 @@ def test_a_request_of_a_paused_memory_says_that_it_is_paused(operator: Operator)
         assert world.gateway.post(body, mode).status == 200
         last = operator.twin("requests")["items"][0]["id"]
         sentence = operator.twin(f"r/{last}")["sentence"]
-        assert ("memory is paused since" in sentence) == is_paused, sentence
+        assert ("memory has been paused since" in sentence) == is_paused, sentence
 
 
 def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
