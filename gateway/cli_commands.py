@@ -351,10 +351,10 @@ class Commands:
 
     def add_limit(self, arguments: _Arguments) -> None:
         """Adds a limit and prints it. It says so where nothing else names the project, which may be misspelt."""
+        named = {each["project"] for each in self.perform("keys-list", {})}
         made = self.perform("limits-add", arguments)
         printed.show_record(printed.LIMITS, made)
         project = made["project"]
-        named = {each["project"] for each in self.perform("keys-list", {})}
         if project not in ("default", *self.settings.projects, *named):
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 

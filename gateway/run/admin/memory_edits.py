@@ -124,6 +124,8 @@ class MemoryEdits(Struct, frozen=True):
         text = _fact_text(text)
         if text == old.text:
             raise BadRequest("The text is the same as before.", param="text")
+        # Back to what the corrected one had replaced.
+        is_undo = any(each.text == text for each in await self.store.facts.list_replaced(agent.id, old.id))
         try:
             new = await self.store.facts.correct(
                 agent, seq, text, fact_key(text) or text, editor.origin, self.now()
@@ -132,8 +134,6 @@ class MemoryEdits(Struct, frozen=True):
             raise _unknown_fact() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
-        # Back to what the corrected one had replaced.
-        is_undo = any(each.text == text for each in await self.store.facts.list_replaced(agent.id, old.id))
         await self._audit(editor, "undo" if is_undo else "correct", uid, f"fact {seq} as {new.seq}")
         return new
 
