@@ -9,8 +9,8 @@ What a mask covers is decided here for all who mask, of which only the first two
     run/usage/meter.py           the model's name of the counters of usage, which are stored
     core/usage/gen_ai.py         the model's name in metrics and spans
 
-So a new kind of thing that only logs shall not show does not belong here: it would rename what is stored. What a person
-said is in no log at all. Words that are forgotten or secret are another matter (`storage/sql/erase.py`,
+Whatever is masked here is renamed in what is stored as well, so what only logs have to mask does not belong here. What
+a person said is in no log at all. Words that are forgotten or secret are another matter (`storage/sql/erase.py`,
 `core/memory/secret_texts.py`), and so are the secrets of an MCP server in its own errors (`agents/tools/mcp.py`).
 """
 

@@ -72,7 +72,7 @@ async def cost_us(accounting: Accounting, readers: int, runs: int) -> float:
     """Returns microseconds of this thread for a request. readers: 0: a receipt alone; 1: the meter; 2: limits too."""
     receipts = Receipts(None)
     if readers:
-        receipts.readers.append(accounting.meter.count if readers == 1 else accounting.count)
+        receipts.when_handed_on(accounting.meter.count if readers == 1 else accounting.count)
     planned = PlannedCall(CHAT, 10, Target("up", "m"))
     found = []
     for _ in range(runs):

@@ -371,7 +371,7 @@ SELECT {skeleton} FROM exchanges p WHERE p.conversation = ? AND +p.agent = ? AND
 
 -- name: pool_conversation
 -- Reads the exchanges of one conversation, the newest if there are very many. ?4: how far up from the deepest one, ?5:
--- or from which depth on; ?6: up to this depth; first exchanges always. ?7: 1: with all contents. (`+`: looked up by
+-- or from which depth on; ?6: below this depth; first exchanges always. ?7: 1: with all contents. (`+`: looked up by
 -- conversation, not by agent. SQLite reads the rows in this order off the index, so that nothing is sorted.)
 WITH part(deepest, newest) AS (
     SELECT depth, id FROM exchanges WHERE conversation = ?1 AND +agent = ?2 ORDER BY depth DESC, id DESC LIMIT 1

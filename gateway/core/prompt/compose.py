@@ -460,8 +460,7 @@ def _with_calls_and_results(sent: Sequence[_SentMessage]) -> list[_SentMessage]:
     A stored call without a result gets one, which is found there again with the next request. A result that comes
     after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
     """
-    messages = [each.content.message for each in sent]
-    if not any("tool_calls" in message or "tool_call_id" in message for message in messages):
+    if not any(each.role == "tool" or "tool_calls" in each.content.message for each in sent):
         return [*sent]  # as nearly always, and a history may have thousands
     calls: dict[str, Any] = {}
     starts = [i for i, each in enumerate(sent) if each.role == "assistant"]

@@ -209,9 +209,8 @@ class _Shown:
             if line.startswith(chosen):
                 rest = line[len(chosen) :].lower()
                 more = [key for key in query_keys(self._query) if key in rest and key not in chosen]
-                if (
-                    more
-                ):  # only then: to lower a line takes time, and most have the words as the query has them
+                # Only then: to lower a line takes time, and most have the words as the query has them.
+                if more:
                     chosen = chosen.lower()
                     more = [key for key in more if key not in chosen]
                 if not more:

@@ -26,7 +26,8 @@ MEASURED: Final = ("tokens", "cost")
 STORED_PERIODS: Final = ("day", "month")
 
 
-# How much a request uses, or may use, in the columns of `_column_of`. Each request makes two, hence a plain tuple.
+# How much a request uses, or may use: as let in, as answered, in tokens, in cost, and at a time. `_column_of` finds the
+# place of a limit, by the order of UNITS from the second on. Each request makes two, hence a plain tuple.
 Amounts = tuple[int, int, int, int, int]
 
 

@@ -145,6 +145,7 @@ class MemoryKeeper:
         self.store.agents.cache(committed.agent)
         plan = replace(context.plan, conversation=committed.conversation)
         change = write.change
+        # No other exchange was written since the tree was read, and writing this one has changed none.
         is_as_read = committed.seq == context.snapshot.next_seq and change is not None and change.is_alone
         return replace(
             context,
