@@ -35,8 +35,9 @@ from storage.records import Scope
 
 # What the gateway puts among the headers for a key that is bound to a user. No client can send a name with a colon.
 BOUND_USER: Final = b"mnemogate:user"
-# The field of `metadata` with the name that a program gives its own device or account, in the place of a user's.
-INSTALLATION: Final = "installation_id"
+# The field of `metadata` in which a dialect notes the name that a program gives its own device or account, in the place
+# of a user's. No client has a field of this name by chance, and one that writes it reaches no other memory.
+INSTALLATION: Final = "mnemogate:installation"
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
