@@ -45,6 +45,16 @@ class _Versions(NamedTuple):
     remade: int = 0
 
 
+class PreviewedCounts(NamedTuple):
+    """How much a target takes, and what a preview names besides."""
+
+    counts: ForgetCounts
+    # The number and the text of the newest facts that are erased with messages.
+    facts: Sequence[tuple[int, str]] = ()
+    # How many versions of blocks stay without what came from the target.
+    remade: int = 0
+
+
 class _Target(NamedTuple):
     """The parameters by which statements find what a target takes."""
 
@@ -64,17 +74,16 @@ class ForgetPreviews(Group):
     @long_reads
     async def counts(
         self, connection: Connection, agent: int, target: ForgetTarget, messages: int
-    ) -> tuple[ForgetCounts, list[tuple[int, str]], int]:
-        """Returns how much a target takes, the newest facts that are erased with messages as (number, text), and how
-        many versions of blocks stay without what came from it.
+    ) -> PreviewedCounts:
+        """Returns how much a target takes.
 
         messages: how many it has, as `Forgetting.extent` returns; those of a whole memory are counted here.
         """
         if target.is_all:
-            return await self._count_whole(connection, agent), [], 0
+            return PreviewedCounts(await self._count_whole(connection, agent))
         if target.facts or target.passages:
             found, remade = await self._count_named(connection, agent, target)
-            return found, [], remade
+            return PreviewedCounts(found, remade=remade)
         erased = await self._find_erased(connection, agent, target)
         beginnings = [
             _Beginning(*row)
@@ -91,7 +100,7 @@ class ForgetPreviews(Group):
             await self._count_summaries(connection, agent, beginnings),
             await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
-        return counts, [(seq, text) for seq, text in named], versions.remade
+        return PreviewedCounts(counts, [(seq, text) for seq, text in named], versions.remade)
 
     async def _count_versions(
         self, connection: Connection, agent: int, statement: str, values: Sequence[object]

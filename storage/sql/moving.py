@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec import Struct
 
-from storage.database import Connection, Row
+from storage.database import Connection
 from storage.errors import WriteConflict
 from storage.listing import DefinitionDraft
 from storage.records import Agent, DefinitionKind, Scope
@@ -23,6 +23,7 @@ from storage.sql.agents_api.definitions import add_definition, find_definition
 from storage.sql.blocks import FORGOTTEN_ORIGIN
 from storage.sql.exchanges import add_marks
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads
+from storage.sql.rebuild import BlockVersion, load_versions
 from storage.sql.statements import load
 from storage.sql.transfer_definitions import find_or_make_attached, read_attached
 from storage.usage_records import ROWS_AT_ONCE, UsageKey, UsageLimit, UsageRow
@@ -121,20 +122,6 @@ class MovedLinks(Struct, frozen=True):
     readers: Sequence[tuple[Scope, int, float]]
 
 
-class _VersionRow(NamedTuple):
-    """A value that a block had, as the statement `versions` reads it."""
-
-    version: int
-    restores: int | None
-    at: float
-    origin: str
-    # The row of the exchange in which it was written.
-    exchange: int | None
-    # The rows of the exchanges that it came from, as JSON.
-    sources: bytes
-    value: str
-
-
 async def load_key_numbers(connection: Connection) -> dict[bytes, int]:
     """Returns the numbers of all gateway keys by the digests of their secrets, and of those before a rotation."""
     return {bytes(digest): id for id, digest in await connection.rows(SQL["key_numbers"])}
@@ -206,7 +193,7 @@ class MoveSource(Group):
                 details=orjson.loads(body or b"{}"),
                 versions=[
                     await _moved_version(connection, version)
-                    for version in await connection.rows(SQL["versions"], (id,))
+                    for version in await load_versions(connection, id)
                 ],
             )
             found.append((id, block))
@@ -301,10 +288,9 @@ class MoveTarget(Group):
         """
         present_id = await connection.value(SQL["block_named"], (block.uid,))
         if present_id is not None:
-            rows = await connection.rows(SQL["versions"], (present_id,))
             moved = {
-                row.version: None if row.origin == FORGOTTEN_ORIGIN else row.value
-                for row in map(_VersionRow._make, rows)
+                each.number: None if each.origin == FORGOTTEN_ORIGIN else each.value
+                for each in await load_versions(connection, present_id)
             }
             return all(
                 each.version in moved and moved[each.version] in (None, each.value) for each in block.versions
@@ -345,13 +331,14 @@ class MoveTarget(Group):
                 await connection.run(SQL["reader_put"], (agent.id, found, seq, at))
 
 
-async def _moved_version(connection: Connection, row: Row) -> MovedVersion:
-    """Returns a version as it is moved. row: as the statement `versions` reads it."""
-    read = _VersionRow._make(row)
-    found = [await _address(connection, id) for id in orjson.loads(read.sources)]
+async def _moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
+    """Returns a version as it is moved."""
+    found = [await _address(connection, id) for id in orjson.loads(version.sources)]
     addresses = [each for each in found if each is not None]
-    address = None if read.exchange is None else await _address(connection, read.exchange)
-    return MovedVersion(read.version, read.restores, read.at, read.origin, address, addresses, read.value)
+    address = None if version.exchange is None else await _address(connection, version.exchange)
+    return MovedVersion(
+        version.number, version.restores, version.at, version.origin, address, addresses, version.value
+    )
 
 
 async def _add_version(connection: Connection, block: int, added: MovedVersion) -> None:

@@ -74,10 +74,6 @@ SELECT b.id, b.project, b.profile, b.label, b.description, b.lim, b.read_only, b
 FROM blocks b LEFT JOIN definitions d ON d.uid = b.uid AND d.kind = 'block' LEFT JOIN definition_texts t ON t.id = d.current
 WHERE b.agent IS NULL AND b.id > ? ORDER BY b.id LIMIT ?
 
--- name: versions
--- Reads the values that a block ever had.
-SELECT version, restores, at, origin, exchange, sources, value FROM block_history WHERE block = ? ORDER BY version
-
 -- name: exchange_place
 -- Returns the agent of an exchange, and its number.
 SELECT a.project, a.profile, a.subject, e.seq FROM exchanges e JOIN agents a ON a.id = e.agent WHERE e.id = ?

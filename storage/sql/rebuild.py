@@ -36,15 +36,17 @@ def origins_of(exchange: int | None, sources: bytes) -> set[int]:
     return {*orjson.loads(sources), *([] if exchange is None else [exchange])}
 
 
-class _Version(Struct, frozen=True):
-    """A version of a block, as `block_versions` reads it."""
+class BlockVersion(Struct, frozen=True):
+    """A value that a block had."""
 
     number: int
     # The number of the version that an undo, or a forgetting, brought back.
     restores: int | None
     at: float
     origin: str
+    # The row of the exchange in which it was written.
     exchange: int | None
+    # The rows of the exchanges that it came from, as JSON.
     sources: bytes
     value: str
 
@@ -56,6 +58,11 @@ class _Version(Struct, frozen=True):
     def repeats(self) -> bool:
         """Returns whether an earlier forgetting wrote it, to show what was left of the version before."""
         return self.origin == FORGET_ORIGIN and self.restores is not None
+
+
+async def load_versions(connection: Connection, block: int) -> list[BlockVersion]:
+    """Returns the values that a block ever had, oldest first."""
+    return [BlockVersion(*row) for row in await connection.rows(SQL["block_versions"], (block,))]
 
 
 async def rebuild_block(
@@ -77,7 +84,7 @@ async def rebuild_block(
     Returns whether there was any of it.
     """
     await connection.rows(SQL["block_lock"], (block,))
-    versions = [_Version(*row) for row in await connection.rows(SQL["block_versions"], (block,))]
+    versions = await load_versions(connection, block)
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
     clean, later = await _erase_edits_and_divide(connection, versions, turnless, texts)
     if not later:
@@ -92,7 +99,7 @@ async def rebuild_block(
         await connection.run(SQL["op_erase"], (op.exchange, op.call_id, _NO_ARGUMENTS))
     # The versions that stay: in their rows, or once a row has no room for its value, as versions that follow.
     staying = [(version, version.value) for version in clean]
-    following = list[tuple[_Version, str]]()
+    following = list[tuple[BlockVersion, str]]()
     for (version, revised), value in zip(later, values, strict=True):
         is_dropped = revised.is_erased or version.repeats
         sources = None if is_dropped or following else _padded_sources(version, value)
@@ -111,8 +118,8 @@ async def rebuild_block(
 async def _write_following(
     connection: Connection,
     block: Block,
-    staying: Sequence[tuple[_Version, str]],
-    following: Sequence[tuple[_Version, str]],
+    staying: Sequence[tuple[BlockVersion, str]],
+    following: Sequence[tuple[BlockVersion, str]],
     last: str,
     now: float,
 ) -> None:
@@ -139,7 +146,7 @@ async def _write_following(
     )  # fmt: skip
 
 
-def _padded_sources(version: _Version, value: str) -> bytes | None:
+def _padded_sources(version: BlockVersion, value: str) -> bytes | None:
     """Returns the sources with which the row of a version stays as long with another value; None: there are none.
 
     Over SQLite a shorter row would move its neighbours, and leave copies of them in the file.
@@ -167,8 +174,11 @@ def has_words(line: str, text: str) -> bool:
 
 
 async def _erase_edits_and_divide(
-    connection: Connection, versions: Sequence[_Version], turnless: Collection[int], texts: Collection[str]
-) -> tuple[list[_Version], list[tuple[_Version, Revised]]]:
+    connection: Connection,
+    versions: Sequence[BlockVersion],
+    turnless: Collection[int],
+    texts: Collection[str],
+) -> tuple[list[BlockVersion], list[tuple[BlockVersion, Revised]]]:
     """Divides the versions of a block at the first one that has something of what is gone.
 
     Erases the arguments of the edits that brought it into versions.
@@ -179,7 +189,7 @@ async def _erase_edits_and_divide(
     Returns the versions before that one; and that one and those after it, which may all hold words of what is gone.
     """
     erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
-    clean, later = list[_Version](), list[tuple[_Version, Revised]]()
+    clean, later = list[BlockVersion](), list[tuple[BlockVersion, Revised]]()
     # By a version's number, as `restores` names it: the values of the clean ones, the indexes of the later ones.
     clean_values, later_indexes = dict[int | None, str](), dict[int | None, int]()
     lines_before = frozenset[str]()

@@ -208,21 +208,21 @@ class MemoryForgetting:
         self, memory: SizedMemory, kind: TargetKind, value: int | str | None, target: ForgetTarget
     ) -> ForgetPreview:
         details = await self._read_details(memory, kind, target, value)
-        counts, facts, remade = await self._store.forget_previews.counts(memory.id, target, details.messages)
+        found = await self._store.forget_previews.counts(memory.id, target, details.messages)
         stays = [*details.stays]
-        if remade:
-            versions = f"{remade} later version{'' if remade == 1 else 's'}"
+        if found.remade:
+            versions = f"{found.remade} later version{'' if found.remade == 1 else 's'}"
             stays.insert(0, RemainingRecord(f"{versions}, without what came from this."))
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
         if kind != "all":
             command.append(shell_word(f"--{_PARTS[kind]}={value}"))
         return ForgetPreview(
             _target_record(kind, details),
-            counts,
+            found.counts,
             tuple(stays),
-            str(counts.messages) if kind in ("all", "conversation") else None,
+            str(found.counts.messages) if kind in ("all", "conversation") else None,
             " ".join(command),
-            tuple(_fact_record(memory.uid, *each) for each in facts) or UNSET,
+            tuple(_fact_record(memory.uid, *each) for each in found.facts) or UNSET,
         )
 
     async def _read_details(
