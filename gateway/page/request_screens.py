@@ -9,9 +9,9 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.page_records import ExplainedRequest, MessageRecord, WindowPart, WindowRecord
 
-# Messages of a turn among which its question is looked for.
-_TURN = 20
-# Of the bar that shows a window.
+# The most messages of a turn among which its question is looked for.
+_TURN_MESSAGES = 20
+# The cells of the bar that shows a window.
 CELLS = 50
 # The letter and the name of each part of a window, so that none is known by its colour alone.
 PARTS: dict[WindowPart, tuple[str, str]] = {
@@ -64,7 +64,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             "cells": window_cells(found.window),
             "parts": PARTS,
             "free": FREE,
-            "said": await _read_turn(operations, found),
+            "turn": await _read_turn(operations, found),
             "speakers": await _find_speakers(operations, found),
         }
         return View(found, "request.html", f"Request {id}", context)
@@ -73,12 +73,12 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 
 async def _read_turn(operations: PageOperations, found: ExplainedRequest) -> list[MessageRecord]:
-    """Returns the question and the reply of a request, as far as they are kept."""
+    """Returns the question and the reply of a request, as far as they are stored."""
     if found.memory is None or found.conversation is None or found.exchange is None:
         return []
     try:
         page = await operations.memories.conversation(
-            None, found.memory, found.conversation, branch=found.exchange, limit=_TURN
+            None, found.memory, found.conversation, branch=found.exchange, limit=_TURN_MESSAGES
         )
     except UnknownId:
         return []  # it was forgotten meanwhile
@@ -87,7 +87,7 @@ async def _read_turn(operations: PageOperations, found: ExplainedRequest) -> lis
     return [last[role] for role in ("user", "assistant") if role in last]
 
 
-async def _find_speakers(operations: PageOperations, found: ExplainedRequest) -> dict[tuple[str, int], str]:
+async def _find_speakers(operations: PageOperations, found: ExplainedRequest) -> dict[int, str]:
     hits = (*found.chosen, *found.left_out)
     try:
         return await operations.memories.speakers(None, found.memory, hits) if found.memory and hits else {}

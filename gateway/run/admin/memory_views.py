@@ -151,10 +151,13 @@ class ConversationPage(Struct, frozen=True):
 
 
 class LaterMessages(Struct, frozen=True):
-    """The page after a page of a conversation. branch, before: as for `conversation`. first: its first new message."""
+    """The page after a page of a conversation."""
 
+    # As for `MemoryViews.conversation`.
     branch: int
+    # As for `MemoryViews.conversation`.
     before: int | None
+    # The number of its first message that the page before has not.
     first: int
 
 
@@ -469,18 +472,12 @@ class MemoryViews(Struct, frozen=True):
             found = sorted(either, key=lambda each: each.end, reverse=True)
         return found[:limit]
 
-    async def speakers(
-        self, project: str | None, uid: str, hits: Iterable[HitRecord]
-    ) -> dict[tuple[str, int], str]:
-        """Returns who said the messages among some hits, by name or role, by their kinds and numbers."""
+    async def speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
+        """Returns the speakers of the messages among some hits, by name or role, by the messages' numbers."""
         memory = await self.find(project, uid)
         seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
         found = await self.store.recall.load(memory.id, seqs)
-        return {
-            ("message", seq): each.speaker or each.role
-            for seq, each in found.items()
-            if each.source == "message"
-        }
+        return {seq: each.speaker or each.role for seq, each in found.items()}
 
     async def blocks(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory. Raises: UnknownId, StoreError."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from heapq import merge
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import Struct
 
+from gateway.core.dates import minute_text
 from gateway.errors import UnknownId
 from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.hits import hit_records
@@ -386,8 +386,7 @@ def _explain_logged(each: LoggedRequest, conversation: str | None, paused: float
     why = whys.get(each.mode, "nothing_found")
     sentence = _NOTHING_RECALLED[why]
     if paused is not None:
-        day = datetime.fromtimestamp(paused, UTC)
-        sentence = f"Nothing was recalled: memory has been paused since {day:%-d %b %Y, %H:%M} UTC."
+        sentence = f"Nothing was recalled: memory has been paused since {minute_text(paused)} (UTC)."
     elif each.mode == "read":
         sentence = "Sources are not noted of a request that only reads memory."
     elif why == "nothing_found" and each.status is not None and each.status >= 400:
