@@ -292,10 +292,8 @@ class HttpReply:
         if self._waits_since is None:
             return
         loop, content, connection = self._pace.loop, self._response.content, self._response.connection
-        now, late_at = (
-            loop.time(),
-            min(self._waits_since + self._timeouts.between_chunks_s, self._total_ends_at),
-        )
+        now = loop.time()
+        late_at = min(self._waits_since + self._timeouts.between_chunks_s, self._total_ends_at)
         if now >= late_at:
             content.set_exception(aiohttp.SocketTimeoutError("silence within a reply"))
         elif connection is not None and connection.closed:

@@ -276,7 +276,7 @@ class Tree:
         found: list[Exchange] = []
         while exchange is not None:
             found.append(exchange)
-            exchange = None if exchange.parent is None else self.by_id.get(exchange.parent)
+            exchange = self.parent(exchange)
         return found[::-1]
 
     def elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
@@ -290,7 +290,7 @@ class Tree:
             if ancestor.reply is not None:
                 found.append(PathElement(ancestor, -1, ancestor.reply, offsets[-1]))
             found += [PathElement(ancestor, i, inputs[i], offsets[i]) for i in range(len(inputs) - 1, -1, -1)]
-            ancestor = None if ancestor.parent is None else self.by_id.get(ancestor.parent)
+            ancestor = self.parent(ancestor)
         if exchange is not None and (found or known is None):
             known = self._elements[exchange.id] = (*(known or ()), *reversed(found))
         return known or ()

@@ -293,7 +293,7 @@ async def _plan(
     recent: int | None = RECENT_EXCHANGES + query.listing.reply_count
     low: int | None = None
     # In append mode the path goes upstream from where its window began.
-    is_whole_sent = query.kind is ConversationKind.APPENDED
+    is_whole_sent, window = query.kind is ConversationKind.APPENDED, request.target.context_window
     while True:
         # A client's id names one conversation, of which nothing is loaded twice but its first exchanges.
         loaded = tuple(tree) if query.is_named else ()
@@ -308,13 +308,12 @@ async def _plan(
         pool = await store.turns.pool(agent, probes)
         found = {each.id: each for each in (*pool.exchanges, *loaded)}  # parents before their children
         tree = Tree(found.values(), {**tree.contents, **pool.contents}, pool.tombs)
-        window = request.target.context_window
         is_end = is_whole_sent and recent is not None and tree.is_partial
         if is_end and not any(evicted_before(each, window) for each in tree):
             recent = None  # nothing has left the window, so all of the path is needed
             continue
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
-        evicted = evicted_before(plan.match.match_point, request.target.context_window)
+        evicted = evicted_before(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
         is_all = recent is None and low is None
