@@ -9,8 +9,6 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.page_records import ExplainedRequest, MessageRecord, WindowPart, WindowRecord
 
-# The most messages of a turn among which its question is looked for.
-_TURN_MESSAGES = 20
 # The cells of the bar that shows a window.
 CELLS = 50
 # The letter and the name of each part of a window, so that none is known by its colour alone.
@@ -74,16 +72,13 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
 
 async def _read_turn(operations: PageOperations, found: ExplainedRequest) -> list[MessageRecord]:
     """Returns the question and the reply of a request, as far as they are stored."""
-    if found.memory is None or found.conversation is None or found.exchange is None:
+    if found.memory is None or found.exchange is None:
         return []
     try:
-        page = await operations.memories.conversation(
-            None, found.memory, found.conversation, branch=found.exchange, limit=_TURN_MESSAGES
-        )
+        messages = await operations.memories.exchange(None, found.memory, found.exchange)
     except UnknownId:
         return []  # it was forgotten meanwhile
-    turn = [each for each in page.items if each.exchange == found.exchange and each.text]
-    last = {each.role: each for each in turn if each.role in ("user", "assistant")}
+    last = {each.role: each for each in messages if each.text}
     return [last[role] for role in ("user", "assistant") if role in last]
 
 

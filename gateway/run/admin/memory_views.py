@@ -310,15 +310,19 @@ class MemoryViews(Struct, frozen=True):
         label: of the only block that matters; None: all do.
         """
         memory = await self.find(project, uid)
-        found = dict[str, BlockDiff]()
-        for shown in await self.store.memory_pages.blocks(memory.id):
-            block = shown.block
-            if label not in (None, block.label):
-                continue
-            if (before := await self.store.blocks.find_undone(block.id, block.version)) is not None:
-                parts = await asyncio.to_thread(diff_words, block.value, before[1])
-                found[block.label] = BlockDiff(block.version, before[0], parts)
-        return found
+        shown = await self.store.memory_pages.blocks(memory.id)
+        blocks = [each.block for each in shown if label in (None, each.block.label)]
+        undone = [(each, await self.store.blocks.find_undone(each.id, each.version)) for each in blocks]
+
+        def compare() -> dict[str, BlockDiff]:
+            return {
+                block.label: BlockDiff(block.version, before[0], diff_words(block.value, before[1]))
+                for block, before in undone
+                if before is not None
+            }
+
+        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
+        return await asyncio.to_thread(compare)
 
     async def fact(self, project: str | None, uid: str, seq: int) -> FactPage:
         """Returns a fact."""
@@ -382,6 +386,13 @@ class MemoryViews(Struct, frozen=True):
         oldest = items[-1].seq if items else path[-1].seq
         earlier = str(oldest) if is_more else None
         return ConversationPage(shown, records, branch, tuple(reversed(items)), earlier)
+
+    async def exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
+        """Returns the messages of an exchange, in order. seq: of its first one. Raises: UnknownId, StoreError."""
+        memory = await self.find(project, uid)
+        held = await self.store.memory_pages.exchange_of_message(memory.id, seq)
+        path = [] if held is None else await self.store.memory_pages.path(memory.id, held[0], limit=1)
+        return [record for each in path for record in message_records(each, None)]
 
     async def later(
         self, project: str | None, uid: str, page: ConversationPage, *, is_cut: bool, limit: int = PAGE
