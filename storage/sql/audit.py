@@ -1,4 +1,7 @@
-"""The audit: what operators, and people by their links, did over the page. It has kinds and numbers, never words."""
+"""The audit: what operators did on the page and the command line, and people by their links.
+
+It has kinds and numbers, never words.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class AuditEntry(Struct, frozen=True):
 
     id: int
     at: float
-    # The name of a key, `code` or `link`.
+    # The name of a key, `code`, `link` or `command line`.
     actor: str
     action: str
     # The uid of a memory, which may be gone.

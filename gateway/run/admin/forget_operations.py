@@ -1,4 +1,5 @@
-"""Forgetting by hand: `mnemogate memory forget` and `undo`. `run/background/retention.py` forgets what is too old.
+"""Forgetting by hand: `mnemogate memory forget` and `undo`, which the audit has. What is too old is forgotten by
+`run/background/retention.py`.
 
 What is to go is written down before anything is done. A call that runs out of its time, or a process that dies, is
 therefore resumed: by the next call with what is `left`, and when a gateway starts.
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct
 
 from gateway.errors import BadRequest
+from gateway.run.admin.memory_edits import COMMAND
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
     Arguments,
@@ -25,7 +27,7 @@ from gateway.run.admin.operation_arguments import (
 from gateway.settings import DEFAULT_PROFILE
 from storage.commands import Extent, ForgetTarget
 from storage.errors import NotFound
-from storage.records import IMPORTING
+from storage.records import IMPORTING, Agent
 from storage.sql.store import Store
 
 # One call may take this long, well below the command line's timeout of 30 s; the command line calls again.
@@ -165,6 +167,8 @@ class ForgetOperations:
         except NotFound as error:
             late = f"; edits that wait until their turns are confirmed: {waiting}" if waiting else ""
             raise BadRequest(error.message + late, param="block") from error
+        memory = await self.store.agents.load(agents[0])
+        await self._note("undo", memory, f"block {label}, version {after.version}")
         return {"label": after.label, "version": after.version, "value": after.value, "waiting": waiting}
 
     async def _forget_usage(self, owner: MemoryOwner) -> int:
@@ -187,7 +191,7 @@ class ForgetOperations:
                 agents = agents or await forgetting.find(owner.project, owner.profile, subject, limit=1)
             if not agents:
                 return begun, False
-            begun.append(await forgetting.begin(agents[0], ForgetTarget(is_all=True)))
+            begun.append(await self._begin(agents[0], ForgetTarget(is_all=True), "all"))
         return begun, True
 
     async def _begin_part(self, owner: MemoryOwner, part: Part) -> tuple[int, Extent]:
@@ -200,7 +204,26 @@ class ForgetOperations:
             kind = "conversation" if part.kind == "in" else part.kind
             raise BadRequest(f"There is no {kind} {part.value!r} here.", param=part.kind)
         extent = await self.store.forgetting.extent(agents[0], target)
-        return await self.store.forgetting.begin(agents[0], target), extent
+        what = f"{part.kind} {part.value}"
+        if isinstance(part.value, str):  # its client's name for it may be words
+            conversation = await self.store.memory_pages.conversation(agents[0], part.value)
+            what = "conversation" if conversation is None else f"conversation {conversation.uid}"
+        return await self._begin(agents[0], target, what), extent
+
+    async def _begin(self, agent: int, target: ForgetTarget, what: str) -> int:
+        """Begins to forget, and notes it in the audit. Returns the forgetting's number.
+
+        what: as in `AuditEntry`.
+        """
+        memory = await self.store.agents.load(agent)
+        begun = await self.store.forgetting.begin(agent, target)
+        await self._note("forget", memory, what)
+        return begun
+
+    async def _note(self, action: str, memory: Agent | None, what: str) -> None:
+        """Notes in the audit what was done to a memory. None: it was gone before."""
+        if memory is not None:
+            await self.store.audit.add(self.now(), COMMAND, action, memory.uid, what)
 
     async def _find(self, owner: MemoryOwner) -> list[int]:
         return await self.store.forgetting.find(

@@ -26,7 +26,7 @@ from storage.records import Agent, Block, Fact
 from storage.sql.store import Store
 
 # Actors in the audit: the command line, and a person with a link.
-COMMAND, LINK = "command", "link"
+COMMAND, LINK = "command line", "link"
 
 
 class Editor(Struct, frozen=True):

@@ -298,6 +298,31 @@ def test_one_conversation_of_a_users(world: World) -> None:
     assert on_disk(world, "Zqteax")
 
 
+def test_the_audit_has_what_the_command_line_forgot_and_undid(world: World) -> None:
+    """By whom, of which memory, and as a kind and a number: a client's name for a conversation may be words."""
+    edit = {"label": "human", "new_string": "has a cat"}
+    world.upstream.queue(call_tools(Call("memory_insert", edit), text=None), say("Noted."))
+    chat = world.chat(user="alice", model="agent/helper", headers={"x-mnemogate-conversation": "Zqmisox"})
+    chat.say("I have a cat.")
+    chat.say("Good.")
+    (uid,) = world.query("SELECT uid FROM agents WHERE profile = 'helper'")
+    (talk,) = world.query("SELECT uid FROM conversations")
+    where = {"user": "alice", "profile": "helper"}
+    perform(world, "memory-undo", **where, block="human")
+    forget(world, **where, message=1)
+    forget(world, **where, **{"in": "Zqmisox"})
+    forget(world, user="alice")
+    with pytest.raises(BadRequest):
+        forget(world, user="alice")
+    entries = run(world, world.store.audit.list(before=1 << 40))
+    assert [(each.actor, each.action, each.memory, each.what) for each in reversed(entries)] == [
+        ("command line", "undo", uid, "block human, version 3"),
+        ("command line", "forget", uid, "message 1"),
+        ("command line", "forget", uid, f"conversation {talk}"),
+        ("command line", "forget", uid, "all"),
+    ]
+
+
 @each_row(
     "arguments",
     [
