@@ -1,7 +1,7 @@
 """A client's connection: uvicorn's, with the bounds that it lacks.
 
 uvicorn bounds neither the head of a request, nor the lines within its body, nor a body that stays unread, nor the
-requests that wait, nor the time for which a client reads nothing.
+requests that wait, nor the time for which a client reads nothing. It sends chunks to clients that know none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 MAX_HEAD_BYTES: Final = 64 * 1024  # OpenAI's and Cloudflare's own limits are 16 to 32 KiB
 # Requests that are sent before the reply to the one before; browsers and SDKs send none.
 MAX_WAITING: Final = 64
+_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 
 
 class SlowReaderWatch(asyncio.Protocol):
@@ -53,6 +54,32 @@ class SlowReaderWatch(asyncio.Protocol):
             self.watch_reader()
         else:
             self.transport.abort()
+
+
+class UnchunkedReply:
+    """Takes one reply's writes, and passes them to the connection without chunks: its end is the connection's.
+
+    uvicorn sends a reply without a length in chunks, which HTTP/1.0 does not have (RFC 9112 6.1).
+    """
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self._connection = connection
+        self._is_chunked: bool | None = None  # None: the head is still to come
+
+    def write(self, data: bytes) -> None:
+        if self._is_chunked is None:
+            self._is_chunked = _CHUNKED in data
+            data = data.replace(_CHUNKED, b"")
+        elif self._is_chunked and data:  # one chunk, the end, or both
+            size, _, chunk = data.partition(b"\r\n")
+            data = chunk[: int(size, 16)]
+        self._connection.write(data)
+
+    def is_closing(self) -> bool:
+        return self._connection.is_closing()
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
@@ -152,6 +179,9 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # for trailers, which are no headers (RFC 9110 6.5.1)
         self.cycle.transport = self  # type: ignore[assignment]
+        if self.scope["http_version"] == "1.0":
+            self.cycle.transport = UnchunkedReply(self)  # type: ignore[assignment]
+            self.cycle.waiting_for_100_continue = False  # RFC 9110 10.1.1
         if self._takes_last:
             self.cycle.keep_alive = False
 

@@ -326,6 +326,33 @@ def test_http_1_0_is_answered_and_let_go() -> None:
     assert said.endswith(b"connection: close\r\n\r\n/old")
 
 
+def test_http_1_0_is_not_told_to_go_on() -> None:
+    head = b"POST / HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+    said = served(echo, says(head + b"ok"))
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert said.endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize("ends_last", [True, False])
+def test_http_1_0_gets_a_reply_without_a_length_in_no_chunks(ends_last: bool) -> None:
+    """It has no chunks (RFC 9112 6.1), and takes them for a part of the body. Its reply ends with the connection."""
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-kind", b"stream")]})
+        pieces = [b"data: 1\n\n", b"data: 10\r\n0\r\n\r\n", b"", b"data: [DONE]\n\n"]
+        for n, piece in enumerate(pieces, start=1):
+            await send({"type": "http.response.body", "body": piece, "more_body": n < 4 or not ends_last})
+        if not ends_last:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    said = served(stream, says(b"GET /old HTTP/1.0\r\n\r\n"))
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert b"x-kind: stream" in head
+    assert body == b"data: 1\n\ndata: 10\r\n0\r\n\r\ndata: [DONE]\n\n"
+
+
 def test_who_sends_nothing_is_let_go() -> None:
     """From the moment that a connection is there, and with the first piece of a head."""
     limits = replace(Limits(), header_timeout_s=SHORT_S)
