@@ -431,7 +431,8 @@ class _Attempt:
         forgotten = {item.run for item in draft.items} - current
         if not forgotten:
             return
-        draft.leave_out(forgotten)
+        # Up to 256 MB are read and written: longer than the event loop may wait.
+        await asyncio.to_thread(draft.leave_out, forgotten)
         async for page in self.results.pages(part.number):
             items = [item for item in page if item.id in forgotten]
             await self.results.end_items(items, ItemFailed(FORGOTTEN))

@@ -59,7 +59,7 @@ class PartDraft:
         return self.size + more > provider.most_bytes or len(self.items) >= provider.most_requests
 
     def leave_out(self, runs: Collection[int]) -> None:
-        """Leaves out the requests of items, which are named by their runs."""
+        """Leaves out the requests of items, which are named by their runs. It reads and writes all the others."""
         items = self.items
         with self.hand_over() as file:
             self.items, self.size = [], 0
