@@ -26,7 +26,7 @@ from adapters.claude.reply import native_reply, next_block_index, translate_mess
 from adapters.claude.request import BINDING_BETA, SAMPLING, to_wire
 from adapters.claude.stream import StreamTranslator
 from adapters.errors import ProviderBroke
-from adapters.json_escapes import read_json
+from adapters.json_escapes import read_json_exactly
 from adapters.openai import OpenAICompatible
 from adapters.tool_calls import with_call_ids
 from adapters.types import COUNT_TOKENS, NATIVE_REPLY, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
@@ -189,7 +189,7 @@ class _TranslatedReply(WholeReply):
         if not body or self.status != 200:
             return translate_error_body(body)
         try:
-            return orjson.dumps(self._translate(read_json(body)[0]))
+            return orjson.dumps(self._translate(read_json_exactly(body)))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ProviderBroke(self._complaint) from error
 
@@ -283,7 +283,7 @@ class _NativeReply(WholeReply):
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._reply.read(limit_bytes)
         try:
-            message = read_json(body)[0]
+            message = read_json_exactly(body)
             read = _message_to_completion(message, self._created, self._first_block)
             read["choices"][0]["message"][NATIVE_REPLY] = native_reply(message)
         except (ValueError, LookupError, TypeError, AttributeError) as error:

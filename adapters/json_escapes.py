@@ -1,4 +1,4 @@
-"""Reads JSON that strict parsers refuse: with halves of characters, a byte order mark, NaN, or control characters.
+"""Reads JSON that strict parsers refuse or round: halves of characters, a byte order mark, NaN, long integers.
 
 Programs that cut texts write an escape that is half a character; Python's own writes NaN and infinity.
 """
@@ -22,6 +22,11 @@ _ESCAPES: Final = re.compile(rb"\\(?:\\|%b\\%b|(?P<lone>%b|%b))" % (_HIGH, _LOW,
 # The beginning of an escape, or a first half whose second half may follow.
 _CUT: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3}|%b(?:\\(?:u[0-9a-fA-F]{0,3})?)?)?\Z" % _HIGH)
 _LONGEST_CUT: Final = len(rb"\ud83d\ude0")
+# The digits of integers that fit into 64 bits; orjson reads larger ones as floats.
+_SAFE_DIGITS: Final = 18
+# A search for digits in a row: each digit becomes a zero, and zeros are found.
+_LONG_ZEROS: Final = b"0" * (_SAFE_DIGITS + 1)
+_DIGITS_TO_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 
 
 def read_json(data: bytes) -> tuple[Any, bytes]:
@@ -38,6 +43,32 @@ def read_json(data: bytes) -> tuple[Any, bytes]:
     except orjson.JSONDecodeError:
         strict = _as_strict(whole)
     return (None, data) if strict is None else (orjson.loads(strict), strict)
+
+
+def read_json_exactly(data: bytes) -> Any:
+    """Returns the value of a whole reply as `read_json` does, with long integers as `read_exact` returns them."""
+    value, strict = read_json(data)
+    return read_exact(strict, value) if value is not None and may_round(strict) else value
+
+
+def read_exact(data: bytes, value: Any) -> Any:
+    """Returns the value of JSON, with long integers as fragments, which orjson writes as they came.
+
+    value: as orjson has read it. It is returned where it is nested so deep that no one writes it.
+    """
+    try:
+        return json.loads(data, parse_int=_integer)
+    except RecursionError:
+        return value
+
+
+def may_round(data: bytes) -> bool:
+    """Returns whether JSON may have an integer beyond 64 bits, which orjson rounds; never False where it has."""
+    return _LONG_ZEROS in data.translate(_DIGITS_TO_ZEROS)
+
+
+def _integer(digits: str) -> Any:
+    return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
 
 
 def _as_strict(data: bytes) -> bytes | None:

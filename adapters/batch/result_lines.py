@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from adapters.base import PartResult
 from adapters.errors import ProviderBroke, ProviderGarbled
-from adapters.json_escapes import read_json
+from adapters.json_escapes import read_json_exactly
 from adapters.types import Json
 
 _MAX_BYTES = 64 * 1024 * 1024  # of one line; chosen: far above any completion
@@ -23,7 +23,7 @@ async def read_results(
     garbled = 0
     async for line in _lines(pieces):
         try:
-            found = read_json(line)[0]
+            found = read_json_exactly(line)
             if not isinstance(found, dict):
                 raise ProviderBroke("a result is no object")
             result = read(found)

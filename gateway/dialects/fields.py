@@ -55,7 +55,7 @@ def repeated_keys(
 
     Raises: BadRequest: it is nested too deep; BodyTooLarge.
     """
-    if json is not None and _is_written_so(body, json):
+    if json is not None and is_written_so(body, json):
         return ()
     try:
         if members is None:
@@ -71,7 +71,7 @@ def repeated_keys(
     return tuple(key for key, times in Counter(pairs.keys).items() if times > 1)
 
 
-def _is_written_so(body: bytes, json: dict[str, Any]) -> bool:
+def is_written_so(body: bytes, json: dict[str, Any]) -> bool:
     """Returns whether orjson writes a value as the body has it, and so each key once. Most SDKs write as it does.
 
     To write it takes half as long as to look for its members.

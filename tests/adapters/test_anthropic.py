@@ -932,6 +932,26 @@ async def test_an_answer_that_is_no_message_is_broken(provider: Anthropic, upstr
             await answer(provider, request())
 
 
+@pytest.mark.parametrize("first_block", [None, 0], ids=["translated", "native"])
+async def test_the_arguments_of_a_call_keep_all_digits(
+    provider: Anthropic, upstream: StrictAnthropic, first_block: int | None
+) -> None:
+    """orjson reads an integer beyond 64 bits as a float: an amount in wei, an id of 20 digits."""
+    arguments = '{"wei":1234567890123456789012,"of":[-99999999999999999999,18446744073709551615,1.5]}'
+    block = b'{"type":"tool_use","id":"toolu_1","name":"pay","input":%b}' % arguments.encode()
+    message = (
+        b'{"id":"msg_1","type":"message","role":"assistant","model":"claude-opus-4-6","content":[%b],'
+        b'"stop_reason":"tool_use","stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":1}}' % block
+    )
+    upstream.queue(raw(message, content_type="application/json"))
+    path = "/chat/completions" if first_block is None else "/messages"
+    reply = await provider.send(request(max_tokens=5)._replace(path=path, native_first_block=first_block))
+    body = await reply.read(10_000)
+    await reply.aclose()
+    (call,) = orjson.loads(body)["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["arguments"] == arguments
+
+
 async def test_an_error_reports_what_anthropic_reported(
     provider: Anthropic, upstream: StrictAnthropic
 ) -> None:

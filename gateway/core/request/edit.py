@@ -6,13 +6,13 @@ a value that orjson cannot serialise, or would change, keeps the client's bytes.
 
 from __future__ import annotations
 
-import json as standard_json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import orjson
 
+from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.message_text import with_text_before, with_texts_after, without_surrogates
@@ -22,11 +22,6 @@ _DROPPED: Final = object()
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-# The digits of integers that fit into 64 bits; orjson reads larger ones as floats.
-_SAFE_DIGITS = 18
-# A search for digits in a row: each digit becomes a zero, and zeros are found.
-_LONG_ZEROS = b"0" * (_SAFE_DIGITS + 1)
-_DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
 class BodyEdit:
@@ -170,7 +165,7 @@ def _may_change(raw: bytes, json: Json) -> bool:
     """Returns whether a body may have an integer beyond 64 bits, which orjson changes; never False where it has."""
     # Most clients write JSON as orjson does. Of the others most put spaces into it.
     is_compact = raw.find(b'": ', 0, 99) < 0 and orjson.dumps(json) == raw
-    return not is_compact and _LONG_ZEROS in raw.translate(_DIGITS_TO_ZEROS)
+    return not is_compact and may_round(raw)
 
 
 def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
@@ -193,8 +188,4 @@ def _as_came(raw: bytes, json: Mapping[str, Any]) -> Json:
 def _member(raw: bytes, value: Any) -> Any:
     if is_too_deep([value]):
         return orjson.Fragment(raw)
-    return standard_json.loads(raw, parse_int=_integer)
-
-
-def _integer(digits: str) -> Any:
-    return orjson.Fragment(digits) if len(digits) > _SAFE_DIGITS else int(digits)
+    return read_exact(raw, value)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import orjson
 from msgspec import Struct
 
+from adapters.json_escapes import may_round, read_exact
 from adapters.types import Json
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest
@@ -21,7 +22,7 @@ from gateway.core.request.identity import INSTALLATION
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import RawHeaders, header_text
 from gateway.dialects.chat.parse import make_chat_request
-from gateway.dialects.fields import check_depth, check_length, read_object, repeated_keys
+from gateway.dialects.fields import check_depth, check_length, is_written_so, read_object, repeated_keys
 from gateway.dialects.messages.content import (
     FieldChecker,
     MessageOrigin,
@@ -88,9 +89,12 @@ def parse_body(body: bytes) -> Json:
     if is_too_deep(json):
         for key, value in json.items():
             check_depth(key, [value])
-    for key in repeated_keys(body, json=json):
+    if is_written_so(body, json):
+        return json
+    for key in repeated_keys(body):
         raise invalid_field(key[:60], "the key is in the body twice")
-    return json
+    # The input of a call may have integers of any size.
+    return read_exact(body, json) if may_round(body) else json
 
 
 def read_names(json: Json) -> Json:

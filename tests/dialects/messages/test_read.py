@@ -273,3 +273,14 @@ def test_stored_messages_that_this_dialect_has_no_form_for_leave_their_words() -
         ("assistant", "Well."),
         ("user", "Go on."),
     ]
+
+
+@pytest.mark.parametrize("space", [b"", b" "], ids=["compact", "spaced"])
+def test_the_arguments_of_a_call_keep_all_digits(space: bytes) -> None:
+    """orjson reads an integer beyond 64 bits as a float: an amount in wei, an id of 20 digits."""
+    arguments = b'{"wei":1234567890123456789012,"of":[-99999999999999999999,18446744073709551615,1.5]}'
+    body = orjson.dumps(BODY).replace(b'"input":{"a":1}', b'"input":' + space + arguments)
+    read = read_request(body, parse_body(body), (), 100, is_lenient=True)
+    (call,) = next(m["tool_calls"] for m in read.chat.messages if "tool_calls" in m)
+    assert call["function"]["arguments"].encode() == arguments
+    assert arguments in read.chat.raw.replace(b'\\"', b'"')
