@@ -48,7 +48,7 @@ class GatewayError(Exception):
     """
 
     # The HTTP status of the reply, as long as its head has not left.
-    status: ClassVar[int] = 500
+    status: int = 500
     # Who is at fault, in OpenAI's words.
     kind: str = "server_error"
     # The error by name, if it has one.

@@ -429,8 +429,9 @@ class StepEnd(Struct, frozen=True):
     reading: ReadSpan | None = None
     # Runs that its end makes due; an agent that reads already is left out.
     accepts: Sequence[RunAccept] = ()
-    # The message of the error that ended the run, or "".
+    # The message of the error that ended the run and its HTTP status, or "" and 0.
     error_message: str = ""
+    error_status: int = 0
     # Makes the note of the step's recall, without side effects; None: it has none.
     recall: Callable[[], RecallRow] | None = None
     # The attempt that performs the run, and alone may write it; None: no job does.

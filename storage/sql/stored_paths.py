@@ -338,7 +338,7 @@ async def end_step(connection: Connection, jobs: Jobs, write: StepEnd) -> list[s
     step = write.step
     await add_step(connection, step, None if write.recall is None else write.recall())
     await _add_results(connection, agent.id, step.run, write.results)
-    await add_error_message(connection, agent.id, step.run, write.error_message)
+    await add_error_message(connection, agent.id, step.run, write.error_message, write.error_status)
     if write.reading is not None and step.stop not in (None, _CANCELLED) and step.error is None:
         await advance_over(connection, write.reading, step.ended or step.begun)
     accepted = [await accept_reading(connection, jobs, each) for each in write.accepts]

@@ -1068,12 +1068,17 @@ def test_a_stream_of_a_run_that_failed_ends_with_its_error_with_a_log_and_withou
     assert [e["message_type"] for e in stream(world, run.id)] == said
 
 
-def test_a_whole_reply_of_a_run_that_failed_at_once_is_its_error(world: LettaWorld) -> None:
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
+def test_a_whole_reply_of_a_run_that_failed_at_once_is_its_error(world: LettaWorld, status: int) -> None:
+    """As of a send whose client waits: `letta-client` sends again what is told to be in the way for a moment alone."""
     agent = world.agent()
-    world.upstream.queue(fail(400, QUOTED))
-    with pytest.raises(APIStatusError, match="Cremona") as error:
-        world.letta.agents.messages.create(agent.id, input="My violin.", background=True)
-    assert error.value.status_code == 502
+    letta = world.letta.with_options(max_retries=0)
+    for is_background in (True, False):
+        world.upstream.queue(fail(status, QUOTED), fail(status, QUOTED))
+        with pytest.raises(APIStatusError, match="Cremona") as error:
+            letta.agents.messages.create(agent.id, input="My violin.", background=is_background)
+        assert error.value.status_code == status
+        world.upstream.forget_replies()
 
 
 def test_a_run_whose_reply_is_lost_to_forgetting_says_that_alone(world: LettaWorld) -> None:

@@ -136,10 +136,14 @@ class RunEvents(Struct, frozen=True):
 
 async def failure_of(store: Store, run: Run) -> GatewayError | None:
     """Returns the error that a run has failed with; None: it has not failed, or has no message."""
-    messages = await store.runs.error_messages([run.id]) if run.state is RunState.FAILED else {}
-    if not messages:
+    texts = await store.runs.texts(run.agent, run.id, "words") if run.state is RunState.FAILED else ()
+    if not texts:
         return None
-    return GatewayError(messages[run.id]) if run.stop == StopReason.ERROR else UpstreamError(messages[run.id])
+    message, *status = (each.data.decode() for each in texts)
+    error = GatewayError(message) if run.stop == StopReason.ERROR else UpstreamError(message)
+    if status:
+        error.status = int(status[0])
+    return error
 
 
 def _not_shown(messages: Iterable[Json], logged: Iterable[Json], attempt: int) -> Iterable[Json]:

@@ -102,8 +102,9 @@ class _StepResult(Struct, frozen=True):
     error: str | None = None
     # The upstream refused the messages of the step, and would again.
     is_refused: bool = False
-    # The message of the error that ended the run, which may quote the user; "": there was none.
+    # The message of the error that ended the run, which may quote the user, and its HTTP status; "", 0: none.
     error_message: str = ""
+    error_status: int = 0
 
 
 @dataclass(slots=True)
@@ -276,6 +277,7 @@ class RunMemory:
             self.reading,
             accepts,
             result.error_message,
+            result.error_status,
             recall,
             self.job,
         )
@@ -526,6 +528,7 @@ class RunMemory:
             error=error,
             is_refused=outcome.is_refused,
             error_message=error_message,
+            error_status=outcome.error_status,
         )
 
     async def _pause(self, stop: StopReason, outcome: TurnOutcome) -> None:

@@ -187,6 +187,8 @@ class TurnOutcome(Struct, frozen=True):
     error_kind: str = ""
     # The message of the error that ended the turn, which may quote the user; "": there was none.
     error_message: str = ""
+    # The HTTP status of that error, as its turn alone would have been answered with; 0: it had none.
+    error_status: int = 0
 
     @property
     def text(self) -> str:

@@ -231,7 +231,11 @@ class Turn:
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):
             self._view.stop(reason, {})
             self._view.upstream_error(fields, None)
-            return [*self._flush(), *self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)]
+            shown_events = self._flush()
+            ending = self._end_unfinished(
+                End.FAILED, reason, message, is_refused=is_refused, error_status=reply.status
+            )
+            return [*shown_events, *ending]
         shown, headers = self._view.error_reply(reply.status, body), reply.headers
         if shown is None and reply.status >= 400:  # a page of a server before the upstream: its status counts
             shown = self._view.error_reply(reply.status, orjson.dumps({"error": fields}))
@@ -259,7 +263,9 @@ class Turn:
             self._round.show_tail()
             self._view.stop(reason, {})
             self._view.fail(error)
-        ending = self._end_unfinished(End.FAILED, reason, error.message, error_kind=kind)
+        ending = self._end_unfinished(
+            End.FAILED, reason, error.message, error_kind=kind, error_status=error.status
+        )
         shown = self._flush() if is_event else [commands.SendError(error)]
         return [*shown, commands.CloseUpstream(error), *ending]
 
@@ -295,11 +301,21 @@ class Turn:
         *,
         is_refused: bool = False,
         error_kind: str = "",
+        error_status: int = 0,
     ) -> list[Command]:
-        """Ends the turn before its reply is complete, without waiting for the commit."""
+        """Ends the turn before its reply is complete, without waiting for the commit.
+
+        The parameters are those of `TurnOutcome`.
+        """
         outcome = self._unfinished_outcome(end, reason)
         if is_refused or message:
-            outcome = replace(outcome, is_refused=is_refused, error_message=message, error_kind=error_kind)
+            outcome = replace(
+                outcome,
+                is_refused=is_refused,
+                error_message=message,
+                error_kind=error_kind,
+                error_status=error_status,
+            )
         self._state = DONE
         return [commands.Save(outcome), _FINISH]
 

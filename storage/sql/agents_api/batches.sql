@@ -144,7 +144,7 @@ SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND k
 -- name: error_messages
 -- Reads the messages of the errors of a batch's items.
 SELECT x.run, x.data FROM run_texts x JOIN batch_items i ON i.run = x.run
-WHERE i.batch = ?1 AND x.agent <> 0 AND x.kind = 'words' AND x.run > ?2 AND x.run <= ?3
+WHERE i.batch = ?1 AND x.agent <> 0 AND x.kind = 'words' AND x.seq = 0 AND x.run > ?2 AND x.run <= ?3
 
 -- name: steps_of
 -- Notes how many calls of the model a run made, which became one exchange.

@@ -41,8 +41,8 @@ _TURN = "turn"
 class RunText(Struct, frozen=True):
     """A part of a run that is not, or not yet, an exchange.
 
-    Its kind is request, call, result, event, callback, words (the message of an error), listing, response or
-    turn.
+    Its kind is request, call, result, event, callback, words (the message of an error, then its status), listing,
+    response or turn.
     """
 
     # The part's position among the run's parts of its kind.
@@ -157,17 +157,19 @@ async def end_run(
     at: float,
     error_message: str = "",
     job: Job | None = None,
+    *,
+    error_status: int = 0,
 ) -> Run:
     """Ends a run without a step. Returns it as it is now: as a faster writer has ended it.
 
-    error_message: of the error that ended it; it quotes no content.
+    error_message, error_status: as for `add_error_message`; the message quotes no content.
     job: the attempt that performs the run; None: any process may end it.
 
     Raises: NotFound; Stale: another attempt performs the run.
     """
     await check_attempt(connection, job)
     if await connection.run(SQL["end"], (state, stop, at, run, agent)):
-        await add_error_message(connection, agent, run, error_message)
+        await add_error_message(connection, agent, run, error_message, error_status)
     return await _get(connection, agent, run)
 
 
@@ -236,12 +238,18 @@ async def add_events(
     return await add_text(connection, agent, run, kind, seq, data, job)
 
 
-async def add_error_message(connection: Connection, agent: int, run: int, error_message: str) -> None:
-    """Adds the message of the error that ended a run, as a text of the kind `words`; "" adds nothing."""
+async def add_error_message(
+    connection: Connection, agent: int, run: int, error_message: str, error_status: int = 0
+) -> None:
+    """Adds the message of the error that ended a run; "" adds nothing.
+
+    error_status: the HTTP status of that error; 0: it has none.
+    """
     if error_message:
-        await add_text(
-            connection, agent, run, "words", 0, error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
-        )
+        message = error_message[:_MAX_MESSAGE_CHARS].encode("utf-8", "replace")
+        await add_text(connection, agent, run, "words", 0, message)
+        if error_status:
+            await add_text(connection, agent, run, "words", 1, b"%d" % error_status)
 
 
 async def load_texts(

@@ -403,17 +403,24 @@ class BackgroundRuns:
                 await log.flush()
             raise
         except GatewayError as error:
-            await self._fail(run, error.message, attempt.job)
+            await self._fail(run, error.message, attempt.job, error.status)
             if log is not None:
                 log.add(self._shows.error_events(run.uid, error))
         except Exception:
             _log.exception("A background run failed by a fault in the gateway.")
             await self._fail(run, _INTERNAL, attempt.job)
 
-    async def _fail(self, run: Run, error: str, job: Job | None = None) -> Run:
+    async def _fail(self, run: Run, error: str, job: Job | None = None, status: int = 0) -> Run:
         """Ends a run with an error, as `end_run` does."""
         return await self._store.runs.end(
-            run.agent, run.id, RunState.FAILED, StopReason.ERROR, self._keeper.now(), error, job
+            run.agent,
+            run.id,
+            RunState.FAILED,
+            StopReason.ERROR,
+            self._keeper.now(),
+            error,
+            job,
+            error_status=status,
         )
 
     async def _find_conversation(self, agent: Agent, name: str) -> tuple[str, int]:
