@@ -735,10 +735,11 @@ def from_letta(
     url: str, token: str | None, to: str, key: str | None, model: str | None, agent: Sequence[str]
 ) -> int:
     with loading():
-        from gateway.agents.migrate.from_letta import Server, move_agents
+        from gateway.agents.migrate.agents_server import Server
+        from gateway.agents.migrate.from_letta import LettaMove
     source = Server(url, token or os.environ.get("LETTA_API_KEY"))
     target = Server(to, key or os.environ.get("MNEMOGATE_KEY"))
     with Progress("Moving agents") as progress:
-        done = move_agents(source, target, agent, printed.show_line, progress.show, model=model)
-    printed.show_moved_agents(done.moved, done.already_there, done.failed, done.models)
-    return EXIT_FAILED if done.failed else 0
+        outcome = LettaMove(source, target, model).run(agent, printed.show_line, progress.show)
+    printed.show_moved_agents(outcome.moved, outcome.already_there, outcome.failed, outcome.models)
+    return EXIT_FAILED if outcome.failed else 0

@@ -1,0 +1,133 @@
+"""Requests to a server with the agents API: a Letta server, or a gateway."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.errors import GatewayError
+
+_PAGE = 100  # elements of a list that a request asks for
+_WAIT_S = 120.0
+_MAX_BYTES = 1 << 29  # of an answer
+
+
+class RequestFailed(GatewayError):
+    """A server refuses a request, does not answer, or answers with what cannot be read."""
+
+    def __init__(self, message: str, reply_status: int = 0) -> None:
+        super().__init__(message)
+        # The HTTP status of a refusal; 0: there is none.
+        self.reply_status = reply_status
+
+
+class Server(Struct, frozen=True):
+    """A server with the agents API."""
+
+    # Its address, without a path.
+    url: str
+    # The key or the password that it asks for; None: it asks for none.
+    key: str | None = None
+
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+        """Returns what a path answers, as JSON. Raises: RequestFailed."""
+        sent = "?" + urlencode(query, doseq=True) if query else ""
+        return self._ask(urllib.request.Request(f"{self._base}{path}{sent}"))
+
+    def pages_if_served(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
+        """Yields all of a list; nothing where a server lacks it (0.11.7 has no archives). Raises: RequestFailed."""
+        try:
+            yield from self.pages(path, query)
+        except RequestFailed as error:
+            if error.reply_status != 404:
+                raise
+
+    def pages(self, path: str, query: Mapping[str, Any]) -> Iterator[Json]:
+        """Yields all of a list, page after page. Raises: RequestFailed."""
+        after: Json = {}
+        ends = set[str]()
+        # The limit counts messages as they are stored: of one several may be listed, or none.
+        while page := _check_page(self.get(path, {**query, "limit": _PAGE, **after})):
+            end = page[-1]["id"]
+            if end in ends:
+                raise RequestFailed(
+                    f"{self.url} answers {path} with pages that have no end: {end} ends two of them."
+                )
+            ends.add(end)
+            yield from page
+            after = {"after": end}
+
+    def change(self, path: str, fields: Mapping[str, Any]) -> None:
+        """Changes what lies at a path. Raises: RequestFailed."""
+        headers = {"content-type": "application/json"}
+        url = f"{self._base}{path}"
+        self._ask(urllib.request.Request(url, json.dumps(fields).encode(), headers, method="PATCH"))
+
+    def send_file(self, path: str, name: str, data: bytes, fields: Mapping[str, str]) -> Any:
+        """Sends a form with a file in `file`. Returns what is answered, as JSON. Raises: RequestFailed."""
+        boundary = uuid4().hex
+        parts = [f'name="{key}"\r\n\r\n{value}'.encode() for key, value in fields.items()]
+        parts.append(
+            f'name="file"; filename="{name}"\r\ncontent-type: application/json\r\n\r\n'.encode() + data
+        )
+        head = f"--{boundary}\r\ncontent-disposition: form-data; ".encode()
+        body = b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
+        headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
+        return self._ask(urllib.request.Request(f"{self._base}{path}", body, headers))
+
+    @property
+    def _base(self) -> str:
+        return self.url.rstrip("/")
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        """Sends a request. Returns what is answered, as JSON. Raises: RequestFailed."""
+        if self.key is not None:
+            # Not sent on to where a redirect leads.
+            request.add_unredirected_header("authorization", f"Bearer {self.key}")
+        path = request.selector.partition("?")[0]
+        try:
+            with _open(request) as reply:
+                status, data = reply.status, reply.read(_MAX_BYTES + 1)
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise RequestFailed(f"{self.url} did not answer: {reason}") from error
+        except ValueError:
+            # Its words quote the key.
+            raise RequestFailed(
+                f"{self.url} cannot be asked: its key or the path {path} has characters that HTTP does not carry."
+            ) from None
+        if status >= 300:
+            text = data[:2000].decode("utf-8", "replace")
+            raise RequestFailed(f"{self.url} answered {path} with {status}: {text}", status)
+        if len(data) > _MAX_BYTES:
+            raise RequestFailed(f"{self.url} answered {path} with more than {_MAX_BYTES >> 20} MiB.")
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise RequestFailed(f"{self.url} did not answer {path} with JSON.") from error
+
+
+def _check_page(page: Any) -> list[Json]:
+    """Returns a page of a list, each element of which has an id. Raises: TypeError, KeyError: it is none."""
+    if isinstance(page, list) and all(
+        isinstance(each, dict) and isinstance(each["id"], str) for each in page
+    ):
+        return page
+    raise TypeError("expected a list of what has an id")
+
+
+def _open(request: urllib.request.Request) -> Any:
+    """Returns the server's reply, also where it refuses the request."""
+    try:
+        return urllib.request.urlopen(request, timeout=_WAIT_S)
+    except urllib.error.HTTPError as error:
+        return error

@@ -1,0 +1,188 @@
+"""An agent of a Letta server, made an agent file that loses nothing of it.
+
+That server's own export has the messages of the window alone, no passages, no conversations, and fails for some agents.
+The ids in this file are the server's, and what it names keeps them: so several agents share their blocks, folders and
+archive here as they did there. (Seen of 0.16.8.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.agents.agent_file.write import (
+    AGENT_FIELDS,
+    BLOCK_FIELDS,
+    EXTENSION,
+    FILE_FIELDS,
+    SOURCE_FIELDS,
+    select_fields,
+)
+from gateway.agents.migrate.letta_messages import file_messages
+
+# Defaults that the server shows for a compaction: the beginnings of its prompts, and its models.
+_LETTA_PROMPTS = (
+    "The following messages are being evicted", "The previous messages are being evicted",
+    "Your task is to create a detailed summary of the conversation so far",
+)  # fmt: skip
+_LETTA_MODELS = (
+    "anthropic/claude-haiku-4-5", "openai/gpt-5-mini", "google_ai/gemini-2.5-flash", "letta/auto",
+)  # fmt: skip
+_MAX_NAME_CHARS = 200  # of a name here
+_TOOL_FIELDS = (
+    "id", "tool_type", "description", "source_type", "name", "tags", "source_code", "json_schema", "return_char_limit",
+    "pip_requirements", "npm_requirements", "default_requires_approval", "enable_parallel_execution", "metadata_",
+)  # fmt: skip
+_IDENTITY_FIELDS = ("id", "identifier_key", "name", "identity_type", "properties")
+_CONVERSATION_FIELDS = ("id", "created_at", "summary", "model", "model_settings")
+
+
+class LettaConversation(Struct, frozen=True):
+    """A conversation other than `default`."""
+
+    # The conversation as the server returns it.
+    record: Mapping[str, Any]
+    # Its messages as the server lists them, oldest first.
+    messages: Sequence[Json]
+
+
+class LettaAgent(Struct, frozen=True):
+    """All that a Letta server returns about an agent."""
+
+    # The agent as the server returns it, with its blocks, tools and sources.
+    state: Mapping[str, Any]
+    # The messages of the conversation `default`, oldest first.
+    messages: Sequence[Json] = ()
+    conversations: Sequence[LettaConversation] = ()
+    # The passages of its archives, oldest first.
+    passages: Sequence[Json] = ()
+    # The files of its sources, with their content.
+    files: Sequence[Json] = ()
+    # The archive that holds the passages, if other agents have it attached as well; None: it is the agent's own.
+    shared_archive: Mapping[str, Any] | None = None
+
+
+def agent_file_of(agent: LettaAgent) -> bytes:
+    """Returns the agent's file. The sleeptime agent that reads for it is not in it, and is created again."""
+    state = agent.state
+    extension = {"is_moved": True, "agents": {state["id"]: _extension_of(agent)}}
+    return orjson.dumps(
+        {
+            "agents": [_agent_of(agent)],
+            "groups": _groups_of(state),
+            "blocks": [
+                {**select_fields(each, BLOCK_FIELDS), "id": each["id"]} for each in state.get("blocks") or ()
+            ],
+            "files": [
+                {**select_fields(each, FILE_FIELDS), "id": each["id"], "source_id": each["source_id"]}
+                for each in agent.files
+            ],
+            "sources": [
+                {**select_fields(each, SOURCE_FIELDS), "id": each["id"], "name": _name_of(each)}
+                for each in state.get("sources") or ()
+            ],
+            "tools": [select_fields(each, _TOOL_FIELDS) for each in state.get("tools") or ()],
+            "metadata": {EXTENSION: orjson.dumps(extension).decode()},
+        }
+    )
+
+
+def newer_state(shown: Mapping[str, Any]) -> _Json:
+    """Returns an agent as 0.16 shows it. In 0.11.7 its blocks lie in `memory`, and its secrets have a longer name."""
+    blocks = shown.get("blocks") or (shown.get("memory") or {}).get("blocks") or []
+    secrets = shown.get("secrets") or shown.get("tool_exec_environment_variables") or []
+    return {**shown, "blocks": blocks, "secrets": secrets}
+
+
+def readers_of(state: Mapping[str, Any]) -> Sequence[str]:
+    """Returns the ids of the sleeptime agents that read an agent's messages."""
+    group = state.get("multi_agent_group") or {}
+    return (group.get("agent_ids") or ()) if "sleeptime" in str(group.get("manager_type")) else ()
+
+
+def mcp_servers_of(state: Mapping[str, Any]) -> Mapping[str, str]:
+    """Returns {name of a tool in a file: name of its MCP server} of an agent's tools that are an MCP server's."""
+    return {
+        f"tools.{tool['name']}": str((((tool.get("metadata_") or {}).get("mcp")) or {}).get("server_name"))
+        for tool in state.get("tools") or ()
+        if tool.get("tool_type") == "external_mcp"
+    }
+
+
+def _agent_of(agent: LettaAgent) -> Json:
+    """Returns an agent as its file has it."""
+    state = agent.state
+    return {
+        # `llm_config` and `model_settings` both say the model; the older one has all of it.
+        **select_fields(state, [name for name in AGENT_FIELDS if name != "model_settings"]),
+        "name": _name_of(state),
+        "compaction_settings": _own_compaction(state.get("compaction_settings")),
+        "id": state["id"],
+        "tool_ids": [each["id"] for each in state.get("tools") or ()],
+        "block_ids": [each["id"] for each in state.get("blocks") or ()],
+        "source_ids": [each["id"] for each in state.get("sources") or ()],
+        "secrets": dict.fromkeys(each["key"] for each in state.get("secrets") or ()),
+        "messages": file_messages(agent.messages),
+    }
+
+
+def _extension_of(agent: LettaAgent) -> Json:
+    """Returns what the file says of an agent beyond Letta's form."""
+    # Letta's server stores empty passages as well; the gateway has none.
+    passages = [_passage_of(each) for each in agent.passages if each["text"]]
+    extension: Json = {
+        "created_at": agent.state.get("created_at"),
+        "conversations": [
+            {**select_fields(each.record, _CONVERSATION_FIELDS), "messages": file_messages(each.messages)}
+            for each in agent.conversations
+        ],
+        "identities": [
+            select_fields(each, _IDENTITY_FIELDS) for each in agent.state.get("identities") or ()
+        ],
+    }
+    archive = agent.shared_archive
+    if archive is None:
+        return {**extension, "passages": passages}
+    description = select_fields(archive, ("id", "description"))
+    return {**extension, "archives": [{**description, "name": _name_of(archive), "passages": passages}]}
+
+
+def _passage_of(passage: Json) -> Json:
+    """Returns a passage as a file has it."""
+    return {
+        "text": passage["text"],
+        "tags": passage.get("tags") or [],
+        "metadata": passage.get("metadata") or {},
+        "created_at": passage.get("created_at"),
+    }
+
+
+def _groups_of(state: Mapping[str, Any]) -> list[Json]:
+    """Returns the group of an agent as a file has it; nothing: it has none."""
+    group = state.get("multi_agent_group")
+    if group is None:
+        return []
+    manager = {"manager_agent_id": group.get("manager_agent_id") or state["id"]}
+    config = {**select_fields(group, ("manager_type", "sleeptime_agent_frequency")), **manager}
+    return [{"agent_ids": group.get("agent_ids") or [], "manager_config": config}]
+
+
+def _own_compaction(settings: Any) -> Any:
+    """Returns settings of a compaction without the server's defaults, which it shows as if a user had set them."""
+    if not isinstance(settings, dict):
+        return settings
+    is_default = {
+        "prompt": str(settings.get("prompt")).startswith(_LETTA_PROMPTS),
+        "model": settings.get("model") in _LETTA_MODELS,
+    }
+    return {name: value for name, value in settings.items() if not is_default.get(name)}
+
+
+def _name_of(record: Mapping[str, Any]) -> str:
+    """Returns a name that the gateway takes: not empty, and not too long."""
+    name: str = record.get("name") or record["id"]
+    return name[:_MAX_NAME_CHARS]

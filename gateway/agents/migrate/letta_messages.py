@@ -1,0 +1,124 @@
+"""Messages as Letta's server lists them, made messages of an agent file.
+
+A message of the server is listed in several parts with one id: a thought, a text and the calls stand one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+
+# Types of parts that the gateway makes itself: summaries, approvals that the results show.
+_RECREATED = frozenset({"summary_message", "event_message", "approval_response_message"})
+
+
+def file_messages(listed: Iterable[Json]) -> list[Json]:
+    """Returns the messages of a list, without those that the gateway makes itself.
+
+    The first one is the compiled prompt, as in the server's own files. Later ones of the system were sent by clients.
+    """
+    return [*_join_parts(part for part in listed if not _is_recreated(part))]
+
+
+def count_messages(listed: Iterable[Json]) -> int:
+    """Returns the number of messages in a list, without the compiled prompt."""
+    messages = file_messages(listed)
+    return len(messages) - (bool(messages) and messages[0]["role"] == "system")
+
+
+def _is_recreated(part: Json) -> bool:
+    """Returns whether the gateway makes this part itself."""
+    return part["message_type"] in _RECREATED or _is_summary(part)
+
+
+def _is_summary(part: Json) -> bool:
+    """Returns whether this is a summary that Letta's server put into the window in the user's name."""
+    content = part.get("content")
+    if part["message_type"] != "user_message" or not isinstance(content, str) or not content.startswith("{"):
+        return False
+    try:
+        record = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(record, dict) and record.get("type") == "system_alert"
+
+
+def _join_parts(parts: Iterable[Json]) -> Iterator[Json]:
+    """Yields the messages that the parts make: one of all neighbours with the same id."""
+    message: Json | None = None
+    for part in parts:
+        fields = _fields_of(part)
+        if message is not None and message["id"] == part["id"]:
+            message["content"] += fields.pop("content", [])
+            message.update(fields)
+            continue
+        if message is not None:
+            yield message
+        message = {"id": part["id"], "created_at": part.get("date"), "content": [], **fields}
+    if message is not None:
+        yield message
+
+
+def _fields_of(part: Json) -> Json:
+    """Returns what a part adds to its message. Raises: ValueError: its type is not known."""
+    match part["message_type"]:
+        case "user_message" | "system_message" as kind:
+            sender = {name: part.get(name) for name in ("name", "otid", "sender_id")}
+            role = "user" if kind == "user_message" else "system"
+            return {"role": role, "content": _content_of(part), **sender}
+        case "assistant_message":
+            return {"role": "assistant", "content": _content_of(part)}
+        case "reasoning_message":
+            thought = {"type": "reasoning", "reasoning": part.get("reasoning") or ""}
+            return {"role": "assistant", "content": [{**thought, "signature": part.get("signature")}]}
+        case "hidden_reasoning_message":
+            data = part.get("hidden_reasoning")
+            return {
+                "role": "assistant",
+                "content": [{"type": "redacted_reasoning", "data": data}] if data else [],
+            }
+        case "tool_call_message" | "approval_request_message" as kind:
+            calls = part.get("tool_calls") or [part["tool_call"]]
+            role = "assistant" if kind == "tool_call_message" else "approval"
+            return {"role": role, "tool_calls": [_file_call(call) for call in calls]}
+        case "tool_return_message":
+            returns = part.get("tool_returns") or [part]
+            return {
+                "role": "tool",
+                "name": part.get("name"),
+                "tool_returns": [_file_return(each) for each in returns],
+            }
+        case other:
+            raise ValueError(f"a message of the type {other!r} is not known")
+
+
+def _content_of(part: Json) -> list[Json]:
+    """Returns the content of a part as a list, as a file has it."""
+    content = part.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    return list(content or ())
+
+
+def _file_call(call: Json) -> Json:
+    """Returns a call of a tool as a file has it."""
+    return {
+        "id": call.get("tool_call_id") or "",
+        "function": {"name": call.get("name") or "", "arguments": call.get("arguments") or ""},
+    }
+
+
+def _file_return(listed: Json) -> Json:
+    """Returns the result of a call as a file has it."""
+    result = listed.get("tool_return")
+    return {
+        "tool_call_id": listed.get("tool_call_id"),
+        "status": listed.get("status"),
+        "stdout": listed.get("stdout"),
+        "stderr": listed.get("stderr"),
+        "func_response": result if isinstance(result, str) else orjson.dumps(result).decode(),
+    }
