@@ -42,7 +42,7 @@ _IDLE_TOOL = re.compile(r"tools\.(.+)\.(python|typescript|webhook)")
 
 
 @dataclass(slots=True)
-class MoveOutcome:
+class LettaMoveOutcome:
     """The outcome of a move, in numbers of agents."""
 
     moved: int = 0
@@ -69,11 +69,11 @@ class LettaMove:
         self._target = target
         # The model that the agents have here; None: the one that each had there.
         self._model = model
-        self._outcome = MoveOutcome()
+        self._outcome = LettaMoveOutcome()
 
     def run(
         self, wanted: Sequence[str], report: Callable[[str], None], progress: Callable[[int, int], None]
-    ) -> MoveOutcome:
+    ) -> LettaMoveOutcome:
         """Moves the agents.
 
         wanted: their ids; none: all.

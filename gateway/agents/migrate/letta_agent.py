@@ -91,7 +91,7 @@ def agent_file_of(agent: LettaAgent) -> bytes:
     )
 
 
-def newer_state(shown: Mapping[str, Any]) -> _Json:
+def newer_state(shown: Mapping[str, Any]) -> Json:
     """Returns an agent as 0.16 shows it. In 0.11.7 its blocks lie in `memory`, and its secrets have a longer name."""
     blocks = shown.get("blocks") or (shown.get("memory") or {}).get("blocks") or []
     secrets = shown.get("secrets") or shown.get("tool_exec_environment_variables") or []
@@ -140,9 +140,7 @@ def _extension_of(agent: LettaAgent) -> Json:
             {**select_fields(each.record, _CONVERSATION_FIELDS), "messages": file_messages(each.messages)}
             for each in agent.conversations
         ],
-        "identities": [
-            select_fields(each, _IDENTITY_FIELDS) for each in agent.state.get("identities") or ()
-        ],
+        "identities": [select_fields(each, _IDENTITY_FIELDS) for each in agent.state.get("identities") or ()],
     }
     archive = agent.shared_archive
     if archive is None:
