@@ -1,6 +1,6 @@
 """A turn's cost in SQL statements, counted end to end: how many reads, and writes of which table.
 
-BEGIN and COMMIT are counted apart. The texts of the statements are nobody's business here.
+BEGIN and COMMIT are counted apart. Step 7 of a request in docs/architecture.md names the statements of plain turns.
 """
 
 from __future__ import annotations
