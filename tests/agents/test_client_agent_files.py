@@ -16,12 +16,12 @@ import orjson
 import pytest
 from letta_client import APIStatusError, BadRequestError, UnprocessableEntityError
 
-from gateway.agents.agent_file import file_routes as agent_files
+from gateway.agents.agent_file import file_routes
 from gateway.agents.agent_file import read as read_module
 from gateway.agents.agent_file.file_structs import ImportForm
 from gateway.agents.agent_file.read import read_file
 from gateway.agents.core.agent_file import PortableMessage
-from gateway.agents.files import agent_files as importing
+from gateway.agents.files.agent_import import AgentImport
 from gateway.agents.files.file_exchanges import group_exchanges
 from gateway.agents.wire.faults import Unprocessable
 from gateway.run.background.retention import Retention
@@ -613,7 +613,7 @@ def test_what_a_killed_gateway_was_importing_is_forgotten(
 
     with monkeypatch.context() as patch:
         patch.setattr(Transfer, "finish_import", dies)
-        patch.setattr(importing, "_undo", dies)
+        patch.setattr(AgentImport, "_take_back", dies)
         with pytest.raises(APIStatusError):
             bring_in(world, file)
     left = counts(world)
@@ -638,7 +638,7 @@ def test_a_list_that_is_too_long_is_named_before_anything_is_read(monkeypatch: p
 def test_others_are_answered_while_a_file_is_read_or_written(
     world: LettaWorld, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
-    real, works, may_go_on = getattr(agent_files, function), Event(), Event()
+    real, works, may_go_on = getattr(file_routes, function), Event(), Event()
 
     def slow(*given: Any) -> Any:
         works.set()
@@ -646,7 +646,7 @@ def test_others_are_answered_while_a_file_is_read_or_written(
         return real(*given)
 
     id = world.agent().id
-    monkeypatch.setattr(agent_files, function, slow)
+    monkeypatch.setattr(file_routes, function, slow)
     with ThreadPoolExecutor() as pool:
         made = pool.submit(
             lambda: bring_in(world, LETTA_FILE) if function == "read_file" else export(world, id)["agents"]

@@ -7,7 +7,7 @@ changed blocks follows the tool's own text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -226,23 +226,6 @@ def from_file_message(
         case _:
             made = []
     return [PortableMessage(each, timestamp, message.model or "") for each in made]
-
-
-def acceptable(messages: Iterable[PortableMessage]) -> Iterator[bool]:
-    """Yields for each message whether a provider accepts it: a tool result has to follow its call, and only once.
-
-    Where a summary replaced the calls, Letta's server retained their results.
-    """
-    waiting: set[str] = set()
-    for each in messages:
-        message = each.message
-        if message["role"] != "tool":
-            waiting = {str(call["id"]) for call in message.get("tool_calls") or ()}
-            yield True
-        else:
-            id = message["tool_call_id"]
-            yield id in waiting
-            waiting.discard(id)
 
 
 def _with_name_and_origin(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:

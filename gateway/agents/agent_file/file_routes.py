@@ -17,9 +17,9 @@ from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.agent_bodies import models_of
 from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import file_json, folder_json
-from gateway.agents.files.agent_files import AgentFiles
+from gateway.agents.files.agent_export import AgentExport
+from gateway.agents.files.agent_import import AgentImport, ImportServices
 from gateway.agents.files.folders import Folders
-from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
@@ -48,8 +48,8 @@ class AgentFileRoutes:
     def __init__(self, api: AgentsApi) -> None:
         self._api = api
         self._folders = Folders(api.store, api.registry, api.now)
-        archives = Archives(api.store, api.now, api.keeper.embed_query)
-        self._files = AgentFiles(api.store, api.registry, archives, self._folders, api.runs.foreign, api.now)
+        self._export = AgentExport(api.store)
+        self._services = ImportServices(api.store, api.registry, self._folders, api.runs.foreign, api.now)
 
     def routes(self) -> list[AgentsRoute]:
         return [
@@ -80,10 +80,10 @@ class AgentFileRoutes:
             await self._api.view_json(view),
             definition.sleeptime,
             definition.initial_messages,
-            () if query.scrub_messages else await self._files.messages(view.agent, name),
+            () if query.scrub_messages else await self._export.messages(view.agent, name),
             [(folder_json(each), await self._texts(each)) for each in view.folders],
-            await self._files.passages(view.agent),
-            await self._files.archives(view.agent),
+            await self._export.passages(view.agent),
+            await self._export.archives(view.agent),
         )
         # As where one is read.
         data = await asyncio.to_thread(agent_file, exported, self._api.now())
@@ -113,13 +113,12 @@ class AgentFileRoutes:
         for each in agents:
             conversations = {other.definition.model for other in each.conversations}
             self._api.check_models(request, models_of(each.definition) | conversations)
-        made, left_out = await self._files.import_agents(
-            request.project, replace(file, agents=agents), overrides_tools=form.override_existing_tools
-        )
+        importing = AgentImport(self._services, request.project, replace(file, agents=agents))
+        made = await importing.run(overrides_tools=form.override_existing_tools)
+        left_out = importing.left_out
         if left_out:
-            request.headers["x-mnemogate-left-out"] = ",".join(quote(name, safe="") for name in left_out)[
-                :2000
-            ]
+            names = ",".join(quote(name, safe="") for name in left_out)
+            request.headers["x-mnemogate-left-out"] = names[:2000]
         # Programs that read no headers see it in the body.
         own = {EXTENSION: {"left_out": left_out}} if left_out else {}
         return {"agent_ids": [ids.id_of("agent", uid) for uid in made], **own}

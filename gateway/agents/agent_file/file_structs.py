@@ -11,11 +11,15 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.agent_file.file_messages import FileMessage
+from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.archives import MAX_SEARCHED
 from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
 
+# The places in a request that faults name: the file's, and its extension's.
+FILE_AT = ("body", "file")
+EXTENSION_AT = (*FILE_AT, "metadata", EXTENSION)
 FileName = Annotated[str, Meta(min_length=1, max_length=200)]
 # Databases index tags. A user's memory has one with the user's id, which is longer than others may be.
 _Tag = Annotated[str, Meta(max_length=300)]

@@ -49,13 +49,20 @@ class PortableArchive(Struct, frozen=True):
     uid: str | None = None
 
 
+class PortableFile(Struct, frozen=True):
+    """The text of a folder's file. mime_type: of the file it was read from."""
+
+    name: str
+    mime_type: str
+    text: str
+
+
 class PortableFolder(Struct, frozen=True):
     """A folder with the texts of its files."""
 
     name: str
     body: dict[str, Any]
-    # The name, the MIME type and the text of each.
-    files: Sequence[tuple[str, str, str]] = ()
+    files: Sequence[PortableFile] = ()
     uid: str | None = None
 
 
@@ -87,7 +94,7 @@ class PortableAgent(Struct, frozen=True):
     uid: str | None = None
     identities: Sequence[PortableIdentity] = ()
     # When the agent was created, in seconds since the epoch; None: now.
-    begun: float | None = None
+    created: float | None = None
 
 
 class AgentFile(Struct, frozen=True):

@@ -1,0 +1,94 @@
+"""Reads the definition of an agent of an agent file: its settings, without its blocks, tools and messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.agents.agent_file.file_structs import AgentExtension, ImportForm
+from gateway.agents.api.agent_bodies import CreateAgent, new_definition
+from gateway.agents.wire.struct_fields import convert
+from gateway.checked import Path
+from gateway.core.definition import AgentDefinition
+
+# Fields of an agent in a file that mean the same when an agent is created.
+_FIELDS = (
+    "agent_type", "description", "metadata", "hidden", "system", "llm_config", "model_settings", "context_window_limit",
+    "max_tokens", "response_format", "parallel_tool_calls", "tool_rules", "message_buffer_autoclear", "timezone",
+    "compaction_settings", "initial_message_sequence", "embedding", "embedding_config", "embedding_chunk_size",
+    "reasoning", "enable_reasoner", "max_reasoning_tokens", "max_files_open", "per_file_view_window_char_limit",
+    "model",
+)  # fmt: skip
+
+
+def read_definition(
+    raw: Mapping[str, Any], extension: AgentExtension | None, form: ImportForm, at: Path
+) -> AgentDefinition:
+    """Returns the definition of an agent.
+
+    raw: the agent in the file.
+    extension: what the file says of it beyond Letta's form; None: Mnemogate did not write the file.
+    at: where the agent is in the request.
+
+    Raises: Unprocessable.
+    """
+    fields = _letta_fields(raw)
+    if extension is not None:
+        fields |= _extension_fields(extension)
+        config = fields.get("llm_config")
+        # A window that was not set is the model's, whatever was shown.
+        if isinstance(config, dict) and "context_window_limit" not in fields:
+            fields["llm_config"] = {name: each for name, each in config.items() if name != "context_window"}
+    for model in (form.override_model_handle, form.model):
+        if isinstance(model, str):
+            fields["model"] = model
+    for embedding in (form.override_embedding_handle, form.embedding):
+        if isinstance(embedding, str):
+            fields["embedding"] = embedding
+    return new_definition(convert(fields, CreateAgent, at))
+
+
+def _letta_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of Letta's form as they are sent to create an agent."""
+    fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
+    if isinstance(rules := fields.get("tool_rules"), list):
+        fields["tool_rules"] = list(map(_rule, rules))
+    if "compaction_settings" in fields:
+        fields["compaction_settings"] = _compaction(fields["compaction_settings"])
+    for name, most in (("llm_config", "max_tokens"), ("model_settings", "max_output_tokens")):
+        settings = fields.get(name)
+        # Letta's server takes 0 for no bound.
+        if isinstance(settings, dict) and settings.get(most) == 0:
+            fields[name] = {**settings, most: None}
+    return fields
+
+
+def _extension_fields(extension: AgentExtension) -> dict[str, Any]:
+    """Returns the fields that only Mnemogate's files have as they are sent to create an agent."""
+    limits = {
+        "message_buffer_limit": extension.message_buffer_limit,
+        "message_buffer_min": extension.message_buffer_min,
+    }
+    # A copy of a user's memory belongs to no user, so nothing is learned from it.
+    own = {
+        name: value for name, value in extension.mnemogate.items() if name != "learn" and value is not None
+    }
+    return {**{name: value for name, value in limits.items() if value is not None}, "mnemogate": own}
+
+
+def _rule(rule: Any) -> Any:
+    """Returns a tool rule without its words for prompts, and without what is null."""
+    if not isinstance(rule, dict):
+        return rule
+    return {name: value for name, value in rule.items() if value is not None and name != "prompt_template"}
+
+
+def _compaction(settings: Any) -> Any:
+    """Returns the settings of compaction that the gateway knows. A mode that it does not have is left out."""
+    if not isinstance(settings, dict):
+        return settings
+    known = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")
+    found = {name: settings[name] for name in known if settings.get(name) is not None}
+    if found.get("mode") not in ("all", "sliding_window"):
+        found.pop("mode", None)
+    return found

@@ -1,0 +1,78 @@
+"""Reads the tools of an agent file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.agents.agent_file.file_structs import FILE_AT, FileTool
+from gateway.agents.api.tools import UpdateTool, with_tool_update
+from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.struct_fields import convert
+from gateway.checked import Fault, Path
+from gateway.core.definition import ToolDefinition
+from gateway.core.memory.builtin import SCHEMAS
+from gateway.core.turn.asides import HEARTBEAT
+
+# Fields of a tool in a file that mean the same when a tool is created.
+_FIELDS = (
+    "source_code", "source_type", "json_schema", "description", "tags", "return_char_limit",
+    "default_requires_approval", "enable_parallel_execution", "metadata_",
+)  # fmt: skip
+
+
+class ToolsOfFile(Struct, frozen=True):
+    """The tools of a file."""
+
+    # The tools that the file defines, by name.
+    definitions: dict[str, ToolDefinition]
+    # The names of all tools by their ids in the file; None: the gateway has no such tool.
+    names: dict[str, str | None]
+    # The names of what cannot be taken over.
+    left_out: list[str]
+
+
+def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
+    """Returns the tools of a file. is_own: Mnemogate wrote it. Raises: Unprocessable."""
+    found = ToolsOfFile({}, {}, [])
+    for n, raw in enumerate(tools):
+        at = (*FILE_AT, "tools", n)
+        tool = convert(raw, FileTool, at)
+        # The gateway has its own tools, and the project has those of its MCP servers.
+        is_defined_here = tool.tool_type != "external_mcp" and tool.name not in SCHEMAS
+        if is_defined_here and tool.tool_type != "custom":
+            found.names[tool.id] = None
+            found.left_out.append(f"tools.{tool.name}")
+            continue
+        found.names[tool.id] = tool.name
+        if is_defined_here:
+            found.definitions[tool.name] = _definition(tool, raw, at, is_own=is_own)
+            if raw.get("pip_requirements") or raw.get("npm_requirements"):
+                found.left_out.append(f"tools.{tool.name}.requirements")
+    return found
+
+
+def _definition(tool: FileTool, raw: Mapping[str, Any], at: Path, *, is_own: bool) -> ToolDefinition:
+    """Returns the definition of a tool. raw: the same as JSON. Raises: Unprocessable."""
+    fields = {name: raw[name] for name in _FIELDS if raw.get(name) is not None}
+    schema = fields.get("json_schema")
+    if not isinstance(schema, dict) or schema.get("name") != tool.name:
+        raise Unprocessable([Fault((*at, "json_schema", "name"), "Expected a schema with the tool's name")])
+    if fields.get("source_type") == "json" and fields.get("source_code") and not is_own:
+        # Letta's server runs all that is not TypeScript as Python.
+        fields["source_type"] = "python"
+    definition = with_tool_update(ToolDefinition({}), convert(fields, UpdateTool, at))
+    return definition if is_own else replace(definition, schema=_without_heartbeat(definition.schema))
+
+
+def _without_heartbeat(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a schema without the argument that Letta's older agents added to each tool, which no tool is given."""
+    parameters = schema["parameters"]
+    properties = dict(parameters.get("properties", {}))
+    if properties.pop(HEARTBEAT, None) is None:
+        return dict(schema)
+    required = [name for name in parameters.get("required", ()) if name != HEARTBEAT]
+    return {**schema, "parameters": {**parameters, "properties": properties, "required": required}}

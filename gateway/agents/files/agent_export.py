@@ -1,0 +1,89 @@
+"""The parts of an agent that its agent file contains, read from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import orjson
+
+from gateway.agents.core.agent_file import PortableArchive, PortableMessage
+from storage.errors import NotFound
+from storage.listing import Page, PassageDraft
+from storage.records import DEFAULT_CONVERSATION, REPLY, Agent, DefinitionKind, Exchange
+from storage.sql.store import Store
+
+# Rows that are read at once.
+_EXCHANGES = 50
+_PASSAGES = 500
+
+
+class AgentExport:
+    """Reads the parts of agents for their files. Raises: NotFound, Unavailable, as the store does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def messages(
+        self, agent: Agent, conversation: str = DEFAULT_CONVERSATION
+    ) -> Sequence[PortableMessage]:
+        """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
+        try:
+            found = await self._store.messages.conversation(agent.id, conversation)
+        except NotFound:
+            if conversation == DEFAULT_CONVERSATION:
+                return []
+            raise
+        messages: list[PortableMessage] = []
+        after = -1
+        while True:
+            page = Page(after, None, _EXCHANGES, newest_first=False)
+            rows = await self._store.messages.page(agent.id, page, conversation=found.id)
+            for row in rows:
+                messages += _portable_messages(row.exchange)
+            if len(rows) < _EXCHANGES:
+                return messages
+            exchange = rows[-1].exchange
+            after = exchange.next_seq
+
+    async def passages(self, memory: Agent) -> Sequence[PassageDraft]:
+        """Returns the passages of a memory, oldest first."""
+        found: list[PassageDraft] = []
+        after = 0
+        while True:
+            page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
+            whole = await self._store.passages.get(memory.id, [each.seq for each in page])
+            found += [
+                PassageDraft(each.text, each.at, each.tags, each.metadata)
+                for each in (whole[listed.seq] for listed in page if listed.seq in whole)
+            ]
+            if len(page) < _PASSAGES:
+                return found
+            after = page[-1].seq
+
+    async def archives(self, agent: Agent) -> Sequence[PortableArchive]:
+        """Returns the archives that an agent has attached."""
+        rows = await self._store.attached.targets(agent.id, DefinitionKind.ARCHIVE)
+        definitions = await self._store.definitions.find_by_memories(DefinitionKind.ARCHIVE, rows)
+        memories = await self._store.defined_agents.memories(agent.scope.project, rows)
+        return [
+            PortableArchive(definitions[each.id].name, definitions[each.id].body, await self.passages(each))
+            for each in memories
+            if each.id in definitions
+        ]
+
+
+def _portable_messages(exchange: Exchange) -> Iterator[PortableMessage]:
+    """Yields the messages of an exchange, but for those that were forgotten."""
+    for n, message in enumerate(orjson.loads(exchange.input or b"[]")):
+        if n not in exchange.redactions:
+            yield PortableMessage(message, exchange.begun)
+    if exchange.shown_reply is None or REPLY in exchange.redactions:
+        return
+    reply = (
+        orjson.loads(exchange.full)["messages"]
+        if exchange.full is not None
+        else [orjson.loads(exchange.shown_reply)]
+    )
+    for message in reply:
+        model = exchange.model.partition("/")[2] if message.get("role") == "assistant" else ""
+        yield PortableMessage(message, exchange.ended or exchange.begun, model)

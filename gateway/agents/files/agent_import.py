@@ -1,0 +1,317 @@
+"""The import of an agent file into the store.
+
+An agent that is imported is made as a hidden memory (storage.sql.transfer), and takes its place when all of
+the file is there. Whatever goes wrong before that, nothing of the file is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArchive, PortableFolder
+from gateway.agents.core.kinds import BUILT_IN, FILE_TOOLS
+from gateway.agents.files.file_exchanges import conversation_lines
+from gateway.agents.files.folders import Folders, SentFile, folder_scope
+from gateway.agents.registry.registry import Registry, api_scope
+from gateway.agents.registry.tool_registry import ToolView
+from gateway.agents.tools.foreign import ForeignTools
+from gateway.core import ids
+from gateway.core.definition import ToolDefinition
+from gateway.core.memory.file_text import passages_in, split_text
+from gateway.errors import GatewayError
+from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION, LineReader
+from storage.errors import NotFound, StoreError
+from storage.listing import AgentEntry, PassageDraft
+from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, DefinitionKind, Scope
+from storage.sql.store import Store
+
+_log = logging.getLogger("mnemogate")
+
+
+class ImportServices(Struct, frozen=True):
+    """The services that an import of an agent file uses."""
+
+    store: Store
+    registry: Registry
+    folders: Folders
+    foreign: ForeignTools
+    now: Callable[[], float]
+
+
+class AgentImport:
+    """One import of an agent file into a project.
+
+    Raises besides what the methods name: NotFound, WriteConflict, OverLimit, Unavailable, as the store does.
+    """
+
+    def __init__(self, services: ImportServices, project: str, file: AgentFile) -> None:
+        self._store = services.store
+        self._registry = services.registry
+        self._folder_files = services.folders
+        self._foreign = services.foreign
+        self._now = services.now
+        self._project = project
+        self._file = file
+        # The tools that are there by now, made or found, by their names.
+        self._tools: dict[str, ToolView] = {}
+        # The public names of folders, archives and blocks that are there by now, by their keys in the file.
+        self._folders: dict[str, str] = {}
+        self._archives: dict[str, str] = {}
+        self._blocks: dict[str, str] = {}
+        # Each takes back what the import has made, the last first.
+        self._undo: list[Callable[[], Awaitable[object]]] = []
+        # The names of the parts of the file that are left out.
+        self.left_out = list(file.left_out)
+
+    async def run(self, *, overrides_tools: bool) -> Sequence[str]:
+        """Makes the agents of the file. Returns their public names. Raises: Conflict.
+
+        overrides_tools: the file's tools take the place of those with their names.
+        """
+        for agent in self._file.agents:
+            self._registry.check_name(agent.name)
+        try:
+            await self._make_tools(overrides=overrides_tools)
+            await self._find_blocks()
+            await self._make_folders()
+            await self._make_archives()
+            made = [await self._make_agent(agent) for agent in self._file.agents]
+            for memory, next_seq in made:
+                await self._store.transfer.finish_import(memory, next_seq)
+            for agent, (memory, _) in zip(self._file.agents, made, strict=True):
+                if agent.definition.sleeptime is not None:
+                    await self._turn_sleeptime_on(memory)
+        except BaseException:
+            await asyncio.shield(self._take_back())
+            raise
+        finally:
+            self._registry.clear_cache()
+        return [_uid(memory) for memory, _ in made]
+
+    async def _take_back(self) -> None:
+        """Takes back what was made, the last first. What cannot be taken back is logged, without its content."""
+        for undo in reversed(self._undo):
+            try:
+                await undo()
+            except (StoreError, GatewayError) as error:
+                _log.warning(
+                    "An agent file could not be imported, and a part of what it had made is still there (%s). Look for "
+                    "agents, blocks, folders and archives that were made now, and delete them.",
+                    type(error).__name__,
+                )
+
+    # -- what agents share
+
+    async def _make_tools(self, *, overrides: bool) -> None:
+        project, registry = self._project, self._registry.tools
+        for name, definition in self._file.tools.items():
+            found = await registry.named(project, name)
+            runs = await self._foreign.refusal(definition) is None
+            # What cannot run here takes nothing's place: it is there until it can, or is made something that runs.
+            if found is not None and not (runs and overrides):
+                self._tools[name] = found
+                continue
+            if not runs:
+                self.left_out.append(f"tools.{name}.{definition.source_type}")
+            if found is None:
+                made = self._tools[name] = await registry.create(project, name, definition)
+                self._undo.append(partial(registry.delete, project, made.uid))
+                continue
+            assert found.definition is not None
+            before = ToolDefinition.of(found.definition.body)
+            self._tools[name] = await registry.put(project, name, definition)
+            self._undo.append(partial(registry.put, project, name, before))
+
+    async def _find_blocks(self) -> None:
+        """Finds the blocks of the file that exist already. Each other one is made with the first agent that has it."""
+        for key, uid in self._file.block_uids.items():
+            with suppress(NotFound):
+                self._blocks[key] = (await self._store.named_blocks.get(self._project, uid)).block.uid
+
+    async def _make_folders(self) -> None:
+        for key, folder in self._file.folders.items():
+            found = await self._find(DefinitionKind.FOLDER, folder.uid)
+            self._folders[key] = found or await self._make_folder(folder)
+
+    async def _make_archives(self) -> None:
+        for key, archive in self._file.archives.items():
+            found = await self._find(DefinitionKind.ARCHIVE, archive.uid)
+            self._archives[key] = found or await self._make_archive(archive)
+
+    async def _find(self, kind: DefinitionKind, uid: str | None) -> str | None:
+        """Returns the uid, if the project has a folder or an archive with it; None: it has none."""
+        if uid is None or await self._store.definitions.find(self._project, kind, uid) is None:
+            return None
+        return uid
+
+    async def _make_folder(self, folder: PortableFolder) -> str:
+        """Makes a folder, which stays hidden until it is complete. Returns its public name."""
+        uid = folder.uid or ids.new_uid()
+        namesakes = await self._store.definitions.find_by_name(
+            self._project, DefinitionKind.FOLDER, folder.name, 1
+        )
+        name = f"{folder.name}_{ids.new_uid()[:8]}" if namesakes else folder.name
+        line = _definition_line(DefinitionKind.FOLDER, name, folder.body, self._now())
+        memory = await self._make_memory(folder_scope(self._project, uid), [line], 1)
+        for file in folder.files:
+            # Letta's server reads PDFs and the like: what it carries is their text.
+            sent = SentFile(file.name, file.mime_type, file.text.encode())
+            await self._folder_files.save(memory.id, sent, file.text, "suffix")
+        next_seq = 1 + await asyncio.to_thread(_count_passages, folder)
+        await self._store.transfer.finish_import(memory, next_seq)
+        return uid
+
+    async def _make_archive(self, archive: PortableArchive) -> str:
+        """Makes an archive, which stays hidden until it is complete. Returns its public name."""
+        uid = archive.uid or ids.new_uid()
+        passages = await asyncio.to_thread(_searchable_parts, archive.passages)
+        lines = [
+            _definition_line(DefinitionKind.ARCHIVE, archive.name, archive.body, self._now()),
+            *_passage_lines(passages, 1),
+        ]
+        next_seq = len(passages) + 1
+        scope = Scope(self._project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}")
+        memory = await self._make_memory(scope, lines, next_seq)
+        await self._store.transfer.finish_import(memory, next_seq)
+        return uid
+
+    # -- agents
+
+    async def _make_agent(self, agent: PortableAgent) -> tuple[Agent, int]:
+        """Makes an agent, whose memory is hidden as yet. Returns the memory, and its next number."""
+        now = self._now()
+        scope = api_scope(self._project, agent.uid or ids.new_uid())
+        messages, next_seq = await asyncio.to_thread(_message_lines, agent)
+        passages = await asyncio.to_thread(_searchable_parts, agent.passages)
+        lines = [
+            *messages,
+            _definition_line(DefinitionKind.AGENT, agent.name, agent.definition.body(), now, agent.created),
+            *self._block_lines(agent, now),
+            *_passage_lines(passages, next_seq),
+            *({"tag": {"tag": tag}} for tag in dict.fromkeys(agent.tags)),
+            *[line async for line in self._attachment_lines(agent)],
+        ]
+        end = next_seq + len(passages)
+        return await self._make_memory(scope, lines, end), end
+
+    async def _make_memory(self, scope: Scope, lines: Iterable[dict[str, Any]], next_seq: int) -> Agent:
+        """Makes a memory of the lines of an export. It stays hidden until its transfer ends."""
+        transfer = self._store.transfer
+        memory = await transfer.begin_import(self._store.agents.new(scope))
+        self._undo.append(partial(self._store.forgetting.wipe, memory.id))
+        reader, rest = LineReader(self._store, memory, next_seq), iter(lines)
+        while some := list(islice(rest, LINES_OF_TRANSACTION)):
+            await transfer.write(memory, [await reader.read(line) for line in some])
+        return memory
+
+    def _block_lines(self, agent: PortableAgent, now: float) -> Iterator[dict[str, Any]]:
+        """Yields an agent's blocks: those that an agent before it has are attached."""
+        for key in agent.blocks:
+            block, details = self._file.blocks[key]
+            if key in self._blocks:
+                yield {"attached": {
+                    "kind": "block", "uid": self._blocks[key], "label": block.label,
+                    "description": block.description, "limit": block.limit, "read_only": block.read_only,
+                    "value": block.value, "details": details,
+                }}  # fmt: skip
+                continue
+            self._blocks[key] = self._file.block_uids.get(key) or ids.new_uid()
+            yield {"block": {
+                "label": block.label, "description": block.description, "limit": block.limit,
+                "read_only": block.read_only, "uid": self._blocks[key], "details": details,
+            }}  # fmt: skip
+            yield {"version": {
+                "block": block.label, "version": 1, "restores": None, "at": now, "origin": "import", "exchange": None,
+                "sources": [], "value": block.value,
+            }}  # fmt: skip
+
+    async def _attachment_lines(self, agent: PortableAgent) -> AsyncIterator[dict[str, Any]]:
+        """Yields what an agent has attached, without its blocks."""
+        names = [*agent.tools, *(FILE_TOOLS if agent.folders else ())]
+        for name in dict.fromkeys(names):
+            tool = self._tools.get(name) or await self._registry.tools.named(self._project, name)
+            if tool is None:
+                self.left_out.append(f"tools.{name}")
+                continue
+            if tool.definition is None:
+                attached: dict[str, Any] = {"built_in": BUILT_IN.index(name) + 1}
+            else:
+                attached = {"uid": tool.uid, "name": tool.name, "body": tool.definition.body}
+            yield {"attached": {"kind": "tool", **attached}}
+        for key in agent.folders:
+            yield {"attached": {"kind": "folder", "uid": self._folders[key]}}
+        for key in agent.archives:
+            yield {"attached": {"kind": "archive", "uid": self._archives[key]}}
+        for each in agent.identities:
+            body = each.definition.body()
+            yield {"attached": {"kind": "identity", "uid": each.uid, "name": each.key, "body": body}}
+
+    async def _turn_sleeptime_on(self, memory: Agent) -> None:
+        """Gives an agent a sleeptime agent of its own."""
+        sleepers = self._registry.sleepers
+
+        async def entry() -> AgentEntry:
+            return await self._store.defined_agents.get(self._project, _uid(memory))
+
+        async def turn_off() -> None:
+            await sleepers.turn_off(await entry())
+
+        # Before it is made: what is not there is not taken back.
+        self._undo.append(turn_off)
+        await sleepers.turn_on(await entry())
+
+
+def _searchable_parts(passages: Sequence[PassageDraft]) -> Sequence[PassageDraft]:
+    """Returns passages in parts of a length that can be searched."""
+    return [replace(each, text=part) for each in passages for part in passages_in(each.text)]
+
+
+def _count_passages(folder: PortableFolder) -> int:
+    """Returns how many passages the texts of a folder make."""
+    return sum(1 for file in folder.files for _ in split_text(file.text))
+
+
+def _message_lines(agent: PortableAgent) -> tuple[list[dict[str, Any]], int]:
+    """Returns the lines of an agent's conversations, and the next number."""
+    lines, next_seq = conversation_lines(agent.messages, ids.new_uid(), DEFAULT_CONVERSATION)
+    for each in agent.conversations:
+        spoken, next_seq = conversation_lines(each.messages, each.uid, None, begun=each.begun, first=next_seq)
+        definition = {
+            "kind": DefinitionKind.CONVERSATION, "uid": each.uid, "name": "", "created": each.begun,
+            "updated": each.begun, "body": each.definition.body(),
+        }  # fmt: skip
+        lines += [*spoken, {"definition": definition}]
+    return lines, next_seq
+
+
+def _definition_line(
+    kind: DefinitionKind, name: str, body: dict[str, Any], now: float, created: float | None = None
+) -> dict[str, Any]:
+    """Returns the definition that a memory has. created: when; None: now."""
+    return {"definition": {
+        "kind": kind, "uid": "", "name": name, "created": now if created is None else created, "updated": now,
+        "body": body,
+    }}  # fmt: skip
+
+
+def _passage_lines(passages: Sequence[PassageDraft], first: int) -> Iterator[dict[str, Any]]:
+    """Yields passages. first: the number of the first one."""
+    for n, each in enumerate(passages, first):
+        yield {"passage": {
+            "seq": n, "at": each.at, "exchange": None, "sources": [], "text": each.text, "tags": list(each.tags),
+            "metadata": each.metadata,
+        }}  # fmt: skip
+
+
+def _uid(memory: Agent) -> str:
+    """Returns the public name of an agent whose memory this is."""
+    return memory.scope.subject.rpartition(":")[2]
