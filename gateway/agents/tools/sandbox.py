@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from asyncio.subprocess import DEVNULL, PIPE
+from asyncio.subprocess import PIPE
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,18 +30,19 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.agents.tools import sandbox_program
+from gateway.agents.tools.bubblewrap import NOBODY, TMP_BYTES, open_filter, prefixes_of, sandbox_command
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.agents.tools.process_memory import can_be_counted, memory_of
+from gateway.agents.tools.sandbox_probe import PROBE
 from gateway.agents.tools.syscall_filter import filter_program
 from gateway.core import exact_json
 from gateway.run.tools.toolbox import ForeignCall, ToolAnswer, failed_answer
 
 OUTPUT_BYTES = 256 * 1024  # of stdout and stderr together, and as much of the result
 _MB = 1024 * 1024
-_TMP_BYTES = 64 * _MB
 # Against two bounds: the standard library's larger modules load, and four calls at these limits leave room for the
 # gateway. No further measurement.
-_LIMITS = {"AS": 256 * _MB, "FSIZE": _TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
+_LIMITS = {"AS": 256 * _MB, "FSIZE": TMP_BYTES, "NOFILE": 64, "NPROC": 16, "SIGPENDING": 256, "CORE": 0}
 # Of all that runs within one call: the memory of its processes, and its files in /tmp. It is measured at intervals, as
 # the limits above hold for one process each, so a quick call may have some more for a moment.
 _CALL_BYTES = 384 * _MB
@@ -49,11 +50,10 @@ _WATCH_EVERY_S = 0.05
 _AT_ONCE = 4
 _STORED_CHARS = 10_000  # of stdout and of stderr, which are stored and not shown to a model
 _READ_BYTES = 64 * 1024
-_NOBODY = 65534
 # How long a probe that has failed holds: the machine may have been too busy for it, or be mended meanwhile. No
 # measurement.
 _REFUSED_S = 60.0
-_START_S = 10.0  # of the probe, of asking the interpreter where it lies, of the end of what was killed
+_START_S = 10.0  # of the probe, of the end of what was killed
 _MISSING = (
     "Tools written in Python run in a sandbox, which needs bubblewrap: install the package `bubblewrap` on the "
     "gateway's machine. Or make it a webhook."
@@ -65,14 +65,6 @@ _UNUSABLE = (
     "Tools written in Python run in a sandbox, which cannot be used on the gateway's machine: {why}. It needs "
     "bubblewrap 0.8, user namespaces, and an interpreter that user 65534 can read (the setting tools.python)."
 )
-# Root's processes are not counted, so limits would not hold for root's code, whatever it is called within.
-_AS_NOBODY = f"""
-import os, sys
-os.setgroups([]); os.setresgid({_NOBODY}, {_NOBODY}, {_NOBODY}); os.setresuid({_NOBODY}, {_NOBODY}, {_NOBODY})
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-# A read-only /proc stops the code from undoing this. The shell adds a variable with the gateway's directory.
-_ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
 
 
 class Sandbox:
@@ -117,15 +109,26 @@ class Sandbox:
     # -- the first call
 
     async def _probe(self) -> str | None:
+        """Returns why the sandbox cannot be used; None: it holds."""
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             return _MISSING
         if filter_program() is None or not can_be_counted():
             return _UNUSABLE.format(why=_TOO_OLD)
         try:
-            self._command = _command(bwrap, self._python, await _prefixes(self._python))
+            self._command = sandbox_command(bwrap, self._python, await prefixes_of(self._python))
         except (OSError, TimeoutError, ValueError) as error:
             return _UNUSABLE.format(why=f"{self._python} cannot be used ({error})")
+        ended = await self._try_to_get_out()
+        found = ended.answer.result
+        if found == "[]":
+            return None
+        lines = ended.stderr.strip().splitlines()
+        why = ended.failure or ended.answer.error or f"a probe got out of it: {found}"
+        return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
+
+    async def _try_to_get_out(self) -> _CallOutcome:
+        """Runs the probe, with a file, a port and a socket outside that it must not reach."""
         with tempfile.TemporaryDirectory() as folder:
             # All may read it, so that only the sandbox keeps it from being read.
             os.chmod(folder, 0o755)
@@ -137,21 +140,16 @@ class Sandbox:
             ]
             try:
                 port = listening[0].sockets[0].getsockname()[1]
-                arguments = {"port": port, "folder": folder, "uid": _NOBODY}
-                ended = await self._perform({"source": _PROBE, "arguments": arguments, "agent": {}}, _START_S)
+                arguments = {"port": port, "folder": folder, "uid": NOBODY}
+                return await self._perform({"source": PROBE, "arguments": arguments, "agent": {}}, _START_S)
             finally:
                 for each in listening:
                     each.close()
-        found = ended.answer.result
-        if found == "[]":
-            return None
-        lines = ended.stderr.strip().splitlines()
-        why = ended.failure or ended.answer.error or f"a probe got out of it: {found}"
-        return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
 
     # -- one call
 
     async def _perform(self, work: Json, timeout_s: float) -> _CallOutcome:
+        """Runs a function in a sandbox of its own. Returns how it ended."""
         try:
             process, receive = await self._start(timeout_s)
         except OSError as error:
@@ -192,7 +190,7 @@ class Sandbox:
         opened: list[int] = []
         try:
             opened += os.pipe()
-            opened.append(_filter())
+            opened.append(open_filter())
             receive, send, filter_ = opened
             close_in_children()
             process = await asyncio.create_subprocess_exec(
@@ -214,6 +212,7 @@ class Sandbox:
 
 
 def _agent_state(call: ForeignCall) -> Json:
+    """Returns the agent as the code within sees it."""
     blocks = [
         {"label": b.label, "value": b.value, "description": b.description, "limit": b.limit}
         for b in call.blocks
@@ -274,17 +273,19 @@ class _Output:
 
 async def _watch_memory(pid: int) -> None:
     """Measures the memory of a call until it is cancelled. Raises: _OverLimit."""
-    while memory_of(pid, "/tmp", _TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # there is no event to wait for
+    while memory_of(pid, "/tmp", TMP_BYTES) <= _CALL_BYTES:  # noqa: ASYNC110  # there is no event to wait for
         await asyncio.sleep(_WATCH_EVERY_S)
     raise _OverLimit(f"took more than {_CALL_BYTES // _MB} MB of memory in all")
 
 
 async def _watch_to_end(process: asyncio.subprocess.Process, watch: asyncio.Task[None]) -> None:
+    """Ends the watch of the memory with the process."""
     await process.wait()
     watch.cancel()
 
 
 async def _send(stream: asyncio.StreamWriter, data: bytes) -> None:
+    """Sends the work, and closes the stream."""
     # Code that ended early reads nothing; nor does a sandbox that could not be set up and may have ended already.
     with suppress(BrokenPipeError, ConnectionResetError):
         if not stream.is_closing():
@@ -327,115 +328,3 @@ def _reading(descriptor: int) -> Iterator[asyncio.StreamReader]:
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
-
-
-# -- what bubblewrap sets up
-
-
-async def _prefixes(python: str) -> Sequence[str]:
-    """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
-    close_in_children()
-    process = await asyncio.create_subprocess_exec(
-        *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
-        stdin=DEVNULL,
-        stdout=PIPE,
-        stderr=DEVNULL,
-        env={},
-    )
-    try:
-        async with asyncio.timeout(_START_S):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await asyncio.shield(process.wait())
-    if process.returncode != 0:
-        raise ValueError(f"exit status {process.returncode}")
-    return sorted({each for each in os.fsdecode(out).splitlines() if each})
-
-
-def _command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
-    """Returns the command that sets up the sandbox for `python`; the filter of system calls and the program follow."""
-    options = [
-        *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
-        *(
-            "--clearenv",
-            "--cap-drop",
-            "ALL",
-            "--uid",
-            str(_NOBODY),
-            "--gid",
-            str(_NOBODY),
-            "--hostname",
-            "tool",
-        ),
-        *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-    ]
-    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
-        # Most systems have them in /usr by now.
-        if os.path.islink(name):
-            options += ["--symlink", os.readlink(name), name]
-        elif os.path.isdir(name):
-            options += ["--ro-bind", name, name]
-    for prefix in prefixes:
-        if not Path(prefix).is_relative_to("/usr"):
-            options += ["--ro-bind", prefix, prefix]
-    options += ["--proc", "/proc", "--dev", "/dev", "--size", str(_TMP_BYTES), "--tmpfs", "/tmp"]
-    # It reads as zeros, too. What is mapped of the other is shared memory that no limit of a process counts.
-    options += ["--dev-bind", "/dev/full", "/dev/zero"]
-    # A file in /dev or / would be in memory, as much as it takes.
-    options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
-    variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
-    for name, value in variables.items():
-        options += ["--setenv", name, value]
-    before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
-    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *options]
-
-
-def _filter() -> int:
-    """Returns a pipe to be read, with the filter of system calls in it."""
-    program = filter_program()
-    assert program is not None
-    receive, send = os.pipe()
-    with os.fdopen(send, "wb") as out:
-        out.write(program)
-    return receive
-
-
-# Returns the names of the attempts that succeed. `folder` is on the outside and has a file that all may read.
-_PROBE = """
-def probe(port, folder, uid):
-    import glob, os, time
-
-    def passes(attempt):
-        try:
-            return bool(attempt())
-        except (OSError, MemoryError):
-            return False
-
-    def forks():
-        for n in range(64):
-            if os.fork() == 0:
-                time.sleep(60)
-        return True
-
-    def writes(path):
-        with open(path, "wb") as file:
-            return file.write(b"x")
-
-    places = [folder, "/", "/usr", "/etc", "/dev", "/dev/shm", "/proc", "/var/tmp", "/home", "/root"]
-    attempts = {
-        # The filter refuses sockets, so the namespace is looked at.
-        "network": lambda: f":{port:04X} " in open("/proc/net/tcp").read(),
-        "sockets": lambda: folder in open("/proc/net/unix").read(),
-        "calls": lambda: os.memfd_create("probe"),
-        "reading": lambda: open(folder + "/secret"),
-        "writing": lambda: [place for place in places if passes(lambda: writes(place + "/.mnemogate"))],
-        "processes": lambda: len(glob.glob("/proc/[0-9]*")) > 3,
-        "user": lambda: os.getuid() != uid or os.geteuid() != uid,
-        "variables": lambda: set(os.environ) - {"PATH", "HOME", "LANG", "LC_CTYPE", "OPENBLAS_NUM_THREADS", "PWD"},
-        "memory": lambda: bytearray(1 << 30),
-        "forks": forks,
-    }
-    return [name for name, attempt in attempts.items() if passes(attempt)]
-"""

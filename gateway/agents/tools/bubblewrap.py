@@ -1,0 +1,87 @@
+"""The command that sets up a sandbox for an interpreter, with bubblewrap."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.agents.tools.descriptors import close_in_children
+from gateway.agents.tools.syscall_filter import filter_program
+
+# What runs within is this user's.
+NOBODY = 65534
+# Of files in /tmp.
+TMP_BYTES = 64 * 1024 * 1024
+_INTERPRETER_S = 10.0  # of asking the interpreter where it lies
+# Root's processes are not counted, so limits would not hold for root's code, whatever it is called within.
+_AS_NOBODY = f"""
+import os, sys
+os.setgroups([]); os.setresgid({NOBODY}, {NOBODY}, {NOBODY}); os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+# A read-only /proc stops the code from undoing this. The shell adds a variable with the gateway's directory.
+_ENDED_FIRST = '{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null; unset PWD; exec "$@"'
+
+
+async def prefixes_of(python: str) -> Sequence[str]:
+    """Returns where an interpreter has its files. Raises: OSError, TimeoutError, ValueError."""
+    close_in_children()
+    process = await asyncio.create_subprocess_exec(
+        *(python, "-I", "-S", "-c", "import sys; print(sys.prefix); print(sys.base_prefix)"),
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        env={},
+    )
+    try:
+        async with asyncio.timeout(_INTERPRETER_S):
+            out, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await asyncio.shield(process.wait())
+    if process.returncode != 0:
+        raise ValueError(f"exit status {process.returncode}")
+    return sorted({each for each in os.fsdecode(out).splitlines() if each})
+
+
+def sandbox_command(bwrap: str, python: str, prefixes: Sequence[str]) -> Sequence[str]:
+    """Returns the command that sets up the sandbox for `python`; the filter of system calls and the program follow."""
+    options = [
+        *(bwrap, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
+        *("--clearenv", "--cap-drop", "ALL", "--hostname", "tool"),
+        *("--uid", str(NOBODY), "--gid", str(NOBODY)),
+        *("--ro-bind", "/usr", "/usr", "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
+    ]
+    for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        # Most systems have them in /usr by now.
+        if os.path.islink(name):
+            options += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            options += ["--ro-bind", name, name]
+    for prefix in prefixes:
+        if not Path(prefix).is_relative_to("/usr"):
+            options += ["--ro-bind", prefix, prefix]
+    options += ["--proc", "/proc", "--dev", "/dev", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
+    # It reads as zeros, too. What is mapped of the other is shared memory that no limit of a process counts.
+    options += ["--dev-bind", "/dev/full", "/dev/zero"]
+    # A file in /dev or / would be in memory, as much as it takes.
+    options += ["--remount-ro", "/dev", "--remount-ro", "/proc", "--remount-ro", "/", "--chdir", "/tmp"]
+    variables = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+    for name, value in variables.items():
+        options += ["--setenv", name, value]
+    before = [python, "-I", "-S", "-c", _AS_NOBODY] if os.geteuid() == 0 else []
+    return ["/bin/sh", "-c", _ENDED_FIRST, "sh", *before, *options]
+
+
+def open_filter() -> int:
+    """Returns a pipe to be read, with the filter of system calls in it."""
+    program = filter_program()
+    assert program is not None
+    receive, send = os.pipe()
+    with os.fdopen(send, "wb") as out:
+        out.write(program)
+    return receive

@@ -1,0 +1,264 @@
+"""The JSON schemas of the types of a Python source, and of the defaults beside them. The source is never run.
+
+A class of the source defines an object's fields: a model of pydantic, a dataclass, a typed dict.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from gateway.errors import BadRequest
+
+# The characters of fields of classes, counted wherever a class is used: few classes may use one another very often.
+_MAX_FIELD_CHARS = 100_000
+_PLAIN: Final[Mapping[str, str]] = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "None": "null",
+}
+_LISTS: Final = ("list", "List", "Sequence", "Iterable")
+_DICTS: Final = ("dict", "Dict", "Mapping")
+
+ToolFunction = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class _Field(NamedTuple):
+    """A field of a class."""
+
+    default: ast.expr | None  # None: it has none
+    description: str | None
+
+
+class TypeSchemas:
+    """Makes the schemas of the types that a source names."""
+
+    def __init__(self, classes: Mapping[str, ast.ClassDef], line_offsets: Sequence[int]) -> None:
+        # The classes at the top level of the source, by name.
+        self._classes = classes
+        # The offsets of the source's lines.
+        self._line_offsets = line_offsets
+        # Annotated fields of the classes read so far, by class.
+        self._fields: dict[str, dict[str, ast.AnnAssign]] = {}
+        # The classes that are being written out, outermost first.
+        self._within: list[str] = []
+        # The characters of fields that may still be written out. A class is written out at each use, since not every
+        # provider follows references.
+        self._left = _MAX_FIELD_CHARS
+
+    def schema_of(self, node: ast.expr) -> dict[str, Any]:
+        """Returns the schema of a type. Raises: BadRequest: it has none."""
+        if _members_of(node) is not None:
+            # By their text, since there may be thousands.
+            schemas = list({repr(each): each for each in self._alternatives(node)}.values())
+            return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        if isinstance(node, ast.Constant) and node.value is None:
+            return {"type": "null"}
+        if isinstance(node, ast.Subscript):
+            return self._schema_of_generic(node)
+        name = _last_name(node)
+        if name in _PLAIN:
+            return {"type": _PLAIN[name]}
+        if name in _LISTS:
+            # Some providers refuse a list without a type of its items (OpenAI: "array schema missing items").
+            return {"type": "array", "items": {}}
+        if name in _DICTS:
+            return {"type": "object"}
+        if name in ("Any", "object"):
+            return {}
+        return self._schema_of_class(node, name)
+
+    def _schema_of_generic(self, node: ast.Subscript) -> dict[str, Any]:
+        """Returns the schema of a type with arguments, as `list[str]`. Raises: BadRequest: it has none."""
+        name, arguments = _last_name(node.value), _arguments_of(node)
+        if name in _LISTS and len(arguments) == 1:
+            return {"type": "array", "items": self.schema_of(arguments[0])}
+        if name in _DICTS and len(arguments) == 2 and _last_name(arguments[0]) == "str":
+            return {"type": "object", "additionalProperties": self.schema_of(arguments[1])}
+        if name in ("tuple", "Tuple") and arguments:
+            if len(arguments) == 2 and _is_ellipsis(arguments[1]):
+                return {"type": "array", "items": self.schema_of(arguments[0])}
+            size = len(arguments)
+            parts = [self.schema_of(each) for each in arguments]
+            return {"type": "array", "prefixItems": parts, "minItems": size, "maxItems": size}
+        if name == "Literal":
+            return _schema_of_literal(node, arguments)
+        raise _unknown_type(node)
+
+    def _alternatives(self, node: ast.expr) -> Iterator[dict[str, Any]]:
+        """Yields the schemas of the types that a value may have."""
+        members = _members_of(node)
+        if members is None:
+            yield self.schema_of(node)
+        else:
+            for each in members:
+                yield from self._alternatives(each)
+
+    def _schema_of_class(self, node: ast.expr, name: str) -> dict[str, Any]:
+        """Returns the schema of a class of the source. Raises: BadRequest: there is none, or it has no end."""
+        fields = self._fields_of(name)
+        if not fields or name in self._within:
+            raise _unknown_type(node)
+        properties: dict[str, Any] = {}
+        required = []
+        self._within.append(name)
+        for field_name, each in fields.items():
+            self._left -= self._length_of(each)
+            if self._left < 0:
+                raise refusal_of(
+                    node,
+                    f"the fields of its classes have more than {_MAX_FIELD_CHARS:,} characters, counted wherever one "
+                    "is used",
+                )
+            field = _read_field(each.value)
+            properties[field_name] = self.schema_of(each.annotation)
+            if field.description is not None:
+                properties[field_name]["description"] = field.description
+            if field.default is None:
+                required.append(field_name)
+            else:
+                properties[field_name] |= default_of(field.default)
+        self._within.pop()
+        return {"type": "object", "properties": properties, "required": required}
+
+    def _fields_of(self, name: str) -> dict[str, ast.AnnAssign]:
+        """Returns the annotated fields of a class, with those that it has of others of the source, by name."""
+        if name not in self._classes or name in self._fields:
+            return self._fields.get(name, {})
+        found = self._fields[name] = {}
+        for base in reversed(self._classes[name].bases):
+            found |= self._fields_of(_last_name(base))
+        for each in self._classes[name].body:
+            if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+                is_of_class = (
+                    isinstance(each.annotation, ast.Subscript)
+                    and _last_name(each.annotation.value) == "ClassVar"
+                )
+                if not is_of_class and not each.target.id.startswith("_"):
+                    found[each.target.id] = each
+        return found
+
+    def _length_of(self, node: ast.AnnAssign) -> int:
+        """Returns the length of a field in the source."""
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        end = self._line_offsets[node.end_lineno - 1] + node.end_col_offset
+        return end - self._line_offsets[node.lineno - 1] - node.col_offset
+
+
+def _members_of(node: ast.expr) -> Sequence[ast.expr] | None:
+    """Returns the types of which a value may have any; None: it is one type by itself."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        try:
+            quoted = ast.parse(node.value, mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise _unknown_type(node) from None
+        return [ast.copy_location(quoted, node)]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return [node.left, node.right]
+    if isinstance(node, ast.Subscript):
+        name, arguments = _last_name(node.value), _arguments_of(node)
+        if name == "Optional" and len(arguments) == 1:
+            return [*arguments, ast.copy_location(ast.Constant(None), node)]
+        if name == "Union" and arguments:
+            return arguments
+        if name == "Annotated" and arguments:
+            return arguments[:1]
+    return None
+
+
+def _arguments_of(node: ast.Subscript) -> Sequence[ast.expr]:
+    """Returns the arguments of a type, as `str` of `list[str]`."""
+    return list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+
+
+def _schema_of_literal(node: ast.Subscript, nodes: Sequence[ast.expr]) -> dict[str, Any]:
+    """Returns the schema of these values. Raises: BadRequest: one of them is none that JSON has."""
+    values = [each.value for each in nodes if isinstance(each, ast.Constant)]
+    kinds = {type(each).__name__.replace("NoneType", "None") for each in values}
+    if not values or len(values) < len(nodes) or not kinds <= {"str", "int", "bool", "None"}:
+        raise _unknown_type(node)
+    names = sorted(_PLAIN[kind] for kind in kinds)
+    return {"type": names[0] if len(names) == 1 else names, "enum": values}
+
+
+def _last_name(node: ast.expr) -> str:
+    """Returns the last part of a dotted name."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _read_field(value: ast.expr | None) -> _Field:
+    """Returns a field of a class. value: what the source assigns to it."""
+    if not isinstance(value, ast.Call) or _last_name(value.func) not in ("Field", "field"):
+        return _Field(_unless_ellipsis(value), None)
+    named = {each.arg: each.value for each in value.keywords}
+    default = named.get("default") or named.get("default_factory") or (value.args[0] if value.args else None)
+    text = named.get("description")
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        return _Field(_unless_ellipsis(default), text.value)
+    return _Field(_unless_ellipsis(default), None)
+
+
+def _unless_ellipsis(default: ast.expr | None) -> ast.expr | None:
+    """Returns a default; `...` stands for none."""
+    return None if default is None or _is_ellipsis(default) else default
+
+
+def _is_ellipsis(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is Ellipsis
+
+
+def default_of(default: ast.expr) -> dict[str, Any]:
+    """Returns a default that JSON can express; any other is left to the function."""
+    try:
+        value = ast.literal_eval(default)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return {}
+    return {"default": value} if _is_json(value) and _is_writable(value) else {}
+
+
+def _is_json(value: object) -> bool:
+    """Returns whether JSON has such a value."""
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, float):
+        return value == value and abs(value) != float("inf")
+    return value is None or isinstance(value, str | int)
+
+
+def _is_writable(value: object) -> bool:
+    """Returns whether a value goes into JSON as it is stored: without surrogates, with numbers of 64 bits."""
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _unknown_type(node: ast.expr) -> BadRequest:
+    """Returns the refusal of a type."""
+    return refusal_of(
+        node,
+        f"the type `{ast.unparse(node)[:80]}` has no JSON schema that can be read off the source; "
+        "use str, int, float, bool, list, dict, Optional, Union, Literal or a class of the source that has annotated "
+        "fields, or send `args_json_schema`",
+    )
+
+
+def refusal_of(node: ast.expr | ast.arg | ToolFunction, message: str) -> BadRequest:
+    """Returns the refusal of a source. node: names the line."""
+    return refusal_at(node.lineno, message)
+
+
+def refusal_at(line: int, message: str) -> BadRequest:
+    """Returns the refusal of a source for what is in a line."""
+    return BadRequest(f"Line {line}: {message}.", param="source_code")
