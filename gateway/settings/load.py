@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,45 +90,170 @@ def load_settings(
 
     Raises: SettingsError: names the setting, what was seen and what would do.
     """
-    raw_environ = os.environ if environ is None else environ
-    stripped_environ = _strip_values(raw_environ)
     for flag, text in (("--config", config), ("--upstream", upstream)):
         if text == "":  # a script's variable that is not set
             raise SettingsError(f"{flag}: expected a value, saw ''", in_file=False)
-    parsed = _read_file(config or stripped_environ.get("MNEMOGATE_CONFIG") or None)
-    values, errors, bad_tables = read_tables(parsed, Settings)
-    settings, mistakes = Settings(**values), Mistakes()
-    for error in errors:
-        mistakes.add(error)
-    for (table, key), value in _read_overrides(
-        parsed, settings, stripped_environ, flags or {}, mistakes
-    ).items():
-        settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
-    has_upstream = bool(upstream or stripped_environ.get("MNEMOGATE_UPSTREAM"))
-    if needs_secrets and not has_upstream:
-        _check_no_upstream_key(settings, stripped_environ, mistakes)
-    has_default_upstreams = has_upstream or "upstreams" not in parsed
-    if has_default_upstreams:
-        settings = replace(settings, upstreams=())
-    settings = _with_secrets(settings, raw_environ, mistakes, needs_secrets=needs_secrets)
-    if has_default_upstreams:
+    loader = _Loader(
+        os.environ if environ is None else environ, config, flags or {}, upstream, needs_secrets=needs_secrets
+    )
+    return loader.load()
+
+
+class _Loader:
+    """Reads settings from all of their sources, and gathers the mistakes in them. Its arguments: `load_settings`."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        config: str | None,
+        flags: Mapping[tuple[str, str], Any],
+        upstream: str | None,
+        *,
+        needs_secrets: bool,
+    ) -> None:
+        # The variables as they are, which "env:NAME" in the settings names.
+        self._raw_environ = environ
+        # The variables without white space at their ends: env files and mounted secrets often end in a newline.
+        self._environ = {name: text.strip() for name, text in environ.items()}
+        # The settings file.
+        self._file = _read_file(config or self._environ.get("MNEMOGATE_CONFIG") or None)
+        self._flags = flags
+        self._upstream = upstream
+        self._needs_secrets = needs_secrets
+        self._mistakes = Mistakes()
+
+    def load(self) -> Settings:
+        """Returns the settings. Raises: SettingsError: names all mistakes."""
+        values, errors, bad_tables = read_tables(self._file, Settings)
+        for error in errors:
+            self._mistakes.add(error)
+        settings = self._with_overrides(Settings(**values))
+        settings = self._with_upstreams_and_secrets(settings)
+        settings = _with_demo_profile(_with_canonical_values(settings))
+        # An invalid address in the environment leaves no upstreams; that they are missing is not reported, too.
+        if not settings.upstreams and "upstreams" not in self._file:
+            bad_tables.add("upstreams")
+        for error in check_settings(settings, bad_tables):
+            self._mistakes.add(error)
+        self._mistakes.raise_if_any()
+        return settings
+
+    def _with_upstreams_and_secrets(self, settings: Settings) -> Settings:
+        """Returns the settings with the upstreams to use, and with the secrets that variables hold."""
+        is_upstream_given = bool(self._upstream or self._environ.get("MNEMOGATE_UPSTREAM"))
+        if self._needs_secrets and not is_upstream_given:
+            self._check_no_upstream_key(settings)
+        if not is_upstream_given and "upstreams" in self._file:
+            return self._with_secrets(settings)
+        settings = self._with_secrets(replace(settings, upstreams=()))
         # After the secrets: the value of a variable of the SDKs is used as it is, whatever it begins with.
-        with mistakes.collecting(), _not_from_file():
-            settings = replace(settings, upstreams=_default_upstreams(stripped_environ, upstream))
+        with self._mistakes.collecting(), _not_from_file():
+            return replace(settings, upstreams=_default_upstreams(self._environ, self._upstream))
+        return settings
+
+    def _with_overrides(self, settings: Settings) -> Settings:
+        """Returns the file's settings with those of the environment and the flags in their places."""
+        for (table, key), value in self._read_overrides(settings).items():
+            settings = replace(settings, **{table: replace(getattr(settings, table), **{key: value})})
+        return settings
+
+    def _read_overrides(self, settings: Settings) -> dict[tuple[str, str], Any]:
+        """Returns what overrides the file's settings: (table, key) -> value."""
+        overrides = self._read_environment(_referenced_variables(settings))
+        for (table, key), value in self._flags.items():
+            with self._mistakes.collecting(), _not_from_file():
+                overrides[table, key] = convert_text(str(value), _SCALAR_TABLES[table], key, f"{table}.{key}")
+                if (table, key) == ("database", "path"):
+                    overrides["database", "url"] = None
+        if overrides.keys() & _DATABASE:
+            # A database path from the environment or a flag overrides a URL in the settings file.
+            overrides.setdefault(("database", "url"), None)
+        elif isinstance(given := self._file.get("database"), dict) and {"path", "url"} <= given.keys():
+            self._mistakes.add(
+                SettingsError(
+                    "database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them"
+                )
+            )
+        return overrides
+
+    def _read_environment(self, referenced: Collection[str]) -> dict[tuple[str, str], Any]:
+        """Returns the settings that the environment has: (table, key) -> value.
+
+        referenced: variables that the file names for keys. They are no settings, whatever they begin with.
+        """
+        known = _variables()
+        # setting -> the variable that has it, and its value.
+        found: dict[tuple[str, str], tuple[str, Any]] = {}
+        for name, text in self._environ.items():
+            if not name.startswith("MNEMOGATE_") or name in _OTHER_VARIABLES or name in referenced:
+                continue
+            if _SERVICE_LINK.fullmatch(f"{name}={text}"):
+                continue
+            with self._mistakes.collecting(), _not_from_file():
+                if name not in known:
+                    raise SettingsError(unknown_name("environment", name, [*known, *_OTHER_VARIABLES]))
+                # `NAME=` is how compose files and shells say that a variable is not set.
+                if text:
+                    table, key = known[name]
+                    value = convert_text(text, _SCALAR_TABLES[table], key, name)
+                    other, earlier = found.setdefault((table, key), (name, value))
+                    if value != earlier:
+                        raise SettingsError(
+                            f"environment: {other} and {name} say different things; leave one out"
+                        )
+        overrides = {setting: value for setting, (_, value) in found.items()}
+        path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
+        if path is not None and url not in (None, f"{_SQLITE}{path}"):
+            names = " and ".join(found[each][0] for each in sorted(_DATABASE))
+            self._mistakes.add(
+                SettingsError(f"environment: {names} say different things; leave one out", in_file=False)
+            )
+        return overrides
+
+    def _check_no_upstream_key(self, settings: Settings) -> None:
+        """Adds a mistake where the environment has the key of an upstream that is not given."""
+        if self._environ.get(_UPSTREAM_KEY) and _UPSTREAM_KEY not in _referenced_variables(settings):
+            self._mistakes.add(
+                SettingsError(
+                    f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
+                    in_file=False,
+                )
+            )
+
+    def _with_secrets(self, settings: Settings) -> Settings:
+        """Returns the settings with the values of the variables that they name."""
+
+        def resolve(where: str, text: str) -> str | None:
+            name = _referenced_variable(text)
+            if name is None:
+                return text
+            if not self._raw_environ.get(name):
+                if self._needs_secrets or where.startswith("database."):
+                    self._mistakes.add(SettingsError(f"{where} names {name}, which is not set"))
+                return None
+            return self._raw_environ[name]
+
+        return _replace_secrets(settings, resolve)
+
+
+def _variables() -> dict[str, tuple[str, str]]:
+    """Returns the variables that set a value: name -> (table, key)."""
+    known = dict(_SHORT_NAMES)
+    for table, cls in _SCALAR_TABLES.items():
+        known |= {f"MNEMOGATE_{table}_{name}".upper(): (table, name) for name in cls.__struct_fields__}
+    # A list of tables can only stand in the file.
+    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
+    return known
+
+
+def _with_canonical_values(settings: Settings) -> Settings:
+    """Returns the settings with the values that may be written in several ways in one."""
     headers = tuple(replace(each, host=each.host.lower()) for each in settings.tools.headers)
-    settings = replace(
+    return replace(
         settings,
         database=_with_sqlite_path(settings.database),
         tools=replace(settings.tools, headers=headers),
     )
-    settings = _with_demo_profile(settings)
-    # An invalid address in the environment leaves no upstreams; that they are missing is not reported, too.
-    if not settings.upstreams and "upstreams" not in parsed:
-        bad_tables.add("upstreams")
-    for error in check_settings(settings, bad_tables):
-        mistakes.add(error)
-    mistakes.raise_if_any()
-    return settings
 
 
 def _with_demo_profile(settings: Settings) -> Settings:
@@ -137,25 +262,6 @@ def _with_demo_profile(settings: Settings) -> Settings:
         return settings
     demo = replace(DEMO_PROFILE, upstream=settings.upstreams[0].name)
     return replace(settings, profiles=(demo,))
-
-
-def _strip_values(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Returns the variables without white space at their ends: env files and mounted secrets often end in a newline.
-
-    The variable that "env:NAME" in the settings names is used as it is.
-    """
-    return {name: text.strip() for name, text in environ.items()}
-
-
-def _check_no_upstream_key(settings: Settings, environ: Mapping[str, str], mistakes: Mistakes) -> None:
-    """Adds a mistake where the environment has the key of an upstream that is not given."""
-    if environ.get(_UPSTREAM_KEY) and _UPSTREAM_KEY not in _referenced_variables(settings):
-        mistakes.add(
-            SettingsError(
-                f"environment: {_UPSTREAM_KEY} is the key of MNEMOGATE_UPSTREAM or --upstream, which is not given",
-                in_file=False,
-            )
-        )
 
 
 @contextmanager
@@ -200,35 +306,6 @@ def _read_file(path: str | None) -> dict[str, Any]:
         raise SettingsError(f"The settings file {file} cannot be read: {why}.", in_file=False) from error
 
 
-def _read_overrides(
-    parsed: Mapping[str, Any],
-    settings: Settings,
-    environ: Mapping[str, str],
-    flags: Mapping[tuple[str, str], Any],
-    mistakes: Mistakes,
-) -> dict[tuple[str, str], Any]:
-    """Returns the settings of the environment and the flags, which override the file: (table, key) -> value.
-
-    parsed, settings: the file's.
-    """
-    # The file may name a variable for a key that begins with MNEMOGATE_: it is no setting.
-    referenced = _referenced_variables(settings)
-    overrides = _read_environment({k: v for k, v in environ.items() if k not in referenced}, mistakes)
-    for (table, key), value in flags.items():
-        with mistakes.collecting(), _not_from_file():
-            overrides[table, key] = convert_text(str(value), _SCALAR_TABLES[table], key, f"{table}.{key}")
-            if (table, key) == ("database", "path"):
-                overrides["database", "url"] = None
-    if overrides.keys() & _DATABASE:
-        # A database path from the environment or a flag overrides a URL in the settings file.
-        overrides.setdefault(("database", "url"), None)
-    elif isinstance(given := parsed.get("database"), dict) and {"path", "url"} <= given.keys():
-        mistakes.add(
-            SettingsError("database: `path` is a SQLite file and `url` a PostgreSQL server; name one of them")
-        )
-    return overrides
-
-
 def _referenced_variables(settings: Settings) -> set[str]:
     """Returns the variables that the file names for keys and secrets."""
     names: set[str] = set()
@@ -240,42 +317,6 @@ def _referenced_variables(settings: Settings) -> set[str]:
 
     _replace_secrets(settings, collect)
     return names
-
-
-def _read_environment(environ: Mapping[str, str], mistakes: Mistakes) -> dict[tuple[str, str], Any]:
-    """Returns the settings that the environment has: (table, key) -> value."""
-    known = dict(_SHORT_NAMES)
-    for table, cls in _SCALAR_TABLES.items():
-        known |= {f"MNEMOGATE_{table}_{name}".upper(): (table, name) for name in cls.__struct_fields__}
-    # A list of tables can only stand in the file.
-    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
-    # setting -> the variable that has it, and its value.
-    found: dict[tuple[str, str], tuple[str, Any]] = {}
-    for name, text in environ.items():
-        if not name.startswith("MNEMOGATE_") or name in _OTHER_VARIABLES:
-            continue
-        if _SERVICE_LINK.fullmatch(f"{name}={text}"):
-            continue
-        with mistakes.collecting(), _not_from_file():
-            if name not in known:
-                raise SettingsError(unknown_name("environment", name, [*known, *_OTHER_VARIABLES]))
-            # `NAME=` is how compose files and shells say that a variable is not set.
-            if text:
-                table, key = known[name]
-                value = convert_text(text, _SCALAR_TABLES[table], key, name)
-                other, earlier = found.setdefault((table, key), (name, value))
-                if value != earlier:
-                    raise SettingsError(
-                        f"environment: {other} and {name} say different things; leave one out"
-                    )
-    overrides = {setting: value for setting, (_, value) in found.items()}
-    path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
-    if path is not None and url not in (None, f"{_SQLITE}{path}"):
-        names = " and ".join(found[each][0] for each in sorted(_DATABASE))
-        mistakes.add(
-            SettingsError(f"environment: {names} say different things; leave one out", in_file=False)
-        )
-    return overrides
 
 
 def _with_sqlite_path(database: DatabaseSettings) -> DatabaseSettings:
@@ -349,28 +390,6 @@ def _replace_secrets(settings: Settings, resolve: Callable[[str, str], str | Non
         if secret is not None:
             headers.append(replace(header, value=secret))
     return replace(settings, tools=replace(settings.tools, headers=tuple(headers)))
-
-
-def _with_secrets(
-    settings: Settings, environ: Mapping[str, str], mistakes: Mistakes, *, needs_secrets: bool
-) -> Settings:
-    """Returns the settings with the values of the variables that they name.
-
-    needs_secrets: with False what names a variable that is not set is left out, but for the database's URLs.
-    mistakes: what is not set is added to them.
-    """
-
-    def resolve(where: str, text: str) -> str | None:
-        name = _referenced_variable(text)
-        if name is None:
-            return text
-        if not environ.get(name):
-            if needs_secrets or where.startswith("database."):
-                mistakes.add(SettingsError(f"{where} names {name}, which is not set"))
-            return None
-        return environ[name]
-
-    return _replace_secrets(settings, resolve)
 
 
 def _referenced_variable(text: str) -> str | None:
