@@ -597,7 +597,7 @@ def limits() -> None: ...
 @_json
 def list_limits(as_json: bool, project: str | None) -> None:
     printed.show_list(
-        printed.LIMITS, _load_commands().records("limits-list", {"project": project}), as_json=as_json
+        printed.LIMITS, _load_commands().client.records("limits-list", {"project": project}), as_json=as_json
     )
 
 

@@ -1,41 +1,36 @@
-"""The work of the commands: operations, asked of the process that serves the database or performed here."""
+"""The work of the commands. Most of them have an operation performed, and print its answer."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from gateway.errors import BadRequest, DatabaseInUse, GatewayError
+from gateway.errors import BadRequest, GatewayError
 from gateway.limits import Limits
 from gateway.loading import exit_on_interrupt, loading
+from gateway.operation_client import OperationClient, without_none
 from gateway.run.admin import printed
 from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
-from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone, ServingProcess
+from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone
 from gateway.run.admin.streams import open_input, open_output, split_lines
 from gateway.settings import Settings, without_password
 from gateway.settings.check import POSTGRES
 from gateway.settings.load import load_settings
-from storage.errors import ReadOnly, StoreError
-from storage.sqlite.lock import owner_of
 
 EXIT_FAILED = 1
-# Operations that make sense before the first `serve`: they may create the database.
-CREATES_DATABASE = ("keys-create", "memory-import")
 URLS = ("url", "listen_url", "proxy")
 SECRETS = (
     "api_key",
@@ -51,15 +46,8 @@ POLL_S = 0.5
 
 # Rows of usage that one call returns.
 _USAGE_ROWS = 10_000
-# How long a command waits for a gateway that starts or another command that ends, and how often it looks. A start takes
-# a second, and several on a machine that is busy.
-_START_S = 10.0
-_START_POLL_S = 0.1
-# Seconds after which a command prints that it waits. Commands and starts take less: it is mostly a gateway that drains.
-_START_NOTED_S = 1.5
 
 _Arguments = Mapping[str, Any]
-T = TypeVar("T")
 
 
 @dataclass
@@ -96,6 +84,15 @@ class Commands:
     def settings(self) -> Settings:
         """The settings, in which secrets are not resolved."""
         return self.load()
+
+    @cached_property
+    def client(self) -> OperationClient:
+        """The operations. Mistakes in the settings are reported before any."""
+        return OperationClient(self.settings)
+
+    def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
+        """Returns the answer of an operation. arguments, answer_s: as for `OperationClient.perform`."""
+        return self.client.perform(operation, arguments, answer_s)
 
     # -- serving
 
@@ -164,7 +161,7 @@ class Commands:
 
     def open_page(self, *, only_prints: bool) -> None:
         """Prints the address of the page, with a code that signs in once. On a terminal it opens a browser, too."""
-        process = self._find_process()
+        process = self.client.find_process()
         if process is None:
             database = self.settings.database
             reason = "is served by no gateway: start one first, or name the file of another with --db"
@@ -220,107 +217,14 @@ class Commands:
                     "`mnemogate mcp` needs the extra `mcp`: in the clone run pip install -e '.[mcp]', "
                     "or uv sync --extra mcp"
                 ) from error
-        _ = self.settings  # mistakes in them are reported before anything is served
-        memory = {**_without_none(arguments), "read": read_only}
+        client = self.client  # mistakes in the settings are reported before anything is served
+        memory = {**without_none(arguments), "read": read_only}
         # The threads that read the input and perform a call cannot be interrupted, and asyncio would wait for them.
         # A call writes all or nothing, however the process ends.
         with exit_on_interrupt():
-            serve_stdio(lambda call: self.perform(MCP_CALL, call), memory)
+            serve_stdio(lambda call: client.perform(MCP_CALL, call), memory)
 
     # -- operations
-
-    def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
-        """Asks the process that serves this database, or performs the operation here if there is none.
-
-        arguments: its arguments; those that are None count as left out.
-        answer_s: as for `ServingProcess.ask`.
-        """
-        arguments = _without_none(arguments)
-        _ = self.settings  # mistakes in them come first
-        try:
-            body = json.dumps(arguments, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            around = error.object[max(error.start - 8, 0) : error.end]
-            raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
-        return self._where_served(
-            lambda: self._perform_here(operation, arguments),
-            lambda process: process.ask(operation, body, answer_s),
-        )
-
-    def _where_served(self, here: Callable[[], T], there: Callable[[ServingProcess], T]) -> T:
-        """Has work done by the process that serves the database, or here if there is none.
-
-        here: opens the database, for which another command is waited for.
-        """
-        until = time.monotonic() + _START_S
-        is_noted = False
-        while True:
-            if (process := self._find_process(until)) is not None:
-                with suppress(ProcessGone):
-                    return there(process)
-            try:
-                return here()
-            except DatabaseInUse:
-                # Another one was faster: a command that soon ends, or a gateway that starts or has begun to stop.
-                now = time.monotonic()
-                if now > until:
-                    raise
-                if not is_noted and now > until - _START_S + _START_NOTED_S:
-                    is_noted = True
-                    print_error(f"waiting up to {_START_S:g} s for the process that has the database to end")
-                time.sleep(_START_POLL_S)
-
-    def _perform_here(self, operation: str, arguments: _Arguments) -> Any:
-        """Performs an operation on the database itself."""
-        database = self.settings.database
-        is_there = database.url is not None or os.path.exists(database.path)
-        if operation not in CREATES_DATABASE and not is_there:
-            raise GatewayError(
-                f"There is no database at {database.shown}; --db or database.path says where it is."
-            )
-        with loading():
-            from gateway.serve import perform_without_server
-
-        answer = asyncio.run(perform_without_server(self.settings, operation, arguments))
-        if not is_there:
-            print(f"There was no database: {database.shown} is new.", file=sys.stderr)
-        return answer
-
-    def _find_process(self, until: float | None = None) -> ServingProcess | None:
-        """Returns the process that serves this database; None: there is none.
-
-        until: how long one that starts is waited for (monotonic); None: for `_START_S`.
-
-        The lock decides: a process that was killed leaves its file, and another program may have its port by now.
-        One that starts has the lock before its file, which is waited for.
-
-        Raises: GatewayError: the database is another account's.
-        """
-        database = self.settings.database
-        if database.url is not None:
-            return None
-        until = time.monotonic() + _START_S if until is None else until
-        try:
-            while owner_of(database.path) is not None:
-                process = ServingProcess.find(database.path)
-                if process is not None or time.monotonic() > until:
-                    return process
-                time.sleep(_START_POLL_S)
-        except ReadOnly as error:
-            raise GatewayError(error.message) from error
-        except StoreError:
-            return None
-        return None
-
-    def _pages(
-        self, operation: str, arguments: _Arguments, cursor: Literal["from", "after"] = "from"
-    ) -> Iterator[Any]:
-        """Yields the answers of an operation that answers page by page. cursor: its argument that takes `next`."""
-        page = self.perform(operation, arguments)
-        yield page
-        while page["next"] is not None:
-            page = self.perform(operation, {**arguments, cursor: page["next"]})
-            yield page
 
     def list_pages(
         self,
@@ -332,12 +236,12 @@ class Commands:
         as_json: bool,
     ) -> None:
         """Prints a list. limit: the most lines; None: all."""
-        lines = (line for page in self._pages(operation, arguments) for line in page["lines"])
+        lines = (line for page in self.client.pages(operation, arguments) for line in page["lines"])
         printed.show_list(listing, islice(lines, limit), as_json=as_json)
 
     def show_usage(self, arguments: _Arguments, *, as_csv: bool, as_json: bool) -> None:
         """Prints sums of usage."""
-        pages = list(self._pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
+        pages = list(self.client.pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
             from gateway.run.admin.usage_operations import as_csv as csv_of
@@ -358,13 +262,9 @@ class Commands:
         if project not in ("default", *self.settings.projects, *named):
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 
-    def records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
-        """Returns all records of a list."""
-        return [each for page in self._pages(operation, arguments, "after") for each in page["data"]]
-
     def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
         """Forgets a memory or a part of it. check_consent: is called with what will be done, and raises a refusal."""
-        arguments = _without_none(arguments)
+        arguments = without_none(arguments)
         _check_what_to_forget(arguments, all_users=all_users)
         # Read before the question, so that mistakes in the settings are reported before it.
         is_server = self.settings.database.url is not None
@@ -383,8 +283,8 @@ class Commands:
 
     def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
         """Writes a memory to a file, or to the standard output. may_replace: the file may be there already."""
-        arguments = _without_none(arguments)
-        pages = self._pages("memory-export", arguments)
+        arguments = without_none(arguments)
+        pages = self.client.pages("memory-export", arguments)
         first = next(pages)
         others = first.get("others")  # a gateway of an older version leaves out this and `messages`
         messages: int | None = 0
@@ -416,11 +316,11 @@ class Commands:
         if position is None:
             raise BadRequest("There is nothing to import.")
         self.perform("memory-import", {**arguments, "lines": [], "at": position, "end": True})
-        print(printed.describe_imported(_without_none(arguments), path, size), file=sys.stderr)
+        print(printed.describe_imported(without_none(arguments), path, size), file=sys.stderr)
 
     def import_file(self, path: str, arguments: _Arguments, *, as_json: bool) -> int:
         """Imports what another application has exported, with a bar on a terminal."""
-        arguments = _without_none(arguments)
+        arguments = without_none(arguments)
         with Progress("Looking at the file" if arguments.get("preview") else "Importing") as progress:
 
             def report(shown: Mapping[str, Any]) -> None:
@@ -442,7 +342,7 @@ class Commands:
 
             return asyncio.run(import_file(self.settings, path, arguments, report))
 
-        return self._where_served(import_here, lambda _: self._follow_import(path, arguments, report))
+        return self.client.have_done(import_here, lambda _: self._follow_import(path, arguments, report))
 
     def _follow_import(
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
@@ -459,7 +359,7 @@ class Commands:
 
     def list_imports(self, arguments: _Arguments, *, as_json: bool) -> None:
         """Prints all imports."""
-        printed.show_list(printed.IMPORTS, self.records("imports-list", arguments), as_json=as_json)
+        printed.show_list(printed.IMPORTS, self.client.records("imports-list", arguments), as_json=as_json)
 
     def undo_import(self, id: str) -> None:
         """Undoes an import."""
@@ -475,7 +375,7 @@ class Commands:
         job = self.perform("compact", arguments)["job"]
         print(f"Job {job}; `mnemogate jobs` shows it until it is done.", file=sys.stderr)
         with Progress("Summarising (^C leaves it to the gateway)") as progress:
-            if not progress.is_shown or self._find_process() is None:
+            if not progress.is_shown or self.client.find_process() is None:
                 return
             is_done = self._wait_for_job(job, progress)
         print("It is done." if is_done else "The gateway has ended; the next one goes on.", file=sys.stderr)
@@ -485,7 +385,7 @@ class Commands:
 
         Raises: GatewayError: it has failed.
         """
-        while self._find_process() is not None:
+        while self.client.find_process() is not None:
             found = next(iter(self.perform("jobs-list", {"job": job})), None)
             if found is None:  # jobs that are done are not listed
                 return True
@@ -507,10 +407,6 @@ def _check_what_to_forget(arguments: _Arguments, *, all_users: bool) -> None:
         )
     if not all_users and not is_narrowed:
         raise BadRequest("Say what to forget: --user, --conversation, --agent, or --all-users.")
-
-
-def _without_none(arguments: _Arguments) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _without_secrets(value: Any, name: str = "") -> Any:

@@ -1,6 +1,6 @@
 """Opens the database that the settings name. Other modules of the gateway know the store's types, and no database.
 
-The one exception is gateway/cli_commands.py, which asks the database's lock who serves it, and has to start fast.
+The one exception is gateway/operation_client.py, which asks the database's lock who serves it, and has to start fast.
 """
 
 from __future__ import annotations

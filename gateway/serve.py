@@ -25,8 +25,7 @@ import uvloop
 from gateway.agents.services import AgentServices
 from gateway.agents.tools.descriptors import close_in_children
 from gateway.app import Gateway, WorkerHealth
-from gateway.core.request.identity import AGENT_PREFIX
-from gateway.errors import GatewayError, SettingsError, UnknownModel
+from gateway.errors import GatewayError, SettingsError
 from gateway.limits import Limits
 from gateway.log import configure_logging
 from gateway.metrics import Metrics
@@ -35,10 +34,10 @@ from gateway.operations import make_mcp_memory, make_operations
 from gateway.provider_factory import make_embedder
 from gateway.run.admin.serving import AdminFile
 from gateway.run.background.embed import EmbeddingService
-from gateway.run.upstream.route import resolve_route
 from gateway.run.usage.accounting import Accounting
 from gateway.services import Services, install_keys
-from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings, is_loopback
+from gateway.settings import Settings, is_loopback
+from gateway.start_notice import describe_start
 from gateway.trace_factory import check_package
 from gateway.traces.otlp import OtlpSettings, read_otlp
 from gateway.web.server import bind, listen, make_server
@@ -49,27 +48,6 @@ _log = logging.getLogger("mnemogate")
 
 # How long calls of MCP that an operation has left may take to their end.
 DRAIN_S = 5.0
-# By an upstream's address, or its kind where that is enough. The scripted model answers to any name, so it is asked
-# for by one that others have.
-EXAMPLE_MODELS = {
-    "scripted": "gpt-4o-mini",
-    "https://api.openai.com/v1": "gpt-4o-mini",
-    "anthropic": "claude-haiku-5",
-    "https://api.anthropic.com/v1": "claude-haiku-5",
-}
-
-# Flush left, so that what is copied is what Python takes.
-EXAMPLE = """\
-Try it (pip install openai):
-
-from openai import OpenAI
-client = OpenAI(base_url="{url}/v1", api_key="{key}")
-chat = client.chat.completions
-tell = [{{"role": "user", "content": "My cat is called Miso."}}]
-print(chat.create(model="{model}", {user}messages=tell).choices[0].message.content)
-ask = [{{"role": "user", "content": "What is my cat called?"}}]  # a second conversation
-print(chat.create(model="{model}", {user}messages=ask).choices[0].message.content)
-"""
 
 
 def serve(settings: Settings, limits: Limits | None = None, *, performs_jobs: bool = True) -> int:
@@ -222,7 +200,7 @@ async def _serve(
 
     def started() -> None:
         _tune_interpreter()
-        _announce(settings, store, url, local_url, has_keys)
+        _print_notice(describe_start(settings, store.health, url, local_url, has_keys=has_keys))
 
     server = make_server(app, settings.server, app.readiness, started, limits, app.begin_stop)
     if admin is not None:
@@ -325,39 +303,6 @@ def check_mcp(settings: Settings) -> None:
         )
 
 
-def _announce(settings: Settings, store: Store, url: str, local_url: str, has_keys: bool) -> None:
-    names = ", ".join(f"{each.name} ({_describe_upstream(each)})" for each in settings.upstreams)
-    model = example_model(settings)
-    trouble = " cannot be used (the log says why); until it can, nothing is remembered"
-    lines = [
-        f"Mnemogate listens on {url}",
-        f"Database: {settings.database.shown}{'' if store.health.is_up else trouble}",
-        f"Upstream: {names}",
-    ]
-    if settings.background_model is None:
-        lines.append(
-            "Background model: none; memory.background_model names one, to note facts and to write summaries"
-        )
-    elif settings.memory.background_model is None:
-        lines.append(f"Background model: {settings.background_model}, the cheapest of [[models]]")
-    is_single = settings.memory.single_user
-    demo = settings.profile(DEMO_PROFILE.name)
-    if demo and demo.model == DEMO_PROFILE.model:
-        with_user = "" if is_single else " with a `user`,"
-        model_field = f'model="{AGENT_PREFIX}{demo.name}"'
-        lines.append(f'Say "remember: I like tea" to {model_field}{with_user} and it uses its memory tools.')
-    if is_single:
-        lines.append(f"Memory: everybody's is that of the user {settings.default_user!r}")
-    if settings.ui.enabled:
-        opens = (
-            "`mnemogate ui` opens it" if settings.database.url is None else "a key of an operator opens it"
-        )
-        lines.append(f"Page: {local_url}/ui ({opens})")
-    user = "" if is_single else 'user="alice", '
-    lines += ["", EXAMPLE.format(url=local_url, key=example_key(settings, has_keys), model=model, user=user)]
-    _print_notice("\n".join(lines))
-
-
 def _print_notice(text: str) -> None:
     """Prints for an operator at a terminal. A stdout without a reader, or a full disk, is no reason not to serve."""
     try:
@@ -365,39 +310,6 @@ def _print_notice(text: str) -> None:
     except OSError:
         # Python's own last flush must not fail for it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _describe_upstream(upstream: UpstreamSettings) -> str:
-    if upstream.kind == "scripted":
-        return "built in, no key needed"
-    key_note = ", with the caller's own key" if _uses_caller_key(upstream) else ""
-    return f"{upstream.base_url or upstream.kind}{key_note}"
-
-
-def _uses_caller_key(upstream: UpstreamSettings) -> bool:
-    """Returns whether the upstream gets the caller's own key: the settings have none for it."""
-    return upstream.kind != "scripted" and not (upstream.keys or upstream.headers)
-
-
-def example_key(settings: Settings, has_keys: bool) -> str:
-    """Returns the `api_key` of the example. has_keys: the gateway has keys of its own."""
-    if has_keys:
-        return "mg-..."
-    return "sk-..." if _uses_caller_key(settings.upstreams[0]) else "none"
-
-
-def example_model(settings: Settings) -> str:
-    """Returns a model name that is answered here, for the example; "..." where the settings name none."""
-    names = [each.alias for each in settings.models]
-    if settings.upstreams[0].kind != "scripted":
-        names += [f"{AGENT_PREFIX}{each.name}" for each in settings.profiles if each.model]
-    for each in settings.upstreams:
-        names.append(EXAMPLE_MODELS.get((each.base_url or each.kind).rstrip("/"), ""))
-    for name in filter(None, names):
-        with suppress(UnknownModel):
-            resolve_route(settings, name)
-            return name
-    return "..."
 
 
 def _url_host(host: str) -> str:

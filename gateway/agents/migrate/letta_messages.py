@@ -6,7 +6,6 @@ A message of the server is listed in several parts with one id: a thought, a tex
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import orjson
 

@@ -27,9 +27,10 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
-from gateway.cli_commands import _START_POLL_S, _START_S, Commands
+from gateway.cli_commands import Commands
 from gateway.errors import GatewayError
 from gateway.log import RepeatHandler
+from gateway.operation_client import START_POLL_S, START_S, OperationClient
 from gateway.run.admin import serving
 from gateway.run.admin.import_performer import ImportPerformer
 from gateway.run.admin.import_reading import Survey
@@ -139,12 +140,12 @@ def test_a_command_waits_for_a_gateway_that_starts(tmp_path: Path, monkeypatch: 
         if len(waits) == 2:
             admin.write("http://127.0.0.1:9")
 
-    monkeypatch.setattr("gateway.cli_commands.time.sleep", write_at_the_second_look)
-    process = Commands(db=database)._find_process()
+    monkeypatch.setattr("gateway.operation_client.time.sleep", write_at_the_second_look)
+    process = Commands(db=database).client.find_process()
     assert process == ServingProcess("http://127.0.0.1:9", admin.token)
     admin.remove()
     lock.release()
-    assert (Commands(db=database)._find_process(), len(waits)) == (None, 2)
+    assert (Commands(db=database).client.find_process(), len(waits)) == (None, 2)
 
 
 @pytest.mark.sqlite
@@ -155,21 +156,21 @@ def test_a_command_waits_for_another_one_that_was_faster(
     """It has locked the database after this one has looked who owns it."""
     Path("list.txt").write_text("Ann likes tea.\n")
     assert main(["keys", "create"]) == 0
-    lock, find, waits = Lock(database), Commands._find_process, list[float]()
+    lock, find, waits = Lock(database), OperationClient.find_process, list[float]()
 
-    def find_and_be_forestalled(commands: Commands, *until: float) -> ServingProcess | None:
-        found = find(commands, *until)
+    def find_and_be_forestalled(client: OperationClient, *until: float) -> ServingProcess | None:
+        found = find(client, *until)
         if not waits:
             lock.take()
         return found
 
     def end_while_it_waits(seconds: float) -> None:
-        if seconds == _START_POLL_S:  # and not the lock's own pause
+        if seconds == START_POLL_S:  # and not the lock's own pause
             waits.append(seconds)
             lock.release()
 
-    monkeypatch.setattr(Commands, "_find_process", find_and_be_forestalled)
-    monkeypatch.setattr("gateway.cli_commands.time.sleep", end_while_it_waits)
+    monkeypatch.setattr(OperationClient, "find_process", find_and_be_forestalled)
+    monkeypatch.setattr("gateway.operation_client.time.sleep", end_while_it_waits)
     assert (main(command), len(waits)) == (0, 1)
 
 
@@ -188,14 +189,14 @@ def test_a_command_waits_ten_seconds_at_most_and_says_so(
         now += seconds
 
     clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
-    monkeypatch.setattr("gateway.cli_commands.time", clock)
+    monkeypatch.setattr("gateway.operation_client.time", clock)
     monkeypatch.setattr("storage.sqlite.lock.time", SimpleNamespace(sleep=lambda seconds: None))
     assert main(["keys", "list"]) == 1
     said = capsys.readouterr().err
     assert said.count("waiting up to 10 s") == 1
     assert f"process {os.getpid()}" in said
     admin.remove()
-    assert _START_S <= now < _START_S + 2 * _START_POLL_S
+    assert START_S <= now < START_S + 2 * START_POLL_S
 
 
 @pytest.mark.sqlite
@@ -213,7 +214,7 @@ def test_a_summary_is_waited_for_as_long_as_a_gateway_serves(
             if now > 5_000 and ends == "job":
                 gateway.call(jobs.cancel(job))
             elif now > 5_000:
-                monkeypatch.setattr(Commands, "_find_process", lambda _: None)
+                monkeypatch.setattr(OperationClient, "find_process", lambda _: None)
 
         clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
         monkeypatch.setattr("gateway.cli_commands.time", clock)

@@ -18,7 +18,6 @@ from gateway.errors import SettingsError
 from gateway.provider_factory import make_providers
 from gateway.run.resolver import rules_of
 from gateway.run.upstream.route import resolve_route
-from gateway.serve import example_key, example_model
 from gateway.settings import (
     DEMO_PROFILE,
     Capability,
@@ -31,6 +30,7 @@ from gateway.settings import (
     without_password,
 )
 from gateway.settings.load import load_settings
+from gateway.start_notice import example_key, example_model
 from storage.postgres.url import without_secret
 from tests.rows import each_row
 

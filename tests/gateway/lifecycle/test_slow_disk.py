@@ -20,6 +20,7 @@ import gateway.serve
 from gateway.run.chat import Chat
 from gateway.run.pending import LEAVING_TICKS, PendingWrites
 from gateway.settings import DatabaseSettings
+from gateway.start_notice import describe_start
 from storage.records import Scope
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.upstream import Gate, StrictUpstream, raw, say
@@ -164,7 +165,6 @@ def test_a_store_that_is_slow_is_said_and_chat_goes_on(upstream: StrictUpstream,
 def test_a_start_whose_store_is_slow_says_nothing_of_a_fault(
     upstream: StrictUpstream,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path = tmp_path / "m.db"
@@ -173,8 +173,9 @@ def test_a_start_whose_store_is_slow_says_nothing_of_a_fault(
     with world_of(upstream, path, limits=limits) as world, stalled(world):
         assert world.status == "slow"
         gateway.serve._report_fault(world.store, "Requests are answered without memory")
-        gateway.serve._announce(settings, world.store, "http://127.0.0.1:1", "http://127.0.0.1:1", False)
-    assert f"Database: {path}\n" in capsys.readouterr().out
+        url = "http://127.0.0.1:1"
+        notice = describe_start(settings, world.store.health, url, url, has_keys=False)
+    assert f"Database: {path}\n" in notice
     assert "until the database can be used" not in caplog.text
 
 

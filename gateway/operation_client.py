@@ -1,0 +1,141 @@
+"""Operations, asked of the process that serves the database, or performed here if there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
+
+from gateway.errors import BadRequest, DatabaseInUse, GatewayError
+from gateway.loading import loading
+from gateway.run.admin.printed import print_error
+from gateway.run.admin.serving import ProcessGone, ServingProcess
+from gateway.settings import Settings
+from storage.errors import ReadOnly, StoreError
+from storage.sqlite.lock import owner_of
+
+# Operations that make sense before the first `serve`: they may create the database.
+CREATES_DATABASE = ("keys-create", "memory-import")
+
+# How long a command waits for a gateway that starts or another command that ends, and how often it looks. A start takes
+# a second, and several on a machine that is busy.
+START_S = 10.0
+START_POLL_S = 0.1
+# Seconds after which a command prints that it waits. Commands and starts take less: it is mostly a gateway that drains.
+_START_NOTED_S = 1.5
+
+_Arguments = Mapping[str, Any]
+T = TypeVar("T")
+
+
+class OperationClient:
+    """Has operations performed on the database that the settings name. Errors of all methods: GatewayError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def perform(self, operation: str, arguments: _Arguments, answer_s: float | None = None) -> Any:
+        """Asks the process that serves this database, or performs the operation here if there is none.
+
+        arguments: its arguments; those that are None count as left out.
+        answer_s: as for `ServingProcess.ask`.
+        """
+        arguments = without_none(arguments)
+        try:
+            body = json.dumps(arguments, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            around = error.object[max(error.start - 8, 0) : error.end]
+            raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
+        return self.have_done(
+            lambda: self._perform_here(operation, arguments),
+            lambda process: process.ask(operation, body, answer_s),
+        )
+
+    def have_done(self, here: Callable[[], T], there: Callable[[ServingProcess], T]) -> T:
+        """Has work done by the process that serves the database, or here if there is none.
+
+        here: opens the database, for which another command is waited for.
+        """
+        until = time.monotonic() + START_S
+        is_noted = False
+        while True:
+            if (process := self.find_process(until)) is not None:
+                with suppress(ProcessGone):
+                    return there(process)
+            try:
+                return here()
+            except DatabaseInUse:
+                # Another one was faster: a command that soon ends, or a gateway that starts or has begun to stop.
+                now = time.monotonic()
+                if now > until:
+                    raise
+                if not is_noted and now > until - START_S + _START_NOTED_S:
+                    is_noted = True
+                    print_error(f"waiting up to {START_S:g} s for the process that has the database to end")
+                time.sleep(START_POLL_S)
+
+    def _perform_here(self, operation: str, arguments: _Arguments) -> Any:
+        """Performs an operation on the database itself."""
+        database = self._settings.database
+        is_there = database.url is not None or os.path.exists(database.path)
+        if operation not in CREATES_DATABASE and not is_there:
+            raise GatewayError(
+                f"There is no database at {database.shown}; --db or database.path says where it is."
+            )
+        with loading():
+            from gateway.serve import perform_without_server
+
+        answer = asyncio.run(perform_without_server(self._settings, operation, arguments))
+        if not is_there:
+            print(f"There was no database: {database.shown} is new.", file=sys.stderr)
+        return answer
+
+    def find_process(self, until: float | None = None) -> ServingProcess | None:
+        """Returns the process that serves this database; None: there is none.
+
+        until: how long one that starts is waited for (monotonic); None: for `START_S`.
+
+        The lock decides: a process that was killed leaves its file, and another program may have its port by now.
+        One that starts has the lock before its file, which is waited for.
+
+        Raises: GatewayError: the database is another account's.
+        """
+        database = self._settings.database
+        if database.url is not None:
+            return None
+        until = time.monotonic() + START_S if until is None else until
+        try:
+            while owner_of(database.path) is not None:
+                process = ServingProcess.find(database.path)
+                if process is not None or time.monotonic() > until:
+                    return process
+                time.sleep(START_POLL_S)
+        except ReadOnly as error:
+            raise GatewayError(error.message) from error
+        except StoreError:
+            return None
+        return None
+
+    def pages(
+        self, operation: str, arguments: _Arguments, cursor: Literal["from", "after"] = "from"
+    ) -> Iterator[Any]:
+        """Yields the answers of an operation that answers page by page. cursor: its argument that takes `next`."""
+        page = self.perform(operation, arguments)
+        yield page
+        while page["next"] is not None:
+            page = self.perform(operation, {**arguments, cursor: page["next"]})
+            yield page
+
+    def records(self, operation: str, arguments: _Arguments) -> list[dict[str, Any]]:
+        """Returns all records of a list."""
+        return [each for page in self.pages(operation, arguments, "after") for each in page["data"]]
+
+
+def without_none(arguments: _Arguments) -> dict[str, Any]:
+    """Returns arguments without those that are left out: they are None."""
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -1,0 +1,124 @@
+"""The notice of a start: where the gateway listens, what it uses, and an example that talks to it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from gateway.core.request.identity import AGENT_PREFIX
+from gateway.errors import UnknownModel
+from gateway.run.upstream.route import resolve_route
+from gateway.settings import DEMO_PROFILE, Settings, UpstreamSettings
+from storage.database import StoreHealth
+
+# The model of the example, by an upstream's address, or its kind where that is enough. The scripted model answers to
+# any name, so it is asked for by one that others have.
+_EXAMPLE_MODELS = {
+    "scripted": "gpt-4o-mini",
+    "https://api.openai.com/v1": "gpt-4o-mini",
+    "anthropic": "claude-haiku-5",
+    "https://api.anthropic.com/v1": "claude-haiku-5",
+}
+
+# Flush left, so that what is copied is what Python takes.
+_EXAMPLE = """\
+Try it (pip install openai):
+
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="{key}")
+chat = client.chat.completions
+tell = [{{"role": "user", "content": "My cat is called Miso."}}]
+print(chat.create(model="{model}", {user}messages=tell).choices[0].message.content)
+ask = [{{"role": "user", "content": "What is my cat called?"}}]  # a second conversation
+print(chat.create(model="{model}", {user}messages=ask).choices[0].message.content)
+"""
+
+
+def describe_start(
+    settings: Settings, health: StoreHealth, url: str, local_url: str, *, has_keys: bool
+) -> str:
+    """Returns the notice of a gateway that has started.
+
+    health: the database's.
+    url: at which it listens.
+    local_url: at which programs of this machine reach it.
+    has_keys: it has keys of its own.
+    """
+    trouble = " cannot be used (the log says why); until it can, nothing is remembered"
+    upstreams = ", ".join(f"{each.name} ({_describe_upstream(each)})" for each in settings.upstreams)
+    is_single = settings.memory.single_user
+    lines = [
+        f"Mnemogate listens on {url}",
+        f"Database: {settings.database.shown}{'' if health.is_up else trouble}",
+        f"Upstream: {upstreams}",
+        *_describe_background_model(settings),
+        *_describe_demo(settings),
+    ]
+    if is_single:
+        lines.append(f"Memory: everybody's is that of the user {settings.default_user!r}")
+    if settings.ui.enabled:
+        opens = (
+            "`mnemogate ui` opens it" if settings.database.url is None else "a key of an operator opens it"
+        )
+        lines.append(f"Page: {local_url}/ui ({opens})")
+    example = _EXAMPLE.format(
+        url=local_url,
+        key=example_key(settings, has_keys=has_keys),
+        model=example_model(settings),
+        user="" if is_single else 'user="alice", ',
+    )
+    return "\n".join([*lines, "", example])
+
+
+def _describe_background_model(settings: Settings) -> list[str]:
+    """Returns a line where the model that reads along is none, or was chosen by the gateway."""
+    if settings.background_model is None:
+        return [
+            "Background model: none; memory.background_model names one, to note facts and to write summaries"
+        ]
+    if settings.memory.background_model is None:
+        return [f"Background model: {settings.background_model}, the cheapest of [[models]]"]
+    return []
+
+
+def _describe_demo(settings: Settings) -> list[str]:
+    """Returns a line that tells how to see memory tools at work, where the built-in profile is there for it."""
+    demo = settings.profile(DEMO_PROFILE.name)
+    if demo is None or demo.model != DEMO_PROFILE.model:
+        return []
+    with_user = "" if settings.memory.single_user else " with a `user`,"
+    model_field = f'model="{AGENT_PREFIX}{demo.name}"'
+    return [f'Say "remember: I like tea" to {model_field}{with_user} and it uses its memory tools.']
+
+
+def _describe_upstream(upstream: UpstreamSettings) -> str:
+    """Returns where an upstream is, and whose key it gets."""
+    if upstream.kind == "scripted":
+        return "built in, no key needed"
+    key_note = ", with the caller's own key" if _uses_caller_key(upstream) else ""
+    return f"{upstream.base_url or upstream.kind}{key_note}"
+
+
+def _uses_caller_key(upstream: UpstreamSettings) -> bool:
+    """Returns whether the upstream gets the caller's own key: the settings have none for it."""
+    return upstream.kind != "scripted" and not (upstream.keys or upstream.headers)
+
+
+def example_key(settings: Settings, *, has_keys: bool) -> str:
+    """Returns the `api_key` of the example. has_keys: the gateway has keys of its own."""
+    if has_keys:
+        return "mg-..."
+    return "sk-..." if _uses_caller_key(settings.upstreams[0]) else "none"
+
+
+def example_model(settings: Settings) -> str:
+    """Returns a model name that is answered here, for the example; "..." where the settings name none."""
+    names = [each.alias for each in settings.models]
+    if settings.upstreams[0].kind != "scripted":
+        names += [f"{AGENT_PREFIX}{each.name}" for each in settings.profiles if each.model]
+    for each in settings.upstreams:
+        names.append(_EXAMPLE_MODELS.get((each.base_url or each.kind).rstrip("/"), ""))
+    for name in filter(None, names):
+        with suppress(UnknownModel):
+            resolve_route(settings, name)
+            return name
+    return "..."
