@@ -7,6 +7,7 @@ since has none.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -163,9 +164,9 @@ class RequestOperations(Struct, frozen=True):
                 logged = self.log.ended(project=project, memory=memory)
         elif self.log is not None:
             logged = await self._list_logged(self.log, project)
-        found = [
-            _ListedRequest(_record_of_logged(e), number=e.number) for e in logged if e.number < start.number
-        ]
+        # Of the 2,000 of the log only those of the page become records: this runs in the loop, for which replies wait.
+        following = itertools.islice((e for e in logged if e.number < start.number), limit + 1)
+        found = [_ListedRequest(_record_of_logged(e), number=e.number) for e in following]
         if agent is not None:
             in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
             stored = await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
