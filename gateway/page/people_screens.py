@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, Screen, ScreenRequest, View
-from gateway.run.admin.page_records import MemoryKind
+from gateway.run.admin.memory_views import PEOPLE_LOOKED_AT
+from gateway.run.admin.page_records import MemoryKind, MemoryRecord
 
 _HEADINGS: dict[MemoryKind, str] = {
     "user": "People",
@@ -25,7 +26,20 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         page = await operations.memories.memories(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
-        context = {"kind": query.kind, "q": query.q, "tabs": _HEADINGS}
+        called: tuple[MemoryRecord, ...] = ()
+        name = " ".join(query.q.split())
+        if name and query.kind == "user" and query.after is None and not request.is_twin:
+            found = await operations.memories.people_called(request.visitor.project, name)
+            called = tuple(each for each in found if each not in page.items)
+            for each in called:
+                await request.note_read(each.uid)
+        context = {
+            "kind": query.kind,
+            "q": query.q,
+            "tabs": _HEADINGS,
+            "called": called,
+            "looked_at": PEOPLE_LOOKED_AT,
+        }
         return View(page, "people.html", _HEADINGS[query.kind], context)
 
     return [Screen("people", show, PeopleQuery)]

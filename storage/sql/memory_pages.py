@@ -22,7 +22,7 @@ from storage.records import Exchange, Revision, Scope
 from storage.sql import exchanges
 from storage.sql.blocks import load_blocks, make_block, make_revision
 from storage.sql.group import Group, as_method, long_reads, reads
-from storage.sql.statements import load, rows_of
+from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("memory_pages.sql")
 
@@ -68,6 +68,17 @@ class MemoryPages(Group):
         """Returns a page of the memories of agents whose names begin so; ASCII letters count alike."""
         values = (project, *_range_of(prefix), *before, limit)
         return [_memory(row) for row in await connection.rows(SQL["agents_named"], values)]
+
+    @long_reads
+    async def people_called(
+        self, connection: Connection, project: str | None, name: str, *, among: int, limit: int
+    ) -> list[SizedMemory]:
+        """Returns memories of people with a name in one of their own blocks; ASCII letters count alike.
+
+        among: how many of the memories with the newest turns are looked at.
+        """
+        rows = await connection.rows(SQL["people_called"], (project, ascii_lower(name), among, limit))
+        return [_memory(row) for row in rows]
 
     @long_reads
     async def memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:

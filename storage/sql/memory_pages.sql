@@ -26,6 +26,15 @@ SELECT {sized} JOIN (
     ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?6
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
+-- name: people_called
+-- Finds the memories of people in whose own blocks ?2 stands, in small letters, among the ?3 with the newest turns.
+SELECT {sized} JOIN (
+    SELECT a.id AS id, coalesce(a.last_turn, 0) AS last FROM agents a
+    WHERE substr(a.subject, 1, 4) = 'user' AND {of_project} ORDER BY a.turn_hour DESC, last DESC, id DESC LIMIT ?3
+) newest ON newest.id = a.id
+WHERE EXISTS (SELECT 1 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = a.id AND {has:2:h.value})
+ORDER BY newest.last DESC, newest.id DESC LIMIT ?4
+
 -- name: agents_named
 -- Reads a page of the agents with names from ?2 to ?3, in small letters; those with the newest turns come first.
 SELECT {sized} JOIN (

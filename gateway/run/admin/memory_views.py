@@ -57,6 +57,8 @@ T = TypeVar("T")
 PAGE, MAX_LIMIT = 50, 200
 # How many of each list the page of a memory shows.
 _SHOWN_FACTS, _SHOWN_CONVERSATIONS, _SHOWN_PASSAGES = 20, 10, 5
+# A name is looked for in the blocks of so many people, and so many are shown. It has no index.
+PEOPLE_LOOKED_AT, _SHOWN_PEOPLE = 500, 10
 # How many of the exchanges that something came from are shown: in a list, and on its own page.
 _LISTED_SOURCES, _SOURCES = 2, 8
 _SOURCE_CHARS = 1_000
@@ -203,6 +205,13 @@ class MemoryViews(Struct, frozen=True):
             found = await pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
         items = tuple(map(_memory_record, found[:limit]))
         return ListPage(items, _next_cursor(found, limit, lambda each: _format_page_end(each.end)))
+
+    async def people_called(self, project: str | None, name: str) -> tuple[MemoryRecord, ...]:
+        """Returns the memories with a name in a block, of the `PEOPLE_LOOKED_AT` with the newest turns."""
+        found = await self.store.memory_pages.people_called(
+            project, name, among=PEOPLE_LOOKED_AT, limit=_SHOWN_PEOPLE
+        )
+        return tuple(map(_memory_record, found))
 
     async def memory(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory."""

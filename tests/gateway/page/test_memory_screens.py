@@ -287,6 +287,29 @@ def test_a_time_of_facts_counts_in_its_own_zone(operator: Operator) -> None:
 
 
 @pytest.mark.both
+def test_a_person_is_found_by_what_a_block_calls_them(operator: Operator) -> None:
+    """Whoever looked for Maria by that name found nobody: an application names her u-1047."""
+    world = operator.world
+    for user, text in (("u-1047", "Name: Maria Lindqvist"), ("maria-2", "Called Maria."), ("u-9", "Ann.")):
+        uid = speak(world, "Hello.", user=user).uid
+        operator.twin(f"m/{uid}/b/human", {"value": text, "version": 1})
+    assert '../people" aria-current="true">People<' in page(operator, f"m/{uid}")
+    text = page(operator, "people?q=maria")
+    listed, _, called = text.partition("stands in a block of")
+    assert [name in listed for name in (">maria-2<", ">u-1047<", ">u-9<")] == [True, False, False]
+    assert [name in called for name in (">maria-2<", ">u-1047<", ">u-9<")] == [False, True, False]
+    (found,) = re.findall(r'href="([^"]*)"[^>]*><span[^>]*>u-1047<', called)
+    assert page(operator, found)
+    assert [each["name"] for each in operator.twin("people?q=maria")["items"]] == ["maria-2"]
+    # It is shown whose block has it, so their memory was read.
+    fresh = memory_of(world, "u-1047").uid
+    assert ("read", fresh) in actions(operator)
+    assert "stands in a block of" not in page(operator, "people?q=x%25")
+    shop = operator_of(world, "shop")
+    assert "u-1047" not in page(shop, "people?q=maria")
+
+
+@pytest.mark.both
 def test_a_read_that_could_not_be_noted_is_noted_by_the_next_one(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
