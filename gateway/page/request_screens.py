@@ -7,7 +7,9 @@ from msgspec import Struct
 from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.memory_views import ChangedBlock
 from gateway.run.admin.page_records import ExplainedRequest, MessageRecord, WindowPart, WindowRecord
+from gateway.run.admin.request_operations import name_of
 
 # The cells of the bar that shows a window.
 CELLS = 50
@@ -64,6 +66,7 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
             "free": FREE,
             "turn": await _read_turn(operations, found),
             "speakers": await _find_speakers(operations, found),
+            "changed": await _find_changed_blocks(operations, found),
         }
         return View(found, "request.html", f"Request {id}", context)
 
@@ -86,6 +89,19 @@ async def _find_speakers(operations: PageOperations, found: ExplainedRequest) ->
     hits = (*found.chosen, *found.left_out)
     try:
         return await operations.memories.speakers(None, found.memory, hits) if found.memory and hits else {}
+    except UnknownId:
+        return {}  # the memory was forgotten meanwhile
+
+
+async def _find_changed_blocks(
+    operations: PageOperations, found: ExplainedRequest
+) -> dict[str, ChangedBlock]:
+    """Returns the blocks that were changed since the model was told them, by their labels."""
+    if found.memory is None or not any(each.part == "section" and each.tokens for each in found.window.parts):
+        return {}
+    try:
+        # A recall is noted when its turn ends.
+        return await operations.memories.blocks_changed(found.memory, found.at - found.ms / 1000)
     except UnknownId:
         return {}  # the memory was forgotten meanwhile
 

@@ -179,6 +179,14 @@ class MemoryPages(Group):
         rows = await connection.rows(SQL["versions"], (block, before, limit))
         return [make_revision(row) for row in rows]
 
+    @reads
+    async def versions_at(
+        self, connection: Connection, blocks: Sequence[int], at: float
+    ) -> dict[int, int | None]:
+        """Returns the versions that some blocks had at a time; None: it was forgotten, or the block was not there."""
+        rows = await rows_of(connection, SQL["versions_at"], blocks, at)
+        return {row[0]: row[1] for row in rows}
+
 
 def _range_of(prefix: str) -> tuple[str, str]:
     """Returns between what texts with a prefix stand, in small letters."""

@@ -123,3 +123,9 @@ FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.id {in:2:BIGINT:6
 -- Reads a page of the values that a block had, the newest first; those that were forgotten are left out.
 SELECT version, restores, at, origin, exchange, sources, value FROM block_history
 WHERE block = ?1 AND version < ?2 AND origin <> '-' ORDER BY version DESC LIMIT ?3
+
+-- name: versions_at
+-- Finds the versions of some blocks that were current at a time. NULL stands for one whose value is forgotten.
+SELECT b.id, (SELECT CASE WHEN h.origin = '-' THEN NULL ELSE h.version END FROM block_history h
+              WHERE h.block = b.id AND h.at <= ?1 ORDER BY h.version DESC LIMIT 1)
+FROM blocks b WHERE b.id {in:2:BIGINT:64}

@@ -122,6 +122,14 @@ class BlockPage(Struct, frozen=True):
     diff: BlockDiff | None
 
 
+class ChangedBlock(Struct, frozen=True):
+    """The versions of a block: that of an earlier time, and the present one."""
+
+    # None: it is forgotten, or the block was made later.
+    before: int | None
+    now: int
+
+
 class FactPage(Struct, frozen=True):
     """A fact, those whose place it took, and the one that took its place."""
 
@@ -502,6 +510,16 @@ class MemoryViews(Struct, frozen=True):
     async def blocks(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory. Raises: UnknownId, StoreError."""
         return await self._blocks((await self.find(project, uid)).id)
+
+    async def blocks_changed(self, uid: str, since: float) -> dict[str, ChangedBlock]:
+        """Returns the blocks that were changed after a time, by their labels. Raises: UnknownId, StoreError."""
+        memory = await self.find(None, uid)
+        shown = await self.store.memory_pages.blocks(memory.id)
+        blocks = [each.block for each in shown if each.changed_at > since]
+        before = (
+            await self.store.memory_pages.versions_at([each.id for each in blocks], since) if blocks else {}
+        )
+        return {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
 
     async def _blocks(self, agent: int) -> tuple[BlockRecord, ...]:
         waiting = await self.store.blocks.list_waiting_labels(agent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -183,11 +184,22 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
         operator = operator_of(world)
         alice = speak(world, "Hello.")
         learn(world, alice, block="Pets: a dog called Rex.")
+        world.clock.sleep(60)
         speak(world, "What should I pack?")
         last = operator.twin("requests")["items"][0]["id"]
         text = operator.get(f"r/{last}").body.decode()
         assert "Nothing was recalled" in text
         assert f'told the <a href="../m/{alice.uid}#blocks">memory blocks</a> (' in text
+        assert "has changed since" not in text
+        world.clock.sleep(60)
+        # After a correction the block of today is no reason of the reply.
+        operator.twin(f"m/{alice.uid}/b/human", {"value": "Pets: a cat called Rex.", "version": 2})
+        text = operator.get(f"r/{last}").body.decode()
+        assert "human</span> has changed since" in text
+        (then,) = re.findall(r'href="([^"]*)#compared"', text)
+        shown = operator.get(unescape(then).removeprefix("../")).body.decode()
+        assert "From version 2 to version 3" in shown
+        assert "dog" in shown.partition('id="compared"')[2].partition("</section>")[0]
 
 
 def test_the_audit_of_a_memory_that_never_was_is_an_error(operator: Operator) -> None:
