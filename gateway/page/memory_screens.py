@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from msgspec.structs import asdict, replace
 
@@ -15,6 +15,7 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, ScreenRequest, View
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
+from gateway.run.admin.request_operations import name_of
 
 _DAY_S = 86_400.0
 # Characters around each change that an undo of a block would bring, and of all of them.
@@ -41,7 +42,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
     views = operations.memories
 
     async def facts(request: ScreenRequest, query: FactsQuery) -> View:
-        access, name = await _open_memory(request, views)
+        access, name, _ = await _open_memory(request, views)
         page = await views.facts(
             access.project,
             access.uid,
@@ -53,13 +54,13 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         return access.view(page, "facts.html", "Facts", memory_name=name, is_all=query.all, as_of=query.as_of)
 
     async def conversations(request: ScreenRequest, query: ListQuery) -> View:
-        access, name = await _open_memory(request, views)
+        access, name, _ = await _open_memory(request, views)
         page = await views.conversations(access.project, access.uid, after=query.after, limit=query.limit)
         openings = await views.openings(access.project, access.uid, [each.id for each in page.items])
         return access.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
 
     async def passages(request: ScreenRequest, query: ListQuery) -> View:
-        access, name = await _open_memory(request, views)
+        access, name, _ = await _open_memory(request, views)
         page = await views.passages(access.project, access.uid, after=query.after, limit=query.limit)
         return access.view(page, "passages.html", "Passages", memory_name=name)
 
@@ -83,7 +84,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
     views = operations.memories
 
     async def show(request: ScreenRequest, query: object) -> View:
-        access, _ = await _open_memory(request, views)
+        access, _, _ = await _open_memory(request, views)
         page = await views.memory(access.project, access.uid)
         if page.memory.kind == "agent":
             runs = await operations.runs.newest(await views.find(access.project, access.uid))
@@ -98,7 +99,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
         return access.view(page, "memory.html", page.memory.name, openings=openings, undos=undos)
 
     async def search(request: ScreenRequest, query: SearchQuery) -> View:
-        access, name = await _open_memory(request, views)
+        access, name, paused = await _open_memory(request, views)
         page = await operations.search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
@@ -110,6 +111,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             has_embedder=operations.search.has_embedder,
             blocks=[each for each in await views.blocks(access.project, access.uid) if each.value],
             after=query.after,
+            paused=paused,
             speakers=await views.speakers(
                 access.project, access.uid, (*page.chosen, *page.left_out, *page.found)
             ),
@@ -121,12 +123,19 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
     ]
 
 
-async def _open_memory(request: ScreenRequest, views: MemoryViews) -> tuple[MemoryAccess, str]:
-    """Returns the access to a memory and its name, and notes that it is read. Raises: UnknownId: it is not there."""
+class _OpenedMemory(NamedTuple):
+    access: MemoryAccess
+    name: str
+    # Since when it is paused; None: it is not.
+    paused: float | None
+
+
+async def _open_memory(request: ScreenRequest, views: MemoryViews) -> _OpenedMemory:
+    """Returns a memory as its visitor may open it, and notes that it is read. Raises: UnknownId: it is not there."""
     access = access_of(request)
-    name = await views.name(access.project, access.uid)
+    memory = await views.find(access.project, access.uid)
     await request.note_read(access.uid)
-    return access, name
+    return _OpenedMemory(access, name_of(memory.scope), memory.paused)
 
 
 async def _joined(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

@@ -43,13 +43,15 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         page = await operations.requests.list(
             memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
-        name = None
+        name = paused = None
         if query.memory is not None:
             await request.note_read(query.memory)
-            name = (await operations.audit.names([query.memory])).get(query.memory)
+            found = await operations.memories.find(request.visitor.project, query.memory)
+            name, paused = name_of(found.scope), found.paused
         context = {
             "memory": query.memory,
             "name": name,
+            "paused": paused,
             "is_first": query.after is None,
             "keep": f"{operations.requests.keep_why_days:g} days",
         }

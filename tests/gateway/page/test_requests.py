@@ -118,6 +118,22 @@ def test_a_request_of_a_paused_memory_says_that_it_is_paused(operator: Operator)
         last = operator.twin("requests")["items"][0]["id"]
         sentence = operator.twin(f"r/{last}")["sentence"]
         assert ("memory has been paused since" in sentence) == is_paused, sentence
+        # Whatever shows why nothing is recalled says so, too.
+        for path in (f"requests?memory={agent.uid}", f"m/{agent.uid}/search?q=Hello"):
+            assert (b"Memory is paused since <time" in operator.get(path).body) == is_paused, path
+
+
+def test_a_request_is_listed_with_its_day_and_its_memory_leads_to_its_words(operator: Operator) -> None:
+    """Twenty rows of times said nothing to whoever had a complaint of a day."""
+    full(operator)
+    uid = operator.twin("requests")["items"][0]["memory"]
+    for path in ("requests", f"requests?memory={uid}"):
+        text = operator.get(path).body.decode()
+        assert re.search(r">9 Oct, \d\d:\d\d:\d\d</time>", text)
+        assert (f'href="m/{uid}/conversations"' in text) == ("memory=" in path)
+        # A list of requests has no words (the search of memory has them).
+        assert "train" not in text
+    assert "train" in operator.get(f"m/{uid}/conversations").body.decode()
 
 
 def test_a_selection_of_one_memory_is_one_memory(operator: Operator) -> None:
