@@ -13,7 +13,7 @@ from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import MAX_BODY_BYTES
-from gateway.page.screen import Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
+from gateway.page.screen import SAVED, Action, ActionResult, Answer, ListQuery, Screen, ScreenRequest, View
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import BlockPage, MemoryViews
@@ -161,7 +161,7 @@ class _BlockScreens(Struct, frozen=True):
 
     async def result(self, request: ScreenRequest, access: MemoryAccess) -> ActionResult:
         page = await self.read_page(request, access)
-        return ActionResult(page.block, access.path("b", page.block.label))
+        return ActionResult(page.block, access.path("b", page.block.label) + SAVED)
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:

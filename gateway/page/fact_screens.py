@@ -7,7 +7,7 @@ from msgspec import Struct
 from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View
+from gateway.page.screen import SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,9 +54,9 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             after = view.record.after
             if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
                 return view
-            return ActionResult(after, access.path("f", after.seq))  # it was sent twice
+            return ActionResult(after, access.path("f", after.seq) + SAVED)  # it was sent twice
         page = await views.fact(access.project, access.uid, new.seq)
-        return ActionResult(access.filter(page.fact), access.path("f", new.seq))
+        return ActionResult(access.filter(page.fact), access.path("f", new.seq) + SAVED)
 
     async def mute(request: ScreenRequest, form: MuteForm) -> ActionResult:
         access, seq = access_of(request), int(request.params["seq"])

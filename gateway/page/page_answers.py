@@ -86,8 +86,8 @@ class Answers:
             add_retry(reply, error)
         return reply
 
-    def _menu(self, request: PageRequest, visitor: Visitor | None) -> list[tuple[str, str, bool]]:
-        """Returns the links of the navigation: name, path, whether it is this page."""
+    def _menu(self, request: PageRequest, visitor: Visitor | None) -> list[tuple[str, str, str]]:
+        """Returns the links of the navigation: name, path, and its `aria-current`: "page", or "true" above the page."""
         if visitor is None or visitor.link is not None:
             return []
         names = {"": "Overview", "people": "People", "requests": "Requests", "work": "Work"}
@@ -95,7 +95,9 @@ class Answers:
             names["keys"] = "Keys"
         names["audit"] = "Audit"
         first = request.path.partition("/")[0]
-        return [(name, path, path == first) for path, name in names.items() if path in self._paths]
+        above = {"m": "people", "runs": "people", "r": "requests"}.get(first)
+        current = {first: "page", above: "true"}
+        return [(name, path, current.get(path, "")) for path, name in names.items() if path in self._paths]
 
     def error(self, request: PageRequest, error: GatewayError) -> PageReply:
         """Returns the page or the JSON of an error."""

@@ -19,6 +19,8 @@ from gateway.run.admin.link_operations import Right
 # Items of a list, where no other number is asked for.
 LIMIT = 50
 MAX_ITEMS = 200
+# Leads to the words of a page that are shown after a change alone.
+SAVED = "#saved"
 
 
 class NoFields(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +74,7 @@ class ActionResult(Struct, frozen=True):
     """The result of an action: a redirect for a page, a record for a program."""
 
     record: Any
-    # The path where the result is seen, relative to /ui/ (`page_path`), with a query if need be.
+    # The path where the result is seen, relative to /ui/ (`page_path`), with a query or a fragment if need be.
     redirect_to: str
     # Cookies to be set.
     cookies: tuple[str, ...] = ()

@@ -64,6 +64,11 @@ def test_a_person_sees_what_is_remembered(world: World) -> None:
     (source,) = found["facts"][0]["sources"]
     assert source["href"].startswith(f"{person.path}/c/{talk}?")
     assert sorted(source) == ["at", "forgotten", "href", "kind", "seq", "text"]
+    # Nobody calls oneself "human".
+    text = person.page("/b/human")
+    assert '<p class="lead">About you</p>' in text
+    assert '<label for="value">Text<span class="unseen"> of human</span></label>' in text
+    assert '<label for="value">' not in person.page("/b/law")
     text = person.page()
     assert '<h1 dir="auto">What is remembered about you</h1>' in text
     assert re.search(

@@ -113,6 +113,7 @@ def test_a_wrong_fact_is_found_corrected_and_forgotten(
         page.get_by_role("textbox", name="Correct text").fill("Alice's brother looks after the cat.")
         page.get_by_role("button", name="Save correction").click()
         assert "Alice's brother looks after the cat." in page.inner_text("main")
+        assert page.get_by_text("Saved.", exact=True).is_visible()
         assert page.get_by_role("main").get_by_role("link", name="alice").is_visible()
         page.get_by_role("button", name="Do not mention").click()
         assert page.get_by_role("button", name="Mention again").is_visible()
@@ -147,9 +148,12 @@ def test_two_operators_edit_one_block(browser: Browser, operator: Operator) -> N
             early.get_by_role("textbox", name="Text of human").fill("The first one's text.")
             early.get_by_role("button", name="Save").click()
             assert early.get_by_role("heading", name="Version 4").is_visible()
+            assert early.get_by_text("Saved. Version 4 is the text now.").is_visible()
+            assert browser.faults(early) == []
         late.get_by_role("textbox", name="Text of human").fill("The second one's text.")
         late.get_by_role("button", name="Save").click()
         assert late.get_by_role("alert").is_visible()
+        assert not late.get_by_text("Saved. Version").is_visible()
         assert "The first one's text." in late.get_by_role("region", name="Changed meanwhile").inner_text()
         assert late.get_by_role("textbox", name="Text of human").input_value() == "The second one's text."
         assert browser.faults(late) == []
