@@ -96,6 +96,8 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
 def _heading(page: ForgetPreview, name: str) -> str:
     if page.target.kind == "all":
         return f"Forget everything about {name}"
+    if page.target.kind == "exchange":
+        return f"Forget message {page.target.id} and its reply"
     return f"Forget {page.target.kind} {page.target.id}"
 
 
