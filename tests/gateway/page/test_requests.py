@@ -93,7 +93,7 @@ def test_a_request_shows_its_words_and_who_said_what_was_recalled(operator: Oper
     ] * 3
     hits = [each for each in operator.twin(f"r/{id}")["chosen"] if each["kind"] == "message"]
     for hit in hits:
-        assert f"message {hit['seq']}</a><br>" in text
+        assert f"message {hit['seq']}</a> <br>" in text
     assert ' · <span class="words" dir="auto" lang="">user</span>' in text
 
 
