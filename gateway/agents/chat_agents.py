@@ -40,7 +40,7 @@ class ChatAgents(Struct, frozen=True):
     # The methods are described in `StoredAgents`.
 
     async def names(self, project: str) -> Sequence[NamedAgent]:
-        """Returns (name, uid, seconds since the epoch) of the newest agents. Raises: StoreError."""
+        """Returns the newest agents. Raises: StoreError."""
         return await self.registry.names(project)
 
     async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:

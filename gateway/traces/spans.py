@@ -51,10 +51,7 @@ class RouteTemplates:
 
 
 class SpanMaker:
-    """Makes spans, in the exporting thread alone.
-
-    user_key: of the hash of users' names; None: it is not known yet, and they have none.
-    """
+    """Makes spans, in the exporting thread alone."""
 
     def __init__(
         self, models: ModelNames, addresses: Mapping[str, str], users: Literal["hash", "plain", "none"]
@@ -64,7 +61,9 @@ class SpanMaker:
         self._models = models
         self._servers = {name: _host_and_port(url) for name, url in addresses.items()}
         self._users = users
+        # The key of the hash of users' names; None: it is not known yet, and no span names a user.
         self.user_key: bytes | None = None
+        # The newest turns of memories, by the memories' rows.
         self._turns: OrderedDict[int, deque[TraceContext]] = OrderedDict()
 
     def add_routes(self, routes: Iterable[tuple[str, re.Pattern[str]]]) -> None:
@@ -92,6 +91,7 @@ class SpanMaker:
     # -- roots
 
     def _add_request_root(self, receipt_spans: _ReceiptSpans, line: RequestLine) -> None:
+        """Adds the span of a request."""
         receipt, (method, scheme, path) = receipt_spans.receipt, line
         method = method if method in _METHODS else "_OTHER"
         route = self._templates.find(path)
@@ -124,6 +124,7 @@ class SpanMaker:
             span.real(names.ADDED_MS, receipt.added_ms)
 
     def _add_work_root(self, receipt_spans: _ReceiptSpans) -> None:
+        """Adds the span of background work, with links to the turns that it is done for."""
         receipt = receipt_spans.receipt
         span = receipt_spans.add_root(names.WORK + receipt.kind, Span.SPAN_KIND_INTERNAL)
         span.text(names.SPAN_KIND, names.CHAIN)
@@ -142,32 +143,23 @@ class SpanMaker:
             self._turns.popitem(last=False)
 
     def _user_label(self, user: str) -> str:
+        """Returns what a span says of a user; "": nothing."""
         if not user or self._users == "none":
             return ""
         if self._users == "plain":
             return user
-        key = self.user_key
-        return (
-            ""
-            if key is None
-            else blake2b(user.encode("utf-8", "replace"), key=key, digest_size=8).hexdigest()
-        )
+        if self.user_key is None:
+            return ""
+        return blake2b(user.encode("utf-8", "replace"), key=self.user_key, digest_size=8).hexdigest()
 
     # -- calls
 
     def _add_call(self, receipt_spans: _ReceiptSpans, number: int, call: UpstreamCall) -> None:
+        """Adds the span of the call of an upstream with this number."""
         receipt, operation = receipt_spans.receipt, operation_of(call.path)
         model = self._models.of(call.model, call.status) if operation else ""
         name = f"{operation} {model}" if operation else call.method if call.method in _METHODS else "_OTHER"
-        ended = call.ended or receipt.ended
-        span = receipt_spans.add(
-            name,
-            Span.SPAN_KIND_CLIENT,
-            receipt_spans.context.call_id(number),
-            receipt_spans.parent_id,
-            call.begun,
-            ended,
-        )
+        span = receipt_spans.add_call(name, number, call)
         span.text(names.UPSTREAM, call.upstream)
         address, port = self._servers.get(call.upstream, ("", 0))
         span.text(names.SERVER_ADDRESS, address)
@@ -178,36 +170,18 @@ class SpanMaker:
             event.name, event.time_unix_nano = names.TRY, receipt_spans.nanoseconds(each.at)
             _text(event.attributes, names.UPSTREAM, each.endpoint)
             _text(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
-        if not operation:
-            return
-        span.text(names.OPERATION, operation)
-        span.text(names.PROVIDER, provider_of(call.provider))
-        span.text(names.MODEL, model)
-        span.number(names.MAX_TOKENS, call.max_tokens or 0)
-        if call.is_streamed:
-            span.flag(names.STREAM, True)
-            if call.first:
-                span.real(names.FIRST_CHUNK, call.first - call.begun)
-        if call.counts is not None:
-            for key, count in zip(names.TOKENS, call.counts, strict=True):
-                span.number(key, count)
-            span.number(names.CACHE_CREATION, call.counts.written)
-        span.text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))
-        if call.is_compacted:
-            span.flag(names.COMPACTED, True)
-        if 0 < call.status < 400:
-            span.text(names.RESPONSE_ID, call.reply.id)
-            span.text(names.RESPONSE_MODEL, call.reply.model)
-            span.texts(names.FINISH_REASONS, call.reply.finish_reasons)
+        if operation:
+            _describe_operation(span, receipt, call, operation, model)
 
 
 class _ReceiptSpans:
-    """Makes the spans of one receipt. parent_id: the id of the span above those of calls and steps."""
+    """Makes the spans of one receipt."""
 
     def __init__(
         self, receipt: Receipt, context: TraceContext, new_span: Callable[[], Span], to_epoch_s: float
     ) -> None:
         self.receipt, self.context = receipt, context
+        # The id of the span above those of calls and steps.
         self.parent_id = context.span_id
         self._new_span, self._to_epoch_s = new_span, to_epoch_s
         self._trace_id = _trace_bytes(context.trace_id)
@@ -227,8 +201,14 @@ class _ReceiptSpans:
         return _SpanWriter(span)
 
     def add_root(self, name: str, kind: Any) -> _SpanWriter:
+        """Adds the span above all others."""
         receipt, context = self.receipt, self.context
         return self.add(name, kind, context.span_id, context.parent_id, receipt.begun, receipt.ended)
+
+    def add_call(self, name: str, number: int, call: UpstreamCall) -> _SpanWriter:
+        """Adds the span of a call of an upstream."""
+        id, ended = self.context.call_id(number), call.ended or self.receipt.ended
+        return self.add(name, Span.SPAN_KIND_CLIENT, id, self.parent_id, call.begun, ended)
 
     def add_agent(self) -> None:
         """Adds the span of a run of an agent, if it is one, above those that follow."""
@@ -243,6 +223,7 @@ class _ReceiptSpans:
         self.parent_id = id
 
     def add_step(self, number: int, step: GatewayStep) -> None:
+        """Adds the span of a step with this number: a tool's call, or an access of memory."""
         name = f"{step.kind} {step.name}".rstrip()
         id = self.context.step_id(number)
         span = self.add(name, Span.SPAN_KIND_INTERNAL, id, self.parent_id, step.begun, step.ended)
@@ -302,6 +283,31 @@ class _SpanWriter:
             self.proto.status.code = Status.STATUS_CODE_ERROR
 
 
+def _describe_operation(
+    span: _SpanWriter, receipt: Receipt, call: UpstreamCall, operation: str, model: str
+) -> None:
+    """Writes what a model was asked for, and what it answered, with the attributes of OpenTelemetry's GenAI."""
+    span.text(names.OPERATION, operation)
+    span.text(names.PROVIDER, provider_of(call.provider))
+    span.text(names.MODEL, model)
+    span.number(names.MAX_TOKENS, call.max_tokens or 0)
+    if call.is_streamed:
+        span.flag(names.STREAM, True)
+        if call.first:
+            span.real(names.FIRST_CHUNK, call.first - call.begun)
+    if call.counts is not None:
+        for key, count in zip(names.TOKENS, call.counts, strict=True):
+            span.number(key, count)
+        span.number(names.CACHE_CREATION, call.counts.written)
+    span.text(names.CONVERSATION, receipt.headers.get("x-mnemogate-conversation"))
+    if call.is_compacted:
+        span.flag(names.COMPACTED, True)
+    if 0 < call.status < 400:
+        span.text(names.RESPONSE_ID, call.reply.id)
+        span.text(names.RESPONSE_MODEL, call.reply.model)
+        span.texts(names.FINISH_REASONS, call.reply.finish_reasons)
+
+
 def _text(attributes: Any, key: str, value: str) -> None:
     attribute = attributes.add()
     attribute.key, attribute.value.string_value = key, value
@@ -318,6 +324,7 @@ def _failure_of_request(receipt: Receipt) -> str:
 
 
 def _known_or_other(value: str | None, known: frozenset[str]) -> str:
+    """Returns a header's value as a closed list has it; "": the header is missing."""
     if not value:
         return ""
     value = unquote(value)
@@ -325,6 +332,7 @@ def _known_or_other(value: str | None, known: frozenset[str]) -> str:
 
 
 def _host_and_port(url: str) -> tuple[str, int]:
+    """Returns the host and the port of a URL; 0: its scheme has none."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.agents.agent_file.file_structs import FILE_AT, FileTool
-from gateway.agents.api.tools import UpdateTool, with_tool_update
+from gateway.agents.api.tool_bodies import UpdateTool, with_tool_update
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import convert
 from gateway.checked import Fault, Path

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from gateway.agents.api.blocks import AgentBlock
 from gateway.agents.api.groups import check_window
-from gateway.agents.api.tools import ToolRuleBody
+from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.kinds import DEFAULT_KIND
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import read_initial_messages

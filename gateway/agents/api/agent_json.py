@@ -13,7 +13,7 @@ from gateway.agents.api.folders import folder_json
 from gateway.agents.api.groups import group_json
 from gateway.agents.api.identities import identity_json
 from gateway.agents.api.model import WINDOW, embedding_config_json
-from gateway.agents.api.tools import tool_json
+from gateway.agents.api.tool_json import tool_json
 from gateway.agents.core.kinds import kind_of
 from gateway.agents.registry.registry import AgentView
 from gateway.agents.runs.message_listing import AgentMessages

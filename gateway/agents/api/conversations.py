@@ -309,7 +309,7 @@ class ConversationRoutes:
             limit=query.size(),
             newest_first=query.newest_first(),
         )
-        return [conversation_json(each, name=_id(each)) for each in found]
+        return [conversation_json(each, name=_id_of(each)) for each in found]
 
     async def create(self, request: ApiRequest) -> Any:
         agent = (
@@ -326,12 +326,12 @@ class ConversationRoutes:
         self._api.check_models(request, [model])
 
     async def retrieve(self, request: ApiRequest) -> Any:
-        named = await self._named(request, request.query.agent_id)
-        return await self._conversation_json(named.entry or _no_own(named))
+        named = await self._find(request, request.query.agent_id)
+        return await self._conversation_json(named.entry or _refuse_own(named))
 
     async def update(self, request: ApiRequest) -> Any:
-        named, update = await self._named(request, None), request.body
-        entry = named.entry or _no_own(named)
+        named, update = await self._find(request, None), request.body
+        entry = named.entry or _refuse_own(named)
         self._check_model(request)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
@@ -342,50 +342,50 @@ class ConversationRoutes:
         )
 
     async def delete(self, request: ApiRequest) -> Any:
-        named = await self._named(request, None)
-        entry = named.entry or _no_own(named)
+        named = await self._find(request, None)
+        entry = named.entry or _refuse_own(named)
         await self._messages.cancel_runs(request.project, named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
     async def fork(self, request: ApiRequest) -> Any:
         query: ForkConversationQuery = request.query
-        named = await self._named(request, query.agent_id)
-        upto = None if not isinstance(query.message_id, str) else _number_in(named, query.message_id)
+        named = await self._find(request, query.agent_id)
+        upto = None if not isinstance(query.message_id, str) else _seq_in(named, query.message_id)
         definition = named.definition or ConversationDefinition()
-        source = await self._number(named)
+        source = await self._find_row(named)
         return await self._conversation_json(
             await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
         )
 
     async def recompile(self, request: ApiRequest) -> Any:
         query: RecompileConversationQuery = request.query
-        named = await self._named(request, sent_or_none(request.body.agent_id) or query.agent_id)
-        if not query.dry_run and (found := await self._number(named)) is not None:
-            await self._api.store.blocks.invalidate_snapshots(named.agent.id, found)
+        named = await self._find(request, sent_or_none(request.body.agent_id) or query.agent_id)
+        if not query.dry_run and (row := await self._find_row(named)) is not None:
+            await self._api.store.blocks.invalidate_snapshots(named.agent.id, row)
         run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.name)
         return (await self._api.runs.preview(run_request)).system
 
     async def compact(self, request: ApiRequest) -> Any:
-        named = await self._named(request, request.body.agent_id)
+        named = await self._find(request, request.body.agent_id)
         spec = await self._spec(request, named)
         return await self._messages.compact(request, named.agent.uid, spec, named.name)
 
     async def cancel(self, request: ApiRequest) -> Any:
-        named = await self._named(request, request.query.agent_id)
-        found = await self._number(named)
-        return {} if found is None else await self._messages.cancel_runs(request.project, named.agent, found)
+        named = await self._find(request, request.query.agent_id)
+        row = await self._find_row(named)
+        return {} if row is None else await self._messages.cancel_runs(request.project, named.agent, row)
 
     # -- their messages
 
     async def messages(self, request: ApiRequest) -> Any:
         query: ConversationMessagesQuery = request.query
-        named = await self._named(request, query.agent_id)
+        named = await self._find(request, query.agent_id)
         return await self._messages.agent_page(named.agent, query, named.name)
 
     async def send(self, request: ApiRequest) -> Any:
         send: ConversationSend = request.body
-        named = await self._named(request, send.agent_id)
+        named = await self._find(request, send.agent_id)
         return await self._sends.begin(
             request,
             named.agent.uid,
@@ -397,26 +397,29 @@ class ConversationRoutes:
     async def stream(self, request: ApiRequest) -> Any:
         """Follows the run that is named, also one that has ended; else the conversation's newest, if it is active."""
         wanted: StreamConversation = request.body
-        named = await self._named(request, wanted.agent_id)
-        number, runs = await self._number(named), self._api.store.runs
+        named = await self._find(request, wanted.agent_id)
+        row, runs = await self._find_row(named), self._api.store.runs
         if isinstance(wanted.run_id, str):
             run: Run | None = (await runs.get(request.project, uid_in("run", wanted.run_id))).run
         elif isinstance(wanted.otid, str):
             run = await runs.by_otid(named.agent.id, otid_digest(named.agent, named.name, wanted.otid))
         else:
-            run = None if number is None else await runs.newest(named.agent.id, number)
+            run = None if row is None else await runs.newest(named.agent.id, row)
             if run is None or run.is_over:
                 raise BadRequest(
                     "No active runs found for this conversation. Name one that has ended: `run_id`."
                 )
-        if run is None or run.conversation != number:
+        if run is None or run.conversation != row:
             raise UnknownId("There is no such run in this conversation.")
         return run_stream(self._api, request, run)
 
     # -- what is named
 
-    async def _named(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
-        """Returns the conversation in the path. agent_id: the agent's, where it is sent. Raises: UnknownId."""
+    async def _find(self, request: ApiRequest, agent_id: Maybe[str]) -> NamedConversation:
+        """Returns the conversation in the path. Raises: UnknownId, BadRequest.
+
+        agent_id: the agent's, where it is sent.
+        """
         name, registry = request.path["conversation_id"], self._api.registry
         agent = uid_or_none("agent", agent_id)
         uid = ids.uid_of("conv", name)
@@ -442,7 +445,7 @@ class ConversationRoutes:
             spec if named.definition is None else self._api.registry.with_conversation(spec, named.definition)
         )
 
-    async def _number(self, named: NamedConversation) -> int | None:
+    async def _find_row(self, named: NamedConversation) -> int | None:
         """Returns the row of a conversation; None where the agent's own has not begun."""
         if named.entry is not None:
             return named.entry.conversation.id
@@ -456,10 +459,10 @@ class ConversationRoutes:
         numbers = await messages.numbers(agent, entry.conversation.uid)
         system = system_id(agent, entry.conversation.uid)
         message_ids = [system, *(ids.id_at("message", agent.uid, seq) for seq in numbers)]
-        return conversation_json(entry, name=_id(entry), message_ids=message_ids)
+        return conversation_json(entry, name=_id_of(entry), message_ids=message_ids)
 
 
-def _number_in(named: NamedConversation, message: str) -> int:
+def _seq_in(named: NamedConversation, message: str) -> int:
     """Returns the number of a message of a conversation; 0: its system message. Raises: UnknownId."""
     place = ids.place_of("message", message)
     if ids.first_try(message) == system_id(named.agent, named.name):
@@ -469,10 +472,11 @@ def _number_in(named: NamedConversation, message: str) -> int:
     return place.seq
 
 
-def _id(entry: ConversationEntry) -> str:
+def _id_of(entry: ConversationEntry) -> str:
     return ids.id_of("conv", entry.conversation.uid)
 
 
-def _no_own(named: NamedConversation) -> NoReturn:
+def _refuse_own(named: NamedConversation) -> NoReturn:
+    """Raises: BadRequest: this is an agent's own conversation, which other paths serve."""
     id = ids.id_of("agent", named.agent.uid)
     raise BadRequest(f"This is the agent's own conversation: use /v1/agents/{id} and its reset-messages.")

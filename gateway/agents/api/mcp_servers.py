@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none
-from gateway.agents.api.tools import ManualCall, execution_json, tool_json
+from gateway.agents.api.tool_json import execution_json, tool_json
+from gateway.agents.api.tools import ManualCall
 from gateway.agents.core.mcp_server import (
     HEADERS,
     MASK,

@@ -36,7 +36,7 @@ class AgentConversations:
 
     async def create(self, agent: Agent, definition: ConversationDefinition) -> ConversationEntry:
         """Makes a conversation, which is empty. Raises: Conflict: a profile's memory with another model."""
-        _check(agent, definition)
+        _check_may_define(agent, definition)
         return await self._store.conversations.create(agent, ids.new_uid(), definition.body(), at=self._now())
 
     async def fork(
@@ -75,7 +75,7 @@ class AgentConversations:
         async def change() -> ConversationEntry:
             found = await self._store.conversations.get(project, uid)
             definition = edit(definition_of(found))
-            _check(found.agent, definition)
+            _check_may_define(found.agent, definition)
             return await self._store.conversations.change(found, definition.body(), at=self._now())
 
         return await retry_overtaken(change)
@@ -90,7 +90,8 @@ class AgentConversations:
         await store.forgetting.finish(forgetting)
 
 
-def _check(agent: Agent, definition: ConversationDefinition) -> None:
+def _check_may_define(agent: Agent, definition: ConversationDefinition) -> None:
+    """Raises: Conflict: the conversations of a profile's memory have no model and no settings of their own."""
     if agent.scope.profile != API_PROFILE and (
         definition.model or definition.context_window or definition.sampling
     ):

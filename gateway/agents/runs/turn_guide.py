@@ -28,13 +28,11 @@ def guide_of(
     can_ask: bool = False,
     has_later_message: bool = False,
 ) -> RuleGuide:
-    """Returns what guides an agent's turn.
+    """Returns what guides an agent's turn. Where none of its tools are offered its rules sleep.
 
     called: since the user's newest message, in turns before this one.
-
-    Where none of its tools are offered its rules sleep.
-
-    can_ask: a person may be asked to approve a call. has_later_message: as in `RuleGuide`.
+    can_ask: a person may be asked to approve a call.
+    has_later_message: as in `RuleGuide`.
     """
     names = [tool["function"]["name"] for tool in prompt.offered_tools]
     return RuleGuide(
@@ -50,6 +48,7 @@ def guide_of(
 
 
 def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
+    """Returns the terms of a turn that an agent has for a send."""
     request = send.request
     return TurnTerms(
         wants_usage=request.wants_usage or send.shows_steps,

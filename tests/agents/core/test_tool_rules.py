@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 import pytest
 
-from gateway.agents.api.tools import ToolRuleBody
+from gateway.agents.api.tool_rule_bodies import ToolRuleBody
 from gateway.agents.core.tool_rules import BAD_REPLIES, CalledTool, JudgedCall, RuleGuide, RuleState, in_words
 from gateway.core.agent import SpeakingStyle
 from gateway.core.tool_rule import RuleKind, read_rules
@@ -399,7 +399,7 @@ def test_rules_are_described_to_the_model() -> None:
 
 def test_each_kind_can_be_sent_and_is_described() -> None:
     bodies = {body.__struct_config__.tag for body in get_args(ToolRuleBody)}
-    assert bodies == set(RuleKind), "ToolRuleBody of agents/api/tools.py has a body for each kind"
+    assert bodies == set(RuleKind), "ToolRuleBody of agents/api/tool_rule_bodies.py has a body for each kind"
     described = set(re.findall(r"^\| ([a-z_, ]+) \|", (ROOT / "docs/agents.md").read_text("utf-8"), re.M))
     assert set(", ".join(described).split(", ")) >= set(RuleKind), "docs/agents.md has a row for each kind"
 

@@ -38,8 +38,9 @@ class CallRecord(Struct, frozen=True):
     """The record of the calls of one step."""
 
     store: Store
-    # agent, run: rows; the run is the one that made the step.
+    # The row of the agent's memory.
     agent: int
+    # The row of the run that made the step.
     run: int
     step: Exchange
 

@@ -1,0 +1,174 @@
+"""Tools as requests have them, and the definitions that they make."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import orjson
+from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import replace
+
+from gateway.agents.tools.signature import function_name, schema_of
+from gateway.agents.wire.faults import Unprocessable
+from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, refused, sent_fields
+from gateway.checked import Fault, Path
+from gateway.core.definition import MAX_SCHEMA_BYTES, ToolDefinition
+from gateway.errors import BadRequest
+
+# What every provider takes as a name (platform.openai.com/docs/guides/function-calling).
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_REQUIREMENTS = refused(
+    "The sandbox has Python's standard library alone; nothing is installed while it runs."
+)
+
+_NO_VARIABLES = refused("The sandbox has no variables; what a tool is to know is among its arguments.")
+
+
+class ToolSource(Body):
+    """The source of a tool, and its schema."""
+
+    source_code: Maybe[str] = UNSET
+    source_type: Maybe[Literal["python", "typescript", "webhook", "json"]] = UNSET
+    json_schema: Maybe[dict[str, Any]] = UNSET
+    args_json_schema: Maybe[dict[str, Any]] = UNSET
+    name: Maybe[str] = UNSET
+    pip_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
+    npm_requirements: Annotated[list[dict[str, Any]] | None, _REQUIREMENTS] | UnsetType = UNSET
+
+
+class UpdateTool(ToolSource):
+    """A change of a tool; what is left out or null stays. A changed schema may give it another name."""
+
+    description: Maybe[str] = UNSET
+    tags: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
+    return_char_limit: Maybe[Annotated[int, Meta(ge=1, le=1_000_000)]] = UNSET
+    default_requires_approval: Maybe[bool] = UNSET
+    enable_parallel_execution: Maybe[bool] = UNSET
+    metadata_: Maybe[dict[str, Any]] = UNSET
+
+
+class CreateTool(UpdateTool):
+    """A new tool. Its name is that of its schema, or of the last function of its source."""
+
+    source_code: str
+
+
+class TriedTool(ToolSource, kw_only=True):
+    """A source that is run once, with these arguments, and not stored."""
+
+    source_code: str
+    args: dict[str, Any]
+    env_vars: Annotated[dict[str, str] | None, _NO_VARIABLES] | UnsetType = UNSET
+
+
+# A field of a request -> that of a definition. An upsert retains those that it does not name.
+_RETAINED = {
+    "tags": "tags",
+    "return_char_limit": "result_chars",
+    "default_requires_approval": "needs_approval",
+    "enable_parallel_execution": "is_parallel",
+    "metadata_": "metadata",
+}
+_FIELDS = {
+    **_RETAINED,
+    "source_code": "source",
+    "source_type": "source_type",
+    "description": "description",
+}
+# The fields of a tool that its MCP server sets, and that no caller may change.
+_SET_BY_SERVER = frozenset({"source_code", "source_type", "json_schema", "args_json_schema"})
+
+
+def with_tool_update(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
+    """Returns a tool's definition after an update. Raises: Unprocessable, BadRequest."""
+    sent = {name: value for name, value in sent_fields(update).items() if value is not None}
+    if definition.source_type == "mcp" and _SET_BY_SERVER & sent.keys():
+        raise BadRequest("The MCP server defines this tool: refresh the server.", param="source_code")
+    values: dict[str, Any] = {name: sent[field] for field, name in _FIELDS.items() if field in sent}
+    if "tags" in values:
+        values["tags"] = tuple(values["tags"])
+    if "json_schema" in sent:
+        values["schema"] = _function_schema(sent["json_schema"])
+    elif "args_json_schema" in sent:
+        _check_parameters(sent["args_json_schema"], ("body", "args_json_schema"))
+        values["schema"] = {**definition.schema, "parameters": sent["args_json_schema"]}
+    updated = replace(definition, **values)
+    if "description" in sent and updated.schema:
+        return replace(updated, schema={**updated.schema, "description": updated.description or ""})
+    return updated
+
+
+def with_source(definition: ToolDefinition, update: ToolSource) -> ToolDefinition:
+    """Returns a tool after an update; missing parts of its schema are read from its source. Raises: BadRequest."""
+    updated, sent = with_tool_update(definition, update), sent_fields(update)
+    if updated.source_type != "python":
+        return updated
+    if sent.get("source_code") and not sent.get("json_schema"):
+        schema = schema_of(updated.source, sent.get("args_json_schema"))
+        if updated.description:
+            schema["description"] = updated.description
+        return replace(updated, schema=schema)
+    name = tool_name(updated)
+    if sent.get("json_schema") and (function := function_name(updated.source)) != name:
+        raise BadRequest(
+            f"The json_schema names the function {name!r}, but the source's last one, which is the tool, is "
+            f"{function!r}.",
+            param="json_schema.name",
+        )
+    return updated
+
+
+def tool_name(definition: ToolDefinition) -> str | None:
+    """Returns the name that a tool's schema has; None: it has no schema."""
+    return definition.schema.get("name")
+
+
+def upserted(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) -> ToolDefinition:
+    """Returns a tool that is made under a name which another one has.
+
+    new: as if none had.
+    stored: the other one.
+    """
+    if stored.source_type == "mcp":
+        return new
+    sent = {name for name, value in sent_fields(create).items() if value is not None}
+    return replace(
+        new, **{name: getattr(stored, name) for field, name in _RETAINED.items() if field not in sent}
+    )
+
+
+def _function_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns a function's schema as a model is shown it. Raises: Unprocessable."""
+    inner = schema.get("function")
+    # Some programs pass the entry of a request's `tools`, with the function in it.
+    if isinstance(inner, dict) and "name" not in schema:
+        schema = inner
+    name, parameters = schema.get("name"), schema.get("parameters")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        message = "Expected 1 to 64 letters, digits, '_' or '-'"
+        raise Unprocessable([Fault(("body", "json_schema", "name"), message, "value_error", name)])
+    if parameters is not None:
+        _check_parameters(parameters, ("body", "json_schema", "parameters"))
+    return {
+        "name": name,
+        "description": schema.get("description") or "",
+        "parameters": parameters or {"type": "object", "properties": {}},
+        **({"strict": True} if schema.get("strict") is True else {}),
+    }
+
+
+def _check_parameters(parameters: Any, at: Path) -> None:
+    """Checks the parts of a schema to which arguments are added. Raises: Unprocessable."""
+    if not isinstance(parameters, dict):
+        raise Unprocessable([Fault(at, "Expected an object", "type_error")])
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    if not isinstance(properties, dict) or not all(
+        isinstance(each, dict | bool) for each in properties.values()
+    ):
+        raise Unprocessable([Fault((*at, "properties"), "Expected an object of schemas", "type_error")])
+    if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
+        raise Unprocessable([Fault((*at, "required"), "Expected a list of names", "type_error")])
+    if (size := len(orjson.dumps(parameters))) > MAX_SCHEMA_BYTES:
+        message = f"A schema has at most {MAX_SCHEMA_BYTES:,} bytes; this one has {size:,}"
+        raise Unprocessable([Fault(at, message, "value_error")])

@@ -1,0 +1,112 @@
+"""Tools and their results as they are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.agents.core.kinds import FILE_TOOLS, MULTI_AGENT_TOOLS
+from gateway.agents.registry.tool_registry import ToolView
+from gateway.agents.wire.shown_values import iso_time, lines_of
+from gateway.core import ids
+from gateway.core.definition import ToolDefinition
+from gateway.core.memory.builtin import definition_of
+from gateway.run.tools.toolbox import ToolAnswer
+from storage.records import Definition
+
+# The types of the gateway's own tools; others are of the core.
+_TYPES = {
+    **dict.fromkeys(("core_memory_append", "core_memory_replace", "memory"), "letta_memory_core"),
+    **dict.fromkeys(
+        ("memory_insert", "memory_replace", "memory_rethink", "memory_apply_patch", "memory_finish_edits"),
+        "letta_sleeptime_core",
+    ),
+    **dict.fromkeys(MULTI_AGENT_TOOLS, "letta_multi_agent_core"),
+    **dict.fromkeys(FILE_TOOLS, "letta_files_core"),
+}
+
+
+def tool_json(tool: ToolView) -> dict[str, Any]:
+    """Returns a tool as it is shown."""
+    if tool.definition is not None:
+        return _defined_tool_json(tool.definition)
+    offered = definition_of(tool.name)
+    return _built_in_tool_json(tool.uid, {"name": tool.name} if offered is None else offered["function"])
+
+
+def _defined_tool_json(row: Definition) -> dict[str, Any]:
+    """Returns a tool that was made over REST."""
+    tool = ToolDefinition.of(row.body)
+    is_mcp = tool.source_type == "mcp"
+    return {
+        **_tool_fields(row.uid, row.name, tool.schema, "external_mcp" if is_mcp else "custom"),
+        "description": tool.description or tool.schema.get("description") or None,
+        "source_type": tool.source_type,
+        "source_code": None if is_mcp else tool.source or None,
+        "tags": list(tool.tags),
+        "return_char_limit": tool.result_chars,
+        "default_requires_approval": tool.needs_approval,
+        "enable_parallel_execution": tool.is_parallel,
+        "metadata_": tool.metadata,
+        "created_at": iso_time(row.created),
+        "updated_at": iso_time(row.updated),
+    }
+
+
+def _built_in_tool_json(uid: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns a tool of the gateway's own. uid: a constant."""
+    return _tool_fields(uid, schema["name"], schema, _TYPES.get(schema["name"], "letta_core"))
+
+
+def _tool_fields(uid: str, name: str, schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Returns the fields of a tool, with the values that most have."""
+    return {
+        "id": ids.id_of("tool", uid),
+        "name": name,
+        "tool_type": kind,
+        "description": schema.get("description") or None,
+        "source_type": "python",
+        "source_code": None,
+        "json_schema": schema,
+        "args_json_schema": schema.get("parameters"),
+        "tags": [],
+        "return_char_limit": 50_000,
+        "pip_requirements": None,
+        "npm_requirements": None,
+        "default_requires_approval": False,
+        "enable_parallel_execution": False,
+        "metadata_": {},
+        "project_id": None,
+        "created_by_id": None,
+        "last_updated_by_id": None,
+    }
+
+
+def tried_json(name: str, answer: ToolAnswer, *, at: float) -> dict[str, Any]:
+    """Returns the result of a source that was tried. There is no message of it, nor a call: as on Letta's server."""
+    result = {
+        "tool_return": answer.content,
+        "status": answer.status,
+        "tool_call_id": "null",
+        "stdout": lines_of(answer.stdout),
+        "stderr": lines_of(answer.stderr),
+    }
+    return {
+        "id": "null",
+        "message_type": "tool_return_message",
+        "date": iso_time(at),
+        "name": name,
+        **result,
+        "tool_returns": [{"type": "tool", **result}],
+    }
+
+
+def execution_json(answer: ToolAnswer) -> dict[str, Any]:
+    """Returns the result of a call made by hand."""
+    return {
+        "status": answer.status,
+        "func_return": answer.content,
+        "stdout": lines_of(answer.stdout),
+        "stderr": lines_of(answer.stderr),
+        "agent_state": None,
+        "sandbox_config_fingerprint": None,
+    }
