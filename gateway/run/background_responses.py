@@ -551,7 +551,7 @@ class BackgroundResponses:
             code, message = _error_in(body)
             if run.id not in self._callers and status in _KEY_REFUSED:
                 message = KEY_IS_GONE
-            await self._end(run, log, self.dialect.as_failed(shown, code, message))
+            await self._end(run, log, self.dialect.as_failed(shown, code or str(status), message))
             return
         final = log.final or self.dialect.as_failed(shown, None, "The upstream's answer has no end.")
         name = receipt.begun_turn()

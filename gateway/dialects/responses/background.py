@@ -17,10 +17,9 @@ from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
 from gateway.dialects.event_stream import encode_typed_event
-from gateway.dialects.responses.errors import error_fields
+from gateway.dialects.responses.errors import error_fields, response_error
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import (
-    ERROR_CODES,
     MakesResponses,
     empty_response,
     rebuild_response,
@@ -151,8 +150,13 @@ class ShownResponses:
 
     def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
         """Returns a response as it is shown after an error of the gateway or the upstream."""
-        error = {"code": code if code in ERROR_CODES else "server_error", "message": message}
-        return {**shown, "status": "failed", "error": error, "output": [], "usage": None}
+        return {
+            **shown,
+            "status": "failed",
+            "error": response_error(message, code),
+            "output": [],
+            "usage": None,
+        }
 
     def as_cancelled(self, shown: Json) -> Json:
         """Returns a response as it is shown after its client has cancelled it."""

@@ -13,6 +13,13 @@ from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
 from gateway.errors import GatewayError
 
+# The codes that the error of a response may have, by an error's code, kind or status; of others it is server_error.
+_CODES: Final = {
+    "invalid_prompt": "invalid_prompt",
+    "rate_limit_exceeded": "rate_limit_exceeded",
+    "rate_limit_error": "rate_limit_exceeded",
+    "429": "rate_limit_exceeded",
+}
 FIELDS: Final = FieldNames(
     {
         "max_completion_tokens": "max_output_tokens",
@@ -47,6 +54,11 @@ def translate_error(body: bytes) -> bytes | None:
         if isinstance(fields.get(key), str):
             fields[key] = translate(fields[key])
     return orjson.dumps(json)
+
+
+def response_error(message: str, code: str | None) -> Json:
+    """Returns the error of a response that has failed. code: an error's code, kind or status."""
+    return {"code": _CODES.get(code or "", "server_error"), "message": message}
 
 
 def error_fields(message: str, code: str | None, kind: str, param: Any) -> Json:

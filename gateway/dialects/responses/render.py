@@ -30,7 +30,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
 from gateway.dialects.lenient import as_list, as_object, as_text
-from gateway.dialects.responses.errors import FIELDS, error_fields, translate_error
+from gateway.dialects.responses.errors import FIELDS, error_fields, response_error, translate_error
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
@@ -46,8 +46,6 @@ from gateway.errors import GatewayError
 
 # The reason of an incomplete response, by the reason for which its reply ended.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter", BROKE: "max_output_tokens"}
-# The codes that the error of a response may have; any other becomes server_error.
-ERROR_CODES = frozenset(("invalid_prompt", "rate_limit_exceeded", "server_error"))
 _CLAUDES_SEARCH = ("server_tool_use", "web_search")
 T = TypeVar("T", bound=Item)
 
@@ -431,11 +429,7 @@ class ResponsesView(ClientView):
         self._begin_response()
         fields = error_fields(message, code, kind, param)
         self._events.add("error", **fields)
-        error = {
-            "code": fields["code"] if fields["code"] in ERROR_CODES else "server_error",
-            "message": message,
-        }
-        self._error = error
+        self._error = response_error(message, fields["code"])
         self._events.add("response.failed", response=self.response("failed"))
 
     def response(self, status: str, reason: str | None = None) -> Json:

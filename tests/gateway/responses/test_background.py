@@ -493,8 +493,10 @@ def test_the_ids_of_its_input_are_the_same_in_every_list(world: World, upstream:
         world.sdk.conversations.items.retrieve(id, conversation_id=conversation.id)
 
 
-def test_an_error_ends_it(world: World, upstream: StrictUpstream) -> None:
-    upstream.queue(fail(429, "Slow down.", code="rate_limit_exceeded"))
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", None])
+def test_an_error_ends_it(world: World, upstream: StrictUpstream, code: str | None) -> None:
+    """Claude and others say by the status alone that they are asked too often."""
+    upstream.queue(fail(429, "Slow down.", code=code))
     made = begin(world, input="Hi", user="alice")
     failed = polled(world, made.id)
     assert (failed.status, failed.output) == ("failed", [])
