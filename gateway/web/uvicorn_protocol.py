@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from socket import SO_LINGER, SOL_SOCKET
+from struct import pack
 from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -17,6 +19,9 @@ MAX_HEAD_BYTES: Final = 64 * 1024  # OpenAI's and Cloudflare's own limits are 16
 # Requests that are sent before the reply to the one before; browsers and SDKs send none.
 MAX_WAITING: Final = 64
 _CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+# What is not sent is dropped, and the connection is reset (socket(7)).
+_NO_LINGER: Final = pack("ii", 1, 0)
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class SlowReaderWatch(asyncio.Protocol):
@@ -65,21 +70,28 @@ class UnchunkedReply:
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._is_chunked: bool | None = None  # None: the head is still to come
+        self._has_ended = False
 
     def write(self, data: bytes) -> None:
         if self._is_chunked is None:
             self._is_chunked = _CHUNKED in data
             data = data.replace(_CHUNKED, b"")
         elif self._is_chunked and data:  # one chunk, the end, or both
-            size, _, chunk = data.partition(b"\r\n")
-            data = chunk[: int(size, 16)]
+            digits, _, chunk = data.partition(b"\r\n")
+            size = int(digits, 16)
+            self._has_ended = not size or chunk.endswith(_LAST_CHUNK, size)
+            data = chunk[:size]
         self._connection.write(data)
 
     def is_closing(self) -> bool:
         return self._connection.is_closing()
 
     def close(self) -> None:
-        self._connection.close()
+        """Ends the connection. A stream that is broken off is reset, since it would look whole."""
+        if self._is_chunked and not self._has_ended:
+            self._connection.reset()
+        else:
+            self._connection.close()
 
 
 class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
@@ -119,6 +131,11 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         return self.transport.is_closing()
 
     def abort(self) -> None:
+        self.transport.abort()
+
+    def reset(self) -> None:
+        """Ends the connection so that its client sees an error, and no end."""
+        self.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
         self.transport.abort()
 
     def write(self, data: bytes) -> None:

@@ -353,6 +353,16 @@ def test_http_1_0_gets_a_reply_without_a_length_in_no_chunks(ends_last: bool) ->
     assert body == b"data: 1\n\ndata: 10\r\n0\r\n\r\ndata: [DONE]\n\n"
 
 
+def test_http_1_0_does_not_take_a_stream_that_breaks_for_whole() -> None:
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data: 0\r\n\r\n", "more_body": True})
+        raise RuntimeError
+
+    with pytest.raises(ConnectionResetError):
+        served(breaks, says(b"GET /old HTTP/1.0\r\n\r\n"))
+
+
 def test_who_sends_nothing_is_let_go() -> None:
     """From the moment that a connection is there, and with the first piece of a head."""
     limits = replace(Limits(), header_timeout_s=SHORT_S)
