@@ -1,4 +1,4 @@
-"""Server-sent events as the dialects write them, and the comment that all of their streams may have."""
+"""Server-sent events as the dialects write them, the comment that all of their streams may have, and their buffer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final
 import orjson
 
 from adapters.types import Json
+from gateway.core.turn.client_view import MAX_HELD_BYTES
 
 # Tells the client that its turn is not on disk yet.
 NOT_DURABLE: Final = b": mnemogate not durable\n\n"
@@ -20,3 +21,32 @@ def encode_event(data: Json, name: str | None = None) -> bytes:
 def encode_typed_event(kind: str, fields: Json) -> bytes:
     """Returns an event that has its type as its name and among its data."""
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+
+
+class EventBuffer:
+    """Events and comments that a client has not been sent yet.
+
+    is_holding: nothing leaves before the first content. Up to then an upstream's error can still be a status.
+    """
+
+    __slots__ = ("_held_bytes", "_unsent", "is_holding")
+
+    def __init__(self, *, is_holding: bool) -> None:
+        self.is_holding = is_holding
+        self._held_bytes = 0
+        self._unsent: list[bytes] = []
+
+    def add(self, raw: bytes, *, has_content: bool = True) -> None:
+        """Adds an event or a comment. One without content is held, unless that would be more than MAX_HELD_BYTES."""
+        self._unsent.append(raw)
+        if self.is_holding:
+            self._held_bytes += len(raw)
+            self.is_holding = not has_content and self._held_bytes <= MAX_HELD_BYTES
+
+    def take(self) -> bytes:
+        """Returns the bytes that may leave now, and forgets them."""
+        if self.is_holding or not self._unsent:
+            return b""
+        data = b"".join(self._unsent)
+        self._unsent.clear()
+        return data

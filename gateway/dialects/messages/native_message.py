@@ -1,0 +1,106 @@
+"""A message that an upstream sends in this dialect itself. It passes (`native_events`), with the gateway's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from adapters.types import Json
+from gateway.core.turn.client_view import ReplyEvent
+from gateway.core.turn.commands import TurnOutcome
+from gateway.dialects.event_stream import EventBuffer, encode_typed_event
+from gateway.dialects.messages.blocks import GrowingBlocks
+from gateway.dialects.messages.native_events import NativeEvents, event_name, merge_replies
+
+
+class _NativeBody(msgspec.Struct):
+    """The body of a whole reply that came in this dialect, as adapters hand it on."""
+
+    native_message: msgspec.Raw
+
+
+_native_body = msgspec.json.Decoder(_NativeBody)
+
+
+class NativeMessage:
+    """One message, whatever number of rounds made it. Its events are put into the buffer."""
+
+    def __init__(self, gateway_tools: Collection[str], buffer: EventBuffer) -> None:
+        self._gateway_tools = gateway_tools
+        self._buffer = buffer
+        self._events = NativeEvents(gateway_tools)
+        # Blocks of the gateway's own text. One goes on until the upstream's next block.
+        self._own_blocks = GrowingBlocks(self._emit)
+        self._replies: list[bytes] = []  # whole ones
+
+    def begin(self, first: Json) -> None:
+        """Ignores the turn's first chunk: the upstream's own first event has the id and the model."""
+
+    def show(self, event: ReplyEvent) -> None:
+        """Shows an event, or a comment. A chunk without bytes is part of an event that was shown already."""
+        raw = event.raw or b""
+        if (name := event_name(raw)) is not None:
+            shown = self._events.pass_on(raw, name)
+            if shown and name != "ping":
+                self._own_blocks.end()
+            self._add(shown, has_content=self._events.has_content)
+        elif event.chunk is None and raw.startswith(b":"):
+            self._add(raw, has_content=False)
+
+    def show_texts(self, texts: Sequence[str]) -> bool:
+        """Returns False: each event has to be read, and passes by itself."""
+        return False
+
+    def add_text(self, text: str) -> None:
+        if not self._own_blocks.is_open:
+            if not text.strip():
+                return  # a separator between the texts of two rounds, which are two blocks
+            self._own_blocks.next_index = self._events.next_index
+            self._events.next_index += 1
+        self._own_blocks.add_text(text)
+
+    def add_thought(self, text: str) -> None:
+        self._own_blocks.add_thought(text)
+
+    def add_calls(self, calls: Sequence[Json]) -> None:
+        for call in calls:
+            self._own_blocks.add_call(call)
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        """Ends a hidden round. tail: its last events."""
+        self._own_blocks.end()
+        for raw in self._events.hide(_bytes_of(tail)):
+            self._add(raw, has_content=False)
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
+        """Ends the message. finish: stands in for the upstream's finish_reason."""
+        self._own_blocks.end()
+        raws = _bytes_of(tail)
+        if raws or not self._events.is_over:
+            for raw in self._events.end(raws, finish):
+                self._buffer.add(raw)
+
+    def take_whole(self, body: bytes, reply: Json) -> None:
+        """Takes a whole reply. body: as the adapter hands it on."""
+        self._replies.append(bytes(_native_body.decode(body).native_message))
+
+    def whole(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        """Returns the whole replies as one message. is_unchanged: the last one is exactly what the client gets."""
+        if is_unchanged:
+            return self._replies[-1]
+        replies = [orjson.loads(each) for each in self._replies]
+        return orjson.dumps(merge_replies(replies, self._gateway_tools, outcome.finish_reason))
+
+    def _add(self, raw: bytes, *, has_content: bool) -> None:
+        if raw:
+            self._buffer.add(raw, has_content=has_content)
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        self._buffer.add(encode_typed_event(kind, fields))
+
+
+def _bytes_of(tail: Sequence[ReplyEvent]) -> list[bytes]:
+    return [event.raw for event in tail if event.raw]

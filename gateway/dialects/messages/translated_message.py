@@ -1,0 +1,205 @@
+"""A message that is made of chat completions: of the deltas of a stream, or of a whole reply.
+
+Deltas become content blocks (`blocks`): thoughts without a signature, text, and the client's calls.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import orjson
+from msgspec import Struct
+
+from adapters.types import Json, completion_count, token_count
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.private import without_private
+from gateway.core.turn.client_view import ReplyEvent, no_usage
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.turn.draft import generated_in, is_first_choice
+from gateway.core.usage.reported import reported_counts, usage_of
+from gateway.dialects.event_stream import EventBuffer, encode_typed_event
+from gateway.dialects.lenient import as_text
+from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
+from gateway.dialects.messages.native_events import stop_reason_for
+
+# Fields of a choice in which upstreams name the stop sequence that ended it: Anthropic's adapter, vLLM, SGLang.
+_STOPPED_BY: Final = ("stop_sequence", "stop_reason", "matched_stop")
+
+
+class MessageTerms(Struct, frozen=True):
+    """The facts about a request that the message of its reply needs."""
+
+    # The model that the request names.
+    model: str
+    # The tokens of the prompt, estimated.
+    input_tokens: int
+    # The gateway's id of the request.
+    request_id: str
+    # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
+    count: Callable[[str], Json | None] = no_usage
+    stop_sequences: Sequence[str] = ()
+    # The client may continue from the reply by its id.
+    has_thread: bool = False
+
+
+class TranslatedMessage:
+    """One message, whatever number of rounds made it. Its events are put into the buffer."""
+
+    def __init__(self, terms: MessageTerms, buffer: EventBuffer) -> None:
+        self._terms = terms
+        self._buffer = buffer
+        self._blocks = GrowingBlocks(self._emit)
+        self._first_chunk: Json = {}  # of the turn
+        self._has_begun = False
+        self._usage: Json | None = None
+        self._finish_reason: str | None = None
+        self._is_refused = False
+        self._stopped_by: str | None = None
+
+    def begin(self, first: Json) -> None:
+        """Takes the turn's first chunk, which has the id and the model."""
+        self._first_chunk = first
+
+    def show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
+        """Shows an event. is_hidden: it ends a hidden round."""
+        if event.chunk is None:
+            if event.raw is not None and event.raw.startswith(b":"):
+                self._buffer.add(event.raw, has_content=False)
+            return
+        for choice in filter(is_first_choice, event.choices):
+            if not self._buffer.is_holding:
+                self._begin_message()  # the model may think for long before its first text
+            delta = choice.get("delta")
+            if isinstance(delta, dict):
+                self._add_delta(delta if event.calls is None else {**delta, "tool_calls": event.calls})
+            if not is_hidden:
+                self._finish_reason = choice.get("finish_reason") or self._finish_reason
+                self._stopped_by = self._stop_sequence(choice) or self._stopped_by
+        usage = event.usage or usage_of(event.chunk)
+        if not is_hidden and reported_counts(usage) is not None:
+            self._usage = usage
+
+    def show_texts(self, texts: Sequence[str]) -> bool:
+        """Shows events that hold these texts and nothing else. Returns True: the texts were enough."""
+        for text in filter(None, texts):
+            self._blocks.add_text(text)
+        return True
+
+    def add_text(self, text: str) -> None:
+        self._blocks.add_text(text)
+
+    def add_thought(self, text: str) -> None:
+        self._blocks.add_thought(text)
+
+    def add_calls(self, calls: Sequence[Json]) -> None:
+        for call in calls:
+            self._blocks.add_call(call)
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
+        """Ends a hidden round. tail: its last events."""
+        for event in tail:
+            self.show(event, is_hidden=True)
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None) -> None:
+        """Ends the message. finish: stands in for the upstream's finish_reason."""
+        for event in tail:
+            self.show(event)
+        self._finish_reason = finish or self._finish_reason
+        self._begin_message()
+        self._blocks.end()
+        usage = self._usage or self._terms.count(self._blocks.generated_text()) or {}
+        ending = self._ending(has_calls=self._blocks.has_calls)
+        self._emit("message_delta", delta=ending, usage=_message_usage(usage, self._terms.input_tokens))
+        self._emit("message_stop")
+
+    def take_whole(self, body: bytes, reply: Json) -> None:
+        """Takes a whole reply. body: as it came."""
+        if self._terms.stop_sequences:
+            choice = reply["choices"][0] if reply["choices"] else None
+            self._stopped_by = self._stop_sequence(choice) if isinstance(choice, dict) else None
+
+    def whole(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        """Returns the message of whole replies, which the outcome of their turn has."""
+        shown_reply = without_private(outcome.shown_reply or {})
+        self._finish_reason, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
+        usage = outcome.usage or self._terms.count(generated_in(shown_reply)) or {}
+        content = render_blocks(shown_reply)
+        message = {
+            **self._empty_message(),
+            "content": content,
+            **self._ending(has_calls=any(block["type"] == "tool_use" for block in content)),
+            "usage": _message_usage(usage, self._terms.input_tokens),
+        }
+        return orjson.dumps(message)
+
+    def _add_delta(self, delta: Json) -> None:
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if isinstance(thought, str) and thought:
+            self._blocks.add_thought(thought)
+        if text := text_of(delta):
+            self._blocks.add_text(text)
+        if isinstance(refusal := delta.get("refusal"), str) and refusal:
+            self._is_refused = True
+            self._blocks.add_text(refusal)
+        calls = delta.get("tool_calls")
+        self.add_calls([call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [])
+
+    def _begin_message(self) -> None:
+        self._buffer.is_holding = False
+        if self._has_begun:
+            return
+        self._has_begun = True
+        usage = {"input_tokens": self._terms.input_tokens, "output_tokens": 0}
+        self._buffer.add(
+            encode_typed_event("message_start", {"message": {**self._empty_message(), "usage": usage}})
+        )
+
+    def _empty_message(self) -> Json:
+        id_ = self._first_chunk.get("id")
+        return {
+            "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
+            "type": "message",
+            "role": "assistant",
+            "model": as_text(self._first_chunk.get("model")) or self._terms.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+
+    def _ending(self, *, has_calls: bool) -> Json:
+        """Returns the fields that say why the message ends."""
+        reason = "refusal" if self._is_refused else stop_reason_for(self._finish_reason)
+        if reason == "end_turn" and has_calls:
+            # Calls that were forced end with "stop" in chat completions, and clients run them by this reason alone.
+            reason = "tool_use"
+        if reason == "end_turn" and self._stopped_by is not None:
+            return {"stop_reason": "stop_sequence", "stop_sequence": self._stopped_by}
+        return {"stop_reason": reason, "stop_sequence": None}
+
+    def _stop_sequence(self, choice: Json) -> str | None:
+        """Returns the stop sequence that ended a choice; None: none did, or the upstream does not name it."""
+        named = (choice.get(key) for key in _STOPPED_BY)
+        return next((each for each in named if each in self._terms.stop_sequences), None)
+
+    def _emit(self, kind: str, **fields: Any) -> None:
+        self._begin_message()
+        self._buffer.add(encode_typed_event(kind, fields))
+
+
+def _message_usage(usage: Json, input_tokens: int) -> Json:
+    """Returns the usage of a chat completion as the Messages API reports it: cached tokens are counted apart.
+
+    input_tokens: of the prompt, where the usage is empty.
+    """
+    details = usage.get("prompt_tokens_details")
+    cached = token_count(details, "cached_tokens")
+    written = token_count(details, "cache_write_tokens")
+    prompt = token_count(usage, "prompt_tokens") if usage else input_tokens
+    return {
+        "input_tokens": max(0, prompt - cached - written),
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": written,
+        "output_tokens": completion_count(usage),
+    }
