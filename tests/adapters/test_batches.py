@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -423,6 +424,23 @@ async def test_an_argument_of_a_tool_that_is_called_temperature_asks_for_no_olde
         await bench.provider.submit(part(1), io.BytesIO(line))
         assert isinstance(bench.batches, AnthropicBatchServer)
         assert bench.batches.versions == [DEFAULT_VERSION]
+
+
+async def test_the_event_loop_goes_on_while_the_lines_of_a_batch_are_looked_through() -> None:
+    loop_ran = threading.Event()
+    waits: list[bool] = []
+
+    class Lines(io.BytesIO):
+        def __next__(self) -> bytes:
+            if not waits:
+                waits.append(loop_ran.wait(5))
+            return super().__next__()
+
+    async with bench_of("anthropic") as bench:
+        lines = Lines(bench.provider.line("a-1", body_of("a-1")))
+        asyncio.get_running_loop().call_soon(loop_ran.set)
+        await bench.provider.submit(part(1), lines)
+        assert waits == [True]
 
 
 @pytest.mark.parametrize("kind", REMOTE)
