@@ -44,6 +44,12 @@ T = TypeVar("T")
 # The deadline of the reads of this task that name none, in milliseconds; None: that of the method.
 read_limit_ms: ContextVar[float | None] = ContextVar("read_limit_ms", default=None)
 
+
+def limit_of(deadline_ms: float | None) -> float | None:
+    """Returns the milliseconds that a read may take: what it names itself, else what its task does."""
+    return read_limit_ms.get() if deadline_ms is None else deadline_ms
+
+
 # Seconds after which changes of other processes are looked for, with or without a notification.
 POLL_S = 15.0
 # Returns whether there is a key that callers of the API need; keys of operators open the page alone. It is asked before

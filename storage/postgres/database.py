@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 import asyncpg
 
-from storage.database import Changes, Connection, Operation, Row, StoreHealth, read_limit_ms
+from storage.database import Changes, Connection, Operation, Row, StoreHealth, limit_of
 from storage.errors import Broken, Busy, Closed, ReadOnly, StatementFailed, StoreError, TooSlow, Unavailable
 from storage.health_check import HealthCheck
 from storage.postgres.clock import SharedClock
@@ -141,7 +141,7 @@ class PostgresDatabase:
         return await self._read(operation, deadline_ms, self._limits.read_s)
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
-        if deadline_ms or read_limit_ms.get():  # a turn waits for it
+        if limit_of(deadline_ms) is not None:  # a turn waits for it
             return await self._read(operation, deadline_ms, self._limits.long_s)
         async with self._long_reads:
             return await self._read(operation, None, self._limits.long_s)
@@ -165,8 +165,8 @@ class PostgresDatabase:
 
     async def _read(self, operation: Operation[T], deadline_ms: float | None, most_s: float) -> T:
         """Reads. most_s: the time where nothing names another one."""
-        limit_ms = deadline_ms or read_limit_ms.get()
-        seconds = limit_ms / 1000 if limit_ms else most_s
+        limit_ms = limit_of(deadline_ms)
+        seconds = most_s if limit_ms is None else limit_ms / 1000
         try:
             return await self._read_on(PostgresConnection, operation, seconds)
         except StatementFailed as error:

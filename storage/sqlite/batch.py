@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from storage.errors import Broken, StatementFailed, Unavailable
-from storage.sqlite.connection import translate
+from storage.sqlite.result_codes import translate_error
 
 WriteResult = tuple[bool, Any]  # (True, the function's result) or (False, the exception)
 WriteFunction = Callable[[sqlite3.Connection], Any]
@@ -123,12 +123,12 @@ class BatchRunner:
         """Returns the outcome of a write that raised an error, and what that means for the database itself."""
         if not isinstance(error, sqlite3.Error):
             return (False, error), None
-        answer = translate(error, self._path)
+        answer = translate_error(error, self._path)
         return (False, answer), answer if isinstance(answer, Unavailable) else None
 
     def _fail_all(self, count: int, error: Exception) -> BatchReport:
         """Rolls the transaction back, as far as there is one. Every write of the batch has failed."""
-        answer = translate(error, self._path) if isinstance(error, sqlite3.Error) else None
+        answer = translate_error(error, self._path) if isinstance(error, sqlite3.Error) else None
         if not isinstance(answer, Unavailable):
             answer = Broken(f"{self._path}: the transaction was lost: {error!r}")
             answer.__cause__ = error

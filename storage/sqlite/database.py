@@ -14,33 +14,22 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from storage.database import Changes, Operation, Row, StoreHealth, read_limit_ms
+from storage.database import Changes, Operation, Row, StoreHealth, limit_of
 from storage.errors import Broken, Unavailable
 from storage.health_check import CHECK_S, HealthCheck
 from storage.sidecar import LOGS, check_place, make_sidecar, resolve_path, restrict
-from storage.sqlite.connection import DatabaseFile, map_sqlite_errors, open_writer, try_writing
+from storage.sqlite.connection import DatabaseFile, open_writer, try_writing
 from storage.sqlite.lock import Lock
 from storage.sqlite.migration import migrate
+from storage.sqlite.mount import is_disk_doubtful
 from storage.sqlite.operations import run_read, run_write
 from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.result_codes import map_sqlite_errors
 from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
 
 T = TypeVar("T")
-
-
-# A full disk has less than this left, and rarely is full to the last page. Not 64 KiB: a single turn may be larger.
-_LITTLE_ROOM_BYTES = 1 << 20
-
-
-def is_disk_doubtful(path: str) -> bool:
-    """Returns whether the disk below a file has little room, or is mounted read-only. Touches no file."""
-    try:
-        found = os.statvfs(path)
-    except OSError:
-        return True
-    return bool(found.f_flag & os.ST_RDONLY) or found.f_bavail * found.f_frsize < _LITTLE_ROOM_BYTES
 
 
 class SqliteDatabase:
@@ -57,13 +46,14 @@ class SqliteDatabase:
         self,
         target: DatabaseFile,
         lock: Lock,
+        *,
         limits: WriterLimits | None,
         connect: Callable[[DatabaseFile], sqlite3.Connection],
         check_s: float,
-        is_doubtful: Callable[[str], bool],
+        is_disk_doubtful: Callable[[str], bool],
     ) -> None:
         self._target, self._lock = target, lock
-        self._is_doubtful = is_doubtful
+        self._is_disk_doubtful = is_disk_doubtful
         self._is_current = False  # the file has the present schema
         self._recovery_listeners: list[Callable[[], None]] = []
         self._failure_listeners: list[Callable[[Unavailable], None]] = []
@@ -74,11 +64,11 @@ class SqliteDatabase:
             target.path,
             lambda: watch.attach(self._open_writer(connect)),
             watch,
-            changes=self._notify,
             limits=limits,
-            failed=self._report_failure,
-            recovered=self._report_recovery,
             log_copier=WriteBack(lambda: open_writer(target)),
+            when_changed=self._report_changes,
+            when_failed=self._report_failure,
+            when_recovered=self._report_recovery,
         )
         self.reader = Reader(target, self.writer.report)
         self.long_reader = ThreadReader(target, self.writer.report)
@@ -96,7 +86,7 @@ class SqliteDatabase:
         factory: type[sqlite3.Connection] = sqlite3.Connection,
         connect: Callable[[DatabaseFile], sqlite3.Connection] | None = None,
         check_s: float = CHECK_S,
-        is_doubtful: Callable[[str], bool] = is_disk_doubtful,
+        is_disk_doubtful: Callable[[str], bool] = is_disk_doubtful,
     ) -> Self:
         """Locks the file, migrates it to the present schema, and opens it.
 
@@ -108,14 +98,21 @@ class SqliteDatabase:
         factory: of connections, for tests that count statements.
         connect: how the writing connection is made, `connect_current` unless a test puts a fault there.
         check_s: between two checks of its health.
-        is_doubtful: returns for a path whether its disk may be full or read-only.
+        is_disk_doubtful: returns for a path whether its disk may be full or read-only.
 
         Raises: Owned, TooNew, Foreign.
         """
         target = DatabaseFile(resolve_path(path), synchronous, busy_timeout_ms, factory)
         lock = Lock(target.path, address)
         try:
-            database = cls(target, lock, limits, connect or connect_current, check_s, is_doubtful)
+            database = cls(
+                target,
+                lock,
+                limits=limits,
+                connect=connect or connect_current,
+                check_s=check_s,
+                is_disk_doubtful=is_disk_doubtful,
+            )
             await database.writer.start()
             if database._is_current:
                 database.reader.open()
@@ -126,13 +123,11 @@ class SqliteDatabase:
 
     async def read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check_readable()
-        return self.reader.run(partial(run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get())
+        return self.reader.run(partial(run_read, operation), deadline_ms=limit_of(deadline_ms))
 
     async def long_read(self, operation: Operation[T], *, deadline_ms: float | None = None) -> T:
         self._check_readable()
-        return await self.long_reader.run(
-            partial(run_read, operation), deadline_ms=deadline_ms or read_limit_ms.get()
-        )
+        return await self.long_reader.run(partial(run_read, operation), deadline_ms=limit_of(deadline_ms))
 
     def write(
         self, operation: Operation[T], *, size_bytes: int = 0, is_repeatable: bool = False
@@ -213,7 +208,7 @@ class SqliteDatabase:
         if not (self._is_current and self._lock.is_held):
             raise self.writer.fault
 
-    def _notify(self, changes: Changes) -> None:
+    def _report_changes(self, changes: Changes) -> None:
         for function in self._change_listeners:
             function(changes)
 
@@ -224,7 +219,7 @@ class SqliteDatabase:
         """
 
         def test_write(connection: sqlite3.Connection) -> None:
-            if self._is_doubtful(self.path):
+            if self._is_disk_doubtful(self.path):
                 try_writing(connection, check=False)
 
         if not self.writer.health.waiting:  # else these writes show it

@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from storage.database import ANY_KEY
 from storage.sidecar import check_place, resolve_path
-from storage.sqlite.connection import check_version, map_sqlite_errors
+from storage.sqlite.connection import check_version
 from storage.sqlite.migration import find_version, latest, load_migrations
+from storage.sqlite.result_codes import map_sqlite_errors
 
 
 class Inspected(Struct, frozen=True):

@@ -16,7 +16,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from storage.errors import Foreign, TooNew, TooOld
-from storage.sqlite.connection import map_sqlite_errors
+from storage.sqlite.result_codes import map_sqlite_errors
 
 _log = logging.getLogger("mnemogate")
 

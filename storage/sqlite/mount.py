@@ -1,4 +1,4 @@
-"""The file system on which a database file lies."""
+"""The disk and the file system on which a database file lies."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ MOUNTS: Final = Path("/proc/self/mountinfo")
 _NETWORK: Final = frozenset(
     ("9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "lustre")
 ) | {"nfs", "nfs4", "smb3", "smbfs"}
+# A full disk has less than this left, and rarely is full to the last page. Not 64 KiB: a single turn may be larger.
+_LITTLE_ROOM_BYTES = 1 << 20
 
 
 def find_network_type(path: str) -> str | None:
@@ -31,3 +33,12 @@ def find_network_type(path: str) -> str | None:
             if mount.split()[2] == number and (kind := options.split()[0]) in _NETWORK:
                 return kind
     return None
+
+
+def is_disk_doubtful(path: str) -> bool:
+    """Returns whether the disk below a file has little room, or is mounted read-only. Touches no file."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return True
+    return bool(found.f_flag & os.ST_RDONLY) or found.f_bavail * found.f_frsize < _LITTLE_ROOM_BYTES

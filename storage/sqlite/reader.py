@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from storage.errors import Broken, Closed, Corrupt, Unavailable
-from storage.sqlite.connection import DatabaseFile, Driver, open_reader, translate
+from storage.sqlite.connection import DatabaseFile, open_reader
+from storage.sqlite.driver import Driver
+from storage.sqlite.result_codes import translate_error
 
 T = TypeVar("T")
 
@@ -26,38 +28,41 @@ _LOOP_BUSY_MS = 5
 _THREAD_BUSY_MS = 200
 
 
-class _Answers:
-    """Answers failures for both readers: names them, reopens the file after a bad one, reports a damaged one."""
+class _ReaderBase:
+    """The base of both readers. After a bad failure the file is opened again, and damage is reported."""
 
-    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], bool]) -> None:
-        """Makes the handler. damaged: called when a read meets a damaged file. Returns whether that is news."""
+    def __init__(self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool]) -> None:
+        """Makes the reader. report_damage: called when a read meets a damaged file. Returns whether that is news."""
         self._target = target
-        self._damaged = damaged
+        self._report_damage = report_damage
 
     def reset(self) -> None:
+        """Closes the connection; the next read reopens the file."""
         raise NotImplementedError
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _handle_failures(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            answer = translate(error, self._target.path)
-            if isinstance(answer, Corrupt | Broken):
+            failure = translate_error(error, self._target.path)
+            if isinstance(failure, Corrupt | Broken):
                 self.reset()
-            if isinstance(answer, Corrupt):
-                answer.is_known = not self._damaged(answer)
-            raise answer from error
+            if isinstance(failure, Corrupt):
+                failure.is_known = not self._report_damage(failure)
+            raise failure from error
         except Corrupt as error:  # seen when the connection was opened
-            error.is_known = not self._damaged(error)
+            error.is_known = not self._report_damage(error)
             raise
 
 
-class Reader(_Answers):
+class Reader(_ReaderBase):
     """The read connection of the event loop's thread. It opens with the store, and again when used after a failure."""
 
-    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], bool] = lambda _: True) -> None:
-        super().__init__(target, damaged)
+    def __init__(
+        self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool] = lambda _: True
+    ) -> None:
+        super().__init__(target, report_damage)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
 
@@ -81,7 +86,7 @@ class Reader(_Answers):
 
     def run(self, function: Callable[[sqlite3.Connection], T], *, deadline_ms: float | None = None) -> T:
         """Runs a read. Raises: Unavailable (TooSlow past the deadline), and what the function raises."""
-        with self._answering():
+        with self._handle_failures():
             return _read(self.connection, function, deadline_ms)
 
     def reset(self) -> None:
@@ -96,11 +101,13 @@ class Reader(_Answers):
         self.reset()
 
 
-class ThreadReader(_Answers):
+class ThreadReader(_ReaderBase):
     """A read connection with a thread, for what may take long: big indexes, exports."""
 
-    def __init__(self, target: DatabaseFile, damaged: Callable[[Corrupt], bool] = lambda _: True) -> None:
-        super().__init__(target, damaged)
+    def __init__(
+        self, target: DatabaseFile, report_damage: Callable[[Corrupt], bool] = lambda _: True
+    ) -> None:
+        super().__init__(target, report_damage)
         self._driver: Driver | None = None
         self._opening = asyncio.Lock()
         self._closed = False
@@ -112,7 +119,7 @@ class ThreadReader(_Answers):
 
         The deadline counts from when the thread begins. A cancelled wait does not interrupt the read.
         """
-        with self._answering():
+        with self._handle_failures():
             driver = await self._open()
             return await driver.call(lambda connection: _read(connection, function, deadline_ms))
 

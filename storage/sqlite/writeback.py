@@ -13,7 +13,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable
 
-from storage.sqlite.connection import Driver
+from storage.sqlite.driver import Driver
 
 
 class WriteBack:

@@ -42,8 +42,10 @@ from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
 from storage.sidecar import unavailable
 from storage.sqlite.batch import BatchReport, BatchRunner, WriteResult
-from storage.sqlite.connection import Driver, translate, try_writing
+from storage.sqlite.connection import try_writing
+from storage.sqlite.driver import Driver
 from storage.sqlite.loop_calls import LoopCalls
+from storage.sqlite.result_codes import translate_error
 from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack, copy_log, empty_log
 
@@ -114,10 +116,10 @@ class Writer:
 
     connect: opens the connection that writes, in the writer's thread.
     watch: it watches that connection.
-    changes: called with what a batch has changed, before its writes are answered.
     log_copier: copies a grown log.
-    failed: called with the fault when writing fails after it worked.
-    recovered: called when writing works again.
+    when_changed: called with what a batch has changed, before its writes are answered.
+    when_failed: called with the fault when writing fails after it worked.
+    when_recovered: called when writing works again.
     """
 
     def __init__(
@@ -127,9 +129,9 @@ class Writer:
         watch: Watch,
         *,
         log_copier: WriteBack,
-        changes: Callable[[Changes], None],
-        failed: Callable[[Unavailable], None],
-        recovered: Callable[[], None],
+        when_changed: Callable[[Changes], None],
+        when_failed: Callable[[Unavailable], None],
+        when_recovered: Callable[[], None],
         limits: WriterLimits | None,
     ) -> None:
         self._path, self._log_path = path, f"{path}-wal"
@@ -137,9 +139,9 @@ class Writer:
         self._connect = connect
         self._watch = watch
         self._limits = limits or WriterLimits()
-        self._when_changed = changes
-        self._report_failure = failed
-        self._recovered = recovered
+        self._when_changed = when_changed
+        self._when_failed = when_failed
+        self._when_recovered = when_recovered
         self._turns = _Queue()
         self._bulk = _Queue()
         self._running: list[_Write[Any]] = []
@@ -187,7 +189,7 @@ class Writer:
     def _translate(self, error: sqlite3.Error | OSError | StoreError) -> StoreError:
         """Returns the store's error for one that came while the file was opened."""
         if isinstance(error, sqlite3.Error):
-            return translate(error, self._path)
+            return translate_error(error, self._path)
         return unavailable(f"{self._path} cannot be opened", error) if isinstance(error, OSError) else error
 
     async def drain(self, timeout_s: float) -> bool:
@@ -331,7 +333,7 @@ class Writer:
             # The thread goes on where the caller is cancelled, and nothing else may write the log back meanwhile.
             done = await asyncio.shield(emptying)
         except sqlite3.Error as error:
-            raise translate(error, self._path) from error
+            raise translate_error(error, self._path) from error
         self._note_log(self._wal_size(), done)
         return done
 
@@ -441,7 +443,7 @@ class Writer:
                 return False
             self._driver, self._fault, self._has_failed_again = driver, None, False
             self._wal_full = self._limits.checkpoint_bytes
-        self._recovered()
+        self._when_recovered()
         self._pump()
         return True
 
@@ -471,7 +473,7 @@ class Writer:
             self._fail_waiting(fault)
             return
         self._fault = fault
-        self._report_failure(fault)
+        self._when_failed(fault)
         if self._has_failed_again:
             self._fail_waiting(fault)
         self._mending = self._loop.create_task(self._mend(), name="mnemogate-writer-mend")
@@ -553,7 +555,7 @@ class Writer:
         try:
             done = work(connection)
         except sqlite3.Error as error:
-            answer = translate(error, self._path)
+            answer = translate_error(error, self._path)
             if isinstance(answer, Unavailable):
                 self._call_loop(self._fail, answer)
             self._call_loop(self._log_free.set)

@@ -268,7 +268,7 @@ def test_it_comes_back_without_anybody_asking(upstream: StrictUpstream, tmp_path
     limits = WriterLimits(retry_first_s=0.001, retry_most_s=0.002)
     with world_of(upstream, tmp_path / "m.db", limits=limits) as world:
         back = Gate()
-        world.store.database.writer._recovered = back.open
+        world.store.database.writer._when_recovered = back.open
         fault = Locked()
         fault.strike(world)
         assert not durable(world.post(FACT))

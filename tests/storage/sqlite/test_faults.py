@@ -23,8 +23,9 @@ from storage.records import Agent, Passage, Scope
 from storage.sql.agents import create_agent
 from storage.sql.passages import insert_passage
 from storage.sql.store import Store
-from storage.sqlite.connection import DatabaseFile, translate
+from storage.sqlite.connection import DatabaseFile
 from storage.sqlite.reader import Reader, ThreadReader
+from storage.sqlite.result_codes import translate_error
 from storage.sqlite.writer import WriterLimits
 from tests.core.conversations import assistant, user
 from tests.doubles.disk import Disk, may_not_grow, use_page
@@ -219,7 +220,7 @@ async def test_it_comes_back_by_itself(open_store: Any, path: Path) -> None:
     store = await open_store(limits=WriterLimits(retry_first_s=0.001, retry_most_s=0.002))
     agent = await make_agent(store)
     back = asyncio.Event()
-    store.database.writer._recovered = back.set
+    store.database.writer._when_recovered = back.set
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(Locked):
@@ -257,11 +258,11 @@ def test_a_disk_without_room_is_named_where_sqlite_names_none(
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode, error.sqlite_errorname = 4874, "SQLITE_IOERR_SHMSIZE"
     path = str(tmp_path / "m.db")
-    assert type(translate(error, path)) is Broken
+    assert type(translate_error(error, path)) is Broken
     found = list(os.statvfs(tmp_path))
     found[4] = 0  # f_bavail
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(found))
-    answer = translate(error, path)
+    answer = translate_error(error, path)
     assert type(answer) is Full
     assert answer.message.startswith(f"The disk is full: {path} cannot be written. Make room on it.")
 

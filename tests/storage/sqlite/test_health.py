@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.sqlite.database import is_disk_doubtful
+from storage.sqlite.mount import is_disk_doubtful
 from storage.sqlite.writer import WriterLimits
 from tests.doubles.disk import Disk, fill
 from tests.patience import comes
@@ -28,7 +28,7 @@ def written(path: Path) -> list[tuple[int, int]]:
 
 async def test_a_disk_that_fills_up_is_noticed_and_so_is_its_room(open_store: Any) -> None:
     disk = Disk()
-    store = await open_store(limits=QUICK, connect=disk.connect, check_s=0.01, is_doubtful=doubtful)
+    store = await open_store(limits=QUICK, connect=disk.connect, check_s=0.01, is_disk_doubtful=doubtful)
     failed, recovered = [], []
     store.database.when_failed(lambda fault: failed.append(fault.status))
     store.database.when_recovered(lambda: recovered.append(True))
@@ -43,7 +43,7 @@ async def test_a_disk_that_fills_up_is_noticed_and_so_is_its_room(open_store: An
 
 async def test_a_disk_that_becomes_read_only_is_noticed(open_store: Any) -> None:
     disk = Disk()
-    store = await open_store(limits=QUICK, connect=disk.connect, check_s=0.01, is_doubtful=doubtful)
+    store = await open_store(limits=QUICK, connect=disk.connect, check_s=0.01, is_disk_doubtful=doubtful)
     store.database.start()
     disk.read_only = True
     await store.database.writer.submit(lambda c: c.execute("PRAGMA query_only = ON"))
@@ -68,7 +68,7 @@ async def test_an_idle_store_writes_nothing(open_store: Any, path: Path) -> None
         checks.append(is_disk_doubtful(name))
         return checks[-1]
 
-    store = await open_store(limits=QUICK, check_s=0.01, is_doubtful=check)
+    store = await open_store(limits=QUICK, check_s=0.01, is_disk_doubtful=check)
     assert await store.database.sweep(1000)
     before = written(path)
     store.database.start()

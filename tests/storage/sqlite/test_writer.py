@@ -15,7 +15,8 @@ import pytest
 
 from storage.errors import Broken, Busy, Closed, NotFound, StatementFailed, TooSlow, WriteConflict
 from storage.sql.store import Store
-from storage.sqlite.connection import DatabaseFile, Driver, open_writer
+from storage.sqlite.connection import DatabaseFile, open_writer
+from storage.sqlite.driver import Driver
 from storage.sqlite.watch import Watch
 from storage.sqlite.writeback import WriteBack
 from storage.sqlite.writer import Writer, WriterLimits
@@ -66,9 +67,9 @@ class Bench:
             self.connect,
             Watch(),
             log_copier=beside or WriteBack(lambda: open_writer(DatabaseFile(str(path)))),
-            changes=lambda changes: None,
-            failed=lambda fault: None,
-            recovered=lambda: None,
+            when_changed=lambda changes: None,
+            when_failed=lambda fault: None,
+            when_recovered=lambda: None,
             limits=WriterLimits(**limits),
         )
         self.gates: list[threading.Event] = []
@@ -573,6 +574,13 @@ async def test_reads_have_a_deadline(store: Store) -> None:
         await store.database.long_reader.run(read, deadline_ms=1)
     assert store.database.reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
     assert await store.database.long_reader.run(lambda c: c.execute("SELECT 1").fetchone()) == (1,)
+
+
+async def test_a_read_that_has_no_time_left_is_too_slow(store: Store) -> None:
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300000) SELECT max(i) FROM n"
+    for read in (store.database.read, store.database.long_read):
+        with pytest.raises(TooSlow):
+            await read(lambda connection: connection.rows(many), deadline_ms=0)
 
 
 @pytest.mark.parametrize(("asked", "level"), [({}, 1), ({"synchronous": "FULL"}, 2)], ids=["NORMAL", "FULL"])
