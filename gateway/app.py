@@ -37,7 +37,7 @@ from gateway.web.body import BodyReader
 from gateway.web.client_reply import ClientConnection
 from gateway.web.completions import is_chat_of_agent
 from gateway.web.health import Readiness, health_routes, home_routes
-from gateway.web.manage.usage_routes import MANAGE_PREFIX
+from gateway.web.manage.access import MANAGE_PREFIX
 from gateway.web.messages import messages_error_form, refuse_unknown
 from gateway.web.middleware import Edge, info_of
 from gateway.web.responses import RESPONSES_PATH

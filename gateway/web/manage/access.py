@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from typing import Final
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -11,7 +12,8 @@ from gateway.errors import NotAllowed, NotAuthenticated
 from gateway.web.auth import Guard
 from storage.records import OPERATOR, Key
 
-ADMIN_HEADER = "x-mnemogate-admin"
+MANAGE_PREFIX: Final = "/v1/manage/"
+ADMIN_HEADER: Final = "x-mnemogate-admin"
 
 
 class Manager(Struct, frozen=True):
@@ -23,7 +25,7 @@ class Manager(Struct, frozen=True):
 
 
 class Access:
-    """The door of `/v1/manage/…`."""
+    """Admits callers to `/v1/manage/…`."""
 
     def __init__(self, guard: Guard, admin_token: str | None) -> None:
         """admin_token: the owner's; None: there is none."""

@@ -1,4 +1,7 @@
-"""GET /v1/manage/usage."""
+"""`/v1/manage/usage`: the sums of usage, as JSON or as CSV, for operators. An operator of one project sees that alone.
+
+Both formats come in pages. JSON has the next one's cursor among its fields, CSV its URL in a header.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,10 @@ from starlette.routing import Route
 from gateway.errors import BadRequest
 from gateway.run.admin.usage_operations import UsageOperations, as_csv
 from gateway.run.store_errors import map_store_errors
-from gateway.web.manage.access import Access
+from gateway.web.manage.access import MANAGE_PREFIX, Access
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
 
-MANAGE_PREFIX: Final = "/v1/manage/"
 USAGE_PATH: Final = f"{MANAGE_PREFIX}usage"
 _CSV: Final = "text/csv; charset=utf-8"
 
@@ -26,20 +28,21 @@ _CSV: Final = "text/csv; charset=utf-8"
 def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
     """Returns the route of usage."""
 
-    async def show(request: Request) -> Response:
+    async def show_usage(request: Request) -> Response:
+        """Answers with a page of sums. Raises: BadRequest, NotAuthenticated, NotAllowed."""
         info_of(request.scope).route = "manage"
         manager = await access.admit(request)
         query = read_query(request.scope)
-        form = query.pop("format", "json")
-        if form not in ("json", "csv"):
-            raise BadRequest(f"format must be json or csv, saw {form!r}.", param="format")
+        format = query.pop("format", "json")
+        if format not in ("json", "csv"):
+            raise BadRequest(f"format must be json or csv, saw {format!r}.", param="format")
         with map_store_errors():
             page = await operations.show(query, project=manager.project)
-        if form == "csv":
+        if format == "csv":
             return Response(as_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV)
         return Response(orjson.dumps(page), media_type="application/json")
 
-    return [Route(USAGE_PATH, show, methods=["GET"])]
+    return [Route(USAGE_PATH, show_usage, methods=["GET"])]
 
 
 def _next_link(query: Mapping[str, str], cursor: str | None) -> dict[str, str]:

@@ -26,7 +26,7 @@ from gateway.core.request.identity import Identity, IdentityRules, Mode, identif
 from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
-from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
+from gateway.web.mcp.mcp_protocol import CallContext, client_of, make_server
 from gateway.web.middleware import info_of
 from gateway.web.query import read_query
 from gateway.web.raw_headers import find_header
@@ -125,7 +125,7 @@ class McpEndpoint:
         named = {"user": query["user"]} if query.get("user") else {}
         return identify(headers, named, rules, caller.project, time.time())
 
-    async def _perform(self, context: Context, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
+    async def _perform(self, context: CallContext, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
         assert context.request is not None  # of HTTP
         caller: McpCaller = context.request.scope["state"]["mcp"]
         return await self._memory.call(

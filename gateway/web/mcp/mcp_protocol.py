@@ -16,18 +16,18 @@ from mcp.shared.exceptions import MCPError
 
 from gateway.core.memory.mcp_tools import INSTRUCTIONS, TOOLS, McpAnswer, McpTool, client_name, schema_of
 
-Context: TypeAlias = ServerRequestContext[Any, Any]
-Perform: TypeAlias = Callable[[Context, str, Mapping[str, Any]], Awaitable[McpAnswer]]
+CallContext: TypeAlias = ServerRequestContext[Any, Any]
+Perform: TypeAlias = Callable[[CallContext, str, Mapping[str, Any]], Awaitable[McpAnswer]]
 
 
 def make_server(perform: Perform) -> Server[Any]:
     """Returns the server of a transport. perform: answers a call of one of TOOLS."""
     listed = types.ListToolsResult(tools=[_list_entry(tool) for tool in TOOLS.values()])
 
-    async def list_tools(_: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+    async def list_tools(_: CallContext, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return listed
 
-    async def call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(context: CallContext, params: types.CallToolRequestParams) -> types.CallToolResult:
         if params.name not in TOOLS:
             raise MCPError(types.INVALID_PARAMS, "Unknown tool.")
         # A call that is given up goes on to its end, so that it writes all or nothing.
@@ -51,7 +51,7 @@ def make_server(perform: Perform) -> Server[Any]:
     return server
 
 
-def client_of(context: Context) -> str:
+def client_of(context: CallContext) -> str:
     """Returns name and version of the program that calls; "": they are not known."""
     params = context.session.client_params
     return "" if params is None else client_name(params.client_info.name, params.client_info.version)

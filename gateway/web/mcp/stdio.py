@@ -6,9 +6,10 @@ Calls go where commands go: to the process that serves, or to the file.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import anyio
 from mcp.server.stdio import stdio_server
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from adapters.json_escapes import without_lone_surrogates
 from gateway.core.memory.mcp_tools import McpAnswer
 from gateway.errors import GatewayError
-from gateway.web.mcp.mcp_protocol import Context, client_of, make_server
+from gateway.web.mcp.mcp_protocol import CallContext, client_of, make_server
 
 # Performs the operation `mcp-call` with these arguments, in the process that serves or on the file.
 AsksCommand = Callable[[dict[str, Any]], Any]
@@ -34,46 +35,75 @@ async def _serve(ask: AsksCommand, owner: Mapping[str, Any]) -> None:
     # One call at a time: each opens the file, which two cannot do at once.
     lock = asyncio.Lock()
 
-    async def perform(context: Context, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
-        asked = {**owner, "client": client_of(context), "tool": tool, "arguments": dict(arguments)}
+    async def perform(context: CallContext, tool: str, arguments: Mapping[str, Any]) -> McpAnswer:
+        call = {**owner, "client": client_of(context), "tool": tool, "arguments": dict(arguments)}
         async with lock:
             try:
-                answer = await asyncio.to_thread(ask, asked)
+                answer = await asyncio.to_thread(ask, call)
             except GatewayError as error:
                 return McpAnswer(error=error.message)
         return McpAnswer(answer["value"], answer["error"])
 
     server = make_server(perform)
-    async with stdio_server(stdin=cast("anyio.AsyncFile[str]", _read_lines())) as (received, sent):
-        messages = cast("Any", _Messages(received, sent))
-        await server.run(messages, sent, server.create_initialization_options())
+    # The SDK's type asks for a file, of which it reads nothing but the lines.
+    lines = cast("anyio.AsyncFile[str]", _read_lines())
+    async with stdio_server(stdin=lines) as (received, sent):
+        await server.run(_ClientMessages(received, sent), sent, server.create_initialization_options())
 
 
-class _Messages:
-    """The messages of a client. A line that is none is answered here, which the SDK does not do."""
+class _Received(Protocol):
+    """The SDK's stream of messages."""
 
-    def __init__(self, received: Any, sent: Any) -> None:
+    @property
+    def last_context(self) -> contextvars.Context | None: ...
+
+    async def receive(self) -> SessionMessage | Exception: ...
+
+    async def aclose(self) -> None: ...
+
+
+class _Sent(Protocol):
+    async def send(self, item: SessionMessage, /) -> None: ...
+
+
+class _ClientMessages:
+    """The stream of a client's messages, as the SDK's server reads one.
+
+    A line that is no message is answered here, which the SDK does not do.
+    """
+
+    def __init__(self, received: _Received, sent: _Sent) -> None:
         self._received = received
         self._sent = sent
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._received, name)
+    @property
+    def last_context(self) -> contextvars.Context | None:
+        """The context variables of the task that read the last message."""
+        return self._received.last_context
+
+    async def receive(self) -> SessionMessage:
+        """Returns the next message. Raises: anyio.EndOfStream."""
+        while isinstance(message := await self._received.receive(), Exception):
+            await self._sent.send(SessionMessage(_error_of(message)))
+        return message
+
+    async def aclose(self) -> None:
+        await self._received.aclose()
 
     async def __aenter__(self) -> Self:
-        await self._received.__aenter__()
         return self
 
-    async def __aexit__(self, *error: Any) -> bool | None:
-        ended: bool | None = await self._received.__aexit__(*error)
-        return ended
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
-        while isinstance(message := await self._received.__anext__(), Exception):
-            await self._sent.send(SessionMessage(_error_of(message)))
-        return message
+    async def __anext__(self) -> SessionMessage:
+        try:
+            return await self.receive()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
 
 
 def _error_of(fault: Exception) -> JSONRPCError:

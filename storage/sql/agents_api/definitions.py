@@ -35,7 +35,7 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
     values = (draft.uid, draft.project, draft.kind, draft.memory, at, draft.name)
     id = await connection.value(SQL["insert"], values)
     if id is None and draft.kind in _NAMED_KINDS:
-        raise _name_taken(draft.kind, draft.name)
+        raise _name_taken_error(draft.kind, draft.name)
     if id is None:
         raise WriteConflict(f"the {draft.kind} {draft.uid!r} is there already")
     await add_first_text(connection, id, draft.body, at)
@@ -46,10 +46,6 @@ async def add_first_text(connection: Connection, id: int, body: Mapping[str, Any
     """Gives a new definition its first text."""
     text = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
     await connection.run(SQL["set_text"], (text, id))
-
-
-def _name_taken(kind: DefinitionKind, name: str) -> WriteConflict:
-    return WriteConflict(f"there is {_NAMED_KINDS[kind]} named {name!r} already")
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
@@ -84,7 +80,7 @@ async def change_definition(
     if definition.kind in _NAMED_KINDS and name != definition.name:
         others = (definition.project, definition.kind, name, 1)
         if await connection.row(SQL["by_name"], others) is not None:
-            raise _name_taken(definition.kind, name)
+            raise _name_taken_error(definition.kind, name)
     text = await connection.value(
         SQL["text_insert"], (definition.id, definition.version + 1, at, orjson.dumps(body))
     )
@@ -119,11 +115,14 @@ async def remove_definitions(connection: Connection, memory: int) -> None:
 
 
 async def touch_agent(connection: Connection, agent: int, at: float) -> None:
-    """Raises the version of an agent's definition: something that belongs to it has changed."""
+    """Raises the version of an agent's definition: something that belongs to it has changed.
+
+    agent: the row of its memory.
+    """
     await connection.run(SQL["touch"], (at, agent))
 
 
-async def make_memory(
+async def create_memory(
     connection: Connection, draft: Agent, kind: DefinitionKind, name: str, body: dict[str, Any], *, at: float
 ) -> tuple[Agent, Definition]:
     """Makes a memory without conversations, an archive or a folder, and its definition."""
@@ -137,6 +136,7 @@ class Definitions(Group):
 
     add = writes(as_method(add_definition))
     change = writes(as_method(change_definition))
+    create_memory = writes(as_method(create_memory))
     find = reads(as_method(find_definition))
     remove = writes(as_method(remove_definition))
 
@@ -158,8 +158,6 @@ class Definitions(Group):
         for (id,) in rows:
             await remove_definition(connection, id)
         return len(rows)
-
-    create_memory = writes(as_method(make_memory))
 
     @reads
     async def get(self, connection: Connection, project: str, kind: DefinitionKind, uid: str) -> Definition:
@@ -228,3 +226,7 @@ def make_definition(row: Row) -> Definition:
     return Definition(
         id, uid, project, DefinitionKind(kind), memory, name, version, created, updated, orjson.loads(body)
     )
+
+
+def _name_taken_error(kind: DefinitionKind, name: str) -> WriteConflict:
+    return WriteConflict(f"there is {_NAMED_KINDS[kind]} named {name!r} already")
