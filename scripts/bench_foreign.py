@@ -40,7 +40,7 @@ async def fill(store: Store, agent: Agent, messages: int, seed: int) -> None:
     rng = random.Random(seed)
     turns = [(float(turn), sentence(rng), sentence(rng)) for turn in range(messages // 2)]
     await write_conversation(store, agent, f"k{seed}", turns)
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
 
 

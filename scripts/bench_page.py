@@ -144,7 +144,7 @@ async def fill(file: Path, share: float) -> Filled:
             other = await new_agent(store, f"person-{number}")
             at = begun + number * 3_600
             await write_conversation(store, other, f"short-{number}", WORDS.conversation(at, number, SHORT))
-        while await store.recall.index(agent.id):
+        while await store.search_index.advance(agent.id):
             pass
         _, key = await store.keys.create("", "bench", None, "operator")
         facts = await store.facts.list(agent.id, limit=1)

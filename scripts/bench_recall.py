@@ -202,14 +202,14 @@ async def _remember(
             elif turns:
                 turns[-1] = (turns[-1][0], turns[-1][1], document.text)
         await write_conversation(store, agent, f"s{number}", turns, memory.name if memory.is_named else None)
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
     # What the rule finds where there is no background model, as in a gateway without one.
     learning = LearningService(store, None, MemorySettings(), lambda: memory.at)
     await store.jobs.enqueue(LEARN, agent.id, LEARN)
     while (job := await store.jobs.claim([LEARN], lease_s=600.0, tries=1)) is not None:
         await learning.run_job(JobContext(job, store.jobs))
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
     if embedder is None:
         return store, None

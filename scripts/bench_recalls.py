@@ -80,7 +80,7 @@ async def fill(place: Path | str) -> Store:
 async def index(store: Store, user: str) -> None:
     """Brings the search index of a user's memory up, as it is done when a memory rests."""
     agent = await store.agents.find(Scope("default", "default", f"user:{user}"))
-    while agent is not None and await store.recall.index(agent.id):
+    while agent is not None and await store.search_index.advance(agent.id):
         pass
 
 

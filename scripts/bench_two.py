@@ -169,7 +169,7 @@ async def fill(where: str, user: str) -> None:
             at = begun + number * 3600
             turns = [(at + turn * 60, text(), text()) for turn in range(10)]
             await write_conversation(store, agent, f"c{number}", turns)
-        while await store.recall.index(agent.id):
+        while await store.search_index.advance(agent.id):
             pass
     finally:
         await store.close()

@@ -1,4 +1,4 @@
-"""Recall: searches the packed index of one agent and the messages that it lacks, and updates the index.
+"""Recall: searches the packed index of one agent, and the messages that it lacks.
 
 Cost and order depend on this agent's rows alone. What the messages of an exchange are, and who may know them,
 the rules decide (`Rules.messages_of`); superseded and forgotten turns are left out here, by the row.
@@ -7,7 +7,7 @@ the rules decide (`Rules.messages_of`); superseded and forgotten turns are left 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -18,27 +18,18 @@ from storage.errors import Corrupt, TooSlow
 from storage.listing import PassageFilter
 from storage.records import MUTED, Agent, AgentNumbers, Message, Near, Passage, Vector
 from storage.search import blob, rank
-from storage.search.blob import Counted, count_terms, with_names
-from storage.search.segment import NO_POSTINGS, Postings, Segment, chunks_of, make_segment, postings_of
+from storage.search.segment import NO_POSTINGS, Postings, postings_of
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
 from storage.search_trace import SearchTrace
-from storage.sql import exchanges, vectors
-from storage.sql.agents import load_agent, load_numbers, set_indexed
-from storage.sql.group import bulk_writes, long_reads, reads
-from storage.sql.growth import GrowingGroup, Growth
-from storage.sql.memory_cache import CachedMemory, MemoryCache, make_document
+from storage.sql import exchanges
+from storage.sql.agents import load_numbers
+from storage.sql.group import Group, reads
+from storage.sql.memory_cache import CachedMemory, MemoryCache
 from storage.sql.passages import load_passages, load_passages_and_facts
-from storage.sql.terms import (
-    add_segment,
-    find_unsegmented,
-    get_terms,
-    load_buckets,
-    mend_terms,
-    replace_terms,
-    terms_between,
-)
-from storage.sql.vectors import find_near, forget_indexed, load_joined
+from storage.sql.search_index import SearchIndex
+from storage.sql.terms import load_buckets
+from storage.sql.vectors import find_near, load_joined
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,14 +44,7 @@ _READ_MS = 5_000.0
 # A search reads a memory at most so often, if segments of its index are dropped meanwhile.
 _ATTEMPTS = 3
 _MAX_CANDIDATES = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
-# Exchanges indexed in one write. SQLite's writer takes 1 ms for them and the loop 0.3 ms to read them; for 64 it is 2.7
-# and 1 ms, and all of an index takes a tenth less.
-_BATCH = 16
-# A round of the loop that takes longer shows that the loop is busy. So many messages are counted in a round then, in
-# 0.7 ms: with one each the index would lag.
-_BUSY_S, _BUSY_MESSAGES = 0.005, 16
-_BATCH_PASSAGES = 1000  # passages and facts not indexed yet that a search reads at most
-_STEP_PASSAGES = 64  # of them one step indexes: a part of a file has 2,000 characters, which take 0.4 ms
+_UNINDEXED_PASSAGES = 1000  # passages and facts not indexed yet that a search reads at most
 
 
 def _reports_damage(
@@ -72,7 +56,7 @@ def _reports_damage(
         try:
             return await search(self, agent, *args, **kwargs)
         except blob.CorruptIndex as error:
-            await self.mend(agent.id)
+            await self._index.mend(agent.id)
             raise Corrupt(f"the search index of memory {agent.id} is made again: {error}") from error
         except ValueError as error:
             raise Corrupt(f"a row of memory {agent.id} cannot be read: {error}") from error
@@ -90,13 +74,14 @@ async def _search_timeout(deadline_ms: float) -> AsyncIterator[None]:
         raise TooSlow("the search did not end in time") from None
 
 
-class Recall(GrowingGroup):
-    """The search of a memory, and the upkeep of its index."""
+class Recall(Group):
+    """The search of a memory."""
 
-    def __init__(self, database: Database, growth: Growth, memories: MemoryCache, rules: Rules) -> None:
-        super().__init__(database, growth)
+    def __init__(self, database: Database, memories: MemoryCache, rules: Rules, index: SearchIndex) -> None:
+        super().__init__(database)
         self._rules = rules
         self._memories = memories
+        self._index = index
         # The long reads for which queries wait, by what is read.
         self._reading: dict[tuple[object, ...], asyncio.Task[Any]] = {}
 
@@ -417,7 +402,7 @@ class Recall(GrowingGroup):
             return []
         memory, postings = loaded
         assert memory.numbers is not None
-        values = (agent.id, memory.numbers.indexed_seq + 1, _BATCH_PASSAGES)
+        values = (agent.id, memory.numbers.indexed_seq + 1, _UNINDEXED_PASSAGES)
         near = None
         if vector is not None:
             near = await self.compare(agent, vector, numbers=memory.numbers, deadline_ms=deadline_ms)
@@ -462,181 +447,6 @@ class Recall(GrowingGroup):
         rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
         found = exchanges.make_shown_exchanges(reversed(rows))
         return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
-
-    @reads
-    async def backlog(self, connection: Connection, agent: int) -> int:
-        """Returns how many messages, passages and facts the search index of an agent lacks; of one that is gone 0."""
-        numbers = await load_numbers(connection, agent)
-        return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
-
-    @long_reads
-    async def agents_to_index(self, connection: Connection, at_least: int, limit: int) -> list[int]:
-        """Returns agents with an index that lacks at least so many messages."""
-        return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
-
-    async def index(self, agent: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
-        """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
-
-        Counting words takes most of the time. Messages that queries have counted are not counted again. The others are
-        counted here, one after the other: within the transaction turns would wait for all of them.
-
-        give_way: awaited between two messages, to leave the loop to turns; None: a round of the loop passes.
-        """
-        memory = self._memories.get(agent)
-        known, counted = dict[blob.Document, Counted](), dict[blob.Document, Counted]()
-        if memory is not None:
-            known = dict(
-                zip(map(make_document, memory.tail.documents), memory.tail.counted_documents(), strict=True)
-            )
-        loop = asyncio.get_running_loop()
-        is_busy = False
-        found = await self._read_unindexed(agent)
-        if found is None:
-            return False
-        of, documents = found
-        for number, document in enumerate(documents):
-            counted[document] = with_names(known.get(document) or count_terms(document), document)
-            if give_way is not None:
-                await give_way()
-            elif not is_busy or number % _BUSY_MESSAGES == 0:
-                begun = loop.time()
-                await asyncio.sleep(0)
-                is_busy = loop.time() - begun > _BUSY_S
-        return await self._write_index(of, counted) or await self._add_segment(agent)
-
-    async def _add_segment(self, agent: int) -> bool:
-        """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
-
-        async def make(connection: Connection) -> tuple[int, int, Segment] | None:
-            of = await load_agent(connection, agent)
-            number = None if of is None else await find_unsegmented(connection, agent, of.indexed_seq)
-            if number is None:
-                return None
-            rows = await terms_between(connection, agent, chunks_of(number))
-            segment = make_segment(number, ((chunk, data) for chunk, _, data in rows))
-            return number, max((stamp for _, stamp, _ in rows), default=0), segment
-
-        try:
-            made = await self._database.long_read(make)
-        except blob.CorruptIndex:
-            await self.mend(agent)
-            return True
-        if made is None:
-            return False
-        await self._write_segment(agent, *made)
-        return True
-
-    @bulk_writes
-    async def _write_segment(
-        self, connection: Connection, agent: int, number: int, stamp: int, made: Segment
-    ) -> None:
-        await connection.lock(agent)
-        # Of a memory that is gone by now nothing may stay.
-        if await load_agent(connection, agent) is not None:
-            await add_segment(connection, agent, number, stamp, made)
-
-    async def mend(self, agent: int) -> None:
-        """Empties what is damaged of the search index. The next steps of `index` make it again."""
-        await self._grow(agent, 0, self._database.bulk(lambda connection: _mend_index(connection, agent)))
-        self._memories.drop(agent)
-
-    @reads
-    async def _read_unindexed(
-        self, connection: Connection, agent: int
-    ) -> tuple[Agent, list[blob.Document]] | None:
-        of = await load_agent(connection, agent)
-        if of is None:
-            return None
-        first = of.indexed_seq + 1
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, first, _BATCH))
-        more = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent, first, _STEP_PASSAGES)
-        )
-        shown = exchanges.make_shown_exchanges(rows)
-        return of, [*self._make_documents(shown), *map(make_document, more)]
-
-    def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[blob.Document]:
-        return [
-            make_document(message)
-            for each in shown
-            if each.exchange.active and each.exchange.state == "finished"
-            for message in self._rules.messages_of(each.exchange, False, each.previous_seq, None)
-        ]
-
-    @bulk_writes
-    async def _write_index(
-        self, connection: Connection, of: Agent, counted: Mapping[blob.Document, Counted]
-    ) -> bool:
-        """Writes a step of the index. Returns True while there is more.
-
-        counted: terms that need not be counted within the transaction.
-        """
-
-        agent = of.id
-        row = await connection.row(exchanges.SQL["epoch"], (agent,))  # it locks the agent
-        if row is None:
-            return False
-        _, indexed, next_seq, _ = row
-        stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent, _BATCH))]
-        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, indexed + 1, _BATCH))
-        fresh = exchanges.make_shown_exchanges(rows)
-        is_all = len(rows) < _BATCH
-        if is_all:
-            # A message that is being answered is indexed with its reply: else its chunk would be written twice, and
-            # what is cached of the memory dropped for it.
-            under_way = await connection.value(exchanges.SQL["under_way"], (agent, next_seq))
-            end = (next_seq if under_way is None else under_way) - 1
-        else:
-            end = max(each.exchange.reply_seq for each in fresh)
-        again = await _remove_from_index(connection, agent, stale, indexed) if stale else []
-        more = await load_passages_and_facts(
-            connection, exchanges.SQL["passages_and_facts_since"], (agent, indexed + 1, _STEP_PASSAGES)
-        )
-        if len(more) == _STEP_PASSAGES and more[-1].seq < end:
-            end, is_all = more[-1].seq, False  # the rest comes with the next step
-        documents = self._make_documents(each for each in (*again, *fresh) if each.exchange.seq <= end)
-        documents += [make_document(m) for m in more if m.seq <= end]
-        if not await _merge_terms(connection, agent, blob.encode(documents, of.secret, counted)):
-            return True
-        for exchange in stale:
-            await connection.run(exchanges.SQL["stale_done"], (agent, exchange))
-        if end > indexed:
-            await set_indexed(connection, agent, end)
-        return not is_all or len(stale) == _BATCH
-
-
-async def _mend_index(connection: Connection, agent: int) -> None:
-    await connection.lock(agent)
-    await mend_terms(connection, agent)
-
-
-async def _remove_from_index(
-    connection: Connection, agent: int, stale: Sequence[int], indexed: int
-) -> list[exchanges.ShownExchange]:
-    """Takes exchanges that have changed out of the index. Returns those to be indexed again.
-
-    indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
-    """
-    found = exchanges.make_shown_exchanges(
-        await connection.rows(exchanges.SQL["shown_stale"], (agent, stale))
-    )
-    again = [each for each in found if each.exchange.seq <= indexed]
-    for exchange in [each.exchange for each in again]:
-        await forget_indexed(connection, agent, range(exchange.seq, exchange.next_seq))
-        await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent))
-    return again
-
-
-async def _merge_terms(connection: Connection, agent: int, blobs: Mapping[int, bytes]) -> bool:
-    """Merges blobs into the chunks of the index. False: one is damaged, and is made again by the next steps."""
-    for chunk, data in blobs.items():
-        try:
-            merged = blob.merge(await get_terms(connection, agent, chunk), data)
-        except blob.CorruptIndex:
-            await mend_terms(connection, agent)
-            return False
-        await replace_terms(connection, agent, chunk, merged)
-    return True
 
 
 async def _read_messages(

@@ -48,6 +48,7 @@ from storage.sql.passages import Passages
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
 from storage.sql.recalls import Recalls
+from storage.sql.search_index import SearchIndex
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.stored_paths import StoredPaths
 from storage.sql.summaries import Summaries
@@ -91,7 +92,8 @@ class Store:
         self.files = Files(database, self.growth)
         snapshots, memories = SnapshotCache(), MemoryCache(rules)
         self.turns = Turns(database, self.agents, rules, snapshots, memories)
-        self.recall = Recall(database, self.growth, memories, rules)
+        self.search_index = SearchIndex(database, self.growth, memories, rules)
+        self.recall = Recall(database, memories, rules, self.search_index)
         self.vectors = Vectors(database, rules)
         self.jobs = Jobs(database, statement_now, statement_tick)
         self.conversation_locks = ConversationLocks(database, statement_now)

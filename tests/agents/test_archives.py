@@ -110,7 +110,7 @@ async def test_a_search_finds_passages_among_many_messages(
     await archives.add(ann, "The cat Miso purrs at night.", ["pet"])
     await archives.add(ann, "Rome is old.", ["city"])
     if is_indexed:
-        while await store.recall.index(ann.id):
+        while await store.search_index.advance(ann.id):
             pass
     assert texts(await archives.search(ann, "Does a cat purr?", ANY)) == ["The cat Miso purrs at night."]
     assert await archives.search(ann, "cat", PassageFilter(tags=["city"])) == []
@@ -161,7 +161,7 @@ async def test_a_removed_passage_is_found_nowhere(
 ) -> None:
     (gone,) = await archives.add(ann, "zqgonex cat", ["zqtagx"])
     await archives.add(ann, "stays cat")
-    while await store.recall.index(ann.id):
+    while await store.search_index.advance(ann.id):
         pass
     await archives.remove(ann, gone.passage.seq)
     assert (
@@ -182,7 +182,7 @@ async def test_a_search_is_by_meaning_too_where_there_is_an_embedder(
 ) -> None:
     await archives.add(ann, "The feline sleeps.")
     await archives.add(ann, "Rome is old.")
-    while await store.recall.index(ann.id):
+    while await store.search_index.advance(ann.id):
         pass
     axis = {"feline": 0, "Rome": 1}
     data = {word: b"".join(pack("<f", float(n == place)) for n in range(2)) for word, place in axis.items()}

@@ -43,8 +43,8 @@ def test_what_is_saved_in_an_archive_is_indexed_without_a_turn(world: LettaWorld
     shared = world.letta.archives.create(name="shared")
     texts = [f"The ant number {n}." for n in range(100)]
     world.letta.archives.passages.create_many(shared.id, passages=[{"text": text} for text in texts])
-    recall = world.world.store.recall
-    becomes(lambda: world.world.gateway.call(recall.agents_to_index(INDEX_EVERY, 100)) == [])
+    search_index = world.world.store.search_index
+    becomes(lambda: world.world.gateway.call(search_index.agents_behind(INDEX_EVERY, 100)) == [])
 
 
 def test_a_search_of_an_agent_asks_the_archives_that_it_has_attached(world: LettaWorld) -> None:

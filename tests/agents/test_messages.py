@@ -239,7 +239,7 @@ async def found(store: Store, agent: Agent, query: str) -> list[str]:
 
 
 async def index(store: Store, agent: Agent) -> None:
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
 
 

@@ -93,7 +93,7 @@ async def test_a_store_knows_what_one_user_said_next(store: Store, alice: Speake
     for number, text in enumerate((PLAN, ROT, JOINER, FLOOR)):
         await alice.say([user(text)], assistant("Noted."), f"c{number}")
         await bob.say([user(f"I sold a boat {number}.")], assistant("Noted."), f"c{number}")
-        while is_indexed and await store.recall.index(alice.agent.id):
+        while is_indexed and await store.search_index.advance(alice.agent.id):
             pass
     assert await texts(store, alice, ROT) == [JOINER, FLOOR]
     assert await texts(store, alice, ROT, before=True) == [PLAN]

@@ -92,10 +92,10 @@ async def test_what_is_no_longer_true_does_not_keep_others_from_being_found(
     words = " ".join(f"word{n}" for n in range(300))
     await alice.say([user("Tell me a story.")], assistant(f"{words} Bergen {words}"))
     await learn(store, alice.agent, 0, 1, Learned(facts=[fact("Bergen")]))
-    await store.recall.index(alice.agent.id)
+    await store.search_index.advance(alice.agent.id)
     (bergen,) = await store.facts.list(alice.agent.id)
     await learn(store, alice.agent, 1, 2, Learned(facts=[fact("Oslo", replaces=[bergen.id])]))
-    await store.recall.index(alice.agent.id)
+    await store.search_index.advance(alice.agent.id)
     agent = alice.agent
     found = await store.recall.search(agent, "Bergen", only_strong=True)
     assert [m.seq for m in found] == [2]

@@ -94,7 +94,7 @@ async def test_a_forgotten_file_is_gone_with_its_parts_and_its_neighbours_stay(
     notes = await folder(store)
     gone = await save(store, notes, "zqgonenamex", "zqgonex one", "zqgonex two")
     kept = await save(store, notes, "zqkeptnamex", "zqkeptx one", "zqkeptx two")
-    while await store.recall.index(notes.id):
+    while await store.search_index.advance(notes.id):
         pass
     begun = await store.forgetting.begin(notes.id, ForgetTarget(files=[gone.id]))
     with pytest.raises(NotFound):

@@ -40,7 +40,7 @@ async def test_what_is_asked_for_is_found_after_any_number_of_better_hits(open_s
         early = await search(takes=lambda m: m.at < 350, limit=3)
         assert len(early) == 3
         assert all(m.at < 350 for m in early)
-        while await store.recall.index(agent.id):
+        while await store.search_index.advance(agent.id):
             pass
 
 

@@ -107,7 +107,7 @@ async def note(alice: Speaker, marks: Sequence[str], key: str) -> list[WireMessa
 
 
 async def index(store: Store, agent: Agent) -> None:
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
 
 

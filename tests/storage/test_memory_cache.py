@@ -32,7 +32,7 @@ from tests.storage.test_forget import Clock
 from tests.stored import ALICE, Speaker, ranked, rows, save_passage
 
 SECRET = b"s" * 32
-COUNTING = ("storage.search.blob", "storage.search.tail", "storage.sql.recall")
+COUNTING = ("storage.search.blob", "storage.search.tail", "storage.sql.search_index")
 NOUNS = ("ant", "bee", "cow", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
 
 
@@ -123,7 +123,7 @@ class Life:
         await self.store.forgetting.run(begun)
 
     async def index(self) -> None:
-        await self.store.recall.index(self.alice.agent.id)
+        await self.store.search_index.advance(self.alice.agent.id)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -192,7 +192,7 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     alice = Speaker(store, ALICE, Clock())
     for n in range(5):
         await alice.say([user(f"My dog number {n}.")], assistant("Nice."), f"c{n}")
-    await store.recall.index(alice.agent.id)
+    await store.search_index.advance(alice.agent.id)
     snapshot = await store.turns.snapshot(alice.agent, None, None)
     assert snapshot is not None
     first = await hits(store, alice, "Which dog?", numbers=snapshot.numbers)
@@ -217,7 +217,7 @@ async def test_a_memory_that_is_remembered_is_not_read_again(open_store: Any) ->
     # It does not follow what is known: another process may have written in between.
     assert await hits(store, alice, "Which dog?", numbers=snapshot.numbers) == [*first, 11, 13, 14]
     assert len(statements) == 2
-    await store.recall.index(alice.agent.id)
+    await store.search_index.advance(alice.agent.id)
     snapshot = await store.turns.snapshot(alice.agent, None, None)
     assert snapshot is not None
     statements.clear()
@@ -270,7 +270,7 @@ async def test_words_are_counted_before_the_transaction_that_indexes_them(
         await alice.say(
             [user(f"Words that nobody has said before: {n}, {n * 7}.")], assistant("Nice."), f"w{n}"
         )
-    await store.recall.index(alice.agent.id)
+    await store.search_index.advance(alice.agent.id)
     assert before == [len(counted)]
     assert len(counted) >= 5
 
@@ -283,7 +283,7 @@ async def test_words_that_a_query_has_counted_are_indexed_as_they_are(
     assert len(await hits(store, alice, "Which dog is called Rex?")) == 3
     await alice.say([user("My cat is called Tom.")], assistant("Fine."), "d")
     counted.clear()
-    await store.recall.index(alice.agent.id)
+    await store.search_index.advance(alice.agent.id)
     assert len(counted) == 2
     assert 7 in await hits(store, alice, "What is the cat called?")
 
@@ -302,7 +302,7 @@ async def test_no_words_are_counted_within_the_transaction_of_the_index(
     await store.passages.add(alice.agent.id, [PassageDraft(f"The ant number {n}.", 1.0) for n in range(3)])
     await store.facts.remember(alice.agent, "I like tea.", "tea", "person", 1.0)
     monkeypatch.setattr("storage.search.blob.count_terms", count)
-    while await store.recall.index(alice.agent.id):
+    while await store.search_index.advance(alice.agent.id):
         pass
     assert within == []
     assert "The ant number 2." in [m.text for m in await search(store, alice, "ant number 2")]
@@ -407,7 +407,7 @@ async def test_a_message_read_before_another_process_changed_it_is_not_cached(
     store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await alice.say([user("My dog is called Rex.")], assistant("Nice."))
-    while await store.recall.index(alice.agent.id):
+    while await store.search_index.advance(alice.agent.id):
         pass
     store.recall._memories.clear()
     read, has_read, goes_on = store.database.read, asyncio.Event(), asyncio.Event()
@@ -519,7 +519,7 @@ async def test_what_a_query_has_counted_is_not_counted_again_for_the_index(
         await alice.say([user(f"The ant number {n}.")], assistant("A small one."), f"c{n}")
     await search(store, alice, "ant")
     counted.clear()
-    while await store.recall.index(alice.agent.id):
+    while await store.search_index.advance(alice.agent.id):
         pass
     assert counted == []
     assert await hits(store, alice, "ant number 3")
@@ -533,7 +533,7 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
         forget_words()
         for number in range(80):
             await alice.say([user(f"{number}: Władysław, Oslo")], assistant("Noted."))
-        while await store.recall.index(alice.agent.id):
+        while await store.search_index.advance(alice.agent.id):
             pass
     forget_words()
     chunks = "SELECT chunk, data FROM terms ORDER BY chunk"
@@ -546,7 +546,7 @@ async def test_an_index_with_the_words_of_an_earlier_version_is_made_again_as_it
     assert len(await search(store, alice, "Oslo")) == 40
     assert await search(store, alice, "Władysław") == []
     await alice.say([user("And further?")], assistant("Noted."))
-    while await store.recall.index(alice.agent.id):
+    while await store.search_index.advance(alice.agent.id):
         pass
     assert {data[3] for _, data in await rows(store, chunks)} == {tokens.VERSION}
     assert len(await search(store, alice, "Władysław")) == 40
@@ -558,7 +558,7 @@ async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
     """The question of this reply is the last message of the chunk before."""
     for number in range(40):
         await alice.say([user(f"Question {number}?")], assistant("Gooseberry." if number == 31 else "Yes."))
-    while await store.recall.index(alice.agent.id):
+    while await store.search_index.advance(alice.agent.id):
         pass
     reply = [m for m in await search(store, alice, "gooseberry") if m.role == "assistant"]
     assert [m.seq for m in reply] == [64]
@@ -567,7 +567,7 @@ async def test_a_damaged_chunk_is_made_again_with_the_reply_that_it_begins_with(
     with pytest.raises(Corrupt):
         await search(store, alice, "gooseberry")
     assert reply[0].seq in await hits(store, alice, "gooseberry")
-    while await store.recall.index(alice.agent.id):
+    while await store.search_index.advance(alice.agent.id):
         pass
     assert reply[0].seq in await hits(store, alice, "gooseberry")
 
@@ -578,7 +578,7 @@ async def test_whatever_reads_a_damaged_index_names_it_and_has_it_made_again(
 ) -> None:
     await alice.say([user("I like gooseberries.")], assistant("Noted."))
     await save_passage(store, alice.agent.id, "Gooseberries are sour.", at=1.0)
-    while await store.recall.index(alice.agent.id):
+    while await store.search_index.advance(alice.agent.id):
         pass
     await rows(store, "UPDATE terms SET data = ?, stamp = 99", (b"x",))
     await rows(store, "UPDATE agents SET stamp = stamp + 1")
@@ -604,5 +604,5 @@ async def test_the_cache_of_a_damaged_memory_is_dropped_in_the_loops_thread(
 ) -> None:
     threads: list[int] = []
     monkeypatch.setattr(MemoryCache, "drop", lambda self, agent: threads.append(threading.get_ident()))
-    await store.recall.mend(alice.agent.id)
+    await store.search_index.mend(alice.agent.id)
     assert threads == [threading.get_ident()]

@@ -165,7 +165,7 @@ async def test_a_memory_finds_its_own_and_no_others(store: Store, alice: Speaker
     assert await told(store, alice) == []
     for speaker, text in ((alice, OSLO), (bob, BOAT)):
         await speaker.say([user(text)], assistant("Nice."))
-        while is_indexed and await store.recall.index(speaker.agent.id):
+        while is_indexed and await store.search_index.advance(speaker.agent.id):
             pass
     assert await told(store, alice) == [OSLO]
     assert await told(store, bob) == [BOAT]

@@ -79,7 +79,7 @@ async def test_a_muted_fact_stays_in_lists_and_no_search_finds_it(
     agent = alice.agent
     await learn(store, agent, 0, fact("Miso is a grey cat."), fact("Ponyo is a goldfish."))
     if is_indexed:
-        while await store.recall.index(agent.id):
+        while await store.search_index.advance(agent.id):
             pass
     hit = ("fact", "Miso is a grey cat.")
     assert hit in await found(store, agent, "grey cat Miso")

@@ -8,7 +8,7 @@ from storage.database import Connection
 from storage.errors import NotFound
 from storage.records import Agent
 from storage.sql.agents import set_indexed
-from storage.sql.recall import _STEP_PASSAGES
+from storage.sql.search_index import _STEP_PASSAGES
 from storage.sql.store import Store
 from storage.sql.terms import get_terms, replace_terms, terms_since
 from tests.stored import indexed_seqs, save_passage
@@ -58,7 +58,7 @@ async def test_the_index_says_how_far_it_has_come(store: Store, agent: Agent) ->
 async def test_more_passages_than_one_step_takes_are_all_indexed(store: Store, agent: Agent) -> None:
     for n in range(_STEP_PASSAGES + 50):
         last = await save_passage(store, agent.id, f"zebra{n}", at=1.0)
-    assert await store.recall.index(agent.id)
-    assert not await store.recall.index(agent.id)
+    assert await store.search_index.advance(agent.id)
+    assert not await store.search_index.advance(agent.id)
     found = await store.database.read(lambda c: terms_since(c, agent.id, -1))
     assert max(indexed_seqs(data)[-1] for _, _, data in found) == last.seq

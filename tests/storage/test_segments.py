@@ -137,7 +137,7 @@ async def ann(store: Store) -> Agent:
 
 
 async def index(store: Store, agent: Agent) -> None:
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
 
 

@@ -175,7 +175,7 @@ class Life:
 
     async def index(self) -> None:
         for agent in self.agents():
-            await self.store.recall.index(agent.id)
+            await self.store.search_index.advance(agent.id)
 
     async def add_passage(self) -> None:
         for agent in self.agents()[:1]:

@@ -439,14 +439,14 @@ async def test_a_message_that_is_being_answered_is_indexed_with_its_reply(writer
     await writer.finish(assistant("Gaudi."))
     await writer.go_on(user("When?"))
     reached = "SELECT indexed_seq FROM agents"
-    assert not await writer.store.recall.index(agent.id)
+    assert not await writer.store.search_index.advance(agent.id)
     assert await rows(writer.store, reached) == [(2,)]
     await writer.finish(assistant("In 1906."))
     assert await rows(writer.store, "SELECT 1 FROM marks WHERE kind = 'stale'") == []
     await writer.go_on(user("Where?"))
     await save_passage(writer.store, agent.id, "It stands in Barcelona.", at=101.0)
     # Something has a number after it: that does not wait.
-    assert not await writer.store.recall.index(agent.id)
+    assert not await writer.store.search_index.advance(agent.id)
     assert await rows(writer.store, reached) == [(7,)]
     found = await writer.store.recall.search(agent, "Gaudi 1906 Barcelona")
     assert {m.seq for m in found} >= {2, 4, 7}

@@ -227,7 +227,7 @@ async def talk(alice: Speaker, *marks: str, key: str = "c1") -> None:
         history.append(user(f"What of {mark}?"))
         await alice.say(history, assistant(f"This of {mark}."), key)
         history.append(assistant(f"This of {mark}."))
-    while await alice.store.recall.index(alice.agent.id):
+    while await alice.store.search_index.advance(alice.agent.id):
         pass
 
 
@@ -291,7 +291,7 @@ async def test_messages_passages_and_facts_are_embedded_and_found(store: Store, 
     await talk(alice, "tea", "rain")
     agent = alice.agent
     await save_passage(store, agent.id, "A saved note.", at=5.0)
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
     assert await store.vectors.agents_to_embed(MODEL, 10) == [agent.id]
     texts = ["What of tea?", "This of tea.", "What of rain?", "This of rain.", "A saved note."]
@@ -436,7 +436,7 @@ async def test_a_reply_that_came_back_cut_is_embedded_again(store: Store, alice:
     await embed(store, agent)
     cut = assistant("It was on Tuesday, and then")
     await alice.say([user("When?"), cut, user("Stop.")], assistant("Fine."), "c1")
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
     assert await embed(store, agent) == ["When?", "It was on Tuesday, and then", "Stop.", "Fine."]
 
@@ -477,7 +477,7 @@ async def test_forgetting_takes_the_vectors_along(store: Store, alice: Speaker, 
     await talk(alice, "four", key="c2")
     agent = alice.agent
     note = await save_passage(store, agent.id, "A note on one.", at=5.0, sources=[(await alice.rows())[0].id])
-    while await store.recall.index(agent.id):
+    while await store.search_index.advance(agent.id):
         pass
     await embed(store, agent)
     texts = [f"{what} of {n}{end}" for n in ("one", "two", "three", "four")

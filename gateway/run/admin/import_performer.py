@@ -194,7 +194,7 @@ class ImportPerformer(Struct, frozen=True):
             await self.store.jobs.enqueue(kind, agent.id, kind)
 
     async def _index(self, agent: Agent) -> None:
-        while await self.store.recall.index(agent.id, self._give_way):
+        while await self.store.search_index.advance(agent.id, self._give_way):
             await self._give_way()
 
     async def _give_way(self) -> None:

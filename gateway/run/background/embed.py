@@ -173,7 +173,7 @@ class EmbeddingService:
         """Embeds the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
         vectors, name = self._store.vectors, self.embedder.name
         # Vectors stand in the order of the search index, which therefore comes first.
-        while await self._store.recall.index(job.agent):
+        while await self._store.search_index.advance(job.agent):
             pass
         found = await vectors.read_unembedded(job.agent, name)
         if found is not None and found.is_new:

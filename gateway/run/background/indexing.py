@@ -61,7 +61,7 @@ class IndexingService:
 
     async def find_outdated(self) -> None:
         """Finds the memories in the database that processes have left to be indexed when they ended."""
-        for agent in await self._store.recall.agents_to_index(INDEX_EVERY, 10_000):
+        for agent in await self._store.search_index.agents_behind(INDEX_EVERY, 10_000):
             self.add(agent, INDEX_EVERY)
 
     async def step(self) -> float | None:
@@ -69,7 +69,7 @@ class IndexingService:
         while self._unchecked:
             agent = self._unchecked.pop()
             try:
-                backlog = await self._store.recall.backlog(agent)
+                backlog = await self._store.search_index.backlog(agent)
             except Unavailable:
                 self._unchecked.add(agent)
                 raise
@@ -86,7 +86,7 @@ class IndexingService:
         self._urgent.pop(agent, None)
         self._grown.pop(agent, None)
         try:
-            while await self._store.recall.index(agent):
+            while await self._store.search_index.advance(agent):
                 pass
         except Unavailable:
             # The memory is indexed when the store works again.

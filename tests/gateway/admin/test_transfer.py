@@ -197,7 +197,7 @@ async def test_an_import_is_indexed_as_what_forgetting_left(store: Store, other:
         await alice.say(said[:-1], said[-1])
 
     async def table(of: Store) -> list[bytes]:
-        while await of.recall.index(1):
+        while await of.search_index.advance(1):
             pass
         found = await rows(of, "SELECT data FROM terms")
         return [bytes(open_blob(data).table) for (data,) in found]
@@ -294,7 +294,7 @@ async def test_a_conversation_goes_on_where_it_was(store: Store, other: Store, k
     ]
     assert rows[3].parent == rows[2].id
     agent = carol.agent
-    while await other.recall.index(agent.id):
+    while await other.search_index.advance(agent.id):
         pass
     hits = await other.recall.search(agent, "question 1")
     assert "Question 1" in [hit.text for hit in hits]

@@ -17,10 +17,10 @@ class Memories:
 
     def __init__(self) -> None:
         self.now, self.indexed, self.steps, self.is_broken = 100.0, list[int](), 0, False
-        self.recall, self.backlogs = self, dict[int, int]()
+        self.search_index, self.backlogs = self, dict[int, int]()
         self.indexing = IndexingService(cast(Store, self), lambda: self.now)
 
-    async def index(self, agent: int) -> bool:
+    async def advance(self, agent: int) -> bool:
         if self.is_broken:
             raise Broken("no disk")
         self.now += 0.1
@@ -34,7 +34,7 @@ class Memories:
             raise Broken("no disk")
         return self.backlogs[agent]
 
-    async def agents_to_index(self, at_least: int, limit: int) -> list[int]:
+    async def agents_behind(self, at_least: int, limit: int) -> list[int]:
         return [7, 8]
 
     async def pass_time(self, seconds: float) -> Any:

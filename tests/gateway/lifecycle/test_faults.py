@@ -347,7 +347,7 @@ def test_a_damaged_search_index_is_made_again(upstream: StrictUpstream, tmp_path
         (agent,) = world.write(lambda c: [row[0] for row in c.execute("SELECT id FROM agents")])
 
         async def index() -> None:
-            while await store.recall.index(agent):
+            while await store.search_index.advance(agent):
                 pass
 
         async def forget() -> None:

@@ -94,8 +94,8 @@ def test_facts_are_indexed_without_a_turn(world: World) -> None:
             await client.call_tool("memory_remember", {"text": text})
 
     session(mine.url, mine.headers, remember_many)
-    recall = world.store.recall
-    becomes(lambda: world.gateway.call(recall.agents_to_index(INDEX_EVERY, 100)) == [])
+    search_index = world.store.search_index
+    becomes(lambda: world.gateway.call(search_index.agents_behind(INDEX_EVERY, 100)) == [])
     assert last in [each["text"] for each in mine.ask("memory_search", query="cow clover")["results"]]
 
 

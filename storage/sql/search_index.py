@@ -1,0 +1,241 @@
+"""The upkeep of the search index of a memory, in steps: what was written is indexed, what has changed is indexed again.
+
+A step is a read, a count of words in the event loop, and a transaction that gives way to turns. What it leaves to the
+next one, and what a search reads meanwhile besides the index, are the messages with higher numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+from storage.commands import Rules
+from storage.database import Connection, Database
+from storage.records import Agent
+from storage.search import blob
+from storage.search.blob import Counted, count_terms, with_names
+from storage.search.segment import Segment, chunks_of, make_segment
+from storage.sql import exchanges, vectors
+from storage.sql.agents import load_agent, load_numbers, set_indexed
+from storage.sql.group import bulk_writes, long_reads, reads
+from storage.sql.growth import GrowingGroup, Growth
+from storage.sql.memory_cache import MemoryCache, make_document
+from storage.sql.passages import load_passages_and_facts
+from storage.sql.terms import (
+    add_segment,
+    find_unsegmented,
+    get_terms,
+    mend_terms,
+    replace_terms,
+    terms_between,
+)
+from storage.sql.vectors import forget_indexed
+
+# Exchanges indexed in one write. SQLite's writer takes 1 ms for them and the loop 0.3 ms to read them; for 64 it is 2.7
+# and 1 ms, and all of an index takes a tenth less.
+_STEP_EXCHANGES = 16
+# Passages and facts indexed in one write: a part of a file has 2,000 characters, which take 0.4 ms.
+_STEP_PASSAGES = 64
+# A round of the loop that takes longer shows that the loop is busy. So many messages are counted in a round then, in
+# 0.7 ms: with one each the index would lag.
+_BUSY_S, _BUSY_MESSAGES = 0.005, 16
+
+
+class SearchIndex(GrowingGroup):
+    """Brings the index of each memory up to what is stored."""
+
+    def __init__(self, database: Database, growth: Growth, memories: MemoryCache, rules: Rules) -> None:
+        super().__init__(database, growth)
+        self._rules = rules
+        self._memories = memories
+
+    @reads
+    async def backlog(self, connection: Connection, agent: int) -> int:
+        """Returns how many messages, passages and facts the search index of an agent lacks; of one that is gone 0."""
+        numbers = await load_numbers(connection, agent)
+        return 0 if numbers is None else numbers.next_seq - 1 - numbers.indexed_seq
+
+    @long_reads
+    async def agents_behind(self, connection: Connection, at_least: int, limit: int) -> list[int]:
+        """Returns agents with an index that lacks at least so many messages."""
+        return [id for (id,) in await connection.rows(exchanges.SQL["unindexed_agents"], (at_least, limit))]
+
+    async def advance(self, agent: int, give_way: Callable[[], Awaitable[None]] | None = None) -> bool:
+        """Brings the search index a step further. Returns True while there is more. Raises: Unavailable.
+
+        give_way: awaited between two messages, to leave the loop to turns; None: a round of the loop passes.
+        """
+        unindexed = await self._read_unindexed(agent)
+        if unindexed is None:
+            return False
+        owner, documents = unindexed
+        counted = await self._count(agent, documents, give_way)
+        return await self._write_step(owner, counted) or await self._add_segment(agent)
+
+    async def mend(self, agent: int) -> None:
+        """Empties what is damaged of the search index. The next steps of `advance` make it again."""
+        await self._grow(agent, 0, self._database.bulk(lambda connection: _mend_index(connection, agent)))
+        self._memories.drop(agent)
+
+    @reads
+    async def _read_unindexed(
+        self, connection: Connection, agent: int
+    ) -> tuple[Agent, list[blob.Document]] | None:
+        """Returns an agent with the next messages that its index lacks; None: it is gone."""
+        owner = await load_agent(connection, agent)
+        if owner is None:
+            return None
+        first = owner.indexed_seq + 1
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent, first, _STEP_EXCHANGES))
+        more = await load_passages_and_facts(
+            connection, exchanges.SQL["passages_and_facts_since"], (agent, first, _STEP_PASSAGES)
+        )
+        shown = exchanges.make_shown_exchanges(rows)
+        return owner, [*self._make_documents(shown), *map(make_document, more)]
+
+    async def _count(
+        self, agent: int, documents: Sequence[blob.Document], give_way: Callable[[], Awaitable[None]] | None
+    ) -> dict[blob.Document, Counted]:
+        """Counts the words of documents, unless queries have counted them already. give_way: as in `advance`.
+
+        Counting takes most of a step's time. Within the transaction turns would wait for all of it.
+        """
+        memory = self._memories.get(agent)
+        known = dict[blob.Document, Counted]()
+        if memory is not None:
+            known = dict(
+                zip(map(make_document, memory.tail.documents), memory.tail.counted_documents(), strict=True)
+            )
+        counted = dict[blob.Document, Counted]()
+        loop = asyncio.get_running_loop()
+        is_busy = False
+        for number, document in enumerate(documents):
+            counted[document] = with_names(known.get(document) or count_terms(document), document)
+            if give_way is not None:
+                await give_way()
+            elif not is_busy or number % _BUSY_MESSAGES == 0:
+                begun = loop.time()
+                await asyncio.sleep(0)
+                is_busy = loop.time() - begun > _BUSY_S
+        return counted
+
+    @bulk_writes
+    async def _write_step(
+        self, connection: Connection, agent: Agent, counted: Mapping[blob.Document, Counted]
+    ) -> bool:
+        """Writes a step of the index. Returns True while there is more.
+
+        counted: documents that need not be counted within the transaction.
+        """
+        row = await connection.row(exchanges.SQL["epoch"], (agent.id,))  # it locks the agent
+        if row is None:
+            return False
+        _, indexed, next_seq, _ = row
+        stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))]
+        rows = await connection.rows(exchanges.SQL["shown_since"], (agent.id, indexed + 1, _STEP_EXCHANGES))
+        fresh = exchanges.make_shown_exchanges(rows)
+        is_last = len(rows) < _STEP_EXCHANGES
+        end = (
+            await _last_indexable(connection, agent.id, next_seq)
+            if is_last
+            else max(each.exchange.reply_seq for each in fresh)
+        )
+        again = await _remove_from_index(connection, agent.id, stale, indexed) if stale else []
+        more = await load_passages_and_facts(
+            connection, exchanges.SQL["passages_and_facts_since"], (agent.id, indexed + 1, _STEP_PASSAGES)
+        )
+        if len(more) == _STEP_PASSAGES and more[-1].seq < end:
+            end, is_last = more[-1].seq, False  # the rest comes with the next step
+        documents = self._make_documents(each for each in (*again, *fresh) if each.exchange.seq <= end)
+        documents += [make_document(m) for m in more if m.seq <= end]
+        if not await _merge_terms(connection, agent.id, blob.encode(documents, agent.secret, counted)):
+            return True
+        for exchange in stale:
+            await connection.run(exchanges.SQL["stale_done"], (agent.id, exchange))
+        if end > indexed:
+            await set_indexed(connection, agent.id, end)
+        return not is_last or len(stale) == _STEP_EXCHANGES
+
+    def _make_documents(self, shown: Iterable[exchanges.ShownExchange]) -> list[blob.Document]:
+        return [
+            make_document(message)
+            for each in shown
+            if each.exchange.active and each.exchange.state == "finished"
+            for message in self._rules.messages_of(each.exchange, False, each.previous_seq, None)
+        ]
+
+    async def _add_segment(self, agent: int) -> bool:
+        """Makes a segment of the search index, if one can be made. Returns whether there is more to do."""
+
+        async def make(connection: Connection) -> tuple[int, int, Segment] | None:
+            owner = await load_agent(connection, agent)
+            number = None if owner is None else await find_unsegmented(connection, agent, owner.indexed_seq)
+            if number is None:
+                return None
+            rows = await terms_between(connection, agent, chunks_of(number))
+            segment = make_segment(number, ((chunk, data) for chunk, _, data in rows))
+            return number, max((stamp for _, stamp, _ in rows), default=0), segment
+
+        try:
+            made = await self._database.long_read(make)
+        except blob.CorruptIndex:
+            await self.mend(agent)
+            return True
+        if made is None:
+            return False
+        number, stamp, segment = made
+        await self._write_segment(agent, number, stamp, segment)
+        return True
+
+    @bulk_writes
+    async def _write_segment(
+        self, connection: Connection, agent: int, number: int, stamp: int, segment: Segment
+    ) -> None:
+        await connection.lock(agent)
+        # Of a memory that is gone by now nothing may stay.
+        if await load_agent(connection, agent) is not None:
+            await add_segment(connection, agent, number, stamp, segment)
+
+
+async def _last_indexable(connection: Connection, agent: int, next_seq: int) -> int:
+    """Returns the last number up to which messages can be indexed now. next_seq: the agent's.
+
+    A message that is being answered is indexed with its reply: else its chunk would be written twice, and what is
+    cached of the memory dropped for it.
+    """
+    under_way: int | None = await connection.value(exchanges.SQL["under_way"], (agent, next_seq))
+    return (next_seq if under_way is None else under_way) - 1
+
+
+async def _mend_index(connection: Connection, agent: int) -> None:
+    await connection.lock(agent)
+    await mend_terms(connection, agent)
+
+
+async def _remove_from_index(
+    connection: Connection, agent: int, stale: Sequence[int], indexed: int
+) -> list[exchanges.ShownExchange]:
+    """Takes exchanges that have changed out of the index. Returns those to be indexed again.
+
+    indexed: the last number that the index knows; what it has not reached yet is indexed as it is then.
+    """
+    found = exchanges.make_shown_exchanges(
+        await connection.rows(exchanges.SQL["shown_stale"], (agent, stale))
+    )
+    again = [each for each in found if each.exchange.seq <= indexed]
+    for exchange in [each.exchange for each in again]:
+        await forget_indexed(connection, agent, range(exchange.seq, exchange.next_seq))
+        await connection.run(vectors.SQL["indexed_again"], (exchange.seq - 1, agent))
+    return again
+
+
+async def _merge_terms(connection: Connection, agent: int, blobs: Mapping[int, bytes]) -> bool:
+    """Merges blobs into the chunks of the index. False: one is damaged, and is made again by the next steps."""
+    for chunk, data in blobs.items():
+        try:
+            merged = blob.merge(await get_terms(connection, agent, chunk), data)
+        except blob.CorruptIndex:
+            await mend_terms(connection, agent)
+            return False
+        await replace_terms(connection, agent, chunk, merged)
+    return True
