@@ -32,9 +32,10 @@ from gateway.web.memory_api import memory_routes
 from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountPath, MessagesPath
 from gateway.web.models import model_routes
 from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
-from gateway.web.responses import RESPONSES_PATH, ResponsesRoute, stored_routes
+from gateway.web.responses import RESPONSES_PATH, ResponsesRoute
 from gateway.web.sockets.responses_socket import HandshakeRoute
 from gateway.web.stored_responses import GatewayResponses, unknown_response
+from gateway.web.stored_routes import stored_routes
 from storage.listing import NamedAgent
 
 
@@ -88,7 +89,7 @@ def make_endpoints(
     }
     routes = [
         # Gives other methods their 405. POSTs to these paths are answered before the router.
-        *(Route(path, _only_post, methods=["POST"]) for path in before_router),
+        *(Route(path, _answered_before_router, methods=["POST"]) for path in before_router),
         # Before the agents, which have other paths below theirs.
         Route(COUNT_PATH, CountPath(chat_route, forwarder), methods=["POST"]),
         # Before models and conversations, which have some of their paths as well.
@@ -148,5 +149,6 @@ async def _no_agent_names(project: str) -> Sequence[NamedAgent]:
     return ()
 
 
-async def _only_post(request: Request) -> Any:
+async def _answered_before_router(request: Request) -> Any:
+    """Is never called: its routes are there for the methods that they refuse."""
     raise HTTPException(404)

@@ -164,7 +164,7 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "gateway.web": [
         {"mcp", "models", "response_compaction"},
-        {"messages", "responses"},
+        {"messages", "responses", "stored_routes"},
         {"stored_responses"},
         {"response_conversations"},
         {"server", "completions", "forwarding", "admin", "manage", "memory_api"},

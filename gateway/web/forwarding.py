@@ -96,7 +96,7 @@ class ForwardedHead(Struct, frozen=True):
 class ForwardedRoute:
     """The route of one path. Starlette calls an object as a raw ASGI app; a function would get a `Request`.
 
-    Subclasses (`gateway.web.responses`) override `reads_body`, `answer_read` and `send`.
+    Subclasses (`gateway.web.responses`, `gateway.web.stored_routes`) override `reads_body`, `answer_read` and `send`.
     """
 
     name: str

@@ -1,8 +1,7 @@
 """POST /v1/responses: goes upstream with memory where the model's upstream stores responses, else as a chat completion.
 
 The history of a conversation is stored by the gateway for a request that becomes a chat completion, else by the
-upstream. A response's id shows which of them stores it. What an upstream has stored is read from it, without what
-memory has put into it.
+upstream. A response's id shows which of them stores it.
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ from secrets import token_hex
 from typing import ClassVar, Final
 
 import orjson
-from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from adapters.types import Header, Json
 from gateway.core.request.chat_request import MemoryChoice
 from gateway.core.request.identity import UNNAMED, IdentityRules
 from gateway.core.request.request_headers import RawHeaders
-from gateway.core.turn.native_form import ReplyChange
 from gateway.dialects.chat.render import ChatView
 from gateway.dialects.responses.background import (
     ShownResponses,
@@ -31,11 +28,8 @@ from gateway.dialects.responses.background import (
     compaction_response,
     queued_response,
 )
-from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.compaction import compaction_item, read_summary
-from gateway.dialects.responses.instructions import cut_memory_section
 from gateway.dialects.responses.native import NativeResponse, read_native
-from gateway.dialects.responses.native_lists import ClientItems
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import MakesResponses
 from gateway.dialects.responses.response_ids import (
@@ -46,7 +40,6 @@ from gateway.dialects.responses.response_ids import (
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, tools_found
 from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
-from gateway.limits import Limits
 from gateway.run.background_responses import NewResponse
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
@@ -55,16 +48,12 @@ from gateway.run.response_conversations import (
     ResponseConversation,
     unknown_conversation,
 )
-from gateway.run.upstream.forward import Forwarder, Outgoing
-from gateway.run.upstream.route import Route as ModelRoute
-from gateway.web.body import BodyReader
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute
 from gateway.web.incoming import Incoming
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.request_body import RequestBody, read_request_body
-from gateway.web.response_conversations import CONVERSATIONS_PATH
 from gateway.web.stored_responses import EVENT_STREAM, JSON_TYPE, GatewayResponses
 from storage.records import Run
 
@@ -75,7 +64,6 @@ _HISTORY: Final = b"x-mnemogate-history"
 _GATEWAY_PREFIX: Final = b"x-mnemogate-"
 _IDEMPOTENCY_KEY: Final = b"idempotency-key"  # the client may send the request again
 _RETRY_COUNT: Final = b"x-stainless-retry-count"  # of OpenAI's SDKs
-_RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
 
 
 @dataclass(eq=False)
@@ -238,13 +226,7 @@ class ResponsesRoute(ForwardedRoute):
             request = read()
         id = request.conversation
         if id is not None and is_gateway_id(id):
-            owner = self.gateway_responses.owner(scope, request.chat.json)
-            conversations = self.chats.chat.conversations
-            # The job of one in the background takes what waits by then, and a count takes nothing.
-            if request.echo["background"] or not self.makes_response:
-                conversation = await conversations.find(owner, id)
-            else:
-                conversation = await conversations.reserve(owner, id, ticket)
+            conversation = await self._find_conversation(id, request, scope, ticket)
             if conversation.items:
                 request = read(conversation.items)
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
@@ -253,15 +235,29 @@ class ResponsesRoute(ForwardedRoute):
             # It lies at an upstream, and this model would answer without what was said in it.
             raise unknown_conversation(id)
         if request.echo["store"]:
-            name = token_hex(16)
-            if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
-                name = _digest_request(
-                    scope, self.gateway_responses.rules, request.body
-                ).hex()  # sent again, it has the same memory
             request.chat.memory_choice = MemoryChoice(
-                UNNAMED + name, asks_to_be_stored=request.asks_to_be_stored
+                UNNAMED + self._name_conversation(request, scope),
+                asks_to_be_stored=request.asks_to_be_stored,
             )
         return request, None
+
+    async def _find_conversation(
+        self, id: str, request: ResponsesRequest, scope: Scope, ticket: QueueTicket
+    ) -> ResponseConversation:
+        """Returns a conversation of the gateway's own, with the items that wait in it. Raises: GatewayError."""
+        owner = self.gateway_responses.owner(scope, request.chat.json)
+        conversations = self.chats.chat.conversations
+        # The job of one in the background takes what waits by then, and a count takes nothing.
+        if request.echo["background"] or not self.makes_response:
+            return await conversations.find(owner, id)
+        return await conversations.reserve(owner, id, ticket)
+
+    def _name_conversation(self, request: ResponsesRequest, scope: Scope) -> str:
+        """Returns a name for the conversation of a request that names none."""
+        if request.echo["background"] and find_header(scope["headers"], _IDEMPOTENCY_KEY) is not None:
+            # Sent again, it has the same memory.
+            return _digest_request(scope, self.gateway_responses.rules, request.body).hex()
+        return token_hex(16)
 
     def _upstream_tools(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> UpstreamTools:
         """Returns the tools that all upstreams that may answer take; those of an agent are not known yet."""
@@ -305,115 +301,6 @@ class ResponsesRoute(ForwardedRoute):
         A compressed one passes as a stream, unless chat completions may answer: then it is read, and refused.
         """
         return not head.is_encoded or self.forwarder.may_answer_by_chat(head.path)
-
-
-# What an upstream has stored: path -> its methods, and the name under which it is counted. Conversations of the agents
-# API have the same path, with ids of another form or a query that names an agent.
-_STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "/v1/responses/{rest:path}": (("GET", "POST", "DELETE"), "responses"),
-    "/v1/conversations": (("POST",), "conversations"),
-    "/v1/conversations/{rest:path}": (("GET", "POST", "DELETE"), "conversations"),
-}
-
-
-@dataclass(eq=False)
-class StoredRoute(ForwardedRoute):
-    """The route of a path below which responses, or their conversations, are stored."""
-
-    # The system prompts of the profiles.
-    prompts: Sequence[str]
-    # Answers for what the gateway itself stores.
-    gateway_responses: GatewayResponses
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
-        id, _, below = scope["path_params"].get("rest", "").partition("/")
-        if self._creates_here(path) or is_gateway_id(id):
-            info = info_of(scope)
-            info.route, info.memory = self.name, None
-            await self.gateway_responses(scope, receive, send)
-            return
-        # A range of a response may have half of its instructions, from which memory could not be removed.
-        headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
-        if scope["method"] == "DELETE" and path.startswith("/v1/responses/") and not below:
-            send = self._forget_before_answer(scope, id, send)
-        await super().__call__({**scope, "headers": headers}, receive, send)
-
-    def _creates_here(self, path: str) -> bool:
-        """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
-        return path == CONVERSATIONS_PATH and not self.forwarder.has_endpoint("/conversations")
-
-    def _forget_before_answer(self, scope: Scope, id: str, send: Send) -> Send:
-        """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
-        head: Message | None = None
-
-        async def send_after(message: Message) -> None:
-            nonlocal head
-            if "status" in message:
-                head = message  # it waits, since an error of the store has a status of its own
-                return
-            if head is not None:
-                # It is gone upstream already where the client asks again after such an error.
-                if 200 <= head["status"] < 300 or head["status"] == 404:
-                    await self.gateway_responses.forget_deleted(scope, id)
-                await send(head)
-                head = None
-            await send(message)
-
-        return send_after
-
-    async def send(
-        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
-    ) -> None:
-        change = self._find_reply_change(outgoing)
-        if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.path):
-            change = end = BackgroundEnd(change)
-            incoming = incoming._replace(send=self._save_before_end(incoming, end))
-        await super().send(incoming, route, outgoing, change)
-
-    def _save_before_end(self, incoming: Incoming, end: BackgroundEnd) -> Send:
-        """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
-
-        async def send_after(message: Message) -> None:
-            id, response, end.response = end.id, end.response, None
-            if id is not None and response is not None:
-                await self.gateway_responses.save_ended(incoming.scope, id, response)
-            await incoming.send(message)
-
-        return send_after
-
-    def _find_reply_change(self, outgoing: Outgoing) -> ReplyChange | None:
-        """Returns the change of the reply to a request; None: it passes as it comes."""
-        path = outgoing.path.partition("?")[0]
-        if outgoing.method not in ("GET", "POST"):
-            return None
-        if path.endswith("/input_items") or (path.startswith("/conversations/") and "/items" in path):
-            return ClientItems()
-        return cut_memory_section(self.prompts) if path.startswith("/responses/") else None
-
-
-def stored_routes(
-    forwarder: Forwarder,
-    bodies: BodyReader,
-    max_upload_bytes: int,
-    limits: Limits,
-    prompts: Sequence[str],
-    gateway_responses: GatewayResponses,
-) -> list[Route]:
-    """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredRoute`."""
-    return [
-        Route(
-            path,
-            StoredRoute(name, forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
-            methods=list(methods),
-        )
-        for path, (methods, name) in _STORED.items()
-    ]
-
-
-def _is_response_path(path: str) -> bool:
-    """Returns whether a path below an upstream's base URL is of one response."""
-    return path.startswith("/responses/") and path.partition("?")[0].count("/") == 2
 
 
 def _is_retry(scope: Scope) -> bool:

@@ -1,0 +1,137 @@
+"""The routes of responses and conversations that are stored: by the gateway, or by an upstream.
+
+What an upstream has stored is read from it, without what memory has put into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.core.turn.native_form import ReplyChange
+from gateway.dialects.responses.background_end import BackgroundEnd
+from gateway.dialects.responses.instructions import cut_memory_section
+from gateway.dialects.responses.native_lists import ClientItems
+from gateway.dialects.responses.response_ids import is_gateway_id
+from gateway.limits import Limits
+from gateway.run.upstream.forward import Forwarder, Outgoing
+from gateway.run.upstream.route import Route as ModelRoute
+from gateway.web.body import BodyReader
+from gateway.web.forwarding import ForwardedRoute
+from gateway.web.incoming import Incoming
+from gateway.web.middleware import info_of
+from gateway.web.response_conversations import CONVERSATIONS_PATH
+from gateway.web.stored_responses import GatewayResponses
+
+_RANGE_HEADERS: Final = frozenset((b"range", b"if-range"))
+# By path the methods, and the name under which requests are counted. Conversations of the agents API have the same
+# path, with ids of another form or a query that names an agent.
+_STORED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    "/v1/responses/{rest:path}": (("GET", "POST", "DELETE"), "responses"),
+    "/v1/conversations": (("POST",), "conversations"),
+    "/v1/conversations/{rest:path}": (("GET", "POST", "DELETE"), "conversations"),
+}
+
+
+@dataclass(eq=False)
+class StoredRoute(ForwardedRoute):
+    """The route of a path below which responses, or their conversations, are stored."""
+
+    # The system prompts of the profiles.
+    prompts: Sequence[str]
+    # Answers for what the gateway itself stores.
+    gateway_responses: GatewayResponses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        id, _, below = scope["path_params"].get("rest", "").partition("/")
+        if self._creates_here(path) or is_gateway_id(id):
+            info = info_of(scope)
+            info.route, info.memory = self.name, None
+            await self.gateway_responses(scope, receive, send)
+            return
+        # A range of a response may have half of its instructions, from which memory could not be removed.
+        headers = [each for each in scope["headers"] if each[0] not in _RANGE_HEADERS]
+        if scope["method"] == "DELETE" and path.startswith("/v1/responses/") and not below:
+            send = self._forget_before_answer(scope, id, send)
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+    def _creates_here(self, path: str) -> bool:
+        """Returns whether a path creates a conversation that the gateway stores, since no upstream can."""
+        return path == CONVERSATIONS_PATH and not self.forwarder.has_endpoint("/conversations")
+
+    def _forget_before_answer(self, scope: Scope, id: str, send: Send) -> Send:
+        """Returns a `send` that forgets a response before its upstream's answer says that it is deleted."""
+        head: Message | None = None
+
+        async def send_after(message: Message) -> None:
+            nonlocal head
+            if "status" in message:
+                head = message  # it waits, since an error of the store has a status of its own
+                return
+            if head is not None:
+                # It is gone upstream already where the client asks again after such an error.
+                if 200 <= head["status"] < 300 or head["status"] == 404:
+                    await self.gateway_responses.forget_deleted(scope, id)
+                await send(head)
+                head = None
+            await send(message)
+
+        return send_after
+
+    async def send(
+        self, incoming: Incoming, route: ModelRoute, outgoing: Outgoing, change: ReplyChange | None = None
+    ) -> None:
+        change = self._find_reply_change(outgoing)
+        if change is not None and outgoing.method == "GET" and _is_response_path(outgoing.path):
+            change = end = BackgroundEnd(change)
+            incoming = incoming._replace(send=self._save_before_end(incoming, end))
+        await super().send(incoming, route, outgoing, change)
+
+    def _save_before_end(self, incoming: Incoming, end: BackgroundEnd) -> Send:
+        """Returns a `send` that writes the turn of a response that has ended, before its end leaves."""
+
+        async def send_after(message: Message) -> None:
+            id, response, end.response = end.id, end.response, None
+            if id is not None and response is not None:
+                await self.gateway_responses.save_ended(incoming.scope, id, response)
+            await incoming.send(message)
+
+        return send_after
+
+    def _find_reply_change(self, outgoing: Outgoing) -> ReplyChange | None:
+        """Returns the change of the reply to a request; None: it passes as it comes."""
+        path = outgoing.path.partition("?")[0]
+        if outgoing.method not in ("GET", "POST"):
+            return None
+        if path.endswith("/input_items") or (path.startswith("/conversations/") and "/items" in path):
+            return ClientItems()
+        return cut_memory_section(self.prompts) if path.startswith("/responses/") else None
+
+
+def stored_routes(
+    forwarder: Forwarder,
+    bodies: BodyReader,
+    max_upload_bytes: int,
+    limits: Limits,
+    prompts: Sequence[str],
+    gateway_responses: GatewayResponses,
+) -> list[Route]:
+    """Returns the routes of all that upstreams store of responses. The parameters are those of `StoredRoute`."""
+    return [
+        Route(
+            path,
+            StoredRoute(name, forwarder, bodies, max_upload_bytes, limits, prompts, gateway_responses),
+            methods=list(methods),
+        )
+        for path, (methods, name) in _STORED.items()
+    ]
+
+
+def _is_response_path(path: str) -> bool:
+    """Returns whether a path below an upstream's base URL is of one response."""
+    return path.startswith("/responses/") and path.partition("?")[0].count("/") == 2
