@@ -70,6 +70,8 @@ _CONVERSATION_PAGE = 4
 # The kinds of the marks of exchanges that are being forgotten: what came from them goes as well, or stays.
 _ERASED, _RESET = "erased", "reset"
 
+# Takes a page in a transaction of its own. The number is where it begins: 0, then what the page before it returned;
+# None: that was the last page. What the number counts is the phase's own business.
 ErasingPhase = Callable[[Connection, "ErasingWork", int], Awaitable[int | None]]
 
 
@@ -114,34 +116,36 @@ async def _erase_exchanges(connection: Connection, work: ErasingWork, after: int
     # The whole memory may have gone meanwhile.
     if await load_agent(connection, agent) is None:
         return None
-    messages, named = target.messages, target.exchanges
     # What is named one by one comes first, so that `after` counts it. A conversation and what is too old are found
     # again on each step: what is erased drops out of these statements.
-    if after < len(messages):
-        for seq in messages[after : after + _PAGE]:
-            id = await exchange_of(connection, agent, seq)
-            if id is not None:
-                await _erase_message(connection, agent, id, seq)
-                await _erase_alternatives(connection, agent, id, seq)
-        await raise_epoch(connection, agent)
-        return min(after + _PAGE, len(messages))
-    if after - len(messages) < len(named):
-        start = after - len(messages)
-        await _erase_each(connection, agent, named[start : start + _PAGE])
-        for id in named[start : start + _PAGE]:
+    messages = target.messages[after : after + _PAGE]
+    if messages:
+        await _erase_messages(connection, agent, messages)
+        return after + len(messages)
+    start = after - len(target.messages)
+    named = target.exchanges[start : start + _PAGE]
+    if named:
+        await _erase_each(connection, agent, named)
+        for id in named:
             await _erase_alternatives(connection, agent, id)
-        return after + _PAGE
+        return after + len(named)
     if target.imported is not None:
         return await _erase_imported(connection, work, after)
+    ids = await _find_exchanges(connection, agent, target)
+    if not ids:
+        return None
+    await _erase_each(connection, agent, ids, mark=_RESET if target.keeps_memory else _ERASED)
+    return after
+
+
+async def _find_exchanges(connection: Connection, agent: int, target: StoredTarget) -> list[int]:
+    """Returns a page of the exchanges of the target's conversation, else of those that are too old."""
     ids: list[int] = []
     if target.conversation is not None:
         ids = await read_ids(connection, "exchanges_of", (agent, target.conversation, _PAGE))
     if target.before is not None and not ids:
         ids = await read_ids(connection, "exchanges_before", (agent, target.before, _PAGE))
-    if not ids:
-        return None
-    await _erase_each(connection, agent, ids, mark=_RESET if target.keeps_memory else _ERASED)
-    return after
+    return ids
 
 
 async def _erase_imported(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -154,6 +158,7 @@ async def _erase_imported(connection: Connection, work: ErasingWork, after: int)
 async def _erase_each(
     connection: Connection, agent: int, ids: Iterable[int], *, leaves_tombs: bool = True, mark: str = _ERASED
 ) -> None:
+    """Erases whole exchanges. The other parameters are those of `_erase_exchange`."""
     seqs: list[int] = []
     for id in ids:
         exchange = await exchanges.load_exchange(connection, agent, id)
@@ -170,12 +175,23 @@ async def _erase_exchange(
     """Erases a whole exchange, except for its row. Returns the numbers of its messages, which are still indexed.
 
     leaves_tombs: its messages are recognised when they are sent again.
+    mark: the kind of its mark, `_ERASED` or `_RESET`.
     """
     places = [*range(len(exchange.inputs)), REPLY]
     seqs = await _erase_traces(connection, agent, exchange, places, leaves_tombs=leaves_tombs, mark=mark)
     tombstone = replace(make_tombstone(exchange), merged="", model="", redactions=frozenset())
     await exchanges.update_exchange(connection, agent, tombstone, is_whole=True)
     return seqs
+
+
+async def _erase_messages(connection: Connection, agent: int, seqs: Iterable[int]) -> None:
+    """Erases messages by their numbers, and what they took the place of."""
+    for seq in seqs:
+        id = await exchange_of(connection, agent, seq)
+        if id is not None:
+            await _erase_message(connection, agent, id, seq)
+            await _erase_alternatives(connection, agent, id, seq)
+    await raise_epoch(connection, agent)
 
 
 async def _erase_message(connection: Connection, agent: int, id: int, seq: int) -> None:
@@ -282,51 +298,70 @@ class _SourcedRow(NamedTuple):
     exchange: int | None
     # The exchanges that it came from, as JSON.
     sources: bytes
-    # The file of which it is a part; None: of none.
+    # The file that a passage is a part of; None: of none.
     file: int | None
 
 
-def _make_erasing_phase(kind: str) -> ErasingPhase:
-    """Makes the phase that erases passages or facts. kind: `passage` or `fact`."""
+async def _erase_passages(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of passages that came from what is gone, are a file's that goes, or too old. after: a row."""
+    rows = await _read_sourced(connection, "passages_of", work.agent, after)
+    target = work.target
+    named = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
+    gone = await _gone_among(connection, rows, named, target.before)
+    for row in gone:
+        await connection.run(SQL["passage_erase"], (row.id, work.agent))
+        await _erase_from_index(connection, work.agent, row)
+    if gone:
+        # A turn that has recalled one does not commit any more.
+        await raise_epoch(connection, work.agent)
+    return rows[-1].id if len(rows) == _READ_PAGE else None
 
-    async def erase(connection: Connection, work: ErasingWork, after: int) -> int | None:
-        agent, before = work.agent, work.target.before
-        named = work.target.passages if kind == "passage" else work.target.facts
-        files = work.target.files
-        rows = [
-            _SourcedRow._make(row)
-            for row in await connection.rows(SQL[f"{kind}s_of"], (agent, after, _READ_PAGE))
-        ]
-        origins = {row.id: origins_of(row.exchange, row.sources) for row in rows}
-        erased = await erased_among(connection, chain.from_iterable(origins.values()))
-        imported: set[int] = set()
-        if kind == "fact" and work.target.imported is not None and rows:
-            found = await rows_of(connection, SQL["imported_facts"], list(origins), work.target.imported)
-            imported = {id for (id,) in found}
-        is_gone = False
-        for row in rows:
-            is_named = row.seq in named or row.file in files or row.id in imported
-            if is_named or (before is not None and row.at < before) or origins[row.id] & erased:
-                await connection.run(SQL[f"{kind}_erase"], (row.id, agent))
-                if kind == "fact":
-                    await connection.run(SQL["fact_ended_erase"], (row.id, agent))
-                    await connection.run(SQL["fact_mute_erase"], (row.id, agent))
-                # Its day is stored until what quotes it is gone too.
-                await exchanges.add_marks(connection, agent, "day", (b"",), int(row.at // DAY_S))
-                await forget_indexed(connection, agent, [row.seq])
-                is_gone = True
-        if is_gone:
-            # A turn that has recalled it does not commit any more.
-            await raise_epoch(connection, agent)
-        if kind == "fact" and is_gone:
-            # A memory section may show it.
-            await empty_snapshots(connection, "snapshots_of", (agent,))
-        return rows[-1].id if len(rows) == _READ_PAGE else None
 
-    return erase
+async def _erase_facts(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of facts that were named, came from what is gone, or are too old. after: a row."""
+    rows = await _read_sourced(connection, "facts_of", work.agent, after)
+    named = {row.id for row in rows if row.seq in work.target.facts}
+    if work.target.imported is not None and rows:
+        ids = [row.id for row in rows]
+        named |= {id for (id,) in await rows_of(connection, SQL["imported_facts"], ids, work.target.imported)}
+    gone = await _gone_among(connection, rows, named, work.target.before)
+    for row in gone:
+        for statement in ("fact_erase", "fact_ended_erase", "fact_mute_erase"):
+            await connection.run(SQL[statement], (row.id, work.agent))
+        await _erase_from_index(connection, work.agent, row)
+    if gone:
+        # A turn that has recalled one does not commit any more, and a memory section may show one.
+        await raise_epoch(connection, work.agent)
+        await empty_snapshots(connection, "snapshots_of", (work.agent,))
+    return rows[-1].id if len(rows) == _READ_PAGE else None
+
+
+async def _read_sourced(connection: Connection, statement: str, agent: int, after: int) -> list[_SourcedRow]:
+    rows = await connection.rows(SQL[statement], (agent, after, _READ_PAGE))
+    return [_SourcedRow._make(row) for row in rows]
+
+
+async def _gone_among(
+    connection: Connection, rows: Sequence[_SourcedRow], named: Collection[int], before: float | None
+) -> list[_SourcedRow]:
+    """Returns the rows that go: named ones, those from before a time, and what came from an erased exchange."""
+    origins = {row.id: origins_of(row.exchange, row.sources) for row in rows}
+    erased = await erased_among(connection, chain.from_iterable(origins.values()))
+    return [
+        row
+        for row in rows
+        if row.id in named or (before is not None and row.at < before) or origins[row.id] & erased
+    ]
+
+
+async def _erase_from_index(connection: Connection, agent: int, row: _SourcedRow) -> None:
+    """Takes a passage or a fact out of the index. Its day is stored until what quotes it is gone too."""
+    await exchanges.add_marks(connection, agent, "day", (b"",), int(row.at // DAY_S))
+    await forget_indexed(connection, agent, [row.seq])
 
 
 async def _erase_files(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Deletes the files that are too old."""
     if work.target.before is not None:
         await connection.run(SQL["files_before"], (work.agent, work.target.before))
     return None
@@ -442,10 +477,12 @@ async def _hand_over_blocks(connection: Connection, work: ErasingWork, after: in
 
 
 async def _erase_run_texts(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of the texts of runs."""
     return await erase_texts(connection, work.agent, after, _PAGE)
 
 
 async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Empties a page of the conversations with items that the target has."""
     target = work.target
     values = (work.agent, after, target.conversation, target.before, _PAGE)
     ids = await read_ids(connection, "item_holders", values)
@@ -456,10 +493,12 @@ async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> 
 
 
 async def _empty_readings(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Empties a page of what runs of sleeptime agents hold of the memory."""
     return after + 1 if await empty_readings(connection, work.agent, _CONVERSATION_PAGE) else None
 
 
 async def _erase_additions(connection: Connection, work: ErasingWork, after: int) -> int | None:
+    """Erases a page of notes and hidden rounds that may quote what is gone."""
     return await erase_additions(connection, work.agent, work.rules, work.reading, after, _PAGE)
 
 
@@ -529,8 +568,8 @@ _ERASING: dict[str, ErasingPhase] = {
     "run_texts": _erase_run_texts,
     "files": _erase_files,
     "unlearned": _unlearn,
-    "passages": _make_erasing_phase("passage"),
-    "facts": _make_erasing_phase("fact"),
+    "passages": _erase_passages,
+    "facts": _erase_facts,
     "additions": _erase_additions,
     "recalls": _erase_recalls,
     "released": _release_imported,
