@@ -1,7 +1,7 @@
 """Renders a reply in the form of OpenAI's Responses API: one response, with output items made of chat completions.
 
-Thoughts, words and each call are items of their own, in the order in which they begin. Every event of a stream names
-the item and the part that go on, and everything is sent once more when it is complete.
+Thoughts, words and each call are items of their own (`growing_output`). Every event of a stream names the item and the
+part that go on, and everything is sent once more when it is complete.
 (platform.openai.com/docs/api-reference/responses-streaming)
 """
 
@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import msgspec
 import orjson
 from msgspec import Struct
 
 from adapters.types import Event, Json, completion_count, token_count
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import private_of, without_private
-from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.finish_reasons import BROKE, read_finish_reason
-from gateway.core.turn.client_view import MAX_HELD_BYTES, ClientView, ReplyEvent, no_usage
+from gateway.core.turn.client_view import ClientView, ReplyEvent, no_usage
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.draft import MessageDraft, delta_of, generated_in, is_first_choice
+from gateway.core.turn.draft import delta_of, generated_in, is_first_choice
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.reported import reported_counts, usage_of
-from gateway.dialects.event_stream import NOT_DURABLE, encode_typed_event
+from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer, encode_typed_event
 from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.errors import FIELDS, error_fields, response_error, translate_error
-from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
+from gateway.dialects.responses.growing_output import GrowingOutput
 from gateway.dialects.responses.parse import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.stored_response import (
@@ -46,8 +44,6 @@ from gateway.errors import GatewayError
 
 # The reason of an incomplete response, by the reason for which its reply ended.
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter", BROKE: "max_output_tokens"}
-_CLAUDES_SEARCH = ("server_tool_use", "web_search")
-T = TypeVar("T", bound=Item)
 
 
 class MakesResponses(Struct, frozen=True):
@@ -82,35 +78,20 @@ class MakesResponses(Struct, frozen=True):
         return ResponsesView(self, waits=bool(terms.gateway_tools))
 
 
-class _Events:
-    """Events and comments that a client has not been sent yet; events are numbered."""
+class _NumberedEvents(EventBuffer):
+    """Events with their `sequence_number`, and comments."""
+
+    __slots__ = ("_number",)
 
     def __init__(self, first_number: int, *, is_holding: bool) -> None:
+        super().__init__(is_holding=is_holding)
         self._number = first_number
-        self.is_holding = is_holding
-        self._held_bytes = 0  # of comments alone, as the first event ends the holding
-        self._unsent: list[bytes] = []
 
-    def take(self) -> bytes:
-        """Returns what is to be sent now; b"" as long as all is held."""
-        if self.is_holding or not self._unsent:
-            return b""
-        data = b"".join(self._unsent)
-        self._unsent.clear()
-        return data
-
-    def add(self, kind: str, **fields: Any) -> None:
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Adds an event. kind: its type."""
         fields["sequence_number"] = self._number
-        self._unsent.append(encode_typed_event(kind, fields))
+        self.add(encode_typed_event(kind, fields))
         self._number += 1
-
-    def add_comment(self, raw: bytes) -> None:
-        self._unsent.append(raw)
-        self._held_bytes += len(raw)
-
-    @property
-    def holds_too_much(self) -> bool:
-        return self.is_holding and self._held_bytes > MAX_HELD_BYTES
 
 
 class ResponsesView(ClientView):
@@ -131,15 +112,14 @@ class ResponsesView(ClientView):
         # What the upstream has sent.
         self._first_chunk: Json = {}  # the last one given to `begin`: model, time, service tier
         self._logprobs: list[Any] = []  # of a whole reply
-        self._items: list[Item] = []
-        self._open_item: Item | None = None  # the item of text that goes on
-        self._draft = MessageDraft()  # of the client's calls
-        self._calls: list[CallItem] = []  # those of the draft
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         self._has_tail = False
         # What the client gets.
-        self._events = _Events(factory.first_number, is_holding=waits)
+        self._events = _NumberedEvents(factory.first_number, is_holding=waits)
+        self._output = GrowingOutput(
+            self._begin_response, self._events.emit, factory.forms, self._sealing_model
+        )
         self._has_begun = False
         self._is_whole = False  # it is one JSON body, without events
 
@@ -163,21 +143,21 @@ class ResponsesView(ClientView):
 
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         for text in filter(None, texts):
-            self.add_text(text)
+            self._output.add_text(text, [])
         return True
 
     def add_text(self, text: str) -> None:
-        self._item_for(MessageItem).add(text, [])
+        self._output.add_text(text, [])
 
     def add_words(self, text: str, between: str, call: int) -> None:
         self.add_text(between + text)
 
     def add_thought(self, text: str) -> None:
-        self._item_for(ThoughtsItem).add({"reasoning_content": text})
+        self._output.add_thought(text)
 
     def add_calls(self, calls: list[Json]) -> None:
         for call in calls:
-            self._add_call(call)
+            self._output.add_call(call)
 
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         for event in tail:
@@ -187,7 +167,7 @@ class ResponsesView(ClientView):
         self._show_tail(tail)
         self._finish_reason = finish or self._finish_reason
         response = self._end_response()
-        self._events.add(f"response.{response['status']}", response=response)
+        self._events.emit(f"response.{response['status']}", response=response)
 
     def not_stored(self) -> None:
         self.assign_id()
@@ -195,7 +175,7 @@ class ResponsesView(ClientView):
 
     def not_durable(self) -> None:
         self._begin_response()
-        self._events.add_comment(NOT_DURABLE)
+        self._events.add(NOT_DURABLE)
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
@@ -208,8 +188,10 @@ class ResponsesView(ClientView):
         self._emit_failure(error.message, error.code, error.kind, error.param)
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        self._is_whole = True
-        self._add_delta(delta_of({"message": without_private(outcome.shown_reply or {})}), self._logprobs)
+        self._send_no_events()
+        self._output.add_delta(
+            delta_of({"message": without_private(outcome.shown_reply or {})}), self._logprobs
+        )
         self._finish_reason, self._usage = outcome.finish_reason, outcome.usage
         return orjson.dumps(self._end_response())
 
@@ -240,7 +222,7 @@ class ResponsesView(ClientView):
     def _stored_response(self, status: str, reason: str | None, usage: Json | None) -> StoredResponse:
         """Returns the response as it is stored. usage: as a chat completion has it."""
         tier = self._first_chunk.get("service_tier")
-        is_in_order = is_in_reply_order([item.kind for item in self._items])
+        is_in_order = is_in_reply_order(self._output.kinds())
         return StoredResponse(
             status,
             self._creation_time(),
@@ -254,9 +236,7 @@ class ResponsesView(ClientView):
             forms={
                 name: (form.kind, form.name, form.namespace) for name, form in self._factory.forms.items()
             },
-            output=None
-            if is_in_order
-            else [item.json(self._status_at_end(item, status)) for item in self._items],
+            output=None if is_in_order else self._output.json(status),
             id_tag=self._factory.tag,
         )
 
@@ -273,8 +253,9 @@ class ResponsesView(ClientView):
         """Shows an event. is_hidden: it ends a hidden round."""
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
-                self._events.add_comment(event.raw)
-                if self._events.holds_too_much:
+                was_holding = self._events.is_holding
+                self._events.add(event.raw, has_content=False)
+                if was_holding and not self._events.is_holding:
                     self._begin_response()
             return
         for choice in event.choices:
@@ -284,7 +265,7 @@ class ResponsesView(ClientView):
                 self._begin_response()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
-                self._add_delta(
+                self._output.add_delta(
                     delta if event.calls is None else {**delta, "tool_calls": event.calls}, _logprobs(choice)
                 )
             if not is_hidden:
@@ -292,50 +273,6 @@ class ResponsesView(ClientView):
         usage = event.usage or usage_of(event.chunk)
         if not is_hidden and reported_counts(usage) is not None:
             self._usage = usage
-
-    def _add_delta(self, delta: Json, logprobs: list[Any]) -> None:
-        if any(map(delta.get, THOUGHTS)):
-            self._item_for(ThoughtsItem).add(delta)
-        for block in as_list(delta.get("provider_blocks")):
-            self._show_search(block)
-        if text := text_of(delta):
-            self._item_for(MessageItem).add(text, logprobs)
-        if isinstance(refusal := delta.get("refusal"), str) and refusal:
-            self._item_for(MessageItem).refuse(refusal)
-        for annotation in as_list(delta.get("annotations")):
-            if isinstance(annotation, dict):
-                own = annotation.get(str(annotation.get("type")))
-                self._item_for(MessageItem).annotate(
-                    {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
-                )
-        for citation in as_list(delta.get("citations")):
-            if (found := _annotation(citation, self._chars_before())) is not None:
-                self._item_for(MessageItem).annotate(found)
-        for call in as_list(delta.get("tool_calls")):
-            if isinstance(call, dict):
-                self._add_call(call)
-
-    def _show_search(self, block: Any) -> None:
-        """Shows a search that Claude made for itself, which comes with its query."""
-        if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDES_SEARCH:
-            return
-        self._close_item()
-        self._add_item(partial(SearchItem, query=as_text(as_object(block.get("input")).get("query"))))
-
-    def _chars_before(self) -> int:
-        """Returns how many characters of the reply's text come before the item that goes on."""
-        texts = [
-            item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
-        ]
-        return sum(len(item.generated_text()) for item in texts)
-
-    def _add_call(self, entry: Json) -> None:
-        calls = self._draft.calls
-        call = self._draft.add_call_piece(entry)  # some upstreams send several under one index
-        if len(self._calls) < len(calls):
-            self._close_item()
-            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._factory.forms)))
-        self._calls[calls.index(call)].grow()
 
     # -- a stored response
 
@@ -351,58 +288,36 @@ class ResponsesView(ClientView):
 
     def rebuild_output(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
         """Returns the output items that are made of a stored reply."""
-        self._is_whole, self._has_begun = True, True
-        self._add_delta(delta_of({"message": reply}), [])
-        self._end_items(stored.status)
-        return [item.done for item in self._items]
+        self._send_no_events()
+        self._has_begun = True
+        self._output.add_delta(delta_of({"message": reply}), [])
+        self._output.end(stored.status)
+        return self._output.done()
 
     # -- what the client gets
 
-    def _item_for(self, kind: type[T]) -> T:
-        """Returns the item that goes on, or a new one after it."""
-        if isinstance(self._open_item, kind):
-            return self._open_item
-        self._close_item()
-        item = self._add_item(kind)
-        if isinstance(item, ThoughtsItem) and (self._factory.shows_sealed_thoughts or not self._is_stored):
-            item.sealing_model = self._factory.model()
-        self._open_item = item
-        return item
-
-    def _add_item(self, kind: Callable[[str, int, Emit | None], T]) -> T:
-        self._begin_response()
-        if self._items:
-            self._items[-1].begin()  # clients count items as they begin
-        item = kind(self._tag, len(self._items), None if self._is_whole else self._events.add)
-        self._items.append(item)
-        return item
-
-    def _close_item(self, status: str = "completed") -> None:
-        if self._open_item is not None:
-            self._open_item.end(self._status_at_end(self._open_item, status))
-            self._open_item = None
-
-    def _end_items(self, status: str) -> None:
-        """Ends the items that go on. status: of the response."""
-        self._close_item(status)
-        for call in self._calls:
-            call.end(self._status_at_end(call, status))
-
-    def _status_at_end(self, item: Item, status: str) -> str:
-        """Returns the status of an item in a response with this status: only the last item can be cut."""
-        is_cut = status != "completed" and item is self._items[-1] and not isinstance(item, SearchItem)
-        return "incomplete" if is_cut else "completed"
-
-    def _begin_response(self) -> None:
+    def _begin_response(self) -> str:
+        """Begins the response, once. Returns the part that all its ids share."""
         self._events.is_holding = False
         if not self._has_begun:
             self.assign_id()
             self._has_begun = True
-            if self._is_whole:
-                return
-            if not self._factory.has_sent_created:
-                self._events.add("response.created", response=self.response("in_progress"))
-            self._events.add("response.in_progress", response=self.response("in_progress"))
+            if not self._is_whole:
+                if not self._factory.has_sent_created:
+                    self._events.emit("response.created", response=self.response("in_progress"))
+                self._events.emit("response.in_progress", response=self.response("in_progress"))
+        return self._tag
+
+    def _send_no_events(self) -> None:
+        """Makes the response one JSON body."""
+        self._is_whole = True
+        self._output.send_no_events()
+
+    def _sealing_model(self) -> str | None:
+        """Returns the model that makes the thoughts; None: they are shown without `encrypted_content`."""
+        if self._factory.shows_sealed_thoughts or not self._is_stored:
+            return self._factory.model()
+        return None
 
     def assign_id(self) -> None:
         """Gives the response its id, once, and with it decides whether the response is stored."""
@@ -418,9 +333,9 @@ class ResponsesView(ClientView):
         self._begin_response()
         reason = _INCOMPLETE.get(read_finish_reason(self._finish_reason))
         status = "completed" if reason is None else "incomplete"
-        self._end_items(status)
+        self._output.end(status)
         if self._usage is None:
-            self._usage = self._factory.count("".join([item.generated_text() for item in self._items]))
+            self._usage = self._factory.count(self._output.generated_text())
         if status == "completed":
             self._completed = self._completed or int(time.time())
         return self.response(status, reason)
@@ -428,9 +343,9 @@ class ResponsesView(ClientView):
     def _emit_failure(self, message: str, code: str | None, kind: str, param: Any) -> None:
         self._begin_response()
         fields = error_fields(message, code, kind, param)
-        self._events.add("error", **fields)
+        self._events.emit("error", **fields)
         self._error = response_error(message, fields["code"])
-        self._events.add("response.failed", response=self.response("failed"))
+        self._events.emit("response.failed", response=self.response("failed"))
 
     def response(self, status: str, reason: str | None = None) -> Json:
         """Returns the response as it is now. reason: why it is incomplete."""
@@ -445,7 +360,7 @@ class ResponsesView(ClientView):
             "error": self._error,
             "incomplete_details": None if reason is None else {"reason": reason},
             "model": self._model(),
-            "output": [item.done for item in self._items] if is_over else [],
+            "output": self._output.done() if is_over else [],
             "usage": None if self._usage is None or not is_over else render_usage(self._usage),
         }
         response["store"] = self._is_stored
@@ -528,15 +443,3 @@ def render_usage(usage: Json) -> Json:
 
 def _logprobs(choice: Json) -> list[Any]:
     return as_list(as_object(choice.get("logprobs")).get("content"))
-
-
-def _annotation(citation: Any, before: int) -> Json | None:
-    """Returns the annotation for a citation of Claude's; None: it cites no web page.
-
-    before: how many characters of the reply's text come before the item.
-    """
-    cited = citation.get("citation") if isinstance(citation, dict) else None
-    if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
-        return None
-    span = {key: max(0, token_count(citation, key) - before) for key in ("start_index", "end_index")}
-    return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}

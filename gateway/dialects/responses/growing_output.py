@@ -1,0 +1,167 @@
+"""The output of a response as it grows: the deltas of a chat completion become items, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from adapters.types import Json, token_count
+from gateway.core.conversation.canonical import text_of
+from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.turn.draft import MessageDraft
+from gateway.dialects.lenient import as_list, as_object, as_text
+from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
+from gateway.dialects.responses.tools import CallForm
+
+_CLAUDES_SEARCH: Final = ("server_tool_use", "web_search")
+T = TypeVar("T", bound=Item)
+
+
+class GrowingOutput:
+    """The items of one response, in the order in which they begin."""
+
+    def __init__(
+        self,
+        begin: Callable[[], str],
+        emit: Emit,
+        forms: Mapping[str, CallForm],
+        sealing_model: Callable[[], str | None],
+    ) -> None:
+        """Makes an output without items.
+
+        begin: called before each item, begins the response. Returns the part that all ids of the response share.
+        emit: sends an event.
+        forms: of calls, by the names that their tools have upstream.
+        sealing_model: returns the model that makes the thoughts; None: they are shown without sealed fields.
+        """
+        self._begin = begin
+        self._emit: Emit | None = emit
+        self._forms = forms
+        self._sealing_model = sealing_model
+        self._items: list[Item] = []
+        self._open_item: Item | None = None  # the item of text that goes on
+        self._draft = MessageDraft()  # of the client's calls
+        self._calls: list[CallItem] = []  # those of the draft
+
+    def send_no_events(self) -> None:
+        """Has items grow in silence, as for a response that is one JSON body."""
+        self._emit = None
+
+    def add_text(self, text: str, logprobs: list[Any]) -> None:
+        self._item_for(MessageItem).add(text, logprobs)
+
+    def add_thought(self, text: str) -> None:
+        self._item_for(ThoughtsItem).add({"reasoning_content": text})
+
+    def add_delta(self, delta: Json, logprobs: list[Any]) -> None:
+        """Adds all that a delta of the first choice has."""
+        if any(map(delta.get, THOUGHTS)):
+            self._item_for(ThoughtsItem).add(delta)
+        for block in as_list(delta.get("provider_blocks")):
+            self._add_search(block)
+        if text := text_of(delta):
+            self.add_text(text, logprobs)
+        if isinstance(refusal := delta.get("refusal"), str) and refusal:
+            self._item_for(MessageItem).refuse(refusal)
+        for annotation in as_list(delta.get("annotations")):
+            if isinstance(annotation, dict):
+                self._item_for(MessageItem).annotate(_flat_annotation(annotation))
+        for citation in as_list(delta.get("citations")):
+            if (found := _annotation_for(citation, self._chars_before())) is not None:
+                self._item_for(MessageItem).annotate(found)
+        for call in as_list(delta.get("tool_calls")):
+            if isinstance(call, dict):
+                self.add_call(call)
+
+    def add_call(self, entry: Json) -> None:
+        """Adds a piece of a call of the client's."""
+        calls = self._draft.calls
+        call = self._draft.add_call_piece(entry)  # some upstreams send several under one index
+        if len(self._calls) < len(calls):
+            self._close_item()
+            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._forms)))
+        self._calls[calls.index(call)].grow()
+
+    def end(self, status: str) -> None:
+        """Ends the items that go on. status: of the response."""
+        self._close_item(status)
+        for call in self._calls:
+            call.end(self._status_at_end(call, status))
+
+    def done(self) -> list[Json]:
+        """Returns the items of an output that has ended."""
+        return [item.done for item in self._items]
+
+    def json(self, status: str) -> list[Json]:
+        """Returns the items as a response that ends with this status has them."""
+        return [item.json(self._status_at_end(item, status)) for item in self._items]
+
+    def kinds(self) -> list[str]:
+        """Returns of each item how its id begins."""
+        return [item.kind for item in self._items]
+
+    def generated_text(self) -> str:
+        """Returns all that the model wrote, for a count of its tokens."""
+        return "".join([item.generated_text() for item in self._items])
+
+    def _add_search(self, block: Any) -> None:
+        """Adds a search that Claude made for itself, which comes with its query."""
+        if not isinstance(block, dict) or (block.get("type"), block.get("name")) != _CLAUDES_SEARCH:
+            return
+        self._close_item()
+        self._add_item(partial(SearchItem, query=as_text(as_object(block.get("input")).get("query"))))
+
+    def _chars_before(self) -> int:
+        """Returns how many characters of the reply's text come before the item that goes on."""
+        texts = [
+            item for item in self._items if isinstance(item, MessageItem) and item is not self._open_item
+        ]
+        return sum(len(item.generated_text()) for item in texts)
+
+    def _item_for(self, kind: type[T]) -> T:
+        """Returns the item that goes on, or a new one after it."""
+        if isinstance(self._open_item, kind):
+            return self._open_item
+        self._close_item()
+        item = self._add_item(kind)
+        if isinstance(item, ThoughtsItem):
+            item.sealing_model = self._sealing_model()
+        self._open_item = item
+        return item
+
+    def _add_item(self, kind: Callable[[str, int, Emit | None], T]) -> T:
+        tag = self._begin()
+        if self._items:
+            self._items[-1].begin()  # clients count items as they begin
+        item = kind(tag, len(self._items), self._emit)
+        self._items.append(item)
+        return item
+
+    def _close_item(self, status: str = "completed") -> None:
+        if self._open_item is not None:
+            self._open_item.end(self._status_at_end(self._open_item, status))
+            self._open_item = None
+
+    def _status_at_end(self, item: Item, status: str) -> str:
+        """Returns the status of an item in a response with this status: only the last item can be cut."""
+        is_cut = status != "completed" and item is self._items[-1] and not isinstance(item, SearchItem)
+        return "incomplete" if is_cut else "completed"
+
+
+def _flat_annotation(annotation: Json) -> Json:
+    """Returns an annotation of a chat completion as this API has it: its fields beside its type, not below it."""
+    own = annotation.get(str(annotation.get("type")))
+    return {"type": annotation.get("type"), **own} if isinstance(own, dict) else annotation
+
+
+def _annotation_for(citation: Any, before: int) -> Json | None:
+    """Returns the annotation for a citation of Claude's; None: it cites no web page.
+
+    before: how many characters of the reply's text come before the item.
+    """
+    cited = citation.get("citation") if isinstance(citation, dict) else None
+    if not isinstance(cited, dict) or not isinstance(cited.get("url"), str):
+        return None
+    span = {key: max(0, token_count(citation, key) - before) for key in ("start_index", "end_index")}
+    return {"type": "url_citation", **span, "url": cited["url"], "title": str(cited.get("title") or "")}
