@@ -29,7 +29,7 @@ from gateway.dialects.responses.items import (
     render_created_item,
 )
 from gateway.dialects.responses.metadata import read_metadata
-from gateway.dialects.responses.parse import asks_for_sealed_thoughts
+from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import parse_input_place
 from gateway.dialects.responses.stored_response import read_call_forms
 from gateway.dialects.responses.tools import check_item_tools

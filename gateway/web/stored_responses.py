@@ -23,8 +23,8 @@ from gateway.core.conversation.directions import directions_in
 from gateway.core.request.identity import IdentityRules, identify
 from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.native import read_native
-from gateway.dialects.responses.parse import asks_for_sealed_thoughts
 from gateway.dialects.responses.render import rebuild_response
+from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
 from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_names
 from gateway.dialects.responses.stored_response import read_stored_response
 from gateway.errors import BadRequest, UnknownId, UnknownPath

@@ -26,12 +26,17 @@ from gateway.dialects.fields import check_depth, check_length, is_written_so, re
 from gateway.dialects.messages.content import (
     FieldChecker,
     MessageOrigin,
-    find_effort_of_turn,
     read_attribution,
     read_messages,
     read_system,
 )
 from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+from gateway.dialects.messages.request_fields import (
+    add_limits,
+    add_output_config,
+    add_tools,
+    check_context_management,
+)
 from gateway.errors import BadRequest
 
 SUB_AGENT: Final = "claude-code sub-agent"
@@ -51,19 +56,12 @@ _READ: Final = frozenset(
     )
 )
 _KNOWN: Final = _READ.union(_NO_EFFECT)
-# The fields that are read of each.
+# The fields that are read of `metadata`.
 _METADATA: Final = frozenset(("user_id",))
-_OUTPUT_CONFIG: Final = frozenset(("effort", "format"))
-_FORMAT: Final = frozenset(("type", "schema"))
-_MANAGEMENT: Final = frozenset(("edits",))
-_TOOL: Final = frozenset(("type", "name", "description", "input_schema", "strict"))
-_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
-_CHOICE: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
 # Fields that a request of this API has to have, and a chat completion has not.
 _ADDED: Final = frozenset(("max_tokens",))
 # Fields that ask for what runs at Anthropic.
 _SERVED: Final = ("mcp_servers", "container")
-_CLEARS_THOUGHTS: Final = "clear_thinking_"
 # `user_<device>_account_<uuid or nothing>_session_<uuid>`, as older versions of Claude Code name their user.
 _OLDER_USER: Final = re.compile(r"user_([0-9a-zA-Z]+)_account_([0-9a-zA-Z-]*)_session_([0-9a-zA-Z-]+)")
 
@@ -148,10 +146,7 @@ def read_request(
     request.consumed = () if is_lenient else _names_left_out(json, by_name, checker)
     own = {key: value for key, value in json.items() if key not in _READ}
     request.dialect_fields = {"user": None, **own, "metadata": metadata}
-    if _is_sub_agent(json, by_name):
-        request.side_request = SUB_AGENT
-    elif json.get("max_tokens") == 1 and "conversation_id" in metadata:
-        request.side_request = PROBE
+    request.side_request = _find_side_request(json, metadata, by_name)
     needed = (*checker.left_out, *(key for key in _SERVED if json.get(key))) if is_lenient else ()
     return MessagesRequest(body, json, request, translated.origins, needed)
 
@@ -180,12 +175,12 @@ def _translate_fields(
     metadata: Json = {}
     try:
         metadata = _read_user(json.get("metadata"))
-        _add_tools(chat, json, checker)
-        _add_output_config(chat, json, checker)
+        add_tools(chat, json, checker)
+        add_output_config(chat, json, checker)
         if has_limit:
-            _add_limits(chat, json)
+            add_limits(chat, json)
         if not checker.is_lenient:
-            _check_context_management(json.get("context_management"), checker)
+            check_context_management(json.get("context_management"), checker)
             checker.check(json.get("metadata") or {}, _METADATA, "metadata")
     except BadRequest:
         if not checker.is_lenient:
@@ -195,154 +190,40 @@ def _translate_fields(
     return chat, metadata
 
 
-def _add_limits(chat: Json, json: Json) -> None:
-    limit = json.get("max_tokens")
-    if not isinstance(limit, int) or isinstance(limit, bool):
-        raise invalid_field(
-            "max_tokens", "Field required" if limit is None else "Input should be a valid integer"
-        )
-    chat["max_tokens"] = limit
-    for key in ("temperature", "top_p"):
-        if json.get(key) is not None:
-            chat[key] = json[key]
-    stops = json.get("stop_sequences")
-    if stops is not None:
-        if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
-            raise invalid_field("stop_sequences", "Input should be a valid list of strings")
-        if stops:
-            chat["stop"] = stops
-
-
-def _add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
-    tools = json.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise invalid_field("tools", "Input should be a valid list")
-    functions = [
-        function
-        for index, tool in enumerate(tools or ())
-        if (function := _translate_tool(tool, f"tools.{index}", checker)) is not None
-    ]
-    if functions:
-        chat["tools"] = functions
-    choice = json.get("tool_choice")
-    if choice is None:
-        return
-    if not isinstance(choice, dict):
-        raise invalid_field("tool_choice", "Input should be a valid dictionary")
-    checker.check(choice, _CHOICE, "tool_choice")
-    kind = choice.get("type")
-    if not tools:
-        if kind in ("any", "tool"):
-            raise invalid_field("tool_choice", "may only be specified while providing tools")
-        return
-    if kind == "tool":
-        if not isinstance(choice.get("name"), str):
-            raise invalid_field("tool_choice.tool.name", "Input should be a valid string")
-        chat["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
-    elif isinstance(kind, str) and kind in _CHOICES:
-        chat["tool_choice"] = _CHOICES[kind]
-    else:
-        raise invalid_field("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
-    if choice.get("disable_parallel_tool_use") is True:
-        chat["parallel_tool_calls"] = False
-
-
-def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
-    """Returns a tool of the client's own; None: the upstream alone knows what it is."""
-    if not isinstance(tool, dict):
-        raise invalid_field(where, "Input should be a valid dictionary")
-    if tool.get("type") not in (None, "custom"):
-        kind = str(tool["type"])[:60]
-        if checker.is_lenient:
-            checker.left_out[f"tools.{kind}"] = None
-            return None
-        raise untranslatable_field(f"{where}.{kind}")
-    checker.check(tool, _TOOL, where)
-    if not checker.is_lenient:
-        callers = tool.get("allowed_callers")
-        if callers is not None and not (isinstance(callers, list) and "direct" in callers):
-            raise untranslatable_field(f"{where}.allowed_callers")  # the model itself may not call it
-    name = tool.get("name")
-    if not isinstance(name, str):
-        raise invalid_field(f"{where}.name", "Field required")
-    function: Json = {"name": name}
-    if tool.get("description") is not None:
-        function["description"] = tool["description"]
-    function["parameters"] = tool.get("input_schema") or {"type": "object"}
-    if tool.get("strict") is not None:
-        function["strict"] = tool["strict"]
-    return {"type": "function", "function": function}
-
-
-def _add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
-    config = json.get("output_config") or {}
-    if not isinstance(config, dict):
-        raise invalid_field("output_config", "Input should be a valid dictionary")
-    effort = config.get("effort")
-    checker.check(config, _OUTPUT_CONFIG, "output_config")
-    if not checker.is_lenient:
-        effort = find_effort_of_turn(json["messages"], checker) or effort
-    if effort is not None:
-        chat["reasoning_effort"] = effort
-    form = config.get("format")
-    if form is None:
-        return
-    if not isinstance(form, dict) or form.get("type") != "json_schema":
-        raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
-    checker.check(form, _FORMAT, "output_config.format")
-    schema = {"name": "output", "schema": form.get("schema"), "strict": True}
-    chat["response_format"] = {"type": "json_schema", "json_schema": schema}
-
-
-def _check_context_management(management: Any, checker: FieldChecker) -> None:
-    """Refuses edits of the context that a chat completion cannot make. Raises: BadRequest."""
-    if management is None:
-        return
-    if not isinstance(management, dict):
-        raise invalid_field("context_management", "Input should be a valid dictionary")
-    checker.check(management, _MANAGEMENT, "context_management")
-    edits = management.get("edits") or []
-    if not isinstance(edits, list):
-        raise invalid_field("context_management.edits", "Input should be a valid list")
-    for index, edit in enumerate(edits):
-        kind = edit.get("type") if isinstance(edit, dict) else None
-        if not isinstance(kind, str) or not kind.startswith(_CLEARS_THOUGHTS):
-            raise untranslatable_field(f"context_management.edits.{index}.{str(kind)[:60]}")
-
-
 def _read_user(metadata: Any) -> Json:
-    """Returns `user_id` and `conversation_id` of a request's metadata.
-
-    Claude Code writes several names into one text; of these the account counts, else the device. It is also the
-    `INSTALLATION`.
-    """
+    """Returns `user_id` and `conversation_id` of a request's metadata. Raises: BadRequest."""
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
         raise invalid_field("metadata", "Input should be a valid dictionary")
     user = metadata.get("user_id")
-    if not isinstance(user, str):
-        if user is not None:
-            raise invalid_field("metadata.user_id", "Input should be a valid string")
+    if user is None:
         return {}
-    if len(user) > _MAX_USER_CHARS:
-        return {"user_id": user}
+    if not isinstance(user, str):
+        raise invalid_field("metadata.user_id", "Input should be a valid string")
+    return {"user_id": user} if len(user) > _MAX_USER_CHARS else _split_user(user)
+
+
+def _split_user(user: str) -> Json:
+    """Returns the names in a text of Claude Code's, or the text as `user_id`.
+
+    Of several names the account counts as the user, else the device. It is also the `INSTALLATION`.
+    """
     if found := _OLDER_USER.fullmatch(user):
         person = found[2] or found[1]
         return {"user_id": person, INSTALLATION: person, "conversation_id": found[3]}
-    if user.startswith("{"):
-        try:
-            names = orjson.loads(user)
-        except orjson.JSONDecodeError:
-            names = None
-        if isinstance(names, dict) and isinstance(names.get("device_id"), str):
-            account, session = names.get("account_uuid"), names.get("session_id")
-            person = account if isinstance(account, str) and account else names["device_id"]
-            found_names = {"user_id": person, INSTALLATION: person}
-            if isinstance(session, str) and session:
-                found_names["conversation_id"] = session
-            return found_names
-    return {"user_id": user}
+    try:
+        names = orjson.loads(user) if user.startswith("{") else None
+    except orjson.JSONDecodeError:
+        names = None
+    if not isinstance(names, dict) or not isinstance(names.get("device_id"), str):
+        return {"user_id": user}
+    account, session = names.get("account_uuid"), names.get("session_id")
+    person = account if isinstance(account, str) and account else names["device_id"]
+    split = {"user_id": person, INSTALLATION: person}
+    if isinstance(session, str) and session:
+        split["conversation_id"] = session
+    return split
 
 
 def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldChecker) -> tuple[str, ...]:
@@ -351,6 +232,13 @@ def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldCh
     if _BETA in headers:
         names[_BETA.decode()] = None
     return tuple(names | checker.left_out)
+
+
+def _find_side_request(json: Json, metadata: Json, headers: Mapping[bytes, bytes]) -> str | None:
+    """Returns which request of Claude Code's this is that no user has written; None: none of them."""
+    if _is_sub_agent(json, headers):
+        return SUB_AGENT
+    return PROBE if json.get("max_tokens") == 1 and "conversation_id" in metadata else None
 
 
 def _is_sub_agent(json: Json, headers: Mapping[bytes, bytes]) -> bool:

@@ -29,7 +29,8 @@ from gateway.dialects.lenient import as_object, decode_object
 from gateway.dialects.responses.codex import codex_side_request
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.instructions import ClientInstructions, restore_instructions
-from gateway.dialects.responses.parse import read_conversation_id, translate_text_format
+from gateway.dialects.responses.parse import read_conversation_id
+from gateway.dialects.responses.request_fields import translate_text_format
 from gateway.errors import BadRequest, BodyTooLarge
 
 # What is put together at OpenAI.

@@ -30,7 +30,7 @@ from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer, encode_typed
 from gateway.dialects.lenient import as_list, as_object, as_text
 from gateway.dialects.responses.errors import FIELDS, error_fields, response_error, translate_error
 from gateway.dialects.responses.growing_output import GrowingOutput
-from gateway.dialects.responses.parse import ECHOED
+from gateway.dialects.responses.request_fields import ECHOED
 from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.stored_response import (
     RESPONSE_FIELD,

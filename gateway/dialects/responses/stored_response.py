@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, text_of
 from gateway.core.conversation.private import private_of
-from gateway.dialects.responses.parse import ECHOED
+from gateway.dialects.responses.request_fields import ECHOED
 from gateway.dialects.responses.tools import NO_FORMS, CallForm
 
 # The name of the private field.

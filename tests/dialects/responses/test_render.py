@@ -15,8 +15,9 @@ from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.draft import delta_of
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.responses.input import read_items
-from gateway.dialects.responses.parse import ECHOED, parse
+from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses, ResponsesView, rebuild_response, render_usage
+from gateway.dialects.responses.request_fields import ECHOED
 from gateway.dialects.responses.tools import UpstreamTools
 from gateway.errors import UpstreamBroke
 

@@ -16,7 +16,7 @@ from adapters.json_escapes import read_json
 from gateway.dialects.lenient import as_text
 from gateway.dialects.responses.errors import ResponsesErrors
 from gateway.dialects.responses.members import NOT_READABLE, decode_upstream_members, encode_members
-from gateway.dialects.responses.parse import ECHOED
+from gateway.dialects.responses.request_fields import ECHOED
 from gateway.dialects.responses.socket.client_events import Create, Steer
 from gateway.errors import GatewayError
 

@@ -1,0 +1,143 @@
+"""The fields of a request to the Messages API besides its messages, as those of a chat completion.
+
+Each function adds the fields of one subject, or refuses them by name.
+(platform.claude.com/docs/en/api/messages)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from adapters.types import Json
+from gateway.dialects.messages.content import FieldChecker, find_effort_of_turn
+from gateway.dialects.messages.errors import invalid_field, untranslatable_field
+
+# The fields that are read of each object.
+_OUTPUT_CONFIG: Final = frozenset(("effort", "format"))
+_FORMAT: Final = frozenset(("type", "schema"))
+_MANAGEMENT: Final = frozenset(("edits",))
+_TOOL: Final = frozenset(("type", "name", "description", "input_schema", "strict"))
+_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
+_CHOICE: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
+_CLEARS_THOUGHTS: Final = "clear_thinking_"
+
+
+def add_limits(chat: Json, json: Json) -> None:
+    """Adds what bounds the reply and its sampling. Raises: BadRequest."""
+    limit = json.get("max_tokens")
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise invalid_field(
+            "max_tokens", "Field required" if limit is None else "Input should be a valid integer"
+        )
+    chat["max_tokens"] = limit
+    for key in ("temperature", "top_p"):
+        if json.get(key) is not None:
+            chat[key] = json[key]
+    stops = json.get("stop_sequences")
+    if stops is not None:
+        if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
+            raise invalid_field("stop_sequences", "Input should be a valid list of strings")
+        if stops:
+            chat["stop"] = stops
+
+
+def add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
+    """Adds the client's tools, and which of them the model may call. Raises: BadRequest."""
+    tools = json.get("tools")
+    if tools is not None and not isinstance(tools, list):
+        raise invalid_field("tools", "Input should be a valid list")
+    functions = [
+        function
+        for index, tool in enumerate(tools or ())
+        if (function := _translate_tool(tool, f"tools.{index}", checker)) is not None
+    ]
+    if functions:
+        chat["tools"] = functions
+    choice = json.get("tool_choice")
+    if choice is None:
+        return
+    if not isinstance(choice, dict):
+        raise invalid_field("tool_choice", "Input should be a valid dictionary")
+    checker.check(choice, _CHOICE, "tool_choice")
+    if tools:
+        chat["tool_choice"] = _translate_choice(choice)
+        if choice.get("disable_parallel_tool_use") is True:
+            chat["parallel_tool_calls"] = False
+    elif choice.get("type") in ("any", "tool"):
+        raise invalid_field("tool_choice", "may only be specified while providing tools")
+
+
+def _translate_choice(choice: Json) -> str | Json:
+    """Returns the `tool_choice` of a chat completion. Raises: BadRequest."""
+    kind = choice.get("type")
+    if kind == "tool":
+        if not isinstance(choice.get("name"), str):
+            raise invalid_field("tool_choice.tool.name", "Input should be a valid string")
+        return {"type": "function", "function": {"name": choice["name"]}}
+    if not isinstance(kind, str) or kind not in _CHOICES:
+        raise invalid_field("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
+    return _CHOICES[kind]
+
+
+def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:
+    """Returns a tool of the client's own; None: the upstream alone knows what it is."""
+    if not isinstance(tool, dict):
+        raise invalid_field(where, "Input should be a valid dictionary")
+    if tool.get("type") not in (None, "custom"):
+        kind = str(tool["type"])[:60]
+        if checker.is_lenient:
+            checker.left_out[f"tools.{kind}"] = None
+            return None
+        raise untranslatable_field(f"{where}.{kind}")
+    checker.check(tool, _TOOL, where)
+    if not checker.is_lenient:
+        callers = tool.get("allowed_callers")
+        if callers is not None and not (isinstance(callers, list) and "direct" in callers):
+            raise untranslatable_field(f"{where}.allowed_callers")  # the model itself may not call it
+    name = tool.get("name")
+    if not isinstance(name, str):
+        raise invalid_field(f"{where}.name", "Field required")
+    function: Json = {"name": name}
+    if tool.get("description") is not None:
+        function["description"] = tool["description"]
+    function["parameters"] = tool.get("input_schema") or {"type": "object"}
+    if tool.get("strict") is not None:
+        function["strict"] = tool["strict"]
+    return {"type": "function", "function": function}
+
+
+def add_output_config(chat: Json, json: Json, checker: FieldChecker) -> None:
+    """Adds the effort and the form of the answer. Raises: BadRequest."""
+    config = json.get("output_config") or {}
+    if not isinstance(config, dict):
+        raise invalid_field("output_config", "Input should be a valid dictionary")
+    effort = config.get("effort")
+    checker.check(config, _OUTPUT_CONFIG, "output_config")
+    if not checker.is_lenient:
+        effort = find_effort_of_turn(json["messages"], checker) or effort
+    if effort is not None:
+        chat["reasoning_effort"] = effort
+    form = config.get("format")
+    if form is None:
+        return
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        raise invalid_field("output_config.format.type", "Input should be 'json_schema'")
+    checker.check(form, _FORMAT, "output_config.format")
+    schema = {"name": "output", "schema": form.get("schema"), "strict": True}
+    chat["response_format"] = {"type": "json_schema", "json_schema": schema}
+
+
+def check_context_management(management: Any, checker: FieldChecker) -> None:
+    """Refuses edits of the context that a chat completion cannot make. Raises: BadRequest."""
+    if management is None:
+        return
+    if not isinstance(management, dict):
+        raise invalid_field("context_management", "Input should be a valid dictionary")
+    checker.check(management, _MANAGEMENT, "context_management")
+    edits = management.get("edits") or []
+    if not isinstance(edits, list):
+        raise invalid_field("context_management.edits", "Input should be a valid list")
+    for index, edit in enumerate(edits):
+        kind = edit.get("type") if isinstance(edit, dict) else None
+        if not isinstance(kind, str) or not kind.startswith(_CLEARS_THOUGHTS):
+            raise untranslatable_field(f"context_management.edits.{index}.{str(kind)[:60]}")
