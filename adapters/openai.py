@@ -57,24 +57,12 @@ class OpenAICompatible:
         capabilities: Capabilities | None = None,
         transport: HttpTransport | None = None,
     ) -> None:
-        url = URL(base_url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(
-                f"{name}: an upstream's address begins with http:// or https://, not {base_url!r}"
-            )
-        if url.user is not None or url.query_string:
-            raise ValueError(f"{name}: an upstream's address has neither a user nor a query")
+        has_path = _check_address(name, base_url).path not in ("", "/")
         self.name = name
-        self.base_url = base_url.rstrip("/") + (self.default_path if url.path in ("", "/") else "")
+        self.base_url = base_url.rstrip("/") + ("" if has_path else self.default_path)
         self.capabilities = capabilities or Capabilities()
         # Returns a chat completion request with the calls and the replies that this upstream takes.
-        self.adapt_calls: Callable[[bytes], bytes] = with_call_ids
-        if not self.capabilities.any_call_id:
-            self.adapt_calls = with_mistral_ids
-        elif self.capabilities.requires_call_signatures:
-            self.adapt_calls = with_gemini_signatures
-        elif not self.capabilities.replies_without_thoughts:
-            self.adapt_calls = with_thoughts
+        self.adapt_calls = _choose_call_adapter(self.capabilities)
         self._transport = transport or HttpTransport()
         if key is not None:
             headers = (self._key_header(key), *headers)
@@ -130,6 +118,25 @@ class OpenAICompatible:
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+def _check_address(name: str, base_url: str) -> URL:
+    """Returns an upstream's address as a URL. Raises: ValueError: it is none. name: of the upstream."""
+    url = URL(base_url)
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"{name}: an upstream's address begins with http:// or https://, not {base_url!r}")
+    if url.user is not None or url.query_string:
+        raise ValueError(f"{name}: an upstream's address has neither a user nor a query")
+    return url
+
+
+def _choose_call_adapter(capabilities: Capabilities) -> Callable[[bytes], bytes]:
+    """Returns the function that gives a request's calls and replies the form that an upstream takes."""
+    if not capabilities.any_call_id:
+        return with_mistral_ids
+    if capabilities.requires_call_signatures:
+        return with_gemini_signatures
+    return with_call_ids if capabilities.replies_without_thoughts else with_thoughts
 
 
 async def _add_index(sending: Awaitable[ModelReply]) -> ModelReply:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from adapters.claude.error_form import Untranslatable
+from adapters.claude.schema_unions import UnionMerger
 from adapters.types import Json
 
-T = TypeVar("T")
-_UNIONS: Final = ("anyOf", "oneOf", "allOf")
 _EMPTY: Final[Json] = {"type": "object", "properties": {}}
-# The most properties of branches, and names that these require. Chosen: far above what tools have; they take 0.3 s.
-_MAX_MERGED: Final = 100_000
 # Keywords whose value has schemas by name.
 _SCHEMAS_BY_NAME: Final = ("properties", "$defs", "definitions")
 # Keywords whose value is data, and no schema.
@@ -33,11 +29,12 @@ def to_tools(tools: Any) -> list[Json]:
     """Returns tools as Anthropic takes them; those in its own form (`input_schema`, or a type of its own) pass."""
     if not isinstance(tools, list):
         raise Untranslatable("`tools` is a list of tools.", "tools", "invalid_type")
-    merger = _UnionMerger()
+    merger = UnionMerger()
     return [_translate_tool(tool, f"tools[{place}]", merger) for place, tool in enumerate(tools)]
 
 
-def _translate_tool(tool: Any, where: str, merger: _UnionMerger) -> Json:
+def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
+    """Returns a tool as Anthropic takes it. where: its place in the request. Raises: Untranslatable."""
     if not isinstance(tool, dict):
         raise Untranslatable(f"'{where}' is not an object.", where, "invalid_type")
     function = tool.get("function")
@@ -58,89 +55,6 @@ def _translate_tool(tool: Any, where: str, merger: _UnionMerger) -> Json:
     found |= {key: value for key, value in function.items() if key not in known and value is not None}
     found |= {key: value for key, value in tool.items() if key not in ("type", "function")}
     return found
-
-
-class _UnionMerger:
-    """Merges the branches of unions at the top of a request's schemas into these: there, unions are refused."""
-
-    def __init__(self) -> None:
-        # Definitions that name each other have many times as many properties as they are long.
-        self._left = _MAX_MERGED
-        # The schema with its definitions, and its place in the request.
-        self._root: Json = {}
-        self._where = ""
-        # Definitions that were merged already, by reference.
-        self._definitions: dict[str, Json] = {}
-
-    def merge(self, schema: Json, where: str) -> Json:
-        """Returns a tool's schema without unions at its top. where: its place in the request.
-
-        The result takes what any branch takes, and requires what all of them require; the tool itself judges the rest.
-        Raises: Untranslatable: the request has too much to merge.
-        """
-        self._root, self._where, self._definitions = schema, where, {}
-        return self._merge(schema)
-
-    def _merge(self, schema: Json) -> Json:
-        if schema.keys().isdisjoint(_UNIONS):
-            return schema
-        found = {key: value for key, value in schema.items() if key not in _UNIONS}
-        # A name that several branches have, a discriminator as a rule, may have any of their values.
-        values: dict[str, dict[str, Any]] = {}
-        required = _required_names(schema)
-        for union in _UNIONS:
-            branches = [self._resolve(branch) for branch in _value_or_empty(list, schema.get(union))]
-            for branch in branches:
-                for name, value in _value_or_empty(dict, branch.get("properties")).items():
-                    alternatives = _alternatives(value)
-                    self._count(len(alternatives))
-                    values.setdefault(name, {}).update((repr(each), each) for each in alternatives)
-                self._count(len(_required_names(branch)))
-            demanded = Counter(name for branch in branches for name in dict.fromkeys(_required_names(branch)))
-            least = 1 if union == "allOf" else len(branches)
-            required += [name for name, count in demanded.items() if count >= least]
-            if branches and all(branch.get("additionalProperties") is False for branch in branches):
-                found["additionalProperties"] = False
-        merged = {name: [*each.values()] for name, each in values.items()}
-        properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in merged.items()}
-        found["properties"] = properties | _value_or_empty(dict, schema.get("properties"))
-        if required:
-            found["required"] = list(dict.fromkeys(required))
-        return found
-
-    def _count(self, merged: int) -> None:
-        self._left -= merged
-        if self._left < 0:
-            raise Untranslatable("The unions of this schema have too many branches.", self._where)
-
-    def _resolve(self, branch: Any) -> Json:
-        """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
-        branch = _value_or_empty(dict, branch)
-        ref = str(branch.get("$ref", ""))
-        place, _, name = ref.rpartition("/")
-        if place not in ("#/$defs", "#/definitions"):
-            return self._merge(branch)
-        if ref not in self._definitions:
-            self._definitions[ref] = {}  # within itself it adds nothing
-            named = _value_or_empty(dict, self._root.get(place[2:])).get(name)
-            self._definitions[ref] = self._resolve(named)
-        return self._definitions[ref]
-
-
-def _required_names(schema: Json) -> list[str]:
-    return [name for name in _value_or_empty(list, schema.get("required")) if isinstance(name, str)]
-
-
-def _alternatives(value: Any) -> list[Any]:
-    match value:
-        case {"anyOf": list(found), **rest} if not rest:
-            return found
-    return [value]
-
-
-def _value_or_empty(kind: type[T], value: Any) -> T:
-    """Returns the value, or an empty one where it is of another kind: schemas come from anywhere."""
-    return value if isinstance(value, kind) else kind()
 
 
 def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:

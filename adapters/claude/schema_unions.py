@@ -1,0 +1,123 @@
+"""Schemas of tools without unions at their top, where Anthropic refuses them: the branches are merged into one object.
+
+The result takes what any branch takes, and requires what all of them require; the tool itself judges the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, TypeVar
+
+from adapters.claude.error_form import Untranslatable
+from adapters.types import Json
+
+T = TypeVar("T")
+_UNIONS: Final = ("anyOf", "oneOf", "allOf")
+# The most properties of branches, and names that these require. Chosen: far above what tools have; they take 0.3 s.
+_MAX_MERGED: Final = 100_000
+
+
+class UnionMerger:
+    """Merges the unions of one request's schemas."""
+
+    def __init__(self) -> None:
+        # How much may still be merged: definitions that name each other have many times as many properties as they are
+        # long.
+        self._left = _MAX_MERGED
+        # The schema with its definitions, and its place in the request.
+        self._root: Json = {}
+        self._where = ""
+        # Definitions that were merged already, by reference.
+        self._definitions: dict[str, Json] = {}
+
+    def merge(self, schema: Json, where: str) -> Json:
+        """Returns a tool's schema without unions at its top. where: its place in the request.
+
+        Raises: Untranslatable: the request has too much to merge.
+        """
+        self._root, self._where, self._definitions = schema, where, {}
+        return self._merge(schema)
+
+    def _merge(self, schema: Json) -> Json:
+        if schema.keys().isdisjoint(_UNIONS):
+            return schema
+        merged = _MergedSchema(schema)
+        for union in _UNIONS:
+            branches = [self._resolve(branch) for branch in _value_or_empty(list, schema.get(union))]
+            for branch in branches:
+                self._count(merged.add_properties(branch) + len(_required_names(branch)))
+            merged.add_requirements(branches, needs_all=union != "allOf")
+        return merged.schema()
+
+    def _count(self, merged: int) -> None:
+        self._left -= merged
+        if self._left < 0:
+            raise Untranslatable("The unions of this schema have too many branches.", self._where)
+
+    def _resolve(self, branch: Any) -> Json:
+        """Returns a branch of a union, with the unions at its own top merged; one that is only named is looked up."""
+        branch = _value_or_empty(dict, branch)
+        ref = str(branch.get("$ref", ""))
+        place, _, name = ref.rpartition("/")
+        if place not in ("#/$defs", "#/definitions"):
+            return self._merge(branch)
+        if ref not in self._definitions:
+            self._definitions[ref] = {}  # within itself it adds nothing
+            named = _value_or_empty(dict, self._root.get(place[2:])).get(name)
+            self._definitions[ref] = self._resolve(named)
+        return self._definitions[ref]
+
+
+class _MergedSchema:
+    """A schema, and what the branches of its unions bring into it."""
+
+    def __init__(self, schema: Json) -> None:
+        self._schema = {key: value for key, value in schema.items() if key not in _UNIONS}
+        # By the name of a property its schemas in the branches, each once. A name that several have, a discriminator as
+        # a rule, may have any of their values.
+        self._alternatives: dict[str, dict[str, Any]] = {}
+        self._required = _required_names(schema)
+
+    def add_properties(self, branch: Json) -> int:
+        """Adds the properties of a branch. Returns how many schemas they have."""
+        added = 0
+        for name, value in _value_or_empty(dict, branch.get("properties")).items():
+            schemas = _alternatives(value)
+            added += len(schemas)
+            self._alternatives.setdefault(name, {}).update((repr(each), each) for each in schemas)
+        return added
+
+    def add_requirements(self, branches: Sequence[Json], *, needs_all: bool) -> None:
+        """Adds what the branches of a union require. needs_all: a name is required if all of them require it."""
+        counts = Counter(name for branch in branches for name in dict.fromkeys(_required_names(branch)))
+        least = len(branches) if needs_all else 1
+        self._required += [name for name, count in counts.items() if count >= least]
+        if branches and all(branch.get("additionalProperties") is False for branch in branches):
+            self._schema["additionalProperties"] = False
+
+    def schema(self) -> Json:
+        merged = {name: [*each.values()] for name, each in self._alternatives.items()}
+        properties = {name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in merged.items()}
+        whole = {
+            **self._schema,
+            "properties": properties | _value_or_empty(dict, self._schema.get("properties")),
+        }
+        return whole | {"required": list(dict.fromkeys(self._required))} if self._required else whole
+
+
+def _required_names(schema: Json) -> list[str]:
+    return [name for name in _value_or_empty(list, schema.get("required")) if isinstance(name, str)]
+
+
+def _alternatives(value: Any) -> list[Any]:
+    """Returns the schemas of a property: those of its `anyOf`, or itself."""
+    match value:
+        case {"anyOf": list(found), **rest} if not rest:
+            return found
+    return [value]
+
+
+def _value_or_empty(kind: type[T], value: Any) -> T:
+    """Returns the value, or an empty one where it is of another kind: schemas come from anywhere."""
+    return value if isinstance(value, kind) else kind()
