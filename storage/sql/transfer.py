@@ -7,7 +7,7 @@ in one transaction, when all of it is there.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -136,6 +136,18 @@ class _FieldKind(NamedTuple):
     is_optional: bool = False
     # False: only this gateway has it, as a call that waits is answered at this gateway alone.
     is_exported: bool = True
+
+    def from_column(self, column: Any) -> Any:
+        """Returns the value that a record has for a column of its row."""
+        if self.json_default is not None:
+            return orjson.loads(column or self.json_default)
+        return bool(column) if self.is_flag else column
+
+    def to_column(self, value: Any) -> Any:
+        """Returns the column that a row has for a value of its record."""
+        if self.is_dumped:
+            return orjson.dumps(value)
+        return int(value or 0) if self.is_flag else value
 
 
 # The fields that need a conversion. A field's name has the same kind in every part.
@@ -363,16 +375,23 @@ async def _record_page(
     ends = {"ended": ("seq",), "edit": ("seq", "version")}.get(part, ())
     arguments = (agent, cursor, limit, *(export_end[name] for name in ends))
     rows = await connection.rows(SQL[f"{part}_read"], arguments)
-    records = [dict(zip(_FIELDS[part], row[1:], strict=True)) for row in rows]
-    for values in records:
-        for name in _FIELD_KINDS.keys() & values:
-            kind = _FIELD_KINDS[name]
-            if kind.json_default is not None:
-                values[name] = orjson.loads(values[name] or kind.json_default)
-            elif kind.is_flag:
-                values[name] = bool(values[name])
-            elif not kind.is_exported:
-                del values[name]
+    records = [_make_values(part, columns) for _, *columns in rows]
+    await _number_exchanges(connection, agent, records)
+    return [(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
+
+
+def _make_values(part: str, columns: Sequence[Any]) -> dict[str, Any]:
+    """Returns the values of a record. columns: those of its row, in the order of `_FIELDS`."""
+    values = {}
+    for name, column in zip(_FIELDS[part], columns, strict=True):
+        kind = _FIELD_KINDS.get(name, _PLAIN)
+        if kind.is_exported:
+            values[name] = kind.from_column(column)
+    return values
+
+
+async def _number_exchanges(connection: Connection, agent: int, records: Sequence[dict[str, Any]]) -> None:
+    """Puts the numbers of exchanges in place of their rows. Those that are gone are left out."""
     wanted = {
         id
         for values in records
@@ -385,7 +404,6 @@ async def _record_page(
             values["exchange"] = seqs.get(values["exchange"])
         if "sources" in values:
             values["sources"] = [seqs[id] for id in values["sources"] if id in seqs]
-    return [(row[0], TransferRecord(values)) for row, values in zip(rows, records, strict=True)]
 
 
 async def _exchange_page(
@@ -420,47 +438,12 @@ async def _write_record(connection: Connection, agent: Agent, part: str, values:
         await put_attached(connection, agent, values, agent.created)
         return
     fields = await _resolve_fields(connection, agent.id, part, values)
-    match part:
-        case "definition":
-            if fields["kind"] == DefinitionKind.CONVERSATION:
-                fields["uid"] = await _conversation_uid(connection, agent.id, fields["uid"])
-            await put_definition(connection, agent, fields)
-        case "run":
-            conversation = await _find_row(connection, agent.id, "conversation", fields["conversation"])
-            await put_run(connection, agent.id, fields, fields["uid"], conversation)
-        case "step":
-            await put_step(
-                connection, agent.id, fields, await _find_row(connection, agent.id, "run", fields["run"])
-            )
-        case "block":
-            await _put_block(connection, agent, fields)
-        case "version":
-            await _put_version(connection, agent.id, fields)
-        case "conversation":
-            await _put_row(
-                connection, agent.id, part, {**fields, "is_stored": _NO_TIP if fields["is_stored"] else 0}
-            )
-        case "passage":
-            await _put_passage(connection, agent.id, fields)
-        case "fact":
-            await _put_fact(connection, agent, fields, values["key"])
-        case "learned":
-            await advance(connection, agent.id, _READERS[fields["reader"] or "learner"], fields["seq"], 0.0)
-        case "import":
-            # An import that was running goes on at the gateway of the export alone.
-            status = "stopped" if fields["status"] == "running" else fields["status"]
-            await _put_row(connection, agent.id, part, {**fields, "status": status})
-        case "imported" | "imported_fact":
-            row = await _find_row(connection, agent.id, "import", fields["import"])
-            await _put_row(connection, agent.id, part, {**fields, "import": row})
-        case "edit":
-            await _put_row(connection, agent.id, part, fields)
-            if fields["state"] == "pending":
-                await connection.run(SQL["edit_waits"], (fields["exchange"], agent.id))
-        case "tag":
-            await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, fields["tag"]))
-        case _:
-            await _put_row(connection, agent.id, part, fields)
+    if part == "fact":
+        fields["key"] = hash_key(agent.secret, values["key"])  # no export has it
+    if (write := _WRITERS.get(part)) is not None:
+        await write(connection, agent, fields)
+    else:
+        await _put_row(connection, agent.id, part, fields)
 
 
 async def _resolve_fields(
@@ -484,15 +467,29 @@ async def _resolve_fields(
 
 async def _put_row(connection: Connection, agent: int, part: str, fields: Mapping[str, Any]) -> Row | None:
     """Writes a record, in the order of its fields. Returns what the statement reports of the row."""
-    columns = [_column_value(name, value) for name, value in fields.items()]
+    columns = [_FIELD_KINDS.get(name, _PLAIN).to_column(value) for name, value in fields.items()]
     return await connection.row(SQL[f"{part}_put"], (agent, *columns))
 
 
-def _column_value(name: str, value: Any) -> Any:
-    kind = _FIELD_KINDS.get(name, _PLAIN)
-    if kind.is_dumped:
-        return orjson.dumps(value)
-    return int(value or 0) if kind.is_flag else value
+async def _put_definition(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    if fields["kind"] == DefinitionKind.CONVERSATION:
+        fields["uid"] = await _conversation_uid(connection, agent.id, fields["uid"])
+    await put_definition(connection, agent, fields)
+
+
+async def _put_conversation(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    tip = _NO_TIP if fields["is_stored"] else 0
+    await _put_row(connection, agent.id, "conversation", {**fields, "is_stored": tip})
+
+
+async def _put_run(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    conversation = await _find_row(connection, agent.id, "conversation", fields["conversation"])
+    await put_run(connection, agent.id, fields, fields["uid"], conversation)
+
+
+async def _put_step(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    run = await _find_row(connection, agent.id, "run", fields["run"])
+    await put_step(connection, agent.id, fields, run)
 
 
 async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
@@ -503,29 +500,78 @@ async def _put_block(connection: Connection, agent: Agent, fields: dict[str, Any
         await add_definition(connection, draft, at=agent.created)
 
 
-async def _put_version(connection: Connection, agent: int, fields: Mapping[str, Any]) -> None:
-    row = await _put_row(connection, agent, "version", fields)
+async def _put_version(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    row = await _put_row(connection, agent.id, "version", fields)
     if row is None:
         raise NotFound(f"there is no block {fields['block']!r} that lacks version {fields['version']!r}")
-    await connection.run(SQL["version_point"], (fields["version"], row[0], row[1], agent))
+    await connection.run(SQL["version_point"], (fields["version"], row[0], row[1], agent.id))
 
 
-async def _put_passage(connection: Connection, agent: int, fields: Mapping[str, Any]) -> None:
+async def _put_passage(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
     texts = {
         name: orjson.dumps(fields[name]).decode() if fields[name] else None for name in ("tags", "metadata")
     }
     file = fields["file"]
     if file is not None:
-        file = await _find_row(connection, agent, "file", file)
-    await _put_row(connection, agent, "passage", {**fields, **texts, "file": file})
+        file = await _find_row(connection, agent.id, "file", file)
+    await _put_row(connection, agent.id, "passage", {**fields, **texts, "file": file})
 
 
-async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any], key: str) -> None:
+async def _put_fact(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
     is_muted = fields.pop("muted")
-    origin, hashed = fields["origin"] or "learned", hash_key(agent.secret, key)
-    await _put_row(connection, agent.id, "fact", {**fields, "origin": origin, "key": hashed})
+    await _put_row(connection, agent.id, "fact", {**fields, "origin": fields["origin"] or "learned"})
     if is_muted:
         await connection.run(FACTS["mute"], (agent.id, fields["seq"], fields["at"]))
+
+
+async def _put_position(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    reader = _READERS[fields["reader"] or "learner"]
+    await advance(connection, agent.id, reader, fields["seq"], 0.0)
+
+
+async def _put_edit(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    await _put_row(connection, agent.id, "edit", fields)
+    if fields["state"] == "pending":
+        await connection.run(SQL["edit_waits"], (fields["exchange"], agent.id))
+
+
+async def _put_tag(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    await connection.run(SQL["tag_put"], (agent.id, IMPORTING + agent.scope.project, fields["tag"]))
+
+
+async def _put_import(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    # An import that was running goes on at the gateway of the export alone.
+    status = "stopped" if fields["status"] == "running" else fields["status"]
+    await _put_row(connection, agent.id, "import", {**fields, "status": status})
+
+
+async def _put_imported(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    row = await _find_row(connection, agent.id, "import", fields["import"])
+    await _put_row(connection, agent.id, "imported", {**fields, "import": row})
+
+
+async def _put_imported_fact(connection: Connection, agent: Agent, fields: dict[str, Any]) -> None:
+    row = await _find_row(connection, agent.id, "import", fields["import"])
+    await _put_row(connection, agent.id, "imported_fact", {**fields, "import": row})
+
+
+# The writers of parts that take more than the statement of their row.
+_WRITERS: Mapping[str, Callable[[Connection, Agent, dict[str, Any]], Awaitable[None]]] = {
+    "block": _put_block,
+    "conversation": _put_conversation,
+    "definition": _put_definition,
+    "edit": _put_edit,
+    "fact": _put_fact,
+    "import": _put_import,
+    "imported": _put_imported,
+    "imported_fact": _put_imported_fact,
+    "learned": _put_position,
+    "passage": _put_passage,
+    "run": _put_run,
+    "step": _put_step,
+    "tag": _put_tag,
+    "version": _put_version,
+}
 
 
 def _copy_uid(agent: int, uid: str) -> str:
