@@ -192,6 +192,7 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
         assert "What the model was told is forgotten" in text
 
 
+@pytest.mark.both
 def test_a_request_names_the_blocks_that_its_model_was_shown(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
