@@ -23,7 +23,7 @@ from gateway.core.request.envelope import (
     untranslatable_fields,
 )
 from gateway.core.request.identity import Identity
-from gateway.core.request.native_body import NO_ADDITIONS, NativeBody, UpstreamBody
+from gateway.core.request.native_body import NO_CHANGES, NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
@@ -106,8 +106,8 @@ class ChatCall:
         native = native_body_for(self.request, endpoint)
         if native is not None:
             self.fill_receipt(_NATIVE_FORM)
-            additions = replace(NO_ADDITIONS, is_fallback=self._is_fallback(target))
-            return self._native_body_request(target, native.path, native.render(target.model, additions))
+            changes = replace(NO_CHANGES, is_fallback=self._is_fallback(target))
+            return self._native_body_request(target, native.path, native.render(target.model, changes))
         form = endpoint_form_for(self.request, endpoint, target.model)
         prompt = Prompt(self.request, target, form)
         is_cut = target.context_window is not None
@@ -132,7 +132,7 @@ class ChatCall:
         target: Target,
         endpoint: Endpoint,
         prompt: Prompt,
-        more: Sequence[WireMessage] = (),
+        hidden_rounds: Sequence[WireMessage] = (),
         budget_tokens: int | None = None,
         offer: Offer = ANYTHING,
     ) -> ModelRequest:
@@ -144,9 +144,9 @@ class ChatCall:
             return self._native_request(self.native, target, prompt.system, prompt.composition.notes)
         native = native_body_for(self.request, endpoint)
         if native is None:
-            return self._model_request(target, prompt.body(more, budget_tokens, offer))
-        additions = prompt.additions(more, budget_tokens, offer)
-        rendered = native.render(target.model, replace(additions, is_fallback=self._is_fallback(target)))
+            return self._model_request(target, prompt.body(hidden_rounds, budget_tokens, offer))
+        changes = prompt.changes(hidden_rounds, budget_tokens, offer)
+        rendered = native.render(target.model, replace(changes, is_fallback=self._is_fallback(target)))
         request = self._native_body_request(target, native.path, rendered)
         return request._replace(native_first_block=rendered.first_block)
 
@@ -165,11 +165,11 @@ class ChatCall:
         headers = request.headers
         if rendered.consumed:
             self.receipt.headers["x-mnemogate-consumed"] = ",".join(rendered.consumed)
-        if rendered.betas:
+        if rendered.anthropic_betas:
             client_betas = [value for name, value in headers if name == _BETA_HEADER]
             headers = (
                 *(each for each in headers if each[0] != _BETA_HEADER),
-                (_BETA_HEADER, ",".join((*client_betas, *rendered.betas))),
+                (_BETA_HEADER, ",".join((*client_betas, *rendered.anthropic_betas))),
             )
         return request._replace(path=path, query="", headers=headers)
 
@@ -268,7 +268,7 @@ def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> E
     unreadable: frozenset[int] = frozenset()
     effort_with_tools = capabilities.effort_with_tools(model)
     if request.native_body is not None:
-        untranslatable += tuple(request.native_body.left_out)
+        untranslatable += tuple(request.native_body.untranslatable)
         consumed += _choices_without_tools(request)
         unreadable = frozenset(n for n, m in enumerate(request.messages) if has_unreadable_files(m))
     replaces_effort = request.is_translated and request.has_tools and effort_with_tools is not None

@@ -164,7 +164,11 @@ class Chat:
         """Returns whether all upstreams of a model take the tools of a request, and what else its answer needs."""
         endpoints = [*self.failover.endpoints_of(self.route_of(model))]
         body = request.native_body
-        if body is not None and body.left_out and None in [native_body_for(request, e) for e in endpoints]:
+        if (
+            body is not None
+            and body.untranslatable
+            and None in [native_body_for(request, e) for e in endpoints]
+        ):
             return False
         kinds = {str(tool.get("type")) for tool in request.json.get("tools") or () if isinstance(tool, dict)}
         takes = [capability for kind, capability in _TOOL_CAPABILITIES.items() if kind in kinds]

@@ -395,7 +395,7 @@ class ItemTurns:
             request.body,
             context.path[-1].id if context.path else 0,
             context.agent.epoch,
-            RequestState(shown, dict(prompt.notes), len(context.plan.pending), began),
+            RequestState(shown, dict(prompt.new_notes), len(context.plan.pending), began),
         )
 
     # -- the reply
@@ -527,7 +527,7 @@ class ItemTurns:
             opened.memory.target,
             section=Section(pinned),
             window=FittedWindow(evicted=context.evicted),
-            notes={n - head: note for n, note in state.notes.items() if n >= head},
+            new_notes={n - head: note for n, note in state.notes.items() if n >= head},
         )
         write = make_step_open(context, prompt, None, now)
         shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}

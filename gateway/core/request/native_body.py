@@ -1,6 +1,7 @@
-"""The seam to a request that goes upstream in its client's own dialect, with what the gateway adds put into it.
+"""The seam to a request that goes upstream in its client's own dialect, with the gateway's changes put into it.
 
-The chat completion that memory reads is made of it, and all that is added is named by the messages of that.
+Memory and prompt work on a chat completion that was read from the request. So the changes are described for that chat
+completion, and the dialect makes them in the request.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from msgspec import Struct
 from adapters.types import Json
 
 
-class NativeAdditions(Struct, frozen=True):
-    """The parts that a prompt adds to a request, and leaves out of it.
+class NativeChanges(Struct, frozen=True):
+    """What a prompt adds to a request, leaves out of it and replaces in it.
 
-    Indices are those of the chat completion's messages.
+    Messages are named by their index in the chat completion.
     """
 
     # Texts for the system prompt.
@@ -43,16 +44,16 @@ class NativeAdditions(Struct, frozen=True):
     is_fallback: bool = False
 
 
-NO_ADDITIONS = NativeAdditions()
+NO_CHANGES = NativeChanges()
 
 
 class UpstreamBody(Struct, frozen=True):
     """A request for the upstream."""
 
     body: bytes
-    # Values that `anthropic-beta` has to have as well.
-    betas: Sequence[str] = ()
-    # The index of the first block of its reply.
+    # Values that the header `anthropic-beta` must have besides the client's.
+    anthropic_betas: Sequence[str] = ()
+    # The index that the first block of its reply has for the client, after those of hidden rounds.
     first_block: int = 0
     # Fields that the model does not take, and that are left out.
     consumed: Sequence[str] = ()
@@ -73,8 +74,8 @@ class NativeBody(Protocol):
         """The thread that the request belongs to; None: the request has all messages of its conversation."""
 
     @property
-    def left_out(self) -> Sequence[str]:
-        """The names of what the request needs and the chat completion lacks, such as a search that its model makes."""
+    def untranslatable(self) -> Sequence[str]:
+        """The names of what the request needs and no chat completion has, such as Anthropic's web search."""
 
     def with_messages_before(self, count: int) -> NativeBody:
         """Returns the body for a chat completion that has `count` messages before those of the request."""
@@ -83,5 +84,5 @@ class NativeBody(Protocol):
     def path(self) -> str:
         """The path below the upstream's base URL, with the query."""
 
-    def render(self, model: str, additions: NativeAdditions = NO_ADDITIONS) -> UpstreamBody:
-        """Returns the request for a model; without additions the bytes that came, but for the model's name."""
+    def render(self, model: str, changes: NativeChanges = NO_CHANGES) -> UpstreamBody:
+        """Returns the request for a model; without changes the bytes that came, but for the model's name."""

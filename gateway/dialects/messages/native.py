@@ -22,7 +22,7 @@ from adapters.types import NATIVE_REPLY, Json
 from gateway.core.conversation.canonical import call_id, call_objects, text_of
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
-from gateway.core.request.native_body import NO_ADDITIONS, MessageThread, NativeAdditions, UpstreamBody
+from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
 from gateway.dialects.lenient import as_list
 from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
 
@@ -41,38 +41,38 @@ class NativeMessages(Struct, frozen=True):
     # Returns the body with another model's name.
     with_model: Callable[[str], bytes]
     thread: MessageThread | None = None
-    left_out: Sequence[str] = ()
+    untranslatable: Sequence[str] = ()
 
     def with_messages_before(self, count: int) -> NativeMessages:
         return replace(self, origins=[*([MessageOrigin(-1)] * count), *self.origins])
 
-    def render(self, model: str, additions: NativeAdditions = NO_ADDITIONS) -> UpstreamBody:
+    def render(self, model: str, changes: NativeChanges = NO_CHANGES) -> UpstreamBody:
         """Returns the request for the upstream."""
         if self.thread is not None and self.thread.previous is not None:
             # The upstream has them since the thread began, and refuses them now.
-            additions = replace(additions, system=(), tools=())
-        messages, system = self._edit_messages(additions), self._extend_system(additions)
+            changes = replace(changes, system=(), tools=())
+        messages, system = self._edit_messages(changes), self._extend_system(changes)
         members: Json = {}  # None: the member is left out
         if messages is not self.json["messages"]:
             members["messages"] = messages
         if system is not self.json.get("system"):
             members["system"] = system
-        if additions.tools:
-            members["tools"] = [*as_list(self.json.get("tools")), *map(_translate_tool, additions.tools)]
-        members |= _name_container(self.json.get("container"), additions.hidden_rounds)
-        if additions.max_tokens is not None:
+        if changes.tools:
+            members["tools"] = [*as_list(self.json.get("tools")), *map(_translate_tool, changes.tools)]
+        members |= _name_container(self.json.get("container"), changes.hidden_rounds)
+        if changes.max_tokens is not None:
             # A limit that the thoughts alone may reach is refused, so a late round has room for them.
-            members["max_tokens"] = max(additions.max_tokens, thinking_budget(self.json) + 1)
-        choice = additions.tool_choice.get("tool_choice")
+            members["max_tokens"] = max(changes.max_tokens, thinking_budget(self.json) + 1)
+        choice = changes.tool_choice.get("tool_choice")
         if choice is not None and ("tools" in members or "tools" in self.json):
             members["tool_choice"] = _translate_choice(choice)
         betas: Sequence[str] = ()
         consumed: Sequence[str] = ()
-        if additions.is_fallback:
+        if changes.is_fallback:
             consumed = self._leave_out_refused_thinking(members, model)
             if _has_thoughts(messages):
                 self._leave_out_thoughts(members, messages)
-        elif binds_thoughts(model) and self._may_move_thoughts(additions):
+        elif binds_thoughts(model) and self._may_move_thoughts(changes):
             betas = self._allow_other_prefix(members, messages)
         if not members:
             return UpstreamBody(self.raw if model == self.json.get("model") else self.with_model(model))
@@ -84,13 +84,13 @@ class NativeMessages(Struct, frozen=True):
                 edit.set_member(key, value)
         if model != self.json.get("model"):
             edit.set_member("model", model)
-        return UpstreamBody(edit.render(), betas, next_block_index([*additions.hidden_rounds]), consumed)
+        return UpstreamBody(edit.render(), betas, next_block_index([*changes.hidden_rounds]), consumed)
 
     # The system prompt
 
-    def _extend_system(self, additions: NativeAdditions) -> Any:
+    def _extend_system(self, changes: NativeChanges) -> Any:
         system = self.json.get("system")
-        texts = [text for text in additions.system if text]
+        texts = [text for text in changes.system if text]
         if not texts:
             return system
         if isinstance(system, list):
@@ -99,21 +99,21 @@ class NativeMessages(Struct, frozen=True):
 
     # The messages
 
-    def _edit_messages(self, additions: NativeAdditions) -> list[Json]:
+    def _edit_messages(self, changes: NativeChanges) -> list[Json]:
         """Returns the messages for the upstream: the same list where nothing is added or left out."""
         messages: list[Json] = self.json["messages"]
         replacements = {
             self.origins[index].message: replacement
-            for index, replacement in additions.replacements.items()
+            for index, replacement in changes.replacements.items()
             # A reply of one round is the client's own, with the thoughts that it still has.
             if len(replacement) > 1
         }
-        dropped = additions.dropped | {index for index, new in additions.replacements.items() if not new}
-        notes = self._place_notes(additions.notes)
-        if not (replacements or notes or dropped or additions.stored_messages or additions.hidden_rounds):
+        dropped = changes.dropped | {index for index, new in changes.replacements.items() if not new}
+        notes = self._place_notes(changes.notes)
+        if not (replacements or notes or dropped or changes.stored_messages or changes.hidden_rounds):
             return messages
         dropped_messages, dropped_results = self._place_dropped(dropped)
-        turns = _translate_to_turns([_split_note(m, note) for m, note in additions.stored_messages])
+        turns = _translate_to_turns([_split_note(m, note) for m, note in changes.stored_messages])
         ends_with_added = bool(turns)
         for index, message in enumerate(messages):
             if index in dropped_messages:
@@ -131,7 +131,7 @@ class NativeMessages(Struct, frozen=True):
             else:
                 turns.append(edited)
             ends_with_added = False
-        return [*turns, *_translate_to_turns(additions.hidden_rounds)]
+        return [*turns, *_translate_to_turns(changes.hidden_rounds)]
 
     def _place_notes(self, notes: Mapping[int, str]) -> dict[int, tuple[int, str]]:
         """Returns notes by the messages that they go into, each with the block before which it stands."""
@@ -156,13 +156,13 @@ class NativeMessages(Struct, frozen=True):
 
     # Thoughts
 
-    def _may_move_thoughts(self, additions: NativeAdditions) -> bool:
+    def _may_move_thoughts(self, changes: NativeChanges) -> bool:
         """Returns whether a thought may come after something else than that about which it was thought."""
         # A stored message may not have the form in which it came.
-        if not (additions.changes_prefix or additions.stored_messages):
+        if not (changes.changes_prefix or changes.stored_messages):
             return False
         # The thoughts of this turn's own rounds come after what they were thought about.
-        return _has_thoughts(self._edit_messages(replace(additions, hidden_rounds=())))
+        return _has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
 
     def _allow_other_prefix(self, members: Json, messages: list[Json]) -> Sequence[str]:
         """Has thoughts that no longer fit left out, by the upstream where it can be asked for that."""

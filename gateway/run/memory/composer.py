@@ -29,16 +29,9 @@ from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import (
-    NO_NOTE,
-    NO_RECALL,
-    WHOLE_WINDOW,
-    EndpointForm,
-    FittedWindow,
-    Prompt,
-    RecallResult,
-)
+from gateway.run.memory.prompt import NO_NOTE, WHOLE_WINDOW, EndpointForm, FittedWindow, Prompt
 from gateway.run.memory.recall import QueryVectors, Recaller, render_changes
+from gateway.run.memory.recall_result import NO_RECALL, RecallResult
 from storage.errors import StoreError
 from storage.records import Block
 from storage.sql.store import Store
@@ -103,7 +96,9 @@ class Composer(Struct, frozen=True):
         if target is not None and target.new_index is not None and target.new_index in notes:
             if section.changes:
                 # The note stays, and what has changed in the blocks since is appended to it.
-                notes[target.new_index] += render_changes(context, section, WHOLE_WINDOW.notes(composition))
+                notes[target.new_index] += render_changes(
+                    context, section, WHOLE_WINDOW.fitting_notes(composition)
+                )
                 composition = await self._compose(context, notes)
             target = None
         prompt = Prompt(
@@ -116,7 +111,7 @@ class Composer(Struct, frozen=True):
             eviction=NO_EVICTION,
             window=WHOLE_WINDOW,
             section=section,
-            notes={} if plan.off_record else notes,
+            new_notes={} if plan.off_record else notes,
             recall=NO_RECALL,
             tools_first=bool(request.spec.uid) or context.is_stored,
         )
@@ -126,7 +121,7 @@ class Composer(Struct, frozen=True):
         recall = await self.recaller.recall(context, prompt, vectors, target.text, target.name)
         if target.new_index is not None and not plan.off_record:
             # An empty note is stored as well, so that nothing is searched twice.
-            prompt = replace(prompt, notes={**notes, target.new_index: recall.note})
+            prompt = replace(prompt, new_notes={**notes, target.new_index: recall.note})
         if recall.note:
             prompt = _with_note(context, prompt, recall, target.list_index)
         return replace(prompt, recall=recall)
@@ -151,7 +146,7 @@ class Composer(Struct, frozen=True):
         else:
             old = prompt.composition
             composition = replace(
-                await self._compose(context, prompt.notes), notes=old.notes, note_tokens=old.note_tokens
+                await self._compose(context, prompt.new_notes), notes=old.notes, note_tokens=old.note_tokens
             )
             eviction = self._make_eviction(context, composition)
             prompt = replace(prompt, composition=composition, eviction=eviction)

@@ -20,7 +20,6 @@ from gateway.core.conversation.provider_fields import (
 from gateway.core.message_text import with_text_before
 from gateway.core.prompt.compose import Composition, InsertedMessage, without_results
 from gateway.core.prompt.eviction import Eviction
-from gateway.core.prompt.note_choice import Choice
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, is_mark_named, last_shown
@@ -28,11 +27,11 @@ from gateway.core.prompt.summary import WantedSummary
 from gateway.core.request.chat_request import MAX_COMPLETION_TOKENS, ChatRequest
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.envelope import thinking_budget
-from gateway.core.request.native_body import NativeAdditions
+from gateway.core.request.native_body import NativeChanges
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.upstream.policy import Target
-from storage.records import Evicted, Message
-from storage.search_trace import HitScores, SearchTrace
+from gateway.run.memory.recall_result import RecallResult
+from storage.records import Evicted
 
 
 class EndpointForm(Struct, frozen=True):
@@ -122,7 +121,7 @@ class FittedWindow(Struct, frozen=True):
             else [composition.inserted[n] for n in self.included]
         )
 
-    def notes(self, composition: Composition) -> list[str]:
+    def fitting_notes(self, composition: Composition) -> list[str]:
         """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
         found = [note for index, note in composition.notes.items() if index not in self.dropped]
         found += [each.note for each in self.inserted(composition) if each.note]
@@ -143,52 +142,14 @@ class FittedWindow(Struct, frozen=True):
 WHOLE_WINDOW = FittedWindow()
 
 
-class SearchRecord(Struct, frozen=True):
-    """The record of a search of memory for one message. It is stored with the turn."""
-
-    # One of OUTCOMES, where the search failed or all was shown before; "": what was found decides.
-    why: str
-    # What was found, best first.
-    messages: Sequence[Message]
-    # What went into the note, and why the other messages stayed out.
-    choice: Choice
-    # Why other messages that were found are not among these, by number.
-    ruled_out: Mapping[int, str]
-    is_selection: bool
-    # The ranking of the search, without `weak_hits`.
-    trace: SearchTrace
-    # The best of the hits that were too weak, by number.
-    weak: Sequence[tuple[int, HitScores]]
-
-
-class RecallResult(Struct, frozen=True):
-    """The note that was made for a request, and how making it went."""
-
-    # "": there is none.
-    note: str = ""
-    tokens: int = 0
-    # How long the search took, in milliseconds; 0: nothing was searched.
-    ms: float = 0.0
-    # When it began, by `time.perf_counter()`.
-    begun: float = 0.0
-    # How many hits went into the note.
-    count: int = 0
-    has_failed: bool = False
-    is_late: bool = False
-    # None: it is not stored with the turn.
-    search: SearchRecord | None = None
-
-
-NO_RECALL = RecallResult()
-
-
 class Prompt(Struct, frozen=True):
     """The prompt for one target. All rounds of the turn begin with it."""
 
     request: ChatRequest
     target: Target
     form: EndpointForm = field(default_factory=EndpointForm)
-    # Text for the leading system message.
+    # What the gateway appends to the leading system message: the agent's own prompt and the memory section. The summary
+    # that follows them is in `window`.
     system: str = ""
     # The definitions of the gateway's tools.
     tools: Sequence[dict[str, Any]] = ()
@@ -198,8 +159,9 @@ class Prompt(Struct, frozen=True):
     window: FittedWindow = field(default_factory=FittedWindow)
     # The memory section that `system` ends with.
     section: Section = field(default_factory=lambda: NO_SECTION)
-    # The notes that are written with the turn, by the index of their message among the new ones.
-    notes: Mapping[int, str] = field(default_factory=dict)
+    # The notes of the new messages, by their index among these, which are written with the turn. `composition` has all
+    # notes that the prompt shows, those of earlier messages too.
+    new_notes: Mapping[int, str] = field(default_factory=dict)
     recall: RecallResult = field(default_factory=RecallResult)
     # The gateway's tools stand before the client's. They change less, and a provider's cache begins with the tools.
     tools_first: bool = False
@@ -226,8 +188,8 @@ class Prompt(Struct, frozen=True):
         """Returns the prompt without memory section, notes and summary; None: it has none of them."""
         section, composition = self.section.without_blocks(), self.composition.without_notes()
         system = self.system if section is self.section else section.text
-        notes = self.window.notes(self.composition)
-        if not (notes or self.window.summary or system != self.system):
+        fitting = self.window.fitting_notes(self.composition)
+        if not (fitting or self.window.summary or system != self.system):
             return None
         return replace(
             self,
@@ -235,7 +197,7 @@ class Prompt(Struct, frozen=True):
             section=section,
             composition=composition,
             window=replace(self.window, summary=""),
-            notes=dict.fromkeys(self.notes, ""),
+            new_notes=dict.fromkeys(self.new_notes, ""),
             recall=replace(self.recall, note="", tokens=0),
             changes_prefix=True,
         )
@@ -272,7 +234,7 @@ class Prompt(Struct, frozen=True):
 
     def names_mark(self, mark: str) -> bool:
         """Returns whether one of the gateway's texts in the prompt names the mark of the memory's notes."""
-        return is_mark_named((self.system, *self.window.notes(self.composition)), mark)
+        return is_mark_named((self.system, *self.window.fitting_notes(self.composition)), mark)
 
     def hides_shown_blocks(self, window: FittedWindow) -> bool:
         """Returns whether a window leaves out what the prompt shows last of a memory block."""
@@ -332,70 +294,88 @@ class Prompt(Struct, frozen=True):
                 found += estimate_tokens(text)
         return found
 
-    def additions(
-        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer = ANYTHING
-    ) -> NativeAdditions:
-        """Returns what a request in its client's own dialect gets. The parameters are those of `body`."""
+    def changes(
+        self,
+        hidden_rounds: Sequence[WireMessage] = (),
+        budget_tokens: int | None = None,
+        offer: Offer = ANYTHING,
+    ) -> NativeChanges:
+        """Returns what changes in a request in its client's own dialect. The parameters are those of `body`."""
         inserted = [(each.message, each.note) for each in self.window.inserted(self.composition)]
-        is_limited = bool(more) and self.request.max_tokens_field is not None
-        return NativeAdditions(
+        is_limited = bool(hidden_rounds) and self.request.max_tokens_field is not None
+        return NativeChanges(
             system=[text for text in (self.system, self.window.summary) if text],
             notes={i: note for i, note in self.composition.notes.items() if i not in self.window.dropped},
             dropped=self.window.dropped,
             replacements=self.replacements,
             stored_messages=inserted,
             tools=self.tools,
-            hidden_rounds=more,
+            hidden_rounds=hidden_rounds,
             max_tokens=budget_tokens if is_limited else None,
             tool_choice=self._fields_of(offer),
             changes_prefix=self.changes_prefix,
         )
 
     def body(
-        self, more: Sequence[WireMessage] = (), budget_tokens: int | None = None, offer: Offer = ANYTHING
+        self,
+        hidden_rounds: Sequence[WireMessage] = (),
+        budget_tokens: int | None = None,
+        offer: Offer = ANYTHING,
     ) -> bytes:
-        """Returns the request's JSON.
+        """Returns the request's JSON, as a chat completion.
 
-        more: hidden rounds of this turn.
+        hidden_rounds: the messages of this turn's rounds so far.
         budget_tokens: what is left of the client's limit.
         offer: what the model may call.
         """
-        request, dropped = self.request, self.window.dropped
-        edit = request.begin_edit()
-        if request.model != self.target.model:
-            edit.set_member("model", self.target.model)
-        for key in (*self.form.consumed, *(request.added_fields & self.form.refused)):
-            edit.drop_member(key)
-        limit_key = request.max_tokens_field
-        if limit_key in self.form.refused and limit_key in request.added_fields:
-            limit_key = MAX_COMPLETION_TOKENS
-            edit.set_member(limit_key, request.max_tokens)
-        if self.form.thinks_on_request:
-            edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
-        if self.has_tools_in_place_of_thoughts:
-            if self.form.effort_with_tools:
-                edit.set_member("reasoning_effort", self.form.effort_with_tools)
-            else:
-                edit.drop_member("reasoning_effort")
-        for index in self.form.as_system:
-            if index not in dropped:
-                edit.set_role(index, "system")
-        for index in self.form.changed_messages | self.without_media:
-            edit.replace_message(index, [self.client_message(index)])
+        edit = self.request.begin_edit()
+        limit_field = self._adapt_fields(edit)
+        self._adapt_messages(edit)
         self._put_additions(edit)
         if self.adds_usage:
-            options = {**(request.json.get("stream_options") or {}), "include_usage": True}
+            options = {**(self.request.json.get("stream_options") or {}), "include_usage": True}
             edit.set_member("stream_options", options)
-        if more:
-            edit.insert_messages(len(request.messages), more)
-            if budget_tokens is not None and limit_key is not None:
+        if hidden_rounds:
+            edit.insert_messages(len(self.request.messages), hidden_rounds)
+            if budget_tokens is not None and limit_field is not None:
                 # Claude refuses a limit that its thoughts alone may reach, so a late round has room for them.
-                limit = max(budget_tokens, thinking_budget(request.json) + 1)
-                edit.set_member(limit_key, limit)
+                limit = max(budget_tokens, thinking_budget(self.request.json) + 1)
+                edit.set_member(limit_field, limit)
         for key, value in self._fields_of(offer).items():
             if key not in self.form.refused:
                 edit.set_member(key, value)
         return edit.render()
+
+    def _adapt_fields(self, edit: BodyEdit) -> str | None:
+        """Names the model, and changes the fields that it takes otherwise or not at all.
+
+        Returns the field with the limit of the reply's tokens; None: there is none.
+        """
+        request, form = self.request, self.form
+        if request.model != self.target.model:
+            edit.set_member("model", self.target.model)
+        for key in (*form.consumed, *(request.added_fields & form.refused)):
+            edit.drop_member(key)
+        limit_field = request.max_tokens_field
+        if limit_field in form.refused and limit_field in request.added_fields:
+            limit_field = MAX_COMPLETION_TOKENS
+            edit.set_member(limit_field, request.max_tokens)
+        if form.thinks_on_request:
+            edit.set_member("reasoning_effort", _DEFAULT_EFFORT)
+        if self.has_tools_in_place_of_thoughts:
+            if form.effort_with_tools:
+                edit.set_member("reasoning_effort", form.effort_with_tools)
+            else:
+                edit.drop_member("reasoning_effort")
+        return limit_field
+
+    def _adapt_messages(self, edit: BodyEdit) -> None:
+        """Changes the client's messages that the endpoint reads otherwise."""
+        for index in self.form.as_system:
+            if index not in self.window.dropped:
+                edit.set_role(index, "system")
+        for index in self.form.changed_messages | self.without_media:
+            edit.replace_message(index, [self.client_message(index)])
 
     def _fields_of(self, offer: Offer) -> Mapping[str, Any]:
         """Returns the fields that ask for an offer."""

@@ -24,7 +24,8 @@ from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt, RecallResult, SearchRecord
+from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt
+from gateway.run.memory.recall_result import RecallResult, SearchRecord
 from gateway.run.memory.superseded import superseded_exchanges
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_origin
 from gateway.settings import MemorySettings

@@ -261,7 +261,7 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         conversation=None if conversation is None else conversation.id,
         revision=0 if conversation is None else conversation.revision,
         now=now,
-        exchange=open_step(context.plan, prompt.notes, prompt.window.evicted),
+        exchange=open_step(context.plan, prompt.new_notes, prompt.window.evicted),
         run=run,
         section=prompt.section.sent,
         defaults=spec.own_blocks,

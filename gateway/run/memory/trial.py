@@ -13,7 +13,6 @@ from msgspec import Struct
 from gateway.core.memory.standing import standing_block
 from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.tags import mark_of
-from gateway.run.memory.prompt import SearchRecord
 from gateway.run.memory.recall import (
     SPARE_BUDGETS,
     EmbedQuery,
@@ -25,6 +24,7 @@ from gateway.run.memory.recall import (
     nearest_facts,
     selection_limit,
 )
+from gateway.run.memory.recall_result import SearchRecord
 from storage.records import Agent, Message, StandingFact
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store

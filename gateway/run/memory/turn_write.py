@@ -117,7 +117,7 @@ def _request_end(
         full=full,
         shown_reply=shown_reply,
         now=now,
-        notes=prompt.notes,
+        notes=prompt.new_notes,
         gateway_calls=gateway_calls,
         edits=bool(ops),
         evicted=prompt.window.evicted,

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.request.native_body import NativeAdditions
+from gateway.core.request.native_body import NativeChanges
 from gateway.dialects.messages.native import NativeMessages
 from gateway.dialects.messages.read import parse_body, read_request
 from gateway.errors import BadRequest
@@ -18,7 +18,7 @@ from gateway.errors import BadRequest
 Json = dict[str, Any]
 JUNK: list[Any] = [None, 0, -1, 1.5, True, "", "x", [], {}, [None], [[]], {"type": None}, {"type": ["a"]}]
 MARK = {"type": "ephemeral"}
-ADDITIONS = NativeAdditions(
+CHANGES = NativeChanges(
     system=("Memory.",),
     tools=({"type": "function", "function": {"name": "memory_search"}},),
     hidden_rounds=({"role": "assistant", "content": "Let me look."},),
@@ -121,7 +121,7 @@ def test_a_field_of_another_form_is_refused_or_read(path: tuple[Any, ...], is_le
         if is_lenient:
             native = NativeMessages(body, json, request.origins, "/messages", partial(_unchanged, body))
             assert native.render("m").body == body
-            assert native.render("m", ADDITIONS).body != body
+            assert native.render("m", CHANGES).body != body
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_stored_messages_that_this_dialect_has_no_form_for_leave_their_words() -
     json = parse_body(body)
     request = read_request(body, json, (), 100, is_lenient=True)
     native = NativeMessages(body, json, request.origins, "/messages", partial(_unchanged, body))
-    sent = native.render("m", NativeAdditions(stored_messages=[(message, "") for message in stored])).body
+    sent = native.render("m", NativeChanges(stored_messages=[(message, "") for message in stored])).body
     turns = [
         (turn["role"], turn["content"] if isinstance(turn["content"], str) else turn["content"][0]["text"])
         for turn in orjson.loads(sent)["messages"]
