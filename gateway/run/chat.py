@@ -23,7 +23,7 @@ from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.asides import filler_asides
 from gateway.core.turn.client_view import MakesUnseen, MakesView
-from gateway.core.turn.native_form import ReplyChange
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported

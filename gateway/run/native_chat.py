@@ -9,8 +9,9 @@ from functools import partial
 
 from gateway.core.conversation.canonical import is_system
 from gateway.core.request.identity import Mode
+from gateway.core.request.known_replies import MemoryKey
 from gateway.core.turn.commands import FINISHED, TurnOutcome
-from gateway.core.turn.native_form import MemoryKey, NativeReader
+from gateway.core.turn.native_reader import NativeReader
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.errors import BadRequest, GatewayError, MemoryUnavailable
 from gateway.run.call import ChatCall, Forwarded, make_native_call, note_identity

@@ -1,4 +1,4 @@
-"""Memory's part of native requests (gateway.core.turn.native_form), whose upstream names the replies that it stores."""
+"""Memory's part of native requests (gateway.run.native_request), whose upstream names the replies that it stores."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from adapters.base import StreamReservation
 from adapters.errors import ProviderTooLarge
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
+from gateway.core.request.known_replies import MemoryKey
 from gateway.core.turn.commands import End, TurnOutcome
-from gateway.core.turn.native_form import MemoryKey, NativeReader, NativeReply
+from gateway.core.turn.native_reader import NativeReader, NativeReply
 from gateway.run.deferred_replies import DeferredReplies, DeferredReply, DeferredReplyRow
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import Prompt
@@ -56,7 +57,7 @@ class _Turn(Struct, frozen=True):
 
 
 class EarlierReplies:
-    """The `Earlier` of the process: a cache of replies by their ids, apart for each memory.
+    """The `KnownReplies` of the process: a cache of replies by their ids, apart for each memory.
 
     A client may send the id of a reply alone, and memory has to know which conversation continues.
     """
@@ -135,7 +136,7 @@ class EarlierReplies:
 
 
 class FoundReplies(Struct, frozen=True):
-    """The `Earlier` of one request: what the store has of its ids, and the cache of the process."""
+    """The `KnownReplies` of one request: what the store has of its ids, and the cache of the process."""
 
     # By the id of a reply, the messages down to it.
     paths: Mapping[str, Sequence[Json]]

@@ -1,4 +1,4 @@
-"""The seam to a dialect whose requests go upstream in it, with memory added (gateway.core.turn.native_form)."""
+"""The seam to a dialect whose requests go upstream in it, with memory added; the reply passes as it comes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Protocol
 
 from adapters.types import Json
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.turn.native_form import Earlier, MemoryKey, NativeReader, ReplyChange
+from gateway.core.request.known_replies import KnownReplies, MemoryKey
+from gateway.core.turn.native_reader import NativeReader
+from gateway.core.turn.reply_change import ReplyChange
 
 
 class NativeRequest(Protocol):
@@ -49,7 +51,7 @@ class NativeRequest(Protocol):
     def is_stored(self) -> bool:
         """The upstream stores the reply, so another request may refer to it."""
 
-    def with_history(self, earlier: Earlier, memory: MemoryKey) -> NativeRequest:
+    def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies that it refers to in its `chat`, as far as they are known."""
 
     def body(self, model: str, system: str = "", notes: Mapping[int, str] | None = None) -> bytes:
@@ -59,7 +61,8 @@ class NativeRequest(Protocol):
         notes: each in front of a message, by its index in `chat`.
         """
 
-    def reader(self) -> NativeReader: ...
+    def reader(self) -> NativeReader:
+        """Returns what reads one reply to it."""
 
     def change(self) -> ReplyChange:
         """Returns the change that removes from its reply what memory has added to the request."""

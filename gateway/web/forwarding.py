@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gateway.core.request.request_headers import RawHeaders, refuse_repeated
-from gateway.core.turn.native_form import ReplyChange
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.usage.reported import costs_tokens
 from gateway.dialects.fields import check_model_name
 from gateway.errors import BadRequest, NotAllowed, UnknownPath

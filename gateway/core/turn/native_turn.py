@@ -12,7 +12,8 @@ from adapters.types import Event, Header
 from gateway.core.turn import commands, events
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
-from gateway.core.turn.native_form import NativeReader, ReplyChange
+from gateway.core.turn.native_reader import NativeReader
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.upstream_error import RESPONSE_FAILED, error_of_stream, is_for_good
 from gateway.core.usage.reported import UsageReader
 from gateway.errors import GatewayError, UpstreamBroke

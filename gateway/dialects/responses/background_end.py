@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from adapters.types import Event
-from gateway.core.turn.native_form import ReplyChange
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.usage.reported import is_pending
 from gateway.dialects.lenient import decode_object
 from gateway.dialects.responses.members import decode_upstream_members

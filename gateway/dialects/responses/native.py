@@ -19,9 +19,10 @@ from gateway.core.conversation.heard import as_heard
 from gateway.core.json_limits import is_too_deep
 from gateway.core.request.chat_request import ChatRequest, Reference
 from gateway.core.request.edit import BodyEdit
+from gateway.core.request.known_replies import KnownReplies, MemoryKey
 from gateway.core.turn.commands import FINISHED, End
 from gateway.core.turn.draft import join_messages
-from gateway.core.turn.native_form import Earlier, MemoryKey, NativeReply
+from gateway.core.turn.native_reader import NativeReply
 from gateway.core.usage.reported import is_pending
 from gateway.dialects.chat.parse import parse as parse_chat
 from gateway.dialects.fields import read_object, read_optional, repeated_keys
@@ -83,11 +84,11 @@ class NativeResponse(Struct, frozen=True):
     def is_stored(self) -> bool:
         return self.json.get("store") is not False
 
-    def with_history(self, earlier: Earlier, memory: MemoryKey) -> NativeResponse:
+    def with_history(self, known: KnownReplies, memory: MemoryKey) -> NativeResponse:
         """Returns the request with the messages that it only refers to in `chat`, as far as they are known."""
         head = self.chat.messages[:1] if self.json.get("instructions") else []
-        path: Sequence[Json] = earlier.path(memory, self.previous_id)
-        named = {each.index - len(head): earlier.reply(memory, each.id) for each in self.references}
+        path: Sequence[Json] = known.path(memory, self.previous_id)
+        named = {each.index - len(head): known.reply(memory, each.id) for each in self.references}
         places = self.places[len(self.places) - len(self.new) :]
         placed = [
             (put, at)

@@ -18,7 +18,7 @@ from adapters.base import Provider
 from adapters.types import Capabilities, Header, ModelRequest
 from gateway.core.request.identity import IdentityRules, ReadNames, asks_agent, user_of
 from gateway.core.request.request_headers import headers_for_upstream
-from gateway.core.turn.native_form import ReplyChange
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import costs_tokens
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError

@@ -14,7 +14,7 @@ from adapters.base import MAX_REPLY_BYTES, ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.sse import EventDecoder
 from adapters.types import Header
-from gateway.core.turn.native_form import ReplyChange
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.upstream_error import error_of_stream
 from gateway.core.usage.reported import UsageReader
 from gateway.core.usage.withheld_usage import without_usage

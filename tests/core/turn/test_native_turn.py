@@ -26,7 +26,7 @@ from gateway.core.turn.events import (
     ReplyStarted,
     Saved,
 )
-from gateway.core.turn.native_form import NativeReply
+from gateway.core.turn.native_reader import NativeReply
 from gateway.core.turn.native_turn import NativeTurn
 from gateway.errors import UpstreamBroke, UpstreamRefused
 from tests.core.turn.playbook import JSON, SSE

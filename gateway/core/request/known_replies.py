@@ -1,0 +1,20 @@
+"""The seam to the replies that a request may refer to by the ids that an upstream has given them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from adapters.types import Json
+
+# The uid of a memory, and its epoch, which rises with a forgetting: its replies are looked up again then.
+MemoryKey = tuple[str, int]
+
+
+class KnownReplies(Protocol):
+    """The replies of memories that are known by an upstream's ids."""
+
+    def path(self, memory: MemoryKey, id: str | None) -> list[Json]:
+        """Returns the messages down to a reply, oldest first, as far up as they are known."""
+
+    def reply(self, memory: MemoryKey, id: str) -> Json | None:
+        """Returns the reply that has this id, or a part with it; None: it is not known."""

@@ -1,0 +1,46 @@
+"""The seam by which a dialect reads the reply to a native request as it passes: what of it the turn stores.
+
+Nothing of the reply is translated, so all that the upstream can do stays. (The request is described in
+gateway.run.native_request.)
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from adapters.types import Event, Json
+from gateway.core.turn.commands import End
+
+
+class NativeReply(Struct, frozen=True):
+    """A reply as far as it has come."""
+
+    # FINISHED: it is complete; FAILED: the upstream reports a failure; CANCELLED: it would be cut here.
+    end: End
+    # The reply as a message; None: it has no content.
+    shown_reply: Json | None = None
+    # The ids by which its client may refer to it: its own and those of its parts.
+    ids: tuple[str, ...] = ()
+
+
+class NativeReader(Protocol):
+    """Reads one reply: the events of a stream as they come, or the body of a whole reply."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the reply's end was among what has been read."""
+
+    @property
+    def background_id(self) -> str | None:
+        """The id of a response that the upstream makes in the background; None: it does not."""
+
+    def take(self, event: Event) -> None:
+        """Reads the next event of a stream. One after the reply's end is ignored."""
+
+    def take_whole(self, body: bytes) -> None:
+        """Reads a whole reply."""
+
+    def reply(self) -> NativeReply:
+        """Returns what has been read so far, at any time: of a stream without an end it is CANCELLED."""
