@@ -72,11 +72,10 @@ class ChatAgents(Struct, frozen=True):
             alone=serial_tools(spec),
             asides=asides_of(spec, request.tools),
         )
-        has_rules = spec.defined is not None and spec.defined.rules
-        return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if has_rules else ())
+        return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if spec.definition.rules else ())
 
     def toolbox(self, call: ChatCall, context: MemoryContext, edits: BlockEdits) -> Toolbox:
-        has_agent = bool(context.request.spec.uid)
-        sender = Sender.of(context, Waiter(context.agent.uid), call.forwarded) if has_agent else None
+        is_profile = context.request.spec.is_profile
+        sender = None if is_profile else Sender.of(context, Waiter(context.agent.uid), call.forwarded)
         journal = None if call.record is None else call.record.journal
         return self.runs.toolboxes.make(context, edits, sender=sender, calls=journal)

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from gateway.core.definition import AgentDefinition, Sleeptime, ToolDefinition
+from gateway.core.definition import NO_DEFINITION, AgentDefinition, Sleeptime, ToolDefinition
 from storage.records import Block
 
 
@@ -50,8 +50,23 @@ def filler_written(filler: Filler) -> Literal["model", "none"] | dict[str, Any]:
 SpeakingStyle = Literal["reply", "message"]
 
 
+class MessageBounds(Struct, frozen=True):
+    """The most messages that a window may have, and the least that stay when it is cut above that."""
+
+    most: int
+    least: int
+
+    @property
+    def early(self) -> int:
+        """The number above which the next turn may be too much: a summary is made then, so that it is ready."""
+        return self.most - max(2, self.most // 10)
+
+
 class AgentSpec(Struct, frozen=True):
-    """One agent as a turn needs it. A turn uses the same value to its end, even if the definition changes meanwhile."""
+    """One agent as a turn needs it: a profile of the settings, or an agent that was made over REST.
+
+    A turn uses the same value to its end, even if the definition changes meanwhile.
+    """
 
     name: str
     # The agent's own prompt, which stands before the memory blocks.
@@ -70,7 +85,7 @@ class AgentSpec(Struct, frozen=True):
     # client's list alone; "append": the stored conversation, to which the client sends new messages only.
     history: Literal["full", "append", "client"] = "full"
     # The memory section is rendered again with each request.
-    rebuilds: bool = False
+    rebuilds_section: bool = False
     # Messages that leave the window are summarised.
     summarises: bool = True
     # The memory blocks a new user begins with, in the order in which they stand in the prompt.
@@ -79,34 +94,38 @@ class AgentSpec(Struct, frozen=True):
     shared: frozenset[str] = frozenset()
     # What the user hears while a gateway tool runs.
     filler: Filler = None
-    # The public id of the agent, which has one memory; "": a profile, which has a memory for each user.
+    # The sleeptime agents that read its turns; None: there are none.
+    sleeptime: Sleeptime | None = None
+    # The public id of an agent that was made over REST; "": a profile. A profile has no value in the fields below.
     uid: str = ""
     # Its speaking style.
     style: SpeakingStyle = "reply"
     # Its tools, in the order in which the model gets them.
     tools: tuple[AgentTool, ...] = ()
-    # Its definition over REST; None: the agent is made of a profile.
-    defined: AgentDefinition | None = None
-    # The sleeptime agents that read its turns; None: there are none.
-    sleeptime: Sleeptime | None = None
+    # The rest of its definition.
+    definition: AgentDefinition = NO_DEFINITION
+
+    @property
+    def is_profile(self) -> bool:
+        """The agent is a profile, with a memory for each user. One that was made over REST has a single memory."""
+        return not self.uid
 
     @property
     def initial_messages(self) -> tuple[dict[str, Any], ...]:
         """The messages with which each of its stored conversations begins."""
-        return () if self.defined is None else self.defined.initial_messages
+        return self.definition.initial_messages
 
     @property
     def fixed_filler(self) -> FixedFiller | None:
         return self.filler if isinstance(self.filler, FixedFiller) else None
 
     @property
-    def bounds(self) -> tuple[int, int] | None:
-        """The most messages of its window, and the least that stay when it is cut; None: tokens count alone."""
-        most = None if self.defined is None else self.defined.most_messages
-        if self.defined is None or most is None:
+    def window_bounds(self) -> MessageBounds | None:
+        """The bounds of its window in messages; None: tokens count alone."""
+        most, least = self.definition.most_messages, self.definition.least_messages
+        if most is None:
             return None
-        least = self.defined.least_messages
-        return most, min(most, most // 2 if least is None else least)
+        return MessageBounds(most, min(most, most // 2 if least is None else least))
 
     @property
     def own_blocks(self) -> list[Block]:

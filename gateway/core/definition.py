@@ -6,7 +6,7 @@ A dialect makes it of a request and shows it again; what a turn needs of it goes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 from msgspec import Struct, field
@@ -90,6 +90,10 @@ class AgentDefinition(_Stored, frozen=True):
     sleeptime: Sleeptime | None = None
     # Fields of a dialect that have no effect here and are returned as they came.
     retained: dict[str, Any] = field(default_factory=dict, name="kept")
+
+
+# What a profile has in its place: no field that takes effect.
+NO_DEFINITION: Final = AgentDefinition("")
 
 
 class ToolDefinition(_Stored, frozen=True):

@@ -216,7 +216,7 @@ class Chat:
         """Returns the owner of a memory as it is stored. Raises: MemoryUnavailable."""
         agents = self.keeper.store.agents
         with map_store_errors():
-            if spec.uid:
+            if not spec.is_profile:
                 return await agents.find_or_draft(scope, must_exist=True)
             return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.keeper.now())
 
@@ -402,7 +402,7 @@ class Chat:
             notes_replies=call.record is not None,
         )
         guide = None
-        if spec.uid:
+        if not spec.is_profile:
             terms, guide = self._agents.terms(spec, request, prompt, terms)
         elif spec.filler == "model":
             terms = replace(terms, asides=filler_asides(tools))

@@ -147,7 +147,7 @@ def _spec_of(profile: ProfileSettings, memory: MemorySettings) -> AgentSpec:
         context_window=profile.context_window,
         offers_tools=profile.memory_tools,
         history=profile.history or memory.history,
-        rebuilds=profile.rebuild == "always",
+        rebuilds_section=profile.rebuild == "always",
         summarises=(profile.compaction or memory.compaction) == "summary",
         blocks=tuple(_block_of(block) for block in profile.blocks),
         filler=_filler_of(profile.filler),

@@ -33,7 +33,7 @@ SCHEMA = {
 
 def options(tool: ToolDefinition) -> dict[str, Any]:
     defined = AgentDefinition("letta_v1_agent", "You help.")
-    return {"uid": UID, "tools": (AgentTool("lookup", tool),), "defined": defined}
+    return {"uid": UID, "tools": (AgentTool("lookup", tool),), "definition": defined}
 
 
 def make_ann(life: Life, url: str, schema: dict[str, Any] = SCHEMA) -> None:

@@ -181,7 +181,7 @@ def test_an_edit_that_is_made_again_still_says_who_allowed_it(
     life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rule = {"type": "requires_approval", "tool_name": "memory_insert"}
-    other = life.other(defined=AgentDefinition("react_agent", rules=(rule,)))
+    other = life.other(definition=AgentDefinition("react_agent", rules=(rule,)))
     life.upstream.queue(call_tools(insert("Ann too.", "m1")), say("Done."))
     assert other.send("Note it.").run.stop == "requires_approval"
     first_writes(other, "Bob was here.", monkeypatch)

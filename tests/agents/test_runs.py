@@ -639,7 +639,7 @@ def test_the_first_send_is_recognised_after_the_initial_messages(
 ) -> None:
     first = ({"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Ann."})
     with agents(
-        upstream, tmp_path, defined=AgentDefinition("react_agent", "", initial_messages=first)
+        upstream, tmp_path, definition=AgentDefinition("react_agent", "", initial_messages=first)
     ) as life:
         again = {"otid": "one"} if by == "otid" else {"is_retry": True}
         life.send("Hi", otid="one")
@@ -651,7 +651,7 @@ def test_the_first_send_is_recognised_after_the_initial_messages(
 def test_of_four_first_sends_one_begins_the_conversation(upstream: StrictUpstream, tmp_path: Path) -> None:
     first = ({"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "Ann."})
     with agents(
-        upstream, tmp_path, defined=AgentDefinition("react_agent", "", initial_messages=first)
+        upstream, tmp_path, definition=AgentDefinition("react_agent", "", initial_messages=first)
     ) as life:
         for send in [life.begin(f"Message {n}") for n in range(4)]:
             send.result(PATIENCE_S)

@@ -58,7 +58,7 @@ def agent(
         "uid": "abc",
         "style": style,
         "tools": (*made, AgentTool("pay", PAY)),
-        "defined": defined,
+        "definition": defined,
     }
     with agents(upstream, folder, **options) as life:
         yield life

@@ -319,8 +319,8 @@ class MessageRoutes:
         """Summarises a conversation of an agent while no turn runs in it. conversation: as it is looked up."""
         body: Compact = request.body
         api, settings = self._api, merge_compaction({}, body.compaction_settings)
-        own = {} if spec.defined is None else spec.defined.compaction
-        terms, own_route = SummaryTerms.of({**own, **settings}), partial(agent_route, api.settings, spec)
+        terms = SummaryTerms.of({**spec.definition.compaction, **settings})
+        own_route = partial(agent_route, api.settings, spec)
         api.registry.check_model(terms.model)
         # Without a model for summaries the agent's own writes it.
         api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])

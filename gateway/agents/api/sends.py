@@ -174,7 +174,7 @@ class SendRoutes:
             conversation,
             messages=content.messages,
             decisions=content.answers,
-            fields={} if spec.defined is None else spec.defined.sampling,
+            fields=spec.definition.sampling,
             client_tools=tuple(_offered(tool) for tool in fields.get("client_tools") or ()),
             max_steps=send.max_steps,
             otid=content.otid,

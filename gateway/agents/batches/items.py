@@ -351,7 +351,9 @@ class ItemTurns:
             )
         except NotFound as error:
             raise ItemFailed(GONE) from error
-        spec = replace(found.spec, rebuilds=True)  # a provider's prefix cache does not last between requests
+        spec = replace(
+            found.spec, rebuilds_section=True
+        )  # a provider's prefix cache does not last between requests
         try:
             route = agent_route(self._settings, spec)
         except UnknownModel as error:
@@ -361,7 +363,7 @@ class ItemTurns:
             spec,
             found.scope,
             item.conversation,
-            fields={} if spec.defined is None else spec.defined.sampling,
+            fields=spec.definition.sampling,
         )
         kind, now = ConversationKind.AGENT, self._keeper.now()
         sent = chat_request_of(run_request, stream=False)

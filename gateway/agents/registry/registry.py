@@ -230,9 +230,9 @@ class Registry:
             spec = self.with_model(spec, described.model)
         if described.context_window is not None:
             spec = replace(spec, context_window=described.context_window)
-        if described.sampling and spec.defined is not None:
-            sampling = {**spec.defined.sampling, **described.sampling}
-            spec = replace(spec, defined=replace(spec.defined, sampling=sampling))
+        if described.sampling and not spec.is_profile:
+            sampling = {**spec.definition.sampling, **described.sampling}
+            spec = replace(spec, definition=replace(spec.definition, sampling=sampling))
         return spec
 
     async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
@@ -266,12 +266,12 @@ class Registry:
             has_callers_model=True,
             context_window=defined.context_window,
             offers_tools=bool(tools),
-            rebuilds=defined.rebuilds,
+            rebuilds_section=defined.rebuilds,
             filler=filler_of(defined.filler or kind.filler),
             uid=definition.uid,
             style=kind.style,
             tools=tuple(_agent_tool(tool) for tool in tools),
-            defined=defined,
+            definition=defined,
             sleeptime=sleeptime_of(defined),
         )
 
@@ -519,7 +519,7 @@ class Registry:
         agent, spec = entry.agent, self._profile_spec(entry.agent)
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
-            DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds,
+            DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
             learns=spec.sleeptime is None, sleeptime=spec.sleeptime, filler=filler_written(spec.filler),
         )  # fmt: skip
         return Definition(

@@ -256,7 +256,7 @@ class AgentRuns:
         uid = uid_of("conv", name)
         if name != DEFAULT_CONVERSATION and uid is None:
             return False
-        if name == DEFAULT_CONVERSATION and spec.uid:
+        if name == DEFAULT_CONVERSATION and not spec.is_profile:
             return True
         store = self.keeper.store
         try:

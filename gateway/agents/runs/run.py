@@ -203,7 +203,7 @@ def sampling_fields(
     has_tools: the request has tools, the agent's or the client's.
     overrides: fields that count before the agent's.
     """
-    found = {**({} if spec.defined is None else spec.defined.sampling), **overrides}
+    found = {**spec.definition.sampling, **overrides}
     if not has_tools:
         # Strict upstreams take it with tools only.
         found.pop("parallel_tool_calls", None)

@@ -303,7 +303,7 @@ class Sleeping:
             resolved.scope,
             conversation,
             messages=({"role": "user", "content": batch.text},),
-            fields={} if spec.defined is None else spec.defined.sampling,
+            fields=spec.definition.sampling,
             max_steps=MAX_STEPS,
             reading=span,
         )

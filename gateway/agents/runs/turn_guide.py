@@ -36,7 +36,7 @@ def guide_of(
     """
     names = [tool["function"]["name"] for tool in prompt.offered_tools]
     return RuleGuide(
-        read_rules(spec.defined.rules) if spec.defined is not None and names else (),
+        read_rules(spec.definition.rules) if names else (),
         names,
         style=spec.style if names else "reply",
         max_steps=max_steps,

@@ -190,8 +190,7 @@ class AgentTools:
             passage = {"content": arguments[REMEMBERING_TOOLS[name]], **({"tags": tags} if tags else {})}
             return memory.remember(call.call_id, passage)
         if name in SEARCHING_TOOLS:
-            timezone = "UTC" if self.spec.defined is None else self.spec.defined.timezone
-            lookup = read_lookup(name, arguments, memory.now(), timezone)
+            lookup = read_lookup(name, arguments, memory.now(), self.spec.definition.timezone)
             return failed_answer(lookup) if isinstance(lookup, str) else await memory.look_up(lookup)
         if name in FILE_TOOLS:
             files = FileTools(memory.store, memory.context.agent, self.foreign.children, memory.embed_query)
@@ -247,7 +246,7 @@ def tools_with_approval(spec: AgentSpec) -> frozenset[str]:
 
 def _aside_names(spec: AgentSpec) -> frozenset[str]:
     speaks_by_tool = spec.style == "message"
-    thinks = None if spec.defined is None else spec.defined.thinks_aloud
+    thinks = spec.definition.thinks_aloud
     wanted = {
         HEARTBEAT: speaks_by_tool,
         THINKING: speaks_by_tool if thinks is None else thinks,

@@ -8,11 +8,11 @@ from collections.abc import Container, Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.core.agent import MessageBounds
 from gateway.core.conversation.plan import Plan
 from gateway.core.prompt.compose import Composition
 from gateway.core.prompt.summary import MAX_CANDIDATES, RETAINED_SHARE
 from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
-from gateway.core.prompt.window import MessageBounds
 from storage.records import Evicted, Exchange, Summary
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from gateway.core.agent import MessageBounds
 from gateway.core.conversation.canonical import RESULT_ROLES, SYSTEM_ROLES
 
 # A cut removes a fifth of the context, so the provider's cached prefix breaks once per fifth. Not measured: a larger
@@ -42,18 +43,6 @@ class Budget(Struct, frozen=True):
     step: int
     # The most of the list and a note together.
     most: int
-
-
-class MessageBounds(Struct, frozen=True):
-    """The most messages that a list may have, and the least that stay when it is cut above that."""
-
-    most: int
-    least: int
-
-    @property
-    def early(self) -> int:
-        """The number above which the next turn may be too much: a summary is made then, so that it is ready."""
-        return self.most - max(2, self.most // 10)
 
 
 class WindowItem(Struct, frozen=True):

@@ -23,7 +23,6 @@ from gateway.core.prompt.note_text import estimate_tokens, own_words
 from gateway.core.prompt.section import Section, SectionParts, digest_definition, make_section, shown_standing
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.prompt.summary import SummaryTerms
-from gateway.core.prompt.window import MessageBounds
 from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
@@ -113,7 +112,7 @@ class Composer(Struct, frozen=True):
             section=section,
             new_notes={} if plan.off_record else notes,
             recall=NO_RECALL,
-            tools_first=bool(request.spec.uid) or context.is_stored,
+            tools_first=not request.spec.is_profile or context.is_stored,
         )
         prompt = await self._fit(context, prompt, takes_note=target is not None)
         if target is None:
@@ -199,7 +198,7 @@ class Composer(Struct, frozen=True):
             context.snapshot.epoch,
             mark_of(context.agent.secret),
             _summary_in_use(context) if summary is None else summary,
-            digest_definition(spec.system, context.offered) if spec.uid else "",
+            "" if spec.is_profile else digest_definition(spec.system, context.offered),
             standing,
         )
         return make_section(
@@ -213,7 +212,7 @@ class Composer(Struct, frozen=True):
 
     def _is_due(self, context: MemoryContext, *, binds_thoughts: bool) -> bool:
         """Returns whether the memory section may be rendered again: it costs nothing, or the agent asks for that."""
-        return context.request.spec.rebuilds or (not binds_thoughts and self._is_cache_gone(context))
+        return context.request.spec.rebuilds_section or (not binds_thoughts and self._is_cache_gone(context))
 
     def _is_cache_gone(self, context: MemoryContext) -> bool:
         """Returns whether the provider's cache of the conversation has expired by now."""
@@ -240,7 +239,7 @@ class Composer(Struct, frozen=True):
         """Returns what may leave the window, and what has left it. The summaries are added by `_with_summaries`."""
         plan, spec = context.plan, context.request.spec
         evicted, start = find_window_start(plan, composition, context.evicted, is_plain=context.is_plain)
-        terms = SummaryTerms() if spec.defined is None else SummaryTerms.of(spec.defined.compaction)
+        terms = SummaryTerms.of(spec.definition.compaction)
         return Eviction(
             plan,
             context.is_plain,
@@ -251,7 +250,7 @@ class Composer(Struct, frozen=True):
             and not plan.off_record
             and (self.summarises or terms.model is not None),
             retained_share=terms.retained_share,
-            bounds=None if spec.bounds is None else MessageBounds(*spec.bounds),
+            bounds=spec.window_bounds,
         )
 
     async def _with_summaries(self, context: MemoryContext, prompt: Prompt) -> Prompt:
@@ -282,7 +281,7 @@ class Composer(Struct, frozen=True):
         is_long = context_window is not None and may_exceed(prompt, int(context_window * _COUNTED_SHARE))
         # The note has to state all changes, however long they are.
         has_changes = context_window is not None and bool(section.changes)
-        if not (is_long or has_changes or context.request.spec.bounds or context.evicted):
+        if not (is_long or has_changes or context.request.spec.window_bounds or context.evicted):
             return prompt
         composition = prompt.composition
         prompt = replace(prompt, eviction=self._make_eviction(context, prompt.composition))

@@ -244,11 +244,11 @@ async def find_agent(store: Store, request: MemoryRequest) -> Agent:
     assert scope is not None
     agents = store.agents
     if not store.database.is_shared:
-        return agents.find_cached(scope) or await agents.find_or_draft(scope, must_exist=bool(spec.uid))
+        return agents.find_cached(scope) or await agents.find_or_draft(scope, must_exist=not spec.is_profile)
     # A turn off the record leaves hashes under the agent's secret, so it needs a stored one as well.
-    if not spec.uid and not request.identity.leaves_nothing:
+    if spec.is_profile and not request.identity.leaves_nothing:
         return await agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, request.now)
-    return await agents.find_or_draft(scope, must_exist=bool(spec.uid))
+    return await agents.find_or_draft(scope, must_exist=not spec.is_profile)
 
 
 async def refresh_agent(store: Store, agent: Agent, snapshot: MemorySnapshot) -> Agent:
@@ -400,15 +400,14 @@ def offer_tools(
     """
     chat, identity, spec = request.chat, request.identity, request.spec
     wanted = spec.offers_tools and (identity.agent is not None or chat.has_tools)
-    if spec.defined is not None:
+    if own := spec.definition.sampling:
         # What an agent's definition asks of its replies, such as a response_format, does not rule out its tools.
-        own = spec.defined.sampling
         body = {name: value for name, value in body.items() if name not in own or own[name] != value}
     agreed = pinned.known.get("tools") if pinned else None
     only_reads = identity.mode is Mode.READ
-    if not wanted or not allows_hidden_tools(body) or (only_reads and (spec.uid or not agreed)):
+    if not wanted or not allows_hidden_tools(body) or (only_reads and (not spec.is_profile or not agreed)):
         return {}
-    if spec.uid:
+    if not spec.is_profile:
         # On a clash of names the client's tool wins.
         return {tool.name: tool.name for tool in spec.tools if tool.name not in chat.tools}
     enabled = MEMORY_TOOLS if agent.scope.spans_conversations else BLOCK_TOOLS

@@ -298,8 +298,7 @@ class Recaller(Struct, frozen=True):
         scope, context_window = context.request.identity.scope, context.request.target.context_window
         if scope is None or not scope.spans_conversations:
             return 0
-        defined = context.request.spec.defined
-        recall_tokens = None if defined is None else defined.recall_tokens
+        recall_tokens = context.request.spec.definition.recall_tokens
         if recall_tokens is None:
             recall_tokens = self.settings.recall_tokens
         budget = max(0, recall_tokens - naming_tokens)

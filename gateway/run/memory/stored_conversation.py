@@ -221,7 +221,7 @@ def _with_plan(
         evicted=evicted_before(last, request.target.context_window),
         pending=messages,
     )
-    if request.spec.defined is not None and request.spec.defined.clears:
+    if request.spec.definition.clears:
         depth = _turn_depth(context, messages)
         plan = replace(plan, omitted=tuple(each for each in plan.omitted if each.exchange.depth >= depth))
     context = replace(context, plan=plan, pinned=pinned, blocks=tuple(blocks))

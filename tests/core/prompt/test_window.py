@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.core.agent import MessageBounds
 from gateway.core.prompt.window import (
     Budget,
-    MessageBounds,
     Window,
     WindowItem,
     fit_window,

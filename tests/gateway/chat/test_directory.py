@@ -36,7 +36,12 @@ def test_a_profile_of_the_settings_is_an_agent() -> None:
     directory = Directory(Settings(profiles=(HELPER,)))
     (spec,) = directory.specs
     assert (spec.name, spec.system, spec.model) == ("helper", "Be brief.", "m")
-    assert (spec.offers_tools, spec.rebuilds, spec.history, spec.summarises) == (True, True, "full", True)
+    assert (spec.offers_tools, spec.rebuilds_section, spec.history, spec.summarises) == (
+        True,
+        True,
+        "full",
+        True,
+    )
     assert [block.label for block in spec.own_blocks] == ["human"]
     assert [(block.label, block.read_only) for block in spec.shared_blocks] == [
         ("house", True),

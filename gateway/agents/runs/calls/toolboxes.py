@@ -64,9 +64,9 @@ class Toolboxes:
         if not context.offered:
             return NO_TOOLS
         memory = memory_tools(self._keeper, context, block_edits, self._archives)
-        return (
-            self._agent_tools(memory, run, calling_run, sender, calls) if context.request.spec.uid else memory
-        )
+        if context.request.spec.is_profile:
+            return memory
+        return self._agent_tools(memory, run, calling_run, sender, calls)
 
     def make_for_item(
         self, context: MemoryContext, block_edits: BlockEdits, run: Run, calls: DeduplicatesCalls
