@@ -7,6 +7,7 @@ from typing import Any
 from adapters.types import Json
 from gateway.agents.tools.children import Children, OutOfBounds
 from gateway.core.turn import arguments as checks
+from gateway.core.turn.argument_cost import estimate_cost
 
 # Up to these values of `estimate_cost`, arguments are compared with their schema in this process, and read, with a
 # message for what does not fit. Measured: a unit takes up to 3 ns to compare and up to 400 ns to read, since errors
@@ -24,10 +25,10 @@ async def check_arguments(
 
     schema: of the tool's parameters.
     """
-    cost = checks.estimate_cost(schema, arguments)
+    cost = estimate_cost(schema, arguments)
     if cost <= READ_HERE:
-        meant, wrong = checks.fit_arguments(schema, arguments)
-    elif cost <= FITS_HERE and checks.fits_schema(schema, arguments):
+        meant, wrong = checks.repair_arguments(schema, arguments)
+    elif cost <= FITS_HERE and checks.are_valid(schema, arguments):
         return arguments, None
     else:
         meant, wrong = await _read_in_child(children, schema, arguments)
@@ -37,7 +38,7 @@ async def check_arguments(
 async def _read_in_child(children: Children, schema: Json, arguments: Json) -> tuple[Json, str | None]:
     work: dict[str, Any] = {"schema": schema, "arguments": arguments}
     try:
-        answer = await children.ask("gateway.core.turn.arguments:fit_json", work, CHECK_S)
+        answer = await children.ask("gateway.core.turn.arguments:repair_json", work, CHECK_S)
     except OutOfBounds as error:
         return arguments, f"the arguments cannot be checked by the tool's schema ({error})"
-    return answer["arguments"], answer["wrong"]
+    return answer["arguments"], answer["error"]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.turn.arguments import estimate_cost, fit_arguments, fit_json, fits_schema
+from gateway.core.turn.argument_cost import estimate_cost
+from gateway.core.turn.arguments import are_valid, repair_arguments, repair_json
 from tests.rows import each_row
 
 Json = dict[str, Any]
@@ -108,9 +109,9 @@ SCHEMA: Json = {
 )
 def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
     arguments = {"label": "a", **given}
-    assert fit_arguments(SCHEMA, arguments) == (arguments, wrong)
-    assert fits_schema(SCHEMA, arguments) is (wrong is None)
-    assert fit_json({"schema": SCHEMA, "arguments": arguments}) == {"arguments": arguments, "wrong": wrong}
+    assert repair_arguments(SCHEMA, arguments) == (arguments, wrong)
+    assert are_valid(SCHEMA, arguments) is (wrong is None)
+    assert repair_json({"schema": SCHEMA, "arguments": arguments}) == {"arguments": arguments, "error": wrong}
 
 
 @pytest.mark.parametrize(
@@ -131,12 +132,12 @@ def test_a_schema_of_everything(given: Json, wrong: str | None) -> None:
 )
 def test_a_text_that_is_json_is_read_where_no_text_fits(given: Json, meant: Json) -> None:
     arguments = {"label": "a", **given}
-    assert fit_arguments(SCHEMA, arguments)[0] == {"label": "a", **meant}
-    assert fit_arguments({"properties": 3}, given) == (given, None)
+    assert repair_arguments(SCHEMA, arguments)[0] == {"label": "a", **meant}
+    assert repair_arguments({"properties": 3}, given) == (given, None)
 
 
 def test_what_is_missing_is_named() -> None:
-    assert fit_arguments(SCHEMA, {}) == ({}, "`label` is missing")
+    assert repair_arguments(SCHEMA, {}) == ({}, "`label` is missing")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,7 @@ def test_what_is_missing_is_named() -> None:
 )
 def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> None:
     given = {"a": "a" * 50 + "b"}
-    assert fit_arguments(schema, given) == (given, None)
+    assert repair_arguments(schema, given) == (given, None)
 
 
 @pytest.mark.parametrize(
@@ -174,14 +175,14 @@ def test_a_schema_that_says_nothing_sensible_forbids_nothing(schema: Json) -> No
 def test_what_is_wrong_in_a_schema_takes_nothing_from_the_rest(schema: Json) -> None:
     schema["properties"]["b"] = {"$ref": "#/$defs/a number"}
     schema["$defs"] = {"a number": {"type": "integer"}}
-    assert fit_arguments(schema, {"a": "y", "b": "x"})[1] == "`b` must be an integer, and is 'x'"
-    assert fit_arguments(schema, {"a": "y", "b": "4"}) == ({"a": "y", "b": 4}, None)
+    assert repair_arguments(schema, {"a": "y", "b": "x"})[1] == "`b` must be an integer, and is 'x'"
+    assert repair_arguments(schema, {"a": "y", "b": "4"}) == ({"a": "y", "b": 4}, None)
 
 
 def test_a_pattern_is_matched_in_linear_time() -> None:
     schema: Json = {"properties": {"a": {"pattern": "^(a+)+$"}}}
-    assert fits_schema(schema, {"a": "a" * 100_000})
-    assert not fits_schema(schema, {"a": "a" * 100_000 + "b"})
+    assert are_valid(schema, {"a": "a" * 100_000})
+    assert not are_valid(schema, {"a": "a" * 100_000 + "b"})
 
 
 def test_nothing_is_fetched() -> None:
@@ -196,7 +197,7 @@ def test_nothing_is_fetched() -> None:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/schema"
         for schema in ({"$ref": url}, {"$schema": url}, {"$id": url, "properties": {"a": {"$ref": "other"}}}):
-            assert fit_arguments(schema, {"a": 1}) == ({"a": 1}, None)
+            assert repair_arguments(schema, {"a": 1}) == ({"a": 1}, None)
         server.shutdown()
     assert asked == []
 
@@ -204,13 +205,13 @@ def test_nothing_is_fetched() -> None:
 def test_the_draft_is_the_one_that_is_named() -> None:
     schema: Json = {"properties": {"a": {"items": [{"type": "string"}], "additionalItems": False}}}
     given = {"a": ["x", 1]}
-    assert fit_arguments(schema, given) == (given, None)  # there is no such keyword today
+    assert repair_arguments(schema, given) == (given, None)  # there is no such keyword today
     old = {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
-    assert fit_arguments(old, given)[1] == "`a` must have at most 1 items, and is ['x', 1]"
+    assert repair_arguments(old, given)[1] == "`a` must have at most 1 items, and is ['x', 1]"
 
 
 def test_what_is_said_is_short() -> None:
-    wrong = fit_arguments({"properties": {"a": {"type": "integer"}}}, {"a": "x" * 1000})[1]
+    wrong = repair_arguments({"properties": {"a": {"type": "integer"}}}, {"a": "x" * 1000})[1]
     assert wrong is not None
     assert len(wrong) < 150
     names = [f"name {n}" for n in range(1000)]
@@ -219,7 +220,7 @@ def test_what_is_said_is_short() -> None:
         ({"properties": {name: {} for name in names}, "additionalProperties": False}, {"b": 1}),
         ({"additionalProperties": {"type": "integer"}}, {"x" * 5000: "y"}),
     ):
-        wrong = fit_arguments(schema, given)[1]
+        wrong = repair_arguments(schema, given)[1]
         assert wrong is not None
         assert 500 < len(wrong) <= 1000
 
@@ -262,13 +263,13 @@ for _ in range(300):
 def test_arguments_that_are_nested_too_deeply_are_refused(part: Json) -> None:
     schema = {"properties": {"a": part}}
     assert estimate_cost(schema, {"a": DEEP}) == 0
-    _, wrong = fit_arguments(schema, {"a": DEEP})
+    _, wrong = repair_arguments(schema, {"a": DEEP})
     assert wrong == "the arguments have too many lists and objects within one another"
 
 
 def test_a_text_with_json_that_is_nested_too_deeply_stays_a_text() -> None:
     text = "[" * 400 + "]" * 400
-    meant, wrong = fit_arguments({"properties": {"a": {"type": "array"}}}, {"a": text})
+    meant, wrong = repair_arguments({"properties": {"a": {"type": "array"}}}, {"a": text})
     assert meant == {"a": text}
     assert wrong is not None
     assert wrong.startswith("`a` must be a list, and is '[[[")

@@ -40,7 +40,7 @@ for _ in range(60):
 @pytest.mark.parametrize("keyword", LARGE)
 async def test_what_is_large_is_not_checked_here(keyword: str, monkeypatch: pytest.MonkeyPatch) -> None:
     part, arguments, says = LARGE[keyword]
-    for name in ("fits_schema", "fit_arguments"):
+    for name in ("are_valid", "repair_arguments"):
         monkeypatch.setattr(checks, name, None)
     monkeypatch.setattr(module, "CHECK_S", PATIENCE_S)
     meant, wrong = await check_arguments(Children(), "tool", schema_of(part), arguments)

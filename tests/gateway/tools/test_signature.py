@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.agents.tools.signature import schema_of
-from gateway.core.turn.arguments import fit_arguments
+from gateway.core.turn.arguments import repair_arguments
 from gateway.errors import BadRequest
 
 TYPES: list[tuple[str, dict[str, Any]]] = [
@@ -120,8 +120,8 @@ def test_signature_and_docstring_make_one_schema() -> None:
             "required": ["city", "tags"],
         },
     }
-    assert fit_arguments(schema["parameters"], {"city": "Rome", "tags": [], "unit": None})[1] is None
-    assert fit_arguments(schema["parameters"], {"city": "Rome"})[1] == "`tags` is missing"
+    assert repair_arguments(schema["parameters"], {"city": "Rome", "tags": [], "unit": None})[1] is None
+    assert repair_arguments(schema["parameters"], {"city": "Rome"})[1] == "`tags` is missing"
 
 
 STYLES = {

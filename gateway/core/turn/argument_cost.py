@@ -1,0 +1,95 @@
+"""Bounds the cost of checking a call's arguments by the tool's JSON schema, before they are checked.
+
+Neither is trusted, and nested alternatives can take any time. So an expensive check runs in another process
+(gateway.agents.tools.argument_check).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Final
+
+import orjson
+
+from gateway.core import exact_json
+from gateway.core.json_limits import is_too_deep
+from gateway.core.turn.schema_validator import find_target
+
+_MAX_SCHEMA_BYTES = 32 * 1024  # of which the cost is estimated; a larger one takes more than 30 ms
+# What it costs to compile a pattern, in bytes of a schema.
+_PATTERN_COST_BYTES = 4096
+_MIN_ARGUMENT_BYTES = 64  # counted of any arguments: even for none the schema is compiled
+_MAX_EXPANDED_LEVELS = 64  # of a schema with its references written out
+# Their cost does not follow from the size of the schema, or they decide what a reference leads to.
+_UNBOUNDED_KEYWORDS: Final = (
+    b'"$id"', b'"$anchor"', b'"$dynamicAnchor"', b'"$dynamicRef"', b'"$recursiveRef"', b'"unevaluated', b'"multipleOf"',
+)  # fmt: skip
+# The library compares numbers exactly, so 5e-324 and 1e308 take a hundred times as long as others.
+_LARGE_EXPONENT: Final = re.compile(rb"[0-9]e[+-]?[0-9]{2}")
+# Keywords that forbid nothing, unless they are names of properties.
+_ANNOTATIONS: Final = frozenset(("title", "description", "$comment", "default", "examples"))
+
+
+def estimate_cost(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> float:
+    """Returns an upper bound of the work of a check: bytes of the schema times bytes of the arguments.
+
+    The schema is counted with its references written out, and without annotations.
+
+    inf: no bound is known. 0: `repair_arguments` refuses the arguments by their depth alone.
+    """
+    if is_too_deep(arguments):
+        return 0
+    data, given = orjson.dumps(schema), exact_json.dumps(arguments)
+    if (
+        len(data) > _MAX_SCHEMA_BYTES
+        or any(word in data for word in _UNBOUNDED_KEYWORDS)
+        or _has_large_exponent(data)
+        or _has_large_exponent(given)
+    ):
+        return inf
+    size = _Expansion(schema).size + _PATTERN_COST_BYTES * data.count(b'"pattern')  # and patternProperties
+    return size * (len(given) + _MIN_ARGUMENT_BYTES)
+
+
+def _has_large_exponent(data: bytes) -> bool:
+    """Returns whether JSON has a number with a large exponent."""
+    if _LARGE_EXPONENT.search(data) is None:
+        return False
+    # It may be within a text, as ids have such letters.
+    outside = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    return _LARGE_EXPONENT.search(b'"'.join(outside)) is not None
+
+
+class _Expansion:
+    """The size in bytes of a schema with each reference replaced by its target. inf: it has no end."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = root
+        self._sizes: dict[str, float] = {}  # by reference
+        self.size = self._measure(root, 0)
+
+    def _measure(self, part: Any, level: int) -> float:
+        if level > _MAX_EXPANDED_LEVELS:
+            return inf
+        if isinstance(part, str):
+            return len(part.encode(errors="replace")) + 3
+        if isinstance(part, list):
+            return 2 + sum(self._measure(each, level + 1) for each in part)
+        if not isinstance(part, dict):
+            return 8
+        size = 2 + sum(
+            len(key) + 4 + self._measure(value, level + 1)
+            for key, value in part.items()
+            if key not in _ANNOTATIONS or isinstance(value, dict | bool)
+        )
+        reference = part.get("$ref")
+        return size + (self._measure_target(reference, level + 1) if isinstance(reference, str) else 0)
+
+    def _measure_target(self, reference: str, level: int) -> float:
+        if reference not in self._sizes:
+            self._sizes[reference] = inf  # until it is measured: what leads to itself has no end
+            target = find_target(self._root, reference)
+            self._sizes[reference] = inf if target is None else self._measure(target, level)
+        return self._sizes[reference]

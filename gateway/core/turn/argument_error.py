@@ -1,0 +1,123 @@
+"""Writes what is wrong with a call's arguments so that a model can act on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from jsonschema_rs import ValidationError
+
+_MAX_VALUE_CHARS = 80  # of a value
+_MAX_NAMES_CHARS = 600  # of the names or values that are allowed
+_MAX_ERROR_CHARS = 1_000
+
+_TYPES: Final[Mapping[str, str]] = {
+    "string": "a string",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+_BOUNDS: Final[Mapping[str, str]] = {
+    "minimum": "must be at least {}",
+    "maximum": "must be at most {}",
+    "exclusiveMinimum": "must be more than {}",
+    "exclusiveMaximum": "must be less than {}",
+    "minLength": "must have at least {} characters",
+    "maxLength": "must have at most {} characters",
+    "minItems": "must have at least {} items",
+    "maxItems": "must have at most {} items",
+    "minProperties": "must have at least {} fields",
+    "maxProperties": "must have at most {} fields",
+    "additionalItems": "must have at most {} items",
+}
+
+
+# What a value must be, by the keyword that it breaks. The library's `kind` has what the schema says there.
+_REQUIREMENTS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "type": lambda kind: (
+        "must be " + " or ".join(text for name, text in _TYPES.items() if name in kind.types)
+    ),
+    "enum": lambda kind: f"must be one of {_joined(kind.options, _value_text)}",
+    "const": lambda kind: f"must be {_value_text(kind.expected_value)}",
+    "pattern": lambda kind: f"must match the pattern {_value_text(kind.pattern)}",
+    "multipleOf": lambda kind: f"must be a multiple of {kind.multiple_of}",
+    "uniqueItems": lambda kind: "must not have an item twice",
+    "not": lambda kind: f"must not fit {_value_text(kind.schema)}",
+    "oneOf": lambda kind: "must fit one of its alternatives alone",
+}
+
+
+def error_text(error: ValidationError, schema: Any) -> str:
+    """Returns an error as a sentence without its full stop. schema: the one that was checked against."""
+    inner = _inner_error(error)
+    if inner is not None:
+        return error_text(inner, schema)
+    path: Sequence[str | int] = error.instance_path
+    kind: Any = error.kind
+    if kind.name in ("required", "dependentRequired"):
+        return _cut(f"{_path_text([*path, kind.property])} is missing")
+    if kind.name in ("additionalProperties", "unevaluatedProperties"):
+        return _cut(f"{_path_text([*path, kind.unexpected[0]])} is not known{_known_names(error, schema)}")
+    if kind.name == "falseSchema":
+        return _cut(f"{_path_text(path)} is not allowed")
+    if kind.name == "propertyNames":
+        return _cut(f"{_path_text(path)} has a name that does not fit: {kind.error.message}")
+    return _cut(f"{_path_text(path)} {_requirement(kind, error)}, and is {_value_text(error.instance)}")
+
+
+def _requirement(kind: Any, error: ValidationError) -> str:
+    """Returns what a value must be."""
+    name = kind.name
+    if name in _BOUNDS:
+        return _BOUNDS[name].format(kind.limit)
+    if name in _REQUIREMENTS:
+        return _REQUIREMENTS[name](kind)
+    return f"does not fit ({error.message[:_MAX_VALUE_CHARS]})"
+
+
+def _inner_error(error: ValidationError) -> ValidationError | None:
+    """Returns the error within one of the alternatives that failed; None: the error is of no alternatives."""
+    context: Sequence[Sequence[ValidationError]] = getattr(error.kind, "context", ())
+    found = [errors[0] for errors in context if errors]
+    # Of an optional value the model did not mean the null.
+    others = [each for each in found if getattr(each.kind, "types", None) != ["null"]]
+    return next(iter(others or found), None)
+
+
+def _known_names(error: ValidationError, schema: Any) -> str:
+    """Returns the names that the schema has where the error is, in brackets."""
+    for step in error.schema_path[:-1]:
+        try:
+            schema = schema[step]
+        except (KeyError, IndexError, TypeError):
+            return ""
+    names = schema.get("properties") if isinstance(schema, dict) else None
+    return f" (there are: {_joined(names or (), str) or 'none'})"
+
+
+def _joined(values: Iterable[Any], shown: Callable[[Any], str]) -> str:
+    text = ""
+    for value in values:
+        if len(text) > _MAX_NAMES_CHARS:
+            return f"{text}, …"
+        text += (", " if text else "") + shown(value)
+    return text
+
+
+def _path_text(path: Sequence[str | int]) -> str:
+    # Without quotation marks, `repr` leaves a name as it is, and all of it on one line.
+    text = "".join(f"[{each}]" if isinstance(each, int) else f".{repr(each)[1:-1]}" for each in path)
+    return f"`{text.removeprefix('.')}`" if path else "the value"
+
+
+def _value_text(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_CHARS else text[: _MAX_VALUE_CHARS - 1] + "…"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 1] + "…"

@@ -1,0 +1,105 @@
+"""Compiles a tool's JSON schema, which is not trusted, into a validator.
+
+`jsonschema-rs` follows the draft that the schema names (2020-12 where it names none), fetches nothing, and matches
+patterns in linear time; `format` is not checked. An invalid keyword, and a reference that leads nowhere, forbid
+nothing; the rest of the schema holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, unquote
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
+_MAX_REGEX_BYTES = 256 * 1024  # of one compiled pattern; a larger one forbids nothing
+_MAX_DIGITS = 10  # of an index in a reference; Python refuses to parse one of thousands
+_MAX_REPAIRS = 16  # faults that are left out of a schema; a schema with more forbids nothing
+
+
+class RepairedSchema(NamedTuple):
+    """A schema without what was invalid in it."""
+
+    validator: Validator
+    schema: Any
+
+
+def compile_schema(schema: Any) -> Validator:
+    """Returns the validator of a schema as it is. Raises: ValueError: it is no JSON Schema."""
+    import jsonschema_rs  # 0.03 s, for those that call tools alone
+
+    patterns = jsonschema_rs.RegexOptions(size_limit=_MAX_REGEX_BYTES, dfa_size_limit=_MAX_REGEX_BYTES)
+    return jsonschema_rs.validator_for(schema, offline=True, validate_formats=False, pattern_options=patterns)
+
+
+def compile_repaired(schema: Any) -> RepairedSchema | None:
+    """Returns a schema without what is invalid in it, and its validator; None: too much is invalid."""
+    is_local = False
+    for _ in range(_MAX_REPAIRS):
+        try:
+            return RepairedSchema(compile_schema(schema), schema)
+        except ValueError as error:
+            path = getattr(error, "instance_path", None)
+            if path:
+                try:
+                    schema = _without(schema, path)
+                except LookupError:
+                    return None
+            elif not is_local and isinstance(schema, dict):
+                # A reference or a draft; the library does not say which.
+                is_local, schema = True, _with_local_references(schema, schema)
+            else:
+                return None
+    return None
+
+
+def _without(part: Any, path: Sequence[str | int]) -> Any:
+    """Returns a copy of a part of a schema without what a path leads to.
+
+    Raises: LookupError: it leads nowhere, as the library leaves empty names out.
+    """
+    first, *rest = path
+    if isinstance(part, list):
+        assert isinstance(first, int)
+        inner = [_without(part[first], rest)] if rest else []
+        return [*part[:first], *inner, *part[first + 1 :]]
+    name = str(first)  # the library takes a name of digits for an index
+    others = {key: value for key, value in part.items() if key != name}
+    return {**others, name: _without(part[name], rest)} if rest else others
+
+
+def _with_local_references(part: Any, root: Mapping[str, Any]) -> Any:
+    """Returns a copy of a part of a schema with only those references that lead to a part of the schema."""
+    if isinstance(part, list):
+        return [_with_local_references(each, root) for each in part]
+    if not isinstance(part, dict):
+        return part
+    copy = {
+        key: _with_local_references(value, root)
+        for key, value in part.items()
+        if key not in ("$schema", "$id")
+    }
+    reference = copy.get("$ref")
+    if isinstance(reference, str):
+        del copy["$ref"]
+        if find_target(root, reference) is not None:
+            copy["$ref"] = quote(unquote(reference), safe="#/~$")
+    return copy
+
+
+def find_target(root: Mapping[str, Any], reference: str) -> Any:
+    """Returns the part of a schema that a reference leads to; None: it leads nowhere."""
+    if not reference.startswith("#"):
+        return None
+    found: Any = root
+    for part in unquote(reference[1:]).split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and key.isdecimal() and len(key) < _MAX_DIGITS and int(key) < len(found):
+            found = found[int(key)]
+        elif isinstance(found, dict) and key in found:
+            found = found[key]
+        else:
+            return None
+    return found
