@@ -244,9 +244,9 @@ class Commands:
         pages = list(self.client.pages("usage", {**arguments, "limit": _USAGE_ROWS}, "after"))
         rows = [row for page in pages for row in page["data"]]
         if as_csv:
-            from gateway.run.admin.usage_operations import as_csv as csv_of
+            from gateway.run.admin.usage_csv import usage_csv
 
-            print(csv_of({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
+            print(usage_csv({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
         else:
             by = pages[0]["by"]
             listed = self.perform("keys-list", {}) if "key" in by and not as_json else ()

@@ -190,7 +190,7 @@ class Services:
         """Makes what operators, people and programs ask of memory besides chat."""
         settings, store, now = self.settings, self.store, self.now
         self.requests = RequestLog(now)
-        store.forgetting.when_gone(self.requests.forget)
+        store.forgetting.when_gone(self.requests.note_forgetting)
         self.sign_in = SignIn(store, now, is_enabled=settings.ui.enabled)
         self.mcp = make_mcp_memory(settings, store, self.embed_query, now, self.accounting)
         self.imports = make_import_operations(settings, store, now, idle=self.idle)

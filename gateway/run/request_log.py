@@ -56,6 +56,8 @@ class LoggedRequest(Struct, frozen=True):
 
 
 class _Begun(Struct, frozen=True):
+    """What is known of a request from its beginning; the fields are those of `LoggedRequest`."""
+
     number: int
     at: float
     project: str
@@ -96,10 +98,14 @@ class RequestLog:
         begun = (_logged(each, receipt, None) for receipt, each in reversed(self._begun.items()))
         return [each for each in begun if each.is_of(project, memory)]
 
-    def find(self, id: str, project: str | None = None) -> LoggedRequest | None:
-        """Returns the newest ended request with this id, in one project or (None) in any; None: there is none."""
-        id = mask_keys_in_text(id)
-        return next((each for each in self.ended(project=project) if each.id == id), None)
+    def find(self, request_id: str, project: str | None = None) -> LoggedRequest | None:
+        """Returns the ended request with this id, of several that which began last; None: there is none.
+
+        project: the only one that is looked through; None: all.
+        """
+        masked = mask_keys_in_text(request_id)
+        found = (each for each in self._ended if each.id == masked and each.is_of(project, None))
+        return max(found, key=lambda each: each.number, default=None)
 
     def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that have ended, that which began last first.
@@ -109,7 +115,7 @@ class RequestLog:
         found = (each for each in self._ended if each.is_of(project, memory))
         return sorted(found, key=lambda each: each.number, reverse=True)
 
-    def forget(self) -> None:
+    def note_forgetting(self) -> None:
         """Notes that something was forgotten: the memories of earlier requests may be gone."""
         self._last_before_forgetting = self._number
 
@@ -117,19 +123,20 @@ class RequestLog:
         """Returns whether something was forgotten after a request began, so that its memory may be gone."""
         return request.number <= self._last_before_forgetting
 
-    def drop(self, memories: Collection[str]) -> None:
+    def drop_memories(self, memories: Collection[str]) -> None:
         """Drops the requests of memories that are gone."""
         others = (e for e in self._ended if e.memory_uid not in memories or not self.is_before_forgetting(e))
         self._ended = deque(others, self._ended.maxlen)
 
 
 def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedRequest:
+    """Returns a request as it is listed now. status: None while it is in flight."""
     headers = receipt.headers
     upstream = headers.get("x-mnemogate-upstream") or ""
-    if tries := headers.get("x-mnemogate-tries"):
-        asked = tuple(tries.split(";"))
-    else:
-        asked = (f"{upstream}:{status}",) if upstream and status else ()
+    if header := headers.get("x-mnemogate-tries"):
+        tries = tuple(header.split(";"))
+    else:  # the first try was the only one
+        tries = (f"{upstream}:{status}",) if upstream and status else ()
     return LoggedRequest(
         number=begun.number,
         id=mask_keys_in_text(receipt.request_id),
@@ -146,7 +153,7 @@ def _logged(begun: _Begun, receipt: Receipt, status: int | None) -> LoggedReques
         added_ms=receipt.added_ms or 0.0,
         first_ms=receipt.first_ms,
         upstream=upstream,
-        tries=asked,
+        tries=tries,
         recalled=receipt.recalled,
         recalled_tokens=int(headers.get("x-mnemogate-recalled-tokens") or 0),
         has_recall_record=receipt.has_recall_record,

@@ -12,7 +12,7 @@ from typing import Final
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.core.turn.native_form import ReplyChange
+from gateway.core.turn.reply_change import ReplyChange
 from gateway.dialects.responses.background_end import BackgroundEnd
 from gateway.dialects.responses.instructions import cut_memory_section
 from gateway.dialects.responses.native_lists import ClientItems

@@ -220,7 +220,7 @@ class RequestOperations(Struct, frozen=True):
         While the store is down, those of memories that may be gone are left out.
         """
         try:
-            log.drop(await self._find_forgotten(log, log.ended()))
+            log.drop_memories(await self._find_forgotten(log, log.ended()))
         except StoreError:
             logged = log.ended(project=project)
             return [e for e in logged if e.memory_uid is None or not log.is_before_forgetting(e)]

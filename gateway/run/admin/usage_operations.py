@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from io import StringIO
 from typing import Any, Final
 
 import orjson
@@ -26,8 +24,6 @@ _FIRST_DAY: Final = (date.min - _EPOCH).days
 _FILTERS: Final = ("project", "user", "key", "upstream", "model")
 _NAMES: Final = ("by", "from", "to", *_FILTERS, "limit", "after")
 _BILLION: Final = 1_000_000_000  # a cost is counted in billionths
-# A spreadsheet takes a field that begins with one of these for a formula.
-_FORMULA_SIGNS: Final = ("=", "+", "-", "@")
 
 
 class UsageOperations(Struct, frozen=True):
@@ -46,7 +42,7 @@ class UsageOperations(Struct, frozen=True):
 
         Raises: BadRequest, which names the field; StoreError.
         """
-        query = read_query(raw, int(self.now() // DAY_S))
+        query = read_usage_query(raw, int(self.now() // DAY_S))
         if project is not None:
             query = _within_project(query, project)
         if self.meter is not None:
@@ -55,28 +51,17 @@ class UsageOperations(Struct, frozen=True):
         page, has_more = found[: query.limit], len(found) > query.limit
         return {
             "object": "list",
-            "from": _date(query.first_day),
-            "to": _date(query.last_day),
+            "from": _day_text(query.first_day),
+            "to": _day_text(query.last_day),
             "by": list(query.by),
             "as_of": round(self.now(), 3),
             "has_more": has_more,
             "next": _encode_cursor(page[-1].group) if has_more else None,
-            "data": [_row_json(query.by, each) for each in page],
+            "data": [_sum_json(query.by, each) for each in page],
         }
 
 
-def as_csv(page: Mapping[str, Any]) -> str:
-    """Returns the rows of a page as CSV, with the names of the columns in the first line."""
-    out = StringIO()
-    lines = csv.writer(out, lineterminator="\r\n")
-    columns = [*page["by"], *SHOWN_COUNTERS]
-    lines.writerow(columns)
-    for row in page["data"]:
-        lines.writerow([_csv_field(row[name]) for name in columns])
-    return out.getvalue()
-
-
-def read_query(raw: RawArguments, today: int) -> UsageQuery:
+def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
     """Reads the fields of a query, each a text or None. today: days since the epoch. Raises: BadRequest."""
     given = {name: value for name, value in raw.items() if value is not None}
     for name in given:
@@ -89,12 +74,12 @@ def read_query(raw: RawArguments, today: int) -> UsageQuery:
             raise BadRequest(f"by names columns of {known}, saw {name!r}.", param="by")
     if len(set(by)) < len(by):
         raise BadRequest("by must name each column once.", param="by")
-    last = _day(given, "to", today)
-    first = _day(given, "from", max(last - _DEFAULT_DAYS + 1, _FIRST_DAY))
+    last = _read_day(given, "to", today)
+    first = _read_day(given, "from", max(last - _DEFAULT_DAYS + 1, _FIRST_DAY))
     if first > last:
         raise BadRequest("from must not be later than to.", param="from")
     only = [
-        (name, _number(given, name) if name == "key" else str(given[name]))
+        (name, _read_number(given, name) if name == "key" else str(given[name]))
         for name in _FILTERS
         if name in given
     ]
@@ -110,9 +95,10 @@ def _within_project(query: UsageQuery, project: str) -> UsageQuery:
     return replace(query, only=(*others, ("project", "" if asks_for_another else project)))
 
 
-def _row_json(by: tuple[str, ...], found: UsageSum) -> dict[str, Any]:
+def _sum_json(by: tuple[str, ...], found: UsageSum) -> dict[str, Any]:
+    """Returns a sum as a row of a page: the columns by which it was grouped, and its counters."""
     key = {
-        name: _date(int(value)) if name == "day" else value
+        name: _day_text(int(value)) if name == "day" else value
         for name, value in zip(by, found.group, strict=True)
     }
     return {**key, **counters_json(found.counters)}
@@ -125,7 +111,8 @@ def counters_json(counters: Iterable[int]) -> dict[str, Any]:
     return {name: named[name] for name in SHOWN_COUNTERS}
 
 
-def _day(given: Mapping[str, Any], name: str, default: int) -> int:
+def _read_day(given: Mapping[str, Any], name: str, default: int) -> int:
+    """Returns the day that a field names as YYYY-MM-DD, in days since the epoch. Raises: BadRequest."""
     if name not in given:
         return default
     try:
@@ -134,14 +121,16 @@ def _day(given: Mapping[str, Any], name: str, default: int) -> int:
         raise BadRequest(f"{name} must be a day as YYYY-MM-DD, saw {given[name]!r}.", param=name) from None
 
 
-def _number(given: Mapping[str, Any], name: str) -> int:
+def _read_number(given: Mapping[str, Any], name: str) -> int:
+    """Returns the number of the row that a field names, as a record's id has it. Raises: BadRequest."""
     number = record_number(str(given[name]))
     if number is None:
         raise BadRequest(f"{name} must be a number, saw {given[name]!r}.", param=name)
     return number
 
 
-def _date(day: int) -> str:
+def _day_text(day: int) -> str:
+    """Returns a day, in days since the epoch, as YYYY-MM-DD."""
     return (_EPOCH + timedelta(days=day)).isoformat()
 
 
@@ -160,17 +149,12 @@ def _decode_cursor(text: str, by: tuple[str, ...]) -> list[str | int]:
     if (
         not isinstance(values, list)
         or [type(value) for value in values] != kinds
-        or not all(map(_fits, values))
+        or not all(map(_fits_column, values))
     ):
         raise BadRequest("after must be the `next` of the page before, with the same `by`.", param="after")
     return values
 
 
-def _fits(value: str | int) -> bool:
+def _fits_column(value: str | int) -> bool:
     """Returns whether a database has a value like this."""
     return isinstance(value, str) or abs(value) <= _MAX_NUMBER
-
-
-def _csv_field(value: Any) -> Any:
-    """Returns a value for CSV; a text that a spreadsheet would take for a formula gets a quote before it."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_SIGNS) else value

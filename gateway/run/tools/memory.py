@@ -32,7 +32,7 @@ _MAX_TAGGED = 40  # hits that are read where a search names tags, which the inde
 READ_ONLY = "Error: this request only reads memory. Nothing was done."
 # The number of results of a search that names no limit.
 SEARCH_RESULTS = 5
-RECENT_EXCHANGES = 200  # that are read where a search has no query, but a time or a speaker
+_NEWEST_EXCHANGES = 200  # that are read where a search has no query, but a time or a speaker
 # The budget of a search's results where automatic recall is switched off.
 DEFAULT_TOKENS = 1000
 
@@ -86,24 +86,11 @@ class MemoryTools(Struct, frozen=True):
         arguments = memory_tools.known_arguments(tool, call.arguments)
         if tool in memory_tools.BLOCK_TOOLS:
             return self.edit(call.call_id, memory_tools.OPERATION_OF[tool], arguments["label"], arguments)
-        match tool:
-            case "archival_memory_insert":
-                return self.remember(call.call_id, arguments)
-            case "archival_memory_search":
-                sources = frozenset({"passage"})
-            case "conversation_search":
-                sources = frozenset({"message", "fact"})
-            case _:
-                raise NotImplementedError(f"{tool} is in MEMORY_TOOLS and has no case here")
-        role = arguments.get("role")
-        return await self.look_up(
-            Lookup(
-                (str(arguments.get("query", "")),),
-                sources,
-                frozenset() if role is None else frozenset({role}),
-                limit=max(1, arguments.get("limit") or SEARCH_RESULTS),
-            )
-        )
+        if tool == "archival_memory_insert":
+            return self.remember(call.call_id, arguments)
+        if tool in _SEARCHED:
+            return await self.look_up(_lookup_of(tool, arguments))
+        raise NotImplementedError(f"{tool} is in MEMORY_TOOLS and has no case here")
 
     def edit(
         self,
@@ -177,7 +164,7 @@ class MemoryTools(Struct, frozen=True):
         """Returns what edits of this path and of this turn have stored, oldest first. They are not confirmed."""
         path = self.context.path_ids
         ops = [*(op for op in self.context.snapshot.ops if op.exchange in path), *self.block_edits.ops]
-        stored = [op for op in ops if _SOURCES.get(op.op) in lookup.sources and lookup.matches_time(op.at)]
+        stored = [op for op in ops if _STORED.get(op.op) in lookup.sources and lookup.matches_time(op.at)]
         return [_pending_passage(op, n) for n, op in enumerate(stored) if lookup.matches_tags(_tags(op))]
 
     async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
@@ -218,7 +205,7 @@ class MemoryTools(Struct, frozen=True):
         return [m for m in hits if lookup.matches_tags(m.tags)]
 
     async def _newest(self, lookup: Lookup) -> list[Message]:
-        found = await self.store.recall.recent(self.context.agent, RECENT_EXCHANGES)
+        found = await self.store.recall.recent(self.context.agent, _NEWEST_EXCHANGES)
         return [m for m in reversed(found) if lookup.matches(m)]
 
     async def _search_archive(
@@ -244,7 +231,23 @@ class MemoryTools(Struct, frozen=True):
         )
 
 
-_SOURCES = {edits.ARCHIVAL_INSERT: "passage", edits.REMEMBER_FACT: "fact"}
+# What each tool that searches looks through, and what each edit that remembers stores: sources of a `Message`.
+_SEARCHED = {
+    "archival_memory_search": frozenset({"passage"}),
+    "conversation_search": frozenset({"message", "fact"}),
+}
+_STORED = {edits.ARCHIVAL_INSERT: "passage", edits.REMEMBER_FACT: "fact"}
+
+
+def _lookup_of(tool: str, arguments: Mapping[str, Any]) -> Lookup:
+    """Returns the search that a call of one of the tools in `_SEARCHED` asks for."""
+    role = arguments.get("role")
+    return Lookup(
+        (str(arguments.get("query", "")),),
+        _SEARCHED[tool],
+        frozenset() if role is None else frozenset({role}),
+        limit=max(1, arguments.get("limit") or SEARCH_RESULTS),
+    )
 
 
 def _numbered_apart(hits: Sequence[Message]) -> list[Message]:

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.errors import BadRequest
-from gateway.run.admin.usage_operations import UsageOperations, as_csv
+from gateway.run.admin.usage_csv import usage_csv
+from gateway.run.admin.usage_operations import UsageOperations
 from gateway.run.store_errors import map_store_errors
 from gateway.web.manage.access import MANAGE_PREFIX, Access
 from gateway.web.middleware import info_of
@@ -39,7 +40,7 @@ def usage_routes(operations: UsageOperations, access: Access) -> list[Route]:
         with map_store_errors():
             page = await operations.show(query, project=manager.project)
         if format == "csv":
-            return Response(as_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV)
+            return Response(usage_csv(page), headers=_next_link(query, page["next"]), media_type=_CSV)
         return Response(orjson.dumps(page), media_type="application/json")
 
     return [Route(USAGE_PATH, show_usage, methods=["GET"])]
