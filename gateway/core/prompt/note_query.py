@@ -64,15 +64,15 @@ def with_speaker(query: str, names: Sequence[str]) -> str:
     names: what people call the speaker. Of several words the first is a name as well.
     """
     for name in names:
-        found = _name_pattern(name, is_low=query == query.lower())
+        found = name_pattern(name, is_low=query == query.lower())
         if found is not None:
             query = found.sub("I", query)
     return query
 
 
 @lru_cache(maxsize=256)
-def _name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
-    """Returns the pattern of a name as a word. is_low: the text has no capitals, and neither has a name in it."""
+def name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
+    """Returns the pattern of a person's name as a word; None: it has no letters. is_low: the text has no capitals."""
     words = [word for word in re.split(r"[\s_]+", name) if word]
     if not words or len(words[0]) < 2:
         return None

@@ -21,7 +21,11 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.definition import Sleeptime
 from gateway.core.memory.delegated import DelegatedTasks
+from gateway.core.prompt.excerpt import query_keys
+from gateway.core.prompt.note_query import name_pattern
+from gateway.core.prompt.shown_blocks import shown_label
 from gateway.core.prompt.summary import WantedSummary
+from gateway.core.tags import quoted_name
 from gateway.core.turn.commands import FINISHED, End, TurnOutcome
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.composer import Composer
@@ -45,6 +49,15 @@ INDEX_CHARS = 32_000
 # Append mode needs the disk, and treats one that is slower than this as down. No measurement.
 OPEN_WAIT_S = 5.0
 _log = logging.getLogger("mnemogate")
+
+
+# The tables of pure functions in the path of a turn that hold people's words or names. storage empties its own.
+_TABLES_OF_WORDS = (query_keys, name_pattern, quoted_name, shown_label)
+
+
+def _forget_words() -> None:
+    for table in _TABLES_OF_WORDS:
+        table.cache_clear()
 
 
 class TurnEvents(Protocol):
@@ -103,6 +116,7 @@ class MemoryKeeper:
         self.leases = Leases(self.store.conversation_locks)
         self.queues = Queues(self.leases)
         self.store.forgetting.when_gone(self.resent.clear)
+        self.store.forgetting.when_gone(_forget_words)
         recaller = Recaller(self.store, self.settings, self.embed_query)
         self.composer = Composer(self.store, recaller, self.settings.cache_s, self.events.makes_summaries)
 

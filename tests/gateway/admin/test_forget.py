@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from gateway.core.prompt.excerpt import query_keys
+from gateway.core.prompt.note_query import name_pattern
+from gateway.core.prompt.shown_blocks import shown_label
+from gateway.core.tags import quoted_name
 from gateway.errors import BadRequest
 from gateway.run.admin.forget_operations import ForgetOperations
 from gateway.run.admin.printed import show_block
@@ -82,6 +86,15 @@ def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(wo
     assert len(keeper.resent) == 1
     forget(world, user="alice", message=1)
     assert (len(keeper.resent), keeper.resent.bytes) == (0, 0)
+
+
+def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(world: World) -> None:
+    world.chat(user="alice").say(FACT)
+    world.chat(user="alice").say(QUESTION)
+    assert query_keys.cache_info().currsize == 1
+    forget(world, user="alice")
+    tables = (query_keys, name_pattern, quoted_name, shown_label)
+    assert [table.cache_info().currsize for table in tables] == [0] * 4
 
 
 def test_a_client_that_resends_it_is_answered_from_its_own_list_and_nothing_is_stored(world: World) -> None:
