@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage, call_id, called_function, media_in, text_of
 from gateway.core.conversation.private import private_of
@@ -37,35 +38,8 @@ def message_records(
         if is_empty:
             return []
         return [MessageRecord(exchange.seq, exchange.seq, "", None, exchange.begun, None, state)]
-    state = _state_of(exchange)
-    inputs: list[WireMessage] = orjson.loads(exchange.input or b"[]")
-    records = [
-        _record(
-            exchange,
-            exchange.seq + index,
-            message,
-            exchange.begun,
-            state,
-            is_gone=index in exchange.redactions,
-            is_whole=is_whole,
-            note=exchange.notes.get(index) or None,
-        )
-        for index, message in enumerate(inputs)
-    ]
-    if exchange.shown_reply is not None:
-        full = orjson.loads(exchange.full) if exchange.full else {}
-        reply, at = orjson.loads(exchange.shown_reply), exchange.ended or exchange.begun
-        records.append(
-            _record(
-                exchange, exchange.reply_seq, reply, at, state, is_gone=REPLY in exchange.redactions,
-                is_whole=is_whole, request=request, rounds=_rounds(full.get("messages") or ()),
-            )
-        )  # fmt: skip
-    elif REPLY in exchange.redactions:
-        at = exchange.ended or exchange.begun
-        gone = MessageRecord(exchange.reply_seq, exchange.seq, "assistant", None, at, None, "forgotten")
-        records.append(gone)
-    return records
+    reply = _reply_record(exchange, request, is_whole=is_whole)
+    return [*_input_records(exchange, is_whole=is_whole), *([] if reply is None else [reply])]
 
 
 def readable(message: WireMessage) -> str:
@@ -74,38 +48,57 @@ def readable(message: WireMessage) -> str:
     return "\n".join([*lines, *map(_media_line, media_in(message))])
 
 
+def _input_records(exchange: Exchange, *, is_whole: bool) -> list[MessageRecord]:
+    """Returns the messages that came in."""
+    inputs: list[WireMessage] = orjson.loads(exchange.input or b"[]")
+    records: list[MessageRecord] = []
+    for index, message in enumerate(inputs):
+        seq = exchange.seq + index
+        if index in exchange.redactions:
+            records.append(_forgotten_record(exchange, seq, _role_of(message), exchange.begun))
+        else:
+            record = _record(exchange, seq, message, exchange.begun, is_whole=is_whole)
+            records.append(replace(record, note=exchange.notes.get(index) or None))
+    return records
+
+
+def _reply_record(exchange: Exchange, request: str | None, *, is_whole: bool) -> MessageRecord | None:
+    """Returns the reply with the calls of its hidden rounds; None: there is none."""
+    seq, at = exchange.reply_seq, exchange.ended or exchange.begun
+    reply = None if exchange.shown_reply is None else orjson.loads(exchange.shown_reply)
+    if REPLY in exchange.redactions:
+        return _forgotten_record(exchange, seq, "assistant" if reply is None else _role_of(reply), at)
+    if reply is None:
+        return None
+    full = orjson.loads(exchange.full) if exchange.full else {}
+    record = _record(exchange, seq, reply, at, is_whole=is_whole)
+    return replace(record, rounds=_rounds(full.get("messages") or ()) or record.rounds, request=request)
+
+
+def _forgotten_record(exchange: Exchange, seq: int, role: str, at: float) -> MessageRecord:
+    return MessageRecord(seq, exchange.seq, role, None, at, None, "forgotten")
+
+
 def _record(
-    exchange: Exchange,
-    seq: int,
-    message: WireMessage,
-    at: float,
-    state: _State,
-    *,
-    is_gone: bool,
-    is_whole: bool,
-    note: str | None = None,
-    request: str | None = None,
-    rounds: tuple[ToolRound, ...] = (),
+    exchange: Exchange, seq: int, message: WireMessage, at: float, *, is_whole: bool
 ) -> MessageRecord:
-    role = str(message.get("role") or "")
-    if is_gone:
-        return MessageRecord(seq, exchange.seq, role, None, at, None, "forgotten")
+    """Returns a message as it is read, with its own calls."""
     text = readable(message)
-    images = sum("image" in str(part.get("type")) for part in media_in(message))
-    calls = () if rounds else _calls(message, {})
     return MessageRecord(
         seq,
         exchange.seq,
-        role,
+        _role_of(message),
         _speaker_of(message),
         at,
         text if is_whole else shortened(text, TEXT_CHARS),
-        state,
-        images,
-        rounds or calls,
-        note,
-        request,
+        _state_of(exchange),
+        images=sum("image" in str(part.get("type")) for part in media_in(message)),
+        rounds=_calls(message, {}),
     )
+
+
+def _role_of(message: WireMessage) -> str:
+    return str(message.get("role") or "")
 
 
 def _state_of(exchange: Exchange) -> _State:
@@ -127,6 +120,7 @@ def _rounds(messages: Sequence[Mapping[str, Any]]) -> tuple[ToolRound, ...]:
 
 
 def _calls(message: Mapping[str, Any], results: Mapping[str, str]) -> tuple[ToolRound, ...]:
+    """Returns the calls of a message. results: what they returned, by the ids of the calls."""
     rounds = []
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():

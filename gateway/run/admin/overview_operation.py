@@ -93,29 +93,40 @@ def _find_problems(
 ) -> list[Problem]:
     """Returns what is wrong, worst first. is_whole: all was read."""
     found: list[Problem] = []
-    count, modes = figures.count, figures.modes
     if not is_up:
         found.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
-    resting = [name for name, rests in passed_over.items() if rests]
-    if resting and len(resting) == len(passed_over):
-        found.append(Problem("No upstream answers: each one rests after it has failed.", "requests"))
-    elif resting:
-        is_one = len(resting) == 1
-        named = f"The upstream {resting[0]}" if is_one else f"The upstreams {', '.join(resting)}"
-        words = "rests after it has failed" if is_one else "rest after they have failed"
-        found.append(Problem(f"{named} {words}: others answer.", "requests"))
+    if (resting := _resting_upstreams(passed_over)) is not None:
+        found.append(resting)
     if failed := jobs.failed:
         found.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
-    if missed := modes.get("unavailable", 0):
-        words = f"Memory was unavailable for {missed:,} of {count:,} requests in the last hour."
-        found.append(Problem(words, "requests"))
-    if figures.failed:
-        words = f"{figures.failed:,} of {count:,} requests failed in the last hour."
-        found.append(Problem(words, "requests"))
-    if unnamed := modes.get("none", 0):
-        requests, them = ("request", "it") if unnamed == 1 else ("requests", "them")
-        words = f"{unnamed:,} {requests} named nobody: nothing is remembered of {them}."
-        found.append(Problem(words, "requests"))
+    found += _request_problems(figures)
     if not is_whole:
         found.append(Problem("Not all of this could be read in time: open it again.", ""))
     return found
+
+
+def _resting_upstreams(passed_over: Mapping[str, bool]) -> Problem | None:
+    """Returns the problem of upstreams that are passed over; None: none is."""
+    resting = [name for name, rests in passed_over.items() if rests]
+    if not resting:
+        return None
+    if len(resting) == len(passed_over):
+        return Problem("No upstream answers: each one rests after it has failed.", "requests")
+    if len(resting) == 1:
+        words = f"The upstream {resting[0]} rests after it has failed: others answer."
+    else:
+        words = f"The upstreams {', '.join(resting)} rest after they have failed: others answer."
+    return Problem(words, "requests")
+
+
+def _request_problems(figures: RequestFigures) -> list[Problem]:
+    """Returns what was wrong with the requests of the last hour, worst first."""
+    texts: list[str] = []
+    if missed := figures.modes.get("unavailable", 0):
+        texts.append(f"Memory was unavailable for {missed:,} of {figures.count:,} requests in the last hour.")
+    if figures.failed:
+        texts.append(f"{figures.failed:,} of {figures.count:,} requests failed in the last hour.")
+    if unnamed := figures.modes.get("none", 0):
+        requests, them = ("request", "it") if unnamed == 1 else ("requests", "them")
+        texts.append(f"{unnamed:,} {requests} named nobody: nothing is remembered of {them}.")
+    return [Problem(text, "requests") for text in texts]

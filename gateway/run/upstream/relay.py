@@ -60,8 +60,10 @@ async def relay(
             receipt.upstream_called()
             reply = await attempts.send(make)
             reader = _ReplyReader(attempts, reply)
-            if reply.is_stream or json_bytes is not None:
-                await _pass_on(reply, sink, receipt, reader, keep_alive_s, json_bytes or 0, change)
+            if reply.is_stream:
+                await _pass_stream(reader, sink, receipt, keep_alive_s, change)
+            elif json_bytes is not None:
+                await _pass_body(reader, sink, receipt, json_bytes)
             else:
                 body = await reply.read(MAX_REPLY_BYTES)
                 reader.take_body(body)
@@ -77,48 +79,24 @@ async def relay(
             await reader.reply.aclose()
 
 
-async def _pass_on(
-    reply: ModelReply,
-    sink: Sink,
-    receipt: Receipt,
-    reader: _ReplyReader,
-    keep_alive_s: float,
-    json_bytes: int,
-    change: ReplyChange | None,
+async def _pass_stream(
+    reader: _ReplyReader, sink: Sink, receipt: Receipt, keep_alive_s: float, change: ReplyChange | None
 ) -> None:
-    """Writes a reply to `sink` as it arrives.
-
-    json_bytes: JSON that is no larger than this is sent only when it is whole, so that an upstream that breaks off in
-        its middle can still be answered with a status.
-    """
-    chunks, hides_usage = reply.chunks(), reader.call.hides_usage and reply.is_stream
-    if not reply.is_stream and dict(reply.headers).get("content-type", "").startswith("application/json"):
-        held = await _read_past(chunks, json_bytes)
-        if 0 < len(held) <= json_bytes:
-            reader.take_body(held)
-            receipt.upstream_answered()
-            await _send_whole(reply, held, sink, receipt)
-            return
-        # It is too large to hold, or empty: the reply to a HEAD has the length of a GET's.
-        _start(reply, sink, receipt)
-        reader.take_piece(held)
-        await sink.write(held)
+    """Writes the events of a stream to `sink` as they arrive."""
+    reply, hides_usage = reader.reply, reader.call.hides_usage
     events = WholeEvents() if change is None else ChangedEvents(change)
     is_done = False
     try:
-        async with keep_alive(chunks, keep_alive_s if reply.is_stream else 0.0) as beats:
+        async with keep_alive(reply.chunks(), keep_alive_s) as beats:
             async for chunk in beats:
                 if not sink.started:
                     _start(reply, sink, receipt)
                 if chunk is not BEAT:
-                    if reply.is_stream:
-                        chunk = events.feed(chunk)
-                        reader.take_events(chunk)
-                        is_done = chunk.endswith(_DONE)
-                        if hides_usage:
-                            chunk = without_usage(chunk)
-                    else:
-                        reader.take_piece(chunk)
+                    chunk = events.feed(chunk)
+                    reader.take_events(chunk)
+                    is_done = chunk.endswith(_DONE)
+                    if hides_usage:
+                        chunk = without_usage(chunk)
                 await sink.write(chunk)
     except ProviderError:
         # Some servers close the connection after their [DONE], without the end that HTTP asks for.
@@ -129,6 +107,37 @@ async def _pass_on(
     rest = events.rest()
     reader.take_events(rest)
     await sink.write(without_usage(rest) if hides_usage else rest)
+    reader.end()
+    await sink.end()
+
+
+async def _pass_body(reader: _ReplyReader, sink: Sink, receipt: Receipt, json_bytes: int) -> None:
+    """Writes a body that is no event stream to `sink` as it arrives.
+
+    json_bytes: JSON that is no larger than this is sent only when it is whole, so that an upstream that breaks off in
+        its middle can still be answered with a status.
+    """
+    reply = reader.reply
+    chunks = reply.chunks()
+    if dict(reply.headers).get("content-type", "").startswith("application/json"):
+        held = await _read_past(chunks, json_bytes)
+        if 0 < len(held) <= json_bytes:
+            reader.take_body(held)
+            receipt.upstream_answered()
+            await _send_whole(reply, held, sink, receipt)
+            return
+        # It is too large to hold, or empty: the reply to a HEAD has the length of a GET's.
+        _start(reply, sink, receipt)
+        reader.take_piece(held)
+        await sink.write(held)
+    async for chunk in chunks:
+        if not sink.started:
+            _start(reply, sink, receipt)
+        reader.take_piece(chunk)
+        await sink.write(chunk)
+    if not sink.started:
+        _start(reply, sink, receipt)
+    reader.take_piece(b"")  # an empty body has come as well
     reader.end()
     await sink.end()
 

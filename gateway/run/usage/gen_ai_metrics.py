@@ -55,7 +55,6 @@ class GenAIMetrics:
             _FIRST_CHUNKS,
             *_LABELS,
         )
-
         # In the order of `TokenCounts`.
         kinds = ("input", "output", "cache_read_input", "cache_write_input", "reasoning_output")
         self._tokens = [
@@ -71,20 +70,20 @@ class GenAIMetrics:
     def count(self, receipt: Receipt) -> None:
         """Counts the calls of a request that has ended, or of work that has no request."""
         for call in receipt.calls:
-            operation = operation_of(call.path)
-            if not operation or not call.upstream:
-                continue
-            error = failure_of_call(call, receipt)
-            model = self._models.label(call.model, call.status)
-            labels = operation, provider_of(call.provider), model, error
-            self._durations.observe((call.ended or call.begun) - call.begun, labels)
-            if call.is_streamed and call.first:
-                self._first_chunks.observe(call.first - call.begun, labels)
-            if call.counts is not None:
-                for counter, tokens in zip(self._tokens, call.counts, strict=True):
-                    if tokens:
-                        counter.inc(*labels, by=tokens)
+            if call.upstream and (operation := operation_of(call.path)):
+                self._count_call(call, operation, failure_of_call(call, receipt))
         for step in receipt.steps:
             if step.kind == "execute_tool":
                 name = step.name if step.name in _GATEWAY_TOOLS else OTHER
                 self._tools.observe(step.ended - step.begun, (name,))
+
+    def _count_call(self, call: UpstreamCall, operation: str, error: str) -> None:
+        model = self._models.label(call.model, call.status)
+        labels = operation, provider_of(call.provider), model, error
+        self._durations.observe((call.ended or call.begun) - call.begun, labels)
+        if call.is_streamed and call.first:
+            self._first_chunks.observe(call.first - call.begun, labels)
+        if call.counts is not None:
+            for counter, tokens in zip(self._tokens, call.counts, strict=True):
+                if tokens:
+                    counter.inc(*labels, by=tokens)
