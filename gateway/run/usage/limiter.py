@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from functools import lru_cache
@@ -17,27 +16,22 @@ from typing import Final
 
 from msgspec import Struct
 
-from adapters.types import Header
-from gateway.core.dates import iso_text
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.estimate import estimate_prompt_tokens
+from gateway.core.usage.limit_answer import rate_headers, refusal_by
 from gateway.core.usage.limit_rules import (
     MEASURED,
-    STORED_PERIODS,
     Amounts,
     Bucket,
     LimitReservation,
-    Period,
     displayed_amount,
     find_full_buckets,
-    format_duration,
     have_room,
     limits_for,
     used_amounts,
     wanted_amounts,
 )
-from gateway.errors import LimitReached
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.usage.limit_buckets import LimitBuckets
@@ -65,7 +59,6 @@ _ENDING_TICKS: Final = 30
 _MAX_CALLERS: Final = 4096
 _ID: Final = attrgetter("id")
 _NO_TOKENS: Final = wanted_amounts()
-_HEADER_UNITS: Final = ("requests", "tokens")
 
 
 class PlannedCall(Struct, frozen=True):
@@ -270,7 +263,7 @@ class Limiter:
             if refusing is not None:
                 receipt.is_refused, receipt.limit_id = True, refusing.limit.id
                 self._count_limited(refusing.limit, REFUSE)
-                raise self._refusal(refusing)
+                raise refusal_by(refusing, self._now())
             if substituting is not None:
                 limit = substituting.limit
                 substitute = limit.then
@@ -278,7 +271,7 @@ class Limiter:
                 self._count_limited(limit, "alias")
         # Nothing has waited since the buckets were seen, so what is seen is what is reserved.
         self._reserve(receipt, buckets, wanted, substitute)
-        receipt.rate_limits = self._rate_headers_of(buckets)
+        receipt.rate_limits = rate_headers(buckets, self._now())
         return substitute
 
     async def admit_step(self, receipt: Receipt, call: PlannedCall) -> None:
@@ -305,7 +298,7 @@ class Limiter:
             reserved = reservation.amounts.get(bucket, 0)
             used_here, wanted_here = reservation.uncounted(used, bucket), wanted[bucket.column]
             if not bucket.lets_go_on(reserved, used_here, wanted_here):
-                raise self._refusal(bucket, used_here)
+                raise refusal_by(bucket, self._now(), used_here)
             amounts[bucket] = used_here + wanted_here
         for bucket, amount in amounts.items():
             reservation.reserve(bucket, amount)
@@ -417,59 +410,3 @@ class Limiter:
         """Leaves this process's part of what holds for a minute to the others. Raises: StoreError."""
         if self._store.database.is_shared and self._process_name is not None:
             await self._store.usage.drop_writer(self._process_name)
-
-    # -- the answer
-
-    def _refusal(self, bucket: Bucket, used: int = 0) -> LimitReached:
-        """Returns the answer for a request that a bucket has no room for. used: by this request so far."""
-        limit, now = bucket.limit, self._now()
-        # What requests under way have reserved and do not use is free again when they end.
-        is_reserved = limit.unit in MEASURED and bucket.used + used < bucket.bound
-        is_long = limit.per in STORED_PERIODS and not is_reserved
-        is_soon = limit.per is None or is_reserved
-        wait_s = 1.0 if is_soon else max(1.0, math.ceil(bucket.period.end - now))
-        headers = [("x-should-retry", "false")] if is_long else []
-        if limit.unit in _HEADER_UNITS and limit.per is not None:
-            headers += _rate_headers(bucket, now)
-        message = _refusal_message(limit, bucket.period, is_reserved=is_reserved)
-        return LimitReached(message, wait_s, headers, is_long=is_long)
-
-    def _rate_headers_of(self, buckets: Iterable[Bucket]) -> list[Header]:
-        """Returns the headers of the limits of a minute: of each unit the one with the least left."""
-        least: dict[str, Bucket] = {}
-        for bucket in buckets:
-            unit, per = bucket.limit.unit, bucket.limit.per
-            if per == "minute" and unit in _HEADER_UNITS:
-                before = least.get(unit)
-                if before is None or bucket.left() < before.left():
-                    least[unit] = bucket
-        found: list[Header] = []
-        for bucket in least.values():
-            found += _rate_headers(bucket, self._now())
-        return found
-
-
-def _rate_headers(bucket: Bucket, now: float) -> list[Header]:
-    unit = bucket.limit.unit
-    return [
-        (f"x-ratelimit-limit-{unit}", str(bucket.bound)),
-        (f"x-ratelimit-remaining-{unit}", str(bucket.left())),
-        (f"x-ratelimit-reset-{unit}", format_duration(math.ceil(bucket.period.end - now))),
-    ]
-
-
-def _refusal_message(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
-    """is_reserved: requests under way have reserved what is left."""
-    most, s = f"{limit.most:.15g}", "" if limit.most == 1 else "s"
-    what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}.get(limit.unit)
-    allowed = f"{most} concurrent request{s}" if what is None else f"{most} {what} per {limit.per}"
-    if not limit.most:
-        until = "Nothing is allowed until it is raised."
-    elif limit.per is None:
-        until = "Try again when one has ended."
-    elif is_reserved:
-        until = "Requests under way have reserved what is left. Try again when one has ended."
-    else:
-        until = "That is used up."
-    resets = "" if limit.per is None or is_reserved else f" It resets at {iso_text(period.end)}."
-    return f"Limit {limit.id} allows {allowed}. {until}{resets}"

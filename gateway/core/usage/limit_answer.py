@@ -1,0 +1,72 @@
+"""How limits are shown to callers: the error of a request that is refused, and the headers of a reply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from adapters.types import Header
+from gateway.core.dates import iso_text
+from gateway.core.usage.limit_rules import MEASURED, STORED_PERIODS, Bucket, Period, format_duration
+from gateway.errors import LimitReached
+from storage.usage_records import UsageLimit
+
+# The units that OpenAI's `x-ratelimit-*` headers have.
+_HEADER_UNITS: Final = ("requests", "tokens")
+
+
+def refusal_by(bucket: Bucket, now: float, used: int = 0) -> LimitReached:
+    """Returns the error for a request that a bucket has no room for. used: by this request so far."""
+    limit = bucket.limit
+    # What requests under way have reserved and do not use is free again when they end.
+    is_reserved = limit.unit in MEASURED and bucket.used + used < bucket.bound
+    is_long = limit.per in STORED_PERIODS and not is_reserved
+    is_soon = limit.per is None or is_reserved
+    wait_s = 1.0 if is_soon else max(1.0, math.ceil(bucket.period.end - now))
+    headers = [("x-should-retry", "false")] if is_long else []
+    if limit.unit in _HEADER_UNITS and limit.per is not None:
+        headers += _headers_of(bucket, now)
+    message = _refusal_message(limit, bucket.period, is_reserved=is_reserved)
+    return LimitReached(message, wait_s, headers, is_long=is_long)
+
+
+def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
+    """Returns the headers of the limits of a minute: of each unit the one with the least left."""
+    least: dict[str, Bucket] = {}
+    for bucket in buckets:
+        unit, per = bucket.limit.unit, bucket.limit.per
+        if per == "minute" and unit in _HEADER_UNITS:
+            before = least.get(unit)
+            if before is None or bucket.left() < before.left():
+                least[unit] = bucket
+    found: list[Header] = []
+    for bucket in least.values():
+        found += _headers_of(bucket, now)
+    return found
+
+
+def _headers_of(bucket: Bucket, now: float) -> list[Header]:
+    unit = bucket.limit.unit
+    return [
+        (f"x-ratelimit-limit-{unit}", str(bucket.bound)),
+        (f"x-ratelimit-remaining-{unit}", str(bucket.left())),
+        (f"x-ratelimit-reset-{unit}", format_duration(math.ceil(bucket.period.end - now))),
+    ]
+
+
+def _refusal_message(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
+    """Returns the message of a refusal. is_reserved: requests under way have reserved what is left."""
+    most, s = f"{limit.most:.15g}", "" if limit.most == 1 else "s"
+    what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}.get(limit.unit)
+    allowed = f"{most} concurrent request{s}" if what is None else f"{most} {what} per {limit.per}"
+    if not limit.most:
+        until = "Nothing is allowed until it is raised."
+    elif limit.per is None:
+        until = "Try again when one has ended."
+    elif is_reserved:
+        until = "Requests under way have reserved what is left. Try again when one has ended."
+    else:
+        until = "That is used up."
+    resets = "" if limit.per is None or is_reserved else f" It resets at {iso_text(period.end)}."
+    return f"Limit {limit.id} allows {allowed}. {until}{resets}"
