@@ -34,7 +34,7 @@ from gateway.web.models import model_routes
 from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
 from gateway.web.responses import RESPONSES_PATH, ResponsesRoute
 from gateway.web.sockets.responses_socket import HandshakeRoute
-from gateway.web.stored_responses import GatewayResponses, unknown_response
+from gateway.web.stored_responses import GatewayResponses
 from gateway.web.stored_routes import stored_routes
 from storage.listing import NamedAgent
 
@@ -63,7 +63,7 @@ def make_endpoints(
         settings.server, chat, services.native_chat, bodies, limits.send_timeout_s, services.requests
     )
     gateway_responses = GatewayResponses(
-        StoredResponses(services.store, chat.turns, unknown_response),
+        StoredResponses(services.store, chat.turns),
         chat.resolver.rules,
         chat.conversations,
         bodies,

@@ -143,6 +143,7 @@ FLOORS: dict[str, list[set[str]]] = {
             "thoughts",
             "tool_rule",
             "trace_context",
+            "turn_name",
             "words",
         },
     ],

@@ -26,6 +26,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
+from gateway.core.turn_name import TurnName
 from gateway.core.usage.limit_rules import LimitReservation
 from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
@@ -33,7 +34,7 @@ from gateway.run.call import TurnRecord
 from gateway.run.chat import Chat
 from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.leases import lock_name
-from gateway.run.memory.named_turns import NamedTurn, decode_turn_name, encode_turn_name, turn_begun
+from gateway.run.memory.named_turns import NamedTurn, turn_begun
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt, Receipts
 from gateway.run.request_context import RequestContext
@@ -119,7 +120,7 @@ class BackgroundRequest(Protocol):
 
     def view(
         self,
-        turn: Callable[[], tuple[str, str] | None],
+        turn: Callable[[], TurnName | None],
         count: Callable[[str], Json | None],
         model: Callable[[], str],
         number: int,
@@ -128,7 +129,7 @@ class BackgroundRequest(Protocol):
     ) -> MakesView:
         """Returns what makes its view.
 
-        turn: returns the names of conversation and turn; None: it is not stored.
+        turn: returns the name of its turn; None: it is not stored.
         count: returns the usage of a reply with a text.
         number: of its first event.
         has_begun: an earlier attempt has sent the first event.
@@ -313,13 +314,13 @@ class BackgroundResponses:
         await self.cancel(run)
         with map_store_errors():
             forget = self.store.forgetting.forget
-            names = [*map(decode_turn_name, await self.store.runs.turns(run.agent, run.id))]
+            names = [*map(TurnName.decode, await self.store.runs.turns(run.agent, run.id))]
             if names and run.state not in (RunState.COMPLETED, RunState.FAILED):
                 # It raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent, ForgetTarget())
             begun = [
-                await self.store.messages.find_begun(owner.project, conversation, turn_begun(turn))
-                for conversation, turn in names
+                await self.store.messages.find_begun(owner.project, name.conversation, turn_begun(name.turn))
+                for name in names
             ]
             rows = {*rows, *(found[1].exchange.id for found in begun if found is not None)}
             if rows:
@@ -397,7 +398,7 @@ class BackgroundResponses:
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
         )
         try:
-            turns = [*map(decode_turn_name, await self.store.runs.turns(run.agent, run.id))]
+            turns = [*map(TurnName.decode, await self.store.runs.turns(run.agent, run.id))]
             if (made := await self._find_made(run, turns)) is not None:
                 await self._end(run, log, *made)
             elif request is None:
@@ -469,9 +470,7 @@ class BackgroundResponses:
                 self.limiter.give(receipt, held)
             await self._answer(run, log, request, shown, identity, receipt, record)
 
-    async def _find_made(
-        self, run: Run, turns: Collection[tuple[str, str]]
-    ) -> tuple[Json, tuple[str, str]] | None:
+    async def _find_made(self, run: Run, turns: Collection[TurnName]) -> tuple[Json, TurnName] | None:
         """Returns the response that an earlier attempt has made without ending the run, and the name of its turn.
 
         turns: the names of those that earlier attempts have begun.
@@ -480,16 +479,18 @@ class BackgroundResponses:
         if agent is None:
             return None
         for name in turns:
-            found = await self.store.messages.find_begun(agent.scope.project, name[0], turn_begun(name[1]))
+            found = await self.store.messages.find_begun(
+                agent.scope.project, name.conversation, turn_begun(name.turn)
+            )
             if found is not None and found[1].exchange.state is State.FINISHED:
                 response = self.dialect.rebuild(run.uid, NamedTurn(name, found[1].exchange).reply)
                 if response is not None:
                     return response, name
         return None
 
-    async def _note_turn(self, run: Run, job: Job, name: tuple[str, str]) -> None:
+    async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
         """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""
-        if not await self.store.runs.note_turn(run.agent, run.id, encode_turn_name(name), job):
+        if not await self.store.runs.note_turn(run.agent, run.id, name.encode(), job):
             raise ClientGone
 
     async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
@@ -564,23 +565,22 @@ class BackgroundResponses:
             final, name = self.dialect.as_failed(shown, None, NOT_STORED), None
         await self._end(run, log, final, name)
 
-    async def _is_stored(self, identity: Identity, receipt: Receipt, name: tuple[str, str]) -> bool:
+    async def _is_stored(self, identity: Identity, receipt: Receipt, name: TurnName) -> bool:
         """Returns whether the turn of an answer is on disk."""
         if receipt.headers.get("x-mnemogate-durable") != "false":
             return True
         if identity.scope is not None:
             await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
         return (
-            await self.store.messages.find_begun(identity.project, name[0], turn_begun(name[1])) is not None
+            await self.store.messages.find_begun(identity.project, name.conversation, turn_begun(name.turn))
+            is not None
         )
 
-    async def _end(
-        self, run: Run, log: _ResponseLog, final: Json, name: tuple[str, str] | None = None
-    ) -> None:
+    async def _end(self, run: Run, log: _ResponseLog, final: Json, name: TurnName | None = None) -> None:
         """Ends a run and its log. name: of the turn that has the response; None: no turn has it."""
         status = final["status"]
         state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
-        turn = encode_turn_name(name) if name is not None and state is RunState.COMPLETED else None
+        turn = name.encode() if name is not None and state is RunState.COMPLETED else None
         number = log.next_number
         if final is log.final and log.last_events:
             last = log.last_events

@@ -26,6 +26,7 @@ from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NO_CHANGES, NativeBody, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
+from gateway.core.turn_name import TurnName
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.fit import estimate_usage, fit_prompt
 from gateway.run.memory.memory_context import MemoryContext
@@ -62,8 +63,8 @@ class Forwarded(Struct, frozen=True):
 class TurnRecord(Struct, frozen=True):
     """The record of a turn with which another process goes on if this one ends."""
 
-    # Takes the names of conversation and turn, before anything of the turn is written.
-    note_turn: Callable[[tuple[str, str]], Awaitable[None]]
+    # Takes the name of the turn, before anything of the turn is written.
+    note_turn: Callable[[TurnName], Awaitable[None]]
     # Of the calls that leave the gateway.
     journal: CallJournal
     # The replies that earlier attempts have written down, in their order.
@@ -207,7 +208,7 @@ class ChatCall:
             self.receipt.is_compacted = prompt is not None and bool(prompt.window.summary)
         if context is not None and prompt is not None:
             if not self.view.speaks_chat and self.identity.stored_scope is not None:
-                self.receipt.turn = turn_name(context)
+                self.receipt.turn = turn_name(context).turn
                 self.receipt.is_off_record = context.plan.off_record
             search = prompt.recall.search
             if search is not None:

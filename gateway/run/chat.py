@@ -500,7 +500,7 @@ class Chat:
         prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
         block_edits.shown = prompt.section.shown
         if call.record is not None:
-            await call.record.note_turn((memory_context.conversation_uid, turn_name(memory_context)))
+            await call.record.note_turn(turn_name(memory_context))
         if memory_context.plan.follows_head and opens:
             memory_context = await keeper.open(memory_context, prompt)
         if request.native_body is not None:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.core.request.identity import Identity
+from gateway.core.turn_name import TurnName
 from gateway.run.memory.named_turns import find_turn
 from storage.commands import ForgetTarget
 from storage.records import Agent, Run, RunState, Scope
@@ -31,8 +32,8 @@ class DeferredReply(Struct, frozen=True):
     path: str
     # The user and the memory, as they were decided when the request came.
     identity: Identity
-    # The names of the conversation and of the turn in it, which has the user's message until then.
-    turn: tuple[str, str]
+    # The turn that has the user's message until then.
+    turn: TurnName
 
 
 class DeferredReplyRow(Struct, frozen=True):

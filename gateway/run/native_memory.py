@@ -230,8 +230,7 @@ class NativeMemory(TreeMemory):
         scope = identity.stored_scope
         if scope is None:
             return
-        turn = context.conversation_uid, turn_name(context)
-        reply = DeferredReply(native.raw.decode(), native.path, identity, turn)
+        reply = DeferredReply(native.raw.decode(), native.path, identity, turn_name(context))
         await self.deferred.add(scope, context.agent.epoch, id, reply)
 
     async def _save_deferred(

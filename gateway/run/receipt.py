@@ -18,6 +18,7 @@ from msgspec import Struct, field
 
 from adapters.types import BYTES_PER_TOKEN, Header, Json, ModelRequest
 from gateway.core.trace_context import TraceContext, without_trace
+from gateway.core.turn_name import TurnName
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
 from gateway.core.usage.reported import ReplyUsage, costs_tokens, reported_counts
@@ -232,7 +233,7 @@ class Receipt(Struct, eq=False, weakref=True):
     added_ms: float | None = None
     # The `x-mnemogate-*` headers of the reply; one that is None is not sent.
     headers: dict[str, str | None] = field(default_factory=dict)
-    # The name by which a client may refer to the turn; None: it has none.
+    # The turn's part of its `TurnName`; None: no client may refer to it.
     turn: str | None = None
     # Of this turn no text is stored, as it repeats one that was off the record.
     is_off_record: bool = False
@@ -256,14 +257,14 @@ class Receipt(Struct, eq=False, weakref=True):
     _sent: float = 0.0
     _came: float = 0.0
 
-    def stored_turn(self) -> tuple[str, str] | None:
-        """Returns the names of conversation and turn under which the reply is stored; None: it is not."""
+    def stored_turn(self) -> TurnName | None:
+        """Returns the name of the turn with which the reply is stored; None: it is not."""
         return None if self.is_off_record else self.begun_turn()
 
-    def begun_turn(self) -> tuple[str, str] | None:
-        """Returns the names of conversation and turn, even if it is off the record; None: it has none."""
+    def begun_turn(self) -> TurnName | None:
+        """Returns the name of the turn, even if it is off the record; None: it has none."""
         conversation, turn = self.headers.get("x-mnemogate-conversation"), self.turn
-        return (conversation, turn) if conversation is not None and turn is not None else None
+        return TurnName(conversation, turn) if conversation is not None and turn is not None else None
 
     def answering_model(self) -> str:
         """Returns the model that was asked last, under the name with which its turn is stored; "": none was."""

@@ -6,14 +6,14 @@ user the id is enough, since a client's GET cannot name any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
 from msgspec import Struct
 
 from gateway.core.conversation.private import private_of
-from gateway.errors import UnknownId
+from gateway.core.turn_name import TurnName
 from gateway.run.memory.named_turns import FoundTurn, NamedTurn, find_turn, read_turns_to
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices
@@ -49,21 +49,17 @@ class StoredResponses:
 
     store: Store
     turns: TurnServices
-    # Returns the error for an id that names nothing.
-    unknown: Callable[[str], UnknownId]
 
-    async def find(self, owner: ResponseOwner, name: tuple[str, str], id: str) -> FoundTurn:
-        """Returns what an id names. name: the conversation and the turn in it. Raises: UnknownId, MemoryUnavailable."""
+    async def find(self, owner: ResponseOwner, name: TurnName) -> FoundTurn | None:
+        """Returns a turn; None: there is none that its owner may read. Raises: MemoryUnavailable."""
         with map_store_errors():
             found = await find_turn(self.store, owner.project, name)
             if found is None or found.exchange.state is State.OPEN:
-                stored = await self.store.messages.owner(owner.project, name[0])
+                stored = await self.store.messages.owner(owner.project, name.conversation)
                 if stored is not None:
                     await self.turns.wait_written(stored[0].scope)
                     found = await find_turn(self.store, owner.project, name)
-        if found is None or not owner.may_read(found.agent):
-            raise self.unknown(id)
-        return found
+        return found if found is not None and owner.may_read(found.agent) else None
 
     async def path(self, response: FoundTurn) -> Sequence[NamedTurn]:
         """Returns the turns up to a response's, oldest first, its own the last. Raises: MemoryUnavailable."""
@@ -73,7 +69,9 @@ class StoredResponses:
     async def conversation_id(self, response: FoundTurn) -> str | None:
         """Returns the client's own id of a response's conversation; None: it has none. Raises: MemoryUnavailable."""
         with map_store_errors():
-            found = await self.store.messages.owner(response.agent.scope.project, response.turn.name[0])
+            found = await self.store.messages.owner(
+                response.agent.scope.project, response.turn.name.conversation
+            )
         return None if found is None else found[1]
 
     async def forget_upstreams(self, owner: ResponseOwner, id: str) -> bool:

@@ -174,7 +174,7 @@ def group_turns(
 ) -> list[ItemGroup]:
     """Returns the items of a path's turns. render: returns those of a turn; it takes the one before it, too."""
     return [
-        ItemGroup(partial(render, turn, before), "".join(turn.name))
+        ItemGroup(partial(render, turn, before), turn.name.tag)
         for before, turn in zip((None, *turns), turns, strict=False)
     ]
 

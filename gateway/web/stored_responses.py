@@ -21,11 +21,12 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import is_system
 from gateway.core.conversation.directions import directions_in
 from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.native import read_native
 from gateway.dialects.responses.render import rebuild_response
 from gateway.dialects.responses.request_fields import asks_for_sealed_thoughts
-from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_names
+from gateway.dialects.responses.response_ids import is_gateway_id, parse_turn_name
 from gateway.dialects.responses.stored_response import read_stored_response
 from gateway.errors import BadRequest, UnknownId, UnknownPath
 from gateway.run.background_responses import BackgroundResponses
@@ -155,28 +156,28 @@ class GatewayResponses:
         return await self._show(found, {}), found.run
 
     async def _find(self, owner: ResponseOwner, id: str) -> _FoundParts:
-        conversation_name, turn_name = parse_turn_names(id)
-        if not conversation_name:
+        name = parse_turn_name(id)
+        if name is None:
             raise unknown_response(id)
-        turn = await self._find_turn(owner, id)
+        turn = await self._find_turn(owner, name)
         # The id of a response that was made in the foreground has the time at which its turn began.
-        may_have_run = turn is None or turn_begun(turn_name) != turn.exchange.begun
-        run = await self.background.find(owner, conversation_name + turn_name) if may_have_run else None
+        may_have_run = turn is None or turn_begun(name.turn) != turn.exchange.begun
+        run = await self.background.find(owner, name.tag) if may_have_run else None
         return _FoundParts(id, turn, run)
 
-    async def _find_turn(self, owner: ResponseOwner, id: str) -> FoundTurn | None:
-        try:
-            found = await self.stored.find(owner, parse_turn_names(id), id)
-        except UnknownId:
+    async def _find_turn(self, owner: ResponseOwner, name: TurnName) -> FoundTurn | None:
+        """Returns the turn of a response; None: there is none, or its reply is not one of a response."""
+        found = await self.stored.find(owner, name)
+        if found is None or rebuild_response(found.turn.name.tag, found.turn.reply) is None:
             return None
-        return None if rebuild_response(found.turn.name, found.turn.reply) is None else found
+        return found
 
     async def _show(self, found: _FoundParts, query: Mapping[str, Sequence[str]]) -> Json:
         sealed = asks_for_sealed_thoughts(query)
         shown: Json | None = None
         if found.turn is not None:
             turn = found.turn.turn
-            shown = rebuild_response(turn.name, turn.reply, shows_sealed_thoughts=sealed)
+            shown = rebuild_response(turn.name.tag, turn.reply, shows_sealed_thoughts=sealed)
         elif found.run is not None:
             shown = await self.background.shown(found.run)
         if shown is None:
@@ -212,7 +213,8 @@ class GatewayResponses:
         elif run is not None and (request := await self.background.request(run)) is not None:
             # Without a turn, its input is in its request.
             previous = request.previous
-            before = None if previous is None else await self._find_turn(owner, previous)
+            name = None if previous is None else parse_turn_name(previous)
+            before = None if name is None else await self._find_turn(owner, name)
             items = ItemList()
             if before is not None:
                 groups = await self._group_path(before, owner, sealed, is_answered=True)

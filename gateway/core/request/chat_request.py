@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from gateway.core.request.edit import BodyEdit
 from gateway.core.request.identity import Identity
 from gateway.core.request.native_body import NativeBody
+from gateway.core.turn_name import TurnName
 from storage.records import Scope
 
 # The fields with the most tokens of a completion, the newer one first.
@@ -25,10 +26,8 @@ class Reference(Struct, frozen=True):
     index: int
     # The id by which the client names the turn.
     id: str
-    # The conversation that the id names.
-    conversation: str
-    # The turn that it names.
-    turn: str
+    # The turn that the id names; None: the gateway did not make it.
+    turn: TurnName | None
     # The request's field with the id, for errors.
     param: str
     # What it stands for. "path": all messages up to the turn's reply; "thoughts": those of the reply, which the message

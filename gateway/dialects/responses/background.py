@@ -16,6 +16,7 @@ from gateway.core.conversation.canonical import WireMessage
 from gateway.core.request.chat_request import ChatRequest
 from gateway.core.request.identity import Identity
 from gateway.core.turn.client_view import MakesView
+from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.responses.errors import error_fields, response_error
 from gateway.dialects.responses.parse import ResponsesRequest, parse
@@ -106,7 +107,7 @@ class RestoredRequest(Struct, frozen=True):
 
     def view(
         self,
-        turn: Callable[[], tuple[str, str] | None],
+        turn: Callable[[], TurnName | None],
         count: Callable[[str], Json | None],
         model: Callable[[], str],
         number: int,
@@ -164,7 +165,7 @@ class ShownResponses:
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
         """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
-        return rebuild_response((tag, ""), reply)
+        return rebuild_response(tag, reply)
 
     def last_events(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""

@@ -19,7 +19,7 @@ from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_text, wrong_type
 from gateway.dialects.responses.left_out import LeftOutFields
-from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_names
+from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_name
 from gateway.dialects.responses.sealed import is_sealed, unseal
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
@@ -234,7 +234,7 @@ class _Messages:
     def add_thoughts(self, item: Json) -> None:
         content = read_optional(item, "encrypted_content", str, self._where)
         id = item.get("id")
-        if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_names(id)[0]:
+        if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
             self._reply.thought_ids.append((id, f"{self._where}.id"))
         elif not is_sealed(content):
             self.left_out.add_rest(item, _COMMON, self._where)
@@ -262,16 +262,16 @@ class _Messages:
 
     def add_reference(self, item: Json) -> None:
         id = read_text(item, "id", self._where)
-        turn, place = parse_turn_names(id), parse_input_place(id)
+        turn, place = parse_turn_name(id), parse_input_place(id)
         self._end_reply()
         self._append_media()
         references = self._input.references
         index = self._messages_before + len(self._input.messages)
         # The items of one reply are one message.
         last = references[-1] if references else None
-        named = None if last is None else (last.index, last.conversation, last.turn, last.input_index)
-        if named != (index - 1, *turn, place):
-            references.append(Reference(index, id, *turn, f"{self._where}.id", input_index=place))
+        named = None if last is None else (last.index, last.turn, last.input_index)
+        if named != (index - 1, turn, place):
+            references.append(Reference(index, id, turn, f"{self._where}.id", input_index=place))
             self._append({"role": "assistant", "content": ""})
 
     def _read_content(self, content: Any, key: str) -> str | list[Json]:
@@ -319,7 +319,7 @@ class _Messages:
         if reply.model is not None:
             self._input.models[at] = reply.model
         for id, param in reply.thought_ids:
-            self._input.references.append(Reference(at, id, *parse_turn_names(id), param, "thoughts"))
+            self._input.references.append(Reference(at, id, parse_turn_name(id), param, "thoughts"))
 
     def _append_media(self) -> None:
         if self._media:

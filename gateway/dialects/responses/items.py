@@ -17,6 +17,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
+from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
 from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
@@ -81,7 +82,7 @@ class ItemList:
 
     def add_reply(self, tag: str, reply: WireMessage) -> None:
         """Adds a reply, as its response had it. tag: of the turn's ids."""
-        shown = rebuild_response((tag, ""), reply, shows_sealed_thoughts=self._shows_sealed_thoughts)
+        shown = rebuild_response(tag, reply, shows_sealed_thoughts=self._shows_sealed_thoughts)
         output = shown["output"] if shown is not None else render_output(tag, without_private(reply))
         self.record_calls(reply)
         self.items.extend(output)
@@ -150,10 +151,10 @@ def _render_part(part: Json) -> Json:
     return part
 
 
-def item_tag(turn: tuple[str, str], reply: WireMessage) -> str:
+def item_tag(turn: TurnName, reply: WireMessage) -> str:
     """Returns the part that all ids of a turn's items share: that of its response, which may have one of its own."""
     stored = read_stored_response(reply)
-    return stored.id_tag if stored is not None and stored.id_tag else "".join(turn)
+    return stored.id_tag if stored is not None and stored.id_tag else turn.tag
 
 
 class ItemGroup(Struct, frozen=True):

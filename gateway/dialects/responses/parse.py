@@ -40,7 +40,7 @@ from gateway.dialects.responses.request_fields import (
     read_strings,
     wants_thoughts,
 )
-from gateway.dialects.responses.response_ids import parse_turn_names
+from gateway.dialects.responses.response_ids import parse_turn_name
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
     TOOL_SEARCH,
@@ -235,7 +235,7 @@ def _read_previous(json: Json, index: int) -> Reference | None:
         return None
     if json.get("conversation") is not None:
         raise BadRequest(f"'{param}' cannot be used in conjunction with 'conversation'.", param=param)
-    return Reference(index, previous, *parse_turn_names(previous), param, "path")
+    return Reference(index, previous, parse_turn_name(previous), param, "path")
 
 
 def _shared_messages(head: list[Json], read: InputMessages, waiting: Sequence[Json]) -> frozenset[int]:

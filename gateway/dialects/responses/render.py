@@ -25,6 +25,7 @@ from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import delta_of, generated_in, is_first_choice
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn_name import TurnName
 from gateway.core.usage.reported import reported_counts, usage_of
 from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer, encode_typed_event
 from gateway.dialects.lenient import as_list, as_object, as_text
@@ -53,8 +54,8 @@ class MakesResponses(Struct, frozen=True):
     speaks_chat: ClassVar[bool] = False
     # The fields of the request that the response repeats.
     echo: Json
-    # Returns the names of conversation and turn, once the upstream was called; None: the turn is not stored.
-    turn_names: Callable[[], tuple[str, str] | None]
+    # Returns the name of the turn, once the upstream was called; None: the turn is not stored.
+    turn_name: Callable[[], TurnName | None]
     # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
     count: Callable[[str], Json | None] = no_usage
     # Returns the model that answers, under the name with which its turn is stored. Called for sealed thoughts.
@@ -324,7 +325,7 @@ class ResponsesView(ClientView):
         if self._has_id:
             return
         self._has_id = True
-        turn = self._factory.turn_names()
+        turn = self._factory.turn_name()
         self._is_stored = self._factory.echo.get("store") is not False and turn is not None
         self._tag = self._factory.tag or make_tag(turn if self._is_stored else None)
 
@@ -379,12 +380,10 @@ class ResponsesView(ClientView):
         return self._created_at
 
 
-def rebuild_response(
-    turn_names: tuple[str, str], reply: WireMessage, *, shows_sealed_thoughts: bool = False
-) -> Json | None:
+def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: bool = False) -> Json | None:
     """Returns a stored response as it was answered, but for logprobs; None: the reply is not one of a response.
 
-    turn_names: of conversation and turn.
+    tag: that of its ids.
     shows_sealed_thoughts: as in `MakesResponses`.
     """
     stored = read_stored_response(reply)
@@ -393,7 +392,7 @@ def rebuild_response(
     view = ResponsesView(
         MakesResponses(
             stored.full_echo,
-            lambda: turn_names,
+            lambda: TurnName.from_tag(tag),
             model=lambda: private_of(reply).get("model", ""),
             forms=stored.call_forms,
             shows_sealed_thoughts=shows_sealed_thoughts,
@@ -419,7 +418,7 @@ def empty_response(factory: MakesResponses, status: str) -> Json:
 def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
     """Returns a reply that no response was made of as output items. tag: of their ids. forms: of its calls."""
     # As of a stored turn, so that thoughts are shown without `encrypted_content`.
-    view = ResponsesView(MakesResponses(ECHOED, lambda: (tag, ""), forms=forms), waits=False)
+    view = ResponsesView(MakesResponses(ECHOED, lambda: TurnName.from_tag(tag), forms=forms), waits=False)
     stored = StoredResponse("completed", 0, "")
     view.restore(stored)
     return view.rebuild_output(reply, stored)

@@ -11,6 +11,8 @@ import re
 from secrets import token_hex
 from typing import TypeGuard
 
+from gateway.core.turn_name import TurnName
+
 _NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
 _HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
 _OPENAIS_CONVERSATION = re.compile(r"conv_[0-9a-f]{40,}")
@@ -19,9 +21,9 @@ _OPENAIS_CONVERSATION = re.compile(r"conv_[0-9a-f]{40,}")
 _TAG_BYTES = 28
 
 
-def make_tag(turn: tuple[str, str] | None) -> str:
-    """Returns the part that is the same in all ids of a response. turn: names of its conversation and turn."""
-    return token_hex(_TAG_BYTES) if turn is None else "".join(turn)
+def make_tag(turn: TurnName | None) -> str:
+    """Returns the part that is the same in all ids of a response. turn: its turn; None: it is not stored."""
+    return token_hex(_TAG_BYTES) if turn is None else turn.tag
 
 
 def is_gateway_id(id: object) -> TypeGuard[str]:
@@ -41,10 +43,10 @@ def continues_gateway_response(previous_response_id: object, conversation: objec
     return is_gateway_id(previous_response_id) or is_gateway_id(conversation)
 
 
-def parse_turn_names(id: str) -> tuple[str, str]:
-    """Returns the names of conversation and turn in an id; empty ones: the gateway did not make it."""
+def parse_turn_name(id: str) -> TurnName | None:
+    """Returns the name of the turn in an id; None: the gateway did not make the id."""
     found = _NAMED.fullmatch(id)
-    return ("", "") if found is None else (found[1], found[2])
+    return None if found is None else TurnName(found[1], found[2])
 
 
 def parse_input_place(id: str) -> int | None:

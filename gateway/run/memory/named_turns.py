@@ -27,6 +27,7 @@ from gateway.core.conversation.heard import as_heard
 from gateway.core.conversation.private import private_of, with_private, without_private
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
+from gateway.core.turn_name import TurnName
 from gateway.errors import BadRequest, BodyTooLarge
 from gateway.run.memory.memory_context import MemoryContext
 from storage.errors import NotFound
@@ -41,23 +42,13 @@ _NEWEST_TURNS = (
 _TIME = struct.Struct(">d")
 _TIME_CHARS = 2 * _TIME.size
 _CONTENT_HASH_BYTES = 4
-_CONVERSATION_CHARS = 32  # of a conversation's public name
 
 
-def turn_name(context: MemoryContext) -> str:
-    """Returns the name of the turn that a request asks for, within its conversation."""
+def turn_name(context: MemoryContext) -> TurnName:
+    """Returns the name of the turn that a request asks for."""
     plan = context.plan
-    return _begun_hex(plan.exchange.begun) + _content_hex(plan.exchange, plan.match.match_point)
-
-
-def encode_turn_name(name: tuple[str, str]) -> bytes:
-    """Returns the names of conversation and turn as they are stored with a run."""
-    return bytes.fromhex("".join(name))
-
-
-def decode_turn_name(stored: bytes) -> tuple[str, str]:
-    name = stored.hex()
-    return name[:_CONVERSATION_CHARS], name[_CONVERSATION_CHARS:]
+    turn = _begun_hex(plan.exchange.begun) + _content_hex(plan.exchange, plan.match.match_point)
+    return TurnName(context.conversation_uid, turn)
 
 
 async def fill_references(
@@ -96,45 +87,48 @@ class _ReferencedTurns:
         self._store = store
         self._project = project
         self._scope = scope
-        self._messages: dict[tuple[str, str, str, int | None], list[WireMessage]] = {}
+        self._messages: dict[tuple[TurnName, str, int | None], list[WireMessage]] = {}
         self._by_conversation: dict[str, _ConversationTurns] = {}
 
     async def messages_of(self, reference: Reference) -> list[WireMessage]:
         """Returns what a reference stands for: the path that ends with a reply, or the reply alone; []: not found."""
-        if not reference.conversation:
+        name = reference.turn
+        if name is None:
             return []
-        key = reference.conversation, reference.turn, reference.kind, reference.input_index
+        key = name, reference.kind, reference.input_index
         if key not in self._messages:
-            self._messages[key] = await self._find(reference)
+            self._messages[key] = await self._find(reference, name)
         return self._messages[key]
 
-    async def _find(self, reference: Reference) -> list[WireMessage]:
-        conversation, turn = reference.conversation, reference.turn
-        found = await self._store.messages.find_begun(self._project, conversation, turn_begun(turn))
+    async def _find(self, reference: Reference, name: TurnName) -> list[WireMessage]:
+        """Returns what a reference stands for in the turn of this name."""
+        found = await self._store.messages.find_begun(self._project, name.conversation, turn_begun(name.turn))
         if found is not None:
             agent, listed = found
             if not self._accept_owner(agent, listed.key):
                 return []
             if reference.input_index is not None:
-                inputs = dict(NamedTurn((conversation, turn), listed.exchange).inputs)
+                inputs = dict(NamedTurn(name, listed.exchange).inputs)
                 message = inputs.get(reference.input_index)
                 return [] if message is None else [_with_model(message, listed.exchange)]
             if listed.run is None:
-                return await self._messages_to(agent, listed.exchange, reference)
-        name = await _name_of_run(self._store, self._project, conversation + turn)
-        if name is not None:
-            return await self._find(replace(reference, conversation=name[0], turn=name[1]))
+                return await self._messages_to(agent, listed.exchange, reference, name)
+        stored_name = await _name_of_run(self._store, self._project, name.tag)
+        if stored_name is not None:
+            return await self._find(reference, stored_name)
         # The same words were answered before, or several steps are one reply.
-        turns = await self._turns_of(conversation)
-        return turns.path_to(turn, is_whole=reference.kind == "path")
+        turns = await self._turns_of(name.conversation)
+        return turns.path_to(name.turn, is_whole=reference.kind == "path")
 
-    async def _messages_to(self, agent: Agent, exchange: Exchange, reference: Reference) -> list[WireMessage]:
+    async def _messages_to(
+        self, agent: Agent, exchange: Exchange, reference: Reference, name: TurnName
+    ) -> list[WireMessage]:
         if reference.kind != "path":
             return [] if exchange.redactions else _joined_reply([exchange])
         turns = _ConversationTurns()
         for listed in await self._store.messages.path_to(agent.id, exchange.id):
             turns.add(listed)
-        return turns.path_to(reference.turn, is_whole=True)
+        return turns.path_to(name.turn, is_whole=True)
 
     async def _turns_of(self, conversation: str) -> _ConversationTurns:
         if conversation not in self._by_conversation:
@@ -158,8 +152,8 @@ class _ReferencedTurns:
 class NamedTurn(Struct, frozen=True):
     """A stored turn of a path."""
 
-    # The names of conversation and turn, of which ids are made.
-    name: tuple[str, str]
+    # Of which ids are made.
+    name: TurnName
     exchange: Exchange
 
     @property
@@ -198,35 +192,34 @@ class FoundTurn(Struct, frozen=True):
         return self.turn.exchange
 
 
-async def find_turn(store: Store, project: str, name: tuple[str, str]) -> FoundTurn | None:
-    """Returns the turn of a project that a name stands for. name: of conversation and turn. Raises: StoreError."""
-    conversation, turn = name
-    found = await store.messages.find_begun(project, conversation, turn_begun(turn))
+async def find_turn(store: Store, project: str, name: TurnName) -> FoundTurn | None:
+    """Returns the turn of a project that a name stands for; None: there is none. Raises: StoreError."""
+    found = await store.messages.find_begun(project, name.conversation, turn_begun(name.turn))
     if found is not None and found[1].run is None:
         agent, listed = found
         return FoundTurn(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
-    if found is None and (stored_name := await _name_of_run(store, project, conversation + turn)) is not None:
+    if found is None and (stored_name := await _name_of_run(store, project, name.tag)) is not None:
         made = await find_turn(store, project, stored_name)
         return None if made is None else replace(made, turn=NamedTurn(name, made.exchange))
     # The same words were answered before, under the time of then; or several steps are one reply.
-    owner = await store.messages.owner(project, conversation)
+    owner = await store.messages.owner(project, name.conversation)
     if owner is None:
         return None
     agent, _ = owner
-    turns = await _read_conversation(store, agent, conversation)
-    first_step = turns.find(turn)
+    turns = await _read_conversation(store, agent, name.conversation)
+    first_step = turns.find(name.turn)
     if first_step is None:
         return None
     exchange, rows = turns.joined(first_step)
     return FoundTurn(agent, NamedTurn(name, exchange), rows)
 
 
-async def _name_of_run(store: Store, project: str, uid: str) -> tuple[str, str] | None:
+async def _name_of_run(store: Store, project: str, uid: str) -> TurnName | None:
     """Returns the name of the turn of a response that was made in the background; None: it was not."""
     found = await store.runs.response(project, uid)
     if found is None or found[1].otid is None:
         return None
-    return decode_turn_name(found[1].otid)
+    return TurnName.decode(found[1].otid)
 
 
 async def read_turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:
@@ -239,14 +232,14 @@ def name_turns(path: Sequence[ListedExchange]) -> list[NamedTurn]:
     turns, parent = list[NamedTurn](), None
     for listed in path:
         exchange = listed.exchange
-        name = _begun_hex(exchange.begun) + _content_hex(exchange, parent)
-        turns.append(NamedTurn((listed.conversation, name), exchange))
+        turn = _begun_hex(exchange.begun) + _content_hex(exchange, parent)
+        turns.append(NamedTurn(TurnName(listed.conversation, turn), exchange))
         parent = exchange
     return turns
 
 
 def turn_begun(turn: str) -> float:
-    """Returns when a turn began, in seconds since the epoch. turn: its name."""
+    """Returns when a turn began, in seconds since the epoch. turn: as in `TurnName`."""
     begun: float = _TIME.unpack(bytes.fromhex(turn[:_TIME_CHARS]))[0]
     return begun
 

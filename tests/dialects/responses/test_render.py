@@ -14,6 +14,7 @@ from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.turn.draft import delta_of
 from gateway.core.turn.terms import TurnTerms
+from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.input import read_items
 from gateway.dialects.responses.parse import parse
 from gateway.dialects.responses.render import MakesResponses, ResponsesView, rebuild_response, render_usage
@@ -241,9 +242,9 @@ def test_what_is_counted_of_a_reply_is_stored_as_it_is_shown(message: Json) -> N
     body = {**chunk(), "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
     outcome = TurnOutcome(End.FINISHED, shown_reply=message, finish_reason="stop")
     echo = parse(orjson.dumps({"model": "m", "input": "Hi"})).echo
-    made = MakesResponses(echo, lambda: ("0" * 32, "0" * 24), lambda text: {"completion_tokens": len(text)})(
-        TurnTerms()
-    )
+    made = MakesResponses(
+        echo, lambda: TurnName("0" * 32, "0" * 24), lambda text: {"completion_tokens": len(text)}
+    )(TurnTerms())
     stored = made.stored_fields(outcome, ())["response"]["usage"]
     assert orjson.loads(whole_body(made, body, outcome))["usage"] == stored
 
@@ -260,18 +261,18 @@ def test_what_no_upstream_should_send_is_rendered_nevertheless() -> None:
 def test_a_custom_call_without_its_tool_is_counted_as_nothing() -> None:
     call = {"id": "1", "type": "custom", "custom": "py"}
     counted: list[str] = []
-    made = MakesResponses(ECHO, lambda: ("t", ""), lambda text: counted.append(text))(TurnTerms())
+    made = MakesResponses(ECHO, lambda: TurnName("t", ""), lambda text: counted.append(text))(TurnTerms())
     made.stored_fields(TurnOutcome(End.FINISHED, shown_reply={"content": "So.", "tool_calls": [call]}), ())
     assert counted == ["So."]
 
 
 @pytest.mark.parametrize("model", [5, {"name": "m"}, None])
 def test_a_model_that_is_no_text_is_called_as_the_request_calls_it(model: Any) -> None:
-    made = MakesResponses(ECHO, lambda: ("t", ""))(TurnTerms())
+    made = MakesResponses(ECHO, lambda: TurnName("t", ""))(TurnTerms())
     made.begin(chunk({"role": "assistant"}, model=model))
     reply: Json = {"content": "So."}
     stored = made.stored_fields(TurnOutcome(End.FINISHED, shown_reply=reply), ())
-    found = rebuild_response(("t", ""), with_private(reply, **stored))
+    found = rebuild_response("t", with_private(reply, **stored))
     assert found is not None
     assert found["model"] == made.response("completed")["model"] == "m"
 

@@ -344,11 +344,11 @@ def test_a_page_of_its_items_renders_the_turns_that_it_shows(
     world: World, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     """To render all of a long conversation for each page takes time of the event loop."""
-    rendered: list[tuple[str, str]] = []
+    rendered: list[str] = []
 
-    def rebuild(turn: tuple[str, str], reply: Json, **options: Any) -> Json | None:
-        rendered.append(turn)
-        return rebuild_response(turn, reply, **options)
+    def rebuild(tag: str, reply: Json, **options: Any) -> Json | None:
+        rendered.append(tag)
+        return rebuild_response(tag, reply, **options)
 
     monkeypatch.setattr(response_items, "rebuild_response", rebuild)
     conversation = world.sdk.conversations.create()
@@ -369,9 +369,9 @@ def test_its_items_are_rendered_in_a_thread(world: World, monkeypatch: pytest.Mo
     """An unknown id is looked for in the whole conversation, and all streams would wait."""
     in_a_loop: list[bool] = []
 
-    def rebuild(turn: tuple[str, str], reply: Json, **options: Any) -> Json | None:
+    def rebuild(tag: str, reply: Json, **options: Any) -> Json | None:
         in_a_loop.append(asyncio._get_running_loop() is not None)
-        return rebuild_response(turn, reply, **options)
+        return rebuild_response(tag, reply, **options)
 
     monkeypatch.setattr(response_items, "rebuild_response", rebuild)
     conversation = world.sdk.conversations.create()

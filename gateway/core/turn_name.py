@@ -1,0 +1,35 @@
+"""The name of a turn, by which a client goes on from the turn without sending it again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_CONVERSATION_CHARS = 32  # of a conversation's public name
+
+
+class TurnName(NamedTuple):
+    """The name of a turn. Both parts are hexadecimal."""
+
+    # The public name of its conversation.
+    conversation: str
+    # Its own within the conversation (gateway.run.memory.named_turns says what it is made of).
+    turn: str
+
+    @property
+    def tag(self) -> str:
+        """The part that the ids of a reply and of its items share: the whole name."""
+        return self.conversation + self.turn
+
+    def encode(self) -> bytes:
+        """Returns the name as it is stored with a run."""
+        return bytes.fromhex(self.tag)
+
+    @classmethod
+    def from_tag(cls, tag: str) -> TurnName:
+        """Returns the name with this tag."""
+        return cls(tag[:_CONVERSATION_CHARS], tag[_CONVERSATION_CHARS:])
+
+    @classmethod
+    def decode(cls, stored: bytes) -> TurnName:
+        """Returns the name that `encode` has made these bytes of."""
+        return cls.from_tag(stored.hex())
