@@ -23,7 +23,8 @@ from pathlib import Path
 import httpx
 
 from gateway.core.upstream.policy import Target
-from gateway.run.receipt import Receipt, Receipts
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import Receipts
 from gateway.run.usage.accounting import Accounting
 from gateway.run.usage.limiter import PlannedCall
 from gateway.settings import ModelSettings, PriceSettings

@@ -106,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
     # A leaf: it reads accounts, and the application alone makes it.
     "gateway.traces": {
         "gateway.run.receipt",
+        "gateway.run.upstream_call",
         "gateway.run.usage.gen_ai_metrics",
         "gateway.core.",
         *LEAVES,
@@ -161,7 +162,9 @@ FLOORS: dict[str, list[set[str]]] = {
         {"upstream"},
         {"memory", "sink", "store_errors"},
         {"request_log", "turn_services", "usage"},
+        {"receipts"},
         {"receipt", "request_context", "request_figures", "pending"},
+        {"upstream_call"},
     ],
     "gateway.web": [
         {"mcp", "models", "response_compaction"},

@@ -36,7 +36,8 @@ from gateway.run.event_log import EventDialect, EventLog, stored_events
 from gateway.run.memory.leases import lock_name
 from gateway.run.memory.named_turns import NamedTurn, turn_begun
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.receipt import Receipt, Receipts
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import Receipts
 from gateway.run.request_context import RequestContext
 from gateway.run.response_conversations import ContinuedConversation
 from gateway.run.sink import ClientGone

@@ -1,32 +1,24 @@
 """The receipt of a request: each call of an upstream with its usage, and the `x-mnemogate-*` headers.
 
 Usage, limits, traces and metrics read it. Work without a client (an agent's run, a job) has one as well. The edge hands
-it to its readers once, after the reply's last byte. Work without a client hands on its own.
+it to its readers once, after the reply's last byte (gateway.run.receipts). Work without a client hands on its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from typing import Final, Literal, NamedTuple, Protocol
-from weakref import ref
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct, field
 
-from adapters.types import BYTES_PER_TOKEN, Header, Json, ModelRequest
-from gateway.core.trace_context import TraceContext, without_trace
+from adapters.types import Header, Json
+from gateway.core.trace_context import TraceContext
 from gateway.core.turn_name import TurnName
-from gateway.core.usage.estimate import estimate_prompt_tokens
-from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
-from gateway.core.usage.reported import ReplyUsage, costs_tokens, reported_counts
 from gateway.masks import mask_keys_in_name
-from storage.records import Scope, TokenCounts
+from gateway.run.upstream_call import UpstreamCall
+from storage.records import Scope
 
-# The last pieces of a reply, one of which has the reason why it ended. The others have the usage and marks of the end.
-_LAST_PIECES: Final = 4
 CLIENT_GONE: Final = 499  # nginx's status for it; it appears in logs, metrics and receipts only
 
 
@@ -35,123 +27,9 @@ def stored_model_name(upstream: str, model: str) -> str:
     return mask_keys_in_name(f"{upstream}/{model}")
 
 
-class FailedTry(Struct, frozen=True):
-    """A try that brought no reply, before the one that ended the call."""
-
-    # The endpoint's name, as in `x-mnemogate-tries`.
-    endpoint: str
-    # A status, or the kind of failure.
-    outcome: str
-    # When it failed, by `time.perf_counter()`.
-    at: float
-
-
-# The fields have defaults: to give few of them costs 0.2 us, and each call of an upstream makes a struct.
-class UpstreamCall(Struct, eq=False):
-    """One call of an upstream, with all its tries. Its times are of `time.perf_counter()`; 0.0: never."""
-
-    # When it began.
-    begun: float
-    # When the reply's head came.
-    answered: float = 0.0
-    # When the first piece of its body came.
-    first: float = 0.0
-    # When the reply ended.
-    ended: float = 0.0
-    # The name of the upstream of the last try, and its kind in the settings.
-    upstream: str = ""
-    provider: str = ""
-    # The model as it was sent.
-    model: str = ""
-    # The path below the upstream's base URL, with the query.
-    path: str = ""
-    method: str = "POST"
-    is_streamed: bool = False
-    # The gateway asked for the usage of the stream, and its client did not.
-    hides_usage: bool = False
-    # It was made for a memory: its tokens were counted as background when it was answered.
-    is_background: bool = False
-    # The tokens of the request's body, estimated.
-    sent_tokens: int = 0
-    # The prompt's tokens by our count, those that memory added, and those of the conversation that it left out; 0: they
-    # were not counted.
-    prompt_tokens: int = 0
-    injected_tokens: int = 0
-    evicted_tokens: int = 0
-    # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
-    received_chars: int = 0
-    # The tokens as the upstream reported them; None: it did not.
-    counts: TokenCounts | None = None
-    # Where it did not, those of the prompt as it reported them when the reply began; None: it did not.
-    prompt_counts: TokenCounts | None = None
-    # The id of a response that the upstream goes on making, whose tokens it reports to a later GET; None: it is none.
-    pending_id: str | None = None
-    # The status of the answer; 0: there was none.
-    status: int = 0
-    # Why there was no answer, or why a reply broke off, as in metrics; "": neither.
-    failure: str = ""
-    tries: list[FailedTry] = field(default_factory=list)
-    # The fields below are set where the request is traced.
-    # The most tokens that the model may write.
-    max_tokens: int | None = None
-    # The prompt has a summary.
-    is_compacted: bool = False
-    # The first piece of the reply and its last ones, until `read_reply` reads them.
-    first_piece: Piece | None = None
-    last_pieces: deque[Piece] | None = None
-    # What was read of them.
-    reply: ReplyFacts = NO_FACTS
-
-    @property
-    def is_answered(self) -> bool:
-        """A model has answered, in full or in part."""
-        return bool(self.first) and 200 <= self.status < 300
-
-    @property
-    def costs_tokens(self) -> bool:
-        return costs_tokens(self.method, self.path)
-
-    def used_counts(self) -> TokenCounts:
-        """Returns the tokens of the call: estimated where none were reported, and 0 where no byte of a reply came."""
-        if self.counts is not None:
-            return self.counts
-        if not self.is_answered or not self.costs_tokens:
-            return _NO_COUNTS
-        prompt = self.prompt_counts or TokenCounts(self.prompt_tokens or self.sent_tokens)
-        return prompt._replace(completion=self.received_chars // BYTES_PER_TOKEN)
-
-    def note_usage(self, usage: ReplyUsage, prompt_usage: Json | None) -> None:
-        """Notes what a reply has reported, as far as it came. prompt_usage: `ModelReply.prompt_usage`."""
-        self.counts, self.pending_id = usage.counts, usage.pending_id
-        if self.counts is None:
-            self.received_chars = usage.chars
-            self.prompt_counts = usage.prompt_counts or reported_counts(prompt_usage)
-
-    def note_piece(self, piece: Piece) -> None:
-        """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""
-        if not self.first:
-            self.first = time.perf_counter()
-            if self.last_pieces is not None:
-                self.first_piece = piece
-        elif self.last_pieces is not None and piece:
-            self.last_pieces.append(piece)
-
-    def read_reply(self) -> None:
-        """Reads the facts for a trace from the pieces of the reply, and drops the pieces."""
-        if self.first_piece is not None:
-            self.reply = facts_of((self.first_piece, *(self.last_pieces or ())))
-        self.first_piece = self.last_pieces = None
-
-    def end(self) -> None:
-        """Notes that the reply has ended, or was given up. Idempotent."""
-        if not self.ended:
-            self.ended = time.perf_counter()
-
-
-_NO_COUNTS = TokenCounts()
-
-
 class RequestLine(NamedTuple):
+    """The first line of a request, as its span shows it."""
+
     method: str
     scheme: str
     path: str
@@ -284,7 +162,7 @@ class Receipt(Struct, eq=False, weakref=True):
     def add_call(self, call: UpstreamCall) -> None:
         """Adds a call of an upstream that has just begun."""
         if self.trace is not None:
-            call.last_pieces = deque(maxlen=_LAST_PIECES)
+            call.trace_pieces()
         self.calls.append(call)
         if not call.is_background:
             self.last_call = call
@@ -313,12 +191,14 @@ class Receipt(Struct, eq=False, weakref=True):
         return self.status >= 400 or self.is_cut or (last is not None and bool(last.failure))
 
     def upstream_called(self) -> None:
+        """Notes that an upstream is called now: what follows is its time, until `upstream_answered`."""
         now = time.perf_counter()
         self._sent = self._sent or now
         # The time between two calls counts as the upstream's, also that of the round's tools.
         self._came = 0.0
 
     def upstream_answered(self) -> None:
+        """Notes that the head of a reply has come: what follows is the gateway's time."""
         self._came = time.perf_counter()
 
     def note_head(self) -> list[Header]:
@@ -344,130 +224,3 @@ class Receipt(Struct, eq=False, weakref=True):
         """Returns the gateway's share of the time until now, in milliseconds. now: by `time.perf_counter()`."""
         now = time.perf_counter() if now is None else now
         return ((self._sent or now) - self.begun + (now - self._came if self._came else 0.0)) * 1000
-
-
-# The receipt of the current task's work. Searches and steps of jobs are called by way of journals, tools and partial
-# functions, which do not pass receipts on. The reference is weak, because connections and tasks that go on hold the
-# context in which they were made.
-_current: ContextVar[ref[Receipt] | None] = ContextVar("receipt", default=None)
-
-
-def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
-    """Adds the calls that this task makes for a memory to a receipt. Returns the token that resets this."""
-    return _current.set(ref(receipt))
-
-
-def _current_receipt() -> Receipt | None:
-    found = _current.get()
-    return None if found is None else found()
-
-
-def begin_background_call(
-    request: ModelRequest, upstream: str, kind: str, model: str, *, is_background: bool = True
-) -> UpstreamCall:
-    """Returns a call for a memory that begins now. It is in the receipt of the current work, if there is one.
-
-    upstream, kind: the upstream's name, and its kind in the settings.
-    model: as it is sent.
-    is_background: as in `UpstreamCall`.
-    """
-    call = UpstreamCall(
-        time.perf_counter(),
-        upstream=upstream,
-        provider=kind,
-        model=model,
-        path=request.path,
-        is_background=is_background,
-        sent_tokens=estimate_prompt_tokens(request.body),
-    )
-    if (receipt := _current_receipt()) is not None:
-        receipt.add_call(call)
-    return call
-
-
-def with_trace_headers(
-    request: ModelRequest, receipt: Receipt | None, call: UpstreamCall, *, propagates: bool | None
-) -> ModelRequest:
-    """Returns a request with the trace headers that its upstream may see.
-
-    receipt: None: the request is not traced.
-    call: that of the request.
-    propagates: whether the upstream gets trace headers; None: if the client has sent some.
-    """
-    trace = None if receipt is None else receipt.trace
-    if receipt is None or trace is None:
-        # The client's headers are forwarded as they came.
-        return request._replace(headers=without_trace(request.headers)) if propagates is False else request
-    headers = without_trace(request.headers)
-    if trace.parent_id if propagates is None else propagates:
-        headers += trace.headers(receipt.calls.index(call) + 1)
-    return request._replace(headers=headers)
-
-
-def with_background_trace_headers(
-    request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
-) -> ModelRequest:
-    """Returns the same for a call of background work."""
-    return with_trace_headers(request, _current_receipt(), call, propagates=propagates)
-
-
-class RecordsTraces(Protocol):
-    """Decides which requests are traced, and makes spans of their receipts."""
-
-    def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
-        """Returns the trace of a request or work that begins now; None: it is not sampled. headers: the request's."""
-
-    def take(self, receipt: Receipt) -> None:
-        """Takes the receipt of a traced request that has ended."""
-
-
-class Receipts:
-    """Hands the receipts of requests and of work to their readers. One for the process."""
-
-    def __init__(self, tracer: RecordsTraces | None = None) -> None:
-        """tracer: None: nothing is traced."""
-        self.tracer = tracer
-        self._readers: list[Callable[[Receipt], object]] = []
-
-    def when_handed_on(self, reader: Callable[[Receipt], object]) -> None:
-        """Has a function called with every receipt once, after the reply's last byte. They are called in this order."""
-        self._readers.append(reader)
-
-    def hand_on(self, receipt: Receipt) -> None:
-        """Hands the receipt of ended work to all readers and to the tracer."""
-        for read in self._readers:
-            read(receipt)
-        self.hand_to_tracer(receipt)
-
-    def hand_to_tracer(self, receipt: Receipt) -> None:
-        """Hands a receipt to the tracer alone, if its request is traced."""
-        if receipt.trace is not None and self.tracer is not None:
-            self.tracer.take(receipt)
-
-    @contextmanager
-    def work(
-        self, project: str, memory: int = 0, kind: str = "run", *, key: int = 0, is_awaited: bool = False
-    ) -> Iterator[Receipt]:
-        """Yields the receipt of work without a client, and hands it on when the work ends.
-
-        project: "" where it is not known.
-        memory: the row of the memory for which the work is done; 0: the work continues a request, which was counted.
-        kind: the kind of work, as its span is named.
-        key: the id of the key of the request that it continues.
-        is_awaited: the request or work of this task waits for it. Both are one trace.
-        """
-        receipt = Receipt(
-            time.perf_counter(), project=project, key=key, is_request=False, work_memory=memory, kind=kind
-        )
-        if self.tracer is not None:
-            waiting = _current_receipt() if is_awaited else None
-            if waiting is None:
-                receipt.trace = self.tracer.begin()
-            elif waiting.trace is not None:
-                receipt.trace = self.tracer.begin(waiting.trace.own_headers())
-        token = set_current_receipt(receipt)
-        try:
-            yield receipt
-        finally:
-            _current.reset(token)
-            self.hand_on(receipt)

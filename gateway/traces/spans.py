@@ -18,7 +18,8 @@ from gateway.core.applications import APPLICATIONS
 from gateway.core.ids import id_of
 from gateway.core.trace_context import TraceContext
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
-from gateway.run.receipt import CLIENT_GONE, GatewayStep, Receipt, RequestLine, UpstreamCall
+from gateway.run.receipt import CLIENT_GONE, GatewayStep, Receipt, RequestLine
+from gateway.run.upstream_call import UpstreamCall
 from gateway.run.usage.gen_ai_metrics import failure_of_call
 from gateway.traces import names
 

@@ -33,7 +33,7 @@ _MIN_SPAN: Final = 1 << 61
 
 
 class Tracer:
-    """One for the process. It implements `RecordsTraces` (gateway.run.receipt)."""
+    """One for the process. It implements `RecordsTraces` (gateway.run.receipts)."""
 
     def __init__(self, otlp: OtlpSettings, maker: SpanMaker, metrics: Metrics) -> None:
         self._otlp = otlp

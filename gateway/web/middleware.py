@@ -26,7 +26,8 @@ from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed
 from gateway.log import AccessLog
 from gateway.masks import mask_keys_in_name, mask_keys_in_text
 from gateway.metrics import Metrics
-from gateway.run.receipt import CLIENT_GONE, Receipt, Receipts, RequestLine, set_current_receipt
+from gateway.run.receipt import CLIENT_GONE, Receipt, RequestLine
+from gateway.run.receipts import Receipts, set_current_receipt
 from gateway.run.request_log import RequestLog
 from gateway.run.sink import ClientGone
 from gateway.web.auth import ANONYMOUS, METRICS_PATH, PAGE_PATH, Caller, Guard

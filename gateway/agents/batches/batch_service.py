@@ -14,7 +14,7 @@ from gateway.run.background.retention import YOUNG_S
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import Worker, WorkerLimits, receipt_opener
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.receipt import Receipts
+from gateway.run.receipts import Receipts
 from gateway.settings import BatchSettings
 from storage.batch_records import BATCH_JOB
 

@@ -16,9 +16,9 @@ from gateway.core.turn import commands
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
-from gateway.run.receipt import UpstreamCall
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed_answer, run_tool
 from gateway.run.upstream.failover import Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream_call import UpstreamCall
 
 
 class NotYet(Exception):

@@ -35,7 +35,8 @@ from gateway.errors import BadRequest, Conflict, GatewayError, NotAllowed, TooMa
 from gateway.run.call import Forwarded
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.pending import PendingWrites
-from gateway.run.receipt import Receipt, Receipts
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import Receipts
 from gateway.run.request_context import may_ask
 from gateway.run.sink import ClientGone, Sink, UnseenSink
 from storage.errors import NotFound, StoreError

@@ -27,10 +27,11 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
-from gateway.run.receipt import UpstreamCall, begin_background_call, with_background_trace_headers
+from gateway.run.receipts import begin_background_call, with_background_trace_headers
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
+from gateway.run.upstream_call import UpstreamCall
 from gateway.run.usage.meter import Meter
 from gateway.settings import Settings, UpstreamSettings
 from storage.records import TokenCounts

@@ -24,7 +24,8 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.errors import GatewayError
-from gateway.run.receipt import Receipt, Receipts
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import Receipts
 from storage.database import Effect
 from storage.errors import Stale, StoreError, Unavailable, is_known
 from storage.records import Job

@@ -51,10 +51,12 @@ from gateway.core.upstream.policy import (
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.errors import GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
-from gateway.run.receipt import FailedTry, Receipt, UpstreamCall, with_trace_headers
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import with_trace_headers
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
+from gateway.run.upstream_call import FailedTry, UpstreamCall
 from gateway.settings import Settings
 
 CHAT: Final = "/chat/completions"

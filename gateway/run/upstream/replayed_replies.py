@@ -9,8 +9,8 @@ from adapters.base import BufferedReply, ModelReply
 from adapters.sse import EventDecoder
 from adapters.types import Event
 from gateway.errors import GatewayError
-from gateway.run.receipt import UpstreamCall
 from gateway.run.upstream.failover import Attempts, Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream_call import UpstreamCall
 
 _JSON = (("content-type", "application/json"),)
 _STREAM = (("content-type", "text/event-stream; charset=utf-8"),)

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from gateway.metrics import Metrics
-from gateway.run.receipt import Receipt, Receipts, RecordsTraces
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import Receipts, RecordsTraces
 from gateway.run.usage.gen_ai_metrics import GenAIMetrics
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter

@@ -11,7 +11,8 @@ from gateway.core.memory.builtin import SCHEMAS
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.usage.gen_ai import CANCELLED, OTHER, ModelNames, error_type, operation_of, provider_of
 from gateway.metrics import Metrics
-from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
+from gateway.run.receipt import CLIENT_GONE, Receipt
+from gateway.run.upstream_call import UpstreamCall
 from gateway.settings import Settings
 
 # Bounds of buckets in seconds, as the conventions advise.

@@ -21,7 +21,8 @@ from msgspec.structs import replace
 from gateway.core.usage.limit_rules import Amounts, used_amounts
 from gateway.core.usage.price import Price
 from gateway.masks import mask_keys_in_name
-from gateway.run.receipt import CLIENT_GONE, Receipt, UpstreamCall
+from gateway.run.receipt import CLIENT_GONE, Receipt
+from gateway.run.upstream_call import UpstreamCall
 from gateway.settings import Settings
 from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope, TokenCounts

@@ -11,7 +11,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from gateway.core.usage.reported import UsageReader
-from gateway.run.receipt import Receipt, UpstreamCall
+from gateway.run.receipt import Receipt
+from gateway.run.upstream_call import UpstreamCall
 from gateway.run.usage.limiter import Limiter
 from gateway.run.usage.meter import Meter
 from storage.usage_records import FORGOTTEN_USER

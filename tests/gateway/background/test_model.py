@@ -27,7 +27,8 @@ from gateway.run.background.background_model import (
     background_route,
 )
 from gateway.run.background.worker import JobFailed, Postponed
-from gateway.run.receipt import Receipt, set_current_receipt
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import set_current_receipt
 from gateway.run.upstream.route import Route
 from gateway.run.usage.meter import Meter
 from gateway.services import Services

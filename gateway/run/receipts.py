@@ -1,0 +1,142 @@
+"""The receipts of the process: that of the work under way, and those who read it once the work has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from typing import Protocol
+from weakref import ref
+
+from adapters.types import ModelRequest
+from gateway.core.trace_context import TraceContext, without_trace
+from gateway.core.usage.estimate import estimate_prompt_tokens
+from gateway.run.receipt import Receipt
+from gateway.run.upstream_call import UpstreamCall
+
+# The receipt of the current task's work. Searches and steps of jobs are called by way of journals, tools and partial
+# functions, which do not pass receipts on. The reference is weak, because connections and tasks that go on hold the
+# context in which they were made.
+_current: ContextVar[ref[Receipt] | None] = ContextVar("receipt", default=None)
+
+
+def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
+    """Adds the calls that this task makes for a memory to a receipt. Returns the token that resets this."""
+    return _current.set(ref(receipt))
+
+
+def _current_receipt() -> Receipt | None:
+    found = _current.get()
+    return None if found is None else found()
+
+
+def begin_background_call(
+    request: ModelRequest, upstream: str, kind: str, model: str, *, is_background: bool = True
+) -> UpstreamCall:
+    """Returns a call for a memory that begins now. It is in the receipt of the current work, if there is one.
+
+    upstream, kind: the upstream's name, and its kind in the settings.
+    model: as it is sent.
+    is_background: as in `UpstreamCall`.
+    """
+    call = UpstreamCall(
+        time.perf_counter(),
+        upstream=upstream,
+        provider=kind,
+        model=model,
+        path=request.path,
+        is_background=is_background,
+        sent_tokens=estimate_prompt_tokens(request.body),
+    )
+    if (receipt := _current_receipt()) is not None:
+        receipt.add_call(call)
+    return call
+
+
+def with_trace_headers(
+    request: ModelRequest, receipt: Receipt | None, call: UpstreamCall, *, propagates: bool | None
+) -> ModelRequest:
+    """Returns a request with the trace headers that its upstream may see.
+
+    receipt: None: the request is not traced.
+    call: that of the request.
+    propagates: whether the upstream gets trace headers; None: if the client has sent some.
+    """
+    trace = None if receipt is None else receipt.trace
+    if receipt is None or trace is None:
+        # The client's headers are forwarded as they came.
+        return request._replace(headers=without_trace(request.headers)) if propagates is False else request
+    headers = without_trace(request.headers)
+    if trace.parent_id if propagates is None else propagates:
+        headers += trace.headers(receipt.calls.index(call) + 1)
+    return request._replace(headers=headers)
+
+
+def with_background_trace_headers(
+    request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
+) -> ModelRequest:
+    """Returns the same for a call of background work."""
+    return with_trace_headers(request, _current_receipt(), call, propagates=propagates)
+
+
+class RecordsTraces(Protocol):
+    """Decides which requests are traced, and makes spans of their receipts."""
+
+    def begin(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> TraceContext | None:
+        """Returns the trace of a request or work that begins now; None: it is not sampled. headers: the request's."""
+
+    def take(self, receipt: Receipt) -> None:
+        """Takes the receipt of a traced request that has ended."""
+
+
+class Receipts:
+    """Hands the receipts of requests and of work to their readers. One for the process."""
+
+    def __init__(self, tracer: RecordsTraces | None = None) -> None:
+        """tracer: None: nothing is traced."""
+        self.tracer = tracer
+        self._readers: list[Callable[[Receipt], object]] = []
+
+    def when_handed_on(self, reader: Callable[[Receipt], object]) -> None:
+        """Has a function called with every receipt once, after the reply's last byte. They are called in this order."""
+        self._readers.append(reader)
+
+    def hand_on(self, receipt: Receipt) -> None:
+        """Hands the receipt of ended work to all readers and to the tracer."""
+        for read in self._readers:
+            read(receipt)
+        self.hand_to_tracer(receipt)
+
+    def hand_to_tracer(self, receipt: Receipt) -> None:
+        """Hands a receipt to the tracer alone, if its request is traced."""
+        if receipt.trace is not None and self.tracer is not None:
+            self.tracer.take(receipt)
+
+    @contextmanager
+    def work(
+        self, project: str, memory: int = 0, kind: str = "run", *, key: int = 0, is_awaited: bool = False
+    ) -> Iterator[Receipt]:
+        """Yields the receipt of work without a client, and hands it on when the work ends.
+
+        project: "" where it is not known.
+        memory: the row of the memory for which the work is done; 0: the work continues a request, which was counted.
+        kind: the kind of work, as its span is named.
+        key: the id of the key of the request that it continues.
+        is_awaited: the request or work of this task waits for it. Both are one trace.
+        """
+        receipt = Receipt(
+            time.perf_counter(), project=project, key=key, is_request=False, work_memory=memory, kind=kind
+        )
+        if self.tracer is not None:
+            waiting = _current_receipt() if is_awaited else None
+            if waiting is None:
+                receipt.trace = self.tracer.begin()
+            elif waiting.trace is not None:
+                receipt.trace = self.tracer.begin(waiting.trace.own_headers())
+        token = set_current_receipt(receipt)
+        try:
+            yield receipt
+        finally:
+            _current.reset(token)
+            self.hand_on(receipt)

@@ -1,0 +1,137 @@
+"""One call of an upstream as its receipt has it: when it began and ended, and what it used."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Final
+
+from msgspec import Struct, field
+
+from adapters.types import BYTES_PER_TOKEN, Json
+from gateway.core.usage.reply_facts import NO_FACTS, Piece, ReplyFacts, facts_of
+from gateway.core.usage.reported import ReplyUsage, costs_tokens, reported_counts
+from storage.records import TokenCounts
+
+# The last pieces of a reply, one of which has the reason why it ended. The others have the usage and marks of the end.
+_LAST_PIECES: Final = 4
+
+
+class FailedTry(Struct, frozen=True):
+    """A try that brought no reply, before the one that ended the call."""
+
+    # The endpoint's name, as in `x-mnemogate-tries`.
+    endpoint: str
+    # A status, or the kind of failure.
+    outcome: str
+    # When it failed, by `time.perf_counter()`.
+    at: float
+
+
+# The fields have defaults: to give few of them costs 0.2 us, and each call of an upstream makes a struct.
+class UpstreamCall(Struct, eq=False):
+    """One call of an upstream, with all its tries. Its times are of `time.perf_counter()`; 0.0: never."""
+
+    # When it began.
+    begun: float
+    # When the reply's head came.
+    answered: float = 0.0
+    # When the first piece of its body came.
+    first: float = 0.0
+    # When the reply ended.
+    ended: float = 0.0
+    # The name of the upstream of the last try, and its kind in the settings.
+    upstream: str = ""
+    provider: str = ""
+    # The model as it was sent.
+    model: str = ""
+    # The path below the upstream's base URL, with the query.
+    path: str = ""
+    method: str = "POST"
+    is_streamed: bool = False
+    # The gateway asked for the usage of the stream, and its client did not.
+    hides_usage: bool = False
+    # It was made for a memory: its tokens were counted as background when it was answered.
+    is_background: bool = False
+    # The tokens of the request's body, estimated.
+    sent_tokens: int = 0
+    # The prompt's tokens by our count, those that memory added, and those of the conversation that it left out; 0: they
+    # were not counted.
+    prompt_tokens: int = 0
+    injected_tokens: int = 0
+    evicted_tokens: int = 0
+    # The characters of the model's reply, as far as it was received; 0 where its tokens are reported.
+    received_chars: int = 0
+    # The tokens as the upstream reported them; None: it did not.
+    counts: TokenCounts | None = None
+    # Where it did not, those of the prompt as it reported them when the reply began; None: it did not.
+    prompt_counts: TokenCounts | None = None
+    # The id of a response that the upstream goes on making, whose tokens it reports to a later GET; None: it is none.
+    pending_id: str | None = None
+    # The status of the answer; 0: there was none.
+    status: int = 0
+    # Why there was no answer, or why a reply broke off, as in metrics; "": neither.
+    failure: str = ""
+    tries: list[FailedTry] = field(default_factory=list)
+    # The fields below are set where the request is traced.
+    # The most tokens that the model may write.
+    max_tokens: int | None = None
+    # The prompt has a summary.
+    is_compacted: bool = False
+    # The first piece of the reply and its last ones, until `read_reply` reads them.
+    first_piece: Piece | None = None
+    last_pieces: deque[Piece] | None = None
+    # What was read of them.
+    reply: ReplyFacts = NO_FACTS
+
+    @property
+    def is_answered(self) -> bool:
+        """A model has answered, in full or in part."""
+        return bool(self.first) and 200 <= self.status < 300
+
+    @property
+    def costs_tokens(self) -> bool:
+        return costs_tokens(self.method, self.path)
+
+    def trace_pieces(self) -> None:
+        """Has the pieces of the reply held for its trace, as far as its facts are in them."""
+        self.last_pieces = deque(maxlen=_LAST_PIECES)
+
+    def used_counts(self) -> TokenCounts:
+        """Returns the tokens of the call: estimated where none were reported, and 0 where no byte of a reply came."""
+        if self.counts is not None:
+            return self.counts
+        if not self.is_answered or not self.costs_tokens:
+            return _NO_COUNTS
+        prompt = self.prompt_counts or TokenCounts(self.prompt_tokens or self.sent_tokens)
+        return prompt._replace(completion=self.received_chars // BYTES_PER_TOKEN)
+
+    def note_usage(self, usage: ReplyUsage, prompt_usage: Json | None) -> None:
+        """Notes what a reply has reported, as far as it came. prompt_usage: `ModelReply.prompt_usage`."""
+        self.counts, self.pending_id = usage.counts, usage.pending_id
+        if self.counts is None:
+            self.received_chars = usage.chars
+            self.prompt_counts = usage.prompt_counts or reported_counts(prompt_usage)
+
+    def note_piece(self, piece: Piece) -> None:
+        """Notes that a piece of the reply has come: the time of the first one, and for a trace the piece itself."""
+        if not self.first:
+            self.first = time.perf_counter()
+            if self.last_pieces is not None:
+                self.first_piece = piece
+        elif self.last_pieces is not None and piece:
+            self.last_pieces.append(piece)
+
+    def read_reply(self) -> None:
+        """Reads the facts for a trace from the pieces of the reply, and drops the pieces."""
+        if self.first_piece is not None:
+            self.reply = facts_of((self.first_piece, *(self.last_pieces or ())))
+        self.first_piece = self.last_pieces = None
+
+    def end(self) -> None:
+        """Notes that the reply has ended, or was given up. Idempotent."""
+        if not self.ended:
+            self.ended = time.perf_counter()
+
+
+_NO_COUNTS = TokenCounts()
