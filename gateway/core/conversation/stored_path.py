@@ -134,7 +134,7 @@ def finish_step(
         return replace(exchange, path=hasher.hash_path(flat(exchange), parent_path))
     shown = full[0] if shown_reply is None else shown_reply
     atoms = hasher.atoms(shown)
-    is_changed = list(full) != [shown]
+    is_hidden = list(full) != [shown]
     return replace(
         exchange,
         reply=atoms,
@@ -142,10 +142,8 @@ def finish_step(
         reply_key=hasher.reply_key(atoms),
         size=len(without_space(text_of(shown))),
         shown_reply=orjson.dumps(shown),
-        full=orjson.dumps({"messages": list(full), "gateway_calls": [], "step": True})
-        if is_changed
-        else None,
-        has_full=is_changed,
+        full=_dump_rounds(full, is_step=True) if is_hidden else None,
+        has_full=is_hidden,
         opaque=any(map(has_opaque, full)),
     )
 
@@ -179,8 +177,16 @@ def finish_turn(
     if len(full) < 2:
         return exchange
     gateway_calls = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
-    hidden = orjson.dumps({"messages": list(full), "gateway_calls": gateway_calls})
+    hidden = _dump_rounds(full, gateway_calls)
     return replace(exchange, full=hidden, has_full=True, opaque=any(map(has_opaque, full)))
+
+
+def _dump_rounds(
+    full: Sequence[WireMessage], gateway_calls: Sequence[str] = (), *, is_step: bool = False
+) -> bytes:
+    """Returns the messages of a reply, of which the client got a part, as an exchange stores them (`Exchange.full`)."""
+    rounds = {"messages": list(full), "gateway_calls": [*gateway_calls]}
+    return orjson.dumps({**rounds, "step": True} if is_step else rounds)
 
 
 def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:

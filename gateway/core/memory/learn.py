@@ -235,94 +235,98 @@ def changes_from(
         whole.
     keeps_secrets: as in `clean_messages`.
     """
-    origins = _Origins(messages, known.values())
-    fact_edits = [edit for edit in reading.edits if isinstance(edit, FactEdit)]
-    block_edits = [edit for edit in reading.edits if isinstance(edit, BlockEdit)]
-    facts, refused_facts = _learned_facts(fact_edits, origins, known, keeps_secrets)
-    writes, refused_edits = _block_writes(block_edits, origins, blocks, shown_versions, keeps_secrets)
-    return Learned(writes, facts, reading.ignored + refused_facts + refused_edits)
-
-
-def _learned_facts(
-    edits: Iterable[FactEdit], origins: _Origins, known: Mapping[int, Fact], keeps_secrets: bool
-) -> tuple[list[LearnedFact], int]:
-    """Returns the facts to be stored, each once, and how many edits are refused."""
-    facts: dict[str, LearnedFact] = {}
-    refused = 0
-    for edit in edits:
-        fact = _learned_fact(edit, origins, known, keeps_secrets)
-        if fact is None:
-            refused += 1
+    changes = _Changes(_Origins(messages, known.values()), known, blocks, keeps_secrets=keeps_secrets)
+    for edit in reading.edits:
+        if isinstance(edit, FactEdit):
+            changes.add_fact(edit)
         else:
-            facts.setdefault(fact.key, fact)
-    return [*facts.values()], refused
+            changes.edit_block(edit, shown_versions)
+    return Learned(changes.block_writes(), changes.facts(), reading.ignored + changes.refused)
 
 
-def _block_writes(
-    edits: Iterable[BlockEdit],
-    origins: _Origins,
-    blocks: Sequence[Block],
-    shown_versions: Mapping[str, int] | None,
-    keeps_secrets: bool,
-) -> tuple[list[tuple[Block, str, tuple[int, ...]]], int]:
-    """Returns the blocks that change, each with its new value and sources, and how many edits are refused."""
-    now, refused = with_human(blocks), 0
-    sources: dict[str, set[int]] = {}
-    for edit in edits:
+class _Changes:
+    """The changes that the edits of one answer make, one after the other."""
+
+    def __init__(
+        self, origins: _Origins, known: Mapping[int, Fact], blocks: Sequence[Block], *, keeps_secrets: bool
+    ) -> None:
+        # How many edits were refused.
+        self.refused = 0
+        self._origins = origins
+        self._known = known
+        self._keeps_secrets = keeps_secrets
+        self._facts: dict[str, LearnedFact] = {}  # by their keys
+        self._before = {block.label: block.value for block in blocks}
+        # As the edits so far leave them, and the exchanges that these come from.
+        self._blocks = with_human(blocks)
+        self._sources: dict[str, set[int]] = {}  # by label
+
+    def facts(self) -> list[LearnedFact]:
+        """Returns the facts to be stored, each once."""
+        return [*self._facts.values()]
+
+    def block_writes(self) -> list[tuple[Block, str, tuple[int, ...]]]:
+        """Returns the blocks that change, each with its new value and sources."""
+        return [
+            (block, block.value, tuple(sorted(self._sources[block.label])))
+            for block in self._blocks
+            if block.label in self._sources and block.value != self._before.get(block.label, "")
+        ]
+
+    def add_fact(self, edit: FactEdit) -> None:
+        """Adds a fact, unless it is refused."""
+        fact = self._learned_fact(edit)
+        if fact is None:
+            self.refused += 1
+        else:
+            self._facts.setdefault(fact.key, fact)
+
+    def _learned_fact(self, edit: FactEdit) -> LearnedFact | None:
+        text = as_statement(edit.text)
+        if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
+            return None
+        key = fact_key(text)
+        old = [self._known[n] for n in dict.fromkeys(edit.replaces) if n in self._known]
+        replaced = [f for f in old if fact_key(f.text) != key]
+        # A fact that "replaces" its own words adds nothing. One that replaces a fact that has ended since, as by a
+        # person's correction, would be true along with the fact that took its place.
+        if len(replaced) < len(old) or any(f.ended_at is not None for f in replaced):
+            return None
+        first = self._origins.named(edit.messages) or self._origins.closest(text)
+        sources = {*self._origins.of(f"{text} {edit.about}"), *([first.exchange] if first else [])}
+        for f in replaced:
+            sources.update(f.sources)
+        return LearnedFact(
+            text=text,
+            about=edit.about,
+            key=key,
+            valid_from=first.at if first else 0.0,
+            exchange=first.exchange if first else None,
+            sources=tuple(sorted(sources)),
+            replaces=tuple(f.id for f in replaced),
+            standing=edit.is_standing,
+        )
+
+    def edit_block(self, edit: BlockEdit, shown_versions: Mapping[str, int] | None) -> None:
+        """Edits a block as the edits before have left it, unless the edit is refused."""
         label = edit.arguments["label"]
-        found = next((block for block in now if block.label == label), None)
-        if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, found, shown_versions):
-            refused += 1
-            continue
-        arguments = _as_statements(edit, found)
-        done = memory_tools.apply_edit(edit.op, arguments, found)
+        block = next((block for block in self._blocks if block.label == label), None)
+        if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, block, shown_versions):
+            self.refused += 1
+            return
+        arguments = _as_statements(edit, block)
+        done = memory_tools.apply_edit(edit.op, arguments, block)
         new = " ".join(str(arguments.get(name, "")) for name in ("new_string", "new_memory"))
-        if done.value is None or found is None or (not keeps_secrets and has_secret(new)):
-            refused += 1
-            continue
-        # The next edit of this answer sees the block as this one left it.
-        now = [replace(block, value=done.value) if block is found else block for block in now]
-        sources.setdefault(label, set()).update(origins.of(new))
-    before = {block.label: block.value for block in blocks}
-    writes = [
-        (block, block.value, tuple(sorted(sources[block.label])))
-        for block in now
-        if block.label in sources and block.value != before.get(block.label, "")
-    ]
-    return writes, refused
-
-
-def _learned_fact(
-    edit: FactEdit, origins: _Origins, known: Mapping[int, Fact], keeps_secrets: bool
-) -> LearnedFact | None:
-    text = as_statement(edit.text)
-    if not keeps_secrets and (has_secret(text) or has_secret(edit.about)):
-        return None
-    key = fact_key(text)
-    old = [known[n] for n in dict.fromkeys(edit.replaces) if n in known]
-    replaced = [f for f in old if fact_key(f.text) != key]
-    # A fact that "replaces" its own words adds nothing. One that replaces a fact that has ended since, as by a person's
-    # correction, would be true along with the fact that took its place.
-    if len(replaced) < len(old) or any(f.ended_at is not None for f in replaced):
-        return None
-    named = origins.named(edit.messages)
-    first = named or origins.closest(text)
-    sources = {*origins.of(f"{text} {edit.about}"), *([first.exchange] if first else [])}
-    for f in replaced:
-        sources.update(f.sources)
-    return LearnedFact(
-        text=text,
-        about=edit.about,
-        key=key,
-        valid_from=first.at if first else 0.0,
-        exchange=first.exchange if first else None,
-        sources=tuple(sorted(sources)),
-        replaces=tuple(f.id for f in replaced),
-        standing=edit.is_standing,
-    )
+        if done.value is None or block is None or (not self._keeps_secrets and has_secret(new)):
+            self.refused += 1
+            return
+        changed = replace(block, value=done.value)
+        self._blocks = [changed if each is block else each for each in self._blocks]
+        self._sources.setdefault(label, set()).update(self._origins.of(new))
 
 
 def _may_rewrite(edit: BlockEdit, block: Block | None, shown_versions: Mapping[str, int] | None) -> bool:
+    """Returns whether an edit may rewrite a block as a whole: it has text, and was made of the block as it is."""
     if not str(edit.arguments["new_memory"]).strip():
         return False
     return block is not None and (shown_versions is None or shown_versions.get(block.label) == block.version)
@@ -371,6 +375,7 @@ class _Origins:
         self._all = frozenset().union(*(keys for _, keys in self._read))
 
     def of(self, text: str) -> set[int]:
+        """Returns the exchanges that a text may come from."""
         keys = recognising_words(text)
         found = {m.exchange for m, message_keys in self._read if keys & message_keys}
         rest = keys - self._all
@@ -378,9 +383,11 @@ class _Origins:
         return found or {m.exchange for m in self._messages}
 
     def named(self, numbers: Collection[int]) -> Message | None:
+        """Returns the first message that these numbers name; None: none was shown by one of them."""
         return next((self._messages[n - 1] for n in numbers if 0 < n <= len(self._messages)), None)
 
     def closest(self, text: str) -> Message | None:
+        """Returns the message that shares the most words with a text, of several a user's; None: there are none."""
         keys = recognising_words(text)
         best = max(self._read, key=lambda one: (len(keys & one[1]), one[0].role == "user"), default=None)
         return None if best is None else best[0]

@@ -7,7 +7,7 @@ result can be shown to the next model call at once, and the edit applied again t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -295,28 +295,15 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
         return _refusal(f"there is no memory block {quoted(label)}.")
     if block.read_only:
         return _refusal(f"the memory block {quoted(label)} is read-only.")
-    match op:
-        case "insert":
-            change = _insert(block.value, arguments["new_string"], arguments.get("insert_line"))
-        case "replace":
-            old, new, every = arguments["old_string"], arguments["new_string"], bool(arguments.get("every"))
-            if every and old:
-                # The size is checked first: many places of a long text could grow to gigabytes.
-                refusal = _limit_refusal(block, _replaced_size(block.value, old, new))
-                if refusal is not None:
-                    return refusal
-            change = _replace(block.value, old, new, every=every)
-        case "patch":
-            change = _patch(block.value, arguments["patch"])
-        case "rethink":
-            new = arguments["new_memory"]
-            change = _Change(new, f"rewritten: {len(block.value)} -> {len(new)} characters")
-        case _:
-            raise NotImplementedError(f"{op} edits no block, or lacks a case here")
+    if op == "replace" and arguments.get("every") and arguments["old_string"]:
+        # The size is checked first: many places of a long text could grow to gigabytes.
+        size = _replaced_size(block.value, arguments["old_string"], arguments["new_string"])
+        if (refusal := _limit_refusal(block, size)) is not None:
+            return refusal
+    change = _change_text(op, arguments, block.value)
     if change.value is None:
         return _refusal(change.words)
-    refusal = _limit_refusal(block, len(change.value))
-    if refusal is not None:
+    if (refusal := _limit_refusal(block, len(change.value))) is not None:
         return refusal
     if change.value == block.value:
         return EditResult(None, f"The memory block {quoted(label)} says so already.")
@@ -324,6 +311,22 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
         change.value,
         f"Memory block {quoted(label)} {change.words} ({len(change.value)} of {block.limit} characters)",
     )
+
+
+def _change_text(op: str, arguments: Mapping[str, Any], value: str) -> _Change:
+    """Applies an operation to the text of a block. The parameters are those of `apply_edit`."""
+    match op:
+        case "insert":
+            return _insert(value, arguments["new_string"], arguments.get("insert_line"))
+        case "replace":
+            old, new = arguments["old_string"], arguments["new_string"]
+            return _replace(value, old, new, every=bool(arguments.get("every")))
+        case "patch":
+            return _patch(value, arguments["patch"])
+        case "rethink":
+            new = arguments["new_memory"]
+            return _Change(new, f"rewritten: {len(value)} -> {len(new)} characters")
+    raise NotImplementedError(f"{op} edits no block, or lacks a case here")
 
 
 def _refusal(why: str, advice: str = "") -> EditResult:
@@ -394,30 +397,38 @@ def _lines_of(value: str, old: str) -> list[int]:
 def _patch(value: str, patch: str) -> _Change:
     """Applies the hunks of a patch, one after the other; the old lines of each must occur exactly once."""
     # Each line with a break on both sides, so that whole lines are found in one search.
-    text, shown = "\n" + _joined_lines(value.split("\n") if value else []), []
+    text, shown = "\n" + _joined_lines(value.split("\n") if value else []), list[str]()
     for hunk in re.split(r"^@@.*\n?", patch, flags=re.MULTILINE):
         if not hunk.strip():
             continue
         # An empty line of the context may have lost its blank.
         rows = [row or " " for row in hunk.strip("\n").split("\n") if not row.startswith("\\")]
-        wrong = next((row for row in rows if row[0] not in " -+"), None)
-        if wrong is not None:
-            return _Change(
-                None, f"a line of the patch begins with none of ' ', '-', '+': {_quoted_short(wrong)}."
-            )
-        old = [row[1:] for row in rows if row[0] != "+"]
-        new = [row[1:] for row in rows if row[0] != "-"]
-        sought = "\n" + _joined_lines(old)
-        # A hunk without old lines is added at the end.
-        at = text.find(sought) if old else len(text) - 1
-        if at == -1 or (old and text.find(sought, at + 1) != -1):
-            how = "not in the block" if at == -1 else "there more than once"
-            return _Change(None, f"these lines of the patch are {how}: {_quoted_short(chr(10).join(old))}.")
-        text = text[: at + 1] + _joined_lines(new) + text[at + len(sought) :]
+        change = _apply_hunk(text, rows)
+        if change.value is None:
+            return change
+        text = change.value
         shown += [row for row in rows if row[0] != " "]
     if not shown:
         return _Change(None, "the patch changes nothing.")
     return _Change(text[1:-1], f"changed: {_quoted_short(chr(10).join(shown))}")
+
+
+def _apply_hunk(text: str, rows: Sequence[str]) -> _Change:
+    """Replaces the old lines of a hunk by its new ones. text: with a break before and after each line."""
+    wrong = next((row for row in rows if row[0] not in " -+"), None)
+    if wrong is not None:
+        return _Change(
+            None, f"a line of the patch begins with none of ' ', '-', '+': {_quoted_short(wrong)}."
+        )
+    old = [row[1:] for row in rows if row[0] != "+"]
+    new = [row[1:] for row in rows if row[0] != "-"]
+    sought = "\n" + _joined_lines(old)
+    # A hunk without old lines is added at the end.
+    at = text.find(sought) if old else len(text) - 1
+    if at == -1 or (old and text.find(sought, at + 1) != -1):
+        how = "not in the block" if at == -1 else "there more than once"
+        return _Change(None, f"these lines of the patch are {how}: {_quoted_short(chr(10).join(old))}.")
+    return _Change(text[: at + 1] + _joined_lines(new) + text[at + len(sought) :], "")
 
 
 def _joined_lines(lines: Iterable[str]) -> str:

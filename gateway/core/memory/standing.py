@@ -65,23 +65,12 @@ def learn_standing(
     """
     found: dict[str, tuple[_Statement, LearnedFact]] = {}
     standing = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
-    statements = [
-        (message, sentence)
-        # An import may bring old messages after new ones.
-        for message in sorted(messages, key=lambda each: each.at)
-        if message.role == "user"
-        for sentence in _standing_sentences(message.text)
-    ]
-    for message, sentence in statements:
-        if not keeps_secrets and has_secret(sentence):
+    for message, sentence in _standing_sentences_of(messages):
+        statement = _Statement.of(sentence)
+        if statement.is_empty or (not keeps_secrets and has_secret(sentence)):
             continue
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
-        statement = _Statement.of(sentence)
-        # "I never do." states nothing by itself, nor does the rest of a sentence that an abbreviation has cut ("Call me
-        # Al P. from now on.").
-        if not (statement.words or statement.is_single_valued):
-            continue
         for old_key in [k for k, (old, _) in found.items() if statement.replaces(old)]:
             del found[old_key]
         related = [fact for fact, other in standing if statement.replaces(other)]
@@ -182,6 +171,15 @@ def _without_prefix(text: str) -> str:
     return text.removeprefix(STATEMENT)
 
 
+def _standing_sentences_of(messages: Iterable[Message]) -> Iterator[tuple[Message, str]]:
+    """Yields such sentences of a user's messages, those of the oldest message first, each with its message."""
+    # An import may bring old messages after new ones.
+    for message in sorted(messages, key=lambda each: each.at):
+        if message.role == "user":
+            for sentence in _standing_sentences(message.text):
+                yield message, sentence
+
+
 def _standing_sentences(text: str) -> Iterator[str]:
     """Yields the sentences of a text that state something that always holds."""
     for sentence in _SENTENCE.split(text):
@@ -219,6 +217,14 @@ class _Statement(NamedTuple):
         table = _table()
         single_valued = table.single_valued.search(sentence) is not None
         return cls(recognising_words(sentence) - table.adverbs, single_valued)
+
+    @property
+    def is_empty(self) -> bool:
+        """The sentence states nothing by itself.
+
+        So does "I never do.", and the rest of a sentence that an abbreviation has cut ("Call me Al P. from now on.").
+        """
+        return not (self.words or self.is_single_valued)
 
     def replaces(self, old: _Statement) -> bool:
         """Returns whether this statement takes the place of an older one.

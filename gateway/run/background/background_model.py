@@ -143,16 +143,7 @@ class BackgroundModel:
         Raises: Postponed: the day's budget is used up, or the upstream is busy; RequestRefused; JobFailed: it failed
         otherwise.
         """
-        body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
-        if max_tokens is not None:
-            # Some of the models that know the newer name refuse the older one.
-            newer = self.provider.capabilities.max_completion_tokens
-            body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
-        if tools:
-            body["tools"] = list(tools)
-            if effort := self.provider.capabilities.effort_with_tools(self.model):
-                body["reasoning_effort"] = effort
-        request = ModelRequest(orjson.dumps(body))
+        request = self._request(messages, tools, max_tokens)
         async with self._slots:
             if is_background:
                 await self._budget.check(project)
@@ -184,6 +175,23 @@ class BackgroundModel:
                 call.end()
             count("ok", answer.used)
             return answer
+
+    def _request(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        max_tokens: int | None,
+    ) -> ModelRequest:
+        capabilities = self.provider.capabilities
+        body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
+        if max_tokens is not None:
+            # Some of the models that know the newer name refuse the older one.
+            body["max_completion_tokens" if capabilities.max_completion_tokens else "max_tokens"] = max_tokens
+        if tools:
+            body["tools"] = list(tools)
+            if effort := capabilities.effort_with_tools(self.model):
+                body["reasoning_effort"] = effort
+        return ModelRequest(orjson.dumps(body))
 
     async def aclose(self) -> None:
         await self.provider.aclose()
