@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Final, NamedTuple
 
 from gateway.core.conversation.canonical import MessageHasher
@@ -35,12 +35,7 @@ class Survey(NamedTuple):
 
 
 class ImportReader:
-    """Reads a file from the position on that its import has reached.
-
-    source_user: the only one whose facts are read; None: all.
-    position: how many items of the file are done.
-    now, oldest: in seconds since the epoch; what ended before `oldest` is not retained.
-    """
+    """Reads a file from the position on that its import has reached."""
 
     def __init__(
         self,
@@ -52,6 +47,12 @@ class ImportReader:
         now: float,
         oldest: float,
     ) -> None:
+        """Begins to read.
+
+        source_user: the only one whose facts are read; None: all.
+        position: how many items of the file are done.
+        now, oldest: in seconds since the epoch; what ended before `oldest` is not retained.
+        """
         self._items = _items(file, format, source_user)
         self._skipped = position
         self._format, self._hasher, self._now, self._oldest = format, hasher, now, oldest
@@ -95,40 +96,61 @@ def survey_file(
 
     Raises: BadRequest.
     """
-    format = format or find_format(file)
-    conversations = messages = facts = unpaged = 0
-    users: set[str | None] = set()
-    first, last = float("inf"), float("-inf")
-    for item in _items(file, format, source_user):
-        times: list[float | None] = []
-        if isinstance(item, SourceFact):
-            facts += 1
-            users.add(item.user)
-            times = [item.at]
-        elif isinstance(item, SourceConversation):
-            conversations += 1
-            messages += len(item.messages) + item.skipped
-            times = [item.at if message.at is None else message.at for message in item.messages]
-        elif format in FACT_FORMATS:
-            facts += 1
-            messages += item.messages
-        else:
-            conversations += 1
-            messages += item.messages
-        for at in times:
-            if at is not None:
-                first, last = min(first, at, now), max(last, min(at, now))
-        unpaged += max(1, len(times))
+    content = _FileContent(format or find_format(file), now)
+    unpaged = 0
+    for item in _items(file, content.format, source_user):
+        unpaged += content.add(item)
         if unpaged >= _SURVEY_MESSAGES:
             unpaged = 0
             yield None
-    if len(users) > 1:
-        raise BadRequest("The file has facts of several users; name one by source_user.", param="source_user")
-    if not conversations and not facts:
-        raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
-    counts = (ImportCounts(conversations), ImportCounts(messages), ImportCounts(facts))
-    period = (first, last) if first <= last else (None, None)
-    yield Survey(format, ImportProgress(*counts, *period))
+    yield content.survey()
+
+
+class _FileContent:
+    """The content of a file, counted item by item."""
+
+    def __init__(self, format: str, now: float) -> None:
+        """now: in seconds since the epoch; a later time counts as now."""
+        self.format = format
+        self._now = now
+        self._conversations = self._messages = self._facts = 0
+        self._users: set[str | None] = set()  # of the facts
+        self._times: list[float] = []  # the first and the last; empty: none is known
+
+    def add(self, item: Source) -> int:
+        """Counts an item. Returns how much of a page it takes: its messages, or 1."""
+        if isinstance(item, SourceFact):
+            self._facts += 1
+            self._users.add(item.user)
+            self._add_times([item.at])
+            return 1
+        if isinstance(item, SourceConversation):
+            self._conversations += 1
+            self._messages += len(item.messages) + item.skipped
+            self._add_times([item.at if message.at is None else message.at for message in item.messages])
+            return max(1, len(item.messages))
+        if self.format in FACT_FORMATS:
+            self._facts += 1
+        else:
+            self._conversations += 1
+        self._messages += item.messages
+        return 1
+
+    def _add_times(self, times: Iterable[float | None]) -> None:
+        known = [*self._times, *(min(at, self._now) for at in times if at is not None)]
+        self._times = [min(known), max(known)] if known else []
+
+    def survey(self) -> Survey:
+        """Returns what was counted. Raises: BadRequest: it is not to be imported."""
+        if len(self._users) > 1:
+            raise BadRequest(
+                "The file has facts of several users; name one by source_user.", param="source_user"
+            )
+        if not self._conversations and not self._facts:
+            raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
+        counts = map(ImportCounts, (self._conversations, self._messages, self._facts))
+        first, last = self._times or (None, None)
+        return Survey(self.format, ImportProgress(*counts, first, last))
 
 
 def _items(file: IO[bytes], format: str, source_user: str | None) -> Iterator[Source]:
