@@ -56,7 +56,7 @@ class LoggedRequest(Struct, frozen=True):
 
 
 class _Begun(Struct, frozen=True):
-    """What is known of a request from its beginning; the fields are those of `LoggedRequest`."""
+    """The facts of a request that are known from its beginning; the fields are those of `LoggedRequest`."""
 
     number: int
     at: float

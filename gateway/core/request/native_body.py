@@ -15,7 +15,7 @@ from adapters.types import Json
 
 
 class NativeChanges(Struct, frozen=True):
-    """What a prompt adds to a request, leaves out of it and replaces in it.
+    """The changes that a prompt makes in a request: what is added, left out and replaced.
 
     Messages are named by their index in the chat completion.
     """

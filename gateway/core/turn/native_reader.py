@@ -30,7 +30,7 @@ class NativeReader(Protocol):
 
     @property
     def is_over(self) -> bool:
-        """Whether the reply's end was among what has been read."""
+        """The reply's end was among what has been read."""
 
     @property
     def background_id(self) -> str | None:

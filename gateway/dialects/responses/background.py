@@ -197,7 +197,11 @@ class ShownResponses:
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
     """Returns the response to a request that waits. created: seconds since the epoch; 0: now."""
     view = MakesResponses(
-        request.echo, lambda: (tag, ""), forms=request.forms, tag=tag, created=int(created or time.time())
+        request.echo,
+        lambda: TurnName.from_tag(tag),
+        forms=request.forms,
+        tag=tag,
+        created=int(created or time.time()),
     )
     return empty_response(view, "queued")
 

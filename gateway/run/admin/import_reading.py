@@ -148,9 +148,15 @@ class _FileContent:
             )
         if not self._conversations and not self._facts:
             raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
-        counts = map(ImportCounts, (self._conversations, self._messages, self._facts))
         first, last = self._times or (None, None)
-        return Survey(self.format, ImportProgress(*counts, first, last))
+        progress = ImportProgress(
+            ImportCounts(self._conversations),
+            ImportCounts(self._messages),
+            ImportCounts(self._facts),
+            first_at=first,
+            last_at=last,
+        )
+        return Survey(self.format, progress)
 
 
 def _items(file: IO[bytes], format: str, source_user: str | None) -> Iterator[Source]:

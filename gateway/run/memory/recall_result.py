@@ -1,4 +1,4 @@
-"""What recall found for a message: the note in front of it, and the record of the search that explains the note."""
+"""The result of recall for a message: the note in front of it, and the record of the search that explains the note."""
 
 from __future__ import annotations
 
