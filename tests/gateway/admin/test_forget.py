@@ -89,8 +89,8 @@ def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(wo
 
 
 def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(world: World) -> None:
-    world.chat(user="alice").say(FACT)
-    world.chat(user="alice").say(QUESTION)
+    world.chat(user="alice").say(f"{FACT} {'The weather was fine that day. ' * 40}")
+    world.chat(user="alice").say(QUESTION)  # the note has an excerpt
     assert query_keys.cache_info().currsize == 1
     forget(world, user="alice")
     tables = (query_keys, name_pattern, quoted_name, shown_label)

@@ -220,7 +220,7 @@ def test_requests_are_listed_while_the_database_is_down(
     uid = ask(world, "Hello.", **{"x-mnemogate-user": "alice"})["x-mnemogate-agent"]
     nobodys = ask(world, "Hello.")["x-mnemogate-request-id"]
     log = world.gateway.app.services.requests
-    log.forget()
+    log.note_forgetting()
 
     def ask_again() -> str | None:
         id = ask(world, "Hello again.", **{"x-mnemogate-user": "alice"})["x-mnemogate-request-id"]
