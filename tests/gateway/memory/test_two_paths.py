@@ -77,7 +77,7 @@ class Pair:
                 request.composition.unrestored_rounds,
                 stored.composition.unrestored_rounds,
             ),
-            ("own notes", request.new_notes, stored.new_notes),
+            ("own notes", request.notes, stored.notes),
         ):
             assert a == b, f"{what}: {a!r} in general, {b!r} in the store\n{self.world.tree()}\n{messages}"
         self.stored[id(request)] = stored
