@@ -69,6 +69,8 @@ class Resolver:
         self._max_body_bytes = settings.server.max_body_bytes
         # The rules by which a project's requests are read. Parameters: the project, and the memory mode of the key.
         self.rules = lru_cache(maxsize=256)(partial(rules_of, settings))
+        # They hold the last system prompt of the project.
+        keeper.store.forgetting.when_gone(self.rules.cache_clear)
         self._has_warned_of_no_user = False
 
     def identify_names(self, names: Mapping[str, Any], context: RequestContext) -> Identity:

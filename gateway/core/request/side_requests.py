@@ -34,12 +34,18 @@ class SideRule(Protocol):
 
 
 # Fields by which local servers take a schema or a grammar.
-_GRAMMARS = frozenset(
-    re.findall(
-        r"\w+", "guided_json guided_regex guided_choice guided_grammar structured_outputs grammar json_schema"
-    )
+_GRAMMAR_FIELDS = frozenset(
+    [
+        "guided_json",
+        "guided_regex",
+        "guided_choice",
+        "guided_grammar",
+        "structured_outputs",
+        "grammar",
+        "json_schema",
+    ]
 )
-_PROMPTS = ("system", "developer")
+_PROMPT_ROLES = ("system", "developer")
 # The longest prompt that is cached: far above most prompts. Each project caches one.
 _MAX_CACHED_CHARS = 32 * 1024
 
@@ -49,33 +55,38 @@ class SideRequests:
 
     def __init__(self, rules: Iterable[SideRule]) -> None:
         self._rules = tuple(rules)
-        self._of_user, self._of_system = self._pattern("user"), self._pattern("system")
-        # An application sends the same prompt with each request.
+        self._user_pattern, self._system_pattern = self._pattern("user"), self._pattern("system")
+        # An application sends the same prompt with each request, so what was found in the last one is cached. It
+        # follows from the prompt alone; it goes with these rules, when something is forgotten (gateway.run.resolver).
         self._last_prompt = ""
-        self._found_in_last = self._of_system.match("")
+        self._found_in_last = self._system_pattern.match("")
 
     def find(self, messages: Sequence[Mapping[str, Any]]) -> SideRule | None:
         """Returns the rule that recognises a request by its messages, or None."""
-        found: re.Match[str] | None = None
-        if messages and messages[-1].get("role") == "user":
-            content = messages[-1].get("content")
-            found = self._of_user.match(content if isinstance(content, str) else _first_text(content))
-            if found is None and isinstance(content, list) and len(content) > 1:
-                # Claude Code asks for a summary after the person's last words.
-                found = self._of_user.match(_text_of_part(content[-1]))
-        if found is None and messages and messages[0].get("role") in _PROMPTS:
-            content = messages[0].get("content")
-            found = self._find_in_prompt(content if isinstance(content, str) else _first_text(content))
-        if found is None and len(messages) > 1 and messages[-1].get("role") in _PROMPTS:
-            content = messages[-1].get("content")
-            found = self._of_system.match(content if isinstance(content, str) else _first_text(content))
+        if not messages:
+            return None
+        first, last = messages[0], messages[-1]
+        found = self._find_in_words(last.get("content")) if last.get("role") == "user" else None
+        if found is None and first.get("role") in _PROMPT_ROLES:
+            found = self._find_in_prompt(_first_text(first.get("content")))
+        # NextChat appends its order to the conversation as a system message.
+        if found is None and len(messages) > 1 and last.get("role") in _PROMPT_ROLES:
+            found = self._system_pattern.match(_first_text(last.get("content")))
         return None if found is None else self._rules[int(str(found.lastgroup)[1:])]
 
+    def _find_in_words(self, content: object) -> re.Match[str] | None:
+        """Matches the content of a user's message: its first part, and its last one."""
+        found = self._user_pattern.match(_first_text(content))
+        if found is None and isinstance(content, list) and len(content) > 1:
+            # Claude Code asks for a summary after the person's last words.
+            found = self._user_pattern.match(_text_of_part(content[-1]))
+        return found
+
     def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:
-        """Matches a system message, which is cached."""
+        """Matches the text of a system message."""
         if prompt == self._last_prompt:
             return self._found_in_last
-        found = self._of_system.match(prompt)
+        found = self._system_pattern.match(prompt)
         if len(prompt) <= _MAX_CACHED_CHARS:
             self._last_prompt, self._found_in_last = prompt, found
         return found
@@ -97,7 +108,7 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     """
     wanted = body.get("response_format")
     is_json = isinstance(wanted, dict) and str(wanted.get("type", "")).startswith("json")
-    has_grammar = not _GRAMMARS.isdisjoint(body) and any(body.get(key) for key in _GRAMMARS)
+    has_grammar = not _GRAMMAR_FIELDS.isdisjoint(body) and any(body.get(key) for key in _GRAMMAR_FIELDS)
     is_forced = _is_forced(body)
     if not (is_json or has_grammar or is_forced):
         return False
@@ -107,7 +118,9 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
         return False
     asked = roles.index("user")
     after = messages[asked + 1 :]
-    return "assistant" not in roles[:asked] and (not after or (is_forced and all(map(_is_called, after))))
+    return "assistant" not in roles[:asked] and (
+        not after or (is_forced and all(map(_is_call_or_result, after)))
+    )
 
 
 def _is_forced(body: Mapping[str, Any]) -> bool:
@@ -120,14 +133,16 @@ def _is_forced(body: Mapping[str, Any]) -> bool:
     return False
 
 
-def _is_called(message: Mapping[str, Any]) -> bool:
+def _is_call_or_result(message: Mapping[str, Any]) -> bool:
     """Returns whether a message is a call, or the result of one."""
     is_call = message.get("tool_calls") is not None or message.get("function_call") is not None
     return is_call or message.get("role") in ("tool", "function")
 
 
 def _first_text(content: object) -> str:
-    """Returns the text of a content's first part."""
+    """Returns the text of a content, or of its first part."""
+    if isinstance(content, str):
+        return content
     return _text_of_part(content[0]) if isinstance(content, list) and content else ""
 
 

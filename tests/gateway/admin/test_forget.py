@@ -89,12 +89,13 @@ def test_what_clients_sent_is_dropped_from_memory_when_something_is_forgotten(wo
 
 
 def test_tables_of_pure_functions_hold_no_words_when_something_is_forgotten(world: World) -> None:
+    rules = world.gateway.app.services.chat.resolver.rules  # they hold the last system prompt
     world.chat(user="alice").say(f"{FACT} {'The weather was fine that day. ' * 40}")
     world.chat(user="alice").say(QUESTION)  # the note has an excerpt
-    assert query_keys.cache_info().currsize == 1
+    assert (query_keys.cache_info().currsize, rules.cache_info().currsize) == (1, 1)
     forget(world, user="alice")
-    tables = (query_keys, name_pattern, quoted_name, shown_label)
-    assert [table.cache_info().currsize for table in tables] == [0] * 4
+    tables = (query_keys, name_pattern, quoted_name, shown_label, rules)
+    assert [table.cache_info().currsize for table in tables] == [0] * 5
 
 
 def test_a_client_that_resends_it_is_answered_from_its_own_list_and_nothing_is_stored(world: World) -> None:
