@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.prompt.excerpt import CUT, make_excerpt, query_keys
-from gateway.core.prompt.note_query import SEARCHED_CHARS, without_lines
+from gateway.core.prompt.note_query import SEARCHED_CHARS, searched_part, without_lines
 from gateway.core.prompt.note_text import (
     EMPTY_TOKENS,
     SELECTION_TOKENS,
@@ -186,7 +186,7 @@ class _Shown:
             return None
         is_cut = self._shared or len(message.text) > SEARCHED_CHARS
         line = (
-            quote_on_line(without_lines(message.text[:SEARCHED_CHARS], self._shared))
+            quote_on_line(without_lines(searched_part(message.text, query_keys(self._query)), self._shared))
             if is_cut
             else message.line
         )

@@ -20,7 +20,7 @@ _EDGE_CHARS = 500
 # The number of the user's messages from which sentences about the events of a query are searched for. The index takes
 # names from as many for its second look (`storage.search.rank`). With 1, 2 and 5 as much is found.
 _EVENT_MESSAGES = 3
-# Only the beginning of a very long turn is compared and searched for its best part.
+# Only so much of a very long turn is compared and searched for its best part.
 SEARCHED_CHARS = 20_000
 # Shorter lines, such as brackets, are in many texts by chance. Not measured.
 _LINE_CHARS = 16
@@ -90,8 +90,23 @@ def event_sentences(found: Iterable[Message], query: str) -> list[str]:
     """
     keys = query_keys(query)
     stated = [m for m in found if m.role == "user"][:_EVENT_MESSAGES]
-    sentences = (best_sentence(quote_on_line(m.text[:SEARCHED_CHARS]), keys) for m in stated)
+    sentences = (best_sentence(quote_on_line(searched_part(m.text, keys)), keys) for m in stated)
     return list(filter(None, dict.fromkeys(sentences)))
+
+
+def searched_part(text: str, keys: Sequence[str]) -> str:
+    """Returns the part of a text that is searched for its best sentences.
+
+    Of a very long one it is that around the word of the query which comes last for the first time: others are all over
+    it. Without any it is the beginning.
+
+    keys: as `query_keys` returns them.
+    """
+    if len(text) <= SEARCHED_CHARS:
+        return text
+    at = max(map(text.lower().find, keys), default=0)
+    start = max(0, min(at - SEARCHED_CHARS // 2, len(text) - SEARCHED_CHARS))
+    return text[start : start + SEARCHED_CHARS]
 
 
 def shared_lines(text: str, found: Iterable[Message]) -> frozenset[str]:

@@ -285,6 +285,15 @@ def test_a_long_turn_is_cut_around_what_was_asked() -> None:
     assert hit.text.endswith(" ...")
 
 
+@pytest.mark.parametrize("before", [0, 30_000, 150_000])
+def test_of_a_document_the_part_that_has_what_was_asked_is_shown(before: int) -> None:
+    """However far from its beginning: the index has all of it."""
+    dull = "What a fine and quiet day it was. "
+    text = dull * (before // len(dull)) + "The tenant gives three months of notice. " + dull * 2_000
+    (hit,) = choose([message(1, text)], "How many months of notice must the tenant give?").hits
+    assert "three months of notice" in hit.text
+
+
 # -- the user's own name
 
 
