@@ -17,10 +17,10 @@ import pytest
 from letta_client import APIStatusError, BadRequestError, RateLimitError
 from letta_client.types.agents import Run
 
-from gateway.agents.runs.agent_runs import MAX_SENDS
 from gateway.agents.runs.background import remote_runs, run_service
 from gateway.agents.runs.background.background_runs import BackgroundRuns
 from gateway.agents.runs.background.run_logs import RunLogs
+from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.core.ids import id_of, new_uid, uid_of
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.run.event_log import stored_events

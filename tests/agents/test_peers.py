@@ -436,7 +436,7 @@ def test_who_waits_in_a_queue_for_its_answer_is_cancelled(stage: Stage) -> None:
 
 
 def test_an_agent_whose_queue_is_full_is_an_error(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.agents.runs.agent_runs.MAX_SENDS", 1)
+    monkeypatch.setattr("gateway.agents.runs.send_queue.MAX_SENDS", 1)
     gate = Gate()
     stage.agent("bob", say("Busy.", hold_before_headers=gate))
     stage.agent("ann", call_tools(ask("bob")))

@@ -19,9 +19,9 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.model import WINDOW
 from gateway.agents.api.passages import moment_of
 from gateway.agents.api.search import SearchAgents, SearchMessages, found_json, ranked_json
-from gateway.agents.runs.agent_runs import MAX_SENDS
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
 from gateway.agents.runs.run import RunRequest
+from gateway.agents.runs.send_queue import MAX_SENDS
 from gateway.agents.runs.system_message import SYSTEM_SEQ, SystemMessage
 from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.send import CancelRuns, ResetMessages, UpdateMessage, read_new_text

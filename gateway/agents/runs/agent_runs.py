@@ -7,9 +7,8 @@ leaves cancels the run, and what was finished of it stays.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from zlib import crc32
@@ -19,6 +18,7 @@ from msgspec.structs import asdict, replace
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.registry import Registry
+from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.agent_messaging import AgentMessaging, Sender
 from gateway.agents.runs.background.ends import RunEnds
 from gateway.agents.runs.begin import RunBeginning, RunStarter
@@ -44,13 +44,14 @@ from gateway.agents.runs.run import (
     from_client,
     identity_of,
 )
+from gateway.agents.runs.send_queue import SendQueue
 from gateway.agents.runs.steps import MakesToolbox, RunMemory
 from gateway.agents.runs.stored_run import last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher, first_after_system
-from gateway.core.conversation.kind import ConversationKind, QueueName
+from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.ids import uid_of
@@ -62,7 +63,6 @@ from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, U
 from gateway.run.call import ChatCall, endpoint_form_for
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.leases import lock_name
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.queue import QueueTicket
@@ -80,10 +80,6 @@ from storage.errors import NotFound, RunOver, StoreError, is_known
 from storage.records import DEFAULT_CONVERSATION, Agent, Job, Run, RunState, Summary, TokenCounts
 
 _log = logging.getLogger("mnemogate")
-# The sends that may be in one conversation's queue, the one that is answered among them.
-MAX_SENDS = 32
-# The error of a run without a process that performs it.
-ABANDONED = "The gateway was stopped while it performed this run."
 # How long a run in the background waits for a commit: no client waits for it.
 DISK_WAIT_S = 3600.0
 
@@ -120,6 +116,8 @@ class AgentRuns:
         # The tools that were defined over REST.
         self.foreign = ForeignTools(settings.tools, keeper.store, keeper.now)
         self.ends = RunEnds(keeper.store)
+        self._queue = SendQueue(keeper, self.ends)
+        self._abandoned = AbandonedRuns(keeper)
         # By the run's uid, since not each run has a row yet: the agent's row, and the turn.
         self._live: dict[str, tuple[int, TurnRun]] = {}
         # How agents speak to each other.
@@ -307,30 +305,8 @@ class AgentRuns:
             await replay(request, result, view, call.sink, receipt)
 
     async def recover(self) -> None:
-        """Fails the live runs that no process performs: it has died, or could not write their ends.
-
-        Raises: StoreError: it may be called again.
-        """
-        for each in await self._abandoned_runs():
-            await self._end(each, RunState.FAILED, StopReason.ERROR, ABANDONED)
-
-    async def _abandoned_runs(self, own_queue: QueueName | None = None) -> list[Run]:
-        """Returns live runs that no process performs: a run leaves its queue after its end is written.
-
-        own_queue: one that this process holds for another run.
-        """
-        found = await self.keeper.store.runs.live()
-        names = {each.run.id: (each.agent_uid, each.conversation) for each in found}
-        in_use = await self._queues_in_use({*names.values()}) - {own_queue}
-        return [each.run for each in found if names[each.run.id] not in in_use]
-
-    async def _queues_in_use(self, names: Set[QueueName]) -> set[QueueName]:
-        """Returns those of these queues that any process uses."""
-        locks = self.keeper.store.conversation_locks
-        if not locks.is_needed:
-            return {name for name in names if self.keeper.queues.is_in_use(name)}
-        by_lock = {lock_name(*name): name for name in names}
-        return {by_lock[lock] for lock in await locks.find_held(by_lock)}
+        """Fails the live runs that no process performs. Raises: StoreError: it may be called again."""
+        await self._abandoned.end_all()
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
@@ -346,7 +322,7 @@ class AgentRuns:
         """
         runs = self.keeper.store.runs
         with QueueTicket() as ticket:
-            send = await self._enter_queue(self._route_send(run_request, is_answered=False), ticket)
+            send = await self._queue.enter(self._route_send(run_request, is_answered=False), ticket)
             await self._turns.wait_written(send.scope)
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
                 return await runs.cancel_waiting(run.agent, run.id, self.keeper.now())
@@ -368,13 +344,14 @@ class AgentRuns:
     async def _answer_in_queue(
         self, send: RoutedSend, view: Callable[[RunStart], MakesView], sink: Sink, receipt: Receipt
     ) -> RunResult:
+        """Answers a send when its turn in the queue comes, or returns the answer that an earlier one of it got."""
         # A run awaits each of its writes, so it loses nothing where these take long.
         if not (health := self.keeper.store.health).is_up:
             raise MemoryUnavailable.since(health.status)
         with QueueTicket() as ticket:
             try:
                 with sink.while_here():
-                    send = await self._enter_queue(send, ticket)
+                    send = await self._queue.enter(send, ticket)
                     await self._refuse_if_waiting(send)
                     earlier = await self._find_earlier(send)
                     if earlier is not None and earlier.is_answered:
@@ -384,10 +361,12 @@ class AgentRuns:
             return await self._answer(_in_place_of(send, earlier), ticket, view, sink, receipt)
 
     async def _repeated_result(self, send: RoutedSend, earlier: EarlierSend) -> RunResult:
+        """Returns the result of an earlier send, for the same one."""
         last = await last_counts(self.keeper.store, earlier.run)
         return RunResult(earlier.run, await self._agent_of(send), earlier.steps, is_repeat=True, last=last)
 
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
+        """Returns the earlier send that this one repeats; None: it repeats none."""
         agent, name = await self._agent_of(send), send.conversation
         if not agent.id or not (send.otid or send.is_retry):
             return None
@@ -405,48 +384,10 @@ class AgentRuns:
         marks = SendMarks(agent, name, send, otid_digest(agent, name, send.otid))
         run = await find_candidate_run(self.keeper.store, marks, self.keeper.now())
         if run is not None and not run.is_over:
-            run = await self._end_abandoned((agent.uid, name), run)
+            run = await self._abandoned.end_if_abandoned(run, (agent.uid, name))
         if run is None or not run.is_over:
             return None
         return await match_earlier_send(self.keeper.store, marks, run)
-
-    async def _end_abandoned(self, own_queue: QueueName, run: Run) -> Run:
-        """Ends a run if no process performs it. own_queue: as for `_abandoned_runs`."""
-        is_left = run.id in {each.id for each in await self._abandoned_runs(own_queue)}
-        return await self._end(run, RunState.FAILED, StopReason.ERROR, ABANDONED) if is_left else run
-
-    async def _enter_queue(self, send: RoutedSend, ticket: QueueTicket) -> RoutedSend:
-        """Waits for the sends before this one. Returns it with the name of its conversation that all of them use."""
-        queues = self.keeper.queues
-        if not self.ends.is_shared:
-            agent, name = await self._queue_of(send)
-            await queues.enter((agent.uid, name), ticket, MAX_SENDS)
-            return _in_conversation(send, name)
-        # Sends that wait for a server's answers queue in the order in which they came.
-        with QueueTicket() as arrival:
-            await queues.enter_here((f"arriving {send.scope}", send.conversation), arrival, MAX_SENDS)
-            agent, name = await self._queue_of(send)
-            await self.ends.wait_for_accepted(agent, name)
-            entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))
-            try:
-                await asyncio.sleep(0)  # it stands in the queue then
-            except BaseException:
-                entering.cancel()
-                raise
-        await entering
-        return _in_conversation(send, name)
-
-    async def _queue_of(self, send: RoutedSend) -> tuple[Agent, str]:
-        """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
-        agent = await self._agent_of(send)
-        name = send.conversation
-        if name == DEFAULT_CONVERSATION:
-            return agent, name
-        uid = uid_of("conv", name) or name
-        found = await self.keeper.store.stored_paths.conversation(agent, uid) if agent.id else None
-        if found is None:
-            raise NotFound(f"there is no conversation {name!r}")
-        return agent, found.name
 
     async def _refuse_if_waiting(self, send: RoutedSend) -> None:
         """Raises: Conflict: the send is not to disturb calls of its conversation that wait for answers."""
@@ -474,37 +415,51 @@ class AgentRuns:
         attempts = failover.attempts(send.route, key, receipt)
         form = endpoint_form_for(send.request, attempts.endpoint, attempts.target.model)
         request = self._memory_request(send, ticket, attempts.target)
-        accepted = send.accepted
         await self._turns.wait_written(send.scope)
         try:
             beginning = await self._run_starter.begin(send, request, form, sink)
         except StoreError as error:
-            if accepted is not None:
+            if send.accepted is not None:
                 raise
             raise _error_for(error) from error
-        memory, prompt, resumed = beginning.memory, beginning.prompt, beginning.resumed
-        if resumed is not None and resumed.waiting_run is not None:
-            if accepted is not None:
-                stop = StopReason.REQUIRES_APPROVAL
-                await self._end(accepted.run, RunState.COMPLETED, stop, job=accepted.job)
-            # The usage of the calls' own reply was reported with it.
-            return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
-        memory.receipt, receipt.scope = receipt, memory.context.agent.scope
-        recall = prompt.recall
-        receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
+        if beginning.resumed is not None and beginning.resumed.waiting_run is not None:
+            return await self._wait_on(send, beginning.memory)
         with attempts:
-            call = ChatCall(
-                send.request, send.forwarded, send.identity, send.spec, send.route,
-                ConversationKind.AGENT, view(_run_start(memory, prompt, accepted)), sink, receipt, "on",
-            )  # fmt: skip
-            ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
-            turn = self._turn(send, beginning, call, attempts, ends)
-            try:
-                status = await self._live_turn(turn, memory)
-            finally:
-                if receipt.added_ms is not None:
-                    self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
-                self._turns.metrics.memory.inc("on")
+            return await self._answer_by_model(send, beginning, attempts, view, sink, receipt)
+
+    async def _wait_on(self, send: RoutedSend, memory: RunMemory) -> RunResult:
+        """Returns the result of a send that answers some of the calls of a run that waits for others as well."""
+        if send.accepted is not None:
+            stop = StopReason.REQUIRES_APPROVAL
+            await self._end(send.accepted.run, RunState.COMPLETED, stop, job=send.accepted.job)
+        # The usage of the calls' own reply was reported with it.
+        return RunResult(replace(memory.run, steps=0, counts=TokenCounts()), memory.context.agent, ())
+
+    async def _answer_by_model(
+        self,
+        send: RoutedSend,
+        beginning: RunBeginning,
+        attempts: Attempts,
+        view: Callable[[RunStart], MakesView],
+        sink: Sink,
+        receipt: Receipt,
+    ) -> RunResult:
+        """Runs the turn of a run that has begun."""
+        memory, prompt, recall = beginning.memory, beginning.prompt, beginning.prompt.recall
+        memory.receipt, receipt.scope = receipt, memory.context.agent.scope
+        receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
+        call = ChatCall(
+            send.request, send.forwarded, send.identity, send.spec, send.route,
+            ConversationKind.AGENT, view(_run_start(memory, prompt, send.accepted)), sink, receipt, "on",
+        )  # fmt: skip
+        ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
+        turn = self._turn(send, beginning, call, attempts, ends)
+        try:
+            status = await self._live_turn(turn, memory)
+        finally:
+            if receipt.added_ms is not None:
+                self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
+            self._turns.metrics.memory.inc("on")
         return RunResult(
             memory.run,
             memory.context.agent,
@@ -579,17 +534,15 @@ def _in_place_of(send: RoutedSend, earlier: EarlierSend | None) -> RoutedSend:
     return send if earlier.needs_messages else replace(send, messages=(), decisions=())
 
 
-def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
-    return replace(send, conversation=name, identity=replace(send.identity, conversation=name))
-
-
 def _sender(send: RoutedSend, context: MemoryContext) -> Sender:
+    """Returns an agent as it speaks to others while it answers a send."""
     uid = context.agent.uid
     waiter = Waiter(uid, (uid, send.conversation), send.depth, send.awaited_by)
     return Sender.of(context, waiter, send.forwarded, holds_slot=send.accepted is not None)
 
 
 def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
+    """Returns what guides the turn of a run."""
     steps_left, is_continued = send.max_steps, False
     if send.accepted is not None:
         is_continued = send.accepted.run.state is RunState.RUNNING
@@ -606,6 +559,7 @@ def _guide(send: RoutedSend, memory: RunMemory, prompt: Prompt) -> RuleGuide:
 
 
 def _run_start(memory: RunMemory, prompt: Prompt, accepted: AcceptedRun | None) -> RunStart:
+    """Returns the start of a run as dialects show it."""
     exchange = memory.opened or memory.context.path[-1]
     is_resumed, run = memory.opened is None, memory.run
     return RunStart(

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from adapters.types import Json
 from gateway.agents.registry.registry import Registry
-from gateway.agents.runs.agent_runs import ABANDONED, AgentRuns
+from gateway.agents.runs.abandoned_runs import ABANDONED
+from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
 from gateway.agents.runs.background.remote_runs import RemoteRuns
 from gateway.agents.runs.background.run_logs import DELETED, RunLogs

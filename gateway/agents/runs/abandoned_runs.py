@@ -1,0 +1,53 @@
+"""Runs that no process performs any more: theirs has died, or could not write their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from gateway.core.conversation.kind import QueueName
+from gateway.core.turn.guide import StopReason
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.leases import lock_name
+from storage.records import Run, RunState
+
+# The error of such a run.
+ABANDONED = "The gateway was stopped while it performed this run."
+
+
+class AbandonedRuns:
+    """Finds and ends the runs that no process performs. A run leaves its queue after its end is written."""
+
+    def __init__(self, keeper: MemoryKeeper) -> None:
+        self._keeper = keeper
+
+    async def end_all(self) -> None:
+        """Fails all of them. Raises: StoreError: it may be called again."""
+        for run in await self._find():
+            await self._fail(run)
+
+    async def end_if_abandoned(self, run: Run, own_queue: QueueName) -> Run:
+        """Fails a run if no process performs it. Returns it as it is now. Raises: StoreError.
+
+        own_queue: one that this process holds for another run.
+        """
+        abandoned = {each.id for each in await self._find(own_queue)}
+        return await self._fail(run) if run.id in abandoned else run
+
+    async def _find(self, own_queue: QueueName | None = None) -> list[Run]:
+        """Returns the live runs whose queues no process uses, but for `own_queue`."""
+        live = await self._keeper.store.runs.live()
+        queues = {each.run.id: (each.agent_uid, each.conversation) for each in live}
+        in_use = await self._queues_in_use({*queues.values()}) - {own_queue}
+        return [each.run for each in live if queues[each.run.id] not in in_use]
+
+    async def _queues_in_use(self, names: Set[QueueName]) -> set[QueueName]:
+        """Returns those of these queues that any process uses."""
+        locks = self._keeper.store.conversation_locks
+        if not locks.is_needed:
+            return {name for name in names if self._keeper.queues.is_in_use(name)}
+        by_lock = {lock_name(*name): name for name in names}
+        return {by_lock[lock] for lock in await locks.find_held(by_lock)}
+
+    async def _fail(self, run: Run) -> Run:
+        runs, now = self._keeper.store.runs, self._keeper.now()
+        return await runs.end(run.agent, run.id, RunState.FAILED, StopReason.ERROR, now, ABANDONED, None)

@@ -1,0 +1,69 @@
+"""The queue of a conversation's sends."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec.structs import replace
+
+from gateway.agents.runs.background.ends import RunEnds
+from gateway.agents.runs.run import RoutedSend
+from gateway.core.ids import uid_of
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.queue import QueueTicket
+from storage.errors import NotFound
+from storage.records import DEFAULT_CONVERSATION, Agent
+
+# The sends that may be in one conversation's queue, the one that is answered among them.
+MAX_SENDS = 32
+
+
+class SendQueue:
+    """Has the sends of each conversation answered one after the other. One for the process."""
+
+    def __init__(self, keeper: MemoryKeeper, ends: RunEnds) -> None:
+        self._keeper = keeper
+        self._ends = ends
+
+    async def enter(self, send: RoutedSend, ticket: QueueTicket) -> RoutedSend:
+        """Waits for the sends before this one. Returns it with the name of its conversation that all of them use.
+
+        ticket: gets the place in the queue.
+
+        Raises: NotFound: there is no such conversation; TooManySends; StoreError.
+        """
+        queues = self._keeper.queues
+        if not self._ends.is_shared:
+            agent, name = await self._queue_of(send)
+            await queues.enter((agent.uid, name), ticket, MAX_SENDS)
+            return _in_conversation(send, name)
+        # Sends that wait for a server's answers queue in the order in which they came.
+        with QueueTicket() as arrival:
+            await queues.enter_here((f"arriving {send.scope}", send.conversation), arrival, MAX_SENDS)
+            agent, name = await self._queue_of(send)
+            await self._ends.wait_for_accepted(agent, name)
+            entering = asyncio.ensure_future(queues.enter((agent.uid, name), ticket, MAX_SENDS))
+            try:
+                await asyncio.sleep(0)  # it stands in the queue then
+            except BaseException:
+                entering.cancel()
+                raise
+        await entering
+        return _in_conversation(send, name)
+
+    async def _queue_of(self, send: RoutedSend) -> tuple[Agent, str]:
+        """Returns the agent, and the name of the conversation that all sends to it use. Raises: NotFound."""
+        agent = await self._keeper.store.agents.find_or_draft(send.scope)
+        name = send.conversation
+        if name == DEFAULT_CONVERSATION:
+            return agent, name
+        uid = uid_of("conv", name) or name
+        found = await self._keeper.store.stored_paths.conversation(agent, uid) if agent.id else None
+        if found is None:
+            raise NotFound(f"there is no conversation {name!r}")
+        return agent, found.name
+
+
+def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:
+    """Returns a send to a conversation of this name."""
+    return replace(send, conversation=name, identity=replace(send.identity, conversation=name))
