@@ -10,7 +10,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from adapters.base import BatchProvider
-from gateway.agents.batches.items import ItemRequest
+from gateway.agents.batches.item_texts import ItemRequest
 from gateway.agents.registry.registry import Registry
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage

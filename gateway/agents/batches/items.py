@@ -8,35 +8,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
 import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json
-from adapters.types import Json
+from gateway.agents.batches.item_texts import (
+    ASKS,
+    CHANGED,
+    FORGOTTEN,
+    GONE,
+    INTERNAL,
+    NO_TOOL,
+    ComposedRequest,
+    ItemFailed,
+    ItemRequest,
+    ItemTexts,
+    RequestState,
+)
+from gateway.agents.batches.item_turn import ItemEnding, ItemTurn
 from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
 from gateway.agents.registry.registry import Registry
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
-from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
+from gateway.core.conversation.canonical import MessageHasher, text_of
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.stored_path import finish_turn, path_hash
 from gateway.core.json_limits import is_too_deep
 from gateway.core.memory import edits
-from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.section import Section
-from gateway.core.tags import mark_of
-from gateway.core.turn import commands, events
 from gateway.core.turn.client_view import MakesUnseen
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import AllBut
@@ -50,194 +56,27 @@ from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
-from gateway.run.memory.prompt import EndpointForm, FittedWindow, Prompt
+from gateway.run.memory.prompt import FittedWindow, Prompt
 from gateway.run.memory.stored_conversation import context_as_of, make_step_open, read_stored_context
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink
 from gateway.run.tools import call_journal
 from gateway.run.tools.call_journal import CallJournal
-from gateway.run.tools.toolbox import MAX_PARALLEL, ToolAnswer
+from gateway.run.tools.toolbox import MAX_PARALLEL
 from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnLimits, TurnServices
 from gateway.run.upstream.failover import Endpoint, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings
-from storage.batch_records import EXPIRED, BatchItem, ItemEnd, ItemRound
-from storage.commands import BlockMerge
+from storage.batch_records import BatchItem, ItemEnd, ItemRound
+from storage.commands import BlockMerge, StepOpen
 from storage.errors import NotFound, StoreError
-from storage.records import BlockOp, Run, RunState, RunStep, TokenCounts
-from storage.sql.store import Store
+from storage.records import BlockOp, RunState, RunStep, TokenCounts
 
 _log = logging.getLogger("mnemogate")
-FORGOTTEN = (
-    "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
-)
-GONE = "The agent was deleted, or its conversation."
-INTERNAL = "An error of the gateway's own; its log says more."
-CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
-ASKS = "A call needs a person's approval, and a batch has no client that could give it."
-NO_TOOL = "The reply calls a tool that the agent does not have."
 # Nothing is written and nothing streams, and its rules bound the rounds.
 _LIMITS = TurnLimits(commit_wait_s=1.0, max_rounds=0, streamed_bytes=0)
-
-
-class ItemFailed(Exception):
-    """An item cannot continue.
-
-    message: the error that its caller reads.
-    state: the final state of its run.
-    """
-
-    def __init__(self, message: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
-        super().__init__(message)
-        self.message, self.stop, self.state = message, stop, state
-
-
-def expired(message: str) -> ItemFailed:
-    return ItemFailed(message, EXPIRED)
-
-
-class ItemRequest(Struct, frozen=True):
-    """The messages of an item and how they are answered."""
-
-    messages: tuple[WireMessage, ...]
-    max_steps: int
-    # The model in place of the agent's.
-    model: str | None = None
-    # The system prompt in place of the agent's.
-    system: str | None = None
-
-    def dump(self) -> bytes:
-        return msgspec.json.encode(self)
-
-
-class RequestState(Struct, frozen=True):
-    """The state of an item's last request: how it was composed, as its reply and the next one need it."""
-
-    # What it shows of memory blocks.
-    shown: dict[str, str]
-    # The notes before its messages, by their places among those that follow the path.
-    notes: dict[int, str]
-    # How many messages follow the path.
-    messages: int
-    # When the first request of the item was composed.
-    began: float
-
-    def dump(self) -> bytes:
-        return msgspec.json.encode(self)
-
-
-class ItemTexts(Struct, frozen=True):
-    """The texts of an item, which are stored until its turn is an exchange."""
-
-    request: ItemRequest
-    # Its rounds so far, as `take_reply` makes them.
-    rounds: Sequence[Json]
-    # Of its last request; None before the first.
-    state: RequestState | None
-
-    @staticmethod
-    async def load(store: Store, run: Run) -> ItemTexts:
-        """Reads the texts of an item. Raises: ItemFailed, StoreError."""
-
-        async def read(kind: str) -> list[bytes]:
-            return [data for _, data in await store.batches.texts(run.agent, run.id, kind)]
-
-        requests, rounds, asked = await read("request"), await read("round"), await read("asked")
-        if not requests or not requests[0]:
-            raise ItemFailed(FORGOTTEN)
-        return ItemTexts(
-            msgspec.json.decode(requests[0], type=ItemRequest),
-            [orjson.loads(data) for data in rounds],
-            msgspec.json.decode(asked[-1], type=RequestState) if asked else None,
-        )
-
-
-class ComposedRequest(Struct, frozen=True):
-    """A request for a provider."""
-
-    upstream: str
-    model: str
-    body: bytes
-    last_exchange: int
-    epoch: int
-    state: RequestState
-
-
-class ItemEnding(Struct, frozen=True):
-    """The end of an item, before its turn is appended to its conversation."""
-
-    turn: ItemTurn
-    outcome: TurnOutcome | None
-    # The final state of the item's run, its stop reason, and the message of the error.
-    state: RunState
-    stop: str
-    message: str
-    # The tokens of all rounds.
-    counts: TokenCounts
-    # The tokens of the last call: all of them, and those that the model wrote.
-    tokens: int
-    # The edits of the last round, and the versions of the blocks that they were made on.
-    merged: BlockMerge
-    versions: Mapping[int, int]
-    output: int = 0
-
-
-@dataclass(slots=True)
-class ItemTurn:
-    """An item read from the store, and memory's part of its turn, which is replayed (`TurnMemory`)."""
-
-    item: BatchItem
-    run: Run
-    texts: ItemTexts
-    memory: MemoryRequest
-    context: MemoryContext
-    block_edits: BlockEdits
-    toolbox: ReplayedTools
-    replies: StoredReplies
-    route: Route
-    stored_inserts: int  # how many of `block_edits`, from the first on, earlier rounds made
-    now: Callable[[], float]
-    outcome: TurnOutcome | None = None  # how the turn has ended; None: it waits for a reply
-
-    @property
-    def spec(self) -> AgentSpec:
-        return self.memory.spec
-
-    @property
-    def serial_group(self) -> tuple[str, str]:
-        return self.context.agent.uid, self.item.conversation
-
-    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
-        return prompt
-
-    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
-        """Adds a note of the blocks that other writers have changed since to the last stored result.
-
-        A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
-        """
-        if not self.replies.composes or self.replies.taken < len(self.texts.rounds):
-            return
-        results = [each.get("shown", {}) for made in self.texts.rounds for each in made["results"]]
-        texts, _ = self.block_edits.describe_changes(results)
-        if texts:
-            last, mark = max(answers), mark_of(self.context.agent.secret)
-            note = render_note((), texts, self.now(), mark=mark).rstrip()
-            answers[last] = replace(answers[last], changes=note)
-
-    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
-        raise AssertionError("the turn of an item is written as a whole")
-
-    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
-        self.outcome = outcome  # `ItemTurns.compose_end` takes it in, in the queue of its conversation
-        return asyncio.sleep(0)
-
-    def counts(self, *last: TokenCounts) -> TokenCounts:
-        """Returns the tokens of all rounds. last: those of the round that is not stored yet."""
-        return TokenCounts(
-            *map(sum, zip(TokenCounts(), *last, *(each["counts"] for each in self.texts.rounds), strict=True))
-        )
 
 
 class ItemTurns:
@@ -345,6 +184,7 @@ class ItemTurns:
         return self._failover.endpoints[target.upstream][0]
 
     async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
+        """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
             found = await self._registry.resolve_for_send(
                 item.project, item.agent, item.conversation, model=request.model, system=request.system
@@ -409,47 +249,32 @@ class ItemTurns:
             raise ItemFailed(STOP_MESSAGES[StopReason.BAD_REPLY], StopReason.BAD_REPLY)
         opened = await self.open_turn(item, body)
         await self._replay(opened)
-        outcome = opened.outcome
         if opened.replies.taken <= len(opened.texts.rounds):
             raise ItemFailed(CHANGED)
         counts = _counts_of(reply)
-        tokens = counts.prompt + counts.completion
         ops = opened.block_edits.ops[opened.stored_inserts :]
+        inserts = [op for op in ops if op.op in edits.STORING_OPERATIONS]
         merged = edits.merge_operations(
             opened.context.blocks, [op for op in ops if op.op not in edits.STORING_OPERATIONS]
         )
         versions = {block.id: block.version for block in opened.context.blocks}
-        if outcome is None:
-            inserts = [_op_as_list(op) for op in ops if op.op in edits.STORING_OPERATIONS]
-            results = opened.toolbox.results
-            data = {"reply": reply, "results": results, "inserts": inserts, "counts": list(counts)}
-            return ItemRound(
-                item,
-                len(opened.texts.rounds),
-                data,
-                merged,
-                versions,
-                tokens,
-                self._keeper.now(),
-                counts.completion,
-            )
-        stop = outcome.stop
-        is_good = stop.is_proper and not outcome.waiting
-        message = STOP_MESSAGES.get(stop, "The reply was an error.")
-        if outcome.waiting:
-            stop = StopReason.REQUIRES_APPROVAL
-            message = NO_TOOL if "client" in outcome.waiting.values() else ASKS
-        return ItemEnding(
-            opened,
-            outcome,
-            RunState.COMPLETED if is_good else RunState.FAILED,
-            stop,
-            "" if is_good else message,
-            opened.counts(counts),
-            tokens,
-            merged,
-            versions,
-            counts.completion,
+        if opened.outcome is not None:
+            return _ending_of(opened, opened.outcome, counts, merged, versions)
+        data = {
+            "reply": reply,
+            "results": opened.toolbox.results,
+            "inserts": list(map(_op_as_list, inserts)),
+            "counts": list(counts),
+        }
+        return ItemRound(
+            item,
+            number=len(opened.texts.rounds),
+            data=data,
+            edits=merged,
+            versions=versions,
+            tokens=counts.prompt + counts.completion,
+            now=self._keeper.now(),
+            output=counts.completion,
         )
 
     async def read_noted_reply(self, item: BatchItem) -> bytes | None:
@@ -470,9 +295,15 @@ class ItemTurns:
         reply: that which the provider has billed, and of which only the tokens are used; b"": none.
         """
         counts = _counts_of(read_json(reply)[0])
-        tokens, now = counts.prompt + counts.completion, self._keeper.now()
         plain = ItemEnd(
-            item, failure.state, failure.stop, now, failure.message, item.epoch, tokens, counts.completion
+            item,
+            failure.state,
+            failure.stop,
+            self._keeper.now(),
+            error_message=failure.message,
+            epoch=item.epoch,
+            tokens=counts.prompt + counts.completion,
+            output=counts.completion,
         )
         try:
             opened = await self.open_turn(item, failure=ProviderError(failure.message))
@@ -489,16 +320,7 @@ class ItemTurns:
             _log.exception("An item of a batch could not be read, by a fault in the gateway; the item fails.")
             return replace(plain, error_message=INTERNAL, epoch=None)
         return ItemEnding(
-            opened,
-            opened.outcome,
-            failure.state,
-            failure.stop,
-            failure.message,
-            opened.counts(counts),
-            tokens,
-            BlockMerge(),
-            {},
-            counts.completion,
+            turn=opened, state=failure.state, stop=failure.stop, message=failure.message, last=counts
         )
 
     async def compose_end(self, ending: ItemEnding) -> ItemEnd:
@@ -506,13 +328,19 @@ class ItemTurns:
 
         The caller must be in the queue of the conversation from before this call until the write.
         """
-        opened, keeper, outcome = ending.turn, self._keeper, ending.outcome
-        now = keeper.now()
+        opened, keeper, outcome, last = ending.turn, self._keeper, ending.turn.outcome, ending.last
+        tokens = last.prompt + last.completion
         end = ItemEnd(
-            opened.item, ending.state, ending.stop, now, ending.message, opened.item.epoch, ending.tokens,
-            rounds=len(opened.texts.rounds) + (ending.tokens > 0 or ending.state is RunState.COMPLETED),
-            output=ending.output,
-        )  # fmt: skip
+            opened.item,
+            ending.state,
+            ending.stop,
+            now := keeper.now(),
+            error_message=ending.message,
+            epoch=opened.item.epoch,
+            tokens=tokens,
+            output=last.completion,
+            rounds=len(opened.texts.rounds) + (tokens > 0 or ending.state is RunState.COMPLETED),
+        )
         if outcome is None or not (outcome.full or outcome.text):
             return end
         messages, state = opened.texts.request.messages, opened.texts.state
@@ -521,45 +349,20 @@ class ItemTurns:
             context = await read_stored_context(keeper.store, opened.memory, messages, keeper.settings.idle_s)
         except NotFound:
             return replace(end, state=RunState.FAILED, stop=StopReason.ERROR, error_message=GONE)
-        # A live turn may have written the conversation's initial messages meanwhile.
-        head = state.messages - len(context.plan.pending)
-        pinned = context.pinned if context.pinned is not None and context.pinned.id else None
-        prompt = Prompt(
-            opened.memory.chat,
-            opened.memory.target,
-            section=Section(pinned),
-            window=FittedWindow(evicted=context.evicted),
-            new_notes={n - head: note for n, note in state.notes.items() if n >= head},
-        )
-        write = make_step_open(context, prompt, None, now)
-        shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
-        hasher = MessageHasher(context.agent.secret)
-        exchange = finish_turn(
-            write.exchange,
-            hasher,
-            path_hash(context.path, hasher),
-            full=outcome.full or (shown_reply,),
-            shown_reply=shown_reply,
-            model=context.plan.query.model,
-            now=now,
-        )
-        step = RunStep(0, opened.run.agent, opened.run.id, 1, state.began, now, ending.counts)
-        kept = edits.merge_operations(
-            (), [op for op in opened.block_edits.ops if op.op in edits.STORING_OPERATIONS]
-        )
+        inserts = [op for op in opened.block_edits.ops if op.op in edits.STORING_OPERATIONS]
         return replace(
             end,
-            turn=replace(write, exchange=exchange),
-            step=step,
+            turn=_turn_to_write(opened, outcome, context, state, now),
+            step=RunStep(0, opened.run.agent, opened.run.id, 1, state.began, now, opened.counts(last)),
             edits=[_edit_of_list(each) for made in opened.texts.rounds for each in made["edits"]],
-            merged=replace(kept, writes=ending.merged.writes),
+            merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )
 
     def report(self, ending: ItemEnding) -> None:
         """Notifies the background services of an item's turn."""
         opened, keeper = ending.turn, self._keeper
-        context, outcome = opened.context, ending.outcome
+        context, outcome = opened.context, opened.outcome
         if outcome is None:
             return
         messages = opened.texts.request.messages
@@ -570,6 +373,59 @@ class ItemTurns:
         )
 
 
+def _ending_of(
+    opened: ItemTurn,
+    outcome: TurnOutcome,
+    last: TokenCounts,
+    merged: BlockMerge,
+    versions: Mapping[int, int],
+) -> ItemEnding:
+    """Returns the end of an item whose turn has ended. last, merged, versions: as in `ItemEnding`."""
+    stop, message = outcome.stop, STOP_MESSAGES.get(outcome.stop, "The reply was an error.")
+    if outcome.waiting:
+        stop = StopReason.REQUIRES_APPROVAL
+        message = NO_TOOL if "client" in outcome.waiting.values() else ASKS
+    is_good = stop.is_proper and not outcome.waiting
+    return ItemEnding(
+        turn=opened,
+        state=RunState.COMPLETED if is_good else RunState.FAILED,
+        stop=stop,
+        message="" if is_good else message,
+        last=last,
+        merged=merged,
+        versions=versions,
+    )
+
+
+def _turn_to_write(
+    opened: ItemTurn, outcome: TurnOutcome, context: MemoryContext, state: RequestState, now: float
+) -> StepOpen:
+    """Returns an item's turn as the exchange after the last one of its conversation. context: as it is now."""
+    # A live turn may have written the conversation's initial messages meanwhile.
+    head = state.messages - len(context.plan.pending)
+    pinned = context.pinned if context.pinned is not None and context.pinned.id else None
+    prompt = Prompt(
+        opened.memory.chat,
+        opened.memory.target,
+        section=Section(pinned),
+        window=FittedWindow(evicted=context.evicted),
+        new_notes={n - head: note for n, note in state.notes.items() if n >= head},
+    )
+    write = make_step_open(context, prompt, None, now)
+    shown_reply = outcome.shown_reply or {"role": "assistant", "content": ""}
+    hasher = MessageHasher(context.agent.secret)
+    exchange = finish_turn(
+        write.exchange,
+        hasher,
+        path_hash(context.path, hasher),
+        full=outcome.full or (shown_reply,),
+        shown_reply=shown_reply,
+        model=context.plan.query.model,
+        now=now,
+    )
+    return replace(write, exchange=exchange)
+
+
 def _counts_of(reply: Any) -> TokenCounts:
     """Returns the tokens that a reply, which may be any JSON, reports; zeros: none."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
@@ -577,6 +433,7 @@ def _counts_of(reply: Any) -> TokenCounts:
 
 
 def _op_as_list(op: BlockOp) -> list[Any]:
+    """Returns an operation as a stored round has it."""
     return [op.call_id, op.op, op.label, bytes(op.arguments).decode(), op.at]
 
 

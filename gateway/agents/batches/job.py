@@ -22,13 +22,8 @@ from msgspec.structs import asdict
 
 from adapters.base import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
-from gateway.agents.batches.items import (
-    FORGOTTEN,
-    GONE,
-    INTERNAL,
-    ItemFailed,
-    ItemTurns,
-)
+from gateway.agents.batches.item_texts import FORGOTTEN, GONE, INTERNAL, ItemFailed
+from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import (
     TRIES,
@@ -197,7 +192,7 @@ class _Attempt:
             return
         # Those that providers have come first: their results make room in the queues for those that wait.
         now = asyncio.get_running_loop().time()
-        for part in sorted(self.parts.open, key=lambda part: part.id is None):
+        for part in sorted(self.parts.open_parts, key=lambda part: part.id is None):
             # Requests of this process are polled each second, and those at a provider at its own times.
             if part.next_poll <= now:
                 await self._continue_part(part)
@@ -220,7 +215,7 @@ class _Attempt:
     @property
     def has_local_part(self) -> bool:
         """Returns whether this process sends the requests of an open part itself, so that they end with it."""
-        providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open)
+        providers = (self.jobs.providers.get(part.upstream) for part in self.parts.open_parts)
         return any(not provider.is_durable for provider in providers if provider is not None)
 
     async def _finish_cancelled(self) -> None:
@@ -242,7 +237,7 @@ class _Attempt:
         await self._end_batch()
         waits = list[float]()
         # A part is still open if its results broke off after the last one that was needed.
-        for part in self.parts.open:
+        for part in self.parts.open_parts:
             provider = self.jobs.providers.get(part.upstream)
             if provider is not None and not await self._stop_part(part, provider):
                 waits.append(self._poll_wait_s(part))
@@ -298,7 +293,7 @@ class _Attempt:
             )
             # A provider may not know which part it is until the part ends, perhaps a day later.
             return await self._note_miss(
-                part, "unheard" if isinstance(error, ProviderUnsure) else "unstopped"
+                part, Miss.UNHEARD if isinstance(error, ProviderUnsure) else Miss.UNSTOPPED
             )
         return False
 
@@ -348,13 +343,12 @@ class _Attempt:
     async def _handle_error(self, part: ProviderPart, error: ProviderError) -> None:
         """Gives up a part that its provider has lost for good, or has not answered about for too long."""
         final = _DELETED if part.id is not None else _CANNOT_LOOK_UP
-        miss: Miss
         if isinstance(error, ProviderGarbled) or (
             isinstance(error, ProviderRefused) and error.status in final
         ):
-            miss, message = "unfound" if part.id is None else "unread", error.message
+            miss, message = Miss.UNFOUND if part.id is None else Miss.UNREAD, error.message
         else:
-            miss = "unheard"
+            miss = Miss.UNHEARD
             message = f"For three days the provider gave nothing but errors, the last one: {error.message}"
         if await self._note_miss(part, miss):
             await self._fail_part(part, message)
@@ -496,7 +490,7 @@ class _Attempt:
                         "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
                         self._name, part.upstream, id, cause(error),
                     )  # fmt: skip
-                    if not await self._note_miss(part, "undeleted"):
+                    if not await self._note_miss(part, Miss.UNDELETED):
                         waits.append(part.delete_wait_s(self.jobs.now(), self.jobs.settings.poll_s))
                         continue
                 await self.parts.note_deleted(part, made)
@@ -546,10 +540,10 @@ class _Attempt:
     def _plan_polls(self) -> list[float]:
         """Plans when each open part is continued, where it is not planned yet. Returns the seconds until then."""
         now = asyncio.get_running_loop().time()
-        for part in self.parts.open:
+        for part in self.parts.open_parts:
             if part.next_poll <= now:
                 part.next_poll = now + self._poll_wait_s(part)
-        return [part.next_poll - now for part in self.parts.open]
+        return [part.next_poll - now for part in self.parts.open_parts]
 
     def _queue_wait_s(self, part: ProviderPart) -> float:
         return self.parts.queue_wait_s(part, self.jobs.now(), self.jobs.settings.poll_s)

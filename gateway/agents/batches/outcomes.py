@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from gateway.agents.batches.items import ItemEnding, ItemFailed, ItemTurns
+from gateway.agents.batches.item_texts import ItemFailed
+from gateway.agents.batches.item_turn import ItemEnding
+from gateway.agents.batches.items import ItemTurns
 from gateway.metrics import Counter
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext

@@ -13,8 +13,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import pairwise
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO
 
 import orjson
 from msgspec import Struct
@@ -27,14 +28,22 @@ from storage.batch_records import AssignedItem
 from storage.sql.store import Store
 
 TRIES = 8  # of one thing about a part
-_GROWTH = 10  # the longest wait between two polls, in first ones
-_PATIENCE_S = 86_400.0  # as long as a provider takes for a part
-# Longer than a weekend: a key that is refused from Friday on is noticed on Monday. No measurement.
-_SILENCE_S = 3 * 86_400.0
+_MOST_WAITS = 10  # the longest wait between two polls, in first ones
+# How long a part that finds no room is submitted again: as long as a provider takes for a part.
+_NO_ROOM_S = 86_400.0
+# How long a provider may fail to answer: longer than a weekend, so that a key that is refused from Friday on is noticed
+# on Monday. No measurement.
+_UNHEARD_S = 3 * 86_400.0
 
-# In this order: a submission cannot be looked up, there are no results, the provider does not answer, it does not
-# cancel the part, it does not delete the part's data.
-Miss = Literal["unfound", "unread", "unheard", "unstopped", "undeleted"]
+
+class Miss(StrEnum):
+    """A failure about a part, as the journal names it."""
+
+    UNFOUND = "unfound"  # a submission cannot be looked up
+    UNREAD = "unread"  # there are no results
+    UNHEARD = "unheard"  # the provider does not answer
+    UNSTOPPED = "unstopped"  # the provider does not cancel the part
+    UNDELETED = "undeleted"  # the provider does not delete the part's data
 
 
 @dataclass(slots=True)
@@ -48,6 +57,7 @@ class PartDraft:
     _file: BinaryIO | None = None
 
     def add(self, line: bytes, item: AssignedItem) -> None:
+        """Adds the request of an item. line: as the file has it."""
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._file.write(line)
@@ -118,6 +128,7 @@ class ProviderPart:
 
     @property
     def is_over(self) -> bool:
+        """All of its results were read, or it was never submitted."""
         return self.over_at is not None
 
     @property
@@ -155,12 +166,12 @@ class ProviderPart:
 
     def poll_wait_s(self, now: float, first_s: float) -> float:
         """Returns the seconds until its provider is asked again: the longer it took so far, the longer they are."""
-        wait = min(_GROWTH * first_s, max(first_s, (now - self.at) / _GROWTH))
+        wait = min(_MOST_WAITS * first_s, max(first_s, (now - self.at) / _MOST_WAITS))
         return wait if self.id is not None else max(wait, self.until - now)
 
     def delete_wait_s(self, now: float, first_s: float) -> float:
         """Returns the seconds until the next request to delete the part's data; they double each time."""
-        missed = self.misses.get("undeleted")
+        missed = self.misses.get(Miss.UNDELETED)
         return missed[-1] + first_s * 2.0 ** len(missed) - now if missed else 0.0
 
 
@@ -173,6 +184,7 @@ class PartJournal:
 
     @staticmethod
     async def load(job: JobContext, store: Store) -> PartJournal:
+        """Reads the parts of a batch. Raises: StoreError."""
         journal = {
             name: orjson.loads(result) for name, result in (await store.batches.journal(job.job.id)).items()
         }
@@ -186,7 +198,7 @@ class PartJournal:
                     part.made[m] = made["id"]
                 if f"gone-{part.number}-{m}" in journal:
                     part.deleted.add(m)
-            for miss in get_args(Miss):
+            for miss in Miss:
                 times = part.misses[miss] = []
                 while (missed := journal.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
                     times.append(missed["at"])
@@ -196,7 +208,8 @@ class PartJournal:
         return found
 
     @property
-    def open(self) -> list[ProviderPart]:
+    def open_parts(self) -> list[ProviderPart]:
+        """The parts that go on."""
         return [part for part in self.parts if not part.is_over]
 
     async def add(self, upstream: str, model: str, mark: str, at: float, count: int) -> ProviderPart:
@@ -219,11 +232,16 @@ class PartJournal:
         part.failures.append(failure)
 
     async def note_miss(self, part: ProviderPart, miss: Miss, at: float, first_s: float) -> bool:
-        """Writes down that something about a part has failed. Returns whether that is often or long enough."""
+        """Writes down that something about a part has failed. Returns whether it is not tried again.
+
+        first_s: the seconds between the first two polls.
+        """
         times = part.misses.setdefault(miss, [])
         await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
         times.append(at)
-        return _seconds_of(times, first_s) >= _SILENCE_S if miss == "unheard" else len(times) >= TRIES
+        if miss is Miss.UNHEARD:
+            return _seconds_of(times, first_s) >= _UNHEARD_S
+        return len(times) >= TRIES
 
     async def note_deleted(self, part: ProviderPart, made: int) -> None:
         """Writes down that a provider has deleted its data. made: the key in `ProviderPart.made`."""
@@ -252,11 +270,15 @@ class PartJournal:
             return first_s
         if not (full_at := _times_without_room(queue)):
             return 0.0
-        return full_at[-1] + min(_GROWTH * first_s, max(first_s, (full_at[-1] - full_at[0]) / _GROWTH)) - now
+        return (
+            full_at[-1]
+            + min(_MOST_WAITS * first_s, max(first_s, (full_at[-1] - full_at[0]) / _MOST_WAITS))
+            - now
+        )
 
     def is_patient(self, part: ProviderPart, now: float, first_s: float) -> bool:
         """Returns whether a part that found no room is submitted again: for a day of asking."""
-        return _seconds_of([*_times_without_room(self._queue(part)), now], first_s) < _PATIENCE_S
+        return _seconds_of([*_times_without_room(self._queue(part)), now], first_s) < _NO_ROOM_S
 
     def waiting_parts(self, part: ProviderPart) -> list[ProviderPart]:
         """Returns the parts that wait for room in the queue in which a part is, and itself."""
@@ -279,7 +301,7 @@ def _times_without_room(queue: Sequence[ProviderPart]) -> list[float]:
 
 def _seconds_of(times: Sequence[float], first_s: float) -> float:
     """Returns the seconds between the first of some failures and the last, without times when it was not asked."""
-    return sum(min(b - a, 2 * _GROWTH * first_s) for a, b in pairwise(times))
+    return sum(min(b - a, 2 * _MOST_WAITS * first_s) for a, b in pairwise(times))
 
 
 def cause(error: ProviderError) -> str:

@@ -11,7 +11,9 @@ from typing import Final, Literal
 
 from adapters.base import PartResult
 from adapters.errors import ProviderError
-from gateway.agents.batches.items import INTERNAL, ItemEnding, ItemFailed, ItemTurns, expired
+from gateway.agents.batches.item_texts import INTERNAL, ItemFailed, expired
+from gateway.agents.batches.item_turn import ItemEnding
+from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
 from gateway.agents.batches.parts import ProviderPart
 from gateway.core import ids

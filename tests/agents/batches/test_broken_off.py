@@ -18,7 +18,8 @@ from adapters.batch.local import LocalBatches
 from gateway.agents.batches import accept, batch_service, parts
 from gateway.agents.batches import job as batch_job
 from gateway.agents.batches import results as batch_results
-from gateway.agents.batches.items import ItemEnding, ItemTurns
+from gateway.agents.batches.item_turn import ItemEnding
+from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft
 from gateway.run.admin.job_operations import cancel_job
@@ -663,7 +664,7 @@ def test_a_key_that_is_put_right_in_time_goes_on(
 def test_a_key_that_stays_revoked_fails_the_items(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "_SILENCE_S", 20.0)
+    monkeypatch.setattr(parts, "_UNHEARD_S", 20.0)
     with scene(tmp_path, held=True) as s:
         server = s.openai if model == "open/m" else s.anthropic
         batch = s.post([*s.agents(2, model), *s.agents(1, "up/m")])
@@ -758,7 +759,7 @@ def test_a_queue_that_others_have_filled_is_waited_for(tmp_path: Path) -> None:
 def test_a_queue_without_room_for_a_day_fails_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "_PATIENCE_S", 10.0)
+    monkeypatch.setattr(parts, "_NO_ROOM_S", 10.0)
     with scene(tmp_path) as s:
         s.openai.room = 0
         batch = s.post([*s.agents(3), *s.agents(2, "claude/claude-opus-4-6")])

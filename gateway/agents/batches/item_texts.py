@@ -1,0 +1,110 @@
+"""The texts of an item of a batch, which are stored until its turn is an exchange, and the failures of items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.turn.guide import StopReason
+from storage.batch_records import EXPIRED
+from storage.records import Run, RunState
+from storage.sql.store import Store
+
+# The errors that callers read.
+FORGOTTEN = (
+    "Something of this agent's memory was forgotten meanwhile: what came back may quote it, and is not kept."
+)
+GONE = "The agent was deleted, or its conversation."
+INTERNAL = "An error of the gateway's own; its log says more."
+CHANGED = "The agent was changed meanwhile: by its tools and rules of today its turn had ended already."
+ASKS = "A call needs a person's approval, and a batch has no client that could give it."
+NO_TOOL = "The reply calls a tool that the agent does not have."
+
+
+class ItemFailed(Exception):
+    """An item cannot continue."""
+
+    def __init__(self, message: str, stop: str = StopReason.ERROR, state: RunState = RunState.FAILED) -> None:
+        super().__init__(message)
+        # The error that its caller reads.
+        self.message = message
+        # The stop reason and the final state of its run.
+        self.stop = stop
+        self.state = state
+
+
+def expired(message: str) -> ItemFailed:
+    """Returns the failure of an item whose time is over."""
+    return ItemFailed(message, EXPIRED)
+
+
+class ItemRequest(Struct, frozen=True):
+    """The messages of an item and how they are answered."""
+
+    messages: tuple[WireMessage, ...]
+    max_steps: int
+    # The model in place of the agent's.
+    model: str | None = None
+    # The system prompt in place of the agent's.
+    system: str | None = None
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+class RequestState(Struct, frozen=True):
+    """The state of an item's last request: how it was composed, as its reply and the next one need it."""
+
+    # What it shows of memory blocks.
+    shown: dict[str, str]
+    # The notes before its messages, by their places among those that follow the path.
+    notes: dict[int, str]
+    # How many messages follow the path.
+    messages: int
+    # When the first request of the item was composed.
+    began: float
+
+    def dump(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+class ItemTexts(Struct, frozen=True):
+    """The texts of an item, which are stored until its turn is an exchange."""
+
+    request: ItemRequest
+    # Its rounds so far, as `take_reply` makes them.
+    rounds: Sequence[Json]
+    # Of its last request; None before the first.
+    state: RequestState | None
+
+    @staticmethod
+    async def load(store: Store, run: Run) -> ItemTexts:
+        """Reads the texts of an item. Raises: ItemFailed, StoreError."""
+
+        async def read(kind: str) -> list[bytes]:
+            return [data for _, data in await store.batches.texts(run.agent, run.id, kind)]
+
+        requests, rounds, asked = await read("request"), await read("round"), await read("asked")
+        if not requests or not requests[0]:
+            raise ItemFailed(FORGOTTEN)
+        return ItemTexts(
+            msgspec.json.decode(requests[0], type=ItemRequest),
+            [orjson.loads(data) for data in rounds],
+            msgspec.json.decode(asked[-1], type=RequestState) if asked else None,
+        )
+
+
+class ComposedRequest(Struct, frozen=True):
+    """A request for a provider."""
+
+    upstream: str
+    model: str
+    body: bytes
+    last_exchange: int
+    epoch: int
+    state: RequestState

@@ -1,0 +1,99 @@
+"""The turn of an item of a batch, while it is replayed, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from gateway.agents.batches.item_texts import ItemTexts
+from gateway.agents.batches.stored_replies import ReplayedTools, StoredReplies
+from gateway.core.agent import AgentSpec
+from gateway.core.prompt.note_text import render_note
+from gateway.core.tags import mark_of
+from gateway.core.turn import commands, events
+from gateway.core.turn.commands import TurnOutcome
+from gateway.core.upstream.policy import Target
+from gateway.run.memory.block_edits import BlockEdits
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
+from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.tools.toolbox import ToolAnswer
+from gateway.run.upstream.route import Route
+from storage.batch_records import BatchItem
+from storage.commands import BlockMerge
+from storage.records import Run, RunState, TokenCounts
+
+
+@dataclass(slots=True)
+class ItemTurn:
+    """An item read from the store, and memory's part of its turn, which is replayed (`TurnMemory`)."""
+
+    item: BatchItem
+    run: Run
+    texts: ItemTexts
+    memory: MemoryRequest
+    context: MemoryContext
+    block_edits: BlockEdits
+    toolbox: ReplayedTools
+    replies: StoredReplies
+    route: Route
+    # How many of `block_edits`, from the first on, earlier rounds made.
+    stored_inserts: int
+    now: Callable[[], float]
+    # How the turn has ended; None: it waits for a reply.
+    outcome: TurnOutcome | None = None
+
+    @property
+    def spec(self) -> AgentSpec:
+        return self.memory.spec
+
+    @property
+    def serial_group(self) -> tuple[str, str]:
+        return self.context.agent.uid, self.item.conversation
+
+    async def retarget(self, prompt: Prompt, target: Target, form: EndpointForm) -> Prompt:
+        return prompt
+
+    async def note_changes(self, prompt: Prompt, answers: dict[int, ToolAnswer]) -> None:
+        """Adds a note of the blocks that other writers have changed since to the last stored result.
+
+        A round may have waited for hours, so the note is made for each request, and is no part of the rounds.
+        """
+        if not self.replies.composes or self.replies.taken < len(self.texts.rounds):
+            return
+        results = [each.get("shown", {}) for made in self.texts.rounds for each in made["results"]]
+        texts, _ = self.block_edits.describe_changes(results)
+        if texts:
+            last, mark = max(answers), mark_of(self.context.agent.secret)
+            note = render_note((), texts, self.now(), mark=mark).rstrip()
+            answers[last] = replace(answers[last], changes=note)
+
+    async def save_step(self, prompt: Prompt, step: commands.SaveStep) -> tuple[events.StepSaved, Prompt]:
+        raise AssertionError("the turn of an item is written as a whole")
+
+    def write(self, prompt: Prompt, outcome: TurnOutcome) -> Awaitable[object]:
+        self.outcome = outcome  # `ItemTurns.compose_end` takes it in, in the queue of its conversation
+        return asyncio.sleep(0)
+
+    def counts(self, last: TokenCounts) -> TokenCounts:
+        """Returns the tokens of all rounds. last: those of the round that is not stored yet."""
+        return TokenCounts(*map(sum, zip(last, *(each["counts"] for each in self.texts.rounds), strict=True)))
+
+
+class ItemEnding(Struct, frozen=True, kw_only=True):
+    """The end of an item, before its turn is appended to its conversation."""
+
+    turn: ItemTurn
+    # The final state of the item's run, its stop reason, and the message of the error; "": it has not failed.
+    state: RunState
+    stop: str
+    message: str
+    # The tokens of the last call.
+    last: TokenCounts
+    # The edits of the last round.
+    merged: BlockMerge = field(default_factory=BlockMerge)
+    # The versions of the blocks on which these edits were made, by block.
+    versions: Mapping[int, int] = field(default_factory=dict)
