@@ -23,10 +23,10 @@ from storage.sql.store import Store
 from tests import stored
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway import deadlines, made_once
-from tests.postgres import postgres
+from tests.postgres import own_sessions, postgres
 from tests.server import HAS_AGENTS
 
-__all__ = ["postgres"]
+__all__ = ["own_sessions", "postgres"]
 
 # Some frameworks count their users.
 COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ import asyncpg
 import pytest
 
 from storage.postgres.migration import migrate
+from tests import sessions
 from tests.inflated import with_inflated
 
 T = TypeVar("T")
@@ -34,13 +35,20 @@ _IS_CI = os.environ.get("CI") == "true"
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a server."""
-    if _GIVEN:
-        yield _GIVEN
-        return
-    # A vacuum of one test's rows would hold back what another one sweeps.
-    with server("autovacuum = off") as (url, _):
+    """The URL of a server. Sessions are kept between tests."""
+    with ExitStack() as stack:
+        # A vacuum of one test's rows would hold back what another one sweeps.
+        url = _GIVEN or stack.enter_context(server("autovacuum = off"))[0]
+        stack.callback(sessions.end_kept)
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(asyncpg, "connect", sessions.connect)
         yield url
+
+
+@pytest.fixture
+def own_sessions(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of sessions: none was there before, and each that a test opens ends with it."""
+    sessions.end_kept()
+    monkeypatch.setattr(asyncpg, "connect", sessions.plain_connect)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def as_postgres(schema: str) -> str:
 
 
 @pytest.fixture
-async def connection(postgres: str) -> AsyncIterator[asyncpg.Connection]:
+async def connection(postgres: str, own_sessions: None) -> AsyncIterator[asyncpg.Connection]:
     """To a database of its own, with the tables of SQLite."""
     admin = await asyncpg.connect(postgres)
     await admin.execute("DROP DATABASE IF EXISTS mnemogate_statements")

@@ -8,5 +8,5 @@ from tests.postgres import empty_database
 
 
 @pytest.fixture
-def url(postgres: str) -> str:
+def url(postgres: str, own_sessions: None) -> str:
     return empty_database(postgres).url

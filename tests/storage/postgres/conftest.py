@@ -12,7 +12,7 @@ from tests.storage.conftest import PostgresServer
 
 
 @pytest.fixture
-def database(postgres: str) -> PostgresServer:
+def database(postgres: str, own_sessions: None) -> PostgresServer:
     return PostgresServer(empty_database(postgres))
 
 
