@@ -44,7 +44,7 @@ from gateway.run.admin.work_operations import WorkOperations
 from gateway.run.background.embed import EMBED
 from gateway.run.background.learner import LEARN
 from gateway.run.directory import Directory
-from gateway.run.memory.recall import EmbedQuery
+from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.memory.trial import TrialRecall
 from gateway.run.request_log import RequestLog
 from gateway.run.usage.accounting import Accounting

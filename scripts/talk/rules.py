@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from gateway.core.prompt import note_choice, note_query
-from gateway.run.memory import recall
+from gateway.run.memory import find_messages, recall
 from storage.search import common, find, rank, scores
 from storage.search.tokens import terms_of_word
 
@@ -78,8 +78,8 @@ RULES = (
     Rule("a second look for names", [(rank, "_LOOKED_AGAIN_BYTES", -1)]),
     Rule("more hits of short messages", [(recall, "SPARE_BUDGETS", 0)]),
     Rule("the best part of a long turn", [(note_choice, "make_excerpt", _beginning)]),
-    Rule("what came next, or before", [(recall, "_NEIGHBOUR_QUESTIONS", ())]),
-    Rule("a second search for an order", [(recall, "_ORDER_QUESTIONS", ())]),
+    Rule("what came next, or before", [(find_messages, "_NEIGHBOUR_QUESTIONS", ())]),
+    Rule("a second search for an order", [(find_messages, "_ORDER_QUESTIONS", ())]),
     Rule("the user's name is I", [(note_query, "with_speaker", _as_it_is)]),
     Rule("vectors fade where words hold", [(scores, "VECTORS_FADE", 0)]),
     Rule("a near vector for few words", [(scores, "_NEAR_ENOUGH", inf)]),

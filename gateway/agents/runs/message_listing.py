@@ -18,7 +18,7 @@ from gateway.core.conversation.stored_messages import (
 )
 from gateway.core.ids import Place, id_at
 from gateway.errors import BadRequest
-from gateway.run.memory.recall import EmbedQuery
+from gateway.run.memory.query_vectors import EmbedQuery
 from storage.commands import ForgetTarget
 from storage.errors import NotFound
 from storage.fusion import interleave

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from gateway.agents.tools.children import Children, OutOfBounds
-from gateway.run.memory.recall import EmbedQuery
+from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.errors import StoreError

@@ -27,7 +27,7 @@ from gateway.run.background.run_cleaning import RunCleaning
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import Handler, JobContext, Worker, receipt_opener
-from gateway.run.memory.recall import EmbedQuery
+from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.upstream.route import Route
 from gateway.run.usage.accounting import Accounting
 from gateway.settings import Settings

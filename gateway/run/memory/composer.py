@@ -29,7 +29,8 @@ from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import NO_NOTE, WHOLE_WINDOW, EndpointForm, FittedWindow, Prompt
-from gateway.run.memory.recall import QueryVectors, Recaller, render_changes
+from gateway.run.memory.query_vectors import QueryVectors
+from gateway.run.memory.recall import Recaller, render_changes
 from gateway.run.memory.recall_result import NO_RECALL, RecallResult
 from storage.errors import StoreError
 from storage.records import Block

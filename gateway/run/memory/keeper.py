@@ -32,8 +32,9 @@ from gateway.run.memory.composer import Composer
 from gateway.run.memory.leases import Leases
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, find_agent, read_context
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.memory.queue import Queues
-from gateway.run.memory.recall import EmbedQuery, Recaller
+from gateway.run.memory.recall import Recaller
 from gateway.run.memory.resent import ResentLists
 from gateway.run.memory.turn_write import OPENED, make_turn_write
 from gateway.run.receipt import Receipt

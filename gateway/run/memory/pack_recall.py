@@ -10,8 +10,8 @@ from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_
 from gateway.core.prompt.note_choice import CUT_CHARS
 from gateway.core.turn.commands import End, TurnOutcome
 from gateway.core.usage.reported import reported_counts
+from gateway.run.memory.find_messages import MAX_LEFT_OUT
 from gateway.run.memory.prompt import Prompt
-from gateway.run.memory.recall import MAX_LEFT_OUT
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.receipt import Receipt
 from storage.recall_record import KINDS, PROMPT_PARTS, REASONS, EntryRow, RecallRecord, pack_code, pack_rows

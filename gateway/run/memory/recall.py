@@ -4,48 +4,44 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from functools import partial
-from itertools import chain
-from math import inf
-from typing import NamedTuple, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.memory.standing import have_room, normalized_statement
 from gateway.core.prompt import note_choice, note_query, note_text
-from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.section import Section
 from gateway.core.prompt.shown_blocks import is_mark_named
 from gateway.core.request.identity import STORING_MODES
 from gateway.core.tags import mark_of
 from gateway.run.memory.contents import with_contents
+from gateway.run.memory.find_messages import (
+    FoundMessages,
+    SearchOutcome,
+    find_messages,
+    hit_limit,
+    make_search_record,
+    selection_limit,
+)
 from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt
-from gateway.run.memory.recall_result import RecallResult, SearchRecord
+from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, nearest_facts
+from gateway.run.memory.recall_result import RecallResult
 from gateway.run.memory.superseded import superseded_exchanges
-from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent, shows_origin
+from gateway.run.memory.visible import VisibleContent, shows_origin
 from gateway.settings import MemorySettings
-from storage.commands import MemorySnapshot
 from storage.errors import StoreError, TooSlow
-from storage.fusion import interleave
-from storage.records import Agent, AgentNumbers, Message, Near, StandingFact, Vector
+from storage.records import Message
 from storage.search_trace import SearchTrace
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
 
-# (agents, text, milliseconds that there are) -> the text's vector, or None
-EmbedQuery = Callable[[Sequence[int], str, float], Awaitable[Vector | None]]
-
-# The least tokens of a line of a note where messages are long, so that no more hits are read than may fit.
-LINE_TOKENS = 40
-# The bounds on the hits that are read. MAX_HITS is for a client's list of which a part has left the window: many hits
-# are visible anyway then, and are left out only when they are read.
-MIN_HITS, MAX_HITS = 16, 40
+# The most hits that are read of a client's list of which a part has left the window: many are visible anyway then, and
+# are left out only when they are read.
+MAX_HITS = 40
 # Short messages are read for this many times the budget, since some of them repeat others.
 SPARE_BUDGETS = 2
 # Streamed replies get a fifth of the time for recall: 30 ms by default, since voice agents ask for them.
@@ -56,227 +52,14 @@ WORDS_TIME_PARTS = 3
 # would fill a window of 16,000 within six turns.
 NOTE_CONTEXT_PARTS = 16
 FEW_TOKENS = 500
-# Where a question asks for what came next, this many of its hits stand before what is found next to them.
-_HITS_BEFORE_NEXT = 5
-# Where a question asks for an order, this many of its hits stand before those that both of its searches found in turn.
-# With 5 and with all as much is found.
-_SURE_EVENTS = 10
-# The most hits outside of the note that are in the record of the search.
-MAX_LEFT_OUT = 5
 # The window has at least this room for a note: its frame, and a line or two. In a nearly full window a short note is
 # better than a prefix that changes some turns earlier.
 MIN_NOTE_TOKENS = 128
 
 
-class MemorySearch(Protocol):
-    """Searches a memory for one message. Each method raises StoreError."""
-
-    async def search(self, query: str) -> list[Message]:
-        """Returns what answers a query, best first."""
-
-    async def select(self, query: str) -> list[Message]:
-        """Returns what shows most of the whole memory, for a query that asks for that."""
-
-    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
-        """Returns what the user stated after a message, or before it."""
-
-
-class FoundMessages(NamedTuple):
-    """The messages that memory has for a message, best first."""
-
-    messages: Sequence[Message]
-    # The query that found them.
-    query: str
-    # Lines that the message has in common with what was found. They are not shown.
-    shared: frozenset[str]
-    # They are the messages that show most of the whole memory, and were found without a query.
-    is_selection: bool
-    # Why other messages that were found are not among these, by their numbers.
-    ruled_out: Mapping[int, str] = {}
-    # The notes of the conversation show all of the memory.
-    is_all_shown: bool = False
-    # The message asks for the order of many events, so many short lines are worth more than a few long ones.
-    asks_for_order: bool = False
-
-    def line_chars(self, budget: int) -> int:
-        """Returns how many characters of one message a note shows. budget: the tokens of the note."""
-        return min(note_choice.ORDER_CHARS if self.asks_for_order else note_choice.CUT_CHARS, 2 * budget)
-
-    def choose(
-        self,
-        budget: int,
-        cut_chars: int,
-        visible: VisibleContent = NOTHING_VISIBLE,
-    ) -> note_choice.Choice:
-        """Chooses the messages that go into a note, as `note_choice.choose`.
-
-        budget: the tokens of the note.
-        cut_chars: the most characters of one message.
-        visible: what the request shows already.
-        """
-        return note_choice.choose(
-            self.messages,
-            self.query,
-            exclude_atoms=visible.atoms,
-            noted=visible.notes,
-            shared=self.shared,
-            budget_tokens=budget,
-            cut_chars=cut_chars,
-            is_selection=self.is_selection,
-            is_order=self.asks_for_order,
-        )
-
-    def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
-        """Returns what was found without the unwanted messages."""
-        gone = {m.seq for m in self.messages if is_unwanted(m)}
-        if not gone:
-            return self
-        messages = [m for m in self.messages if m.seq not in gone]
-        return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(gone, why)})
-
-    def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
-        """Returns what was found without what the memory section shows as standing facts."""
-        stated = {normalized_statement(fact.text) for fact in shown}
-        if not stated:
-            return self  # as in most memories: no message need be compared
-        return self.rule_out("shown", lambda m: normalized_statement(m.text) in stated)
-
-
-class SearchOutcome(NamedTuple):
-    """The outcome of a search for a note."""
-
-    found: FoundMessages
-    # What of it goes into the note.
-    choice: note_choice.Choice
-    # Why the search has failed: "late" or "failed"; "": it has not.
-    failure: str
-
-
-# Questions whose answer stands after or before what is found.
-_NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
-# Questions for which the memory is searched twice.
-_ORDER_QUESTIONS: Collection[Asked] = (Asked.ORDER,)
 _NOTHING = FoundMessages((), "", frozenset(), False)
 _ALL_SHOWN = _NOTHING._replace(is_all_shown=True)
 _NOT_SEARCHED = SearchOutcome(_NOTHING, note_choice.NO_CHOICE, "")
-
-
-async def find_messages(
-    text: str, query: str, memory: MemorySearch, names: Sequence[str] = ()
-) -> FoundMessages:
-    """Returns what memory has for a message.
-
-    query: what `note_query.make_query` makes of the message, with its speaker (`note_query.with_speaker`).
-    names: the names of the speaker and of the user.
-    """
-    shared: frozenset[str] = frozenset()
-    ruled_out: dict[int, str] = {}
-    order = order_asked(query)
-    if order is not None:
-        query = events_of(query)
-    is_order = order in _ORDER_QUESTIONS
-    found = await _find_events(query, memory) if is_order else await memory.search(query)
-    if found and order in _NEIGHBOUR_QUESTIONS:
-        # The words of what came next are unknown. The conversations after the event that was found have it.
-        with suppress(TooSlow):
-            neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
-            merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
-            found = [*{m.seq: m for m in merged}.values()]
-    lines = note_query.shared_lines(text, found)
-    own_query = (
-        note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
-        if lines
-        else ""
-    )
-    if own_query:
-        # Some applications put every message into the same template, and its words would find themselves.
-        rest = note_query.without_templates(found, lines)
-        ruled_out.update((m.seq, "weak") for m in found)
-        query, shared = own_query, lines
-        found = [*await memory.search(own_query), *rest]
-    if found:
-        return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is Asked.ORDER)
-    selection = await memory.select(query)
-    return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
-
-
-async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
-    """Returns the messages about the events of a query, those of the user first.
-
-    The user's sentences about some of them name what all are about: "I handed the thesis in" finds "My thesis compares
-    river names". So the memory is searched for these as well, if there is time.
-    """
-    found = await memory.search(query)
-    sentences = note_query.event_sentences(found, query)
-    if sentences:
-        with suppress(TooSlow):
-            more = await memory.search("\n".join((query, *sentences)))
-            merged = chain(found[:_SURE_EVENTS], interleave((more, found[_SURE_EVENTS:])))
-            found = [*{m.seq: m for m in merged}.values()]
-    return sorted(found, key=lambda m: m.role == "assistant")
-
-
-class QueryVectors(Struct):
-    """The vectors of one request's queries, each of which is made and compared once."""
-
-    # None: memory is searched by words alone.
-    embed_query: EmbedQuery | None
-    # The seconds that choosing standing facts by them took. They are a part of the time for recall.
-    choosing_s: float = 0.0
-    # By query: its vector, or what that was compared with; None: there is none, or none in time.
-    _made: dict[str, Vector | Near | None] = field(default_factory=dict)
-
-    async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
-        """Returns the vector of a query, as a search takes it; None: there is none, or none in time."""
-        if self.embed_query is None:
-            return None
-        if query not in self._made:
-            self._made[query] = await self.embed_query([agent.id], query, wait_ms)
-        return self._made[query]
-
-    async def compare(
-        self, store: Store, agent: Agent, numbers: AgentNumbers, query: str, deadline_ms: float
-    ) -> Near | None:
-        """Returns how near to a query what an agent has is; None: nothing was compared in time.
-
-        deadline_ms: for the query's vector and the comparison together.
-        Raises: StoreError.
-        """
-        begun = time.perf_counter()
-        vector = await self.vector_of(agent, query, deadline_ms)
-        if not isinstance(vector, Vector):
-            return vector
-        remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
-        near = await store.recall.compare(agent, vector, numbers=numbers, deadline_ms=remaining_ms)
-        if near is not None:
-            self._made[query] = near
-        return near
-
-
-async def nearest_facts(
-    store: Store,
-    agent: Agent,
-    snapshot: MemorySnapshot,
-    vectors: QueryVectors,
-    query: str,
-    deadline_ms: float,
-) -> list[StandingFact]:
-    """Returns the standing facts of a memory in the order in which its section takes them for a query.
-
-    Where it has no room for all, the nearest by vectors come first, after those that have no vector yet. Without
-    vectors the newest come first.
-
-    deadline_ms: for the query's vector and the others together.
-    Raises: StoreError.
-    """
-    facts = snapshot.standing
-    if have_room(facts):
-        return facts
-    near = await vectors.compare(store, agent, snapshot.numbers, query, deadline_ms)
-    if near is None:
-        return facts
-    similarities = near.similarities([fact.seq for fact in facts])
-    return sorted(facts, key=lambda fact: -similarities.get(fact.seq, inf))
 
 
 class Recaller(Struct, frozen=True):
@@ -367,12 +150,17 @@ class Recaller(Struct, frozen=True):
         trace = SearchTrace() if self._has_recall_record(context, naming_tokens) else None
         outcome, ms = _NOT_SEARCHED, 0.0
         if budget > 0 and _may_find_more(context, prompt.window):
-            visible, names = (
-                VisibleContent.of(context, prompt.composition, prompt.window),
-                _names(context, name),
-            )
             search = _NoteSearch(
-                self, context, prompt, visible, vectors, budget, naming_tokens, names, begun, trace
+                recaller=self,
+                context=context,
+                prompt=prompt,
+                visible=VisibleContent.of(context, prompt.composition, prompt.window),
+                vectors=vectors,
+                budget=budget,
+                naming_tokens=naming_tokens,
+                names=_names(context, name),
+                begun=begun,
+                trace=trace,
             )
             outcome = await search.find_and_choose(text)
             ms = (time.perf_counter() - begun) * 1000
@@ -561,34 +349,6 @@ def _names(context: MemoryContext, name: str | None) -> list[str]:
 def _query_of(text: str, names: Sequence[str]) -> str:
     """Returns the query for a message. names: of its speaker and of the user."""
     return note_query.with_speaker(note_query.make_query(text), names)
-
-
-def hit_limit(budget: int) -> int:
-    """Returns how many hits a search reads, and how many messages next to one. budget: the tokens of the note."""
-    return max(MIN_HITS, budget // LINE_TOKENS)
-
-
-def selection_limit(standing_count: int) -> int:
-    """Returns how many hits a selection reads. standing_count: the standing facts that the memory section shows.
-
-    Each of these is among the first hits twice, as a fact and in the user's words, and is ruled out.
-    """
-    return MIN_HITS + 2 * standing_count
-
-
-def make_search_record(
-    outcome: SearchOutcome, trace: SearchTrace, most_left_out: int = MAX_LEFT_OUT
-) -> SearchRecord:
-    """Returns the record of a search, without the rows of its ranking.
-
-    most_left_out: how many hits outside of the note are recorded with their scores.
-    """
-    found, choice, failure = outcome
-    free = most_left_out - (len(trace.hit_seqs) - len(choice.hits))
-    weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
-    trace.weak_hits = None
-    why = failure or ("all_shown" if found.is_all_shown else "")
-    return SearchRecord(why, found.messages, choice, found.ruled_out, found.is_selection, trace, weak)
 
 
 def _may_find_more(context: MemoryContext, window: FittedWindow) -> bool:

@@ -13,17 +13,15 @@ from msgspec import Struct
 from gateway.core.memory.standing import standing_block
 from gateway.core.prompt import note_choice, note_query, note_text
 from gateway.core.tags import mark_of
-from gateway.run.memory.recall import (
-    SPARE_BUDGETS,
-    EmbedQuery,
-    QueryVectors,
+from gateway.run.memory.find_messages import (
     SearchOutcome,
     find_messages,
     hit_limit,
     make_search_record,
-    nearest_facts,
     selection_limit,
 )
+from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, nearest_facts
+from gateway.run.memory.recall import SPARE_BUDGETS
 from gateway.run.memory.recall_result import SearchRecord
 from storage.records import Agent, Message, StandingFact
 from storage.search_trace import SearchTrace

@@ -21,7 +21,7 @@ from gateway.core.turn.asides import FILLER, with_asides
 from gateway.core.turn.commands import RunTool
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.recall import EmbedQuery
+from gateway.run.memory.query_vectors import EmbedQuery
 from gateway.run.tools import searches
 from gateway.run.tools.toolbox import ToolAnswer, failed_answer
 from storage.listing import PassageFilter

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
 from gateway.core.prompt.note_choice import CUT_CHARS, ORDER_CHARS
-from gateway.run.memory.recall import find_messages
+from gateway.run.memory.find_messages import find_messages
 from storage.errors import TooSlow
 from storage.records import Message
 

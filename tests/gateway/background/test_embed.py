@@ -31,7 +31,8 @@ from gateway.run.background.embed import (
     TEXT_CHARS,
     EmbeddingService,
 )
-from gateway.run.memory.recall import STREAM_TIME_PARTS, QueryVectors
+from gateway.run.memory.query_vectors import QueryVectors
+from gateway.run.memory.recall import STREAM_TIME_PARTS
 from gateway.run.memory.trial import TrialRecall
 from gateway.serve import perform_without_server
 from gateway.settings import DatabaseSettings, MemorySettings, Settings, UpstreamSettings
@@ -447,7 +448,8 @@ def test_the_time_that_the_section_takes_to_choose_is_a_part_of_that_for_recall(
         made.rest()
         late_s, given_ms = 0.0, dict[str, float]()
         clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late_s)
-        monkeypatch.setattr("gateway.run.memory.recall.time", clock)
+        for module in ("recall", "query_vectors"):
+            monkeypatch.setattr(f"gateway.run.memory.{module}.time", clock)
         vector_of, compare, search = QueryVectors.vector_of, Recall.compare, Recall.search
 
         async def embed_slowly(self: QueryVectors, *asked: Any) -> Any:

@@ -1,0 +1,201 @@
+"""Finds the messages that memory has for a message: what is searched for, and in which order hits are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import NamedTuple, Protocol
+
+from gateway.core.memory.standing import normalized_statement
+from gateway.core.prompt import note_choice, note_query
+from gateway.core.prompt.event_order import Asked, events_of, order_asked
+from gateway.run.memory.recall_result import SearchRecord
+from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent
+from storage.errors import TooSlow
+from storage.fusion import interleave
+from storage.records import Message, StandingFact
+from storage.search_trace import SearchTrace
+
+# The least tokens of a line of a note where messages are long, so that no more hits are read than may fit.
+LINE_TOKENS = 40
+# The fewest hits that are read.
+MIN_HITS = 16
+# Where a question asks for what came next, this many of its hits stand before what is found next to them.
+_HITS_BEFORE_NEXT = 5
+# Where a question asks for an order, this many of its hits stand before those that both of its searches found in turn.
+# With 5 and with all as much is found.
+_SURE_EVENTS = 10
+# The most hits outside of the note that are in the record of the search.
+MAX_LEFT_OUT = 5
+# Questions whose answer stands after or before what is found.
+_NEIGHBOUR_QUESTIONS: Collection[Asked] = (Asked.NEXT, Asked.PREVIOUS)
+# Questions for which the memory is searched twice.
+_ORDER_QUESTIONS: Collection[Asked] = (Asked.ORDER,)
+
+
+class MemorySearch(Protocol):
+    """Searches a memory for one message. Each method raises StoreError."""
+
+    async def search(self, query: str) -> list[Message]:
+        """Returns what answers a query, best first."""
+
+    async def select(self, query: str) -> list[Message]:
+        """Returns what shows most of the whole memory, for a query that asks for that."""
+
+    async def find_neighbours(self, event: Message, *, before: bool) -> list[Message]:
+        """Returns what the user stated after a message, or before it."""
+
+
+class FoundMessages(NamedTuple):
+    """The messages that memory has for a message, best first."""
+
+    messages: Sequence[Message]
+    # The query that found them.
+    query: str
+    # Lines that the message has in common with what was found. They are not shown.
+    shared: frozenset[str]
+    # They are the messages that show most of the whole memory, and were found without a query.
+    is_selection: bool
+    # Why other messages that were found are not among these, by their numbers.
+    ruled_out: Mapping[int, str] = {}
+    # The notes of the conversation show all of the memory.
+    is_all_shown: bool = False
+    # The message asks for the order of many events, so many short lines are worth more than a few long ones.
+    asks_for_order: bool = False
+
+    def line_chars(self, budget: int) -> int:
+        """Returns how many characters of one message a note shows. budget: the tokens of the note."""
+        return min(note_choice.ORDER_CHARS if self.asks_for_order else note_choice.CUT_CHARS, 2 * budget)
+
+    def choose(
+        self,
+        budget: int,
+        cut_chars: int,
+        visible: VisibleContent = NOTHING_VISIBLE,
+    ) -> note_choice.Choice:
+        """Chooses the messages that go into a note, as `note_choice.choose`.
+
+        budget: the tokens of the note.
+        cut_chars: the most characters of one message.
+        visible: what the request shows already.
+        """
+        return note_choice.choose(
+            self.messages,
+            self.query,
+            exclude_atoms=visible.atoms,
+            noted=visible.notes,
+            shared=self.shared,
+            budget_tokens=budget,
+            cut_chars=cut_chars,
+            is_selection=self.is_selection,
+            is_order=self.asks_for_order,
+        )
+
+    def rule_out(self, why: str, is_unwanted: Callable[[Message], bool]) -> FoundMessages:
+        """Returns what was found without the unwanted messages."""
+        gone = {m.seq for m in self.messages if is_unwanted(m)}
+        if not gone:
+            return self
+        messages = [m for m in self.messages if m.seq not in gone]
+        return self._replace(messages=messages, ruled_out={**self.ruled_out, **dict.fromkeys(gone, why)})
+
+    def without_statements(self, shown: Iterable[StandingFact]) -> FoundMessages:
+        """Returns what was found without what the memory section shows as standing facts."""
+        stated = {normalized_statement(fact.text) for fact in shown}
+        if not stated:
+            return self  # as in most memories: no message need be compared
+        return self.rule_out("shown", lambda m: normalized_statement(m.text) in stated)
+
+
+class SearchOutcome(NamedTuple):
+    """The outcome of a search for a note."""
+
+    found: FoundMessages
+    # What of it goes into the note.
+    choice: note_choice.Choice
+    # Why the search has failed: "late" or "failed"; "": it has not.
+    failure: str
+
+
+async def find_messages(
+    text: str, query: str, memory: MemorySearch, names: Sequence[str] = ()
+) -> FoundMessages:
+    """Returns what memory has for a message.
+
+    query: what `note_query.make_query` makes of the message, with its speaker (`note_query.with_speaker`).
+    names: the names of the speaker and of the user.
+    """
+    shared: frozenset[str] = frozenset()
+    ruled_out: dict[int, str] = {}
+    order = order_asked(query)
+    if order is not None:
+        query = events_of(query)
+    is_order = order in _ORDER_QUESTIONS
+    found = await _find_events(query, memory) if is_order else await memory.search(query)
+    if found and order in _NEIGHBOUR_QUESTIONS:
+        # The words of what came next are unknown. The conversations after the event that was found have it.
+        with suppress(TooSlow):
+            neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
+            merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
+            found = [*{m.seq: m for m in merged}.values()]
+    lines = note_query.shared_lines(text, found)
+    own_query = (
+        note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
+        if lines
+        else ""
+    )
+    if own_query:
+        # Some applications put every message into the same template, and its words would find themselves.
+        rest = note_query.without_templates(found, lines)
+        ruled_out.update((m.seq, "weak") for m in found)
+        query, shared = own_query, lines
+        found = [*await memory.search(own_query), *rest]
+    if found:
+        return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is Asked.ORDER)
+    selection = await memory.select(query)
+    return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
+
+
+async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
+    """Returns the messages about the events of a query, those of the user first.
+
+    The user's sentences about some of them name what all are about: "I handed the thesis in" finds "My thesis compares
+    river names". So the memory is searched for these as well, if there is time.
+    """
+    found = await memory.search(query)
+    sentences = note_query.event_sentences(found, query)
+    if sentences:
+        with suppress(TooSlow):
+            more = await memory.search("\n".join((query, *sentences)))
+            merged = chain(found[:_SURE_EVENTS], interleave((more, found[_SURE_EVENTS:])))
+            found = [*{m.seq: m for m in merged}.values()]
+    return sorted(found, key=lambda m: m.role == "assistant")
+
+
+def hit_limit(budget: int) -> int:
+    """Returns how many hits a search reads, and how many messages next to one. budget: the tokens of the note."""
+    return max(MIN_HITS, budget // LINE_TOKENS)
+
+
+def selection_limit(standing_count: int) -> int:
+    """Returns how many hits a selection reads. standing_count: the standing facts that the memory section shows.
+
+    Each of these is among the first hits twice, as a fact and in the user's words, and is ruled out.
+    """
+    return MIN_HITS + 2 * standing_count
+
+
+def make_search_record(
+    outcome: SearchOutcome, trace: SearchTrace, most_left_out: int = MAX_LEFT_OUT
+) -> SearchRecord:
+    """Returns the record of a search, without the rows of its ranking.
+
+    most_left_out: how many hits outside of the note are recorded with their scores.
+    """
+    found, choice, failure = outcome
+    free = most_left_out - (len(trace.hit_seqs) - len(choice.hits))
+    weak = trace.weak_hits(free) if free > 0 and trace.weak_hits is not None else ()
+    trace.weak_hits = None
+    why = failure or ("all_shown" if found.is_all_shown else "")
+    return SearchRecord(why, found.messages, choice, found.ruled_out, found.is_selection, trace, weak)

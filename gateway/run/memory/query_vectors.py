@@ -1,0 +1,80 @@
+"""The vectors of a request's queries, and the standing facts that are nearest to one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+
+from msgspec import Struct, field
+
+from gateway.core.memory.standing import have_room
+from storage.commands import MemorySnapshot
+from storage.records import Agent, AgentNumbers, Near, StandingFact, Vector
+from storage.sql.store import Store
+
+# (agents, text, milliseconds that there are) -> the text's vector, or None
+EmbedQuery = Callable[[Sequence[int], str, float], Awaitable[Vector | None]]
+
+
+class QueryVectors(Struct):
+    """The vectors of one request's queries, each of which is made and compared once."""
+
+    # None: memory is searched by words alone.
+    embed_query: EmbedQuery | None
+    # The seconds that choosing standing facts by them took. They are a part of the time for recall.
+    choosing_s: float = 0.0
+    # By query: its vector, or what that was compared with; None: there is none, or none in time.
+    _made: dict[str, Vector | Near | None] = field(default_factory=dict)
+
+    async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
+        """Returns the vector of a query, as a search takes it; None: there is none, or none in time."""
+        if self.embed_query is None:
+            return None
+        if query not in self._made:
+            self._made[query] = await self.embed_query([agent.id], query, wait_ms)
+        return self._made[query]
+
+    async def compare(
+        self, store: Store, agent: Agent, numbers: AgentNumbers, query: str, deadline_ms: float
+    ) -> Near | None:
+        """Returns how near to a query what an agent has is; None: nothing was compared in time.
+
+        deadline_ms: for the query's vector and the comparison together.
+        Raises: StoreError.
+        """
+        begun = time.perf_counter()
+        vector = await self.vector_of(agent, query, deadline_ms)
+        if not isinstance(vector, Vector):
+            return vector
+        remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
+        near = await store.recall.compare(agent, vector, numbers=numbers, deadline_ms=remaining_ms)
+        if near is not None:
+            self._made[query] = near
+        return near
+
+
+async def nearest_facts(
+    store: Store,
+    agent: Agent,
+    snapshot: MemorySnapshot,
+    vectors: QueryVectors,
+    query: str,
+    deadline_ms: float,
+) -> list[StandingFact]:
+    """Returns the standing facts of a memory in the order in which its section takes them for a query.
+
+    Where it has no room for all, the nearest by vectors come first, after those that have no vector yet. Without
+    vectors the newest come first.
+
+    deadline_ms: for the query's vector and the others together.
+    Raises: StoreError.
+    """
+    facts = snapshot.standing
+    if have_room(facts):
+        return facts
+    near = await vectors.compare(store, agent, snapshot.numbers, query, deadline_ms)
+    if near is None:
+        return facts
+    similarities = near.similarities([fact.seq for fact in facts])
+    return sorted(facts, key=lambda fact: -similarities.get(fact.seq, inf))
