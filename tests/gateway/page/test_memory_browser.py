@@ -50,6 +50,7 @@ def test_the_lists_of_people_look_right(browser: Browser, operator: Operator) ->
     full(operator)
     speak(operator.world, "Hello.", user=LONG_NAME)
     browser.looks_right(operator, "people", heading="People")
+    browser.looks_right(operator, "people?q=miso", heading="People")
     browser.looks_right(operator, "people?kind=agent", heading="Agents")
 
 
@@ -61,7 +62,7 @@ def test_a_full_memory_looks_right_on_every_screen(browser: Browser, operator: O
         f"m/{uid}/conversations": "Conversations",
         f"m/{uid}/passages": "Passages",
         f"m/{uid}/search?q=When+does+my+train+leave%3F": "What would be recalled",
-        f"m/{uid}/b/human?from=1&to=3": "human",
+        f"m/{uid}/b/human?from=1&to=3#saved": "human",
         f"m/{uid}/f/{seq}": f"Fact {seq}",
         f"m/{uid}/c/{talk}": f"Conversation {talk}",
         f"m/{uid}/forget?fact={seq}": f"Forget fact {seq}",

@@ -28,6 +28,7 @@ from storage.sql import forget_preview
 from tests.doubles.upstream import Gate, StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.person import person_of
 from tests.gateway.sdk import remember
 from tests.patience import PATIENCE_S, becomes
 from tests.rows import each_row
@@ -116,7 +117,7 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
     agent = speak(world, "My cat is called Miso.", talk="conv-0")
     uid = agent.uid
     learn(world, agent, "Fact 0 of the cat.", block="Cat: Miso.")
-    counts = list[dict[str, int]]()
+    person, counts = person_of(world), list[dict[str, int]]()
     for size in (2, 12):
         for n in range(len(counts) * 2, size):
             speak(world, f"What does my cat Miso like, number {n}?", f"And {n}?", talk=f"conv-{n + 1}")
@@ -146,6 +147,8 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
             "audit": "audit",
             "work": "work",
             "keys": "keys",
+            "about me": person.path,
+            "their block": f"{person.path}/b/human",
         }
         for path in paths.values():
             page(operator, path)  # which notes the read, and fills caches
@@ -161,6 +164,7 @@ def test_a_screen_reads_no_more_often_where_its_lists_are_longer(operator: Opera
         "overview": 2, "people": 1, "name": 2, "memory": 18, "facts": 4, "conversations": 5, "passages": 3,
         "search": 16, "block": 14, "fact": 5, "conversation": 13, "forget fact": 15, "forget conversation": 18,
         "forget all": 8, "request": 9, "requests": 0, "its requests": 4, "audit": 2, "work": 4, "keys": 1,
+        "about me": 11, "their block": 10,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 from storage.errors import Broken
 from tests.doubles.upstream import StrictUpstream, fail
 from tests.gateway.page.browser import Browser
-from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, speak
+from tests.gateway.page.memories import HOSTILE, LONG_NAME, learn, memory_of, speak
 from tests.gateway.page.operator import Operator, operator_of
 from tests.gateway.page.test_memory_screens import PROFILE
 from tests.gateway.sdk import remember
@@ -34,6 +34,11 @@ def test_the_screens_look_right(browser: Browser, operator: Operator) -> None:
     screens = {"": "Overview", "requests": "Requests", "audit": "Audit", f"r/{id}": f"Request {id}"}
     for path, heading in screens.items():
         browser.looks_right(operator, path, heading=heading)
+    memory = operator.twin(f"r/{id}")["memory"]
+    agent = memory_of(operator.world)
+    operator.world.gateway.call(operator.world.store.forgetting.pause(agent.id, operator.world.clock()))
+    browser.looks_right(operator, f"requests?memory={memory}", heading="Requests")
+    browser.looks_right(operator, f"m/{memory}/search?q=Lyon", heading="What would be recalled")
 
 
 @pytest.mark.both
