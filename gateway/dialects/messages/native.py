@@ -15,9 +15,8 @@ from msgspec.structs import replace
 
 from adapters.claude.content import assistant_blocks, tool_result, user_blocks
 from adapters.claude.error_form import Untranslatable
-from adapters.claude.model_traits import binds_thoughts, takes_thinking, thinks_when_asked
+from adapters.claude.model_traits import binds_thoughts
 from adapters.claude.reply import next_block_index
-from adapters.claude.request import BINDING_BETA, with_block_binding
 from adapters.types import NATIVE_REPLY, Json
 from gateway.core.conversation.canonical import call_id, call_objects, text_of
 from gateway.core.request.edit import BodyEdit
@@ -25,6 +24,12 @@ from gateway.core.request.envelope import thinking_budget
 from gateway.core.request.native_body import NO_CHANGES, MessageThread, NativeChanges, UpstreamBody
 from gateway.dialects.lenient import as_list
 from gateway.dialects.messages.content import THOUGHTS, MessageOrigin
+from gateway.dialects.messages.native_thoughts import (
+    allow_other_prefix,
+    has_thoughts,
+    without_refused_thinking,
+    without_thoughts,
+)
 
 _CHOICES: Final = {"none": "none", "auto": "auto", "required": "any"}
 _CACHE_MARK: Final = "cache_control"
@@ -44,6 +49,7 @@ class NativeMessages(Struct, frozen=True):
     untranslatable: Sequence[str] = ()
 
     def with_messages_before(self, count: int) -> NativeMessages:
+        """Returns the request for a chat completion with so many messages before its own."""
         return replace(self, origins=[*([MessageOrigin(-1)] * count), *self.origins])
 
     def render(self, model: str, changes: NativeChanges = NO_CHANGES) -> UpstreamBody:
@@ -51,10 +57,30 @@ class NativeMessages(Struct, frozen=True):
         if self.thread is not None and self.thread.previous is not None:
             # The upstream has them since the thread began, and refuses them now.
             changes = replace(changes, system=(), tools=())
-        messages, system = self._edit_messages(changes), self._extend_system(changes)
-        members: Json = {}  # None: the member is left out
+        messages = self._edit_messages(changes)
+        members = self._change_members(changes, messages)
+        betas: Sequence[str] = ()
+        consumed: Sequence[str] = ()
+        if changes.is_fallback:
+            refused, consumed = without_refused_thinking(self.json, model)
+            members |= refused
+            if has_thoughts(messages):
+                members |= without_thoughts({**self.json, **members}, messages)
+        elif binds_thoughts(model) and self._may_move_thoughts(changes):
+            allowed, betas = allow_other_prefix({**self.json, **members}, messages)
+            members |= allowed
+        if not members:
+            return UpstreamBody(self.raw if model == self.json.get("model") else self.with_model(model))
+        if model != self.json.get("model"):
+            members["model"] = model
+        return UpstreamBody(self._edit(members), betas, next_block_index([*changes.hidden_rounds]), consumed)
+
+    def _change_members(self, changes: NativeChanges, messages: list[Json]) -> Json:
+        """Returns the members of the body that the changes touch. messages: those for the upstream."""
+        members: Json = {}
         if messages is not self.json["messages"]:
             members["messages"] = messages
+        system = self._extend_system(changes)
         if system is not self.json.get("system"):
             members["system"] = system
         if changes.tools:
@@ -66,25 +92,17 @@ class NativeMessages(Struct, frozen=True):
         choice = changes.tool_choice.get("tool_choice")
         if choice is not None and ("tools" in members or "tools" in self.json):
             members["tool_choice"] = _translate_choice(choice)
-        betas: Sequence[str] = ()
-        consumed: Sequence[str] = ()
-        if changes.is_fallback:
-            consumed = self._leave_out_refused_thinking(members, model)
-            if _has_thoughts(messages):
-                self._leave_out_thoughts(members, messages)
-        elif binds_thoughts(model) and self._may_move_thoughts(changes):
-            betas = self._allow_other_prefix(members, messages)
-        if not members:
-            return UpstreamBody(self.raw if model == self.json.get("model") else self.with_model(model))
+        return members
+
+    def _edit(self, members: Json) -> bytes:
+        """Returns the body with these members in place of its own; None: the member is left out."""
         edit = BodyEdit(self.raw, self.json)
         for key, value in members.items():
             if value is None:
                 edit.drop_member(key)
             else:
                 edit.set_member(key, value)
-        if model != self.json.get("model"):
-            edit.set_member("model", model)
-        return UpstreamBody(edit.render(), betas, next_block_index([*changes.hidden_rounds]), consumed)
+        return edit.render()
 
     # The system prompt
 
@@ -154,48 +172,13 @@ class NativeMessages(Struct, frozen=True):
                 results.setdefault(origin.message, set()).add(origin.result_block)
         return messages, results
 
-    # Thoughts
-
     def _may_move_thoughts(self, changes: NativeChanges) -> bool:
         """Returns whether a thought may come after something else than that about which it was thought."""
         # A stored message may not have the form in which it came.
         if not (changes.changes_prefix or changes.stored_messages):
             return False
         # The thoughts of this turn's own rounds come after what they were thought about.
-        return _has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
-
-    def _allow_other_prefix(self, members: Json, messages: list[Json]) -> Sequence[str]:
-        """Has thoughts that no longer fit left out, by the upstream where it can be asked for that."""
-        thinking = self.json.get("thinking")
-        if isinstance(thinking, dict) and "block_binding" in thinking:
-            return ()
-        choice = members.get("tool_choice", self.json.get("tool_choice"))
-        thinking = with_block_binding(thinking, choice)
-        if thinking is not None:
-            members["thinking"] = thinking
-            return (BINDING_BETA,)
-        self._leave_out_thoughts(members, messages)
-        return ()
-
-    def _leave_out_refused_thinking(self, members: Json, model: str) -> Sequence[str]:
-        """Leaves out the client's settings of thinking that a fallback's model refuses. Returns their names."""
-        left_out: list[str] = []
-        thinking, config = self.json.get("thinking"), self.json.get("output_config")
-        if isinstance(thinking, dict) and not takes_thinking(model, thinking.get("type")):
-            members["thinking"] = None
-            left_out.append("thinking")
-        if isinstance(config, dict) and "effort" in config and thinks_when_asked(model):
-            members["output_config"] = {k: v for k, v in config.items() if k != "effort"} or None
-            left_out.append("output_config.effort")
-        return left_out
-
-    def _leave_out_thoughts(self, members: Json, messages: list[Json]) -> None:
-        members["messages"] = [_without_thoughts(message) for message in messages]
-        thinking = members.get("thinking", self.json.get("thinking"))
-        last = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
-        if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last):
-            # Where thinking has a budget, a call without its thought is refused.
-            members["thinking"] = {"type": "disabled"}
+        return has_thoughts(self._edit_messages(replace(changes, hidden_rounds=())))
 
 
 def _edit_message(
@@ -296,26 +279,6 @@ def _name_container(own: Any, rounds: Sequence[Json]) -> Json:
         if container:
             return {"container": container["id"] if own is None else {**own, "id": container["id"]}}
     return {}
-
-
-def _has_thoughts(messages: Sequence[Json]) -> bool:
-    contents = (message.get("content") for message in messages)
-    blocks = (block for content in contents if isinstance(content, list) for block in content)
-    return any(isinstance(block, dict) and block.get("type") in THOUGHTS for block in blocks)
-
-
-def _has_calls(message: Json) -> bool:
-    content = message.get("content")
-    blocks = content if isinstance(content, list) else ()
-    return any(isinstance(block, dict) and block.get("type") == "tool_use" for block in blocks)
-
-
-def _without_thoughts(message: Json) -> Json:
-    content = message.get("content")
-    if not isinstance(content, list):
-        return message
-    left = [block for block in content if not (isinstance(block, dict) and block.get("type") in THOUGHTS)]
-    return message if len(left) == len(content) or not left else {**message, "content": left}
 
 
 def _translate_tool(tool: Json) -> Json:

@@ -1,0 +1,72 @@
+"""The thoughts in a request to the Messages API, where its model or what comes before them is another than it was.
+
+Each function returns members of the request's body in place of its own; None: the member is left out.
+(platform.claude.com/docs/en/build-with-claude/extended-thinking)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adapters.claude.model_traits import takes_thinking, thinks_when_asked
+from adapters.claude.request import BINDING_BETA, with_block_binding
+from adapters.types import Json
+from gateway.dialects.messages.content import THOUGHTS
+
+
+def has_thoughts(messages: Sequence[Json]) -> bool:
+    """Returns whether a reply among these messages has thoughts."""
+    contents = (message.get("content") for message in messages)
+    blocks = (block for content in contents if isinstance(content, list) for block in content)
+    return any(isinstance(block, dict) and block.get("type") in THOUGHTS for block in blocks)
+
+
+def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
+    """Returns messages without their thoughts, and settings of thinking that fit to them. body: with other members."""
+    members: Json = {"messages": [_without_thoughts(message) for message in messages]}
+    thinking = body.get("thinking")
+    last = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last):
+        # Where thinking has a budget, a call without its thought is refused.
+        members["thinking"] = {"type": "disabled"}
+    return members
+
+
+def without_refused_thinking(body: Json, model: str) -> tuple[Json, Sequence[str]]:
+    """Returns the settings of thinking without those that a model refuses, and the names of these."""
+    members: Json = {}
+    left_out: list[str] = []
+    thinking, config = body.get("thinking"), body.get("output_config")
+    if isinstance(thinking, dict) and not takes_thinking(model, thinking.get("type")):
+        members["thinking"] = None
+        left_out.append("thinking")
+    if isinstance(config, dict) and "effort" in config and thinks_when_asked(model):
+        members["output_config"] = {k: v for k, v in config.items() if k != "effort"} or None
+        left_out.append("output_config.effort")
+    return members, left_out
+
+
+def allow_other_prefix(body: Json, messages: Sequence[Json]) -> tuple[Json, Sequence[str]]:
+    """Returns what has thoughts left out that no longer fit: by the upstream, where it can be asked for that.
+
+    Returns also the betas that this needs.
+    """
+    thinking = body.get("thinking")
+    if isinstance(thinking, dict) and "block_binding" in thinking:
+        return {}, ()
+    bound = with_block_binding(thinking, body.get("tool_choice"))
+    return (without_thoughts(body, messages), ()) if bound is None else ({"thinking": bound}, (BINDING_BETA,))
+
+
+def _has_calls(message: Json) -> bool:
+    content = message.get("content")
+    blocks = content if isinstance(content, list) else ()
+    return any(isinstance(block, dict) and block.get("type") == "tool_use" for block in blocks)
+
+
+def _without_thoughts(message: Json) -> Json:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return message
+    left = [block for block in content if not (isinstance(block, dict) and block.get("type") in THOUGHTS)]
+    return message if len(left) == len(content) or not left else {**message, "content": left}
