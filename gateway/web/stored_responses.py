@@ -124,20 +124,16 @@ class GatewayResponses:
         found = await self._find(owner, id)
         if found.turn is None and found.run is None:
             raise unknown_response(id)
+        if (scope["method"], rest) == ("GET", []) and query.get("stream", ["false"])[-1].lower() == "true":
+            await self._stream_events(Incoming(scope, receive, send), found, query)
+            return
         match scope["method"], rest:
             case "GET", []:
-                if query.get("stream", ["false"])[-1].lower() == "true":
-                    await self._stream_events(Incoming(scope, receive, send), found, query)
-                    return
                 answer = await self._show(found, query)
             case "GET", ["input_items"]:
                 answer = await self._list_input_items(owner, found, query_string)
             case "DELETE", []:
-                if found.run is not None:
-                    rows = () if found.turn is None else found.turn.rows
-                    await self.background.remove(owner, found.run, rows)
-                elif found.turn is not None:
-                    await self.stored.delete(found.turn)
+                await self._delete(owner, found)
                 answer = {"id": id, "object": "response", "deleted": True}
             case "POST", ["cancel"]:
                 if found.run is None:
@@ -149,6 +145,12 @@ class GatewayResponses:
             case _:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await answer_json(answer, scope, receive, send)
+
+    async def _delete(self, owner: ResponseOwner, found: _FoundParts) -> None:
+        if found.run is not None:
+            await self.background.remove(owner, found.run, () if found.turn is None else found.turn.rows)
+        elif found.turn is not None:
+            await self.stored.delete(found.turn)
 
     async def show(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
         """Returns a response of the gateway's own as it is now, and its run, if it has one. Raises: UnknownId."""

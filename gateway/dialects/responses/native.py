@@ -142,20 +142,46 @@ def read_native(body: bytes, path: str, max_messages: int) -> NativeResponse | N
 
 def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
     json = read_object(body)
-    items, instructions = json.get("input"), read_optional(json, "instructions", str)
-    if not isinstance(items, (str, list)) or any(json.get(key) for key in _OPENAI_ONLY):
+    if not _is_readable(body, json, max_messages):
         return None
-    if len(items) > max_messages and isinstance(items, list):
-        return None
-    if repeated_keys(body, json=json) or is_too_deep([json]):
-        return None
+    instructions = read_optional(json, "instructions", str)
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
-    placed = read_items(items, len(head), is_lenient=True)
+    placed = read_items(json["input"], len(head), is_lenient=True)
     previous = read_optional(json, "previous_response_id", str)
     if not placed.messages and previous is None:
         return None
     # The result of a tool that OpenAI declares is no message: such a request continues the words before it.
-    messages = [*head, *(placed.messages or _NO_WORDS)]
+    chat = _translate(json, [*head, *(placed.messages or _NO_WORDS)])
+    request = parse_chat(orjson.dumps(chat), max_messages + 1)
+    request.side_request = codex_side_request(json)
+    if json.get("tool_choice") in (None, "auto"):
+        # The model has made its calls by itself, so that one may be the task of a sub-agent.
+        request.dialect_fields = {"tool_choice": "auto"}
+    return NativeResponse(
+        raw=body,
+        json=json,
+        path=path,
+        chat=request,
+        new=request.messages[len(head) :] if placed.messages else [],
+        places=[*[-1] * len(head), *placed.places],
+        references=placed.references,
+        conversation_id=read_conversation_id(json),
+        previous_id=previous,
+    )
+
+
+def _is_readable(body: bytes, json: Json, max_messages: int) -> bool:
+    """Returns whether memory can read a request: its input is here, in bounds, and no key is in it twice."""
+    items = json.get("input")
+    if not isinstance(items, (str, list)) or any(json.get(key) for key in _OPENAI_ONLY):
+        return False
+    if isinstance(items, list) and len(items) > max_messages:
+        return False
+    return not (repeated_keys(body, json=json) or is_too_deep([json]))
+
+
+def _translate(json: Json, messages: list[Json]) -> Json:
+    """Returns a request as a chat completion with these messages."""
     # With this choice none of our tools is offered: a call of one could not be hidden.
     chat: Json = {"model": json.get("model"), "messages": messages, "tool_choice": "none"}
     for key, value in json.items():
@@ -165,23 +191,7 @@ def _read(body: bytes, path: str, max_messages: int) -> NativeResponse | None:
         chat.update(translate_text_format(json["text"]))
     if functions := _read_functions(json.get("tools")):
         chat["tools"] = functions
-    request = parse_chat(orjson.dumps(chat), max_messages + 1)
-    request.side_request = codex_side_request(json)
-    if json.get("tool_choice") in (None, "auto"):
-        # The model has made its calls by itself, so that one may be the task of a sub-agent.
-        request.dialect_fields = {"tool_choice": "auto"}
-    places = [*[-1] * len(head), *placed.places]
-    return NativeResponse(
-        body,
-        json,
-        path,
-        request,
-        request.messages[len(head) :] if placed.messages else [],
-        places,
-        placed.references,
-        read_conversation_id(json),
-        previous,
-    )
+    return chat
 
 
 def _read_functions(tools: Any) -> list[Json]:
