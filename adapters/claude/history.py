@@ -13,7 +13,7 @@ prompt cache. Where only such messages ask for a reply, a short turn of the gate
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -133,34 +133,44 @@ def _drop_unanswered_calls(history: ClaudeMessages) -> None:
 
     They stay where the API runs them: in the last assistant message, if nothing but tool results follows it.
     """
-    # From the id of such a call to the index of its message.
+    calls = _find_unanswered_calls(history)
+    if not calls:
+        return
+    last = max(index for index, message in enumerate(history.messages) if message["role"] == "assistant")
+    after = [block for each in history.messages[last + 1 :] for block in each["content"]]
+    is_continued = all(block.get("type") == "tool_result" for block in after)
+    for index in {index for index in calls.values() if index < last or not is_continued}:
+        content = _without_calls(history.messages[index]["content"], calls)
+        history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
+
+
+def _find_unanswered_calls(history: ClaudeMessages) -> dict[str, int]:
+    """Returns the calls of Anthropic's own tools without a result: by their ids the indices of their messages."""
     calls: dict[str, int] = {}
-    last = -1  # the last assistant message
     for index, message in enumerate(history.messages):
         if message["role"] != "assistant":
             continue
-        last = index
         for block in message["content"]:
             kind = block.get("type")
             if kind in _PROVIDER_CALLS:
                 calls[str(block.get("id"))] = index
             elif calls and isinstance(kind, str) and kind.endswith("_tool_result"):
                 calls.pop(str(block.get("tool_use_id")), None)
-    if not calls:
-        return
-    after = [block for each in history.messages[last + 1 :] for block in each["content"]]
-    is_continued = all(block.get("type") == "tool_result" for block in after)
-    for index in {index for index in calls.values() if index < last or not is_continued}:
-        content: list[Json] = []
-        is_after_call = False  # thoughts after such a call count there alone
-        for block in history.messages[index]["content"]:
-            if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in calls:
-                is_after_call = True
-            elif not (is_after_call and block.get("type") in THINKING):
-                content.append(block)
-        while content and content[-1].get("type") in THINKING:
-            content.pop()
-        history.messages[index]["content"] = content or [{"type": "text", "text": BROKEN_OFF}]
+    return calls
+
+
+def _without_calls(blocks: list[Json], calls: Container[str]) -> list[Json]:
+    """Returns blocks without calls with these ids, and without the thoughts that count only after them."""
+    left: list[Json] = []
+    is_after_call = False
+    for block in blocks:
+        if block.get("type") in _PROVIDER_CALLS and str(block.get("id")) in calls:
+            is_after_call = True
+        elif not (is_after_call and block.get("type") in THINKING):
+            left.append(block)
+    while left and left[-1].get("type") in THINKING:
+        left.pop()
+    return left
 
 
 def _trim_prefill(history: ClaudeMessages) -> None:

@@ -7,6 +7,7 @@ moves in the transaction that writes what the reader made of them. The store's `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -78,28 +79,23 @@ class Readers(Group):
                 return None
             cursor = await cursor_of(connection, memory, reader)
             last = agent.next_seq if upto is None else upto
-            values = (USER_ATOM, memory, cursor, last, _BATCH)
-            rows = await connection.rows(SQL["unread"], values)
-            messages: list[Message] = []
-            tools_used: dict[int, Sequence[str]] = {}
-            end, size, is_more, is_waiting = cursor, 0, len(rows) == _BATCH, False
+            rows = await connection.rows(SQL["unread"], (USER_ATOM, memory, cursor, last, _BATCH))
+            batch = _UnreadBatch(self._rules, limit_chars, message_chars, end=cursor)
+            is_more, is_waiting = len(rows) == _BATCH, False
             for row, (exchange, is_shared, _) in zip(rows, exchanges.make_shown_exchanges(rows), strict=True):
                 is_left = row[_RUN_STATE] == "left"
                 is_settled = is_left or row[_IS_FOLLOWED] or _is_settled(exchange, now, idle_s)
                 if upto is None and (row[_RUN_STATE] == "running" or not is_settled):
                     is_more, is_waiting = False, True
                     break
-                if is_left or (exchange.active and exchange.state is State.FINISHED):
-                    new = self._rules.messages_of(exchange, is_shared, None, None)
-                    size += sum(min(len(m.text), message_chars) for m in new)
-                    if upto is None and messages and size > limit_chars:
-                        is_more = True
-                        break
-                    messages += new
-                    if tools := self._rules.tools_used(replace(exchange, full=row[_FULL])):
-                        tools_used[exchange.id] = tools
-                end = exchange.seq
-            return Unread(agent, cursor, end, messages, tools_used, is_more, is_waiting)
+                is_shown = is_left or (exchange.active and exchange.state is State.FINISHED)
+                if is_shown and not batch.add(
+                    exchange, row[_FULL], is_shared=is_shared, is_repeat=upto is not None
+                ):
+                    is_more = True
+                    break
+                batch.end = exchange.seq
+            return Unread(agent, cursor, batch.end, batch.messages, batch.tools_used, is_more, is_waiting)
 
         return await self._database.long_read(read, deadline_ms=_READ_MS)
 
@@ -142,6 +138,37 @@ class Readers(Group):
         reader: the learner, for which the rule's reads do not count, or the rule, for which all count.
         """
         return [id for (id,) in await connection.rows(SQL["unlearned"], (limit, without, reader))]
+
+
+@dataclass(slots=True)
+class _UnreadBatch:
+    """The messages of one read, as far as they have room."""
+
+    rules: Rules
+    # As in `Readers.unread`.
+    limit_chars: int
+    message_chars: int
+    # The last exchange that was read.
+    end: int
+    messages: list[Message] = field(default_factory=list)
+    # The gateway tools that an exchange's turn has used, by the exchange.
+    tools_used: dict[int, Sequence[str]] = field(default_factory=dict)
+    _chars: int = 0
+
+    def add(self, exchange: Exchange, full: bytes | None, *, is_shared: bool, is_repeat: bool) -> bool:
+        """Adds the messages of an exchange. Returns False where they have no room.
+
+        full: the turn as the model had it.
+        is_repeat: all that was read before is read again.
+        """
+        new = self.rules.messages_of(exchange, is_shared, None, None)
+        self._chars += sum(min(len(m.text), self.message_chars) for m in new)
+        if self.messages and self._chars > self.limit_chars and not is_repeat:
+            return False
+        self.messages += new
+        if tools := self.rules.tools_used(replace(exchange, full=full)):
+            self.tools_used[exchange.id] = tools
+        return True
 
 
 def _is_settled(exchange: Exchange, now: float, idle_s: float) -> bool:

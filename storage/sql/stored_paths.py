@@ -35,6 +35,7 @@ from storage.records import (
     Block,
     Conversation,
     Evicted,
+    Exchange,
     Run,
     RunState,
     Summary,
@@ -193,19 +194,13 @@ class StoredPaths(Group):
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
     """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
     agent, exchange, revision = write.agent, write.exchange, write.revision
-    if write.edits.writes or write.adopts or write.reading is not None:
-        await connection.lock_sharers(agent.id, *_read_memories(write.reading))
-    elif write.conversation is None or write.abandoned is not None or write.replaced is not None:
-        # Otherwise the statement that adds the exchange locks the agent.
-        await connection.lock(agent.id)
+    await _lock_for_step(connection, write)
     if write.conversation is None:
         exchange, revision = replace(exchange, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
         await _adopt(connection, write, rules)
     if write.abandoned is not None:
-        values = (*exchanges.update_values(write.abandoned), write.abandoned.id, agent.id)
-        if not await connection.run(SQL["step_abandon"], values):
-            raise WriteConflict("the step before was ended by its own process meanwhile")
+        await _abandon(connection, agent.id, write.abandoned)
     if write.replaced is not None:
         await exchanges.update_exchange(connection, agent.id, write.replaced)
     section = write.section
@@ -217,19 +212,36 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
         await _refuse_step(connection, agent)
     await check_attempt(connection, write.job)
     await write_edits(connection, agent.id, write.edits, write.versions, write.now, write.reading)
+    run = await _begin_or_end_run(connection, write, exchange.conversation)
+    gapless_from = exchange.gapless_from if exchange.seq == added.seq else added.seq
+    exchange = replace(exchange, id=added.id, seq=added.seq, gapless_from=gapless_from)
+    return StepOpened(agent, exchange, revision + 1, section, run)
+
+
+async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
+    """Locks what a step writes before its exchange: the statement that adds this locks the agent itself."""
+    if write.edits.writes or write.adopts or write.reading is not None:
+        await connection.lock_sharers(write.agent.id, *_read_memories(write.reading))
+    elif write.conversation is None or write.abandoned is not None or write.replaced is not None:
+        await connection.lock(write.agent.id)
+
+
+async def _abandon(connection: Connection, agent: int, exchange: Exchange) -> None:
+    """Ends the open step before as it is now. Raises: WriteConflict: its own process has ended it."""
+    values = (*exchanges.update_values(exchange), exchange.id, agent)
+    if not await connection.run(SQL["step_abandon"], values):
+        raise WriteConflict("the step before was ended by its own process meanwhile")
+
+
+async def _begin_or_end_run(connection: Connection, write: StepOpen, conversation: int) -> Run | None:
+    """Begins the run of a step, ends it, or both. Returns it as it is then; None: the step does neither."""
     run = None
     if write.run is not None:
-        draft = replace(write.run, agent=agent.id, conversation=exchange.conversation)
+        draft = replace(write.run, agent=write.agent.id, conversation=conversation)
         run = await _begin_run(connection, draft, write)
     if write.end is not None:
         run = await _end_run(connection, write.end if run is None else replace(write.end, run=run.id))
-    exchange = replace(
-        exchange,
-        id=added.id,
-        seq=added.seq,
-        gapless_from=exchange.gapless_from if exchange.seq == added.seq else added.seq,
-    )
-    return StepOpened(agent, exchange, revision + 1, section, run)
+    return run
 
 
 async def _begin_conversation(connection: Connection, write: StepOpen) -> int:
