@@ -25,35 +25,36 @@ class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     views, edits = operations.memories, operations.edits
 
-    async def shown(
+    async def view(
         access: MemoryAccess, seq: int, *, typed: str | None = None, error: GatewayError | None = None
     ) -> View:
+        """Returns the screen. typed, error: the text of a correction that was refused, and why."""
         page = await views.fact(access.project, access.uid, seq)
         name = await views.name(access.project, access.uid)
         # A correction that was undone is a fact of its own, which says what the one before it replaced.
         older = (
             (await views.fact(access.project, access.uid, page.before[0].seq)).before if page.before else ()
         )
-        again = next((each for each in older if each.text == page.fact.text), None)
+        restored = next((each for each in older if each.text == page.fact.text), None)
         return access.view(
-            page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name, again=again
+            page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name, restored=restored
         )
 
     async def show(request: ScreenRequest, query: object) -> View:
         access = access_of(request)
-        view = await shown(access, int(request.params["seq"]))
+        shown = await view(access, int(request.params["seq"]))
         await request.note_read(access.uid)
-        return view
+        return shown
 
     async def correct(request: ScreenRequest, form: CorrectForm) -> Answer:
         access, seq = access_of(request), int(request.params["seq"])
         try:
             new = await edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
-            view = await shown(access, seq, typed=form.text, error=error)
-            after = view.record.after
+            refused = await view(access, seq, typed=form.text, error=error)
+            after = refused.record.after
             if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
-                return view
+                return refused
             return ActionResult(after, access.path("f", after.seq) + SAVED)  # it was sent twice
         page = await views.fact(access.project, access.uid, new.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new.seq) + SAVED)

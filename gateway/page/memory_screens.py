@@ -68,7 +68,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         access = access_of(request)
         pages = await operations.export.line_pages(access.project, access.uid)
         await operations.sign_in.note(request.visitor.actor, "export", access.uid)
-        return Download("application/x-ndjson", _joined(pages), f"memory-{access.uid[:8]}.jsonl")
+        return Download("application/x-ndjson", _join_lines(pages), f"memory-{access.uid[:8]}.jsonl")
 
     shared: list[Screen | Action] = [
         routes.screen("facts", facts, FactsQuery),
@@ -138,7 +138,8 @@ async def _open_memory(request: ScreenRequest, views: MemoryViews) -> _OpenedMem
     return _OpenedMemory(access, name_of(memory.scope), memory.paused)
 
 
-async def _joined(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+async def _join_lines(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    """Yields the lines of each page as one text."""
     async for lines in pages:
         if lines:
             yield b"".join(line + b"\n" for line in lines)

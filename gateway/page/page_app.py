@@ -170,6 +170,7 @@ class PageApp:
     # -- who may come in
 
     async def _respond(self, request: PageRequest) -> PageReply:
+        """Returns the reply. Raises: GatewayError: the request may not come in, or cannot be answered."""
         scope = request.scope
         if not self._is_enabled:
             raise UnknownPath("There is no page here: ui.enabled is false.")
@@ -205,12 +206,17 @@ class PageApp:
 
     # -- routes
 
+    async def _send_to_sign_in(self, request: PageRequest) -> PageReply:
+        """Returns the way to the sign-in. Raises: NotSignedIn: the request is none to come back to after it."""
+        if request.method == "GET" and not request.is_twin:
+            return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
+        await self._retain_typed(request)
+        raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
+
     async def _serve(self, request: PageRequest) -> PageReply:
+        """Returns what the screen or the action of a path answers."""
         if request.visitor is None and not request.is_for_person:
-            if request.method == "GET" and not request.is_twin:
-                return redirect(request.path_to_root + "login?next=" + quote(next_of(request), safe=""), 303)
-            await self._retain_typed(request)
-            raise NotSignedIn("You are not signed in, or your session has ended. Sign in to go on.")
+            return await self._send_to_sign_in(request)
         route, params = self._match(request)
         if request.method not in ("GET", "HEAD", "POST"):
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
@@ -228,12 +234,7 @@ class PageApp:
             request.visitor, params, query, request.is_twin, note_read, request.referrer
         )
         if isinstance(route, Screen):
-            async with self._searching if route.searches else nullcontext(), self._reading:
-                with limited_reads(self._read_s):
-                    answer = await route.show(screen_request, query)
-            # In a thread, since a long list takes some ten milliseconds, and streams go on meanwhile.
-            async with self._rendering:
-                reply = await asyncio.to_thread(self._answers.reply, request, answer)
+            reply = await self._show(request, route, screen_request)
         else:
             result = await route.perform(screen_request, await self._read_form(request, route.form))
             # At once: what is done is answered, also where the gateway stops.
@@ -241,6 +242,15 @@ class PageApp:
         if not isinstance(reply.body, bytes):
             reply.body = self._read_parts(request, reply.body)
         return reply
+
+    async def _show(self, request: PageRequest, screen: Screen, screen_request: ScreenRequest) -> PageReply:
+        """Returns a screen."""
+        async with self._searching if screen.searches else nullcontext(), self._reading:
+            with limited_reads(self._read_s):
+                answer = await screen.show(screen_request, screen_request.query)
+        # In a thread, since a long list takes some ten milliseconds, and streams go on meanwhile.
+        async with self._rendering:
+            return await asyncio.to_thread(self._answers.reply, request, answer)
 
     async def _read_parts(self, request: PageRequest, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yields the parts of a body until the client has left. Reading a part counts as one of `_MAX_READS`."""
@@ -256,6 +266,7 @@ class PageApp:
             yield part
 
     async def _read_form(self, request: PageRequest, kind: type[Struct]) -> Struct:
+        """Returns the form that was sent. Raises: CallerError."""
         sent = await read_form(self._bodies, request)
         request.typed = "" if request.is_twin else typed_text(sent)
         return read_fields(sent, kind, is_text=not request.is_twin)
@@ -291,6 +302,7 @@ class PageApp:
         return address
 
     async def _open_link(self, request: PageRequest, token: str, right: Right) -> Visitor:
+        """Returns the person whom a link lets in. Raises: UnknownId, NotAllowed: it does not, or not to this."""
         try:
             link = await self._operations.links.open(token, right)
         except UnknownId:
@@ -300,6 +312,7 @@ class PageApp:
         return Visitor(LINK, link.scope.project, may_write=True, session=name_of_session(token), link=person)
 
     async def _note_read(self, visitor: Visitor, uid: str) -> None:
+        """Notes in the audit that a memory was read, once in an hour of a session. Raises: StoreError."""
         read = visitor.session, uid, int(self._now() // 3600)
         if read in self._noted_reads:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from msgspec import Struct
 
 from gateway.errors import UnknownId
@@ -11,19 +13,26 @@ from gateway.run.admin.memory_views import ChangedBlock
 from gateway.run.admin.page_records import ExplainedRequest, MessageRecord, WindowPart, WindowRecord
 from gateway.run.admin.request_operations import name_of
 
-# The cells of the bar that shows a window.
-CELLS = 50
-# The letter and the name of each part of a window, so that none is known by its colour alone.
-PARTS: dict[WindowPart, tuple[str, str]] = {
-    "system": ("s", "system"),
-    "tools": ("T", "tools"),
-    "section": ("B", "memory blocks"),
-    "summary": ("u", "summary"),
-    "history": ("h", "history"),
-    "note": ("N", "note"),
-    "message": ("m", "message"),
+_BAR_CELLS = 50  # of the bar that shows a window
+
+
+class _PartLabel(NamedTuple):
+    """The letter and the name of a part of a window, so that none is known by its colour alone."""
+
+    letter: str
+    name: str
+
+
+_PARTS: dict[WindowPart, _PartLabel] = {
+    "system": _PartLabel("s", "system"),
+    "tools": _PartLabel("T", "tools"),
+    "section": _PartLabel("B", "memory blocks"),
+    "summary": _PartLabel("u", "summary"),
+    "history": _PartLabel("h", "history"),
+    "note": _PartLabel("N", "note"),
+    "message": _PartLabel("m", "message"),
 }
-FREE = ("·", "free")
+_FREE = _PartLabel("·", "free")
 
 
 class _RequestsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -39,73 +48,82 @@ class Cell(Struct, frozen=True):
 
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
-    async def requests(request: ScreenRequest, query: _RequestsQuery) -> View:
-        page = await operations.requests.list(
+    """Returns the screens of requests."""
+    found = _RequestScreens(operations)
+    return [Screen("requests", found.show_list, _RequestsQuery), Screen("r/{id}", found.show_request)]
+
+
+class _RequestScreens(Struct, frozen=True):
+    """The screens of requests, each as it is called for a request to the page."""
+
+    operations: PageOperations
+
+    async def show_list(self, request: ScreenRequest, query: _RequestsQuery) -> View:
+        requests, memories = self.operations.requests, self.operations.memories
+        page = await requests.list(
             memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
         name = paused = None
         if query.memory is not None:
             await request.note_read(query.memory)
-            found = await operations.memories.find(request.visitor.project, query.memory)
-            name, paused = name_of(found.scope), found.paused
+            memory = await memories.find(request.visitor.project, query.memory)
+            name, paused = name_of(memory.scope), memory.paused
         context = {
             "memory": query.memory,
             "name": name,
             "paused": paused,
             "is_first": query.after is None,
-            "keep": f"{operations.requests.keep_why_days:g} days",
+            "keep": f"{requests.keep_why_days:g} days",
         }
         return View(page, "requests.html", "Requests", context)
 
-    async def explanation(request: ScreenRequest, query: NoFields) -> View:
+    async def show_request(self, request: ScreenRequest, query: NoFields) -> View:
         id = request.params["id"]
-        found = await operations.requests.explain(id, request.visitor.project)
-        if found.memory is not None:
-            await request.note_read(found.memory)
+        explained = await self.operations.requests.explain(id, request.visitor.project)
+        if explained.memory is not None:
+            await request.note_read(explained.memory)
         context = {
-            "cells": window_cells(found.window),
-            "parts": PARTS,
-            "free": FREE,
-            "turn": await _read_turn(operations, found),
-            "speakers": await _find_speakers(operations, found),
-            "changed": await _find_changed_blocks(operations, found),
+            "cells": window_cells(explained.window),
+            "parts": _PARTS,
+            "free": _FREE,
+            "turn": await self._read_turn(explained),
+            "speakers": await self._find_speakers(explained),
+            "changed": await self._find_changed_blocks(explained),
         }
-        return View(found, "request.html", f"Request {id}", context)
+        return View(explained, "request.html", f"Request {id}", context)
 
-    return [Screen("requests", requests, _RequestsQuery), Screen("r/{id}", explanation)]
+    async def _read_turn(self, explained: ExplainedRequest) -> list[MessageRecord]:
+        """Returns the question and the reply of a request, as far as they are stored."""
+        if explained.memory is None or explained.exchange is None:
+            return []
+        try:
+            messages = await self.operations.memories.exchange(None, explained.memory, explained.exchange)
+        except UnknownId:
+            return []  # it was forgotten meanwhile
+        last = {each.role: each for each in messages if each.text}
+        return [last[role] for role in ("user", "assistant") if role in last]
 
+    async def _find_speakers(self, explained: ExplainedRequest) -> dict[int, str]:
+        """Returns who said what was recalled, by the messages' numbers."""
+        hits = (*explained.chosen, *explained.left_out)
+        if explained.memory is None or not hits:
+            return {}
+        try:
+            return await self.operations.memories.speakers(None, explained.memory, hits)
+        except UnknownId:
+            return {}  # the memory was forgotten meanwhile
 
-async def _read_turn(operations: PageOperations, found: ExplainedRequest) -> list[MessageRecord]:
-    """Returns the question and the reply of a request, as far as they are stored."""
-    if found.memory is None or found.exchange is None:
-        return []
-    try:
-        messages = await operations.memories.exchange(None, found.memory, found.exchange)
-    except UnknownId:
-        return []  # it was forgotten meanwhile
-    last = {each.role: each for each in messages if each.text}
-    return [last[role] for role in ("user", "assistant") if role in last]
-
-
-async def _find_speakers(operations: PageOperations, found: ExplainedRequest) -> dict[int, str]:
-    hits = (*found.chosen, *found.left_out)
-    try:
-        return await operations.memories.speakers(None, found.memory, hits) if found.memory and hits else {}
-    except UnknownId:
-        return {}  # the memory was forgotten meanwhile
-
-
-async def _find_changed_blocks(
-    operations: PageOperations, found: ExplainedRequest
-) -> dict[str, ChangedBlock]:
-    """Returns the blocks that were changed since the model was told them, by their labels."""
-    if found.memory is None or not any(each.part == "section" and each.tokens for each in found.window.parts):
-        return {}
-    try:
-        # A recall is noted when its turn ends.
-        return await operations.memories.blocks_changed(found.memory, found.at - found.ms / 1000)
-    except UnknownId:
-        return {}  # the memory was forgotten meanwhile
+    async def _find_changed_blocks(self, explained: ExplainedRequest) -> dict[str, ChangedBlock]:
+        """Returns the blocks that were changed since the model was told them, by their labels."""
+        parts = explained.window.parts
+        if explained.memory is None or not any(each.part == "section" and each.tokens for each in parts):
+            return {}
+        try:
+            # A recall is noted when its turn ends.
+            at = explained.at - explained.ms / 1000
+            return await self.operations.memories.blocks_changed(explained.memory, at)
+        except UnknownId:
+            return {}  # the memory was forgotten meanwhile
 
 
 def window_cells(window: WindowRecord) -> list[Cell]:
@@ -115,11 +133,11 @@ def window_cells(window: WindowRecord) -> list[Cell]:
         return []
     free = max(0, (window.context or 0) - sum(used.values()))
     whole = sum(used.values()) + free
-    counts = {part: max(1, round(tokens * CELLS / whole)) for part, tokens in used.items()}
-    while sum(counts.values()) > CELLS:  # small parts have a cell that they do not fill
+    counts = {part: max(1, round(tokens * _BAR_CELLS / whole)) for part, tokens in used.items()}
+    while sum(counts.values()) > _BAR_CELLS:  # small parts have a cell that they do not fill
         counts[max(counts, key=lambda part: counts[part])] -= 1
     if not free:
         # Where the others were rounded down, the largest part has the rest.
-        counts[max(counts, key=lambda part: counts[part])] += CELLS - sum(counts.values())
-    cells = [Cell(part, PARTS[part][0]) for part, count in counts.items() for _ in range(count)]
-    return cells + [Cell("free", FREE[0])] * (CELLS - len(cells))
+        counts[max(counts, key=lambda part: counts[part])] += _BAR_CELLS - sum(counts.values())
+    cells = [Cell(part, _PARTS[part].letter) for part, count in counts.items() for _ in range(count)]
+    return cells + [Cell("free", _FREE.letter)] * (_BAR_CELLS - len(cells))

@@ -15,9 +15,9 @@ from gateway.run.admin.sign_in import Operator
 _TOKEN_BYTES = 32
 # Sessions of one process; the one that was not used for longest goes. Chosen: some 500 bytes each.
 MAX_SESSIONS = 1_000
-# LoginFailures to sign in within a minute that are answered as such.
-FAILURES = 10
-FAILURES_S = 60.0
+# Failures to sign in within this time that are answered as such; a further one is asked to wait.
+MAX_FAILURES = 10
+_FAILURES_S = 60.0
 
 
 class PersonLink(Struct, frozen=True):
@@ -102,15 +102,15 @@ class LoginFailures:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._last: deque[float] = deque(maxlen=FAILURES)
+        self._last: deque[float] = deque(maxlen=MAX_FAILURES)
 
     def add(self) -> float | None:
         """Counts one. Returns the seconds after which another may come; None: it may be answered as it is."""
-        now, oldest = self._now(), self._last[0] if len(self._last) == FAILURES else None
+        now, oldest = self._now(), self._last[0] if len(self._last) == MAX_FAILURES else None
         self._last.append(now)
-        if oldest is None or not 0 <= now - oldest < FAILURES_S:
+        if oldest is None or not 0 <= now - oldest < _FAILURES_S:
             return None
-        return FAILURES_S - (now - oldest)
+        return _FAILURES_S - (now - oldest)
 
 
 def name_of_session(token: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from gateway.page.visitor import FAILURES
+from gateway.page.visitor import MAX_FAILURES
 from gateway.settings import UiSettings
 from storage.sql.audit import AuditEntry
 from tests.doubles.upstream import StrictUpstream
@@ -169,7 +169,7 @@ def test_the_command_line_makes_keys_of_operators(tmp_path: Path) -> None:
 
 
 def test_failures_are_slowed_down_and_lock_no_visitor_out(operator: Operator) -> None:
-    for _ in range(FAILURES):
+    for _ in range(MAX_FAILURES):
         assert operator.sign_in("wrong").status == 401
     late = operator.sign_in("wrong")
     assert late.status == 429
@@ -180,7 +180,7 @@ def test_failures_are_slowed_down_and_lock_no_visitor_out(operator: Operator) ->
     assert operator.sign_in("wrong").status == 401
     failed = [each for each in audit(operator) if each.action == "login_failed"]
     # A flood of failures fills no table.
-    assert len(failed) == FAILURES + 1
+    assert len(failed) == MAX_FAILURES + 1
 
 
 def test_a_failure_shows_the_form_again(operator: Operator) -> None:
