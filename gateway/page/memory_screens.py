@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import AsyncIterator
 from typing import ClassVar, NamedTuple
@@ -15,7 +16,10 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, ScreenRequest, View
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
+from gateway.run.admin.page_records import MemoryRecord
+from gateway.run.admin.printed import shell_word
 from gateway.run.admin.request_operations import name_of
+from gateway.settings import DEFAULT_PROFILE
 
 _DAY_S = 86_400.0
 # Characters around each change that an undo of a block would bring, and of all of them.
@@ -96,7 +100,14 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
                 label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
                 for label, undo in (await views.undos(access.project, access.uid)).items()
             }
-        return access.view(page, "memory.html", page.memory.name, openings=openings, undos=undos)
+        return access.view(
+            page,
+            "memory.html",
+            page.memory.name,
+            openings=openings,
+            undos=undos,
+            link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
+        )
 
     async def search(request: ScreenRequest, query: SearchQuery) -> View:
         access, name, paused = await _open_memory(request, views)
@@ -121,6 +132,17 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
         OPERATOR_ROUTES.screen("", show),
         OPERATOR_ROUTES.screen("search", search, SearchQuery, searches=True),
     ]
+
+
+def _link_command(memory: MemoryRecord) -> str:
+    """Returns the command with which an application's key makes a link to a person's page, for a day."""
+    body: dict[str, str | int] = {"user": memory.name, "ttl_s": int(_DAY_S)}
+    if memory.profile != DEFAULT_PROFILE:
+        body["profile"] = memory.profile
+    return (
+        'curl http://GATEWAY/v1/memory/links -H "authorization: Bearer KEY" -H "content-type: application/json"'
+        f" -d {shell_word(json.dumps(body))}"
+    )
 
 
 class _OpenedMemory(NamedTuple):

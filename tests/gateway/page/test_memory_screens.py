@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import re
+import shlex
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -317,6 +318,20 @@ def test_a_person_is_found_by_what_a_block_calls_them(operator: Operator) -> Non
     assert '<h2 id="called">' not in page(operator, "people?q=x%25")
     shop = operator_of(world, "shop")
     assert "u-1047" not in page(shop, "people?q=maria")
+
+
+def test_a_memory_shows_how_its_person_gets_a_link(operator: Operator) -> None:
+    """Whoever was to send one looked on every screen, and found it in the documents."""
+    world = operator.world
+    uid = speak(world, "Hello.", user="o'neil").uid
+    (command,) = re.findall(r"<pre[^>]*>(curl .*)</pre>", page(operator, f"m/{uid}"))
+    words = shlex.split(unescape(command))
+    assert words[1] == "http://GATEWAY/v1/memory/links"
+    reply = world.gateway.ask("POST", "/v1/memory/links", words[-1].encode(), {})
+    assert (reply.status, "/ui/me/" in reply.json["url"]) == (200, True)
+    world.chat(headers={"x-mnemogate-conversation": "talk-1"}).say("Hello.")
+    (other,) = operator.twin("people?kind=conversation")["items"]
+    assert "curl" not in page(operator, f"m/{other['uid']}")
 
 
 @pytest.mark.both
