@@ -47,14 +47,19 @@ def first_after_system(messages: Sequence[WireMessage]) -> int:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """Returns the text of a message, whatever the form of its content; parts of other kinds have none."""
+    """Returns the text of a message, whatever the form of its content; parts of other kinds have none.
+
+    The parts of a user's message are lines, since an application puts a file, a title or a hint in front of a question.
+    A reply may be in parts that end within a sentence, as those with citations are.
+    """
     content = message.get("content")
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         return ""
     texts = (p if isinstance(p, str) else p.get("text") if isinstance(p, dict) else None for p in content)
-    return "".join(t for t in texts if isinstance(t, str))
+    between = "\n" if message.get("role") == "user" else ""
+    return between.join(t for t in texts if isinstance(t, str))
 
 
 def only_text(message: Mapping[str, Any]) -> str | None:

@@ -1134,6 +1134,16 @@ def test_two_agents_of_one_user_know_nothing_of_each_other(upstream: StrictUpstr
         assert "Miso" in sent(world)
 
 
+def test_the_parts_of_a_message_are_no_one_word(world: World) -> None:
+    """An application puts a file's text, or a title, into a part of its own in front of the question."""
+    parts = [{"type": "text", "text": text} for text in ("My plant is a fern", "Remember it")]
+    chat = world.chat(user="alice")
+    chat.messages.append({"role": "user", "content": parts})
+    chat.go_on()
+    world.chat(user="alice").say("Which fern do I have?")
+    assert "user: My plant is a fern Remember it\n" in world.upstream.last.messages[-1]["content"]
+
+
 # -- the client's words, and picky upstreams
 
 
