@@ -404,40 +404,68 @@ def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[_S
 
 
 def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
+    """Returns the messages of the path that the client's list has left out, as they are sent."""
     elements = _sendable(plan.omitted, plan.query.listing)
     tree.group_for_loading(element.exchange for element in elements)
     found: list[InsertedMessage] = []
-    exchange: Exchange | None = None
-    content, is_same, private = Content(), False, PrivateFields()
+    stored: _StoredExchange | None = None
     for element in elements:
-        if element.exchange is not exchange:
-            exchange = element.exchange
-            content, is_same = tree.content(exchange), _is_of_same_model(exchange, plan)
-            private = private_of(content.shown_reply or {})
-            if private.get("unread_earlier"):
+        if stored is None or element.exchange is not stored.exchange:
+            stored = _StoredExchange.of(tree, plan, element.exchange)
+            if stored.private.get("unread_earlier"):
                 found = [replace(each, message=without_result(each.message)) for each in found]
-        messages: list[WireMessage] = []
         note = ""
         if element.position >= 0:
-            if content.messages is not None:
-                note = exchange.notes.get(element.position, "") if is_user(element.atoms) else ""
-                message = content.messages[element.position]
-                if exchange.id in plan.refused_results or private.get("unread"):
-                    # The call itself stays, so its model has read what it made of a block.
-                    message = without_result(message)
-                messages = [message]
-        elif content.shown_reply is not None:
-            if content.is_step:
-                messages = [*map(_as_clients_resend, content.full or ())]
-            else:
-                reply = _as_clients_resend(content.shown_reply)
-                messages = [reply]
-                if content.full:
-                    messages = put_back(content, reply, None, offered, is_same_model=is_same) or messages
+            messages = stored.input(element.position)
+            if is_user(element.atoms):
+                note = element.exchange.notes.get(element.position, "")
+        else:
+            messages = stored.reply(offered)
         for each in messages:
-            message = each if is_same else for_another_model(each)
+            message = each if stored.is_same_model else for_another_model(each)
             found.append(InsertedMessage.of(message, element.atoms, element.at, note))
     return found
+
+
+class _StoredExchange(NamedTuple):
+    """An exchange of which messages are sent from what is stored."""
+
+    exchange: Exchange
+    content: Content
+    # Of its reply.
+    private: PrivateFields
+    # The model that answers has made the reply.
+    is_same_model: bool
+    # The upstream does not take the results of tools in its input.
+    has_refused_results: bool
+
+    @classmethod
+    def of(cls, tree: Tree, plan: Plan, exchange: Exchange) -> _StoredExchange:
+        content = tree.content(exchange)
+        private = private_of(content.shown_reply or {})
+        has_refused = exchange.id in plan.refused_results or bool(private.get("unread"))
+        return cls(exchange, content, private, _is_of_same_model(exchange, plan), has_refused)
+
+    def input(self, position: int) -> list[WireMessage]:
+        """Returns one message of the input; []: it is not stored."""
+        if self.content.messages is None:
+            return []
+        message = self.content.messages[position]
+        # The call itself stays, so its model has read what it made of a block.
+        return [without_result(message) if self.has_refused_results else message]
+
+    def reply(self, offered: Container[str]) -> list[WireMessage]:
+        """Returns the reply with its hidden rounds, as far as these can be put back; []: there is none."""
+        content = self.content
+        if content.shown_reply is None:
+            return []
+        if content.is_step:
+            return [*map(_as_clients_resend, content.full or ())]
+        reply = _as_clients_resend(content.shown_reply)
+        with_rounds = None
+        if content.full:
+            with_rounds = put_back(content, reply, None, offered, is_same_model=self.is_same_model)
+        return with_rounds or [reply]
 
 
 def _is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
@@ -534,13 +562,13 @@ def _restore_rounds(
     listing = plan.query.listing
     restored: list[tuple[int, Exchange]] = []
     for i, exchange in replies.items():
-        if exchange.has_full or exchange.opaque:
-            neighbours = replies.get(i - 1), replies.get(i + 1)
-            if not any(neighbour is not None and neighbour.id == exchange.id for neighbour in neighbours):
-                restored.append((i, exchange))
-            else:
-                # What the client has in two messages stays so, and breaks the provider's cache once, too.
-                composition.unrestored_rounds += exchange.has_full and i == plan.match.last
+        if not (exchange.has_full or exchange.opaque):
+            continue
+        if _is_one_message(i, exchange, replies):
+            restored.append((i, exchange))
+        else:
+            # What the client has in two messages stays so, and breaks the provider's cache once, too.
+            composition.unrestored_rounds += exchange.has_full and i == plan.match.last
     tree.group_for_loading(exchange for _, exchange in restored)
     # The results before this message are not sent again.
     read_from = max(
@@ -558,18 +586,23 @@ def _restore_rounds(
         else:
             full = refilled(message, content.shown_reply or {}) if is_same else None
             messages = None if full is None else [full]
-        if messages is not None:
-            sent = map(without_result, messages) if i < read_from else messages
-            composition.replacements[listing.positions[i]] = [*map(without_private, sent)]
-            if exchange.has_full:
-                composition.stored_rounds[listing.positions[i]] = messages
-            if (
-                exchange.has_full
-                and listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i
-            ):
+        if messages is None:
+            continue
+        position = listing.positions[i]
+        sent = map(without_result, messages) if i < read_from else messages
+        composition.replacements[position] = [*map(without_private, sent)]
+        if exchange.has_full:
+            composition.stored_rounds[position] = messages
+            if listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:
                 composition.moves_rounds = True
-            if shown := _shown_in_rounds(content):
-                composition.shown[listing.positions[i]] = shown
+        if shown := _shown_in_rounds(content):
+            composition.shown[position] = shown
+
+
+def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchange]) -> bool:
+    """Returns whether the client has a reply in the one message `index`. replies: by their messages."""
+    neighbours = replies.get(index - 1), replies.get(index + 1)
+    return all(neighbour is None or neighbour.id != exchange.id for neighbour in neighbours)
 
 
 def put_back(
@@ -597,14 +630,9 @@ def put_back(
         message, rounds = for_another_model(message), [*map(for_another_model, rounds)]
     if not rounds or not _is_offered(content, offered):
         return None
-    streamed = join_texts(
-        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
-    )
-    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
-    rest = rest_after(text, streamed)
+    rest = _text_after_rounds(content, message, rounds)
     if rest is None:
         return None
-    rest = rest.lstrip()
     client_made: list[dict[str, Any]] = message.get("tool_calls") or []
     calls = [call for each in rounds for call in each.get("tool_calls") or []]
     client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
@@ -616,14 +644,28 @@ def put_back(
         stored = join_texts(map(text_of, full[end:]))
         rest = stored[: len(stored) - len(stored.lstrip())] + rest
     # The client got the provider fields of all rounds in one message; those of the last message come from the store.
-    reply = {**{key: value for key, value in message.items() if key not in FIELDS}, "content": rest}
+    reply = {**_without_provider_fields(message), "content": rest}
     last = full[-1]
     if without_space(rest) != without_space(text_of(without_fillers(last))):
         # Its blocks as they came would bring back what the client has cut, or what came after that.
-        last = {key: value for key, value in last.items() if key not in FIELDS}
+        last = _without_provider_fields(last)
     if is_same_model and (whole := refilled(reply, last)) is not None:
         return [*rounds, whole]
     return [*rounds, reply] if rest or client_made else [*rounds]
+
+
+def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
+    """Returns what a reply says after its hidden rounds; None: it does not begin with what was streamed before them."""
+    streamed = join_texts(
+        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
+    )
+    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
+    rest = rest_after(text, streamed)
+    return None if rest is None else rest.lstrip()
+
+
+def _without_provider_fields(message: WireMessage) -> WireMessage:
+    return {key: value for key, value in message.items() if key not in FIELDS}
 
 
 def _is_offered(content: Content, offered: Container[str]) -> bool:

@@ -66,7 +66,7 @@ def show_list(listing: RecordList, records: Iterable[Record], *, as_json: bool =
     if sys.stdout.isatty() and not as_json:
         from gateway.run.admin import terminal
 
-        headings = [(column.heading, column.is_number) for column in listing.columns]
+        headings = [terminal.Heading(column.heading, column.is_number) for column in listing.columns]
         rows = ([_escape_field(column.cell(record)) for column in listing.columns] for record in records)
         count = terminal.show_table(headings, rows)
     else:

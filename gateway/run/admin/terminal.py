@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Literal
+from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -44,40 +44,57 @@ _STYLES = {
 }
 
 
-def show_table(headings: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> int:
+class Heading(NamedTuple):
+    """The heading of a column."""
+
+    text: str
+    # The column has numbers, which stand at its right.
+    is_number: bool = False
+
+
+def show_table(headings: Sequence[Heading], rows: Iterable[Sequence[str]]) -> int:
     """Prints rows below headings, or one field a line where the terminal is too narrow. Returns the number of rows.
 
-    headings: each with whether its column has numbers. Columns without any text are left out; the last one may be
-    wrapped between words.
+    Columns without any text are left out; the last one may be wrapped between words.
     """
     console, rows, count = Console(highlight=False), iter(rows), 0
     while page := list(islice(rows, _ROWS)):
         count += len(page)
         shown = [n for n in range(len(headings)) if any(row[n] for row in page)]
-        names, texts = [headings[n][0] for n in shown], [[row[n] for n in shown] for row in page]
-        widths = [max(map(cell_len, column)) for column in zip(names, *texts, strict=True)]
-        longest_word = max(cell_len(word) for row in (names, *texts) for word in row[-1].split() or ("",))
-        if sum(widths[:-1]) + longest_word + _BETWEEN * (len(shown) - 1) <= console.width:
-            table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-            for n, width in zip(shown, widths, strict=True):
-                justify: Literal["right", "left"] = "right" if headings[n][1] else "left"
-                table.add_column(headings[n][0], justify=justify, min_width=None if n == shown[-1] else width)
-            for row in texts:
-                table.add_row(*(Text(text, _STYLES.get(text, "")) for text in row))
+        shown_headings = [headings[n] for n in shown]
+        texts = [[row[n] for n in shown] for row in page]
+        table = _table(shown_headings, texts, console.width)
+        if table is not None:
             console.print(table)
         else:
-            _show_stacked(console, names, texts)
+            _show_stacked(console, shown_headings, texts)
     return count
 
 
-def _show_stacked(console: Console, names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    width = max(map(len, names)) + 2
+def _table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], most_cells: int) -> Table | None:
+    """Returns rows as a table; None: it does not fit into a line of so many cells."""
+    names = [heading.text for heading in headings]
+    widths = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
+    longest_word = max(cell_len(word) for row in (names, *rows) for word in row[-1].split() or ("",))
+    if sum(widths[:-1]) + longest_word + _BETWEEN * (len(widths) - 1) > most_cells:
+        return None
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for heading, width in zip(headings, (*widths[:-1], None), strict=True):
+        table.add_column(heading.text, justify="right" if heading.is_number else "left", min_width=width)
+    for row in rows:
+        table.add_row(*(Text(text, _STYLES.get(text, "")) for text in row))
+    return table
+
+
+def _show_stacked(console: Console, headings: Sequence[Heading], rows: Sequence[Sequence[str]]) -> None:
+    """Prints one field a line, with an empty line between two rows."""
+    width = max(len(heading.text) for heading in headings) + 2
     for number, row in enumerate(rows):
         if number:
             console.print()
-        for name, text in zip(names, row, strict=True):
+        for heading, text in zip(headings, row, strict=True):
             if text:
-                line = Text.assemble((name.ljust(width), "bold"), (text, _STYLES.get(text, "")))
+                line = Text.assemble((heading.text.ljust(width), "bold"), (text, _STYLES.get(text, "")))
                 console.print(line, soft_wrap=True)
 
 

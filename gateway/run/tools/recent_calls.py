@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.core import exact_json
 from gateway.core.turn.commands import RunTool
@@ -22,7 +22,17 @@ RESULT_LIFETIME_S = 60.0
 # The most results at a time. No measurement.
 MAX_RESULTS = 256
 
-_Key = tuple[Hashable, str, bytes, int]
+
+class _CallKey(NamedTuple):
+    """The calls that have one result."""
+
+    # What their turn continues, and its new messages.
+    origin: Hashable
+    tool: str
+    # As JSON.
+    arguments: bytes
+    # The number of the call among the same ones of its turn, from 1.
+    number: int
 
 
 class RecentCalls:
@@ -36,15 +46,16 @@ class RecentCalls:
         """continues: returns whether one origin repeats another one, and perhaps more: it has that one's calls."""
         self._lifetime_s = lifetime_s
         self._continues = continues
-        self._tasks: dict[_Key, asyncio.Task[ToolAnswer]] = {}
+        self._tasks: dict[_CallKey, asyncio.Task[ToolAnswer]] = {}
         # Of the tasks that are done.
-        self._expiries: dict[_Key, asyncio.TimerHandle] = {}
+        self._expiries: dict[_CallKey, asyncio.TimerHandle] = {}
 
     def for_turn(self, origin: Hashable) -> TurnCalls:
         """Returns the calls of one turn. origin: what the turn continues, and its new messages."""
         return TurnCalls(self, origin)
 
-    async def perform_once(self, key: _Key, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+    async def perform_once(self, key: _CallKey, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
+        """Performs a call, unless it was performed lately or is under way. Returns its answer."""
         task = self._find(key)
         if task is None:
             task = self._tasks[key] = asyncio.ensure_future(perform())
@@ -54,18 +65,18 @@ class RecentCalls:
                 self._drop(next(iter(self._tasks)))
         return await asyncio.shield(task)
 
-    def _find(self, key: _Key) -> asyncio.Task[ToolAnswer] | None:
+    def _find(self, key: _CallKey) -> asyncio.Task[ToolAnswer] | None:
         if (found := self._tasks.get(key)) is not None:
             return found
-        origin, *call = key
+        call = key[1:]
         alike = (
             task
-            for (earlier, *made), task in self._tasks.items()
-            if made == call and self._continues(origin, earlier)
+            for made, task in self._tasks.items()
+            if made[1:] == call and self._continues(key.origin, made.origin)
         )
         return next(alike, None)
 
-    def _expire_later(self, key: _Key, task: asyncio.Task[ToolAnswer]) -> None:
+    def _expire_later(self, key: _CallKey, task: asyncio.Task[ToolAnswer]) -> None:
         if self._tasks.get(key) is not task:
             return
         if task.cancelled() or task.exception() is not None or not task.result().was_sent:
@@ -74,7 +85,7 @@ class RecentCalls:
             loop = asyncio.get_running_loop()
             self._expiries[key] = loop.call_later(self._lifetime_s, self._drop, key)
 
-    def _drop(self, key: _Key) -> None:
+    def _drop(self, key: _CallKey) -> None:
         del self._tasks[key]
         if (expiry := self._expiries.pop(key, None)) is not None:
             expiry.cancel()  # it holds the key, and with it the arguments
@@ -82,13 +93,17 @@ class RecentCalls:
 
 @dataclass(slots=True)
 class TurnCalls:
-    """The calls of one turn. Implements `DeduplicatesCalls`. A call that the turn makes twice is two calls."""
+    """The calls of one turn. A call that the turn makes twice is two calls.
+
+    Implements `DeduplicatesCalls`.
+    """
 
     recent: RecentCalls
     origin: Hashable
     _counts: Counter[tuple[str, bytes]] = field(default_factory=Counter)
 
     async def perform_once(self, call: RunTool, perform: Callable[[], Awaitable[ToolAnswer]]) -> ToolAnswer:
-        call_key = call.name, exact_json.dumps(call.arguments, sort_keys=True)
-        self._counts[call_key] += 1
-        return await self.recent.perform_once((self.origin, *call_key, self._counts[call_key]), perform)
+        arguments = exact_json.dumps(call.arguments, sort_keys=True)
+        self._counts[call.name, arguments] += 1
+        key = _CallKey(self.origin, call.name, arguments, self._counts[call.name, arguments])
+        return await self.recent.perform_once(key, perform)
