@@ -190,6 +190,7 @@ class _MessageReader:
         self._part_path = ItemPath(self._block_path, ".content", ".{}")
 
     def add(self, index: int, message: Any) -> None:
+        """Translates a message. index: its place in the list. Raises: BadRequest."""
         where = self._message_path
         where.index = index
         if not isinstance(message, dict):
@@ -201,28 +202,35 @@ class _MessageReader:
             self._append({"role": role, "content": content}, MessageOrigin(index, 0 if is_words else None))
             return
         self._fields.check(message, _SYSTEM_MESSAGE_FIELDS if role == "system" else _MESSAGE_FIELDS, where)
-        if role not in ("user", "assistant", "system"):
-            raise invalid_field(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
-        if role == "system" and content in (None, []) and message.get("output_config") is not None:
-            return
+        match role:
+            case "user":
+                self._add_user_message(index, self._read_blocks(message))
+            case "assistant":
+                blocks = self._read_blocks(message)
+                self._append(self._translate_reply(blocks), MessageOrigin(index))
+            case "system":
+                if content not in (None, []) or message.get("output_config") is None:
+                    self._add_system_message(index, self._read_blocks(message))
+            case _:
+                raise invalid_field(f"{where}.role", "Input should be 'user', 'assistant' or 'system'")
+
+    def _read_blocks(self, message: Json) -> list[Json]:
+        """Returns the content of a message as blocks. Raises: BadRequest."""
+        where, content = self._message_path, message.get("content")
         if not isinstance(content, (str, list)):  # a union would be made for each message
             raise invalid_field(
                 f"{where}.content", "Field required" if content is None else "Input should be a valid list"
             )
         if content == [] and not self._fields.is_lenient:
-            raise invalid_field(f"{where}", f"{role} messages must have non-empty content")
-        blocks = content if isinstance(content, list) else [{"type": "text", "text": content}]
-        for number, block in enumerate(blocks):
+            raise invalid_field(f"{where}", f"{message['role']} messages must have non-empty content")
+        if isinstance(content, str):
+            return [{"type": "text", "text": content}]
+        for number, block in enumerate(content):
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
                 raise invalid_field(
                     f"{where}.content.{number}", "Input should be a valid dictionary with a `type`"
                 )
-        if role == "assistant":
-            self._append(self._translate_reply(blocks), MessageOrigin(index))
-        elif role == "system":
-            self._add_system_message(index, blocks)
-        else:
-            self._add_user_message(index, blocks)
+        return content
 
     def _add_system_message(self, index: int, blocks: list[Json]) -> None:
         if texts := [text for text in self._read_texts(blocks, f"{self._message_path}.content") if text]:

@@ -74,25 +74,29 @@ def read_items(
     messages = _Messages(messages_before, upstream_tools, where, is_lenient=is_lenient)
     for index, item in enumerate(items):
         messages.item_index = index
-        if item.__class__ is dict and len(item) == 2 and messages.add_if_plain(item):
-            continue
-        where.index = index - items_before
-        if not isinstance(item, dict):
-            raise wrong_type(f"{where}", "an object", item)
-        kind = item.get("type") or _kind_of_untyped(item)
-        known = _KINDS.get(kind) if isinstance(kind, str) else None
-        if known is not None:
-            try:
-                known.add(messages, item)
-            except BadRequest:
-                if not is_lenient:
-                    raise
-            messages.left_out.add_rest(item, known.read_fields, where)
-        elif isinstance(kind, str) and kind in _LEFT_OUT:
-            messages.left_out.add(f"{where}.{kind}")
-        elif not (is_lenient or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
-            raise missing_field(f"{where}.type") if kind is None else unsupported_value(f"{where}.type", kind)
+        if not (item.__class__ is dict and len(item) == 2 and messages.add_if_plain(item)):
+            where.index = index - items_before
+            _read_item(item, messages, where, is_lenient=is_lenient)
     return messages.end()
+
+
+def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: bool) -> None:
+    """Adds an item to messages. Raises: BadRequest. where: the item's place. is_lenient: as in `read_items`."""
+    if not isinstance(item, dict):
+        raise wrong_type(f"{where}", "an object", item)
+    kind = item.get("type") or _kind_of_untyped(item)
+    known = _KINDS.get(kind) if isinstance(kind, str) else None
+    if known is not None:
+        try:
+            known.add(messages, item)
+        except BadRequest:
+            if not is_lenient:
+                raise
+        messages.left_out.add_rest(item, known.read_fields, where)
+    elif isinstance(kind, str) and kind in _LEFT_OUT:
+        messages.left_out.add(f"{where}.{kind}")
+    elif not (is_lenient or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
+        raise missing_field(f"{where}.type") if kind is None else unsupported_value(f"{where}.type", kind)
 
 
 def _kind_of_untyped(item: Json) -> str | None:
