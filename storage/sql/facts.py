@@ -222,11 +222,9 @@ async def add_fact(
     Returns the row of the fact, new or equal; None: it is not learned again.
     """
     key, since = hash_key(agent.secret, fact.key), fact.valid_from or now
-    origins = {*fact.sources, *([] if fact.exchange is None else [fact.exchange])}
-    unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent.id, key))}
-    if unlearned and not is_asked and origins <= unlearned:
+    if not is_asked and await _was_unlearned(connection, agent.id, key, fact):
         return None
-    id = await connection.value(SQL["same"], (agent.id, key))
+    id: int | None = await connection.value(SQL["same"], (agent.id, key))
     replaces, standing = list(fact.replaces), fact.standing
     if not is_asked and fact.exchange is not None:
         if id is None:
@@ -244,14 +242,28 @@ async def add_fact(
             agent.id, seq, now, since, key, fact.exchange, sources, fact.about, fact.text, origin,
             int(standing),
         )  # fmt: skip
-        id = await connection.value(SQL["insert"], values)
+        id = int(await connection.value(SQL["insert"], values))
     for old in replaces:
         if old != id:
-            await connection.run(SQL["end"], (id, since, old, agent.id))
-            ended = await connection.rows(SQL["seq_of"], (old, agent.id))
-            # The old fact is not shown any more. In the index it would be the best hit, the measure of all others.
-            await forget_indexed(connection, agent.id, [seq for (seq,) in ended])
-    return int(id)
+            await _end_fact(connection, agent.id, old, id, since)
+    return id
+
+
+async def _was_unlearned(connection: Connection, agent: int, key: bytes, fact: LearnedFact) -> bool:
+    """Returns whether an equal fact was forgotten that came from the same messages."""
+    unlearned = {row[0] for row in await connection.rows(SQL["unlearned"], (agent, key))}
+    origins = {*fact.sources, *([] if fact.exchange is None else [fact.exchange])}
+    return bool(unlearned) and origins <= unlearned
+
+
+async def _end_fact(connection: Connection, agent: int, old: int, successor: int, at: float) -> None:
+    """Ends a fact whose place another one takes, and takes it out of the index.
+
+    It is not shown any more, and in the index it would be the best hit, the measure of all others.
+    """
+    await connection.run(SQL["end"], (successor, at, old, agent))
+    ended = await connection.rows(SQL["seq_of"], (old, agent))
+    await forget_indexed(connection, agent, [seq for (seq,) in ended])
 
 
 async def is_known(connection: Connection, agent: Agent, key: str) -> bool:
