@@ -290,6 +290,18 @@ class Jobs(Group):
         running: Collection[int],
     ) -> Row | None:
         """Claims as `claim`. Returns the row of the job, as the piece `taken` names its columns."""
+        row = await self._take_over(connection, kinds, lease_s, tries, running)
+        return row or await self._claim_due(connection, kinds, lease_s)
+
+    async def _take_over(
+        self,
+        connection: Connection,
+        kinds: Sequence[str],
+        lease_s: float,
+        tries: int,
+        running: Collection[int],
+    ) -> Row | None:
+        """Claims a job whose lease has expired, or was released. One that was tried too often becomes a dead letter."""
         tick = self._tick()
         for id, tried, is_released in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
             # Asked after the leases were looked at: the server may have paused in between.
@@ -303,7 +315,11 @@ class Jobs(Group):
             row = await connection.row(SQL["take_over"], (id, self._holder, tick, lease_s))
             if row is not None and await _is_current(connection, row):
                 return row
-        now, left = self._now(), [*kinds]
+        return None
+
+    async def _claim_due(self, connection: Connection, kinds: Sequence[str], lease_s: float) -> Row | None:
+        """Claims a job that is due and that no process has."""
+        tick, now, left = self._tick(), self._now(), [*kinds]
         if now is not None:
             await connection.run(SQL["due_now"], (now,))
         while kind := await connection.value(SQL["next"], (now, left)):

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import orjson
@@ -31,10 +31,11 @@ from gateway.dialects.responses.socket.client_events import (
 )
 from gateway.dialects.responses.socket.unstored import PendingResponse, UnstoredResponses
 from gateway.errors import GatewayError, Overloaded, UpstreamBroke
-from gateway.web.body import BodyReader, ByteQuota
+from gateway.web.body import BodyReader
 from gateway.web.middleware import info_of
 from gateway.web.raw_headers import find_header
 from gateway.web.sockets.arrival import Arrival
+from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
 
 PATH: Final = "/v1/responses"
 # LiveKit connects to its base URL, without the rest of the path.
@@ -100,79 +101,16 @@ class ResponsesSockets:
             await _Session(self, scope, receive, send).run()
 
 
-class _ResponseConnection:
-    """The client's connection as the edge has it in the request of one response (`HttpConnection`)."""
-
-    has_whole_body = True
-
-    def __init__(self, socket: Any) -> None:
-        self.on_lost: Callable[[], object] | None = None
-        self._socket = socket
-        self._has_left = False
-
-    @property
-    def is_full(self) -> bool:
-        return bool(self._socket.is_full)
-
-    def is_closing(self) -> bool:
-        return self._has_left
-
-    def abort(self) -> None:
-        # The socket of a cancelled response stays open for the others.
-        if not self._has_left:
-            self._socket.abort()
-
-    def leave(self) -> None:
-        """Ends the response as if its client had closed the connection."""
-        self._has_left = True
-        if self.on_lost is not None:
-            self.on_lost()
-
-
-class _QueuedResponse:
-    """A response that was asked for."""
-
-    def __init__(
-        self, create: Create, quota: ByteQuota, connection: _ResponseConnection, ended_before: str | None
-    ) -> None:
-        self.create = create
-        # For the bytes of its request.
-        self.quota = quota
-        self.connection = connection
-        # As `_Session._ended_before` returns it when this was asked for.
-        self.ended_before = ended_before
-        self.is_cancelled = False
-        self.has_ended = False
-        self.id: str | None = None
-        # The response as it was first sent; empty: nothing was sent.
-        self.first_sent = b""
-        self.sent_events = 0
-
-    def begin(self, response: bytes) -> None:
-        """Notes the response as it is first sent."""
-        self.first_sent, self.id = response, server_events.id_of(response)
-
-    @property
-    def client_id(self) -> str | None:
-        """The id by which a client names this response.
-
-        Before it begins the client has none for it: Pipecat names the one that ended before.
-        """
-        return self.ended_before if self.id is None else self.id
-
-    def matches(self, cancel: Cancel) -> bool:
-        """Returns whether a client wants this response cancelled."""
-        if cancel.response is None:
-            return self.create.stream_id == cancel.stream_id
-        return cancel.response == self.client_id
-
-    def cancel(self) -> None:
-        self.is_cancelled = True
-        self.connection.leave()
-
-
 # Responses that come one after another; the first is under way.
-_Queue = deque[_QueuedResponse]
+_Queue = deque[QueuedResponse]
+
+
+class _EndedResponse(NamedTuple):
+    """The last response of a socket that has ended."""
+
+    stream_id: str | None = None
+    # The id by which the client names it; None: it has none, or none has ended.
+    id: str | None = None
 
 
 class _Session:
@@ -187,7 +125,7 @@ class _Session:
         self.unstored = UnstoredResponses(sockets.bodies.limit_bytes)
         self._queues: dict[str | None, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_ended: tuple[str | None, str | None] = None, None  # stream_id and id of a response
+        self._last_ended = _EndedResponse()
         self._has_stopped = False  # no further response begins
         self._is_closed = False
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
@@ -196,6 +134,7 @@ class _Session:
         self._headers = _request_headers(scope["headers"])
 
     async def run(self) -> None:
+        """Receives events and makes responses, until the client or the server closes the socket."""
         self._connection.on_shutdown = self._close_when_idle
         self._connection.arrival = Arrival(self._sockets.bodies, self._fail_late)
         if self._sockets.is_draining():
@@ -251,8 +190,8 @@ class _Session:
         quota = self._sockets.bodies.quota()
         quota.grow(sum(map(len, create.fields.values())))
         queue = self._queues.get(create.stream_id)
-        connection = _ResponseConnection(self._connection)
-        response = _QueuedResponse(create, quota, connection, self._ended_before(create.stream_id, queue))
+        connection = ResponseConnection(self._connection)
+        response = QueuedResponse(create, quota, connection, self._ended_before(create.stream_id, queue))
         if queue is not None:
             queue.append(response)
         else:
@@ -265,7 +204,7 @@ class _Session:
         A cancelled one has ended for its client. queue: of that `stream_id`; None: it is empty.
         """
         if queue is None:
-            return self._last_ended[1] if self._last_ended[0] == stream_id else None
+            return self._last_ended.id if self._last_ended.stream_id == stream_id else None
         last = queue[-1]
         return last.client_id if last.is_cancelled else None
 
@@ -311,7 +250,7 @@ class _Session:
                 with queue[0].quota:
                     if not self._has_stopped:
                         await self._respond(queue[0])
-                self._last_ended = stream_id, queue.popleft().client_id
+                self._last_ended = _EndedResponse(stream_id, queue.popleft().client_id)
         finally:
             del self._queues[stream_id]
             for left in queue:  # where one before them has failed
@@ -319,7 +258,7 @@ class _Session:
         if not self._queues and self._sockets.is_draining():
             await self._close()
 
-    async def _respond(self, response: _QueuedResponse) -> None:
+    async def _respond(self, response: QueuedResponse) -> None:
         create = response.create
         if self._model is not None:
             create.fields.setdefault("model", orjson.dumps(self._model))
@@ -371,7 +310,7 @@ class _Session:
 class _EventSender:
     """The ASGI `send` of one request. It sends the reply on as events of the socket."""
 
-    def __init__(self, session: _Session, pending: PendingResponse, response: _QueuedResponse) -> None:
+    def __init__(self, session: _Session, pending: PendingResponse, response: QueuedResponse) -> None:
         self._session = session
         self._stream_id = response.create.stream_id
         self._pending = pending
