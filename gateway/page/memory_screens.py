@@ -88,7 +88,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
     views = operations.memories
 
     async def show(request: ScreenRequest, query: object) -> View:
-        access, _, _ = await _open_memory(request, views)
+        access, _, paused = await _open_memory(request, views)
         page = await views.memory(access.project, access.uid)
         if page.memory.kind == "agent":
             runs = await operations.runs.newest(await views.find(access.project, access.uid))
@@ -106,6 +106,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             page.memory.name,
             openings=openings,
             undos=undos,
+            paused=paused,
             link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
         )
 
@@ -123,6 +124,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             blocks=[each for each in await views.blocks(access.project, access.uid) if each.value],
             after=query.after,
             paused=paused,
+            told=await views.told_facts(access.uid),
             speakers=await views.speakers(
                 access.project, access.uid, (*page.chosen, *page.left_out, *page.found)
             ),

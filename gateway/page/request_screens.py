@@ -10,7 +10,13 @@ from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.memory_views import ChangedBlock
-from gateway.run.admin.page_records import ExplainedRequest, MessageRecord, WindowPart, WindowRecord
+from gateway.run.admin.page_records import (
+    ExplainedRequest,
+    FactRecord,
+    MessageRecord,
+    WindowPart,
+    WindowRecord,
+)
 from gateway.run.admin.request_operations import name_of
 
 _BAR_CELLS = 50  # of the bar that shows a window
@@ -89,6 +95,7 @@ class _RequestScreens(Struct, frozen=True):
             "turn": await self._read_turn(explained),
             "speakers": await self._find_speakers(explained),
             "changed": await self._find_changed_blocks(explained),
+            "told": await self._find_told_facts(explained),
         }
         return View(explained, "request.html", f"Request {id}", context)
 
@@ -115,15 +122,31 @@ class _RequestScreens(Struct, frozen=True):
 
     async def _find_changed_blocks(self, explained: ExplainedRequest) -> dict[str, ChangedBlock]:
         """Returns the blocks that were changed since the model was told them, by their labels."""
-        parts = explained.window.parts
-        if explained.memory is None or not any(each.part == "section" and each.tokens for each in parts):
+        if explained.memory is None or not _has_section(explained):
             return {}
         try:
-            # A recall is noted when its turn ends.
-            at = explained.at - explained.ms / 1000
-            return await self.operations.memories.blocks_changed(explained.memory, at)
+            return await self.operations.memories.blocks_changed(explained.memory, _begun(explained))
         except UnknownId:
             return {}  # the memory was forgotten meanwhile
+
+    async def _find_told_facts(self, explained: ExplainedRequest) -> tuple[FactRecord, ...]:
+        """Returns the facts that the model was told whatever was asked, of those that hold today."""
+        if explained.memory is None or not _has_section(explained):
+            return ()
+        try:
+            return await self.operations.memories.told_facts(explained.memory, _begun(explained))
+        except UnknownId:
+            return ()  # the memory was forgotten meanwhile
+
+
+def _has_section(explained: ExplainedRequest) -> bool:
+    """Returns whether the model was told memory blocks, or facts that always hold."""
+    return any(each.part == "section" and each.tokens for each in explained.window.parts)
+
+
+def _begun(explained: ExplainedRequest) -> float:
+    """Returns when a request began: its recall is noted when its turn ends."""
+    return explained.at - explained.ms / 1000
 
 
 def window_cells(window: WindowRecord) -> list[Cell]:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar, cast
 from msgspec import UNSET, Struct
 
 from gateway.core.memory.mcp_tools import through_mcp
+from gateway.core.memory.standing import standing_block
 from gateway.core.memory.visibility import recallable_messages
 from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, MemoryNotFound, UnknownId
@@ -47,7 +48,7 @@ from storage.listing import (
     SizedMemory,
     SourceExchange,
 )
-from storage.records import Fact, Passage, Revision
+from storage.records import Fact, Passage, Revision, StandingFact
 from storage.sql.store import Store
 
 S = TypeVar("S")
@@ -214,12 +215,15 @@ class MemoryViews(Struct, frozen=True):
         items = tuple(map(_memory_record, found[:limit]))
         return ListPage(items, _next_cursor(found, limit, lambda each: _format_page_end(each.end)))
 
-    async def people_called(self, project: str | None, name: str) -> tuple[MemoryRecord, ...]:
-        """Returns the memories with a name in a block, of the `PEOPLE_LOOKED_AT` with the newest turns."""
+    async def people_called(self, project: str | None, name: str) -> list[tuple[MemoryRecord, str]]:
+        """Returns memories with a name in a block, each with the line that has it.
+
+        Looks at the `PEOPLE_LOOKED_AT` with the newest turns.
+        """
         found = await self.store.memory_pages.people_called(
             project, name, among=PEOPLE_LOOKED_AT, limit=_SHOWN_PEOPLE
         )
-        return tuple(map(_memory_record, found))
+        return [(_memory_record(each), _line_with(text, name)) for each, text in found]
 
     async def memory(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory."""
@@ -511,6 +515,23 @@ class MemoryViews(Struct, frozen=True):
         """Returns the blocks of a memory. Raises: UnknownId, StoreError."""
         return await self._blocks((await self.find(project, uid)).id)
 
+    async def told_facts(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
+        """Returns the facts that each reply is told, newest first: those that always hold, as far as there is room.
+
+        before: those that were learned by then, in seconds since the epoch.
+
+        Raises: UnknownId, StoreError.
+        """
+        memory = await self.find(None, uid)
+        found = await self.store.facts.standing(memory.id)
+        facts = [each for each in found if not each.muted and each.at <= before]
+        if not facts:
+            return ()
+        blocks = [each.block for each in await self.store.memory_pages.blocks(memory.id)]
+        standing = [StandingFact(each.seq, each.text, each.valid_from) for each in facts]
+        _, shown = standing_block(standing, blocks, None)
+        return await self._facts(memory, [each for each in facts if each.seq in shown])
+
     async def blocks_changed(self, uid: str, since: float) -> dict[str, ChangedBlock]:
         """Returns the blocks that were changed after a time, by their labels. Raises: UnknownId, StoreError."""
         memory = await self.find(None, uid)
@@ -574,6 +595,12 @@ class MemoryViews(Struct, frozen=True):
         return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 
 
+def _line_with(text: str, name: str) -> str:
+    """Returns the first line of a text that has a name, shortened."""
+    line = next((line for line in text.splitlines() if name.casefold() in line.casefold()), text)
+    return shortened(" ".join(line.split()), _OPENING_CHARS)
+
+
 def _next_cursor(found: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
     """Returns the cursor of the next page; None: there is none. found: up to one more than the page has."""
     return cursor_of(found[limit - 1]) if len(found) > limit else None
@@ -619,6 +646,7 @@ def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
         fact.muted,
         cast(FactOrigin, fact.origin.partition(":")[0]),
         sources,
+        (fact.standing and not fact.muted and fact.ended_at is None) or UNSET,
     )
 
 

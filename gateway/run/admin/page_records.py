@@ -79,6 +79,8 @@ class FactRecord(Struct, frozen=True):
     muted: bool
     origin: FactOrigin
     sources: tuple[SourceRecord, ...] = ()
+    # It always holds, so that replies are told it whatever is asked; not set: of all others.
+    always: bool | UnsetType = UNSET
 
 
 class BlockRecord(Struct, frozen=True):

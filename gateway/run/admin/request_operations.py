@@ -356,6 +356,9 @@ def sentence_of(record: RecallRecord) -> str:
     left = [f"{n} {_LEFT_OUT[reason]}" for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n]
     if not chosen:
         found = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
+        if record.part_tokens[PROMPT_PARTS.index("section")]:
+            # The reply may be from a memory block, or from a fact that always holds.
+            found = found.replace("Nothing was", "Nothing more was", 1)
     elif record.is_selection:
         what = "memory" if chosen == 1 else "memories"
         found = f"The message names nothing to look for: {chosen} {what} went in as a selection of all."

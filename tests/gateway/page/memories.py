@@ -43,10 +43,18 @@ def speak(world: World, *texts: str, user: str = "alice", talk: str | None = Non
     return memory_of(world, user)
 
 
-def learn(world: World, agent: Agent, *texts: str, block: str | None = None) -> Sequence[int]:
-    """Stores facts of the memory's first exchange, and a value of its first block. Returns their numbers, in order."""
+def learn(
+    world: World, agent: Agent, *texts: str, block: str | None = None, always: bool = False
+) -> Sequence[int]:
+    """Stores facts of the memory's first exchange, and a value of its first block. Returns their numbers, in order.
+
+    always: the facts always hold.
+    """
     (row,) = world.query(f"SELECT min(id) FROM exchanges WHERE agent = {agent.id}")
-    facts = [LearnedFact(text, "alice", text.casefold(), world.clock(), row, [row]) for text in texts]
+    facts = [
+        LearnedFact(text, "alice", text.casefold(), world.clock(), row, [row], standing=always)
+        for text in texts
+    ]
 
     async def write() -> list[int]:
         blocks = await world.store.blocks.load(agent.id)

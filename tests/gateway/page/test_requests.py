@@ -198,6 +198,34 @@ def test_a_fact_that_was_corrected_since_is_shown_as_the_note_had_it(
 
 
 @pytest.mark.both
+def test_what_always_holds_is_shown_where_a_reply_is_explained(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    """A reply said "no peanuts" by such a fact, and its request that nothing was recalled."""
+    with remember(upstream, tmp_path, PROFILE) as world:
+        operator = operator_of(world)
+        alice = speak(world, "Hello.")
+        learn(world, alice, "Never eats peanuts.", always=True)
+        world.clock.sleep(60)
+        speak(world, "Which snacks shall I buy?")
+        last = operator.twin("requests")["items"][0]["id"]
+        assert operator.twin(f"r/{last}")["sentence"].startswith("Nothing more was recalled")
+        (fact,) = operator.twin(f"m/{alice.uid}/facts")["items"]
+        assert fact["always"] is True
+        here = f'm/{alice.uid}/f/{fact["seq"]}">fact {fact["seq"]}</a> <span'
+        for path in (f"r/{last}", f"m/{alice.uid}/search?q=snacks", f"m/{alice.uid}/search?q=peanuts"):
+            text = operator.get(path).body.decode()
+            assert "the facts that always hold" in text, path
+            assert here in text, path
+        assert '<td class="nowrap" data-name="why not">told at every reply</td>' in text
+        for path in ("", "/facts", f"/f/{fact['seq']}"):
+            assert "told at every reply" in operator.get(f"m/{alice.uid}{path}").body.decode(), path
+        operator.twin(f"m/{alice.uid}/f/{fact['seq']}/mute", {"muted": True})
+        assert "always hold" not in operator.get(f"m/{alice.uid}/search?q=snacks").body.decode()
+        assert "always" not in operator.twin(f"m/{alice.uid}/facts")["items"][0]
+
+
+@pytest.mark.both
 def test_a_request_names_the_blocks_that_its_model_was_shown(
     upstream: StrictUpstream, tmp_path: Path
 ) -> None:
@@ -210,7 +238,7 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
         speak(world, "What should I pack?")
         last = operator.twin("requests")["items"][0]["id"]
         text = operator.get(f"r/{last}").body.decode()
-        assert "Nothing was recalled" in text
+        assert "Nothing more was recalled" in text
         assert f'told the <a href="../m/{alice.uid}#blocks">memory blocks</a> (' in text
         assert "has changed since" not in text
         world.clock.sleep(60)
