@@ -26,13 +26,13 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         page = await operations.memories.memories(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
-        called: tuple[MemoryRecord, ...] = ()
+        called: list[tuple[MemoryRecord, str]] = []
         name = " ".join(query.q.split())
         if name and query.kind == "user" and query.after is None and not request.is_twin:
             found = await operations.memories.people_called(request.visitor.project, name)
-            called = tuple(each for each in found if each not in page.items)
-            for each in called:
-                await request.note_read(each.uid)
+            called = [each for each in found if each[0] not in page.items]
+            for memory, _ in called:
+                await request.note_read(memory.uid)
         context = {
             "kind": query.kind,
             "q": query.q,

@@ -72,13 +72,18 @@ class MemoryPages(Group):
     @long_reads
     async def people_called(
         self, connection: Connection, project: str | None, name: str, *, among: int, limit: int
-    ) -> list[SizedMemory]:
-        """Returns memories of people with a name in one of their own blocks; ASCII letters count alike.
+    ) -> list[tuple[SizedMemory, str]]:
+        """Returns memories of people with a name in one of their own blocks, and its text; ASCII letters count alike.
 
         among: how many of the memories with the newest turns are looked at.
         """
-        rows = await connection.rows(SQL["people_called"], (project, ascii_lower(name), among, limit))
-        return [_memory(row) for row in rows]
+        word = ascii_lower(name)
+        found = [
+            _memory(row) for row in await connection.rows(SQL["people_called"], (project, word, among, limit))
+        ]
+        rows = await rows_of(connection, SQL["blocks_with"], [each.id for each in found], word)
+        texts: dict[int, str] = {row[0]: row[1] for row in rows}
+        return [(each, texts.get(each.id, "")) for each in found]
 
     @long_reads
     async def memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:

@@ -35,6 +35,11 @@ SELECT {sized} JOIN (
 WHERE EXISTS (SELECT 1 FROM blocks b JOIN block_history h ON h.id = b.current WHERE b.agent = a.id AND {has:2:h.value})
 ORDER BY newest.last DESC, newest.id DESC LIMIT ?4
 
+-- name: blocks_with
+-- Reads the own blocks of some memories in which ?1 stands, in small letters.
+SELECT b.agent, h.value FROM blocks b JOIN block_history h ON h.id = b.current
+WHERE b.agent {in:2:BIGINT:16} AND {has:1:h.value} ORDER BY b.id DESC
+
 -- name: agents_named
 -- Reads a page of the agents with names from ?2 to ?3, in small letters; those with the newest turns come first.
 SELECT {sized} JOIN (

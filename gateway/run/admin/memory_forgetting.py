@@ -211,8 +211,9 @@ class MemoryForgetting:
         found = await self._store.forget_previews.counts(memory.id, target, details.messages)
         stays = [*details.stays]
         if found.remade:
-            versions = f"{found.remade} later version{'' if found.remade == 1 else 's'}"
-            stays.insert(0, RemainingRecord(f"{versions}, without what came from this."))
+            versions = f"{found.remade} later version{'' if found.remade == 1 else 's'} of blocks"
+            words = "without what came from this, and without lines that repeat its words, whoever wrote them"
+            stays.insert(0, RemainingRecord(f"{versions}, {words}."))
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
         if kind != "all":
             command.append(shell_word(f"--{_PARTS[kind]}={value}"))
@@ -288,11 +289,12 @@ class MemoryForgetting:
         records = [each for each in message_records(exchange, None) if each.text is not None]
         stays = []
         if kind == "message" and extent.remaining:
-            others = [each.seq for each in records if each.seq != seq]
-            numbers = ", ".join(map(str, others))
+            others = [each for each in records if each.seq != seq]
+            what = "reply" if all(each.role == "assistant" for each in others) else "question"
+            numbers = ", ".join(str(each.seq) for each in others)
             stays.append(
                 RemainingRecord(
-                    f"Its question or reply: message {numbers}.",
+                    f"Its {what}: message {numbers}.",
                     f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
                 )
             )
