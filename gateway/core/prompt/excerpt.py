@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from gateway.core.words import folded_words
 
@@ -17,6 +18,9 @@ _PIECE_CHARS = 120
 _NEIGHBOUR_SHARE = 0.25
 # A match begins with the sign, for which `re` looks quickly; to look back from each character takes 30 times as long.
 _SENTENCE_END = re.compile(r"[.!?…。！？](?:(?<=[.!?…])\s+|(?<=[。！？]))")
+# The first character of the scripts of Chinese, Japanese and Korean, and of those after them.
+UNSPACED_FROM = "\u2e80"
+_RUNS = re.compile(rf"[^\s{UNSPACED_FROM}-\U0010ffff]+|[{UNSPACED_FROM}-\U0010ffff]+")
 _QUESTION_MARKS = frozenset("?？؟")
 # Where a text was cut. In ASCII, since one other character makes a note take twice the memory and more.
 CUT = "..."
@@ -24,10 +28,18 @@ CUT = "..."
 
 @lru_cache(maxsize=1)  # of one query they are asked for by each candidate
 def query_keys(query: str) -> Sequence[str]:
-    """Returns the query's words without their endings, enough to see where in a text they stand."""
-    words = dict.fromkeys(folded_words(query))
-    keys = [w[:-2] if len(w) > 6 else w[:4] for w in words if len(w) > 3 or not w.isascii()]
-    return keys[:_MAX_KEYS]
+    """Returns the query's words without their endings, enough to see where in a text they stand.
+
+    Where a script has no spaces, or words carry particles (Korean), pairs of characters stand for words, as in the
+    search index.
+    """
+    keys: dict[str, None] = {}
+    for run in _RUNS.findall(" ".join(folded_words(query))):
+        if run[0] >= UNSPACED_FROM:
+            keys |= dict.fromkeys(map("".join, pairwise(run)) if len(run) > 1 else run)
+        elif len(run) > 3 or not run.isascii():
+            keys[run[:-2] if len(run) > 6 else run[:4]] = None
+    return [*keys][:_MAX_KEYS]
 
 
 def make_excerpt(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
-from gateway.core.prompt.excerpt import best_sentence, query_keys
+from gateway.core.prompt.excerpt import UNSPACED_FROM, best_sentence, query_keys
 from gateway.core.prompt.note_text import own_words, quote_on_line
 from storage.records import Message
 
@@ -27,8 +27,6 @@ _LINE_CHARS = 16
 # A line in this many messages is part of an application's template. Not measured: fewer would take a user's repetition
 # for one, more would show a new template more often.
 _TEMPLATE_MESSAGES = 3
-# The first character of the scripts of Chinese and Japanese, and of those after them.
-_UNSPACED_FROM = "\u2e80"
 
 
 def make_query(text: str) -> str:
@@ -78,7 +76,7 @@ def name_pattern(name: str, *, is_low: bool) -> re.Pattern[str] | None:
         return None
     forms = re.escape(" ".join(words)), re.escape(words[0])
     # A script without spaces has no word boundary.
-    edge = "" if words[0][0] >= _UNSPACED_FROM else r"\b"
+    edge = "" if words[0][0] >= UNSPACED_FROM else r"\b"
     flags = re.IGNORECASE if is_low or name == name.lower() else 0
     return re.compile(f"{edge}(?:{'|'.join(forms)}){edge}", flags)
 

@@ -294,6 +294,29 @@ def test_of_a_document_the_part_that_has_what_was_asked_is_shown(before: int) ->
     assert "three months of notice" in hit.text
 
 
+@pytest.mark.parametrize(
+    ("dull", "fact", "query"),
+    [
+        ("今天天气很好，我们去公园散步。", "租户必须提前三个月通知房东。", "租户要提前几个月通知？"),
+        (
+            "今日はとても良い天気でした。",
+            "借主は三か月前に通知しなければならない。",
+            "借主は何か月前に通知しますか？",
+        ),
+        ("날씨가 좋고 조용했습니다. ", "세입자가 세 달 전에 통지합니다. ", "세입자는 언제 통지해야 합니까?"),
+        # Among words of another script.
+        ("今天天气很好。", "我的iPhone手机放在抽屉里。", "iPhone手机在哪里？"),
+    ],
+    ids=["zh", "ja", "ko", "mixed"],
+)
+@pytest.mark.parametrize("count", [60, 3_000])
+def test_what_was_asked_is_shown_in_other_words_of_scripts_without_spaces(
+    dull: str, fact: str, query: str, count: int
+) -> None:
+    (hit,) = choose([message(1, dull * count + fact + dull * count)], query).hits
+    assert fact.strip() in hit.text
+
+
 # -- the user's own name
 
 
