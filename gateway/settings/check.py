@@ -25,6 +25,7 @@ from gateway.settings import (
     ServerSettings,
     Settings,
     SideRequest,
+    ToolHeader,
     ToolSettings,
     UiSettings,
     UpstreamSettings,
@@ -270,6 +271,27 @@ def _check_side_request(rule: SideRequest) -> Iterator[str]:
 
 
 def _check_tools(tools: ToolSettings) -> Iterator[str]:
+    yield from _check_tool_secrets(tools)
+    for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
+        for entry in entries:
+            rule = HostRule.parse(entry)
+            if rule is None or (setting == "private_hosts" and rule.name == "*"):
+                yield (
+                    f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
+                    f"http://localhost:9000, saw {entry!r}"
+                )
+    yield from _check_tool_headers(tools.headers)
+    for command in tools.mcp_stdio:
+        try:
+            shlex.split(command)
+        except ValueError as error:
+            yield f"tools.mcp_stdio: {command!r}: {error}"
+    for name in tools.mcp_stdio_env:
+        if _VARIABLE.fullmatch(name) is None:
+            yield f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}"
+
+
+def _check_tool_secrets(tools: ToolSettings) -> Iterator[str]:
     if tools.webhook_secret is not None and not _is_webhook_secret(tools.webhook_secret):
         yield (
             f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_SECRET_BYTES} random bytes in base64; "
@@ -280,17 +302,11 @@ def _check_tools(tools: ToolSettings) -> Iterator[str]:
             "tools.secrets_key (MNEMOGATE_SECRETS_KEY): expected 32 random bytes in base64; "
             "make them with `openssl rand -base64 32`"
         )
-    for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
-        for entry in entries:
-            rule = HostRule.parse(entry)
-            if rule is None or (setting == "private_hosts" and rule.name == "*"):
-                yield (
-                    f"tools.{setting}: expected a host such as api.example.org, *.example.org or "
-                    f"http://localhost:9000, saw {entry!r}"
-                )
 
-    yield from _check_unique("tools.headers", [each.name for each in tools.headers])
-    for header in tools.headers:
+
+def _check_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
+    yield from _check_unique("tools.headers", [each.name for each in headers])
+    for header in headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):
             yield f"tools.headers {header.name!r}: it is no header that can be sent"
         if _HOST.fullmatch(header.host) is None:
@@ -298,14 +314,6 @@ def _check_tools(tools: ToolSettings) -> Iterator[str]:
                 f"tools.headers {header.name!r}: host: expected a name without a scheme, a port or *, "
                 f"saw {header.host!r}"
             )
-    for command in tools.mcp_stdio:
-        try:
-            shlex.split(command)
-        except ValueError as error:
-            yield f"tools.mcp_stdio: {command!r}: {error}"
-    for name in tools.mcp_stdio_env:
-        if _VARIABLE.fullmatch(name) is None:
-            yield f"tools.mcp_stdio_env: expected the name of a variable, saw {name!r}"
 
 
 def _is_webhook_secret(text: str) -> bool:

@@ -135,6 +135,7 @@ def _file_text(text: str) -> dict[str, Any]:
 
 
 def _file_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the content of a stored message as parts."""
     content = message.get("content")
     if isinstance(content, list):
         return [
@@ -145,6 +146,7 @@ def _file_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _file_thoughts(message: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yields the thoughts of a stored reply: its blocks, and without any the readable text."""
     blocks = [block for block in message.get("thinking_blocks") or () if isinstance(block, dict)]
     for block in blocks:
         if isinstance(block.get("data"), str):
@@ -233,6 +235,7 @@ def _with_name_and_origin(message: FileMessage, made: dict[str, Any]) -> dict[st
 
 
 def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, Any]:
+    """Returns a reply as it is stored. is_text_thought: as for `from_file_message`."""
     parts = message.content if isinstance(message.content, list) else []
     text = _plain(message.content)
     blocks = [block for block in map(_stored_thought, parts) if block is not None]
@@ -268,6 +271,7 @@ def _stored_function(function: Function) -> dict[str, Any]:
 
 
 def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the block of a thought; None: the part is none."""
     if part.get("type") == "reasoning" and isinstance(part.get("reasoning"), str):
         signature = part.get("signature")
         signed = {"signature": signature} if isinstance(signature, str) and signature else {}
@@ -278,6 +282,7 @@ def _stored_thought(part: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
+    """Returns the results of calls, a message each."""
     returns = message.tool_returns or [FileReturn(message.tool_call_id)]
     decision = None if message.approve is None else ("approved" if message.approve else "denied")
     made = []

@@ -22,6 +22,7 @@ from gateway.core.definition import Sleeptime
 from storage.listing import PassageDraft
 
 EXTENSION = "mnemogate"  # the key in `metadata`
+_AGENT_ID = "agent-0"  # a file has one agent
 _REVISION = "0"  # of Letta's database, which there is none of here
 
 # The fields of a created agent that an AgentState has under the same name.
@@ -71,11 +72,6 @@ class ExportedAgent(Struct, frozen=True):
 def agent_file(exported: ExportedAgent, now: float) -> bytes:
     """Returns an agent file. now: when it was made."""
     state = exported.state
-    agent_id = "agent-0"
-    messages = [
-        _system(state, agent_id, now),
-        *(to_file_message(each, f"message-{n}", agent_id) for n, each in enumerate(exported.messages, 1)),
-    ]
     sources = [
         {**select_fields(folder, SOURCE_FIELDS), "id": f"source-{n}"}
         for n, (folder, _) in enumerate(exported.folders)
@@ -85,29 +81,9 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         for source, (_, texts) in zip(sources, exported.folders, strict=True)
         for file in texts
     ]
-    # Letta's server takes these as a value or not at all.
-    settings = {name: value for name, value in state["model_settings"].items() if value is not None}
-    agent = {
-        **select_fields(state, AGENT_FIELDS),
-        "model_settings": settings,
-        **dict.fromkeys(_NULL_FIELDS),
-        **dict.fromkeys(_FALSE_FIELDS, False),
-        "memory_blocks": [],
-        "tools": [],
-        "tool_exec_environment_variables": {},
-        "initial_message_sequence": [_initial(each) for each in exported.initial] or None,
-        "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
-        "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
-        "source_ids": [source["id"] for source in sources],
-        "id": agent_id,
-        "in_context_message_ids": [each["id"] for each in messages],
-        "messages": messages,
-        "files_agents": [],
-        "group_ids": [],
-    }
-    extension = {"agents": {agent_id: _extension(exported)}}
+    extension = {"agents": {_AGENT_ID: _extension(exported)}}
     made = {
-        "agents": [agent],
+        "agents": [_agent(exported, now)],
         "groups": [],
         "blocks": [
             {**select_fields(each, BLOCK_FIELDS), "id": f"block-{n}"}
@@ -124,6 +100,35 @@ def agent_file(exported: ExportedAgent, now: float) -> bytes:
         "created_at": iso_time(now),
     }
     return orjson.dumps(made, option=orjson.OPT_INDENT_2)
+
+
+def _agent(exported: ExportedAgent, now: float) -> dict[str, Any]:
+    """Returns the agent as a file has it, with the messages of a conversation."""
+    state = exported.state
+    messages = [
+        _system(state, now),
+        *(to_file_message(each, f"message-{n}", _AGENT_ID) for n, each in enumerate(exported.messages, 1)),
+    ]
+    # Letta's server takes these as a value or not at all.
+    settings = {name: value for name, value in state["model_settings"].items() if value is not None}
+    return {
+        **select_fields(state, AGENT_FIELDS),
+        "model_settings": settings,
+        **dict.fromkeys(_NULL_FIELDS),
+        **dict.fromkeys(_FALSE_FIELDS, False),
+        "memory_blocks": [],
+        "tools": [],
+        "tool_exec_environment_variables": {},
+        "initial_message_sequence": [_initial(each) for each in exported.initial] or None,
+        "tool_ids": [f"tool-{n}" for n in range(len(state["tools"]))],
+        "block_ids": [f"block-{n}" for n in range(len(state["blocks"]))],
+        "source_ids": [f"source-{n}" for n in range(len(exported.folders))],
+        "id": _AGENT_ID,
+        "in_context_message_ids": [each["id"] for each in messages],
+        "messages": messages,
+        "files_agents": [],
+        "group_ids": [],
+    }
 
 
 def _extension(exported: ExportedAgent) -> dict[str, Any]:
@@ -147,16 +152,18 @@ def select_fields(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
 
 
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a tool as a file has it. tool: as the API returns it."""
     return {name: value for name, value in tool.items() if name not in ("created_at", "updated_at")}
 
 
-def _system(state: Mapping[str, Any], agent_id: str, now: float) -> dict[str, Any]:
+def _system(state: Mapping[str, Any], now: float) -> dict[str, Any]:
     """Returns the message with which each list of Letta's begins."""
     system = PortableMessage({"role": "system", "content": state["system"]}, now)
-    return to_file_message(system, "message-0", agent_id)
+    return to_file_message(system, "message-0", _AGENT_ID)
 
 
 def _initial(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a message with which each conversation begins, as a file has it."""
     shown = to_file_message(PortableMessage(dict(message), 0.0), "", "")
     # An empty reply has no parts.
     shown["content"] = shown["content"] or ""

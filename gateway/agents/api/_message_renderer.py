@@ -92,21 +92,8 @@ class MessageRenderer(Struct, frozen=True):
         """Returns the messages of steps of a run. with_input: also those that were sent to it."""
         if not steps:
             return []
-        names: dict[str, str] = {}
-        first, maker = steps[0], None
-        if first.parent is not None and any(listed.is_result for listed in list_messages(first)):
-            # A turn that waited begins with results of calls that an earlier one made.
-            rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
-            if (above := rows.get(first.parent)) is not None:
-                names.update(tool_names_by_call(above.exchange))
-                # Where it ended with these, there is no other step that they could belong to.
-                if first.id in rows and rows[first.id].run is None:
-                    maker = above.exchange
-        waiting: dict[str, str] = {}
-        if run.stop == StopReason.REQUIRES_APPROVAL:
-            step = await self.store.runs.find_waiting_step(self.agent.id, steps[-1].conversation)
-            if step is not None and step.exchange == steps[-1].id:
-                waiting = await still_waiting(self.store, step, steps[-1])
+        maker, names = await self._find_calls_before(steps[0])
+        waiting = await self._find_waiting(run, steps[-1])
         found = []
         for before, exchange in zip((maker, *steps), steps, strict=False):
             names.update(tool_names_by_call(exchange))
@@ -119,6 +106,29 @@ class MessageRenderer(Struct, frozen=True):
                         listed, of.seq, run, waiting if exchange is steps[-1] else {}, names
                     )
         return found
+
+    async def _find_calls_before(self, first: Exchange) -> tuple[Exchange | None, dict[str, str]]:
+        """Returns the step of an earlier turn to which the results belong with which a turn that waited begins.
+
+        None: they belong to this turn, or there are none. Returns also the names of that step's tools by call.
+        """
+        if first.parent is None or not any(listed.is_result for listed in list_messages(first)):
+            return None, {}
+        rows = await self.store.messages.of_rows(self.agent.id, [first.parent, first.id])
+        if (above := rows.get(first.parent)) is None:
+            return None, {}
+        # Where the turn ended with these, there is no other step that they could belong to.
+        is_end = first.id in rows and rows[first.id].run is None
+        return above.exchange if is_end else None, dict(tool_names_by_call(above.exchange))
+
+    async def _find_waiting(self, run: Run, last: Exchange) -> dict[str, str]:
+        """Returns who must answer each waiting call of the last step of a run, by call id."""
+        if run.stop != StopReason.REQUIRES_APPROVAL:
+            return {}
+        step = await self.store.runs.find_waiting_step(self.agent.id, last.conversation)
+        if step is None or step.exchange != last.id:
+            return {}
+        return await still_waiting(self.store, step, last)
 
     def _run_message(
         self, listed: ListedMessage, step: int, run: Run, waiting: dict[str, str], names: dict[str, str]

@@ -275,41 +275,47 @@ class AgentMessages:
     async def _views(self, agent: Agent, rows: Sequence[ListedExchange]) -> Sequence[MessageView]:
         """Returns the messages of exchanges, in the order of the conversation."""
         messages = {row.exchange.id: list_messages(row.exchange) for row in rows}
-        by_id = {row.exchange.id: row for row in rows}
-        # A result's tool and the step of its call are found by the reply before it.
-        missing = {
-            row.exchange.parent
-            for row in rows
-            if row.exchange.parent is not None
-            and row.exchange.parent not in by_id
-            and any(message.is_result for message in messages[row.exchange.id])
-        }
-        if missing:
-            by_id |= await self._store.messages.of_rows(agent.id, sorted(missing))
+        results = [row for row in rows if any(message.is_result for message in messages[row.exchange.id])]
+        by_id = await self._with_parents(agent, rows, results)
         calls = {id: tool_names_by_call(row.exchange) for id, row in by_id.items()}
         found: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
-            exchange = row.exchange
+            exchange, parent = row.exchange, by_id.get(row.exchange.parent or 0)
             waiting = await self._waiting(agent, exchange) if row.waiting else {}
             tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
-            parent = by_id.get(exchange.parent or 0)
-            is_continued = parent is not None and parent.run is not None and row.run in (None, parent.run)
             for message in messages[exchange.id]:
-                of_run = parent if parent is not None and is_continued and message.is_result else row
+                maker = _maker_of_results(row, parent) if message.is_result else row
                 found.append(
                     MessageView(
                         message,
                         row.conversation,
                         row.key,
-                        of_run.run,
-                        None if of_run.run is None else of_run.exchange.seq,
+                        maker.run,
+                        None if maker.run is None else maker.exchange.seq,
                         waiting if message.is_reply and message.hidden_index is None else {},
                         tool_names,
                     )
                 )
         return found
 
+    async def _with_parents(
+        self, agent: Agent, rows: Sequence[ListedExchange], results: Sequence[ListedExchange]
+    ) -> dict[int, ListedExchange]:
+        """Returns exchanges by their rows, with those before `results`: they name each result's tool and its step."""
+        by_id = {row.exchange.id: row for row in rows}
+        parents = {row.exchange.parent for row in results if row.exchange.parent is not None}
+        if missing := parents - by_id.keys():
+            by_id |= await self._store.messages.of_rows(agent.id, sorted(missing))
+        return by_id
+
     async def _waiting(self, agent: Agent, exchange: Exchange) -> Mapping[str, str]:
         """Returns who must answer each waiting call of a conversation, by call id."""
         step = await self._store.runs.find_waiting_step(agent.id, exchange.conversation)
         return {} if step is None else await still_waiting(self._store, step, exchange)
+
+
+def _maker_of_results(row: ListedExchange, parent: ListedExchange | None) -> ListedExchange:
+    """Returns the exchange whose step made the calls of results in `row`: the one before, if its run goes on there."""
+    if parent is not None and parent.run is not None and row.run in (None, parent.run):
+        return parent
+    return row

@@ -117,23 +117,38 @@ class FileTools(Struct, frozen=True):
         if not wanted:
             return ToolAnswer(f"No file fits {include!r}." if files else NO_FILES)
         skip = arguments.get("offset") or 0
-        most = skip + MATCHES + 1
         found: list[_Match] = []
         try:
-            async with self.children.start("gateway.agents.tools.pattern:find", GREP_S) as child:
-                for path, file in wanted.items():
-                    text = await self.store.files.text(file)
-                    answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(found)})
-                    if "wrong" in answer:
-                        return failed_answer(f"Error: this is no regular expression: {answer['wrong']}.")
-                    lines = text.splitlines() if answer["found"] else ()
-                    found += [_Match(path, number, lines) for number in answer["found"]]
-                    if len(found) == most:
-                        break
+            wrong = await self._find_matches(pattern, wanted, skip + MATCHES + 1, found)
         except OutOfBounds:
             if len(found) <= skip:
                 return failed_answer(TOO_LONG)
+        else:
+            if wrong:
+                return failed_answer(f"Error: this is no regular expression: {wrong}.")
         return ToolAnswer(_render(found, skip, arguments.get("context_lines")))
+
+    async def _find_matches(
+        self, pattern: str, files: Mapping[str, StoredFile], most: int, found: list[_Match]
+    ) -> str:
+        """Finds the first lines that match a pattern. Returns what is wrong with the pattern; "": nothing.
+
+        files: by their paths.
+        found: receives the matches, `most` at most, also where the time is over before the last file.
+
+        Raises: OutOfBounds.
+        """
+        async with self.children.start("gateway.agents.tools.pattern:find", GREP_S) as child:
+            for path, file in files.items():
+                text = await self.store.files.text(file)
+                answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(found)})
+                if "wrong" in answer:
+                    return str(answer["wrong"])
+                lines = text.splitlines() if answer["found"] else ()
+                found += [_Match(path, number, lines) for number in answer["found"]]
+                if len(found) == most:
+                    break
+        return ""
 
 
 def _fits(path: str, file: StoredFile, include: str) -> bool:

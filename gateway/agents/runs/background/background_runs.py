@@ -187,6 +187,13 @@ class BackgroundRuns:
                 return await self._perform(attempt)
             finally:
                 self._open.close(open_run)
+        was_reached, ended = await self._perform_in_queue(attempt)
+        # Else it was cancelled or deleted while it waited.
+        return ended if was_reached else await self.perform(job, run_row)
+
+    async def _perform_in_queue(self, attempt: _RunAttempt) -> tuple[bool, PerformedRun | None]:
+        """Performs one attempt once its conversation is free. Returns whether it became so, and the run."""
+        open_run = attempt.open_run
         reserved = self._open.begin(open_run)
         try:
             ticket = await self._open.wait(open_run, reserved)
@@ -206,10 +213,7 @@ class BackgroundRuns:
         finally:
             self._open.stop(open_run)
         reserved.drop()
-        if ticket is None:
-            # It was cancelled or deleted while it waited.
-            return await self.perform(job, run_row)
-        return ended
+        return ticket is not None, ended
 
     async def recover(self) -> None:
         """Reserves tickets for the runs that earlier processes left open. Called before requests are served.
