@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.agents.core.kinds import BUILT_IN, EXTERNAL_TOOLS, FILE_TOOLS, built_in_named, built_in_uid
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
@@ -86,20 +87,27 @@ class ToolRegistry:
         if not newest_first:
             for tool in built_in:
                 yield tool
-        after_row, before_row = (high, low) if newest_first else (low, high)
+        start, end = (high, low) if newest_first else (low, high)
+        page = Page(start, end, _PAGE, newest_first)
+        async for tool in self._select_defined(project, page, name, text):
+            yield tool
+        if newest_first:
+            for tool in reversed(built_in):
+                yield tool
+
+    async def _select_defined(
+        self, project: str, page: Page, name: str | None, text: str | None
+    ) -> AsyncIterator[ToolView]:
+        """Yields the tools that were made over REST, from a first page on. name, text: as for `select`."""
         while True:
-            page = Page(after_row, before_row, _PAGE, newest_first)
             rows = await self._store.definitions.list(
                 project, DefinitionKind.TOOL, page, name=name, text=text
             )
             for row in rows:
                 yield _tool_view(row)
             if len(rows) < _PAGE:
-                break
-            after_row = rows[-1].id
-        if newest_first:
-            for tool in reversed(built_in):
-                yield tool
+                return
+            page = replace(page, after=rows[-1].id)
 
     async def create(self, project: str, name: str, definition: ToolDefinition) -> ToolView:
         """Makes a tool. Raises: Conflict: a built-in tool has that name; WriteConflict: another tool has it."""

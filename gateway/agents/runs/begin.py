@@ -8,6 +8,7 @@ with all results.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import orjson
@@ -83,13 +84,9 @@ class RunStarter:
             with sink.while_here():
                 context = await self._read(request, first)
                 check_not_paused(context.agent)
-                if (shortened_send := await self._cut_to_heard(context, send)) is not None:
-                    # The model's reply is shorter now, so all of it is read again.
-                    send = shortened_send
-                    continue
-                new = _without_stored_results(context, send.messages)
-                if len(new) < len(send.messages):
-                    send = replace(send, messages=new)
+                if (shortened := await self._shorten(context, send)) is not None:
+                    # The conversation may have changed with it, so all of it is read again.
+                    send = shortened
                     continue
                 resumed = await self._calls_to_resume(context, send)
                 memory = self._memory(send, context, form, run, resumed)
@@ -98,20 +95,33 @@ class RunStarter:
                 if resumed.waiting_run is None:
                     await memory.store_run(None if send.decisions else context.path[-1].begun)
                 return RunBeginning(memory, prompt, resumed)
-            try:
-                if await self._write_missing_results(context, send, form):
-                    continue
-                # Not given up when the client leaves: a run that is on disk has to come to its end.
-                await memory.open(prompt, None if accepted is None else accepted.request)
-                return RunBeginning(memory, prompt)
-            except TooSlow:
-                request.ticket.hand_on()
-                self._pending.add(memory.give_up(prompt), "A run that began too late")
-                raise
-            except (WriteConflict, Stale):
-                # Another writer has added or erased something meanwhile: all of it is read again.
-                continue
+            # Where another writer has added or erased something meanwhile, all of it is read again.
+            with suppress(WriteConflict, Stale):
+                if not await self._write_missing_results(context, send, form):
+                    await self._open(memory, prompt, request, accepted)
+                    return RunBeginning(memory, prompt)
         raise WriteConflict("this conversation changes too fast")
+
+    async def _open(
+        self, memory: RunMemory, prompt: Prompt, request: MemoryRequest, accepted: AcceptedRun | None
+    ) -> None:
+        """Writes what came in. It is not given up when the client leaves: a run on disk has to come to its end."""
+        try:
+            await memory.open(prompt, None if accepted is None else accepted.request)
+        except TooSlow:
+            request.ticket.hand_on()
+            self._pending.add(memory.give_up(prompt), "A run that began too late")
+            raise
+
+    async def _shorten(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
+        """Returns a send without what tells what was heard, or without results that are stored; None: it has neither.
+
+        Replies of which less was heard are cut. Raises: StoreError.
+        """
+        if (shortened := await self._cut_to_heard(context, send)) is not None:
+            return shortened
+        new = _without_stored_results(context, send.messages)
+        return replace(send, messages=new) if len(new) < len(send.messages) else None
 
     async def deny(self, send: RoutedSend, request: MemoryRequest, run: Run) -> bool:
         """Denies all calls of a pause that have no result. False: this run does not wait. Raises: StoreError."""

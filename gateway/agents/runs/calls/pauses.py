@@ -59,18 +59,20 @@ def stored_answers(
                 raise BadRequest(
                     f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
                 )
-            if each.result is not None:
-                found.append({**each.result, "role": "tool", "tool_call_id": id})
-            elif each.approve:
-                found.append(
-                    {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
-                )
-            else:
-                why = f" Reason: {each.reason}" if each.reason else ""
-                private = {"approval": "denied", "status": "error", "reason": each.reason or ""}
-                words = f"Error: request to call tool denied.{why}"
-                found.append({"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private})
+            found.append(_stored_answer(each, id))
     return found
+
+
+def _stored_answer(decision: CallDecision, id: str) -> WireMessage:
+    """Returns a decision about a call as the message that is stored of it."""
+    if decision.result is not None:
+        return {**decision.result, "role": "tool", "tool_call_id": id}
+    if decision.approve:
+        return {"role": "tool", "tool_call_id": id, "content": "", PRIVATE: {"approval": "approved"}}
+    why = f" Reason: {decision.reason}" if decision.reason else ""
+    private = {"approval": "denied", "status": "error", "reason": decision.reason or ""}
+    words = f"Error: request to call tool denied.{why}"
+    return {"role": "tool", "tool_call_id": id, "content": words, PRIVATE: private}
 
 
 def denied_results(step: RunStep, done: Collection[str]) -> list[ToolResult]:
