@@ -9,6 +9,7 @@ from msgspec import Meta
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, Answer, Download, LimitQuery, Screen, ScreenRequest
+from gateway.run.admin.memory_views import ConversationPage, LaterMessages
 
 _Number = Annotated[int, Meta(ge=0, lt=1 << 62)]
 # Characters of all texts of a page, so that it stays below 100 kB.
@@ -35,21 +36,30 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             await request.note_read(access.uid)
             raw = text.encode("utf-8", "replace")[:_MAX_BYTES]
             return Download("text/plain; charset=utf-8", raw.decode("utf-8", "ignore").encode())
-        page = await views.conversation(
-            access.project,
-            access.uid,
-            id,
-            branch=query.branch,
-            before=query.before,
-            limit=query.limit,
-            most_chars=None if request.is_twin else _MAX_CHARS,
-        )
+        most_chars = None if request.is_twin else _MAX_CHARS
+
+        async def read(branch: int | None) -> tuple[ConversationPage, LaterMessages | None]:
+            page = await views.conversation(
+                access.project,
+                access.uid,
+                id,
+                branch=branch,
+                before=query.before,
+                limit=query.limit,
+                most_chars=most_chars,
+            )
+            is_cut = query.before is not None
+            return page, await views.later(access.project, access.uid, page, is_cut=is_cut, limit=query.limit)
+
+        page, later = await read(query.branch)
+        if later is not None and page.next is None and query.before is None and not request.is_twin:
+            # A link to a message leads to the end of its exchange. Of a short conversation the rest is shown as well.
+            longer, after = await read(later.branch)
+            if longer.next is None:
+                page, later = longer, after
         await request.note_read(access.uid)
         name = await views.name(access.project, access.uid)
         heading = f"Conversation {page.conversation.id}"
-        later = await views.later(
-            access.project, access.uid, page, is_cut=query.before is not None, limit=query.limit
-        )
         return access.view(page, "conversation.html", heading, memory_name=name, later=later)
 
     return [routes.screen("c/{id}", show, TalkQuery)]

@@ -736,6 +736,37 @@ def test_a_conversation_that_is_opened_at_a_message_leads_to_what_follows(operat
     assert "Later messages" not in page(operator, f"m/{agent.uid}/c/conv-19")
 
 
+@pytest.mark.both
+def test_a_short_conversation_that_is_opened_at_a_message_is_shown_whole(operator: Operator) -> None:
+    agent = speak(operator.world, "I eat no peanuts.", "What shall I cook?", "Thanks.", talk="conv-19")
+    learn(operator.world, agent, "Alice eats no peanuts.")
+    (fact,) = operator.twin(f"m/{agent.uid}/facts")["items"]
+    path = fact["sources"][0]["href"].partition("#")[0]
+    shown = page(operator, path)
+    assert "I eat no peanuts." in shown
+    assert "Thanks." in shown
+    assert "Later messages" not in shown
+    assert len(operator.twin(path)["items"]) == 2
+
+
+def test_an_undo_of_a_block_can_be_taken_back(operator: Operator) -> None:
+    """Undo goes on to the version before, so a second one deleted what was there from the beginning."""
+    block = f"m/{speak(operator.world, 'Hello.').uid}/b/human"
+    for version, value in ((1, "Name: Ann."), (2, "Name: Ann. Lives in Oslo.")):
+        operator.twin(block, {"value": value, "version": version})
+    assert "Take the undo back" not in page(operator, block)
+    operator.twin(f"{block}/undo", {"version": 3})
+    shown = page(operator, block)
+    assert "Version 4 has the text of version 2." in shown
+    assert "Take the undo back, to version 3</button>" in shown
+    # What is the text already cannot be brought back.
+    assert 'Bring back<span class="unseen"> version 3' in shown
+    assert 'Bring back<span class="unseen"> version 2' not in shown
+    operator.post(f"{block}/restore", version=4, to=3)
+    assert operator.twin(block)["block"]["value"] == "Name: Ann. Lives in Oslo."
+    assert "Take the undo back" not in page(operator, block)
+
+
 def test_each_branch_of_a_conversation_is_linked_and_opens(operator: Operator) -> None:
     begun = operator.world.chat(headers={"x-mnemogate-user": "alice"})
     begun.say("My train leaves on 4 May.")
