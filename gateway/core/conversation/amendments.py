@@ -6,7 +6,8 @@ found here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -40,45 +41,90 @@ class Amendment(Struct, frozen=True):
 def find_amendments(tree: Tree, listing: HashedList, match: Match) -> Iterable[Amendment]:
     """Yields the other form in which exchanges came back (a template gone, a reply cut), the last exchange first.
 
-    Only exchanges that are still soft may change. The list is walked backwards along the path: `end` is where the
-    messages end that the exchange may have brought, `after` where those of its reply end.
+    Only exchanges that are still soft may change.
     """
-    exchange, end, after = match.match_point, match.first, match.last + 1
-    is_short = exchange is not None and listing.before[after] < end_offset(exchange)
-    # The match has found the match point's reply. Replies before it are guessed by their positions alone.
-    reply, is_guess = match.altered.reply if match.altered else None, False
-    while exchange is not None and tree.may_change(exchange):
-        is_turn = any(map(is_user, exchange.inputs))
-        # After its question the list may have more than is stored, such as a tool round of the client's own.
-        while is_turn and end and listing.role(end - 1) != "user":
-            end -= 1
+    return _Walk(tree, listing, match).amendments()
+
+
+class _Inputs(NamedTuple):
+    """The messages of a list that an exchange may have brought."""
+
+    # Where they are (end excluded).
+    start: int
+    end: int
+    # They are the exchange's.
+    fits: bool
+    # They came back as they are stored.
+    is_as_stored: bool
+
+
+class _Walk:
+    """A walk through a list, backwards along the path on which it was matched: one step for each exchange."""
+
+    def __init__(self, tree: Tree, listing: HashedList, match: Match) -> None:
+        self._tree = tree
+        self._listing = listing
+        # The exchange of this step; None: the path has no more.
+        self._exchange = exchange = match.match_point
+        # Where the messages end that it may have brought, and where those of its reply do.
+        self._end, self._after = match.first, match.last + 1
+        # Where its reply came back in another form; None: nowhere.
+        self._reply = match.altered.reply if match.altered else None
+        # That was guessed by its position alone. The match has found the reply of the match point.
+        self._is_guess = False
+        # The list is shorter than the path.
+        self._is_short = exchange is not None and listing.before[self._after] < end_offset(exchange)
+
+    def amendments(self) -> Iterator[Amendment]:
+        """Yields what came back in another form."""
+        while (exchange := self._exchange) is not None and self._tree.may_change(exchange):
+            is_turn = any(map(is_user, exchange.inputs))
+            # After its question the list may have more than is stored, such as a tool round of the client's own.
+            while is_turn and self._end and self._listing.role(self._end - 1) != "user":
+                self._end -= 1
+            found = self._find_inputs(exchange, is_turn=is_turn)
+            reply = self._reply
+            if reply and self._is_guess and not found.fits and (self._is_short or is_turn):
+                reply = reply if was_heard(self._tree, exchange, self._listing, *reply) else None
+            inputs = (found.start, found.end) if found.fits and not found.is_as_stored else None
+            if inputs or reply:
+                # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
+                media = tuple(self._listing.media_digest(i) for i in range(*inputs)) if inputs else ()
+                yield Amendment(exchange.id, inputs, reply, media)
+            # Where the question of an exchange is not found in the list, nothing before it is found either.
+            if is_turn and not found.fits:
+                return
+            self._step_to(self._tree.parent(exchange), found)
+
+    def _find_inputs(self, exchange: Exchange, *, is_turn: bool) -> _Inputs:
+        """Returns the messages that an exchange may have brought. is_turn: there is a user's message in its input."""
+        tree, listing, end = self._tree, self._listing, self._end
         start = max(0, end - len(exchange.inputs))
-        parent = tree.parent(exchange)
-        fits = _may_be_inputs(exchange, parent, listing, (start, end), after)
+        fits = _may_be_inputs(exchange, tree.parent(exchange), listing, (start, end), self._after)
         is_as_stored = _is_as_stored(exchange, listing, start, end)
         # The client's own summary, with an answer to it, may stand in place of what it left out. So the messages are of
         # another turn if question and reply both differ, or the question does and the list is shorter than the path.
         if fits and is_turn and not is_as_stored:
-            fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_short or is_guess)
-        if reply and is_guess and not fits and (is_short or is_turn):
-            reply = reply if was_heard(tree, exchange, listing, *reply) else None
-        inputs = (start, end) if fits and not is_as_stored else None
-        if inputs or reply:
-            # Pictures are hashed here, because the cache of a list must not be used in the writer's thread.
-            media = tuple(listing.media_digest(i) for i in range(*inputs)) if inputs else ()
-            yield Amendment(exchange.id, inputs, reply, media)
-        # Where the question of an exchange is not found in the list, nothing before it is found either.
-        if parent is None or (is_turn and not fits):
-            return
-        exchange, reply, is_guess = parent, None, False
-        if fits:
-            after, end = start, _begin_of_reply(exchange, tree.parent(exchange), listing, start)
-            is_guess = end < start and _is_new_form(exchange, listing, end, start)
-            reply = (end, start) if is_guess else None
+            is_doubtful = self._is_short or self._is_guess
+            fits = _may_be_question(tree, exchange, listing.text(end - 1), is_doubtful=is_doubtful)
+        return _Inputs(start, end, fits, is_as_stored)
+
+    def _step_to(self, exchange: Exchange | None, after: _Inputs) -> None:
+        """Goes on to the exchange before. after: the messages of the one that comes after it."""
+        listing = self._listing
+        self._exchange, self._reply, self._is_guess = exchange, None, False
+        if exchange is not None and after.fits:
+            start = after.start
+            self._after, self._end = (
+                start,
+                _begin_of_reply(exchange, self._tree.parent(exchange), listing, start),
+            )
+            self._is_guess = self._end < start and _is_new_form(exchange, listing, self._end, start)
+            self._reply = (self._end, start) if self._is_guess else None
         else:
             # Results here belong to this round, even if they are not all of it: the list may begin between two.
-            while end and listing.role(end - 1) in RESULT_ROLES:
-                end -= 1
+            while self._end and listing.role(self._end - 1) in RESULT_ROLES:
+                self._end -= 1
 
 
 def _may_be_question(tree: Tree, exchange: Exchange, asked: str, *, is_doubtful: bool) -> bool:
