@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, cast
 
 from msgspec import UNSET, Struct
@@ -48,7 +48,7 @@ from storage.listing import (
     SizedMemory,
     SourceExchange,
 )
-from storage.records import Fact, Passage, Revision, StandingFact
+from storage.records import Exchange, Fact, Passage, Revision, StandingFact
 from storage.sql.store import Store
 
 S = TypeVar("S")
@@ -61,7 +61,7 @@ _SHOWN_FACTS, _SHOWN_CONVERSATIONS, _SHOWN_PASSAGES = 20, 10, 5
 # A name is looked for in the blocks of so many people, and so many are shown. It has no index.
 PEOPLE_LOOKED_AT, _SHOWN_PEOPLE = 500, 10
 # How many of the exchanges that something came from are shown: in a list, and on its own page.
-_LISTED_SOURCES, _SOURCES = 2, 8
+_LISTED_SOURCES, _PAGE_SOURCES = 2, 8
 _SOURCE_CHARS = 1_000
 _PASSAGE_CHARS = 4_000
 _OPENING_CHARS = 80
@@ -354,7 +354,7 @@ class MemoryViews(Struct, frozen=True):
             raise UnknownId("There is no such fact.")
         before = await facts.list_replaced(memory.id, fact.id)
         after = None if fact.successor is None else await facts.find(memory.id, fact.successor)
-        (record,) = await self._facts(memory, [fact], _SOURCES)
+        (record,) = await self._facts(memory, [fact], _PAGE_SOURCES)
         others = await self._facts(memory, [*before, *([] if after is None else [after])])
         return FactPage(record, others[: len(before)], others[-1] if after is not None else None)
 
@@ -390,23 +390,39 @@ class MemoryViews(Struct, frozen=True):
             branch = current.seq
         # The path of the first message of the page before goes on above it; other numbers are of other conversations.
         first = read_cursor(before, branch, "before")
-        held = await pages.exchange_of_message(memory.id, first)
-        if held is None or held[1] not in await self.store.messages.past(memory.id, conversation.id):
+        end = await self._exchange_of(memory.id, conversation.id, first)
+        if end is None:
             raise _no_conversation()
-        path = await pages.path(memory.id, held[0], limit=limit + 2)
-        since = self.now() - self.keep_why_days * _DAY_S
-        requests = await self.store.recalls.requests(memory.id, [e.id for e in path], since)
-        newest_first = (
-            record
-            for e in path
-            for record in reversed(message_records(e, requests.get(e.id)))
-            if before is None or record.seq < first
-        )
+        path = await pages.path(memory.id, end, limit=limit + 2)
+        newest_first = await self._newest_first(memory.id, path, None if before is None else first)
         items, is_full = _take_messages(newest_first, limit, most_chars)
         is_more = is_full or path[-1].parent is not None
         oldest = items[-1].seq if items else path[-1].seq
         earlier = str(oldest) if is_more else None
         return ConversationPage(shown, records, branch, tuple(reversed(items)), earlier)
+
+    async def _exchange_of(self, agent: int, conversation: int, seq: int) -> int | None:
+        """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
+
+        It also has the messages of those from which it was forked.
+        """
+        held = await self.store.memory_pages.exchange_of_message(agent, seq)
+        if held is None or held[1] not in await self.store.messages.past(agent, conversation):
+            return None
+        return held[0]
+
+    async def _newest_first(
+        self, agent: int, path: Sequence[Exchange], before: int | None
+    ) -> Iterator[MessageRecord]:
+        """Returns the messages of a path before a number, each reply with its request. None: all messages."""
+        since = self.now() - self.keep_why_days * _DAY_S
+        requests = await self.store.recalls.requests(agent, [e.id for e in path], since)
+        return (
+            record
+            for e in path
+            for record in reversed(message_records(e, requests.get(e.id)))
+            if before is None or record.seq < before
+        )
 
     async def exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
         """Returns the messages of an exchange, in order. seq: of its first one. Raises: UnknownId, StoreError."""
@@ -466,12 +482,10 @@ class MemoryViews(Struct, frozen=True):
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
         conversation = await pages.conversation(memory.id, id)
-        held = await pages.exchange_of_message(memory.id, seq)
-        if conversation is None or held is None:
+        row = None if conversation is None else await self._exchange_of(memory.id, conversation.id, seq)
+        if row is None:
             raise _no_message()
-        if held[1] not in await self.store.messages.past(memory.id, conversation.id):
-            raise _no_message()
-        (exchange,) = await pages.path(memory.id, held[0], limit=1)
+        (exchange,) = await pages.path(memory.id, row, limit=1)
         found = next((r for r in message_records(exchange, None, is_whole=True) if r.seq == seq), None)
         if found is None or found.text is None:
             raise _no_message()

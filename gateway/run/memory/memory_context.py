@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -290,40 +290,61 @@ async def _plan(
     # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
         return plan_opening(query) or planning.plan_turn(tree, query), tree
-    recent: int | None = RECENT_EXCHANGES + query.listing.reply_count
-    low: int | None = None
-    # In append mode the path goes upstream from where its window began.
-    is_whole_sent, window = query.kind is ConversationKind.APPENDED, request.target.context_window
+    reach = _Reach(RECENT_EXCHANGES + query.listing.reply_count)
+    window = request.target.context_window
     while True:
-        # A client's id names one conversation, of which nothing is loaded twice but its first exchanges.
-        loaded = tuple(tree) if query.is_named else ()
-        probes = probes_for_list(
-            query,
-            request.identity.conversation,
-            max_exchanges=recent,
-            min_depth=low,
-            loaded_depth=min((each.depth for each in loaded if each.depth), default=None),
-            with_contents=is_whole_sent,
-        )
-        pool = await store.turns.pool(agent, probes)
-        found = {each.id: each for each in (*pool.exchanges, *loaded)}  # parents before their children
-        tree = Tree(found.values(), {**tree.contents, **pool.contents}, pool.tombs)
-        is_end = is_whole_sent and recent is not None and tree.is_partial
-        if is_end and not any(evicted_before(each, window) for each in tree):
-            recent = None  # nothing has left the window, so all of the path is needed
+        tree, last_at = await _load_tree(store, agent, query, request.identity.conversation, tree, reach)
+        # In append mode the path goes upstream from where its window began.
+        needs_window = query.kind is ConversationKind.APPENDED and reach.most is not None and tree.is_partial
+        if needs_window and not any(evicted_before(each, window) for each in tree):
+            reach = _ALL  # nothing has left the window
             continue
         plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
-        is_all = recent is None and low is None
-        if is_all or not tree.is_partial:
+        if reach == _ALL or not tree.is_partial:
             return plan, tree
-        if planning.is_loaded_enough(tree, plan, evicted, pool.last_at, snapshot.exchange):
+        if planning.is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
             return plan, tree
         # What has left the window is not sent, so nothing further up is needed to compose the request.
-        low = max(0, evicted.depth - 1) if evicted is not None and recent is not None else None
-        recent = None
+        only_end = reach.most is not None
+        reach = _Reach(None, max(0, evicted.depth - 1)) if only_end and evicted is not None else _ALL
+
+
+class _Reach(NamedTuple):
+    """How far up a conversation is loaded from its end."""
+
+    # The most exchanges; None: any number.
+    most: int | None
+    # The depth of the first exchange; None: the conversation's beginning.
+    low: int | None = None
+
+
+_ALL = _Reach(None)
+
+
+async def _load_tree(
+    store: Store, agent: Agent, query: Query, key: str | None, loaded: Tree, reach: _Reach
+) -> tuple[Tree, float]:
+    """Returns the exchanges that a list may go on from, and when their conversation was last written to (`Pool`).
+
+    key: the client's own name for the conversation.
+    loaded: what was loaded with less reach.
+    """
+    # A client's id names one conversation, of which nothing is loaded twice but its first exchanges.
+    before = tuple(loaded) if query.is_named else ()
+    probes = probes_for_list(
+        query,
+        key,
+        max_exchanges=reach.most,
+        min_depth=reach.low,
+        loaded_depth=min((each.depth for each in before if each.depth), default=None),
+        with_contents=query.kind is ConversationKind.APPENDED,
+    )
+    pool = await store.turns.pool(agent, probes)
+    found = {each.id: each for each in (*pool.exchanges, *before)}  # parents before their children
+    return Tree(found.values(), {**loaded.contents, **pool.contents}, pool.tombs), pool.last_at
 
 
 async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:
