@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from gateway.core.conversation.canonical import SYSTEM_ROLES, WireMessage, text_of
 from gateway.core.prompt.note_choice import CUT_CHARS
@@ -15,6 +15,7 @@ from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.receipt import Receipt
 from storage.recall_record import KINDS, PROMPT_PARTS, REASONS, EntryRow, RecallRecord, pack_code, pack_rows
+from storage.search_trace import HitScores
 
 _STATUSES = {End.FINISHED: 200, End.CANCELLED: 499, End.FAILED: 502}
 # Estimates: characters of a text for each token, and of the JSON around a message.
@@ -74,9 +75,9 @@ def entry_rows(
     seqs = [hit.message.seq for hit in hits]
     codes = [_CODES[hit.message.source, ""] for hit in hits]
     tokens = [hit.tokens for hit in hits]
-    left_out = [*islice(filter(reasons.__contains__, ranked), most_left_out)]
-    if len(left_out) < most_left_out:
-        left_out += [seq for seq in reasons if seq not in places][: most_left_out - len(left_out)]
+    # Those with a rank first.
+    unranked = (seq for seq in reasons if seq not in places)
+    left_out = [*islice(chain(filter(reasons.__contains__, ranked), unranked), most_left_out)]
     for seq in left_out:
         message = messages.get(seq)
         kind = "fact" if seq in trace.muted_seqs else "any" if message is None else message.source
@@ -86,18 +87,21 @@ def entry_rows(
     # A hit that the ranking lacks has its last rank, and no scores.
     at = [places.get(seq, end) for seq in seqs]
     ranks = [min(place + 1, end) for place in at]
-    scores = [map(((column or bytes(end)) + b"\0").__getitem__, at) for column in trace.scores()]
-    rows = sorted(zip(ranks, codes, *scores, tokens, seqs, strict=True))
+    columns = [map(((column or bytes(end)) + b"\0").__getitem__, at) for column in trace.scores()]
+    rows = sorted(zip(ranks, codes, *columns, tokens, seqs, strict=True))
     counts = Counter(reasons.values())
     if search.weak:
-        weak = [(seq, each) for seq, each in search.weak if seq not in reasons and seq not in seqs]
+        weak = [(seq, scores) for seq, scores in search.weak if seq not in reasons and seq not in seqs]
         del weak[most_left_out - len(left_out) :]
-        rows += [
-            (rank, _CODES["any", "weak"], *weak_scores, 0, seq)
-            for rank, (seq, weak_scores) in enumerate(weak, end + 1)
-        ]
+        rows += _weak_rows(weak, end + 1)
         counts["weak"] += len(weak)
     return rows, tuple([counts.get(reason, 0) for reason in _LEFT_OUT_REASONS])
+
+
+def _weak_rows(weak: Sequence[tuple[int, HitScores]], first_rank: int) -> list[EntryRow]:
+    """Returns the rows of hits that were too weak, by number with their scores."""
+    code = _CODES["any", "weak"]
+    return [(rank, code, *scores, 0, seq) for rank, (seq, scores) in enumerate(weak, first_rank)]
 
 
 def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
