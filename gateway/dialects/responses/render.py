@@ -8,6 +8,7 @@ part that go on, and everything is sent once more when it is complete.
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -118,8 +119,10 @@ class ResponsesView(ClientView):
         self._has_tail = False
         # What the client gets.
         self._events = _NumberedEvents(factory.first_number, is_holding=waits)
+        # Without a cycle the view is freed with its turn, and with it what it holds of the request.
+        view = weakref.proxy(self)
         self._output = GrowingOutput(
-            self._begin_response, self._events.emit, factory.forms, self._sealing_model
+            lambda: view._begin_response(), self._events.emit, factory.forms, lambda: view._sealing_model()
         )
         self._has_begun = False
         self._is_whole = False  # it is one JSON body, without events

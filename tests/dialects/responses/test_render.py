@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import orjson
@@ -362,3 +364,18 @@ def test_a_name_that_comes_in_pieces_is_whole_where_its_call_begins() -> None:
     told, response = stream(*(event({"tool_calls": [{"index": 0, "function": each}]}) for each in pieces))
     added = next(each for each in told if each.type == "response.output_item.added")
     assert (added.item.name, response.output[0].name) == ("get_weather", "get_weather")  # type: ignore[union-attr]
+
+
+def test_a_view_is_freed_with_its_turn() -> None:
+    """It holds what was asked, which may be large, and a turn makes no garbage to be looked for."""
+    gc.disable()
+    try:
+        made = view()
+        made.begin(chunk({"role": "assistant"}))
+        made.show(event({"reasoning_content": "Hm."}))
+        made.show(event({"content": "Hello."}))
+        is_there = weakref.ref(made)
+        del made
+        assert is_there() is None
+    finally:
+        gc.enable()
