@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL server: how they are opened, what its errors mean, and how an operation uses one.
+"""Connections to a PostgreSQL server: how they are opened, and how an operation uses one.
 
 This room knows asyncpg and SQLSTATE; it does not know what is stored. asyncpg comes with the extra `postgres`, and
 storage/open.py imports this room only where a URL asks for it.
@@ -21,18 +21,11 @@ from msgspec import Struct
 from storage.database import Row, Statement
 from storage.errors import (
     Broken,
-    Busy,
-    Corrupt,
-    Full,
-    Locked,
     NotAdmitted,
-    ReadOnly,
     StatementFailed,
     StoreError,
-    TooSlow,
-    Unavailable,
-    WriteConflict,
 )
+from storage.postgres.sqlstates import FAULTS, translate_error
 from storage.postgres.url import UNREADABLE, by_host, without_secret
 from storage.text import replace_unstorable
 
@@ -64,43 +57,6 @@ NOW = "extract(epoch FROM clock_timestamp())::float8"
 
 # asyncpg's own default is 100; the store has some 300, and preparing one is a round trip.
 CACHED_STATEMENTS = 1024
-
-# By SQLSTATE (postgresql.org/docs/current/errcodes-appendix.html), then by its class, the first two characters.
-_BY_STATE: dict[str, type[StoreError]] = {
-    "25006": ReadOnly,  # a replica, or a primary that has become one
-    "53100": Full,
-    "53200": Full,
-    "53300": Busy,
-    "55P03": Locked,
-    "57014": TooSlow,
-    "XX001": Corrupt,
-    "XX002": Corrupt,
-    "42501": NotAdmitted,
-}
-_BY_CLASS: dict[str, type[StoreError]] = {
-    "08": Broken,
-    "23": WriteConflict,
-    "28": NotAdmitted,
-    "3D": NotAdmitted,
-    "40": WriteConflict,
-    "53": Broken,
-    "57": Broken,
-    "58": Broken,
-    "F0": Broken,
-}
-
-# A prepared statement that is gone, or there already: a pooler has given us another session in between.
-_POOLER = ("26000", "42P05", "08P01")
-POOLER_ADVICE = (
-    "behind a pooler in transaction mode set database.pooled = true, without database.pooler_prepares, and have "
-    "database.listen_url name the server itself"
-)
-
-# The errors after which nothing works until a connection has been tried again.
-STOPPING = (Broken, ReadOnly, Corrupt, Full)
-
-# Errors of asyncpg and of what lies below it.
-FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 class RawConnection(Protocol):
@@ -204,56 +160,6 @@ _BEGIN_POOLED = (
 )
 
 
-def translate(error: BaseException, name: str = "the database") -> StoreError:
-    """Returns the store's own error for one of asyncpg's or of the network's; its cause is set."""
-    if isinstance(error, asyncpg.PostgresError):
-        _leave_out_values(error)
-    text = str(error) or type(error).__name__
-    kind: type[StoreError]
-    if _is_closed(error):
-        kind, text = Broken, "PostgreSQL closed the connection"
-    elif isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        kind = _BY_STATE.get(state) or _BY_CLASS.get(state[:2], StatementFailed)
-        text = f"{text} ({state})"
-        if state in _POOLER and ("prepared statement" in text or "startup parameter" in text):
-            kind, text = Broken, f"{text}: {POOLER_ADVICE}"
-    elif isinstance(error, TimeoutError):
-        kind, text = TooSlow, "no answer in time"
-    elif isinstance(error, OSError):
-        kind = Broken
-    else:  # asyncpg was asked for something that it does not do
-        kind = StatementFailed
-    translated = kind(f"{name}: {text}")
-    translated.__cause__ = error
-    return translated
-
-
-# By SQLSTATE: the connection is gone, or the server ends it since it stops.
-_CLOSED_STATES = ("08003", "08006", "57P01", "57P02")
-
-
-def _is_closed(error: BaseException) -> bool:
-    """Returns whether an error is the end of the connection, for which asyncpg has many errors, some of them its own.
-
-    Its InternalClientError ("cannot switch to state ..") is of a connection that ended within a statement.
-    """
-    if isinstance(error, asyncpg.PostgresError):
-        return error.sqlstate in _CLOSED_STATES
-    if isinstance(error, asyncpg.InterfaceError):
-        return "closed" in str(error)
-    return isinstance(error, asyncpg.InternalClientError | ConnectionResetError | BrokenPipeError)
-
-
-def _leave_out_values(error: Any) -> None:
-    """Takes out of an error of asyncpg's what it quotes of a row: it goes to the log, as its cause does."""
-    kind = (error.sqlstate or "")[:2]
-    if kind in ("22", "23"):
-        error.detail = None  # "Failing row contains (..)"
-    if kind == "22":  # "invalid input: .."
-        error.args = (type(error).__name__,)
-
-
 async def connect(target: PostgresTarget) -> RawConnection:
     """Opens a connection. Of several hosts it is the first that may be written to, tried one after the other.
 
@@ -302,7 +208,7 @@ async def _connect_to(url: str, target: PostgresTarget) -> RawConnection:
             f"{name} does not answer: {_describe_error(error)}. Start the server, or correct database.url."
         ) from error
     except FAULTS as error:
-        raise translate(error, name) from error
+        raise translate_error(error, name) from error
     except ValueError:
         # What could not be read may be a part of the password, so the error itself is not shown.
         raise NotAdmitted(f"{name}: {UNREADABLE}") from None
@@ -439,37 +345,6 @@ def _text(statement: str) -> str:
     return statement.postgres if isinstance(statement, Statement) else statement
 
 
-def is_unanswered(error: BaseException) -> bool:
-    """Returns whether an error leaves open if the statement was performed. A server that answers has not done it."""
-    if isinstance(error, asyncpg.PostgresError):
-        return (error.sqlstate or "").startswith("08")
-    return isinstance(error, OSError | TimeoutError)
-
-
-def is_refused_text(error: BaseException | None) -> bool:
-    """Returns whether a statement was refused for U+0000 in a text, or for half a surrogate pair.
-
-    It has done nothing.
-    """
-    if isinstance(error, asyncpg.CharacterNotInRepertoireError):
-        return True
-    return isinstance(error, asyncpg.DataError) and isinstance(error.__cause__, UnicodeEncodeError)
-
-
 def begin_statement(target: PostgresTarget) -> str:
     """Returns the statement that begins a transaction there."""
     return _BEGIN_POOLED if target.is_pooled else _BEGIN
-
-
-def stops(error: StoreError) -> bool:
-    """Returns whether nothing works after this error until a connection has been tried again."""
-    return isinstance(error, STOPPING)
-
-
-def as_unavailable(error: StoreError) -> Unavailable:
-    """Returns the error as a state of the database: one that refuses us after it was open is a broken one."""
-    if isinstance(error, Unavailable):
-        return error
-    broken = Broken(error.message)
-    broken.__cause__ = error
-    return broken

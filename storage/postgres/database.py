@@ -18,7 +18,6 @@ from storage.errors import Broken, Busy, Closed, ReadOnly, StatementFailed, Stor
 from storage.health_check import HealthCheck
 from storage.postgres.clock import SharedClock
 from storage.postgres.connection import (
-    FAULTS,
     NOW,
     MendingConnection,
     OwnConnection,
@@ -26,14 +25,11 @@ from storage.postgres.connection import (
     PostgresTarget,
     RawConnection,
     begin_statement,
-    is_refused_text,
-    is_unanswered,
-    stops,
-    translate,
 )
 from storage.postgres.listen import NotificationListener
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
+from storage.postgres.sqlstates import FAULTS, is_refused_text, is_unanswered, stops, translate_error
 from storage.postgres.tidy import Tidying
 from storage.postgres.uptime import Uptime
 
@@ -286,7 +282,7 @@ class PostgresDatabase:
         """
         if not isinstance(error, FAULTS):
             return error
-        translated = translate(error, self._target.name)
+        translated = translate_error(error, self._target.name)
         if stops(translated) and isinstance(translated, Unavailable):
             self._pool.fail(translated)
         return translated

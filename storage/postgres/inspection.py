@@ -8,8 +8,9 @@ from contextlib import suppress
 
 from storage.database import ANY_KEY, ServerFindings
 from storage.errors import ReadOnly, StoreError
-from storage.postgres.connection import FAULTS, PostgresTarget, RawConnection, connect, translate
+from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.migration import find_version, latest, load_migrations, migrate
+from storage.postgres.sqlstates import FAULTS, translate_error
 
 _ANSWER_S = 2.0
 _ASKED = "SELECT 1"
@@ -35,7 +36,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
             await _check_carried(raw, target)
         listen_fault = await _find_listen_fault(raw, listen_target)
     except FAULTS as error:
-        raise translate(error, target.name) from error
+        raise translate_error(error, target.name) from error
     finally:
         raw.terminate()
     return ServerFindings(server, version, known, is_keyed, listen_fault)

@@ -17,7 +17,8 @@ from collections.abc import Callable
 
 from storage.database import POLL_S
 from storage.errors import Broken, StoreError
-from storage.postgres.connection import FAULTS, NOW, PostgresTarget, RawConnection, connect, translate
+from storage.postgres.connection import NOW, PostgresTarget, RawConnection, connect
+from storage.postgres.sqlstates import FAULTS, translate_error
 
 NotificationCallback = Callable[[str | None], None]
 _log = logging.getLogger("mnemogate")
@@ -100,7 +101,7 @@ class NotificationListener:
             except (StoreError, *FAULTS) as error:
                 if not self._has_failed:
                     self._has_failed = True
-                    why = error if isinstance(error, StoreError) else translate(error, "PostgreSQL")
+                    why = error if isinstance(error, StoreError) else translate_error(error, "PostgreSQL")
                     _log.warning(_LOST_MESSAGE, POLL_S, why.message)
             if loop.time() - reported_at >= POLL_S:
                 reported_at = loop.time()

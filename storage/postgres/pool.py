@@ -17,14 +17,8 @@ from msgspec import Struct
 
 from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
 from storage.health_check import CHECK_S
-from storage.postgres.connection import (
-    FAULTS,
-    PostgresTarget,
-    RawConnection,
-    as_unavailable,
-    connect,
-    translate,
-)
+from storage.postgres.connection import PostgresTarget, RawConnection, connect
+from storage.postgres.sqlstates import FAULTS, as_unavailable, translate_error
 
 # A page, so that a full disk shows itself.
 _TEST_WRITE = (
@@ -318,7 +312,7 @@ class ConnectionPool:
                     self._is_prepared = True
                 await raw.execute(_TEST_WRITE, timeout=self._limits.write_s)
             except FAULTS as error:
-                raise translate(error, self._target.name) from error
+                raise translate_error(error, self._target.name) from error
         except BaseException:
             raw.terminate()
             raise

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from storage.errors import StoreError
-from storage.postgres.connection import FAULTS, PostgresTarget, RawConnection, connect, translate
+from storage.postgres.connection import PostgresTarget, RawConnection, connect
+from storage.postgres.sqlstates import FAULTS, translate_error
 
 _log = logging.getLogger("mnemogate")
 
@@ -111,7 +112,7 @@ class Tidying:
                 )  # fmt: skip
             return not warnings
         except FAULTS as error:
-            raise translate(error, self._target.name) from error
+            raise translate_error(error, self._target.name) from error
         finally:
             raw.terminate()
 

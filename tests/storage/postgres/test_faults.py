@@ -29,8 +29,9 @@ from storage.errors import (
     TooSlow,
     Unavailable,
 )
-from storage.postgres.connection import PostgresTarget, RawConnection, connect, translate
+from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.pool import PoolLimits
+from storage.postgres.sqlstates import translate_error
 from storage.postgres.url import by_host
 from storage.records import Job
 from storage.sql.store import Store
@@ -467,7 +468,7 @@ async def test_two_that_meet_in_a_circle_are_both_written(open_store: OpenStore)
 def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
     error = asyncpg.PostgresError("no")
     error.sqlstate = state
-    assert type(translate(error)).__name__ == expected
+    assert type(translate_error(error)).__name__ == expected
 
 
 @pytest.mark.parametrize(
@@ -483,7 +484,7 @@ def test_each_sqlstate_has_its_error(state: str, expected: str) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_the_end_of_a_connection_has_the_same_words_whoever_meets_it(error: Exception) -> None:
-    answer = translate(error, "db")
+    answer = translate_error(error, "db")
     assert (type(answer), answer.message) == (Broken, "db: PostgreSQL closed the connection")
 
 
@@ -529,7 +530,7 @@ async def test_an_error_quotes_nothing_of_a_row(
             await connection.execute(statement, *values)
     finally:
         await connection.close()
-    error = translate(caught.value)
+    error = translate_error(caught.value)
     assert says in error.message
     assert "xyzzy" not in "".join(traceback.format_exception(error))
 
@@ -595,7 +596,7 @@ async def test_names_of_prepared_statements_are_of_one_process(database: Postgre
 
 def test_a_pooler_that_loses_statements_is_named_with_its_setting() -> None:
     error = asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_1__" does not exist')
-    assert "database.pooled = true" in translate(error).message
+    assert "database.pooled = true" in translate_error(error).message
 
 
 @pytest.mark.parametrize("met", [4, 5])
