@@ -246,6 +246,7 @@ async def _run_lifespan(
     start: Callable[[], Awaitable[None]],
     stop: Callable[[], Awaitable[None]],
 ) -> None:
+    """Starts and stops the gateway as the server asks for it."""
     await receive()
     try:
         await start()
@@ -265,6 +266,7 @@ def _watch_readiness(store: Store) -> Readiness:
 
 
 def _make_guard(settings: Settings, store: Store) -> Guard:
+    """Returns who may come in."""
     server = settings.server
     return Guard(
         store.keys,
@@ -277,6 +279,7 @@ def _make_guard(settings: Settings, store: Store) -> Guard:
 
 
 def _make_page(services: Services, guard: Guard) -> PageApp:
+    """Returns the page as an application."""
     limits = services.limits
     bodies = BodyReader(MAX_BODY_BYTES, limits.bodies_in_flight_bytes, limits.body_timeout_s)
     return PageApp(

@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None, limits: Limits | None = None) -> int
 
 
 def _run(arguments: list[str], limits: Limits | None) -> int:
+    """Runs the command. Returns the exit code."""
     try:
         colour = None if printed.wants_colour() else False
         with root.make_context("mnemogate", arguments.copy(), color=colour, obj=limits) as context:
@@ -90,6 +91,7 @@ def _drop_output() -> None:
 
 
 def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
+    """Prints what is wrong with the command line, and ends the process."""
     path, message = "mnemogate", error.format_message()
     if error.ctx is not None:
         path = error.ctx.command_path
@@ -105,6 +107,7 @@ def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
 
 
 def _report_settings(error: SettingsError, config: str | None) -> int:
+    """Prints the mistakes in the settings, each with its file. Returns the exit code."""
     from gateway.settings.load import settings_file
 
     file = settings_file(config) if error.in_file else None

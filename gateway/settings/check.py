@@ -102,6 +102,7 @@ def _check_projects(settings: Settings, profiles: list[str]) -> Iterator[str]:
 
 
 def _check_server(server: ServerSettings) -> Iterator[str]:
+    """Yields the mistakes in how the gateway is served."""
     if server.key is not None:
         yield from _check_key(server.key, "server.key (MNEMOGATE_KEY)")
     if server.operator_key is not None:
@@ -149,6 +150,7 @@ def _check_database(database: DatabaseSettings) -> Iterator[str]:
 
 
 def _check_memory(memory: MemorySettings) -> Iterator[str]:
+    """Yields the mistakes in how memory works."""
     for kind in ("user", "conversation"):
         for name in getattr(memory, f"{kind}_order") or ():
             # Requests with another such header are refused, since it may be a misspelt header of the gateway.
@@ -171,6 +173,7 @@ def _check_key(key: str, name: str) -> Iterator[str]:
 
 
 def _check_upstream(upstream: UpstreamSettings) -> Iterator[str]:
+    """Yields the mistakes in an upstream."""
     where = f"upstreams {upstream.name!r}"
     yield from _check_unique(f"{where}: api_key", upstream.keys, is_secret=True)
     for capability, value in upstream.takes.items():
@@ -221,6 +224,7 @@ def _is_proxy(url: str) -> bool:
 
 
 def _check_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
+    """Yields the mistakes in a model. upstreams: the names of all."""
     where = f"models {model.alias!r}"
     yield from _check_exists(f"{where}: upstream", model.upstream, upstreams)
     if model.upstream is None and len(upstreams) > 1:
@@ -233,6 +237,7 @@ def _check_model(model: ModelSettings, upstreams: list[str]) -> Iterator[str]:
 
 
 def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[str]:
+    """Yields the mistakes in a profile. upstreams: the names of all."""
     where = f"profiles {profile.name!r}"
     if not re.fullmatch(r"[\w.:@-]+", profile.name):
         yield f"{where}: a name is letters, digits and . _ : @ -"
@@ -251,6 +256,7 @@ def _check_profile(profile: ProfileSettings, upstreams: list[str]) -> Iterator[s
 
 
 def _check_side_request(rule: SideRequest) -> Iterator[str]:
+    """Yields the mistakes in the pattern of a side request."""
     where = f"memory.side_requests {rule.name!r}: pattern"
     try:
         pattern = re.compile(rule.pattern)
@@ -271,6 +277,7 @@ def _check_side_request(rule: SideRequest) -> Iterator[str]:
 
 
 def _check_tools(tools: ToolSettings) -> Iterator[str]:
+    """Yields the mistakes in the settings of tools."""
     yield from _check_tool_secrets(tools)
     for setting, entries in (("hosts", tools.hosts), ("private_hosts", tools.private_hosts)):
         for entry in entries:
@@ -292,6 +299,7 @@ def _check_tools(tools: ToolSettings) -> Iterator[str]:
 
 
 def _check_tool_secrets(tools: ToolSettings) -> Iterator[str]:
+    """Yields the mistakes in the secrets with which tools are called."""
     if tools.webhook_secret is not None and not _is_webhook_secret(tools.webhook_secret):
         yield (
             f"tools.webhook_secret: expected {SECRET_PREFIX} and at least {_SECRET_BYTES} random bytes in base64; "
@@ -305,6 +313,7 @@ def _check_tool_secrets(tools: ToolSettings) -> Iterator[str]:
 
 
 def _check_tool_headers(headers: Sequence[ToolHeader]) -> Iterator[str]:
+    """Yields the mistakes in the headers with which tools are called."""
     yield from _check_unique("tools.headers", [each.name for each in headers])
     for header in headers:
         if not re.fullmatch(r"[A-Za-z0-9-]+", header.header) or re.search(r"[\x00-\x1f\x7f]", header.value):

@@ -341,14 +341,10 @@ def _default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tupl
         check_address("--upstream" if upstream else "MNEMOGATE_UPSTREAM", url)
         return (UpstreamSettings("openai", base_url=url, api_key=environ.get(_UPSTREAM_KEY) or None),)
     found = []
-    key, base = environ.get("OPENAI_API_KEY") or None, environ.get("OPENAI_BASE_URL") or None
-    if base:
-        check_address("OPENAI_BASE_URL", base)
+    key, base = _sdk_variables(environ, "OPENAI")
     if key or base:
         found.append(UpstreamSettings("openai", base_url=base or "https://api.openai.com/v1", api_key=key))
-    key, base = environ.get("ANTHROPIC_API_KEY") or None, environ.get("ANTHROPIC_BASE_URL") or None
-    if base:
-        check_address("ANTHROPIC_BASE_URL", base)
+    key, base = _sdk_variables(environ, "ANTHROPIC")
     if key or base:
         # The SDK's base URL is without the version.
         base = (base or "https://api.anthropic.com").rstrip("/").removesuffix("/v1") + "/v1"
@@ -356,6 +352,14 @@ def _default_upstreams(environ: Mapping[str, str], upstream: str | None) -> tupl
             UpstreamSettings("anthropic", "anthropic", base_url=base, api_key=key, models=("claude-*",))
         )
     return tuple(found) or (UpstreamSettings("scripted", kind="scripted"),)
+
+
+def _sdk_variables(environ: Mapping[str, str], provider: str) -> tuple[str | None, str | None]:
+    """Returns the key and the base URL that the SDK of a provider reads. Raises: SettingsError: it is no URL."""
+    base = environ.get(f"{provider}_BASE_URL") or None
+    if base:
+        check_address(f"{provider}_BASE_URL", base)
+    return environ.get(f"{provider}_API_KEY") or None, base
 
 
 # -- values from `env:NAME`

@@ -97,6 +97,7 @@ def _children(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[s
 
 
 def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    """Returns which tools may be called by a rule whose children stand right after its tool; None: all may."""
     if _is_last(rule, called):
         return _children(rule, called, attached)
     names = frozenset(attached) - frozenset(rule.children)
@@ -107,6 +108,7 @@ def _parent_last(rule: ToolRule, called: Sequence[CalledTool], attached: Sequenc
 
 
 def _conditional(rule: ToolRule, called: Sequence[CalledTool], attached: Sequence[str]) -> _Limit | None:
+    """Returns which tool has to follow by the result of the last call; None: any may."""
     if not _is_last(rule, called):
         return None
     result = _value(called[-1].result or "")
@@ -396,6 +398,7 @@ def in_words(rules: Sequence[ToolRule], attached: Collection[str]) -> str:
 
 
 def _sentence(rule: ToolRule) -> str:
+    """Returns a rule in words, for the prompt."""
     tool, children = rule.tool, ", ".join(rule.children)
     match rule.kind:
         case RuleKind.RUN_FIRST:

@@ -405,29 +405,38 @@ class Registry:
             attached = tools
             if edit.multi_agent_tools is not None:
                 attached = await self._with_multi_agent_tools(entry.agent.id, edit, tools)
-            body = None
-            if edit.edit is not None:
-                before = AgentDefinition.of(definition.body)
-                after = edit.edit(before)
-                # One that was moved here may have a model that the settings are still to name.
-                if after.model != before.model:
-                    self.check_model(after.model)
-                body = after.body()
             change = AgentChange(
-                name=edit.name, body=body, blocks=edit.blocks, tools=attached, tags=edit.tags, folders=folders,
-                folder_tools=file_tool_numbers(), identities=identities,
+                name=edit.name, body=self._edited_body(definition, edit), blocks=edit.blocks, tools=attached,
+                tags=edit.tags, folders=folders, folder_tools=file_tool_numbers(), identities=identities,
             )  # fmt: skip
             return await self._store.defined_agents.change(entry, change, at=self._now())
 
         changed = await retry_overtaken(change)
         if edit.sleeptime is not None:
-            await (self.sleepers.turn_on if edit.sleeptime else self.sleepers.turn_off)(changed)
-        if edit.sleeptime:
-            # No further turn may come that would make the reading of earlier messages due.
-            due = self._now() + self._settings.memory.idle_s
-            await self._store.jobs.enqueue(SLEEP, changed.agent.id, SLEEP, due=due)
+            await self._turn_sleeptime(changed, is_on=edit.sleeptime)
         self._cache.clear()
         return await self.get(project, uid)
+
+    def _edited_body(self, definition: Definition, edit: AgentEdit) -> dict[str, Any] | None:
+        """Returns an agent's definition after an edit; None: it stays as it is. Raises: UnknownModel."""
+        if edit.edit is None:
+            return None
+        before = AgentDefinition.of(definition.body)
+        after = edit.edit(before)
+        # One that was moved here may have a model that the settings are still to name.
+        if after.model != before.model:
+            self.check_model(after.model)
+        return after.body()
+
+    async def _turn_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:
+        """Gives an agent a sleeptime agent, or takes it away."""
+        if not is_on:
+            await self.sleepers.turn_off(entry)
+            return
+        await self.sleepers.turn_on(entry)
+        # No further turn may come that would make the reading of earlier messages due.
+        due = self._now() + self._settings.memory.idle_s
+        await self._store.jobs.enqueue(SLEEP, entry.agent.id, SLEEP, due=due)
 
     def check_model(self, model: str | None) -> None:
         """Raises: UnknownModel: no upstream would be asked for it."""

@@ -383,6 +383,7 @@ def _has_tags(tags: Collection[str], match_all: Sequence[str], match_some: Seque
 
 
 def _run_request(sender: Sender, resolved: ResolvedAgent, text: str, *, is_awaited: bool) -> RunRequest:
+    """Returns the send of a message to another agent. is_awaited: its answer is waited for."""
     return RunRequest(
         resolved.spec,
         resolved.scope,
@@ -403,6 +404,7 @@ def _message_of(sender: Sender, text: str, *, is_awaited: bool) -> WireMessage:
 
 
 def _answer_of(result: RunResult, recipient: Recipient) -> AgentAnswer:
+    """Returns the answer of an agent that was asked, from the result of its run."""
     replies = [
         without_fillers_and_thoughts(orjson.loads(e.shown_reply)) for e in result.steps if e.shown_reply
     ]

@@ -245,6 +245,7 @@ def tools_with_approval(spec: AgentSpec) -> frozenset[str]:
 
 
 def _aside_names(spec: AgentSpec) -> frozenset[str]:
+    """Returns the arguments besides a tool's own that an agent's tools take."""
     speaks_by_tool = spec.style == "message"
     thinks = spec.definition.thinks_aloud
     wanted = {

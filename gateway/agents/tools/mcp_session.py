@@ -206,6 +206,7 @@ def _known_block(block: Any) -> Any:
 
 
 def _takes_arguments(schema: dict[str, Any]) -> bool:
+    """Returns whether a schema is one of arguments by name."""
     properties, required = schema.get("properties") or {}, schema.get("required") or []
     return (
         schema["type"] == "object"
@@ -265,6 +266,7 @@ class _HostTransport(httpx2.AsyncBaseTransport):
         )
 
     def _note_status(self, method: str, reply: HostReply) -> None:
+        """Notes an answer whose status is an error."""
         message = f"its server answered with the status {reply.status}"
         if method == "POST":
             # An answer shows that faults of earlier answers are over.

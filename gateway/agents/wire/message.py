@@ -192,6 +192,7 @@ _Part = tuple[str, dict[str, Any]]
 def _parts(
     message: WireMessage, showing: Showing, waiting: Mapping[str, str], names: Mapping[str, str]
 ) -> Iterator[_Part]:
+    """Yields the messages of the API that a stored one is shown as."""
     role, private = message.get("role"), private_of(message)
     if role == "tool":
         if private.get("approval") is not None:
@@ -207,6 +208,7 @@ def _parts(
 
 
 def _decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
+    """Returns the message that shows what a person decided about a call."""
     approve = private["approval"] == "approved"
     decision = {
         "type": "approval",
@@ -223,6 +225,7 @@ def _decision(message: WireMessage, private: Mapping[str, Any]) -> _Part:
 
 
 def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str, str]) -> _Part:
+    """Returns the message that shows the result of a call."""
     call_id = message.get("tool_call_id")
     result = {
         "status": private.get("status") or "success",
@@ -239,6 +242,7 @@ def _result(message: WireMessage, private: Mapping[str, Any], names: Mapping[str
 
 
 def _reply(message: WireMessage, showing: Showing, waiting: Mapping[str, str]) -> Iterator[_Part]:
+    """Yields the messages of a reply: thoughts, text and calls."""
     private = private_of(message)
     thought, calls = without_asides(message.get("tool_calls", ()), private.get("asides") or {})
     yield from thoughts({**message, "reasoning_content": thought} if thought else message)
@@ -342,6 +346,7 @@ def content_parts(content: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a part of a content as the API has it."""
     if part.get("type") == "image_url":
         image = part.get("image_url") or {}
         url = image.get("url") if isinstance(image, dict) else image

@@ -260,6 +260,7 @@ def _check_tool_names(tools: Sequence[ClientTool]) -> None:
 
 
 def _read_any(given: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
+    """Returns an input message of any type. Raises: Unprocessable."""
     name = given.get("type") or "message"
     kind = _STRUCTS.get(name) if isinstance(name, str) else None
     if kind is None:
@@ -322,6 +323,7 @@ def _stored_content(content: str | Parts) -> Any:
 
 
 def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
+    """Returns a part of a content as it is stored."""
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
     source = part.source
@@ -334,6 +336,7 @@ def _stored_part(part: TextPart | ImagePart) -> dict[str, Any]:
 
 
 def _stored_message(plain: PlainMessage) -> WireMessage:
+    """Returns an input message as it is stored. Raises: BadRequest."""
     own = {"otid": plain.otid or None, "sender": plain.sender_id or None}
     if plain.role != "user" and any(isinstance(part, ImagePart) for part in plain.content):
         raise BadRequest(
@@ -387,6 +390,7 @@ def _result_text(given: str | Parts) -> str:
 
 
 def _tool_decision(given: ToolReturn) -> CallDecision:
+    """Returns the result of a call that the client made, as a decision about the call."""
     message: WireMessage = {
         "role": "tool",
         "tool_call_id": given.tool_call_id,
