@@ -31,6 +31,20 @@ def share(put: Callable[[Any, str, Any], None] = setattr) -> None:
     """Has all gateways of this process share it. put: sets a name of a module."""
     for module, name in _MADE_ONCE:
         put(module, name, cache(getattr(module, name)))
+    put(sqlite_migration, "_names", _once_a_schema(sqlite_migration._names))
+
+
+def _once_a_schema(names: Callable[[Any], frozenset[str]]) -> Callable[[Any], frozenset[str]]:
+    """Has the names of tables and columns read once of all files with one schema."""
+    known: dict[tuple[Any, ...], frozenset[str]] = {}
+
+    def names_of(connection: Any) -> frozenset[str]:
+        schema = tuple(connection.execute("SELECT type, name, sql FROM sqlite_master"))
+        if schema not in known:
+            known[schema] = names(connection)
+        return known[schema]
+
+    return names_of
 
 
 def make() -> None:
