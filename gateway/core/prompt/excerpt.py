@@ -12,6 +12,8 @@ from gateway.core.words import folded_words
 
 # The most words of a query that an excerpt is chosen by.
 _MAX_KEYS = 64
+# A short word counts that stands in one sentence of so many: "the" and "was" stand in more. No measurement.
+_FEW = 10
 # A longer sentence is taken in parts. No measurement: most sentences are shorter.
 _PIECE_CHARS = 120
 # How much a sentence's words count for those next to it. With 0, 0.25 and 0.5 as much is found.
@@ -42,14 +44,27 @@ def query_keys(query: str) -> Sequence[str]:
     return [*keys][:_MAX_KEYS]
 
 
+@lru_cache(maxsize=1)
+def short_words(query: str) -> Sequence[str]:
+    """Returns the words of a query that are no keys of it for their length: "Rex", "cat" and "87", but also "the"."""
+    words = dict.fromkeys(folded_words(query))
+    return [w for w in words if w.isascii() and (len(w) == 3 or (len(w) < 3 and w.isdigit()))][:_MAX_KEYS]
+
+
 def make_excerpt(
-    text: str, keys: Sequence[str], limit: int, *, has_neighbours: bool = True
+    text: str,
+    keys: Sequence[str],
+    limit: int,
+    *,
+    short: Sequence[str] = (),
+    has_neighbours: bool = True,
 ) -> tuple[str, str]:
     """Returns the sentences of a text that have most of the query's words and those next to them; of a text without
     any, its sentences but for questions, or its beginning.
 
     text: on one line.
     keys: as `query_keys` returns them.
+    short: as `short_words` returns them. They count where few sentences have them.
     has_neighbours: sentences without a word of the query are shown where they stand next to one that has some.
 
     Returns at most `limit` characters of the text with signs where sentences are left out, which come on top, and the
@@ -57,7 +72,7 @@ def make_excerpt(
     """
     low = text.lower()
     pieces = _split(text) if len(low) == len(text) else [(0, len(text))]
-    scores = _score_pieces([low[start:end] for start, end in pieces], keys)
+    scores = _score_pieces([low[start:end] for start, end in pieces], keys, short)
     if not any(scores):
         # Such a turn is shown for those around it, and answers by what it states.
         states = [float(text[end - 1] not in _QUESTION_MARKS) for _, end in pieces]
@@ -110,11 +125,16 @@ def _split(text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _score_pieces(pieces: Sequence[str], keys: Sequence[str]) -> list[float]:
-    """Returns for each piece how much of a query's keys it has; a key in few pieces counts more."""
+def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short: Sequence[str]) -> list[float]:
+    """Returns for each piece how much of a query's keys it has; a key in few pieces counts more.
+
+    short: as for `make_excerpt`.
+    """
     scores = [0.0] * len(pieces)
-    for key in keys:
+    for number, key in enumerate((*keys, *short)):
         having = [index for index, piece in enumerate(pieces) if key in piece]
+        if number >= len(keys) and len(having) > max(1, len(pieces) // _FEW):
+            continue
         for index in having:
             scores[index] += 1 / math.sqrt(len(having))
     return scores

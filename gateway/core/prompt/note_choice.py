@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.prompt.excerpt import CUT, make_excerpt, query_keys
+from gateway.core.prompt.excerpt import CUT, make_excerpt, query_keys, short_words
 from gateway.core.prompt.note_query import SEARCHED_CHARS, searched_part, without_lines
 from gateway.core.prompt.note_text import (
     EMPTY_TOKENS,
@@ -176,6 +176,7 @@ class _Shown:
         self, atoms: Set[Atom], notes: Iterable[str], query: str, shared: Collection[str] = frozenset()
     ) -> None:
         self._atoms, self._query, self._shared = atoms, query, shared
+        self._all_keys = (*query_keys(query), *short_words(query))
         self._lines = sorted("\n".join(notes).split("\n"))
         self._whole = frozenset(self._lines)  # where most repeats are found
 
@@ -186,7 +187,7 @@ class _Shown:
             return None
         is_cut = self._shared or len(message.text) > SEARCHED_CHARS
         line = (
-            quote_on_line(without_lines(searched_part(message.text, query_keys(self._query)), self._shared))
+            quote_on_line(without_lines(searched_part(message.text, self._all_keys), self._shared))
             if is_cut
             else message.line
         )
@@ -257,8 +258,13 @@ class _Draft:
         if min(len(text), most_chars - _EXCERPT_SLACK) > _CHARS_PER_TOKEN * self._room:
             return
         if len(text) > min(_WHOLE_CHARS, most_chars):
-            keys = query_keys(self._query)
-            text, cut = make_excerpt(text, keys, most_chars, has_neighbours=not self._is_order)
+            text, cut = make_excerpt(
+                text,
+                query_keys(self._query),
+                most_chars,
+                short=short_words(self._query),
+                has_neighbours=not self._is_order,
+            )
             if self._in_request.shows(labelled(message, text)):
                 self.shown.append(message.seq)
                 return

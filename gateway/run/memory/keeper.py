@@ -21,7 +21,7 @@ from gateway.core.conversation import settle
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.definition import Sleeptime
 from gateway.core.memory.delegated import DelegatedTasks
-from gateway.core.prompt.excerpt import query_keys
+from gateway.core.prompt.excerpt import query_keys, short_words
 from gateway.core.prompt.note_query import name_pattern
 from gateway.core.prompt.shown_blocks import shown_label
 from gateway.core.prompt.summary import WantedSummary
@@ -53,7 +53,7 @@ _log = logging.getLogger("mnemogate")
 
 
 # The tables of pure functions in the path of a turn that hold people's words or names. storage empties its own.
-_TABLES_OF_WORDS = (query_keys, name_pattern, quoted_name, shown_label)
+_TABLES_OF_WORDS = (query_keys, short_words, name_pattern, quoted_name, shown_label)
 
 
 def _forget_words() -> None:

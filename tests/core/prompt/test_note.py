@@ -294,6 +294,22 @@ def test_of_a_document_the_part_that_has_what_was_asked_is_shown(before: int) ->
     assert "three months of notice" in hit.text
 
 
+@each_row(
+    ("fact", "query"),
+    [
+        ("Rex had surgery in May.", "How is Rex?"),
+        ("Our cat is Miso.", "What is my cat called?"),
+        ("The fee is due soon.", "What was the fee?"),
+        ("Flat 7 has a leak.", "Who is in 7?"),
+    ],
+)
+def test_what_was_asked_by_a_short_word_is_shown(fact: str, query: str) -> None:
+    dull = "The weather was fine and so were all of us on that long day. "
+    for count in (30, 600):
+        (hit,) = choose([message(1, f"{dull * count}{fact} {dull * count}")], query).hits
+        assert fact in hit.text
+
+
 @pytest.mark.parametrize(
     ("dull", "fact", "query"),
     [
