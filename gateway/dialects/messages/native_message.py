@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import msgspec
 import orjson
@@ -33,7 +32,7 @@ class NativeMessage:
         self._buffer = buffer
         self._events = NativeEvents(gateway_tools)
         # Blocks of the gateway's own text. One goes on until the upstream's next block.
-        self._own_blocks = GrowingBlocks(self._emit)
+        self._own_blocks = GrowingBlocks(lambda kind, **fields: buffer.add(encode_typed_event(kind, fields)))
         self._replies: list[bytes] = []  # whole ones
 
     def begin(self, first: Json) -> None:
@@ -97,9 +96,6 @@ class NativeMessage:
     def _add(self, raw: bytes, *, has_content: bool) -> None:
         if raw:
             self._buffer.add(raw, has_content=has_content)
-
-    def _emit(self, kind: str, **fields: Any) -> None:
-        self._buffer.add(encode_typed_event(kind, fields))
 
 
 def _bytes_of(tail: Sequence[ReplyEvent]) -> list[bytes]:

@@ -44,15 +44,53 @@ class MessageTerms(Struct, frozen=True):
     has_thread: bool = False
 
 
+class _MessageEvents:
+    """The events of one message, which begin with `message_start`. They are put into the buffer."""
+
+    def __init__(self, terms: MessageTerms, buffer: EventBuffer) -> None:
+        self._terms = terms
+        self._buffer = buffer
+        self._has_begun = False
+        # Of the turn. It has the id and the model.
+        self.first_chunk: Json = {}
+
+    def begin(self) -> None:
+        """Begins the message, once, and with it what may leave."""
+        self._buffer.is_holding = False
+        if self._has_begun:
+            return
+        self._has_begun = True
+        usage = {"input_tokens": self._terms.input_tokens, "output_tokens": 0}
+        self._buffer.add(
+            encode_typed_event("message_start", {"message": {**self.empty_message(), "usage": usage}})
+        )
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        self.begin()
+        self._buffer.add(encode_typed_event(kind, fields))
+
+    def empty_message(self) -> Json:
+        """Returns the message without content, and without an end."""
+        id_ = self.first_chunk.get("id")
+        return {
+            "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
+            "type": "message",
+            "role": "assistant",
+            "model": as_text(self.first_chunk.get("model")) or self._terms.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
+
+
 class TranslatedMessage:
     """One message, whatever number of rounds made it. Its events are put into the buffer."""
 
     def __init__(self, terms: MessageTerms, buffer: EventBuffer) -> None:
         self._terms = terms
         self._buffer = buffer
-        self._blocks = GrowingBlocks(self._emit)
-        self._first_chunk: Json = {}  # of the turn
-        self._has_begun = False
+        self._events = _MessageEvents(terms, buffer)
+        self._blocks = GrowingBlocks(self._events.emit)
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         self._is_refused = False
@@ -60,7 +98,7 @@ class TranslatedMessage:
 
     def begin(self, first: Json) -> None:
         """Takes the turn's first chunk, which has the id and the model."""
-        self._first_chunk = first
+        self._events.first_chunk = first
 
     def show(self, event: ReplyEvent, *, is_hidden: bool = False) -> None:
         """Shows an event. is_hidden: it ends a hidden round."""
@@ -70,7 +108,7 @@ class TranslatedMessage:
             return
         for choice in filter(is_first_choice, event.choices):
             if not self._buffer.is_holding:
-                self._begin_message()  # the model may think for long before its first text
+                self._events.begin()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
                 self._add_delta(delta if event.calls is None else {**delta, "tool_calls": event.calls})
@@ -107,12 +145,14 @@ class TranslatedMessage:
         for event in tail:
             self.show(event)
         self._finish_reason = finish or self._finish_reason
-        self._begin_message()
+        self._events.begin()
         self._blocks.end()
         usage = self._usage or self._terms.count(self._blocks.generated_text()) or {}
         ending = self._ending(has_calls=self._blocks.has_calls)
-        self._emit("message_delta", delta=ending, usage=_message_usage(usage, self._terms.input_tokens))
-        self._emit("message_stop")
+        self._events.emit(
+            "message_delta", delta=ending, usage=_message_usage(usage, self._terms.input_tokens)
+        )
+        self._events.emit("message_stop")
 
     def take_whole(self, body: bytes, reply: Json) -> None:
         """Takes a whole reply. body: as it came."""
@@ -127,7 +167,7 @@ class TranslatedMessage:
         usage = outcome.usage or self._terms.count(generated_in(shown_reply)) or {}
         content = render_blocks(shown_reply)
         message = {
-            **self._empty_message(),
+            **self._events.empty_message(),
             "content": content,
             **self._ending(has_calls=any(block["type"] == "tool_use" for block in content)),
             "usage": _message_usage(usage, self._terms.input_tokens),
@@ -146,28 +186,6 @@ class TranslatedMessage:
         calls = delta.get("tool_calls")
         self.add_calls([call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else [])
 
-    def _begin_message(self) -> None:
-        self._buffer.is_holding = False
-        if self._has_begun:
-            return
-        self._has_begun = True
-        usage = {"input_tokens": self._terms.input_tokens, "output_tokens": 0}
-        self._buffer.add(
-            encode_typed_event("message_start", {"message": {**self._empty_message(), "usage": usage}})
-        )
-
-    def _empty_message(self) -> Json:
-        id_ = self._first_chunk.get("id")
-        return {
-            "id": id_ if isinstance(id_, str) and id_ else f"msg_{secrets.token_hex(12)}",
-            "type": "message",
-            "role": "assistant",
-            "model": as_text(self._first_chunk.get("model")) or self._terms.model,
-            "content": [],
-            "stop_reason": None,
-            "stop_sequence": None,
-        }
-
     def _ending(self, *, has_calls: bool) -> Json:
         """Returns the fields that say why the message ends."""
         reason = "refusal" if self._is_refused else stop_reason_for(self._finish_reason)
@@ -182,10 +200,6 @@ class TranslatedMessage:
         """Returns the stop sequence that ended a choice; None: none did, or the upstream does not name it."""
         named = (choice.get(key) for key in _STOPPED_BY)
         return next((each for each in named if each in self._terms.stop_sequences), None)
-
-    def _emit(self, kind: str, **fields: Any) -> None:
-        self._begin_message()
-        self._buffer.add(encode_typed_event(kind, fields))
 
 
 def _message_usage(usage: Json, input_tokens: int) -> Json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import orjson
@@ -124,3 +126,19 @@ def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None
     shown = view().error_reply(429, body)
     assert shown is not None
     assert orjson.loads(shown)["error"] == {"type": "rate_limit_error", "message": message}
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_a_message_is_freed_with_its_turn(is_native: bool) -> None:
+    """It holds the words of its reply, and a turn makes no garbage to be looked for."""
+    start = b'event: message_start\ndata: {"type":"message_start","message":{}}\n\n'
+    gc.disable()
+    try:
+        made = view()
+        made.show(ReplyEvent(start) if is_native else event({"content": "Hello."}))
+        made.add_text("Hello.")
+        is_there = weakref.ref(made._message)
+        del made
+        assert is_there() is None
+    finally:
+        gc.enable()
