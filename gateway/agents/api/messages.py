@@ -270,6 +270,7 @@ class MessageRoutes:
         return (await self._api.store.conversations.get(project, conversation)).agent
 
     async def _message_json(self, project: str, place: Place) -> list[dict[str, Any]]:
+        """Returns what a message is shown as. Raises: UnknownId."""
         view: MessageView | SystemMessage
         if place.seq == SYSTEM_SEQ:
             agent, conversation = await self._api.system_messages.owner_of(project, place.uid)

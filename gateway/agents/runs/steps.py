@@ -246,6 +246,7 @@ class RunMemory:
     # -- a step ends
 
     async def _end_step(self, prompt: Prompt, result: _StepResult) -> Exchange:
+        """Writes the end of the open step. Returns its exchange. Raises: StoreError."""
         assert self.opened is not None
         context, now = self.context, self.keeper.now()
         exchange = self._finished_exchange(self.opened, prompt, result.full, result.shown_reply)
@@ -274,12 +275,12 @@ class RunMemory:
             exchange,
             step,
             results,
-            self.reading,
-            accepts,
-            result.error_message,
-            result.error_status,
-            recall,
-            self.job,
+            reading=self.reading,
+            accepts=accepts,
+            error_message=result.error_message,
+            error_status=result.error_status,
+            recall=recall,
+            job=self.job,
         )
         self.started_runs += await asyncio.shield(self.keeper.store.stored_paths.finish(write))
         self.last = counts
@@ -305,6 +306,7 @@ class RunMemory:
     def _finished_exchange(
         self, exchange: Exchange, prompt: Prompt, full: Sequence[WireMessage], shown_reply: WireMessage | None
     ) -> Exchange:
+        """Returns the exchange of a step with its reply. full, shown_reply: as in `_StepResult`."""
         context, hasher = self.context, MessageHasher(self.context.agent.secret)
         return finish_step(
             exchange,
@@ -375,6 +377,10 @@ class RunMemory:
         raise WriteConflict("the blocks of this agent change too fast")
 
     async def _try_open(self, results: Sequence[ToolResult], nudge: str, end: RunEnd | None) -> Prompt:
+        """Opens the next step with results. Returns its prompt. Raises: CallerError: it does not fit; StoreError.
+
+        end: the end of the run, which comes with the step; None: the run goes on.
+        """
         context, edits, shown, now = self.context, self._edits, self._shown, self.keeper.now()
         messages = edits.messages(results, mark_of(context.agent.secret), now)
         if nudge:
@@ -416,6 +422,7 @@ class RunMemory:
         return replace(self.run, state=RunState.RUNNING, begun=self.context.request.now)
 
     async def _open(self, write: StepOpen) -> None:
+        """Writes the next step, and waits until it is on disk. Raises: StoreError."""
         opening = self.keeper.store.stored_paths.open(replace(write, job=self.job))
         try:
             # No client waits for a run in the background, so it waits for the disk.

@@ -300,6 +300,7 @@ class StepView(ClientView):
             self._message({"role": "assistant", "content": spoken_text}, self.numbers.reply)
 
     def _message(self, message: Json, seq: int) -> None:
+        """Adds the events of a message, whose number is given."""
         origin = self.numbers.origin(seq, self.now())
         # Messages of one reply are numbered through, as they will be in lists: also those that are not shown.
         first = len(self._kinds) if seq == self.numbers.reply else 0
