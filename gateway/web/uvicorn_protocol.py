@@ -135,8 +135,9 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
 
     def reset(self) -> None:
         """Ends the connection so that its client sees an error, and no end."""
-        self.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
-        self.transport.abort()
+        if not self.transport.is_closing():  # else its client has left, and the socket may be gone
+            self.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _NO_LINGER)
+            self.transport.abort()
 
     def write(self, data: bytes) -> None:
         """Writes a part of a reply. Its head leaves with the first bytes of its body, in one packet."""

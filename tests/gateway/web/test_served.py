@@ -363,6 +363,28 @@ def test_http_1_0_does_not_take_a_stream_that_breaks_for_whole() -> None:
         served(breaks, says(b"GET /old HTTP/1.0\r\n\r\n"))
 
 
+def test_http_1_0_that_has_left_a_stream_which_breaks_is_not_reset() -> None:
+    faults: list[dict[str, Any]] = []
+
+    async def breaks(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data: 0", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        raise RuntimeError
+
+    async def leaves(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        writer.write(b"GET /old HTTP/1.0\r\n\r\n")
+        await reader.readuntil(b"data: 0")
+        writer.transport.abort()
+        await asyncio.sleep(SHORT_S)
+        gc.collect()  # asyncio reports what a task has raised when the task is freed
+
+    served(breaks, leaves)
+    assert not faults
+
+
 def test_who_sends_nothing_is_let_go() -> None:
     """From the moment that a connection is there, and with the first piece of a head."""
     limits = replace(Limits(), header_timeout_s=SHORT_S)
