@@ -220,12 +220,13 @@ class BackgroundResponses:
     # Counts an attempt of a job, by its kind and outcome.
     count: Callable[[str, str], None]
     limiter: Limiter
-    # Of the responses that are being made here, by their runs.
+    # The logs of the responses that are being made here, by the rows of their runs.
     _logs: dict[int, _ResponseLog] = field(default_factory=dict)
-    # Of the responses that were accepted here and have not ended, as far as it is known here.
+    # The callers of the responses that were accepted here and have not ended, as far as it is known here, and what
+    # their requests have reserved; by the same rows.
     _callers: dict[int, RequestContext] = field(default_factory=dict)
     _held: dict[int, LimitReservation] = field(default_factory=dict)
-    # Of the responses that were accepted last, by the hash of their requests: the time and the tag.
+    # The time and the tag of each response that was accepted last, by the hash of its request.
     _accepted: dict[bytes, tuple[float, str]] = field(default_factory=dict)
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
@@ -267,11 +268,11 @@ class BackgroundResponses:
         if is_new and (held := self.limiter.hold(receipt)).amounts:  # else no limit holds for it
             self._held[run.id] = held
         # Bounded, since other processes may perform the response.
-        _put(self._callers, run.id, context)
-        _put(self._accepted, response.digest, (response.created, response.tag))
+        _put_bounded(self._callers, run.id, context)
+        _put_bounded(self._accepted, response.digest, (response.created, response.tag))
         return run, is_new
 
-    def accepted(self, digest: bytes) -> str | None:
+    def find_accepted(self, digest: bytes) -> str | None:
         """Returns the tag of the response that this process accepted lately for the same request; None: none."""
         at, tag = self._accepted.get(digest, (0.0, None))
         return tag if self.now() - at < _RETRY_WINDOW_S else None
@@ -623,7 +624,7 @@ class BackgroundResponses:
         return None
 
 
-def _put(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
+def _put_bounded(cache: dict[_Key, _Value], key: _Key, value: _Value) -> None:
     """Puts a value into a cache, which loses its oldest above a bound."""
     cache[key] = value
     if len(cache) > _MAX_ACCEPTED:

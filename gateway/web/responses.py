@@ -182,7 +182,7 @@ class ResponsesRoute(ForwardedRoute):
         request, conversation, scope = call.request, call.conversation, call.incoming.scope
         background = self.gateway_responses.background
         digest = _digest_request(scope, self.gateway_responses.rules, request.body)
-        tag = background.accepted(digest) if _is_retry(scope) else None
+        tag = background.find_accepted(digest) if _is_retry(scope) else None
         if tag is None:
             info = call.incoming.info
             context = info.caller.context(call.headers)
