@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
+from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_forgetting import ForgetPreview, TargetKind
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
@@ -51,10 +54,19 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         access = access_of(request)
         kind, value = request.query.target
         page = access.filter(await forgetting.preview(access.project, access.uid, kind, value))
+        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
+        changes = await asyncio.to_thread(_changes, page)
         name = "you" if access.is_person else await views.name(access.project, access.uid)
         fields, back = fields_of(request.query), _back(access, page)
         return access.view(
-            page, "forget.html", _heading(page, name), error, fields=fields, back=back, memory_name=name
+            page,
+            "forget.html",
+            _heading(page, name),
+            error,
+            fields=fields,
+            back=back,
+            memory_name=name,
+            changes=changes,
         )
 
     async def show(request: ScreenRequest, query: ForgetQuery) -> View:
@@ -91,6 +103,11 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         routes.screen("forget", show, ForgetQuery, right="forget"),
         routes.action("forget", forget, ForgetForm, "forget", ForgetQuery),
     ]
+
+
+def _changes(page: ForgetPreview) -> list[tuple[str, tuple[DiffPart, ...]]]:
+    """Returns the blocks that change, by their labels, each with its difference."""
+    return [(each.label, shortened_diff(diff_words(each.before, each.after))) for each in page.blocks or ()]
 
 
 def _heading(page: ForgetPreview, name: str) -> str:

@@ -9,10 +9,12 @@ from storage.commands import Erased, ForgetTarget, Rules
 from storage.database import Connection, Database
 from storage.listing import ForgetCounts
 from storage.sql.additions import DAY_S
+from storage.sql.blocks import get_block
 from storage.sql.erase import SQL as FORGET_SQL
 from storage.sql.erase import exchange_of
 from storage.sql.exchanges import unpack_notes
 from storage.sql.group import Group, long_reads
+from storage.sql.rebuild import load_versions, preview_text
 from storage.sql.statements import ascii_lower, load, rows_of
 
 SQL = load("forget_preview.sql")
@@ -24,6 +26,8 @@ _MAX_NUMBERS = 50_000
 # The most exchanges that a statement takes as a list; a target that names more is counted by the first of them.
 _LISTED_EXCHANGES = 64
 _NO_CONVERSATION = -1
+# The most versions of a block, and the most characters of its text, that are made anew for a preview: some 10 ms.
+_MAX_VERSIONS, _MAX_CHARS = 50, 5_000
 # The most facts whose texts are returned.
 _NAMED_FACTS = 20
 
@@ -38,11 +42,21 @@ class _Beginning(NamedTuple):
     exchanges: int
 
 
+class RemadeBlock(NamedTuple):
+    """A block that changes: its text now, and the one that it would have."""
+
+    label: str
+    before: str
+    after: str
+
+
 class _Versions(NamedTuple):
     """Versions of blocks: those that go, and those after the first of them, which stay without its words."""
 
     gone: int = 0
     remade: int = 0
+    # The blocks, as far as their texts are few enough to be made anew while a person waits.
+    changes: tuple[RemadeBlock, ...] = ()
 
 
 class PreviewedCounts(NamedTuple):
@@ -53,6 +67,8 @@ class PreviewedCounts(NamedTuple):
     facts: Sequence[tuple[int, str]] = ()
     # How many versions of blocks stay without what came from the target.
     remade: int = 0
+    # The blocks that change, as far as they were made anew.
+    changes: Sequence[RemadeBlock] = ()
 
 
 class _Target(NamedTuple):
@@ -82,14 +98,14 @@ class ForgetPreviews(Group):
         if target.is_all:
             return PreviewedCounts(await self._count_whole(connection, agent))
         if target.facts or target.passages:
-            found, remade = await self._count_named(connection, agent, target)
-            return PreviewedCounts(found, remade=remade)
+            found, versions = await self._count_named(connection, agent, target)
+            return PreviewedCounts(found, remade=versions.remade, changes=versions.changes)
         erased = await self._find_erased(connection, agent, target)
         beginnings = [
             _Beginning(*row)
             for row in await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
         ]
-        versions = await self._count_versions(connection, agent, "versions", erased)
+        versions = await self._count_versions(connection, agent, "versions", erased, erased, "")
         facts = await connection.value(SQL["fact_count"], erased)
         named = await connection.rows(SQL["facts"], (*erased, _NAMED_FACTS)) if facts else []
         counts = ForgetCounts(
@@ -100,19 +116,52 @@ class ForgetPreviews(Group):
             await self._count_summaries(connection, agent, beginnings),
             await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
-        return PreviewedCounts(counts, [(seq, text) for seq, text in named], versions.remade)
+        return PreviewedCounts(
+            counts, [(seq, text) for seq, text in named], versions.remade, versions.changes
+        )
 
     async def _count_versions(
-        self, connection: Connection, agent: int, statement: str, values: Sequence[object]
+        self,
+        connection: Connection,
+        agent: int,
+        statement: str,
+        values: Sequence[object],
+        erased: _Target,
+        text: str,
     ) -> _Versions:
-        """Counts the versions of all blocks that go by a statement. values: of its parameters before the block."""
+        """Counts the versions of all blocks that go by a statement.
+
+        values: of its parameters before the block.
+        erased, text: what goes: exchanges, or the text of a fact; "": none.
+        """
         found = _Versions()
         for block in await self._visible_blocks(connection, agent):
             gone, first = await connection.row(SQL[statement], (*values, block)) or (0, None)
             if gone:
                 later = await connection.value(SQL["versions_from"], (block, first))
-                found = _Versions(found.gone + gone, found.remade + later - gone)
+                change = await self._remake(connection, block, erased, text)
+                changes = found.changes if change is None else (*found.changes, change)
+                found = _Versions(found.gone + gone, found.remade + later - gone, changes)
         return found
+
+    async def _remake(
+        self, connection: Connection, block: int, erased: _Target, text: str
+    ) -> RemadeBlock | None:
+        """Returns how a block would change; None: not at all, or it has too many or too long versions."""
+        if await connection.value(SQL["versions_from"], (block, 0)) > _MAX_VERSIONS:
+            return None
+        found = await get_block(connection, block)
+        if len(found.value) > _MAX_CHARS:
+            return None
+        versions = await load_versions(connection, block)
+        exchanges = set(erased.listed)
+        if erased.conversation != _NO_CONVERSATION:
+            origins = sorted({id for each in versions for id in each.origins})
+            rows = await rows_of(connection, SQL["going_among"], origins, erased.agent, erased.conversation)
+            exchanges = {row[0] for row in rows}
+        texts = (text.strip().casefold(),) if text.strip() else ()
+        after = await preview_text(connection, found, versions, self._rules, exchanges, texts)
+        return None if after == found.value else RemadeBlock(found.label, found.value, after)
 
     async def _count_summaries(
         self, connection: Connection, agent: int, beginnings: Sequence[_Beginning]
@@ -136,17 +185,23 @@ class ForgetPreviews(Group):
 
     async def _count_named(
         self, connection: Connection, agent: int, target: ForgetTarget
-    ) -> tuple[ForgetCounts, int]:
-        """Returns how much a target takes that names facts or passages, and how many versions are remade."""
+    ) -> tuple[ForgetCounts, _Versions]:
+        """Returns how much a target takes that names facts or passages, and the versions of blocks."""
         rows = await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent)
-        versions = remade = 0
+        versions, nothing = _Versions(), _Target(agent, _NO_CONVERSATION, ())
         for text, *_ in rows:
-            found = await self._count_versions(connection, agent, "versions_with", [ascii_lower(text)])
-            versions, remade = versions + found.gone, remade + found.remade
+            found = await self._count_versions(
+                connection, agent, "versions_with", [ascii_lower(text)], nothing, text
+            )
+            versions = _Versions(
+                versions.gone + found.gone,
+                versions.remade + found.remade,
+                (*versions.changes, *found.changes),
+            )
         days = await rows_of(connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent)
-        erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions > 0)
+        erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
         notes = await self._count_quoting(connection, agent, 0, erased, set())
-        return ForgetCounts(0, len(rows), len(target.passages), versions, 0, notes), remade
+        return ForgetCounts(0, len(rows), len(target.passages), versions.gone, 0, notes), versions
 
     async def _visible_blocks(self, connection: Connection, agent: int) -> list[int]:
         scope = await connection.row(FORGET_SQL["scope_of"], (agent,))

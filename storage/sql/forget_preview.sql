@@ -12,6 +12,10 @@ WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten'
 UNION ALL SELECT e.id, e.conversation, e.depth, e.seq, e.begun, e.ended FROM exchanges e
 WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?4)
 
+-- name: going_among
+-- Finds those of some exchanges that go with a conversation.
+SELECT e.id FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.id {in:3:BIGINT:64}
+
 -- name: fact_count (sqlite)
 -- Counts the facts that came from what goes.
 SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -86,7 +87,10 @@ async def rebuild_block(
     await connection.rows(SQL["block_lock"], (block,))
     versions = await load_versions(connection, block)
     turnless = {row[0] for row in await connection.rows(SQL["versions_turnless"], (agent, block))}
-    clean, later = await _erase_edits_and_divide(connection, versions, turnless, texts)
+    erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
+    clean, later, edits = await _divide(connection, versions, erased, turnless, texts)
+    for edit in edits:
+        await connection.run(SQL["op_erase"], (*edit, _NO_ARGUMENTS))
     if not later:
         return False
     found = await get_block(connection, block)
@@ -113,6 +117,28 @@ async def rebuild_block(
             await connection.run(SQL["version_rewrite"], (value, sources, block, version.number))
     await _write_following(connection, found, staying, following, values[-1], now)
     return True
+
+
+async def preview_text(
+    connection: Connection,
+    block: Block,
+    versions: Sequence[BlockVersion],
+    rules: Rules,
+    erased: Collection[int],
+    texts: Collection[str],
+) -> str:
+    """Returns the text that a block would have once something is forgotten. Nothing is written.
+
+    versions: all of the block, oldest first.
+    erased: the exchanges that would go.
+    texts: as for `rebuild_block`.
+    """
+    clean, later, _ = await _divide(connection, versions, erased, (), texts)
+    if not later:
+        return block.value
+    base = clean[-1].value if clean else ""
+    values, _ = rules.rebuild_block(replace(block, value=base), [revised for _, revised in later], ())
+    return values[-1]
 
 
 async def _write_following(
@@ -173,23 +199,33 @@ def has_words(line: str, text: str) -> bool:
     return text in line and re.search(f"{before}{re.escape(text)}{after}", line) is not None
 
 
-async def _erase_edits_and_divide(
+class _Division(NamedTuple):
+    """The versions of a block, divided at the first one that has something of what is gone."""
+
+    # Those before that one.
+    clean: list[BlockVersion]
+    # That one and those after it, which may all hold words of what is gone.
+    later: list[tuple[BlockVersion, Revised]]
+    # The exchanges and calls of the edits that brought it into versions.
+    edits: list[tuple[int, str]]
+
+
+async def _divide(
     connection: Connection,
     versions: Sequence[BlockVersion],
+    erased: Collection[int],
     turnless: Collection[int],
     texts: Collection[str],
-) -> tuple[list[BlockVersion], list[tuple[BlockVersion, Revised]]]:
-    """Divides the versions of a block at the first one that has something of what is gone.
-
-    Erases the arguments of the edits that brought it into versions.
+) -> _Division:
+    """Divides the versions of a block. It writes nothing.
 
     versions: oldest first.
+    erased: the exchanges that are gone.
     turnless: the numbers of the versions that are gone though they came from no exchange.
-
-    Returns the versions before that one; and that one and those after it, which may all hold words of what is gone.
+    texts: as for `rebuild_block`.
     """
-    erased = await erased_among(connection, chain.from_iterable(each.origins for each in versions))
     clean, later = list[BlockVersion](), list[tuple[BlockVersion, Revised]]()
+    edits = list[tuple[int, str]]()
     # By a version's number, as `restores` names it: the values of the clean ones, the indexes of the later ones.
     clean_values, later_indexes = dict[int | None, str](), dict[int | None, int]()
     lines_before = frozenset[str]()
@@ -198,7 +234,7 @@ async def _erase_edits_and_divide(
             continue
         lines = version.value.split("\n")
         quoting = {line for line in lines if any(has_words(line.casefold(), text) for text in texts)}
-        is_erased = version.number in turnless or bool(version.origins & erased)
+        is_erased = version.number in turnless or not version.origins.isdisjoint(erased)
         brings_erased = is_erased or bool(quoting - lines_before)
         lines_before = frozenset(lines)
         if not (later or brings_erased):
@@ -208,9 +244,9 @@ async def _erase_edits_and_divide(
         value = version.value if is_erased else "\n".join(line for line in lines if line not in quoting)
         op = None
         call = None if version.exchange is None else call_of_origin(version.origin)
-        if brings_erased and call is not None:
+        if brings_erased and call is not None and version.exchange is not None:
             # The exchange of a text's edit stays, and a sleeptime agent's.
-            await connection.run(SQL["op_erase"], (version.exchange, call[1], _NO_ARGUMENTS))
+            edits.append((version.exchange, call[1]))
         elif call is not None:
             row = await connection.row(SQL["op_done"], (version.exchange, call[1]))
             op = None if row is None else BlockOp(*row)
@@ -221,4 +257,4 @@ async def _erase_edits_and_divide(
             revised = Revised(value, is_erased, op, restores=later_indexes.get(version.restores))
         later_indexes[version.number] = len(later)
         later.append((version, revised))
-    return clean, later
+    return _Division(clean, later, edits)

@@ -67,6 +67,15 @@ class RemainingRecord(Struct, frozen=True):
     href: str | None = None
 
 
+class ChangedBlockText(Struct, frozen=True):
+    """A block that a forgetting changes."""
+
+    label: str
+    # Its text now, and after the forgetting.
+    before: str
+    after: str
+
+
 class ForgetPreview(Struct, frozen=True):
     """The extent of a forgetting: what it will take, and what it leaves."""
 
@@ -79,6 +88,8 @@ class ForgetPreview(Struct, frozen=True):
     command: str | None
     # The newest facts that go with messages; not set: none does.
     facts: tuple[SourceRecord, ...] | UnsetType = UNSET
+    # The blocks that change, as far as they can be made anew at once; not set: none does.
+    blocks: tuple[ChangedBlockText, ...] | UnsetType = UNSET
 
 
 class ForgetResult(Struct, frozen=True):
@@ -224,6 +235,7 @@ class MemoryForgetting:
             str(found.counts.messages) if kind in ("all", "conversation") else None,
             " ".join(command),
             tuple(_fact_record(memory.uid, *each) for each in found.facts) or UNSET,
+            tuple(ChangedBlockText(*each) for each in found.changes) or UNSET,
         )
 
     async def _read_details(

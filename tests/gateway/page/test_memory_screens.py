@@ -1017,9 +1017,36 @@ def test_a_preview_tells_versions_that_go_from_those_that_stay_without_it(operat
             if "later version" in each["text"]
         ]
         assert found == stays
+        (change,) = preview["blocks"]
+        assert change["before"] == operator.twin(block)["block"]["value"]
+        shown = page(operator, f"m/{agent.uid}/forget?{target}")
+        assert "<del>" in shown.partition("after it</h2>")[2].partition("What stays")[0]
     assert ">Its sentence, in versions of blocks<" in page(operator, f"m/{agent.uid}/forget?fact={seq}")
+    (change,) = operator.twin(f"m/{agent.uid}/forget?exchange=1")["blocks"]
+    assert change["after"] == "Lives in Bergen.\nHas a cat."
     operator.twin(f"m/{agent.uid}/forget?exchange=1", {})
     assert operator.twin(block)["block"]["value"] == "Lives in Bergen.\nHas a cat."
+
+
+@pytest.mark.both
+@pytest.mark.parametrize("kind", ["exchange", "conversation", "fact"])
+def test_a_preview_shows_what_a_block_will_say(operator: Operator, kind: str) -> None:
+    """Whoever corrected it and then forgot the wrong message lost the correction, and the name with it."""
+    agent = speak(operator.world, "I am Jonas, and moved to Oslo.", talk="conv-19")
+    uid, block = agent.uid, f"m/{agent.uid}/b/human"
+    text = "Name: Jonas\nMoved to Oslo."
+    (seq,) = learn(operator.world, agent, "Moved to Oslo.", block=text)
+    operator.twin(block, {"value": text.replace("Oslo", "Bergen") + "\nLikes tea.", "version": 2})
+    talk = operator.twin(f"m/{uid}/conversations")["items"][0]["id"]
+    target = {"exchange": "exchange=1", "conversation": f"conversation={talk}", "fact": f"fact={seq}"}[kind]
+    preview = operator.twin(f"m/{uid}/forget?{target}")
+    operator.twin(f"m/{uid}/forget?{target}", {"confirm": preview["confirm"]})
+    now = operator.twin(block)["block"]["value"]
+    if kind == "fact":  # its sentence is in an older version alone
+        assert "blocks" not in preview
+        assert now == text.replace("Oslo", "Bergen") + "\nLikes tea."
+    else:
+        assert [each["after"] for each in preview["blocks"]] == [now] == ["Likes tea."]
 
 
 @pytest.mark.both
