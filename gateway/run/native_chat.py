@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from gateway.core.conversation.canonical import is_system
 from gateway.core.request.identity import Mode
@@ -35,6 +36,9 @@ from storage.errors import StoreError
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
+
+# The key in place of one that could not be read. All memories have it then, so nothing is cached under it.
+_UNREAD: Final[MemoryKey] = ("", 0)
 
 
 class NativeChat:
@@ -200,18 +204,19 @@ class NativeChat:
                 )
                 found = {}
             whole = native.with_history(FoundReplies(found, self._earlier), memory)
-            # Afterwards, since the cache may drop others that this request refers to.
-            for id, path in found.items():
-                self._earlier.add(memory, (id,), None, path[:-1], path[-1])
+            if memory != _UNREAD:
+                # Afterwards, since the cache may drop others that this request refers to.
+                for id, path in found.items():
+                    self._earlier.add(memory, (id,), None, path[:-1], path[-1])
             return whole
         return native.with_history(self._earlier, memory)
 
     async def _memory_key(self, scope: Scope) -> MemoryKey:
-        """Returns the key of a scope's memory as it is now, as far as this process knows."""
+        """Returns the key of a scope's memory as it is now, as far as this process knows; `_UNREAD` if it cannot."""
         try:
             return _key_of(await self._keeper.store.agents.find_or_draft(scope))
         except StoreError:
-            return "", 0
+            return _UNREAD
 
 
 def _key_of(agent: Agent) -> MemoryKey:

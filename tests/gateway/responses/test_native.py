@@ -350,6 +350,21 @@ def test_a_client_that_names_the_previous_response_goes_on(
     assert json.dumps(openai_keeps.heard[-1]).count("is called Miso") == 1
 
 
+def test_what_is_read_while_the_memory_cannot_be_is_cached_for_nobody(
+    world: World, openai_keeps: StoredResponses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that all memories had then would lead from one person's request to another's conversation."""
+    first = respond(world, input="My cat is called Miso.")
+    earlier = world.gateway.app.services.native_chat._earlier
+    earlier.clear()
+    with monkeypatch.context() as broken_store:
+        broken_store.setattr(world.store.agents, "find_or_draft", fails)
+        respond(world, input="What is my cat called?", previous_response_id=first.id)
+    assert len(earlier) == 0
+    respond(world, input="What is my cat called?", previous_response_id=first.id)
+    assert len(earlier) == 2
+
+
 def test_ids_are_known_after_a_restart(
     upstream: StrictUpstream, openai_keeps: StoredResponses, tmp_path: Path
 ) -> None:
