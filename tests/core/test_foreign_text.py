@@ -18,7 +18,7 @@ from gateway.core.memory.secret_texts import withhold
 from gateway.core.prompt import note_text, shown_blocks, summary
 from gateway.core.tags import escape_tags
 from gateway.core.thoughts import without_thoughts
-from gateway.core.turn.upstream_error import context_from_error
+from gateway.core.turn.context_length import context_from_error
 from gateway.core.usage.withheld_usage import without_usage
 from storage.records import Block
 

@@ -1,9 +1,8 @@
-"""Reads the errors that upstreams report, each in its own form, into OpenAI's error object."""
+"""Reads the errors that upstreams report, each in its own form, into OpenAI's error object, and judges them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
@@ -13,6 +12,7 @@ from adapters.json_escapes import read_json
 from adapters.types import Event, Json
 from gateway.core.finish_reasons import read_finish_reason
 from gateway.core.json_limits import is_too_deep
+from gateway.core.turn.context_length import CAUSE_CHARS, context_from_error, is_too_long
 from gateway.errors import UpstreamBroke, UpstreamRefused
 
 # Status by OpenAI's codes and types, by Anthropic's types, and by the names of HTTP errors that vLLM gives.
@@ -56,8 +56,6 @@ _UNREACHABLE: Final = re.compile(
 # The field with which a reply ends, and the most bytes of a reply that has nothing else; the latter is not measured.
 _FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]*)"')
 _MAX_VERDICT_BYTES: Final = 4096
-# The beginning of an error's message that is read for its cause. Some quote the request after that.
-_CAUSE_CHARS: Final = 200
 # The bytes that are read of an error, since some repeat the whole request.
 ERROR_BYTES: Final = 64 * 1024
 # A chunk or a completion has it, and errors do not.
@@ -77,8 +75,8 @@ _MINIMAX_STATUSES: Final = {code: status for status, codes in _MINIMAX_CODES.ite
 def is_for_good(status: int, body: bytes) -> bool:
     """Returns whether an upstream refuses what went in for what it is, and so would refuse it again.
 
-    A length that the error names is no such reason: less goes in front of it the next time. Where it names none, as
-    much would. Under a 200 the error itself shows what it is.
+    An error that names a context length is not for good: the next prompt is cut to that length. One that names none is,
+    since the next prompt would be as long. Under a 200 the error itself shows what it is.
     """
     if status < 400:
         status = _status_of(read_error_object(status, body))
@@ -94,7 +92,7 @@ def is_about_account(status: int, body: bytes) -> bool:
         return False
     if status == 403:
         return not _FILTER_WORDS.search(str(error))
-    return bool(_ACCOUNT_WORDS.search(error["message"][:_CAUSE_CHARS]))
+    return bool(_ACCOUNT_WORDS.search(error["message"][:CAUSE_CHARS]))
 
 
 class RefusedContent(Enum):
@@ -116,7 +114,7 @@ def refused_content(status: int, body: bytes) -> RefusedContent | None:
     if status == 403:
         return RefusedContent.FILTERED
     named = (error.get(key) for key in ("code", "type", "innererror"))
-    cause = f"{error['message'][:_CAUSE_CHARS]} {' '.join(map(str, named))}"
+    cause = f"{error['message'][:CAUSE_CHARS]} {' '.join(map(str, named))}"
     # An address may have any word in it.
     if _UNREACHABLE.search(cause):
         return RefusedContent.UNREACHABLE
@@ -274,8 +272,7 @@ def _status_of(error: Json) -> int:
             return _STATUSES[code.lower()]
     # LM Studio's about the length has neither, in a stream.
     message = str(error.get("message") or "")
-    is_too_long = _is_too_long(error) or next(_contexts(message), None) is not None
-    return 400 if is_too_long else 500
+    return 400 if is_too_long(error) or context_from_error(message) is not None else 500
 
 
 def read_error_object(status: int, body: bytes) -> Json:
@@ -291,88 +288,10 @@ def read_error_object(status: int, body: bytes) -> Json:
     return error
 
 
-# No context is as long, and Python refuses to parse a number of thousands of digits.
-_MAX_DIGITS = 12
-# The sentences in which servers name the length of their context; the group is the number.
-_CONTEXT_SENTENCES = (
-    # OpenAI, vLLM, OpenRouter; xAI; vLLM.
-    re.compile(r"maximum (?:context|prompt|model) length (?:is|of) (\d[\d,]*)", re.I),
-    re.compile(r"configured limit of (\d[\d,]*) tokens", re.I),  # OpenAI, of its fifth generation
-    re.compile(r"model token limit: (\d[\d,]*)", re.I),  # Kimi
-    re.compile(r"current length is \d+ while limit is (\d[\d,]*)", re.I),  # Cerebras
-    re.compile(r"prompt token count of \d+ exceeds the limit of (\d[\d,]*)", re.I),  # GitHub Copilot
-    re.compile(r"range of input length should be \[\d+, ?(\d[\d,]*)", re.I),  # Qwen
-    re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
-    re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
-    re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
-    # llama.cpp, in a field of its error; LM Studio. A server that could not load the model names it as well.
-    re.compile(r"(?:\"n_ctx\":|>= n_ctx:?) ?\(?(\d+)", re.I),
-    # llama.cpp, LM Studio, Groq. Ollama names by how much the context is exceeded, and MiniMax its error's code.
-    re.compile(r"context (?:size|length|window)(?! by | exceeds )[^.\d]{0,30}(\d[\d,]*)", re.I),
-    re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
-    re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
-)
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-# The code and the words of an error about the length that may name none: of OpenAI, MiniMax, Ollama, Groq, LM Studio
-_TOO_LONG_CODE: Final = "context_length_exceeded"
-_TOO_LONG: Final = re.compile(
-    r"exceeds the context window|context window exceeds|prompt (?:is )?too long|input is too long for \w+ model"
-    r"|reduce the length of the messages|context size has been exceeded"
-    r"|max_tokens must be at least 1, got -\d+",  # vLLM, of what the prompt leaves
-    re.I,
-)
-
-
 def exceeds_context(body: bytes, request: bytes = b"") -> bool:
     """Returns whether by an error a request is too long for the model, whether it names a length or not.
 
     request: the JSON it is about, as for `context_from_error`.
     """
     error = _error_in_body(body)
-    return error is not None and _is_too_long(error, request)
-
-
-def _is_too_long(error: Json, request: bytes = b"") -> bool:
-    if error.get("code") == _TOO_LONG_CODE:
-        return True
-    message = str(error.get("message") or "")
-    sentences = [found[0].lower() for found in _TOO_LONG.finditer(message[:_CAUSE_CHARS])]
-    if not sentences or not request:
-        return bool(sentences)
-    quoted = _text_of(request).lower()
-    # An error that repeats the request has words of its own around that. Where it has none, it was pasted there.
-    is_pasted = _text_of(orjson.dumps(message))[1:-1].lower() in quoted
-    return is_pasted or any(sentence not in quoted for sentence in sentences)
-
-
-def context_from_error(body: str, request: bytes = b"") -> int | None:
-    """Returns the context length in tokens that an upstream's error names, or None.
-
-    request: the JSON it is about. Some errors repeat the request, and a length that stands there does not count.
-    """
-    named = list(_contexts(body))
-    if not named or not request:
-        return named[0] if named else None
-    quoted = set(_contexts(_text_of(request)))
-    return next((tokens for tokens in named if tokens not in quoted), None)
-
-
-def _text_of(request: bytes) -> str:
-    """Returns the text in which the words of a request are found that an error repeats."""
-    if not request:
-        return ""
-    try:
-        # Serialised again, the request has no escaped letters, so that the same words are found in both.
-        text = orjson.dumps(orjson.loads(request)).decode()
-    except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
-        text = request.decode()
-    return _ESCAPE.sub(" ", text)
-
-
-def _contexts(text: str) -> Iterator[int]:
-    for sentence in _CONTEXT_SENTENCES:
-        for found in sentence.finditer(text):
-            digits = found[1].replace(",", "")
-            # A smaller number is a count of something else.
-            if len(digits) < _MAX_DIGITS and int(digits) >= 256:
-                yield int(digits)
+    return error is not None and is_too_long(error, request)

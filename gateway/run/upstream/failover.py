@@ -26,10 +26,10 @@ from msgspec.structs import replace
 from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderError
 from adapters.types import ModelRequest, read_retry_after
+from gateway.core.turn.context_length import context_from_error
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,
     RefusedContent,
-    context_from_error,
     exceeds_context,
     refusal_in_body,
     refusal_in_event,

@@ -9,9 +9,9 @@ import orjson
 import pytest
 
 from adapters.types import Event
+from gateway.core.turn.context_length import context_from_error
 from gateway.core.turn.upstream_error import (
     RefusedContent,
-    context_from_error,
     error_in,
     error_of_stream,
     exceeds_context,

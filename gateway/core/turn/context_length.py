@@ -1,0 +1,94 @@
+"""Finds in an upstream's error that a prompt is too long for the model, and the length of the context if it names one.
+
+Errors may repeat the request, whose own words and numbers do not count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import orjson
+
+from adapters.types import Json
+
+# The beginning of an error's message that is read for its cause. Some quote the request after that.
+CAUSE_CHARS: Final = 200
+# No context is as long, and Python refuses to parse a number of thousands of digits.
+_MAX_DIGITS = 12
+# The sentences in which servers name the length of their context; the group is the number.
+_CONTEXT_SENTENCES = (
+    # OpenAI, vLLM, OpenRouter; xAI; vLLM.
+    re.compile(r"maximum (?:context|prompt|model) length (?:is|of) (\d[\d,]*)", re.I),
+    re.compile(r"configured limit of (\d[\d,]*) tokens", re.I),  # OpenAI, of its fifth generation
+    re.compile(r"model token limit: (\d[\d,]*)", re.I),  # Kimi
+    re.compile(r"current length is \d+ while limit is (\d[\d,]*)", re.I),  # Cerebras
+    re.compile(r"prompt token count of \d+ exceeds the limit of (\d[\d,]*)", re.I),  # GitHub Copilot
+    re.compile(r"range of input length should be \[\d+, ?(\d[\d,]*)", re.I),  # Qwen
+    re.compile(r"context limit: \d+ \+ \d+ > (\d[\d,]*)", re.I),  # Anthropic, with the reply
+    re.compile(r"`max_new_tokens` must be <= (\d[\d,]*)", re.I),  # TGI, with the reply
+    re.compile(r"(?<!\d)(\d[\d,]{0,15}) maximum context length", re.I),  # Mistral
+    # llama.cpp, in a field of its error; LM Studio. A server that could not load the model names it as well.
+    re.compile(r"(?:\"n_ctx\":|>= n_ctx:?) ?\(?(\d+)", re.I),
+    # llama.cpp, LM Studio, Groq. Ollama names by how much the context is exceeded, and MiniMax its error's code.
+    re.compile(r"context (?:size|length|window)(?! by | exceeds )[^.\d]{0,30}(\d[\d,]*)", re.I),
+    re.compile(r"\d tokens > (\d[\d,]*) maximum", re.I),  # Anthropic
+    re.compile(r"maximum number of tokens allowed \(?(\d[\d,]*)", re.I),  # Gemini
+)
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+# The code and the words of an error about the length that may name none: of OpenAI, MiniMax, Ollama, Groq, LM Studio
+_TOO_LONG_CODE: Final = "context_length_exceeded"
+_TOO_LONG: Final = re.compile(
+    r"exceeds the context window|context window exceeds|prompt (?:is )?too long|input is too long for \w+ model"
+    r"|reduce the length of the messages|context size has been exceeded"
+    r"|max_tokens must be at least 1, got -\d+",  # vLLM, of what the prompt leaves
+    re.I,
+)
+
+
+def is_too_long(error: Json, request: bytes = b"") -> bool:
+    """Returns whether by an error, in OpenAI's form, a request is too long. request: as for `context_from_error`."""
+    if error.get("code") == _TOO_LONG_CODE:
+        return True
+    message = str(error.get("message") or "")
+    sentences = [found[0].lower() for found in _TOO_LONG.finditer(message[:CAUSE_CHARS])]
+    if not sentences or not request:
+        return bool(sentences)
+    quoted = _searched_text(request).lower()
+    # An error that repeats the request has words of its own around that. Where it has none, it was pasted there.
+    is_pasted = _searched_text(orjson.dumps(message))[1:-1].lower() in quoted
+    return is_pasted or any(sentence not in quoted for sentence in sentences)
+
+
+def context_from_error(body: str, request: bytes = b"") -> int | None:
+    """Returns the context length in tokens that an upstream's error names, or None.
+
+    request: the JSON it is about. Some errors repeat the request, and a length that stands there does not count.
+    """
+    named = list(_contexts(body))
+    if not named or not request:
+        return named[0] if named else None
+    quoted = set(_contexts(_searched_text(request)))
+    return next((tokens for tokens in named if tokens not in quoted), None)
+
+
+def _searched_text(json: bytes) -> str:
+    """Returns JSON, of a request or of an error's message, as the text in which the same words are found in both."""
+    if not json:
+        return ""
+    try:
+        text = orjson.dumps(orjson.loads(json)).decode()  # without escaped letters
+    except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
+        text = json.decode()
+    return _ESCAPE.sub(" ", text)
+
+
+def _contexts(text: str) -> Iterator[int]:
+    """Yields the context lengths that a text names."""
+    for sentence in _CONTEXT_SENTENCES:
+        for found in sentence.finditer(text):
+            digits = found[1].replace(",", "")
+            # A smaller number is a count of something else.
+            if len(digits) < _MAX_DIGITS and int(digits) >= 256:
+                yield int(digits)
