@@ -12,6 +12,7 @@ from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.migration import find_version, latest, load_migrations, migrate
 from storage.postgres.sqlstates import FAULTS, translate_error
 
+# The time within which a session of a pooler answers.
 _ANSWER_S = 2.0
 _ASKED = "SELECT 1"
 
@@ -27,7 +28,8 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version, _ = await find_version(raw)
         known = latest(load_migrations())
-        if not 0 < version < known:
+        is_older = 0 < version < known
+        if not is_older:  # the trial of an upgrade would hold up those who use the database
             await _try_migrating(raw, target.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
             raise ReadOnly(f"{target.name} is read-only: a replica, or default_transaction_read_only is on")
@@ -43,7 +45,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
 
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:
-    """Makes the tables and takes them back. Raises: what keeps a start from it. (An upgrade would hold others up.)"""
+    """Makes the tables and takes them back. Raises: what keeps a start from it."""
     with suppress(_Undone):
         async with raw.transaction():
             await migrate(raw, name)

@@ -1,6 +1,9 @@
 """The ids of a response and of its items, which hold their turn's name, so that a client may go on from them.
 
-    resp_<conversation><turn>        msg_<conversation><turn>_<place>        msg_<conversation><turn>_i<message>
+    resp_<conversation><turn>                    a response
+    msg_<conversation><turn>_<place>             an item of its reply
+    msg_<conversation><turn>_i<message>_<place>  an item of a client's message; the place stands if it has several
+    msg_<conversation><turn>_s<number>           a system or developer message, which is listed and names no turn
 
 Where a turn is not stored, they are random and name nothing. Ids of any other form are an upstream's.
 """
@@ -16,8 +19,7 @@ from gateway.core.turn_name import TurnName
 _NAMED = re.compile(r"[a-z]+_([0-9a-f]{32})([0-9a-f]{24})(?:_(?:i([0-9]{1,6})_?)?[0-9]*)?")
 _HERE = re.compile(r"resp_[0-9a-f]{56}|conv_[0-9a-f]{32}")
 _OPENAIS_CONVERSATION = re.compile(r"conv_[0-9a-f]{40,}")
-
-
+# Of the random part in place of a turn's name: 16 for the conversation and 12 for the turn.
 _TAG_BYTES = 28
 
 
@@ -44,7 +46,7 @@ def continues_gateway_response(previous_response_id: object, conversation: objec
 
 
 def parse_turn_name(id: str) -> TurnName | None:
-    """Returns the name of the turn in an id; None: the gateway did not make the id."""
+    """Returns the name of the turn in an id; None: it names none."""
     found = _NAMED.fullmatch(id)
     return None if found is None else TurnName(found[1], found[2])
 

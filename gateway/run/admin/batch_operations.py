@@ -16,27 +16,30 @@ from storage.errors import NotFound
 from storage.listing import Page
 from storage.sql.store import Store
 
-LISTED = 100
+# The batches of a list whose limit is not named.
+_LISTED = 100
+# The items that are read at once.
 _PAGE = 200
 
 
 class BatchOperations(Struct, frozen=True):
-    """now: seconds since the epoch."""
+    """The batches of all projects, as the command line shows and cancels them."""
 
     store: Store
+    # Returns seconds since the epoch.
     now: Callable[[], float]
 
     async def show_all(self, raw: RawArguments) -> list[dict[str, Any]]:
         """Returns batches, the newest first."""
-        limit = Arguments(raw).optional_number("limit") or LISTED
+        limit = Arguments(raw).optional_number("limit") or _LISTED
         return [await self._shown(batch) for batch in await self.store.batches.list(None, Page(limit=limit))]
 
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a batch with those of its items that have failed, expired or were cancelled, and why."""
         batch = await self._find(raw)
-        store, found, after = self.store.batches, list[dict[str, Any]](), 0
-        while page := await store.items(batch.id, after=after, limit=_PAGE):
-            messages = await store.error_messages(batch.id, after, page[-1].id)
+        batches, found, after = self.store.batches, list[dict[str, Any]](), 0
+        while page := await batches.items(batch.id, after=after, limit=_PAGE):
+            messages = await batches.error_messages(batch.id, after, page[-1].id)
             after = page[-1].id
             for item in page:
                 if item.state not in ("failed", "expired", "cancelled"):
