@@ -246,6 +246,11 @@ def test_a_search_has_as_many_words_as_a_loop_has_time_for(world: LettaWorld) ->
         assert (status, refused["detail"][0]["loc"]) == (422, ["body", name])
 
 
+def test_a_search_says_that_its_mode_has_no_effect(world: LettaWorld) -> None:
+    raw = world.letta.tools.with_raw_response.search(query="memory", search_mode="vector")
+    assert raw.headers["x-mnemogate-kept"] == "search_mode"
+
+
 def test_a_schema_and_a_source_that_name_two_functions(world: LettaWorld) -> None:
     schema: Any = {"name": "toss", "parameters": {"type": "object", "properties": {}}}
     with pytest.raises(BadRequestError, match=r"names the function 'toss', but .* is 'roll'"):

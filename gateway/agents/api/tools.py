@@ -26,7 +26,7 @@ from gateway.agents.registry.registry import AgentEdit, AgentView
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.written_blocks import write_blocks
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe
+from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect
 from gateway.checked import Fault
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.errors import BadRequest, UnknownId
@@ -37,7 +37,7 @@ class SearchTools(Body):
 
     query: Maybe[Fragment] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1_000)] = 50
-    search_mode: Literal["vector", "fts", "hybrid"] = "hybrid"
+    search_mode: NoEffect[Literal["vector", "fts", "hybrid"]] = UNSET
     tags: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
     tool_types: Maybe[Annotated[list[str], MAX_PARTS]] = UNSET
 
