@@ -280,9 +280,11 @@ def _check(gateway: Serving, agent: str, sent: list[tuple[str, str | None]]) -> 
 
 
 def _check_sends_again(gateway: Serving, agent: str, sent: list[tuple[str, str | None]]) -> None:
-    """The last message that perhaps came is sent again, and stands once."""
-    open_ = [text for text, run_id in sent if run_id is None][-1:]
-    for text in open_:
+    """The last message, if it perhaps came, is sent again, and stands once.
+
+    One that others follow is stored again where these were answered and it was not (`needs_messages` in resend.py).
+    """
+    for text in [text for text, run_id in sent[-1:] if run_id is None]:
         message: Any = {"role": "user", "content": text, "otid": text}
         gateway.letta.agents.messages.create(agent, messages=[message])
         page = spoken(gateway.letta.agents.messages.list(agent, order="desc", limit=100))
