@@ -81,7 +81,7 @@ def _describe_background_model(settings: Settings) -> list[str]:
 
 
 def _describe_demo(settings: Settings) -> list[str]:
-    """Returns a line that tells how to see memory tools at work, where the built-in profile is there for it."""
+    """Returns a line that shows how to see memory tools at work, where the built-in profile is there for it."""
     demo = settings.profile(DEMO_PROFILE.name)
     if demo is None or demo.model != DEMO_PROFILE.model:
         return []

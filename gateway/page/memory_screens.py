@@ -124,7 +124,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
             blocks=[each for each in await views.blocks(access.project, access.uid) if each.value],
             after=query.after,
             paused=paused,
-            told=await views.told_facts(access.uid),
+            standing=await views.standing_facts(access.uid),
             speakers=await views.speakers(
                 access.project, access.uid, (*page.chosen, *page.left_out, *page.found)
             ),

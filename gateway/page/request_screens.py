@@ -95,7 +95,7 @@ class _RequestScreens(Struct, frozen=True):
             "turn": await self._read_turn(explained),
             "speakers": await self._find_speakers(explained),
             "changed": await self._find_changed_blocks(explained),
-            "told": await self._find_told_facts(explained),
+            "standing": await self._find_standing_facts(explained),
         }
         return View(explained, "request.html", f"Request {id}", context)
 
@@ -121,7 +121,7 @@ class _RequestScreens(Struct, frozen=True):
             return {}  # the memory was forgotten meanwhile
 
     async def _find_changed_blocks(self, explained: ExplainedRequest) -> dict[str, ChangedBlock]:
-        """Returns the blocks that were changed since the model was told them, by their labels."""
+        """Returns the blocks that have changed since the request, by their labels."""
         if explained.memory is None or not _has_section(explained):
             return {}
         try:
@@ -129,18 +129,18 @@ class _RequestScreens(Struct, frozen=True):
         except UnknownId:
             return {}  # the memory was forgotten meanwhile
 
-    async def _find_told_facts(self, explained: ExplainedRequest) -> tuple[FactRecord, ...]:
-        """Returns the facts that the model was told whatever was asked, of those that hold today."""
+    async def _find_standing_facts(self, explained: ExplainedRequest) -> tuple[FactRecord, ...]:
+        """Returns the standing facts that were in the prompt, of those that hold today."""
         if explained.memory is None or not _has_section(explained):
             return ()
         try:
-            return await self.operations.memories.told_facts(explained.memory, _begun(explained))
+            return await self.operations.memories.standing_facts(explained.memory, _begun(explained))
         except UnknownId:
             return ()  # the memory was forgotten meanwhile
 
 
 def _has_section(explained: ExplainedRequest) -> bool:
-    """Returns whether the model was told memory blocks, or facts that always hold."""
+    """Returns whether the prompt had memory blocks or standing facts."""
     return any(each.part == "section" and each.tokens for each in explained.window.parts)
 
 

@@ -26,7 +26,7 @@ _MAX_NUMBERS = 50_000
 # The most exchanges that a statement takes as a list; a target that names more is counted by the first of them.
 _LISTED_EXCHANGES = 64
 _NO_CONVERSATION = -1
-# The most versions of a block, and the most characters of its text, that are made anew for a preview: some 10 ms.
+# The most versions of a block, and the most characters of its text, that are rebuilt for a preview: some 10 ms.
 _MAX_VERSIONS, _MAX_CHARS = 50, 5_000
 # The most facts whose texts are returned.
 _NAMED_FACTS = 20
@@ -42,7 +42,7 @@ class _Beginning(NamedTuple):
     exchanges: int
 
 
-class RemadeBlock(NamedTuple):
+class RebuiltBlock(NamedTuple):
     """A block that changes: its text now, and the one that it would have."""
 
     label: str
@@ -55,8 +55,8 @@ class _Versions(NamedTuple):
 
     gone: int = 0
     remade: int = 0
-    # The blocks, as far as their texts are few enough to be made anew while a person waits.
-    changes: tuple[RemadeBlock, ...] = ()
+    # The blocks, as far as their texts are few enough to be rebuilt while a person waits.
+    changes: tuple[RebuiltBlock, ...] = ()
 
 
 class PreviewedCounts(NamedTuple):
@@ -67,8 +67,8 @@ class PreviewedCounts(NamedTuple):
     facts: Sequence[tuple[int, str]] = ()
     # How many versions of blocks stay without what came from the target.
     remade: int = 0
-    # The blocks that change, as far as they were made anew.
-    changes: Sequence[RemadeBlock] = ()
+    # The blocks that change, as far as they were rebuilt.
+    changes: Sequence[RebuiltBlock] = ()
 
 
 class _Target(NamedTuple):
@@ -139,14 +139,14 @@ class ForgetPreviews(Group):
             gone, first = await connection.row(SQL[statement], (*values, block)) or (0, None)
             if gone:
                 later = await connection.value(SQL["versions_from"], (block, first))
-                change = await self._remake(connection, block, erased, text)
+                change = await self._rebuild(connection, block, erased, text)
                 changes = found.changes if change is None else (*found.changes, change)
                 found = _Versions(found.gone + gone, found.remade + later - gone, changes)
         return found
 
-    async def _remake(
+    async def _rebuild(
         self, connection: Connection, block: int, erased: _Target, text: str
-    ) -> RemadeBlock | None:
+    ) -> RebuiltBlock | None:
         """Returns how a block would change; None: not at all, or it has too many or too long versions."""
         if await connection.value(SQL["versions_from"], (block, 0)) > _MAX_VERSIONS:
             return None
@@ -161,7 +161,7 @@ class ForgetPreviews(Group):
             exchanges = {row[0] for row in rows}
         texts = (text.strip().casefold(),) if text.strip() else ()
         after = await preview_text(connection, found, versions, self._rules, exchanges, texts)
-        return None if after == found.value else RemadeBlock(found.label, found.value, after)
+        return None if after == found.value else RebuiltBlock(found.label, found.value, after)
 
     async def _count_summaries(
         self, connection: Connection, agent: int, beginnings: Sequence[_Beginning]

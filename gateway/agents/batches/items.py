@@ -191,9 +191,8 @@ class ItemTurns:
             )
         except NotFound as error:
             raise ItemFailed(GONE) from error
-        spec = replace(
-            found.spec, rebuilds_section=True
-        )  # a provider's prefix cache does not last between requests
+        # A provider's prefix cache does not last between requests.
+        spec = replace(found.spec, rebuilds_section=True)
         try:
             route = agent_route(self._settings, spec)
         except UnknownModel as error:

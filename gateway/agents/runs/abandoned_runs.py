@@ -1,4 +1,4 @@
-"""Runs that no process performs any more: theirs has died, or could not write their ends."""
+"""Runs that no process performs: the one that did has died, or could not write their ends."""
 
 from __future__ import annotations
 

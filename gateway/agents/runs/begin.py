@@ -114,7 +114,7 @@ class RunStarter:
             raise
 
     async def _shorten(self, context: MemoryContext, send: RoutedSend) -> RoutedSend | None:
-        """Returns a send without what tells what was heard, or without results that are stored; None: it has neither.
+        """Returns a send without the part of a reply that was heard, or without stored results; None: it has neither.
 
         Replies of which less was heard are cut. Raises: StoreError.
         """

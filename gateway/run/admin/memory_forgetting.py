@@ -88,7 +88,7 @@ class ForgetPreview(Struct, frozen=True):
     command: str | None
     # The newest facts that go with messages; not set: none does.
     facts: tuple[SourceRecord, ...] | UnsetType = UNSET
-    # The blocks that change, as far as they can be made anew at once; not set: none does.
+    # The blocks that change, as far as they can be rebuilt at once; not set: none does.
     blocks: tuple[ChangedBlockText, ...] | UnsetType = UNSET
 
 

@@ -529,8 +529,8 @@ class MemoryViews(Struct, frozen=True):
         """Returns the blocks of a memory. Raises: UnknownId, StoreError."""
         return await self._blocks((await self.find(project, uid)).id)
 
-    async def told_facts(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
-        """Returns the facts that each reply is told, newest first: those that always hold, as far as there is room.
+    async def standing_facts(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
+        """Returns the standing facts that are in each prompt, newest first, as far as there is room.
 
         before: those that were learned by then, in seconds since the epoch.
 
