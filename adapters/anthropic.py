@@ -19,7 +19,7 @@ from typing import Any, Final
 import orjson
 from yarl import URL
 
-from adapters.base import BufferedReply, ModelReply, WholeReply, read_whole
+from adapters.base import ModelReply
 from adapters.claude.error_form import Untranslatable, error_body, translate_error_body
 from adapters.claude.events import NamedEventDecoder
 from adapters.claude.reply import native_reply, next_block_index, translate_message
@@ -30,6 +30,7 @@ from adapters.json_escapes import read_json_exactly
 from adapters.openai import OpenAICompatible
 from adapters.tool_calls import with_call_ids
 from adapters.types import COUNT_TOKENS, NATIVE_REPLY, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
+from adapters.whole_reply import BufferedReply, WholeReply, read_whole
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k

@@ -11,10 +11,10 @@ from typing import Final
 import aiohttp
 from msgspec import Struct
 
-from adapters.base import REPLIES, ReplyQuota, ReplyReservation
 from adapters.errors import ProviderBroke, ProviderError, ProviderTimeout, ProviderTooLarge
 from adapters.headers import response_headers
 from adapters.pace import Pace
+from adapters.reply_quota import REPLIES, ReplyQuota, ReplyReservation
 from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import Event, Header, is_event_stream
 

@@ -18,10 +18,11 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from adapters.base import ModelReply, read_whole
+from adapters.base import ModelReply
 from adapters.errors import ProviderError
 from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest, is_event_stream
+from adapters.whole_reply import read_whole
 
 _TOKEN = re.compile(r"\s*\S+|\s+")
 

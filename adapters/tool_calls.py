@@ -28,9 +28,10 @@ from typing import Any, Final
 
 import orjson
 
-from adapters.base import ModelReply, read_whole
+from adapters.base import ModelReply
 from adapters.json_escapes import read_json
 from adapters.types import Event, Json
+from adapters.whole_reply import read_whole
 
 # Bytes without which a body need not be parsed. The second are the beginning of "tool_calls" and of "tool_call_id".
 _CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'

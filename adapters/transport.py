@@ -27,10 +27,10 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from adapters.base import REPLIES, ReplyQuota
 from adapters.errors import ProviderError, ProviderTimeout, ProviderUnreachable
 from adapters.http_reply import HttpReply, Timeouts
 from adapters.pace import Pace
+from adapters.reply_quota import REPLIES, ReplyQuota
 
 # How long a connection may be idle. Chosen: below the idle time of common balancers (60 s), above the gaps of a
 # conversation.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 
-from adapters.base import BatchProvider, Embedder, Provider
+from adapters.base import Embedder, Provider
 from adapters.batch.anthropic import AnthropicBatches
+from adapters.batch.batch_provider import BatchProvider
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from adapters.factory import make_provider

@@ -37,7 +37,16 @@ DATA = {
     "storage.search_trace",
     "storage.usage_records",
 }
-ADAPTERS = {"adapters.base", "adapters.types", "adapters.errors", "adapters.json_escapes", "adapters.sse"}
+ADAPTERS = {
+    "adapters.base",
+    "adapters.batch.batch_provider",
+    "adapters.errors",
+    "adapters.json_escapes",
+    "adapters.reply_quota",
+    "adapters.sse",
+    "adapters.types",
+    "adapters.whole_reply",
+}
 STORAGE = {
     "storage.batch_records",
     "storage.commands",

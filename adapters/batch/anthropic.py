@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import orjson
 
 from adapters.anthropic import CACHE_MARK, DEFAULT_VERSION, OAUTH_PREFIX, SAMPLING_VERSION, with_beta
-from adapters.base import BatchPart, PartResult, PartState
+from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
 from adapters.batch.sdk_errors import read_message

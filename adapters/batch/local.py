@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 from uuid import uuid4
 
-from adapters.base import BatchPart, PartResult, PartState, Provider
+from adapters.base import Provider
+from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.sdk_errors import is_transient, read_message
 from adapters.errors import ProviderError
 from adapters.json_escapes import read_json

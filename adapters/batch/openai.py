@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 import orjson
 
-from adapters.base import BatchPart, PartResult, PartState
+from adapters.batch.batch_provider import BatchPart, PartResult, PartState
 from adapters.batch.result_lines import read_results
 from adapters.batch.sdk_client import CLOCK_SKEW_S, PAGE, SdkBatches, client_options
 from adapters.batch.sdk_errors import MAX_MESSAGE_CHARS, is_transient, read_message

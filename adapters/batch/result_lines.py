@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-from adapters.base import PartResult
+from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderBroke, ProviderGarbled
 from adapters.json_escapes import read_json_exactly
 from adapters.types import Json

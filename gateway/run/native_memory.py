@@ -13,8 +13,8 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.base import StreamReservation
 from adapters.errors import ProviderTooLarge
+from adapters.reply_quota import StreamReservation
 from adapters.types import Event, Json
 from gateway.core.conversation.private import with_private
 from gateway.core.request.known_replies import MemoryKey

@@ -18,8 +18,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters import sse
-from adapters.base import MAX_REPLY_BYTES, ModelReply, StreamReservation
+from adapters.base import ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
+from adapters.reply_quota import MAX_REPLY_BYTES, StreamReservation
 from adapters.types import Event, Header, ModelRequest
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import with_private

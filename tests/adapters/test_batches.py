@@ -19,9 +19,9 @@ import pytest
 from starlette.responses import HTMLResponse
 
 from adapters.anthropic import DEFAULT_VERSION
-from adapters.base import BatchPart, BatchProvider, PartResult
 from adapters.batch import result_lines
 from adapters.batch.anthropic import AnthropicBatches
+from adapters.batch.batch_provider import BatchPart, BatchProvider, PartResult
 from adapters.batch.local import LocalBatches
 from adapters.batch.openai import OpenAIBatches
 from adapters.errors import (

@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from adapters.base import ReplyQuota
 from adapters.errors import ProviderBroke, ProviderTimeout, ProviderTooLarge, ProviderUnreachable
 from adapters.http_reply import HttpReply, Timeouts
+from adapters.reply_quota import ReplyQuota
 from adapters.transport import HttpTransport, Upload
 from tests.doubles.upstream import Gate
 from tests.patience import PATIENCE_S, SHORT_S, comes

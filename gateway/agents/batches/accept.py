@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from adapters.base import BatchProvider
+from adapters.batch.batch_provider import BatchProvider
 from gateway.agents.batches.item_texts import ItemRequest
 from gateway.agents.registry.registry import Registry
 from gateway.core import ids

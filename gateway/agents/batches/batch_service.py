@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from adapters.base import BatchProvider
+from adapters.batch.batch_provider import BatchProvider
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics

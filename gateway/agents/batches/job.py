@@ -20,7 +20,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from adapters.base import BatchProvider
+from adapters.batch.batch_provider import BatchProvider
 from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.agents.batches.item_texts import FORGOTTEN, GONE, INTERNAL, ItemFailed
 from gateway.agents.batches.items import ItemTurns

@@ -21,7 +21,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from adapters.base import BatchPart, BatchProvider
+from adapters.batch.batch_provider import BatchPart, BatchProvider
 from adapters.errors import ProviderError, ProviderRefused
 from gateway.run.background.worker import JobContext
 from storage.batch_records import AssignedItem

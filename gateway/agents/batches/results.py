@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from adapters.base import PartResult
+from adapters.batch.batch_provider import PartResult
 from adapters.errors import ProviderError
 from gateway.agents.batches.item_texts import INTERNAL, ItemFailed, expired
 from gateway.agents.batches.item_turn import ItemEnding

@@ -9,9 +9,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from adapters.base import BufferedReply, ModelReply
+from adapters.base import ModelReply
 from adapters.errors import ProviderError
 from adapters.types import Json, ModelRequest
+from adapters.whole_reply import BufferedReply
 from gateway.core.turn import commands
 from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.upstream.policy import Target

@@ -23,9 +23,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.base import MAX_REPLY_BYTES, BufferedReply, ModelReply, Provider
+from adapters.base import ModelReply, Provider
 from adapters.errors import ProviderBroke, ProviderError
+from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import ModelRequest, read_retry_after
+from adapters.whole_reply import BufferedReply
 from gateway.core.turn.context_length import context_from_error
 from gateway.core.turn.upstream_error import (
     ERROR_BYTES,

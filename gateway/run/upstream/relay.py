@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from adapters.base import MAX_REPLY_BYTES, ModelReply
+from adapters.base import ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
+from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.sse import EventDecoder
 from adapters.types import Header
 from gateway.core.turn.reply_change import ReplyChange

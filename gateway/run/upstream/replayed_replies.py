@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from adapters.base import BufferedReply, ModelReply
+from adapters.base import ModelReply
 from adapters.sse import EventDecoder
 from adapters.types import Event
+from adapters.whole_reply import BufferedReply
 from gateway.errors import GatewayError
 from gateway.run.upstream.failover import Attempts, Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream_call import UpstreamCall

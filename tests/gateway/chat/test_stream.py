@@ -13,7 +13,7 @@ import openai
 import pytest
 from msgspec.structs import replace
 
-from adapters.base import REPLIES
+from adapters.reply_quota import REPLIES
 from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, raw, say
 from tests.gateway.sdk import CHAT, World, agent, remember
 from tests.patience import becomes

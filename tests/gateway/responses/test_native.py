@@ -14,7 +14,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from adapters.base import REPLIES
+from adapters.reply_quota import REPLIES
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.private import private_of

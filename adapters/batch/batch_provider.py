@@ -1,0 +1,104 @@
+"""The seam to an upstream that answers requests in batches: the same methods for every provider's batches."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Container
+from typing import BinaryIO, Literal, Protocol
+
+from msgspec import Struct
+
+
+class PartState(Struct, frozen=True):
+    """The state of the provider's batch that a `BatchPart` was submitted as."""
+
+    # There will be no more results.
+    is_over: bool
+    # There are results to be read.
+    has_results: bool = False
+    # The provider's reason for having no results.
+    message: str = ""
+    # The provider does not know the batch.
+    is_gone: bool = False
+    # The batch has no results because the account's queue had no room for it.
+    exceeds_queue: bool = False
+    # The tokens that the queue takes when it is empty; None: not reported.
+    queue_tokens: int | None = None
+    # The outcome of the requests that the results do not have.
+    unreported: Literal["errored", "expired", "cancelled"] = "errored"
+
+
+class PartResult(Struct, frozen=True):
+    """The result of one request of a batch."""
+
+    custom_id: str
+    outcome: Literal["succeeded", "errored", "expired", "cancelled"]
+    # The chat completion; empty where it did not succeed.
+    body: bytes = b""
+    # The provider's message where the outcome is an error.
+    message: str = ""
+    # The same request may succeed another time.
+    is_transient: bool = False
+
+
+class BatchPart(Struct, frozen=True):
+    """Requests that are submitted as one of the provider's batches."""
+
+    # A random text by which the batch is found again.
+    mark: str
+    # The earliest time at which the batch can have been made, in seconds since the epoch.
+    since: float
+    # The most requests that it has.
+    count: int
+
+
+class BatchProvider(Protocol):
+    """An upstream that answers many requests at a time of its own. All methods raise ProviderError."""
+
+    # The most requests of one batch, and the most bytes of its lines.
+    most_requests: int
+    most_bytes: int
+    # The wait between two polls; None: the caller decides.
+    poll_interval_s: float | None
+    # The provider's batches outlive this process.
+    is_durable: bool
+
+    @property
+    def missing(self) -> str | None:
+        """Returns what has to be installed before it takes a batch, with the command to run; None: nothing."""
+
+    def line(self, custom_id: str, body: bytes) -> bytes:
+        """Returns a request as a line of a batch's file. body: a chat completion request that is no stream.
+
+        Raises: ProviderRefused, with a message for the caller: the provider's dialect cannot express it.
+        """
+
+    async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
+        """Makes a batch of a file of lines, which is read as it is sent and then closed. Returns its id.
+
+        Raises: ProviderCrowded: the account's queue has no room for it; ProviderRefused: it was not made; other errors:
+        it may have been made.
+        """
+
+    async def find(
+        self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
+    ) -> str | None:
+        """Returns the id of the batch that was made of a part; None: there is none, and its files are deleted.
+
+        known: ids of other parts. Raises: ProviderUnsure: a batch that is under way may be it; ask again.
+        """
+
+    async def poll(self, id: str) -> PartState: ...
+
+    def results(self, id: str) -> AsyncIterator[PartResult]:
+        """Yields results as they are read, in any order; they are never held together.
+
+        Raises: ProviderBroke: they ended in the middle.
+        """
+
+    async def cancel(self, id: str) -> None:
+        """Asks the provider to stop; what was done so far may be results nevertheless."""
+
+    async def discard(self, id: str, part: BatchPart) -> None:
+        """Has the provider delete what it stores of a batch that is over. part: the part that the batch was made of."""
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,72 @@
+"""The memory that replies may take: a quota that all replies of the process share, and reservations from it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from adapters.errors import ProviderTooLarge
+
+# Streams up to this size take nothing of the quota. It is one of 5,000 tokens that come one by one.
+SMALL_STREAM_BYTES: Final = 1024 * 1024
+# Far above any completion, and far below the memory of a machine; no measurement.
+MAX_REPLY_BYTES = 256 * 1024 * 1024
+
+
+class ReplyQuota:
+    """The bytes of replies that may be in memory at once."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = self.left_bytes = limit_bytes
+
+
+# The quota of the process is no more than one reply may have, since parsing it takes several times that.
+REPLIES: Final = ReplyQuota(MAX_REPLY_BYTES)
+
+
+class ReplyReservation:
+    """The part of a quota that is reserved for one reply until it is released; for a small reply, nothing."""
+
+    __slots__ = ("_bytes", "_quota", "_small_bytes")
+
+    def __init__(self, small_bytes: int, quota: ReplyQuota = REPLIES) -> None:
+        self._quota, self._small_bytes = quota, small_bytes
+        self._bytes = 0
+
+    def reserve(self, size: int) -> None:
+        """Reserves `size` bytes in all. Raises: ProviderTooLarge."""
+        if size <= self._small_bytes:
+            return
+        quota, missing = self._quota, size - self._bytes
+        if missing > quota.left_bytes:
+            raise ProviderTooLarge(
+                f"all replies under way are larger than {quota.limit_bytes} bytes together"
+            )
+        quota.left_bytes -= missing
+        self._bytes = size
+
+    def release(self) -> None:
+        """Gives all back. Idempotent."""
+        self._quota.left_bytes += self._bytes
+        self._bytes = 0
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class StreamReservation:
+    """The part of the process's quota that is reserved for the streams of one turn. Together they have a limit."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes, self._bytes = limit_bytes, 0
+        self._reservation = ReplyReservation(SMALL_STREAM_BYTES)
+
+    def reserve_more(self, size: int) -> None:
+        """Reserves `size` further bytes. Raises: ProviderTooLarge."""
+        self._bytes += size
+        if self._bytes > self._limit_bytes:
+            raise ProviderTooLarge(f"the reply is larger than {self._limit_bytes} bytes")
+        self._reservation.reserve(self._bytes)
+
+    def release(self) -> None:
+        """Gives all back. Idempotent."""
+        self._reservation.release()

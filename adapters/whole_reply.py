@@ -1,0 +1,75 @@
+"""Replies that are read as one body, whatever form they come in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+from adapters.base import ModelReply
+from adapters.errors import ProviderError, ProviderTooLarge
+from adapters.reply_quota import MAX_REPLY_BYTES
+from adapters.types import Event, Header, Json
+
+
+async def read_whole(reply: ModelReply, limit_bytes: int) -> bytes:
+    """Returns all that `chunks` yields, for replies that are translated on the way.
+
+    Raises: as `ModelReply.read`.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in reply.chunks():
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limit_bytes:
+            await reply.aclose()
+            raise ProviderTooLarge(f"the reply is larger than {limit_bytes} bytes")
+    return b"".join(parts)
+
+
+class WholeReply(ABC):
+    """A reply with a body in one piece; a subclass decides where it is read from."""
+
+    status: int
+    headers: tuple[Header, ...]
+    is_stream = False
+    size: int | None = None
+    prompt_usage: Json | None = None
+
+    @abstractmethod
+    async def read(self, limit_bytes: int) -> bytes: ...
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        if body := await self.read(MAX_REPLY_BYTES):
+            yield body
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """Yields the body as one event: an error that comes in the place of a stream has no events of its own."""
+        async for body in self.chunks():
+            yield [Event(body, body)]
+
+    async def peek(self) -> Event | None:
+        return None
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
+
+
+class BufferedReply(WholeReply):
+    """A reply that has arrived, or is made here. error: raised by `read`, if the reply broke."""
+
+    def __init__(
+        self, status: int, headers: tuple[Header, ...], body: bytes, error: ProviderError | None = None
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._body = body
+        self._error = error
+
+    async def read(self, limit_bytes: int) -> bytes:
+        if self._error is not None:
+            raise self._error
+        return self._body
+
+    async def aclose(self) -> None:
+        pass
