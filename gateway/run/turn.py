@@ -33,8 +33,8 @@ from gateway.core.turn.commands import Command, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import FreeGuide, Guide, StopReason
 from gateway.core.turn.machine import Turn
+from gateway.core.turn.refusal import RefusedContent
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.upstream_error import RefusedContent
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError

@@ -51,6 +51,7 @@ from gateway.core.turn.guide import (
     ToolResult,
 )
 from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
+from gateway.core.turn.refusal import is_permanent_refusal
 from gateway.core.turn.round import (
     AS_BODY,
     AS_EVENTS,
@@ -76,7 +77,7 @@ from gateway.core.turn.states import (
     TurnState,
 )
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.upstream_error import is_for_good, make_stream_error, read_error_object
+from gateway.core.turn.upstream_error import describe_error, stream_error
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import Conflict, GatewayError, LimitReached, UpstreamBroke, UpstreamError
 
@@ -213,7 +214,7 @@ class Turn:
         message = str(error.get("message") or "")
         ending = self._end_unfinished(End.FAILED, reason, message, is_refused=is_refused)
         shown = self._flush()
-        broke = make_stream_error(error)
+        broke = stream_error(error)
         if not shown and not self._is_past_status:  # a view that reads no stream
             shown = [commands.SendError(broke)]
         return [*shown, commands.CloseUpstream(broke), *ending]
@@ -225,7 +226,7 @@ class Turn:
             reason = StopReason.BAD_REPLY
         else:
             reason = StopReason.NO_CREDITS if reply.status == 402 else StopReason.UPSTREAM_ERROR
-        is_refused, fields = self._is_refused(body), read_error_object(reply.status, body)
+        is_refused, fields = self._is_refused(body), describe_error(reply.status, body)
         message = str(fields["message"])
         # A success status cannot carry an error; where steps are shown the reader waits for events.
         if self._is_past_status or (self.terms.shows_steps and reply.is_success):
@@ -252,7 +253,9 @@ class Turn:
         """Returns whether an error is a refusal of the input, before there was anything of a reply."""
         reply = self._round
         has_reply = self._replies > 1 and not self.terms.saves_steps
-        return not (has_reply or reply.has_spoken or reply.draft.calls) and is_for_good(reply.status, body)
+        return not (has_reply or reply.has_spoken or reply.draft.calls) and is_permanent_refusal(
+            reply.status, body
+        )
 
     def _fail(self, error: GatewayError) -> list[Command]:
         """Ends the turn with an error of the gateway's: as a status, while one can be sent."""

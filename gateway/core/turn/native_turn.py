@@ -13,8 +13,9 @@ from gateway.core.turn import commands, events
 from gateway.core.turn.commands import Command, End, TurnOutcome
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.native_reader import NativeReader
+from gateway.core.turn.refusal import is_permanent_refusal
 from gateway.core.turn.reply_change import ReplyChange
-from gateway.core.turn.upstream_error import RESPONSE_FAILED, error_of_stream, is_for_good
+from gateway.core.turn.upstream_error import RESPONSE_FAILED, find_stream_error
 from gateway.core.usage.reported import UsageReader
 from gateway.errors import GatewayError, UpstreamBroke
 
@@ -88,7 +89,7 @@ class NativeTurn:
         for event in read:
             self._reader.take(event)
             if event.name in ("error", RESPONSE_FAILED):
-                self._error = self._error or error_of_stream(event.raw)
+                self._error = self._error or find_stream_error(event.raw)
         if self._is_saved:
             return sends
         if self._reader.is_over:
@@ -102,7 +103,7 @@ class NativeTurn:
 
     def _received_whole(self, body: bytes) -> list[Command]:
         if not 200 <= self._status < 300:
-            is_refused = is_for_good(self._status, body)
+            is_refused = is_permanent_refusal(self._status, body)
             whole = commands.SendWhole(self._status, self._headers, body)
             return [whole, *self._save_unfinished(End.FAILED, is_refused=is_refused), _FINISH]
         self.usage.take_body(body)

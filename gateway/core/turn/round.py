@@ -37,7 +37,7 @@ from gateway.core.turn.draft import (
 )
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.text_events import TextEvents
-from gateway.core.turn.upstream_error import error_in
+from gateway.core.turn.upstream_error import read_error
 from gateway.core.usage.reported import usage_of
 from gateway.errors import GatewayError, UpstreamBroke
 
@@ -383,7 +383,7 @@ class Round:
     def _read_chunk(self, chunk: Json, event: Event) -> RoundEnd | None:
         """Takes a chunk. event: the one that it is the data of."""
         if "error" in chunk or not chunk.get("choices") or event.name == "error":
-            error = error_in(chunk, event.name)
+            error = read_error(chunk, event.name)
             if error is not None:
                 own = chunk.get("error")
                 is_shaped = isinstance(own, dict) and own.get("message") == error["message"]

@@ -16,7 +16,7 @@ from adapters.types import Event, Json
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
-from gateway.core.turn.upstream_error import decode_error
+from gateway.core.turn.upstream_error import parse_error_body
 from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer, encode_typed_event
 from gateway.dialects.messages.errors import FIELDS, error_object
 from gateway.dialects.messages.native_events import event_name
@@ -116,7 +116,7 @@ class MessagesView(ClientView):
         return self._message.whole(outcome, is_unchanged=is_unchanged)
 
     def error_reply(self, status: int, body: bytes) -> bytes | None:
-        parsed = decode_error(body)
+        parsed = parse_error_body(body)
         if status < 300 or parsed is None:
             return None
         error = parsed.get("error")

@@ -7,7 +7,7 @@ from typing import Any, Final
 import orjson
 
 from adapters.types import Json
-from gateway.core.turn.upstream_error import decode_error
+from gateway.core.turn.upstream_error import parse_error_body
 from gateway.dialects.chat.errors import ChatErrors
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.field_names import FieldNames
@@ -45,7 +45,7 @@ class ResponsesErrors(ChatErrors):
 
 def translate_error(body: bytes) -> bytes | None:
     """Returns the body of an upstream's error with the fields of the Responses API; None: it has none."""
-    json = decode_error(body)
+    json = parse_error_body(body)
     if json is None:
         return None
     error = json.get("error")

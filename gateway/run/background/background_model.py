@@ -21,7 +21,8 @@ from adapters.base import Provider
 from adapters.errors import ProviderError
 from adapters.types import BYTES_PER_TOKEN, ModelRequest, read_retry_after
 from gateway.core.finish_reasons import read_finish_reason
-from gateway.core.turn.upstream_error import is_about_account, refusal_in_body
+from gateway.core.turn.refusal import is_account_refusal
+from gateway.core.turn.upstream_error import reveal_error_body
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
@@ -218,7 +219,7 @@ class BackgroundModel:
                 call.received_chars = len(body)
             finally:
                 await reply.aclose()
-            if reply.status == 200 and (refused := refusal_in_body(body)) is not None:
+            if reply.status == 200 and (refused := reveal_error_body(body)) is not None:
                 call.status, body = refused
         except ProviderError as error:
             call.failure = failure_of(error).kind
@@ -228,7 +229,7 @@ class BackgroundModel:
             # "At once", or a date that is over by our clock, would be a loop.
             raise Postponed("the background model is busy (429)", min(wait_s or BUSY_S, DAY_S))
         if call.status != 200:
-            is_refused = call.status in _REFUSALS and not is_about_account(call.status, body)
+            is_refused = call.status in _REFUSALS and not is_account_refusal(call.status, body)
             failure = RequestRefused if is_refused else JobFailed
             raise failure(f"the background model answered {call.status}")
         return body

@@ -29,15 +29,8 @@ from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import ModelRequest, read_retry_after
 from adapters.whole_reply import BufferedReply
 from gateway.core.turn.context_length import context_from_error
-from gateway.core.turn.upstream_error import (
-    ERROR_BYTES,
-    RefusedContent,
-    exceeds_context,
-    refusal_in_body,
-    refusal_in_event,
-    refused_content,
-    refuses_input,
-)
+from gateway.core.turn.refusal import RefusedContent, exceeds_context, is_filter_verdict, refused_content
+from gateway.core.turn.upstream_error import ERROR_BYTES, reveal_error_body, reveal_error_event
 from gateway.core.upstream.context_window import GUESS, ContextWindows
 from gateway.core.upstream.policy import (
     TRANSIENT,
@@ -378,7 +371,7 @@ class Attempts:
         if reply.status in _REFUSALS and (mend is not None or request.path == CHAT):
             reply = error = await _read_error(reply)
             other = await self._without_refused(error, request, make, mend)
-        elif mend is not None and refuses_input(begin):
+        elif mend is not None and is_filter_verdict(begin):
             outcome = "filtered"
             try:
                 other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
@@ -585,7 +578,7 @@ async def _reveal_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
     except BaseException:
         await reply.aclose()
         raise
-    refused = refusal_in_event(first) if first is not None else None
+    refused = reveal_error_event(first) if first is not None else None
     if refused is None:
         return reply, (first.data or b"") if first is not None else b""
     await _discard(reply)
@@ -613,7 +606,7 @@ async def _reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
     if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
         cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
         return BufferedReply(reply.status, reply.headers, b"", cut), b""
-    status, shown = refusal_in_body(body) or (reply.status, body)
+    status, shown = reveal_error_body(body) or (reply.status, body)
     return BufferedReply(status, reply.headers, shown), body
 
 

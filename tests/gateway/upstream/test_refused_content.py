@@ -14,7 +14,7 @@ import pytest
 from adapters.base import ModelReply
 from adapters.scripted import ScriptedProvider, ScriptedReply
 from adapters.types import ModelRequest
-from gateway.core.turn.upstream_error import RefusedContent
+from gateway.core.turn.refusal import RefusedContent
 from gateway.core.upstream.policy import Target
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt

@@ -1,0 +1,112 @@
+"""Judges the errors of upstreams: what of a request they refuse, and whether they would refuse it again."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from typing import Final
+
+from adapters.json_escapes import read_json
+from gateway.core.finish_reasons import read_finish_reason
+from gateway.core.turn.context_length import CAUSE_CHARS, context_from_error, is_too_long
+from gateway.core.turn.upstream_error import ERROR_BYTES, describe_error, error_status, read_error_body
+
+# Refusals that another moment, key, account or model may mend.
+_MENDABLE: Final = frozenset((401, 402, 404, 407, 408, 409, 425, 429))
+# A 400 that is about the key or the account: Claude's without credit or over a limit, Gemini's with a wrong key or from
+# a country that it does not serve.
+_ACCOUNT_WORDS: Final = re.compile(
+    r"credit balance|usage limit|spending limit|billing|quota|api key|location is not supported", re.I
+)
+# A 403 that is about the text (OpenRouter, xAI); any other is about rights or credit.
+_FILTER_WORDS: Final = re.compile(r"flagged|moderat|violat|safety|filter", re.I)
+# A 400 of a filter, in the words of OpenAI, Azure, Claude, DeepSeek, Kimi, GLM, Qwen and MiniMax.
+_FILTERED: Final = re.compile(
+    r"content.?(?:filter|policy|management|exists risk)|filtered|flagged|moderat|violat|safety|unsafe|high risk"
+    r"|sensitive|inspection|inappropriate|prohibited|usage polic|guardrail|违规|敏感|不安全",
+    re.I,
+)
+# A 400 about an address that the upstream was to read, in the words of OpenAI, Claude, Gemini, Mistral, Groq and vLLM.
+_FETCHES: Final = r"\b(?:download|fetch|retriev|load|access)\w*"
+_THINGS: Final = r"(?:image|picture|video|url|file|media|document|https?:)"
+_UNREACHABLE: Final = re.compile(
+    rf"{_FETCHES}.{{0,60}}{_THINGS}|{_THINGS}.{{0,80}}{_FETCHES}|fetch content|invalid_image_url", re.I
+)
+# The field with which a reply ends, and the most bytes of a reply that has nothing else; the latter is not measured.
+_FINISHED: Final = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]*)"')
+_MAX_VERDICT_BYTES: Final = 4096
+
+
+def is_permanent_refusal(status: int, body: bytes) -> bool:
+    """Returns whether an upstream refuses what went in for what it is, and so would refuse it again.
+
+    An error that names a context length is not for good: the next prompt is cut to that length. One that names none is,
+    since the next prompt would be as long. Under a 200 the error itself shows what it is.
+    """
+    if status < 400:
+        status = error_status(describe_error(status, body))
+    if not 400 <= status < 500 or status in _MENDABLE or is_account_refusal(status, body):
+        return False
+    return context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace")) is None
+
+
+def is_account_refusal(status: int, body: bytes) -> bool:
+    """Returns whether a 400 or 403 is about the key or the account of the gateway, and not about what went in."""
+    error = read_error_body(body) if status in (400, 403) else None
+    if error is None:
+        return False
+    if status == 403:
+        return not _FILTER_WORDS.search(str(error))
+    return bool(_ACCOUNT_WORDS.search(error["message"][:CAUSE_CHARS]))
+
+
+class RefusedContent(Enum):
+    """The part of a request's messages that an upstream refuses."""
+
+    # What they say: a filter's verdict.
+    FILTERED = "filtered"
+    # An address in them from which nothing can be fetched.
+    UNREACHABLE = "unreachable"
+
+
+def refused_content(status: int, body: bytes) -> RefusedContent | None:
+    """Returns what of the messages an error refuses; None: something else, as far as its words show."""
+    if status not in (400, 403, 422, 451) or is_account_refusal(status, body):
+        return None
+    error = read_error_body(body)
+    if error is None:
+        return None
+    if status == 403:
+        return RefusedContent.FILTERED
+    named = (error.get(key) for key in ("code", "type", "innererror"))
+    cause = f"{error['message'][:CAUSE_CHARS]} {' '.join(map(str, named))}"
+    # An address may have any word in it.
+    if _UNREACHABLE.search(cause):
+        return RefusedContent.UNREACHABLE
+    return RefusedContent.FILTERED if _FILTERED.search(cause) else None
+
+
+def is_filter_verdict(begin: bytes) -> bool:
+    """Returns whether a successful reply is nothing but a filter's verdict on the request, as Gemini has it.
+
+    begin: its first event's data, or its body.
+    """
+    found = None if len(begin) > _MAX_VERDICT_BYTES else _FINISHED.search(begin)
+    if found is None or read_finish_reason(found[1].decode("utf-8", "replace")) != "content_filter":
+        return False
+    parsed, _ = read_json(begin)
+    choices = parsed.get("choices") if isinstance(parsed, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or not choice.get("finish_reason"):
+        return False
+    message = choice.get("message") or choice.get("delta") or {}
+    return isinstance(message, dict) and not any(map(message.get, ("content", "refusal", "tool_calls")))
+
+
+def exceeds_context(body: bytes, request: bytes = b"") -> bool:
+    """Returns whether by an error a request is too long for the model, whether it names a length or not.
+
+    request: the JSON it is about, as for `context_from_error`.
+    """
+    error = read_error_body(body)
+    return error is not None and is_too_long(error, request)
