@@ -421,15 +421,14 @@ class _Attempt:
 
     async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
         """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
-        current = await self.jobs.store.batches.current(self.batch.id, part.number)
-        forgotten = {item.run for item in draft.items} - current
-        if not forgotten:
-            return
-        # Up to 256 MB are read and written: longer than the event loop may wait.
-        await asyncio.to_thread(draft.leave_out, forgotten)
-        async for page in self.results.pages(part.number):
-            items = [item for item in page if item.id in forgotten]
-            await self.results.end_items(items, ItemFailed(FORGOTTEN))
+        current = self.jobs.store.batches.current
+        # Until nothing is: to write the part again takes seconds, in which more may be forgotten.
+        while forgotten := {item.run for item in draft.items} - await current(self.batch.id, part.number):
+            # Up to 256 MB are read and written: longer than the event loop may wait.
+            await asyncio.to_thread(draft.leave_out, forgotten)
+            async for page in self.results.pages(part.number):
+                items = [item for item in page if item.id in forgotten]
+                await self.results.end_items(items, ItemFailed(FORGOTTEN))
 
     async def _note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
         """Notes that a part was not taken, and gives it up after `TRIES`. message: the provider's."""

@@ -286,6 +286,36 @@ def test_what_is_forgotten_while_a_part_is_composed_is_not_sent(
 
 
 @pytest.mark.both
+def test_what_is_forgotten_while_a_part_is_written_again_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first item is forgotten once the part is composed, the second while the first one's request is left out."""
+    submit, leave_out, forgotten = batch_job._Attempt._submit_part, PartDraft.leave_out, list[int]()
+    with scene(tmp_path) as s:
+        database = s.world.world.store.database
+
+        async def submitted(attempt: batch_job._Attempt, part: Any, draft: PartDraft, provider: Any) -> bool:
+            await forget(draft)
+            return await submit(attempt, part, draft, provider)
+
+        async def forget(draft: PartDraft) -> None:
+            agent = draft.items[len(forgotten)].agent
+            forgotten.append(agent)
+            await database.write(lambda connection: raise_epoch(connection, agent))
+
+        def left_out(draft: PartDraft, runs: Any) -> None:
+            if len(forgotten) < 2:
+                s.world.world.gateway.call(forget(draft))
+            leave_out(draft, runs)
+
+        monkeypatch.setattr(batch_job._Attempt, "_submit_part", submitted)
+        monkeypatch.setattr(PartDraft, "leave_out", left_out)
+        counts = s.ended(s.post(s.agents(3), "quokkas"))["counts"]
+        assert (counts["failed"], counts["completed"]) == (2, 1)
+        assert [len(each.requests) for each in s.openai.batches] == [1]
+
+
+@pytest.mark.both
 def test_rounds_that_were_done_stay_when_a_batch_is_cancelled(tmp_path: Path) -> None:
     with scene(tmp_path, noting, held=True) as s:
         agents = s.agents(2)
