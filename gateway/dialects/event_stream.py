@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -42,6 +42,10 @@ class EventBuffer:
         if self.is_holding:
             self._held_bytes += len(raw)
             self.is_holding = not has_content and self._held_bytes <= MAX_HELD_BYTES
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Adds an event that has its type as its name and among its data. kind: its type."""
+        self.add(encode_typed_event(kind, fields))
 
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them."""

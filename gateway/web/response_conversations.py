@@ -192,7 +192,7 @@ def render_turn(
     before: has the calls whose results are among the turn's inputs.
     directions: of the turn that are shown.
     is_answered: its reply is shown, too.
-    shows_sealed_thoughts: as in `MakesResponses`.
+    shows_sealed_thoughts: as in `ResponseTerms`.
     """
     items, reply = ItemList(shows_sealed_thoughts=shows_sealed_thoughts), turn.reply
     if before is not None:

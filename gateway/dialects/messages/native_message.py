@@ -10,7 +10,7 @@ import orjson
 from adapters.types import Json
 from gateway.core.turn.client_view import ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
-from gateway.dialects.event_stream import EventBuffer, encode_typed_event
+from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.messages.blocks import GrowingBlocks
 from gateway.dialects.messages.native_events import NativeEvents, event_name, merge_replies
 
@@ -32,7 +32,7 @@ class NativeMessage:
         self._buffer = buffer
         self._events = NativeEvents(gateway_tools)
         # Blocks of the gateway's own text. One goes on until the upstream's next block.
-        self._own_blocks = GrowingBlocks(lambda kind, **fields: buffer.add(encode_typed_event(kind, fields)))
+        self._own_blocks = GrowingBlocks(buffer.emit)
         self._replies: list[bytes] = []  # whole ones
 
     def begin(self, first: Json) -> None:

@@ -17,7 +17,7 @@ from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn.upstream_error import parse_error_body
-from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer, encode_typed_event
+from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer
 from gateway.dialects.messages.errors import FIELDS, error_object
 from gateway.dialects.messages.native_events import event_name
 from gateway.dialects.messages.native_message import NativeMessage
@@ -106,11 +106,11 @@ class MessagesView(ClientView):
         status = code if isinstance(code, int) else 500
         message = FIELDS.translate_sentence(str(error.get("message") or ""))
         shown = error_object(status, message, self._terms.request_id, code=code, kind=error.get("type"))
-        self._buffer.add(encode_typed_event("error", shown))
+        self._buffer.emit("error", **shown)
 
     def fail(self, error: GatewayError) -> None:
         shown = error_object(error.status, error.message, self._terms.request_id, code=error.code)
-        self._buffer.add(encode_typed_event("error", shown))
+        self._buffer.emit("error", **shown)
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         return self._message.whole(outcome, is_unchanged=is_unchanged)

@@ -19,7 +19,7 @@ from gateway.core.turn.client_view import ReplyEvent, no_usage
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import generated_in, is_first_choice
 from gateway.core.usage.reported import reported_counts, usage_of
-from gateway.dialects.event_stream import EventBuffer, encode_typed_event
+from gateway.dialects.event_stream import EventBuffer
 from gateway.dialects.lenient import as_text
 from gateway.dialects.messages.blocks import GrowingBlocks, render_blocks
 from gateway.dialects.messages.native_events import stop_reason_for
@@ -61,13 +61,11 @@ class _MessageEvents:
             return
         self._has_begun = True
         usage = {"input_tokens": self._terms.input_tokens, "output_tokens": 0}
-        self._buffer.add(
-            encode_typed_event("message_start", {"message": {**self.empty_message(), "usage": usage}})
-        )
+        self._buffer.emit("message_start", message={**self.empty_message(), "usage": usage})
 
     def emit(self, kind: str, **fields: Any) -> None:
         self.begin()
-        self._buffer.add(encode_typed_event(kind, fields))
+        self._buffer.emit(kind, **fields)
 
     def empty_message(self) -> Json:
         """Returns the message without content, and without an end."""

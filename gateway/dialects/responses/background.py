@@ -19,6 +19,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.core.turn_name import TurnName
 from gateway.dialects.event_stream import encode_typed_event
 from gateway.dialects.responses.errors import error_fields, response_error
+from gateway.dialects.responses.growing_response import ResponseTerms
 from gateway.dialects.responses.parse import ResponsesRequest, parse
 from gateway.dialects.responses.render import (
     MakesResponses,
@@ -196,22 +197,22 @@ class ShownResponses:
 
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:
     """Returns the response to a request that waits. created: seconds since the epoch; 0: now."""
-    view = MakesResponses(
+    terms = ResponseTerms(
         request.echo,
         lambda: TurnName.from_tag(tag),
         forms=request.forms,
         tag=tag,
         created=int(created or time.time()),
     )
-    return empty_response(view, "queued")
+    return empty_response(terms, "queued")
 
 
 def compaction_response(request: ResponsesRequest, item: Json, usage: Json) -> Json:
     """Returns the response with a compaction item in place of a reply. usage: as a chat completion has it."""
     now = int(time.time())
-    view = MakesResponses({**request.echo, "store": False}, lambda: None, created=now)
+    terms = ResponseTerms({**request.echo, "store": False}, lambda: None, created=now)
     return {
-        **empty_response(view, "completed"),
+        **empty_response(terms, "completed"),
         "completed_at": now,
         "output": [item],
         "usage": render_usage(usage),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -11,8 +11,8 @@ from gateway.core.conversation.canonical import text_of
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.turn.draft import MessageDraft
 from gateway.dialects.lenient import as_list, as_object, as_text
+from gateway.dialects.responses.growing_response import GrowingResponse
 from gateway.dialects.responses.output import CallItem, Emit, Item, MessageItem, SearchItem, ThoughtsItem
-from gateway.dialects.responses.tools import CallForm
 
 _CLAUDES_SEARCH: Final = ("server_tool_use", "web_search")
 T = TypeVar("T", bound=Item)
@@ -21,32 +21,13 @@ T = TypeVar("T", bound=Item)
 class GrowingOutput:
     """The items of one response, in the order in which they begin."""
 
-    def __init__(
-        self,
-        begin: Callable[[], str],
-        emit: Emit,
-        forms: Mapping[str, CallForm],
-        sealing_model: Callable[[], str | None],
-    ) -> None:
-        """Makes an output without items.
-
-        begin: called before each item, begins the response. Returns the part that all ids of the response share.
-        emit: sends an event.
-        forms: of calls, by the names that their tools have upstream.
-        sealing_model: returns the model that makes the thoughts; None: they are shown without sealed fields.
-        """
-        self._begin = begin
-        self._emit: Emit | None = emit
-        self._forms = forms
-        self._sealing_model = sealing_model
+    def __init__(self, response: GrowingResponse) -> None:
+        """Makes an output without items. response: the one whose output it is, which the first item begins."""
+        self._response = response
         self._items: list[Item] = []
         self._open_item: Item | None = None  # the item of text that goes on
         self._draft = MessageDraft()  # of the client's calls
         self._calls: list[CallItem] = []  # those of the draft
-
-    def send_no_events(self) -> None:
-        """Has items grow in silence, as for a response that is one JSON body."""
-        self._emit = None
 
     def add_text(self, text: str, logprobs: list[Any]) -> None:
         self._item_for(MessageItem).add(text, logprobs)
@@ -80,7 +61,7 @@ class GrowingOutput:
         call = self._draft.add_call_piece(entry)  # some upstreams send several under one index
         if len(self._calls) < len(calls):
             self._close_item()
-            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._forms)))
+            self._calls.append(self._add_item(partial(CallItem, call=call, forms=self._response.terms.forms)))
         self._calls[calls.index(call)].grow()
 
     def end(self, status: str) -> None:
@@ -126,15 +107,15 @@ class GrowingOutput:
         self._close_item()
         item = self._add_item(kind)
         if isinstance(item, ThoughtsItem):
-            item.sealing_model = self._sealing_model()
+            item.sealing_model = self._response.sealing_model()
         self._open_item = item
         return item
 
     def _add_item(self, kind: Callable[[str, int, Emit | None], T]) -> T:
-        tag = self._begin()
+        tag = self._response.begin()
         if self._items:
             self._items[-1].begin()  # clients count items as they begin
-        item = kind(tag, len(self._items), self._emit)
+        item = kind(tag, len(self._items), self._response.emit if self._response.sends_events else None)
         self._items.append(item)
         return item
 

@@ -50,7 +50,7 @@ _PART_DEFAULTS: Final[Mapping[str, Json]] = {
 
 
 class ItemList:
-    """The items of a path, oldest first. shows_sealed_thoughts: as in `MakesResponses`."""
+    """The items of a path, oldest first. shows_sealed_thoughts: as in `ResponseTerms`."""
 
     def __init__(self, *, shows_sealed_thoughts: bool = False) -> None:
         self.items: list[Json] = []

@@ -7,33 +7,30 @@ part that go on, and everything is sent once more when it is complete.
 
 from __future__ import annotations
 
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 import orjson
-from msgspec import Struct
 
 from adapters.types import Event, Json, completion_count, token_count
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.directions import DIRECTIONS_FIELD, directions_in
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.finish_reasons import BROKE, read_finish_reason
-from gateway.core.turn.client_view import ClientView, ReplyEvent, no_usage
+from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, TurnOutcome
 from gateway.core.turn.draft import delta_of, generated_in, is_first_choice
 from gateway.core.turn.ledger import BILLED
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.turn_name import TurnName
 from gateway.core.usage.reported import reported_counts, usage_of
-from gateway.dialects.event_stream import NOT_DURABLE, EventBuffer, encode_typed_event
-from gateway.dialects.lenient import as_list, as_object, as_text
+from gateway.dialects.event_stream import NOT_DURABLE
+from gateway.dialects.lenient import as_list, as_object
 from gateway.dialects.responses.errors import FIELDS, error_fields, response_error, translate_error
 from gateway.dialects.responses.growing_output import GrowingOutput
+from gateway.dialects.responses.growing_response import GrowingResponse, ResponseTerms
 from gateway.dialects.responses.request_fields import ECHOED
-from gateway.dialects.responses.response_ids import make_tag
 from gateway.dialects.responses.stored_response import (
     RESPONSE_FIELD,
     StoredResponse,
@@ -48,52 +45,14 @@ from gateway.errors import GatewayError
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter", BROKE: "max_output_tokens"}
 
 
-class MakesResponses(Struct, frozen=True):
-    """Makes the view of one request's response."""
+class MakesResponses(ResponseTerms, frozen=True):
+    """Makes the view of one request's response (`MakesView`)."""
 
     # A response is no chat completion.
     speaks_chat: ClassVar[bool] = False
-    # The fields of the request that the response repeats.
-    echo: Json
-    # Returns the name of the turn, once the upstream was called; None: the turn is not stored.
-    turn_name: Callable[[], TurnName | None]
-    # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
-    count: Callable[[str], Json | None] = no_usage
-    # Returns the model that answers, under the name with which its turn is stored. Called for sealed thoughts.
-    model: Callable[[], str] = str
-    # The forms of calls, by the names that their tools have upstream.
-    forms: Mapping[str, CallForm] = NO_FORMS
-    # Thoughts are shown with `encrypted_content`, in which they can be sent back.
-    shows_sealed_thoughts: bool = False
-    # The messages of its request's input that its turn alone has.
-    messages: Sequence[Json] = ()
-    # The part that all its ids share; "": it is made of the turn's names.
-    tag: str = ""
-    # When the response was made, in seconds since the epoch; None: when its reply was.
-    created: int | None = None
-    # The `sequence_number` of its first event.
-    first_number: int = 0
-    # An attempt that was broken off has sent `response.created` already.
-    has_sent_created: bool = False
 
     def __call__(self, terms: TurnTerms) -> ResponsesView:
         return ResponsesView(self, waits=bool(terms.gateway_tools))
-
-
-class _NumberedEvents(EventBuffer):
-    """Events with their `sequence_number`, and comments."""
-
-    __slots__ = ("_number",)
-
-    def __init__(self, first_number: int, *, is_holding: bool) -> None:
-        super().__init__(is_holding=is_holding)
-        self._number = first_number
-
-    def emit(self, kind: str, **fields: Any) -> None:
-        """Adds an event. kind: its type."""
-        fields["sequence_number"] = self._number
-        self.add(encode_typed_event(kind, fields))
-        self._number += 1
 
 
 class ResponsesView(ClientView):
@@ -103,40 +62,26 @@ class ResponsesView(ClientView):
         upstream's error after a hidden round can still be a status.
     """
 
-    def __init__(self, factory: MakesResponses, *, waits: bool) -> None:
-        self._factory = factory
-        self._tag = ""  # the part that all ids of the response share, once something is sent
-        self._has_id = False
-        self._is_stored = False
-        self._created_at = factory.created
-        self._completed: int | None = None
-        self._error: Json | None = None
+    def __init__(self, terms: ResponseTerms, *, waits: bool) -> None:
+        self._terms = terms
+        self._response = GrowingResponse(terms, is_holding=waits)
+        self._output = GrowingOutput(self._response)
         # What the upstream has sent.
-        self._first_chunk: Json = {}  # the last one given to `begin`: model, time, service tier
         self._logprobs: list[Any] = []  # of a whole reply
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         self._has_tail = False
-        # What the client gets.
-        self._events = _NumberedEvents(factory.first_number, is_holding=waits)
-        # Without a cycle the view is freed with its turn, and with it what it holds of the request.
-        view = weakref.proxy(self)
-        self._output = GrowingOutput(
-            lambda: view._begin_response(), self._events.emit, factory.forms, lambda: view._sealing_model()
-        )
-        self._has_begun = False
-        self._is_whole = False  # it is one JSON body, without events
 
     def take(self) -> bytes:
-        return self._events.take()
+        return self._response.events.take()
 
     def release(self) -> None:
-        self._events.is_holding = False
-        if self._first_chunk:  # else the next one has its model
-            self._begin_response()
+        self._response.events.is_holding = False
+        if self._response.first_chunk:  # else the next one has its model
+            self._response.begin()
 
     def begin(self, first: Json) -> None:
-        self._first_chunk = first
+        self._response.first_chunk = first
 
     def take_whole(self, body: bytes, reply: Json) -> None:
         choices = filter(is_first_choice, reply["choices"])
@@ -171,15 +116,15 @@ class ResponsesView(ClientView):
         self._show_tail(tail)
         self._finish_reason = finish or self._finish_reason
         response = self._end_response()
-        self._events.emit(f"response.{response['status']}", response=response)
+        self._response.emit(f"response.{response['status']}", response=response)
 
     def not_stored(self) -> None:
-        self.assign_id()
-        self._is_stored = False
+        self._response.assign_id()
+        self._response.is_stored = False
 
     def not_durable(self) -> None:
-        self._begin_response()
-        self._events.add(NOT_DURABLE)
+        self._response.begin()
+        self._response.events.add(NOT_DURABLE)
 
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         code, kind = error.get("code"), str(error.get("type") or "server_error")
@@ -192,7 +137,7 @@ class ResponsesView(ClientView):
         self._emit_failure(error.message, error.code, error.kind, error.param)
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
-        self._send_no_events()
+        self._response.sends_events = False
         self._output.add_delta(
             delta_of({"message": without_private(outcome.shown_reply or {})}), self._logprobs
         )
@@ -204,44 +149,42 @@ class ResponsesView(ClientView):
 
     def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         self._show_tail(tail)
-        is_over = outcome.state is FINISHED
+        response, is_over = self._response, outcome.state is FINISHED
         if is_over:
-            self.assign_id()
-        if not self._is_stored:
+            response.assign_id()
+        if not response.is_stored:
             return {}
         reason = _INCOMPLETE.get(read_finish_reason(outcome.finish_reason)) if is_over else None
-        status = "failed" if self._error else "completed" if is_over and reason is None else "incomplete"
+        status = "failed" if response.error else "completed" if is_over and reason is None else "incomplete"
         if is_over:
             self._usage = (
-                outcome.usage or self._usage or self._factory.count(generated_in(outcome.shown_reply or {}))
+                outcome.usage or self._usage or self._terms.count(generated_in(outcome.shown_reply or {}))
             )
         if status == "completed":
-            self._completed = int(time.time())
+            response.complete()
         stored = self._stored_response(status, reason, self._usage if is_over else None)
         fields = {RESPONSE_FIELD: msgspec.to_builtins(stored)}
-        if directions := directions_in(self._factory.messages):
+        if directions := directions_in(self._terms.messages):
             fields[DIRECTIONS_FIELD] = [*map(list, directions)]
         return fields
 
     def _stored_response(self, status: str, reason: str | None, usage: Json | None) -> StoredResponse:
         """Returns the response as it is stored. usage: as a chat completion has it."""
-        tier = self._first_chunk.get("service_tier")
+        response, terms = self._response, self._terms
         is_in_order = is_in_reply_order(self._output.kinds())
         return StoredResponse(
             status,
-            self._creation_time(),
-            self._model(),
-            usage=None if usage is None else render_usage(usage),
-            completed=self._completed,
+            response.created,
+            response.model,
+            usage=render_usage(usage),
+            completed=response.completed,
             incomplete_reason=reason,
-            error=self._error,
-            service_tier=tier if isinstance(tier, str) else None,
-            echo=changed_fields(self._factory.echo),
-            forms={
-                name: (form.kind, form.name, form.namespace) for name, form in self._factory.forms.items()
-            },
+            error=response.error,
+            service_tier=response.service_tier,
+            echo=changed_fields(terms.echo),
+            forms={name: (form.kind, form.name, form.namespace) for name, form in terms.forms.items()},
             output=None if is_in_order else self._output.json(status),
-            id_tag=self._factory.tag,
+            id_tag=terms.tag,
         )
 
     # -- what the upstream sends
@@ -255,18 +198,19 @@ class ResponsesView(ClientView):
 
     def _show_event(self, event: ReplyEvent, *, is_hidden: bool) -> None:
         """Shows an event. is_hidden: it ends a hidden round."""
+        events = self._response.events
         if event.chunk is None:
             if event.raw is not None and event.raw.startswith(b":"):
-                was_holding = self._events.is_holding
-                self._events.add(event.raw, has_content=False)
-                if was_holding and not self._events.is_holding:
-                    self._begin_response()
+                was_holding = events.is_holding
+                events.add(event.raw, has_content=False)
+                if was_holding and not events.is_holding:
+                    self._response.begin()
             return
         for choice in event.choices:
             if not is_first_choice(choice):
                 continue
-            if not self._events.is_holding:
-                self._begin_response()  # the model may think for long before its first text
+            if not events.is_holding:
+                self._response.begin()  # the model may think for long before its first text
             delta = choice.get("delta")
             if isinstance(delta, dict):
                 self._output.add_delta(
@@ -278,157 +222,84 @@ class ResponsesView(ClientView):
         if not is_hidden and reported_counts(usage) is not None:
             self._usage = usage
 
-    # -- a stored response
-
-    def restore(self, stored: StoredResponse) -> None:
-        """Takes over the stored fields of the response."""
-        self._first_chunk = {
-            "created": stored.created,
-            "model": stored.model,
-            "service_tier": stored.service_tier,
-        }
-        self._completed, self._error = stored.completed, stored.error
-        self.assign_id()
-
-    def rebuild_output(self, reply: WireMessage, stored: StoredResponse) -> list[Json]:
-        """Returns the output items that are made of a stored reply."""
-        self._send_no_events()
-        self._has_begun = True
-        self._output.add_delta(delta_of({"message": reply}), [])
-        self._output.end(stored.status)
-        return self._output.done()
-
     # -- what the client gets
-
-    def _begin_response(self) -> str:
-        """Begins the response, once. Returns the part that all its ids share."""
-        self._events.is_holding = False
-        if not self._has_begun:
-            self.assign_id()
-            self._has_begun = True
-            if not self._is_whole:
-                if not self._factory.has_sent_created:
-                    self._events.emit("response.created", response=self.response("in_progress"))
-                self._events.emit("response.in_progress", response=self.response("in_progress"))
-        return self._tag
-
-    def _send_no_events(self) -> None:
-        """Makes the response one JSON body."""
-        self._is_whole = True
-        self._output.send_no_events()
-
-    def _sealing_model(self) -> str | None:
-        """Returns the model that makes the thoughts; None: they are shown without `encrypted_content`."""
-        if self._factory.shows_sealed_thoughts or not self._is_stored:
-            return self._factory.model()
-        return None
-
-    def assign_id(self) -> None:
-        """Gives the response its id, once, and with it decides whether the response is stored."""
-        if self._has_id:
-            return
-        self._has_id = True
-        turn = self._factory.turn_name()
-        self._is_stored = self._factory.echo.get("store") is not False and turn is not None
-        self._tag = self._factory.tag or make_tag(turn if self._is_stored else None)
 
     def _end_response(self) -> Json:
         """Ends what has begun. Returns the response as it is at its end."""
-        self._begin_response()
+        self._response.begin()
         reason = _INCOMPLETE.get(read_finish_reason(self._finish_reason))
         status = "completed" if reason is None else "incomplete"
         self._output.end(status)
         if self._usage is None:
-            self._usage = self._factory.count(self._output.generated_text())
+            self._usage = self._terms.count(self._output.generated_text())
         if status == "completed":
-            self._completed = self._completed or int(time.time())
-        return self.response(status, reason)
+            self._response.complete()
+        return self._response.json(
+            status, reason, output=self._output.done(), usage=render_usage(self._usage)
+        )
 
     def _emit_failure(self, message: str, code: str | None, kind: str, param: Any) -> None:
-        self._begin_response()
+        response = self._response
+        response.begin()
         fields = error_fields(message, code, kind, param)
-        self._events.emit("error", **fields)
-        self._error = response_error(message, fields["code"])
-        self._events.emit("response.failed", response=self.response("failed"))
-
-    def response(self, status: str, reason: str | None = None) -> Json:
-        """Returns the response as it is now. reason: why it is incomplete."""
-        is_over = status in ("completed", "incomplete")
-        response = {
-            **self._factory.echo,
-            "id": f"resp_{self._tag}",
-            "object": "response",
-            "created_at": self._creation_time(),
-            "completed_at": self._completed if status == "completed" else None,
-            "status": status,
-            "error": self._error,
-            "incomplete_details": None if reason is None else {"reason": reason},
-            "model": self._model(),
-            "output": self._output.done() if is_over else [],
-            "usage": None if self._usage is None or not is_over else render_usage(self._usage),
-        }
-        response["store"] = self._is_stored
-        if isinstance(tier := self._first_chunk.get("service_tier"), str):
-            response["service_tier"] = tier
-        return response
-
-    def _model(self) -> str:
-        return as_text(self._first_chunk.get("model")) or self._factory.echo["model"]
-
-    def _creation_time(self) -> int:
-        """Returns when the response was made, in seconds since the epoch: the same each time."""
-        if self._created_at is None:
-            created = self._first_chunk.get("created")
-            self._created_at = created if isinstance(created, int) else int(time.time())
-        return self._created_at
+        response.emit("error", **fields)
+        response.error = response_error(message, fields["code"])
+        response.emit("response.failed", response=response.json("failed"))
 
 
 def rebuild_response(tag: str, reply: WireMessage, *, shows_sealed_thoughts: bool = False) -> Json | None:
     """Returns a stored response as it was answered, but for logprobs; None: the reply is not one of a response.
 
     tag: that of its ids.
-    shows_sealed_thoughts: as in `MakesResponses`.
+    shows_sealed_thoughts: as in `ResponseTerms`.
     """
     stored = read_stored_response(reply)
     if stored is None:
         return None
-    view = ResponsesView(
-        MakesResponses(
-            stored.full_echo,
-            lambda: TurnName.from_tag(tag),
-            model=lambda: private_of(reply).get("model", ""),
-            forms=stored.call_forms,
-            shows_sealed_thoughts=shows_sealed_thoughts,
-        ),
-        waits=False,
+    terms = ResponseTerms(
+        stored.full_echo,
+        lambda: TurnName.from_tag(tag),
+        model=lambda: private_of(reply).get("model", ""),
+        forms=stored.call_forms,
+        shows_sealed_thoughts=shows_sealed_thoughts,
     )
-    view.restore(stored)
+    response = GrowingResponse(terms)
+    response.restore(stored)
     output = [] if stored.status == "failed" else stored.output_of(reply)
     if output is None:
-        output = view.rebuild_output(without_private(reply), stored)
+        output = _rebuild_output(response, without_private(reply), stored.status)
     elif not shows_sealed_thoughts:
         output = [{k: v for k, v in item.items() if k != "encrypted_content"} for item in output]
-    return {**view.response(stored.status, stored.incomplete_reason), "output": output, "usage": stored.usage}
-
-
-def empty_response(factory: MakesResponses, status: str) -> Json:
-    """Returns a response of which nothing has come yet."""
-    view = ResponsesView(factory, waits=False)
-    view.assign_id()
-    return view.response(status)
+    return response.json(stored.status, stored.incomplete_reason, output=output, usage=stored.usage)
 
 
 def render_output(tag: str, reply: WireMessage, forms: Mapping[str, CallForm] = NO_FORMS) -> list[Json]:
     """Returns a reply that no response was made of as output items. tag: of their ids. forms: of its calls."""
     # As of a stored turn, so that thoughts are shown without `encrypted_content`.
-    view = ResponsesView(MakesResponses(ECHOED, lambda: TurnName.from_tag(tag), forms=forms), waits=False)
-    stored = StoredResponse("completed", 0, "")
-    view.restore(stored)
-    return view.rebuild_output(reply, stored)
+    response = GrowingResponse(ResponseTerms(ECHOED, lambda: TurnName.from_tag(tag), forms=forms))
+    response.restore(StoredResponse("completed", 0, ""))
+    return _rebuild_output(response, reply, "completed")
 
 
-def render_usage(usage: Json) -> Json:
-    """Returns a chat completion's usage under the names of the Responses API."""
+def _rebuild_output(response: GrowingResponse, reply: WireMessage, status: str) -> list[Json]:
+    """Returns the output items that are made of a stored reply. status: of the response."""
+    output = GrowingOutput(response)
+    output.add_delta(delta_of({"message": reply}), [])
+    output.end(status)
+    return output.done()
+
+
+def empty_response(terms: ResponseTerms, status: str) -> Json:
+    """Returns a response of which nothing has come yet."""
+    response = GrowingResponse(terms)
+    response.assign_id()
+    return response.json(status)
+
+
+def render_usage(usage: Json | None) -> Json | None:
+    """Returns a chat completion's usage under the names of the Responses API; None for None."""
+    if usage is None:
+        return None
     prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     item = {
         "input_tokens": token_count(usage, "prompt_tokens"),

@@ -273,10 +273,11 @@ def test_a_model_that_is_no_text_is_called_as_the_request_calls_it(model: Any) -
     made = MakesResponses(ECHO, lambda: TurnName("t", ""))(TurnTerms())
     made.begin(chunk({"role": "assistant"}, model=model))
     reply: Json = {"content": "So."}
-    stored = made.stored_fields(TurnOutcome(End.FINISHED, shown_reply=reply), ())
-    found = rebuild_response("t", with_private(reply, **stored))
+    outcome = TurnOutcome(End.FINISHED, shown_reply=reply)
+    found = rebuild_response("t", with_private(reply, **made.stored_fields(outcome, ())))
     assert found is not None
-    assert found["model"] == made.response("completed")["model"] == "m"
+    shown = orjson.loads(made.whole(b"", outcome, is_unchanged=False))
+    assert found["model"] == shown["model"] == "m"
 
 
 def test_probabilities_stand_with_their_text() -> None:
@@ -374,8 +375,8 @@ def test_a_view_is_freed_with_its_turn() -> None:
         made.begin(chunk({"role": "assistant"}))
         made.show(event({"reasoning_content": "Hm."}))
         made.show(event({"content": "Hello."}))
-        is_there = weakref.ref(made)
+        held = [weakref.ref(made), weakref.ref(made._response)]
         del made
-        assert is_there() is None
+        assert [each() for each in held] == [None, None]
     finally:
         gc.enable()

@@ -1,0 +1,167 @@
+"""A response as it grows, but for its output: its id, its fields, and its events, which begin with `response.created`.
+
+(platform.openai.com/docs/api-reference/responses-streaming)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.core.turn.client_view import no_usage
+from gateway.core.turn_name import TurnName
+from gateway.dialects.event_stream import EventBuffer
+from gateway.dialects.lenient import as_text
+from gateway.dialects.responses.response_ids import make_tag
+from gateway.dialects.responses.stored_response import StoredResponse
+from gateway.dialects.responses.tools import NO_FORMS, CallForm
+
+
+class ResponseTerms(Struct, frozen=True):
+    """The facts about a request that its response needs."""
+
+    # The fields of the request that the response repeats.
+    echo: Json
+    # Returns the name of the turn, once the upstream was called; None: the turn is not stored.
+    turn_name: Callable[[], TurnName | None]
+    # Returns the usage for a reply's text, in the form of a chat completion. Called where the upstream reports none.
+    count: Callable[[str], Json | None] = no_usage
+    # Returns the model that answers, under the name with which its turn is stored. Called for sealed thoughts.
+    model: Callable[[], str] = str
+    # The forms of calls, by the names that their tools have upstream.
+    forms: Mapping[str, CallForm] = NO_FORMS
+    # Thoughts are shown with `encrypted_content`, in which they can be sent back.
+    shows_sealed_thoughts: bool = False
+    # The messages of its request's input that its turn alone has.
+    messages: Sequence[Json] = ()
+    # The part that all its ids share; "": it is made of the turn's names.
+    tag: str = ""
+    # When the response was made, in seconds since the epoch; None: when its reply was.
+    created: int | None = None
+    # The `sequence_number` of its first event.
+    first_number: int = 0
+    # An attempt that was broken off has sent `response.created` already.
+    has_sent_created: bool = False
+
+
+class GrowingResponse:
+    """One response. It is begun by its first item, or by its end.
+
+    is_holding: as in `EventBuffer`.
+    """
+
+    def __init__(self, terms: ResponseTerms, *, is_holding: bool = False) -> None:
+        self.terms = terms
+        self.events = EventBuffer(is_holding=is_holding)
+        self._number = terms.first_number  # of the next event
+        # It is one JSON body otherwise.
+        self.sends_events = True
+        self._has_begun = False
+        self._has_id = False
+        # The part that all ids of the response share, once it has one.
+        self._tag = ""
+        # It can be retrieved by its id, once it has one.
+        self.is_stored = False
+        # The upstream's chunk with the model, the time and the service tier.
+        self.first_chunk: Json = {}
+        self._created = terms.created
+        # When it was completed, in seconds since the epoch.
+        self.completed: int | None = None
+        self.error: Json | None = None
+
+    def begin(self) -> str:
+        """Begins the response, once, and with it what may leave. Returns the part that all its ids share."""
+        self.events.is_holding = False
+        if not self._has_begun:
+            self.assign_id()
+            self._has_begun = True
+            if self.sends_events:
+                if not self.terms.has_sent_created:
+                    self.emit("response.created", response=self.json("in_progress"))
+                self.emit("response.in_progress", response=self.json("in_progress"))
+        return self._tag
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Sends an event. kind: its type."""
+        self.events.emit(kind, **fields, sequence_number=self._number)
+        self._number += 1
+
+    def assign_id(self) -> None:
+        """Gives the response its id, once, and with it decides whether the response is stored."""
+        if self._has_id:
+            return
+        self._has_id = True
+        turn = self.terms.turn_name()
+        self.is_stored = self.terms.echo.get("store") is not False and turn is not None
+        self._tag = self.terms.tag or make_tag(turn if self.is_stored else None)
+
+    def complete(self) -> None:
+        """Notes that the response is completed, once."""
+        self.completed = self.completed or int(time.time())
+
+    def restore(self, stored: StoredResponse) -> None:
+        """Takes over the stored fields of the response, which is one JSON body then."""
+        self.sends_events = False
+        self.first_chunk = {
+            "created": stored.created,
+            "model": stored.model,
+            "service_tier": stored.service_tier,
+        }
+        self.completed, self.error = stored.completed, stored.error
+        self.assign_id()
+
+    def json(
+        self,
+        status: str,
+        reason: str | None = None,
+        *,
+        output: Sequence[Json] = (),
+        usage: Json | None = None,
+    ) -> Json:
+        """Returns the response as it is now.
+
+        reason: why it is incomplete.
+        usage: under the names of the Responses API.
+        """
+        response = {
+            **self.terms.echo,
+            "id": f"resp_{self._tag}",
+            "object": "response",
+            "created_at": self.created,
+            "completed_at": self.completed if status == "completed" else None,
+            "status": status,
+            "error": self.error,
+            "incomplete_details": None if reason is None else {"reason": reason},
+            "model": self.model,
+            "output": [*output],
+            "usage": usage,
+        }
+        response["store"] = self.is_stored
+        if self.service_tier is not None:
+            response["service_tier"] = self.service_tier
+        return response
+
+    def sealing_model(self) -> str | None:
+        """Returns the model that makes the thoughts; None: they are shown without `encrypted_content`."""
+        return self.terms.model() if self.terms.shows_sealed_thoughts or not self.is_stored else None
+
+    @property
+    def model(self) -> str:
+        return as_text(self.first_chunk.get("model")) or self.terms.echo["model"]
+
+    @property
+    def created(self) -> int:
+        """When the response was made, in seconds since the epoch: the same each time."""
+        if self._created is None:
+            created = self.first_chunk.get("created")
+            self._created = created if isinstance(created, int) else int(time.time())
+        return self._created
+
+    @property
+    def service_tier(self) -> str | None:
+        tier = self.first_chunk.get("service_tier")
+        return tier if isinstance(tier, str) else None
