@@ -18,17 +18,22 @@ SendsEvent = Callable[..., None]
 
 
 class GrowingBlocks:
-    """The blocks of one message. emit: sends an event, by its type and fields."""
+    """The blocks of one message.
 
-    def __init__(self, emit: SendsEvent) -> None:
+    emit: sends an event, by its type and fields.
+    claim_index: returns the place in the message of the block that begins now.
+    """
+
+    def __init__(self, emit: SendsEvent, claim_index: Callable[[], int]) -> None:
         self._emit = emit
+        self._claim_index = claim_index
+        self._index = 0  # of the open block
         self._kind = ""  # of the open block of text or thoughts; "": none
         self._texts: list[str] = []  # of all these blocks
         self._draft = MessageDraft()  # of the client's calls
         self._waiting_calls: list[ToolCall] = []  # they have not begun
         self._open_call: ToolCall | None = None
         self._shown_pieces = 0  # of its arguments
-        self.next_index = 0
 
     @property
     def is_open(self) -> bool:
@@ -77,8 +82,9 @@ class GrowingBlocks:
         self._close()
         self._waiting_calls.remove(call)
         self._open_call, self._shown_pieces = call, 0
-        block = {"type": "tool_use", "id": call_id(call.id, self.next_index), "name": call.name, "input": {}}
-        self._emit("content_block_start", index=self.next_index, content_block=block)
+        self._index = self._claim_index()
+        block = {"type": "tool_use", "id": call_id(call.id, self._index), "name": call.name, "input": {}}
+        self._emit("content_block_start", index=self._index, content_block=block)
         self._show_arguments()
 
     def _show_arguments(self) -> None:
@@ -92,16 +98,15 @@ class GrowingBlocks:
         if self._kind == kind:
             return
         self.end()
-        self._kind = kind
-        self._emit("content_block_start", index=self.next_index, content_block=block)
+        self._kind, self._index = kind, self._claim_index()
+        self._emit("content_block_start", index=self._index, content_block=block)
 
     def _delta(self, delta: Json) -> None:
-        self._emit("content_block_delta", index=self.next_index, delta=delta)
+        self._emit("content_block_delta", index=self._index, delta=delta)
 
     def _close(self) -> None:
         if self._kind or self._open_call is not None:
-            self._emit("content_block_stop", index=self.next_index)
-            self.next_index += 1
+            self._emit("content_block_stop", index=self._index)
         self._kind, self._open_call = "", None
 
 

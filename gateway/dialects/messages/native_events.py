@@ -53,7 +53,7 @@ class NativeEvents:
         self._message_delta: Json = {}  # the last one
         self._has_message_delta = False  # the client has one
         self._container: Any = None  # the last one of any round
-        self.next_index = 0
+        self._next_index = 0  # in the message
         self.has_begun = False
         self.has_content = False
         self.is_over = False
@@ -73,6 +73,11 @@ class NativeEvents:
             case "message_delta":
                 self._read_delta(raw)
         return raw
+
+    def claim_index(self) -> int:
+        """Returns the place in the message of a block that begins now."""
+        index, self._next_index = self._next_index, self._next_index + 1
+        return index
 
     def hide(self, tail: Sequence[bytes]) -> list[bytes]:
         """Ends a hidden round. tail: its last events. Returns those that the client gets."""
@@ -125,8 +130,7 @@ class NativeEvents:
             if _is_call_of(parsed.get("content_block"), self._gateway_tools):
                 self._shown_indices[index] = None
             else:
-                self._shown_indices[index] = self.next_index
-                self.next_index += 1
+                self._shown_indices[index] = self.claim_index()
                 self.has_content = True
         shown = self._shown_indices.get(index, index)
         if shown is None:

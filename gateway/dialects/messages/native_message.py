@@ -32,7 +32,7 @@ class NativeMessage:
         self._buffer = buffer
         self._events = NativeEvents(gateway_tools)
         # Blocks of the gateway's own text. One goes on until the upstream's next block.
-        self._own_blocks = GrowingBlocks(buffer.emit)
+        self._own_blocks = GrowingBlocks(buffer.emit, self._events.claim_index)
         self._replies: list[bytes] = []  # whole ones
 
     def begin(self, first: Json) -> None:
@@ -54,12 +54,9 @@ class NativeMessage:
         return False
 
     def add_text(self, text: str) -> None:
-        if not self._own_blocks.is_open:
-            if not text.strip():
-                return  # a separator between the texts of two rounds, which are two blocks
-            self._own_blocks.next_index = self._events.next_index
-            self._events.next_index += 1
-        self._own_blocks.add_text(text)
+        # A separator between the texts of two rounds, which are two blocks, begins none.
+        if self._own_blocks.is_open or text.strip():
+            self._own_blocks.add_text(text)
 
     def add_thought(self, text: str) -> None:
         self._own_blocks.add_thought(text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Final
 
 import orjson
@@ -88,7 +89,7 @@ class TranslatedMessage:
         self._terms = terms
         self._buffer = buffer
         self._events = _MessageEvents(terms, buffer)
-        self._blocks = GrowingBlocks(self._events.emit)
+        self._blocks = GrowingBlocks(self._events.emit, count().__next__)
         self._usage: Json | None = None
         self._finish_reason: str | None = None
         self._is_refused = False

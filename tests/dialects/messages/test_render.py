@@ -128,6 +128,29 @@ def test_an_upstreams_refusal_has_its_message(body: bytes, message: str) -> None
     assert orjson.loads(shown)["error"] == {"type": "rate_limit_error", "message": message}
 
 
+def test_what_the_gateway_adds_to_a_native_message_has_places_of_its_own() -> None:
+    made = MakesMessages("m", 1, "req_1")(TurnTerms(gateway_tools=frozenset({"think"})))
+
+    def native(kind: str, **fields: Any) -> None:
+        data = orjson.dumps({"type": kind, **fields})
+        made.show(ReplyEvent(b"event: %b\ndata: %b\n\n" % (kind.encode(), data)))
+
+    native("message_start", message={"id": "msg_1"})
+    for n, add in enumerate(
+        (
+            lambda: made.add_thought("Hm."),
+            lambda: made.add_text("Wait."),
+            lambda: made.add_calls([{"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}]),
+        )
+    ):
+        native("content_block_start", index=n, content_block={"type": "text", "text": ""})
+        native("content_block_stop", index=n)
+        add()
+    native("content_block_start", index=3, content_block={"type": "text", "text": ""})
+    events = [orjson.loads(each.partition(b"\ndata: ")[2]) for each in made.take().split(b"\n\n") if each]
+    assert [each["index"] for each in events if each["type"] == "content_block_start"] == [*range(7)]
+
+
 @pytest.mark.parametrize("is_native", [False, True])
 def test_a_message_is_freed_with_its_turn(is_native: bool) -> None:
     """It holds the words of its reply, and a turn makes no garbage to be looked for."""
