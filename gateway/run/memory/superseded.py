@@ -23,18 +23,30 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
     found |= {exchange.id for exchange in uncontinued}
     for exchange in (*uncontinued, plan.exchange):
         if exchange.parent is not None:
-            found |= {other.id for other in tree.siblings(exchange) if not tree.children(other)}
+            found |= _turns(
+                tree, [other for other in tree.siblings(exchange) if not tree.is_continued(other)]
+            )
         elif plan.conversation is not None:
             roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
             tree.group_for_loading(roots)
             # Only openings that this list extends are superseded; a named conversation may have several roots.
-            found |= {root.id for root in roots if tree.extends(exchange, root)}
+            found |= _turns(tree, [root for root in roots if tree.extends(exchange, root)])
     return found
 
 
+def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:
+    """Returns the exchanges of the turns that begin with some: these, and those that bring results of tools to them."""
+    turns = list(beginnings)
+    for exchange in turns:  # which grows meanwhile
+        turns += filter(tree.continues_turn, tree.children(exchange))
+    return {exchange.id for exchange in turns}
+
+
 def _recent_roots(tree: Tree, conversation: int, now: float, idle_s: float) -> list[Exchange]:
-    """Returns the openings of a conversation from within the idle time that nothing follows."""
+    """Returns the openings of a conversation from within the idle time that no later turn has continued."""
     roots = tree.roots(conversation)
     return [
-        root for root in roots if not tree.children(root) and tree.turn_end_or_now(root, now) >= now - idle_s
+        root
+        for root in roots
+        if not tree.is_continued(root) and tree.turn_end_or_now(root, now) >= now - idle_s
     ]

@@ -65,6 +65,20 @@ def test_what_a_correction_replaces_is_not_recalled_for_it(world: World) -> None
     assert "Austin" not in note
 
 
+def test_a_turn_with_a_tool_is_not_recalled_for_the_correction_that_replaces_it(world: World) -> None:
+    tool = {"type": "function", "function": {"name": "book", "parameters": {"type": "object"}}}
+    chat = world.chat(user="alice", stream=True, tools=[tool])
+    chat.say("Hello.")
+    before = [*chat.messages]
+    world.upstream.queue(call_tools(Call("book"), text="I book Austin."), say("Austin is booked."))
+    chat.say("Please book the flight to Austin for my sister.")
+    chat.answer(chat.messages[-1]["tool_calls"][0], "Done.")
+    chat.go_on()
+    chat.messages = before
+    chat.say("Please book the flight to Boston for my sister.")
+    assert "Austin" not in world.upstream.last.body.decode()
+
+
 @pytest.mark.parametrize("headers", [{}, {"x-livekit-room-id": "room-1"}], ids=["found", "named"])
 def test_growing_partials_of_the_first_turn_give_one_fact(world: World, headers: dict[str, str]) -> None:
     world.chat(user="alice").say("Good morning.")
