@@ -149,8 +149,8 @@ class ResponsesDialect(EventDialect, Protocol):
     def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
         """Returns a response as it is shown after an error."""
 
-    def as_cancelled(self, shown: Json) -> Json:
-        """Returns a response as it is shown after its client has cancelled it."""
+    def as_cancelled(self, shown: Json, output: Sequence[Json] = ()) -> Json:
+        """Returns a response as it is shown after its client has cancelled it. output: what came until then."""
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
         """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
@@ -290,8 +290,30 @@ class BackgroundResponses:
         if not texts or not texts[0].data:
             return None
         shown: Json = orjson.loads(texts[0].data)
-        is_cut = run.state is RunState.CANCELLED and shown["status"] != "cancelled"
-        return self.dialect.as_cancelled(shown) if is_cut else shown
+        return await self._as_cancelled(run, shown) if run.state is RunState.CANCELLED else shown
+
+    async def _as_cancelled(self, run: Run, shown: Json) -> Json:
+        """Returns a response as it is shown after its client has cancelled it, with what its last attempt has made.
+
+        shown: as it was shown before. Raises: MemoryUnavailable.
+        """
+        with map_store_errors():
+            # The attempt ends without a wait for its turn.
+            if (agent := await self.store.agents.load(run.agent)) is not None:
+                await self.chat.turns.wait_written(agent.scope)
+            turns = await self._read_turns(run)
+        made = self.dialect.rebuild(run.uid, turns[-1].reply) if turns else None
+        return self.dialect.as_cancelled(shown, [] if made is None else made["output"])
+
+    async def _read_turns(self, run: Run) -> list[NamedTurn]:
+        """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError."""
+        names = [*map(TurnName.decode, await self.store.runs.turns(run.agent, run.id))]
+        agent = await self.store.agents.load(run.agent) if names else None
+        if agent is None:
+            return []
+        project, find = agent.scope.project, self.store.messages.find_begun
+        found = [(name, await find(project, name.conversation, turn_begun(name.turn))) for name in names]
+        return [NamedTurn(name, listed[1].exchange) for name, listed in found if listed is not None]
 
     async def request(self, run: Run) -> BackgroundRequest | None:
         """Returns the request of a response; None: it is no longer stored. Raises: MemoryUnavailable."""
@@ -400,13 +422,13 @@ class BackgroundResponses:
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
         )
         try:
-            turns = [*map(TurnName.decode, await self.store.runs.turns(run.agent, run.id))]
-            if (made := await self._find_made(run, turns)) is not None:
+            is_begun = bool(await self.store.runs.turns(run.agent, run.id))
+            if is_begun and (made := await self._find_made(run)) is not None:
                 await self._end(run, log, *made)
             elif request is None:
                 await self._end(run, log, self.dialect.as_failed(shown, None, GIVEN_UP))
             else:
-                await self._begin(run, log, request, shown, is_begun=bool(turns))
+                await self._begin(run, log, request, shown, is_begun=is_begun)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -472,22 +494,13 @@ class BackgroundResponses:
                 self.limiter.give(receipt, held)
             await self._answer(run, log, request, shown, identity, receipt, record)
 
-    async def _find_made(self, run: Run, turns: Collection[TurnName]) -> tuple[Json, TurnName] | None:
-        """Returns the response that an earlier attempt has made without ending the run, and the name of its turn.
-
-        turns: the names of those that earlier attempts have begun.
-        """
-        agent = await self.store.agents.load(run.agent) if turns else None
-        if agent is None:
-            return None
-        for name in turns:
-            found = await self.store.messages.find_begun(
-                agent.scope.project, name.conversation, turn_begun(name.turn)
-            )
-            if found is not None and found[1].exchange.state is State.FINISHED:
-                response = self.dialect.rebuild(run.uid, NamedTurn(name, found[1].exchange).reply)
+    async def _find_made(self, run: Run) -> tuple[Json, TurnName] | None:
+        """Returns the response that an earlier attempt has made without ending the run, and the name of its turn."""
+        for turn in await self._read_turns(run):
+            if turn.exchange.state is State.FINISHED:
+                response = self.dialect.rebuild(run.uid, turn.reply)
                 if response is not None:
-                    return response, name
+                    return response, turn.name
         return None
 
     async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
@@ -541,7 +554,7 @@ class BackgroundResponses:
                 context = self._callers.get(run.id) or RequestContext((), identity.project)
                 await self.chat.answer(request.chat, context, log, receipt, view, continued, record)
         except ClientGone:
-            await self._end(run, log, self.dialect.as_cancelled(shown))
+            await self._end(run, log, await self._as_cancelled(run, shown))
             return
         except MemoryUnavailable:
             raise  # for the next attempt

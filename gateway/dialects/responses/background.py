@@ -160,9 +160,9 @@ class ShownResponses:
             "usage": None,
         }
 
-    def as_cancelled(self, shown: Json) -> Json:
-        """Returns a response as it is shown after its client has cancelled it."""
-        return {**shown, "status": "cancelled", "output": [], "completed_at": None, "usage": None}
+    def as_cancelled(self, shown: Json, output: Sequence[Json] = ()) -> Json:
+        """Returns a response as it is shown after its client has cancelled it. output: what came until then."""
+        return {**shown, "status": "cancelled", "output": [*output], "completed_at": None, "usage": None}
 
     def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
         """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""

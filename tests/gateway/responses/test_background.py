@@ -373,13 +373,19 @@ def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begu
     upstream.queue(say("One two three four.", **held))
     made = begin(world, input="Count.", user="alice")
     becomes(lambda: upstream.chats)
+    if is_begun:
+        with world.sdk.responses.retrieve(made.id, stream=True) as events:
+            assert any(
+                event.type == "response.output_text.delta" and "two" in event.delta for event in events
+            )
     cancelled = world.sdk.responses.cancel(made.id)
     assert (cancelled.id, cancelled.status) == (made.id, "cancelled")
-    assert world.sdk.responses.cancel(made.id).status == "cancelled"
+    assert cancelled.output_text == ("One two" if is_begun else "")
+    assert world.sdk.responses.cancel(made.id) == cancelled
     gate.open()
     world.settle()
-    assert polled(world, made.id).status == "cancelled"
-    assert resumed(world, made.id, -1)[-1].response.status == "cancelled"
+    assert polled(world, made.id) == cancelled
+    assert resumed(world, made.id, -1)[-1].response == cancelled
     done = polled(world, begin(world, input="Hi", user="alice").id)
     assert world.sdk.responses.cancel(done.id).status == "completed"
 
