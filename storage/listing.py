@@ -356,6 +356,18 @@ class ListedConversation(Struct, frozen=True):
     retained: Retained
 
 
+class FoundMemory(Struct, frozen=True):
+    """A memory that was found by its public name."""
+
+    id: int
+    uid: str
+    scope: Scope
+    # How many it has.
+    conversations: int
+    # Since when the memory is paused; None: it is not.
+    paused: float | None
+
+
 class SizedMemory(Struct, frozen=True):
     """A memory as the page lists it, with its sizes."""
 

@@ -55,7 +55,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         kind, value = request.query.target
         page = access.filter(await forgetting.preview(access.project, access.uid, kind, value))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        changes = await asyncio.to_thread(_changes, page)
+        changes = await asyncio.to_thread(_changes, page) if page.blocks else []
         name = "you" if access.is_person else await views.name(access.project, access.uid)
         fields, back = fields_of(request.query), _back(access, page)
         return access.view(

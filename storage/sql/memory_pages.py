@@ -12,6 +12,7 @@ from storage.listing import (
     LAST_NUMBER,
     Branch,
     ExchangePlace,
+    FoundMemory,
     PageEnd,
     ShownBlock,
     SizedConversation,
@@ -85,10 +86,19 @@ class MemoryPages(Group):
         texts: dict[int, str] = {row[0]: row[1] for row in rows}
         return [(each, texts.get(each.id, "")) for each in found]
 
-    @long_reads
-    async def memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:
+    @reads
+    async def memory(self, connection: Connection, uid: str, project: str | None) -> FoundMemory | None:
         """Returns the memory with a public name; None: there is none, or it is another project's."""
         row = await connection.row(SQL["memory"], (project, uid))
+        if row is None:
+            return None
+        id, uid, project, profile, subject, *rest = row
+        return FoundMemory(id, uid, Scope(project, profile, subject), *rest)
+
+    @long_reads
+    async def sized_memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:
+        """Returns the same with its sizes."""
+        row = await connection.row(SQL["sized_memory"], (project, uid))
         return None if row is None else _memory(row)
 
     @long_reads

@@ -49,10 +49,17 @@ SELECT {sized} JOIN (
     ORDER BY last DESC, id DESC LIMIT ?6
 ) newest ON newest.id = a.id ORDER BY newest.last DESC, newest.id DESC
 
+-- piece: of_uid
+-- The one with a public name.
+{of_project} AND a.uid = ?2 AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%' OR a.subject LIKE 'agent:%')
+
 -- name: memory
--- Reads one by its public name.
-SELECT {sized} WHERE {of_project} AND a.uid = ?2
-AND (a.subject LIKE 'user:%' OR a.subject LIKE 'conversation:%' OR a.subject LIKE 'agent:%')
+-- Finds one by its public name.
+SELECT a.id, a.uid, a.project, a.profile, a.subject, a.conversations, a.paused FROM agents a WHERE {of_uid}
+
+-- name: sized_memory
+-- Reads it with its sizes, for which facts are counted.
+SELECT {sized} WHERE {of_uid}
 
 -- piece: conversation
 -- What is shown of a conversation `c`.
@@ -115,7 +122,7 @@ WHERE +p.agent = ?1 AND p.id {in:2:BIGINT:64}
 SELECT c.uid, {shown} FROM conversations c CROSS JOIN exchanges p ON p.id = (
     SELECT e.id FROM exchanges e WHERE e.conversation = c.id AND +e.agent = ?1 AND e.active = 1 AND e.state = 'finished'
     ORDER BY e.depth LIMIT 1)
-WHERE c.agent = ?1 AND +p.agent = ?1 AND length(p.input) <= ?3 AND c.uid {in:2:TEXT:64}
+WHERE +c.agent = ?1 AND +p.agent = ?1 AND length(p.input) <= ?3 AND c.uid {in:2:TEXT:64}
 
 -- name: blocks
 -- Reads the blocks that a memory sees, each with when and by whom it was written last, and whether others see it.

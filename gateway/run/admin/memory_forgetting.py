@@ -27,7 +27,7 @@ from gateway.run.admin.page_records import FactRecord, SourceRecord
 from gateway.run.admin.printed import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
-from storage.listing import ForgetCounts, SizedMemory
+from storage.listing import ForgetCounts, FoundMemory
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -204,7 +204,7 @@ class MemoryForgetting:
             return None
 
     async def _find_target(
-        self, memory: SizedMemory, kind: TargetKind, value: int | str | None
+        self, memory: FoundMemory, kind: TargetKind, value: int | str | None
     ) -> ForgetTarget:
         """Returns a part as the store forgets it. Raises: UnknownId."""
         if kind == "all":
@@ -216,7 +216,7 @@ class MemoryForgetting:
         return target
 
     async def _preview(
-        self, memory: SizedMemory, kind: TargetKind, value: int | str | None, target: ForgetTarget
+        self, memory: FoundMemory, kind: TargetKind, value: int | str | None, target: ForgetTarget
     ) -> ForgetPreview:
         details = await self._read_details(memory, kind, target, value)
         found = await self._store.forget_previews.counts(memory.id, target, details.messages)
@@ -239,7 +239,7 @@ class MemoryForgetting:
         )
 
     async def _read_details(
-        self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, value: int | str | None
+        self, memory: FoundMemory, kind: TargetKind, target: ForgetTarget, value: int | str | None
     ) -> _TargetDetails:
         uid = memory.uid
         match kind:
@@ -249,7 +249,7 @@ class MemoryForgetting:
                 talk = await self._store.memory_pages.conversation(memory.id, str(value))
                 if talk is None or not talk.messages:
                     raise _unknown(kind)
-                openings = await self._views.openings(memory.scope.project, uid, [talk.uid])
+                openings = await self._views.openings_of(memory.id, [talk.uid])
                 return _TargetDetails(
                     talk.messages, [_other_mentions(uid, None)], talk.uid, openings.get(talk.uid)
                 )
@@ -263,7 +263,7 @@ class MemoryForgetting:
             case "message" | "exchange":
                 return await self._read_message_details(memory, kind, target, int(value or 0))
 
-    async def _list_remaining_of_fact(self, memory: SizedMemory, page: FactPage) -> list[RemainingRecord]:
+    async def _list_remaining_of_fact(self, memory: FoundMemory, page: FactPage) -> list[RemainingRecord]:
         """Returns what stays of a fact: its sources, the facts before and after it, and other messages."""
         stays = [
             RemainingRecord(
@@ -280,7 +280,7 @@ class MemoryForgetting:
         stays += [RemainingRecord(text, page_path("m", memory.uid, "f", each.seq)) for text, each in facts]
         return [*stays, _other_mentions(memory.uid, page.fact.text)]
 
-    async def _list_replaced(self, memory: SizedMemory, page: FactPage) -> list[FactRecord]:
+    async def _list_replaced(self, memory: FoundMemory, page: FactPage) -> list[FactRecord]:
         """Returns the facts whose place one took, and further back those that these did: one may say the same."""
         found = [*page.before]
         for each in found:  # it grows
@@ -290,7 +290,7 @@ class MemoryForgetting:
         return found
 
     async def _read_message_details(
-        self, memory: SizedMemory, kind: TargetKind, target: ForgetTarget, seq: int
+        self, memory: FoundMemory, kind: TargetKind, target: ForgetTarget, seq: int
     ) -> _TargetDetails:
         extent = await self._store.forgetting.extent(memory.id, target)
         held = await self._store.memory_pages.exchange_of_message(memory.id, seq)
@@ -320,7 +320,7 @@ class MemoryForgetting:
         stays.append(_other_mentions(memory.uid, text))
         return _TargetDetails(extent.messages, stays, str(seq), text)
 
-    async def _list_remaining_of_memory(self, memory: SizedMemory) -> list[RemainingRecord]:
+    async def _list_remaining_of_memory(self, memory: FoundMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
         stays = [RemainingRecord(f"What the profile {name!r} remembers of the same user.") for name in others]
         if any(each.is_shared for each in await self._store.memory_pages.blocks(memory.id)):

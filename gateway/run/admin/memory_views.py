@@ -40,6 +40,7 @@ from storage.batch_records import call_of_origin
 from storage.listing import (
     FIRST_PAGE,
     LAST_NUMBER,
+    FoundMemory,
     Page,
     PageEnd,
     PassageFilter,
@@ -227,8 +228,10 @@ class MemoryViews(Struct, frozen=True):
 
     async def memory(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory."""
-        memory = await self.find(project, uid)
         pages = self.store.memory_pages
+        memory = await pages.sized_memory(uid, project)
+        if memory is None:
+            raise MemoryNotFound
         facts = await self.store.facts.list(memory.id, limit=_SHOWN_FACTS)
         conversations = await pages.conversations(memory.id, limit=_SHOWN_CONVERSATIONS)
         passages = await self.store.passages.page(memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter())
@@ -275,8 +278,11 @@ class MemoryViews(Struct, frozen=True):
 
     async def openings(self, project: str | None, uid: str, listed: Sequence[str]) -> dict[str, str]:
         """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
-        memory = await self.find(project, uid)
-        found = await self.store.memory_pages.openings(memory.id, listed, _OPENING_BYTES)
+        return await self.openings_of((await self.find(project, uid)).id, listed)
+
+    async def openings_of(self, agent: int, listed: Sequence[str]) -> dict[str, str]:
+        """Returns the same of a memory that was found already. agent: its row."""
+        found = await self.store.memory_pages.openings(agent, listed, _OPENING_BYTES)
         texts = dict[str, str]()
         for id, each in found.items():
             messages = recallable_messages(each.exchange, each.prefix_is_shared, None)
@@ -497,8 +503,8 @@ class MemoryViews(Struct, frozen=True):
 
     # -- parts
 
-    async def find(self, project: str | None, uid: str) -> SizedMemory:
-        """Returns a memory with its sizes. Raises: UnknownId."""
+    async def find(self, project: str | None, uid: str) -> FoundMemory:
+        """Returns a memory. Raises: UnknownId."""
         found = await self.store.memory_pages.memory(uid, project)
         if found is None:
             raise MemoryNotFound
@@ -593,12 +599,12 @@ class MemoryViews(Struct, frozen=True):
         return found
 
     async def _facts(
-        self, memory: SizedMemory, facts: Sequence[Fact], most: int = _LISTED_SOURCES
+        self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most: int = _LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
         return tuple(map(_fact_record, facts, await self._sources(memory, facts, most)))
 
     async def _sources(
-        self, memory: SizedMemory, items: Sequence[Fact | Revision], most: int
+        self, memory: FoundMemory | SizedMemory, items: Sequence[Fact | Revision], most: int
     ) -> list[tuple[SourceRecord, ...]]:
         """Returns the messages that each of these came from. most: how many exchanges are read for each."""
         origins = [_source_exchanges(each)[:most] for each in items]

@@ -16,7 +16,7 @@ from gateway.run.admin.exchange_messages import TOOL_CHARS, shortened
 from gateway.run.admin.operation_arguments import read_cursor
 from gateway.run.admin.page_records import RunPage, RunSummary, StepCall, StepRecord
 from storage.errors import NotFound
-from storage.listing import Page, RunEntry, RunFilter, SizedMemory, StepEntry
+from storage.listing import FoundMemory, Page, RunEntry, RunFilter, StepEntry
 from storage.records import REPLY, Agent, Exchange
 from storage.sql.store import Store
 
@@ -58,7 +58,7 @@ class RunOperations(Struct, frozen=True):
         page = RunPage(summary_of(entry), tuple(found), str(shown[-1].step.number) if is_more else None)
         return entry.agent_uid, page
 
-    async def newest(self, memory: SizedMemory, limit: int = NEWEST) -> tuple[RunSummary, ...]:
+    async def newest(self, memory: FoundMemory, limit: int = NEWEST) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
         wanted = RunFilter(agent=memory.id)
         found = await self.store.runs.list(memory.scope.project, wanted, Page(limit=limit))
