@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from storage.commands import Erased, ForgetTarget, Rules
 from storage.database import Connection, Database
-from storage.listing import ForgetCounts
+from storage.listing import LAST_NUMBER, ForgetCounts
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
 from storage.sql.erase import SQL as FORGET_SQL
@@ -40,6 +40,9 @@ class _Beginning(NamedTuple):
     seq: int
     # How many exchanges it loses, up to `_MAX_EXCHANGES` and one more.
     exchanges: int
+    # The first and the last row of these.
+    first_row: int
+    last_row: int
 
 
 class RebuiltBlock(NamedTuple):
@@ -80,6 +83,13 @@ class _Target(NamedTuple):
     listed: Sequence[int]
 
 
+class _RowRange(NamedTuple):
+    """The rows between which all exchanges of a target are, both included."""
+
+    first: int
+    last: int
+
+
 class ForgetPreviews(Group):
     """Counts what forgettings would erase now."""
 
@@ -101,17 +111,16 @@ class ForgetPreviews(Group):
             found, versions = await self._count_named(connection, agent, target)
             return PreviewedCounts(found, remade=versions.remade, changes=versions.changes)
         erased = await self._find_erased(connection, agent, target)
-        beginnings = [
-            _Beginning(*row)
-            for row in await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
-        ]
-        versions = await self._count_versions(connection, agent, "versions", erased, erased, "")
-        facts = await connection.value(SQL["fact_count"], erased)
-        named = await connection.rows(SQL["facts"], (*erased, _NAMED_FACTS)) if facts else []
+        rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
+        beginnings = [each for each in (_Beginning(*row) for row in rows) if each.exchanges]
+        going = (*erased, *_row_range(beginnings))
+        versions = await self._count_versions(connection, agent, "versions", going, erased, "")
+        facts = await connection.value(SQL["fact_count"], going)
+        named = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
         counts = ForgetCounts(
             messages,
             facts,
-            await connection.value(SQL["passages"], erased),
+            await connection.value(SQL["passages"], going),
             versions.gone,
             await self._count_summaries(connection, agent, beginnings),
             await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
@@ -136,10 +145,11 @@ class ForgetPreviews(Group):
         """
         found = _Versions()
         for block in await self._visible_blocks(connection, agent):
-            gone, first = await connection.row(SQL[statement], (*values, block)) or (0, None)
+            gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
             if gone:
                 later = await connection.value(SQL["versions_from"], (block, first))
-                change = await self._rebuild(connection, block, erased, text)
+                is_short = count <= _MAX_VERSIONS
+                change = await self._rebuild(connection, block, erased, text) if is_short else None
                 changes = found.changes if change is None else (*found.changes, change)
                 found = _Versions(found.gone + gone, found.remade + later - gone, changes)
         return found
@@ -147,9 +157,7 @@ class ForgetPreviews(Group):
     async def _rebuild(
         self, connection: Connection, block: int, erased: _Target, text: str
     ) -> RebuiltBlock | None:
-        """Returns how a block would change; None: not at all, or it has too many or too long versions."""
-        if await connection.value(SQL["versions_from"], (block, 0)) > _MAX_VERSIONS:
-            return None
+        """Returns how a block would change; None: not at all, or its text is too long."""
         found = await get_block(connection, block)
         if len(found.value) > _MAX_CHARS:
             return None
@@ -200,7 +208,9 @@ class ForgetPreviews(Group):
             )
         days = await rows_of(connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent)
         erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
-        notes = await self._count_quoting(connection, agent, 0, erased, set())
+        notes = None
+        if not await self._is_far_back(connection, agent, 0):
+            notes = await self._count_quoting(connection, agent, 0, erased, set())
         return ForgetCounts(0, len(rows), len(target.passages), versions.gone, 0, notes), versions
 
     async def _visible_blocks(self, connection: Connection, agent: int) -> list[int]:
@@ -246,8 +256,6 @@ class ForgetPreviews(Group):
 
         since: a number from which on they are read.
         """
-        if await self._is_far_back(connection, agent, since):
-            return None
         found = await connection.rows(SQL["notes"], (agent, since, _MAX_EXCHANGES + 1))
         if len(found) > _MAX_EXCHANGES:
             return None
@@ -257,3 +265,11 @@ class ForgetPreviews(Group):
             for text in unpack_notes(packed).values()
             if text
         )
+
+
+def _row_range(beginnings: Sequence[_Beginning]) -> _RowRange:
+    """Returns between which rows the exchanges of a target are, or that they may be any."""
+    if any(each.exchanges > _MAX_EXCHANGES for each in beginnings):
+        return _RowRange(0, LAST_NUMBER)
+    rows = [row for each in beginnings for row in (each.first_row, each.last_row)]
+    return _RowRange(min(rows, default=0), max(rows, default=0))

@@ -1,70 +1,83 @@
 -- Every statement that counts what a forgetting would take. `-- name:` begins one; the next line describes it. Of a memory
--- ?1 goes the conversation ?2 (NULL: none), and the exchanges of the list ?3.
+-- ?1 goes the conversation ?2 (-1: none), and the exchanges of the list ?3. Their rows are from ?4 to ?5: others are not looked up.
 
 -- piece: goes
 -- Whether an exchange `e` goes.
 e.agent = ?1 AND (e.conversation = ?2 OR e.id {in:3:BIGINT:64})
 
--- piece: erased
--- The first ?4 exchanges that go, or lose a message, as far as they are there.
-(SELECT e.id, e.conversation, e.depth, e.seq, e.begun, e.ended FROM exchanges e
-WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten'
-UNION ALL SELECT e.id, e.conversation, e.depth, e.seq, e.begun, e.ended FROM exchanges e
-WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?4)
+-- piece: of_conversation
+-- The first ?4 exchanges of the conversation, as far as they are there.
+FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.state <> 'forgotten' LIMIT ?4
+
+-- piece: of_list
+-- The exchanges of the list that go, or lose a message, as far as they are there.
+FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'forgotten'
 
 -- name: going_among
 -- Finds those of some exchanges that go with a conversation.
 SELECT e.id FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.id {in:3:BIGINT:64}
 
+-- piece: stated_in_what_goes
+-- Whether the exchange in which a fact was stated goes: it is one of its sources, and found without their list.
+f.exchange BETWEEN ?4 AND ?5 AND EXISTS (SELECT 1 FROM exchanges e WHERE e.id = f.exchange AND {goes})
+
+-- piece: fact_goes
+-- Whether a fact came from what goes.
+f.agent = ?1 AND ({stated_in_what_goes} OR EXISTS (SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s
+    CROSS JOIN exchanges e ON e.id = s.value WHERE s.value BETWEEN ?4 AND ?5 AND {goes}))
+
+-- piece: fact_goes_in_postgres
+f.agent = ?1 AND ({stated_in_what_goes} OR EXISTS (
+    SELECT 1 FROM jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value)
+    JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE CAST(s.value AS BIGINT) BETWEEN ?4 AND ?5 AND {goes}))
+
 -- name: fact_count (sqlite)
 -- Counts the facts that came from what goes.
-SELECT count(*) FROM facts f WHERE f.agent = ?1 AND EXISTS (
-    SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})
+SELECT count(*) FROM facts f WHERE {fact_goes}
 
 -- name: fact_count (postgres)
-SELECT count(DISTINCT f.id) FROM facts f
-JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
-JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes}
+SELECT count(*) FROM facts f WHERE {fact_goes_in_postgres}
 
 -- name: facts (sqlite)
--- Reads the first ?4 of them, the newest first.
-SELECT f.seq, f.text FROM facts f WHERE f.agent = ?1 AND EXISTS (
-    SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes})
-ORDER BY f.seq DESC LIMIT ?4
+-- Reads the first ?6 of them, the newest first. Where there are no more, it looks no further.
+SELECT f.seq, f.text FROM facts f WHERE {fact_goes} ORDER BY f.seq DESC LIMIT ?6
 
 -- name: facts (postgres)
-SELECT n.seq, n.text FROM facts n WHERE n.agent = ?1 AND n.id IN (SELECT f.id FROM facts f
-    JOIN LATERAL jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value) ON TRUE
-    JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE f.agent = ?1 AND {goes})
-ORDER BY n.seq DESC LIMIT ?4
+SELECT f.seq, f.text FROM facts f WHERE {fact_goes_in_postgres} ORDER BY f.seq DESC LIMIT ?6
 
 -- name: passages (sqlite)
--- Counts the passages that did.
-SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (
+-- Counts the passages that did. Most came from nothing.
+SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (p.exchange IS NOT NULL OR length(p.sources) > 2) AND (
     EXISTS (SELECT 1 FROM exchanges e WHERE e.id = p.exchange AND {goes}) OR EXISTS (
-    SELECT 1 FROM json_each(CAST(p.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes}))
+    SELECT 1 FROM json_each(CAST(p.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
+    WHERE s.value BETWEEN ?4 AND ?5 AND {goes}))
 
 -- name: passages (postgres)
 SELECT count(DISTINCT p.id) FROM passages p JOIN LATERAL (
     SELECT p.exchange AS id
     UNION ALL SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(convert_from(p.sources, 'UTF8')::jsonb)
-) s ON TRUE JOIN exchanges e ON e.id = s.id WHERE p.agent = ?1 AND {goes}
+) s ON TRUE JOIN exchanges e ON e.id = s.id
+WHERE p.agent = ?1 AND (p.exchange IS NOT NULL OR length(p.sources) > 2) AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
 -- name: versions (sqlite)
--- Counts the values of a block ?4 that did, and returns the number of the first.
-SELECT count(*), min(t.version) FROM block_history t WHERE t.block = ?4 AND t.origin <> '-' AND (
-    EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
-    SELECT 1 FROM json_each(CAST(t.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value WHERE {goes}))
+-- Counts the values of a block ?6 that did, finds the number of the first, and counts all.
+SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE
+    WHEN EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
+        SELECT 1 FROM json_each(CAST(t.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
+        WHERE s.value BETWEEN ?4 AND ?5 AND {goes}) THEN t.version END AS gone
+FROM block_history t WHERE t.block = ?6 AND t.origin <> '-') v
 
 -- name: versions (postgres)
-SELECT count(DISTINCT t.version), min(t.version) FROM block_history t JOIN LATERAL (
-    SELECT t.exchange AS id
-    UNION ALL SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb)
-) s ON TRUE JOIN exchanges e ON e.id = s.id WHERE t.block = ?4 AND t.origin <> '-' AND {goes}
+SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE
+    WHEN EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
+        SELECT 1 FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb) s(value)
+        JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE e.id BETWEEN ?4 AND ?5 AND {goes}) THEN t.version END AS gone
+FROM block_history t WHERE t.block = ?6 AND t.origin <> '-') v
 
 -- name: versions_with
--- Counts the values of a block ?2 that have a text, in small letters, and returns the number of the first.
-SELECT count(*), min(t.version) FROM block_history t WHERE t.block = ?2 AND t.origin <> '-' AND {has:1:t.value}
+-- Counts the values of a block ?2 that have a text, in small letters, finds the number of the first, and counts all.
+SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE WHEN {has:1:t.value} THEN t.version END AS gone
+FROM block_history t WHERE t.block = ?2 AND t.origin <> '-') v
 
 -- name: versions_from
 -- Counts the values of a block from a version on.
@@ -77,12 +90,14 @@ SELECT count(*) FROM summaries s WHERE s.agent = ?1 AND s.agent <> 0 AND (
     OR s.conversation IN (SELECT f.conversation FROM forks f WHERE f.agent = ?1 AND f.origin = ?2 AND f.seq >= ?4))
 
 -- name: erased_beginnings
--- Returns where each path loses its first exchange: conversation, depth, number; and how many exchanges it loses.
-SELECT conversation, min(depth), min(seq), count(*) FROM {erased} gone GROUP BY conversation
+-- Returns where each path loses its first exchange: conversation, depth, number; how many exchanges it loses, and the first and
+-- the last row of these.
+SELECT ?2, min(depth), min(seq), count(*), min(id), max(id) FROM (SELECT e.depth, e.seq, e.id {of_conversation}) gone
+UNION ALL SELECT e.conversation, min(e.depth), min(e.seq), count(*), min(e.id), max(e.id) {of_list} GROUP BY e.conversation
 
 -- name: erased_times
 -- Reads the exchanges and their times.
-SELECT id, begun, ended FROM {erased} gone
+SELECT id, begun, ended FROM (SELECT e.id, e.begun, e.ended {of_conversation}) gone UNION ALL SELECT e.id, e.begun, e.ended {of_list}
 
 -- name: last_number
 -- Returns the last number that a memory has given out.

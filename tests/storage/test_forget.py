@@ -38,7 +38,7 @@ from storage.records import (
     State,
     StoredFile,
 )
-from storage.sql import additions, erase
+from storage.sql import additions, erase, forget_preview
 from storage.sql import forget as forgetting
 from storage.sql.agents_api.definitions import put_definition
 from storage.sql.statements import make_statement
@@ -938,6 +938,43 @@ async def test_a_preview_of_a_memory_that_is_gone_by_then_counts_nothing(
     await forget(store, alice.agent, ForgetTarget(is_all=True))
     found = await store.forget_previews.counts(alice.agent.id, ForgetTarget(facts=[1]), 0)
     assert found == (ForgetCounts(0, 0, 0, 0, 0, 0), (), 0, ())
+
+
+@pytest.mark.parametrize("most", [0, forget_preview._MAX_EXCHANGES])
+async def test_a_preview_counts_the_facts_and_versions_that_go(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Also where the conversation has more exchanges than are looked through for the rows between which they are."""
+    monkeypatch.setattr(forget_preview, "_MAX_EXCHANGES", most)
+    for key in ("before", "talk", "after"):
+        await talk(alice, [f"{key}1", f"{key}2"], key)
+    before, first, second, after = [
+        (await row_of(alice, mark)).id for mark in ("before1u", "talk1u", "talk2u", "after2u")
+    ]
+    sources = [
+        (before,),
+        (after,),
+        (before, after),
+        (first,),
+        (before, second),
+        (second, after),
+        (before, first, after),
+    ]
+    facts = [LearnedFact(f"Fact {n}.", "", f"fact {n}", 1.0, each[0], each) for n, each in enumerate(sources)]
+    (block,) = await store.blocks.load(alice.agent.id)
+    for n, each in enumerate(sources):
+        learned = Learned(writes=[(block, f"Line {n}.", each)], facts=[facts[n]])
+        await store.database.write(
+            store.facts.learn_effect(alice.agent, n, n + 1, 1.0, lambda _, learned=learned: learned)
+        )
+        (block,) = await store.blocks.load(alice.agent.id)
+    conversation = await store.forgetting.find_conversation(alice.agent.id, "talk")
+    target = ForgetTarget(conversation=conversation)
+    found = await store.forget_previews.counts(alice.agent.id, target, 4)
+    assert (found.counts.facts, found.counts.versions, found.remade) == (4, 4, 0)
+    assert [text for _, text in found.facts] == ["Fact 6.", "Fact 5.", "Fact 4.", "Fact 3."]
+    await forget(store, alice.agent, target)
+    assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Fact 2.", "Fact 1.", "Fact 0."]
 
 
 # -- agents that are made over REST
