@@ -264,6 +264,11 @@ class _Messages:
             )
         self._add_message(message)
 
+    def add_configuration(self, item: Json) -> None:
+        """Refuses another form of answers: a response that goes on by an id alone would not have it."""
+        if (text := item.get("text")) is not None:
+            raise unsupported_value(f"{self._where}.text", text)
+
     def add_reference(self, item: Json) -> None:
         id = read_text(item, "id", self._where)
         turn, place = parse_turn_name(id), parse_input_place(id)
@@ -417,6 +422,7 @@ _KINDS = {
     for kind, add, fields in (
         ("message", _Messages.add_message, "role content"),
         ("item_reference", _Messages.add_reference, ""),
+        ("configuration_update", _Messages.add_configuration, ""),
         ("reasoning", _Messages.add_thoughts, "summary content encrypted_content"),
         ("function_call", _Messages.add_call, "call_id name arguments namespace"),
         ("custom_tool_call", _Messages.add_call, "call_id name input namespace"),
@@ -436,9 +442,7 @@ _KINDS = {
 _READ_ELSEWHERE = frozenset(("additional_tools", "compaction", "compaction_trigger"))
 # Items that are left out: searches that were made upstream (their results go back with the thoughts), and those that
 # Codex has for itself (names in the binary of 0.169).
-_LEFT_OUT = frozenset(
-    (
-        *("web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
-        *("configuration_update", "context_compaction", "other"),
-    )
+_LEFT_OUT = (
+    *("web_search_call", "image_generation_call", "agent_message", "ghost_snapshot"),
+    *("context_compaction", "other"),
 )

@@ -204,6 +204,7 @@ def test_parts_keep_what_they_say(part: Json, told: Json) -> None:
             {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": 7}]},
             "input[0].output[0].text",
         ),
+        ({"type": "configuration_update", "text": {"format": {"type": "json_object"}}}, "input[0].text"),
     ],
 )
 def test_an_item_that_has_no_place_is_named(item: Any, param: str) -> None:

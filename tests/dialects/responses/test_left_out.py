@@ -56,6 +56,7 @@ def reply(**fields: Any) -> Json:
         ([THOUGHT, reply()], {}, ["input.summary"]),
         ([{**THOUGHT, "encrypted_content": 'mnemogate:{"reasoning_content": "Hm."}'}, reply()], {}, []),
         ([{"type": "ghost_snapshot", "commit": "1"}], {}, ["input.ghost_snapshot"]),
+        ([{"type": "configuration_update", "reasoning": {"effort": "low"}}], {}, ["input.reasoning"]),
         ([], {"tools": [{**TOOL, "defer_loading": True}]}, ["tools.defer_loading"]),
         ([{"type": "additional_tools", "tools": [{**TOOL, "defer_loading": True}]}], {},
          ["input.tools.defer_loading"]),
