@@ -164,7 +164,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"deferred_replies", "resolver"},
         {"directory", "response_conversations", "turn"},
         {"stored_responses"},
-        {"turn_saving"},
+        {"refused_parts", "turn_saving"},
         {"call", "event_log"},
         {"native_request"},
         {"tools"},

@@ -22,9 +22,6 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderError, UnfinishedEvent
 from adapters.reply_quota import MAX_REPLY_BYTES, StreamReservation
 from adapters.types import Event, Header, ModelRequest
-from gateway.core.conversation.canonical import WireMessage
-from gateway.core.conversation.private import with_private
-from gateway.core.prompt.compose import without_result
 from gateway.core.prompt.note_text import render_note
 from gateway.core.tags import mark_of
 from gateway.core.turn import commands, events
@@ -45,6 +42,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, blocks_on_path
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.receipt import Receipt
+from gateway.run.refused_parts import RefusedParts
 from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving
@@ -58,25 +56,6 @@ from storage.errors import StoreError
 _log = logging.getLogger("mnemogate")
 # The time that an upstream has to end its body after [DONE], so that its connection can be used again.
 LAST_BYTES_S = 0.25
-# Leave out of a prompt what an upstream refuses; None: it has nothing of that. They are tried in this order, and bear
-# the names of `ChatCall.left_out`.
-_LeaveOut = Callable[[Prompt], Prompt | None]
-_LEAVE_OUT: Mapping[RefusedContent, Sequence[tuple[str, _LeaveOut]]] = {
-    RefusedContent.FILTERED: (
-        ("memory", Prompt.without_memory_texts),
-        ("results", Prompt.without_earlier_results),
-    ),
-    RefusedContent.UNREACHABLE: (("media", Prompt.without_stored_media),),
-}
-# What was made without them is stored with a note, by which later prompts leave them out.
-_LEAVE_OUT_RESULTS: Sequence[_LeaveOut] = (Prompt.without_last_results, Prompt.without_earlier_results)
-# The same for a filter in a run: its steps are stored, and what went before the last results was refused only if
-# another model has read it.
-_LEAVE_OUT_IN_RUN: Sequence[tuple[str, _LeaveOut]] = (
-    ("results", Prompt.without_last_results),
-    ("memory", Prompt.without_memory_texts),
-    ("results", Prompt.without_earlier_results),
-)
 _ResultT = TypeVar("_ResultT")
 
 
@@ -186,9 +165,7 @@ class TurnRun:
     _reply: ModelReply | None = None
     _usage: ReplyUsage | None = None  # of the reply that is being read
     _prompt_endpoint: Endpoint | None = None  # the one that the prompt is for
-    _refused: tuple[_LeaveOut, ...] = ()  # leave out of the prompt what is refused
-    _refused_rounds: int = 0  # how many messages of hidden rounds are sent without their results
-    _answered_rounds: int = 0  # how many of these were so when the upstream last answered
+    _refused: RefusedParts = field(init=False)
     _next_call: commands.CallModel | None = None  # the round that follows
     _current_call: commands.CallModel = field(init=False)  # the round that is under way
     _task: asyncio.Task[Any] | None = None
@@ -207,6 +184,7 @@ class TurnRun:
             self.terms, self.call.view(self.terms), self.guide or FreeGuide(self.services.limits.max_rounds)
         )
         self._current_call = self._turn.first_call
+        self._refused = RefusedParts(self.terms.saves_steps)
         self._reservation = StreamReservation(self.services.limits.streamed_bytes)
         self._saving = None
         if self.memory is not None:
@@ -281,8 +259,8 @@ class TurnRun:
             await self._retarget(target, endpoint)
         else:
             self.call.receipt.upstream_called()
-        asked, rounds = self._current_call, self._without_results(self._current_call.messages)
-        prompt = self._without_refused(self.prompt)
+        asked, rounds = self._current_call, self._refused.rounds_without(self._current_call.messages)
+        prompt = self._refused.without(self.prompt)
         if rounds:
             prompt = await fit_rounds(prompt, rounds)
             self.call.receipt.prompt_tokens = 0  # these messages are not counted
@@ -298,33 +276,14 @@ class TurnRun:
 
         None: the gateway has put nothing of that kind into it.
         """
-        name = self._leave_out(refused)
+        name = self._refused.leave_out(refused, self.prompt, self._current_call.messages)
         if name is None:
-            # What was left out was not the cause.
-            self._refused, self._refused_rounds = (), self._answered_rounds
             return None
         _log.warning("The upstream %s is asked again without %s, which it refused.", endpoint.name, name)
         self.call.left_out = tuple(dict.fromkeys((*self.call.left_out, name)))
-        prompt = self._without_refused(self.prompt)
+        prompt = self._refused.without(self.prompt)
         self.call.fill_receipt(prompt.form, prompt, self.memory.context if self.memory is not None else None)
         return await self._request_for(target, endpoint)
-
-    def _leave_out(self, refused: RefusedContent) -> str | None:
-        """Leaves out what an upstream refuses. Returns its name as `ChatCall.left_out` has it; None: there is none."""
-        rounds = self._current_call.messages
-        # The results of the last tools first: what went before them was not refused.
-        if refused is RefusedContent.FILTERED and any(map(_is_result, rounds[self._refused_rounds :])):
-            self._refused_rounds = len(rounds)
-            return "results"
-        prompt = self._without_refused(self.prompt)
-        is_run = self.terms.saves_steps and refused is RefusedContent.FILTERED
-        for name, leave_out in _LEAVE_OUT_IN_RUN if is_run else _LEAVE_OUT[refused]:
-            if name == "results" and rounds:
-                continue  # those of earlier turns were read in the first round
-            if leave_out(prompt) is not None:
-                self._refused = (*self._refused, leave_out)
-                return name
-        return None
 
     async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
         """Makes the prompt for another target."""
@@ -336,18 +295,7 @@ class TurnRun:
             prompt = replace(self.prompt, target=target, form=form)
             self.prompt = replace(prompt, window=await fit_prompt(prompt))
         self._prompt_endpoint = endpoint
-        self.call.fill_receipt(form, self._without_refused(self.prompt), context)
-
-    def _without_refused(self, prompt: Prompt) -> Prompt:
-        """Returns a prompt without what the upstream has refused in this turn."""
-        for leave_out in self._refused:
-            prompt = leave_out(prompt) or prompt
-        return prompt
-
-    def _without_results(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
-        """Returns messages of hidden rounds without the results that the upstream has refused in this turn."""
-        refused, others = rounds[: self._refused_rounds], rounds[self._refused_rounds :]
-        return *map(without_result, refused), *others
+        self.call.fill_receipt(form, self._refused.without(self.prompt), context)
 
     # -- a round of the model
 
@@ -415,8 +363,8 @@ class TurnRun:
         # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
         self._reply = await self.attempts.send(self._request_for, self._mend_request)
         if self._reply.status < 400:  # else what was left out was not the cause
-            self.prompt = self._without_refused(self.prompt)
-            self._answered_rounds = self._refused_rounds
+            self.prompt = self._refused.without(self.prompt)
+            self._refused.note_answer()
         return self._reply
 
     @property
@@ -587,7 +535,7 @@ class TurnRun:
         saving, begun = self._begin_step(self._saving, step), time.perf_counter()
         try:
             saved, prompt = await asyncio.shield(saving)
-            self.prompt = self._without_refused(prompt)
+            self.prompt = self._refused.without(prompt)
             self.call.receipt.note_write(begun)
         except asyncio.CancelledError:
             self.services.pending.add(saving, "A step of a run")
@@ -606,33 +554,15 @@ class TurnRun:
     def _begin_step(
         self, saving: TurnSaving, step: commands.SaveStep
     ) -> asyncio.Future[tuple[events.StepSaved, Prompt]]:
-        """Begins the write of a step. By its note the next prompt leaves out the results that were refused."""
-        if step.reply is not None:
-            shown_reply = step.shown_reply and self._noted(step.shown_reply)
-            step = replace(step, reply=self._noted(step.reply), shown_reply=shown_reply)
-            self._refused = tuple(each for each in self._refused if each not in _LEAVE_OUT_RESULTS)
-        return saving.begin_step(self.prompt, step)
-
-    def _noted(self, reply: WireMessage) -> WireMessage:
-        """Returns a reply with notes of the results that it was made without, if there are any."""
-        last, earlier = (leave_out in self._refused or None for leave_out in _LEAVE_OUT_RESULTS)
-        return with_private(reply, unread=last, unread_earlier=earlier)
+        return saving.begin_step(self.prompt, self._refused.step_to_save(step))
 
     async def _finish_saving_step(self) -> None:
         if self._saving is not None:
             await self._saving.wait_step()
 
     def _as_stored(self, outcome: TurnOutcome) -> TurnOutcome:
-        """Returns an outcome in the form in which it is stored: what the upstream has refused is not sent again."""
-        if self._refused_rounds:  # the messages of hidden rounds come first
-            outcome = replace(outcome, full=self._without_results(outcome.full))
-        if self._refused:
-            # Of hidden rounds the shown reply alone has the note.
-            is_noted = self.terms.saves_steps or len(outcome.full) == 1
-            full = tuple(map(self._noted, outcome.full)) if is_noted else outcome.full
-            shown_reply = outcome.shown_reply and self._noted(outcome.shown_reply)
-            outcome = replace(outcome, full=full, shown_reply=shown_reply)
-        return self._turn.with_stored_fields(outcome)
+        """Returns an outcome in the form in which it is stored."""
+        return self._turn.with_stored_fields(self._refused.outcome_to_save(outcome))
 
     async def _save_turn(self, outcome: TurnOutcome) -> events.Saved:
         if self._saving is None:
@@ -642,10 +572,6 @@ class TurnRun:
             await self.call.when_refused()
         self._error = self._saving.error or self._error
         return saved
-
-
-def _is_result(message: WireMessage) -> bool:
-    return message.get("role") == "tool"
 
 
 async def _read_out(reply: ModelReply) -> None:

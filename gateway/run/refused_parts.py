@@ -1,0 +1,115 @@
+"""The parts of a turn's prompt that its upstream refuses to read: what the turn sends and stores is without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.conversation.private import with_private
+from gateway.core.prompt.compose import without_result
+from gateway.core.turn.commands import SaveStep, TurnOutcome
+from gateway.core.turn.refusal import RefusedContent
+from gateway.run.memory.prompt import Prompt
+
+# Leave out of a prompt what an upstream refuses; None: it has nothing of that. They are tried in this order, and bear
+# the names of `ChatCall.left_out`.
+_LeaveOut = Callable[[Prompt], Prompt | None]
+_LEAVE_OUT: Mapping[RefusedContent, Sequence[tuple[str, _LeaveOut]]] = {
+    RefusedContent.FILTERED: (
+        ("memory", Prompt.without_memory_texts),
+        ("results", Prompt.without_earlier_results),
+    ),
+    RefusedContent.UNREACHABLE: (("media", Prompt.without_stored_media),),
+}
+# What was made without them is stored with a note, by which later prompts leave them out.
+_LEAVE_OUT_RESULTS: Sequence[_LeaveOut] = (Prompt.without_last_results, Prompt.without_earlier_results)
+# The same for a filter in a run: its steps are stored, and what went before the last results was refused only if
+# another model has read it.
+_LEAVE_OUT_IN_RUN: Sequence[tuple[str, _LeaveOut]] = (
+    ("results", Prompt.without_last_results),
+    ("memory", Prompt.without_memory_texts),
+    ("results", Prompt.without_earlier_results),
+)
+
+
+@dataclass(slots=True)
+class RefusedParts:
+    """The parts that are left out of one turn. Nothing is at first."""
+
+    # Each step of the turn is saved.
+    saves_steps: bool
+    _left_out: tuple[_LeaveOut, ...] = ()
+    # How many messages of hidden rounds are sent without their results, and how many were when the upstream last
+    # answered.
+    _round_messages: int = 0
+    _answered_round_messages: int = 0
+
+    def leave_out(self, refused: RefusedContent, prompt: Prompt, rounds: Sequence[WireMessage]) -> str | None:
+        """Leaves out one more part, of the kind that is refused. Returns its name, as `ChatCall.left_out` has it.
+
+        None: the gateway has added nothing more of that kind. What was left out was not the cause then, and is sent.
+
+        rounds: the messages of the hidden rounds that are sent.
+        """
+        # The results of the last tools first: what went before them was not refused.
+        if refused is RefusedContent.FILTERED and any(map(_is_result, rounds[self._round_messages :])):
+            self._round_messages = len(rounds)
+            return "results"
+        prompt = self.without(prompt)
+        is_run = self.saves_steps and refused is RefusedContent.FILTERED
+        for name, leave_out in _LEAVE_OUT_IN_RUN if is_run else _LEAVE_OUT[refused]:
+            if name == "results" and rounds:
+                continue  # those of earlier turns were read in the first round
+            if leave_out(prompt) is not None:
+                self._left_out = (*self._left_out, leave_out)
+                return name
+        self._left_out, self._round_messages = (), self._answered_round_messages
+        return None
+
+    def note_answer(self) -> None:
+        """Notes that the upstream has answered: it does not refuse what was sent."""
+        self._answered_round_messages = self._round_messages
+
+    def without(self, prompt: Prompt) -> Prompt:
+        """Returns a prompt without the parts."""
+        for leave_out in self._left_out:
+            prompt = leave_out(prompt) or prompt
+        return prompt
+
+    def rounds_without(self, rounds: Sequence[WireMessage]) -> tuple[WireMessage, ...]:
+        """Returns messages that begin with those of hidden rounds, without the results that are left out."""
+        refused, others = rounds[: self._round_messages], rounds[self._round_messages :]
+        return *map(without_result, refused), *others
+
+    def step_to_save(self, step: SaveStep) -> SaveStep:
+        """Returns a step as it is stored: with a note by which the next prompts leave out the results that it lacks."""
+        if step.reply is None:
+            return step
+        shown_reply = step.shown_reply and self._noted(step.shown_reply)
+        step = replace(step, reply=self._noted(step.reply), shown_reply=shown_reply)
+        self._left_out = tuple(each for each in self._left_out if each not in _LEAVE_OUT_RESULTS)
+        return step
+
+    def outcome_to_save(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Returns an outcome as it is stored, so that later prompts leave out the same."""
+        if self._round_messages:  # the messages of hidden rounds come first
+            outcome = replace(outcome, full=self.rounds_without(outcome.full))
+        if self._left_out:
+            # Of hidden rounds the shown reply alone has the note.
+            is_noted = self.saves_steps or len(outcome.full) == 1
+            full = tuple(map(self._noted, outcome.full)) if is_noted else outcome.full
+            shown_reply = outcome.shown_reply and self._noted(outcome.shown_reply)
+            outcome = replace(outcome, full=full, shown_reply=shown_reply)
+        return outcome
+
+    def _noted(self, reply: WireMessage) -> WireMessage:
+        """Returns a reply with notes of the results that it was made without, if there are any."""
+        last, earlier = (leave_out in self._left_out or None for leave_out in _LEAVE_OUT_RESULTS)
+        return with_private(reply, unread=last, unread_earlier=earlier)
+
+
+def _is_result(message: WireMessage) -> bool:
+    return message.get("role") == "tool"
