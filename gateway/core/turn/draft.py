@@ -18,7 +18,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import called_function, separator, text_of
 from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
 from gateway.core.conversation.private import PRIVATE
-from gateway.core.usage.reported import reported_counts
+from gateway.core.usage.reported import ReplyUsage, reported_counts
 from storage.records import TokenCounts
 
 # String fields of which a later piece replaces the earlier one. All other strings are continued.
@@ -132,7 +132,7 @@ class ToolCall:
         return call
 
 
-class MessageDraft:
+class MessageDraft(ReplyUsage):
     """The assistant message of one reply (choice 0), of which pieces may still come."""
 
     __slots__ = (
@@ -283,14 +283,6 @@ class MessageDraft:
                 indexed.append(call)
             self._decided_count += 1
         return indexed
-
-    @property
-    def prompt_counts(self) -> None:
-        """A chunk reports the usage of the whole call."""
-
-    @property
-    def pending_id(self) -> None:
-        """No chat completion is made after its answer."""
 
     @property
     def chars(self) -> int:

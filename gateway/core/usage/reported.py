@@ -140,7 +140,12 @@ def is_pending(response: Json) -> bool:
 
 
 class ReplyUsage(Protocol):
-    """The usage of one reply, which fills as the reply comes in."""
+    """The usage of one reply, which fills as the reply comes in.
+
+    Only replies that pass in their own bytes may report something before their end, or go on after it.
+    """
+
+    __slots__ = ()
 
     @property
     def counts(self) -> TokenCounts | None:
@@ -149,17 +154,19 @@ class ReplyUsage(Protocol):
     @property
     def prompt_counts(self) -> TokenCounts | None:
         """The tokens of the prompt as reported before the reply; None: they are not."""
+        return None
 
     @property
     def pending_id(self) -> str | None:
         """The id of a response that its upstream goes on making after this reply; None: it is none."""
+        return None
 
     @property
     def chars(self) -> int:
         """The characters of what the model wrote."""
 
 
-class UsageReader:
+class UsageReader(ReplyUsage):
     """Reads one reply along, as it passes."""
 
     __slots__ = (
@@ -183,11 +190,8 @@ class UsageReader:
         self._stream, self._body = _WRITTEN[path]
         # Finds the events of a stream that report something.
         self._reports = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE
-        # The tokens as reported; None: none are.
         self.counts: TokenCounts | None = None
-        # The tokens of the prompt as reported before the reply; None: they are not.
         self.prompt_counts: TokenCounts | None = None
-        # The id of a response that its upstream goes on making after this reply; None: it is none.
         self.pending_id: str | None = None
         # The characters of what the model wrote, without those in the events that are held.
         self._chars = 0
@@ -212,7 +216,6 @@ class UsageReader:
 
     @property
     def chars(self) -> int:
-        """The characters of what the model wrote."""
         self._count_held()
         return self._chars
 
