@@ -36,7 +36,7 @@ from gateway.core.conversation.plan import (
 )
 from gateway.core.conversation.private import private_of, with_private, with_response_of
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import Tree, end_offset, flat, is_forgotten, is_tombstone
+from gateway.core.conversation.tree import Tree, dump_full_reply, end_offset, flat, is_forgotten, is_tombstone
 from gateway.core.thoughts import without_thoughts
 from storage.records import REPLY, Evicted, Exchange, State
 
@@ -357,18 +357,13 @@ def content_fields(plan: Plan, ended: RequestEnd, redactions: frozenset[int]) ->
             "full": None,
             "model": plan.query.model,
         }
-    hidden = len(ended.full) > 1
-    full = (
-        orjson.dumps({"messages": list(ended.full), "gateway_calls": sorted(ended.gateway_calls)})
-        if hidden
-        else None
-    )
+    has_rounds = len(ended.full) > 1
     shown_reply = ended.full[0] if len(ended.full) == 1 else ended.shown_reply
     return {
         "input": _redacted(plan.messages, redactions),
         "shown_reply": orjson.dumps(shown_reply),
-        "full": full,
-        "has_full": hidden,
+        "full": dump_full_reply(ended.full, ended.gateway_calls) if has_rounds else None,
+        "has_full": has_rounds,
         # The results that it was made without are left out by its content.
         "opaque": has_opaque(shown_reply) or bool(private_of(shown_reply).get("unread_earlier")),
         "model": plan.query.model,
@@ -608,19 +603,15 @@ def mergeable(tree: Tree, now: float, idle_s: float, *, is_named: bool) -> list[
 
     An exchange with a date in the future ended before the clock was put back, and counts as old.
     """
-    found = [
-        (exchange, "carried" if tree.is_continued(exchange) else "idle")  # as the store names the two reasons
-        for exchange in tree
-        if exchange.edits
-        and not exchange.merged
-        and exchange.ended is not None
-        and tree.is_active(exchange, is_named=is_named)
-    ]
-    return sorted(
-        (
-            (exchange, why)
-            for exchange, why in found
-            if why == "carried" or (exchange.ended is not None and abs(now - exchange.ended) > idle_s)
-        ),
-        key=lambda pair: (pair[0].begun, pair[0].id),
-    )
+    found: list[tuple[Exchange, str]] = []
+    for exchange in sorted(tree, key=lambda each: (each.begun, each.id)):
+        if not exchange.edits or exchange.merged or exchange.ended is None:
+            continue
+        if not tree.is_active(exchange, is_named=is_named):
+            continue
+        # The reasons have the names that the store has for them.
+        if tree.is_continued(exchange):
+            found.append((exchange, "carried"))
+        elif abs(now - exchange.ended) > idle_s:
+            found.append((exchange, "idle"))
+    return found

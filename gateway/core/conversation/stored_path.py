@@ -15,7 +15,7 @@ from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_r
 from gateway.core.conversation.match import Match, Query
 from gateway.core.conversation.plan import Plan, new_exchange
 from gateway.core.conversation.provider_fields import has_opaque
-from gateway.core.conversation.tree import PathElement, Tree, flat, is_tombstone
+from gateway.core.conversation.tree import PathElement, Tree, dump_full_reply, flat, is_tombstone
 from storage.records import Atom, Evicted, Exchange, State
 
 
@@ -142,7 +142,7 @@ def finish_step(
         reply_key=hasher.reply_key(atoms),
         size=len(without_space(text_of(shown))),
         shown_reply=orjson.dumps(shown),
-        full=_dump_rounds(full, is_step=True) if is_hidden else None,
+        full=dump_full_reply(full, is_step=True) if is_hidden else None,
         has_full=is_hidden,
         opaque=any(map(has_opaque, full)),
     )
@@ -176,17 +176,10 @@ def finish_turn(
     )
     if len(full) < 2:
         return exchange
-    gateway_calls = sorted({str(call.get("id")) for m in full for call in m.get("tool_calls") or ()})
-    hidden = _dump_rounds(full, gateway_calls)
-    return replace(exchange, full=hidden, has_full=True, opaque=any(map(has_opaque, full)))
-
-
-def _dump_rounds(
-    full: Sequence[WireMessage], gateway_calls: Sequence[str] = (), *, is_step: bool = False
-) -> bytes:
-    """Returns the messages of a reply, of which the client got a part, as an exchange stores them (`Exchange.full`)."""
-    rounds = {"messages": list(full), "gateway_calls": [*gateway_calls]}
-    return orjson.dumps({**rounds, "step": True} if is_step else rounds)
+    gateway_calls = {str(call.get("id")) for m in full for call in m.get("tool_calls") or ()}
+    return replace(
+        exchange, full=dump_full_reply(full, gateway_calls), has_full=True, opaque=any(map(has_opaque, full))
+    )
 
 
 def mark_refused(exchange: Exchange, path: Sequence[Exchange]) -> Exchange:

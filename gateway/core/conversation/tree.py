@@ -11,7 +11,7 @@ their call; most questions are asked of turns.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -39,6 +39,14 @@ class Content(NamedTuple):
     gateway_calls: frozenset[str] = frozenset()
     # `full` is what goes upstream, and `shown_reply` what the reader got of it, nothing of which goes there.
     is_step: bool = False
+
+
+def dump_full_reply(
+    messages: Sequence[WireMessage], gateway_calls: Iterable[str] = (), *, is_step: bool = False
+) -> bytes:
+    """Returns all messages of a reply as `Exchange.full` stores them. The parameters are fields of `Content`."""
+    full = {"messages": [*messages], "gateway_calls": sorted(gateway_calls)}
+    return orjson.dumps({**full, "step": True} if is_step else full)
 
 
 class PathElement(NamedTuple):
