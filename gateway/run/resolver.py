@@ -28,7 +28,8 @@ from gateway.core.request.native_body import MessageThread, NativeBody
 from gateway.errors import MemoryUnavailable, ThreadNotFound, ThreadUnsupported
 from gateway.run.directory import Directory, StoredAgents, unknown_agent_error
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.named_turns import fill_references, find_paths_by_id
+from gateway.run.memory.named_turns import find_paths_by_id
+from gateway.run.memory.references import fill_references
 from gateway.run.request_context import RequestContext
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn_services import TurnServices

@@ -1,0 +1,239 @@
+"""Puts stored messages in the place of the ids by which a request names them (`ChatRequest.references`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import orjson
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import WireMessage, call_id
+from gateway.core.conversation.heard import as_heard
+from gateway.core.conversation.private import private_of, with_private, without_private
+from gateway.core.conversation.provider_fields import THOUGHTS
+from gateway.core.request.chat_request import ChatRequest, MemoryChoice, Reference
+from gateway.core.turn_name import TurnName
+from gateway.errors import BadRequest, BodyTooLarge
+from gateway.run.memory.named_turns import (
+    ConversationTurns,
+    NamedTurn,
+    joined_reply,
+    name_of_run,
+    read_conversation,
+    turn_begun,
+    with_model,
+)
+from storage.records import Agent, Exchange, Scope
+from storage.sql.store import Store
+
+
+async def fill_references(
+    store: Store, project: str, scope: Scope | None, request: ChatRequest, most_bytes: int
+) -> ChatRequest:
+    """Returns a request with the messages that its references stand for.
+
+    scope: the scope of the memory that is searched; None: the request names no user. It gets the memory in which its
+        ids are.
+    most_bytes: of the replies that take the place of references.
+
+    Raises: BadRequest: a reference is not found; BodyTooLarge; StoreError.
+    """
+    filler, turns = _ReferenceFiller(request, most_bytes), _ReferencedTurns(store, project, scope)
+    for each in request.references:
+        messages = await turns.messages_of(each)
+        if messages:
+            filler.fill(each, messages)
+        elif each.kind != "thoughts":  # else they are left out, as those of another provider are
+            raise _not_found_error(each)
+    whole = filler.filled_request()
+    if scope is None and turns.owner is not None:
+        agent, key = turns.owner
+        return replace(
+            whole, memory_choice=MemoryChoice(None if agent.scope.spans_conversations else key, agent.scope)
+        )
+    return whole
+
+
+class _ReferencedTurns:
+    """The turns that references name."""
+
+    def __init__(self, store: Store, project: str, scope: Scope | None) -> None:
+        # The memory that has them, and the client's id of the first one's conversation.
+        self.owner: tuple[Agent, str | None] | None = None
+        self._store = store
+        self._project = project
+        self._scope = scope
+        self._messages: dict[tuple[TurnName, str, int | None], list[WireMessage]] = {}
+        self._by_conversation: dict[str, ConversationTurns] = {}
+
+    async def messages_of(self, reference: Reference) -> list[WireMessage]:
+        """Returns what a reference stands for: the path that ends with a reply, or the reply alone; []: not found."""
+        name = reference.turn
+        if name is None:
+            return []
+        key = name, reference.kind, reference.input_index
+        if key not in self._messages:
+            self._messages[key] = await self._find(reference, name)
+        return self._messages[key]
+
+    async def _find(self, reference: Reference, name: TurnName) -> list[WireMessage]:
+        """Returns what a reference stands for in the turn of this name."""
+        found = await self._store.messages.find_begun(self._project, name.conversation, turn_begun(name.turn))
+        if found is not None:
+            agent, listed = found
+            if not self._accept_owner(agent, listed.key):
+                return []
+            if reference.input_index is not None:
+                inputs = dict(NamedTurn(name, listed.exchange).inputs)
+                message = inputs.get(reference.input_index)
+                return [] if message is None else [with_model(message, listed.exchange)]
+            if listed.run is None:
+                return await self._messages_to(agent, listed.exchange, reference, name)
+        stored_name = await name_of_run(self._store, self._project, name.tag)
+        if stored_name is not None:
+            return await self._find(reference, stored_name)
+        # The same words were answered before, or several steps are one reply.
+        turns = await self._turns_of(name.conversation)
+        return turns.path_to(name.turn) if reference.kind == "path" else turns.reply(name.turn)
+
+    async def _messages_to(
+        self, agent: Agent, exchange: Exchange, reference: Reference, name: TurnName
+    ) -> list[WireMessage]:
+        """Returns what a reference stands for that names this very exchange."""
+        if reference.kind != "path":
+            return [] if exchange.redactions else joined_reply([exchange])
+        turns = ConversationTurns()
+        for listed in await self._store.messages.path_to(agent.id, exchange.id):
+            turns.add(listed)
+        return turns.path_to(name.turn)
+
+    async def _turns_of(self, conversation: str) -> ConversationTurns:
+        if conversation not in self._by_conversation:
+            owner = await self._store.messages.owner(self._project, conversation)
+            self._by_conversation[conversation] = (
+                await read_conversation(self._store, owner[0], conversation)
+                if owner is not None and self._accept_owner(*owner)
+                else ConversationTurns()
+            )
+        return self._by_conversation[conversation]
+
+    def _accept_owner(self, agent: Agent, key: str | None) -> bool:
+        """Returns whether this memory may be read. Where no user is named, the first one is the owner of all."""
+        if self._scope is not None:
+            return agent.scope == self._scope
+        if self.owner is None:
+            self.owner = agent, key
+        return agent.id == self.owner[0].id
+
+
+class _ReferenceFiller:
+    """Replaces the references of a request by the messages that they stand for, one after the other."""
+
+    def __init__(self, request: ChatRequest, most_bytes: int) -> None:
+        self._request = request
+        self._most_bytes = self._left_bytes = most_bytes
+        self._results = _CallResults(request.messages)
+        # By the index of each message in the request: what stands there now, each with its model as a private field.
+        models = request.reply_models
+        self._messages = [[with_private(m, model=models.get(n))] for n, m in enumerate(request.messages)]
+        self._reply_indices = {each.index for each in request.references if each.kind == "message"}
+        # The indices of messages that are dropped, since a path has them.
+        self._repeats = set[int]()
+
+    def fill(self, reference: Reference, messages: Sequence[WireMessage]) -> None:
+        """Inserts a path before the reference's message, or replaces the message. messages: ends with the reply.
+
+        Raises: BodyTooLarge.
+        """
+        at = reference.index
+        if reference.kind == "thoughts":
+            self._add_thoughts(at, messages[-1])
+            return
+        messages = [with_private(message, stored=True) for message in messages]
+        messages = self._as_heard(messages, at if reference.kind == "path" else at + 1)
+        if reference.kind == "path":
+            self._messages[at][:0] = messages
+            return
+        # The same reply may be named again and again.
+        self._left_bytes -= len(orjson.dumps(messages[-1]))
+        if self._left_bytes < 0:
+            raise BodyTooLarge(
+                f"What the items stand for has more than {self._most_bytes} bytes (server.max_body_bytes)."
+            )
+        is_reply = reference.input_index is None
+        message = _with_answered_calls(messages[-1], self._results.after(at)) if is_reply else messages[-1]
+        self._messages[at][-1:] = [message]
+
+    def _add_thoughts(self, at: int, reply: WireMessage) -> None:
+        if at in self._repeats:
+            return
+        message = self._messages[at][-1]
+        thoughts = {key: reply[key] for key in THOUGHTS if key in reply and key not in message}
+        self._left_bytes -= len(orjson.dumps(thoughts))
+        if thoughts and self._left_bytes >= 0:
+            model = private_of(reply).get("model")
+            self._messages[at][-1:] = [with_private({**message, **thoughts}, model=model)]
+
+    def filled_request(self) -> ChatRequest:
+        filled = [*chain.from_iterable(self._messages)]
+        messages = [*map(without_private, filled)]
+        models = [private_of(message).get("model") for message in filled]
+        json = {**self._request.json, "messages": messages}
+        return replace(
+            self._request,
+            raw=orjson.dumps(json),
+            json=json,
+            messages=messages,
+            references=(),
+            reply_models={n: model for n, model in enumerate(models) if model is not None},
+            stored_messages=frozenset(n for n, m in enumerate(filled) if private_of(m).get("stored")),
+        )
+
+    def _as_heard(self, path: Sequence[WireMessage], start: int) -> Sequence[WireMessage]:
+        """Returns a path as far as it was heard, and drops the client's repetitions of it.
+
+        start: the index in the request from which on the client may repeat it.
+        """
+        messages = self._request.messages
+        end = min((at for at in self._reply_indices if at >= start), default=len(messages))
+        heard = as_heard(path, messages[start:end])
+        for index in heard.repeats:
+            self._messages[start + index].clear()
+            self._repeats.add(start + index)
+        return heard.path
+
+
+class _CallResults:
+    """The results of calls in a list. A result belongs to a call of its run, which is a row of replies and results."""
+
+    def __init__(self, messages: Sequence[WireMessage]) -> None:
+        self._runs: list[int] = []
+        self._last: dict[tuple[int, str], int] = {}
+        run = 0
+        for at, message in enumerate(messages):
+            run += message.get("role") not in ("assistant", "tool")
+            self._runs.append(run)
+            if message.get("role") == "tool":
+                self._last[run, message["tool_call_id"]] = at
+
+    def after(self, at: int) -> Callable[[str], bool]:
+        """Returns a test whether the result of a call follows a reply, in its run."""
+        return lambda id: self._last.get((self._runs[at], id), -1) > at
+
+
+def _with_answered_calls(reply: WireMessage, has_result: Callable[[str], bool]) -> WireMessage:
+    """Returns a reply without the calls that have no result: its client may have left out their items."""
+    calls = [call for call in reply.get("tool_calls") or () if has_result(call_id(call))]
+    rest = {key: value for key, value in reply.items() if key != "tool_calls"}
+    return {**rest, "tool_calls": calls} if calls else {**rest, "content": rest.get("content") or ""}
+
+
+def _not_found_error(reference: Reference) -> BadRequest:
+    what = "Previous response" if reference.kind == "path" else "Item"
+    return BadRequest(
+        f"{what} with id {reference.id[:120]!r} not found. It has not ended yet, was not stored, or was forgotten, or "
+        "another user or project has it.",
+        param=reference.param,
+        code="previous_response_not_found" if reference.kind == "path" else None,
+    )
