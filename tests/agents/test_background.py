@@ -344,7 +344,7 @@ def test_a_run_that_is_cancelled_while_it_waits_ends_at_once(world: LettaWorld, 
 def held_as_it_begins(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gate, Gate]]:
     """Holds a run before its first step. Yields what opens when its job has begun, and what lets it go on."""
     runs = world.world.gateway.app.services.agents.runs._runs
-    began, gate, perform = Gate(), Gate(), runs.perform
+    began, gate, perform = Gate(), Gate(), runs.perform_accepted
 
     async def held(*arguments: Any) -> None:
         began.open()
@@ -352,7 +352,7 @@ def held_as_it_begins(world: LettaWorld, monkeypatch: pytest.MonkeyPatch) -> Ite
         await perform(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "perform", held)
+        patch.setattr(runs, "perform_accepted", held)
         yield began, gate
 
 
@@ -602,7 +602,7 @@ def test_a_run_whose_conversation_is_not_found_any_more_is_not_tried_again(
     async def perform(*_: object) -> None:
         raise NotFound("there is no such conversation")
 
-    monkeypatch.setattr(world.world.gateway.app.services.agents.runs._runs, "perform", perform)
+    monkeypatch.setattr(world.world.gateway.app.services.agents.runs._runs, "perform_accepted", perform)
     run = ended(world, world.letta.agents.messages.create_async(world.agent().id, input="Work.").id)
     assert (run.status, "is gone" in why(run)) == ("failed", True)
 
@@ -685,7 +685,7 @@ def test_a_run_that_is_tried_again_goes_before_those_that_wait(
 
     agent, send, jobs = world.agent(), world.letta.agents.messages, world.world.store.jobs
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "perform", break_off)
+        patch.setattr(runs, "perform_accepted", break_off)
         first = send.create_async(agent.id, input="First.")
         began.wait_sync()
     second = send.create_async(agent.id, input="Second.")

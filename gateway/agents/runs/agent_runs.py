@@ -158,7 +158,7 @@ class AgentRuns:
     async def _admit(self, send: RoutedSend, receipt: Receipt) -> None:
         await self._limiter.admit(receipt, PlannedCall.for_request(send.request, send.route.first))
 
-    async def perform(
+    async def perform_accepted(
         self,
         run_request: RunRequest,
         accepted: AcceptedRun,
@@ -408,7 +408,7 @@ class AgentRuns:
         sink: Sink,
         receipt: Receipt,
     ) -> RunResult:
-        """Answers a send that is first in the queue of its conversation. Raises: as `send`, or as `perform`."""
+        """Answers a send that is first in the queue of its conversation. Raises: as `send` or `perform_accepted`."""
         receipt.begin_agent(send.spec.uid)
         key = partial(crc32, repr(send.scope).encode())
         failover = self._failover if send.accepted is None else self._background

@@ -123,7 +123,10 @@ class Sleeping:
         upto, read = orjson.loads(job.payload).get("upto", 0), list[_Batch]()
         for reader in await self._find_or_make_readers(memory, sleeptime, upto):
             found = await self._find_or_accept_run(job, memory, sleeptime, reader, upto)
-            if found is not None and (batch := await self._perform(job, memory, reader, *found)) is not None:
+            if (
+                found is not None
+                and (batch := await self._perform_run(job, memory, reader, *found)) is not None
+            ):
                 read.append(batch)
         is_more = any(batch.is_more for batch in read)
         readers = (await self._store.readers.of_memories([memory.id]))[memory.id] if read else []
@@ -191,7 +194,7 @@ class Sleeping:
 
     # -- one run
 
-    async def _perform(
+    async def _perform_run(
         self, job: JobContext, memory: Agent, reader: ReaderEntry, run: Run, conversation: str
     ) -> _Batch | None:
         """Performs a run to its end. Returns what it has read; None: nothing.
@@ -313,7 +316,9 @@ class Sleeping:
         with QueueTicket() as ticket:
             await self._keeper.queues.enter((spec.uid, conversation), ticket)
             accepted = AcceptedRun(run, orjson.dumps(noted), attempt)
-            await self._runs.perform(request, accepted, ticket, lambda _: MakesUnseen(), UnseenSink())
+            await self._runs.perform_accepted(
+                request, accepted, ticket, lambda _: MakesUnseen(), UnseenSink()
+            )
 
     async def _load_ended(self, job: JobContext, run: Run) -> tuple[Run, bool]:
         """Returns a run as it has ended, and whether its model has refused to read; counts its tokens.

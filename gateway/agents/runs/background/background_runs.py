@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Set
+from contextlib import asynccontextmanager
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -184,20 +185,24 @@ class BackgroundRuns:
         if run.is_over and waiting is None:
             # A process that died has ended it; only what follows on its end is left, which needs no ticket.
             try:
-                return await self._perform(attempt)
+                return await self._make_attempt(attempt)
             finally:
                 self._open.close(open_run)
-        was_reached, ended = await self._perform_in_queue(attempt)
-        # Else it was cancelled or deleted while it waited.
-        return ended if was_reached else await self.perform(job, run_row)
+        async with self._in_queue(open_run) as ticket:
+            if ticket is not None:
+                return await self._make_attempt(replace(attempt, ticket=ticket))
+        # It was cancelled or deleted while it waited.
+        return await self.perform(job, run_row)
 
-    async def _perform_in_queue(self, attempt: _RunAttempt) -> tuple[bool, PerformedRun | None]:
-        """Performs one attempt once its conversation is free. Returns whether it became so, and the run."""
-        open_run = attempt.open_run
+    @asynccontextmanager
+    async def _in_queue(self, open_run: OpenRun) -> AsyncIterator[QueueTicket | None]:
+        """Waits until a run is first in its conversation. Yields its ticket; None: the run was closed meanwhile.
+
+        After an error with which it is tried again, no request comes in between.
+        """
         reserved = self._open.begin(open_run)
         try:
-            ticket = await self._open.wait(open_run, reserved)
-            ended = None if ticket is None else await self._perform(replace(attempt, ticket=ticket))
+            yield await self._open.wait(open_run, reserved)
         except (StoreError, asyncio.CancelledError):
             if self._ends.is_shared:
                 # Another process may continue the run, with a log of its own, and has to find the conversation free.
@@ -213,7 +218,6 @@ class BackgroundRuns:
         finally:
             self._open.stop(open_run)
         reserved.drop()
-        return ticket is not None, ended
 
     async def recover(self) -> None:
         """Reserves tickets for the runs that earlier processes left open. Called before requests are served.
@@ -357,8 +361,8 @@ class BackgroundRuns:
 
     # -- one attempt
 
-    async def _perform(self, attempt: _RunAttempt) -> PerformedRun | None:
-        """Performs one attempt, and closes the run after its end."""
+    async def _make_attempt(self, attempt: _RunAttempt) -> PerformedRun | None:
+        """Makes one attempt, and closes the run after its end."""
         runs, agent, job = self._store.runs, attempt.agent, attempt.job
         # It may have been cancelled while it waited.
         run = await runs.load(agent.id, attempt.run.id)
@@ -400,7 +404,7 @@ class BackgroundRuns:
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)
             replaced = await self._store.runs.load(agent.id, stored.replaces) if stored.replaces else None
             accepted = AcceptedRun(run, stored.encode(with_messages=False), attempt.job, replaced)
-            await self._runs.perform(run_request, accepted, attempt.ticket, view, sink)
+            await self._runs.perform_accepted(run_request, accepted, attempt.ticket, view, sink)
         except (MessageGone, NotFound):
             await self._fail(run, _GONE, attempt.job)
         except (StoreError, asyncio.CancelledError):

@@ -55,7 +55,7 @@ class RunService:
         limits = WorkerLimits(
             concurrency=AT_ONCE, tries=_ANY_NUMBER, backoff_first_s=1.0, backoff_most_s=BACKOFF_S
         )
-        self.worker = Worker(store.jobs, {RUN_JOB: self._perform}, limits, count, idle)
+        self.worker = Worker(store.jobs, {RUN_JOB: self._handle}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
         self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count_outcome=count)
         self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
@@ -69,7 +69,7 @@ class RunService:
             return [self._watch()]
         return [self.worker.run(), self.callers.run(), self._watch(), self._recovering.run()]
 
-    async def _perform(self, job: JobContext) -> None:
+    async def _handle(self, job: JobContext) -> None:
         row = orjson.loads(job.payload)["run"]
         done = await self._runs.perform(job.job, row)
         if done is not None and done.callback is not None:
