@@ -44,7 +44,7 @@ class ChatAgents(Struct, frozen=True):
         return await self.registry.names(project)
 
     async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
-        found = await self.registry.resolve(project, name)
+        found = await self.registry.resolver.resolve(project, name)
         return None if found is None else (found.spec, found.scope)
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
@@ -54,7 +54,7 @@ class ChatAgents(Struct, frozen=True):
         self, spec: AgentSpec, identity: Identity, request: ChatRequest, *, is_stored: bool
     ) -> tuple[AgentSpec, ChatRequest]:
         if is_stored:
-            spec = await self.registry.in_conversation(identity.project, identity.conversation, spec)
+            spec = await self.registry.resolver.in_conversation(identity.project, identity.conversation, spec)
         offers = bool(spec.tools) and identity.mode in STORING_MODES and allows_hidden_tools(request.json)
         return spec, add_missing_fields(request, sampling_fields(spec, has_tools=request.has_tools or offers))
 

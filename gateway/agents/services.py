@@ -80,7 +80,7 @@ class AgentServices:
             failover,
             background,
             replace(turns, limits=replace(turns.limits, commit_wait_s=wait_s)),
-            registry,
+            registry.resolver,
             limits.answer_wait_s,
             accounting,
         )
@@ -90,14 +90,14 @@ class AgentServices:
         )
         asleep = [each.name for each in specs if each.sleeptime is not None]
         services.add_sleeptime(sleeptime_schedule(store, settings.memory.idle_s, now, asleep))
-        item_turns = ItemTurns(settings, keeper, registry, agents.toolboxes, failover)
+        item_turns = ItemTurns(settings, keeper, registry.resolver, agents.toolboxes, failover)
         self._batch_providers = make_batches(settings)
         self._batches = BatchService(
             keeper, item_turns, self._batch_providers, settings.batch, turns.metrics, services.count_attempt,
             accounting.receipts,
         )  # fmt: skip
         shows = RunEvents(store, now)
-        self.runs = BackgroundRuns(agents, registry, keeper, shows)
+        self.runs = BackgroundRuns(agents, registry.resolver, keeper, shows)
         peers = agents.peers
         peers.set_background_runs(self.runs)
         self.run_service = RunService(
@@ -123,7 +123,12 @@ class AgentServices:
             self.agents,
             self.runs,
             BatchRequests(
-                self._store, self._settings, registry, self._failover, self._batch_providers, self._now
+                self._store,
+                self._settings,
+                registry.resolver,
+                self._failover,
+                self._batch_providers,
+                self._now,
             ),
             self.agents.keeper,
             models,

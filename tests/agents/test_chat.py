@@ -91,7 +91,7 @@ def test_its_tools_run_in_one_stream(world: World) -> None:
 
 def test_default_goes_on_from_the_agents_api(world: World, life: Life) -> None:
     made = make(world)
-    found = world.gateway.call(world.gateway.app.services.agents.registry.resolve("default", "ann"))  # type: ignore[union-attr]
+    found = world.gateway.call(world.gateway.app.services.agents.registry.resolver.resolve("default", "ann"))  # type: ignore[union-attr]
     assert found is not None
     rest = Life(world, found.spec, found.scope)
     rest.send("First over REST.")
@@ -497,7 +497,7 @@ def test_a_message_for_an_answer_in_a_form_is_of_the_agents_own_conversation(wor
 def rest_of(world: World, name: str = "ann") -> Life:
     registry = world.gateway.app.services.agents.registry
     assert registry is not None
-    found = world.gateway.call(registry.resolve("default", name))
+    found = world.gateway.call(registry.resolver.resolve("default", name))
     assert found is not None
     return Life(world, found.spec, found.scope)
 

@@ -105,7 +105,7 @@ async def test_an_agent_begins_with_what_its_kind_has(
     assert (definition.most_messages, definition.least_messages) == (
         (30, 15) if "voice" in kind else (None, None)
     )
-    resolved = await registry.resolve(PROJECT, "ann")
+    resolved = await registry.resolver.resolve(PROJECT, "ann")
     assert resolved is not None
     assert (resolved.spec.style, len(resolved.spec.tools)) == (style, len(names(made)))
 
@@ -179,24 +179,24 @@ async def test_an_agent_is_made_with_blocks_and_tags_or_not_at_all(registry: Reg
 async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, store: Store) -> None:
     made = await registry.create(PROJECT, new(system="Old.", model="main/gpt-x", tool_names=["memory"]))
     uid = made.agent.uid
-    by_name = await registry.resolve(PROJECT, "ann")
+    by_name = await registry.resolver.resolve(PROJECT, "ann")
     assert by_name is not None
     assert by_name.scope == made.agent.scope
     spec = by_name.spec
     assert (spec.uid, spec.system, spec.upstream, spec.model) == (uid, "Old.", "main", "gpt-x")
     assert spec.tools[0].name == "memory"
-    assert by_name == await registry.resolve(PROJECT, ids.id_of("agent", uid))
-    assert await registry.resolve("elsewhere", "ann") is None
-    assert await registry.resolve(PROJECT, ids.id_of("agent", ids.new_uid())) is None
+    assert by_name == await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
+    assert await registry.resolver.resolve("elsewhere", "ann") is None
+    assert await registry.resolver.resolve(PROJECT, ids.id_of("agent", ids.new_uid())) is None
 
     async def resolved() -> AgentSpec:
-        found = await registry.resolve(PROJECT, ids.id_of("agent", uid))
+        found = await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
         assert found is not None
         return found.spec
 
     await registry.change(PROJECT, uid, AgentEdit(name="bea", edit=lambda d: replace(d, system="New.")))
     assert ((await resolved()).name, (await resolved()).system) == ("bea", "New.")
-    assert await registry.resolve(PROJECT, "ann") is None
+    assert await registry.resolver.resolve(PROJECT, "ann") is None
     mine = await registry.tools.create(PROJECT, "mine", ToolDefinition({"name": "mine"}))
     await registry.attach_tool(PROJECT, uid, mine.uid)
     assert (await resolved()).tools[-1].definition == ToolDefinition({"name": "mine"})
@@ -208,7 +208,7 @@ async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, stor
     await registry.detach_tool(PROJECT, uid, built_in_uid("memory_replace"))
     assert (await resolved()).tools[-1].name == "memory_insert"
     await registry.delete(PROJECT, uid)
-    assert await registry.resolve(PROJECT, "bea") is None
+    assert await registry.resolver.resolve(PROJECT, "bea") is None
     with pytest.raises(NotFound):
         await registry.get(PROJECT, uid)
 
@@ -216,10 +216,10 @@ async def test_a_name_stands_for_the_agent_as_it_is_now(registry: Registry, stor
 async def test_two_of_a_name_are_distinguished_by_id(registry: Registry) -> None:
     first, second = await registry.create(PROJECT, new()), await registry.create(PROJECT, new())
     with pytest.raises(BadRequest) as raised:
-        await registry.resolve(PROJECT, "ann")
+        await registry.resolver.resolve(PROJECT, "ann")
     assert all(ids.id_of("agent", each.agent.uid) in raised.value.message for each in (first, second))
     await registry.delete(PROJECT, first.agent.uid)
-    found = await registry.resolve(PROJECT, "ann")
+    found = await registry.resolver.resolve(PROJECT, "ann")
     assert found is not None
     assert found.spec.uid == second.agent.uid
 
@@ -228,17 +228,17 @@ async def test_a_known_name_takes_no_statement_and_what_is_gone_is_not_found(
     registry: Registry, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await registry.create(PROJECT, new())
-    first = await registry.resolve(PROJECT, "ann")
+    first = await registry.resolver.resolve(PROJECT, "ann")
 
     async def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a statement")
 
     with monkeypatch.context() as patched:
         patched.setattr(store.database, "read", refuse)
-        assert await registry.resolve(PROJECT, "ann") is first
+        assert await registry.resolver.resolve(PROJECT, "ann") is first
     # The operator forgets it, past the registry.
     await store.forgetting.begin(made.agent.id, ForgetTarget(is_all=True))
-    assert await registry.resolve(PROJECT, "ann") is None
+    assert await registry.resolver.resolve(PROJECT, "ann") is None
 
 
 async def test_what_was_read_before_a_change_is_not_cached_after_it(registry: Registry, store: Store) -> None:
@@ -250,9 +250,9 @@ async def test_what_was_read_before_a_change_is_not_cached_after_it(registry: Re
         return await targets(*args)
 
     store.attached.targets = slow  # type: ignore[method-assign, assignment]
-    await registry.resolve(PROJECT, "ann")
+    await registry.resolver.resolve(PROJECT, "ann")
     store.attached.targets = targets  # type: ignore[method-assign]
-    found = await registry.resolve(PROJECT, "ann")
+    found = await registry.resolver.resolve(PROJECT, "ann")
     assert found is not None
     assert found.spec.system == "New."
 
@@ -274,7 +274,7 @@ async def test_an_upstreams_name_or_kind_is_taken_off_a_model(
     registry: Registry, said: str | None, upstream: str | None, model: str | None
 ) -> None:
     await registry.create(PROJECT, new(model=said))
-    found = await registry.resolve(PROJECT, "ann")
+    found = await registry.resolver.resolve(PROJECT, "ann")
     assert found is not None
     assert (found.spec.upstream, found.spec.model) == (upstream, model)
 
@@ -359,7 +359,7 @@ async def test_a_users_memory_is_an_agent_whose_configuration_is_the_profiles(
     ):
         with pytest.raises(Conflict, match="settings file"):
             await attempt()
-    assert await registry.resolve(PROJECT, ids.id_of("agent", uid)) is None, (
+    assert await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid)) is None, (
         "its profile's name finds it, with a user"
     )
 
@@ -423,10 +423,10 @@ async def test_a_page_of_agents_takes_a_few_statements_however_many_they_are(tmp
         counts.add(len([each for each in statements if "sqlite_master" not in each]))
     assert counts == {9}, "agents, tags, tools, what they are, folders, identities, blocks, runs, readers"
     uid = (await registry.list(PROJECT, AgentFilter()))[0].agent.uid
-    await registry.resolve(PROJECT, ids.id_of("agent", uid))
+    await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
     await registry.tools.change(PROJECT, mine.uid, lambda d: (None, d))  # nothing is cached beyond a change
     statements.clear()
     for _ in range(3):
-        await registry.resolve(PROJECT, ids.id_of("agent", uid))
+        await registry.resolver.resolve(PROJECT, ids.id_of("agent", uid))
     assert len(statements) == 3, "definition, attachments, tools; the memory is at hand since it was made"
     await opened.close()

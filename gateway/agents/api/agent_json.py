@@ -186,7 +186,7 @@ async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[s
     for view in views:
         agent = view.agent
         message_ids = [system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])]
-        window = api.registry.context_window(view.definition)
+        window = api.registry.resolver.context_window(view.definition)
         pending = await _pending_message(api, view, waiting.get(agent.id))
         found.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
     return found

@@ -124,7 +124,9 @@ class AgentRoutes:
         return (await self._prompt(request)).system
 
     async def _prompt(self, request: ApiRequest) -> Prompt:
-        found = await self._api.registry.resolve_uid(request.project, request.uid("agent", "agent_id"))
+        found = await self._api.registry.resolver.resolve_uid(
+            request.project, request.uid("agent", "agent_id")
+        )
         return await self._api.runs.preview(RunRequest(found.spec, found.scope))
 
 

@@ -322,7 +322,7 @@ class ConversationRoutes:
     def _check_model(self, request: ApiRequest) -> None:
         """Raises: UnknownModel; NotAllowed: the caller's key may not ask for it."""
         model = sent_or_none(request.body.model)
-        self._api.registry.check_model(model)
+        self._api.registry.resolver.check_model(model)
         self._api.check_models(request, [model])
 
     async def retrieve(self, request: ApiRequest) -> Any:
@@ -440,9 +440,11 @@ class ConversationRoutes:
 
     async def _spec(self, request: ApiRequest, named: NamedConversation) -> AgentSpec:
         """Returns the agent as it is in a conversation."""
-        spec = (await self._api.registry.resolve_uid(request.project, named.agent.uid)).spec
+        spec = (await self._api.registry.resolver.resolve_uid(request.project, named.agent.uid)).spec
         return (
-            spec if named.definition is None else self._api.registry.with_conversation(spec, named.definition)
+            spec
+            if named.definition is None
+            else self._api.registry.resolver.with_conversation(spec, named.definition)
         )
 
     async def _find_row(self, named: NamedConversation) -> int | None:

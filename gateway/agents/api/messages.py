@@ -311,7 +311,7 @@ class MessageRoutes:
 
     async def compact_default(self, request: ApiRequest) -> Any:
         uid = request.uid("agent", "agent_id")
-        resolved = await self._api.registry.resolve_uid(request.project, uid)
+        resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
         return await self.compact(request, uid, resolved.spec, DEFAULT_CONVERSATION)
 
     async def compact(
@@ -322,7 +322,7 @@ class MessageRoutes:
         api, settings = self._api, merge_compaction({}, body.compaction_settings)
         terms = SummaryTerms.of({**spec.definition.compaction, **settings})
         own_route = partial(agent_route, api.settings, spec)
-        api.registry.check_model(terms.model)
+        api.registry.resolver.check_model(terms.model)
         # Without a model for summaries the agent's own writes it.
         api.check_models(request, [terms.model or (None if api.compactor.default_model else spec.model)])
         admit = partial(api.runs.admit_call, info_of(request.http.scope).begin_receipt())
@@ -361,7 +361,7 @@ class MessageRoutes:
         """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
             return await self._api.runs.cancel(entry.run)
-        named = await self._api.registry.resolve_uid(project, entry.agent_uid)
+        named = await self._api.registry.resolver.resolve_uid(project, entry.agent_uid)
         run_request = RunRequest(named.spec, named.scope, entry.conversation)
         return await self._api.runs.cancel_waiting(run_request, entry.run)
 

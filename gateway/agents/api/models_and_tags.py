@@ -47,7 +47,9 @@ class ModelAndTagRoutes:
         caller = info_of(request.http.scope).caller
         names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
         shown = [
-            model_json(self._api.registry.model_handle(name), self._api.registry.model_window(name))
+            model_json(
+                self._api.registry.resolver.model_handle(name), self._api.registry.resolver.model_window(name)
+            )
             for name in names
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]

@@ -151,13 +151,13 @@ class SendRoutes:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
         send: Send = request.body
         content = read_send(send)
-        found = await self._api.registry.resolve_uid(request.project, uid)
+        found = await self._api.registry.resolver.resolve_uid(request.project, uid)
         fields = sent_fields(send)
         spec = found.spec
         if conversation_definition is not None:
-            spec = self._api.registry.with_conversation(spec, conversation_definition)
+            spec = self._api.registry.resolver.with_conversation(spec, conversation_definition)
         if (model := fields.get("override_model")) is not None:
-            spec = self._api.registry.with_model(spec, model)
+            spec = self._api.registry.resolver.with_model(spec, model)
         system = fields.get("override_system")
         if skills := fields.get("client_skills"):
             system = with_skills(spec.system if system is None else system, skills)

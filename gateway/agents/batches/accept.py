@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from adapters.batch.batch_provider import BatchProvider
 from gateway.agents.batches.item_texts import ItemRequest
-from gateway.agents.registry.registry import Registry
+from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.core import ids
 from gateway.core.conversation.canonical import WireMessage
 from gateway.errors import BadRequest, UnknownModel
@@ -50,7 +50,7 @@ class BatchRequests(Struct, frozen=True):
 
     store: Store
     settings: Settings
-    registry: Registry
+    resolver: AgentResolver
     failover: Failover
     # The batch APIs, by the names of upstreams.
     providers: Mapping[str, BatchProvider]
@@ -110,7 +110,7 @@ class BatchRequests(Struct, frozen=True):
 
         Raises: BadRequest.
         """
-        found = await self.registry.resolve_for_send(
+        found = await self.resolver.resolve_for_send(
             project, item.agent, item.conversation, model=item.model, system=item.system
         )
         try:

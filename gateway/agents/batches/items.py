@@ -32,7 +32,7 @@ from gateway.agents.batches.item_texts import (
 )
 from gateway.agents.batches.item_turn import ItemEnding, ItemTurn
 from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredReplies
-from gateway.agents.registry.registry import Registry
+from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
@@ -86,13 +86,13 @@ class ItemTurns:
         self,
         settings: Settings,
         keeper: MemoryKeeper,
-        registry: Registry,
+        resolver: AgentResolver,
         toolboxes: Toolboxes,
         failover: Failover,
     ) -> None:
         self._settings = settings
         self._keeper = keeper
-        self._registry = registry
+        self._resolver = resolver
         self._toolboxes = toolboxes
         self._failover = failover
         self._places = asyncio.Semaphore(MAX_PARALLEL)
@@ -186,7 +186,7 @@ class ItemTurns:
     async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
         """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
-            found = await self._registry.resolve_for_send(
+            found = await self._resolver.resolve_for_send(
                 item.project, item.agent, item.conversation, model=request.model, system=request.system
             )
         except NotFound as error:

@@ -21,7 +21,8 @@ from gateway.agents.core.agent_file import AgentFile, PortableAgent, PortableArc
 from gateway.agents.core.kinds import BUILT_IN, FILE_TOOLS
 from gateway.agents.files.file_exchanges import conversation_lines
 from gateway.agents.files.folders import Folders, SentFile, folder_scope
-from gateway.agents.registry.registry import Registry, api_scope
+from gateway.agents.registry.agent_resolver import api_scope
+from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core import ids

@@ -2,14 +2,11 @@
 
 The blocks, passages and messages of a user's memory are its own; its configuration is the profile's, which the settings
 file declares.
-
-`resolve` gives a turn its `AgentSpec`. Results are cached until something changes here; a memory that is gone is
-not found whatever is cached.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from math import inf
 from typing import Any
 
@@ -24,9 +21,9 @@ from gateway.agents.core.kinds import (
     kind_of,
 )
 from gateway.agents.core.sleeper import SLEEP
-from gateway.agents.core.tool_rules import in_words
-from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
-from gateway.agents.registry.sleepers import SleeperRegistry, sleeptime_of
+from gateway.agents.registry.agent_resolver import AgentResolver, api_scope
+from gateway.agents.registry.resolved_agents import ResolvedAgentCache
+from gateway.agents.registry.sleepers import SleeperRegistry
 from gateway.agents.registry.tool_registry import (
     ToolRegistry,
     ToolView,
@@ -35,18 +32,15 @@ from gateway.agents.registry.tool_registry import (
     file_tool_numbers,
 )
 from gateway.core import ids
-from gateway.core.agent import AgentSpec, AgentTool, filler_of, filler_written
-from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from gateway.core.agent import AgentSpec, filler_written
+from gateway.core.definition import AgentDefinition
 from gateway.core.memory.memory_tools import MEMORY_TOOLS
 from gateway.core.request.identity import AGENT_PREFIX
-from gateway.core.tool_rule import read_rules
-from gateway.errors import BadRequest, Conflict, UnknownModel
+from gateway.errors import Conflict
 from gateway.run.store_errors import retry_overtaken
-from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
 from gateway.settings import Settings
 from storage.commands import ForgetTarget
 from storage.database import POLL_S
-from storage.errors import Unavailable
 from storage.listing import (
     AgentChange,
     AgentDraft,
@@ -57,23 +51,13 @@ from storage.listing import (
     ReaderEntry,
 )
 from storage.records import (
-    API_PROFILE,
-    DEFAULT_CONVERSATION,
     Agent,
     Block,
     Definition,
     DefinitionKind,
     Run,
-    Scope,
 )
 from storage.sql.store import Store
-
-_RULES = "Rules for your tools:"
-
-
-def api_scope(project: str, uid: str) -> Scope:
-    """Returns the scope of an agent that was made over REST."""
-    return Scope(project, API_PROFILE, f"agent:{uid}")
 
 
 class AgentParts(Struct, frozen=True, kw_only=True):
@@ -150,156 +134,13 @@ class Registry:
         self._now = now
         self._cache = ResolvedAgentCache(POLL_S if store.database.is_shared else inf)
         self.tools = ToolRegistry(store, self._cache, now)
+        self.resolver = AgentResolver(store, settings, self._profiles, self.tools, self._cache)
         self.sleepers = SleeperRegistry(store, settings.background_model, now)
         store.database.when_recovered(self._cache.clear)
 
     def clear_cache(self) -> None:
         """Clears the cache of resolved names. To be called after a definition was changed."""
         self._cache.clear()
-
-    # -- a turn's agent
-
-    async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
-        """Returns the agent with this id or name; None if there is none. Names of profiles are not found.
-
-        Raises: BadRequest: two agents have the name.
-        """
-        resolved = self._cache.get(project, name)
-        if resolved is None or not await self._is_present(resolved):
-            generation = self._cache.generation
-            resolved = await self._resolve(project, name)
-            if resolved is None:
-                return None
-            self._cache.add(project, name, resolved, generation)
-        # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
-        return resolved if await self._store.agents.find(resolved.scope) is not None else None
-
-    async def _is_present(self, cached: ResolvedAgent) -> bool:
-        """Returns whether an agent is still as it was read. A file with one writer takes no read."""
-        if not self._store.database.is_shared:
-            return True
-        try:
-            return await self._store.definitions.are_current(cached.made_of)
-        except Unavailable:
-            return True  # without the store a chat goes on by what was read last
-
-    async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:
-        """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
-        found = await self.resolve(project, ids.id_of("agent", uid))
-        if found is not None:
-            return found
-        agent = (await self.get_entry(project, uid)).agent
-        return ResolvedAgent(self._profile_spec(agent), agent.scope)
-
-    async def resolve_for_send(
-        self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
-    ) -> ResolvedAgent:
-        """Returns an agent with what a send and its conversation set. Raises: NotFound.
-
-        uid: the agent's.
-        conversation: `default`, or the uid of a conversation.
-        model: the model that the send names; None: the agent's.
-        system: the system prompt of the send; None: the agent's.
-        """
-        found = await self.resolve_uid(project, uid)
-        spec = found.spec
-        if conversation != DEFAULT_CONVERSATION:
-            spec = await self.in_conversation(project, ids.id_of("conv", conversation), spec)
-        if model is not None:
-            spec = self.with_model(spec, model)
-        if system is not None:
-            spec = replace(spec, system=system)
-        return replace(found, spec=spec)
-
-    def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
-        """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
-        upstream, name = split_model(self._settings, model)
-        return replace(spec, model=name, upstream=upstream, has_callers_model=True)
-
-    async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
-        """Returns an agent as it is in a conversation. name: the caller's; only public ones are looked for."""
-        uid = None if name is None else ids.uid_of("conv", name)
-        if uid is None:
-            return spec
-        found = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
-        return spec if found is None else self.with_conversation(spec, ConversationDefinition.of(found.body))
-
-    def with_conversation(self, spec: AgentSpec, described: ConversationDefinition) -> AgentSpec:
-        """Returns an agent with what a conversation has of its own: another model, window or sampling."""
-        if described.model is not None:
-            spec = self.with_model(spec, described.model)
-        if described.context_window is not None:
-            spec = replace(spec, context_window=described.context_window)
-        if described.sampling and not spec.is_profile:
-            sampling = {**spec.definition.sampling, **described.sampling}
-            spec = replace(spec, definition=replace(spec.definition, sampling=sampling))
-        return spec
-
-    async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
-        definitions = self._store.definitions
-        uid = ids.uid_of("agent", name)
-        if uid is not None:
-            found = await definitions.find(project, DefinitionKind.AGENT, uid)
-        else:
-            named = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
-            if len(named) > 1:
-                both = " and ".join(ids.id_of("agent", each.uid) for each in named)
-                raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
-            found = named[0] if named else None
-        if found is None:
-            return None
-        targets = await self._store.attached.targets(found.memory, DefinitionKind.TOOL)
-        tools = (await self.tools.of({found.memory: targets}))[found.memory]
-        defined = [found, *(tool.definition for tool in tools if tool.definition is not None)]
-        made_of = frozenset((each.id, each.version) for each in defined)
-        return ResolvedAgent(self._spec(found, tools), api_scope(project, found.uid), made_of)
-
-    def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
-        defined = AgentDefinition.of(definition.body)
-        upstream, model = split_model(self._settings, defined.model)
-        kind = kind_of(defined.kind)
-        return AgentSpec(
-            name=definition.name,
-            system=_system_prompt(defined, tools),
-            model=model,
-            upstream=upstream,
-            has_callers_model=True,
-            context_window=defined.context_window,
-            offers_tools=bool(tools),
-            rebuilds_section=defined.rebuilds,
-            filler=filler_of(defined.filler or kind.filler),
-            uid=definition.uid,
-            style=kind.style,
-            tools=tuple(_agent_tool(tool) for tool in tools),
-            definition=defined,
-            sleeptime=sleeptime_of(defined),
-        )
-
-    def context_window(self, definition: Definition) -> int | None:
-        """Returns the tokens of the window that an agent's model has; None where they are not known."""
-        own = definition.body.get("context_window")
-        return own if isinstance(own, int) else self.model_window(definition.body.get("model"))
-
-    def model_window(self, model: str | None) -> int | None:
-        """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
-        try:
-            return None if model is None else route_for_agent_model(self._settings, model).context_window
-        except UnknownModel:
-            return None
-
-    def model_handle(self, model: str) -> str:
-        """Returns the handle of a model of the gateway's list: `<upstream or its kind>/<model>`."""
-        settings = self._settings
-        if any(alias.alias == model for alias in settings.models):
-            return model
-        try:
-            route = resolve_route(settings, model)
-        except UnknownModel:
-            return model
-        kinds = [each.kind for each in settings.upstreams]
-        upstream = next(each for each in settings.upstreams if each.name == route.upstream)
-        first = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
-        return f"{first}/{route.model}"
 
     async def names(self, project: str, limit: int = 1000) -> Sequence[NamedAgent]:
         """Returns the newest agents."""
@@ -314,7 +155,7 @@ class Registry:
         a name; UnknownModel.
         """
         uid, now = ids.new_uid(), self._now()
-        self.check_model(new.definition.model)
+        self.resolver.check_model(new.definition.model)
         name = new.name or f"agent {uid[:8]}"
         self.check_name(name)
         tools = await self._tools_of_new(project, new)
@@ -425,7 +266,7 @@ class Registry:
         after = edit.edit(before)
         # One that was moved here may have a model that the settings are still to name.
         if after.model != before.model:
-            self.check_model(after.model)
+            self.resolver.check_model(after.model)
         return after.body()
 
     async def _turn_sleeptime(self, entry: AgentEntry, *, is_on: bool) -> None:
@@ -437,11 +278,6 @@ class Registry:
         # No further turn may come that would make the reading of earlier messages due.
         due = self._now() + self._settings.memory.idle_s
         await self._store.jobs.enqueue(SLEEP, entry.agent.id, SLEEP, due=due)
-
-    def check_model(self, model: str | None) -> None:
-        """Raises: UnknownModel: no upstream would be asked for it."""
-        if model is not None:
-            route_for_agent_model(self._settings, model)
 
     async def _with_multi_agent_tools(
         self, agent: int, edit: AgentEdit, tools: Sequence[int] | None
@@ -525,7 +361,7 @@ class Registry:
 
     def _profile_definition(self, entry: AgentEntry) -> Definition:
         """Returns the definition that shows a user's memory: that of its profile."""
-        agent, spec = entry.agent, self._profile_spec(entry.agent)
+        agent, spec = entry.agent, self.resolver.profile_spec(entry.agent)
         model = "/".join(part for part in (spec.upstream, spec.model) if part) or None
         definition = AgentDefinition(
             DEFAULT_KIND, spec.system, model=model, context_window=spec.context_window, rebuilds=spec.rebuilds_section,
@@ -539,42 +375,29 @@ class Registry:
     def _with_profile_parts(self, view: AgentView) -> AgentView:
         """Returns the view of a user's memory with the tools and tags that its profile implies."""
         scope = view.agent.scope
-        names = MEMORY_TOOLS if self._profile_spec(view.agent).offers_tools else ()
+        names = MEMORY_TOOLS if self.resolver.profile_spec(view.agent).offers_tools else ()
         return replace(
             view,
             tools=[*view.tools, *map(built_in_tool, names)],
             tags=[f"profile:{scope.profile}", scope.subject, *view.tags],
         )
 
-    def _profile_spec(self, agent: Agent) -> AgentSpec:
-        """Returns the spec of a user's memory."""
-        profile = agent.scope.profile
-        return self._profiles.get(profile, AgentSpec(profile))
-
     async def attach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Attaches a tool; if it is attached already, its position stays. Raises: Conflict: a profile's memory."""
-        entry, tool = await self.get_entry(project, uid), await self.tools.get(project, tool_uid)
-        self.require_definition(entry)
-        await self._store.attached.attach(
-            entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now()
-        )
-        self._cache.clear()
-        return await self.get(project, uid)
+        return await self._change_tools(project, uid, tool_uid, self._store.attached.attach)
 
     async def detach_tool(self, project: str, uid: str, tool_uid: str) -> AgentView:
         """Takes a tool from an agent, if it has it. Raises: Conflict: a profile's memory."""
+        return await self._change_tools(project, uid, tool_uid, self._store.attached.detach)
+
+    async def _change_tools(
+        self, project: str, uid: str, tool_uid: str, write: Callable[..., Awaitable[object]]
+    ) -> AgentView:
         entry, tool = await self.get_entry(project, uid), await self.tools.get(project, tool_uid)
         self.require_definition(entry)
-        await self._store.attached.detach(
-            entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now()
-        )
+        await write(entry.agent.id, DefinitionKind.TOOL, attachment_number(tool), at=self._now())
         self._cache.clear()
         return await self.get(project, uid)
-
-
-def _agent_tool(tool: ToolView) -> AgentTool:
-    described = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
-    return AgentTool(tool.name, described)
 
 
 def _with_kind_defaults(new: NewAgent, tools: Sequence[ToolView]) -> AgentDefinition:
@@ -597,9 +420,3 @@ def _least_messages(kind: AgentKind, most: int | None) -> int | None:
     """Returns the least messages that a kind's window keeps. most: the limit that an agent has of its own."""
     least = kind.least_messages
     return least if least is None or most is None else min(least, most // 2)
-
-
-def _system_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
-    """Returns an agent's own prompt, followed by the rules of its tools."""
-    rules = in_words(read_rules(defined.rules), [tool.name for tool in tools])
-    return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from gateway.agents.core.kinds import READING_KINDS
 from gateway.agents.core.waits import Wait, Waiter, Waits, WaitsInCircle
-from gateway.agents.registry.registry import Registry
+from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.calls.call_record import awaits_answers
 from gateway.agents.runs.run import RunRequest, RunResult, RunStart
@@ -129,7 +129,7 @@ class AgentMessaging:
 
     def __init__(
         self,
-        registry: Registry,
+        resolver: AgentResolver,
         store: Store,
         runs: SendsRuns,
         pending: PendingWrites,
@@ -137,7 +137,7 @@ class AgentMessaging:
         receipts: Receipts,
     ) -> None:
         """wait_s: how long a run waits for an answer."""
-        self._registry = registry
+        self._resolver = resolver
         self._receipts = receipts
         self._store = store
         self._runs = runs
@@ -161,8 +161,8 @@ class AgentMessaging:
         """Returns an agent by its id or its name. Raises: NotFound, BadRequest."""
         uid = ids.uid_of("agent", name)
         if uid is not None:
-            return Recipient(uid, (await self._registry.get_entry(project, uid)).name)
-        found = await self._registry.resolve(project, name)
+            return Recipient(uid, (await self._store.defined_agents.get(project, uid)).name)
+        found = await self._resolver.resolve(project, name)
         if found is None:
             raise NotFound(f"there is no agent {name!r}")
         return Recipient(found.spec.uid, found.spec.name)
@@ -226,7 +226,7 @@ class AgentMessaging:
 
         Raises: NotFound; NotAllowed: the key of the request that set this off may ask neither for it nor its model.
         """
-        resolved = await self._registry.resolve_uid(sender.project, recipient.uid)
+        resolved = await self._resolver.resolve_uid(sender.project, recipient.uid)
         name, model = f"{AGENT_PREFIX}{resolved.spec.name}", resolved.spec.model or ""
         if not any(may_ask(sender.forwarded.models, each) for each in (name, model)):
             raise NotAllowed(f"the key of this request may ask neither for {name!r} nor for {model!r}")

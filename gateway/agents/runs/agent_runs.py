@@ -17,7 +17,7 @@ from msgspec.structs import asdict, replace
 
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
-from gateway.agents.registry.registry import Registry
+from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.abandoned_runs import AbandonedRuns
 from gateway.agents.runs.agent_messaging import AgentMessaging, Sender
 from gateway.agents.runs.background.ends import RunEnds
@@ -94,7 +94,7 @@ class AgentRuns:
         failover: Failover,
         background: Failover,
         turns: TurnServices,
-        registry: Registry,
+        resolver: AgentResolver,
         answer_wait_s: float,
         accounting: Accounting,
     ) -> None:
@@ -104,7 +104,6 @@ class AgentRuns:
         self._settings = settings
         self._receipts, self._limiter = accounting.receipts, accounting.limiter
         self.keeper = keeper
-        self.registry = registry
         self._failover = failover
         self._turns = turns
         self._background = background
@@ -122,7 +121,7 @@ class AgentRuns:
         self._live: dict[str, tuple[int, TurnRun]] = {}
         # How agents speak to each other.
         self.peers = AgentMessaging(
-            registry, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
+            resolver, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
         )
         # Of all turns, of agents or not.
         self.toolboxes = Toolboxes(keeper, self.foreign, self.peers)

@@ -138,7 +138,9 @@ class Sleeping:
 
     async def _find_sleeptime(self, memory: Agent) -> Sleeptime | None:
         try:
-            return (await self._registry.resolve_uid(memory.scope.project, memory.uid)).spec.sleeptime
+            return (
+                await self._registry.resolver.resolve_uid(memory.scope.project, memory.uid)
+            ).spec.sleeptime
         except NotFound:
             return None
 
@@ -202,7 +204,7 @@ class Sleeping:
         Raises: JobFailed, Postponed, StoreError.
         """
         project = memory.scope.project
-        resolved = await self._registry.resolve_uid(project, reader.uid)
+        resolved = await self._registry.resolver.resolve_uid(project, reader.uid)
         batch = await self._batch_of(memory, reader, resolved, run)
         if batch is None:
             await self._fail_run(job, run, StopReason.ERROR)

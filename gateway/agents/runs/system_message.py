@@ -70,11 +70,13 @@ class SystemMessageRenderer(Struct, frozen=True):
         # Without a row, the first message of all conversations is read: the list of an agent has them all.
         conversation_row = None
         begun = agent.created
-        spec = (await self.registry.resolve_uid(project, agent.uid)).spec
+        spec = (await self.registry.resolver.resolve_uid(project, agent.uid)).spec
         if conversation != DEFAULT_CONVERSATION:
             entry = await self.store.conversations.get(project, conversation)
             conversation_row, begun = entry.conversation.id, entry.begun
-            spec = await self.registry.in_conversation(project, ids.id_of("conv", conversation), spec)
+            spec = await self.registry.resolver.in_conversation(
+                project, ids.id_of("conv", conversation), spec
+            )
         text = (await self.runs.preview(RunRequest(spec, agent.scope, conversation))).system
         oldest = Page(limit=1, newest_first=False)
         first = await self.store.messages.page(agent.id, oldest, conversation=conversation_row)

@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
-from gateway.agents.registry.registry import Registry
+from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.abandoned_runs import ABANDONED
 from gateway.agents.runs.agent_runs import AgentRuns
 from gateway.agents.runs.background.open_runs import OpenRun, OpenRuns, RunPhase
@@ -84,9 +84,11 @@ class PerformedRun(Struct, frozen=True):
 class BackgroundRuns:
     """Accepts and performs the background runs of a process. shows: the dialect in which events are logged."""
 
-    def __init__(self, runs: AgentRuns, registry: Registry, keeper: MemoryKeeper, shows: ShowsRuns) -> None:
+    def __init__(
+        self, runs: AgentRuns, resolver: AgentResolver, keeper: MemoryKeeper, shows: ShowsRuns
+    ) -> None:
         self._runs = runs
-        self._registry = registry
+        self._resolver = resolver
         self._keeper = keeper
         self._store = keeper.store
         self._shows = shows
@@ -398,7 +400,7 @@ class BackgroundRuns:
         sink: Sink = UnseenSink() if log is None else log
         try:
             conversation = attempt.conversation
-            resolved = await self._registry.resolve_for_send(
+            resolved = await self._resolver.resolve_for_send(
                 agent.scope.project, agent.uid, conversation, model=stored.model, system=stored.system
             )
             run_request = stored.run_request(resolved, conversation, attempt.open_run.forwarded)

@@ -1,0 +1,218 @@
+"""Agents as turns use them: the name in a request becomes an `AgentSpec`, with what its conversation and send set.
+
+Results are cached until something changes here; a memory that is gone is not found whatever is cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from gateway.agents.core.kinds import kind_of
+from gateway.agents.core.tool_rules import in_words
+from gateway.agents.registry.resolved_agents import ResolvedAgent, ResolvedAgentCache
+from gateway.agents.registry.sleepers import sleeptime_of
+from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
+from gateway.core import ids
+from gateway.core.agent import AgentSpec, AgentTool, filler_of
+from gateway.core.definition import AgentDefinition, ConversationDefinition, ToolDefinition
+from gateway.core.tool_rule import read_rules
+from gateway.errors import BadRequest, UnknownModel
+from gateway.run.upstream.route import resolve_route, route_for_agent_model, split_model
+from gateway.settings import Settings
+from storage.errors import Unavailable
+from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, Definition, DefinitionKind, Scope
+from storage.sql.store import Store
+
+_RULES = "Rules for your tools:"
+
+
+def api_scope(project: str, uid: str) -> Scope:
+    """Returns the scope of an agent that was made over REST."""
+    return Scope(project, API_PROFILE, f"agent:{uid}")
+
+
+class AgentResolver:
+    """Resolves the names of agents. project: the caller's, everywhere; what another one has is not found.
+
+    Raises besides what the methods name: Unavailable, as the store does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        profiles: Mapping[str, AgentSpec],
+        tools: ToolRegistry,
+        cache: ResolvedAgentCache,
+    ) -> None:
+        """profiles: those of the settings, by name."""
+        self._store = store
+        self._settings = settings
+        self._profiles = profiles
+        self._tools = tools
+        self._cache = cache
+
+    async def resolve(self, project: str, name: str) -> ResolvedAgent | None:
+        """Returns the agent with this id or name; None if there is none. Names of profiles are not found.
+
+        Raises: BadRequest: two agents have the name.
+        """
+        resolved = self._cache.get(project, name)
+        if resolved is None or not await self._is_current(resolved):
+            generation = self._cache.generation
+            resolved = await self._resolve(project, name)
+            if resolved is None:
+                return None
+            self._cache.add(project, name, resolved, generation)
+        # Forgetting a memory drops it from the store's cache, so this check takes no statement for a memory in use.
+        return resolved if await self._store.agents.find(resolved.scope) is not None else None
+
+    async def _is_current(self, cached: ResolvedAgent) -> bool:
+        """Returns whether an agent is still as it was read. A file with one writer takes no read."""
+        if not self._store.database.is_shared:
+            return True
+        try:
+            return await self._store.definitions.are_current(cached.made_of)
+        except Unavailable:
+            return True  # without the store a chat goes on by what was read last
+
+    async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:
+        """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
+        found = await self.resolve(project, ids.id_of("agent", uid))
+        if found is not None:
+            return found
+        agent = (await self._store.defined_agents.get(project, uid)).agent
+        return ResolvedAgent(self.profile_spec(agent), agent.scope)
+
+    async def resolve_for_send(
+        self, project: str, uid: str, conversation: str, *, model: str | None, system: str | None
+    ) -> ResolvedAgent:
+        """Returns an agent with what a send and its conversation set. Raises: NotFound.
+
+        uid: the agent's.
+        conversation: `default`, or the uid of a conversation.
+        model: the model that the send names; None: the agent's.
+        system: the system prompt of the send; None: the agent's.
+        """
+        found = await self.resolve_uid(project, uid)
+        spec = found.spec
+        if conversation != DEFAULT_CONVERSATION:
+            spec = await self.in_conversation(project, ids.id_of("conv", conversation), spec)
+        if model is not None:
+            spec = self.with_model(spec, model)
+        if system is not None:
+            spec = replace(spec, system=system)
+        return replace(found, spec=spec)
+
+    def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
+        """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
+        upstream, name = split_model(self._settings, model)
+        return replace(spec, model=name, upstream=upstream, has_callers_model=True)
+
+    async def in_conversation(self, project: str, name: str | None, spec: AgentSpec) -> AgentSpec:
+        """Returns an agent as it is in a conversation. name: the caller's; only public ones are looked for."""
+        uid = None if name is None else ids.uid_of("conv", name)
+        if uid is None:
+            return spec
+        found = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
+        return spec if found is None else self.with_conversation(spec, ConversationDefinition.of(found.body))
+
+    def with_conversation(self, spec: AgentSpec, described: ConversationDefinition) -> AgentSpec:
+        """Returns an agent with what a conversation has of its own: another model, window or sampling."""
+        if described.model is not None:
+            spec = self.with_model(spec, described.model)
+        if described.context_window is not None:
+            spec = replace(spec, context_window=described.context_window)
+        if described.sampling and not spec.is_profile:
+            sampling = {**spec.definition.sampling, **described.sampling}
+            spec = replace(spec, definition=replace(spec.definition, sampling=sampling))
+        return spec
+
+    async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
+        definitions = self._store.definitions
+        uid = ids.uid_of("agent", name)
+        if uid is not None:
+            found = await definitions.find(project, DefinitionKind.AGENT, uid)
+        else:
+            named = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
+            if len(named) > 1:
+                both = " and ".join(ids.id_of("agent", each.uid) for each in named)
+                raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
+            found = named[0] if named else None
+        if found is None:
+            return None
+        targets = await self._store.attached.targets(found.memory, DefinitionKind.TOOL)
+        tools = (await self._tools.of({found.memory: targets}))[found.memory]
+        defined = [found, *(tool.definition for tool in tools if tool.definition is not None)]
+        made_of = frozenset((each.id, each.version) for each in defined)
+        return ResolvedAgent(self._spec(found, tools), api_scope(project, found.uid), made_of)
+
+    def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
+        defined = AgentDefinition.of(definition.body)
+        upstream, model = split_model(self._settings, defined.model)
+        kind = kind_of(defined.kind)
+        return AgentSpec(
+            name=definition.name,
+            system=_system_prompt(defined, tools),
+            model=model,
+            upstream=upstream,
+            has_callers_model=True,
+            context_window=defined.context_window,
+            offers_tools=bool(tools),
+            rebuilds_section=defined.rebuilds,
+            filler=filler_of(defined.filler or kind.filler),
+            uid=definition.uid,
+            style=kind.style,
+            tools=tuple(_agent_tool(tool) for tool in tools),
+            definition=defined,
+            sleeptime=sleeptime_of(defined),
+        )
+
+    def profile_spec(self, agent: Agent) -> AgentSpec:
+        """Returns the spec of a user's memory."""
+        profile = agent.scope.profile
+        return self._profiles.get(profile, AgentSpec(profile))
+
+    def context_window(self, definition: Definition) -> int | None:
+        """Returns the tokens of the window that an agent's model has; None where they are not known."""
+        own = definition.body.get("context_window")
+        return own if isinstance(own, int) else self.model_window(definition.body.get("model"))
+
+    def model_window(self, model: str | None) -> int | None:
+        """Returns the tokens of a model's window, as far as the settings say. model: as an agent names it."""
+        try:
+            return None if model is None else route_for_agent_model(self._settings, model).context_window
+        except UnknownModel:
+            return None
+
+    def model_handle(self, model: str) -> str:
+        """Returns the handle of a model of the gateway's list: `<upstream or its kind>/<model>`."""
+        settings = self._settings
+        if any(alias.alias == model for alias in settings.models):
+            return model
+        try:
+            route = resolve_route(settings, model)
+        except UnknownModel:
+            return model
+        kinds = [each.kind for each in settings.upstreams]
+        upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+        first = upstream.kind if kinds.count(upstream.kind) == 1 else upstream.name
+        return f"{first}/{route.model}"
+
+    def check_model(self, model: str | None) -> None:
+        """Raises: UnknownModel: no upstream would be asked for it."""
+        if model is not None:
+            route_for_agent_model(self._settings, model)
+
+
+def _agent_tool(tool: ToolView) -> AgentTool:
+    described = None if tool.definition is None else ToolDefinition.of(tool.definition.body)
+    return AgentTool(tool.name, described)
+
+
+def _system_prompt(defined: AgentDefinition, tools: Sequence[ToolView]) -> str:
+    """Returns an agent's own prompt, followed by the rules of its tools."""
+    rules = in_words(read_rules(defined.rules), [tool.name for tool in tools])
+    return "\n\n".join(part for part in (defined.system, rules and f"{_RULES}\n{rules}") if part)
