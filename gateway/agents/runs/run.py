@@ -14,8 +14,8 @@ from gateway.agents.core.sleeper import SLEEP
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation.canonical import RESULT_ROLES, WireMessage, is_system, text_of
-from gateway.core.conversation.private import PRIVATE, framed_system_message
+from gateway.core.conversation.canonical import PRIVATE, RESULT_ROLES, WireMessage, is_system, text_of
+from gateway.core.conversation.private import framed_system_message
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_max_tokens
 from gateway.core.request.identity import Identity, Mode

@@ -3,7 +3,8 @@
 A list is flattened into atoms, keyed hashes of 12 bytes: one for a user or tool message, one for an assistant's
 text, one for each of its calls. The first byte of an atom is its kind: u, t, a or c, in this order. White space, ids,
 the split into messages, the dump of arguments, reasoning and unknown fields make no difference; the words, the kinds
-of media and a speaker's `name` do. System messages have no atoms, nor has the text that OpenClaw appends to the newest
+of media and a speaker's `name` do. A reply that its model has spoken is known by its id, which a client sends in place
+of the words. System messages have no atoms, nor has the text that OpenClaw appends to the newest
 message, which no later list has.
 """
 
@@ -24,6 +25,7 @@ from storage.records import Atom
 
 WireMessage = dict[str, Any]
 
+PRIVATE = "mnemogate"  # the key of a message that has private fields (gateway.core.conversation.private)
 _ASCII_SPACE = b" \t\n\r\v\f\x1c\x1d\x1e\x1f"  # as `str.split` knows it
 # Roles under their older and newer names.
 SYSTEM_ROLES = frozenset({"system", "developer"})
@@ -62,10 +64,22 @@ def text_of(message: Mapping[str, Any]) -> str:
     return between.join(t for t in texts if isinstance(t, str))
 
 
+def sound_id(message: Mapping[str, Any]) -> str:
+    """Returns the id of the sound as which a model has spoken a reply; "": the reply is written.
+
+    A client's message has it in `audio`, a stored one in its private fields.
+    """
+    audio = message.get("audio")
+    if audio is None and isinstance(private := message.get(PRIVATE), dict):
+        audio = private.get("audio")
+    id = audio.get("id") if isinstance(audio, dict) else None
+    return id if isinstance(id, str) else ""
+
+
 def only_text(message: Mapping[str, Any]) -> str | None:
     """Returns the text of an assistant message if that is all it is hashed by; None: it may have more."""
     content = message.get("content")
-    if not isinstance(content, str) or message.get("name") is not None:
+    if not isinstance(content, str) or message.get("name") is not None or sound_id(message):
         return None
     has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None
     return None if has_calls else content
@@ -247,6 +261,8 @@ class MessageHasher:
         name = _encoded(message["name"]) if "name" in message else b""
         if role == "assistant":
             found = [self._atom(b"a", name, text)] if text else []
+            if ("audio" in message or PRIVATE in message) and (sound := sound_id(message)):
+                found = [self._atom(b"a", b"", b"audio", _encoded(sound))]
             if "tool_calls" in message or "function_call" in message:
                 for called, arguments in calls_in(message):
                     found.append(

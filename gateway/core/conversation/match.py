@@ -24,6 +24,7 @@ from gateway.core.conversation.canonical import (
     is_call,
     is_question,
     is_user,
+    sound_id,
     text_of,
     without_space,
 )
@@ -125,6 +126,7 @@ class _Segment:
         texts = [(i, text) for i, text in texts if text][-_MAX_TEXTS:]
         # A client may split one reply into messages, or merge two: each run of texts may be a stored reply.
         self.spans: dict[Atom, ListSpan] = {}
+        self.spans.update((listing.atoms[i][0], (i, i)) for i in assistants if sound_id(listing.messages[i]))
         # The atoms that the texts of named messages have without the name.
         self.unnamed: list[Atom] = []
         for end in range(len(texts), 0, -1):

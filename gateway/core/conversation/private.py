@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-from gateway.core.conversation.canonical import WireMessage, text_of
+from gateway.core.conversation.canonical import PRIVATE, WireMessage, text_of
 from gateway.core.tags import Tags
 
-PRIVATE = "mnemogate"  # the key of a message that has them
 LEGACY_OWN_LENGTH = "said"  # the field `own_length` in rows that were written before it was renamed
 # A nudge is a message in the user's role that the gateway writes for the model within a run, for an agent's rules or
 # its memory. It begins no turn. This is its `sender`.
@@ -57,6 +56,7 @@ class PrivateFields(TypedDict, total=False):
     cut: bool
     unread: bool  # it was made without the results before it, which its upstream refused to read
     unread_earlier: bool  # the same of the results before the reply before it
+    audio: Mapping[str, Any]  # `id`: the name of the sound as which its model has spoken it
     # Of a message that the gateway puts into a request.
     stored: bool
     model: str  # that made it
@@ -69,6 +69,19 @@ def with_private(message: WireMessage, **fields: Any) -> WireMessage:
     """Returns the message with these fields added to those that it has; a field that is None is left out."""
     given = {name: value for name, value in fields.items() if value is not None}
     return {**message, PRIVATE: {**private_of(message), **given}} if given else message
+
+
+def with_transcript(reply: WireMessage) -> WireMessage:
+    """Returns a reply as it is stored: one that its model has spoken has its transcript as its text.
+
+    The sound is not stored. Its provider knows it by its id for an hour.
+    """
+    audio = reply.get("audio")
+    if not isinstance(audio, dict):
+        return reply
+    rest = {key: value for key, value in reply.items() if key != "audio"}
+    text = reply.get("content") or audio.get("transcript")
+    return with_private({**rest, "content": text}, audio={"id": audio["id"]} if audio.get("id") else None)
 
 
 def without_private(message: WireMessage) -> WireMessage:

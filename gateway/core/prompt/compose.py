@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import (
+    PRIVATE,
     HashedList,
     WireMessage,
     call_id,
@@ -33,7 +34,6 @@ from gateway.core.conversation.canonical import (
 from gateway.core.conversation.fillers import with_fillers_of, without_fillers
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import (
-    PRIVATE,
     PrivateFields,
     is_nudge,
     private_of,

@@ -15,9 +15,8 @@ from typing import Any
 import orjson
 
 from adapters.types import Json
-from gateway.core.conversation.canonical import called_function, separator, text_of
+from gateway.core.conversation.canonical import PRIVATE, called_function, separator, text_of
 from gateway.core.conversation.fillers import Spans, filler_spans, with_filler_spans
-from gateway.core.conversation.private import PRIVATE
 from gateway.core.usage.reported import ReplyUsage, reported_counts
 from storage.records import TokenCounts
 

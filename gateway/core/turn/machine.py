@@ -32,6 +32,7 @@ from gateway.core.conversation.private import (
     NUDGE_SENDER,
     framed_system_message,
     with_private,
+    with_transcript,
     without_private,
 )
 from gateway.core.finish_reasons import BROKE, read_finish_reason
@@ -621,9 +622,11 @@ class Turn:
     def with_stored_fields(self, outcome: TurnOutcome) -> TurnOutcome:
         """Returns an outcome as it is written, with what the client's dialect stores of its reply."""
         shown_reply = outcome.shown_reply
-        if shown_reply is None or not (fields := self._view.stored_fields(outcome, self._tail())):
+        if shown_reply is None:
             return outcome
-        noted = with_private(shown_reply, **fields)
+        noted = with_private(with_transcript(shown_reply), **self._view.stored_fields(outcome, self._tail()))
+        if noted is shown_reply:
+            return outcome
         full = (noted,) if outcome.full == (shown_reply,) else outcome.full
         return replace(outcome, shown_reply=noted, full=full)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gateway.agents.core.tool_rules import CalledTool
 from gateway.core.conversation.canonical import (
+    PRIVATE,
     WireMessage,
     are_results,
     call_id,
@@ -13,7 +14,7 @@ from gateway.core.conversation.canonical import (
     name_and_arguments,
     text_of,
 )
-from gateway.core.conversation.private import PRIVATE, PrivateFields, is_nudge, own_length, private_of
+from gateway.core.conversation.private import PrivateFields, is_nudge, own_length, private_of
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import Prompt
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import WireMessage, call_id, text_of
-from gateway.core.conversation.private import PRIVATE, private_of
+from gateway.core.conversation.canonical import PRIVATE, WireMessage, call_id, text_of
+from gateway.core.conversation.private import private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
 from gateway.core.turn.calls import INTERRUPTED, NOT_MADE, CallDecision, ResumedCalls
 from gateway.core.turn.guide import ToolResult
