@@ -16,12 +16,6 @@ bounded in bytes; beyond the bound `submit` refuses at once.
 Faults. When the database fails (as opposed to a write that is wrong in itself), the connection is opened again and a
 trial write is made. Waiting writes wait for this first attempt. If it fails, they all fail with the named error,
 `submit` refuses at once, and further attempts follow with growing pauses until writing works again.
-
-The log is written back when the writer is idle or the log has grown, one write-back at a time. Of a grown log most is
-copied next to the writer (storage.sqlite.writeback explains why that is safe); the rest comes between two writes in the
-writer's thread, and then the log restarts in the same file, since writing over it takes half of what growing takes.
-An idle writer empties it, as soon as no reader uses it. Writing back within a commit would make the slowest commits
-slower.
 """
 
 from __future__ import annotations
@@ -30,29 +24,27 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
-
-from msgspec import Struct
+from typing import Any, TypeVar
 
 from storage.database import Changes, StoreHealth
 from storage.errors import Broken, Busy, Closed, Corrupt, StoreError, Unavailable
 from storage.sidecar import unavailable
-from storage.sqlite.batch import BatchReport, BatchRunner, WriteResult
+from storage.sqlite.batch import BatchReport, BatchRunner
 from storage.sqlite.connection import try_writing
 from storage.sqlite.driver import Driver
 from storage.sqlite.loop_calls import LoopCalls
 from storage.sqlite.result_codes import translate_error
 from storage.sqlite.watch import Watch
-from storage.sqlite.writeback import WriteBack, copy_log, empty_log
+from storage.sqlite.write_ahead_log import LogLimits, LogWork, WriteAheadLog
+from storage.sqlite.write_queues import Write, WriteQueues
+from storage.sqlite.writeback import WriteBack, empty_log
 
 T = TypeVar("T")
 
 
-class WriterLimits(Struct, frozen=True):
+class WriterLimits(LogLimits, frozen=True):
     """Bounds and pauses; the defaults are chosen, except where a measurement is named."""
 
     # How much may wait in each queue.
@@ -67,13 +59,6 @@ class WriterLimits(Struct, frozen=True):
     slow_s: float = 1.0
     # How long a writer is idle before it empties the log.
     idle_s: float = 1.0
-    # Size of the log at which it is written back without waiting for readers. (Write-backs of 4 MB within a commit gave
-    # commits of 3 to 7 ms at p99.) A log of twice the size is emptied.
-    checkpoint_bytes: int = 16 << 20
-    # Size of the log at which writes wait for readers, until all of it is written back.
-    pause_bytes: int = 64 << 20
-    # How long they wait at most.
-    pause_ms: int = 1000
     # Pauses between attempts to open a failed database again: the first, and the longest.
     retry_first_s: float = 0.25
     retry_most_s: float = 10.0
@@ -81,34 +66,6 @@ class WriterLimits(Struct, frozen=True):
 
 # A waiting write takes this much in addition to the bytes that it names: a future, a function and its variables.
 _OVERHEAD_BYTES = 1024
-
-
-@dataclass(slots=True)
-class _Write(Generic[T]):
-    """A write that waits. The fields are the parameters of `Writer.submit`."""
-
-    function: Callable[[sqlite3.Connection], T]
-    future: asyncio.Future[T]
-    # In bytes, with `_OVERHEAD_BYTES`.
-    size: int
-    begins_own_transaction: bool
-
-
-@dataclass(slots=True)
-class _Queue:
-    """Writes of one kind, in order."""
-
-    writes: deque[_Write[Any]] = field(default_factory=deque)
-    bytes: int = 0
-
-    def take(self, most: int) -> list[_Write[Any]]:
-        if len(self.writes) <= most:
-            taken, self.bytes = [*self.writes], 0
-            self.writes.clear()
-        else:
-            taken = [self.writes.popleft() for _ in range(most)]
-            self.bytes -= sum(write.size for write in taken)
-        return taken
 
 
 class Writer:
@@ -134,46 +91,45 @@ class Writer:
         when_recovered: Callable[[], None],
         limits: WriterLimits | None,
     ) -> None:
-        self._path, self._log_path = path, f"{path}-wal"
-        self._log_copier = log_copier
+        self._path = path
         self._connect = connect
         self._watch = watch
-        self._limits = limits or WriterLimits()
+        self._limits = limits = limits or WriterLimits()
         self._when_changed = when_changed
         self._when_failed = when_failed
         self._when_recovered = when_recovered
-        self._turns = _Queue()
-        self._bulk = _Queue()
-        self._running: list[_Write[Any]] = []
-        self._running_since = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._waiting = WriteQueues(limits.batch_items, limits.fair_batches)
         self._is_gathering = False
-        self._turn_batches = 0  # batches of turns since the last bulk write
+        self._running: list[Write[Any]] = []
+        self._running_since = 0.0
+        self._emptied = asyncio.Event()  # set whenever nothing is left to write
+        # The connection, and the file that it was opened on, once that was looked at.
         self._driver: Driver | None = None
+        self._inode: int | None = None
         self._calls: LoopCalls | None = None  # that the thread makes; None: it does not write yet
-        self._fault: Unavailable | None = None
-        self._has_failed_again = False  # an attempt to mend the present fault has failed
-        self._mending: asyncio.Task[None] | None = None
-        self._recovering = asyncio.Lock()
         self._closing = False
         self._closed = False
-        self._emptied = asyncio.Event()  # set whenever nothing is left to write
+        # What is wrong with the database; None: nothing.
+        self._fault: Unavailable | None = None
+        self._has_failed_again = False  # an attempt to mend the fault has failed
+        self._mending: asyncio.Task[None] | None = None
+        self._recovering = asyncio.Lock()
         self._last_error: str | None = None
         self._failures = 0
-        self._inode: int | None = None  # of the file that is written, once it was looked at
-        self._wal_bytes = 0
-        self._wal_full = self._limits.checkpoint_bytes  # a larger log has to be written back
-        self._log_free = asyncio.Event()  # the log is not being written back, nor about to be
-        self._log_free.set()
-        self._copying: asyncio.Task[None] | None = None
+        # The log, and when the writer was last busy.
+        self.log = WriteAheadLog(path, limits, log_copier, self._post_write_back)
         self._active_at = 0.0
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Opens the database. If that fails for want of disk, rights or a sound file the writer starts all the same,
-        reports it, and goes on trying. Raises: TooNew, Foreign, StatementFailed."""
+        """Opens the database.
+
+        If that fails for want of disk, rights or a sound file the writer starts all the same, reports it, and goes on
+        trying. Raises: TooNew, Foreign, StatementFailed.
+        """
         try:
             self._driver = await self._open(check=False)
         except (sqlite3.Error, OSError, StoreError) as error:
@@ -212,7 +168,7 @@ class Writer:
         if not drained:
             self._fail_waiting(Closed(f"{self._path} was closed before this was written"))
             for write in self._running:
-                _settle(write, (False, Closed(f"{self._path} was closed while this was being written")))
+                write.settle((False, Closed(f"{self._path} was closed while this was being written")))
         return drained
 
     async def close(self, timeout_s: float = 5.0) -> None:
@@ -228,12 +184,10 @@ class Writer:
             await asyncio.gather(self._mending, return_exceptions=True)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._stop_copying()
+                await self.log.stop_copying()
         except TimeoutError:
             is_whole = False  # nothing else may write the log back while it is copied
-            if self._copying is not None:
-                self._copying.cancel()
-            self._log_copier.abandon()
+            self.log.abandon_copying()
         driver, self._driver = self._driver, None
         if driver is not None:
             await self._close(driver, timeout_s, is_whole=is_whole)
@@ -251,7 +205,7 @@ class Writer:
             self._last_error = f"closing: {error!r}"
         finally:
             driver.abandon()
-        self._wal_bytes = self._wal_size()
+        self.log.size = self.log.measure()
 
     @property
     def fault(self) -> Unavailable:
@@ -264,8 +218,8 @@ class Writer:
             status=self.status,
             error=self._last_error,
             failures=self._failures,
-            waiting=len(self._turns.writes) + len(self._bulk.writes) + len(self._running),
-            waiting_bytes=self._turns.bytes + self._bulk.bytes + sum(w.size for w in self._running),
+            waiting=len(self._waiting) + len(self._running),
+            waiting_bytes=self._waiting.bytes + sum(write.size for write in self._running),
         )
 
     @property
@@ -307,14 +261,13 @@ class Writer:
             raise Closed(f"{self._path} is closed")
         if self._fault is not None and self._has_failed_again:
             raise self._fault.again()
-        queue = self._bulk if is_bulk else self._turns
+        queue = self._waiting.bulk if is_bulk else self._waiting.turns
         size = size_bytes + _OVERHEAD_BYTES
         # One that nothing stands before is let in, however large it is.
         if queue.writes and queue.bytes + size > self._limits.queue_bytes:
             raise Busy(f"{self._path} is too slow: more than {self._limits.queue_bytes:,} bytes would wait")
         future: asyncio.Future[T] = self._loop.create_future()
-        queue.writes.append(_Write(function, future, size, begins_own_transaction))
-        queue.bytes += size
+        queue.add(Write(function, future, size, begins_own_transaction))
         if not self._running and not self._is_gathering:
             self._is_gathering = True
             self._loop.call_soon(self._gather, 1, self._loop.time() + self._limits.gather_s)
@@ -322,27 +275,21 @@ class Writer:
 
     async def checkpoint(self, *, wait_ms: int = 1000) -> bool:
         """Writes the log back and empties it, waiting for readers; True when it is empty. Raises: Unavailable."""
-        while not self._log_free.is_set():
-            await self._log_free.wait()
+        while not self.log.is_free.is_set():
+            await self.log.is_free.wait()
         if self._driver is None:
             raise self.fault
-        self._log_free.clear()
-        emptying = self._driver.call(partial(empty_log, wait_ms=wait_ms))
-        emptying.add_done_callback(lambda _: self._log_free.set())
         try:
-            # The thread goes on where the caller is cancelled, and nothing else may write the log back meanwhile.
-            done = await asyncio.shield(emptying)
+            return await self.log.empty(self._driver, wait_ms)
         except sqlite3.Error as error:
             raise translate_error(error, self._path) from error
-        self._note_log(self._wal_size(), done)
-        return done
 
     def _gather(self, before: int, end: float) -> None:
         """Waits for another pass of the loop, if the one before has brought turns. before: how many waited then.
 
         Turns that end together cost little more than one of them: pages, wake-ups and caches are shared.
         """
-        waiting = len(self._turns.writes)
+        waiting = len(self._waiting.turns.writes)
         if waiting > before and self._loop.time() < end:
             self._loop.call_soon(self._gather, waiting, end)
         else:
@@ -354,23 +301,15 @@ class Writer:
         driver = self._driver
         if self._running or self._fault is not None or driver is None:
             return
-        turns, bulk = self._turns, self._bulk
-        # Turns go first, but after `fair_batches` batches of them one bulk write is let through.
-        if turns.writes and not (bulk.writes and self._turn_batches >= self._limits.fair_batches):
-            self._running = turns.take(self._limits.batch_items)
-            self._turn_batches += 1
-        elif bulk.writes:
-            self._running = bulk.take(1)
-            self._turn_batches = 0
-        else:
-            self._turn_batches = 0
+        batch, is_bulk = self._waiting.take_batch()
+        if not batch:
             self._schedule_idle()
             return
-        self._running_since = self._loop.time()
+        self._running, self._running_since = batch, self._loop.time()
         # A bulk write has enough to do for a processor of its own.
-        driver.post(partial(self._perform, self._running), is_near=self._turn_batches > 0)
+        driver.post(partial(self._perform, batch), is_near=not is_bulk)
 
-    def _perform(self, batch: list[_Write[Any]], connection: sqlite3.Connection) -> None:
+    def _perform(self, batch: list[Write[Any]], connection: sqlite3.Connection) -> None:
         """Runs a batch in the writer's thread. Never raises."""
         try:
             functions = [write.function for write in batch]
@@ -385,25 +324,25 @@ class Writer:
             lost = self._moved_error()
             report = BatchReport([(False, lost.again()) for _ in batch], lost)
         changes = self._watch.take(is_whole=report.is_whole)
-        self._call_loop(self._finish_batch, batch, report, changes, self._wal_size())
+        self._call_loop(self._finish_batch, batch, report, changes, self.log.measure())
 
     def _finish_batch(
-        self, batch: list[_Write[Any]], report: BatchReport, changes: Changes, wal_bytes: int
+        self, batch: list[Write[Any]], report: BatchReport, changes: Changes, log_bytes: int
     ) -> None:
         self._running = []
-        self._wal_bytes = wal_bytes
+        self.log.size = log_bytes
         self._when_changed(changes)
         if report.fault is not None:
             self._fail(report.fault)
         else:
-            self._shrink_log()
+            self.log.shrink()
             self._pump()  # before the futures, so that the thread works while they are answered
         for write, outcome in zip(batch, report.outcomes, strict=True):
-            _settle(write, outcome)
+            write.settle(outcome)
         self._check_empty()
 
     def _check_empty(self) -> None:
-        if not (self._running or self._turns.writes or self._bulk.writes):
+        if not (self._running or self._waiting):
             self._emptied.set()
 
     # -- faults -------------------------------------------------------------------------------------------------------
@@ -425,7 +364,7 @@ class Writer:
             try:
                 old, self._driver = self._driver, None
                 try:
-                    await self._stop_copying()
+                    await self.log.stop_copying()
                     if old is not None:
                         await old.call(_close_quietly)
                 finally:
@@ -442,7 +381,7 @@ class Writer:
                 self._fail_waiting(answer)
                 return False
             self._driver, self._fault, self._has_failed_again = driver, None, False
-            self._wal_full = self._limits.checkpoint_bytes
+            self.log.expect_new_file()
         self._when_recovered()
         self._pump()
         return True
@@ -488,9 +427,8 @@ class Writer:
             pause_s = min(pause_s * 2, self._limits.retry_most_s)
 
     def _fail_waiting(self, error: Unavailable) -> None:
-        for queue in (self._turns, self._bulk):
-            for write in queue.take(len(queue.writes)):
-                _settle(write, (False, error.again()))
+        for write in self._waiting.take_all():
+            write.settle((False, error.again()))
         self._check_empty()
 
     # -- the log ------------------------------------------------------------------------------------------------------
@@ -498,7 +436,7 @@ class Writer:
     def _schedule_idle(self) -> None:
         """Has `_idle` called when nothing was written for `idle_s`, if there may be a log to write back."""
         self._active_at = self._loop.time()
-        if self._idle_timer is None and self._wal_bytes and not self._closing:
+        if self._idle_timer is None and self.log.size and not self._closing:
             self._idle_timer = self._loop.call_later(self._limits.idle_s, self._idle)
 
     def _idle(self) -> None:
@@ -506,61 +444,39 @@ class Writer:
         if self._closing or self._fault is not None or self._driver is None:
             return
         left = self._active_at + self._limits.idle_s - self._loop.time()
-        if self._running or left > 0.01 or not self._log_free.is_set():
+        if self._running or left > 0.01 or not self.log.is_free.is_set():
             self._idle_timer = self._loop.call_later(max(left, 0.01), self._idle)
         elif self._is_moved():
             self.report(self._moved_error())
         else:
-            self._post_write_back(at_rest=True)
+            self.log.write_back(at_rest=True)
 
-    def _shrink_log(self) -> None:
-        """Has a grown log written back. What was written last is in it, so that there is something to copy."""
-        if self._wal_bytes <= self._wal_full or not self._log_free.is_set():
-            return
-        if self._wal_bytes >= self._limits.pause_bytes:
-            self._post_write_back()
-        else:
-            self._log_free.clear()
-            self._copying = self._loop.create_task(self._copy(), name="mnemogate-writeback")
+    def _post_write_back(self, work: LogWork) -> bool:
+        """Hands work on the log to the thread, after the writes that it was given. Returns whether it could."""
+        if self._driver is None or self._fault is not None:
+            return False
+        self._driver.post(partial(self._write_back, work))
+        return True
 
-    async def _copy(self) -> None:
-        try:
-            # An error is named by the writer, which meets it next if it is still there.
-            with contextlib.suppress(sqlite3.Error, StoreError):
-                await self._log_copier.copy()
-        finally:
-            self._copying = None
-            self._post_write_back()
-
-    async def _stop_copying(self) -> None:
-        if self._copying is not None:
-            await asyncio.wait([self._copying])
-        await self._log_copier.close()
-
-    def _post_write_back(self, *, at_rest: bool = False) -> None:
-        """Has the writer's thread write back what is left in the log, after the writes that it was given."""
-        driver, limits, size = self._driver, self._limits, self._wal_bytes
-        if driver is None or self._fault is not None:
-            self._log_free.set()
-            return
-        self._log_free.clear()
-        work = copy_log
-        if at_rest or size >= 2 * limits.checkpoint_bytes:
-            waits = size >= limits.pause_bytes and not at_rest
-            work = partial(empty_log, wait_ms=limits.pause_ms if waits else 0)
-        driver.post(partial(self._write_back, work))
-
-    def _write_back(self, work: Callable[[sqlite3.Connection], bool], connection: sqlite3.Connection) -> None:
+    def _write_back(self, work: LogWork, connection: sqlite3.Connection) -> None:
         """Writes the log back, in the writer's thread. Never raises."""
         try:
-            done = work(connection)
+            is_whole = work(connection)
         except sqlite3.Error as error:
             answer = translate_error(error, self._path)
             if isinstance(answer, Unavailable):
                 self._call_loop(self._fail, answer)
-            self._call_loop(self._log_free.set)
+            self._call_loop(self.log.is_free.set)
             return
-        self._call_loop(self._end_writeback, self._wal_size(), done)
+        self._call_loop(self._end_write_back, self.log.measure(), is_whole)
+
+    def _end_write_back(self, size: int, is_whole: bool) -> None:
+        self.log.end_write_back(size, is_whole)
+        if not is_whole:
+            # It is being read. What was forgotten may lie in it, so that is not left to the next write.
+            self._schedule_idle()
+
+    # -- the file -----------------------------------------------------------------------------------------------------
 
     def _moved_error(self) -> Broken:
         return Broken(f"{self._path} was removed or replaced while the gateway had it open")
@@ -577,40 +493,9 @@ class Writer:
             self._inode = inode
         return inode != self._inode
 
-    def _end_writeback(self, size: int, done: bool) -> None:
-        self._note_log(size, done)
-        self._log_free.set()
-        if not done:
-            # It is being read. What was forgotten may lie in it, so that is not left to the next write.
-            self._schedule_idle()
-
-    def _note_log(self, size: int, done: bool) -> None:
-        """Notes the size of the log's file. done: all was written back; then it grows only once it is full again."""
-        self._wal_bytes, least = size, self._limits.checkpoint_bytes
-        self._wal_full = max(size, least) if done else size + least
-
-    def _wal_size(self) -> int:
-        try:
-            return os.stat(self._log_path).st_size
-        except OSError:
-            return 0
-
     def _call_loop(self, function: Callable[..., None], *arguments: object) -> None:
         if self._calls is not None:
             self._calls.call(function, *arguments)
-
-
-def _settle(write: _Write[Any], outcome: WriteResult) -> None:
-    future = write.future
-    if future.done():  # whoever waited has gone
-        return
-    done, value = outcome
-    if done:
-        future.set_result(value)
-    else:
-        future.set_exception(value)
-        # This marks the error as seen: the loop must not log a write that nothing waits for, since health reports it.
-        future.exception()
 
 
 def _close_quietly(connection: sqlite3.Connection) -> None:

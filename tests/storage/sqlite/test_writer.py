@@ -365,7 +365,7 @@ async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
     bench = await make(checkpoint_bytes=200_000)
     for i in range(24):
         await bench.writer.submit(add(f"{i:02}" * 20_000))
-        await bench.writer._log_free.wait()
+        await bench.writer.log.is_free.wait()
     # It began again in its file, which is no smaller for that.
     assert 200_000 < bench.log_size() < 400_000
     assert len(bench.rows()) == 24
@@ -377,7 +377,7 @@ async def test_the_log_is_written_back_when_it_has_grown(make: Any) -> None:
 async def test_the_file_of_a_log_is_emptied_once_it_is_twice_as_large(make: Any) -> None:
     bench = await make(checkpoint_bytes=200_000)
     await bench.writer.submit(add("0" * 500_000))
-    await bench.writer._log_free.wait()
+    await bench.writer.log.is_free.wait()
     await bench.writer.submit(add("last"))
     assert 0 < bench.log_size() < 200_000
     assert len(bench.rows()) == 2
@@ -411,7 +411,7 @@ async def test_no_write_waits_for_a_grown_log(make: Any, path: Path) -> None:
     await bench.writer.submit(add(2))
     assert bench.log_size() > 300_000
     beside.gate.set()
-    await bench.writer._log_free.wait()
+    await bench.writer.log.is_free.wait()
     assert bench.log_size() == 0
     assert len(bench.rows()) == 3
 
@@ -451,9 +451,9 @@ async def test_a_log_is_still_being_written_back_when_its_caller_gives_up(make: 
     await asyncio.sleep(0)
     sweeping.cancel()
     await asyncio.wait([sweeping])
-    assert not bench.writer._log_free.is_set()
+    assert not bench.writer.log.is_free.is_set()
     reader.close()
-    await bench.writer._log_free.wait()
+    await bench.writer.log.is_free.wait()
     assert bench.log_size() == 0
 
 
@@ -471,7 +471,7 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
     make: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, beside = await hold_up(make, path)
-    copying = bench.writer._copying
+    copying = bench.writer.log.copying
     assert copying is not None
     emptied = Mock()
     monkeypatch.setattr("storage.sqlite.writer.empty_log", emptied)
@@ -500,7 +500,7 @@ async def test_a_log_that_cannot_be_written_back_in_parallel_is_by_the_writer(ma
 
     bench = await make(beside=WriteBack(refuse), checkpoint_bytes=100_000)
     await bench.writer.submit(add("0" * 40_000))
-    await bench.writer._log_free.wait()
+    await bench.writer.log.is_free.wait()
     size = bench.log_size()
     assert size > 100_000
     await bench.writer.submit(add("1" * 10_000))
@@ -525,13 +525,13 @@ async def test_a_reader_that_stays_does_not_stop_the_writer(make: Any) -> None:
 async def test_the_log_is_written_back_when_idle(make: Any) -> None:
     bench = await make(idle_s=0)
     written_back = asyncio.Event()
-    original = bench.writer._end_writeback
+    original = bench.writer._end_write_back
 
     def note(size: int, done: bool) -> None:
         original(size, done)
         written_back.set()
 
-    bench.writer._end_writeback = note
+    bench.writer._end_write_back = note
     await bench.writer.submit(add(1))
     async with asyncio.timeout(PATIENCE_S):
         await written_back.wait()
@@ -546,13 +546,13 @@ async def test_a_log_in_use_by_a_reader_is_emptied_after_it_though_nothing_is_wr
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM items").fetchone()
     tries = asyncio.Semaphore(0)
-    original = bench.writer._end_writeback
+    original = bench.writer._end_write_back
 
     def note(size: int, done: bool) -> None:
         original(size, done)
         tries.release()
 
-    bench.writer._end_writeback = note
+    bench.writer._end_write_back = note
     await bench.writer.submit(add("what is to be forgotten"))
     async with asyncio.timeout(PATIENCE_S):
         await tries.acquire()
