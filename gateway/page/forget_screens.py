@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 
@@ -11,11 +11,25 @@ from gateway.core.memory.word_diff import DiffPart, diff_words
 from gateway.errors import BadRequest, Conflict, MemoryNotFound, UnknownId
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
+from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_forgetting import ForgetPreview, TargetKind
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
+
+
+# The names of screens that lead to a preview, by the first part of their path below the memory's, or of requests.
+_SCREEN_NAMES = {
+    "c": "the conversation",
+    "conversations": "the conversations",
+    "facts": "the facts",
+    "passages": "the passages",
+    "r": "the request",
+    "search": "the search",
+}
+# The screen of each item of a list, and that of the list, by the kind of target.
+_OWN_SCREENS = {"fact": ("f", "facts"), "conversation": ("c", "conversations")}
 
 
 class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,6 +41,8 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     fact: _Number | None = None
     passage: _Number | None = None
     all: bool | None = None
+    # The id of what to go on with, on the screen that led here.
+    then: Annotated[str, Meta(pattern=r"^[a-z-]{1,40}-[0-9]{1,18}\Z")] | None = None
 
     @property
     def target(self) -> tuple[TargetKind, int | str | None]:
@@ -42,35 +58,39 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
-    """The number of messages, where the preview asks for it."""
+    """The confirmation."""
 
+    # The number of messages, where the preview asks for it.
     confirm: str | int | None = None
+    # The screen that led to the preview, relative to /ui/.
+    came_from: str = ""
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     views, forgetting = operations.memories, operations.forgetting
 
-    async def preview(request: ScreenRequest, error: Conflict | None = None) -> View:
+    async def preview(request: ScreenRequest, came_from: str, error: Conflict | None = None) -> View:
         access = access_of(request)
         kind, value = request.query.target
         page = access.filter(await forgetting.preview(access.project, access.uid, kind, value))
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page) if page.blocks else []
         name = "you" if access.is_person else await views.name(access.project, access.uid)
-        fields, back = fields_of(request.query), _back(access, page)
+        came_from = _screen_before(access, came_from)
         return access.view(
             page,
             "forget.html",
             _heading(page, name),
             error,
-            fields=fields,
-            back=back,
+            fields=fields_of(request.query),
+            came_from=came_from,
+            back=came_from or _usual_screen(access, page),
             memory_name=name,
             changes=changes,
         )
 
     async def show(request: ScreenRequest, query: ForgetQuery) -> View:
-        view = await preview(request)
+        view = await preview(request, request.referrer)
         await request.note_read(access_of(request).uid)
         return view
 
@@ -84,7 +104,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
                 elsewhere = await forgetting.find_elsewhere(access.project, access.uid, kind, value)
             result = await forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
-            return await preview(request, error)
+            return await preview(request, form.came_from, error)
         except MemoryNotFound:
             raise
         except UnknownId as error:
@@ -94,9 +114,16 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             raise UnknownId(f"{error.message.removesuffix('.')}. If there was, it is forgotten.") from error
         if request.is_twin:
             return ActionResult(access.filter(result), "")
-        to = "people" if kind == "all" else access.path()
+        way = _way_on(access, request.query, form.came_from)
         return access.view(
-            result, "forgotten.html", "Forgotten", to=to, is_all=kind == "all", elsewhere=elsewhere
+            result,
+            "forgotten.html",
+            "Forgotten",
+            to="people" if kind == "all" else way.to,
+            to_name=way.name,
+            goes_on=way.is_to_next,
+            is_all=kind == "all",
+            elsewhere=elsewhere,
         )
 
     return [
@@ -118,7 +145,44 @@ def _heading(page: ForgetPreview, name: str) -> str:
     return f"Forget {page.target.kind} {page.target.id}"
 
 
-def _back(access: MemoryAccess, page: ForgetPreview) -> str:
+class _WayOn(NamedTuple):
+    """The link that leads on after a forgetting."""
+
+    # Relative to /ui/.
+    to: str
+    name: str
+    # It leads to the next item of a list.
+    is_to_next: bool = False
+
+
+def _screen_before(access: MemoryAccess, address: str) -> str:
+    """Returns the screen that led to a preview, relative to /ui/; "": it is unknown, or none to go back to."""
+    address = safe_next(address)
+    path, home = address.partition("?")[0], access.path()
+    is_of_memory = path == home or path.startswith(f"{home}/")
+    is_request = path.startswith("r/") and not access.is_person
+    is_preview = path == access.path("forget")
+    return address if (is_of_memory or is_request) and not is_preview else ""
+
+
+def _way_on(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _WayOn:
+    """Returns the way back to the list or search that led to a preview, as it was; else to the memory."""
+    kind, value = query.target
+    screen, then = _screen_before(access, came_from), query.then
+    path = screen.partition("?")[0]
+    own, items = _OWN_SCREENS.get(kind, ("", ""))
+    if own and path == access.path(own, str(value)):
+        # It is gone with what was forgotten.
+        screen, then = access.path(items), None
+        path = screen
+    name = _SCREEN_NAMES.get(path.removeprefix(f"{access.path()}/").partition("/")[0])
+    if name is None:
+        then = then if screen else None
+        screen, name = access.path(), "what is remembered about you" if access.is_person else "the memory"
+    return _WayOn(f"{screen}#{then}" if then else screen, f"Back to {name}", then is not None)
+
+
+def _usual_screen(access: MemoryAccess, page: ForgetPreview) -> str:
     """Returns where one comes from, mostly, and goes back to."""
     match page.target.kind:
         case "fact":

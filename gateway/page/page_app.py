@@ -145,8 +145,7 @@ class PageApp:
 
         raw = scope.get("raw_path", b"").decode("latin-1").partition("?")[0].removeprefix(PREFIX)
         request = PageRequest(scope, receive, path, raw, cookies_of(scope["headers"]))
-        if not request.is_read:
-            request.referrer = self._screen_at(referrer_of(request))
+        request.referrer = self._screen_at(referrer_of(request))
         try:
             await answer(await self._respond(request))
         except asyncio.CancelledError:

@@ -60,7 +60,7 @@ class PageRequest(Struct):
     cookies: dict[str, str]
     visitor: Visitor | None = None
     token: str | None = None
-    # The screen that a form was sent from, relative to /ui/; "": unknown.
+    # The screen with the link or the form that led here, relative to /ui/; "": unknown.
     referrer: str = ""
     # What was sent with a form.
     typed: str = ""
@@ -169,7 +169,7 @@ def safe_next(text: str) -> str:
 
 
 def referrer_of(request: PageRequest) -> str:
-    """Returns the page that a form was sent from, relative to /ui/; "": unknown."""
+    """Returns the page with the link or the form that led to a request, relative to /ui/; "": unknown."""
     headers = request.scope["headers"]
     given, hosts = values_of(headers, b"referer"), values_of(headers, b"host")
     try:

@@ -53,7 +53,7 @@ class ScreenRequest(Struct, frozen=True):
     is_twin: bool
     # Notes once a session, memory and hour that a memory was read. memory: its uid.
     note_read: Callable[[str], Awaitable[None]]
-    # Where the form that was sent stands, relative to /ui/; "": nothing says it.
+    # The screen with the link or the form that led here, relative to /ui/; "": nothing says it.
     referrer: str = ""
 
 

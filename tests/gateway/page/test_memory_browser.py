@@ -101,6 +101,27 @@ def test_each_line_of_a_text_has_its_own_direction(browser: Browser, operator: O
 
 
 @pytest.mark.parametrize("script", [True, False])
+def test_of_a_search_one_hit_after_the_other_is_forgotten(
+    browser: Browser, operator: Operator, script: bool
+) -> None:
+    """By two keys for each, and the button: the way back and the next hit have the focus."""
+    uid = speak(operator.world, "Do I love tea?", "I love tea.", "I love green tea.", talk="conv-19").uid
+    with browser.open(operator, f"m/{uid}/search?q=Do+I+love+tea%3F", script=script) as page:
+        address, forgotten = page.url, list[str]()
+        page.get_by_role("link", name="Forget message").first.focus()
+        for _ in range(2):
+            page.keyboard.press("Enter")
+            forgotten.append(page.get_by_role("heading", name="Forget message").inner_text())
+            page.get_by_role("button", name="Forget for good").click()
+            assert page.locator(":focus").inner_text() == "Back to the search"
+            page.keyboard.press("Enter")
+            page.get_by_role("heading", name="What would be recalled").wait_for()
+            assert page.url.partition("#")[0] == address
+            assert page.locator(":focus").text_content().startswith("Forget message")
+        assert len({*forgotten}) == 2
+
+
+@pytest.mark.parametrize("script", [True, False])
 def test_a_wrong_fact_is_found_corrected_and_forgotten(
     browser: Browser, operator: Operator, script: bool
 ) -> None:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from markupsafe import escape
@@ -649,6 +650,84 @@ def test_what_says_elsewhere_what_was_forgotten_is_found_and_forgotten_from_ther
         left = re.findall(r"forget\?message=(\d+)", rows)
         seq = left[0] if left else ""
     assert {"1", "3", "5"} <= {*forgotten}
+
+
+def came_from(operator: Operator, screen: str, path: str) -> str:
+    """Opens a preview by a link of a screen, and returns the hidden field with the way back; "": there is none."""
+    headers = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/{screen}"}
+    shown = operator.ask("GET", path, None, headers).body.decode()
+    found = re.search(r'name="came_from" value="([^"]*)"', shown)
+    return unescape(found[1]) if found else ""
+
+
+def test_a_forgetting_leads_back_to_the_list_it_came_from_at_its_next_item(operator: Operator) -> None:
+    """Who had several wrong lines to forget began anew for each of them, at the page of the memory."""
+    agent = speak(operator.world, "I love tea.", "Tea again.", "And tea at night.", talk="conv-19")
+    seqs = learn(operator.world, agent, *(f"Fact {n} of tea." for n in range(3)))
+    memory = f"m/{agent.uid}"
+    listed = f"{memory}/facts?all=true&limit=50"
+    shown = page(operator, listed)
+    assert (
+        f'id="forget-fact-{seqs[2]}" href="../../{memory}/forget?fact={seqs[2]}&amp;then=forget-fact-{seqs[1]}"'
+        in shown
+    )
+    # After the last item the one before it is next.
+    assert f"forget?fact={seqs[0]}&amp;then=forget-fact-{seqs[1]}" in shown
+    preview = f"{memory}/forget?fact={seqs[2]}&then=forget-fact-{seqs[1]}"
+    way = came_from(operator, listed, preview)
+    assert way == listed
+    gone = operator.post(preview, came_from=way).body.decode()
+    focused = 'autofocus aria-describedby="gone"'
+    assert f'<a href="../../{escape(listed)}#forget-fact-{seqs[1]}" {focused}>Back to the facts</a>' in gone
+    # The screen of a fact goes with it, and so does that of a conversation.
+    preview = f"{memory}/forget?fact={seqs[1]}"
+    way = came_from(operator, f"{memory}/f/{seqs[1]}", preview)
+    assert (
+        f'<a href="../../{memory}/facts">Back to the facts</a>'
+        in operator.post(preview, came_from=way).body.decode()
+    )
+    search = f"{memory}/search?q=Do+I+love+tea%3F"
+    preview = f"{memory}/forget?message=3&then=forget-message-5"
+    gone = operator.post(preview, came_from=came_from(operator, search, preview)).body.decode()
+    assert (
+        f'href="../../{search}#forget-message-5" autofocus aria-describedby="gone">Back to the search</a>'
+        in gone
+    )
+    talk = operator.twin(f"{memory}/conversations")["items"][0]["id"]
+    preview = f"{memory}/forget?conversation={talk}"
+    wrong = operator.post(preview, confirm="9", came_from=f"{memory}/c/{talk}").body.decode()
+    assert f'name="came_from" value="{memory}/c/{talk}"' in wrong
+    gone = operator.post(preview, confirm="5", came_from=f"{memory}/c/{talk}").body.decode()
+    assert f'<a href="../../{memory}/conversations">Back to the conversations</a>' in gone
+
+
+def test_a_forgetting_leads_nowhere_else(operator: Operator) -> None:
+    agent = speak(operator.world, "I love tea.")
+    memory = f"m/{agent.uid}"
+    ways = (
+        "//evil.example/",
+        "https://evil.example/",
+        "javascript:alert(1)",
+        "../v1/models",
+        f"{memory}/../../v1/models",
+        f"{memory}/forget?all=1",
+        "m/another/facts",
+        "keys",
+        "r/\r\nset-cookie: a=b",
+    )
+    *seqs, last = learn(operator.world, agent, *(f"Fact {n} of tea." for n in range(len(ways) + 1)))
+    for way, seq in zip(ways, seqs, strict=True):
+        preview = f"{memory}/forget?fact={seq}"
+        if "\n" not in way:
+            assert came_from(operator, way, preview) == "", way
+        gone = operator.post(preview, came_from=way)
+        assert gone.status == 200, way
+        assert f'<p><a href="../../{memory}">Back to the memory</a></p>' in gone.body.decode(), way
+    preview, hostile = f"{memory}/forget?fact={last}", f'{memory}/search?q="><script>'
+    assert came_from(operator, hostile, preview) == hostile
+    assert f'<a href="../../{escape(hostile)}">' in operator.post(preview, came_from=hostile).body.decode()
+    for then in ("x", "a-1\n", "-1#x", "forget-fact-1 onfocus=x", "A-1"):
+        assert operator.get(f"{memory}/forget?message=1&then={quote(then)}").status == 400, then
 
 
 def test_a_forgetting_that_is_sent_twice_says_that_it_is_done(operator: Operator) -> None:
