@@ -24,6 +24,7 @@ from gateway.core.dates import day_text
 from gateway.core.memory.word_diff import diff_words
 from gateway.run.admin.memory_export import MemoryExport
 from gateway.settings import BlockSettings, ProfileSettings
+from storage.commands import Learned, LearnedFact
 from storage.errors import Busy
 from storage.records import Agent
 from storage.sql import forget_preview
@@ -758,6 +759,42 @@ def test_a_corrected_fact_leads_to_what_else_says_the_old_one(operator: Operator
     text = page(operator, where.removeprefix("../../../../").removesuffix("#saved"))
     assert "/search?q=Alice+eats+no+peanuts." in text
     assert "Look for it elsewhere" in text
+
+
+def test_a_fact_says_what_further_sources_mean_and_what_becomes_of_its_correction(operator: Operator) -> None:
+    """A source that has nothing to do with it looked wrong, and a correction was lost with the wrong message."""
+    agent = speak(operator.world, "I drink tea.", "I like tea.")
+    world = operator.world
+    rows = world.query(f"SELECT id FROM exchanges WHERE agent = {agent.id} ORDER BY id")
+
+    sources = ([], rows[:1], rows)
+    facts = [
+        LearnedFact(f"Drinks tea {n}.", "", f"tea {n}", 1.0, each[0] if each else None, each)
+        for n, each in enumerate(sources)
+    ]
+
+    async def write() -> None:
+        learned = Learned(facts=facts)
+        await world.store.database.write(world.store.facts.learn_effect(agent, 0, 1, 1.0, lambda _: learned))
+
+    world.gateway.call(write())
+    seqs = [each["seq"] for each in operator.twin(f"m/{agent.uid}/facts")["items"]]
+    shown = [page(operator, f"m/{agent.uid}/f/{seq}") for seq in seqs]
+    further, kept = "The others share words with it", "The correction has the same sources"
+    assert [(further in text, kept in text) for text in shown] == [
+        (True, True),
+        (False, True),
+        (False, False),
+    ]
+    assert f'into a <a href="../../../m/{agent.uid}#blocks">block</a>' in shown[0]
+    person = person_of(world)
+    mine = [person.page(f"/f/{seq}") for seq in seqs]
+    kept = "What you correct goes when the words it came from are forgotten."
+    assert [(further in text, kept in text) for text in mine] == [(True, True), (False, True), (False, False)]
+    # As it says.
+    new = operator.twin(f"m/{agent.uid}/f/{seqs[1]}/correct", {"text": "Drinks coffee."})["seq"]
+    operator.twin(f"m/{agent.uid}/forget?message=1", {})
+    assert operator.get(f"m/{agent.uid}/f/{new}").status == 404
 
 
 def test_a_fact_that_is_no_longer_true_is_not_muted_any_more(operator: Operator) -> None:
