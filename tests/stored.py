@@ -26,7 +26,8 @@ from gateway.core.conversation.openings import begins_conversation, opening_of, 
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
 from gateway.core.memory.rules import RULES
-from gateway.core.prompt.compose import Composition, compose, known_note
+from gateway.core.prompt.compose import compose, known_note
+from gateway.core.prompt.composition import Composition
 from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
 from storage.database import Connection

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import with_private
-from gateway.core.prompt.compose import without_result
+from gateway.core.prompt.composition import without_result
 from gateway.core.turn.commands import SaveStep, TurnOutcome
 from gateway.core.turn.refusal import RefusedContent
 from gateway.run.memory.prompt import Prompt

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.prompt.compose import UNANSWERED
+from gateway.core.prompt.result_order import UNANSWERED
 from tests.agents.kills import Killed, Serving, wait_for
 from tests.agents.plain_mcp import PLAIN
 from tests.agents.test_kills import INTERRUPTED

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.agents.runs import agent_runs
-from gateway.core.prompt.compose import UNANSWERED
+from gateway.core.prompt.result_order import UNANSWERED
 from gateway.core.turn.calls import INTERRUPTED, CallDecision
 from gateway.errors import BadRequest
 from gateway.run.sink import ClientGone

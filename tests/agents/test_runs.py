@@ -13,7 +13,7 @@ import pytest
 
 from gateway.agents.runs.steps import RunMemory
 from gateway.core.definition import AgentDefinition
-from gateway.core.prompt.compose import REFUSED_RESULT
+from gateway.core.prompt.composition import REFUSED_RESULT
 from gateway.core.turn.commands import RunTool
 from gateway.errors import GatewayError, UnknownId
 from gateway.limits import Limits

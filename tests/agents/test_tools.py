@@ -18,7 +18,7 @@ from gateway.core.agent import AgentTool
 from gateway.core.conversation.private import framed_system_message
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
-from gateway.core.prompt.compose import UNANSWERED
+from gateway.core.prompt.result_order import UNANSWERED
 from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
 from storage.commands import StepOpen, StepOpened

@@ -33,7 +33,8 @@ from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.memory import edits
 from gateway.core.memory.visibility import visible_messages
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import Composition, compose, known_note
+from gateway.core.prompt.compose import compose, known_note
+from gateway.core.prompt.composition import Composition
 from storage.commands import MAX_RULE_CALLS, Missing, StoredContent
 from storage.records import Atom, Block, BlockOp, Exchange, State
 

@@ -18,7 +18,7 @@ from typing import Final
 from msgspec import Struct, field
 
 from gateway.core.agent import SpeakingStyle
-from gateway.core.prompt.compose import NO_TOOL
+from gateway.core.prompt.hidden_rounds import NO_TOOL
 from gateway.core.tags import quoted
 from gateway.core.tool_rule import RuleKind, ToolRule
 from gateway.core.turn.asides import HEARTBEAT

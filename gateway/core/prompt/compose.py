@@ -8,175 +8,34 @@ by its place on the path, so that the bytes of one turn are the beginning of the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import NamedTuple
 
-import msgspec
-import orjson
-from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import (
-    PRIVATE,
-    HashedList,
-    WireMessage,
-    call_id,
-    call_objects,
-    is_user,
-    join_texts,
-    rest_after,
-    text_of,
-    visible_reply,
-    without_space,
-)
-from gateway.core.conversation.fillers import with_fillers_of, without_fillers
+from gateway.core.conversation.canonical import HashedList, WireMessage, is_user, visible_reply
 from gateway.core.conversation.plan import Plan, rivals_of
-from gateway.core.conversation.private import (
-    PrivateFields,
-    is_nudge,
-    private_of,
-    without_private,
-)
-from gateway.core.conversation.provider_fields import (
-    FIELDS,
-    for_another_model,
-    refilled,
-    refilled_calls,
-    with_stand_in,
-)
+from gateway.core.conversation.private import private_of, without_private
+from gateway.core.conversation.provider_fields import for_another_model, refilled
 from gateway.core.conversation.tree import Content, PathElement, Tree, end_offset, is_tombstone
-from gateway.core.message_text import with_text_before, without_text_before
+from gateway.core.prompt.composition import Composition, InsertedMessage, shown_in, without_result
+from gateway.core.prompt.hidden_rounds import is_offered, put_back
 from gateway.core.prompt.note_text import estimate_tokens
+from gateway.core.prompt.result_order import SentMessage, put_results_after_calls
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown, shown_by_note
 from gateway.core.subsequence import lcs
 from storage.commands import Additions
-from storage.records import Atom, Exchange
+from storage.records import Exchange
 
-UNANSWERED = "No result was given."
-REFUSED_RESULT = "The call was made. Its result cannot be told: the provider of the model refused to read it."
 # The most stretches of `subsequence.LCS_ATOMS` in which a list is compared with its path. Lists differ in more than one
 # where a client has pruned results. Not measured: it bounds the time.
 _MAX_STRETCHES = 8
-# The result of a call with an unknown name begins so.
-NO_TOOL = "Error: there is no tool"
-
-
-class InsertedMessage(Struct, frozen=True):
-    """A message that is inserted before the client's, stored or moved from its list, with the note before its text."""
-
-    message: WireMessage
-    # Its content, without the note.
-    atoms: tuple[Atom, ...]
-    # Its offset on the path (`PathElement.at`); None: it has none yet.
-    at: tuple[int, int] | None = None
-    note: str = ""
-    # The private fields of the stored message.
-    private: PrivateFields = msgspec.field(default_factory=PrivateFields)
-    # What it shows of memory blocks, with its note.
-    shown: Shown = msgspec.field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
-    ) -> InsertedMessage:
-        if not note and PRIVATE not in message:  # as nearly all of a history
-            return cls(with_stand_in(message), atoms, at)
-        shown = shown_by_note(note) if note else _shown_in(message)
-        sent = with_text_before(with_stand_in(without_private(message)), note)
-        return cls(sent, atoms, at, note, private_of(message), shown)
-
-    @property
-    def is_nudge(self) -> bool:
-        """True for a message of an agent's rules to the model, which opens no turn."""
-        return is_nudge({PRIVATE: self.private})
-
-
-class Composition(Struct):
-    """The gateway's messages and texts around the client's list. Indices are those of the request's own `messages`."""
-
-    # Messages before the first of the client's that is not a system message.
-    inserted: Sequence[InsertedMessage] = ()
-    # The element of the path that each client message is; empty where the list is the path word for word.
-    list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
-    # The notes before the texts of these messages.
-    notes: dict[int, str] = msgspec.field(default_factory=dict)
-    # Of all notes, by estimate.
-    note_tokens: int = 0
-    # The messages that replace a client message; an empty list where `inserted` has it.
-    replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
-    # The hidden rounds among these, with their private fields.
-    stored_rounds: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
-    # Hidden rounds stand after other messages than they did: the client has left some out, or put a summary there.
-    moves_rounds: bool = False
-    # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
-    unrestored_rounds: int = 0
-    # What notes and hidden rounds show of memory blocks.
-    shown: dict[int, Shown] = msgspec.field(default_factory=dict)
-
-    def without_notes(self) -> Composition:
-        """Returns the composition without its notes."""
-        inserted = [
-            replace(each, message=without_text_before(each.message, each.note), note="")
-            if each.note
-            else each
-            for each in self.inserted
-        ]
-        return replace(self, inserted=inserted, notes={}, note_tokens=0)
-
-    def without_results(self, *, last: bool) -> Composition:
-        """Returns the composition without the results of tools that a reply has followed; itself if it has none.
-
-        last: without those after the last reply instead.
-        """
-        replies = (n for n, each in enumerate(self.inserted) if each.message.get("role") == "assistant")
-        end = max(replies, default=0)
-        inserted = [
-            replace(each, message=without_result(each.message)) if last is (n >= end) else each
-            for n, each in enumerate(self.inserted)
-        ]
-        replacements = self.replacements if last else without_results(self.replacements)
-        if (inserted, replacements) == ([*self.inserted], self.replacements):
-            return self
-        return replace(self, inserted=inserted, replacements=replacements)
-
-    def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
-        """Puts a note before a message.
-
-        tokens: the estimated tokens of the note.
-        shown: the blocks that it shows; None: they are read from the note.
-        """
-        self.notes[index] = note
-        self.note_tokens += tokens
-        if shown := shown_by_note(note) if shown is None else shown:
-            self.shown[index] = shown
-
-
-def leaves_earlier_unread(reply: WireMessage | None) -> bool:
-    """Returns whether a reply was made without the results before the reply before it: its upstream refused them."""
-    return reply is not None and bool(private_of(reply).get("unread_earlier"))
-
-
-def without_result(message: WireMessage) -> WireMessage:
-    """Returns the message; a tool's result as one that an upstream has refused to read."""
-    return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
-
-
-def without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[int, list[WireMessage]]:
-    """Returns hidden rounds, by the index of the message that they replace, with their results as `without_result`."""
-    return {index: [*map(without_result, messages)] for index, messages in rounds.items()}
-
-
-def _shown_in(message: WireMessage) -> Shown:
-    """Returns what a gateway message shows of memory blocks: the result of an edit, or a change within a turn."""
-    shown = private_of(message).get("shown_blocks")
-    return shown if isinstance(shown, dict) else NOTHING_SHOWN
 
 
 def _shown_in_rounds(content: Content) -> Shown:
     """Returns what the hidden rounds of a reply show of memory blocks."""
-    return last_shown(map(_shown_in, content.full or ()), NOTHING_SHOWN)
+    return last_shown(map(shown_in, content.full or ()), NOTHING_SHOWN)
 
 
 def known_note(tree: Tree, plan: Plan, index: int) -> str | None:
@@ -328,33 +187,16 @@ def _heard_with_rounds(tree: Tree, plan: Plan, offered: Container[str]) -> list[
     return put_back(tree.content(match_point), reply, None, offered, is_same_model=is_same)
 
 
-class _SentMessage(NamedTuple):
-    """A message that is sent after the head of a stored conversation, or before it."""
-
-    content: InsertedMessage
-    # Its index in the client's list, where it may stay as it came; None: the gateway inserts it.
-    list_index: int | None = None
-
-    @property
-    def role(self) -> object:
-        return self.content.message.get("role")
-
-    @property
-    def result_id(self) -> str:
-        """The id of the call that it answers, as `call_id` returns it: some models give their calls none."""
-        return str(self.content.message.get("tool_call_id"))
-
-
 def _compose_after_head(
     tree: Tree, plan: Plan, offered: Container[str], fresh: Mapping[int, str]
 ) -> Composition:
     """Returns what goes around a list that goes on from a head. The end of the list that is in order stays there."""
     listing, match_point = plan.query.listing, plan.match.match_point
     heard = _heard_with_rounds(tree, plan, offered)
-    sent = [_SentMessage(each) for each in _omitted_messages(tree, plan, offered)]
+    sent = [SentMessage(each) for each in _omitted_messages(tree, plan, offered)]
     sent += _heard_messages(plan, heard)
     sent += _messages_without_reply(plan, fresh)
-    sent = _with_calls_and_results(sent)
+    sent = put_results_after_calls(sent)
     is_unrestored = (
         match_point is not None and match_point.has_full and plan.heard_count > 0 and heard is None
     )
@@ -373,7 +215,7 @@ def _compose_after_head(
     return composition
 
 
-def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[_SentMessage]:
+def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> Iterator[SentMessage]:
     """Yields the last reply as it was heard. with_rounds: with its hidden rounds; None: without any."""
     match_point, listing = plan.match.match_point, plan.query.listing
     if match_point is None or not plan.heard_count:
@@ -383,10 +225,10 @@ def _heard_messages(plan: Plan, with_rounds: Sequence[WireMessage] | None) -> It
     messages = listing.messages[: plan.heard_count] if with_rounds is None else with_rounds
     is_same = _is_of_same_model(match_point, plan)
     for i, message in enumerate(messages if is_same else map(for_another_model, messages)):
-        yield _SentMessage(InsertedMessage.of(message, atoms, at), i if with_rounds is None else None)
+        yield SentMessage(InsertedMessage.of(message, atoms, at), i if with_rounds is None else None)
 
 
-def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[_SentMessage]:
+def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[SentMessage]:
     """Yields the messages that have no reply yet: held ones, then those of the list that do not repeat the last one."""
     listing, exchange, pending = plan.query.listing, plan.exchange, len(plan.pending)
     ends = accumulate(map(len, exchange.inputs), initial=exchange.offset)
@@ -394,13 +236,13 @@ def _messages_without_reply(plan: Plan, fresh: Mapping[int, str]) -> Iterator[_S
         InsertedMessage.of(message, atoms, (exchange.depth, offset), fresh.get(i, ""))
         for i, (message, atoms, offset) in enumerate(zip(plan.messages, exchange.inputs, ends, strict=False))
     ]
-    yield from map(_SentMessage, inputs[:pending])
+    yield from map(SentMessage, inputs[:pending])
     start = plan.heard_count or plan.resent_count
     # What may be heard of a reply that was off the record is sent, and not stored.
     unstored = range(start, len(listing) - len(plan.new))
     others = [InsertedMessage.of(listing.messages[i], listing.atoms[i], None) for i in unstored]
     for i, message in enumerate([*others, *inputs[pending:]], start):
-        yield _SentMessage(message, i)
+        yield SentMessage(message, i)
 
 
 def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[InsertedMessage]:
@@ -412,7 +254,7 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[I
     for element in elements:
         if stored is None or element.exchange is not stored.exchange:
             stored = _StoredExchange.of(tree, plan, element.exchange)
-            if stored.private.get("unread_earlier"):
+            if _is_made_without_earlier(stored.content.shown_reply):
                 found = [replace(each, message=without_result(each.message)) for each in found]
         note = ""
         if element.position >= 0:
@@ -432,8 +274,6 @@ class _StoredExchange(NamedTuple):
 
     exchange: Exchange
     content: Content
-    # Of its reply.
-    private: PrivateFields
     # The model that answers has made the reply.
     is_same_model: bool
     # The upstream does not take the results of tools in its input.
@@ -442,9 +282,9 @@ class _StoredExchange(NamedTuple):
     @classmethod
     def of(cls, tree: Tree, plan: Plan, exchange: Exchange) -> _StoredExchange:
         content = tree.content(exchange)
-        private = private_of(content.shown_reply or {})
-        has_refused = exchange.id in plan.refused_results or bool(private.get("unread"))
-        return cls(exchange, content, private, _is_of_same_model(exchange, plan), has_refused)
+        is_unread = bool(private_of(content.shown_reply or {}).get("unread"))
+        has_refused = is_unread or exchange.id in plan.refused_results
+        return cls(exchange, content, _is_of_same_model(exchange, plan), has_refused)
 
     def input(self, position: int) -> list[WireMessage]:
         """Returns one message of the input; []: it is not stored."""
@@ -468,6 +308,11 @@ class _StoredExchange(NamedTuple):
         return with_rounds or [reply]
 
 
+def _is_made_without_earlier(reply: WireMessage | None) -> bool:
+    """Returns whether a reply was made without the results before the reply before it: its upstream refused them."""
+    return reply is not None and bool(private_of(reply).get("unread_earlier"))
+
+
 def _is_of_same_model(exchange: Exchange, plan: Plan) -> bool:
     return bool(plan.query.model) and exchange.model == plan.query.model
 
@@ -479,80 +324,6 @@ def _as_clients_resend(shown_reply: WireMessage) -> WireMessage:
         for name, value in without_private(shown_reply).items()
         if name in ("role", "content") or value not in (None, [])
     }
-
-
-def _with_calls_and_results(sent: Sequence[_SentMessage]) -> list[_SentMessage]:
-    """Puts results of tools right after their calls, because servers refuse a call without its result, and a result
-    without its call.
-
-    A stored call without a result gets one, which is found there again with the next request. A result that comes
-    after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
-    """
-    if not any(each.role == "tool" or "tool_calls" in each.content.message for each in sent):
-        return [*sent]  # as nearly always, and a history may have thousands
-    calls: dict[str, Any] = {}
-    starts = [i for i, each in enumerate(sent) if each.role == "assistant"]
-    first = sent[: starts[0]] if starts else sent
-    ordered = [each for each in first if each.role != "tool" or each.list_index is not None]
-    for start, end in pairwise([*starts, len(sent)]):
-        ordered += _with_results_first(sent[start], sent[start + 1 : end], calls)
-    return ordered
-
-
-def _with_results_first(
-    reply: _SentMessage, following: Sequence[_SentMessage], calls: dict[str, Any]
-) -> Sequence[_SentMessage]:
-    """Returns a reply, the results of its calls, and the other messages that follow it.
-
-    calls: those of the replies before, by their ids. This reply's are added.
-    """
-    results = [each for each in following if each.role == "tool"]
-    own = {call_id(call) for call in call_objects(reply.content.message)}
-    late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
-    with_late = _with_calls(reply, [*late.values()])
-    made = call_objects(with_late.content.message)
-    calls.update((call_id(call), call) for call in made)
-    open_calls = Counter(map(call_id, made))
-    answers: list[_SentMessage] = []
-    # Of several results of a call the newest one is sent.
-    for each in reversed(results):
-        if open_calls[each.result_id] > 0 or each.list_index is not None:
-            open_calls[each.result_id] -= 1
-            answers.insert(0, each)
-    missing = open_calls.elements() if reply.list_index is None else ()
-    unanswered = [_missing_result(calls[id], reply) for id in missing]
-    return [with_late, *unanswered, *answers, *(each for each in following if each.role != "tool")]
-
-
-def _missing_result(call: Mapping[str, Any], reply: _SentMessage) -> _SentMessage:
-    """Returns the result of a stored call that has none."""
-    message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
-    return _SentMessage(InsertedMessage(message, (), reply.content.at))
-
-
-def _with_calls(reply: _SentMessage, more: Sequence[Any]) -> _SentMessage:
-    """Returns a reply with more calls. Those of a stored one can be read then: strict servers refuse others."""
-    if reply.list_index is not None and not more:
-        return reply
-    message = reply.content.message
-    own = call_objects(message)
-    calls = [*(map(_readable, own) if reply.list_index is None else own), *more]
-    if calls == (message.get("tool_calls") or []):
-        return reply
-    rest = {name: value for name, value in message.items() if name != "tool_calls"}
-    return _SentMessage(replace(reply.content, message={**rest, "tool_calls": calls} if calls else rest))
-
-
-def _readable(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict):
-        return call
-    text = function.get("arguments")
-    try:
-        is_readable = not isinstance(text, str) or isinstance(orjson.loads(text), dict)
-    except orjson.JSONDecodeError:
-        is_readable = False
-    return call if is_readable else {**call, "function": {**function, "arguments": "{}"}}
 
 
 def _restore_rounds(
@@ -572,7 +343,7 @@ def _restore_rounds(
     tree.group_for_loading(exchange for _, exchange in restored)
     # The results before this message are not sent again.
     read_from = max(
-        (i for i, each in restored if leaves_earlier_unread(tree.content(each).shown_reply)), default=0
+        (i for i, each in restored if _is_made_without_earlier(tree.content(each).shown_reply)), default=0
     )
     for i, exchange in restored:
         message, content = listing.messages[i], tree.content(exchange)
@@ -581,7 +352,7 @@ def _restore_rounds(
             messages = put_back(content, message, listing.messages[i + 1 :], offered, is_same_model=is_same)
             # A reply that came back cut is sent cut from then on, so that it breaks the provider's cache once: in the
             # request that follows it directly. A tool that is missing breaks it in each request.
-            is_new = i == plan.match.last or not _is_offered(content, offered)
+            is_new = i == plan.match.last or not is_offered(content, offered)
             composition.unrestored_rounds += messages is None and is_new
         else:
             full = refilled(message, content.shown_reply or {}) if is_same else None
@@ -603,112 +374,3 @@ def _is_one_message(index: int, exchange: Exchange, replies: Mapping[int, Exchan
     """Returns whether the client has a reply in the one message `index`. replies: by their messages."""
     neighbours = replies.get(index - 1), replies.get(index + 1)
     return all(neighbour is None or neighbour.id != exchange.id for neighbour in neighbours)
-
-
-def put_back(
-    content: Content,
-    message: WireMessage,
-    after: Sequence[WireMessage] | None,
-    offered: Container[str],
-    *,
-    is_same_model: bool = True,
-) -> list[WireMessage] | None:
-    """Returns the hidden rounds of a reply, and then the rest of it; None: the message has to stay as it is.
-
-    The rest is what the client's text has beyond what was streamed before the rounds. White space does not count, since
-    clients strip it, nor do fillers, which no model is shown: they may be cut or gone. Of a mixed round both halves go
-    back or none: results of the client's own calls have to follow.
-
-    message: the reply as the client has it.
-    after: the messages after it; None: the history is stored here.
-    is_same_model: what only the provider reads may go with it.
-    """
-    full = content.full or []
-    end = 1 + max((i for i, each in enumerate(full) if each["role"] == "tool"), default=-1)
-    rounds = full[:end]
-    if not is_same_model:
-        message, rounds = for_another_model(message), [*map(for_another_model, rounds)]
-    if not rounds or not _is_offered(content, offered):
-        return None
-    rest = _text_after_rounds(content, message, rounds)
-    if rest is None:
-        return None
-    client_made: list[dict[str, Any]] = message.get("tool_calls") or []
-    calls = [call for each in rounds for call in each.get("tool_calls") or []]
-    client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
-    # A mixed round: the client has its own calls, and the results to them, in its list.
-    if client_calls:
-        return _put_back_mixed(rounds, client_made, client_calls, after, is_longer=bool(rest))
-    if rest:
-        # The rest begins with the white space that the model wrote, so that it is sent as the provider has cached it.
-        stored = join_texts(map(text_of, full[end:]))
-        rest = stored[: len(stored) - len(stored.lstrip())] + rest
-    # The client got the provider fields of all rounds in one message; those of the last message come from the store.
-    reply = {**_without_provider_fields(message), "content": rest}
-    last = full[-1]
-    if without_space(rest) != without_space(text_of(without_fillers(last))):
-        # Its blocks as they came would bring back what the client has cut, or what came after that.
-        last = _without_provider_fields(last)
-    if is_same_model and (whole := refilled(reply, last)) is not None:
-        return [*rounds, whole]
-    return [*rounds, reply] if rest or client_made else [*rounds]
-
-
-def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
-    """Returns what a reply says after its hidden rounds; None: it does not begin with what was streamed before them."""
-    streamed = join_texts(
-        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
-    )
-    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
-    rest = rest_after(text, streamed)
-    return None if rest is None else rest.lstrip()
-
-
-def _without_provider_fields(message: WireMessage) -> WireMessage:
-    return {key: value for key, value in message.items() if key not in FIELDS}
-
-
-def _is_offered(content: Content, offered: Container[str]) -> bool:
-    """Returns whether the tools of a reply's hidden rounds are all there."""
-    full = content.full or []
-    # Calls by a name that no tool had: none can be offered now, and none was then.
-    without_result = {
-        str(message.get("tool_call_id"))
-        for message in full
-        if message["role"] == "tool" and text_of(message).startswith(NO_TOOL)
-    }
-    gateway_calls = content.gateway_calls - without_result
-    calls = (call for message in full for call in message.get("tool_calls") or [])
-    return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_calls)
-
-
-def _visible_texts(message: WireMessage) -> tuple[str, str]:
-    """Returns what a reader got of a message, fillers aside: its text, followed by the text of its speaking calls."""
-    return text_of(message), str(private_of(message).get("spoken", ""))
-
-
-def _put_back_mixed(
-    rounds: Sequence[WireMessage],
-    client_made: list[dict[str, Any]],
-    client_calls: list[dict[str, Any]],
-    after: Sequence[WireMessage] | None,
-    *,
-    is_longer: bool,
-) -> list[WireMessage] | None:
-    """Returns the rounds with the client's calls as it has them; None: it lacks some of them, or their results."""
-    ids = {call_id(call) for call in client_made}
-    answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
-    if is_longer or len(client_made) != len(client_calls) or not (after is None or ids <= answers):
-        return None
-    back: list[WireMessage] = []
-    for each in rounds:
-        calls = each.get("tool_calls") or []
-        if any(call in client_calls for call in calls):
-            # In the order of the reply: Claude's thoughts stand between the calls.
-            given = iter(refilled_calls(client_made, calls))
-            each = {
-                **each,
-                "tool_calls": [next(given, call) if call in client_calls else call for call in calls],
-            }
-        back.append(each)
-    return back

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from gateway.core.agent import MessageBounds
 from gateway.core.conversation.plan import Plan
-from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary import MAX_CANDIDATES, RETAINED_SHARE
 from gateway.core.prompt.summary_cut import SummaryCut, find_cut_in_list, find_cut_in_path
 from storage.records import Evicted, Exchange, Summary

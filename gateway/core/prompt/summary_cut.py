@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from gateway.core.conversation.canonical import HashedList
 from gateway.core.conversation.tree import end_offset
-from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary import render
 from gateway.core.tags import mark_of
 from storage.records import Summary

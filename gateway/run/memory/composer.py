@@ -17,7 +17,8 @@ from gateway.core.conversation.private import is_nudge
 from gateway.core.conversation.tree import is_forgotten
 from gateway.core.memory.standing import standing_block
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import Composition, compose, known_note
+from gateway.core.prompt.compose import compose, known_note
+from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.eviction import NO_EVICTION, Eviction, find_window_start
 from gateway.core.prompt.note_text import estimate_tokens, own_words
 from gateway.core.prompt.section import Section, SectionParts, digest_definition, make_section, shown_standing

@@ -18,7 +18,7 @@ from gateway.core.conversation.provider_fields import (
     without_unreadable_files,
 )
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import Composition, InsertedMessage, without_results
+from gateway.core.prompt.composition import Composition, InsertedMessage, without_results
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section

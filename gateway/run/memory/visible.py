@@ -8,7 +8,7 @@ from itertools import groupby
 from msgspec import Struct
 
 from gateway.core.conversation.canonical import HashedList, without_space
-from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.composition import Composition
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Message

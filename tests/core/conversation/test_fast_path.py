@@ -16,7 +16,8 @@ from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import Tree
-from gateway.core.prompt.compose import Composition, compose
+from gateway.core.prompt.compose import compose
+from gateway.core.prompt.composition import Composition
 from storage.commands import Additions, MemorySnapshot, Pool
 from storage.records import Evicted, Exchange, State
 from tests.core.conversations import (

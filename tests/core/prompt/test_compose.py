@@ -13,7 +13,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of, visible_re
 from gateway.core.conversation.private import with_private
 from gateway.core.conversation.tree import Content
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.compose import put_back
+from gateway.core.prompt.hidden_rounds import put_back
 from tests.core.conversations import (
     OUR_TOOLS,
     World,

@@ -17,7 +17,7 @@ from gateway.core.conversation.canonical import WireMessage, text_of, visible_re
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.plan import Plan
 from gateway.core.conversation.tree import Tree
-from gateway.core.prompt.compose import Composition
+from gateway.core.prompt.composition import Composition
 from storage.records import Exchange
 from storage.sql.store import Store
 from tests.core.conversations import (

@@ -1,0 +1,125 @@
+"""The messages and texts around a client's list: stored messages, notes, hidden rounds. `compose` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import PRIVATE, WireMessage
+from gateway.core.conversation.private import PrivateFields, is_nudge, private_of, without_private
+from gateway.core.conversation.provider_fields import with_stand_in
+from gateway.core.conversation.tree import PathElement
+from gateway.core.message_text import with_text_before, without_text_before
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, shown_by_note
+from storage.records import Atom
+
+REFUSED_RESULT = "The call was made. Its result cannot be told: the provider of the model refused to read it."
+
+
+class InsertedMessage(Struct, frozen=True):
+    """A message that is inserted before the client's, stored or moved from its list, with the note before its text."""
+
+    message: WireMessage
+    # Its content, without the note.
+    atoms: tuple[Atom, ...]
+    # Its offset on the path (`PathElement.at`); None: it has none yet.
+    at: tuple[int, int] | None = None
+    note: str = ""
+    # The private fields of the stored message.
+    private: PrivateFields = msgspec.field(default_factory=PrivateFields)
+    # What it shows of memory blocks, with its note.
+    shown: Shown = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, message: WireMessage, atoms: tuple[Atom, ...], at: tuple[int, int] | None, note: str = ""
+    ) -> InsertedMessage:
+        if not note and PRIVATE not in message:  # as nearly all of a history
+            return cls(with_stand_in(message), atoms, at)
+        shown = shown_by_note(note) if note else shown_in(message)
+        sent = with_text_before(with_stand_in(without_private(message)), note)
+        return cls(sent, atoms, at, note, private_of(message), shown)
+
+    @property
+    def is_nudge(self) -> bool:
+        """True for a message of an agent's rules to the model, which opens no turn."""
+        return is_nudge({PRIVATE: self.private})
+
+
+class Composition(Struct):
+    """The gateway's messages and texts around the client's list. Indices are those of the request's own `messages`."""
+
+    # Messages before the first of the client's that is not a system message.
+    inserted: Sequence[InsertedMessage] = ()
+    # The element of the path that each client message is; empty where the list is the path word for word.
+    list_at: dict[int, PathElement] = msgspec.field(default_factory=dict)
+    # The notes before the texts of these messages.
+    notes: dict[int, str] = msgspec.field(default_factory=dict)
+    # Of all notes, by estimate.
+    note_tokens: int = 0
+    # The messages that replace a client message; an empty list where `inserted` has it.
+    replacements: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
+    # The hidden rounds among these, with their private fields.
+    stored_rounds: dict[int, list[WireMessage]] = msgspec.field(default_factory=dict)
+    # Hidden rounds stand after other messages than they did: the client has left some out, or put a summary there.
+    moves_rounds: bool = False
+    # How many hidden rounds of the last prompt could not be restored, so that its stable prefix is broken.
+    unrestored_rounds: int = 0
+    # What notes and hidden rounds show of memory blocks.
+    shown: dict[int, Shown] = msgspec.field(default_factory=dict)
+
+    def without_notes(self) -> Composition:
+        """Returns the composition without its notes."""
+        inserted = [
+            replace(each, message=without_text_before(each.message, each.note), note="")
+            if each.note
+            else each
+            for each in self.inserted
+        ]
+        return replace(self, inserted=inserted, notes={}, note_tokens=0)
+
+    def without_results(self, *, last: bool) -> Composition:
+        """Returns the composition without the results of tools that a reply has followed; itself if it has none.
+
+        last: without those after the last reply instead.
+        """
+        replies = (n for n, each in enumerate(self.inserted) if each.message.get("role") == "assistant")
+        end = max(replies, default=0)
+        inserted = [
+            replace(each, message=without_result(each.message)) if last is (n >= end) else each
+            for n, each in enumerate(self.inserted)
+        ]
+        replacements = self.replacements if last else without_results(self.replacements)
+        if (inserted, replacements) == ([*self.inserted], self.replacements):
+            return self
+        return replace(self, inserted=inserted, replacements=replacements)
+
+    def put_note(self, index: int, note: str, tokens: int, shown: Shown | None = None) -> None:
+        """Puts a note before a message.
+
+        tokens: the estimated tokens of the note.
+        shown: the blocks that it shows; None: they are read from the note.
+        """
+        self.notes[index] = note
+        self.note_tokens += tokens
+        if shown := shown_by_note(note) if shown is None else shown:
+            self.shown[index] = shown
+
+
+def without_result(message: WireMessage) -> WireMessage:
+    """Returns the message; a tool's result as one that an upstream has refused to read."""
+    return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
+
+
+def without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[int, list[WireMessage]]:
+    """Returns hidden rounds, by the index of the message that they replace, with their results as `without_result`."""
+    return {index: [*map(without_result, messages)] for index, messages in rounds.items()}
+
+
+def shown_in(message: WireMessage) -> Shown:
+    """Returns what a gateway message shows of memory blocks: the result of an edit, or a change within a turn."""
+    shown = private_of(message).get("shown_blocks")
+    return shown if isinstance(shown, dict) else NOTHING_SHOWN

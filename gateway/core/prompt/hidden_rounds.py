@@ -1,0 +1,131 @@
+"""Puts the hidden rounds of a stored reply back before what the client has of it."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Any
+
+from gateway.core.conversation.canonical import (
+    WireMessage,
+    call_id,
+    join_texts,
+    rest_after,
+    text_of,
+    without_space,
+)
+from gateway.core.conversation.fillers import with_fillers_of, without_fillers
+from gateway.core.conversation.private import private_of
+from gateway.core.conversation.provider_fields import FIELDS, for_another_model, refilled, refilled_calls
+from gateway.core.conversation.tree import Content
+
+# The result of a call with an unknown name begins so.
+NO_TOOL = "Error: there is no tool"
+
+
+def put_back(
+    content: Content,
+    message: WireMessage,
+    after: Sequence[WireMessage] | None,
+    offered: Container[str],
+    *,
+    is_same_model: bool = True,
+) -> list[WireMessage] | None:
+    """Returns the hidden rounds of a reply, and then the rest of it; None: the message has to stay as it is.
+
+    The rest is what the client's text has beyond what was streamed before the rounds. White space does not count, since
+    clients strip it, nor do fillers, which no model is shown: they may be cut or gone. Of a mixed round both halves go
+    back or none: results of the client's own calls have to follow.
+
+    message: the reply as the client has it.
+    after: the messages after it; None: the history is stored here.
+    is_same_model: what only the provider reads may go with it.
+    """
+    full = content.full or []
+    end = 1 + max((i for i, each in enumerate(full) if each["role"] == "tool"), default=-1)
+    rounds = full[:end]
+    if not is_same_model:
+        message, rounds = for_another_model(message), [*map(for_another_model, rounds)]
+    if not rounds or not is_offered(content, offered):
+        return None
+    rest = _text_after_rounds(content, message, rounds)
+    if rest is None:
+        return None
+    client_made: list[dict[str, Any]] = message.get("tool_calls") or []
+    calls = [call for each in rounds for call in each.get("tool_calls") or []]
+    client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
+    # A mixed round: the client has its own calls, and the results to them, in its list.
+    if client_calls:
+        return _put_back_mixed(rounds, client_made, client_calls, after, is_longer=bool(rest))
+    if rest:
+        # The rest begins with the white space that the model wrote, so that it is sent as the provider has cached it.
+        stored = join_texts(map(text_of, full[end:]))
+        rest = stored[: len(stored) - len(stored.lstrip())] + rest
+    # The client got the provider fields of all rounds in one message; those of the last message come from the store.
+    reply = {**_without_provider_fields(message), "content": rest}
+    last = full[-1]
+    if without_space(rest) != without_space(text_of(without_fillers(last))):
+        # Its blocks as they came would bring back what the client has cut, or what came after that.
+        last = _without_provider_fields(last)
+    if is_same_model and (whole := refilled(reply, last)) is not None:
+        return [*rounds, whole]
+    return [*rounds, reply] if rest or client_made else [*rounds]
+
+
+def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
+    """Returns what a reply says after its hidden rounds; None: it does not begin with what was streamed before them."""
+    streamed = join_texts(
+        text for each in rounds if each["role"] == "assistant" for text in _visible_texts(each)
+    )
+    text = text_of(without_fillers(with_fillers_of(message, content.shown_reply or {})))
+    rest = rest_after(text, streamed)
+    return None if rest is None else rest.lstrip()
+
+
+def is_offered(content: Content, offered: Container[str]) -> bool:
+    """Returns whether the tools of a reply's hidden rounds are all there."""
+    full = content.full or []
+    # Calls by a name that no tool had: none can be offered now, and none was then.
+    without_result = {
+        str(message.get("tool_call_id"))
+        for message in full
+        if message["role"] == "tool" and text_of(message).startswith(NO_TOOL)
+    }
+    gateway_calls = content.gateway_calls - without_result
+    calls = (call for message in full for call in message.get("tool_calls") or [])
+    return all(call["function"]["name"] in offered for call in calls if call_id(call) in gateway_calls)
+
+
+def _visible_texts(message: WireMessage) -> tuple[str, str]:
+    """Returns what a reader got of a message, fillers aside: its text, followed by the text of its speaking calls."""
+    return text_of(message), str(private_of(message).get("spoken", ""))
+
+
+def _put_back_mixed(
+    rounds: Sequence[WireMessage],
+    client_made: list[dict[str, Any]],
+    client_calls: list[dict[str, Any]],
+    after: Sequence[WireMessage] | None,
+    *,
+    is_longer: bool,
+) -> list[WireMessage] | None:
+    """Returns the rounds with the client's calls as it has them; None: it lacks some of them, or their results."""
+    ids = {call_id(call) for call in client_made}
+    answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
+    if is_longer or len(client_made) != len(client_calls) or not (after is None or ids <= answers):
+        return None
+    back: list[WireMessage] = []
+    for each in rounds:
+        calls = each.get("tool_calls") or []
+        if any(call in client_calls for call in calls):
+            # In the order of the reply: Claude's thoughts stand between the calls.
+            given = iter(refilled_calls(client_made, calls))
+            each = {
+                **each,
+                "tool_calls": [next(given, call) if call in client_calls else call for call in calls],
+            }
+        back.append(each)
+    return back
+
+
+def _without_provider_fields(message: WireMessage) -> WireMessage:
+    return {key: value for key, value in message.items() if key not in FIELDS}

@@ -1,0 +1,107 @@
+"""Puts results of tools right after their calls, in what is sent of a stored conversation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import orjson
+from msgspec.structs import replace
+
+from gateway.core.conversation.canonical import call_id, call_objects
+from gateway.core.prompt.composition import InsertedMessage
+
+UNANSWERED = "No result was given."
+
+
+class SentMessage(NamedTuple):
+    """A message that is sent after the head of a stored conversation, or before it."""
+
+    content: InsertedMessage
+    # Its index in the client's list, where it may stay as it came; None: the gateway inserts it.
+    list_index: int | None = None
+
+    @property
+    def role(self) -> object:
+        return self.content.message.get("role")
+
+    @property
+    def result_id(self) -> str:
+        """The id of the call that it answers, as `call_id` returns it: some models give their calls none."""
+        return str(self.content.message.get("tool_call_id"))
+
+
+def put_results_after_calls(sent: Sequence[SentMessage]) -> list[SentMessage]:
+    """Puts results of tools right after their calls, because servers refuse a call without its result, and a result
+    without its call.
+
+    A stored call without a result gets one, which is found there again with the next request. A result that comes
+    after a later reply has its call in that reply, too. Stored results without a call, or too many, are left out.
+    """
+    if not any(each.role == "tool" or "tool_calls" in each.content.message for each in sent):
+        return [*sent]  # as nearly always, and a history may have thousands
+    calls: dict[str, Any] = {}
+    starts = [i for i, each in enumerate(sent) if each.role == "assistant"]
+    first = sent[: starts[0]] if starts else sent
+    ordered = [each for each in first if each.role != "tool" or each.list_index is not None]
+    for start, end in pairwise([*starts, len(sent)]):
+        ordered += _with_results_first(sent[start], sent[start + 1 : end], calls)
+    return ordered
+
+
+def _with_results_first(
+    reply: SentMessage, following: Sequence[SentMessage], calls: dict[str, Any]
+) -> Sequence[SentMessage]:
+    """Returns a reply, the results of its calls, and the other messages that follow it.
+
+    calls: those of the replies before, by their ids. This reply's are added.
+    """
+    results = [each for each in following if each.role == "tool"]
+    own = {call_id(call) for call in call_objects(reply.content.message)}
+    late = {id: calls[id] for each in results if (id := each.result_id) in calls and id not in own}
+    with_late = _with_calls(reply, [*late.values()])
+    made = call_objects(with_late.content.message)
+    calls.update((call_id(call), call) for call in made)
+    open_calls = Counter(map(call_id, made))
+    answers: list[SentMessage] = []
+    # Of several results of a call the newest one is sent.
+    for each in reversed(results):
+        if open_calls[each.result_id] > 0 or each.list_index is not None:
+            open_calls[each.result_id] -= 1
+            answers.insert(0, each)
+    missing = open_calls.elements() if reply.list_index is None else ()
+    unanswered = [_missing_result(calls[id], reply) for id in missing]
+    return [with_late, *unanswered, *answers, *(each for each in following if each.role != "tool")]
+
+
+def _missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
+    """Returns the result of a stored call that has none."""
+    message = {"role": "tool", "tool_call_id": call.get("id"), "content": UNANSWERED}
+    return SentMessage(InsertedMessage(message, (), reply.content.at))
+
+
+def _with_calls(reply: SentMessage, more: Sequence[Any]) -> SentMessage:
+    """Returns a reply with more calls. Those of a stored one can be read then: strict servers refuse others."""
+    if reply.list_index is not None and not more:
+        return reply
+    message = reply.content.message
+    own = call_objects(message)
+    calls = [*(map(_readable, own) if reply.list_index is None else own), *more]
+    if calls == (message.get("tool_calls") or []):
+        return reply
+    rest = {name: value for name, value in message.items() if name != "tool_calls"}
+    return SentMessage(replace(reply.content, message={**rest, "tool_calls": calls} if calls else rest))
+
+
+def _readable(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    text = function.get("arguments")
+    try:
+        is_readable = not isinstance(text, str) or isinstance(orjson.loads(text), dict)
+    except orjson.JSONDecodeError:
+        is_readable = False
+    return call if is_readable else {**call, "function": {**function, "arguments": "{}"}}
