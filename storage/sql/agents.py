@@ -21,7 +21,7 @@ from storage.records import Agent, AgentNumbers, Block, Scope
 from storage.sql.blocks import ensure_blocks, ensure_shared_blocks
 from storage.sql.statements import load
 
-SQL = load("statements.sql")
+SQL = load("agents.sql")
 K = TypeVar("K")
 
 # About 700 bytes each: 3 MB at most, and a miss costs one read by key.
@@ -52,6 +52,11 @@ async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     """Returns an agent's numbers; None where it is gone."""
     row = await connection.row(SQL["agent_numbers"], (id,))
     return None if row is None else AgentNumbers(*row)
+
+
+async def pause_agent(connection: Connection, agent: int, since: float | None) -> bool:
+    """Pauses a memory since a time, or resumes it (None). Returns False where it is so already, or it is gone."""
+    return await connection.run(SQL["pause"], (agent, since)) > 0
 
 
 async def create_agent(connection: Connection, draft: Agent) -> Agent:

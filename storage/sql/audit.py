@@ -11,7 +11,7 @@ from storage.database import Connection
 from storage.sql.group import Group, long_reads, writes
 from storage.sql.statements import load
 
-SQL = load("page.sql")
+SQL = load("audit.sql")
 
 
 class AuditEntry(Struct, frozen=True):

@@ -20,7 +20,7 @@ from storage.records import Agent, Block, BlockOp, Revision
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import load, run_of
 
-SQL = load("statements.sql")
+SQL = load("blocks.sql")
 
 _FOLLOWED = 64  # memories whose blocks one write changes: 1 to 3 ms, for which turns may have to wait
 DEFAULT_ORIGIN = "default"
@@ -123,7 +123,7 @@ async def write_block(
     """
     if by is not None:
         await connection.lock_sharers(by.id)
-        if await connection.value(SQL["agent_numbers"], (by.id,)) != by.epoch:
+        if await connection.value(SQL["epoch"], (by.id,)) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
     found = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.

@@ -53,7 +53,7 @@ from storage.sql.blocks import empty_snapshots
 from storage.sql.facts import UNLEARNED
 from storage.sql.jobs import raise_epoch
 from storage.sql.rebuild import erased_among, has_words, origins_of, rebuild_block
-from storage.sql.recalls import SQL as PAGE_SQL
+from storage.sql.recalls import delete_recall
 from storage.sql.statements import load, rows_of, run_of
 from storage.sql.vectors import forget_indexed
 
@@ -403,7 +403,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     for id, data in rows:
         exchange = await exchanges.load_exchange(connection, agent, id)
         if exchange is None or exchange.state is State.FORGOTTEN or REPLY in exchange.redactions:
-            await connection.run(PAGE_SQL["recall_drop"], (id, agent))
+            await delete_recall(connection, agent, id)
             continue
         turns.add(id)
         for kind, seq in hits_in(data):

@@ -20,7 +20,7 @@ from storage.database import FORGOTTEN, Connection, Database, Row
 from storage.records import REPLY, Exchange, State
 from storage.sql import exchanges
 from storage.sql.additions import GoneReading, load_gone
-from storage.sql.agents import Agents, create_agent_with_blocks, load_agent
+from storage.sql.agents import Agents, create_agent_with_blocks, load_agent, pause_agent
 from storage.sql.agents_api.definitions import remove_definitions
 from storage.sql.agents_api.sleepers import end_readings
 from storage.sql.blocks import default_blocks
@@ -37,7 +37,6 @@ from storage.sql.group import Group, long_reads, reads
 from storage.sql.jobs import forget_jobs, raise_epoch
 from storage.sql.memory_cache import MemoryCache
 from storage.sql.readers import load_sleepers
-from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.usage import Usage, anonymize_user_rows
 
@@ -177,7 +176,7 @@ class Forgetting(Group):
                 empty = await create_agent_with_blocks(
                     connection, self._agents.new(paused.scope), blocks, (), now
                 )
-                await connection.run(PAGE_SQL["pause"], (empty.id, paused.paused))
+                await pause_agent(connection, empty.id, paused.paused)
             return id, before, user
 
         beginning = self._database.bulk(write)
@@ -253,10 +252,10 @@ class Forgetting(Group):
 
         async def write(connection: Connection) -> bool:
             await connection.lock(agent)
-            done = await connection.run(PAGE_SQL["pause"], (agent, since)) > 0
-            if done:
+            is_changed = await pause_agent(connection, agent, since)
+            if is_changed:
                 await raise_epoch(connection, agent)
-            return done
+            return is_changed
 
         def notify_paused() -> None:
             self._call_listeners()

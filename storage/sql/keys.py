@@ -30,7 +30,7 @@ from storage.sidecar import KEYED, has_sidecar, make_sidecar, remove_sidecar, re
 from storage.sql.group import Group, reads
 from storage.sql.statements import load
 
-SQL = load("statements.sql")
+SQL = load("keys.sql")
 _log = logging.getLogger("mnemogate")
 
 PREFIX = "mg-"

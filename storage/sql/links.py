@@ -18,7 +18,7 @@ from storage.records import Scope
 from storage.sql.group import Group, reads, writes
 from storage.sql.statements import load
 
-SQL = load("page.sql")
+SQL = load("links.sql")
 
 _TOKEN_BYTES = 32
 

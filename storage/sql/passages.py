@@ -19,7 +19,7 @@ from storage.sql.group import as_method, long_reads, reads
 from storage.sql.growth import GrowingGroup
 from storage.sql.statements import ascii_lower, load, rows_of
 
-SQL = load("statements.sql")
+SQL = load("passages.sql")
 
 # The fewest rows that are read at once of a list from which rows may drop out.
 _MIN_ROWS = 20

@@ -17,7 +17,7 @@ from storage.records import Scope
 from storage.sql.group import Group, reads
 from storage.sql.statements import load, rows_of
 
-SQL = load("page.sql")
+SQL = load("recalls.sql")
 
 
 class StoredRecall(Struct, frozen=True):
@@ -49,6 +49,11 @@ async def note_recall(
 ) -> None:
     """Stores the recall of a turn, once its exchange is stored. An earlier one of the exchange stays."""
     await connection.run(SQL["recall_add"], (exchange, agent, at, recall.request, recall.data))
+
+
+async def delete_recall(connection: Connection, agent: int, exchange: int) -> None:
+    """Deletes the recall of a turn."""
+    await connection.run(SQL["recall_delete"], (exchange, agent))
 
 
 class Recalls(Group):

@@ -22,7 +22,7 @@ from storage.search.segment import (
 )
 from storage.sql.statements import load, rows_of
 
-SQL = load("statements.sql")
+SQL = load("terms.sql")
 
 
 async def terms_since(connection: Connection, agent: int, stamp: int) -> list[Row]:

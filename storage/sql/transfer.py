@@ -30,7 +30,7 @@ from storage.records import (
     TokenCounts,
 )
 from storage.sql import exchanges
-from storage.sql.agents import Agents, create_agent, find_agent, load_agent
+from storage.sql.agents import Agents, create_agent, find_agent, load_agent, pause_agent
 from storage.sql.agents_api.conversations import note_fork
 from storage.sql.agents_api.definitions import add_definition
 from storage.sql.facts import SQL as FACTS
@@ -39,7 +39,6 @@ from storage.sql.forget import Forgetting, begin_forgetting
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.readers import advance
-from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.statements import load, rows_of
 from storage.sql.transfer_definitions import (
     api_subject,
@@ -315,7 +314,7 @@ class Transfer(GrowingGroup):
                 target = ForgetTarget(is_all=True)
                 forgettings = await begin_forgetting(connection, replaced.id, target, self._forgetting.now())
                 if replaced.paused is not None:
-                    await connection.run(PAGE_SQL["pause"], (agent.id, replaced.paused))
+                    await pause_agent(connection, agent.id, replaced.paused)
             await connection.run(SQL["set_next_seq"], (next_seq, agent.id))
             if created is not None:
                 await connection.run(SQL["set_created"], (created, agent.id))

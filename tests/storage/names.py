@@ -16,7 +16,7 @@ _FILES = {
 }
 _FILES.remove("pieces.sql")
 # Two files may have the same text under two names: those of turns count.
-_FIRST = ["exchanges.sql", "statements.sql"]
+_FIRST = ["exchanges.sql", "agents.sql", "blocks.sql", "keys.sql", "passages.sql", "terms.sql"]
 _NAMES: dict[str, str] = {}
 for _file in [*_FIRST, *sorted(_FILES.difference(_FIRST))]:
     for _name, _statement in load(_file).items():

@@ -14,12 +14,12 @@ from storage.commands import ForgetTarget, ResponseEnd
 from storage.database import KEYS, LOCKS, POLL_S, WORK, Connection
 from storage.errors import Stale, Unavailable, WriteConflict
 from storage.records import Agent, Block, JobState, Run, RunState, Scope
+from storage.sql.agents import pause_agent
 from storage.sql.blocks import write_block
 from storage.sql.jobs import NO_AGENT
 from storage.sql.keys import RECORDED_S, digest_of
 from storage.sql.keys import SQL as KEY_SQL
 from storage.sql.passages import insert_passage
-from storage.sql.recalls import SQL as PAGE_SQL
 from storage.sql.store import Store
 from tests.core.conversations import assistant, user
 from tests.patience import PATIENCE_S, comes
@@ -313,7 +313,7 @@ async def test_an_import_takes_over_a_pause_that_it_waits_for(stores: tuple[Stor
 
     async def pause(connection: Connection) -> None:
         await connection.lock(agent.id)
-        await connection.run(PAGE_SQL["pause"], (agent.id, 5.0))
+        await pause_agent(connection, agent.id, 5.0)
         written.set()
         await end.wait()
 

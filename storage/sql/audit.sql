@@ -1,0 +1,20 @@
+-- The audit: what operators did.
+
+-- name: audit_add
+-- Notes what was done.
+INSERT INTO audit (at, actor, action, memory, what) VALUES (?, ?, ?, ?, ?)
+
+-- name: audit_read
+-- Reads a page of what was done, the newest first. NULL stands for any memory, and for all projects.
+SELECT u.id, u.at, u.actor, u.action, u.memory, u.what FROM audit u
+WHERE u.id < ?1 AND (CAST(?2 AS TEXT) IS NULL OR u.memory = ?2)
+AND (CAST(?3 AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM agents a WHERE a.uid = u.memory AND a.project = ?3))
+ORDER BY u.id DESC LIMIT ?4
+
+-- name: audit_old
+-- Returns whether something is too old.
+SELECT EXISTS (SELECT 1 FROM audit WHERE at < ?)
+
+-- name: audit_age
+-- Deletes a page of what is too old.
+DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ?1 ORDER BY at LIMIT ?2)

@@ -1,0 +1,62 @@
+-- The terms of the search index, and its segments.
+
+-- name: terms_since
+-- Reads the chunks of an agent's search index that were written after one with this stamp.
+SELECT chunk, stamp, data FROM terms WHERE agent = ? AND stamp > ?
+
+-- name: terms_get
+-- Reads one chunk, to be rewritten.
+SELECT data FROM terms WHERE agent = ? AND chunk = ?
+
+-- name: terms_replace
+-- Writes a chunk.
+INSERT INTO terms (agent, chunk, data, stamp)
+VALUES (?1, ?2, ?3, (SELECT coalesce(max(t.stamp), 0) + 1 FROM terms t WHERE t.agent = ?1))
+ON CONFLICT (agent, chunk) DO UPDATE SET data = excluded.data, stamp = excluded.stamp
+
+-- name: terms_between
+-- Reads the chunks in a range, of which no segment has any.
+SELECT chunk, stamp, data FROM terms WHERE agent = ? AND chunk >= ? AND chunk < ? ORDER BY chunk
+
+-- name: terms_newer
+-- Returns whether chunks in a range were written after one with this stamp.
+SELECT EXISTS (SELECT 1 FROM terms WHERE agent = ? AND stamp > ? AND chunk >= ? AND chunk < ?)
+
+-- name: segment_numbers
+-- Reads which segments there are.
+SELECT number FROM segments WHERE agent = ? AND bucket = ?
+
+-- name: segment_documents
+-- Reads the documents of all segments.
+SELECT number, stamp, data FROM segments WHERE agent = ? AND bucket = ? ORDER BY number
+
+-- name: segment_sizes
+-- Reads how long some buckets are in all segments.
+SELECT bucket, CAST(sum(length(data)) AS BIGINT) FROM segments WHERE agent = ?1 AND bucket {in:2:BIGINT:32} GROUP BY bucket
+
+-- name: segment_buckets
+-- Reads some buckets of all segments.
+SELECT bucket, number, stamp, data FROM segments WHERE agent = ?1 AND bucket {in:2:BIGINT:32} ORDER BY bucket, number
+
+-- name: segment_put
+-- Writes a part of a segment.
+INSERT INTO segments (agent, bucket, number, stamp, data) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (agent, bucket, number) DO UPDATE SET stamp = excluded.stamp, data = excluded.data
+
+-- name: segment_drop
+-- Drops a segment of which a chunk changes.
+DELETE FROM segments WHERE agent = ? AND number = ?
+
+-- name: segments_drop
+-- Drops all segments of an agent.
+DELETE FROM segments WHERE agent = ?
+
+-- name: chunk_begin
+-- Finds the number from which on exchanges have to be read for all numbers from ?2 on: the first one of the exchange
+-- that has ?2, else ?2.
+SELECT coalesce((SELECT CASE WHEN seq + span > ?2 THEN seq END FROM exchanges
+    WHERE agent = ?1 AND seq <= ?2 ORDER BY seq DESC LIMIT 1), CAST(?2 AS BIGINT))
+
+-- name: agent_indexed_again
+-- Has the index go back, and what is remembered of it be read again.
+UPDATE agents SET indexed_seq = ?, stamp = stamp + 1 WHERE id = ? AND indexed_seq > ?
