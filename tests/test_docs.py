@@ -110,6 +110,15 @@ def test_every_name_that_a_page_puts_into_a_file_or_a_class_is_defined_there() -
     assert not missing
 
 
+def test_the_drawing_of_a_chat_names_what_is_defined() -> None:
+    rows = re.findall(r"^ *(?:(\w+)\.)?(\w+) +([\w/]+\.py)\b", _page("architecture"), re.M)
+    assert len(rows) > 20
+    for owner, name, path in rows:
+        text = (ROOT / (path if path.startswith("storage/") else f"gateway/{path}")).read_text("utf-8")
+        assert _defines(text, name), (name, path)
+        assert not owner or _defines(text, owner), (owner, path)
+
+
 def test_a_recipe_names_a_method_with_its_class() -> None:
     """So that the test above holds it to what is there: a bare name may be a function's or a field's elsewhere."""
     recipes = _page("architecture").partition("\n## How to add")[2].partition("\n## ")[0]
