@@ -36,7 +36,7 @@ from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt, stored_model_name
 from gateway.run.sink import Sink
 from gateway.run.tools.call_journal import CallJournal
-from gateway.run.upstream.failover import Endpoint
+from gateway.run.upstream.endpoint import Endpoint
 from gateway.run.upstream.route import Route
 
 # Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).

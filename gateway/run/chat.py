@@ -55,7 +55,8 @@ from gateway.run.sink import ClientGone, Sink
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
 from gateway.run.turn_services import TurnServices
-from gateway.run.upstream.failover import Attempts, Endpoint, Failover, ModelSource
+from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.failover import Attempts, Failover, ModelSource
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route

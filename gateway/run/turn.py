@@ -47,7 +47,8 @@ from gateway.run.sink import ClientGone, HeldSink, Sink, UnseenSink
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
-from gateway.run.upstream.failover import Endpoint, ModelSource
+from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.failover import ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
 from gateway.run.upstream.provider_errors import translate
 from gateway.run.upstream.relay import forwarded_headers

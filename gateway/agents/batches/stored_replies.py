@@ -18,7 +18,7 @@ from gateway.core.turn.calls import INTERRUPTED
 from gateway.core.upstream.policy import Target
 from gateway.errors import GatewayError
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox, failed_answer, run_tool
-from gateway.run.upstream.failover import Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream_call import UpstreamCall
 
 

@@ -13,28 +13,24 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Protocol
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.base import ModelReply, Provider
-from adapters.errors import ProviderBroke, ProviderError
+from adapters.errors import ProviderError
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import ModelRequest, read_retry_after
 from adapters.whole_reply import BufferedReply
-from gateway.core.turn.context_length import context_from_error
-from gateway.core.turn.refusal import RefusedContent, exceeds_context, is_filter_verdict, refused_content
-from gateway.core.turn.upstream_error import ERROR_BYTES, reveal_error_body, reveal_error_event
-from gateway.core.upstream.context_window import GUESS, ContextWindows
+from gateway.core.turn.refusal import RefusedContent, is_filter_verdict, refused_content
+from gateway.core.turn.upstream_error import ERROR_BYTES
+from gateway.core.upstream.context_window import ContextWindows
 from gateway.core.upstream.policy import (
     TRANSIENT,
-    EndpointHealth,
     Failure,
     NextAttempt,
     Policy,
@@ -48,51 +44,27 @@ from gateway.errors import GatewayError, UpstreamError, UpstreamRefused, Upstrea
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import with_trace_headers
+from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
+from gateway.run.upstream.error_replies import (
+    discard,
+    read_whole_error,
+    reveal_stream_error,
+    reveal_whole_error,
+)
+from gateway.run.upstream.prompt_cuts import PromptCuts
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
 from gateway.run.upstream_call import FailedTry, UpstreamCall
 from gateway.settings import Settings
 
+Candidate = tuple[Endpoint, Target]
+
 CHAT: Final = "/chat/completions"
-# An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
-_ERROR_S: Final = 0.1
 # The statuses of refusals that may be about what a request has in it; those that may be about its length.
 _REFUSALS: Final = frozenset((400, 403, 413, 422, 451))
 _MAY_BE_TOO_LONG: Final = frozenset((400, 413, 422))
-# The parts of a refused request that are tried in turn where its error names no length. Chosen: a conversation that has
-# just outgrown its window is cut once, and one of twice its length three times.
-_SHARES: Final = (0.75, 0.55, 0.4)
 _log = logging.getLogger("mnemogate")
-
-
-class Endpoint(Struct):
-    """A provider with one key."""
-
-    # The upstream's name; from the second key on with the key's number (`openai#2`).
-    name: str
-    upstream: str
-    provider: Provider
-    policy: Policy
-    # False where callers bring their own key. A limit that one caller has reached then holds for no other.
-    has_key: bool = True
-    health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
-    # The upstream's, in the settings.
-    kind: str = ""
-    # The usage of its streams is asked for, whether their client does or not.
-    asks_usage: bool = False
-    # The headers of a trace go to it always, or never; None: where the client has sent some.
-    propagates: bool | None = None
-
-
-Candidate = tuple[Endpoint, Target]
-
-# Makes the request for a target that is tried.
-RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
-
-
-# Makes a request again without what the gateway has put into it and the upstream refuses; None: there is no such thing.
-RequestMender = Callable[[RefusedContent, Target, Endpoint], Awaitable[ModelRequest | None]]
 
 
 def no_caller_error() -> None:
@@ -250,11 +222,11 @@ class Attempts:
     _outcomes: list[tuple[str, str]] = field(default_factory=list)
     # An endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = False
-    # The request was cut to a guess of the endpoint's context window.
-    _is_guess: bool = False
-    # The tokens of the request that was first refused by an error without a length, and how often it was cut since.
-    _refused_tokens: int = 0
-    _cuts: int = 0
+    # Of the request for the present endpoint.
+    _cuts: PromptCuts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._cuts = PromptCuts(self._failover.context_windows, self._receipt)
 
     def __enter__(self) -> Attempts:
         self.endpoint.health.in_flight += 1
@@ -303,14 +275,14 @@ class Attempts:
             self.call.tries.append(FailedTry(self.endpoint.name, found.failure.kind, time.perf_counter()))
             # The error is dropped only now, because the last one goes to the client.
             if found.reply is not None:
-                await _discard(found.reply)
+                await discard(found.reply)
             if wait_s:
                 await self._failover.sleep(wait_s)
             if step is NextAttempt.FAIL_OVER:
                 self.endpoint.health.in_flight -= 1
                 self.endpoint, self.target = self._rest.pop(0)
                 self.endpoint.health.in_flight += 1
-                attempts, self._is_guess, self._refused_tokens, self._cuts = 0, False, 0, 0
+                attempts, self._cuts = 0, PromptCuts(self._failover.context_windows, self._receipt)
                 request = await make(self.target, self.endpoint)
 
     async def _attempt(
@@ -351,9 +323,9 @@ class Attempts:
         if reply.is_stream:
             # A stream that is read again may have nothing left.
             may_peek = self._failover.may_peek and request.method == "POST"
-            return await _reveal_error(reply) if may_peek else (reply, b"")
+            return await reveal_stream_error(reply) if may_peek else (reply, b"")
         is_chat = request.path == CHAT and reply.status < 300
-        return await _reveal_whole_error(reply) if is_chat else (reply, b"")
+        return await reveal_whole_error(reply) if is_chat else (reply, b"")
 
     async def _take_answer(
         self,
@@ -369,7 +341,7 @@ class Attempts:
         """
         other, outcome = None, str(reply.status)
         if reply.status in _REFUSALS and (mend is not None or request.path == CHAT):
-            reply = error = await _read_error(reply)
+            reply = error = await read_whole_error(reply)
             other = await self._without_refused(error, request, make, mend)
         elif mend is not None and is_filter_verdict(begin):
             outcome = "filtered"
@@ -380,10 +352,10 @@ class Attempts:
                 raise
         if other is not None:
             self._count_outcome(outcome, is_error=True)
-            await _discard(reply)
+            await discard(reply)
             return other
-        if self._is_guess and reply.status < 400:
-            self._failover.context_windows.note_guess(self.target[:2])
+        if reply.status < 400:
+            self._cuts.note_answer(self.target)
         self.call.is_streamed = reply.is_stream
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
@@ -400,61 +372,13 @@ class Attempts:
         """Returns the request without what an error refuses; None: it stays as it is."""
         body = await error.read(MAX_REPLY_BYTES)
         if error.status in _MAY_BE_TOO_LONG and request.path == CHAT:
-            shorter = await self._find_context_window(body, request, make)
-            if shorter is not None:
+            cut = await self._cuts.shorten(body, request, make, self.target, self.endpoint)
+            if cut is not None:
+                self.target, shorter = cut
                 return shorter
-        refused = None if mend is None else refused_content(error.status, body[:ERROR_BYTES])
-        return None if mend is None or refused is None else await mend(refused, self.target, self.endpoint)
-
-    async def _find_context_window(
-        self, body: bytes, request: ModelRequest, make: RequestMaker
-    ) -> ModelRequest | None:
-        """Returns a shorter request if an error is about the context's length; None: it is not. body: the error's."""
-        tokens = context_from_error(body[:ERROR_BYTES].decode("utf-8", "replace"), request.body)
-        if tokens is None:
-            is_too_long = exceeds_context(body[:ERROR_BYTES], request.body)
-            return await self._cut_by_share(request, make) if is_too_long else None
-        known, target = self.target.context_window, self.target
-        context_windows: list[int] = []
-        if known is None or known > tokens:
-            self._failover.context_windows.note_reported(target[:2], tokens)
-            known = self._failover.context_windows.window_of(target[:2], tokens) or tokens
-            context_windows.append(known)
-        # If the request was cut to that length already, the upstream counts more tokens than we do. How many more is
-        # guessed, once.
-        if not self._is_guess:
-            context_windows.append(int(known / GUESS))
-        for context_window in context_windows:
-            shorter = await make(target._replace(context_window=context_window), self.endpoint)
-            if shorter.body == request.body:
-                continue  # by our count it fits
-            self._is_guess = context_window < known
-            self.target = target._replace(context_window=context_window)
-            self._receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
-            return shorter
-        return None
-
-    async def _cut_by_share(self, request: ModelRequest, make: RequestMaker) -> ModelRequest | None:
-        """Returns a shorter request where an error names no length; None: it cannot be cut, or was often enough.
-
-        What is accepted then is no length of the model: by our count of one caller's words, all others would be cut.
-        """
-        self._refused_tokens = self._refused_tokens or estimate_prompt_tokens(request.body)
-        while self._cuts < len(_SHARES):
-            target = self.target._replace(context_window=int(self._refused_tokens * _SHARES[self._cuts]))
-            self._cuts += 1
-            shorter = await make(target, self.endpoint)
-            if shorter.body == request.body:
-                continue
-            self.target = target
-            self._receipt.headers["x-mnemogate-context-tokens"] = str(target.context_window)
-            _log.warning(
-                "The upstream %s refuses a prompt as too long for %s, and names no length: it is cut to %s tokens. "
-                "Set the model's `context_window`.",
-                *(self.endpoint.name, target.model, target.context_window),
-            )
-            return shorter
-        return None
+        if mend is None or (refused := refused_content(error.status, body[:ERROR_BYTES])) is None:
+            return None
+        return await mend(refused, self.target, self.endpoint)
 
     def _describe_call(self, request: ModelRequest) -> None:
         """Notes in the receipt what is sent, and where."""
@@ -558,63 +482,3 @@ class Attempts:
         metrics.upstream_tries.inc(name, outcome)
         if is_error:
             metrics.upstream_errors.inc(name, outcome)
-
-
-async def _read_error(reply: ModelReply) -> BufferedReply:
-    """Returns an error that was read to its end. Raises: as `ModelReply.read`."""
-    try:
-        return BufferedReply(reply.status, reply.headers, await reply.read(MAX_REPLY_BYTES))
-    finally:
-        await reply.aclose()
-
-
-async def _reveal_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
-    """Returns a stream as it came, unless it begins with an error: then a reply with that error's status.
-
-    With it comes the data of its first event.
-    """
-    try:
-        first = await reply.peek()
-    except BaseException:
-        await reply.aclose()
-        raise
-    refused = reveal_error_event(first) if first is not None else None
-    if refused is None:
-        return reply, (first.data or b"") if first is not None else b""
-    await _discard(reply)
-    headers = [(name, value) for name, value in reply.headers if name != "content-type"]
-    # Anthropic's own error is the event's data, for a client that speaks its dialect.
-    body = refused[1] if first is None or first.name != "error" or first.data is None else first.data
-    return BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body), b""
-
-
-async def _reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
-    """Returns a whole chat completion as it came, unless it is an error: then that has the status that it names.
-
-    With it comes its body.
-
-    A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again. So does
-    one that is cut within its JSON: where no length was announced HTTP has no error for that.
-    """
-    try:
-        body = await reply.read(MAX_REPLY_BYTES)
-    except BaseException as error:
-        await reply.aclose()
-        if not isinstance(error, ProviderError):
-            raise
-        return BufferedReply(reply.status, reply.headers, b"", error), b""
-    if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
-        cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
-        return BufferedReply(reply.status, reply.headers, b"", cut), b""
-    status, shown = reveal_error_body(body) or (reply.status, body)
-    return BufferedReply(status, reply.headers, shown), body
-
-
-async def _discard(reply: ModelReply) -> None:
-    """Reads the rest of an error, so that its connection can be used again; a long one loses its connection."""
-    with suppress(ProviderError, TimeoutError):
-        try:
-            async with asyncio.timeout(_ERROR_S):
-                await reply.read(ERROR_BYTES)
-        finally:
-            await reply.aclose()

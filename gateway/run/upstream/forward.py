@@ -24,7 +24,8 @@ from gateway.core.usage.reported import costs_tokens
 from gateway.errors import BadRequest, NotAllowed, UnknownModel, UnknownPath, UpstreamError
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
-from gateway.run.upstream.failover import Attempts, Endpoint, Failover
+from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.route import Route, is_listed, resolve_route, unknown_upstream
 from gateway.run.usage.limiter import Limiter, PlannedCall

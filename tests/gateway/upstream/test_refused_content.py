@@ -18,7 +18,8 @@ from gateway.core.turn.refusal import RefusedContent
 from gateway.core.upstream.policy import Target
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.upstream.failover import Endpoint, Failover
+from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import resolve_route
 from gateway.settings import Settings, UpstreamSettings
 from tests.doubles.anthropic_upstream import StrictAnthropic, refuse

@@ -12,7 +12,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.run.upstream.failover import Endpoint
+from gateway.run.upstream.endpoint import Endpoint
 from tests.doubles.anthropic_upstream import StrictAnthropic
 from tests.doubles.upstream import (
     Call,

@@ -1,0 +1,39 @@
+"""Endpoints: what failover chooses from, and the callables that make a request for one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from msgspec import Struct
+
+from adapters.base import Provider
+from adapters.types import ModelRequest
+from gateway.core.turn.refusal import RefusedContent
+from gateway.core.upstream.policy import EndpointHealth, Policy, Target
+
+
+class Endpoint(Struct):
+    """A provider with one key."""
+
+    # The upstream's name; from the second key on with the key's number (`openai#2`).
+    name: str
+    upstream: str
+    provider: Provider
+    policy: Policy
+    # False where callers bring their own key. A limit that one caller has reached then holds for no other.
+    has_key: bool = True
+    health: EndpointHealth = msgspec.field(default_factory=EndpointHealth)
+    # The upstream's, in the settings.
+    kind: str = ""
+    # The usage of its streams is asked for, whether their client does or not.
+    asks_usage: bool = False
+    # The headers of a trace go to it always, or never; None: where the client has sent some.
+    propagates: bool | None = None
+
+
+# Makes the request for a target that is tried.
+RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
+
+# Makes a request again without what the gateway has put into it and the upstream refuses; None: there is no such thing.
+RequestMender = Callable[[RefusedContent, Target, Endpoint], Awaitable[ModelRequest | None]]

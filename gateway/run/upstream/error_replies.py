@@ -1,0 +1,76 @@
+"""Reads replies of upstreams that are errors, whatever their status, and drops those that no client gets."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from adapters.base import ModelReply
+from adapters.errors import ProviderBroke, ProviderError
+from adapters.reply_quota import MAX_REPLY_BYTES
+from adapters.whole_reply import BufferedReply
+from gateway.core.turn.upstream_error import ERROR_BYTES, reveal_error_body, reveal_error_event
+
+# An error that no client gets is read up to ERROR_BYTES, for this time, so that its connection can be used again.
+_ERROR_S: Final = 0.1
+
+
+async def read_whole_error(reply: ModelReply) -> BufferedReply:
+    """Returns an error that was read to its end. Raises: as `ModelReply.read`."""
+    try:
+        return BufferedReply(reply.status, reply.headers, await reply.read(MAX_REPLY_BYTES))
+    finally:
+        await reply.aclose()
+
+
+async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
+    """Returns a stream as it came, unless it begins with an error: then a reply with that error's status.
+
+    With it comes the data of its first event.
+    """
+    try:
+        first = await reply.peek()
+    except BaseException:
+        await reply.aclose()
+        raise
+    refused = reveal_error_event(first) if first is not None else None
+    if refused is None:
+        return reply, (first.data or b"") if first is not None else b""
+    await discard(reply)
+    headers = [(name, value) for name, value in reply.headers if name != "content-type"]
+    # Anthropic's own error is the event's data, for a client that speaks its dialect.
+    body = refused[1] if first is None or first.name != "error" or first.data is None else first.data
+    return BufferedReply(refused[0], (*headers, ("content-type", "application/json")), body), b""
+
+
+async def reveal_whole_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
+    """Returns a whole chat completion as it came, unless it is an error: then that has the status that it names.
+
+    With it comes its body.
+
+    A reply that breaks while it is read has begun: it breaks for whoever reads it, and is not asked for again. So does
+    one that is cut within its JSON: where no length was announced HTTP has no error for that.
+    """
+    try:
+        body = await reply.read(MAX_REPLY_BYTES)
+    except BaseException as error:
+        await reply.aclose()
+        if not isinstance(error, ProviderError):
+            raise
+        return BufferedReply(reply.status, reply.headers, b"", error), b""
+    if body.lstrip().startswith(b"{") and not body.rstrip().endswith(b"}"):
+        cut = ProviderBroke("the upstream's reply ended in the middle of its JSON")
+        return BufferedReply(reply.status, reply.headers, b"", cut), b""
+    status, shown = reveal_error_body(body) or (reply.status, body)
+    return BufferedReply(status, reply.headers, shown), body
+
+
+async def discard(reply: ModelReply) -> None:
+    """Reads the rest of an error, so that its connection can be used again; a long one loses its connection."""
+    with suppress(ProviderError, TimeoutError):
+        try:
+            async with asyncio.timeout(_ERROR_S):
+                await reply.read(ERROR_BYTES)
+        finally:
+            await reply.aclose()

@@ -1,0 +1,103 @@
+"""Cuts the prompt of a request that an upstream refuses as too long, to the context window that its error shows."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from adapters.types import ModelRequest
+from gateway.core.turn.context_length import context_from_error
+from gateway.core.turn.refusal import exceeds_context
+from gateway.core.turn.upstream_error import ERROR_BYTES
+from gateway.core.upstream.context_window import GUESS, ContextWindows
+from gateway.core.upstream.policy import Target
+from gateway.core.usage.estimate import estimate_prompt_tokens
+from gateway.run.receipt import Receipt
+from gateway.run.upstream.endpoint import Endpoint, RequestMaker
+
+# The parts of a refused request that are tried in turn where its error names no length. Chosen: a conversation that has
+# just outgrown its window is cut once, and one of twice its length three times.
+_SHARES: Final = (0.75, 0.55, 0.4)
+_log = logging.getLogger("mnemogate")
+
+
+@dataclass(slots=True)
+class PromptCuts:
+    """The cuts of one request for one endpoint."""
+
+    windows: ContextWindows
+    receipt: Receipt
+    # The prompt was cut to a guess of the window.
+    _is_guess: bool = False
+    # The tokens of the request that was first refused by an error without a length, and how often it was cut since.
+    _refused_tokens: int = 0
+    _share_count: int = 0
+
+    async def shorten(
+        self, error: bytes, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
+    ) -> tuple[Target, ModelRequest] | None:
+        """Returns a shorter request, and its target with the window to which it was cut.
+
+        None: the error is about something else, or the request cannot be cut, or was often enough.
+
+        error: the body of the upstream's error.
+        """
+        error = error[:ERROR_BYTES]
+        tokens = context_from_error(error.decode("utf-8", "replace"), request.body)
+        if tokens is not None:
+            return await self._cut_to_window(tokens, request, make, target, endpoint)
+        if exceeds_context(error, request.body):
+            return await self._cut_to_share(request, make, target, endpoint)
+        return None
+
+    def note_answer(self, target: Target) -> None:
+        """Notes that the upstream has taken the prompt."""
+        if self._is_guess:
+            self.windows.note_guess(target[:2])
+
+    async def _cut_to_window(
+        self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
+    ) -> tuple[Target, ModelRequest] | None:
+        """Cuts to a window of which the error names the length."""
+        known = target.context_window
+        lengths: list[int] = []
+        if known is None or known > tokens:
+            self.windows.note_reported(target[:2], tokens)
+            known = self.windows.window_of(target[:2], tokens) or tokens
+            lengths.append(known)
+        # If the request was cut to that length already, the upstream counts more tokens than we do. How many more is
+        # guessed, once.
+        if not self._is_guess:
+            lengths.append(int(known / GUESS))
+        for length in lengths:
+            cut_target = target._replace(context_window=length)
+            shorter = await make(cut_target, endpoint)
+            if shorter.body != request.body:  # else by our count it fits
+                self._is_guess = length < known
+                self.receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
+                return cut_target, shorter
+        return None
+
+    async def _cut_to_share(
+        self, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
+    ) -> tuple[Target, ModelRequest] | None:
+        """Cuts to a share of the request.
+
+        What is accepted then is no length of the model: by our count of one caller's words, all others would be cut.
+        """
+        self._refused_tokens = self._refused_tokens or estimate_prompt_tokens(request.body)
+        while self._share_count < len(_SHARES):
+            length = int(self._refused_tokens * _SHARES[self._share_count])
+            self._share_count += 1
+            cut_target = target._replace(context_window=length)
+            shorter = await make(cut_target, endpoint)
+            if shorter.body != request.body:
+                self.receipt.headers["x-mnemogate-context-tokens"] = str(length)
+                _log.warning(
+                    "The upstream %s refuses a prompt as too long for %s, and names no length: it is cut to %s tokens. "
+                    "Set the model's `context_window`.",
+                    *(endpoint.name, target.model, length),
+                )
+                return cut_target, shorter
+        return None
