@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from urllib.parse import urlsplit
 
 RawHeader = tuple[bytes, bytes]
@@ -32,25 +32,28 @@ def values_of(headers: Iterable[RawHeader], wanted: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for name, value in headers if name == wanted]
 
 
-def is_same_origin(headers: Sequence[RawHeader]) -> bool | None:
+def is_same_origin(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | None:
     """Returns whether a page of this very origin sends a request; None: nothing says where it comes from.
 
     Browsers say it in `Sec-Fetch-Site`, or in `Origin`, which must have the host and port that the request is sent to:
-    a cookie goes to every port of its host.
+    a cookie goes to every port of its host. has_tls: the page is served with TLS, and one without it is another one.
     """
+    schemes = ("https",) if has_tls else ("http", "https")
     hosts = values_of(headers, b"host")
     own = hosts[0].lower() if len(hosts) == 1 else None
     verdicts = [value == "same-origin" for value in values_of(headers, b"sec-fetch-site")]
-    verdicts += [own is not None and _host_of(value) == own for value in values_of(headers, b"origin")]
+    verdicts += [
+        own is not None and _host_of(value, schemes) == own for value in values_of(headers, b"origin")
+    ]
     return all(verdicts) if verdicts else None
 
 
-def _host_of(origin: str) -> str | None:
-    """Returns the host and port of an origin, as a `Host` header has them; None: it is no origin (`null`)."""
+def _host_of(origin: str, schemes: Collection[str]) -> str | None:
+    """Returns the host and port of an origin, as a `Host` header has them; None: it is no such origin, or `null`."""
     try:
         found = urlsplit(origin)
     except ValueError:
         return None
-    if found.scheme not in ("http", "https") or found.path or found.query or found.fragment:
+    if found.scheme not in schemes or found.path or found.query or found.fragment:
         return None
     return found.netloc.lower() or None

@@ -99,6 +99,7 @@ class PageApp:
     ) -> None:
         ui = settings.ui
         self._is_enabled = ui.enabled
+        self._has_tls = ui.https
         self._operations = operations
         self._bodies = bodies
         self._now = now
@@ -193,7 +194,7 @@ class PageApp:
 
     async def _check_origin(self, request: PageRequest) -> None:
         """Raises: NotAllowed: a change comes from another origin, or names none where it has to."""
-        is_same = is_same_origin(request.scope["headers"])
+        is_same = is_same_origin(request.scope["headers"], has_tls=self._has_tls)
         needs_origin = request.is_for_person or (
             request.path != "login" and await self._signing.bears_session(request)
         )

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.page.page_request import MAX_BODY_BYTES
 from gateway.page.rendering import Renderer
+from gateway.settings import UiSettings
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.operator import FORM, Operator
 from tests.rows import each_row
@@ -220,6 +221,18 @@ def test_a_change_comes_from_a_page_of_the_gateway(
     kind = {"content-type": "application/json"}
     twin = operator.ask("POST", "logout.json", b"{}", {**cookie, **kind, **given})
     assert twin.status == {303: 200}.get(status, status)
+
+
+def test_behind_tls_a_page_without_it_is_another_one(upstream: StrictUpstream) -> None:
+    """Whoever is on the network can make one of the same name. Its form names its origin, and not whence it is sent."""
+    with serve(settings_for(upstream, ui=UiSettings(https=True))) as gateway:
+        _, key = gateway.call(gateway.app.services.store.keys.create("", "anna", None, "operator"))
+        host = f"127.0.0.1:{gateway.port}"
+        form = {"content-type": FORM, "host": host}
+        reply = gateway.ask("POST", "/ui/login", f"key={key}".encode(), {**form, "origin": f"https://{host}"})
+        form["cookie"] = reply.headers["set-cookie"].partition(";")[0]
+        for origin, status in ((f"http://{host}", 403), (f"https://{host}", 303)):
+            assert gateway.ask("POST", "/ui/logout", b"", {**form, "origin": origin}).status == status
 
 
 def test_another_site_is_refused_before_it_learns_who_is_signed_in(operator: Operator) -> None:
