@@ -128,6 +128,7 @@ class PageApp:
             STATIC.rstrip("/"),
             *(path.removesuffix(".json") for path in PATHS),
         }
+        self._most_slashes = max(each.path.count("/") for each in routes)
         self._answers = Answers(now, {each.path for each in routes})
         self._signing = SignInPages(settings, operations.sign_in, bodies, self._answers, now)
         self.sessions = self._signing.sessions
@@ -295,6 +296,8 @@ class PageApp:
     def _screen_at(self, address: str) -> str:
         """Returns the address of the screen that a page shows: the one above, where a refused form shows it."""
         path = address.partition("?")[0]
+        if path.count("/") > self._most_slashes:
+            return ""
         while path not in ("", "login") and all(
             pattern.match(unquote(path)) is None for pattern, _ in self._screens
         ):

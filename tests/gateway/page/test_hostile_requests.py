@@ -73,6 +73,13 @@ def test_nothing_of_a_request_becomes_a_header(operator: Operator) -> None:
         assert reply.headers["location"] == f"../../../../m/{uid}/f/{seq}", referrer
 
 
+def test_a_path_in_a_referrer_is_followed_up_a_little_way_alone(operator: Operator) -> None:
+    """Of hundreds of parts each would be compared with all screens, while replies wait."""
+    for parts, led in ((1, "keys"), (3, "keys"), (300, "./")):
+        form = {"cookie": operator.cookie, "referer": f"http://{operator.host}/ui/keys{'/a' * parts}"}
+        assert operator.send_form("theme", {"theme": "dark"}, **form).headers["location"] == led, parts
+
+
 def test_queries_and_forms_have_a_bound(operator: Operator) -> None:
     uid = speak(operator.world, "My cat is Miso.").uid
     many = "&".join(f"f{n}=1" for n in range(101))
