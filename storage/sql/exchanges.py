@@ -504,31 +504,36 @@ class ShownExchange(NamedTuple):
 
 def make_shown_exchanges(rows: Iterable[Sequence[Any]]) -> list[ShownExchange]:
     """Makes exchanges of rows of `{shown}`."""
-    return [ShownExchange(_without_path(row), bool(row[2]), row[3]) for row in rows]
+    return [_make_shown_exchange(row) for row in rows]
 
 
-def _without_path(row: Sequence[Any]) -> Exchange:
-    return Exchange(
-        row[4],  # id
-        row[5],  # conversation
-        None,
-        0,
-        0,
-        unpack_inputs(row[16]),
-        (),
-        None if row[17] is None else unpack_atoms(row[17]),
-        b"",
-        None,
-        row[7],  # begun
-        row[8],  # touched
-        row[9],  # ended
-        stopped=row[10],
-        seq=row[6],
-        state=State(row[11]),
-        active=bool(row[12]),
-        continued=bool(row[13]),
-        prefix_length=row[14],
-        redactions=frozenset(orjson.loads(row[15])) if row[15] else frozenset(),
-        input=row[0],
-        shown_reply=row[1],
+def _make_shown_exchange(row: Sequence[Any]) -> ShownExchange:
+    (
+        input_, shown_reply, prefix_is_shared, previous_seq, id, conversation, seq, begun, touched, ended, stopped,
+        state, active, continued, prefix_length, redactions, inputs, reply, *_,
+    ) = row  # fmt: skip
+    exchange = Exchange(
+        id,
+        conversation,
+        parent=None,
+        depth=0,
+        offset=0,
+        inputs=unpack_inputs(inputs),
+        media=(),
+        reply=None if reply is None else unpack_atoms(reply),
+        path=b"",
+        reply_key=None,
+        begun=begun,
+        touched=touched,
+        ended=ended,
+        stopped=stopped,
+        seq=seq,
+        state=_STATES[state],
+        active=bool(active),
+        continued=bool(continued),
+        prefix_length=prefix_length,
+        redactions=frozenset(orjson.loads(redactions)) if redactions else _NO_REDACTIONS,
+        input=input_,
+        shown_reply=shown_reply,
     )
+    return ShownExchange(exchange, bool(prefix_is_shared), previous_seq)
