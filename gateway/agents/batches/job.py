@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
-from uuid import uuid4
 
 import orjson
 from msgspec import Struct
@@ -90,7 +89,7 @@ class BatchJobs:
 
     async def run(self, job: JobContext) -> None:
         """Performs one attempt. Raises: Postponed: there is something left to be waited for."""
-        parts = await PartJournal.load(job, self.store)
+        parts = await PartJournal.load(job, self.store, self.now, self.settings.poll_s)
         try:
             # Other processes do not know the requests that this one sends itself, and would repeat them: so the job
             # stays.
@@ -242,7 +241,7 @@ class _Attempt:
             if provider is not None and not await self._stop_part(part, provider):
                 waits.append(self._poll_wait_s(part))
             else:
-                await self.parts.note_over(part, self.jobs.now())
+                await self.parts.note_over(part)
         if (wait_s := await self._delete_data()) is not None:
             waits.append(wait_s)
         if waits:
@@ -292,7 +291,7 @@ class _Attempt:
                 cause(error),
             )
             # A provider may not know which part it is until the part ends, perhaps a day later.
-            return await self._note_miss(
+            return await self.parts.note_miss(
                 part, Miss.UNHEARD if isinstance(error, ProviderUnsure) else Miss.UNSTOPPED
             )
         return False
@@ -324,7 +323,7 @@ class _Attempt:
             # The settings name the upstream no longer.
             await self._fail_part(part, f"There is no upstream {part.upstream!r} any more.")
             return
-        if part.id is None and (self.jobs.now() < part.until or self._queue_wait_s(part) > 0):
+        if part.id is None and (self.jobs.now() < part.until or self.parts.queue_wait_s(part) > 0):
             return
         try:
             if part.id is not None or await self._find_or_submit_part(part, provider):
@@ -350,12 +349,8 @@ class _Attempt:
         else:
             miss = Miss.UNHEARD
             message = f"For three days the provider gave nothing but errors, the last one: {error.message}"
-        if await self._note_miss(part, miss):
+        if await self.parts.note_miss(part, miss):
             await self._fail_part(part, message)
-
-    async def _note_miss(self, part: ProviderPart, miss: Miss) -> bool:
-        """Notes that a provider did not do what was asked. Returns whether it is not asked again."""
-        return await self.parts.note_miss(part, miss, self.jobs.now(), self.jobs.settings.poll_s)
 
     async def _find_or_submit_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
@@ -443,7 +438,7 @@ class _Attempt:
     async def _fail_part(self, part: ProviderPart, message: str) -> None:
         """Fails the items of a part that cannot be submitted."""
         await self.results.fail_items(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
-        await self.parts.note_over(part, self.jobs.now())
+        await self.parts.note_over(part)
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
@@ -469,7 +464,7 @@ class _Attempt:
             # A fault may have ended the calls of this process before all were made.
             await self.results.resend(part, lost_by_restart=state.is_gone and not provider.is_durable)
         await self.results.end_without_result(part, state.unreported)
-        await self.parts.note_over(part, self.jobs.now())
+        await self.parts.note_over(part)
 
     async def _delete_data(self) -> float | None:
         """Has providers delete the data of parts that are over. Returns the seconds until the next try."""
@@ -477,7 +472,7 @@ class _Attempt:
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
             for made, id in part.undeleted.items():
-                wait_s = part.delete_wait_s(self.jobs.now(), self.jobs.settings.poll_s)
+                wait_s = self.parts.delete_wait_s(part)
                 if wait_s > 0:
                     waits.append(wait_s)
                     continue
@@ -489,8 +484,8 @@ class _Attempt:
                         "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
                         self._name, part.upstream, id, cause(error),
                     )  # fmt: skip
-                    if not await self._note_miss(part, Miss.UNDELETED):
-                        waits.append(part.delete_wait_s(self.jobs.now(), self.jobs.settings.poll_s))
+                    if not await self.parts.note_miss(part, Miss.UNDELETED):
+                        waits.append(self.parts.delete_wait_s(part))
                         continue
                 await self.parts.note_deleted(part, made)
         return min(waits, default=None)
@@ -502,23 +497,22 @@ class _Attempt:
             self._name,
             part.upstream,
         )
-        now = self.jobs.now()
         count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
         if count == 1 and room is not None and await self._count_tokens(part) > room:
             alone = f"The request alone is larger than its provider's queue for the model: {message}"
             await self._fail_part(part, alone)
             return
-        if not self.parts.is_patient(part, now, self.jobs.settings.poll_s):
+        if not self.parts.is_patient(part):
             for each in self.parts.waiting_parts(part):
                 await self._fail_part(each, message)
             return
         halves = [
-            await self._add_part(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
+            await self.parts.add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
         ]
         numbers = iter([each.number for each in halves for _ in range(each.count)])
         async for page in self.results.pages(part.number):
             await self.outcomes.write([ItemRetry(i, i.errors, i.expiries, next(numbers)) for i in page])
-        await self.parts.note_over(part, now, no_room=True)
+        await self.parts.note_over(part, no_room=True)
 
     async def _count_tokens(self, part: ProviderPart) -> int:
         """Returns about how many tokens the requests of a part have."""
@@ -530,11 +524,10 @@ class _Attempt:
 
     def _poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""
-        provider, first = self.jobs.providers.get(part.upstream), self.jobs.settings.poll_s
+        provider = self.jobs.providers.get(part.upstream)
         if provider is not None and provider.poll_interval_s is not None:
-            return min(first, provider.poll_interval_s)
-        wait_s = part.poll_wait_s(self.jobs.now(), first)
-        return wait_s if part.id is not None else max(wait_s, self._queue_wait_s(part))
+            return min(self.jobs.settings.poll_s, provider.poll_interval_s)
+        return self.parts.poll_wait_s(part)
 
     def _plan_polls(self) -> list[float]:
         """Plans when each open part is continued, where it is not planned yet. Returns the seconds until then."""
@@ -543,9 +536,6 @@ class _Attempt:
             if part.next_poll <= now:
                 part.next_poll = now + self._poll_wait_s(part)
         return [part.next_poll - now for part in self.parts.open_parts]
-
-    def _queue_wait_s(self, part: ProviderPart) -> float:
-        return self.parts.queue_wait_s(part, self.jobs.now(), self.jobs.settings.poll_s)
 
     # -- what is ready
 
@@ -627,13 +617,10 @@ class _Attempt:
 
     async def _make_part(self, draft: PartDraft) -> None:
         """Makes a part of a draft, and submits it unless the provider's queue is full."""
-        part = await self._add_part(draft.upstream, draft.model, len(draft.items))
+        part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
         await self._assign_items(part, draft)
-        if self._queue_wait_s(part) <= 0:
+        if self.parts.queue_wait_s(part) <= 0:
             await self._submit_part(part, draft, self.jobs.providers[draft.upstream])
-
-    async def _add_part(self, upstream: str, model: str, count: int) -> ProviderPart:
-        return await self.parts.add(upstream, model, uuid4().hex, self.jobs.now(), count)
 
     async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
         """Puts the items of a draft into a part, by pages."""

@@ -11,11 +11,12 @@ gone-<n>-<m>    the provider keeps nothing of what was made any more
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import BinaryIO
+from uuid import uuid4
 
 import orjson
 from msgspec import Struct
@@ -164,31 +165,25 @@ class ProviderPart:
         """Returns the part as its provider got it after a number of refusals."""
         return BatchPart(f"{self.mark}-{refusals}", self.at, self.count)
 
-    def poll_wait_s(self, now: float, first_s: float) -> float:
-        """Returns the seconds until its provider is asked again: the longer it took so far, the longer they are."""
-        wait = min(_MOST_WAITS * first_s, max(first_s, (now - self.at) / _MOST_WAITS))
-        return wait if self.id is not None else max(wait, self.until - now)
-
-    def delete_wait_s(self, now: float, first_s: float) -> float:
-        """Returns the seconds until the next request to delete the part's data; they double each time."""
-        missed = self.misses.get(Miss.UNDELETED)
-        return missed[-1] + first_s * 2.0 ** len(missed) - now if missed else 0.0
-
 
 @dataclass(slots=True)
 class PartJournal:
     """The parts of one batch, in one attempt of its job."""
 
     job: JobContext
+    # Returns the time in seconds since the epoch.
+    now: Callable[[], float]
+    # The seconds between the first two polls of a part.
+    first_s: float
     parts: list[ProviderPart] = field(default_factory=list)
 
     @staticmethod
-    async def load(job: JobContext, store: Store) -> PartJournal:
+    async def load(job: JobContext, store: Store, now: Callable[[], float], first_s: float) -> PartJournal:
         """Reads the parts of a batch. Raises: StoreError."""
         journal = {
             name: orjson.loads(result) for name, result in (await store.batches.journal(job.job.id)).items()
         }
-        found = PartJournal(job)
+        found = PartJournal(job, now, first_s)
         while (about := journal.get(f"part-{len(found.parts) + 1}")) is not None:
             part = ProviderPart(len(found.parts) + 1, **about)
             while (failure := journal.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
@@ -212,9 +207,9 @@ class PartJournal:
         """The parts that go on."""
         return [part for part in self.parts if not part.is_over]
 
-    async def add(self, upstream: str, model: str, mark: str, at: float, count: int) -> ProviderPart:
-        """Writes down that a part is about to be made."""
-        number = len(self.parts) + 1
+    async def add(self, upstream: str, model: str, count: int) -> ProviderPart:
+        """Writes down that a part is about to be made. count: how many items it has."""
+        number, mark, at = len(self.parts) + 1, uuid4().hex, self.now()
         part = ProviderPart(number, upstream, model, mark, at, count)
         about = {"upstream": upstream, "model": model, "mark": mark, "at": at, "count": count}
         await self._write(f"part-{number}", about)
@@ -231,16 +226,13 @@ class PartJournal:
         await self._write(f"failed-{part.number}-{len(part.failures) + 1}", asdict(failure))
         part.failures.append(failure)
 
-    async def note_miss(self, part: ProviderPart, miss: Miss, at: float, first_s: float) -> bool:
-        """Writes down that something about a part has failed. Returns whether it is not tried again.
-
-        first_s: the seconds between the first two polls.
-        """
-        times = part.misses.setdefault(miss, [])
+    async def note_miss(self, part: ProviderPart, miss: Miss) -> bool:
+        """Writes down that something about a part has failed. Returns whether it is not tried again."""
+        times, at = part.misses.setdefault(miss, []), self.now()
         await self._write(f"{miss}-{part.number}-{len(times) + 1}", {"at": at})
         times.append(at)
         if miss is Miss.UNHEARD:
-            return _seconds_of(times, first_s) >= _UNHEARD_S
+            return self._seconds_of(times) >= _UNHEARD_S
         return len(times) >= TRIES
 
     async def note_deleted(self, part: ProviderPart, made: int) -> None:
@@ -250,14 +242,32 @@ class PartJournal:
 
     async def note_unsubmitted(self, part: ProviderPart) -> None:
         """Writes down that a part is over, of which nothing was submitted."""
-        await self.note_over(part, 0.0)
+        await self._end(part, 0.0)
 
-    async def note_over(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
-        """Writes down that a part is over. at: since when."""
+    async def note_over(self, part: ProviderPart, *, no_room: bool = False) -> None:
+        """Writes down that a part is over now. no_room: the provider's queue was full."""
+        await self._end(part, self.now(), no_room=no_room)
+
+    async def _end(self, part: ProviderPart, at: float, *, no_room: bool = False) -> None:
         await self._write(f"over-{part.number}", {"at": at, "no_room": no_room})
         part.over_at, part.no_room = at, no_room
 
-    def queue_wait_s(self, part: ProviderPart, now: float, first_s: float) -> float:
+    def poll_wait_s(self, part: ProviderPart) -> float:
+        """Returns the seconds until a part is submitted, or its provider is asked about it again.
+
+        The longer it took so far, the longer they are.
+        """
+        wait_s = self._between_polls(self.now() - part.at)
+        return (
+            wait_s if part.id is not None else max(wait_s, part.until - self.now(), self.queue_wait_s(part))
+        )
+
+    def delete_wait_s(self, part: ProviderPart) -> float:
+        """Returns the seconds until the next request to delete a part's data; they double each time."""
+        missed = part.misses.get(Miss.UNDELETED)
+        return missed[-1] + self.first_s * 2.0 ** len(missed) - self.now() if missed else 0.0
+
+    def queue_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a part may be submitted, or more; 0.0: now.
 
         Once the queue of its model had no room for a part, its parts go one at a time, the smallest first.
@@ -267,18 +277,14 @@ class PartJournal:
             return 0.0
         left = [each for each in queue if not each.is_over]
         if any(each.id is not None for each in left) or part is not min(left, key=lambda each: each.count):
-            return first_s
+            return self.first_s
         if not (full_at := _times_without_room(queue)):
             return 0.0
-        return (
-            full_at[-1]
-            + min(_MOST_WAITS * first_s, max(first_s, (full_at[-1] - full_at[0]) / _MOST_WAITS))
-            - now
-        )
+        return full_at[-1] + self._between_polls(full_at[-1] - full_at[0]) - self.now()
 
-    def is_patient(self, part: ProviderPart, now: float, first_s: float) -> bool:
+    def is_patient(self, part: ProviderPart) -> bool:
         """Returns whether a part that found no room is submitted again: for a day of asking."""
-        return _seconds_of([*_times_without_room(self._queue(part)), now], first_s) < _NO_ROOM_S
+        return self._seconds_of([*_times_without_room(self._queue(part)), self.now()]) < _NO_ROOM_S
 
     def waiting_parts(self, part: ProviderPart) -> list[ProviderPart]:
         """Returns the parts that wait for room in the queue in which a part is, and itself."""
@@ -287,6 +293,14 @@ class PartJournal:
     def _queue(self, part: ProviderPart) -> list[ProviderPart]:
         key = part.upstream, part.model
         return [each for each in self.parts if (each.upstream, each.model) == key]
+
+    def _between_polls(self, passed_s: float) -> float:
+        """Returns the seconds between two polls. passed_s: how long the provider has been asked."""
+        return min(_MOST_WAITS * self.first_s, max(self.first_s, passed_s / _MOST_WAITS))
+
+    def _seconds_of(self, times: Sequence[float]) -> float:
+        """Returns the seconds from the first of some failures to the last, less those without a question."""
+        return sum(min(b - a, 2 * _MOST_WAITS * self.first_s) for a, b in pairwise(times))
 
     async def _write(self, name: str, value: object) -> None:
         await self.job.jobs.journal(self.job.job, name, orjson.dumps(value))
@@ -297,11 +311,6 @@ def _times_without_room(queue: Sequence[ProviderPart]) -> list[float]:
     over = [(part.over_at, part.no_room) for part in queue if part.over_at is not None]
     answered = max((at for at, no_room in over if not no_room), default=0.0)
     return sorted(at for at, no_room in over if no_room and at > answered)
-
-
-def _seconds_of(times: Sequence[float], first_s: float) -> float:
-    """Returns the seconds between the first of some failures and the last, without times when it was not asked."""
-    return sum(min(b - a, 2 * _MOST_WAITS * first_s) for a, b in pairwise(times))
 
 
 def cause(error: ProviderError) -> str:

@@ -28,13 +28,15 @@ def part(number: int, count: int) -> ProviderPart:
 
 async def test_a_part_that_a_kill_has_left_empty_says_nothing_of_room() -> None:
     whole, empty, half = part(1, 4), part(2, 2), part(3, 2)
-    parts = PartJournal(cast(JobContext, Journal()), [whole, empty, half])
-    await parts.note_over(whole, 1000.0, no_room=True)
-    assert parts.queue_wait_s(half, 1001.0, POLL_S) == POLL_S
+    now = 1000.0
+    parts = PartJournal(cast(JobContext, Journal()), lambda: now, POLL_S, [whole, empty, half])
+    await parts.note_over(whole, no_room=True)
+    now = 1001.0
+    assert parts.queue_wait_s(half) == POLL_S
     await parts.note_unsubmitted(empty)
-    assert parts.queue_wait_s(half, 1001.0, POLL_S) == POLL_S - 1.0
+    assert parts.queue_wait_s(half) == POLL_S - 1.0
     # One that was answered makes room.
     other = part(4, 1)
     parts.parts.append(other)
-    await parts.note_over(other, 1010.0)
-    assert parts.queue_wait_s(half, 1011.0, POLL_S) == 0.0
+    await parts.note_over(other)
+    assert parts.queue_wait_s(half) == 0.0
