@@ -10,20 +10,13 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.types import Capabilities, ModelRequest
+from adapters.types import ModelRequest
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.provider_fields import has_unreadable_files, is_empty_reply
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.envelope import (
-    consumed_fields,
-    developer_indices,
-    enables_thinking,
-    untranslatable_fields,
-)
 from gateway.core.request.identity import Identity
-from gateway.core.request.native_body import NO_CHANGES, NativeBody, UpstreamBody
+from gateway.core.request.native_body import NO_CHANGES, UpstreamBody
 from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.turn_name import TurnName
@@ -33,18 +26,14 @@ from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.native_request import NativeRequest
-from gateway.run.receipt import Receipt, stored_model_name
+from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.tools.call_journal import CallJournal
 from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.endpoint_form import NATIVE_FORM, endpoint_form_for, native_body_for
 from gateway.run.upstream.route import Route
 
-# Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
-_REFUSED_WHEN_THINKING = frozenset({"temperature"})
-_NONE_REFUSED: frozenset[str] = frozenset()
 _BETA_HEADER = "anthropic-beta"
-# Of a request that goes upstream in its own dialect: its fields are left as they are.
-_NATIVE_FORM = EndpointForm()
 
 
 class Forwarded(Struct, frozen=True):
@@ -106,7 +95,7 @@ class ChatCall:
             return self._native_request(self.native, target, self.spec.system)
         native = native_body_for(self.request, endpoint)
         if native is not None:
-            self.fill_receipt(_NATIVE_FORM)
+            self.fill_receipt(NATIVE_FORM)
             changes = replace(NO_CHANGES, is_fallback=self._is_fallback(target))
             return self._native_body_request(target, native.path, native.render(target.model, changes))
         form = endpoint_form_for(self.request, endpoint, target.model)
@@ -247,75 +236,3 @@ def make_native_call(
     return ChatCall(
         native.chat, forwarded, identity, spec, route, kind, MakesUnseen(), sink, receipt, native=native
     )
-
-
-def native_body_for(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
-    """Returns a request in its client's dialect; None: it goes to this endpoint as a chat completion."""
-    return request.native_body if endpoint.provider.capabilities.speaks_messages else None
-
-
-def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
-    """Returns how the request has to look for an endpoint and its model, by their capabilities."""
-    capabilities = endpoint.provider.capabilities
-    if native_body_for(request, endpoint) is not None:
-        return (
-            replace(_NATIVE_FORM, binds_thoughts=True) if capabilities.binds_thoughts(model) else _NATIVE_FORM
-        )
-    consumed = consumed_fields(request.json, capabilities.metadata)
-    untranslatable: tuple[str, ...] = ()
-    if capabilities.untranslatable_fields:
-        fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
-        untranslatable = tuple(each for each in fields if each not in consumed)
-    unreadable: frozenset[int] = frozenset()
-    effort_with_tools = capabilities.effort_with_tools(model)
-    if request.native_body is not None:
-        untranslatable += tuple(request.native_body.untranslatable)
-        consumed += _choices_without_tools(request)
-        unreadable = frozenset(n for n, m in enumerate(request.messages) if has_unreadable_files(m))
-    replaces_effort = request.is_translated and request.has_tools and effort_with_tools is not None
-    if replaces_effort and "reasoning_effort" in request.json:
-        consumed += ("reasoning_effort",)
-    takes_developer = capabilities.developer_role is not False
-    may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
-    if not capabilities.replies_without_thoughts:  # its models think without being asked to
-        may_force = False
-    return EndpointForm(
-        consumed,
-        untranslatable,
-        () if takes_developer else developer_indices(request.messages),
-        capabilities.stream_usage,
-        may_force and capabilities.can_force(model),
-        _refused_fields(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
-        asks_usage=endpoint.asks_usage,
-        effort_with_tools=effort_with_tools,
-        thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
-        unreadable_files=unreadable,
-        foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else frozenset(),
-        empty_replies=_empty_replies(request) if request.reply_models else frozenset(),
-    )
-
-
-def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
-    """Returns the indices of the replies that the gateway has put into a request and another model made."""
-    asked = stored_model_name(endpoint.upstream, model)
-    return frozenset(index for index, made in request.reply_models.items() if made != asked)
-
-
-def _empty_replies(request: ChatRequest) -> frozenset[int]:
-    """Returns the indices of the replies that the gateway has put into a request and that have nothing in them."""
-    return frozenset(index for index in request.reply_models if is_empty_reply(request.messages[index]))
-
-
-def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
-    """Returns the fields that choose among tools, where what is chosen is no tool of the chat completion's."""
-    choice = request.json.get("tool_choice")
-    name = choice["function"]["name"] if isinstance(choice, dict) else None
-    if request.tools and (name is None or name in request.tools):
-        return ()
-    return tuple(key for key in ("tool_choice", "parallel_tool_calls") if key in request.json)
-
-
-def _refused_fields(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
-    """Returns the fields that the model does not take with this request."""
-    refused = capabilities.refused_fields(model)
-    return refused | _REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused

@@ -27,14 +27,7 @@ from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
-from gateway.run.call import (
-    ChatCall,
-    Forwarded,
-    TurnRecord,
-    endpoint_form_for,
-    native_body_for,
-    note_identity,
-)
+from gateway.run.call import ChatCall, Forwarded, TurnRecord, note_identity
 from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
@@ -56,6 +49,7 @@ from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.endpoint_form import endpoint_form_for, native_body_for
 from gateway.run.upstream.failover import Attempts, Failover, ModelSource
 from gateway.run.upstream.relay import relay
 from gateway.run.upstream.replayed_replies import ReplayedReplies

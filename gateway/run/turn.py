@@ -35,7 +35,7 @@ from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import ReplyUsage
 from gateway.errors import CallerError, GatewayError, MemoryUnavailable, UpstreamError
-from gateway.run.call import ChatCall, endpoint_form_for
+from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fit import fit_prompt, fit_rounds
 from gateway.run.memory.keeper import MemoryKeeper
@@ -48,6 +48,7 @@ from gateway.run.tools.toolbox import ToolAnswer, Toolbox, run_tools
 from gateway.run.turn_saving import SAVED, TurnMemory, TurnSaving
 from gateway.run.turn_services import TurnServices
 from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.endpoint_form import endpoint_form_for
 from gateway.run.upstream.failover import ModelSource
 from gateway.run.upstream.keepalive import BEAT, await_with_beats, keep_alive
 from gateway.run.upstream.provider_errors import translate

@@ -52,7 +52,7 @@ from gateway.core.upstream.policy import Target
 from gateway.core.usage.reported import reported_counts
 from gateway.errors import GatewayError, NotAllowed, UnknownModel
 from gateway.metrics import Metrics
-from gateway.run.call import ChatCall, Forwarded, endpoint_form_for
+from gateway.run.call import ChatCall, Forwarded
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
@@ -67,6 +67,7 @@ from gateway.run.tools.toolbox import MAX_PARALLEL
 from gateway.run.turn import TurnRun
 from gateway.run.turn_services import TurnLimits, TurnServices
 from gateway.run.upstream.endpoint import Endpoint
+from gateway.run.upstream.endpoint_form import endpoint_form_for
 from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.settings import Settings

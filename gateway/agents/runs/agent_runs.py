@@ -60,7 +60,7 @@ from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.guide import StopReason
 from gateway.core.upstream.policy import Target
 from gateway.errors import BadRequest, Conflict, MemoryUnavailable, UnknownId, UnknownModel, sentence
-from gateway.run.call import ChatCall, endpoint_form_for
+from gateway.run.call import ChatCall
 from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
@@ -71,6 +71,7 @@ from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import RunTerms, TurnRun
 from gateway.run.turn_services import TurnServices
+from gateway.run.upstream.endpoint_form import endpoint_form_for
 from gateway.run.upstream.failover import Attempts, Failover
 from gateway.run.upstream.route import Route, agent_route
 from gateway.run.usage.accounting import Accounting

@@ -1,0 +1,121 @@
+"""How a request has to look for an endpoint and its model, by their capabilities."""
+
+from __future__ import annotations
+
+from adapters.types import Capabilities
+from gateway.core.conversation.provider_fields import has_unreadable_files, is_empty_reply
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.request.envelope import (
+    consumed_fields,
+    developer_indices,
+    enables_thinking,
+    untranslatable_fields,
+)
+from gateway.core.request.native_body import NativeBody
+from gateway.run.memory.prompt import EndpointForm
+from gateway.run.receipt import stored_model_name
+from gateway.run.upstream.endpoint import Endpoint
+
+# Of a request that goes upstream in its own dialect: its fields are left as they are.
+NATIVE_FORM = EndpointForm()
+_NATIVE_WITH_BOUND_THOUGHTS = EndpointForm(binds_thoughts=True)
+# Claude thinks at the temperature 1 alone (build-with-claude/extended-thinking).
+_REFUSED_WHEN_THINKING = frozenset({"temperature"})
+_NONE_REFUSED: frozenset[str] = frozenset()
+_NO_INDICES: frozenset[int] = frozenset()
+
+
+def native_body_for(request: ChatRequest, endpoint: Endpoint) -> NativeBody | None:
+    """Returns a request in its client's dialect; None: it goes to this endpoint as a chat completion."""
+    return request.native_body if endpoint.provider.capabilities.speaks_messages else None
+
+
+def endpoint_form_for(request: ChatRequest, endpoint: Endpoint, model: str) -> EndpointForm:
+    """Returns the form of a request for an endpoint and its model."""
+    capabilities = endpoint.provider.capabilities
+    if native_body_for(request, endpoint) is not None:
+        return _NATIVE_WITH_BOUND_THOUGHTS if capabilities.binds_thoughts(model) else NATIVE_FORM
+    consumed = _consumed(request, capabilities, model)
+    return EndpointForm(
+        consumed,
+        _untranslatable(request, capabilities, consumed),
+        developer_indices(request.messages) if capabilities.developer_role is False else (),
+        capabilities.stream_usage,
+        _can_force(request, capabilities, model),
+        _refused(request, capabilities, model) if request.added_fields else _NONE_REFUSED,
+        asks_usage=endpoint.asks_usage,
+        effort_with_tools=capabilities.effort_with_tools(model),
+        thinks_on_request=request.wants_thoughts and capabilities.thinks_when_asked(model),
+        unreadable_files=_NO_INDICES if request.native_body is None else _unreadable_files(request),
+        foreign_replies=_foreign_replies(request, endpoint, model) if request.reply_models else _NO_INDICES,
+        empty_replies=_empty_replies(request) if request.reply_models else _NO_INDICES,
+    )
+
+
+def _consumed(request: ChatRequest, capabilities: Capabilities, model: str) -> tuple[str, ...]:
+    """Returns the fields that are not for the upstream."""
+    consumed = consumed_fields(request.json, capabilities.metadata)
+    if request.native_body is not None:
+        consumed += _choices_without_tools(request)
+    if (
+        "reasoning_effort" in request.json
+        and request.is_translated
+        and request.has_tools
+        and capabilities.effort_with_tools(model) is not None
+    ):
+        consumed += ("reasoning_effort",)
+    return consumed
+
+
+def _untranslatable(
+    request: ChatRequest, capabilities: Capabilities, consumed: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Returns the fields that the upstream's dialect has no place for."""
+    untranslatable: tuple[str, ...] = ()
+    if capabilities.untranslatable_fields:
+        fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
+        untranslatable = tuple(each for each in fields if each not in consumed)
+    return (
+        untranslatable
+        if request.native_body is None
+        else (*untranslatable, *request.native_body.untranslatable)
+    )
+
+
+def _can_force(request: ChatRequest, capabilities: Capabilities, model: str) -> bool:
+    """Returns whether the model can be made to call a tool."""
+    if not capabilities.replies_without_thoughts:  # its models think without being asked to
+        return False
+    may_force = capabilities.can_force_when_thinking or not enables_thinking(request.json)
+    return may_force and capabilities.can_force(model)
+
+
+def _unreadable_files(request: ChatRequest) -> frozenset[int]:
+    """Returns the indices of the messages with files that a chat completion cannot have."""
+    return frozenset(n for n, message in enumerate(request.messages) if has_unreadable_files(message))
+
+
+def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
+    """Returns the indices of the replies that the gateway has put into a request and another model made."""
+    asked = stored_model_name(endpoint.upstream, model)
+    return frozenset(index for index, made in request.reply_models.items() if made != asked)
+
+
+def _empty_replies(request: ChatRequest) -> frozenset[int]:
+    """Returns the indices of the replies that the gateway has put into a request and that have nothing in them."""
+    return frozenset(index for index in request.reply_models if is_empty_reply(request.messages[index]))
+
+
+def _choices_without_tools(request: ChatRequest) -> tuple[str, ...]:
+    """Returns the fields that choose among tools, where what is chosen is no tool of the chat completion's."""
+    choice = request.json.get("tool_choice")
+    name = choice["function"]["name"] if isinstance(choice, dict) else None
+    if request.tools and (name is None or name in request.tools):
+        return ()
+    return tuple(key for key in ("tool_choice", "parallel_tool_calls") if key in request.json)
+
+
+def _refused(request: ChatRequest, capabilities: Capabilities, model: str) -> frozenset[str]:
+    """Returns the fields that the model does not take with this request."""
+    refused = capabilities.refused_fields(model)
+    return refused | _REFUSED_WHEN_THINKING if enables_thinking(request.json) else refused
