@@ -21,10 +21,11 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.guide import ANYTHING, Offer
 from gateway.core.turn_name import TurnName
 from gateway.core.upstream.policy import Target
-from gateway.run.memory.fit import estimate_usage, fit_prompt
+from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import EndpointForm, Prompt
+from gateway.run.memory.prompt_tokens import estimate_usage
 from gateway.run.native_request import NativeRequest
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink

@@ -30,11 +30,12 @@ from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNot
 from gateway.run.call import ChatCall, Forwarded, TurnRecord, note_identity
 from gateway.run.directory import Directory, StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
-from gateway.run.memory.fit import count_prompt_tokens, fit_prompt
+from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.named_turns import turn_name
 from gateway.run.memory.prompt import WHOLE_WINDOW, Prompt
+from gateway.run.memory.prompt_tokens import count_prompt_tokens
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
 from gateway.run.request_context import RequestContext

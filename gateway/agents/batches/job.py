@@ -40,8 +40,8 @@ from gateway.core.turn.guide import StopReason
 from gateway.metrics import Counter
 from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext, Postponed
-from gateway.run.memory.fit import count_request_tokens
 from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.prompt_tokens import count_request_tokens
 from gateway.settings import BatchSettings
 from storage.batch_records import (
     READY_PART,

@@ -14,8 +14,8 @@ from gateway.core.prompt.window import reply_reserve
 from gateway.core.tool_rule import read_rules
 from gateway.core.turn.draft import AllBut
 from gateway.core.turn.terms import TurnTerms
-from gateway.run.memory.fit import count_tokens
 from gateway.run.memory.prompt import Prompt
+from gateway.run.memory.prompt_tokens import count_tokens
 from gateway.tokens import upper_bound
 
 

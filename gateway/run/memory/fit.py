@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 from msgspec.structs import replace
 
-from adapters.types import Json
 from gateway.core.conversation.canonical import WireMessage, are_results, first_after_system, media_in
-from gateway.core.message_text import with_text_before
-from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.summary import (
     EARLY_SHARE,
@@ -36,7 +32,8 @@ from gateway.core.prompt.window import (
 )
 from gateway.errors import BadRequest
 from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
-from gateway.tokens import message_tokens, tokenizer_for, upper_bound
+from gateway.run.memory.prompt_tokens import load_counter
+from gateway.tokens import message_tokens, upper_bound
 from storage.records import ANY_WINDOW, Evicted
 
 
@@ -77,11 +74,11 @@ async def fit_prompt(
     may_fill = is_crowded(prompt) or (bool(context_window) and may_exceed(prompt, context_window or 0, more))
     if evicted is None and not may_fill:
         return FittedWindow()
-    count = estimate_tokens if context_window is None else await _load_counter(prompt.target.model)
+    count = estimate_tokens if context_window is None else await load_counter(prompt.target.model)
     room = _WindowRoom(
         prompt, context_window or ANY_WINDOW, count, newer_system=newer_system, note=note, rounds=rounds
     )
-    summaries = room.usable_summaries(prompt.eviction)
+    summaries = room.usable_summaries()
     chosen = None
     if evicted is not None or room.is_over():
         chosen = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
@@ -100,8 +97,12 @@ async def fit_prompt(
         return fitted
     if context_window is not None and not prompt.request.may_evict:
         raise _context_exceeded(context_window)
+    evicted_tokens = (
+        window.evicted_tokens + room.tokens(0, start) + (0 if evicted is None else evicted.tokens)
+    )
     dropped, replacements = _left_out(prompt, room.entries, frozenset(staying))
-    evicted_before = 0 if evicted is None else evicted.tokens
+    # The next request leaves out everything before the first entry that stays, too.
+    first = min(staying, default=len(room.entries))
     return replace(
         fitted,
         dropped=dropped,
@@ -109,11 +110,8 @@ async def fit_prompt(
         replacements=replacements,
         summary="" if cut is None else cut.text,
         summary_id=0 if cut is None else cut.id,
-        # The next request leaves out everything before the first entry that stays, too.
-        evicted=_evicted_after(
-            prompt, room, min(staying, default=len(room.entries)), room.evicting_window(window)
-        ),
-        evicted_tokens=window.evicted_tokens + room.tokens(0, start) + evicted_before,
+        evicted=_evicted_after(prompt, room, first, room.evicting_window(window)),
+        evicted_tokens=evicted_tokens,
     )
 
 
@@ -135,7 +133,7 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
     if target.context_window is None:
         return prompt
     if window.tokens:
-        count = await _load_counter(target.model)
+        count = await load_counter(target.model)
         if window.tokens + sum(message_tokens(m, count) for m in rounds) <= window.most:
             return prompt
     before = prompt.system, *window.left_out
@@ -180,66 +178,6 @@ def is_crowded(prompt: Prompt) -> bool:
     )
     more = sum(len(rounds) - 1 for rounds in prompt.composition.replacements.values())
     return len(prompt.composition.inserted) + after + more > bounds.early
-
-
-async def count_tokens(model: str, text: str) -> int:
-    """Returns the tokens of a text by a model's tokenizer."""
-    return (await _load_counter(model))(text)
-
-
-async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
-    """Returns the tokens of a chat completion request: its messages and tools."""
-    count = await _load_counter(model)
-    tools = body.get("tools")
-    return sum(message_tokens(m, count) for m in body["messages"]) + (
-        count(orjson.dumps(tools).decode()) if tools else 0
-    )
-
-
-async def count_prompt_tokens(prompt: Prompt) -> int:
-    """Returns the tokens of a prompt by its model's tokenizer, which it loads if need be."""
-    return prompt.window.tokens or _count_prompt_tokens(prompt, await _load_counter(prompt.target.model))
-
-
-def estimate_usage(prompt: Prompt, text: str) -> Json:
-    """Returns the usage of a reply with this text by our count, where the upstream reports none.
-
-    It is exact for OpenAI's models if their tokenizer is loaded, and an estimate otherwise. It does not load one.
-    """
-    tokenizer = tokenizer_for(prompt.target.model)
-    count = tokenizer.count if tokenizer.is_loaded else estimate_tokens
-    input_tokens = prompt.window.tokens or _count_prompt_tokens(prompt, count)
-    output_tokens = count(text)
-    return {
-        "prompt_tokens": input_tokens,
-        "completion_tokens": output_tokens,
-        "total_tokens": input_tokens + output_tokens,
-    }
-
-
-def _count_prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
-    request, window, composition = prompt.request, prompt.window, prompt.composition
-    replacements = prompt.replacements
-    sent = [
-        with_text_before(message, composition.notes.get(i, ""))
-        for i, message in enumerate(request.messages)
-        if i not in window.dropped and i not in replacements
-    ]
-    sent += [each.message for each in window.inserted(composition)]
-    sent += chain.from_iterable(replacements.values())
-    tools = [*(request.json.get("tools") or ()), *prompt.tools]
-    return (
-        sum(message_tokens(message, count) for message in sent)
-        + sum(count(text) for text in (prompt.system, window.summary))
-        + sum(count(orjson.dumps(tool).decode()) for tool in tools)
-    )
-
-
-async def _load_counter(model: str) -> Callable[[str], int]:
-    tokenizer = tokenizer_for(model)
-    if not tokenizer.is_loaded:
-        await asyncio.to_thread(tokenizer.load)
-    return tokenizer.count
 
 
 def _choose_summary(
@@ -354,29 +292,30 @@ class _WindowRoom:
         self.entries = _entries(prompt)
         # The same, as the window sees them.
         self.items = _items(prompt, self.entries)
-        self._inserted = len(prompt.composition.inserted)
+        self._prompt = prompt
+        self._eviction = prompt.eviction
         self._context = context_tokens
-        self._max_tokens = prompt.request.max_tokens
         self._count = count
         self._note = note
-        self._in_use = prompt.eviction.in_use
-        self._bounds = prompt.eviction.bounds
-        self._retained_share = prompt.eviction.retained_share
-        self._newest = max((cut.id for cut in prompt.eviction.cuts), default=0)
         system = prompt.system
         self._system = count(system) if system else 0
         self._newer_system = self._system if newer_system is None else count(newer_system)
-        self._fixed = self._count_fixed(prompt) + sum(message_tokens(m, count) for m in rounds)
+        self._fixed = self._count_fixed() + sum(message_tokens(m, count) for m in rounds)
         # The tokens before each entry; None: they were not needed yet.
         self._before: list[int] | None = None
 
-    def _count_fixed(self, prompt: Prompt) -> int:
+    def _count_fixed(self) -> int:
         """Counts what is sent whatever stays: the client's leading system messages, its schemas, and all tools."""
-        request, count = prompt.request, self._count
+        request, count = self._prompt.request, self._count
         lead = request.messages[: first_after_system(request.messages)]
         fields = request.json
         # Upstreams put the schema of a structured reply into the prompt, too.
-        named = [fields.get("tools"), fields.get("functions"), fields.get("response_format"), prompt.tools]
+        named = [
+            fields.get("tools"),
+            fields.get("functions"),
+            fields.get("response_format"),
+            self._prompt.tools,
+        ]
         return sum(message_tokens(m, count) for m in lead) + sum(
             count(orjson.dumps(each).decode()) for each in named if each
         )
@@ -385,37 +324,34 @@ class _WindowRoom:
         if cut is None:
             return self._fixed + self._system
         # With another summary the prompt's beginning changes anyway, so the memory section is rendered again.
-        system = self._system if cut.id == self._in_use else self._newer_system
+        system = self._system if cut.id == self._eviction.in_use else self._newer_system
         return self._fixed + system + self._count(cut.text)
 
     def budget(self, cut: SummaryCut | None = None) -> Budget:
         """Returns what the messages may take with this summary in front of them."""
         return plan_budget(
             self._context,
-            max_tokens=self._max_tokens,
+            max_tokens=self._prompt.request.max_tokens,
             fixed_tokens=self._fixed_with(cut),
             note_tokens=self._note.least,
         )
 
-    def usable_summaries(self, eviction: Eviction) -> list[_UsableSummary]:
+    def usable_summaries(self) -> list[_UsableSummary]:
         """Returns the summaries after which the list may begin, and that stand for something."""
         return [
             _UsableSummary(first, cut)
-            for cut in eviction.cuts
-            if ((first := self._first_after(cut)) or eviction.evicted is not None)
+            for cut in self._eviction.cuts
+            if ((first := self._first_after(cut)) or self._eviction.evicted is not None)
             and may_begin(self.items, first)
         ]
 
     def _first_after(self, cut: SummaryCut) -> int:
         """Returns the first entry after a summary."""
-        if cut.covered_inserted < self._inserted:
+        inserted = len(self._prompt.composition.inserted)
+        if cut.covered_inserted < inserted:
             return cut.covered_inserted
-        after = (
-            n
-            for n, (index, _) in enumerate(self.entries)
-            if (index or 0) >= cut.first_index and n >= self._inserted
-        )
-        return next(after, 0)
+        listed = range(inserted, len(self.entries))
+        return next((n for n in listed if (self.entries[n].client_index or 0) >= cut.first_index), 0)
 
     def count(self, index: int) -> int:
         return self.tokens(index, index + 1)
@@ -451,14 +387,16 @@ class _WindowRoom:
 
     def surplus(self, start: int) -> int:
         """Returns how many messages from `start` on leave because they are too many."""
-        return 0 if self._bounds is None else window_start(self.items[start:], self._bounds)
+        bounds = self._eviction.bounds
+        return 0 if bounds is None else window_start(self.items[start:], bounds)
 
     def evicting_window(self, window: Window) -> int:
         """Returns the tokens of the largest window without room for the messages that left this one."""
         return ANY_WINDOW if window.is_whole and self._is_crowded() else self._context
 
     def _is_crowded(self, start: int = 0, share: float = 1.0) -> bool:
-        return self._bounds is not None and len(self.items) - start > self._bounds.most * share
+        bounds = self._eviction.bounds
+        return bounds is not None and len(self.items) - start > bounds.most * share
 
     def is_over(self, start: int = 0, cut: SummaryCut | None = None, share: float = 1.0) -> bool:
         """Returns whether the entries from `start` on take more than that share of the window."""
@@ -478,10 +416,12 @@ class _WindowRoom:
         start, newest = summaries[-1] if summaries else (0, None)
         high = self.budget(newest).high
         # Where the window has no limit of tokens, the bounds of messages decide what stays.
-        keep = 0 if self._context == ANY_WINDOW else int(high * self._retained_share)
-        least = 0 if self._bounds is None else self._bounds.least
-        wanted = WantedSummary(keep, summary_tokens(self._context), least, self._newest)
-        is_early = self._bounds is not None and len(self.items) - start > self._bounds.early
+        eviction, bounds = self._eviction, self._eviction.bounds
+        keep = 0 if self._context == ANY_WINDOW else int(high * eviction.retained_share)
+        least = 0 if bounds is None else bounds.least
+        newest_id = max((cut.id for cut in eviction.cuts), default=0)
+        wanted = WantedSummary(keep, summary_tokens(self._context), least, newest_id)
+        is_early = bounds is not None and len(self.items) - start > bounds.early
         if is_due or is_early:
             return wanted
         if not self.is_over(start, newest, EARLY_SHARE):

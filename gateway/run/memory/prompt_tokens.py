@@ -1,0 +1,77 @@
+"""Counts the tokens of prompts and of requests by the tokenizer of their model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from itertools import chain
+from typing import Any
+
+import orjson
+
+from adapters.types import Json
+from gateway.core.message_text import with_text_before
+from gateway.core.prompt.note_text import estimate_tokens
+from gateway.run.memory.prompt import Prompt
+from gateway.tokens import message_tokens, tokenizer_for
+
+
+async def count_tokens(model: str, text: str) -> int:
+    """Returns the tokens of a text by a model's tokenizer."""
+    return (await load_counter(model))(text)
+
+
+async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
+    """Returns the tokens of a chat completion request: its messages and tools."""
+    count = await load_counter(model)
+    tools = body.get("tools")
+    return sum(message_tokens(m, count) for m in body["messages"]) + (
+        count(orjson.dumps(tools).decode()) if tools else 0
+    )
+
+
+async def count_prompt_tokens(prompt: Prompt) -> int:
+    """Returns the tokens of a prompt by its model's tokenizer, which it loads if need be."""
+    return prompt.window.tokens or _count_prompt_tokens(prompt, await load_counter(prompt.target.model))
+
+
+def estimate_usage(prompt: Prompt, text: str) -> Json:
+    """Returns the usage of a reply with this text by our count, where the upstream reports none.
+
+    It is exact for OpenAI's models if their tokenizer is loaded, and an estimate otherwise. It does not load one.
+    """
+    tokenizer = tokenizer_for(prompt.target.model)
+    count = tokenizer.count if tokenizer.is_loaded else estimate_tokens
+    input_tokens = prompt.window.tokens or _count_prompt_tokens(prompt, count)
+    output_tokens = count(text)
+    return {
+        "prompt_tokens": input_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": input_tokens + output_tokens,
+    }
+
+
+def _count_prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
+    request, window, composition = prompt.request, prompt.window, prompt.composition
+    replacements = prompt.replacements
+    sent = [
+        with_text_before(message, composition.notes.get(i, ""))
+        for i, message in enumerate(request.messages)
+        if i not in window.dropped and i not in replacements
+    ]
+    sent += [each.message for each in window.inserted(composition)]
+    sent += chain.from_iterable(replacements.values())
+    tools = [*(request.json.get("tools") or ()), *prompt.tools]
+    return (
+        sum(message_tokens(message, count) for message in sent)
+        + sum(count(text) for text in (prompt.system, window.summary))
+        + sum(count(orjson.dumps(tool).decode()) for tool in tools)
+    )
+
+
+async def load_counter(model: str) -> Callable[[str], int]:
+    """Returns what counts the tokens of a text for a model, with its tokenizer loaded."""
+    tokenizer = tokenizer_for(model)
+    if not tokenizer.is_loaded:
+        await asyncio.to_thread(tokenizer.load)
+    return tokenizer.count
