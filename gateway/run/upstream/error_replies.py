@@ -24,10 +24,10 @@ async def read_whole_error(reply: ModelReply) -> BufferedReply:
         await reply.aclose()
 
 
-async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
+async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes | None]:
     """Returns a stream as it came, unless it begins with an error: then a reply with that error's status.
 
-    With it comes the data of its first event.
+    With it comes the data of its first event; None: comments alone have come for long.
     """
     try:
         first = await reply.peek()
@@ -36,7 +36,7 @@ async def reveal_stream_error(reply: ModelReply) -> tuple[ModelReply, bytes]:
         raise
     refused = reveal_error_event(first) if first is not None else None
     if refused is None:
-        return reply, (first.data or b"") if first is not None else b""
+        return reply, first.data if first is not None else b""
     await discard(reply)
     headers = [(name, value) for name, value in reply.headers if name != "content-type"]
     # Anthropic's own error is the event's data, for a client that speaks its dialect.

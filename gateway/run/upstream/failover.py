@@ -2,8 +2,8 @@
 
 `gateway.core.upstream.policy` decides the order and the next step; this module sends, waits and counts. `Attempts`
 belongs to one request, so that the code that relays the reply need not know how many endpoints were asked.
-Failover happens only before a reply is handed on: a reply that has begun is not asked for again, so no client gets
-anything twice. The first answer settles the endpoint, to which further rounds of the turn go.
+Failover happens only before the first event of a reply is handed on: a reply that has begun is not asked for again, so
+no client gets anything twice. The first answer settles the endpoint, to which further rounds of the turn go.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -55,6 +56,7 @@ from gateway.run.upstream.prompt_cuts import PromptCuts
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
+from gateway.run.upstream.unbegun_stream import UnbegunStream
 from gateway.run.upstream_call import FailedTry, UpstreamCall
 from gateway.settings import Settings
 
@@ -82,7 +84,7 @@ class Failover:
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         self.chance: Callable[[], float] = random.random
         self.metrics = metrics
-        # With keep-alive comments the status may leave before the first event, so an error in that event is too late.
+        # With keep-alive comments the status may leave before the first event, so an error in that event has no status.
         self.may_peek = not settings.server.keep_alive_comment_s
         self.context_windows = ContextWindows()
         self.endpoints: dict[str, list[Endpoint]] = {}
@@ -220,6 +222,8 @@ class Attempts:
     call: UpstreamCall = field(init=False)
     # The endpoint's name and the outcome of each attempt.
     _outcomes: list[tuple[str, str]] = field(default_factory=list)
+    # How often the endpoint has failed in this round.
+    _failures: int = 0
     # An endpoint has answered; further rounds of the turn go to it.
     _is_settled: bool = False
     # Of the request for the present endpoint.
@@ -255,35 +259,49 @@ class Attempts:
 
         mend: as in `ModelSource.send`.
         """
-        attempts = 0
         self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
-        request = await make(self.target, self.endpoint)
+        self._failures = 0
+        return await self._send_until_answered(await make(self.target, self.endpoint), make, mend)
+
+    async def _send_until_answered(
+        self, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
+    ) -> ModelReply:
+        """As `send`, beginning with this request."""
         while True:
             found = await self._attempt(request, make, mend)
             # The error has shown what the endpoint refuses: it gets the same request without that.
             if isinstance(found, ModelRequest):
                 request = found
-                continue
-            if not isinstance(found, _Failed):
+            elif not isinstance(found, _Failed):
                 return found
-            attempts += 1
-            step, wait_s = self._choose_next(found.failure, attempts, request)
-            if step is NextAttempt.STOP:
+            elif (following := await self._request_after(found, request, make)) is None:
                 return self._give_up(found)
-            self._count_outcome(found.failure.kind, is_error=True)
-            self.call.tries.append(FailedTry(self.endpoint.name, found.failure.kind, time.perf_counter()))
-            # The error is dropped only now, because the last one goes to the client.
-            if found.reply is not None:
-                await discard(found.reply)
-            if wait_s:
-                await self._failover.sleep(wait_s)
-            if step is NextAttempt.FAIL_OVER:
-                self.endpoint.health.in_flight -= 1
-                self.endpoint, self.target = self._rest.pop(0)
-                self.endpoint.health.in_flight += 1
-                attempts, self._cuts = 0, PromptCuts(self._failover.context_windows, self._receipt)
-                request = await make(self.target, self.endpoint)
+            else:
+                request = following
+
+    async def _request_after(
+        self, failed: _Failed, request: ModelRequest, make: RequestMaker
+    ) -> ModelRequest | None:
+        """Returns the request of the attempt after a failed one, when its time has come; None: there is none."""
+        self._failures += 1
+        step, wait_s = self._choose_next(failed.failure, self._failures, request)
+        if step is NextAttempt.STOP:
+            return None
+        self._count_outcome(failed.failure.kind, is_error=True)
+        self.call.tries.append(FailedTry(self.endpoint.name, failed.failure.kind, time.perf_counter()))
+        # The error is dropped only now, because the last one goes to the client.
+        if failed.reply is not None:
+            await discard(failed.reply)
+        if wait_s:
+            await self._failover.sleep(wait_s)
+        if step is NextAttempt.RETRY:
+            return request
+        self.endpoint.health.in_flight -= 1
+        self.endpoint, self.target = self._rest.pop(0)
+        self.endpoint.health.in_flight += 1
+        self._failures, self._cuts = 0, PromptCuts(self._failover.context_windows, self._receipt)
+        return await make(self.target, self.endpoint)
 
     async def _attempt(
         self, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
@@ -309,8 +327,10 @@ class Attempts:
                     raise caller_error from error
                 return self._blame(_Failed(failure_of(error), error=error))
 
-    async def _send_once(self, request: ModelRequest) -> tuple[ModelReply, bytes]:
+    async def _send_once(self, request: ModelRequest) -> tuple[ModelReply, bytes | None]:
         """Returns the reply to a request, and its first event's data or its body; b"": it goes on unread.
+
+        None: of a stream nothing but comments has come, as far as is known.
 
         A reply that is an error under a status of success has the error's.
         """
@@ -321,16 +341,16 @@ class Attempts:
             request = with_trace_headers(request, self._receipt, self.call, propagates=propagates)
         reply = await self.endpoint.provider.send(request)
         if reply.is_stream:
-            # A stream that is read again may have nothing left.
-            may_peek = self._failover.may_peek and request.method == "POST"
-            return await reveal_stream_error(reply) if may_peek else (reply, b"")
+            if request.method != "POST":
+                return reply, b""  # a stream that is read again may have nothing left
+            return await reveal_stream_error(reply) if self._failover.may_peek else (reply, None)
         is_chat = request.path == CHAT and reply.status < 300
         return await reveal_whole_error(reply) if is_chat else (reply, b"")
 
     async def _take_answer(
         self,
         reply: ModelReply,
-        begin: bytes,
+        begin: bytes | None,
         request: ModelRequest,
         make: RequestMaker,
         mend: RequestMender | None,
@@ -343,7 +363,7 @@ class Attempts:
         if reply.status in _REFUSALS and (mend is not None or request.path == CHAT):
             reply = error = await read_whole_error(reply)
             other = await self._without_refused(error, request, make, mend)
-        elif mend is not None and is_filter_verdict(begin):
+        elif mend is not None and is_filter_verdict(begin or b""):
             outcome = "filtered"
             try:
                 other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
@@ -357,6 +377,8 @@ class Attempts:
         if reply.status < 400:
             self._cuts.note_answer(self.target)
         self.call.is_streamed = reply.is_stream
+        if begin is None and request.path == CHAT and (self._rest or self.endpoint.policy.retries):
+            reply = UnbegunStream(reply, partial(self._replace, request, make, mend, self._is_settled))
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
             # The caller, who gets the answer, cannot mend it.
@@ -365,6 +387,25 @@ class Attempts:
                 self.endpoint.name,
             )
         return reply
+
+    async def _replace(
+        self,
+        request: ModelRequest,
+        make: RequestMaker,
+        mend: RequestMender | None,
+        was_settled: bool,
+        failure: Failure,
+    ) -> ModelReply | None:
+        """Returns the reply in place of a stream that failed before its first event; None: the failure is the last.
+
+        request, make, mend: those of the stream.
+        was_settled: whether an endpoint had answered before.
+
+        Raises: ProviderError: the last error of what was tried in its place.
+        """
+        self._is_settled = was_settled
+        following = await self._request_after(self._blame(_Failed(failure)), request, make)
+        return None if following is None else await self._send_until_answered(following, make, mend)
 
     async def _without_refused(
         self, error: BufferedReply, request: ModelRequest, make: RequestMaker, mend: RequestMender | None

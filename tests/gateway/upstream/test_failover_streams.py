@@ -41,6 +41,8 @@ def begins_with(kind: str, error: dict[str, Any], *, cut: int | None = None) -> 
     return raw(*((event,) if cut is None else (event[:cut], event[cut:])))
 
 
+COMMENT = b": OPENROUTER PROCESSING\n\n"
+GONE = b'data: {"error":{"code":502,"message":"Gone."},"choices":[]}\n\n'
 OVERLOADED = {"type": "overloaded_error", "message": "Overloaded."}
 
 
@@ -102,6 +104,65 @@ def test_an_error_after_comments_is_tried_elsewhere(two: Open, apart: bool, memo
         it.second.queue(say("From the second."))
         text, headers = it.ask(True, memory)
         assert (text, headers["x-mnemogate-tries"]) == ("From the second.", "first:502;second:200")
+
+
+@both
+@only_openai
+@pytest.mark.parametrize("keeps_alive", [False, True])
+@pytest.mark.parametrize("tools", [False, True])
+@pytest.mark.parametrize("fault", [GONE, b"", b'data: {"id":'], ids=["error", "end", "half"])
+def test_a_fault_long_after_comments_is_tried_elsewhere(
+    two: Open,
+    fault: bytes,
+    tools: bool,
+    keeps_alive: bool,
+    memory: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client has the head and comments, and sees one reply."""
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    gate = Gate()
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    if memory or tools:
+        body["user"] = "alice"
+    if tools:
+        body["model"] = "agent/helper"
+    with two(profiles=[agent()], server={"keep_alive_comment_s": 0.01 if keeps_alive else 0.0}) as it:
+        it.first.queue(raw(COMMENT, *filter(None, [fault]), hold_after={1: gate}))
+        it.second.queue(say("From the second."))
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body).encode())
+            client.read_until(COMMENT)
+            gate.open()
+            got = client.read_until(b"data: [DONE]\n\n")
+        assert (got.count(b'"role"'), got.count(b"data: [DONE]"), b"error" in got) == (1, 1, False)
+        assert b" second." in got
+        it.settle()
+        assert it.endpoint("first").health.failures == 1
+        assert it.second.last.json["messages"][-1]["content"].endswith("Hi")
+
+
+@both
+@only_openai
+def test_where_all_have_failed_after_comments_the_last_error_is_an_event(
+    two: Open, memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    for last, shown in ((fail(503, "Full."), "Full."), (raw(COMMENT, GONE), "Gone.")):
+        gate = Gate()
+        with two() as it:
+            it.first.queue(raw(COMMENT, GONE, hold_after={1: gate}))
+            it.second.queue(last)
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+            with it.world.gateway.connect() as client:
+                client.request(
+                    "POST", CHAT, json.dumps(body | ({"user": "alice"} if memory else {})).encode()
+                )
+                client.read_until(COMMENT)
+                gate.open()
+                got = client.read_until(b"\r\n0\r\n\r\n")
+            error = next(each for each in got.split(b"data: ") if each.startswith(b'{"error"'))
+            assert shown in orjson.loads(error.split(b"\n\n")[0])["error"]["message"]
 
 
 @both
@@ -234,12 +295,11 @@ def test_a_stream_that_stalls_before_its_first_event_is_tried_elsewhere(two: Ope
 
 @both
 def test_a_status_that_left_with_a_comment_is_not_taken_back(two: Open, memory: bool) -> None:
-    with two(server={"keep_alive_comment_s": 60.0}) as it:
+    with two(fallbacks=(), server={"keep_alive_comment_s": 60.0}) as it:
         it.first.queue(begins_with(it.kind, OVERLOADED))
         with pytest.raises(openai.APIError) as caught:
             it.ask(True, memory)
         assert type(caught.value) is openai.APIError
-        assert it.second.seen == []
 
 
 # --- in the middle of a reply
