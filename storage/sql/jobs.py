@@ -260,10 +260,11 @@ class Jobs(Group):
             claimed.clear()  # by an attempt at this transaction that failed
             for (id, attempt), held_until in released.items():
                 await connection.run(SQL["release"], (id, attempt, held_until))
-            if self._may_claim:
-                row = await self._claim_row(connection, kinds, lease_s, tries, running)
-            else:
+            if not self._may_claim:
                 row = await self._claim_awaited(connection, kinds, lease_s)
+            else:
+                row = await self._take_over(connection, kinds, lease_s, tries, running)
+                row = row or await self._claim_due(connection, kinds, lease_s)
             if row is None:
                 return None
             *found, held_until, _ = row
@@ -281,18 +282,6 @@ class Jobs(Group):
             self._released.pop(each, None)
         return job
 
-    async def _claim_row(
-        self,
-        connection: Connection,
-        kinds: Sequence[str],
-        lease_s: float,
-        tries: int,
-        running: Collection[int],
-    ) -> Row | None:
-        """Claims as `claim`. Returns the row of the job, as the piece `taken` names its columns."""
-        row = await self._take_over(connection, kinds, lease_s, tries, running)
-        return row or await self._claim_due(connection, kinds, lease_s)
-
     async def _take_over(
         self,
         connection: Connection,
@@ -301,7 +290,10 @@ class Jobs(Group):
         tries: int,
         running: Collection[int],
     ) -> Row | None:
-        """Claims a job whose lease has expired, or was released. One that was tried too often becomes a dead letter."""
+        """Claims a job whose lease has expired, or was released. One that was tried too often becomes a dead letter.
+
+        Returns the row of the job, as the piece `taken` names its columns.
+        """
         tick = self._tick()
         for id, tried, is_released in await connection.rows(SQL["expired"], (kinds, self._holder, tick)):
             # Asked after the leases were looked at: the server may have paused in between.
@@ -318,7 +310,7 @@ class Jobs(Group):
         return None
 
     async def _claim_due(self, connection: Connection, kinds: Sequence[str], lease_s: float) -> Row | None:
-        """Claims a job that is due and that no process has."""
+        """Claims a job that is due and that no process has. Returns as `_take_over`."""
         tick, now, left = self._tick(), self._now(), [*kinds]
         if now is not None:
             await connection.run(SQL["due_now"], (now,))
@@ -334,7 +326,7 @@ class Jobs(Group):
     async def _claim_awaited(
         self, connection: Connection, kinds: Sequence[str], lease_s: float
     ) -> Row | None:
-        """Claims a due job that a request of this process waits for. Returns as `_claim_row`."""
+        """Claims a due job that a request of this process waits for. Returns as `_take_over`."""
         for kind, agent in self._awaited_of(kinds):
             values = (self._now(), kind, self._holder, self._tick(), lease_s, agent)
             row = await connection.row(SQL["claim_of"], values)
