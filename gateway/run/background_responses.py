@@ -262,7 +262,7 @@ class BackgroundResponses:
         name = identity.conversation
         key = response.tag if name is None else lock_name(agent.uid, name)
         with map_store_errors():
-            run, is_new = await self.store.runs.accept_response(
+            run, is_new = await self.store.responses.accept(
                 draft, agent.scope.project, KIND, key, response.request, orjson.dumps(response.shown)
             )
         if is_new and (held := self.limiter.hold(receipt)).amounts:  # else no limit holds for it
@@ -280,7 +280,7 @@ class BackgroundResponses:
     async def find(self, owner: ResponseOwner, tag: str) -> Run | None:
         """Returns the run of a response in the background; None: there is none that this owner may read."""
         with map_store_errors():
-            found = await self.store.runs.response(owner.project, tag)
+            found = await self.store.responses.find(owner.project, tag)
         return None if found is None or not owner.may_read(found[0]) else found[1]
 
     async def shown(self, run: Run) -> Json | None:
@@ -307,7 +307,7 @@ class BackgroundResponses:
 
     async def _read_turns(self, run: Run) -> list[NamedTurn]:
         """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError."""
-        names = [*map(TurnName.decode, await self.store.runs.turns(run.agent, run.id))]
+        names = [*map(TurnName.decode, await self.store.responses.turns(run.agent, run.id))]
         agent = await self.store.agents.load(run.agent) if names else None
         if agent is None:
             return []
@@ -338,7 +338,7 @@ class BackgroundResponses:
         await self.cancel(run)
         with map_store_errors():
             forget = self.store.forgetting.forget
-            names = [*map(TurnName.decode, await self.store.runs.turns(run.agent, run.id))]
+            names = [*map(TurnName.decode, await self.store.responses.turns(run.agent, run.id))]
             if names and run.state not in (RunState.COMPLETED, RunState.FAILED):
                 # It raises the memory's epoch, so that an attempt under way commits no turn any more.
                 await forget(run.agent, ForgetTarget())
@@ -350,7 +350,7 @@ class BackgroundResponses:
             if rows:
                 await forget(run.agent, ForgetTarget(exchanges=[*rows]))
             # The last step, so that a client can ask again after an error.
-            await self.store.runs.remove(run.agent, run.id)
+            await self.store.responses.remove(run.agent, run.id)
 
     async def events(self, run: Run, after: int, seen: Json) -> AsyncGenerator[bytes, None]:
         """Yields the events of a response after a number, the last of which has its end.
@@ -401,7 +401,7 @@ class BackgroundResponses:
         agent, later = payload["agent"], payload.get("later")
         await self._make(job, agent, payload["run"])
         if later:
-            add = self.store.runs.enqueue_responses
+            add = self.store.responses.enqueue
             await job.finish(lambda connection: add(connection, KIND, job.job.key, agent, later))
 
     async def _make(self, job: JobContext, agent: int, number: int) -> None:
@@ -422,7 +422,7 @@ class BackgroundResponses:
             asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
         )
         try:
-            is_begun = bool(await self.store.runs.turns(run.agent, run.id))
+            is_begun = bool(await self.store.responses.turns(run.agent, run.id))
             if is_begun and (made := await self._find_made(run)) is not None:
                 await self._end(run, log, *made)
             elif request is None:
@@ -451,15 +451,15 @@ class BackgroundResponses:
         """
         if self._held:
             known = [*self._held]
-            for number in {*known} - await self.store.runs.open_among(known):
+            for number in {*known} - await self.store.responses.open_among(known):
                 self._drop(number)
 
     async def _open_log(self, run: Run, job: Job) -> _ResponseLog:
-        epoch = await self.store.runs.epoch(run.agent)
+        epoch = await self.store.responses.epoch(run.agent)
         log = _ResponseLog(self.store, run, epoch, self.dialect, job=job, _next=0)
         if job.attempt > 1 and await log.resume(epoch, job.attempt):
             log.has_events = True
-            await self.store.runs.drop_events(run.agent, run.id, job)
+            await self.store.responses.drop_events(run.agent, run.id, job)
         log.first_number = log.next_number
         return log
 
@@ -482,7 +482,7 @@ class BackgroundResponses:
             await self._end(run, log, self.dialect.as_cancelled(shown))
             return
         shown = {**shown, "status": "in_progress"}
-        await self.store.runs.show(run.agent, run.id, orjson.dumps(shown), log.job)
+        await self.store.responses.show(run.agent, run.id, orjson.dumps(shown), log.job)
         identity = request.chat.identity
         assert identity is not None
         record = await self._record_of(run, log.job, is_begun=is_begun)
@@ -505,7 +505,7 @@ class BackgroundResponses:
 
     async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
         """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""
-        if not await self.store.runs.note_turn(run.agent, run.id, name.encode(), job):
+        if not await self.store.responses.note_turn(run.agent, run.id, name.encode(), job):
             raise ClientGone
 
     async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
@@ -574,7 +574,7 @@ class BackgroundResponses:
         if final["status"] in ("completed", "incomplete") and (
             name is None or not await self._is_stored(identity, receipt, name)
         ):
-            if name is not None and await self.store.runs.epoch(run.agent) == log.epoch:
+            if name is not None and await self.store.responses.epoch(run.agent) == log.epoch:
                 # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
                 raise MemoryUnavailable("The turn of a response could not be stored.")
             final, name = self.dialect.as_failed(shown, None, NOT_STORED), None
@@ -608,7 +608,7 @@ class BackgroundResponses:
         last_number = number + len(self.dialect.number_events(last, number)) - 1
         end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last, last_number, log.epoch)
         try:
-            now = await self.store.runs.finish_response(run, end, log.job)
+            now = await self.store.responses.finish(run, end, log.job)
         except NotFound:
             return
         # Else it was cancelled, or another attempt has ended it: `events` reads how.

@@ -57,11 +57,11 @@ class DeferredReplies:
         agent = await self.store.agents.find_or_draft(scope)
         now = self.now()
         run = Run(0, _name(scope.project, id), agent.id, 0, RunState.COMPLETED, now)
-        await self.store.runs.note_response(run, msgspec.json.encode(reply), epoch)
+        await self.store.responses.note(run, msgspec.json.encode(reply), epoch)
 
     async def find(self, project: str, id: str) -> DeferredReplyRow | None:
         """Returns a reply by its upstream's id; None: it is not stored, or its request was forgotten."""
-        found = await self.store.runs.response(project, _name(project, id))
+        found = await self.store.responses.find(project, _name(project, id))
         if found is None:
             return None
         agent, run = found
@@ -79,7 +79,7 @@ class DeferredReplies:
         await self.remove(row)
 
     async def remove(self, row: DeferredReplyRow) -> None:
-        await self.store.runs.remove(row.agent.id, row.run.id)
+        await self.store.responses.remove(row.agent.id, row.run.id)
 
 
 def _name(project: str, id: str) -> str:

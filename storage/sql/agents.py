@@ -54,6 +54,12 @@ async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     return None if row is None else AgentNumbers(*row)
 
 
+async def load_epoch(connection: Connection, id: int) -> int | None:
+    """Returns the epoch of an agent's memory; None where it is gone."""
+    epoch: int | None = await connection.value(SQL["epoch"], (id,))
+    return epoch
+
+
 async def pause_agent(connection: Connection, agent: int, since: float | None) -> bool:
     """Pauses a memory since a time, or resumes it (None). Returns False where it is so already, or it is gone."""
     return await connection.run(SQL["pause"], (agent, since)) > 0

@@ -32,3 +32,7 @@ UPDATE agents SET indexed_seq = ? WHERE id = ?
 -- name: pause
 -- Pauses a memory, or resumes it (NULL). Turns that were planned before are refused.
 UPDATE agents SET paused = ?2 WHERE id = ?1 AND (paused IS NULL) <> (CAST(?2 AS DOUBLE PRECISION) IS NULL)
+
+-- name: epoch
+-- Returns the epoch of an agent, which rises when something of it is forgotten.
+SELECT epoch FROM agents WHERE id = ?

@@ -48,6 +48,7 @@ from storage.sql.passages import Passages
 from storage.sql.readers import Readers
 from storage.sql.recall import Recall
 from storage.sql.recalls import Recalls
+from storage.sql.responses import Responses
 from storage.sql.search_index import SearchIndex
 from storage.sql.snapshot_cache import SnapshotCache
 from storage.sql.stored_paths import StoredPaths
@@ -118,6 +119,7 @@ class Store:
         self.links = Links(database)
         self.summaries = Summaries(database)
         self.runs = Runs(database, self.jobs)
+        self.responses = Responses(database, self.jobs)
         self.batches = Batches(database, rules, self.jobs)
         self.definitions = Definitions(database)
         self.defined_agents = DefinedAgents(database)

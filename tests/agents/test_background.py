@@ -748,7 +748,7 @@ def test_events_that_a_dead_process_has_left_without_an_end_are_read_once(
         run, loaded = entry.run, await store.agents.load(entry.run.agent)
         assert loaded is not None
         logged = [event async for _, event in stored_events(store, run, 0)][:3]
-        await store.runs.drop_events(run.agent, run.id)
+        await store.responses.drop_events(run.agent, run.id)
         await store.runs.log(run.agent, run.id, "event", 3, b"".join(logged), loaded.epoch)
 
     world.world.gateway.call(lose_the_end())

@@ -903,7 +903,7 @@ async def test_what_is_too_old_goes_where_no_turn_is(store: Store, alice: Speake
 
     run = await put_run(store, Run(0, "r1", agent.id, 0, RunState.RUNNING, before - DAY))
     await store.runs.add_text(agent.id, run.id, "response", 0, b"zqresponsex")
-    assert await store.runs.note_turn(agent.id, run.id, b"the name of its turn")
+    assert await store.responses.note_turn(agent.id, run.id, b"the name of its turn")
     assert await store.forgetting.find_older("default", before) == []
     await store.runs.end(agent.id, run.id, RunState.FAILED, "error", before - 1)
     await forget_old()

@@ -90,10 +90,10 @@ async def test_a_response_of_which_an_upstream_gave_the_id_before_is_refused(
     store: Store, draft: Run
 ) -> None:
     response = replace(draft, conversation=0, otid=None)
-    await store.runs.note_response(response, b"first", 0)
+    await store.responses.note(response, b"first", 0)
     with pytest.raises(WriteConflict, match="there is a run 'r1' already"):
-        await store.runs.note_response(response, b"second", 0)
-    found = await store.runs.response("default", "r1")
+        await store.responses.note(response, b"second", 0)
+    found = await store.responses.find("default", "r1")
     assert found is not None
     (text,) = await store.runs.texts(draft.agent, found[1].id, "response")
     assert text.data == b"first"
@@ -335,23 +335,23 @@ async def test_the_names_of_the_turns_of_a_response_stay_as_long_as_its_run(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     run = await put_run(store, replace(draft, conversation=0))
-    assert await store.runs.note_turn(run.agent, run.id, b"first")
-    assert await store.runs.note_turn(run.agent, run.id, b"second")
+    assert await store.responses.note_turn(run.agent, run.id, b"first")
+    assert await store.responses.note_turn(run.agent, run.id, b"second")
     await store.forgetting.forget(run.agent, ForgetTarget(messages=[0]))
     await store.runs.end(run.agent, run.id, RunState.COMPLETED, "completed", 8.0)
     await store.runs.drop_texts(100.0, 10)
-    assert not await store.runs.note_turn(run.agent, run.id, b"third")
-    assert await store.runs.turns(run.agent, run.id) == [b"first", b"second"]
-    await store.runs.remove(run.agent, run.id)
-    assert not await store.runs.note_turn(run.agent, run.id, b"third")
-    assert await store.runs.turns(run.agent, run.id) == []
+    assert not await store.responses.note_turn(run.agent, run.id, b"third")
+    assert await store.responses.turns(run.agent, run.id) == [b"first", b"second"]
+    await store.responses.remove(run.agent, run.id)
+    assert not await store.responses.note_turn(run.agent, run.id, b"third")
+    assert await store.responses.turns(run.agent, run.id) == []
 
 
 async def test_what_is_written_late_of_a_run_that_was_deleted_is_not_stored(
     store: Store, alice: Speaker, draft: Run
 ) -> None:
     run = await put_run(store, draft)
-    await store.runs.remove(run.agent, run.id)
+    await store.responses.remove(run.agent, run.id)
     assert not await store.runs.log(run.agent, run.id, "event", 1, b"words", alice.agent.epoch)
     assert await store.runs.texts(run.agent, run.id, "event") == ()
 

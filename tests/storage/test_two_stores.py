@@ -490,16 +490,16 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
     one, other = stores
     agent = await make(one)
     draft = Run(0, "r", agent.id, 0, RunState.CREATED, 1.0, background=True)
-    run, _ = await one.runs.accept_response(draft, agent.scope.project, "response", "k", b"{}", b"shown")
+    run, _ = await one.responses.accept(draft, agent.scope.project, "response", "k", b"{}", b"shown")
     lost = await one.jobs.claim(["response"], lease_s=LEASE_S, tries=3)
     await rows(one, "UPDATE jobs SET held_until = held_until - 1000")
     job = await other.jobs.claim(["response"], lease_s=LEASE_S, tries=3)
     end = ResponseEnd(RunState.FAILED, 2.0, b"failed", None, b"", 0, agent.epoch)
     for late in (
-        one.runs.show(agent.id, run.id, b"late", lost),
-        one.runs.drop_events(agent.id, run.id, lost),
-        one.runs.note_turn(agent.id, run.id, b"late", lost),
-        one.runs.finish_response(run, end, lost),
+        one.responses.show(agent.id, run.id, b"late", lost),
+        one.responses.drop_events(agent.id, run.id, lost),
+        one.responses.note_turn(agent.id, run.id, b"late", lost),
+        one.responses.finish(run, end, lost),
         one.runs.end(agent.id, run.id, RunState.FAILED, "error", 2.0, job=lost),
     ):
         with pytest.raises(Stale):
@@ -509,11 +509,11 @@ async def test_an_attempt_that_lost_its_job_writes_nothing_of_its_response(
         assert stored == (attempt is job)
         noted = await one.runs.add_attempt_text(agent.id, run.id, "call", 1, b"{}", attempt)
         assert noted == (attempt is job)
-    assert await other.runs.note_turn(agent.id, run.id, b"turn", job)
-    assert (await other.runs.finish_response(run, end, job)).state is RunState.FAILED
+    assert await other.responses.note_turn(agent.id, run.id, b"turn", job)
+    assert (await other.responses.finish(run, end, job)).state is RunState.FAILED
     # A call is made only once it is noted: none is after the end, which may be a cancellation by another process.
     assert not await other.runs.add_attempt_text(agent.id, run.id, "call", 2, b"{}", job)
-    assert await other.runs.turns(agent.id, run.id) == [b"turn"]
+    assert await other.responses.turns(agent.id, run.id) == [b"turn"]
 
 
 async def test_a_job_that_is_let_go_of_is_taken_over_at_once(stores: tuple[Store, Store]) -> None:

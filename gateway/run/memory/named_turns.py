@@ -113,7 +113,7 @@ async def find_turn(store: Store, project: str, name: TurnName) -> FoundTurn | N
 
 async def name_of_run(store: Store, project: str, uid: str) -> TurnName | None:
     """Returns the name of the turn of a response that was made in the background; None: it was not."""
-    found = await store.runs.response(project, uid)
+    found = await store.responses.find(project, uid)
     if found is None or found[1].otid is None:
         return None
     return TurnName.decode(found[1].otid)

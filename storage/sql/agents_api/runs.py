@@ -9,33 +9,27 @@ made, in one transaction; a trigger adds it up in its run, and one with a stop r
 from __future__ import annotations
 
 import builtins
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from storage.commands import RecallRow, ResponseEnd, RunAccept
+from storage.commands import RecallRow, RunAccept
 from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
-from storage.records import Agent, Job, Run, RunState, RunStep, TokenCounts
-from storage.sql.agents import AGENT_COLUMNS, make_agent_record
+from storage.records import Job, Run, RunState, RunStep, TokenCounts
+from storage.sql.agents import load_epoch
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
-from storage.sql.jobs import NO_AGENT, Jobs, check_attempt, is_attempt
+from storage.sql.jobs import Jobs, check_attempt, is_attempt
 from storage.sql.statements import load, rows_of
 
 SQL = load("agents_api/runs.sql")
 
 # The longest message of an error: some upstreams repeat the whole request in it.
 _MAX_MESSAGE_CHARS = 4_000
-# The kind of a text: how a response in the background is shown that lies in no turn.
-RESPONSE = "response"
-# The kind of its events.
-EVENT = "event"
-# The name of a turn that an attempt at such a response has begun.
-_TURN = "turn"
 
 
 class RunText(Struct, frozen=True):
@@ -139,13 +133,20 @@ async def begin_run(connection: Connection, agent: int, run: int, at: float) -> 
     Raises: NotFound.
     """
     await connection.run(SQL["begin"], (at, run, agent))
-    return await _get(connection, agent, run)
+    return await require_run(connection, agent, run)
 
 
 async def note_begun(connection: Connection, agent: int, run: int, begun: float) -> Run:
     """Stores when the first exchange of a run began that was only created. Returns the run. Raises: NotFound."""
     await connection.run(SQL["note_begun"], (begun, run, agent))
-    return await _get(connection, agent, run)
+    return await require_run(connection, agent, run)
+
+
+async def end_if_open(
+    connection: Connection, agent: int, run: int, state: RunState, stop: str, at: float
+) -> bool:
+    """Ends a run. Returns False where another writer has ended it, or it is gone."""
+    return await connection.run(SQL["end"], (state, stop, at, run, agent)) > 0
 
 
 async def end_run(
@@ -168,15 +169,15 @@ async def end_run(
     Raises: NotFound; Stale: another attempt performs the run.
     """
     await check_attempt(connection, job)
-    if await connection.run(SQL["end"], (state, stop, at, run, agent)):
+    if await end_if_open(connection, agent, run, state, stop, at):
         await add_error_message(connection, agent, run, error_message, error_status)
-    return await _get(connection, agent, run)
+    return await require_run(connection, agent, run)
 
 
 async def cancel_waiting_run(connection: Connection, agent: int, run: int, at: float) -> Run:
     """Cancels a run that ended with calls that wait for answers. Returns it as it is now. Raises: NotFound."""
     await connection.run(SQL["cancel_waiting"], (at, run, agent))
-    return await _get(connection, agent, run)
+    return await require_run(connection, agent, run)
 
 
 async def add_step(connection: Connection, step: RunStep, recall: RecallRow | None = None) -> None:
@@ -233,7 +234,7 @@ async def add_events(
 
     job: the attempt that makes them. False, too, if another one performs the run: its events would come between those.
     """
-    if await connection.value(SQL["epoch"], (agent,)) != epoch:
+    if await load_epoch(connection, agent) != epoch:
         return False
     return await add_text(connection, agent, run, kind, seq, data, job)
 
@@ -291,17 +292,6 @@ async def load_last_step(connection: Connection, agent: int, run: int) -> RunSte
     return None if row is None else _step(row)
 
 
-def _responses_payload(agent: int, runs: Collection[int]) -> bytes:
-    first, *later = sorted(runs)
-    return orjson.dumps({"agent": agent, "run": first, "later": later})
-
-
-def _merge_responses(waiting: bytes, new: bytes) -> bytes:
-    payloads = [orjson.loads(each) for each in (waiting, new)]
-    runs = {run for each in payloads for run in (each["run"], *each["later"])}
-    return _responses_payload(payloads[0]["agent"], runs)
-
-
 class Runs(Group):
     """Runs, for those who have no transaction of their own. A project is that of the agent."""
 
@@ -313,38 +303,6 @@ class Runs(Group):
         """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
         return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
 
-    async def accept_response(
-        self, draft: Run, project: str, kind: str, key: str, request: bytes, shown: bytes
-    ) -> tuple[Run, bool]:
-        """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
-
-        kind, key: as for `enqueue_responses`. Returns the run, and whether it is a new one: of its uid there may be one
-        in the project. Raises: Unavailable.
-        """
-
-        async def accept(connection: Connection) -> tuple[Run, bool]:
-            await connection.lock(draft.agent)
-            row = await connection.row(SQL["response_find"], (draft.uid, project))
-            if row is not None:
-                return make_run(row[AGENT_COLUMNS:]), False
-            run = await create_run(connection, draft)
-            await add_text(connection, run.agent, run.id, "request", 0, request)
-            await add_text(connection, run.agent, run.id, RESPONSE, 0, shown)
-            await self.enqueue_responses(connection, kind, key, run.agent, [run.id])
-            return run, True
-
-        return await self._jobs.enqueuing(accept)
-
-    async def enqueue_responses(
-        self, connection: Connection, kind: str, key: str, agent: int, runs: Collection[int]
-    ) -> None:
-        """Adds runs of responses to the job that waits under a key, or a job for them.
-
-        Its payload names the memory, the oldest run, and those that follow it. Call `jobs.wake` when that is committed.
-        """
-        payload = _responses_payload(agent, runs)
-        await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_responses)
-
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
         """Stores a run before its first step. Returns it as `create_run`.
@@ -352,118 +310,12 @@ class Runs(Group):
         Raises: WriteConflict: as `create_run`; RunOver: another run has taken its send; NotFound: its agent is gone.
         """
         await connection.lock(draft.agent)
-        if await connection.value(SQL["epoch"], (draft.agent,)) is None:
+        if await load_epoch(connection, draft.agent) is None:
             raise NotFound("there is no such agent")
         run = await create_run(connection, draft, replaces=replaces)
         if run.uid != draft.uid:
             raise RunOver("another run has taken the send")
         return run
-
-    @writes
-    async def note_response(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
-        """Stores a run with a text of a response that an upstream makes; nothing, if its memory's epoch is another.
-
-        Raises: WriteConflict: as `create_run`.
-        """
-        await connection.lock(draft.agent)
-        if await connection.value(SQL["epoch"], (draft.agent,)) == epoch:
-            run = await create_run(connection, draft)
-            await add_text(connection, run.agent, run.id, RESPONSE, 0, text)
-
-    @reads
-    async def response(self, connection: Connection, project: str, uid: str) -> tuple[Agent, Run] | None:
-        """Returns the run of a response in the background by its public name, and its memory."""
-        row = await connection.row(SQL["response_find"], (uid, project))
-        if row is None:
-            return None
-        return make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:])
-
-    @reads
-    async def open_among(self, connection: Connection, runs: Sequence[int]) -> set[int]:
-        """Returns those of some runs that have not ended."""
-        return {id for (id,) in await rows_of(connection, SQL["open_among"], runs)}
-
-    @reads
-    async def epoch(self, connection: Connection, agent: int) -> int:
-        """Returns the epoch of a memory, which rises when something of it is forgotten; 0 where it is gone."""
-        return int(await connection.value(SQL["epoch"], (agent,)) or 0)
-
-    @writes
-    async def finish_response(
-        self, connection: Connection, run: Run, end: ResponseEnd, job: Job | None = None
-    ) -> Run:
-        """Ends the run of a response. Returns it as it is now: as a faster writer has ended it.
-
-        Its last events are stored with its end, unless something was forgotten since they were made.
-
-        job: as for `end_run`.
-
-        Raises: NotFound; Stale: another attempt makes it.
-        """
-        await connection.lock(run.agent)
-        await check_attempt(connection, job)
-        if await connection.run(SQL["end"], (end.state, str(end.state), end.at, run.id, run.agent)):
-            await replace_text(connection, run.agent, run.id, RESPONSE, 0, end.shown)
-            if end.turn is not None:
-                await connection.run(SQL["response_turn"], (run.id, run.agent, end.turn))
-            await add_events(connection, run.agent, run.id, EVENT, end.last_number, end.events, end.epoch)
-        return await _get(connection, run.agent, run.id)
-
-    @writes
-    async def note_turn(
-        self, connection: Connection, agent: int, run: int, name: bytes, job: Job | None = None
-    ) -> bool:
-        """Notes the name of a turn that an attempt at a response begins. False: the response has ended, or is gone.
-
-        job: as for `end_run`.
-
-        Raises: Stale: another attempt makes it.
-        """
-        await connection.lock(agent)
-        await check_attempt(connection, job)
-        now = await get_run(connection, agent, run)
-        if now is None or now.is_over:
-            return False
-        number = len(await load_texts(connection, agent, run, _TURN))
-        return await add_text(connection, agent, run, _TURN, number, name)
-
-    @reads
-    async def turns(self, connection: Connection, agent: int, run: int) -> builtins.list[bytes]:
-        """Returns the names of the turns that attempts at a response have begun, oldest first."""
-        return [text.data for text in await load_texts(connection, agent, run, _TURN)]
-
-    @bulk_writes
-    async def drop_events(self, connection: Connection, agent: int, run: int, job: Job | None = None) -> None:
-        """Drops the events of an attempt that was broken off.
-
-        job: the one that goes on with the run; None: any process may drop them.
-
-        Raises: Stale: another attempt goes on with it.
-        """
-        await connection.lock(agent)
-        await check_attempt(connection, job)
-        await connection.run(SQL["events_drop"], (agent, run, EVENT))
-
-    @bulk_writes
-    async def show(
-        self, connection: Connection, agent: int, run: int, shown: bytes, job: Job | None = None
-    ) -> None:
-        """Changes how a response is shown that lies in no turn.
-
-        job: the attempt that makes it; None: any process may change it.
-
-        Raises: Stale: another attempt makes it.
-        """
-        await connection.lock(agent)
-        await check_attempt(connection, job)
-        await replace_text(connection, agent, run, RESPONSE, 0, shown)
-
-    @bulk_writes
-    async def remove(self, connection: Connection, agent: int, run: int) -> None:
-        """Deletes a run with its texts."""
-        await connection.lock(agent)
-        await connection.run(SQL["events_drop"], (agent, run, ""))
-        await connection.run(SQL["response_drop"], (run, agent))
 
     begin = writes(as_locking_method(begin_run))
     load = reads(as_method(get_run))
@@ -613,7 +465,8 @@ class Runs(Group):
         return [_run_entry(row) for row in await connection.rows(SQL["live"])]
 
 
-async def _get(connection: Connection, agent: int, run: int) -> Run:
+async def require_run(connection: Connection, agent: int, run: int) -> Run:
+    """Returns a run of an agent by its row. Raises: NotFound."""
     found = await get_run(connection, agent, run)
     if found is None:
         raise NotFound(f"there is no run {run}")

@@ -235,10 +235,6 @@ INSERT INTO run_texts (agent, run, seq, kind, data)
 SELECT r.agent, r.id, ?3, ?4, ?5 FROM runs r JOIN agents a ON a.id = r.agent WHERE r.id = ?2 AND r.agent = ?1
 ON CONFLICT DO NOTHING RETURNING id
 
--- name: epoch
--- Returns the epoch of an agent, which rises when something of it is forgotten.
-SELECT epoch FROM agents WHERE id = ?
-
 -- name: texts
 -- Reads the parts of a kind, in order, after one of them.
 SELECT seq, data FROM run_texts WHERE agent = ? AND agent <> 0 AND run = ? AND kind = ? AND seq > ?
@@ -251,30 +247,6 @@ SELECT run, data FROM run_texts WHERE agent <> 0 AND run {in:1:BIGINT:64} AND ki
 -- name: text_replace
 -- Gives a part another content.
 UPDATE run_texts SET data = ?5 WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND kind = ?3 AND seq = ?4
-
--- name: response_find
--- Reads a response in the background by its public name, with its memory. Such runs are of no stored conversation.
-SELECT {agent}, {run}
-FROM runs r JOIN agents a ON a.id = r.agent WHERE r.uid = ? AND a.project = ? AND r.conversation = 0
-
--- name: open_among
--- Finds those of some runs that have not ended.
-SELECT id FROM runs WHERE id {in:1:BIGINT:64} AND state IN ('created', 'running')
-
--- name: response_turn
--- Notes in which turn a response in the background lies.
-UPDATE runs SET otid = ?3 WHERE id = ?1 AND agent = ?2
-
--- name: response_drop
--- Deletes a run.
-DELETE FROM runs WHERE id = ?1 AND agent = ?2
-
--- name: events_drop (sqlite)
--- Drops the events of an attempt that was broken off, or with ?3 = '' all texts of a run.
-UPDATE run_texts SET agent = 0, run = 0, data = x'' WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR ?3 = '')
-
--- name: events_drop (postgres)
-DELETE FROM run_texts WHERE agent = ?1 AND agent <> 0 AND run = ?2 AND (kind = ?3 OR CAST(?3 AS TEXT) = '')
 
 -- piece: may_resume
 -- The conversation of a run ends with a step of it that waits for answers, or after which it was broken off: what is known

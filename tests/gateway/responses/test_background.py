@@ -206,7 +206,7 @@ def test_a_reader_follows_one_that_is_made(world: World, upstream: StrictUpstrea
 def test_a_reader_in_another_process_misses_nothing_when_it_ends(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish, told = world.store.runs.finish_response, []
+    finish, told = world.store.responses.finish, []
     background = world.gateway.app.services.background_responses
 
     async def finish_and_read(run: Run, *ended: Any) -> Run:
@@ -216,7 +216,7 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
         told.extend([event async for event in elsewhere.events(run, -1, shown)])
         return done
 
-    monkeypatch.setattr(world.store.runs, "finish_response", finish_and_read)
+    monkeypatch.setattr(world.store.responses, "finish", finish_and_read)
     upstream.queue(say("One two three four."))
     seen = [event.to_dict() for event in read_events(world)]
     assert told_events(b"".join(told).decode()) == seen
@@ -226,14 +226,14 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
 def test_a_reader_follows_the_attempt_after_one_that_failed(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish, errors = world.store.runs.finish_response, [Unavailable("the disk is full")]
+    finish, errors = world.store.responses.finish, [Unavailable("the disk is full")]
 
     async def finish_later(*arguments: Any) -> Any:
         if errors:
             raise errors.pop()
         return await finish(*arguments)
 
-    monkeypatch.setattr(world.store.runs, "finish_response", finish_later)
+    monkeypatch.setattr(world.store.responses, "finish", finish_later)
     gate = Gate()
     upstream.queue(say("One two three four.", hold_after={3: gate}))
     seen = []
@@ -261,7 +261,7 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
 ) -> None:
     """The upstream is not asked again, and the conversation has question and answer once."""
     monkeypatch.setattr(background_responses, "MAX_TRIES", most_tries)
-    failing_once(monkeypatch, world.store.runs, "finish_response")
+    failing_once(monkeypatch, world.store.responses, "finish")
     upstream.queue(say("One two."), say("Three four."))
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
     made = begin(world, input="Count.", conversation=conversation.id, user="alice")
@@ -279,7 +279,7 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
 def test_a_reader_learns_how_a_faster_attempt_has_ended_it(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, reply: Any
 ) -> None:
-    finish = world.store.runs.finish_response
+    finish = world.store.responses.finish
 
     async def finish_second(run: Run, end: ResponseEnd, job: Job) -> Run:
         other = {**orjson.loads(end.shown), "status": "completed", "error": None, "metadata": {"by": "other"}}
@@ -287,7 +287,7 @@ def test_a_reader_learns_how_a_faster_attempt_has_ended_it(
         await finish(run, made, job)
         return await finish(run, end, job)
 
-    monkeypatch.setattr(world.store.runs, "finish_response", finish_second)
+    monkeypatch.setattr(world.store.responses, "finish", finish_second)
     upstream.queue(reply)
     events = read_events(world)
     assert (events[-1].type, events[-1].response.metadata) == ("response.completed", {"by": "other"})
@@ -439,7 +439,7 @@ def test_the_stream_of_one_that_ends_before_it_is_begun_has_an_end(
 def test_the_stream_of_one_that_is_cancelled_between_two_attempts_has_an_end(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_once(monkeypatch, world.store.runs, "finish_response")
+    failing_once(monkeypatch, world.store.responses, "finish")
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read_events, world)
         becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
@@ -712,7 +712,7 @@ def kept_words(world: World) -> str:
 def test_one_that_is_deleted_between_two_attempts_leaves_nothing(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, is_conversation: bool
 ) -> None:
-    failing_once(monkeypatch, world.store.runs, "finish_response")
+    failing_once(monkeypatch, world.store.responses, "finish")
     named: Json = {"conversation": world.sdk.conversations.create().id} if is_conversation else {}
     made = begin(world, input="Tell me of purple tulips.", user="alice", **named)
     becomes(lambda: world.gateway.call(world.store.jobs.counts()).get(JobState.RETRYING))
@@ -741,14 +741,14 @@ def test_one_that_is_deleted_after_its_second_attempt_leaves_nothing_of_the_firs
 def test_one_that_another_gateway_deletes_before_it_has_begun_its_turn_leaves_nothing(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note = world.store.runs.note_turn
+    note = world.store.responses.note_turn
 
     async def note_deleted(agent: int, run: int, name: bytes, job: Job) -> bool:
         await world.store.runs.end(agent, run, RunState.CANCELLED, "cancelled", world.clock())
-        await world.store.runs.remove(agent, run)
+        await world.store.responses.remove(agent, run)
         return await note(agent, run, name, job)
 
-    monkeypatch.setattr(world.store.runs, "note_turn", note_deleted)
+    monkeypatch.setattr(world.store.responses, "note_turn", note_deleted)
     conversation = world.sdk.conversations.create().id
     begin(world, input="Tell me of purple tulips.", user="alice", conversation=conversation)
     world.until_jobs(lambda counts: not any(counts.values()))

@@ -1,0 +1,190 @@
+"""Responses that outlive their requests: those made in the background, and those that an upstream makes.
+
+Each is a run of no conversation. Its texts are its request, how it is shown, its events, and the names of the turns
+that attempts at it have begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import orjson
+
+from storage.commands import ResponseEnd
+from storage.database import Connection, Database
+from storage.records import Agent, Job, Run
+from storage.sql.agents import AGENT_COLUMNS, load_epoch, make_agent_record
+from storage.sql.agents_api.runs import (
+    add_events,
+    add_text,
+    create_run,
+    end_if_open,
+    get_run,
+    load_texts,
+    make_run,
+    replace_text,
+    require_run,
+)
+from storage.sql.group import Group, bulk_writes, reads, writes
+from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
+from storage.sql.statements import load, rows_of
+
+SQL = load("responses.sql")
+
+# The kinds of texts: how a response is shown that lies in no turn, its events, and the names of turns.
+_RESPONSE, _EVENT, _TURN = "response", "event", "turn"
+
+
+class Responses(Group):
+    """Responses, by the public names of their runs."""
+
+    def __init__(self, database: Database, jobs: Jobs) -> None:
+        super().__init__(database)
+        self._jobs = jobs
+
+    async def accept(
+        self, draft: Run, project: str, kind: str, key: str, request: bytes, shown: bytes
+    ) -> tuple[Run, bool]:
+        """Accepts a response that is made in the background: its run, its request, how it is shown, and its job.
+
+        kind, key: as for `enqueue`. Returns the run, and whether it is a new one: of its uid there may be one
+        in the project. Raises: Unavailable.
+        """
+
+        async def accept(connection: Connection) -> tuple[Run, bool]:
+            await connection.lock(draft.agent)
+            row = await connection.row(SQL["find"], (draft.uid, project))
+            if row is not None:
+                return make_run(row[AGENT_COLUMNS:]), False
+            run = await create_run(connection, draft)
+            await add_text(connection, run.agent, run.id, "request", 0, request)
+            await add_text(connection, run.agent, run.id, _RESPONSE, 0, shown)
+            await self.enqueue(connection, kind, key, run.agent, [run.id])
+            return run, True
+
+        return await self._jobs.enqueuing(accept)
+
+    async def enqueue(
+        self, connection: Connection, kind: str, key: str, agent: int, runs: Collection[int]
+    ) -> None:
+        """Adds runs of responses to the job that waits under a key, or a job for them.
+
+        Its payload names the memory, the oldest run, and those that follow it. Call `jobs.wake` when that is committed.
+        """
+        payload = _payload(agent, runs)
+        await self._jobs.enqueue_in(connection, kind, NO_AGENT, key, payload, merge=_merge_payloads)
+
+    @writes
+    async def note(self, connection: Connection, draft: Run, text: bytes, epoch: int) -> None:
+        """Stores a run with a text of a response that an upstream makes; nothing, if its memory's epoch is another.
+
+        Raises: WriteConflict: as `create_run`.
+        """
+        await connection.lock(draft.agent)
+        if await load_epoch(connection, draft.agent) == epoch:
+            run = await create_run(connection, draft)
+            await add_text(connection, run.agent, run.id, _RESPONSE, 0, text)
+
+    @reads
+    async def find(self, connection: Connection, project: str, uid: str) -> tuple[Agent, Run] | None:
+        """Returns the run of a response in the background by its public name, and its memory."""
+        row = await connection.row(SQL["find"], (uid, project))
+        if row is None:
+            return None
+        return make_agent_record(row[:AGENT_COLUMNS]), make_run(row[AGENT_COLUMNS:])
+
+    @reads
+    async def open_among(self, connection: Connection, runs: Sequence[int]) -> set[int]:
+        """Returns those of some runs that have not ended."""
+        return {id for (id,) in await rows_of(connection, SQL["open_among"], runs)}
+
+    @reads
+    async def epoch(self, connection: Connection, agent: int) -> int:
+        """Returns the epoch of a memory, which rises when something of it is forgotten; 0 where it is gone."""
+        return await load_epoch(connection, agent) or 0
+
+    @writes
+    async def finish(self, connection: Connection, run: Run, end: ResponseEnd, job: Job | None = None) -> Run:
+        """Ends the run of a response. Returns it as it is now: as a faster writer has ended it.
+
+        Its last events are stored with its end, unless something was forgotten since they were made.
+
+        job: as for `end_run`.
+
+        Raises: NotFound; Stale: another attempt makes it.
+        """
+        await connection.lock(run.agent)
+        await check_attempt(connection, job)
+        if await end_if_open(connection, run.agent, run.id, end.state, str(end.state), end.at):
+            await replace_text(connection, run.agent, run.id, _RESPONSE, 0, end.shown)
+            if end.turn is not None:
+                await connection.run(SQL["note_turn"], (run.id, run.agent, end.turn))
+            await add_events(connection, run.agent, run.id, _EVENT, end.last_number, end.events, end.epoch)
+        return await require_run(connection, run.agent, run.id)
+
+    @writes
+    async def note_turn(
+        self, connection: Connection, agent: int, run: int, name: bytes, job: Job | None = None
+    ) -> bool:
+        """Notes the name of a turn that an attempt at a response begins. False: the response has ended, or is gone.
+
+        job: as for `end_run`.
+
+        Raises: Stale: another attempt makes it.
+        """
+        await connection.lock(agent)
+        await check_attempt(connection, job)
+        now = await get_run(connection, agent, run)
+        if now is None or now.is_over:
+            return False
+        number = len(await load_texts(connection, agent, run, _TURN))
+        return await add_text(connection, agent, run, _TURN, number, name)
+
+    @reads
+    async def turns(self, connection: Connection, agent: int, run: int) -> list[bytes]:
+        """Returns the names of the turns that attempts at a response have begun, oldest first."""
+        return [text.data for text in await load_texts(connection, agent, run, _TURN)]
+
+    @bulk_writes
+    async def drop_events(self, connection: Connection, agent: int, run: int, job: Job | None = None) -> None:
+        """Drops the events of an attempt that was broken off.
+
+        job: the one that goes on with the run; None: any process may drop them.
+
+        Raises: Stale: another attempt goes on with it.
+        """
+        await connection.lock(agent)
+        await check_attempt(connection, job)
+        await connection.run(SQL["events_drop"], (agent, run, _EVENT))
+
+    @bulk_writes
+    async def show(
+        self, connection: Connection, agent: int, run: int, shown: bytes, job: Job | None = None
+    ) -> None:
+        """Changes how a response is shown that lies in no turn.
+
+        job: the attempt that makes it; None: any process may change it.
+
+        Raises: Stale: another attempt makes it.
+        """
+        await connection.lock(agent)
+        await check_attempt(connection, job)
+        await replace_text(connection, agent, run, _RESPONSE, 0, shown)
+
+    @bulk_writes
+    async def remove(self, connection: Connection, agent: int, run: int) -> None:
+        """Deletes a run with its texts."""
+        await connection.lock(agent)
+        await connection.run(SQL["events_drop"], (agent, run, ""))
+        await connection.run(SQL["drop"], (run, agent))
+
+
+def _payload(agent: int, runs: Collection[int]) -> bytes:
+    first, *later = sorted(runs)
+    return orjson.dumps({"agent": agent, "run": first, "later": later})
+
+
+def _merge_payloads(waiting: bytes, new: bytes) -> bytes:
+    payloads = [orjson.loads(each) for each in (waiting, new)]
+    runs = {run for each in payloads for run in (each["run"], *each["later"])}
+    return _payload(payloads[0]["agent"], runs)
