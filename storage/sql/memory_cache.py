@@ -177,13 +177,8 @@ class CachedMemory:
         self._terms_stamp = max(stamps, default=self._terms_stamp)
         before = self.numbers
         if before is None or before.stamp != now.stamp:
-            self.read_messages, self.unindexed, self.tail, self.uncounted, self._read_bytes = (
-                {},
-                {},
-                Tail(),
-                [],
-                0,
-            )
+            self.read_messages, self._read_bytes = {}, 0
+            self.unindexed, self.uncounted, self.tail = {}, [], Tail()
         elif before.indexed_seq != now.indexed_seq:
             # Those with lower numbers stay: their texts changed since they were indexed, and the index has the old.
             indexed = range(before.indexed_seq + 1, now.indexed_seq + 1)

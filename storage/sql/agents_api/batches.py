@@ -361,39 +361,46 @@ class Batches(Group):
         return len(items)
 
 
-async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) -> int:
-    """Writes what became of an item. Returns the tokens that are added to its project's usage."""
+async def _write_item(connection: Connection, write: ItemWrite, rules: Rules) -> bool:
+    """Writes what became of an item. Returns False where this was done before. Raises: WriteConflict."""
+    if not await _advance_item(connection, write):
+        return False
     item, run = write.item, write.item.run
-    part, errors, expiries = READY_PART, 0, 0
-    if isinstance(write, ItemRetry):
-        part, errors, expiries = write.part, write.errors, write.expiries
-    elif isinstance(write, ItemEnd):
-        part = ENDED_PART
-    number = item.request_number
-    # After an end without a reply, one that the provider has made meanwhile still counts.
-    following = number if isinstance(write, ItemEnd) and not write.tokens else number + 1
-    values = (item.id, number, part, errors, expiries, following)
-    if await connection.row(SQL["advance"], values) is None:
-        return 0
     epoch = None if run is None else await connection.value(SQL["is_open"], (run.id, run.agent))
     if run is None or epoch is None:
         # It was cancelled, or its agent is gone; what the provider has billed counts nevertheless.
         await connection.run(SQL["close"], (item.id,))
-        return 0 if isinstance(write, ItemRetry) else write.tokens
+        return True
     if isinstance(write, ItemRetry):
-        return 0
+        return True
     if write.epoch is not None and write.epoch != epoch:
         raise WriteConflict(GONE)  # something was forgotten meanwhile
     if isinstance(write, ItemRound):
         made = await _write_round_edits(connection, run, write.edits, write.versions, write.now)
         data = orjson.dumps({**write.data, "edits": made})
         await add_text(connection, run.agent, run.id, "round", write.number, data)
-        return write.tokens
+        return True
     try:
         await _end_item(connection, write, run, rules)
     except Stale as error:
         raise WriteConflict(error.message) from error
-    return write.tokens
+    return True
+
+
+async def _advance_item(connection: Connection, write: ItemWrite) -> bool:
+    """Moves an item to its next request, or to its end. Returns False where this was done before."""
+    number = following = write.item.request_number
+    part, errors, expiries = READY_PART, 0, 0
+    match write:
+        case ItemRetry():
+            part, errors, expiries = write.part, write.errors, write.expiries
+        case ItemEnd():
+            part = ENDED_PART
+    # After an end without a reply, one that the provider has made meanwhile still counts.
+    if not isinstance(write, ItemEnd) or write.tokens:
+        following += 1
+    values = (write.item.id, number, part, errors, expiries, following)
+    return await connection.row(SQL["advance"], values) is not None
 
 
 async def _write_round_edits(
