@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from storage.errors import NotAdmitted
@@ -39,17 +40,14 @@ def by_host(url: str) -> list[str]:
     options = dict(parse_qsl(query or ""))
     hosts = (named or options.pop("host", "") or os.environ.get("PGHOST", "")).split(",")
     ports = (options.pop("port", "") or os.environ.get("PGPORT", "")).split(",")
-    for port in [*ports, *(port for host in hosts for port in _PORT.findall(host))]:
-        # One loop would take its host for unknown, another one raise what belongs to no connection.
-        if port.lstrip("-").isdigit() and not 0 < int(port) <= _LAST_PORT:
-            raise NotAdmitted(f"{without_secret(url)}: a port is a number from 1 to {_LAST_PORT}")
+    _check_ports(url, hosts, ports)
     if len(hosts) == 1:
         return [url]
     if not all(hosts):
         raise NotAdmitted(f"{without_secret(url)}: one of its {len(hosts)} hosts has no name")
     if len(ports) not in (1, len(hosts)):
         raise NotAdmitted(f"{without_secret(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
-    pairs = zip(hosts, ports * len(hosts), strict=False)  # one port is everybody's
+    pairs = zip(hosts, ports * len(hosts), strict=False)  # one port is that of all hosts
     if named:
         after = url[found.end(2) :]
         return [
@@ -57,3 +55,13 @@ def by_host(url: str) -> list[str]:
             for host, port in pairs
         ]
     return [f"{before}{path}?{urlencode({**options, 'host': host, 'port': port})}" for host, port in pairs]
+
+
+def _check_ports(url: str, hosts: Sequence[str], ports: Sequence[str]) -> None:
+    """Refuses a port that cannot be, beside a host or alone. Raises: NotAdmitted.
+
+    One event loop would take its host for unknown, another one raise an error that belongs to no connection.
+    """
+    for port in [*ports, *(port for host in hosts for port in _PORT.findall(host))]:
+        if port.lstrip("-").isdigit() and not 0 < int(port) <= _LAST_PORT:
+            raise NotAdmitted(f"{without_secret(url)}: a port is a number from 1 to {_LAST_PORT}")

@@ -158,20 +158,9 @@ class ChatView(ClientView):
             return
         if (self._strips_usage or is_hidden) and event.is_usage:
             return
-        changed: Json = {}
-        # The client knows one reply: a later round's chunks take on the first one's id, time and model.
-        if self._has_hidden_round:
-            changed = {key: value for key, value in self._identity.items() if chunk.get(key) != value}
-        if is_hidden and isinstance(chunk.get("usage"), dict):
-            changed["usage"] = None
-        elif event.usage is not None:
-            changed["usage"] = event.usage
+        changed = self._changed_fields(chunk, event.usage, is_hidden=is_hidden)
         choices = [self._change_choice(choice, event.calls, finish, is_hidden) for choice in event.choices]
-        valid = [choice for choice in choices if isinstance(choice, dict)]
-        deltas = [choice["delta"] for choice in valid if isinstance(choice.get("delta"), dict)]
-        has_role = any(delta.get("role") for delta in deltas)
-        has_finish = any(choice.get("finish_reason") for choice in valid)
-        has_content = has_finish or not all(map(lacks_content, deltas))
+        has_role, has_content = _contents_of(choices)
         if any(new is not choice for new, choice in zip(choices, event.choices, strict=True)):
             # What was taken out may have been all of the event's content: then it does not go out at all.
             if not has_content and not has_role:
@@ -181,6 +170,18 @@ class ChatView(ClientView):
         raw = encode_event({**chunk, **changed}, event.name) if changed or event.raw is None else event.raw
         self._append(raw, has_content=has_content)
         self._passes_events = self._has_role and not (self._holds_events or self._has_hidden_round)
+
+    def _changed_fields(self, chunk: Json, usage: Json | None, *, is_hidden: bool) -> Json:
+        """Returns the fields of a chunk, but for its choices, that the client is to have with other values."""
+        changed: Json = {}
+        # The client knows one reply: a later round's chunks take on the first one's id, time and model.
+        if self._has_hidden_round:
+            changed = {key: value for key, value in self._identity.items() if chunk.get(key) != value}
+        if is_hidden and isinstance(chunk.get("usage"), dict):
+            changed["usage"] = None
+        elif usage is not None:
+            changed["usage"] = usage
+        return changed
 
     def _change_choice(
         self, choice: Any, calls: list[Json] | None, finish: str | None, is_hidden: bool
@@ -204,3 +205,12 @@ class ChatView(ClientView):
         elif reason and finish and reason != finish:
             changed["finish_reason"] = finish
         return {**choice, **changed} if changed else choice
+
+
+def _contents_of(choices: Sequence[Any]) -> tuple[bool, bool]:
+    """Returns whether the choices of a chunk have a role, and whether they have any content or an end."""
+    valid = [choice for choice in choices if isinstance(choice, dict)]
+    deltas = [choice["delta"] for choice in valid if isinstance(choice.get("delta"), dict)]
+    has_finish = any(choice.get("finish_reason") for choice in valid)
+    has_role = any(delta.get("role") for delta in deltas)
+    return has_role, has_finish or not all(map(lacks_content, deltas))
