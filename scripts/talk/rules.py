@@ -56,6 +56,10 @@ def _by_words(word: str) -> int:
     return sum(filter(None, map(common.load_tables().get, dict.fromkeys(terms))))
 
 
+def _is_none(_: str) -> bool:
+    return False
+
+
 def _as_it_is(query: str, _: Sequence[str]) -> str:
     return query
 
@@ -66,6 +70,7 @@ RULES = (
     Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
     Rule("how common words are in general", [(find, "_MIN_IN_GENERAL", 0)]),
+    Rule("the date of most messages tells little", [(find, "is_date_word", _is_none)]),
     Rule("a text's language by its letters", [(common, "_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
     Rule("what only begins or tests searches nothing", [(common, "_BEGINS", frozenset())]),

@@ -17,7 +17,7 @@ from storage.search.common import NAMES_NOTHING
 from storage.search.index import NO_HASH, Index, no_occurrences, without_rows
 from storage.search.layout import IndexLayout
 from storage.search.segment import NO_POSTINGS, Postings
-from storage.search.tokens import is_pair, parts_of_words
+from storage.search.tokens import is_date_word, is_pair, parts_of_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +109,8 @@ def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Posti
             if parts:
                 parts[number] = parts[number][:0]
     if postings.unread:
-        counts = [count + postings.unread.get(each, 0) for each, count in zip(hashes, counts, strict=True)]
+        unread = (postings.unread.get(each, 0) for each in hashes)
+        counts = [min(count + most, layout.lengths.count) for count, most in zip(counts, unread, strict=True)]
     if sum(sizes) > _MAX_OCCURRENCES:
         parts = _of_rarest(layout, parts)
         sizes = [*map(len, parts)]
@@ -139,6 +140,9 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
         wanted.terms, counts, wanted.in_general, wanted.sentences, strict=True
     ):
         scale = _OF_PART if term in parts_of_others else 1.0
+        if messages and is_date_word(term):
+            # Messages have the words of their dates whatever people talk about.
+            share = max(share, having / messages)
         weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(weight)
         part = _UNHEARD_PAIR if not having and scale == 1.0 and is_pair(term) else 1.0

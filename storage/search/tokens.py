@@ -10,7 +10,7 @@ import threading
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain, pairwise
 from typing import Any
 
@@ -291,3 +291,13 @@ def date_words(day: int) -> tuple[str, ...]:
     except (OverflowError, OSError, ValueError):
         return ()
     return tuple(words_of(date.strftime("%Y %B %d %A").replace(" 0", " ")))
+
+
+def is_date_word(term: str) -> bool:
+    """Returns whether a term may be one of `date_words`: a year, a month, a day or a weekday."""
+    return term in _days_of_a_year() or (len(term) == 4 and term.isdecimal())
+
+
+@cache
+def _days_of_a_year() -> frozenset[str]:
+    return frozenset(chain.from_iterable(map(date_words, range(366))))

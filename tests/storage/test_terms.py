@@ -182,6 +182,20 @@ def test_neighbours_are_found_across_chunks_and_gaps() -> None:
     assert set(found("zebra", *documents)) == {63, 64}
 
 
+def test_the_date_of_all_messages_tells_nothing() -> None:
+    """A memory's first day has one date, and any word of it brought the whole day."""
+    sunday = [
+        said(n, text)
+        for n, text in enumerate(
+            ("The roof leaks again.", "Our cat hates the rain.", "The garden needs water.")
+        )
+    ]
+    monday = Document(20, "user", "We painted the kitchen.", MAY + 86_400)
+    assert found("Remind me on Sunday to call the plumber", *sunday, only_strong=True) == []
+    assert found("What did I do on Monday?", *sunday, monday, only_strong=True) == [20]
+    assert set(found("What did I do on Sunday?", *sunday, monday, only_strong=True)) == {0, 1, 2}
+
+
 def test_long_answers_do_not_crowd_out_what_the_user_said() -> None:
     advice = [said(n, "Berlin has flats, trains and museums. " * 3, "assistant") for n in range(2, 12)]
     assert (
