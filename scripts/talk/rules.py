@@ -66,6 +66,7 @@ def _as_it_is(query: str, _: Sequence[str]) -> str:
 
 RULES = (
     Rule("the words of the turns around", [(scores, "NEIGHBOUR", 0.0)]),
+    Rule("those beyond a short turn", [(scores, "HALVING_TERMS", 0.001)]),
     Rule("the user's turns once more", [(scores, "_relative", _by_all_turns)]),
     Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),

@@ -9,9 +9,9 @@ A blob (little endian; `m` entries, in columns, which numpy searches in place):
     64 documents, by slot:   length u16, back u16, flags u8, head u8
     entries, by hash:        hash u32[m], place u8[m] (slot; bit 6: in the head; bit 7: a name), frequency u8[m]
 
-A message's neighbours in its conversation count for it at half weight. They are not copied into it: `back` notes
-how far before it its predecessor is, and a query passes the hits in the head (the first words) of a message on to
-both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
+What stands around a message in its conversation counts for it as well, the less the further away. It is not copied into
+it: `back` notes how far before it its predecessor is, and a query passes the hits in the head (the first words) of a
+message on to both sides. So a message's words lie in one place, and forgetting it needs nothing but its own chunk.
 
 `terms_version` is the version of storage/search/tokens.py. Queries read blobs of any version. When something is added,
 a blob of an earlier version is made again; one of a later version, which a newer program has written, is added to as

@@ -15,7 +15,7 @@ from msgspec import Struct
 from storage.search.blob import ROW_SHIFT, hash_terms
 from storage.search.common import NAMES_NOTHING
 from storage.search.index import NO_HASH, Index, no_occurrences, without_rows
-from storage.search.layout import IndexLayout
+from storage.search.layout import IndexLayout, Lengths
 from storage.search.segment import NO_POSTINGS, Postings
 from storage.search.tokens import is_date_word, is_pair, parts_of_words
 
@@ -70,8 +70,10 @@ class WantedTerms(Struct, frozen=True):
 class Found(Struct, frozen=True):
     """Every occurrence of some terms, one for each document and term, packed as in the index: row, frequency, marks."""
 
-    # The weight of each term: the fewer messages have it, the more it weighs.
+    # The weight of each term in the ranking: the fewer messages have it, the more it weighs.
     weights: Sequence[float]
+    # How much of the query a message holds that has a term, by term.
+    held: Sequence[float]
     # The sum of the squares of what each weighs as it is asked, less for sentences of which the memory has no word that
     # names something.
     asked: float
@@ -119,21 +121,24 @@ def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Posti
         import numpy as np
 
         in_index = np.concatenate(parts).view(np.int64) & NO_HASH
-    weights, asked = _weigh(wanted, counts, layout.lengths.count)
-    return Found(weights, asked, in_index, sizes, in_tail, sum(counts))
+    weights, held, asked = _weigh(wanted, counts, layout.lengths)
+    return Found(weights, held, asked, in_index, sizes, in_tail, sum(counts))
 
 
-def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[list[float], float]:
-    """Returns the weight of each term, and what the query asks for in full, as `Found` has them.
+def _weigh(
+    wanted: WantedTerms, counts: Sequence[int], lengths: Lengths
+) -> tuple[list[float], list[float], float]:
+    """Returns the weight of each term, what it holds of the query, and what this asks for in full, as `Found` has them.
 
     counts: of each term, the messages that have it.
-    messages: how many the memory has.
+    lengths: of the memory's messages.
     """
+    messages = lengths.count
     # A word that the memory does not have counts like one that it has once; else, with few messages, it would outweigh
     # all that was found.
     others = max(messages, _MIN_IN_GENERAL)
     sample = messages + others + 1
-    once, weights = log(sample / 1.5), list[float]()
+    once, weights, held = log(sample / 1.5), list[float](), list[float]()
     parts_of_others = parts_of_words(wanted.terms)
     asked_by, known = dict[int, float](), set[int]()
     for term, having, share, sentence in zip(
@@ -145,6 +150,7 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
             share = max(share, having / messages)
         weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(weight)
+        held.append(weight * weight)
         part = _UNHEARD_PAIR if not having and scale == 1.0 and is_pair(term) else 1.0
         asked_by[sentence] = asked_by.get(sentence, 0.0) + part * min(weight, scale * once) ** 2
         if having and share <= NAMES_NOTHING:
@@ -154,7 +160,7 @@ def _weigh(wanted: WantedTerms, counts: Sequence[int], messages: int) -> tuple[l
     unknown = (asked for sentence, asked in asked_by.items() if sentence not in known)
     asked = hypot(sum(map(asked_by.__getitem__, known)), *unknown)
     asked = max(min(asked, _MAX_ASKED * once * once), _MIN_ASKED)
-    return weights, asked
+    return weights, held, asked
 
 
 def _of_rarest(layout: IndexLayout, parts: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.uint64]]:

@@ -38,7 +38,6 @@ class Lengths:
 
     count: int = 0
     length: int = 0
-    head_length: int = 0
     # The number of documents that are messages of the user.
     user_count: int = 0
     # The sum of the logarithms of the lengths of the user's messages.
@@ -47,21 +46,20 @@ class Lengths:
     other_logs: float = 0.0
 
     @classmethod
-    def of(cls, length: NDArray[np.uint16], head: NDArray[np.uint8], flags: NDArray[np.uint8]) -> Lengths:
+    def of(cls, length: NDArray[np.uint16], flags: NDArray[np.uint8]) -> Lengths:
         """Sums up some rows; those without a document have zeros."""
         import numpy as np
 
         logs, user = np.log2(length + 1.0), (flags & USER).nonzero()[0]
         of_user = float(logs[user].sum())
         count = int(np.count_nonzero(flags & PRESENT))
-        return cls(count, int(length.sum()), int(head.sum()), len(user), of_user, float(logs.sum()) - of_user)
+        return cls(count, int(length.sum()), len(user), of_user, float(logs.sum()) - of_user)
 
     def add(self, document: DocumentRow, sign: int = 1) -> None:
         """Adds a document, or with the sign -1 takes it away."""
-        length, _, flags, head = document
+        length, _, flags, _ = document
         self.count += sign
         self.length += sign * length
-        self.head_length += sign * head
         if flags & USER:
             self.user_count += sign
             self.user_logs += sign * math.log2(length + 1)
@@ -76,7 +74,6 @@ class Lengths:
         return Lengths(
             count,
             self.length - before.length + after.length,
-            self.head_length - before.head_length + after.head_length,
             self.user_count - before.user_count + after.user_count,
             self.user_logs - before.user_logs + after.user_logs,
             self.other_logs - before.other_logs + after.other_logs,
@@ -99,17 +96,16 @@ class IndexLayout:
     """Every document by row, 64 rows to a chunk in order, and all that is known of them before a query.
 
     Its columns are arrays, which are read one number at a time, or by numpy where they lie. `earlier`, `later`,
-    `slope`, `head_slope` and `user_weight` are right once `put_tail` was called.
+    `slope` and `user_weight` are right once `put_tail` was called.
     """
 
     __slots__ = (
-        "_linked", "all_flags", "back", "chunks", "earlier", "end", "flags", "head", "head_slope", "later", "left_out",
+        "_linked", "all_flags", "back", "chunks", "earlier", "end", "flags", "head", "later", "left_out",
         "length", "lengths", "positions", "replaced", "slope", "tail", "tail_rows", "user_weight",
     )  # fmt: skip
 
-    # How much each term of a document, or of its head, counts against a term in it, next to MIN_AGAINST.
+    # How much each term of a document counts against a term in it, next to MIN_AGAINST.
     slope: float
-    head_slope: float
     # How much the ranking of the user's turns counts.
     user_weight: float
 
@@ -172,10 +168,10 @@ class IndexLayout:
 
         self._remove_tail()
         columns = {name: np.asarray(getattr(self, name)).reshape(-1, CHUNK) for name in _COLUMNS}
-        before = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "head", "flags")))
+        before = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "flags")))
         for name in _COLUMNS:
             columns[name][positions] = documents[name]
-        after = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "head", "flags")))
+        after = Lengths.of(*(columns[name][positions].ravel() for name in ("length", "flags")))
         self.lengths = self.lengths.with_replaced(before, after)
         self.all_flags = int(np.bitwise_or.reduce(np.asarray(self.flags), initial=0))
         self._linked = min(self._linked, CHUNK * min(positions, default=0))
@@ -273,10 +269,9 @@ class IndexLayout:
         return -1 if position is None else position * CHUNK + seq % CHUNK
 
     def _update_weights(self) -> None:
-        """Computes `slope`, `head_slope` and `user_weight` from the sums."""
+        """Computes `slope` and `user_weight` from the sums."""
         count = max(self.lengths.count, 1)
-        mean, head_mean = max(self.lengths.length / count, 1.0), max(self.lengths.head_length / count, 1.0)
-        self.slope, self.head_slope = _K1 * _B / mean, _K1 * _B / head_mean
+        self.slope = _K1 * _B / max(self.lengths.length / count, 1.0)
         self.user_weight = self.lengths.user_weight()
 
     def _link(self) -> None:

@@ -17,6 +17,8 @@ from storage.search.weights import (
     AFTER_FACTOR,
     ANSWERING,
     FEW_TERMS,
+    HALVING_TERMS,
+    LEAST_PART,
     MIN_BEST_SHARE,
     MIN_BEST_SHARE_OF_ONE,
     MIN_SHARE,
@@ -89,8 +91,7 @@ class Scores:
         import numpy as np
 
         self._layout, self._near = layout, near
-        # After the rows comes one for missing neighbours.
-        self._total = len(layout.flags) + 1
+        self._total = len(layout.flags)
         # The rows that may have a score: all of a small memory, of a large one those that were found. And by row its
         # place among them.
         self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
@@ -109,45 +110,63 @@ class Scores:
         """Adds what was found of the terms of a query, or of names in its first hits."""
         import numpy as np
 
-        layout = self._layout
-        weights = found.weights
+        layout, term_count = self._layout, len(found.weights)
         self._asked += found.asked
         in_tail = np.array([*chain.from_iterable(found.in_tail)], np.int64)
         in_tail = np.array(layout.tail_rows, np.int64)[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & NO_ROW
         packed = np.concatenate((found.in_index, in_tail), dtype=np.int64)
-        sizes = [*found.sizes, *map(len, found.in_tail)]
         # The index has occurrences of each term, and the tail.
-        term = np.tile(np.arange(len(weights)), 2).repeat(sizes)
-        weight = np.array(weights)[term]
+        sizes = [*found.sizes, *map(len, found.in_tail)]
+        term = np.tile(np.arange(term_count), 2).repeat(sizes)
         row, times = packed >> ROW_SHIFT, packed & FREQUENCY
         self._hits.append(row)
         self._terms.append(term + self._term_count)
-        self._term_count += len(weights)
-        own = weight * times / (times + (np.asarray(layout.length)[row] * layout.slope + MIN_AGAINST))
+        self._term_count += term_count
 
+        # A word in the head of a message is a part of a word in each of those around it.
+        head = (packed & HEAD).nonzero()[0]
+        around, near, part = self._around(row[head])
+        place = self._places_of(np.concatenate((row, around)))
+        term = np.concatenate((term, term[head[near]]))
+        rows, index = _distinct(place, len(self._rows))
+        # By row and term how often the term is there. Most rows have few terms; numpy finds true values sooner than
+        # numbers.
+        times = np.bincount(index * term_count + term, np.concatenate((times, part)))
+        cell = (times > 0).nonzero()[0]
+        index, term = np.divmod(cell, term_count)
+        times, row = times[cell], rows[index]
+        against = np.asarray(layout.length)[self._rows[row]] * layout.slope + MIN_AGAINST
+        count = len(self._rows)
+        self._score += np.bincount(row, np.array(found.weights)[term] * times / (times + against), count)
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
-        # any message has some of.
-        squares = weight * weight
-        # A word in the head of a message counts for both of its neighbours, as if it stood in a text of the head's
-        # length.
-        place = self._places_of(row)
-        in_head = np.bincount(place, weight * (packed & HEAD))
-        with_head = (in_head > 0).nonzero()[0]
-        head_row = self._rows[with_head]
-        head_share = np.bincount(place, squares * (packed & HEAD))[with_head]
-        to_earlier = to_later = np.full(len(head_row), NEIGHBOUR / HEAD)
-        if layout.all_flags & ASKS:
-            asking = (np.asarray(layout.flags)[head_row] & ASKS) > 0
-            to_earlier = np.where(asking, 0.0, to_earlier)
-            to_later = np.where(asking, ANSWERING * to_later, to_later)
-        neighbours = np.asarray(layout.earlier)[head_row], np.asarray(layout.later)[head_row]
-        target = self._places_of(np.concatenate((row, *neighbours)) % self._total)
-        against = 1 + (np.asarray(layout.head)[head_row] * layout.head_slope + MIN_AGAINST)
-        head_score, count = in_head[with_head] / against, len(self._rows)
-        score = np.concatenate((own, to_earlier * head_score, to_later * head_score))
-        share = np.concatenate((squares, to_earlier * head_share, to_later * head_share))
-        self._score += np.bincount(target, score, count)
-        self._share += np.bincount(target, share, count)
+        # any message has some of. A word that is often there, or around, is held once.
+        self._share += np.bincount(row, np.array(found.held)[term] * np.minimum(times, 1.0), count)
+
+    def _around(
+        self, row: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Returns the rows around some rows, the index of the row that each is near, and what a word there is in it.
+
+        The more terms lie between, the less. A turn that only asks counts for nothing before it.
+        """
+        import numpy as np
+
+        layout = self._layout
+        length = np.asarray(layout.length)
+        asks = (np.asarray(layout.flags)[row] & ASKS) > 0
+        rows, indices, parts = [row[:0]], [row[:0]], [np.empty(0)]
+        for side, of_question in ((layout.earlier, 0.0), (layout.later, ANSWERING)):
+            neighbours = np.asarray(side)
+            index, target = np.arange(len(row)), neighbours[row]
+            part = NEIGHBOUR * np.where(asks, of_question, 1.0)
+            while len(some := ((target >= 0) & (part >= LEAST_PART)).nonzero()[0]):
+                index, target, part = index[some], target[some], part[some]
+                rows.append(target)
+                indices.append(index)
+                parts.append(part)
+                part = part * np.exp2(np.maximum(length[target], 1) / -HALVING_TERMS)
+                target = neighbours[target]
+        return np.concatenate(rows), np.concatenate(indices), np.concatenate(parts)
 
     def _places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the places of rows, which are given to those that have none."""
@@ -283,8 +302,7 @@ class Scores:
 
         layout = self._layout
         flags = np.asarray(layout.flags)
-        some = slice(0, len(self._rows) - (self._rows[-1:] == len(layout.flags)).sum())
-        rows, score, share = self._rows[some], self._score[some], self._share[some]
+        rows, score, share = self._rows, self._score, self._share
         at = np.arange(len(rows)) if self._near is not None else (share > 0).nonzero()[0]
         if 2 * len(at) > len(rows):
             at, score, share = np.arange(len(rows)), score.copy(), share.copy()
@@ -316,6 +334,18 @@ def _hold_back_small_talk(
     before = np.asarray(layout.earlier)[rows[slight]]
     is_answer = (flags[before] & ASKS) > 0
     fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * worth[before]), 0.0)
+
+
+def _distinct(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the distinct places among some, in order, and for each its index there. count: of all places."""
+    import numpy as np
+
+    is_there = np.zeros(count, bool)
+    is_there[places] = True
+    distinct = is_there.nonzero()[0]
+    index = np.empty(count, np.int64)
+    index[distinct] = np.arange(len(distinct))
+    return distinct, index[places]
 
 
 def _relative(score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float) -> NDArray[np.float64]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-# The weight of a hit in the neighbouring turn.
+# A message is ranked with what is around it: a word in the head of the next turn, or of the one before, is this much of
+# a word in it; half as much with every HALVING_TERMS in the turns between; and nothing below LEAST_PART. Measured with
+# 12, 16 and 24 terms on developing halves: of real chats 80.5, 82.4 and 86.2% of the evidence, of friends 84.1, 84.2
+# and 84.0, of short talk 85.1, 85.2 and 85.3, in notes that are each time 1 or 2% longer.
 NEIGHBOUR = 0.5
+HALVING_TERMS = 16
+LEAST_PART = 0.125
 
 # A turn that only asks counts by its words besides the query's, in full from so many terms on: an earlier
 # question like this one is no answer, a long request states something by the way. Its words count nothing for the turn

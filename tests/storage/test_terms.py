@@ -179,7 +179,26 @@ def test_only_the_beginning_of_a_long_turn_speaks_for_its_neighbours() -> None:
 
 def test_neighbours_are_found_across_chunks_and_gaps() -> None:
     documents = [said(63, "the zebra"), said(64, "that one", previous=63), said(1000, "no", previous=64)]
-    assert set(found("zebra", *documents)) == {63, 64}
+    assert set(found("zebra", *documents)) == {63, 64, 1000}
+
+
+@each_row(
+    ("between", "is_found"),
+    [("Where is it?", True), ("The weather here is cold, grey and wet today. " * 8, False)],
+)
+def test_a_reply_is_found_beyond_a_short_turn(between: str, is_found: bool) -> None:
+    documents = [
+        said(1, "Half of my family is from another island."),
+        said(2, between, "assistant", previous=1),
+        said(3, "Puerto Rico", previous=2),
+    ]
+    assert (3 in found("Which island is my family from?", *documents)) == is_found
+
+
+def test_a_word_that_all_around_repeat_counts_once() -> None:
+    thanks = [said(n, "Thanks for the hint.", ROLES[n % 2], previous=n - 1) for n in range(2, 8)]
+    query = "Could somebody give me a hint which violin teacher lives near Bergen?"
+    assert found(query, said(1, "Thanks for the hint."), *thanks, only_strong=True) == []
 
 
 def test_the_date_of_all_messages_tells_nothing() -> None:
