@@ -35,6 +35,10 @@ _MAX_OCCURRENCES = 1 << 16
 # of the memory alone: evidence in the note with histories of 22 messages from 90.6 to 91.3%, of 550 from 87.6 to 87.9%,
 # in one of 10,866 from 71.4 to 71.9%; questions about something else that get a note, with 22 messages, 35 to 30%.
 _MIN_IN_GENERAL = 500
+# The terms of a message in which people in general have a word as often as the table says, of 150 words. The shorter
+# a memory's messages are, the fewer of them have a common word by chance. That counts in the ranking alone: by the
+# bounds three times as many errands would get a note. Anything from 50 to 150 behaves alike.
+_MESSAGE_TERMS = 75
 _MIN_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
 # bounds of the ranking are relative, is at most so many words that the memory does not have. And a sentence is added by
@@ -139,17 +143,20 @@ def _weigh(
     others = max(messages, _MIN_IN_GENERAL)
     sample = messages + others + 1
     once, weights, held = log(sample / 1.5), list[float](), list[float]()
+    shortness = min(lengths.length / max(messages, 1) / _MESSAGE_TERMS, 1.0)
     parts_of_others = parts_of_words(wanted.terms)
     asked_by, known = dict[int, float](), set[int]()
     for term, having, share, sentence in zip(
         wanted.terms, counts, wanted.in_general, wanted.sentences, strict=True
     ):
         scale = _OF_PART if term in parts_of_others else 1.0
+        in_short = share * shortness
         if messages and is_date_word(term):
             # Messages have the words of their dates whatever people talk about.
-            share = max(share, having / messages)
+            own = having / messages
+            share, in_short = max(share, own), max(in_short, own)
         weight = scale * log(sample / (having + others * share + 0.5))
-        weights.append(weight)
+        weights.append(scale * log(sample / (having + others * in_short + 0.5)))
         held.append(weight * weight)
         part = _UNHEARD_PAIR if not having and scale == 1.0 and is_pair(term) else 1.0
         asked_by[sentence] = asked_by.get(sentence, 0.0) + part * min(weight, scale * once) ** 2

@@ -201,6 +201,15 @@ def test_a_word_that_all_around_repeat_counts_once() -> None:
     assert found(query, said(1, "Thanks for the hint."), *thanks, only_strong=True) == []
 
 
+@each_row(("times", "first"), [(1, 1), (30, 2)])
+def test_common_words_tell_more_of_short_messages(times: int, first: int) -> None:
+    said_by_her = said(1, "She wants to learn and write Latin.")
+    rare = said(2, "His girlfriend has a green car.")
+    others = [said(n, "The weather was fine on the lake. " * times) for n in range(10, 60)]
+    hits = found("What does my girlfriend want to learn and write?", said_by_her, rare, *others)
+    assert hits[0] == first
+
+
 def test_the_date_of_all_messages_tells_nothing() -> None:
     """A memory's first day has one date, and any word of it brought the whole day."""
     sunday = [
