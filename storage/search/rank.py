@@ -114,7 +114,7 @@ def rank(
     sums.add(found)
     best = partial(sums.best, layout.rows_of(skip), only_strong=only_strong)
     rows = best(max(limit, MAX_HITS) if room else limit)
-    if room and (wider := _second_look(index, layout, rows, wanted, secret)) is not None:
+    if room and (wider := _second_look(index, layout, rows, sums, wanted, secret)) is not None:
         sums.add(wider)
         rows = _mix(rows, best(MAX_HITS))
     if len(rows) > limit:
@@ -128,17 +128,17 @@ def rank(
 
 
 def _second_look(
-    index: Index, layout: IndexLayout, rows: Sequence[int], wanted: WantedTerms, secret: bytes
+    index: Index, layout: IndexLayout, rows: Sequence[int], sums: Scores, wanted: WantedTerms, secret: bytes
 ) -> Found | None:
     """Returns where the names and numbers in the first hits are; None: no second look is worth its time.
 
-    rows: what the first look found, best first.
+    rows: what the first look found, best first. Those that only stand around others may be about something else.
     """
     # Where that is all there is, a second look has nothing to add.
     is_all = len(rows) == layout.lengths.count <= _SURE
     if is_all or index.blob_bytes > _LOOKED_AGAIN_BYTES:
         return None
-    return find_names(index, layout, rows[:_SECOND_LOOK], wanted, secret)
+    return find_names(index, layout, sums.with_own_words(rows[:_SECOND_LOOK]), wanted, secret)
 
 
 def hashes_of(query: str, secret: bytes, *, only_strong: bool = False) -> list[int]:

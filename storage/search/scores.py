@@ -219,6 +219,13 @@ class Scores:
         ranking.found, ranking.chosen_by = rows[_best_rows(fused, limit)].tolist(), fused
         return ranking.found
 
+    def with_own_words(self, rows: Sequence[int]) -> list[int]:
+        """Returns those of some rows that have a term themselves, in their order."""
+        import numpy as np
+
+        have = np.isin(rows, np.concatenate(self._hits)).tolist()
+        return [row for row, has_one in zip(rows, have, strict=True) if has_one]
+
     def _has_strong_row(self, rows: NDArray[np.int64], share: NDArray[np.float64]) -> bool:
         """Returns whether one of the rows holds enough of the query by its words.
 
