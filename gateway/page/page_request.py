@@ -33,9 +33,10 @@ _MAX_FIELDS = 100
 _MAX_NEXT_CHARS = 1_000
 # A percent sign that begins no escape, and stands for itself.
 _BARE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_NEXT = re.compile(
-    r"(?:[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*(?:/[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*)*)?(?:\?[!-~]*)?"
-)
+# A part of a path as `page_path` writes it, escapes included. None begins with a dot, so that ".." is none.
+_PATH_PART = "[A-Za-z0-9_~%-][A-Za-z0-9_~%.-]*"
+# A path below /ui/, which may be empty, with or without a query. No scheme and no host fits.
+_NEXT = re.compile(rf"({_PATH_PART}(/{_PATH_PART})*)?(\?[!-~]*)?")
 
 
 class _UnsupportedType(CallerError):
