@@ -17,33 +17,32 @@ FROM exchanges e WHERE e.id {in:3:BIGINT:64} AND +e.agent = ?1 AND e.state <> 'f
 -- Finds those of some exchanges that go with a conversation.
 SELECT e.id FROM exchanges e WHERE e.conversation = ?2 AND +e.agent = ?1 AND e.id {in:3:BIGINT:64}
 
--- piece: stated_in_what_goes
--- Whether the exchange in which a fact was stated goes: it is one of its sources, and found without their list.
-f.exchange BETWEEN ?4 AND ?5 AND EXISTS (SELECT 1 FROM exchanges e WHERE e.id = f.exchange AND {goes})
-
 -- piece: fact_goes
--- Whether a fact came from what goes.
-f.agent = ?1 AND ({stated_in_what_goes} OR EXISTS (SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s
-    CROSS JOIN exchanges e ON e.id = s.value WHERE s.value BETWEEN ?4 AND ?5 AND {goes}))
+-- Whether a fact came from what goes. The exchange in which it was stated is one of its sources, and asked without their list.
+f.agent = ?1 AND (
+    f.exchange BETWEEN ?4 AND ?5 AND EXISTS (SELECT 1 FROM exchanges e WHERE e.id = f.exchange AND {goes})
+    OR EXISTS (SELECT 1 FROM json_each(CAST(f.sources AS TEXT)) s CROSS JOIN exchanges e ON e.id = s.value
+               WHERE s.value BETWEEN ?4 AND ?5 AND {goes}))
 
--- piece: fact_goes_in_postgres
-f.agent = ?1 AND ({stated_in_what_goes} OR EXISTS (
-    SELECT 1 FROM jsonb_array_elements_text(convert_from(f.sources, 'UTF8')::jsonb) s(value)
-    JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE CAST(s.value AS BIGINT) BETWEEN ?4 AND ?5 AND {goes}))
+-- piece: from_going_facts
+-- The same in PostgreSQL, which joins faster than it looks for each fact: each one as often as it has sources that go.
+FROM facts f JOIN LATERAL unnest(translate(convert_from(f.sources, 'UTF8'), '[]', '{}')::bigint[]) s(id) ON TRUE
+JOIN exchanges e ON e.id = s.id WHERE f.agent = ?1 AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
 -- name: fact_count (sqlite)
 -- Counts the facts that came from what goes.
 SELECT count(*) FROM facts f WHERE {fact_goes}
 
 -- name: fact_count (postgres)
-SELECT count(*) FROM facts f WHERE {fact_goes_in_postgres}
+SELECT count(DISTINCT f.id) {from_going_facts}
 
 -- name: facts (sqlite)
 -- Reads the first ?6 of them, the newest first. Where there are no more, it looks no further.
 SELECT f.seq, f.text FROM facts f WHERE {fact_goes} ORDER BY f.seq DESC LIMIT ?6
 
 -- name: facts (postgres)
-SELECT f.seq, f.text FROM facts f WHERE {fact_goes_in_postgres} ORDER BY f.seq DESC LIMIT ?6
+SELECT n.seq, n.text FROM (SELECT f.id {from_going_facts} GROUP BY f.id, f.seq ORDER BY f.seq DESC LIMIT ?6) newest
+JOIN facts n ON n.id = newest.id ORDER BY n.seq DESC
 
 -- name: passages (sqlite)
 -- Counts the passages that did. Most came from nothing.
@@ -54,8 +53,7 @@ SELECT count(*) FROM passages p WHERE p.agent = ?1 AND (p.exchange IS NOT NULL O
 
 -- name: passages (postgres)
 SELECT count(DISTINCT p.id) FROM passages p JOIN LATERAL (
-    SELECT p.exchange AS id
-    UNION ALL SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(convert_from(p.sources, 'UTF8')::jsonb)
+    SELECT p.exchange AS id UNION ALL SELECT unnest(translate(convert_from(p.sources, 'UTF8'), '[]', '{}')::bigint[])
 ) s ON TRUE JOIN exchanges e ON e.id = s.id
 WHERE p.agent = ?1 AND (p.exchange IS NOT NULL OR length(p.sources) > 2) AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
@@ -68,11 +66,11 @@ SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE
 FROM block_history t WHERE t.block = ?6 AND t.origin <> '-') v
 
 -- name: versions (postgres)
-SELECT count(v.gone), min(v.gone), count(*) FROM (SELECT CASE
-    WHEN EXISTS (SELECT 1 FROM exchanges e WHERE e.id = t.exchange AND {goes}) OR EXISTS (
-        SELECT 1 FROM jsonb_array_elements_text(convert_from(t.sources, 'UTF8')::jsonb) s(value)
-        JOIN exchanges e ON e.id = CAST(s.value AS BIGINT) WHERE e.id BETWEEN ?4 AND ?5 AND {goes}) THEN t.version END AS gone
-FROM block_history t WHERE t.block = ?6 AND t.origin <> '-') v
+SELECT count(DISTINCT t.version), min(t.version), (SELECT count(*) FROM block_history a WHERE a.block = ?6 AND a.origin <> '-')
+FROM block_history t JOIN LATERAL (
+    SELECT t.exchange AS id UNION ALL SELECT unnest(translate(convert_from(t.sources, 'UTF8'), '[]', '{}')::bigint[])
+) s ON TRUE JOIN exchanges e ON e.id = s.id
+WHERE t.block = ?6 AND t.origin <> '-' AND s.id BETWEEN ?4 AND ?5 AND {goes}
 
 -- name: versions_with
 -- Counts the values of a block ?2 that have a text, in small letters, finds the number of the first, and counts all.
