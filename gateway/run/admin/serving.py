@@ -29,7 +29,7 @@ _FILE_BYTES = 4096
 
 
 class AdminFile:
-    """The file that names pid, address and token of the process that serves. Raises: Broken: as `resolved`."""
+    """The file that names pid, address and token of the process that serves. Raises: Broken: as `resolve_path`."""
 
     def __init__(self, database: str) -> None:
         self._database = resolve_path(database)

@@ -24,7 +24,7 @@ def open_closed_streams() -> None:
 
 
 def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict") -> None:
-    """Gives a standard stream another encoding, or another way with what its encoding does not have."""
+    """Gives a standard stream another encoding, or another way to handle what its encoding does not have."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(encoding=encoding, errors=errors)
 
@@ -50,7 +50,7 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
     """Opens a new file for this account alone, as the database is, or takes the standard output, in UTF-8.
 
     The file gets its name when all of it is on disk; until then, and where that fails, what had the name stays.
-    may_replace: takes the place of a file or a link that has the name. Raises: GatewayError: it cannot be open_output.
+    may_replace: takes the place of a file or a link that has the name. Raises: GatewayError: it cannot be opened.
     """
     if not path:
         recode(sys.stdout, "utf-8")
