@@ -9,50 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Final
 
-import orjson
-from msgspec import Struct
 from msgspec.structs import asdict
 
 from adapters.batch.batch_provider import BatchProvider
-from adapters.errors import ProviderCrowded, ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
-from gateway.agents.batches.item_texts import FORGOTTEN, GONE, INTERNAL, ItemFailed
+from adapters.errors import ProviderError, ProviderGarbled, ProviderRefused, ProviderUnsure
 from gateway.agents.batches.items import ItemTurns
-from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
+from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import (
-    TRIES,
     Miss,
-    PartDraft,
     PartJournal,
     ProviderPart,
     SubmissionFailure,
     cause,
 )
-from gateway.agents.batches.results import PAGE, PartResults, custom_id_of
+from gateway.agents.batches.results import PartResults, name_of
+from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.runs.background.callbacks import enqueue_callback
-from gateway.core import ids
 from gateway.core.turn.guide import StopReason
 from gateway.metrics import Counter
-from gateway.run.background.budget import DAY_S
 from gateway.run.background.worker import JobContext, Postponed
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.prompt_tokens import count_request_tokens
 from gateway.settings import BatchSettings
 from storage.batch_records import (
     READY_PART,
-    AssignedItem,
     Batch,
     BatchCounts,
-    BatchItem,
     BatchState,
-    ItemRetry,
 )
-from storage.errors import NotFound, Stale, StoreError, Unavailable, WriteConflict
+from storage.errors import NotFound, Stale, Unavailable, WriteConflict
 from storage.records import RunState
 from storage.sql.store import Store
 
@@ -106,7 +95,8 @@ class BatchJobs:
         batch = await self.store.batches.find(None, job.job.key)
         outcomes = ItemOutcomes(self.store, self.keeper, self.turns, job, batch, self.now, self.tokens)
         results = PartResults(self.store, self.turns, batch, outcomes)
-        attempt = _Attempt(self, job, batch, parts, outcomes, results)
+        submitter = PartSubmitter(self.providers, self.settings.daily_tokens, parts, outcomes, results)
+        attempt = _Attempt(self, job, batch, parts, outcomes, results, submitter)
         faults = self.faults.pop(job.job.id, 0)
         try:
             if faults < MAX_FAULTS:
@@ -124,7 +114,7 @@ class BatchJobs:
             # An internal error must not leave items open for ever.
             _log.exception(
                 "Batch %s failed by a fault in the gateway. It is tried again, and given up after %d times.",
-                ids.id_of("job", batch.uid),
+                name_of(batch),
                 MAX_FAULTS,
             )
             self.faults[job.job.id] = faults + 1
@@ -154,18 +144,6 @@ class BatchJobs:
             await provider.aclose()
 
 
-class _ReadyItem(Struct, frozen=True):
-    """An item with the request that follows."""
-
-    # The upstream and the model that are asked.
-    key: tuple[str, str]
-    body: bytes
-    # The line of the request in the provider's file.
-    line: bytes
-    # The item as its part notes it.
-    assigned: AssignedItem
-
-
 @dataclass(eq=False, slots=True)
 class _Attempt:
     """One attempt of one batch's job."""
@@ -176,6 +154,7 @@ class _Attempt:
     parts: PartJournal
     outcomes: ItemOutcomes
     results: PartResults
+    submitter: PartSubmitter
 
     async def run(self) -> None:
         try:
@@ -196,7 +175,7 @@ class _Attempt:
             if part.next_poll <= now:
                 await self._continue_part(part)
         await self._delete_data()
-        until_more = await self._submit_ready()
+        until_more = await self.submitter.submit_ready()
         waits = self._plan_polls()
         if until_more is not None:
             waits.append(until_more)
@@ -272,7 +251,7 @@ class _Attempt:
         """
         try:
             if part.id is None:
-                found = await self._find_part(part, provider, None)
+                found = await self.submitter.find(part, provider, with_ended=True)
                 if found is None:
                     return True
                 await self.parts.note_made(part, found)
@@ -312,7 +291,7 @@ class _Attempt:
 
     @property
     def _name(self) -> str:
-        return ids.id_of("job", self.batch.uid)
+        return name_of(self.batch)
 
     # -- parts
 
@@ -321,12 +300,12 @@ class _Attempt:
         provider = self.jobs.providers.get(part.upstream)
         if provider is None:
             # The settings name the upstream no longer.
-            await self._fail_part(part, f"There is no upstream {part.upstream!r} any more.")
+            await self.submitter.fail(part, f"There is no upstream {part.upstream!r} any more.")
             return
         if part.id is None and (self.jobs.now() < part.until or self.parts.queue_wait_s(part) > 0):
             return
         try:
-            if part.id is not None or await self._find_or_submit_part(part, provider):
+            if part.id is not None or await self.submitter.find_or_submit(part, provider):
                 await self._read_results(part, provider)
         except ProviderUnsure as error:
             _log.info(
@@ -350,95 +329,7 @@ class _Attempt:
             miss = Miss.UNHEARD
             message = f"For three days the provider gave nothing but errors, the last one: {error.message}"
         if await self.parts.note_miss(part, miss):
-            await self._fail_part(part, message)
-
-    async def _find_or_submit_part(self, part: ProviderPart, provider: BatchProvider) -> bool:
-        """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
-        found = await self._find_part(part, provider, part.number)
-        if found is not None:
-            _log.info(
-                "Batch %s: a part that was submitted before an interruption was found at %s.",
-                self._name,
-                part.upstream,
-            )
-            await self.parts.note_made(part, found)
-            return True
-        if await self._budget_wait_s() is not None:
-            return False
-        draft = PartDraft(part.upstream, part.model)
-        try:
-            async for item in self._items_in(part.number):
-                if (ready := await self._compose_item(item)) is None:
-                    continue
-                if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
-                    draft.add(ready.line, ready.assigned)
-                else:
-                    # Its agent has changed since the part was composed, or the part has no room.
-                    await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
-            await self._assign_items(part, draft)
-            return await self._submit_part(part, draft, provider)
-        finally:
-            draft.release()
-
-    async def _find_part(self, part: ProviderPart, provider: BatchProvider, number: int | None) -> str | None:
-        """Looks for a part by its items. number: the part that they are in; None: those that have ended, too."""
-        known = {orjson.loads(each)["id"] for each in await self.jobs.store.batches.known_parts()}
-        custom_ids: set[str] = set()
-        async for page in self.results.pages(number):
-            for item in page:
-                last = item.request_number
-                numbers = {last} if number is not None else {last, last - 1}
-                custom_ids |= {custom_id_of(self.batch, item, n) for n in numbers}
-        return await provider.find(part.submission, custom_ids, known)
-
-    async def _submit_part(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
-        """Submits a part. Returns whether its provider has taken it."""
-        await self._leave_out_forgotten(part, draft)
-        # Where it was cancelled meanwhile: what is cancelled at once costs nothing.
-        if not draft.items or await self.jobs.store.batches.is_over(self.batch.id):
-            # The items of a part that is over are not looked at again.
-            await self.outcomes.wait_for_deferred()
-            await self.parts.note_unsubmitted(part)
-            return False
-        try:
-            id = await provider.submit(part.submission, draft.hand_over())
-        except ProviderCrowded as error:
-            await self._divide_part(part, error.message, error.queue_tokens)
-            return False
-        except ProviderError as error:
-            is_refused = isinstance(error, ProviderRefused) and error.status < 500
-            wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
-            until = self.jobs.now() + min(wait_s or 0.0, DAY_S)
-            await self._note_failure(part, error.message, SubmissionFailure(is_refused, until))
-            return False
-        await self.parts.note_made(part, id)
-        return True
-
-    async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
-        """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
-        current = self.jobs.store.batches.current
-        # Until nothing is: to write the part again takes seconds, in which more may be forgotten.
-        while forgotten := {item.run for item in draft.items} - await current(self.batch.id, part.number):
-            # Up to 256 MB are read and written: longer than the event loop may wait.
-            await asyncio.to_thread(draft.leave_out, forgotten)
-            async for page in self.results.pages(part.number):
-                items = [item for item in page if item.id in forgotten]
-                await self.results.end_items(items, ItemFailed(FORGOTTEN))
-
-    async def _note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
-        """Notes that a part was not taken, and gives it up after `TRIES`. message: the provider's."""
-        _log.warning(
-            "Batch %s: %s did not take a part (attempt %d of %d).",
-            self._name, part.upstream, len(part.failures) + 1, TRIES,
-        )  # fmt: skip
-        await self.parts.note_failed(part, failure)
-        if len(part.failures) >= TRIES:
-            await self._fail_part(part, message)
-
-    async def _fail_part(self, part: ProviderPart, message: str) -> None:
-        """Fails the items of a part that cannot be submitted."""
-        await self.results.fail_items(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
-        await self.parts.note_over(part)
+            await self.submitter.fail(part, message)
 
     async def _read_results(self, part: ProviderPart, provider: BatchProvider) -> None:
         """Takes the results that a part has. Raises: ProviderError."""
@@ -455,10 +346,10 @@ class _Attempt:
             return
         await self.outcomes.wait_for_deferred()
         if state.exceeds_queue and not state.has_results:
-            await self._divide_part(part, state.message, state.queue_tokens)
+            await self.submitter.divide(part, state.message, state.queue_tokens)
             return
         if state.message and not state.has_results:
-            await self._note_failure(part, state.message, SubmissionFailure(refused=True))
+            await self.submitter.note_failure(part, state.message, SubmissionFailure(refused=True))
             return
         if state.is_gone or not provider.is_durable:
             # A fault may have ended the calls of this process before all were made.
@@ -490,38 +381,6 @@ class _Attempt:
                 await self.parts.note_deleted(part, made)
         return min(waits, default=None)
 
-    async def _divide_part(self, part: ProviderPart, message: str, room: int | None) -> None:
-        """Makes two smaller parts of a part for which its provider has no room; one of a single item waits."""
-        _log.info(
-            "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
-            self._name,
-            part.upstream,
-        )
-        count = await self.jobs.store.batches.in_part(self.batch.id, part.number)
-        if count == 1 and room is not None and await self._count_tokens(part) > room:
-            alone = f"The request alone is larger than its provider's queue for the model: {message}"
-            await self._fail_part(part, alone)
-            return
-        if not self.parts.is_patient(part):
-            for each in self.parts.waiting_parts(part):
-                await self._fail_part(each, message)
-            return
-        halves = [
-            await self.parts.add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
-        ]
-        numbers = iter([each.number for each in halves for _ in range(each.count)])
-        async for page in self.results.pages(part.number):
-            await self.outcomes.write([ItemRetry(i, i.errors, i.expiries, next(numbers)) for i in page])
-        await self.parts.note_over(part, no_room=True)
-
-    async def _count_tokens(self, part: ProviderPart) -> int:
-        """Returns about how many tokens the requests of a part have."""
-        tokens = 0
-        async for item in self._items_in(part.number):
-            if (ready := await self._compose_item(item)) is not None:
-                tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
-        return tokens
-
     def _poll_wait_s(self, part: ProviderPart) -> float:
         """Returns the seconds until a provider is asked again."""
         provider = self.jobs.providers.get(part.upstream)
@@ -536,99 +395,3 @@ class _Attempt:
             if part.next_poll <= now:
                 part.next_poll = now + self._poll_wait_s(part)
         return [part.next_poll - now for part in self.parts.open_parts]
-
-    # -- what is ready
-
-    async def _submit_ready(self) -> float | None:
-        """Composes and submits the items that are ready. Returns the seconds until it may; None: it has done so."""
-        batches = self.jobs.store.batches
-        if not await batches.in_part(self.batch.id, READY_PART):
-            return None
-        if (rest_s := await self._budget_wait_s()) is not None:
-            return rest_s
-        await batches.mark_running(self.batch.id)
-        drafts: dict[tuple[str, str], PartDraft] = {}
-        try:
-            async for item in self._items_in(READY_PART):
-                if (ready := await self._compose_item(item)) is None:
-                    continue
-                key = ready.key
-                if key in drafts and drafts[key].is_full(self.jobs.providers[key[0]], len(ready.line)):
-                    await self._make_part(drafts[key])
-                    drafts.pop(key).release()
-                drafts.setdefault(key, PartDraft(*key)).add(ready.line, ready.assigned)
-            for draft in drafts.values():
-                await self._make_part(draft)
-        finally:
-            for draft in drafts.values():
-                draft.release()
-        return None
-
-    async def _budget_wait_s(self) -> float | None:
-        """Returns the seconds until the project has tokens again; None: it has some."""
-        settings = self.jobs.settings
-        if not settings.daily_tokens:
-            return None
-        day, passed = divmod(self.jobs.now(), DAY_S)
-        spent = await self.jobs.store.usage.batch_tokens(self.batch.project, int(day))
-        if spent < settings.daily_tokens:
-            return None
-        _log.info(
-            "Batch %s waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens).",
-            self._name, spent, settings.daily_tokens,
-        )  # fmt: skip
-        return DAY_S - passed
-
-    async def _compose_item(self, item: BatchItem) -> _ReadyItem | None:
-        """Returns an item with the request that follows; None: it has ended instead."""
-        # Live turns come in between.
-        await asyncio.sleep(0)
-        try:
-            if item.run is None or item.run.is_over:
-                raise ItemFailed(GONE)
-            composed = await self.jobs.turns.compose(item)
-            provider = self.jobs.providers[composed.upstream]
-            line = provider.line(custom_id_of(self.batch, item, item.request_number), composed.body)
-            if len(line) > provider.most_bytes:
-                raise ItemFailed("The request is larger than its provider takes.")
-        except ItemFailed as error:
-            failure = error
-        except ProviderRefused as error:
-            failure = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
-        except StoreError:
-            raise
-        except Exception:
-            _log.exception(
-                "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
-                self._name,
-            )
-            failure = ItemFailed(INTERNAL)
-        else:
-            return _ReadyItem(
-                (composed.upstream, composed.model),
-                composed.body,
-                line,
-                AssignedItem(
-                    item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state.dump()
-                ),
-            )
-        await self.outcomes.write_outcomes([ItemWork(item, partial(self.jobs.turns.make_end, item, failure))])
-        return None
-
-    async def _make_part(self, draft: PartDraft) -> None:
-        """Makes a part of a draft, and submits it unless the provider's queue is full."""
-        part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
-        await self._assign_items(part, draft)
-        if self.parts.queue_wait_s(part) <= 0:
-            await self._submit_part(part, draft, self.jobs.providers[draft.upstream])
-
-    async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
-        """Puts the items of a draft into a part, by pages."""
-        assign, items = self.jobs.store.batches.assign_effect, draft.items
-        for n in range(0, len(items), PAGE):
-            await self.job.commit(assign(part.number, items[n : n + PAGE], self.jobs.now()))
-
-    async def _items_in(self, part: int) -> AsyncIterator[BatchItem]:
-        async for page in self.results.pages(part):
-            for item in page:
-                yield item

@@ -40,6 +40,11 @@ _CANCELLED: Final = ItemFailed("", StopReason.CANCELLED, RunState.CANCELLED)
 _CUSTOM_ID: Final = re.compile(r"([0-9a-f]{32})-([0-9]{1,18})-([0-9]{1,9})")
 
 
+def name_of(batch: Batch) -> str:
+    """Returns the public name of a batch."""
+    return ids.id_of("job", batch.uid)
+
+
 def custom_id_of(batch: Batch, item: BatchItem, number: int) -> str:
     """Returns the name of an item's request at its provider. number: as in `BatchItem.request_number`."""
     # The item's row stays when its agent is deleted, and its run goes.
@@ -168,7 +173,7 @@ class PartResults:
         except Exception:
             _log.exception(
                 "Batch %s: a result could not be read, by a fault in the gateway; its item fails.",
-                ids.id_of("job", self.batch.uid),
+                name_of(self.batch),
             )
             failure = ItemFailed(INTERNAL)
         return await self.turns.make_end(item, failure, result.body)

@@ -19,6 +19,7 @@ from gateway.agents.batches import job as batch_job
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.outcomes import ItemOutcomes
 from gateway.agents.batches.parts import PartDraft, PartJournal
+from gateway.agents.batches.submission import PartSubmitter
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.operations import make_operations
@@ -290,13 +291,13 @@ def test_what_is_forgotten_while_a_part_is_written_again_is_not_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first item is forgotten once the part is composed, the second while the first one's request is left out."""
-    submit, leave_out, forgotten = batch_job._Attempt._submit_part, PartDraft.leave_out, list[int]()
+    submit, leave_out, forgotten = PartSubmitter.submit, PartDraft.leave_out, list[int]()
     with scene(tmp_path) as s:
         database = s.world.world.store.database
 
-        async def submitted(attempt: batch_job._Attempt, part: Any, draft: PartDraft, provider: Any) -> bool:
+        async def submitted(submitter: PartSubmitter, part: Any, draft: PartDraft, provider: Any) -> bool:
             await forget(draft)
-            return await submit(attempt, part, draft, provider)
+            return await submit(submitter, part, draft, provider)
 
         async def forget(draft: PartDraft) -> None:
             agent = draft.items[len(forgotten)].agent
@@ -308,7 +309,7 @@ def test_what_is_forgotten_while_a_part_is_written_again_is_not_sent(
                 s.world.world.gateway.call(forget(draft))
             leave_out(draft, runs)
 
-        monkeypatch.setattr(batch_job._Attempt, "_submit_part", submitted)
+        monkeypatch.setattr(PartSubmitter, "submit", submitted)
         monkeypatch.setattr(PartDraft, "leave_out", left_out)
         counts = s.ended(s.post(s.agents(3), "quokkas"))["counts"]
         assert (counts["failed"], counts["completed"]) == (2, 1)

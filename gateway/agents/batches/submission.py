@@ -1,0 +1,287 @@
+"""The submission of a batch: what is ready is composed, gathered into parts, and submitted to their providers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import orjson
+from msgspec import Struct
+
+from adapters.batch.batch_provider import BatchProvider
+from adapters.errors import ProviderCrowded, ProviderError, ProviderRefused
+from gateway.agents.batches.item_texts import FORGOTTEN, GONE, INTERNAL, ItemFailed
+from gateway.agents.batches.outcomes import ItemOutcomes, ItemWork
+from gateway.agents.batches.parts import (
+    TRIES,
+    PartDraft,
+    PartJournal,
+    ProviderPart,
+    SubmissionFailure,
+)
+from gateway.agents.batches.results import PAGE, PartResults, custom_id_of, name_of
+from gateway.core.turn.guide import StopReason
+from gateway.run.background.budget import DAY_S
+from gateway.run.memory.prompt_tokens import count_request_tokens
+from storage.batch_records import (
+    READY_PART,
+    AssignedItem,
+    Batch,
+    BatchItem,
+    ItemRetry,
+)
+from storage.errors import StoreError
+
+_log = logging.getLogger("mnemogate")
+
+
+class _ReadyItem(Struct, frozen=True):
+    """An item with the request that follows."""
+
+    # The upstream and the model that are asked.
+    key: tuple[str, str]
+    body: bytes
+    # The line of the request in the provider's file.
+    line: bytes
+    # The item as its part notes it.
+    assigned: AssignedItem
+
+
+@dataclass(eq=False, slots=True)
+class PartSubmitter:
+    """Submits the parts of one batch, in one attempt of its job."""
+
+    # The batch APIs, by the names of upstreams.
+    providers: Mapping[str, BatchProvider]
+    # The most tokens that a project's batches may use on a day; 0: any number.
+    daily_tokens: int
+    parts: PartJournal
+    outcomes: ItemOutcomes
+    results: PartResults
+
+    @property
+    def batch(self) -> Batch:
+        return self.outcomes.batch
+
+    async def submit_ready(self) -> float | None:
+        """Composes and submits the items that are ready. Returns the seconds until it may; None: it has done so."""
+        batches = self.outcomes.store.batches
+        if not await batches.in_part(self.batch.id, READY_PART):
+            return None
+        if (rest_s := await self._budget_wait_s()) is not None:
+            return rest_s
+        await batches.mark_running(self.batch.id)
+        drafts: dict[tuple[str, str], PartDraft] = {}
+        try:
+            async for item in self._items_in(READY_PART):
+                if (ready := await self._compose_item(item)) is None:
+                    continue
+                key = ready.key
+                if key in drafts and drafts[key].is_full(self.providers[key[0]], len(ready.line)):
+                    await self._make_part(drafts[key])
+                    drafts.pop(key).release()
+                drafts.setdefault(key, PartDraft(*key)).add(ready.line, ready.assigned)
+            for draft in drafts.values():
+                await self._make_part(draft)
+        finally:
+            for draft in drafts.values():
+                draft.release()
+        return None
+
+    async def find_or_submit(self, part: ProviderPart, provider: BatchProvider) -> bool:
+        """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
+        found = await self.find(part, provider)
+        if found is not None:
+            _log.info(
+                "Batch %s: a part that was submitted before an interruption was found at %s.",
+                name_of(self.batch),
+                part.upstream,
+            )
+            await self.parts.note_made(part, found)
+            return True
+        if await self._budget_wait_s() is not None:
+            return False
+        draft = PartDraft(part.upstream, part.model)
+        try:
+            async for item in self._items_in(part.number):
+                if (ready := await self._compose_item(item)) is None:
+                    continue
+                if ready.key == (part.upstream, part.model) and not draft.is_full(provider, len(ready.line)):
+                    draft.add(ready.line, ready.assigned)
+                else:
+                    # Its agent has changed since the part was composed, or the part has no room.
+                    await self.outcomes.write([ItemRetry(item, item.errors, item.expiries)])
+            await self._assign_items(part, draft)
+            return await self.submit(part, draft, provider)
+        finally:
+            draft.release()
+
+    async def find(
+        self, part: ProviderPart, provider: BatchProvider, *, with_ended: bool = False
+    ) -> str | None:
+        """Returns the provider's id of a part, found by its items; None: it was not submitted. Raises: ProviderError.
+
+        with_ended: its items may have ended since, so that all items of the batch are looked for.
+        """
+        known = {orjson.loads(each)["id"] for each in await self.outcomes.store.batches.known_parts()}
+        custom_ids: set[str] = set()
+        async for page in self.results.pages(None if with_ended else part.number):
+            for item in page:
+                last = item.request_number
+                numbers = {last, last - 1} if with_ended else {last}
+                custom_ids |= {custom_id_of(self.batch, item, n) for n in numbers}
+        return await provider.find(part.submission, custom_ids, known)
+
+    async def divide(self, part: ProviderPart, message: str, room: int | None) -> None:
+        """Makes two smaller parts of a part for which its provider has no room; one of a single item waits."""
+        _log.info(
+            "Batch %s: the queue of %s has no room for a part, which is divided or waits.",
+            name_of(self.batch),
+            part.upstream,
+        )
+        count = await self.outcomes.store.batches.in_part(self.batch.id, part.number)
+        if count == 1 and room is not None and await self._count_tokens(part) > room:
+            alone = f"The request alone is larger than its provider's queue for the model: {message}"
+            await self.fail(part, alone)
+            return
+        if not self.parts.is_patient(part):
+            for each in self.parts.waiting_parts(part):
+                await self.fail(each, message)
+            return
+        halves = [
+            await self.parts.add(part.upstream, part.model, n) for n in (count // 2, count - count // 2) if n
+        ]
+        numbers = iter([each.number for each in halves for _ in range(each.count)])
+        async for page in self.results.pages(part.number):
+            await self.outcomes.write([ItemRetry(i, i.errors, i.expiries, next(numbers)) for i in page])
+        await self.parts.note_over(part, no_room=True)
+
+    async def note_failure(self, part: ProviderPart, message: str, failure: SubmissionFailure) -> None:
+        """Notes that a part was not taken, and gives it up after `TRIES`. message: the provider's."""
+        _log.warning(
+            "Batch %s: %s did not take a part (attempt %d of %d).",
+            name_of(self.batch), part.upstream, len(part.failures) + 1, TRIES,
+        )  # fmt: skip
+        await self.parts.note_failed(part, failure)
+        if len(part.failures) >= TRIES:
+            await self.fail(part, message)
+
+    async def fail(self, part: ProviderPart, message: str) -> None:
+        """Fails the items of a part that cannot be submitted."""
+        await self.results.fail_items(part, ItemFailed(message, StopReason.UPSTREAM_ERROR))
+        await self.parts.note_over(part)
+
+    async def _make_part(self, draft: PartDraft) -> None:
+        """Makes a part of a draft, and submits it unless the provider's queue is full."""
+        part = await self.parts.add(draft.upstream, draft.model, len(draft.items))
+        await self._assign_items(part, draft)
+        if self.parts.queue_wait_s(part) <= 0:
+            await self.submit(part, draft, self.providers[draft.upstream])
+
+    async def submit(self, part: ProviderPart, draft: PartDraft, provider: BatchProvider) -> bool:
+        """Submits a part. Returns whether its provider has taken it."""
+        await self._leave_out_forgotten(part, draft)
+        # Where it was cancelled meanwhile: what is cancelled at once costs nothing.
+        if not draft.items or await self.outcomes.store.batches.is_over(self.batch.id):
+            # The items of a part that is over are not looked at again.
+            await self.outcomes.wait_for_deferred()
+            await self.parts.note_unsubmitted(part)
+            return False
+        try:
+            id = await provider.submit(part.submission, draft.hand_over())
+        except ProviderCrowded as error:
+            await self.divide(part, error.message, error.queue_tokens)
+            return False
+        except ProviderError as error:
+            is_refused = isinstance(error, ProviderRefused) and error.status < 500
+            wait_s = error.retry_after_s if isinstance(error, ProviderRefused) else None
+            until = self.parts.now() + min(wait_s or 0.0, DAY_S)
+            await self.note_failure(part, error.message, SubmissionFailure(is_refused, until))
+            return False
+        await self.parts.note_made(part, id)
+        return True
+
+    async def _leave_out_forgotten(self, part: ProviderPart, draft: PartDraft) -> None:
+        """Leaves out what was forgotten while the part was composed, which may take minutes, and fails its items."""
+        current = self.outcomes.store.batches.current
+        # Until nothing is: to write the part again takes seconds, in which more may be forgotten.
+        while forgotten := {item.run for item in draft.items} - await current(self.batch.id, part.number):
+            # Up to 256 MB are read and written: longer than the event loop may wait.
+            await asyncio.to_thread(draft.leave_out, forgotten)
+            async for page in self.results.pages(part.number):
+                items = [item for item in page if item.id in forgotten]
+                await self.results.end_items(items, ItemFailed(FORGOTTEN))
+
+    async def _compose_item(self, item: BatchItem) -> _ReadyItem | None:
+        """Returns an item with the request that follows; None: it has ended instead."""
+        # Live turns come in between.
+        await asyncio.sleep(0)
+        try:
+            if item.run is None or item.run.is_over:
+                raise ItemFailed(GONE)
+            composed = await self.outcomes.turns.compose(item)
+            provider = self.providers[composed.upstream]
+            line = provider.line(custom_id_of(self.batch, item, item.request_number), composed.body)
+            if len(line) > provider.most_bytes:
+                raise ItemFailed("The request is larger than its provider takes.")
+        except ItemFailed as error:
+            failure = error
+        except ProviderRefused as error:
+            failure = ItemFailed(error.message, StopReason.UPSTREAM_ERROR)
+        except StoreError:
+            raise
+        except Exception:
+            _log.exception(
+                "Batch %s: an item could not be composed, by a fault in the gateway; the item fails.",
+                name_of(self.batch),
+            )
+            failure = ItemFailed(INTERNAL)
+        else:
+            return _ReadyItem(
+                (composed.upstream, composed.model),
+                composed.body,
+                line,
+                AssignedItem(
+                    item.run.agent, item.id, composed.last_exchange, composed.epoch, composed.state.dump()
+                ),
+            )
+        await self.outcomes.write_outcomes(
+            [ItemWork(item, partial(self.outcomes.turns.make_end, item, failure))]
+        )
+        return None
+
+    async def _assign_items(self, part: ProviderPart, draft: PartDraft) -> None:
+        """Puts the items of a draft into a part, by pages."""
+        assign, items = self.outcomes.store.batches.assign_effect, draft.items
+        for n in range(0, len(items), PAGE):
+            await self.outcomes.job.commit(assign(part.number, items[n : n + PAGE], self.parts.now()))
+
+    async def _items_in(self, part: int) -> AsyncIterator[BatchItem]:
+        async for page in self.results.pages(part):
+            for item in page:
+                yield item
+
+    async def _count_tokens(self, part: ProviderPart) -> int:
+        """Returns about how many tokens the requests of a part have."""
+        tokens = 0
+        async for item in self._items_in(part.number):
+            if (ready := await self._compose_item(item)) is not None:
+                tokens += await count_request_tokens(part.model, orjson.loads(ready.body))
+        return tokens
+
+    async def _budget_wait_s(self) -> float | None:
+        """Returns the seconds until the project has tokens again; None: it has some."""
+        if not self.daily_tokens:
+            return None
+        day, passed = divmod(self.parts.now(), DAY_S)
+        spent = await self.outcomes.store.usage.batch_tokens(self.batch.project, int(day))
+        if spent < self.daily_tokens:
+            return None
+        _log.info(
+            "Batch %s waits until midnight UTC: its project has used %d of %d tokens of today (batch.daily_tokens).",
+            name_of(self.batch), spent, self.daily_tokens,
+        )  # fmt: skip
+        return DAY_S - passed
