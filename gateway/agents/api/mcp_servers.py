@@ -142,23 +142,20 @@ def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinitio
     """Returns the config of a server that speaks HTTP. Raises: Unprocessable."""
     http = convert(config, HttpConfig, _CONFIG_PATH)
     sent = sent_fields(http)
-    token, headers = sent.get(TOKEN) or None, sent.get(HEADERS) or {}
-    has_token = token is not None or (
-        TOKEN not in sent and previous is not None and TOKEN in previous.secrets
-    )
+    has_token = bool(sent.get(TOKEN)) if TOKEN in sent else previous is not None and TOKEN in previous.secrets
     header_name = sent.get("auth_header")
     if "auth_header" not in sent and previous is not None:
         header_name = previous.token_header if has_token else previous.header
-    for name in (*headers, *([header_name] if has_token and header_name else ())):
+    headers = sent.get(HEADERS) or {}
+    for name in headers:
         _check_header(name)
+    if has_token and header_name:
+        _check_header(header_name)
     secrets = {f"{HEADERS}.{name}": value for name, value in headers.items()}
-    if token is not None:
-        secrets[TOKEN] = token
+    if sent.get(TOKEN):
+        secrets[TOKEN] = sent[TOKEN]
     for name, value in secrets.items():
-        if re.search(r"[\x00-\x1f\x7f]", value):
-            raise _unprocessable(
-                group_of(name), f"the value of {name} has a line end or another control character in it"
-            )
+        _check_secret(name, value)
     definition = McpServerDefinition(
         http.server_url,
         header=None if has_token else header_name,
@@ -168,6 +165,13 @@ def _http_config(config: dict[str, Any], kind: str, previous: McpServerDefinitio
     # A server at an address has no environment, so that of an earlier program is gone.
     replaced = frozenset({VARIABLES} | ({TOKEN, HEADERS} & sent.keys()))
     return McpServerConfig(definition, secrets, replaced_groups=replaced)
+
+
+def _check_secret(name: str, value: str) -> None:
+    if re.search(r"[\x00-\x1f\x7f]", value):
+        raise _unprocessable(
+            group_of(name), f"the value of {name} has a line end or another control character in it"
+        )
 
 
 def _check_header(name: str) -> None:
