@@ -6,7 +6,8 @@ from gateway.agents.core.kinds import VOICE_KIND
 from gateway.core.definition import AgentDefinition
 from storage.records import Block
 
-SLEEP = "sleep"  # the kind of the job that performs the runs of a memory's sleeptime agents
+# The kind of the job that performs the runs of a memory's sleeptime agents.
+SLEEP_JOB = "sleep"
 
 # The label of the block in which it notes how it works.
 PERSONA = Block(

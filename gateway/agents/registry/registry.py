@@ -20,7 +20,7 @@ from gateway.agents.core.kinds import (
     base_rules,
     kind_of,
 )
-from gateway.agents.core.sleeper import SLEEP
+from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.registry.agent_resolver import AgentResolver, api_scope
 from gateway.agents.registry.resolved_agents import ResolvedAgentCache
 from gateway.agents.registry.sleepers import SleeperRegistry
@@ -277,7 +277,7 @@ class Registry:
         await self.sleepers.turn_on(entry)
         # No further turn may come that would make the reading of earlier messages due.
         due = self._now() + self._settings.memory.idle_s
-        await self._store.jobs.enqueue(SLEEP, entry.agent.id, SLEEP, due=due)
+        await self._store.jobs.enqueue(SLEEP_JOB, entry.agent.id, SLEEP_JOB, due=due)
 
     async def _with_multi_agent_tools(
         self, agent: int, edit: AgentEdit, tools: Sequence[int] | None

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from gateway.agents.core.kinds import BUILT_IN, KINDS, VOICE_KIND, base_rules
-from gateway.agents.core.sleeper import PERSONA, SLEEP, sleeper_of
+from gateway.agents.core.sleeper import PERSONA, SLEEP_JOB, sleeper_of
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition, Sleeptime
 from gateway.run.store_errors import retry_overtaken
@@ -79,7 +79,7 @@ class SleeperRegistry:
             current = await self._reload(entry)
             detached = [reader.reader for reader in await self._readers(current) if reader.uid == uid]
             body = _body_without(current, uid)
-            await self._store.sleepers.remove(current, detached, body, SLEEP, at=self._now())
+            await self._store.sleepers.remove(current, detached, body, SLEEP_JOB, at=self._now())
 
         await retry_overtaken(detach)
 

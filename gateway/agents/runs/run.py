@@ -10,7 +10,7 @@ import orjson
 from msgspec import Struct, field
 
 from adapters.types import Json
-from gateway.agents.core.sleeper import SLEEP
+from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.core.waits import Wait
 from gateway.core.agent import AgentSpec
@@ -153,7 +153,7 @@ class RunResult(Struct, frozen=True):
 def reading_run(reader: int, memory: int, now: float) -> RunAccept:
     """Returns a new run of a sleeptime agent that reads a memory, to be accepted. reader, memory: their rows."""
     run = Run(0, new_uid(), reader, 0, RunState.CREATED, now, background=True)
-    return RunAccept(run, b"{}", READING + run.uid, new_uid(), kind=SLEEP, reads=memory)
+    return RunAccept(run, b"{}", READING + run.uid, new_uid(), kind=SLEEP_JOB, reads=memory)
 
 
 def identity_of(run_request: RunRequest) -> Identity:

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.agents.core.sleeper import SLEEP
+from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.registry.registry import Registry
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.agent_runs import AgentRuns
@@ -75,7 +75,7 @@ def sleeptime_schedule(
 
     return Schedule(
         "sleeptime",
-        SLEEP,
+        SLEEP_JOB,
         store.jobs,
         lambda limit: store.readers.unslept(limit, profiles),
         every=SLEEP_EVERY,
@@ -107,7 +107,7 @@ class Sleeping:
         self._now = keeper.now
         # The last attempt of a job ends a run that an upstream has failed.
         self._tries = _LIMITS.tries
-        self.worker = Worker(keeper.store.jobs, {SLEEP: self.handle}, _LIMITS, count)
+        self.worker = Worker(keeper.store.jobs, {SLEEP_JOB: self.handle}, _LIMITS, count)
 
     async def handle(self, job: JobContext) -> None:
         """Has each agent that reads a memory read its next batch. Raises: JobFailed, Postponed, StoreError."""
@@ -134,7 +134,7 @@ class Sleeping:
         if is_more or any(_is_due(reader, sleeptime) for reader in readers):
             # Before this job ends, so that a crash in between leaves nothing unread.
             payload = orjson.dumps({"upto": (upto or memory.next_seq - 1) if is_more else 0})
-            await self._store.jobs.enqueue(SLEEP, job.agent, SLEEP, payload)
+            await self._store.jobs.enqueue(SLEEP_JOB, job.agent, SLEEP_JOB, payload)
 
     async def _find_sleeptime(self, memory: Agent) -> Sleeptime | None:
         try:

@@ -19,7 +19,10 @@ from storage.database import Connection, Effect
 from storage.sql.jobs import NO_AGENT
 from storage.sql.store import Store
 
-KIND = "callback"
+# The kind of the jobs that call back.
+CALLBACK_JOB = "callback"
+# The kind of a run's texts that say what came of its callback.
+_REPORT = "callback"
 
 # Returns the body about a run (its agent's row, its own); None: the run is gone.
 CallbackBody = Callable[[int, int], Awaitable[Json | None]]
@@ -42,7 +45,7 @@ def enqueue_callback(
     payload = orjson.dumps({"url": url, "id": id, "run": run, "body": body})
 
     async def enqueue(connection: Connection) -> None:
-        await store.jobs.enqueue_in(connection, KIND, NO_AGENT, id, payload)
+        await store.jobs.enqueue_in(connection, CALLBACK_JOB, NO_AGENT, id, payload)
 
     return enqueue
 
@@ -73,7 +76,7 @@ class Callbacks(Struct, frozen=True):
             report = {"url": payload["url"], "at": self.now(), "status": status, "error": error}
             agent, row = run
             await asyncio.shield(
-                self.store.runs.add_text(agent, row, KIND, job.job.attempt, orjson.dumps(report))
+                self.store.runs.add_text(agent, row, _REPORT, job.job.attempt, orjson.dumps(report))
             )
         if error is not None:
             raise JobFailed(f"the callback was not delivered: {error}")

@@ -12,8 +12,7 @@ from typing import Any
 import orjson
 
 from gateway.agents.runs.background.background_runs import BackgroundRuns
-from gateway.agents.runs.background.callbacks import KIND as CALLBACK
-from gateway.agents.runs.background.callbacks import Callbacks, enqueue_callback
+from gateway.agents.runs.background.callbacks import CALLBACK_JOB, Callbacks, enqueue_callback
 from gateway.agents.runs.background.ends import RUN_JOB
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import JobContext, Worker, WorkerLimits
@@ -57,7 +56,7 @@ class RunService:
         )
         self.worker = Worker(store.jobs, {RUN_JOB: self._handle}, limits, count, idle)
         # Callbacks without an answer must not take the slots of runs.
-        self.callers = Worker(store.jobs, {CALLBACK: callbacks.handle}, count_outcome=count)
+        self.callers = Worker(store.jobs, {CALLBACK_JOB: callbacks.handle}, count_outcome=count)
         self._sweeping = PeriodicTask("begin runs without a job", self._sweep)
         self._recover = recover
         self._recovering = PeriodicTask("end abandoned runs", self._fail_left)
