@@ -30,34 +30,39 @@ class Docstring(NamedTuple):
 
 def read_docstring(text: str) -> Docstring:
     """Returns the parts of a docstring."""
-    sections: dict[str, list[str]] = {"": []}
-    current = sections[""]
-    field_parameters: dict[str, str] = {}
-    lines = cleandoc(text).splitlines()
+    beginning = current = list[str]()
+    sections: dict[str, list[str]] = {}
+    fields: dict[str, list[str]] = {}  # of Sphinx, by the parameters that they describe
     is_numpy = False
+    lines = cleandoc(text).splitlines()
     for line, below in zip(lines, (*lines[1:], ""), strict=False):
-        title = line.rstrip().removesuffix(":").lower()
-        if title in _SECTIONS and (line.rstrip().endswith(":") or _is_rule(below)):
-            is_args = title in _ARGUMENTS
-            is_numpy = is_numpy or (is_args and _is_rule(below))
-            current = sections.setdefault(
-                "examples" if title in _EXAMPLES else "args" if is_args else title, []
-            )
-            if title in _EXAMPLES:
+        if (title := _title_of(line, below)) is not None:
+            is_numpy = is_numpy or (title == "args" and _is_rule(below))
+            current = sections.setdefault(title, [])
+            if title == "examples":
                 current.append(line)
         elif (field := _read_field(line)) is not None:
             # What is written below belongs to it.
-            current = sections[f":{field.kind} {field.name}"] = [field.text]
+            current = [field.text]
             if field.kind in _FIELDS:
-                field_parameters[field.name] = f":{field.kind} {field.name}"
-        elif not (_is_rule(line) and len(sections) > 1):
+                fields[field.name] = current
+        elif current is beginning or not _is_rule(line):
             current.append(line)
-    parts = ["\n".join(sections.get(each, ())).strip() for each in ("", "examples")]
-    parameters = {
-        name: " ".join(" ".join(sections[section]).split()) for name, section in field_parameters.items()
-    }
+    description = ["\n".join(part).strip() for part in (beginning, sections.get("examples", ()))]
+    parameters = {name: " ".join(" ".join(part).split()) for name, part in fields.items()}
     parameters |= _read_arguments(sections.get("args", ()), is_numpy=is_numpy)
-    return Docstring("\n\n".join(filter(None, parts)), parameters)
+    return Docstring("\n\n".join(filter(None, description)), parameters)
+
+
+def _title_of(line: str, below: str) -> str | None:
+    """Returns the section that a line begins: `args`, `examples`, or another by its title; None: it begins none.
+
+    below: the line below it, which may underline it.
+    """
+    title = line.rstrip().removesuffix(":").lower()
+    if title not in _SECTIONS or not (line.rstrip().endswith(":") or _is_rule(below)):
+        return None
+    return "examples" if title in _EXAMPLES else "args" if title in _ARGUMENTS else title
 
 
 class _Field(NamedTuple):
