@@ -45,7 +45,7 @@ from gateway.web.sockets.responses_socket import ResponsesSockets
 from storage.sql.store import Store
 
 if TYPE_CHECKING:
-    from gateway.web.mcp.endpoint import McpEndpoint
+    from gateway.web.mcp.mcp_endpoint import McpEndpoint
 
 # The time that requests which are cut at the end of `shutdown_s` have to write their turns.
 LAST_REQUESTS_S = 5.0
@@ -301,7 +301,7 @@ def _has_left(scope: Scope) -> bool:
 
 
 def _make_mcp_endpoint(services: Services, bodies: BodyReader) -> McpEndpoint:
-    from gateway.web.mcp.endpoint import McpEndpoint  # only here: it needs an extra package
+    from gateway.web.mcp.mcp_endpoint import McpEndpoint  # only here: it needs an extra package
 
     return McpEndpoint(services.mcp, services.chat.resolver.rules, bodies)
 

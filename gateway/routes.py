@@ -21,6 +21,7 @@ from gateway.services import Services
 from gateway.web.admin import admin_routes
 from gateway.web.auth import Guard
 from gateway.web.body import BodyReader
+from gateway.web.compaction_routes import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
 from gateway.web.completions import CHAT_PATHS, ChatRoute
 from gateway.web.forwarding import forwarding_routes
 from gateway.web.manage.access import Access
@@ -31,7 +32,6 @@ from gateway.web.manage.usage_routes import usage_routes
 from gateway.web.memory_api import memory_routes
 from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountPath, MessagesPath
 from gateway.web.models import model_routes
-from gateway.web.response_compaction import COMPACT_PATH, INPUT_TOKENS_PATH, CompactRoute, InputTokensRoute
 from gateway.web.responses import RESPONSES_PATH, ResponsesRoute
 from gateway.web.sockets.responses_socket import HandshakeRoute
 from gateway.web.stored_responses import GatewayResponses

@@ -176,7 +176,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"upstream_call"},
     ],
     "gateway.web": [
-        {"mcp", "models", "response_compaction"},
+        {"mcp", "models", "compaction_routes"},
         {"messages", "responses", "stored_routes"},
         {"stored_responses"},
         {"response_conversations"},

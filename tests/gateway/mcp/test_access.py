@@ -13,7 +13,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 
 from gateway.core.json_limits import MAX_VALUES
-from gateway.web.mcp.endpoint import MAX_BYTES
+from gateway.web.mcp.mcp_endpoint import MAX_BYTES
 from storage.usage_records import UsageLimit
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.mcp.client import ERAS, Tools, session
