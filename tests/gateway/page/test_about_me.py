@@ -16,7 +16,7 @@ from storage.commands import ForgetTarget
 from storage.records import Agent
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.page.memories import HOSTILE, learn, memory_of, speak
-from tests.gateway.page.operator import FORM, operator_of
+from tests.gateway.page.operator import FORM, Operator
 from tests.gateway.page.person import Person, person_of
 from tests.gateway.page.test_door import CSP, HEADERS, check_headers
 from tests.gateway.sdk import World, remember
@@ -413,4 +413,4 @@ def test_an_application_shows_it_in_a_frame_where_it_is_allowed(
             expected = {**HEADERS, "content-security-policy": csp}
             del expected["x-frame-options"]
             assert {name: reply.headers.get(name) for name in expected} == expected
-        check_headers(operator_of(world).get("people"))
+        check_headers(Operator(world, "").ask("GET", "login"))
