@@ -298,19 +298,20 @@ class BackgroundResponses:
         shown: as it was shown before. Raises: MemoryUnavailable.
         """
         with map_store_errors():
-            # The attempt ends without a wait for its turn.
-            if (agent := await self.store.agents.load(run.agent)) is not None:
-                await self.chat.turns.wait_written(agent.scope)
             turns = await self._read_turns(run)
         made = self.dialect.rebuild(run.uid, turns[-1].reply) if turns else None
         return self.dialect.as_cancelled(shown, [] if made is None else made["output"])
 
     async def _read_turns(self, run: Run) -> list[NamedTurn]:
-        """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError."""
+        """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError.
+
+        It waits for one that is being written, since an attempt that is cancelled does not.
+        """
         names = [*map(TurnName.decode, await self.store.responses.turns(run.agent, run.id))]
         agent = await self.store.agents.load(run.agent) if names else None
         if agent is None:
             return []
+        await self.chat.turns.wait_written(agent.scope)
         project, find = agent.scope.project, self.store.messages.find_begun
         found = [(name, await find(project, name.conversation, turn_begun(name.turn))) for name in names]
         return [NamedTurn(name, listed[1].exchange) for name, listed in found if listed is not None]
