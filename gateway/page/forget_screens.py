@@ -17,8 +17,6 @@ from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_forgetting import ForgetPreview, TargetKind
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
-
-
 # The names of screens that lead to a preview, by the first part of their path below the memory's, or of requests.
 _SCREEN_NAMES = {
     "c": "the conversation",
@@ -84,7 +82,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             error,
             fields=fields_of(request.query),
             came_from=came_from,
-            back=came_from or _usual_screen(access, page),
+            back=f"{came_from}#forget-{kind}-{value}" if came_from else _usual_screen(access, page),
             memory_name=name,
             changes=changes,
         )
@@ -168,16 +166,15 @@ def _screen_before(access: MemoryAccess, address: str) -> str:
 def _way_on(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _WayOn:
     """Returns the way back to the list or search that led to a preview, as it was; else to the memory."""
     kind, value = query.target
-    screen, then = _screen_before(access, came_from), query.then
-    path = screen.partition("?")[0]
-    own, items = _OWN_SCREENS.get(kind, ("", ""))
-    if own and path == access.path(own, str(value)):
+    screen = _screen_before(access, came_from)
+    then = query.then if screen else None
+    own, items = _OWN_SCREENS.get(kind, (None, ""))
+    if own is not None and screen.partition("?")[0] == access.path(own, str(value)):
         # It is gone with what was forgotten.
         screen, then = access.path(items), None
-        path = screen
-    name = _SCREEN_NAMES.get(path.removeprefix(f"{access.path()}/").partition("/")[0])
+    part = screen.partition("?")[0].removeprefix(f"{access.path()}/").partition("/")[0]
+    name = _SCREEN_NAMES.get(part)
     if name is None:
-        then = then if screen else None
         screen, name = access.path(), "what is remembered about you" if access.is_person else "the memory"
     return _WayOn(f"{screen}#{then}" if then else screen, f"Back to {name}", then is not None)
 

@@ -108,7 +108,13 @@ def test_of_a_search_one_hit_after_the_other_is_forgotten(
     uid = speak(operator.world, "Do I love tea?", "I love tea.", "I love green tea.", talk="conv-19").uid
     with browser.open(operator, f"m/{uid}/search?q=Do+I+love+tea%3F", script=script) as page:
         address, forgotten = page.url, list[str]()
-        page.get_by_role("link", name="Forget message").first.focus()
+        first = page.get_by_role("link", name="Forget message").first
+        first.focus()
+        name = first.text_content()
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="Cancel").click()
+        page.get_by_role("heading", name="What would be recalled").wait_for()
+        assert page.locator(":focus").text_content() == name
         for _ in range(2):
             page.keyboard.press("Enter")
             forgotten.append(page.get_by_role("heading", name="Forget message").inner_text())
