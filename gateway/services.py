@@ -184,7 +184,7 @@ class Services:
             store, self.chat, ShownResponses(), now, self.accounting.receipts, self.background.count_attempt,
             self.accounting.limiter,
         )  # fmt: skip
-        self.accounting.meter.when_written(self.background_responses.drop_ended)
+        self.accounting.meter.when_written(self.background_responses.maker.drop_ended)
 
     def _make_operations(self) -> None:
         """Makes what operators, people and programs ask of memory besides chat."""

@@ -159,11 +159,12 @@ FLOORS: dict[str, list[set[str]]] = {
     ],
     "gateway.run": [
         {"admin", "background_responses"},
+        {"response_maker"},
         {"background", "native_chat", "response_compaction"},
         {"chat", "native_memory"},
         {"deferred_replies", "resolver"},
         {"directory", "response_conversations", "turn"},
-        {"stored_responses"},
+        {"response_runs", "stored_responses"},
         {"refused_parts", "turn_saving"},
         {"call", "event_log"},
         {"native_request"},

@@ -40,7 +40,6 @@ from gateway.dialects.responses.response_ids import (
 from gateway.dialects.responses.tools import FUNCTIONS_ALONE, UpstreamTools, tools_found
 from gateway.dialects.responses.unsealed import without_sealed_items
 from gateway.errors import BadRequest
-from gateway.run.background_responses import NewResponse
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.response_compaction import Compacted, CompactionFailed, compact
 from gateway.run.response_conversations import (
@@ -48,6 +47,7 @@ from gateway.run.response_conversations import (
     ResponseConversation,
     unknown_conversation,
 )
+from gateway.run.response_runs import NewResponse
 from gateway.web.completions import ChatRoute
 from gateway.web.forwarding import ForwardedHead, ForwardedRoute
 from gateway.web.incoming import Incoming

@@ -148,7 +148,7 @@ class GatewayResponses:
 
     async def _delete(self, owner: ResponseOwner, found: _FoundParts) -> None:
         if found.run is not None:
-            await self.background.remove(owner, found.run, () if found.turn is None else found.turn.rows)
+            await self.background.remove(found.run, () if found.turn is None else found.turn.rows)
         elif found.turn is not None:
             await self.stored.delete(found.turn)
 
@@ -181,7 +181,7 @@ class GatewayResponses:
             turn = found.turn.turn
             shown = rebuild_response(turn.name.tag, turn.reply, shows_sealed_thoughts=sealed)
         elif found.run is not None:
-            shown = await self.background.shown(found.run)
+            shown = await self.background.runs.shown(found.run)
         if shown is None:
             raise unknown_response(found.id)
         return shown
@@ -212,7 +212,7 @@ class GatewayResponses:
         sealed = asks_for_sealed_thoughts(parse_qs(query))
         if found.turn is not None:
             groups = await self._group_path(found.turn, owner, sealed)
-        elif run is not None and (request := await self.background.request(run)) is not None:
+        elif run is not None and (request := await self.background.runs.request(run)) is not None:
             # Without a turn, its input is in its request.
             previous = request.previous
             name = None if previous is None else parse_turn_name(previous)

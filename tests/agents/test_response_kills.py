@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.core.turn.calls import INTERRUPTED
-from gateway.run.background_responses import FORGOTTEN
+from gateway.run.response_maker import FORGOTTEN
 from tests.agents.kills import Killed, Serving, wait_for
 from tests.doubles.upstream import Call, Reply, Seen, call_tools, say
 

@@ -292,7 +292,7 @@ def test_what_a_response_may_use_is_reserved_until_another_gateway_has_made_it(
 ) -> None:
     with two(postgres, upstream, performs_jobs=False, upstreams=by_chat(upstream)) as world:
         services, gate = world.one.app.services, Gate()
-        limiter, drop_ended = services.accounting.limiter, services.background_responses.drop_ended
+        limiter, drop_ended = services.accounting.limiter, services.background_responses.maker.drop_ended
 
         def used() -> float:
             world.one.call(drop_ended())

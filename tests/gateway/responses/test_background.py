@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import text_of
 from gateway.dialects.responses.background import ShownResponses
-from gateway.run import background_responses
+from gateway.run import background_responses, response_maker
 from gateway.run.chat import Chat
 from gateway.run.pending import PendingWrites
 from storage.commands import Committed, ResponseEnd, TurnWrite
@@ -212,7 +212,7 @@ def test_a_reader_in_another_process_misses_nothing_when_it_ends(
     async def finish_and_read(run: Run, *ended: Any) -> Run:
         done = await finish(run, *ended)
         shown = orjson.loads((await world.store.runs.texts(run.agent, run.id, "response"))[0].data)
-        elsewhere = dataclasses.replace(background, _logs={})
+        elsewhere = dataclasses.replace(background)  # its maker makes none
         told.extend([event async for event in elsewhere.events(run, -1, shown)])
         return done
 
@@ -260,7 +260,7 @@ def test_a_turn_that_an_earlier_attempt_has_written_is_the_response(
     world: World, upstream: StrictUpstream, monkeypatch: pytest.MonkeyPatch, most_tries: int
 ) -> None:
     """The upstream is not asked again, and the conversation has question and answer once."""
-    monkeypatch.setattr(background_responses, "MAX_TRIES", most_tries)
+    monkeypatch.setattr(response_maker, "MAX_TRIES", most_tries)
     failing_once(monkeypatch, world.store.responses, "finish")
     upstream.queue(say("One two."), say("Three four."))
     conversation = world.sdk.conversations.create(items=[{"role": "user", "content": "Hello."}])
@@ -311,7 +311,7 @@ def test_a_restart_of_the_gateway_is_no_failed_attempt(upstream: StrictUpstream,
     """As where many gateways are restarted one after the other, and each takes over what the one before had."""
     gate, id = Gate(), ""
     upstream.script = lambda seen: say("A nice name.", hold_before_headers=gate)
-    for restarts in range(background_responses.MAX_TRIES + 2):
+    for restarts in range(response_maker.MAX_TRIES + 2):
         with serve_memory(upstream, tmp_path, agent()) as world:
             id = id or begin(world, input="My cat is called Miso.").id
             becomes(lambda: len(upstream.chats) > restarts)  # noqa: B023
@@ -350,7 +350,7 @@ def test_a_store_that_fails_while_events_are_read_is_no_fault_of_the_gateway(
         raise Unavailable("the disk is full")
 
     done = polled(world, begin(world, input="Count.", user="alice").id)
-    becomes(lambda: not world.gateway.app.services.background_responses._logs)
+    becomes(lambda: not world.gateway.app.services.background_responses.maker.logs)
     monkeypatch.setattr(world.store.runs, "load", fails)
     reply = world.gateway.ask("GET", f"/v1/responses/{done.id}?stream=true")
     assert (reply.status, reply.error["code"]) == (503, "memory_unavailable")

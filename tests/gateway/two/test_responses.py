@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from gateway.core.conversation.canonical import text_of
-from gateway.run.background_responses import GIVEN_UP
+from gateway.run.response_maker import GIVEN_UP
 from tests.doubles.upstream import Gate, StrictUpstream, say
 from tests.gateway.process import Process, serving
 from tests.gateway.two.world import MODULE, PATIENCE_S, Place

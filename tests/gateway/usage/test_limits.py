@@ -931,7 +931,7 @@ def test_a_background_response_that_was_cancelled_while_it_waited_reserves_nothi
         _, waiting = [world.sdk.responses.create(**asks, conversation=conversation) for _ in range(2)]
         becomes(lambda: upstream.chats)
         world.sdk.responses.cancel(waiting.id)
-        world.gateway.call(world.gateway.app.services.background_responses.drop_ended())
+        world.gateway.call(world.gateway.app.services.background_responses.maker.drop_ended())
         assert 450 <= under_way(world) < 500
         gate.open()
 

@@ -1,0 +1,391 @@
+"""Makes responses in the background, in attempts that each go on from those before.
+
+An attempt that ends with its process is repeated, with the replies and the calls that its journal has; its events
+continue at a later multiple of 10,000. Keys and headers of the caller are in memory alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import orjson
+from msgspec.structs import replace
+
+from adapters.types import Json
+from gateway.core.request.identity import Identity
+from gateway.core.turn_name import TurnName
+from gateway.core.usage.limit_rules import LimitReservation
+from gateway.errors import CallerError, Conflict, GatewayError, MemoryUnavailable, UnknownId
+from gateway.run.background.worker import JobContext
+from gateway.run.call import TurnRecord
+from gateway.run.chat import Chat
+from gateway.run.event_log import EventLog
+from gateway.run.memory.named_turns import turn_begun
+from gateway.run.memory.queue import QueueTicket
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import Receipts
+from gateway.run.request_context import RequestContext
+from gateway.run.response_conversations import ContinuedConversation
+from gateway.run.response_runs import BackgroundRequest, ResponseRuns, ResponsesDialect
+from gateway.run.sink import ClientGone
+from gateway.run.stored_responses import ResponseOwner
+from gateway.run.tools import call_journal
+from gateway.run.tools.call_journal import CallJournal
+from gateway.run.usage.limiter import Limiter
+from storage.commands import ResponseEnd
+from storage.errors import NotFound, StoreError
+from storage.records import Job, Run, RunState, State
+from storage.sql.store import Store
+
+# The kind of the job.
+KIND: Final = "response"
+# How many attempts may end with their process, or by an error of the database: each of them may have asked the model.
+# No measurement; any value from 2 to 5 behaves alike.
+MAX_TRIES: Final = 3
+NOT_STORED: Final = (
+    "The response could not be stored: its memory was changed by a forgetting, or is not available."
+)
+GIVEN_UP: Final = (
+    "It was given up: its attempts have ended with their processes, or by errors of the database."
+)
+FORGOTTEN: Final = "Something of its memory was forgotten before the response was made."
+# The pause before an attempt queries its state again.
+_STATE_POLL_S: Final = 1.0
+# How long a response waits for the commit of its turn: no client waits for it.
+_DISK_WAIT_S: Final = 3600.0
+# The accepted responses of which the caller is in memory, or the hash of the request. No measurement.
+MAX_ACCEPTED: Final = 4_096
+_KEY_REFUSED: Final = (401, 403)
+KEY_IS_GONE: Final = (
+    "Another process made the response than the one that took the request, and no caller's key is stored. Send the "
+    "request again, or give the upstream a key in the settings."
+)
+
+
+@dataclass
+class ResponseLog(EventLog):
+    """Takes the events of a response, and holds its last ones until its end is on disk."""
+
+    dialect: ResponsesDialect
+    job: Job = field(kw_only=True)
+    # An earlier attempt has left events.
+    has_events: bool = False
+    # The number of this attempt's first event.
+    first_number: int = 0
+    last_events: bytes = b""
+    # The response as it ended.
+    final: Json | None = None
+    # The status and body of an upstream's error.
+    error_reply: tuple[int, bytes] | None = None
+
+    async def write(self, data: bytes) -> None:
+        end = self.dialect.end_in(data)
+        if end is None and not self.last_events:
+            self.add(data)
+            return
+        self.last_events, self.final = self.last_events + data, end or self.final
+
+    async def whole(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        if status >= 300:
+            self.error_reply = status, body
+        else:
+            self.final = orjson.loads(body)
+
+
+@dataclass(slots=True)
+class _Accepted:
+    """The part of a response that was accepted here which is in memory alone."""
+
+    caller: RequestContext
+    # What its request has reserved.
+    reservation: LimitReservation
+
+
+@dataclass(eq=False)
+class ResponseMaker:
+    """Makes the responses of jobs. One for the process."""
+
+    store: Store
+    chat: Chat
+    dialect: ResponsesDialect
+    # Seconds since the epoch.
+    now: Callable[[], float]
+    receipts: Receipts
+    limiter: Limiter
+    runs: ResponseRuns
+    # The logs of the responses that are being made here, by the rows of their runs.
+    logs: dict[int, ResponseLog] = field(default_factory=dict)
+    # The responses that were accepted here and have not ended, as far as it is known here, by the same rows.
+    _accepted: dict[int, _Accepted] = field(default_factory=dict)
+
+    def note_accepted(
+        self, number: int, caller: RequestContext, reservation: LimitReservation | None
+    ) -> None:
+        """Notes a response that was accepted here.
+
+        number: the row of its run.
+        reservation: of its request; None: it was accepted before, and has one.
+        """
+        before = self._accepted.pop(number, None)
+        if reservation is None:
+            reservation = LimitReservation() if before is None else before.reservation
+        self._accepted[number] = _Accepted(caller, reservation)
+        if len(self._accepted) > MAX_ACCEPTED:  # other processes may perform those that stay
+            self._drop(next(iter(self._accepted)))
+
+    async def perform(self, job: JobContext) -> None:
+        """Makes the first response of a job. The others have a new one, which counts its own attempts."""
+        payload = orjson.loads(job.payload)
+        agent, later = payload["agent"], payload.get("later")
+        await self._make(job, agent, payload["run"])
+        if later:
+            add = self.store.responses.enqueue
+            await job.finish(lambda connection: add(connection, KIND, job.job.key, agent, later))
+
+    async def _make(self, job: JobContext, agent: int, number: int) -> None:
+        """Makes a response. agent, number: the rows of its memory and of its run."""
+        run = await self.store.runs.load(agent, number)
+        if run is None or run.is_over:
+            self._drop(number)
+            return
+        # A request that cannot be read, as after an upgrade, fails each attempt, and is given up like any other.
+        is_given_up = job.job.tries > MAX_TRIES
+        request, shown = None if is_given_up else await self.runs.request(run), await self.runs.shown(run)
+        if shown is None or (request is None and not is_given_up):
+            await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now(), job=job.job)
+            return
+        log = await self._open_log(run, job.job)
+        self.logs[run.id] = log
+        watch = (
+            asyncio.create_task(self._leave_when_over(run, log)) if self.store.database.is_shared else None
+        )
+        try:
+            is_begun = bool(await self.store.responses.turns(run.agent, run.id))
+            if is_begun and (made := await self._find_made(run)) is not None:
+                await self._end(run, log, *made)
+            elif request is None:
+                await self._end(run, log, self.dialect.as_failed(shown, None, GIVEN_UP))
+            else:
+                await self._begin(run, log, request, shown, is_begun=is_begun)
+        finally:
+            if watch is not None:
+                watch.cancel()
+            await log.close()
+            del self.logs[run.id]
+            now = await self.store.runs.load(run.agent, run.id)
+            if now is None or now.is_over:
+                self._drop(run.id)
+
+    def _drop(self, number: int) -> None:
+        """Drops what is in memory of a response that has ended. number: the row of its run."""
+        if (accepted := self._accepted.pop(number, None)) is not None:
+            self.limiter.release(accepted.reservation)
+
+    async def drop_ended(self) -> None:
+        """Drops what is in memory of responses that were cancelled, or that other processes have made.
+
+        Raises: StoreError.
+        """
+        if self._accepted:
+            known = [*self._accepted]
+            for number in {*known} - await self.store.responses.open_among(known):
+                self._drop(number)
+
+    async def _open_log(self, run: Run, job: Job) -> ResponseLog:
+        epoch = await self.store.responses.epoch(run.agent)
+        log = ResponseLog(self.store, run, epoch, self.dialect, job=job, _next=0)
+        if job.attempt > 1 and await log.resume(epoch, job.attempt):
+            log.has_events = True
+            await self.store.responses.drop_events(run.agent, run.id, job)
+        log.first_number = log.next_number
+        return log
+
+    async def _leave_when_over(self, run: Run, log: ResponseLog) -> None:
+        """Cancels an attempt when another process has cancelled or deleted its response."""
+        while True:
+            await asyncio.sleep(_STATE_POLL_S)
+            with suppress(StoreError):
+                now = await self.store.runs.load(run.agent, run.id)
+                if now is None or now.is_over:
+                    log.leave()
+                    return
+
+    async def _begin(
+        self, run: Run, log: ResponseLog, request: BackgroundRequest, shown: Json, *, is_begun: bool
+    ) -> None:
+        """Shows a response as one in progress, and makes it. is_begun: an earlier attempt has begun a turn."""
+        begun = await self.store.runs.begin(run.agent, run.id, self.now())
+        if begun.is_over:
+            await self._end(run, log, self.dialect.as_cancelled(shown))
+            return
+        shown = {**shown, "status": "in_progress"}
+        await self.store.responses.show(run.agent, run.id, orjson.dumps(shown), log.job)
+        identity = request.chat.identity
+        assert identity is not None
+        record = await self._record_of(run, log.job, is_begun=is_begun)
+        if record is None:
+            await self._end(run, log, self.dialect.as_failed(shown, None, FORGOTTEN))
+            return
+        with self.receipts.work(identity.project, kind="response", key=request.key) as receipt:
+            accepted = self._accepted.get(run.id)
+            if accepted is not None and accepted.reservation.amounts:
+                self.limiter.give(receipt, accepted.reservation)
+                accepted.reservation = LimitReservation()
+            await self._answer(run, log, request, shown, identity, receipt, record)
+
+    async def _find_made(self, run: Run) -> tuple[Json, TurnName] | None:
+        """Returns the response that an earlier attempt has made without ending the run, and the name of its turn."""
+        for turn in await self.runs.read_turns(run):
+            if turn.exchange.state is State.FINISHED:
+                response = self.dialect.rebuild(run.uid, turn.reply)
+                if response is not None:
+                    return response, turn.name
+        return None
+
+    async def _note_turn(self, run: Run, job: Job, name: TurnName) -> None:
+        """Notes a turn that an attempt begins. Raises: ClientGone: the response has ended, or is gone; StoreError."""
+        if not await self.store.responses.note_turn(run.agent, run.id, name.encode(), job):
+            raise ClientGone
+
+    async def _record_of(self, run: Run, job: Job, *, is_begun: bool) -> TurnRecord | None:
+        """Returns the record of a response's turn, with what earlier attempts have done.
+
+        None: that was erased, since something of the memory was forgotten.
+
+        is_begun: an earlier attempt has begun a turn.
+        """
+
+        async def read(kind: str) -> list[tuple[int, bytes]]:
+            return [(each.seq, each.data) for each in await runs.texts(run.agent, run.id, kind)]
+
+        runs = self.store.runs
+        journal = CallJournal(partial(runs.add_attempt_text, run.agent, run.id, job=job))
+        record = TurnRecord(partial(self._note_turn, run, job), journal)
+        if not is_begun:
+            return record
+        if not journal.take_calls(await read(call_journal.CALL), await read(call_journal.RESULT)):
+            return None
+        replies = await read(call_journal.REPLY)
+        journal.stored_replies.update(number for number, _ in replies)
+        return replace(record, replies=[reply for _, reply in replies])
+
+    async def _answer(
+        self,
+        run: Run,
+        log: ResponseLog,
+        request: BackgroundRequest,
+        shown: Json,
+        identity: Identity,
+        receipt: Receipt,
+        record: TurnRecord,
+    ) -> None:
+        """Makes a response, and ends its run. shown: the response as it is shown while it is in progress."""
+        try:
+            with QueueTicket() as ticket:
+                continued = await self._reserve(identity.project, request, ticket)
+                if continued is not None:
+                    # The others are in a turn already: another response's, or that of an earlier attempt.
+                    request = request.with_waiting({item["id"] for item in continued.items})
+                view = request.view(
+                    receipt.begun_turn, receipt.count_usage, receipt.answering_model, log.next_number,
+                    has_begun=log.has_events,
+                )  # fmt: skip
+                accepted = self._accepted.get(run.id)
+                context = RequestContext((), identity.project) if accepted is None else accepted.caller
+                await self.chat.answer(request.chat, context, log, receipt, view, continued, record)
+        except ClientGone:
+            await self._end(run, log, await self.runs.as_cancelled(run, shown))
+            return
+        except MemoryUnavailable:
+            raise  # for the next attempt
+        except GatewayError as error:
+            code = error.code if isinstance(error, CallerError) else None
+            await self._end(run, log, self.dialect.as_failed(shown, code, error.message))
+            return
+        if log.error_reply is not None:
+            status, body = log.error_reply
+            code, message = _error_in(body)
+            if run.id not in self._accepted and status in _KEY_REFUSED:
+                message = KEY_IS_GONE
+            await self._end(run, log, self.dialect.as_failed(shown, code or str(status), message))
+            return
+        final = log.final or self.dialect.as_failed(shown, None, "The upstream's answer has no end.")
+        name = receipt.begun_turn()
+        if final["status"] in ("completed", "incomplete") and (
+            name is None or not await self._is_stored(identity, receipt, name)
+        ):
+            if name is not None and await self.store.responses.epoch(run.agent) == log.epoch:
+                # Nothing was forgotten: the database has failed meanwhile, and another attempt is made.
+                raise MemoryUnavailable("The turn of a response could not be stored.")
+            final, name = self.dialect.as_failed(shown, None, NOT_STORED), None
+        await self._end(run, log, final, name)
+
+    async def _is_stored(self, identity: Identity, receipt: Receipt, name: TurnName) -> bool:
+        """Returns whether the turn of an answer is on disk."""
+        if receipt.headers.get("x-mnemogate-durable") != "false":
+            return True
+        if identity.scope is not None:
+            await self.chat.turns.pending.wait_written(identity.scope, _DISK_WAIT_S)
+        return (
+            await self.store.messages.find_begun(identity.project, name.conversation, turn_begun(name.turn))
+            is not None
+        )
+
+    async def _end(self, run: Run, log: ResponseLog, final: Json, name: TurnName | None = None) -> None:
+        """Ends a run and its log. name: of the turn that has the response; None: no turn has it."""
+        status = final["status"]
+        state = {"failed": RunState.FAILED, "cancelled": RunState.CANCELLED}.get(status, RunState.COMPLETED)
+        turn = name.encode() if name is not None and state is RunState.COMPLETED else None
+        number = log.next_number
+        if final is log.final and log.last_events:
+            last = log.last_events
+        elif number > log.first_number:
+            last = self.dialect.last_events(final, number)
+        else:  # those of earlier attempts are not stored any more
+            last = self.dialect.whole_events(final, number)
+        # A reader in another process takes a run that has ended for one of which no event follows.
+        await log.flush()
+        last_number = number + len(self.dialect.number_events(last, number)) - 1
+        end = ResponseEnd(state, self.now(), orjson.dumps(final), turn, last, last_number, log.epoch)
+        try:
+            now = await self.store.responses.finish(run, end, log.job)
+        except NotFound:
+            return
+        # Else it was cancelled, or another attempt has ended it: `events` reads how.
+        if (now.state, now.otid) == (state, turn):
+            log.add_stored(last)
+
+    async def _reserve(
+        self, project: str, request: BackgroundRequest, ticket: QueueTicket
+    ) -> ContinuedConversation | None:
+        """Returns a request's conversation, with those of its items that the request has and that still wait.
+
+        None: the request names none.
+        """
+        id = request.conversation
+        if id is None:
+            return None
+        with suppress(UnknownId):
+            conversations = self.chat.conversations
+            conversation = await conversations.reserve(ResponseOwner(project, None), id, ticket)
+            asked = request.waiting_ids  # what was added since waits for the next response
+            return ContinuedConversation(
+                conversation, [item for item in conversation.items if item["id"] in asked]
+            )
+        if id.startswith("conv_"):
+            raise Conflict("The conversation was deleted before its response was made.")
+        return None
+
+
+def _error_in(body: bytes) -> tuple[str | None, str]:
+    """Returns the code and the message of an upstream's error."""
+    try:
+        error = orjson.loads(body)["error"]
+        return error.get("code"), str(error.get("message") or "")
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None, "The upstream has answered with an error."

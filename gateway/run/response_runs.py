@@ -1,0 +1,167 @@
+"""The runs of responses in the background as they are stored, and the seam to their dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import orjson
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.request.chat_request import ChatRequest
+from gateway.core.turn.client_view import MakesView
+from gateway.core.turn_name import TurnName
+from gateway.run.event_log import EventDialect
+from gateway.run.memory.named_turns import NamedTurn, turn_begun
+from gateway.run.store_errors import map_store_errors
+from gateway.run.turn_services import TurnServices
+from storage.records import Run, RunState
+from storage.sql.store import Store
+
+# The kinds of the stored texts: the request, and the response as it is shown before its turn is stored.
+_REQUEST_TEXT: Final = "request"
+_RESPONSE_TEXT: Final = "response"
+
+
+class BackgroundRequest(Protocol):
+    """A request as its run has it."""
+
+    @property
+    def chat(self) -> ChatRequest: ...
+
+    @property
+    def key(self) -> int:
+        """The id of its caller's key; 0: it had none."""
+
+    @property
+    def conversation(self) -> str | None:
+        """The id of the conversation that it goes on with."""
+
+    @property
+    def previous(self) -> str | None:
+        """The id of the response that it goes on from."""
+
+    @property
+    def messages(self) -> Sequence[Json]:
+        """The messages of its input that its turn alone has, without those that it only names."""
+
+    @property
+    def forms(self) -> Mapping[str, Any]:
+        """The forms of its tools' calls, as its dialect has them."""
+
+    @property
+    def waiting_ids(self) -> Collection[str]:
+        """The ids of the items of its conversation that it has before its input."""
+
+    def with_waiting(self, ids: Collection[str]) -> BackgroundRequest:
+        """Returns the request with those items of its conversation alone that still wait. ids: of them."""
+
+    def view(
+        self,
+        turn: Callable[[], TurnName | None],
+        count: Callable[[str], Json | None],
+        model: Callable[[], str],
+        number: int,
+        *,
+        has_begun: bool,
+    ) -> MakesView:
+        """Returns what makes its view.
+
+        turn: returns the name of its turn; None: it is not stored.
+        count: returns the usage of a reply with a text.
+        number: of its first event.
+        has_begun: an earlier attempt has sent the first event.
+        """
+
+
+class ResponsesDialect(EventDialect, Protocol):
+    """The dialect of the responses. A response is JSON as its client sees it, and its events are bytes."""
+
+    def restore(self, stored: bytes, tag: str, created: float) -> BackgroundRequest:
+        """Returns a stored request. tag: that of the response's ids. created: seconds since the epoch."""
+
+    def end_in(self, data: bytes) -> Json | None:
+        """Returns the response in the last event of a stream; None: `data` does not end with one."""
+
+    def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
+        """Returns a response as it is shown after an error."""
+
+    def as_cancelled(self, shown: Json, output: Sequence[Json] = ()) -> Json:
+        """Returns a response as it is shown after its client has cancelled it. output: what came until then."""
+
+    def rebuild(self, tag: str, reply: WireMessage) -> Json | None:
+        """Returns the response of a stored reply; None: the reply is not one of a response. tag: that of its ids."""
+
+    def last_events(self, shown: Json, number: int) -> bytes:
+        """Returns the last events of a response without a turn. number: that of the first."""
+
+    def whole_events(self, shown: Json, number: int = 0) -> bytes:
+        """Returns all events of a response, with each item whole. number: that of the first."""
+
+
+class NewResponse(Struct, frozen=True):
+    """A response in the background as it is accepted."""
+
+    # That of its ids.
+    tag: str
+    # Seconds since the epoch.
+    created: float
+    # Its request as it is stored.
+    request: bytes
+    # The response as it is shown while it waits.
+    shown: Json
+    # A hash of all that the caller has sent.
+    digest: bytes
+
+
+class ResponseRuns(Struct, frozen=True):
+    """Reads what the runs of responses have stored."""
+
+    store: Store
+    turns: TurnServices
+    dialect: ResponsesDialect
+
+    async def shown(self, run: Run) -> Json | None:
+        """Returns a response as it is shown before its turn is stored; None: it was forgotten."""
+        stored = await self._read_text(run, _RESPONSE_TEXT)
+        if stored is None:
+            return None
+        shown: Json = orjson.loads(stored)
+        return await self.as_cancelled(run, shown) if run.state is RunState.CANCELLED else shown
+
+    async def as_cancelled(self, run: Run, shown: Json) -> Json:
+        """Returns a response as it is shown after its client has cancelled it, with what its last attempt has made.
+
+        shown: as it was shown before. Raises: MemoryUnavailable.
+        """
+        with map_store_errors():
+            turns = await self.read_turns(run)
+        made = self.dialect.rebuild(run.uid, turns[-1].reply) if turns else None
+        return self.dialect.as_cancelled(shown, [] if made is None else made["output"])
+
+    async def read_turns(self, run: Run) -> list[NamedTurn]:
+        """Returns the stored turns that attempts at a response have begun, oldest first. Raises: StoreError.
+
+        It waits for one that is being written, since an attempt that is cancelled does not.
+        """
+        names = [*map(TurnName.decode, await self.store.responses.turns(run.agent, run.id))]
+        agent = await self.store.agents.load(run.agent) if names else None
+        if agent is None:
+            return []
+        await self.turns.wait_written(agent.scope)
+        project, find = agent.scope.project, self.store.messages.find_begun
+        found = [(name, await find(project, name.conversation, turn_begun(name.turn))) for name in names]
+        return [NamedTurn(name, listed[1].exchange) for name, listed in found if listed is not None]
+
+    async def request(self, run: Run) -> BackgroundRequest | None:
+        """Returns the request of a response; None: it is no longer stored. Raises: MemoryUnavailable."""
+        stored = await self._read_text(run, _REQUEST_TEXT)
+        return None if stored is None else self.dialect.restore(stored, run.uid, run.created)
+
+    async def _read_text(self, run: Run, kind: str) -> bytes | None:
+        """Returns a text of a run; None: it is no longer stored."""
+        with map_store_errors():
+            texts = await self.store.runs.texts(run.agent, run.id, kind)
+        return texts[0].data or None if texts else None
