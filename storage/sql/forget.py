@@ -96,7 +96,9 @@ class Forgetting(Group):
         limit: int = 100,
     ) -> list[int]:
         """Returns a page of the memories in a scope. None stands for any profile, or any subject."""
-        return await read_ids(connection, "agents_of", (project, profile, subject, after, limit))
+        if subject is None:
+            return await read_ids(connection, "agents_of", (project, profile, after, limit))
+        return await read_ids(connection, "agents_of_subject", (project, profile, subject, after, limit))
 
     async def find_older(
         self, project: str, before: float, *, run_wait_s: float = 0.0, after: int = 0, limit: int = 100

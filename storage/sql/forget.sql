@@ -12,10 +12,20 @@ UPDATE exchanges SET agent = 0, conversation = 0, parent = NULL, seq = 0, begun 
     inputs = x'', media = x'', reply = NULL, notes = NULL, input = NULL, shown_reply = NULL, "full" = NULL, pad = NULL
 
 -- name: agents_of
--- Finds memories in a scope. NULL stands for any profile, or any subject.
-SELECT id, profile, subject FROM agents
-WHERE project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR profile = ?2)
-AND (CAST(?3 AS TEXT) IS NULL OR subject = ?3) AND id > ?4 ORDER BY id LIMIT ?5
+-- Finds the memories of a project, in one profile or (NULL) any.
+SELECT id FROM agents
+WHERE project = ?1 AND (CAST(?2 AS TEXT) IS NULL OR profile = ?2) AND id > ?3 ORDER BY id LIMIT ?4
+
+-- name: agents_of_subject
+-- Finds those of one subject ?3. The profiles, which are few, are found one after the other in the index of scopes: the
+-- project may have a million other subjects.
+WITH RECURSIVE profiles(name) AS (
+    SELECT min(a.profile) FROM agents a WHERE a.project = ?1
+    UNION ALL SELECT (SELECT min(a.profile) FROM agents a WHERE a.project = ?1 AND a.profile > profiles.name)
+    FROM profiles WHERE profiles.name IS NOT NULL
+)
+SELECT a.id FROM profiles CROSS JOIN agents a ON a.project = ?1 AND a.profile = profiles.name AND a.subject = ?3
+WHERE (CAST(?2 AS TEXT) IS NULL OR profiles.name = ?2) AND +a.id > ?4 ORDER BY a.id LIMIT ?5
 
 -- name: scope_of
 -- Reads the scope of a memory.

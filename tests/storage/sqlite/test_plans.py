@@ -86,6 +86,17 @@ def test_exchanges_are_found_by(connection: sqlite3.Connection, where: str, inde
     assert f"USING INDEX {index} " in plan[0]
 
 
+def test_the_memories_of_a_subject_are_found_without_others_of_the_project(
+    connection: sqlite3.Connection,
+) -> None:
+    """Before anything of one user was forgotten, or previewed, all users of the project were read."""
+    steps = [step for step in plan_of(connection, load("forget.sql")["agents_of_subject"]) if " a " in step]
+    assert steps
+    for step in steps:
+        assert re.search(r"\(project=\?( AND profile[=>]\?)?( AND subject=\?)?\)$", step), step
+        assert "agents_project" not in step
+
+
 @pytest.mark.parametrize("name", load("forget_preview.sql"))
 def test_what_a_forgetting_takes_is_counted_by_index(connection: sqlite3.Connection, name: str) -> None:
     """Of a list no more is read than its conversation, its memory or its block has.
