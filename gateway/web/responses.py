@@ -122,11 +122,11 @@ class ResponsesRoute(ForwardedRoute):
         view = MakesResponses(
             request.echo,
             receipt.stored_turn,
-            receipt.count_usage,
-            receipt.answering_model,
-            request.forms,
-            request.shows_sealed_thoughts,
-            request.turn_messages,
+            count=receipt.count_usage,
+            model=receipt.answering_model,
+            forms=request.forms,
+            shows_sealed_thoughts=request.shows_sealed_thoughts,
+            messages=request.turn_messages,
         )
         conversation = call.conversation
         continued = None if conversation is None else ContinuedConversation(conversation, conversation.items)

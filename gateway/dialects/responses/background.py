@@ -117,9 +117,18 @@ class RestoredRequest(Struct, frozen=True):
     ) -> MakesView:
         request = self.request
         return MakesResponses(
-            request.echo, turn, count, model, request.forms, request.shows_sealed_thoughts, request.turn_messages,
-            self.tag, self.created, number, has_begun,
-        )  # fmt: skip
+            request.echo,
+            turn,
+            count=count,
+            model=model,
+            forms=request.forms,
+            shows_sealed_thoughts=request.shows_sealed_thoughts,
+            messages=request.turn_messages,
+            tag=self.tag,
+            created=self.created,
+            first_number=number,
+            has_sent_created=has_begun,
+        )
 
 
 class ShownResponses:
