@@ -41,16 +41,12 @@ def _without_notes(found: Any) -> Any:
     """Returns a list or an item without notes; itself where it has none."""
     if not isinstance(found, dict):
         return found
-    if isinstance(found.get("data"), list):
-        items = [_without_notes(item) for item in found["data"]]
-        is_same = all(a is b for a, b in zip(items, found["data"], strict=True))
-        return found if is_same else {**found, "data": items}
-    content = found.get("content")
-    if not isinstance(content, list):
-        return found
-    parts = [_part(part) for part in content]
-    is_same = all(a is b for a, b in zip(parts, content, strict=True))
-    return found if is_same else {**found, "content": parts}
+    for key, change in (("data", _without_notes), ("content", _part)):
+        if isinstance(found.get(key), list):
+            changed = list(map(change, found[key]))
+            is_same = all(a is b for a, b in zip(changed, found[key], strict=True))
+            return found if is_same else {**found, key: changed}
+    return found
 
 
 def _part(part: Any) -> Any:
