@@ -157,15 +157,15 @@ class FirstEvent:
     """Looks for the first event of a stream with content, or for the error that comes in its place.
 
     Comments and events without content before it are passed over for `HELD_S`.
-
-    comment: the first that came, which stands for the event once that time is over; None: none. ends_at: when it is.
     """
 
     __slots__ = ("_decoder", "comment", "ends_at")
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
+        # The first that came, which stands for the event once that time is over; None: none.
         self.comment: Event | None = None
+        # When the time is over.
         self.ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:

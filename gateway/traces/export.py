@@ -37,10 +37,13 @@ _ANSWER_BYTES: Final = 64 * 1024
 
 
 class _Refusal(Exception):
-    """A collector has not taken the spans. status: of its answer; 0: there was none. wait_s: as it asks for."""
+    """A collector has not taken the spans."""
 
     def __init__(self, status: int, wait_s: float | None = None) -> None:
-        self.status, self.wait_s = status, wait_s
+        # Of its answer; 0: there was none.
+        self.status = status
+        # The seconds that it asks to wait; None: it names none.
+        self.wait_s = wait_s
 
 
 class Exporter:

@@ -30,19 +30,19 @@ class _Names(dict[int, list[str]]):
 
 
 class Tail:
-    """Messages that are not indexed yet, in the order in which they came. last: the greatest of their numbers.
-
-    rows: four numbers for each, as a blob has them. terms: by term its occurrences, in order, with places in the tail
-    for rows. names: by place the terms of the names in the head of a message.
-    """
+    """Messages that are not indexed yet, in the order in which they came."""
 
     __slots__ = ("documents", "last", "names", "rows", "terms")
 
     def __init__(self, documents: Iterable[Indexable] = ()) -> None:
         self.documents: list[Indexable] = []
+        # The greatest of their numbers.
         self.last = 0
+        # Four numbers for each, as a blob has them.
         self.rows = array("H")
+        # By term its occurrences, in order, with places in the tail for rows.
         self.terms: dict[str, tuple[int, ...]] = {}
+        # By place the terms of the names in the head of a message.
         self.names = _Names(self.documents)
         for each in documents:
             self.add(each)
@@ -59,7 +59,7 @@ class Tail:
         self.last = max(self.last, document.seq)
         self.rows.extend(counted.row)
         for term, times in counted.terms.items():
-            terms[term] = _with(terms.get(term, ()), place | times)
+            terms[term] = _append(terms.get(term, ()), place | times)
 
     def counted_documents(self) -> list[Counted]:
         """Returns its messages as they were counted."""
@@ -72,5 +72,5 @@ class Tail:
 
 # Most terms are in one or two messages of a tail, so that tails share nearly all of these tuples, and their numbers.
 @lru_cache(4096)
-def _with(hits: tuple[int, ...], hit: int) -> tuple[int, ...]:
+def _append(hits: tuple[int, ...], hit: int) -> tuple[int, ...]:
     return (*hits, hit)
