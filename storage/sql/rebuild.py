@@ -56,6 +56,12 @@ class BlockVersion(Struct, frozen=True):
         return origins_of(self.exchange, self.sources)
 
     @property
+    def edit(self) -> tuple[int, str] | None:
+        """The exchange and the call of the edit that wrote it; None: no edit of an exchange did."""
+        call = call_of_origin(self.origin)
+        return None if call is None or self.exchange is None else (self.exchange, call[1])
+
+    @property
     def repeats(self) -> bool:
         """Returns whether an earlier forgetting wrote it, to show what was left of the version before."""
         return self.origin == FORGET_ORIGIN and self.restores is not None
@@ -241,20 +247,21 @@ async def _divide(
             clean.append(version)
             clean_values[version.number] = version.value
             continue
-        value = version.value if is_erased else "\n".join(line for line in lines if line not in quoting)
-        op = None
-        call = None if version.exchange is None else call_of_origin(version.origin)
-        if brings_erased and call is not None and version.exchange is not None:
+        edit = version.edit
+        if edit is not None and brings_erased:
             # The exchange of a text's edit stays, and a sleeptime agent's.
-            edits.append((version.exchange, call[1]))
-        elif call is not None:
-            row = await connection.row(SQL["op_done"], (version.exchange, call[1]))
-            op = None if row is None else BlockOp(*row)
+            edits.append(edit)
         if not is_erased and version.restores in clean_values:
             # An undo that went back to an untouched value starts afresh from it.
             revised = Revised(clean_values[version.restores], is_clean=True)
         else:
-            revised = Revised(value, is_erased, op, restores=later_indexes.get(version.restores))
+            row = None if edit is None or brings_erased else await connection.row(SQL["op_done"], edit)
+            revised = Revised(
+                version.value if is_erased else "\n".join(line for line in lines if line not in quoting),
+                is_erased,
+                None if row is None else BlockOp(*row),
+                restores=later_indexes.get(version.restores),
+            )
         later_indexes[version.number] = len(later)
         later.append((version, revised))
     return _Division(clean, later, edits)
