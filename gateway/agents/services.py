@@ -116,27 +116,23 @@ class AgentServices:
     def _agents_api(self, models: ModelList, limits: Limits) -> AgentsApi:
         """Returns the parts that the agents API speaks to."""
         registry = self.registry
+        batches = BatchRequests(
+            self._store, self._settings, registry.resolver, self._failover, self._batch_providers, self._now
+        )
         return AgentsApi(
-            self._settings,
-            self._store,
-            registry,
-            self.agents,
-            self.runs,
-            BatchRequests(
-                self._store,
-                self._settings,
-                registry.resolver,
-                self._failover,
-                self._batch_providers,
-                self._now,
-            ),
-            self.agents.keeper,
-            models,
-            self._services.compactor,
-            self._now,
-            limits.send_timeout_s,
-            limits.ping_s,
-            agents_json,
+            settings=self._settings,
+            store=self._store,
+            registry=registry,
+            runs=self.agents,
+            background=self.runs,
+            batches=batches,
+            keeper=self.agents.keeper,
+            models=models,
+            compactor=self._services.compactor,
+            now=self._now,
+            send_timeout_s=limits.send_timeout_s,
+            ping_s=limits.ping_s,
+            make_agents_json=agents_json,
         )
 
     async def start(self, *, performs_jobs: bool) -> list[asyncio.Task[None]]:

@@ -140,8 +140,18 @@ class ItemTurns:
         inner = self._toolboxes.make_for_item(context, block_edits, run, journal)
         tools = ReplayedTools(inner, source, texts.rounds, self._places)
         return ItemTurn(
-            item, run, texts, memory, context, block_edits, tools, source, route, len(inserts), self._keeper.now,
-        )  # fmt: skip
+            item=item,
+            run=run,
+            texts=texts,
+            memory=memory,
+            context=context,
+            block_edits=block_edits,
+            toolbox=tools,
+            replies=source,
+            route=route,
+            stored_inserts=len(inserts),
+            now=self._keeper.now,
+        )
 
     async def _read_context(
         self, item: BatchItem, memory: MemoryRequest, request: ItemRequest
