@@ -10,7 +10,8 @@ from pathlib import Path
 import asyncpg
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import HashedList, MessageHasher
+from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import plan_turn
 from gateway.core.conversation.settle import RequestEnd, finish

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 import storage.open
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage, text_of, visible_reply
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of, visible_reply
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_plain, plan_plain
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.lookup import probes_for_list, probes_for_plain_turn
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, opening_of, openings_of

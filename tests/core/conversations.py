@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 from gateway.core.conversation import settle
 from gateway.core.conversation.canonical import (
-    HashedList,
     MessageHasher,
     WireMessage,
     is_system,
@@ -26,6 +25,7 @@ from gateway.core.conversation.canonical import (
     visible_reply,
     without_space,
 )
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn

@@ -13,7 +13,8 @@ from functools import partial
 import pytest
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match import MemoryUse
 from gateway.core.conversation.stored_messages import CannotRewrite, rewrite_message
 from gateway.core.conversation.tree import Tree

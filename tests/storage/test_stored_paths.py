@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.stored_path import abandon, finish_step, open_step, plan_step

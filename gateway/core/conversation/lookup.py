@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from gateway.core.conversation import match
-from gateway.core.conversation.canonical import HashedList, is_spoken
+from gateway.core.conversation.canonical import is_spoken
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.match import Query
 from gateway.core.conversation.plan import Plan
 from storage.commands import MAX_QUESTIONS, Probes

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from gateway.core.applications import IN_PLACE
 from gateway.core.conversation.canonical import (
-    HashedList,
     is_assistant,
     is_call,
     is_question,
@@ -28,6 +27,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     without_space,
 )
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.tree import PathElement, Tree, is_tombstone
 from gateway.core.subsequence import LCS_ATOMS, lcs

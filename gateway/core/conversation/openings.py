@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from gateway.core.conversation.canonical import HashedList, WireMessage, is_user, text_of
+from gateway.core.conversation.canonical import WireMessage, is_user, text_of
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan

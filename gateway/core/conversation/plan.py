@@ -14,7 +14,6 @@ from msgspec import Struct
 from gateway.core.conversation.amendments import Amendment, find_amendments
 from gateway.core.conversation.canonical import (
     RESULT_ROLES,
-    HashedList,
     WireMessage,
     is_spoken,
     is_system,
@@ -22,6 +21,7 @@ from gateway.core.conversation.canonical import (
     text_of,
     without_space,
 )
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.head import HEARD, PathHead, RepeatedReply, find_head
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import Match, MemoryUse, Query, find_match
@@ -32,10 +32,9 @@ from gateway.core.conversation.tree import (
     flat,
     is_forgotten,
     is_tombstone,
-    moved_at,
 )
 from gateway.core.words import transcript_words
-from storage.records import Atom, Evicted, Exchange, State, message_key
+from storage.records import Atom, Exchange, State, message_key
 
 # Of question and reply together, white space aside: "Hi" and "Hello" are in many messages that quote nothing. No
 # measurement.
@@ -165,80 +164,6 @@ def _continue_match(tree: Tree, listing: HashedList, match: Match) -> _Continuat
         return _Continuation(match, new)
     amendments = [*find_amendments(tree, listing, match)]
     return _Continuation(match, new, _find_omitted(tree, listing, match, amendments), amendments)
-
-
-def is_loaded_enough(
-    tree: Tree, plan: Plan, evicted: Evicted | None, last_at: float, exact: Exchange | None
-) -> bool:
-    """Returns whether as much of a long conversation was loaded as this request needs.
-
-    It is enough if the client's list is word for word the end of the path, its last turn is loaded completely, with
-    what follows it, and the part before the list is loaded back to where the window began. No other path may end with
-    this list as well. So in a named conversation the last message has to be loaded: it may be on another branch than
-    the deepest one, far above the end of that.
-
-    evicted: the part of the path that has left the window.
-    last_at: when the named conversation last changed.
-    exact: the exchange with the whole list as its path; None: there is none.
-    """
-    query, match_point = plan.query, plan.match.match_point
-    if match_point is None:
-        return not query.listing.answered and query.kind is ConversationKind.CLIENT
-    if (exact is not None and tree.get(exact.id) is None) or _may_lack_children(tree, match_point):
-        return False
-    path = tree.chain(match_point)
-    reaches_root = path[0].parent is None
-    if not reaches_root and not (
-        _is_loaded_to_window(tree, path, evicted) and (not query.is_named or _has_latest(tree, path, last_at))
-    ):
-        return False
-    return plan.follows_head or _ends_with_list(tree, match_point, plan, reaches_root=reaches_root)
-
-
-def _may_lack_children(tree: Tree, exchange: Exchange) -> bool:
-    """Returns whether exchanges that follow this one may be stored and not loaded.
-
-    A conversation's first exchange is always loaded, but what followed it long ago may not be.
-    """
-    if exchange.parent is not None or tree.children(exchange):
-        return False
-    return any(other.depth for other in tree if other.conversation == exchange.conversation)
-
-
-def _is_loaded_to_window(tree: Tree, path: Sequence[Exchange], evicted: Evicted | None) -> bool:
-    """Returns whether a path without its root is loaded back to where the window began, and its last turn whole."""
-    is_deep = evicted is not None and evicted.offset >= end_offset(path[0])
-    return is_deep and not tree.continues_turn(tree.turn_start(path[-1]))
-
-
-def _has_latest(tree: Tree, path: Sequence[Exchange], last_at: float) -> bool:
-    """Returns whether the last message is loaded, and is on a path or follows an exchange of it. last_at: its time.
-
-    A cancelled request is on no path, but follows an exchange of one. A root that is on no path, such as a request for
-    a title, does not show that the other branches are loaded.
-    """
-    latest = max(tree, key=moved_at)
-    return moved_at(latest) >= last_at and not {latest.id, latest.parent}.isdisjoint(
-        exchange.id for exchange in path
-    )
-
-
-def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_root: bool) -> bool:
-    """Returns whether the stored messages of the list are word for word the end of the path.
-
-    reaches_root: the path is loaded from its root on; else the list has to be shorter than what is loaded.
-    """
-    listing, found = plan.query.listing, plan.match
-    if found.altered and not found.altered.inputs[0]:
-        # The reply is altered, and no other was found before it in the list, so it may be any that is stored.
-        return False
-    atoms = tree.atoms(match_point)
-    if found.altered and match_point.reply:
-        atoms = atoms[: -len(match_point.reply)]
-    known = listing.flat(found.first if found.altered else found.last + 1)
-    if found.last + 1 != listing.answered or len(known) > len(atoms) - (not reaches_root):
-        return False
-    return atoms[len(atoms) - len(known) :] == known
 
 
 def lowest_change_depth(tree: Tree, plan: Plan) -> int | None:

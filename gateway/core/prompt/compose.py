@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import HashedList, WireMessage, is_user, visible_reply
+from gateway.core.conversation.canonical import WireMessage, is_user, visible_reply
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.plan import Plan, rivals_of
 from gateway.core.conversation.private import private_of, without_private
 from gateway.core.conversation.provider_fields import for_another_model, refilled

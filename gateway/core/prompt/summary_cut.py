@@ -7,7 +7,7 @@ from collections.abc import Container
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import HashedList
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.tree import end_offset
 from gateway.core.prompt.composition import Composition
 from gateway.core.prompt.summary import render

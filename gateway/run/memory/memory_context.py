@@ -15,14 +15,15 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from gateway.core.agent import AgentSpec
-from gateway.core.conversation import plan as planning
-from gateway.core.conversation.canonical import HashedList, MessageHasher
+from gateway.core.conversation.canonical import MessageHasher
 from gateway.core.conversation.fast_path import plan_opening, plan_plain
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
+from gateway.core.conversation.loaded import is_loaded_enough
 from gateway.core.conversation.lookup import RECENT_EXCHANGES, probes_for_list
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.openings import begins_conversation, openings_of
-from gateway.core.conversation.plan import Plan
+from gateway.core.conversation.plan import Plan, plan_turn
 from gateway.core.conversation.tree import PathElement, Tree
 from gateway.core.memory import builtin, edits
 from gateway.core.memory.memory_tools import BLOCK_TOOLS, MEMORY_TOOLS, allows_hidden_tools, choose_tool_names
@@ -289,7 +290,7 @@ async def _plan(
     openings = None if snapshot.has_tombs else store.turns.openings(agent, snapshot)
     # A memory that has not taken its first number holds nothing, whether it is stored or not.
     if snapshot.next_seq == 1 or (openings is not None and begins_conversation(query, openings)):
-        return plan_opening(query) or planning.plan_turn(tree, query), tree
+        return plan_opening(query) or plan_turn(tree, query), tree
     reach = _Reach(RECENT_EXCHANGES + query.listing.reply_count)
     window = request.target.context_window
     while True:
@@ -299,13 +300,13 @@ async def _plan(
         if needs_window and not any(evicted_before(each, window) for each in tree):
             reach = _ALL  # nothing has left the window
             continue
-        plan = await with_contents(store.turns, agent, tree, partial(planning.plan_turn, tree, query))
+        plan = await with_contents(store.turns, agent, tree, partial(plan_turn, tree, query))
         evicted = evicted_before(plan.match.match_point, window)
         if not query.is_named and not query.listing.answered:
             store.turns.cache_openings(agent, snapshot, openings_of(tree))
         if reach == _ALL or not tree.is_partial:
             return plan, tree
-        if planning.is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
+        if is_loaded_enough(tree, plan, evicted, last_at, snapshot.exchange):
             return plan, tree
         # What has left the window is not sent, so nothing further up is needed to compose the request.
         only_end = reach.most is not None

@@ -7,7 +7,8 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from gateway.core.conversation.canonical import HashedList, without_space
+from gateway.core.conversation.canonical import without_space
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.prompt.composition import Composition
 from gateway.run.memory.memory_context import MemoryContext
 from gateway.run.memory.prompt import FittedWindow

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan

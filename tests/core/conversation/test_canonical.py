@@ -12,7 +12,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.core.conversation.canonical import (
-    HashedList,
     MessageHasher,
     WireMessage,
     are_results,
@@ -21,6 +20,7 @@ from gateway.core.conversation.canonical import (
     visible_reply,
     without_space,
 )
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.words import is_beginning, is_grown_transcript, letters_of, lower_words, without_remark
 from tests.core.conversations import assistant, call, picture, result, system, user
 from tests.doubles.side_requests import OPENCLAW_CONTEXT

@@ -9,9 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.conversation import settle
-from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage
+from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.change import plan_change
 from gateway.core.conversation.fast_path import finish_opening, finish_plain, plan_opening, plan_plain
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.conversation.match import MemoryUse, Query
 from gateway.core.conversation.plan import Plan, plan_turn

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gateway.core.conversation import match as history
-from gateway.core.conversation.canonical import HashedList, MessageHasher, WireMessage, is_user, text_of
+from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.conversation.lookup import probes_for_list
 from gateway.core.conversation.match import MemoryUse, Query, reply_keys
 from gateway.core.conversation.plan import trimmed_front

@@ -5,7 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import HashedList, MessageHasher
+from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.prompt.summary import (
     PREAMBLE,
     ExchangeSize,

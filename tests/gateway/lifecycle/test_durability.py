@@ -20,7 +20,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import HashedList, MessageHasher
+from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.hashed_list import HashedList
 from storage.sqlite.lock import owner_of
 from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, say
 from tests.gateway.process import Process, serving

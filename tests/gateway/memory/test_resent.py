@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.conversation.canonical import HashedList, MessageHasher
+from gateway.core.conversation.canonical import MessageHasher
+from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.request.chat_request import ChatRequest
 from gateway.dialects.chat.parse import parse
 from gateway.run.memory.resent import ResentLists
