@@ -11,10 +11,11 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import text_of
-from tests.doubles.upstream import Reply, StrictUpstream, raw
-from tests.gateway.sdk import World, remember
+from tests.doubles.upstream import Gate, Reply, StrictUpstream, raw
+from tests.gateway.sdk import CHAT, World, remember
 
 Json = dict[str, Any]
 SOUND = "UklGRiRsoundZGF0YQAA"
@@ -109,3 +110,23 @@ def test_the_stored_history_has_transcripts(upstream: StrictUpstream, tmp_path: 
         sent = upstream.last.messages
         assert [text_of(m) for m in sent] == ["When does ferry 0 go?", REPLY, "When does ferry 1 go?"]
         assert sent[1] == {"role": "assistant", "content": REPLY}
+
+
+def test_of_a_reply_that_was_cut_memory_has_what_was_heard(upstream: StrictUpstream, tmp_path: Path) -> None:
+    gate = Gate()
+    with remember(upstream, tmp_path) as world:
+        reply = spoken("audio_0", REPLY, streams=True)
+        upstream.queue(replace(reply, hold_after={3: gate}))
+        body = {"model": "m", "user": "alice", "stream": True, **SPEECH}
+        messages = [asked("When does it go?")]
+        with world.gateway.connect() as client:
+            client.request("POST", CHAT, orjson.dumps({**body, "messages": messages}))
+            client.read_until(REPLY[10:].encode())
+        upstream.last.gone.wait_sync()
+        gate.open()
+        messages += [{"role": "assistant", "content": "The ferry to"}, asked("Where to?")]
+        speak(world, messages, spoken("audio_1", "To Zanzibar.", streams=True), streams=True)
+        world.settle()
+        assert world.query("SELECT count(*) FROM conversations") == [1]
+        replies = world.query("SELECT shown_reply FROM exchanges WHERE active <> 0 ORDER BY seq")
+        assert [orjson.loads(each)["content"] for each in replies] == ["The ferry to", "To Zanzibar."]
