@@ -245,9 +245,7 @@ class Database(Protocol):
             written before.
         """
 
-    def write_one(
-        self, statement: str, values: Sequence[object], *, size_bytes: int = 0
-    ) -> Future[list[Row]]:
+    def write_one(self, statement: str, values: Sequence[object]) -> Future[list[Row]]:
         """Writes one statement that is a transaction by itself, and returns its rows."""
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> Future[T]:

@@ -147,14 +147,12 @@ class PostgresDatabase:
     ) -> asyncio.Future[T]:
         return self._begin_write(operation, size_bytes, is_repeatable=is_repeatable)
 
-    def write_one(
-        self, statement: str, values: Sequence[object], *, size_bytes: int = 0
-    ) -> asyncio.Future[list[Row]]:
+    def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
         async def one(connection: Connection) -> list[Row]:
             row = await connection.single(statement, values)
             return [] if row is None else [row]
 
-        return self._begin_write(one, size_bytes)
+        return self._begin_write(one)
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
         return self._begin_write(operation, size_bytes, is_bulk=True)
@@ -194,7 +192,7 @@ class PostgresDatabase:
         return found
 
     def _begin_write(
-        self, operation: Operation[T], size: int, *, is_bulk: bool = False, is_repeatable: bool = False
+        self, operation: Operation[T], size: int = 0, *, is_bulk: bool = False, is_repeatable: bool = False
     ) -> asyncio.Future[T]:
         if self._closing:
             raise Closed(f"{self._target.name} is closed")

@@ -137,10 +137,8 @@ class SqliteDatabase:
             partial(run_write, operation, self._watch), size_bytes=size_bytes, begins_own_transaction=True
         )
 
-    def write_one(
-        self, statement: str, values: Sequence[object], *, size_bytes: int = 0
-    ) -> asyncio.Future[list[Row]]:
-        return self.write(lambda connection: connection.rows(statement, values), size_bytes=size_bytes)
+    def write_one(self, statement: str, values: Sequence[object]) -> asyncio.Future[list[Row]]:
+        return self.write(lambda connection: connection.rows(statement, values))
 
     def bulk(self, operation: Operation[T], *, size_bytes: int = 0) -> asyncio.Future[T]:
         return self.writer.submit(

@@ -59,6 +59,9 @@ from storage.records import (
 )
 from storage.sql.store import Store
 
+# The most agents in a list of models. No measurement.
+_MAX_NAMED = 1000
+
 
 class AgentParts(Struct, frozen=True, kw_only=True):
     """The name of an agent and what is attached to it, by public names.
@@ -142,9 +145,9 @@ class Registry:
         """Clears the cache of resolved names. To be called after a definition was changed."""
         self._cache.clear()
 
-    async def names(self, project: str, limit: int = 1000) -> Sequence[NamedAgent]:
-        """Returns the newest agents."""
-        return await self._store.defined_agents.newest(project, limit)
+    async def names(self, project: str) -> Sequence[NamedAgent]:
+        """Returns the newest agents, `_MAX_NAMED` at most."""
+        return await self._store.defined_agents.newest(project, _MAX_NAMED)
 
     # -- agents
 
