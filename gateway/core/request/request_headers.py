@@ -26,6 +26,8 @@ _PASS_PREFIXES = (b"anthropic-", b"openai-", b"x-stainless-", b"x-openrouter-")
 # The gateway's headers in a request. Another one is refused: whoever misspells `x-mnemogate-memory: off` would be
 # remembered against their will.
 _PREFIX = "x-mnemogate-"
+# How a name begins that is taken for one of these, with dashes in the place of underscores.
+_LIKE_PREFIX = (b"x-mnemogate-", b"mnemogate-")
 _HEADERS = [
     _PREFIX + name
     for name in [
@@ -87,7 +89,8 @@ def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
 
 def _passing_name(raw: bytes) -> str:
     """Returns a name as text; "": it does not pass. Raises: BadRequest: it is one of the gateway's, misspelt."""
-    if raw.startswith(_PREFIX.encode()) and (name := raw.decode("latin-1")) not in _HEADERS:
+    is_gateways = raw.replace(b"_", b"-").startswith(_LIKE_PREFIX)
+    if is_gateways and (name := raw.decode("latin-1")) not in _HEADERS:
         close = nearest_name(name, _HEADERS) or "one of " + ", ".join(_HEADERS)
         raise BadRequest(f"There is no header `{name[:64]}`; did you mean {close}?", param=name[:64])
     name = raw.decode("latin-1") if raw in _PASS or raw.startswith(_PASS_PREFIXES) else ""
