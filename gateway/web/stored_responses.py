@@ -21,6 +21,7 @@ from adapters.types import Json
 from gateway.core.conversation.canonical import is_system
 from gateway.core.conversation.directions import directions_in
 from gateway.core.request.identity import IdentityRules, identify
+from gateway.core.request.request_headers import refuse_misspelt
 from gateway.core.turn_name import TurnName
 from gateway.dialects.responses.items import ItemGroup, ItemList, paginate
 from gateway.dialects.responses.native import read_native
@@ -91,6 +92,7 @@ class GatewayResponses:
     def owner(self, scope: Scope, body: Json | None = None) -> ResponseOwner:
         """Returns who asks. body: may name the user. Raises: BadRequest, NotAuthenticated."""
         project = info_of(scope).caller.project
+        refuse_misspelt(scope["headers"])  # a user in one would be taken for none
         identity = identify(scope["headers"], body or {}, self._rules(project), project, time.time())
         return ResponseOwner(project, identity.user)
 

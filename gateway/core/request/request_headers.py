@@ -87,6 +87,11 @@ def headers_for_upstream(headers: RawHeaders) -> tuple[tuple[str, str], ...]:
     return tuple(passed)
 
 
+def refuse_misspelt(headers: RawHeaders) -> None:
+    """Refuses a misspelt header of the gateway's in a request of which none goes upstream. Raises: BadRequest."""
+    headers_for_upstream(headers)
+
+
 def _passing_name(raw: bytes) -> str:
     """Returns a name as text; "": it does not pass. Raises: BadRequest: it is one of the gateway's, misspelt."""
     is_gateways = raw.replace(b"_", b"-").startswith(_LIKE_PREFIX)

@@ -23,6 +23,7 @@ from adapters.json_escapes import without_lone_surrogates
 from gateway.core.json_limits import check_values
 from gateway.core.memory.mcp_tools import McpAnswer, McpCaller, client_name
 from gateway.core.request.identity import Identity, IdentityRules, Mode, identify
+from gateway.core.request.request_headers import refuse_misspelt
 from gateway.errors import BodyTooLarge, ErrorForm, GatewayError, NotAllowed
 from gateway.run.admin.mcp_memory import McpMemory
 from gateway.web.body import BodyReader
@@ -119,6 +120,7 @@ class McpEndpoint:
         """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""
         caller, query = info_of(scope).caller, read_query(scope)
         headers = list(scope["headers"])
+        refuse_misspelt(headers)
         if query.get("profile"):
             headers.append((_AGENT, query["profile"].encode()))
         rules = self._rules(caller.project, caller.memory)

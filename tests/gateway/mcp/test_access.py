@@ -140,6 +140,12 @@ def test_read_refuses_what_writes_and_off_refuses_all(world: World) -> None:
     assert ask(world.gateway, {**key(world, memory="off"), **alice}).status == 403
 
 
+def test_a_misspelt_header_is_refused(world: World) -> None:
+    alice = {"x-mnemogate-user": "alice"}
+    refused = ask(world.gateway, {**alice, "x-mnemogate-memroy": "read"})
+    assert (refused.status, refused.error["data"]["param"]) == (400, "x-mnemogate-memroy")
+
+
 def test_a_paused_memory_is_left_alone(world: World) -> None:
     mine = Tools(world.gateway.url, {"x-mnemogate-user": "alice"})
     mine.ask("memory_remember", text="Likes tea.")

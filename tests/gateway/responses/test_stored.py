@@ -228,6 +228,23 @@ def test_a_response_is_its_users(world: World) -> None:
     assert respond(world, input="And?", previous_response_id=made.id).store is True
 
 
+def test_a_user_in_a_misspelt_header_is_not_nobody(world: World) -> None:
+    made = respond(world, input="My cat is called Miso.", user="alice")
+    conversation = world.sdk.conversations.create()
+    bobs = {"x-mnemogate-usr": "bob"}
+    for ask, id in (
+        (world.sdk.responses.retrieve, made.id),
+        (world.sdk.responses.delete, made.id),
+        (world.sdk.responses.cancel, made.id),
+        (world.sdk.responses.input_items.list, made.id),
+        (world.sdk.conversations.items.list, conversation.id),
+        (world.sdk.conversations.delete, conversation.id),
+    ):
+        with pytest.raises(openai.BadRequestError, match="did you mean x-mnemogate-user"):
+            ask(id, extra_headers=bobs)
+    assert world.sdk.responses.retrieve(made.id).id == made.id
+
+
 @pytest.mark.both
 def test_another_project_finds_nothing(world: World) -> None:
     made = respond(world, input="My cat is called Miso.", user="alice")
