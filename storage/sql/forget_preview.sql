@@ -42,7 +42,7 @@ SELECT f.seq, f.text FROM facts f WHERE {fact_goes} ORDER BY f.seq DESC LIMIT ?6
 
 -- name: facts (postgres)
 SELECT n.seq, n.text FROM (SELECT f.id {from_going_facts} GROUP BY f.id, f.seq ORDER BY f.seq DESC LIMIT ?6) newest
-JOIN facts n ON n.id = newest.id ORDER BY n.seq DESC
+JOIN facts n ON n.id = newest.id AND n.agent = ?1 ORDER BY n.seq DESC
 
 -- name: passages (sqlite)
 -- Counts the passages that did. Most came from nothing.
