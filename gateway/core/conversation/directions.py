@@ -1,12 +1,11 @@
 """The system and developer messages of a request, for a client that continues by an id and sends them once.
 
-They are no words of anybody and have no atoms, so they lie in the private field `directions` of the turn's reply, each
+They are nobody's words and have no atoms, so they lie in the private field `directions` of the turn's reply, each
 with the number of the request's other messages that followed it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -52,30 +51,22 @@ def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
 
     turns: oldest first.
     """
-    found = list[WireMessage]()  # newest first
-    total = sum(len(turn.inputs) + len(turn.reply) for turn in turns)
-    # The directions to be placed, each with the number of messages that follow it in the path, the last one first.
-    waiting = deque[Direction]()
-    # The number of messages found; and of those after the first direction that replaces the ones of older turns.
-    following, replaced = 0, -1
-
-    def add(messages: Sequence[WireMessage]) -> None:
-        nonlocal following
-        for message in reversed(messages):
-            found.append(message)
-            following += 1
-            place()
-
-    def place() -> None:
-        while waiting and waiting[0][0] <= following:
-            found.append(waiting.popleft()[1])
-
+    messages = [message for turn in turns for message in (*turn.inputs, *turn.reply)]
+    # By the index of the message that they stand before.
+    placed: dict[int, list[WireMessage]] = {}
+    # The index of the present turn's end, and the first index whose directions newer turns have replaced.
+    end, replaced = len(messages), len(messages) + 1
     for inputs, reply, directions in reversed(turns):
-        add(reply)
-        own = [(min(following + n, total), message) for n, message in reversed(directions)]
-        waiting.extend(each for each in own if each[0] > replaced)
-        if any(n > len(inputs) for n, _ in directions):
-            replaced = max(replaced, own[-1][0])
-        place()
-        add(inputs)
-    return found[::-1]
+        end -= len(reply)
+        own = [(max(end - following, 0), message) for following, message in directions]
+        for index, message in reversed(own):
+            if index < replaced:
+                placed.setdefault(index, []).insert(0, message)
+        if any(following > len(inputs) for following, _ in directions):
+            replaced = min(replaced, own[0][0])
+        end -= len(inputs)
+    found: list[WireMessage] = []
+    for index in range(len(messages) + 1):
+        found += placed.get(index, ())
+        found += messages[index : index + 1]
+    return found

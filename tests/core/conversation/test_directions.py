@@ -50,10 +50,10 @@ def test_each_turn_is_read_once() -> None:
     reads = 0
 
     class Counted(list[dict[str, Any]]):
-        def __reversed__(self) -> Iterator[dict[str, Any]]:
+        def __iter__(self) -> Iterator[dict[str, Any]]:
             nonlocal reads
             reads += 1
-            return super().__reversed__()
+            return super().__iter__()
 
     def counted(of: TurnMessages) -> TurnMessages:
         return of._replace(inputs=Counted(of.inputs))
