@@ -455,7 +455,7 @@ class TurnRun:
         """Feeds the machine the answers that there are, in the order of the calls."""
         due: list[Command] = []
         for n in sorted(answers):
-            due += self._turn.feed(answers[n].event(calls[n].call_id))
+            due += self._turn.feed(events.ToolFinished(answers[n].result(calls[n].call_id)))
         return due
 
     async def _await_tools(self, running: Coroutine[Any, Any, list[ToolAnswer]]) -> list[ToolAnswer]:

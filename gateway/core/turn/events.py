@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from adapters.types import Event, Header, Json
-from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.calls import ResumedCalls
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.errors import GatewayError
 
 
@@ -45,17 +44,7 @@ class ReplyFailed(Struct, frozen=True):
 class ToolFinished(Struct, frozen=True):
     """A gateway tool has run."""
 
-    call_id: str
-    # The result or the failure, as the model reads it.
-    content: str
-    # "success" or "error".
-    status: str = "success"
-    # The output of code that the tool ran.
-    stdout: str = ""
-    stderr: str = ""
-    # As in `ToolResult`.
-    changes: str = ""
-    shown: Shown = field(default_factory=dict)
+    result: ToolResult
 
 
 class ToolsLate(Struct, frozen=True):

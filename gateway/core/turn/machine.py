@@ -160,8 +160,8 @@ class Turn:
                 return self._received(self._round.end())
             case events.ReplyFailed():
                 return self._received(self._round.fail(event.error))
-            case events.ToolFinished():
-                return self._tool_finished(event)
+            case events.ToolFinished(result):
+                return self._tool_finished(result)
             case events.ToolsLate():
                 return self._send_filler()
             case events.Silence():
@@ -408,12 +408,11 @@ class Turn:
         left = self._budget_left(self._ledger_with_round())
         return bool(self._round.client_calls) or (left is not None and left <= 0)
 
-    def _tool_finished(self, tool: events.ToolFinished) -> list[Command]:
-        answer = (tool.content, tool.status, tool.stdout, tool.stderr)
-        result = self._calls.finish(ToolResult(tool.call_id, *answer, changes=tool.changes, shown=tool.shown))
-        if result is None:
+    def _tool_finished(self, result: ToolResult) -> list[Command]:
+        finished = self._calls.finish(result)
+        if finished is None:
             return []
-        self._show_results([result])
+        self._show_results([finished])
         return [*self._flush(), *(() if self._calls.is_running else self._tools_finished())]
 
     def _send_filler(self) -> list[Command]:

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from adapters.types import Json
 from gateway.core.prompt.shown_blocks import Shown
 from gateway.core.turn.commands import RunTool
-from gateway.core.turn.events import ToolFinished
+from gateway.core.turn.guide import ToolResult
 from gateway.core.usage.gen_ai import CANCELLED
 from gateway.run.receipt import GatewayStep, Receipt
 from storage.errors import StoreError
@@ -52,10 +52,10 @@ class ToolAnswer(Struct, frozen=True):
     # False: the call did not reach the tool, so that it may be made again.
     was_sent: bool = True
 
-    def event(self, call_id: str) -> ToolFinished:
-        """Returns the event that feeds the answer to the turn machine."""
+    def result(self, call_id: str) -> ToolResult:
+        """Returns the answer as the result of a call."""
         answer = (self.content, self.status, self.stdout, self.stderr)
-        return ToolFinished(call_id, *answer, changes=self.changes, shown=self.shown)
+        return ToolResult(call_id, *answer, changes=self.changes, shown=self.shown)
 
     def dump(self) -> bytes:
         """Returns content, status, output and changed blocks as JSON, which `load` reads."""

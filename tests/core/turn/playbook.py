@@ -34,7 +34,7 @@ from gateway.core.turn.events import (
     ToolFinished,
     TurnEvent,
 )
-from gateway.core.turn.guide import FreeGuide
+from gateway.core.turn.guide import FreeGuide, ToolResult
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.render import ChatView
@@ -318,7 +318,7 @@ def play(
         seen += commands
         for command in commands:
             if isinstance(command, RunTool):
-                todo.append(ToolFinished(command.call_id, result(command)))
+                todo.append(ToolFinished(ToolResult(command.call_id, result(command))))
             elif isinstance(command, CallModel):
                 todo += begin()
             elif isinstance(command, Save):

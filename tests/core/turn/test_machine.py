@@ -27,6 +27,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
+from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
@@ -286,7 +287,7 @@ class TestHiddenRounds:
             >> Received([chunk({}, "tool_calls"), usage(100, 20), DONE])
             << RunTool("call_a", "memory_insert", orjson.loads(ARGS))
             >> ReplyEnded()
-            >> ToolFinished("call_a", "done")
+            >> ToolFinished(ToolResult("call_a", "done"))
             << CallModel(
                 (
                     {
@@ -430,9 +431,12 @@ class TestHiddenRounds:
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion(None, (ours_call("a"), ours_call("b"))))))
         playbook = (
-            Playbook(turn) >> ToolFinished("b", "B") >> ToolFinished("b", "again") >> ToolFinished("?", "")
+            Playbook(turn)
+            >> ToolFinished(ToolResult("b", "B"))
+            >> ToolFinished(ToolResult("b", "again"))
+            >> ToolFinished(ToolResult("?", ""))
         )
-        playbook = playbook >> ToolFinished("a", "A") << CallModel
+        playbook = playbook >> ToolFinished(ToolResult("a", "A")) << CallModel
         (call,) = playbook.seen
         assert isinstance(call, CallModel)
         assert [m["content"] for m in call.messages[1:]] == ["A", "B"]
@@ -513,7 +517,7 @@ class TestMixed:
             << body(calls(call_piece(0, "{}")))
             >> Received([chunk({}, "tool_calls"), DONE])
             << RunTool
-            >> ToolFinished("call_a", "ok")
+            >> ToolFinished(ToolResult("call_a", "ok"))
             << Save
             >> Saved()
             << body(chunk({}, "tool_calls"), DONE)

@@ -31,6 +31,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
+from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke
 from tests.core.turn.playbook import (
@@ -146,7 +147,7 @@ def test_whatever_happens_a_turn_ends_at_most_once(order: list[int], hold_end: b
         ReceivedWhole(orjson.dumps(completion("Hm", (ours_call(),)))),
         ReplyEnded(),
         ReplyFailed(UpstreamBroke("x")),
-        ToolFinished("call_a", "ok"),
+        ToolFinished(ToolResult("call_a", "ok")),
         Saved(),
         ClientLeft(),
         Received([chunk({"content": " you"})]),
@@ -238,7 +239,7 @@ def test_no_json_of_an_upstream_breaks_the_machine(
             seen += turn.feed(ReceivedWhole(orjson.dumps(reply[0] if reply else None)))
         for command in [*seen]:
             if isinstance(command, RunTool):
-                seen += turn.feed(ToolFinished(command.call_id, "ok"))
+                seen += turn.feed(ToolFinished(ToolResult(command.call_id, "ok")))
         seen += turn.feed(Saved())
     seen += turn.feed(ClientLeft())
     assert sum(isinstance(command, Save) for command in seen) == 1

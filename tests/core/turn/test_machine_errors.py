@@ -31,6 +31,7 @@ from gateway.core.turn.events import (
     Saved,
     ToolFinished,
 )
+from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.round import MAX_CALLS, MAX_TAIL_EVENTS
 from gateway.core.turn.terms import TurnTerms
 from gateway.errors import UpstreamBroke, UpstreamTimeout, UpstreamUnreachable
@@ -66,7 +67,7 @@ def after_hidden_round(*before: Event, **fields: Any) -> Playbook:
     turn.feed(ReplyStarted(200, SSE))
     call = calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))
     sent = turn.feed(Received([*before, call, chunk({}, "tool_calls"), DONE]))
-    (model,) = turn.feed(ToolFinished("call_a", "ok"))
+    (model,) = turn.feed(ToolFinished(ToolResult("call_a", "ok")))
     assert isinstance(model, CallModel)
     playbook = Playbook(turn)
     playbook.seen += sent
@@ -165,7 +166,7 @@ class TestErrors:
         turn = chat_turn(TurnTerms(gateway_tools=OURS))
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion("One moment. ", (ours_call(),)))))
-        turn.feed(ToolFinished("call_a", "ok"))
+        turn.feed(ToolFinished(ToolResult("call_a", "ok")))
         playbook = Playbook(turn) >> ReplyStarted(429, LIMITED) >> ReceivedWhole(TOO_MANY)
         assert playbook << SendWhole(429, LIMITED, TOO_MANY) << Save << Finish()
 
@@ -307,7 +308,7 @@ class TestForms:
         turn = chat_turn(with_tools())
         turn.feed(ReplyStarted(200, JSON))
         turn.feed(ReceivedWhole(orjson.dumps(completion("Hm. ", (ours_call(),)))))
-        turn.feed(ToolFinished("call_a", "ok"))
+        turn.feed(ToolFinished(ToolResult("call_a", "ok")))
         playbook = Playbook(turn) >> ReplyStarted(200, SSE) >> Received(streamed(completion("Done.", id="x")))
         playbook = playbook << SendHead << SendBody << Save >> Saved() << SendBody << Finish()
         assert playbook
@@ -324,7 +325,7 @@ class TestClientGone:
             Received([calls(call_piece(0, ARGS, id="call_a", name="memory_insert"))]),
             Received([chunk({}, "tool_calls"), DONE]),
             ReplyEnded(),
-            ToolFinished("call_a", "ok"),
+            ToolFinished(ToolResult("call_a", "ok")),
             ReplyStarted(200, SSE),
             Received([chunk({"content": "Do"})]),
             Received([chunk({"content": "ne."}, "stop")]),
@@ -339,7 +340,13 @@ class TestClientGone:
             assert playbook.outcome.text == text
             # The call, once it is made, with its result or that it was interrupted.
             assert len(playbook.outcome.full) == (2 if k > 3 else 0)
-            for late in [*happened[k:], Saved(), ToolFinished("call_a", "ok"), ClientLeft(), ReplyEnded()]:
+            for late in [
+                *happened[k:],
+                Saved(),
+                ToolFinished(ToolResult("call_a", "ok")),
+                ClientLeft(),
+                ReplyEnded(),
+            ]:
                 assert playbook.turn.feed(late) == []
 
     def test_while_the_end_is_being_saved_the_turn_stays_finished(self) -> None:

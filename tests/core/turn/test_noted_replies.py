@@ -8,6 +8,7 @@ import pytest
 from adapters.sse import EventDecoder
 from gateway.core.turn.commands import CallModel, Command, NoteReply, RunTool
 from gateway.core.turn.events import Received, ReceivedWhole, ReplyStarted, ToolFinished, TurnEvent
+from gateway.core.turn.guide import ToolResult
 from gateway.core.turn.terms import TurnTerms
 from tests.core.turn.playbook import JSON, SSE, chat_turn, completion, fed, read_stream, sent_by, streamed
 
@@ -27,7 +28,7 @@ def commands_after(first: TurnEvent, last: TurnEvent, headers: tuple[tuple[str, 
         made += due
         for command in due:
             if isinstance(command, RunTool):
-                made += fed(turn, ToolFinished(command.call_id, f"{command.arguments}"))
+                made += fed(turn, ToolFinished(ToolResult(command.call_id, f"{command.arguments}")))
     return made
 
 

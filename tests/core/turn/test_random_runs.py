@@ -29,7 +29,7 @@ from gateway.core.turn.events import (
     ToolFinished,
     TurnEvent,
 )
-from gateway.core.turn.guide import StopReason
+from gateway.core.turn.guide import StopReason, ToolResult
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.render import ChatView
@@ -140,13 +140,13 @@ def play(seed: int) -> list[Command]:
             took(turn.feed(dice.choice([ClientLeft(), Stopped(), Stopped(StopReason.ERROR)])))
         elif running and (not todo or dice.random() < 0.5):
             call = running.pop(dice.randrange(len(running)))
-            took(turn.feed(ToolFinished(call.call_id, "x", dice.choice(["success", "error"]))))
+            took(turn.feed(ToolFinished(ToolResult(call.call_id, "x", dice.choice(["success", "error"])))))
         elif todo:
             took(turn.feed(todo.pop(0)))
         else:
             raise AssertionError("the turn waits for something that nobody was told of")
     # Whatever comes late changes nothing.
-    for late in (Saved(), StepSaved(1, 2), ToolFinished("a", "x"), Stopped(), ReplyEnded()):
+    for late in (Saved(), StepSaved(1, 2), ToolFinished(ToolResult("a", "x")), Stopped(), ReplyEnded()):
         assert turn.feed(late) == []
     return seen
 

@@ -142,7 +142,7 @@ def test_a_tool_called_along_with_text_runs_without_the_gateways_arguments() -> 
         lambda c: isinstance(c, SaveStep) and c.shown_reply == {**DONE, "mnemogate": {"fillers": [[0, 11]]}}
     )
     assert playbook >> StepSaved(1, 2) << RunTool("l", "look", {"q": "tea"})
-    assert skip(playbook >> ToolFinished("l", "found")) << Save
+    assert skip(playbook >> ToolFinished(ToolResult("l", "found"))) << Save
     # Nothing asked to go on, so the results are the last that is stored.
     assert [result.content for result in playbook.outcome.results] == ["found", SPOKEN]
 

@@ -29,7 +29,7 @@ from gateway.core.turn.events import (
     ToolsLate,
     TurnEvent,
 )
-from gateway.core.turn.guide import NeedsApproval
+from gateway.core.turn.guide import NeedsApproval, ToolResult
 from gateway.core.turn.machine import Turn
 from gateway.core.turn.states import TRANSITIONS, TurnState
 from gateway.core.turn.terms import TurnTerms
@@ -54,7 +54,7 @@ EVENTS: tuple[TurnEvent, ...] = (
     *(Received(streamed(body)[:-1]) for body in REPLIES),  # without [DONE]
     ReplyEnded(),
     ReplyFailed(UpstreamBroke("It broke.")),
-    ToolFinished("a", "found"),
+    ToolFinished(ToolResult("a", "found")),
     ToolsLate(),
     Silence(),
     LongWait(),

@@ -124,7 +124,7 @@ def test_a_reply_is_stored_before_its_tools_run_and_their_results_before_the_nex
     assert first.usage["prompt_tokens"] == 10
     playbook << SaveStep >> StepSaved(7, 8) << RunTool("a", "memory_insert", orjson.loads(ARGS))
     result = ToolResult("a", "done", "success", "out", "err")
-    playbook >> ToolFinished("a", "done", stdout="out", stderr="err")
+    playbook >> ToolFinished(ToolResult("a", "done", stdout="out", stderr="err"))
     assert skip(playbook) << SaveStep(results=(result,))
     assert guide.heard == [result]
     # What is saved is in the next prompt, so the command repeats nothing.
@@ -149,7 +149,7 @@ def test_steps_are_shown_without_a_gap_and_with_a_head_of_their_own() -> None:
         << SaveStep
         >> StepSaved(1, 2)
         << RunTool
-        >> ToolFinished("a", "x")
+        >> ToolFinished(ToolResult("a", "x"))
     )
     skip(playbook) << SaveStep >> StepSaved(2, 3)
     skip(playbook) << CallModel
@@ -177,7 +177,7 @@ def test_an_unknown_name_is_a_gateway_call_and_a_client_tool_is_not() -> None:
         playbook
         >> StepSaved(1, 2)
         << RunTool("a", "nobody", {})
-        >> ToolFinished("a", "There is no such tool.", "error")
+        >> ToolFinished(ToolResult("a", "There is no such tool.", "error"))
     )
     assert skip(playbook) << Save
     assert playbook.outcome.full == ()
@@ -231,8 +231,8 @@ def test_an_answered_pause_goes_on_with_all_results_in_the_order_of_the_calls() 
         RunTool("b", "pay", {}),
     ]
     assert [(call.id, call.is_approved) for call in guide.asked[-2:]] == [("a", False), ("b", True)]
-    skip(next_turn >> ToolFinished("b", "paid"))
-    skip(next_turn >> ToolFinished("a", "done"))
+    skip(next_turn >> ToolFinished(ToolResult("b", "paid")))
+    skip(next_turn >> ToolFinished(ToolResult("a", "done")))
     paid = ToolResult("b", "paid", approval="approved")
     next_turn << SaveStep(results=(ToolResult("a", "done"), paid, answer)) >> StepSaved(9, 10)
     assert skip(next_turn) << CallModel((), None)
@@ -250,7 +250,7 @@ def test_while_resumed_calls_run_only_a_reader_of_steps_gets_a_comment(shows_ste
 
 def test_a_turn_that_ends_after_its_tools_has_no_reply() -> None:
     playbook = skip(reply(steps(Script({}, Stop(StopReason.TOOL_RULE))), "Bye.", (CALL,), tokens=(10, 5)))
-    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "done")
+    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished(ToolResult("a", "done"))
     assert skip(playbook) << Save
     outcome = playbook.outcome
     assert (outcome.full, outcome.shown_reply, outcome.stop) == ((), None, StopReason.TOOL_RULE)
@@ -264,7 +264,7 @@ def test_a_client_that_reads_one_reply_gets_its_usage_though_the_turn_ends_after
     turn = chat_turn(terms)
     turn._guide = Script({}, Stop(StopReason.TOOL_RULE))
     playbook = skip(reply(Playbook(turn), "Bye.", (CALL,), tokens=(10, 5)))
-    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "done")
+    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished(ToolResult("a", "done"))
     skip(playbook) << Save >> Saved()
     assert skip(playbook) << Finish
     client = playbook.sent.decode()
@@ -287,7 +287,7 @@ def test_a_client_that_reads_step_by_step_gets_each_usage_once() -> None:
     )
     playbook = Playbook(Turn(terms, Counting(terms), Script({}, Stop(StopReason.TOOL_RULE))))
     skip(reply(playbook, "Bye.", (CALL,), tokens=(10, 5))) << SaveStep >> StepSaved(1, 2) << RunTool
-    skip(playbook >> ToolFinished("a", "done")) << Save >> Saved()
+    skip(playbook >> ToolFinished(ToolResult("a", "done"))) << Save >> Saved()
     assert skip(playbook) << Finish
     assert counted == [5]
 
@@ -315,9 +315,9 @@ def test_a_call_that_depends_on_a_result_is_judged_after_it() -> None:
     guide = Script({"second": [Undecided(), Allowed({"limit": 3})], "third": [Forbidden("No.")]})
     calls = (("a", "first", "{}"), ("b", "second", '{"limit":1,"q":"x"}'), ("c", "third", "{}"))
     playbook = skip(reply(steps(guide), None, calls)) << SaveStep >> StepSaved(1, 2)
-    playbook << RunTool("a", "first", {}) >> ToolFinished("a", "1")
+    playbook << RunTool("a", "first", {}) >> ToolFinished(ToolResult("a", "1"))
     assert skip(playbook) << RunTool("b", "second", {"limit": 3, "q": "x"})
-    playbook >> ToolFinished("b", "2")
+    playbook >> ToolFinished(ToolResult("b", "2"))
     results = (ToolResult("a", "1"), ToolResult("b", "2"), ToolResult("c", "No.", "error", was_run=False))
     assert skip(playbook) << SaveStep(results=results)
 
@@ -335,7 +335,7 @@ def test_a_call_of_a_chat_that_was_not_reached_is_said_to_be_not_made() -> None:
 def test_an_approval_after_a_result_leaves_what_has_run() -> None:
     guide = Script({"second": [Undecided(), NeedsApproval()]})
     playbook = skip(reply(steps(guide), None, (("a", "first", "{}"), ("b", "second", "{}"))))
-    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "1")
+    playbook << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished(ToolResult("a", "1"))
     assert skip(playbook) << Save
     assert (playbook.outcome.full, dict(playbook.outcome.waiting)) == ((), {"b": "approval"})
     assert playbook.outcome.results == (ToolResult("a", "1"),)
@@ -352,7 +352,13 @@ def test_an_error_after_a_stored_step_is_no_status(status: int, stop: StopReason
 
     terms = TurnTerms(gateway_tools=AllBut(), hold_end=True, shows_steps=True, saves_steps=True)
     playbook = Playbook(Turn(terms, Silent(terms), Script()))
-    reply(playbook, None, (CALL,)) << SaveStep >> StepSaved(1, 2) << RunTool >> ToolFinished("a", "x")
+    (
+        reply(playbook, None, (CALL,))
+        << SaveStep
+        >> StepSaved(1, 2)
+        << RunTool
+        >> ToolFinished(ToolResult("a", "x"))
+    )
     playbook << SaveStep >> StepSaved(2, 3) << CallModel
     playbook >> ReplyStarted(status, JSON) >> ReceivedWhole(b'{"error":{"message":"no"}}')
     assert playbook << Save << Finish
@@ -392,7 +398,7 @@ def test_a_turn_that_is_stopped_among_its_tools_keeps_the_results_that_are_there
         << RunTool
         << RunTool
     )
-    skip(playbook >> ToolFinished("b", "found"))
+    skip(playbook >> ToolFinished(ToolResult("b", "found")))
     assert playbook >> Stopped() << CloseUpstream << Save
     assert (playbook.outcome.full, playbook.outcome.shown_reply) == ((), None)
     interrupted = ToolResult(CALL[0], INTERRUPTED, "error")
