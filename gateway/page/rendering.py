@@ -56,6 +56,7 @@ class Renderer:
             "score": score,
             "ms": milliseconds,
         }
+        self._environment.globals["next_in"] = next_in
 
     def render(self, template: str, path: str, query: Mapping[str, Any], **context: Any) -> str:
         """Renders a template.
@@ -124,6 +125,21 @@ def cut(text: str, most: int) -> Markup:
     if len(html) <= most:
         return Markup(html.decode())
     return Markup(_HALF_REFERENCE.sub("", html[:most].decode("utf-8", "ignore")) + "…")
+
+
+def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
+    """Returns the id of the link `forget_link` of the next item in a loop, after the last one of the one before.
+
+    loop: Jinja's.
+    kind: of all items; "": each has its own.
+    list: as of the links.
+
+    None: there is no other item, or none of it is there to forget.
+    """
+    if loop.first and loop.last:
+        return None
+    item = loop.previtem if loop.last else loop.nextitem
+    return f"{list}-{kind or item.kind}-{item.seq}" if item.seq else None
 
 
 def _query_string(fields: Mapping[str, Any]) -> str:
