@@ -19,7 +19,7 @@ from gateway.run.memory import find_messages, recall
 from storage.search import common, find, rank, scores
 from storage.search.tokens import terms_of_word
 
-_relative = scores._relative
+_relative_to_best = scores._relative_to_best
 Place = tuple[ModuleType, str, Any]
 
 
@@ -44,7 +44,7 @@ class Rule:
 
 
 def _by_all_turns(score: Any, of_user: Any, _: float) -> Any:
-    return _relative(score, of_user, 0.0)
+    return _relative_to_best(score, of_user, 0.0)
 
 
 def _beginning(text: str, _: Sequence[str], limit: int, **__: bool) -> tuple[str, str]:
@@ -67,7 +67,7 @@ def _as_it_is(query: str, _: Sequence[str]) -> str:
 RULES = (
     Rule("the words of the turns around", [(scores, "NEIGHBOUR", 0.0)]),
     Rule("those beyond a short turn", [(scores, "HALVING_TERMS", 0.001)]),
-    Rule("the user's turns once more", [(scores, "_relative", _by_all_turns)]),
+    Rule("the user's turns once more", [(scores, "_relative_to_best", _by_all_turns)]),
     Rule("texts that only ask count less", [(scores, "ASKS", 0)]),
     Rule("small talk stays out", [(scores, "SLIGHT", 0)]),
     Rule("how common words are in general", [(find, "_MIN_IN_GENERAL", 0)]),

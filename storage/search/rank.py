@@ -122,7 +122,7 @@ def rank(
     seqs = _numbers(rows, layout.chunks)
     if trace is not None:
         trace.hit_seqs, trace.has_meaning = seqs, near is not None
-        trace.scores = sums.relative(rows)
+        trace.scores = sums.scores_of(rows)
         trace.weak_hits = partial(_weak, sums, layout.chunks)
     return seqs
 
@@ -172,8 +172,8 @@ def _are_common(wanted: WantedTerms) -> bool:
 
 def _weak(sums: Scores, chunks: Sequence[int], limit: int) -> list[tuple[int, HitScores]]:
     """Returns what `SearchTrace.weak_hits` does. chunks: of the layout as it was ranked, which changes in place."""
-    rows = sums.left_out(limit)
-    return list(zip(_numbers(rows, chunks), zip(*sums.relative(rows)(), strict=True), strict=True))
+    rows, columns = sums.left_out(limit)
+    return list(zip(_numbers(rows, chunks), zip(*columns, strict=True), strict=True))
 
 
 def most_telling(

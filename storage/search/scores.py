@@ -48,6 +48,9 @@ _FEW_ROWS = 4_096
 _BEYOND_ALONE = 3.0
 
 
+# numpy is imported in the functions that need it: without memory it is not needed (storage/search/blob.py).
+
+
 class _RowScores(NamedTuple):
     """Some rows, and their scores by words."""
 
@@ -72,35 +75,57 @@ class _Ranking:
     # How much the ranking by vectors counts.
     vector_weight: float
     # The rows that were returned.
-    found: list[int] = field(default_factory=list)
-    # The scores by which they were chosen.
+    best_rows: list[int] = field(default_factory=list)
+    # The scores by which they were chosen: 0 where the bounds left a row out. None: no row was returned.
     chosen_by: NDArray[np.float64] | None = None
 
     def fuse(self) -> NDArray[np.float64]:
-        """Returns the scores by words and vectors together."""
-        fused = _relative(self.by_words, self.of_user, self.user_weight)
+        """Returns the scores by words and vectors together, of each row."""
+        fused = _relative_to_best(self.by_words, self.of_user, self.user_weight)
         if self.by_vectors is not None:
-            fused += self.vector_weight * _relative(self.by_vectors, self.of_user, self.user_weight)
+            fused += self.vector_weight * _relative_to_best(self.by_vectors, self.of_user, self.user_weight)
         return fused
+
+    def columns(self, rows: Sequence[int], fused: NDArray[np.float64]) -> Callable[[], ScoreColumns]:
+        """Returns what computes the columns of some rows. It refers to their scores alone, not to the ranking.
+
+        fused: the score of each ranked row by words and vectors together.
+        """
+        position = self.rows.searchsorted(rows)
+        scores = (fused, self.by_words, self.by_vectors)
+        with_best = [None if score is None else (score[position], _max(score)) for score in scores]
+        return partial(_hit_scores, with_best, len(rows))
 
 
 class Scores:
-    """The sums of what a query has found, by row: the score of BM25, and how much of the query a row holds."""
+    """The sums of what a query has found, by row: the score of BM25, and how much of the query a row holds.
+
+    Four kinds of numbers point to something here:
+
+    - row: a message in the layout, over the whole memory.
+    - place: a row among those that may have a score (`_rows`); the sums are columns by place. In a small memory, or
+      with vectors, each row is its own place.
+    - cell: a pair of a place and a term, within one call of `add`.
+    - position: a row among those that one call of `best` ranks (`_Ranking.rows`).
+    """
 
     def __init__(self, layout: IndexLayout, near: Near | None) -> None:
         import numpy as np
 
-        self._layout, self._near = layout, near
+        self._layout = layout
+        self._near = near
         self._total = len(layout.flags)
-        # The rows that may have a score: all of a small memory, of a large one those that were found. And by row its
-        # place among them.
+        # By place its row, in order: all rows of a small memory, of a large one those that were found.
         self._rows = np.arange(self._total if near is not None or self._total <= _FEW_ROWS else 0)
+        # By row its place; 0 also for a row that has none.
         self._place = np.zeros(self._total, np.int64)
         self._place[self._rows] = self._rows
-        self._score, self._share = np.zeros(len(self._rows)), np.zeros(len(self._rows))
+        # By place.
+        self._score = np.zeros(len(self._rows))
+        self._share = np.zeros(len(self._rows))
         # By call of `add`, the row of each occurrence, and the number of its term among all of these calls.
-        self._hits: list[NDArray[np.int64]] = []
-        self._terms: list[NDArray[np.int64]] = []
+        self._occurrence_rows: list[NDArray[np.int64]] = []
+        self._occurrence_terms: list[NDArray[np.int64]] = []
         self._term_count = 0
         self._asked = 0.0
         # The ranking of the last call of `best`; None: it was not called.
@@ -110,81 +135,116 @@ class Scores:
         """Adds what was found of the terms of a query, or of names in its first hits."""
         import numpy as np
 
-        layout, term_count = self._layout, len(found.weights)
         self._asked += found.asked
+        packed, term = self._unpack_terms(found)
+        row = packed >> ROW_SHIFT
+        self._occurrence_rows.append(row)
+        self._occurrence_terms.append(term + self._term_count)
+        self._term_count += len(found.weights)
+
+        # A word in the head of a message is a part of a word in each of those around it.
+        in_head = (packed & HEAD).nonzero()[0]
+        neighbour, head, part = self._neighbours_of(row[in_head])
+        self._add_up(
+            found,
+            row=np.concatenate((row, neighbour)),
+            term=np.concatenate((term, term[in_head[head]])),
+            times=np.concatenate((packed & FREQUENCY, part)),
+        )
+
+    def _unpack_terms(self, found: Found) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns all occurrences, packed with the rows of their messages, and the number of each one's term."""
+        import numpy as np
+
         in_tail = np.array([*chain.from_iterable(found.in_tail)], np.int64)
-        in_tail = np.array(layout.tail_rows, np.int64)[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & NO_ROW
+        tail_rows = np.array(self._layout.tail_rows, np.int64)
+        in_tail = tail_rows[in_tail >> ROW_SHIFT] << ROW_SHIFT | in_tail & NO_ROW
         packed = np.concatenate((found.in_index, in_tail), dtype=np.int64)
         # The index has occurrences of each term, and the tail.
         sizes = [*found.sizes, *map(len, found.in_tail)]
-        term = np.tile(np.arange(term_count), 2).repeat(sizes)
-        row, times = packed >> ROW_SHIFT, packed & FREQUENCY
-        self._hits.append(row)
-        self._terms.append(term + self._term_count)
-        self._term_count += term_count
+        return packed, np.tile(np.arange(len(found.weights)), 2).repeat(sizes)
 
-        # A word in the head of a message is a part of a word in each of those around it.
-        head = (packed & HEAD).nonzero()[0]
-        around, near, part = self._around(row[head])
-        place = self._places_of(np.concatenate((row, around)))
-        term = np.concatenate((term, term[head[near]]))
-        rows, index = _distinct(place, len(self._rows))
-        # By row and term how often the term is there. Most rows have few terms; numpy finds true values sooner than
-        # numbers.
-        times = np.bincount(index * term_count + term, np.concatenate((times, part)))
-        cell = (times > 0).nonzero()[0]
-        index, term = np.divmod(cell, term_count)
-        times, row = times[cell], rows[index]
-        against = np.asarray(layout.length)[self._rows[row]] * layout.slope + MIN_AGAINST
-        count = len(self._rows)
-        self._score += np.bincount(row, np.array(found.weights)[term] * times / (times + against), count)
+    def _add_up(
+        self, found: Found, *, row: NDArray[np.int64], term: NDArray[np.int64], times: NDArray[np.float64]
+    ) -> None:
+        """Adds occurrences to the sums of their rows.
+
+        row, term: by occurrence. A row may have several of a term: its own, and parts of those around it.
+        times: by occurrence, how often the term is there.
+        """
+        import numpy as np
+
+        layout, term_count = self._layout, len(found.weights)
+        found_places, index = _distinct(self._places_of(row), len(self._rows))
+        times_by_cell = np.bincount(index * term_count + term, times)
+        # Most rows have few terms, and empty cells add nothing. numpy finds true values sooner than numbers.
+        cell = (times_by_cell > 0).nonzero()[0]
+        cell_times = times_by_cell[cell]
+        index, cell_term = np.divmod(cell, term_count)
+        place = found_places[index]
+
+        against = np.asarray(layout.length)[self._rows[place]] * layout.slope + MIN_AGAINST
+        place_count = len(self._rows)
+        weights, held = np.array(found.weights), np.array(found.held)
+        self._score += np.bincount(
+            place, weights[cell_term] * cell_times / (cell_times + against), place_count
+        )
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
         # any message has some of. A word that is often there, or around, is held once.
-        self._share += np.bincount(row, np.array(found.held)[term] * np.minimum(times, 1.0), count)
+        self._share += np.bincount(place, held[cell_term] * np.minimum(cell_times, 1.0), place_count)
 
-    def _around(
-        self, row: NDArray[np.int64]
+    def _neighbours_of(
+        self, head_rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Returns the rows around some rows, the index of the row that each is near, and what a word there is in it.
+        """Returns where the words in the heads of some rows count as well: in the rows around them in the conversation.
 
-        The more terms lie between, the less. A turn that only asks counts for nothing before it.
+        head_rows: by word, the row that has it in its head.
+
+        Returns by word and neighbour the row of the neighbour, the index of the word in `head_rows`, and the part of an
+        occurrence that the word is there: the more terms lie between, the less. A turn that only asks counts for
+        nothing before it.
         """
         import numpy as np
 
         layout = self._layout
         length = np.asarray(layout.length)
-        asks = (np.asarray(layout.flags)[row] & ASKS) > 0
-        rows, indices, parts = [row[:0]], [row[:0]], [np.empty(0)]
+        asks = (np.asarray(layout.flags)[head_rows] & ASKS) > 0
+        rows, indices, parts = [head_rows[:0]], [head_rows[:0]], [np.empty(0)]
         for side, of_question in ((layout.earlier, 0.0), (layout.later, ANSWERING)):
-            neighbours = np.asarray(side)
-            index, target = np.arange(len(row)), neighbours[row]
+            next_row = np.asarray(side)
+            index = np.arange(len(head_rows))
+            target = next_row[head_rows]
             part = NEIGHBOUR * np.where(asks, of_question, 1.0)
-            while len(some := ((target >= 0) & (part >= LEAST_PART)).nonzero()[0]):
-                index, target, part = index[some], target[some], part[some]
+            while len(counted := ((target >= 0) & (part >= LEAST_PART)).nonzero()[0]):
+                index, target, part = index[counted], target[counted], part[counted]
                 rows.append(target)
                 indices.append(index)
                 parts.append(part)
                 part = part * np.exp2(np.maximum(length[target], 1) / -HALVING_TERMS)
-                target = neighbours[target]
+                target = next_row[target]
         return np.concatenate(rows), np.concatenate(indices), np.concatenate(parts)
 
     def _places_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the places of rows, which are given to those that have none."""
+        """Returns the places of rows, which are given to those that have none: the others may move."""
         import numpy as np
 
         if len(self._rows) < self._total:
-            is_known = np.zeros(self._total, bool)
-            is_known[self._rows] = is_known[rows] = True
-            known = is_known.nonzero()[0]
-            if len(known) > len(self._rows):
-                before, score, share = self._rows, self._score, self._share
-                self._rows, self._place[known] = known, np.arange(len(known))
-                self._score, self._share = np.zeros(len(known)), np.zeros(len(known))
-                self._score[self._place[before]], self._share[self._place[before]] = score, share
+            has_place = np.zeros(self._total, bool)
+            has_place[self._rows] = has_place[rows] = True
+            all_rows = has_place.nonzero()[0]
+            if len(all_rows) > len(self._rows):
+                self._place[all_rows] = np.arange(len(all_rows))
+                moved_to = self._place[self._rows]
+                score, share = np.zeros(len(all_rows)), np.zeros(len(all_rows))
+                score[moved_to] = self._score
+                share[moved_to] = self._share
+                self._rows, self._score, self._share = all_rows, score, share
         return self._place[rows]
 
     def best(self, unwanted: range, limit: int, *, only_strong: bool) -> list[int]:
         """Returns the rows of the best messages by words and vectors together.
+
+        `scores_of` and `left_out` are about the ranking of the last call.
 
         unwanted: rows that are not shown.
         only_strong: as for `rank`.
@@ -196,35 +256,36 @@ class Scores:
         rows, score, share, flags = self._row_scores()
         if unwanted:
             # Only now: the statistics of words and vectors are those of the whole memory.
-            gone = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
-            score[gone] = share[gone] = 0.0
+            hidden = slice(*rows.searchsorted((unwanted.start, unwanted.stop)).tolist())
+            score[hidden] = share[hidden] = 0.0
             if outstanding is not None and beyond is not None:
-                outstanding[gone] = beyond[gone] = 0.0
+                outstanding[hidden] = beyond[hidden] = 0.0
         vector_weight = self._weigh_vectors(share, flags)
         ranking = _Ranking(rows, score, outstanding, flags & USER, layout.user_weight, vector_weight)
         self._ranking = ranking
-        best, nearest = _max(score), 0.0 if outstanding is None else _max(outstanding)
-        far = None
-        if only_strong and not (best > 0 and self._has_strong_row(rows, share)):
-            far = self._far_rows(beyond)
-            if far is None:
+        best_by_words = _max(score)
+        by_vector_alone = None
+        if only_strong and not (best_by_words > 0 and self._has_strong_row(rows, share)):
+            by_vector_alone = self._strong_by_vector(beyond)
+            if by_vector_alone is None:
                 return []
-        if not best > 0 and not nearest > 0:
+        if not best_by_words > 0 and (outstanding is None or not _max(outstanding) > 0):
             return []
         fused = ranking.fuse()
         if only_strong:
             if layout.all_flags & SLIGHT:
                 _hold_back_small_talk(fused, rows, flags, layout)
-            fused[self._weak_rows(share, outstanding, far)] = 0.0
-        ranking.found, ranking.chosen_by = rows[_best_rows(fused, limit)].tolist(), fused
-        return ranking.found
+            fused[self._weak_rows(share, outstanding, by_vector_alone)] = 0.0
+        ranking.best_rows = rows[_best_positions(fused, limit)].tolist()
+        ranking.chosen_by = fused
+        return ranking.best_rows
 
     def with_own_words(self, rows: Sequence[int]) -> list[int]:
         """Returns those of some rows that have a term themselves, in their order."""
         import numpy as np
 
-        have = np.isin(rows, np.concatenate(self._hits)).tolist()
-        return [row for row, has_one in zip(rows, have, strict=True) if has_one]
+        has_term = np.isin(rows, np.concatenate(self._occurrence_rows)).tolist()
+        return [row for row, has_own in zip(rows, has_term, strict=True) if has_own]
 
     def _has_strong_row(self, rows: NDArray[np.int64], share: NDArray[np.float64]) -> bool:
         """Returns whether one of the rows holds enough of the query by its words.
@@ -242,34 +303,34 @@ class Scores:
         """Returns whether rows and their neighbours have more than one term of the query, between them."""
         import numpy as np
 
-        near = np.concatenate(
+        with_neighbours = np.concatenate(
             (rows, np.asarray(self._layout.earlier)[rows], np.asarray(self._layout.later)[rows])
         )
-        is_near = np.isin(np.concatenate(self._hits), near)
-        return len(np.unique(np.concatenate(self._terms)[is_near])) > 1
+        is_there = np.isin(np.concatenate(self._occurrence_rows), with_neighbours)
+        return len(np.unique(np.concatenate(self._occurrence_terms)[is_there])) > 1
 
-    def _far_rows(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
+    def _strong_by_vector(self, beyond: NDArray[np.float64] | None) -> NDArray[np.bool_] | None:
         """Returns by row whether its vector alone shows that it is about the query; None: no vector does.
 
         To be the nearest there is does not show it, as something always is.
         """
         if self._near is None or beyond is None:
             return None
-        far: NDArray[np.bool_] = beyond >= _BEYOND_ALONE + math.log10(len(self._near.seqs))
-        return far if far.any() else None
+        is_strong: NDArray[np.bool_] = beyond >= _BEYOND_ALONE + math.log10(len(self._near.seqs))
+        return is_strong if is_strong.any() else None
 
     def _weak_rows(
         self,
         share: NDArray[np.float64],
         outstanding: NDArray[np.float64] | None,
-        far: NDArray[np.bool_] | None,
+        by_vector_alone: NDArray[np.bool_] | None,
     ) -> NDArray[np.bool_]:
         """Returns by row whether it is too weak for a search that was not asked for.
 
-        far: as `_far_rows` returns it, where the words are weak; None: they are not.
+        by_vector_alone: as `_strong_by_vector` returns it, where the words are weak; None: they are not.
         """
-        if far is not None:
-            return ~far
+        if by_vector_alone is not None:
+            return ~by_vector_alone
         weak: NDArray[np.bool_] = share < MIN_SHARE * self._asked
         if outstanding is not None:
             weak &= outstanding < _NEAR_ENOUGH
@@ -280,48 +341,44 @@ class Scores:
         stated = share * ((flags & ASKS) == 0) if self._layout.all_flags & ASKS else share
         return (1.0 - min(_max(stated) / (self._asked or 1.0), 1.0)) ** VECTORS_FADE
 
-    def relative(self, rows: Sequence[int]) -> Callable[[], ScoreColumns]:
-        """Returns what computes how good rows of the last ranking are. It refers to the scores of these rows alone."""
+    def scores_of(self, rows: Sequence[int]) -> Callable[[], ScoreColumns]:
+        """Returns what computes how good rows are that `best` returned. It refers to the scores of these rows alone."""
         ranking = self._ranking
         if not rows or ranking is None:
             return no_scores
-        at = ranking.rows.searchsorted(rows)
-        fused = ranking.chosen_by if ranking.chosen_by is not None else ranking.fuse()
-        columns = (fused, ranking.by_words, ranking.by_vectors)
-        some = [None if each is None else (each[at], _max(each)) for each in columns]
-        return partial(_hit_scores, some, len(rows))
+        return ranking.columns(rows, ranking.fuse() if ranking.chosen_by is None else ranking.chosen_by)
 
-    def left_out(self, limit: int) -> list[int]:
-        """Returns the best rows that the last ranking had scores for and did not return."""
+    def left_out(self, limit: int) -> tuple[list[int], ScoreColumns]:
+        """Returns the best rows that had a score in the last ranking and were not returned, and how good they are."""
         ranking = self._ranking
         if ranking is None:
-            return []
+            return [], no_scores()
+        # Without the bounds, which have set the scores of these rows to 0.
         fused = ranking.fuse()
-        fused[ranking.rows.searchsorted(ranking.found)] = 0.0
-        left_out: list[int] = ranking.rows[_best_rows(fused, limit)].tolist()
-        # The bounds have set the scores of these rows to 0 there.
-        ranking.chosen_by = None
-        return left_out
+        others = fused.copy()
+        others[ranking.rows.searchsorted(ranking.best_rows)] = 0.0
+        rows: list[int] = ranking.rows[_best_positions(others, limit)].tolist()
+        return rows, ranking.columns(rows, fused)()
 
     def _row_scores(self) -> _RowScores:
         """Returns the rows that hold something of the query; all, where vectors count or more than half hold some."""
         import numpy as np
 
         layout = self._layout
-        flags = np.asarray(layout.flags)
-        rows, score, share = self._rows, self._score, self._share
-        at = np.arange(len(rows)) if self._near is not None else (share > 0).nonzero()[0]
-        if 2 * len(at) > len(rows):
-            at, score, share = np.arange(len(rows)), score.copy(), share.copy()
+        score, share = self._score, self._share
+        place = np.arange(len(self._rows)) if self._near is not None else (share > 0).nonzero()[0]
+        if 2 * len(place) > len(self._rows):
+            place, score, share = np.arange(len(self._rows)), score.copy(), share.copy()
         else:
-            score, share = score[at], share[at]
-        rows = rows[at]
-        flags = flags[rows]
+            score, share = score[place], share[place]
+        rows = self._rows[place]
+        flags = np.asarray(layout.flags)[rows]
         if layout.all_flags & ASKS:
-            known = np.zeros(len(self._rows), np.int64)
-            for row in self._hits:
-                known += np.bincount(self._place[row], minlength=len(known))
-            stated = np.asarray(layout.head)[rows] - known[at]
+            # By place, the terms of the query that its message has itself.
+            own_terms = np.zeros(len(self._rows), np.int64)
+            for row in self._occurrence_rows:
+                own_terms += np.bincount(self._place[row], minlength=len(own_terms))
+            stated = np.asarray(layout.head)[rows] - own_terms[place]
             score *= np.where(flags & ASKS, (stated / TELLING_TERMS).clip(MIN_TELLING, 1.0), 1.0)
         return _RowScores(rows, score, share, flags)
 
@@ -335,12 +392,13 @@ def _hold_back_small_talk(
     slight = (flags & SLIGHT).nonzero()[0]
     if not len(slight):
         return
-    # After the rows comes one for missing neighbours.
-    worth, flags = np.zeros(len(layout.flags) + 1), np.append(np.asarray(layout.flags), np.uint8(0))
-    worth[rows] = fused
+    # By row; after the rows comes one for missing neighbours.
+    all_flags = np.append(np.asarray(layout.flags), np.uint8(0))
+    score = np.zeros(len(layout.flags) + 1)
+    score[rows] = fused
     before = np.asarray(layout.earlier)[rows[slight]]
-    is_answer = (flags[before] & ASKS) > 0
-    fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * worth[before]), 0.0)
+    is_answer = (all_flags[before] & ASKS) > 0
+    fused[slight] = np.where(is_answer, np.minimum(fused[slight], AFTER_FACTOR * score[before]), 0.0)
 
 
 def _distinct(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -355,7 +413,9 @@ def _distinct(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64],
     return distinct, index[places]
 
 
-def _relative(score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float) -> NDArray[np.float64]:
+def _relative_to_best(
+    score: NDArray[np.float64], of_user: NDArray[np.integer], weight: float
+) -> NDArray[np.float64]:
     """Returns the score relative to the best of all turns, plus, for the user's, relative to the best of these."""
     relative: NDArray[np.float64] = score / (_max(score) or 1.0)
     if not weight:
@@ -382,23 +442,26 @@ def _vectors_by_row(layout: IndexLayout, near: Near) -> tuple[NDArray[np.float64
     known = (row >= 0) & ((flags[row] & PRESENT) > 0)
     row, similarity = row[known], near.similarity[known]
     asks = (flags[row] & ASKS) > 0
-    among = similarity[~asks] if np.count_nonzero(~asks) > 1 else similarity
+    statements = similarity[~asks] if np.count_nonzero(~asks) > 1 else similarity
     # The meaning of a similarity differs from model to model; how unusual it is in this memory does not.
-    spread = float(among.std()) if len(among) else 0.0
+    spread = float(statements.std()) if len(statements) else 0.0
     if spread > _MIN_SPREAD:
-        far = np.maximum((similarity - among.mean()) / spread, 0.0)
-        outstanding[row] = np.where(asks, far * MIN_TELLING, far)
+        deviations = np.maximum((similarity - statements.mean()) / spread, 0.0)
+        outstanding[row] = np.where(asks, deviations * MIN_TELLING, deviations)
     beyond[row] = near.beyond[known]
     return outstanding, beyond
 
 
 def _hit_scores(columns: Sequence[tuple[NDArray[np.float64], float] | None], count: int) -> ScoreColumns:
-    """Returns scores from 0 to 255, relative to the best of all. columns: the scores with that best one."""
+    """Returns scores from 0 to 255, relative to the best of all.
+
+    columns: by all, by words and by vectors, the scores of the hits, and the best score of any row.
+    """
     by_all, by_words, by_meaning = (
         bytes(count)
-        if each is None or not each[1] > 0
-        else (each[0] * (255.0 / each[1])).astype("uint8").tobytes()
-        for each in columns
+        if column is None or not column[1] > 0
+        else (column[0] * (255.0 / column[1])).astype("uint8").tobytes()
+        for column in columns
     )
     return by_all, by_words, by_meaning
 
@@ -408,14 +471,14 @@ def _max(score: NDArray[np.float64]) -> float:
     return float(score[score.argmax()]) if len(score) else 0.0
 
 
-def _best_rows(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
-    """Returns the rows with a score, best first; of equals the newer one first."""
+def _best_positions(score: NDArray[np.float64], limit: int) -> NDArray[np.int64]:
+    """Returns the positions with a score, best first; of equals the later one first, whose message is newer."""
     import numpy as np
 
-    rows = (score > 0).nonzero()[0][::-1]
-    value = score[rows]
-    if len(rows) > limit:
-        least = np.partition(value, len(rows) - limit)[len(rows) - limit]
-        rows, value = rows[value >= least], value[value >= least]
-    best: NDArray[np.int64] = rows[(-value).argsort(kind="stable")[:limit]]
+    positions = (score > 0).nonzero()[0][::-1]
+    value = score[positions]
+    if len(positions) > limit:
+        least = np.partition(value, len(positions) - limit)[len(positions) - limit]
+        positions, value = positions[value >= least], value[value >= least]
+    best: NDArray[np.int64] = positions[(-value).argsort(kind="stable")[:limit]]
     return best
