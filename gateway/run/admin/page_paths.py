@@ -16,12 +16,20 @@ def page_path(*parts: str | int) -> str:
     A part may have any characters. `~`, `.` and `/` in it are escaped, so that it is read neither as the JSON form of a
     screen (`.json`) nor as two parts.
     """
-    return "/".join(quote(re.sub("[~./]", _escape, str(part)), safe="~") for part in parts)
+    return "/".join(map(_segment_of, parts))
 
 
 def part_of(segment: str) -> str:
     """Returns the part that a percent-decoded segment of a path stands for."""
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), segment)
+
+
+def _segment_of(part: str | int) -> str:
+    text = str(part)
+    # Most are numbers and hex digits, and a list has hundreds of links: to quote them took a sixth of its rendering.
+    if text.isascii() and text.isalnum():
+        return text
+    return quote(re.sub("[~./]", _escape, text), safe="~")
 
 
 def _escape(found: re.Match[str]) -> str:
