@@ -162,7 +162,7 @@ FLOORS: dict[str, list[set[str]]] = {
         {"response_maker"},
         {"background", "native_chat", "response_compaction"},
         {"chat", "native_memory"},
-        {"deferred_replies", "resolver"},
+        {"chat_memory", "deferred_replies", "resolver"},
         {"directory", "response_conversations", "turn"},
         {"response_runs", "stored_responses"},
         {"refused_parts", "turn_saving"},

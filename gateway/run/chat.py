@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 from zlib import crc32
 
 import orjson
@@ -18,7 +18,7 @@ from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import first_after_system
 from gateway.core.conversation.kind import ConversationKind
 from gateway.core.request.chat_request import ChatRequest
-from gateway.core.request.identity import STORING_MODES, Identity, Mode, asks_agent
+from gateway.core.request.identity import STORING_MODES, Identity, asks_agent
 from gateway.core.request.native_body import MessageThread
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.asides import filler_asides
@@ -26,15 +26,13 @@ from gateway.core.turn.client_view import MakesUnseen, MakesView
 from gateway.core.turn.reply_change import ReplyChange
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.upstream.policy import Target
-from gateway.errors import BadRequest, CallerError, MemoryUnavailable, ThreadNotFound, ThreadUnsupported
+from gateway.errors import BadRequest, ThreadNotFound, ThreadUnsupported
 from gateway.run.call import ChatCall, Forwarded, TurnRecord, note_identity
+from gateway.run.chat_memory import ChatMemory
 from gateway.run.directory import Directory, StoredAgents
-from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.fit import fit_prompt
 from gateway.run.memory.keeper import MemoryKeeper
-from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
-from gateway.run.memory.named_turns import turn_name
-from gateway.run.memory.prompt import WHOLE_WINDOW, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import count_prompt_tokens
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.receipt import Receipt
@@ -45,7 +43,7 @@ from gateway.run.response_conversations import (
     ResponseConversation,
     ResponseConversations,
 )
-from gateway.run.sink import ClientGone, Sink
+from gateway.run.sink import Sink
 from gateway.run.store_errors import map_store_errors
 from gateway.run.turn import TreeMemory, TurnRun
 from gateway.run.turn_services import TurnServices
@@ -57,12 +55,10 @@ from gateway.run.upstream.replayed_replies import ReplayedReplies
 from gateway.run.upstream.route import Route, agent_route, check_models, resolve_route
 from gateway.run.usage.limiter import Limiter, PlannedCall
 from gateway.settings import Settings
-from storage.errors import StoreError, is_known
 from storage.records import Agent, Scope
 
 _log = logging.getLogger("mnemogate")
 _MAX_ROUTES = 256  # cached; bounded, since callers choose the names of models
-_OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
 _AGENT = b"x-mnemogate-agent"
 _context_window = attrgetter("context_window")
 # Type of a tool -> the capability that an upstream needs for it. Functions are taken or translated everywhere.
@@ -71,7 +67,6 @@ _TOOL_CAPABILITIES = {
     "web_search_20250305": attrgetter("web_search"),
 }
 _terms = lru_cache(maxsize=256)(TurnTerms)  # nearly all turns share a few
-_MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
 
 
 class Chat:
@@ -97,6 +92,7 @@ class Chat:
         self._agents = agents
         self.conversations = ResponseConversations(keeper.store, keeper.now, keeper.queues)
         self.resolver = Resolver(settings, keeper, turns, directory, agents)
+        self.memory = ChatMemory(keeper, turns, agents, self.resolver.warn_of_no_user)
         self.route_of = lru_cache(maxsize=_MAX_ROUTES)(partial(resolve_route, settings))
 
     async def answer(
@@ -280,7 +276,7 @@ class Chat:
         # A fallback may have no such endpoint, and would be asked for a reply.
         attempts = self.failover.at_first_key(call.route, receipt)
         with QueueTicket() as ticket:
-            begun = await self.begin_memory(call, attempts, ticket, TreeMemory, opens=False)
+            begun = await self.memory.begin(call, attempts, ticket, TreeMemory, opens=False)
             _, prompt = begun or (None, await _prompt_without_memory(call.request, attempts, call.spec))
             receipt.headers["x-mnemogate-memory"] = call.memory_state
             counts_chat = attempts.endpoint.provider.capabilities.counts_tokens and call.request.messages
@@ -328,7 +324,7 @@ class Chat:
         attempts = self.failover.attempts(call.route, lambda: _conversation_key(call), receipt)
         # Whatever happens here, the next request of the conversation does not wait for ever.
         with QueueTicket() as ticket:
-            begun = await self.begin_memory(call, attempts, ticket, TreeMemory)
+            begun = await self.memory.begin(call, attempts, ticket, TreeMemory)
             memory, prompt = begun or (None, None)
             if call.kind is ConversationKind.APPENDED:
                 # It may have waited for minutes, since when other endpoints rest.
@@ -382,7 +378,7 @@ class Chat:
     async def _run_turn(
         self, call: ChatCall, attempts: Attempts, memory: TreeMemory | None, prompt: Prompt | None
     ) -> None:
-        """Answers a request by the turn machine. memory, prompt: as `begin_memory` returns them; None: no memory."""
+        """Answers a request by the turn machine. memory, prompt: as `ChatMemory.begin` returns them."""
         request, spec = call.request, call.spec
         prompt = prompt or await _prompt_without_memory(request, attempts, spec)
         tools = prompt.tools
@@ -407,115 +403,6 @@ class Chat:
             source = ReplayedReplies(attempts, [*call.record.replies])
         await TurnRun(call, source, prompt, memory, self.turns, guide, terms).run()
 
-    async def begin_memory(
-        self,
-        call: ChatCall,
-        attempts: Attempts,
-        ticket: QueueTicket,
-        make: Callable[..., _MemoryT],
-        *,
-        opens: bool = True,
-    ) -> tuple[_MemoryT, Prompt] | None:
-        """Returns the memory of a turn and its prompt; None: the request has no memory. Sets the call's `memory_state`.
-
-        make: makes the memory of the values that a `TreeMemory` has.
-        opens: a turn follows, so in append mode the user's message is written now.
-
-        Where the store fails, or the request does not fit with memory, it is answered without memory.
-        Raises: BadRequest, MemoryUnavailable: the request may not be answered without memory; ClientGone.
-        """
-        identity = call.identity
-        if identity.scope is None:
-            call.memory_state = self._state_without_scope(identity)
-            return None
-        # Without memory the upstream would get the new messages of such a conversation, and none before them.
-        is_appended = call.kind is ConversationKind.APPENDED and call.native is None
-        needs_memory = identity.mode is _STRICT or is_appended or call.record is not None
-        # A store that cannot be written may still be read, but then the turn would not be stored.
-        status = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
-        if status is None:
-            await self.turns.wait_written(identity.scope)
-            try:
-                begun = await self._read_memory(call, attempts, ticket, make, opens=opens)
-                mode = call.identity.mode
-                call.memory_state = "on" if mode is _STRICT else str(mode)
-                return begun
-            except CallerError:
-                if needs_memory:
-                    raise  # it does not fit, and may not be cut
-                # The client's own list may fit.
-                call.memory_state = "unavailable"
-                return None
-            except StoreError as error:
-                if not is_known(error):
-                    _log.warning("A request was answered without memory: %s", error.message)
-                status = error.status
-            except ClientGone:
-                raise
-            except Exception:
-                # Memory never breaks chat: an error in its code must not either.
-                _log.exception("A request was answered without memory, by a fault in the gateway.")
-                status = StoreError.status
-        if needs_memory:
-            raise MemoryUnavailable.since(status)
-        call.memory_state = "unavailable"
-        return None
-
-    def _state_without_scope(self, identity: Identity) -> str:
-        """Returns the state of memory for a request that has none. Raises: BadRequest: it asks for one."""
-        if identity.mode is _OFF:
-            return "off"
-        self.resolver.warn_of_no_user()
-        if identity.mode is _STRICT:
-            raise BadRequest(
-                "x-mnemogate-memory: strict needs a user or a conversation to remember: send `user` or "
-                "`x-mnemogate-conversation`.",
-                param="x-mnemogate-memory",
-            )
-        return "none"
-
-    async def _read_memory(
-        self,
-        call: ChatCall,
-        attempts: Attempts,
-        ticket: QueueTicket,
-        make: Callable[..., _MemoryT],
-        *,
-        opens: bool,
-    ) -> tuple[_MemoryT, Prompt]:
-        """Reads memory and makes the prompt. Raises: StoreError; ClientGone."""
-        keeper, request, spec = self.keeper, call.request, call.spec
-        memory_context = await keeper.begin(
-            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket),
-            opens=opens,
-        )
-        call.identity = memory_context.request.identity
-        block_edits = BlockEdits(list(memory_context.blocks))
-        toolbox = self._agents.toolbox(call, memory_context, block_edits)
-        form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
-        prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
-        block_edits.shown = prompt.section.shown
-        if call.record is not None:
-            await call.record.note_turn(turn_name(memory_context))
-        if memory_context.plan.follows_head and opens:
-            memory_context = await keeper.open(memory_context, prompt)
-        if request.native_body is not None:
-            if prompt.composition.unrestored_rounds:
-                prompt = replace(prompt, section=prompt.section.with_changed_prefix())
-            prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
-        if prompt.composition.unrestored_rounds:
-            self.turns.metrics.prefix_breaks.inc()
-        self._note_memory(call, prompt)
-        return make(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
-
-    def _note_memory(self, call: ChatCall, prompt: Prompt) -> None:
-        """Notes in the metrics and in the receipt the memory of a request and its recall."""
-        receipt, recall = call.receipt, prompt.recall
-        if recall.ms:
-            self.turns.metrics.recall_s.observe(recall.ms / 1000)
-            receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
-        receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
-
 
 async def _prompt_without_memory(request: ChatRequest, attempts: Attempts, spec: AgentSpec) -> Prompt:
     """Returns the prompt of a request without memory."""
@@ -536,25 +423,6 @@ async def _counting_request(
     return request._replace(
         native_first_block=None, path=request.path if call.request.native_body else COUNT_TOKENS
     )
-
-
-def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
-    """Returns whether something before the thoughts of the conversation may differ from the request before."""
-    pinned, plan, composition = context.pinned, context.plan, prompt.composition
-    match_point = plan.match.match_point
-    if match_point is None or composition.unrestored_rounds or composition.moves_rounds:
-        return True
-    body = context.request.chat.native_body
-    continues_thread = body is not None and body.thread is not None and body.thread.previous is not None
-    # The upstream has the prefix of a continued thread since it began. A conversation without a pinned section began
-    # without the gateway's tools.
-    if not continues_thread and (prompt.section.prefix_changed or (pinned is None and context.offered)):
-        return True
-    before = prompt.system if pinned is None else pinned.text
-    if prompt.system != before or prompt.window.left_out != WHOLE_WINDOW.left_out:
-        return True
-    # The path has a reply at each depth. What the list has beyond these was answered elsewhere, or without memory.
-    return plan.query.listing.reply_group_count > match_point.depth + 1
 
 
 def _conversation_key(call: ChatCall) -> int:

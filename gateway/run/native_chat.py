@@ -191,7 +191,7 @@ class NativeChat:
             deferred=self.deferred,
             save_ended=self._save_ended,
         )
-        return await self._chat.begin_memory(call, attempts, ticket, make)
+        return await self._chat.memory.begin(call, attempts, ticket, make)
 
     async def _with_history(self, native: NativeRequest, scope: Scope, memory: MemoryKey) -> NativeRequest:
         """Returns the request with the replies that it refers to, from this process's cache or the store."""

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 import gateway.run.chat
 import gateway.serve
-from gateway.run.chat import Chat
+from gateway.run.chat_memory import ChatMemory
 from gateway.run.pending import LEAVING_TICKS, PendingWrites
 from gateway.settings import DatabaseSettings
 from gateway.start_notice import describe_start
@@ -391,9 +391,7 @@ def test_a_send_whose_client_leaves_in_the_queue_blocks_no_other(
         assert not world.gateway.app.services.chat.keeper.queues
 
 
-@pytest.mark.parametrize(
-    "where", ["_read_memory", "begin_memory", "headers_for_upstream", "ChatCall", "TurnRun"]
-)
+@pytest.mark.parametrize("where", ["_read", "begin", "headers_for_upstream", "ChatCall", "TurnRun"])
 def test_an_internal_error_anywhere_in_a_send_lets_the_next_one_begin(
     upstream: StrictUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -404,14 +402,14 @@ def test_an_internal_error_anywhere_in_a_send_lets_the_next_one_begin(
 
     with world_of(upstream, tmp_path / "m.db") as world:
         with monkeypatch.context() as patch:
-            if hasattr(Chat, where):
-                entered = getattr(Chat, where)
+            if hasattr(ChatMemory, where):
+                entered = getattr(ChatMemory, where)
 
                 async def enter_and_fail(*arguments: Any) -> None:
                     await entered(*arguments)
                     fail()
 
-                patch.setattr(Chat, where, enter_and_fail)
+                patch.setattr(ChatMemory, where, enter_and_fail)
             else:
                 patch.setattr(gateway.run.chat, where, fail)
             assert world.post("a", APPEND).status in (500, 503)

@@ -1,0 +1,171 @@
+"""Begins the memory of a turn: reads it, makes the prompt, and decides what happens where memory is not available."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from gateway.core.conversation.kind import ConversationKind
+from gateway.core.request.identity import Identity, Mode
+from gateway.errors import BadRequest, CallerError, MemoryUnavailable
+from gateway.run.call import ChatCall
+from gateway.run.directory import StoredAgents
+from gateway.run.memory.block_edits import BlockEdits
+from gateway.run.memory.keeper import MemoryKeeper
+from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
+from gateway.run.memory.named_turns import turn_name
+from gateway.run.memory.prompt import WHOLE_WINDOW, Prompt
+from gateway.run.memory.queue import QueueTicket
+from gateway.run.sink import ClientGone
+from gateway.run.turn import TreeMemory
+from gateway.run.turn_services import TurnServices
+from gateway.run.upstream.endpoint_form import endpoint_form_for
+from gateway.run.upstream.failover import Attempts
+from storage.errors import StoreError, is_known
+
+_log = logging.getLogger("mnemogate")
+_OFF, _STRICT = Mode.OFF, Mode.STRICT  # bound once: Python 3.11 is slow to read them off their class
+_MemoryT = TypeVar("_MemoryT", bound=TreeMemory)
+
+
+@dataclass(eq=False)
+class ChatMemory:
+    """Begins the memory of the turns of chat completions. One for the process."""
+
+    keeper: MemoryKeeper
+    turns: TurnServices
+    agents: StoredAgents
+    # Is called with each request that names no user.
+    warn_of_no_user: Callable[[], None]
+
+    async def begin(
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        ticket: QueueTicket,
+        make: Callable[..., _MemoryT],
+        *,
+        opens: bool = True,
+    ) -> tuple[_MemoryT, Prompt] | None:
+        """Returns the memory of a turn and its prompt; None: the request has no memory. Sets the call's `memory_state`.
+
+        make: makes the memory of the values that a `TreeMemory` has.
+        opens: a turn follows, so in append mode the user's message is written now.
+
+        Where the store fails, or the request does not fit with memory, it is answered without memory.
+        Raises: BadRequest, MemoryUnavailable: the request may not be answered without memory; ClientGone.
+        """
+        identity = call.identity
+        if identity.scope is None:
+            call.memory_state = self._state_without_scope(identity)
+            return None
+        # Without memory the upstream would get the new messages of such a conversation, and none before them.
+        is_appended = call.kind is ConversationKind.APPENDED and call.native is None
+        needs_memory = identity.mode is _STRICT or is_appended or call.record is not None
+        # A store that cannot be written may still be read, but then the turn would not be stored.
+        status = None if not needs_memory or (health := self.keeper.store.health).ok else health.status
+        if status is None:
+            await self.turns.wait_written(identity.scope)
+            try:
+                begun = await self._read(call, attempts, ticket, make, opens=opens)
+                mode = call.identity.mode
+                call.memory_state = "on" if mode is _STRICT else str(mode)
+                return begun
+            except CallerError:
+                if needs_memory:
+                    raise  # it does not fit, and may not be cut
+                # The client's own list may fit.
+                call.memory_state = "unavailable"
+                return None
+            except StoreError as error:
+                if not is_known(error):
+                    _log.warning("A request was answered without memory: %s", error.message)
+                status = error.status
+            except ClientGone:
+                raise
+            except Exception:
+                # Memory never breaks chat: an error in its code must not either.
+                _log.exception("A request was answered without memory, by a fault in the gateway.")
+                status = StoreError.status
+        if needs_memory:
+            raise MemoryUnavailable.since(status)
+        call.memory_state = "unavailable"
+        return None
+
+    def _state_without_scope(self, identity: Identity) -> str:
+        """Returns the state of memory for a request that has none. Raises: BadRequest: it asks for one."""
+        if identity.mode is _OFF:
+            return "off"
+        self.warn_of_no_user()
+        if identity.mode is _STRICT:
+            raise BadRequest(
+                "x-mnemogate-memory: strict needs a user or a conversation to remember: send `user` or "
+                "`x-mnemogate-conversation`.",
+                param="x-mnemogate-memory",
+            )
+        return "none"
+
+    async def _read(
+        self,
+        call: ChatCall,
+        attempts: Attempts,
+        ticket: QueueTicket,
+        make: Callable[..., _MemoryT],
+        *,
+        opens: bool,
+    ) -> tuple[_MemoryT, Prompt]:
+        """Reads memory and makes the prompt. Raises: StoreError; ClientGone."""
+        keeper, request, spec = self.keeper, call.request, call.spec
+        memory_context = await keeper.begin(
+            MemoryRequest(request, call.identity, spec, keeper.now(), attempts.target, call.kind, ticket),
+            opens=opens,
+        )
+        call.identity = memory_context.request.identity
+        block_edits = BlockEdits(list(memory_context.blocks))
+        toolbox = self.agents.toolbox(call, memory_context, block_edits)
+        form = endpoint_form_for(request, attempts.endpoint, attempts.target.model)
+        prompt = await keeper.composer.make_prompt(memory_context, form, toolbox.definitions())
+        block_edits.shown = prompt.section.shown
+        if call.record is not None:
+            await call.record.note_turn(turn_name(memory_context))
+        if memory_context.plan.follows_head and opens:
+            memory_context = await keeper.open(memory_context, prompt)
+        if request.native_body is not None:
+            if prompt.composition.unrestored_rounds:
+                prompt = replace(prompt, section=prompt.section.with_changed_prefix())
+            prompt = replace(prompt, changes_prefix=_changes_prefix(memory_context, prompt))
+        if prompt.composition.unrestored_rounds:
+            self.turns.metrics.prefix_breaks.inc()
+        self._note(call, prompt)
+        return make(keeper, memory_context, block_edits, toolbox, call.receipt), prompt
+
+    def _note(self, call: ChatCall, prompt: Prompt) -> None:
+        """Notes in the metrics and in the receipt the memory of a request and its recall."""
+        receipt, recall = call.receipt, prompt.recall
+        if recall.ms:
+            self.turns.metrics.recall_s.observe(recall.ms / 1000)
+            receipt.note_search(recall.begun, recall.ms, recall.count, recall.tokens, is_late=recall.is_late)
+        receipt.scope, receipt.mode = call.identity.scope, str(call.identity.mode)
+
+
+def _changes_prefix(context: MemoryContext, prompt: Prompt) -> bool:
+    """Returns whether something before the thoughts of the conversation may differ from the request before."""
+    pinned, plan, composition = context.pinned, context.plan, prompt.composition
+    match_point = plan.match.match_point
+    if match_point is None or composition.unrestored_rounds or composition.moves_rounds:
+        return True
+    body = context.request.chat.native_body
+    continues_thread = body is not None and body.thread is not None and body.thread.previous is not None
+    # The upstream has the prefix of a continued thread since it began. A conversation without a pinned section began
+    # without the gateway's tools.
+    if not continues_thread and (prompt.section.prefix_changed or (pinned is None and context.offered)):
+        return True
+    before = prompt.system if pinned is None else pinned.text
+    if prompt.system != before or prompt.window.left_out != WHOLE_WINDOW.left_out:
+        return True
+    # The path has a reply at each depth. What the list has beyond these was answered elsewhere, or without memory.
+    return plan.query.listing.reply_group_count > match_point.depth + 1
