@@ -7,6 +7,9 @@ come in turn, so that what else the machine does falls on both, and each p99 is 
 alone moves it is measured as well: the first measurements without the page beside the second ones. At last one screen
 is read after the other, and the server time is the `server-timing` of these.
 
+With `--cpu` nothing else is asked meanwhile, and the processor time of each screen is measured: it is the same in an
+hour of busy neighbours.
+
 The exit code is 1 above a goal: p95 of a screen, its bytes, or how far the p99 of the load moves with a screen a
 second.
 """
@@ -420,6 +423,25 @@ def bench(port: int, mock: int, filled: Filled, sizes: Sizes) -> tuple[list[Scre
     return list(browsing.screens.values()), turns
 
 
+def bench_cpu(port: int, pid: int, filled: Filled, looks: int) -> None:
+    """Prints the processor time that the gateway takes for each screen, and for its twin."""
+    filled = Filled(sign_in(port, filled.key), filled.uid, filled.fact)
+    time.sleep(SETTLES_S)
+    paths = screens_of(port, filled)
+
+    def cpu_ms(path: str) -> float:
+        read(port, filled, path)
+        begun = load.cpu_s(pid)
+        for _ in range(looks):
+            read(port, filled, path)
+        return (load.cpu_s(pid) - begun) * 1000 / looks
+
+    rows = [["screen", "cpu ms", "twin cpu ms"]]
+    for html, twin in zip(paths[: len(paths) // 2], paths[len(paths) // 2 :], strict=True):
+        rows.append([shown_path(html, filled.uid), f"{cpu_ms(html):.1f}", f"{cpu_ms(twin):.1f}"])
+    print(load.table(rows))
+
+
 def p99(values: Iterable[float]) -> float:
     ordered = sorted(values)
     return ordered[int(len(ordered) * 0.99)]
@@ -428,15 +450,19 @@ def p99(values: Iterable[float]) -> float:
 # -- all
 
 
+def shown_path(path: str, uid: str) -> str:
+    """Returns the path of a screen as tables have it."""
+    path = path.replace(uid, "UID")
+    return f"/ui/{path if len(path) <= 60 else path[:59] + '…'}"
+
+
 def report(screens: Sequence[Screen], turns: Turns, uid: str) -> bool:
     """Prints the figures. Returns whether they reach the goals."""
     rows = [["screen", "p50 ms", "p95 ms", "kB", "twin p95 ms", "kB"]]
     half = len(screens) // 2
     for html, twin in zip(screens[:half], screens[half:], strict=True):
-        path = html.path.replace(uid, "UID")
-        path = path if len(path) <= 60 else f"{path[:59]}…"
         sizes = [f"{each.size / 1000:.0f}" for each in (html, twin)]
-        rows.append([f"/ui/{path}", f"{html.p(0.5):.1f}", f"{html.p(0.95):.1f}", sizes[0]])
+        rows.append([shown_path(html.path, uid), f"{html.p(0.5):.1f}", f"{html.p(0.95):.1f}", sizes[0]])
         rows[-1] += [f"{twin.p(0.95):.1f}", sizes[1]]
     print(load.table(rows))
     slowest = max(screens, key=lambda each: each.p(0.95))
@@ -461,6 +487,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=default, help=f"of the database ({default})")
     parser.add_argument("--fill", action="store_true", help="write the database alone, and measure nothing")
     parser.add_argument("--postgres", action="store_true", help="over PostgreSQL")
+    parser.add_argument("--cpu", action="store_true", help="measure the processor time of screens alone")
     parser.add_argument("--share", type=float, default=1.0, help="of the full database (1.0)")
     parser.add_argument("--rounds", type=int, default=30, help="of measurements of the load (30)")
     parser.add_argument("--turns", type=int, default=900, help="of the load, in each measurement (900)")
@@ -485,6 +512,9 @@ def main() -> int:
         upstream = stack.enter_context(load.mock(folder / "log"))
         settings = SETTINGS.format(database=database, port=upstream)
         gateway = stack.enter_context(load.gateway(folder, settings))
+        if options.cpu:
+            bench_cpu(gateway.port, gateway.pid, filled, sizes.looks)
+            return 0
         screens, turns = bench(gateway.port, upstream, filled, sizes)
     return 0 if report(screens, turns, filled.uid) else 1
 
