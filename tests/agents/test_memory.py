@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.agents.core.call_decision import CallDecision
 from gateway.core.conversation.private import private_of
 from gateway.core.definition import AgentDefinition
-from gateway.core.turn.calls import CallDecision
 from gateway.settings import ModelSettings
 from storage.database import Connection
 from storage.records import RunState, Scope

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.runs import agent_runs
 from gateway.core.prompt.result_order import UNANSWERED
-from gateway.core.turn.calls import INTERRUPTED, CallDecision
+from gateway.core.turn.calls import INTERRUPTED
 from gateway.errors import BadRequest
 from gateway.run.sink import ClientGone
 from storage.commands import ForgetTarget

@@ -9,7 +9,7 @@ from random import Random
 import orjson
 import pytest
 
-from gateway.core.turn.calls import CallDecision
+from gateway.agents.core.call_decision import CallDecision
 from tests.agents.life import Life, agents
 from tests.agents.test_pauses import WEATHER
 from tests.doubles.upstream import Call, Reply, StrictUpstream, call_tools, fail, say

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
+from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.registry.registry import NewAgent
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.core.agent import AgentTool
@@ -19,7 +20,6 @@ from gateway.core.conversation.private import framed_system_message
 from gateway.core.definition import AgentDefinition, ToolDefinition
 from gateway.core.ids import Place
 from gateway.core.prompt.result_order import UNANSWERED
-from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
 from storage.commands import StepOpen, StepOpened
 from storage.errors import Unavailable

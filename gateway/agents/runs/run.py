@@ -10,6 +10,7 @@ import orjson
 from msgspec import Struct, field
 
 from adapters.types import Json
+from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.sleeper import SLEEP_JOB
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.core.waits import Wait
@@ -19,7 +20,6 @@ from gateway.core.conversation.private import framed_system_message
 from gateway.core.ids import new_uid
 from gateway.core.request.chat_request import ChatRequest, find_max_tokens
 from gateway.core.request.identity import Identity, Mode
-from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Forwarded
 from gateway.run.tools.toolbox import cut_result, max_result_chars
 from gateway.run.upstream.route import Route

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
+from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.core.tool_rules import DEFAULT_MAX_STEPS
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, refused
 from gateway.checked import Fault
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import framed_system_message, with_name, with_private
-from gateway.core.turn.calls import CallDecision
 from gateway.errors import BadRequest
 
 # The steps of one send, at most; no measurement.

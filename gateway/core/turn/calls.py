@@ -35,21 +35,6 @@ _NAME_CHARS: Final = 64
 NO_WORDS = "Error: {name} needs `{key}`, a text. Nothing was said."
 
 
-class CallDecision(Struct, frozen=True):
-    """A decision about a call that waits."""
-
-    # The call; None: all calls that wait.
-    call_id: str | None
-    # A person allows the call. False may be given for a client call, too.
-    approve: bool = True
-    # The reason of a person who does not allow it.
-    reason: str | None = None
-    # The result of a call that the client ran.
-    result: Json | None = None
-    # The public id of the message that asks for the decision; None: the one that waits.
-    request: str | None = None
-
-
 class ResumedCalls(Struct, frozen=True):
     """Calls of a stored step, with which a turn begins after they were answered."""
 

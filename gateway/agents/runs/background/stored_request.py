@@ -15,10 +15,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.types import Json
+from gateway.agents.core.call_decision import CallDecision
 from gateway.agents.registry.resolved_agents import ResolvedAgent
 from gateway.agents.runs.run import RunRequest
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.turn.calls import CallDecision
 from gateway.run.call import Forwarded
 from storage.records import Agent
 

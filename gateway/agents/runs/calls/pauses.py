@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
+from gateway.agents.core.call_decision import CallDecision
 from gateway.core.conversation.canonical import PRIVATE, WireMessage, call_id, text_of
 from gateway.core.conversation.private import private_of
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN
-from gateway.core.turn.calls import INTERRUPTED, NOT_MADE, CallDecision, ResumedCalls
+from gateway.core.turn.calls import INTERRUPTED, NOT_MADE, ResumedCalls
 from gateway.core.turn.guide import ToolResult
 from gateway.errors import BadRequest
 from gateway.run.memory.memory_context import MemoryContext
