@@ -130,8 +130,9 @@ async def test_a_stream_that_ends_before_its_first_event_breaks(
 
 @pytest.mark.parametrize("nothing", [b": wait\n\n", b"\n\n\n\n"])
 async def test_comments_without_an_end_before_the_first_event_are_an_error(
-    transport: HttpTransport, upstream: StrictUpstream, nothing: bytes
+    transport: HttpTransport, upstream: StrictUpstream, nothing: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("adapters.sse.HELD_S", PATIENCE_S)
     upstream.queue(raw(*[nothing * 1000] * 100, hold_after={100: Gate()}))
     reply = await post(transport, upstream, chat(stream=True))
     with pytest.raises(ProviderTooLarge, match="between two events"):
