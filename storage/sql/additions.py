@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,11 +23,22 @@ SQL = load("forget.sql")
 DAY_S = 86_400
 
 
+class _ErasedExchange(NamedTuple):
+    """A row of `touched`."""
+
+    id: int
+    seq: int
+    conversation: int
+    begun: float
+    ended: float | None
+
+
 class Gone(Struct, frozen=True):
     """The part of a memory that is being forgotten, as the table `marks` has it."""
 
     erased: Erased
-    # The lowest message number (`seq`) of the erased exchanges; 0: there is none.
+    # The lowest message number (`seq`) of the erased exchanges; 0: no exchange was, only passages, facts or blocks, of
+    # which any exchange of the memory may have known.
     first_seq: int
     # When the earliest of them began, in seconds since the epoch.
     begun_at: float
@@ -55,7 +67,7 @@ class Gone(Struct, frozen=True):
 
 @dataclass(slots=True)
 class GoneReading:
-    """Holds what is gone for one run of a forgetting. The first page reads it, unless it was read before."""
+    """Holds the `Gone` of one run of a forgetting. The first page reads it, unless it was read before."""
 
     gone: Gone | None = None
 
@@ -86,29 +98,39 @@ async def erase_additions(
         if exchange is None or not gone.was_known_to(exchange):
             continue
         calling_step = None if step is None else await exchanges.load_exchange(connection, agent, step)
-        left = _without_quotes(exchange, calling_step, gone, rules)
-        if (left.notes, left.full, left.input) != (exchange.notes, exchange.full, exchange.input):
-            await exchanges.update_exchange(connection, agent, left, is_whole=True)
+        emptied = _without_quotes(exchange, calling_step, gone, rules)
+        if (emptied.notes, emptied.full, emptied.input) != (exchange.notes, exchange.full, exchange.input):
+            await exchanges.update_exchange(connection, agent, emptied, is_whole=True)
     return rows[-1][0] if len(rows) == limit else None
 
 
 async def load_gone(connection: Connection, agent: int) -> Gone | None:
-    """Returns what is gone; None: nothing that can be quoted."""
-    touched = await connection.rows(SQL["touched"], (agent,))
+    """Returns the part of a memory that is being forgotten; None: nothing of it can be quoted."""
+    erased = [_ErasedExchange(*row) for row in await connection.rows(SQL["touched"], (agent,))]
+    # A mark of the kind `day` has the number of a day in its column `exchange`.
     days = {int(day) for (day,) in await connection.rows(SQL["gone_days"], (agent,))}
     has_blocks = bool(await connection.value(SQL["is_blocks"], (agent,)))
-    lowest: dict[int, int] = {}
-    for _, seq, conversation, begun, ended in touched:
-        lowest[conversation] = min(seq, lowest.get(conversation, seq))
-        days.update(int(at // DAY_S) for at in (begun, ended) if at is not None)
+    erased_from: dict[int, int] = {}  # by conversation
+    for exchange in erased:
+        first_seq = erased_from.get(exchange.conversation, exchange.seq)
+        erased_from[exchange.conversation] = min(exchange.seq, first_seq)
+        days.update(int(at // DAY_S) for at in (exchange.begun, exchange.ended) if at is not None)
     if not days and not has_blocks:
         return None
-    gone, first_seq = dict(lowest), min(lowest.values(), default=0)
-    for origin, fork, last in await rows_of(connection, SQL["forks_after"], sorted(lowest), agent):
-        if gone[origin] <= last:
-            lowest[fork] = min(gone[origin], lowest.get(fork, gone[origin]))
-    begun_at = min((begun for _, _, _, begun, _ in touched), default=0.0)
-    return Gone(Erased(frozenset(days), has_blocks), first_seq, begun_at, lowest)
+    # A fork follows what was erased in the past that it shares.
+    affected_from = dict(erased_from)
+    for origin, fork, last_shared in await rows_of(
+        connection, SQL["forks_after"], sorted(erased_from), agent
+    ):
+        first_seq = erased_from[origin]
+        if first_seq <= last_shared:
+            affected_from[fork] = min(first_seq, affected_from.get(fork, first_seq))
+    return Gone(
+        Erased(frozenset(days), has_blocks),
+        first_seq=min(erased_from.values(), default=0),
+        begun_at=min((exchange.begun for exchange in erased), default=0.0),
+        lowest_by_conversation=affected_from,
+    )
 
 
 def _without_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gone, rules: Rules) -> Exchange:
@@ -121,5 +143,5 @@ def _without_quotes(exchange: Exchange, calling_step: Exchange | None, gone: Gon
         for place, note in exchange.notes.items()
     }
     full = None if gone.may_be_used_by(exchange, rules) else exchange.full
-    left = replace(exchange, notes=notes, full=full, has_full=full is not None)
-    return left if calling_step is None else rules.without_quotations(left, calling_step, gone.erased)
+    emptied = replace(exchange, notes=notes, full=full, has_full=full is not None)
+    return emptied if calling_step is None else rules.without_quotations(emptied, calling_step, gone.erased)

@@ -154,7 +154,8 @@ WHERE m.agent = ? AND m.kind IN ('erased', 'reset')
 SELECT origin, conversation, seq FROM forks WHERE agent = ?1 AND origin {in:2:BIGINT:64}
 
 -- name: gone_days
--- Reads the days of passages and facts that are gone. They are retained until what quotes them is gone too.
+-- Reads the days of passages and facts that are gone. They are retained until what quotes them is gone too. A mark of
+-- this kind has the number of its day where others have an exchange.
 SELECT exchange FROM marks WHERE agent = ? AND kind = 'day'
 
 -- name: erased_among
