@@ -117,31 +117,39 @@ class MessageRoutes:
 
         conversation: the name by which one is looked up; None: all of them, with the system message of `default`.
         """
-        before, newest_first = await self._cursor(agent, query.before), query.newest_first()
-        # The system message is the oldest: the first or the last, unless a cursor leaves it out.
-        has_system = showing_of(query).shows("system_message")
-        if before is not None:
-            has_system = has_system and not newest_first and before.seq != SYSTEM_SEQ
+        before = await self._cursor(agent, query.before)
+        after = await self._cursor(agent, query.after)
+        return await self._page(
+            query, after, partial(self._entries_of_agent, agent, conversation, query, before)
+        )
 
-        async def fetch(after: Place | None, limit: int) -> _Entries:
-            found: list[_Entry] = []
-            if has_system and not newest_first and after is None:
-                found.append((agent, await self._system_message(agent, conversation)))
-            views = await self._messages.list(
-                agent,
-                conversation=conversation,
-                after=after,
-                before=before,
-                limit=limit - len(found),
-                newest_first=newest_first,
-            )
-            found += [(agent, view) for view in views]
-            is_last = len(found) < limit and (after is None or after.seq != SYSTEM_SEQ)
-            if has_system and newest_first and is_last:
-                found.append((agent, await self._system_message(agent, conversation)))
-            return found
-
-        return await self._render_page(query, await self._cursor(agent, query.after), fetch)
+    async def _entries_of_agent(
+        self,
+        agent: Agent,
+        conversation: str | None,
+        query: ShownMessagesQuery,
+        before: Place | None,
+        after: Place | None,
+        limit: int,
+    ) -> _Entries:
+        """Returns the messages between two cursors, up to a limit. The system message is the oldest of them."""
+        newest_first = query.newest_first()
+        with_system = showing_of(query).shows("system_message") and _admit_system(newest_first, before, after)
+        leads: list[_Entry] = []
+        if with_system and not newest_first:
+            leads.append((agent, await self._system_message(agent, conversation)))
+        views = await self._messages.list(
+            agent,
+            conversation=conversation,
+            after=after,
+            before=before,
+            limit=limit - len(leads),
+            newest_first=newest_first,
+        )
+        entries = [*leads, *((agent, view) for view in views)]
+        if with_system and newest_first and len(entries) < limit:
+            entries.append((agent, await self._system_message(agent, conversation)))
+        return entries
 
     async def _system_message(self, agent: Agent, conversation: str | None) -> SystemMessage:
         return await self._api.system_messages.render(agent, conversation or DEFAULT_CONVERSATION)
@@ -159,43 +167,48 @@ class MessageRoutes:
                 request.project, after=after, before=before, limit=limit, newest_first=query.newest_first()
             )
 
-        return await self._render_page(query, place_in("message", query.after), fetch)
+        return await self._page(query, place_in("message", query.after), fetch)
 
-    async def _render_page(
+    async def _page(
         self,
         query: ShownMessagesQuery,
         after: Place | None,
         fetch: Callable[[Place | None, int], Awaitable[_Entries]],
     ) -> list[dict[str, Any]]:
-        """Returns a page as it is shown. fetch: returns the messages after a place, up to a number."""
-        limit, newest_first, showing = query.size(_PAGE), query.newest_first(), showing_of(query)
-        found: list[list[dict[str, Any]]] = []
+        """Returns a page as it is shown. fetch: returns the messages after a place, up to a limit."""
+        limit = query.size(_PAGE)
+        fetched_limit = limit
         # The client takes an empty page for the end, so one is only given where nothing more is to be shown.
-        size = limit
-        while not found:
-            entries = await fetch(after, size)
-            for agent, group in groupby(entries, key=itemgetter(0)):
-                renderer = MessageRenderer(self._api.store, agent, showing)
-                views = [view for _, view in group]
-                summaries = await renderer.summaries([v for v in views if isinstance(v, MessageView)])
-                for view in views:
-                    shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
-                    if isinstance(view, MessageView):
-                        shown += summaries.get(view.listed.sort_key, ())
-                    if shown:
-                        found.append(shown[::-1] if newest_first else shown)
-            if len(entries) < size:
-                break
+        while True:
+            entries = await fetch(after, fetched_limit)
+            shown = await self._render_entries(entries, query)
+            if shown or len(entries) < fetched_limit:
+                return [each for of_message in shown[:limit] for each in of_message]
             # Of types that are rare, many may follow that are not shown.
-            size = max(limit, _PAGE)
-            agent, view = entries[-1]
-            after = Place(agent.uid, SYSTEM_SEQ)
-            if isinstance(view, MessageView):
-                after = Place(agent.uid, view.listed.seq, view.listed.hidden_index)
-        return [each for shown in found[:limit] for each in shown]
+            fetched_limit = max(limit, _PAGE)
+            after = _place_of(*entries[-1])
+
+    async def _render_entries(
+        self, entries: _Entries, query: ShownMessagesQuery
+    ) -> list[list[dict[str, Any]]]:
+        """Returns what is shown of each message, in the page's order; those of which nothing is shown are left out."""
+        showing = showing_of(query)
+        rendered: list[list[dict[str, Any]]] = []
+        for agent, group in groupby(entries, key=itemgetter(0)):
+            renderer = MessageRenderer(self._api.store, agent, showing)
+            views = [view for _, view in group]
+            summaries = await renderer.summaries([v for v in views if isinstance(v, MessageView)])
+            for view in views:
+                shown = [renderer.message_object(view)] if query.msg_object else renderer.message(view)
+                if isinstance(view, MessageView):
+                    shown += summaries.get(view.listed.sort_key, ())
+                if shown:
+                    rendered.append(shown[::-1] if query.newest_first() else shown)
+        return rendered
 
     async def of_agent(self, request: ApiRequest) -> Any:
-        agent, place = await self._api.agent(request), _place_in_path(request)
+        agent = await self._api.agent(request)
+        place = _place_in_path(request)
         await self._check_owner(agent, place)
         return await self._message_json(request.project, place)
 
@@ -203,7 +216,7 @@ class MessageRoutes:
         return await self._message_json(request.project, _place_in_path(request))
 
     async def search(self, request: ApiRequest) -> Any:
-        found = [
+        messages = [
             found_json(
                 message,
                 ids.id_of("agent", agent.uid),
@@ -212,15 +225,15 @@ class MessageRoutes:
             for agent, view in await self._search_hits(request)
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
-        return [each for each in found if each is not None]
+        return [message for message in messages if message is not None]
 
     async def search_agents(self, request: ApiRequest) -> Any:
-        found = [
+        messages = [
             ranked_json(message, rank)
             for rank, (agent, view) in enumerate(await self._search_hits(request))
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
-        return [each for each in found if each is not None]
+        return [message for message in messages if message is not None]
 
     async def _search_hits(self, request: ApiRequest) -> Sequence[tuple[Agent, MessageView]]:
         """Returns what a search finds, best first. Raises: BadRequest."""
@@ -282,7 +295,8 @@ class MessageRoutes:
 
     async def update(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
-        place, text = await self._changeable_place(agent, request), read_new_text(request.body)
+        place = await self._changeable_place(agent, request)
+        text = read_new_text(request.body)
         view = await self._messages.get(agent, place)
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
@@ -319,7 +333,8 @@ class MessageRoutes:
     ) -> dict[str, Any]:
         """Summarises a conversation of an agent while no turn runs in it. conversation: as it is looked up."""
         body: Compact = request.body
-        api, settings = self._api, merge_compaction({}, body.compaction_settings)
+        api = self._api
+        settings = merge_compaction({}, body.compaction_settings)
         terms = SummaryTerms.of({**spec.definition.compaction, **settings})
         own_route = partial(agent_route, api.settings, spec)
         api.registry.resolver.check_model(terms.model)
@@ -332,11 +347,11 @@ class MessageRoutes:
             check_not_paused(agent)
             run_request = RunRequest(spec, agent.scope, conversation)
             prompt_before = await api.runs.preview(run_request)
-            found = await self._messages.conversation(agent, conversation)
-            if found is None or not found.last_exchange:
+            stored = await self._messages.conversation(agent, conversation)
+            if stored is None or not stored.last_exchange:
                 raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
             size = summary_tokens(prompt_before.target.context_window or WINDOW)
-            text = await api.compactor.compact_now(agent, found, terms, own_route, size, admit)
+            text = await api.compactor.compact_now(agent, stored, terms, own_route, size, admit)
             prompt_after = await api.runs.preview(run_request)
         return {
             "summary": text,
@@ -346,11 +361,11 @@ class MessageRoutes:
 
     async def cancel(self, request: ApiRequest) -> Any:
         agent = await self._api.agent(request)
-        named = sent_fields(request.body).get("run_ids")
-        if not named:
+        run_ids = sent_fields(request.body).get("run_ids")
+        if not run_ids:
             return await self.cancel_runs(request.project, agent)
         ended = {}
-        for id in named:
+        for id in run_ids:
             entry = await self._api.store.runs.get(request.project, uid_in("run", id))
             if entry.run.agent != agent.id:
                 raise UnknownId(f"There is no run {id!r} of this agent.")
@@ -361,8 +376,8 @@ class MessageRoutes:
         """Cancels a run that has not ended, or ended with calls that wait. Returns it as it is now."""
         if entry.run.stop != StopReason.REQUIRES_APPROVAL:
             return await self._api.runs.cancel(entry.run)
-        named = await self._api.registry.resolver.resolve_uid(project, entry.agent_uid)
-        run_request = RunRequest(named.spec, named.scope, entry.conversation)
+        resolved = await self._api.registry.resolver.resolve_uid(project, entry.agent_uid)
+        run_request = RunRequest(resolved.spec, resolved.scope, entry.conversation)
         return await self._api.runs.cancel_waiting(run_request, entry.run)
 
     async def cancel_runs(
@@ -414,6 +429,23 @@ def _place_in_path(request: ApiRequest) -> Place:
     place = place_in("message", request.path["message_id"])
     assert place is not None
     return place
+
+
+def _place_of(agent: Agent, view: MessageView | SystemMessage) -> Place:
+    """Returns the place of a message in the order of its agent's messages."""
+    if isinstance(view, MessageView):
+        return Place(agent.uid, view.listed.seq, view.listed.hidden_index)
+    return Place(agent.uid, SYSTEM_SEQ)
+
+
+def _admit_system(newest_first: bool, before: Place | None, after: Place | None) -> bool:
+    """Returns whether cursors leave the system message in, which has no row: it is older than all messages.
+
+    Oldest first it leads, so it is left out by any `after`, and by a `before` that names it. Newest first it comes
+    last, so it is left out by any `before`, and by an `after` that names it.
+    """
+    beyond, at_most = (before, after) if newest_first else (after, before)
+    return beyond is None and (at_most is None or at_most.seq != SYSTEM_SEQ)
 
 
 def _conversation(id: Any) -> str | None:
