@@ -1,6 +1,7 @@
 """The facts about a reply that a trace shows: its id, the model that answered, why it ended. None of its content.
 
-They are read from the first and last pieces of a reply as it passes, in any of the dialects.
+They are read from the first and last pieces of a reply that has passed, in any of the dialects. The tokens that it
+reports are read by reported.py, whether the reply is traced or not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _READ_BYTES: Final = 64 * 1024
 # As upstreams make ids: no blanks, no letters beyond ASCII.
 _ID: Final = re.compile(r"[\w.:/-]{1,128}", re.ASCII)
 _MODEL_CHARS: Final = 128
-_ENDING: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
+_ENDS_REPLY: Final = re.compile(rb'(?:finish_reason|stop_reason|status)"\s*:\s*"')
 
 
 class ReplyFacts(NamedTuple):
@@ -36,7 +37,7 @@ class ReplyFacts(NamedTuple):
 NO_FACTS: Final = ReplyFacts()
 
 
-class _Ending(Struct):
+class _End(Struct):
     """The end of a choice, or Anthropic's `delta` of a message."""
 
     finish_reason: Any = None
@@ -51,56 +52,56 @@ class _InnerReply(Struct):
     status: Any = None
 
 
-class _Piece(Struct):
+class _KnownFields(Struct):
     """A chunk, an event or a body of one of the dialects; msgspec skips the fields that are not here."""
 
     id: Any = None
     model: Any = None
     object: Any = None
     status: Any = None
-    choices: list[_Ending] | None = None
-    delta: _Ending | str | None = None
+    choices: list[_End] | None = None
+    delta: _End | str | None = None
     stop_reason: Any = None
     message: _InnerReply | None = None
     response: _InnerReply | None = None
 
 
-_DECODER: Final = msgspec.json.Decoder(_Piece)
+_DECODER: Final = msgspec.json.Decoder(_KnownFields)
 
 
 def facts_of(pieces: Iterable[Piece]) -> ReplyFacts:
     """Returns the facts in some pieces of a reply. pieces: the first one, then the last ones in their order."""
     id = model = ""
     reasons: list[str] = []
-    for found in _decoded(pieces):
-        inner = found.response or found.message
-        named = found if inner is None else inner
-        if not id and isinstance(named.id, str) and _ID.fullmatch(named.id):
-            id = named.id
-        if not model and isinstance(named.model, str):
-            model = named.model[:_MODEL_CHARS]
-        reasons += _reasons(found)
+    for fields in _decoded(pieces):
+        reply = fields.response or fields.message or fields
+        if not id and isinstance(reply.id, str) and _ID.fullmatch(reply.id):
+            id = reply.id
+        if not model and isinstance(reply.model, str):
+            model = reply.model[:_MODEL_CHARS]
+        reasons += _reasons(fields)
     return ReplyFacts(id, model, tuple(reasons))
 
 
-def _reasons(found: _Piece) -> Iterator[str]:
-    given = [found.stop_reason, *(each.finish_reason for each in found.choices or ())]
-    if isinstance(found.delta, _Ending):
-        given.append(found.delta.stop_reason)
-    for response in (found.response, found if found.object == "response" else None):
+def _reasons(fields: _KnownFields) -> Iterator[str]:
+    """Yields the reasons for which a reply ended: each as it came if it is one of FINISH_REASONS, else OTHER."""
+    reasons = [fields.stop_reason, *(choice.finish_reason for choice in fields.choices or ())]
+    if isinstance(fields.delta, _End):
+        reasons.append(fields.delta.stop_reason)
+    for response in (fields.response, fields if fields.object == "response" else None):
         if response is not None and response.status in ("completed", "incomplete", "failed", "cancelled"):
-            given.append(response.status)
-    for reason in given:
+            reasons.append(response.status)
+    for reason in reasons:
         if reason is not None:
             yield reason if isinstance(reason, str) and reason in FINISH_REASONS else OTHER
 
 
-def _decoded(pieces: Iterable[Piece]) -> Iterator[_Piece]:
+def _decoded(pieces: Iterable[Piece]) -> Iterator[_KnownFields]:
     is_first = True
     for piece in pieces:
         for data in _json_texts(piece):
             # The first names the id and the model; of the others only those that end the reply are decoded.
-            if len(data) <= _READ_BYTES and (is_first or _ENDING.search(data)):
+            if len(data) <= _READ_BYTES and (is_first or _ENDS_REPLY.search(data)):
                 is_first = False
                 try:
                     yield _DECODER.decode(data)

@@ -2,6 +2,9 @@
 
 A reply that passes in its own bytes is read along here. Its text is counted only if its upstream reports no tokens, so
 the end of a stream is held until then; nothing of a text outlives its reply.
+
+reply_facts.py reads the same replies for traces: only their first and last pieces, once they have ended and if they are
+traced. What limits have to count is read here of every reply, and of a body that is not held too.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ SEARCHED_BYTES: Final = 4 * 1024
 # The bytes of a stream that are held before its text is counted. Chosen: two hundred tokens that come one by one.
 HELD_BYTES: Final = 64 * 1024
 # In JSON text a quotation mark inside a string is escaped, so these bytes are a field and nothing else.
-_USAGE: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
-_BRACES: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
+_USAGE_FIELD: Final = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_STRING_OR_BRACE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 # What an event of a response reports: a usage, or that the response is made in the background.
-_USAGE_OR_BACKGROUND: Final = re.compile(_USAGE.pattern + rb'|"background"')
+_USAGE_OR_BACKGROUND: Final = re.compile(_USAGE_FIELD.pattern + rb'|"background"')
 _BACKSLASH: Final = ord("\\")  # a look for an integer takes a fifth of one for bytes
 _UNDER_WAY: Final = ("queued", "in_progress")
 _CACHED: Final = ("cache_read_input_tokens", "cache_creation_input_tokens")
@@ -49,23 +52,23 @@ def _string_values(*names: str) -> re.Pattern[bytes]:
 _CHAT: Final = _string_values("content", "reasoning_content", "reasoning", "refusal", "name", "arguments")
 _MESSAGE: Final = _string_values("text", "thinking", "partial_json")
 _TEXT, _DELTA = _string_values("text"), _string_values("delta")
-_Fields = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
+_TextPatterns = tuple[re.Pattern[bytes] | None, re.Pattern[bytes] | None]
 # No model writes the reply, which may have megabytes and is not searched.
-_NOTHING: Final[_Fields] = (None, None)
-# The paths of upstreams whose calls cost tokens -> the fields with what the model wrote, in a stream and in a body.
-_WRITTEN: Final[Mapping[str, _Fields]] = {
+_NO_TEXT: Final[_TextPatterns] = (None, None)
+# The paths of upstreams whose calls cost tokens -> what finds the text that the model wrote, in a stream and in a body.
+_TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
     "/chat/completions": (_CHAT, _CHAT),
     "/responses": (_DELTA, _string_values("text", "arguments")),
     "/responses/compact": (_DELTA, _string_values("text")),
     "/messages": (_MESSAGE, _MESSAGE),
     "/completions": (_TEXT, _TEXT),
-    "/embeddings": _NOTHING,
-    "/rerank": _NOTHING,
-    "/moderations": _NOTHING,
-    "/images/generations": _NOTHING,
-    "/images/edits": _NOTHING,
-    "/images/variations": _NOTHING,
-    "/audio/speech": _NOTHING,
+    "/embeddings": _NO_TEXT,
+    "/rerank": _NO_TEXT,
+    "/moderations": _NO_TEXT,
+    "/images/generations": _NO_TEXT,
+    "/images/edits": _NO_TEXT,
+    "/images/variations": _NO_TEXT,
+    "/audio/speech": _NO_TEXT,
     "/audio/transcriptions": (_DELTA, _TEXT),
     "/audio/translations": (_DELTA, _TEXT),
 }
@@ -83,7 +86,7 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 
 def costs_tokens(method: str, path: str) -> bool:
     """Returns whether a call of an upstream has a model work. path: below the base URL, with its query."""
-    return method == "POST" and path.partition("?")[0] in _WRITTEN
+    return method == "POST" and path.partition("?")[0] in _TEXT_PATTERNS
 
 
 def reported_counts(usage: Any) -> TokenCounts | None:
@@ -167,29 +170,33 @@ class ReplyUsage(Protocol):
 
 
 class UsageReader(ReplyUsage):
-    """Reads one reply along, as it passes."""
+    """Reads one reply along, as it passes.
+
+    It is fed in one of three ways: a stream by `take_events`, a body that is held by `take_body`, another body by
+    `take_piece`, then `end`.
+    """
 
     __slots__ = (
-        "_body",
+        "_body_texts",
         "_chars",
         "_first",
         "_held",
         "_held_bytes",
         "_last",
-        "_reports",
-        "_stream",
-        "_usage",
+        "_report_pattern",
+        "_reported",
+        "_stream_texts",
         "counts",
         "pending_id",
         "prompt_counts",
     )
 
     def __init__(self, path: str) -> None:
-        """Begins. path: of the call, below the upstream's base URL."""
+        """Begins. path: of a call that costs tokens (`costs_tokens`), below the upstream's base URL."""
         path = path.partition("?")[0]
-        self._stream, self._body = _WRITTEN[path]
+        self._stream_texts, self._body_texts = _TEXT_PATTERNS[path]
         # Finds the events of a stream that report something.
-        self._reports = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE
+        self._report_pattern = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE_FIELD
         self.counts: TokenCounts | None = None
         self.prompt_counts: TokenCounts | None = None
         self.pending_id: str | None = None
@@ -198,7 +205,7 @@ class UsageReader(ReplyUsage):
         self._held: list[bytes] = []
         self._held_bytes = 0
         # The fields of all reports so far.
-        self._usage: Json = {}
+        self._reported: Json = {}
         # The first and last bytes of a body that comes in pieces.
         self._first, self._last = b"", b""
 
@@ -208,10 +215,10 @@ class UsageReader(ReplyUsage):
         self._held_bytes += len(data)
         if self._held_bytes > HELD_BYTES:
             self._count_held()
-        if self._reports.search(data) is None:
+        if self._report_pattern.search(data) is None:
             return
         for line in data.splitlines():
-            if line.startswith(b"data:") and self._reports.search(line) is not None:
+            if line.startswith(b"data:") and self._report_pattern.search(line) is not None:
                 self._take_event(line[5:])
 
     @property
@@ -228,11 +235,11 @@ class UsageReader(ReplyUsage):
             # It may be no JSON, as audio, or nested more deeply than msgspec reads.
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 read = _BODY.decode(body)
-                self._report(read.usage)
+                self._add_report(read.usage)
                 if read.background and is_pending(msgspec.structs.asdict(read)):
                     self.pending_id = str(read.id)
         if self.counts is None:
-            self._count(self._body, body)
+            self._count(self._body_texts, body)
 
     def take_piece(self, data: bytes) -> None:
         """Takes the next piece of a body that is not held."""
@@ -243,19 +250,19 @@ class UsageReader(ReplyUsage):
     def end(self) -> None:
         """Ends a body that came in pieces."""
         for part in (self._last, self._first):
-            found = [*_USAGE.finditer(part)]
-            if found and self.counts is None:
-                self._report(_object_at(part, found[-1].end()))
+            fields = [*_USAGE_FIELD.finditer(part)]
+            if fields and self.counts is None:
+                self._add_report(_object_at(part, fields[-1].end()))
 
     def _take_event(self, data: bytes) -> None:
         """Takes an event's data, which has a usage wherever its dialect puts it."""
         event, _ = read_json(data)
         if not isinstance(event, dict):
             return
-        if isinstance(begun := event.get("message"), dict):
+        if isinstance(message := event.get("message"), dict):
             # Anthropic's streams count the input first, with a token of output, and all of the output last.
-            if isinstance(usage := begun.get("usage"), dict):
-                self._usage = usage
+            if isinstance(usage := message.get("usage"), dict):
+                self._reported = usage
                 self.prompt_counts = reported_counts({**usage, "output_tokens": 0})
             return
         response = event.get("response")
@@ -263,17 +270,20 @@ class UsageReader(ReplyUsage):
             self.pending_id = str(response.get("id"))
         for inner in (event, response):
             if isinstance(inner, dict) and isinstance(usage := usage_of(inner), dict):
-                self._report(usage)
+                self._add_report(usage)
                 return
 
-    def _report(self, usage: Any) -> None:
+    def _add_report(self, usage: Any) -> None:
         """Takes a report, which completes what came before."""
         if isinstance(usage, dict):
-            self._usage = {**self._usage, **{key: value for key, value in usage.items() if value is not None}}
-            self.counts = reported_counts(self._usage)
+            self._reported = {
+                **self._reported,
+                **{key: value for key, value in usage.items() if value is not None},
+            }
+            self.counts = reported_counts(self._reported)
 
     def _count_held(self) -> None:
-        self._count(self._stream, b"".join(self._held))
+        self._count(self._stream_texts, b"".join(self._held))
         self._held.clear()
         self._held_bytes = 0
 
@@ -285,11 +295,11 @@ class UsageReader(ReplyUsage):
 def _object_at(data: bytes, start: int) -> Any:
     """Returns the JSON object that begins there; None: its end is missing."""
     depth = 0
-    for found in _BRACES.finditer(data, start):
-        depth += {b"{": 1, b"}": -1}.get(found[0], 0)
+    for string_or_brace in _STRING_OR_BRACE.finditer(data, start):
+        depth += {b"{": 1, b"}": -1}.get(string_or_brace[0], 0)
         if not depth:
             try:
-                return orjson.loads(data[start : found.end()])
+                return orjson.loads(data[start : string_or_brace.end()])
             except orjson.JSONDecodeError:
                 return None
     return None
