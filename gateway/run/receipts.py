@@ -1,4 +1,8 @@
-"""The receipts of the process: that of the work under way, and those who read it once the work has ended."""
+"""The receipts of the process: that of the work under way, and those who read it once the work has ended.
+
+The functions are for calls within the work, and find its receipt in the context of the task. `Receipts` is for code
+that begins and ends work.
+"""
 
 from __future__ import annotations
 
@@ -27,23 +31,24 @@ def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
 
 
 def _current_receipt() -> Receipt | None:
-    found = _current.get()
-    return None if found is None else found()
+    reference = _current.get()
+    return None if reference is None else reference()
 
 
-def begin_background_call(
-    request: ModelRequest, upstream: str, kind: str, model: str, *, is_background: bool = True
+def begin_memory_call(
+    request: ModelRequest, upstream: str, provider: str, model: str, *, is_background: bool = True
 ) -> UpstreamCall:
     """Returns a call for a memory that begins now. It is in the receipt of the current work, if there is one.
 
-    upstream, kind: the upstream's name, and its kind in the settings.
+    upstream: its name in the settings.
+    provider: its kind there.
     model: as it is sent.
     is_background: as in `UpstreamCall`.
     """
     call = UpstreamCall(
         time.perf_counter(),
         upstream=upstream,
-        provider=kind,
+        provider=provider,
         model=model,
         path=request.path,
         is_background=is_background,
@@ -68,15 +73,19 @@ def with_trace_headers(
         # The client's headers are forwarded as they came.
         return request._replace(headers=without_trace(request.headers)) if propagates is False else request
     headers = without_trace(request.headers)
-    if trace.parent_id if propagates is None else propagates:
+    client_sent_trace = bool(trace.parent_id)
+    if client_sent_trace if propagates is None else propagates:
         headers += trace.headers(receipt.calls.index(call) + 1)
     return request._replace(headers=headers)
 
 
-def with_background_trace_headers(
+def with_current_trace_headers(
     request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
 ) -> ModelRequest:
-    """Returns the same for a call of background work."""
+    """Returns a request with the trace headers that its upstream may see, for a call of the current work.
+
+    call, propagates: as for `with_trace_headers`.
+    """
     return with_trace_headers(request, _current_receipt(), call, propagates=propagates)
 
 

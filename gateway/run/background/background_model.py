@@ -28,7 +28,7 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
-from gateway.run.receipts import begin_background_call, with_background_trace_headers
+from gateway.run.receipts import begin_memory_call, with_current_trace_headers
 from gateway.run.upstream.propagation import propagates
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
@@ -148,7 +148,7 @@ class BackgroundModel:
         async with self._slots:
             if is_background:
                 await self._budget.check(project)
-            call = begin_background_call(
+            call = begin_memory_call(
                 request, self.upstream.name, self.upstream.kind, self.model, is_background=is_background
             )
             call.max_tokens = max_tokens
@@ -209,9 +209,7 @@ class BackgroundModel:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
             may_know = propagates(self.upstream, self.provider)
-            reply = await self.provider.send(
-                with_background_trace_headers(request, call, propagates=may_know)
-            )
+            reply = await self.provider.send(with_current_trace_headers(request, call, propagates=may_know))
             call.status, call.answered = reply.status, time.perf_counter()
             try:
                 body = await reply.read(_MAX_REPLY_BYTES)

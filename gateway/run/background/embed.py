@@ -29,7 +29,7 @@ from gateway.run.background.background_model import BUSY_S, CALL_S
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.schedule import Schedule
 from gateway.run.background.worker import JobContext, JobFailed, Postponed
-from gateway.run.receipts import begin_background_call
+from gateway.run.receipts import begin_memory_call
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.usage.meter import Meter
@@ -266,7 +266,7 @@ class EmbeddingService:
                 return await self.embedder.embed(texts)
         # The embedder makes its request by itself: of that its path alone is known.
         request = ModelRequest(b"", path="/embeddings")
-        call = begin_background_call(request, self._upstream, self._kind, self._model)
+        call = begin_memory_call(request, self._upstream, self._kind, self._model)
         try:
             async with asyncio.timeout(wait_s):
                 made = await self.embedder.embed(texts)
