@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from adapters.batch.batch_provider import BatchProvider
+from gateway.agents.batches.batch_metrics import BatchMetrics
 from gateway.agents.batches.items import ItemTurns
 from gateway.agents.batches.job import BatchJobs
 from gateway.metrics import Metrics
-from gateway.run.background.job_metrics import BatchMetrics
 from gateway.run.background.retention import YOUNG_S
 from gateway.run.background.tasks import PeriodicTask
 from gateway.run.background.worker import Worker, WorkerLimits, receipt_opener

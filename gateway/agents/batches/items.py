@@ -35,6 +35,7 @@ from gateway.agents.batches.stored_replies import NotYet, ReplayedTools, StoredR
 from gateway.agents.registry.agent_resolver import AgentResolver
 from gateway.agents.runs.calls.toolboxes import Toolboxes
 from gateway.agents.runs.run import RunRequest, chat_request_of, identity_of
+from gateway.agents.runs.stored_conversation import context_as_of, make_step_open, read_stored_context
 from gateway.agents.runs.turn_guide import guide_of, is_overfull
 from gateway.agents.tools.agent_tools import asides_of, serial_tools
 from gateway.core.conversation.canonical import MessageHasher, text_of
@@ -57,7 +58,6 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
 from gateway.run.memory.prompt import FittedWindow, Prompt
-from gateway.run.memory.stored_conversation import context_as_of, make_step_open, read_stored_context
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink

@@ -15,6 +15,7 @@ from zlib import crc32
 
 from msgspec.structs import asdict, replace
 
+from gateway.agents.core.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.agents.core.tool_rules import RuleGuide
 from gateway.agents.core.waits import Wait, Waiter
 from gateway.agents.registry.agent_resolver import AgentResolver
@@ -46,13 +47,13 @@ from gateway.agents.runs.run import (
 )
 from gateway.agents.runs.send_queue import SendQueue
 from gateway.agents.runs.steps import MakesToolbox, RunMemory
+from gateway.agents.runs.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.agents.runs.stored_run import last_counts
 from gateway.agents.runs.turn_guide import guide_of, is_overfull, terms_of
 from gateway.agents.tools.foreign import ForeignTools
 from gateway.core.agent import AgentSpec
 from gateway.core.conversation.canonical import MessageHasher, first_after_system
 from gateway.core.conversation.kind import ConversationKind
-from gateway.core.conversation.repeated import count_asked_again, last_reply_texts, new_messages
 from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.ids import uid_of
 from gateway.core.request.identity import Identity
@@ -66,7 +67,6 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.queue import QueueTicket
-from gateway.run.memory.stored_conversation import read_stored_context, without_spoken_messages
 from gateway.run.receipt import Receipt
 from gateway.run.sink import Sink
 from gateway.run.turn import RunTerms, TurnRun

@@ -15,6 +15,7 @@ import orjson
 from msgspec import Struct
 from msgspec.structs import replace
 
+from gateway.agents.core.repeated import find_barge_in
 from gateway.agents.runs.calls.call_record import answers_so_far, call_number, known_results
 from gateway.agents.runs.calls.pauses import (
     CallsToResume,
@@ -26,8 +27,8 @@ from gateway.agents.runs.calls.pauses import (
 from gateway.agents.runs.resend import otid_digest
 from gateway.agents.runs.run import AcceptedRun, RoutedSend, cut_to_window
 from gateway.agents.runs.steps import CONFLICT_TRIES, MakesToolbox, RunMemory
+from gateway.agents.runs.stored_conversation import read_stored_context, resume_open_step
 from gateway.core.conversation.canonical import RESULT_ROLES, MessageHasher, WireMessage
-from gateway.core.conversation.repeated import find_barge_in
 from gateway.core.conversation.stored_messages import cut_reply, tool_names_by_call
 from gateway.core.ids import Place, id_at, new_uid, place_of
 from gateway.core.prompt.compose import is_resent
@@ -36,7 +37,6 @@ from gateway.errors import BadRequest
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.stored_conversation import read_stored_context, resume_open_step
 from gateway.run.pending import PendingWrites
 from gateway.run.sink import Sink
 from storage.errors import NotFound, Stale, TooSlow, WriteConflict

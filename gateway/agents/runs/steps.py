@@ -21,6 +21,12 @@ from adapters.types import Json
 from gateway.agents.runs.calls.call_record import call_number
 from gateway.agents.runs.run import reading_run
 from gateway.agents.runs.step_edits import StepEdits
+from gateway.agents.runs.stored_conversation import (
+    make_step_open,
+    plan_next_step,
+    reread_context,
+    with_ended_step,
+)
 from gateway.core.conversation.canonical import MessageHasher, WireMessage, is_user, text_of
 from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message, with_private
 from gateway.core.conversation.stored_path import finish_step, mark_refused, path_hash, supersede_refused
@@ -37,12 +43,6 @@ from gateway.run.memory.block_edits import BlockEdits
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, in_prompt_order
 from gateway.run.memory.prompt import EndpointForm, Prompt
-from gateway.run.memory.stored_conversation import (
-    make_step_open,
-    plan_next_step,
-    reread_context,
-    with_ended_step,
-)
 from gateway.run.memory.turn_write import recall_row_maker
 from gateway.run.receipt import Receipt
 from gateway.run.tools.toolbox import ToolAnswer, Toolbox

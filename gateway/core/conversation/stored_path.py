@@ -1,7 +1,7 @@
 """Plans a turn of a stored conversation, which goes on from its last exchange.
 
 Nothing is matched, and nothing waits to be confirmed: a step that has ended is continued and active, whether it has a
-whole reply, a cut one or none. gateway/core/conversation/repeated.py reads what a chat completion's list repeats of it.
+whole reply, a cut one or none.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.core.conversation.repeated import new_messages
+from gateway.agents.core.repeated import new_messages
 from tests.core.conversations import assistant, result, system, user
 
 
