@@ -85,7 +85,7 @@ async def _pass_stream(
     reader: _ReplyReader, sink: Sink, receipt: Receipt, keep_alive_s: float, change: ReplyChange | None
 ) -> None:
     """Writes the events of a stream to `sink` as they arrive."""
-    reply, hides_usage = reader.reply, reader.call.hides_usage
+    reply, call = reader.reply, reader.call
     events = WholeEvents() if change is None else ChangedEvents(change)
     is_done = False
     try:
@@ -97,7 +97,8 @@ async def _pass_stream(
                     chunk = events.feed(chunk)
                     reader.take_events(chunk)
                     is_done = chunk.endswith(_DONE)
-                    if hides_usage:
+                    # Another endpoint may have taken over after the head.
+                    if call.hides_usage:
                         chunk = without_usage(chunk)
                 await sink.write(chunk)
     except ProviderError:
@@ -108,7 +109,7 @@ async def _pass_stream(
         _start(reply, sink, receipt)
     rest = events.rest()
     reader.take_events(rest)
-    await sink.write(without_usage(rest) if hides_usage else rest)
+    await sink.write(without_usage(rest) if call.hides_usage else rest)
     reader.end()
     await sink.end()
 

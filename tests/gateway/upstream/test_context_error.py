@@ -10,8 +10,19 @@ from typing import Any
 import pytest
 
 from gateway.settings import ModelSettings, UpstreamSettings
-from tests.doubles.upstream import Call, Reply, Seen, StrictUpstream, call_tools, fail, raw, say, uncounted
-from tests.gateway.sdk import agent, remember
+from tests.doubles.upstream import (
+    Call,
+    Gate,
+    Reply,
+    Seen,
+    StrictUpstream,
+    call_tools,
+    fail,
+    raw,
+    say,
+    uncounted,
+)
+from tests.gateway.sdk import CHAT, agent, remember
 from tests.gateway.upstream.two import Open, only_openai
 
 LIMIT = 2000
@@ -158,6 +169,36 @@ def test_a_fallback_with_a_known_window_shows_no_usage_that_was_not_asked_for(tm
             assert second.last.json["stream_options"] == {"include_usage": True}
             assert b"Short" in reply.body
             assert b'"usage"' not in reply.body
+
+
+def test_a_fallback_after_comments_shows_no_usage_that_was_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head has left before it is known that the second one is asked for its usage."""
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    comment, gate = b": wait\n\n", Gate()
+    with StrictUpstream() as first, StrictUpstream() as second:
+        upstreams = tuple(
+            UpstreamSettings(name, base_url=each.base_url, takes={"stream_usage": takes})
+            for name, each, takes in (("first", first, False), ("second", second, True))
+        )
+        models = (
+            ModelSettings("m", "m", "first", fallbacks=("other",)),
+            ModelSettings("other", "o", "second"),
+        )
+        with remember(first, tmp_path, upstreams=upstreams, models=models) as world:
+            gone = b'data: {"error":{"code":502,"message":"Gone."}}\n\n'
+            first.queue(raw(comment, gone, hold_after={1: gate}))
+            second.queue(say("Short."))
+            body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+            with world.gateway.connect() as client:
+                client.request("POST", CHAT, json.dumps(body).encode())
+                client.read_until(comment)
+                gate.open()
+                reply = client.read_until(b"data: [DONE]\n\n")
+            assert second.last.json["stream_options"] == {"include_usage": True}
+            assert b"Short" in reply
+            assert b'"usage"' not in reply
 
 
 def test_an_error_that_names_no_context_reaches_the_client_as_it_is(tmp_path: Path) -> None:
