@@ -33,7 +33,7 @@ from gateway.run.memory.contents import with_contents
 from storage.commands import Change, Committed, MemorySnapshot, PlainTurn, Pool, RecallRow, TurnWrite
 from storage.database import Connection
 from storage.open import is_url
-from storage.postgres.pool import PoolLimits
+from storage.postgres.database import PostgresLimits
 from storage.records import Agent, Block, BlockOp, Exchange, Passage, Run, Scope, SentSection
 from storage.search.blob import PRESENT, Document, document_type, open_blob
 from storage.search.index import Index
@@ -56,7 +56,7 @@ from tests.postgres import EmptyDatabase, empty_database, query
 
 # No deadline of a busy machine's shall decide what a test finds. A gateway opens all its connections as it starts, and
 # the server reads the tables' definitions for each. What another process holds is taken over as soon as its lease ends.
-PATIENT = PoolLimits(size=4, read_s=PATIENCE_S, wait_s=PATIENCE_S, slow_s=PATIENCE_S, settle_s=0.0)
+PATIENT = PostgresLimits(size=4, read_s=PATIENCE_S, wait_s=PATIENCE_S, slow_s=PATIENCE_S, settle_s=0.0)
 PATIENT_WRITER = WriterLimits(slow_s=PATIENCE_S)
 
 

@@ -15,7 +15,7 @@ import asyncpg
 
 from storage.database import Changes, Connection, Operation, Row, StoreHealth, limit_of
 from storage.errors import Broken, Busy, Closed, ReadOnly, StatementFailed, StoreError, TooSlow, Unavailable
-from storage.health_check import HealthCheck
+from storage.health_check import CHECK_S, HealthCheck
 from storage.postgres.clock import SharedClock
 from storage.postgres.connection import (
     NOW,
@@ -50,6 +50,35 @@ _MOST_CHECKS_MISSED = 2
 _IS_READ_ONLY = "SELECT current_setting('transaction_read_only') = 'on'"
 
 
+class PostgresLimits(PoolLimits, frozen=True):
+    """The bounds and pauses of a database, beyond those of its pool. Of these there is no measurement."""
+
+    # The connections that neither bulk work nor long reads may have, if the pool has as many.
+    turns: int = 2
+    # The seconds that a read waits for a connection.
+    wait_s: float = 0.25
+    # The bytes of all writes that wait; a write beyond them is refused.
+    queue_bytes: int = 64 << 20
+    # The seconds after which a read of a turn is given up.
+    read_s: float = 2.0
+    # The seconds after which a read of a list, or of other bulk, is given up.
+    long_s: float = 60.0
+    # A turn that waits longer for a connection makes the status `slow`.
+    slow_s: float = 1.0
+    # The seconds between two VACUUMs.
+    sweep_s: float = 60.0
+    # The seconds between two checks of health.
+    health_s: float = CHECK_S
+    # The seconds after an outage in which no lease is taken over. Each process has connected by then, and renewed its
+    # own: an attempt that hung and its longest pause are over.
+    settle_s: float = 20.0
+
+    @property
+    def long_reads(self) -> int:
+        """How many connections long reads may have."""
+        return max(1, self.size - self.bulk - self.turns)
+
+
 class PostgresDatabase:
     """A database on a server, over a pool of connections. `open` makes it."""
 
@@ -57,7 +86,7 @@ class PostgresDatabase:
     is_owned = False
 
     def __init__(
-        self, target: PostgresTarget, limits: PoolLimits, listen_target: PostgresTarget | None
+        self, target: PostgresTarget, limits: PostgresLimits, listen_target: PostgresTarget | None
     ) -> None:
         self._target = target
         self._limits = limits
@@ -93,7 +122,7 @@ class PostgresDatabase:
         pooled: bool = False,
         pooler_prepares: bool = False,
         listen_url: str | None = None,
-        limits: PoolLimits | None = None,
+        limits: PostgresLimits | None = None,
         factory: type[Any] = OwnConnection,
     ) -> Self:
         """Connects, and brings the database to the present schema.
@@ -110,7 +139,7 @@ class PostgresDatabase:
 
         Raises: NotAdmitted, Foreign, TooNew.
         """
-        limits = limits or PoolLimits(size=pool)
+        limits = limits or PostgresLimits(size=pool)
         target = PostgresTarget(url, pooled, pooler_prepares, factory)
         # Through a pooler notifications arrive nowhere, without an error.
         listen_target = PostgresTarget(listen_url or url) if listen_url or not pooled else None

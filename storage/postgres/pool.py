@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 
 from storage.errors import Broken, Busy, Closed, StoreError, Unavailable
-from storage.health_check import CHECK_S
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
 from storage.postgres.sqlstates import FAULTS, as_unavailable, translate_error
 
@@ -34,38 +33,14 @@ class PoolLimits(Struct, frozen=True):
     size: int = 8
     # The most connections that bulk work may have at a time.
     bulk: int = 2
-    # The connections that neither bulk work nor long reads may have, if the pool has as many.
-    turns: int = 2
-    # The seconds that a read waits for a connection.
-    wait_s: float = 0.25
-    # The bytes of all writes that wait; a write beyond them is refused.
-    queue_bytes: int = 64 << 20
-    # The seconds after which a read of a turn is given up.
-    read_s: float = 2.0
-    # The seconds after which a read of a list, or of other bulk, is given up.
-    long_s: float = 60.0
     # The seconds after which a statement of a transaction that writes is given up.
     write_s: float = 30.0
-    # A turn that waits longer for a connection makes the status `slow`.
-    slow_s: float = 1.0
     # The seconds that a connection has to answer after a read on it was given up.
     check_s: float = 2.0
-    # The seconds between two VACUUMs.
-    sweep_s: float = 60.0
-    # The seconds between two checks of health.
-    health_s: float = CHECK_S
     # The seconds between the first two attempts to connect after a fault; the pause doubles with each.
     retry_first_s: float = 0.25
     # The longest of these pauses.
     retry_most_s: float = 10.0
-    # The seconds after an outage in which no lease is taken over. Each process has connected by then, and renewed its
-    # own: an attempt that hung and its longest pause are over.
-    settle_s: float = 20.0
-
-    @property
-    def long_reads(self) -> int:
-        """How many connections long reads may have."""
-        return max(1, self.size - self.bulk - self.turns)
 
 
 class ConnectionPool:

@@ -10,7 +10,7 @@ from msgspec.structs import force_setattr
 
 from gateway.run.background import worker
 from gateway.run.memory import leases
-from storage.postgres import database, pool
+from storage.postgres import database
 from storage.sqlite import writer
 from tests.patience import PATIENCE_S
 
@@ -33,8 +33,8 @@ for _name, _seconds in (("lease_s", LEASE_S), ("heartbeat_s", LEASE_S / 3)):
     force_setattr(worker.LIMITS, _name, _seconds)
 
 
-class PatientPool(pool.PoolLimits, frozen=True):
-    """The pool's limits, with waits that no busy machine reaches; leases are taken over as soon as they end."""
+class PatientPostgres(database.PostgresLimits, frozen=True):
+    """PostgreSQL's limits, with waits that no busy machine reaches; leases are taken over as soon as they end."""
 
     read_s: float = PATIENCE_S
     wait_s: float = PATIENCE_S
@@ -51,7 +51,7 @@ class PatientWriter(writer.WriterLimits, frozen=True):
 def run() -> int:
     """Runs the command line."""
     # Only here: a test that has imported this may be about these limits.
-    database.PoolLimits = PatientPool  # type: ignore[attr-defined]
+    database.PostgresLimits = PatientPostgres  # type: ignore[attr-defined]
     writer.WriterLimits = PatientWriter  # type: ignore[misc]
 
     from gateway.cli import main

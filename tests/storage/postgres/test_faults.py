@@ -30,7 +30,7 @@ from storage.errors import (
     Unavailable,
 )
 from storage.postgres.connection import PostgresTarget, RawConnection, connect
-from storage.postgres.pool import PoolLimits
+from storage.postgres.database import PostgresLimits
 from storage.postgres.sqlstates import translate_error
 from storage.postgres.url import by_host
 from storage.records import Job
@@ -42,7 +42,7 @@ from tests.storage.conftest import OpenStore, PostgresServer
 from tests.stored import ALICE, PATIENT, rows
 
 ROOT = Path(__file__).parents[3]
-QUICK = PoolLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
+QUICK = PostgresLimits(retry_first_s=0.02, retry_most_s=0.05, read_s=0.3, check_s=0.2, wait_s=0.1)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -270,7 +270,7 @@ async def test_connections_that_do_not_answer_hold_up_the_end_together(
 async def test_reads_wait_a_moment_for_a_connection_and_writes_as_long_as_it_takes(
     open_store: OpenStore,
 ) -> None:
-    store: Store = await open_store(limits=PoolLimits(size=2, wait_s=0.05))
+    store: Store = await open_store(limits=PostgresLimits(size=2, wait_s=0.05))
     held, go_on = asyncio.Event(), asyncio.Event()
 
     async def hold(connection: Connection) -> None:
@@ -317,7 +317,7 @@ async def test_what_comes_free_while_the_server_refuses_one_more_is_taken(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No task that would hand it on has one then: a write would wait for ever, and all after it."""
-    store: Store = await open_store(limits=PoolLimits(size=2))
+    store: Store = await open_store(limits=PostgresLimits(size=2))
     asked, refuse, held, go_on = (asyncio.Event() for _ in range(4))
 
     async def full(place: PostgresTarget) -> RawConnection:

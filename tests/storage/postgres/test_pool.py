@@ -69,7 +69,7 @@ async def open_pool(**limits: Any) -> ConnectionPool:
     async def prepare(_: Any) -> None:
         pass
 
-    quick = {"retry_first_s": 0.001, "retry_most_s": 0.001, "wait_s": 0.01, **limits}
+    quick = {"retry_first_s": 0.001, "retry_most_s": 0.001, **limits}
     pool = ConnectionPool(PLACE, PoolLimits(**quick), prepare, lambda fault: None, lambda: None)
     await pool.start()
     return pool
