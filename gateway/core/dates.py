@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, tzinfo
 from functools import lru_cache
 
 _DAY_S = 86_400
+# The longest text of a day without a time.
+_DAY_CHARS = len("2026-03-01")
 # The years 1 and 10000, in seconds since the epoch. No later number is a date: most are dates in milliseconds.
 BEGIN_OF_DATES_S = -62_135_596_800.0
 END_OF_DATES_S = 253_402_300_800.0
@@ -32,9 +34,17 @@ def iso_text(at: float) -> str:
     return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
 
 
-def parse_moment(text: str) -> float:
-    """Returns a date or time in ISO 8601 as seconds since the epoch. Raises: ValueError."""
-    return seconds_of(datetime.fromisoformat(text))
+def parse_moment(text: str, zone: tzinfo = UTC, *, is_end: bool = False) -> float:
+    """Returns a date or time in ISO 8601 as seconds since the epoch.
+
+    zone: that of a text without one.
+    is_end: a day without a time means its last microsecond, not its first.
+    Raises: ValueError.
+    """
+    moment = datetime.fromisoformat(text)
+    if is_end and len(text) <= _DAY_CHARS:
+        moment = datetime.combine(moment, time.max)
+    return seconds_of(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
 
 
 def seconds_of(moment: datetime) -> float:

@@ -21,9 +21,10 @@ from gateway.run.admin.printed import shell_word
 from gateway.run.admin.request_operations import name_of
 from gateway.settings import DEFAULT_PROFILE
 
-_DAY_S = 86_400.0
 # Characters around each change that an undo of a block would bring, and of all of them.
 _UNDO_AROUND, _UNDO_CHARS = 30, 300
+# How long a link to a page lives.
+_LINK_S = 86_400
 
 
 class FactsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -138,7 +139,7 @@ def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
 
 def _link_command(memory: MemoryRecord) -> str:
     """Returns the command with which an application's key makes a link to a person's page, for a day."""
-    body: dict[str, str | int] = {"user": memory.name, "ttl_s": int(_DAY_S)}
+    body: dict[str, str | int] = {"user": memory.name, "ttl_s": _LINK_S}
     if memory.profile != DEFAULT_PROFILE:
         body["profile"] = memory.profile
     return (
@@ -177,8 +178,7 @@ def _parse_time(text: str) -> float:
             if not math.isfinite(seconds):
                 raise ValueError(text)
             return seconds
-        is_day = len(text) == len("2026-11-24")
-        return parse_moment(text) + (_DAY_S if is_day else 0.0)
+        return parse_moment(text, is_end=True)
     except ValueError as error:
         raise BadRequest(
             "as_of is a number of seconds since 1970, or a day like 2026-11-24.", param="as_of"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, time
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta
@@ -17,7 +16,7 @@ from gateway.agents.wire.shown_values import iso_time
 from gateway.agents.wire.struct_fields import MAX_PARTS, Body, Maybe, NoEffect
 from gateway.checked import Fault
 from gateway.core import ids
-from gateway.core.dates import seconds_of
+from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest, UnknownId
 from storage.listing import PassageDraft, PassageFilter
 from storage.records import Agent, Definition, DefinitionKind
@@ -152,10 +151,7 @@ def moment_of(text: Maybe[str], at: tuple[str | int, ...], *, is_end: bool = Fal
     stripped = text.strip()
     try:
         # The `+` of an offset that was not escaped in a query arrives as a blank.
-        moment = datetime.fromisoformat(stripped.replace(" ", "+") if "T" in stripped else stripped)
-        if is_end and len(stripped) <= len("2026-03-01"):
-            moment = datetime.combine(moment, time.max)
-        return seconds_of(moment)
+        return parse_moment(stripped.replace(" ", "+") if "T" in stripped else stripped, is_end=is_end)
     except ValueError:
         message = "Expected a date or time of ISO 8601"
         raise Unprocessable([Fault(at, message, "datetime_from_date_parsing", text[:100])]) from None

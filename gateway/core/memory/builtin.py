@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, tzinfo
 from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from msgspec import Struct
 
 from adapters.types import Json
+from gateway.core.dates import parse_moment
 from gateway.core.memory.memory_tools import MEMORY_TOOLS, string_schema, tool_schema
 from storage.records import Message
 
@@ -430,17 +431,7 @@ _DATES: Final = {
 
 def _moment(text: object, timezone: str, *, is_end: bool) -> float | None:
     """Returns a date or time as epoch seconds; of a date alone its beginning or its end. Raises: ValueError."""
-    if not text:
-        return None
-    words = str(text).strip()
-    at = datetime.fromisoformat(words)
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=_zone(timezone))
-    if is_end and len(words) <= len("2026-03-01"):
-        if at.date() == date.max:
-            return None  # "9999-12-31" is a way to say that there is no end
-        at += timedelta(days=1)
-    return at.timestamp()
+    return parse_moment(str(text).strip(), _zone(timezone), is_end=is_end) if text else None
 
 
 def _zone(name: str) -> tzinfo:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from gateway.agents.core.kinds import BUILT_IN, FILE_TOOLS, KINDS, MULTI_AGENT_TOOLS
+from gateway.core.dates import END_OF_DATES_S
 from gateway.core.memory.builtin import (
     EDITING_TOOLS,
     REMEMBERING_TOOLS,
@@ -188,7 +190,7 @@ def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
                 frozenset({"message"}),
                 frozenset({"user"}),
                 since=1_772_323_200.0,
-                until=1_772_409_600.0,
+                until=1_772_409_599.999999,
                 limit=2,
             ),
         ),
@@ -200,7 +202,12 @@ def test_a_model_cannot_ask_for_what_the_schema_does_not_have() -> None:
         (
             "conversation_search",
             {"query": "x", "start_date": "0001-01-01", "end_date": "9999-12-31"},  # at any time
-            Lookup(("x",), frozenset({"message"}), since=-62_135_596_800.0),
+            Lookup(
+                ("x",),
+                frozenset({"message"}),
+                since=-62_135_596_800.0,
+                until=math.nextafter(END_OF_DATES_S, 0.0),
+            ),
         ),
         ("recall_memory", {"query": "tea"}, Lookup(("tea",), ALL, limit=8)),
         (
