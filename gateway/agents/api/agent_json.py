@@ -12,7 +12,7 @@ from gateway.agents.api.dependencies import AgentsApi
 from gateway.agents.api.folders import folder_json
 from gateway.agents.api.groups import group_json
 from gateway.agents.api.identities import identity_json
-from gateway.agents.api.model import WINDOW, embedding_config_json
+from gateway.agents.api.model import UNKNOWN_WINDOW, embedding_config_json, provider_type
 from gateway.agents.api.tool_json import tool_json
 from gateway.agents.core.kinds import kind_of
 from gateway.agents.registry.registry import AgentView
@@ -145,11 +145,11 @@ def _llm_json(definition: AgentDefinition, model: str, window: int | None) -> di
         "model": name,
         "handle": model,
         "display_name": name,
-        "model_endpoint_type": "anthropic" if upstream == "anthropic" else "openai",
+        "model_endpoint_type": provider_type(model),
         "model_endpoint": None,
         "provider_name": upstream or None,
         "provider_category": "base",
-        "context_window": definition.context_window or window or WINDOW,
+        "context_window": definition.context_window or window or UNKNOWN_WINDOW,
         "temperature": sampling.get("temperature"),
         "max_tokens": sampling.get("max_tokens"),
         "reasoning_effort": sampling.get("reasoning_effort"),
@@ -165,17 +165,26 @@ def _settings_json(definition: AgentDefinition, model: str) -> dict[str, Any]:
 
     A null among those that every model has: no field has set it, so it is the model's own.
     """
-    sampling, sent = definition.sampling, definition.retained.get("model_settings", {})
-    kind = "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
-    known = {name: sampling.get(name) for name in SETTINGS_TYPES}
-    known["max_output_tokens"] = sampling.get("max_tokens")
-    effort = sampling.get("reasoning_effort")
-    form = "effort" if "effort" in sent or kind == "anthropic" else "reasoning"
-    known[form] = {"reasoning_effort": effort} if form == "reasoning" and effort is not None else effort
+    sampling = definition.sampling
+    sent = definition.retained.get("model_settings", {})
+    kind = provider_type(model)
+    honoured = {name: sampling.get(name) for name in SETTINGS_TYPES}
+    honoured["max_output_tokens"] = sampling.get("max_tokens")
     rest = {name: value for name, value in sent.items() if name not in SETTINGS_TYPES}
-    always = {*_SHOWN_ALWAYS, form}
-    shown = {name: value for name, value in known.items() if value is not None or name in always}
-    return {"provider_type": kind, **rest, **shown}
+    shown = {name: value for name, value in honoured.items() if value is not None or name in _SHOWN_ALWAYS}
+    effort = _effort_field(sampling.get("reasoning_effort"), as_text="effort" in sent or kind == "anthropic")
+    return {"provider_type": kind, **rest, **shown, **effort}
+
+
+def _effort_field(effort: str | None, *, as_text: bool) -> dict[str, Any]:
+    """Returns the reasoning effort where Letta's settings of the model's provider have it; it is shown for each model.
+
+    as_text: a field `effort`, as Anthropic's settings have it, or any that were sent with one; else an object in
+        `reasoning`, as OpenAI's have it.
+    """
+    if as_text:
+        return {"effort": effort}
+    return {"reasoning": None if effort is None else {"reasoning_effort": effort}}
 
 
 async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[str, Any]]:

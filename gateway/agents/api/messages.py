@@ -16,7 +16,7 @@ from gateway.agents.api._query import MessagesQuery, ResetQuery, ShownMessagesQu
 from gateway.agents.api._route import AgentsRoute, ApiRequest, uid_in
 from gateway.agents.api.agent_bodies import Compact, merge_compaction
 from gateway.agents.api.dependencies import AgentsApi
-from gateway.agents.api.model import WINDOW
+from gateway.agents.api.model import UNKNOWN_WINDOW
 from gateway.agents.api.passages import moment_of
 from gateway.agents.api.search import SearchAgents, SearchMessages, found_json, ranked_json
 from gateway.agents.runs.message_listing import AgentMessages, MessageView
@@ -350,7 +350,7 @@ class MessageRoutes:
             stored = await self._messages.conversation(agent, conversation)
             if stored is None or not stored.last_exchange:
                 raise BadRequest("Only a stored conversation that has begun can be compacted by hand.")
-            size = summary_tokens(prompt_before.target.context_window or WINDOW)
+            size = summary_tokens(prompt_before.target.context_window or UNKNOWN_WINDOW)
             text = await api.compactor.compact_now(agent, stored, terms, own_route, size, admit)
             prompt_after = await api.runs.preview(run_request)
         return {

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 # Tokens that are shown as a model's window if the settings do not have it.
-WINDOW = 128_000
+UNKNOWN_WINDOW = 128_000
+
+
+def provider_type(model: str) -> str:
+    """Returns the kind of a model's provider as the client knows it. model: as an agent names it."""
+    return "anthropic" if model.rpartition("/")[0] == "anthropic" else "openai"
 
 
 def model_json(handle: str, window: int | None) -> dict[str, Any]:
@@ -15,15 +20,15 @@ def model_json(handle: str, window: int | None) -> dict[str, Any]:
     window: tokens, None where it is not known.
     """
     provider, _, name = handle.rpartition("/")
-    kind = "anthropic" if provider == "anthropic" else "openai"
+    kind = provider_type(handle)
     return {
         "handle": handle,
         "name": name,
         "display_name": name,
         "model": name,
         "model_type": "llm",
-        "context_window": window or WINDOW,
-        "max_context_window": window or WINDOW,
+        "context_window": window or UNKNOWN_WINDOW,
+        "max_context_window": window or UNKNOWN_WINDOW,
         "provider_type": kind,
         "provider_name": provider or "mnemogate",
         "provider_category": "base",
