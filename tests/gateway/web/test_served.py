@@ -41,7 +41,7 @@ def served(app: Any, talk: Talk, limits: Limits | None = None) -> Any:
         await started.wait()
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 return await talk(reader, writer)
         finally:
             writer.transport.abort()
