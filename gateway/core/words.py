@@ -102,15 +102,17 @@ def is_beginning(a: str, b: str, least: int = 4) -> bool:
 def without_remark(text: str) -> str:
     """Returns what was spoken of a reply, without a bracketed remark at its end.
 
+    Of "Hi (Bob). I [laughs]." it is "Hi (Bob). I ".
     A regular expression for this would try each bracket to the end of the text, so it is searched from the end.
     """
     # Between the last word and the end of the text there has to be a closing bracket.
-    found = _NO_WORD.match(text[::-1])
-    end = len(text) - (found.end() if found else 0)
+    after_words = _NO_WORD.match(text[::-1])
+    end = len(text) - (after_words.end() if after_words else 0)
     if not any(char in text[end:] for char in _CLOSING):
         return text
+    # The remark begins after the last bracket that closes something before its words; -1: none does.
     closed = max(text.rfind(char, 0, end) for char in _CLOSING)
-    # An asterisk closes what an asterisk opened: a text between two of them holds no other.
+    # An asterisk there may also be the one that opens it.
     begin = closed if text[closed : closed + 1] == "*" else closed + 1
     opened = [at for char in _OPENING if (at := text.find(char, begin, end)) >= 0]
     return text[: min(opened, default=end)]

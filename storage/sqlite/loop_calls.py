@@ -46,5 +46,5 @@ class LoopCalls:
             call = self._calls.popleft()
             try:
                 call()
-            except Exception as error:  # none of the later calls
+            except Exception as error:  # it must not keep the later calls from running
                 self._loop.call_exception_handler({"message": f"{call} failed", "exception": error})

@@ -337,22 +337,26 @@ class ArchiveRoutes:
 
     async def agents(self, request: ApiRequest) -> Any:
         """Lists the agents that have an archive attached; only its agent searches one that is an agent's own."""
-        archive, attached = await self._archive(request), self._api.store.attached
-        rows = await attached.agents_with(request.project, DefinitionKind.ARCHIVE, archive.memory)
+        archive = await self._archive(request)
+        agents = await self._api.store.attached.agents_with(
+            request.project, DefinitionKind.ARCHIVE, archive.memory
+        )
+        is_own_archive = archive.id == 0  # no row: an agent's own is its memory
         return await self._api.agents_page(
-            request.project, rows if archive.id else [archive.memory], request.query
+            request.project, [archive.memory] if is_own_archive else agents, request.query
         )
 
     async def add(self, request: ApiRequest) -> Any:
-        memory, draft = await self._memory(request), self._draft(request.body, ("body",))
+        memory = await self._memory(request)
+        draft = self._draft(request.body, ("body",))
         first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first of a long text names them all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
     async def add_many(self, request: ApiRequest) -> Any:
-        memory, texts = await self._memory(request), request.body.passages
-        drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(texts)]
+        memory = await self._memory(request)
+        drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(request.body.passages)]
         return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
     async def remove(self, request: ApiRequest) -> Any:

@@ -57,7 +57,7 @@ class ForeignTools:
         if tool.source_type == "python":
             return await self._sandbox.run(tool.source, call)
         if tool.source_type == "mcp":
-            uid, _, name = tool.source.partition("/")
+            uid, _, name = tool.source.partition("/")  # as `ToolDefinition.source` has them
             server = await self._store.definitions.find(call.project, DefinitionKind.MCP, uid)
             if server is None:
                 return failed_answer(f"Error: the server of {call.tool} was deleted. Nothing was done.")

@@ -40,5 +40,6 @@ class TurnTerms(Struct, frozen=True):
     alone: Collection[str] = ()
     # Each complete reply is noted (`NoteReply`), since another attempt may have to go on with it.
     notes_replies: bool = False
-    # Arguments of gateway tools that are shown while they are written, or are not the tool's; None: none.
+    # The arguments of gateway tools that are for the gateway and not for the tool, or that the user sees while they are
+    # written; None: none.
     asides: Asides | None = None

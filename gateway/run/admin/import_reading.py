@@ -54,14 +54,15 @@ class ImportReader:
         now, oldest: in seconds since the epoch; what ended before `oldest` is not retained.
         """
         self._items = _items(file, format, source_user)
-        self._skipped = position
+        # The items that are done, as far as they are yet to be read over.
+        self._left_to_skip = position
         self._format, self._hasher, self._now, self._oldest = format, hasher, now, oldest
 
     def next_page(self) -> list[PreparedItem]:
         """Returns the next items; [] at the end. Raises: BadRequest."""
-        while self._skipped:
+        while self._left_to_skip:
             next(self._items, None)
-            self._skipped -= 1
+            self._left_to_skip -= 1
         page: list[PreparedItem] = []
         messages = 0
         while len(page) < _MAX_ITEMS and messages < _MAX_MESSAGES:
@@ -115,7 +116,9 @@ class _FileContent:
         self._now = now
         self._conversations = self._messages = self._facts = 0
         self._users: set[str | None] = set()  # of the facts
-        self._times: list[float] = []  # the first and the last; empty: none is known
+        # None: no time is known.
+        self._first_at: float | None = None
+        self._last_at: float | None = None
 
     def add(self, item: Source) -> int:
         """Counts an item. Returns how much of a page it takes: its messages, or 1."""
@@ -137,8 +140,9 @@ class _FileContent:
         return 1
 
     def _add_times(self, times: Iterable[float | None]) -> None:
-        known = [*self._times, *(min(at, self._now) for at in times if at is not None)]
-        self._times = [min(known), max(known)] if known else []
+        known = [min(at, self._now) for at in (self._first_at, self._last_at, *times) if at is not None]
+        if known:
+            self._first_at, self._last_at = min(known), max(known)
 
     def survey(self) -> Survey:
         """Returns what was counted. Raises: BadRequest: it is not to be imported."""
@@ -148,13 +152,12 @@ class _FileContent:
             )
         if not self._conversations and not self._facts:
             raise BadRequest("This file cannot be imported: there is nothing in it.", param="file")
-        first, last = self._times or (None, None)
         progress = ImportProgress(
             ImportCounts(self._conversations),
             ImportCounts(self._messages),
             ImportCounts(self._facts),
-            first_at=first,
-            last_at=last,
+            first_at=self._first_at,
+            last_at=self._last_at,
         )
         return Survey(self.format, progress)
 

@@ -20,7 +20,7 @@ from storage.sql.store import Store
 # Lines of an answer. A list of 100,000 users takes 16 s without a server (measured), most of it for the last messages.
 PAGE = 500
 # The option of `memory forget` that need not be given.
-DEFAULT = ("project", "default")
+_IMPLIED = ("project", "default")
 
 
 class ListOperations(Struct, frozen=True):
@@ -65,27 +65,27 @@ async def other_profiles(store: Store, scope: Scope) -> list[str]:
     return [each.scope.profile for each in agents if each is not None and each.scope != scope]
 
 
-def _memory_line(each: ListedMemory) -> dict[str, Any]:
+def _memory_line(memory: ListedMemory) -> dict[str, Any]:
     return {
-        **_owner_fields(each.scope),
-        "memory": each.uid,
-        "begun": each.created,
-        "conversations": each.retained.conversations,
-        **_size_fields(each.retained),
-        "blocks": each.blocks,
-        "facts": each.facts,
-        "passages": each.passages,
-        "forget": flags_of(each.scope),
+        **_owner_fields(memory.scope),
+        "memory": memory.uid,
+        "begun": memory.created,
+        "conversations": memory.retained.conversations,
+        **_size_fields(memory.retained),
+        "blocks": memory.blocks,
+        "facts": memory.facts,
+        "passages": memory.passages,
+        "forget": flags_of(memory.scope),
     }
 
 
-def _conversation_line(each: ListedConversation) -> dict[str, Any]:
+def _conversation_line(conversation: ListedConversation) -> dict[str, Any]:
     return {
-        **_owner_fields(each.scope),
-        "id": each.uid,
-        "client_id": each.key,
-        **_size_fields(each.retained),
-        "forget": [*flags_of(each.scope), f"--in={each.uid}"],
+        **_owner_fields(conversation.scope),
+        "id": conversation.uid,
+        "client_id": conversation.key,
+        **_size_fields(conversation.retained),
+        "forget": [*flags_of(conversation.scope), f"--in={conversation.uid}"],
     }
 
 
@@ -109,5 +109,5 @@ def _owner_fields(scope: Scope) -> dict[str, str]:
 def flags_of(scope: Scope) -> list[str]:
     """Returns the arguments that name a memory. A name may begin with a dash, so each is one word with its option."""
     return [
-        f"--{option}={name}" for option, name in _owner_fields(scope).items() if (option, name) != DEFAULT
+        f"--{option}={name}" for option, name in _owner_fields(scope).items() if (option, name) != _IMPLIED
     ]

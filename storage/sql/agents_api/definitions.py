@@ -44,8 +44,8 @@ async def add_definition(connection: Connection, draft: DefinitionDraft, *, at: 
 
 async def add_first_text(connection: Connection, id: int, body: Mapping[str, Any], at: float) -> None:
     """Gives a new definition its first text."""
-    text = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
-    await connection.run(SQL["set_text"], (text, id))
+    text_id = await connection.value(SQL["text_insert"], (id, 1, at, orjson.dumps(body)))
+    await connection.run(SQL["set_text"], (text_id, id))
 
 
 async def get_definition(connection: Connection, id: int) -> Definition:
@@ -78,19 +78,19 @@ async def change_definition(
     """
     name = definition.name if name is None else name
     if definition.kind in _NAMED_KINDS and name != definition.name:
-        others = (definition.project, definition.kind, name, 1)
-        if await connection.row(SQL["by_name"], others) is not None:
+        same_name = await connection.row(SQL["by_name"], (definition.project, definition.kind, name, 1))
+        if same_name is not None:
             raise _name_taken_error(definition.kind, name)
-    text = await connection.value(
+    text_id = await connection.value(
         SQL["text_insert"], (definition.id, definition.version + 1, at, orjson.dumps(body))
     )
-    if not await connection.run(SQL["replace_text"], (text, at, name, definition.id, definition.version)):
-        now = await get_definition(connection, definition.id)
+    if not await connection.run(SQL["replace_text"], (text_id, at, name, definition.id, definition.version)):
+        present = await get_definition(connection, definition.id)
         raise Overtaken(
-            f"the {definition.kind} {definition.uid!r} is at version {now.version}, not {definition.version}: "
+            f"the {definition.kind} {definition.uid!r} is at version {present.version}, not {definition.version}: "
             "it was changed since"
         )
-    await connection.run(SQL["texts_empty"], (definition.id, text))
+    await connection.run(SQL["texts_empty"], (definition.id, text_id))
     return await get_definition(connection, definition.id)
 
 
