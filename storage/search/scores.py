@@ -41,6 +41,9 @@ _MIN_SPREAD = 1e-6
 _NEAR_ENOUGH = 1.0
 # The most rows of a memory in which all get a score: to find those that may have one takes longer.
 _FEW_ROWS = 4_096
+# The cells for each occurrence up to which all are added up in one array: with many terms, and many short messages
+# around the hits, it would be large and nearly empty. No measurement.
+_CELLS_EACH = 8
 # How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
 # the query was ever used: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
 # with 10 to 550 messages: 84 to 69% of questions have one, and 1 to 5% of small talk and errands, which need none
@@ -176,10 +179,15 @@ class Scores:
 
         layout, term_count = self._layout, len(found.weights)
         found_places, index = _distinct(self._places_of(row), len(self._rows))
-        times_by_cell = np.bincount(index * term_count + term, times)
-        # Most rows have few terms, and empty cells add nothing. numpy finds true values sooner than numbers.
-        cell = (times_by_cell > 0).nonzero()[0]
-        cell_times = times_by_cell[cell]
+        cell = index * term_count + term
+        if len(found_places) * term_count <= _CELLS_EACH * len(cell):
+            times_by_cell = np.bincount(cell, times)
+            # Most rows have few terms, and empty cells add nothing. numpy finds true values sooner than numbers.
+            cell = (times_by_cell > 0).nonzero()[0]
+            cell_times = times_by_cell[cell]
+        else:
+            cell, occurrence_cell = np.unique(cell, return_inverse=True)
+            cell_times = np.bincount(occurrence_cell, times)
         index, cell_term = np.divmod(cell, term_count)
         place = found_places[index]
 

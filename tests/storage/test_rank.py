@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import pytest
 
@@ -53,6 +54,25 @@ def test_of_a_query_as_long_as_a_book_the_beginning_is_read() -> None:
     tail = Tail([Document(1, "user", "My zebra has stripes.", 1.7e9, None, None)])
     assert rank(Index(()), "the " * 2_000 + "zebra", SECRET, tail=tail) == [1]
     assert rank(Index(()), "the " * 3_000 + "zebra", SECRET, tail=tail) == []
+
+
+def test_a_query_of_many_words_takes_little_memory_among_short_messages() -> None:
+    """A cell for each term in each message around a hit took 10.8 MB."""
+    names = [f"{begin}{end}xo" for begin in ("Bara", "Celi", "Domu") for end in "abcdefghijkl"]
+    said = [
+        Document(seq, "user", names[seq // 8 % 36] if seq % 8 == 0 else "aha", 0.0, None, seq - 1)
+        for seq in range(1, 20_001)
+    ]
+    index = Index(encode(said, SECRET).items())
+    rank(index, names[0], SECRET)  # what the first query makes for all
+    tracemalloc.start()
+    try:
+        found = rank(index, ", ".join(names), SECRET)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 50
+    assert peak_bytes < 8_000_000
 
 
 def test_weak_hits_are_those_of_the_memory_as_it_was_ranked() -> None:
