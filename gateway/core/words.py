@@ -1,4 +1,12 @@
-"""The words of a text, in the forms in which they are searched, distinguished, and compared with what was heard."""
+"""The words of a text, in the forms in which they are searched, distinguished, and compared with what was heard.
+
+| form | for |
+|---|---|
+| `folded_words`, `stem` | whether two texts have a subject in common: notes, excerpts, facts, what is forgotten |
+| `words_with_signs`, `blank_non_words` | whether two texts say the same: "C" and "C++" do not |
+| `lower_words`, `transcript_words` | speech that grows while it is transcribed, or breaks off |
+| `letters_of`, `heard_letters` | a reply and what was spoken of it, whatever stands between the words |
+"""
 
 from __future__ import annotations
 

@@ -104,16 +104,18 @@ class AgentRoutes:
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> Any:
-        view, prompt = await self._api.agent_view(request), await self._prompt(request)
-        agent, shown = view.agent, await self._api.view_json(view)
+        view = await self._api.agent_view(request)
+        prompt = await self._prompt(request)
+        agent = view.agent
+        shown = await self._api.view_json(view)
         return context_json(
             orjson.loads(prompt.body()),
             window=prompt.target.context_window or shown["llm_config"]["context_window"],
             system=AgentDefinition.of(view.definition.body).system,
             section=prompt.section.text,
             summary=prompt.window.summary,
-            passages=await self._api.store.passages.count(agent.id),
-            recalled=await self._api.store.overview.count_messages(agent.id),
+            passage_count=await self._api.store.passages.count(agent.id),
+            message_count=await self._api.store.overview.count_messages(agent.id),
         )
 
     async def recompile(self, request: ApiRequest) -> Any:

@@ -17,15 +17,17 @@ def context_json(
     system: str,
     section: str,
     summary: str,
-    passages: int,
-    recalled: int,
+    passage_count: int,
+    message_count: int,
 ) -> dict[str, Any]:
     """Returns a prompt in its parts.
 
     body: as it goes upstream.
     window: tokens.
     system: the agent's own words, with which the memory section begins.
-    passages, recalled: how many passages the agent has, and how many messages of all its conversations.
+    section: the memory section, which begins with these.
+    summary: of the messages that left the window; "": none did.
+    passage_count, message_count: how many passages the agent has, and how many messages of all its conversations.
     """
     messages = [m for m in body["messages"] if m.get("role") != "system"]
     blocks = section.removeprefix(system).strip()
@@ -42,8 +44,8 @@ def context_json(
         "context_window_size_max": window,
         "context_window_size_current": sum(counts.values()),
         "num_messages": len(messages),
-        "num_archival_memory": passages,
-        "num_recall_memory": recalled,
+        "num_archival_memory": passage_count,
+        "num_recall_memory": message_count,
         **counts,
         "system_prompt": system,
         "core_memory": blocks,
