@@ -64,9 +64,10 @@ class UnbegunStream:
         self._has_begun = True
         if failure is None:
             return
+        # What failed must hold no connection while another try waits, nor be in the way of closing the other reply.
+        await self._reply.aclose()
         other = await self._replace(failure)
         if other is not None:
-            await self._reply.aclose()
             self._reply = other
             async for events in _events_of(other):
                 yield events
