@@ -62,12 +62,23 @@ class _Versions(NamedTuple):
     changes: tuple[RebuiltBlock, ...] = ()
 
 
+class ErasedFact(NamedTuple):
+    """A fact that is erased with messages."""
+
+    seq: int
+    text: str
+    # As in `Fact`.
+    origin: str
+    # No other fact has taken its place.
+    is_true: bool
+
+
 class PreviewedCounts(NamedTuple):
     """How much a target takes, and what a preview names besides."""
 
     counts: ForgetCounts
-    # The number and the text of the newest facts that are erased with messages.
-    facts: Sequence[tuple[int, str]] = ()
+    # The newest facts that are erased with messages.
+    facts: Sequence[ErasedFact] = ()
     # How many versions of blocks stay without what came from the target.
     remade: int = 0
     # The blocks that change, as far as they were rebuilt.
@@ -125,9 +136,8 @@ class ForgetPreviews(Group):
             await self._count_summaries(connection, agent, beginnings),
             await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
-        return PreviewedCounts(
-            counts, [(seq, text) for seq, text in named], versions.remade, versions.changes
-        )
+        erased_facts = [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in named]
+        return PreviewedCounts(counts, erased_facts, versions.remade, versions.changes)
 
     async def _count_versions(
         self,

@@ -14,6 +14,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from gateway.errors import Conflict, UnknownId
 from gateway.run.admin.exchange_messages import message_records, shortened
@@ -28,6 +29,7 @@ from gateway.run.admin.printed import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
 from storage.listing import ForgetCounts, FoundMemory
+from storage.sql.forget_preview import ErasedFact
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -76,6 +78,13 @@ class ChangedBlockText(Struct, frozen=True):
     after: str
 
 
+class ErasedFactRecord(SourceRecord, frozen=True, kw_only=True):
+    """A fact that goes with messages."""
+
+    # Who corrected it; not set: nobody, or it is no longer true.
+    corrected_by: Literal["operator", "person"] | UnsetType = UNSET
+
+
 class ForgetPreview(Struct, frozen=True):
     """The extent of a forgetting: what it will take, and what it leaves."""
 
@@ -87,7 +96,7 @@ class ForgetPreview(Struct, frozen=True):
     # The command that does the same; None: of a person, who has none.
     command: str | None
     # The newest facts that go with messages; not set: none does.
-    facts: tuple[SourceRecord, ...] | UnsetType = UNSET
+    facts: tuple[ErasedFactRecord, ...] | UnsetType = UNSET
     # The blocks that change, as far as they can be rebuilt at once; not set: none does.
     blocks: tuple[ChangedBlockText, ...] | UnsetType = UNSET
 
@@ -234,7 +243,7 @@ class MemoryForgetting:
             tuple(stays),
             str(found.counts.messages) if kind in ("all", "conversation") else None,
             " ".join(command),
-            tuple(_fact_record(memory.uid, *each) for each in found.facts) or UNSET,
+            tuple(_fact_record(memory.uid, each) for each in found.facts) or UNSET,
             tuple(ChangedBlockText(*each) for each in found.changes) or UNSET,
         )
 
@@ -337,8 +346,13 @@ def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
     return TargetRecord(kind, details.id, shortened(text, _SHOWN_CHARS) or None)
 
 
-def _fact_record(uid: str, seq: int, text: str) -> SourceRecord:
-    return SourceRecord("fact", seq, text, None, href=page_path("m", uid, "f", seq))
+def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:
+    href = page_path("m", uid, "f", fact.seq)
+    record = ErasedFactRecord("fact", fact.seq, fact.text, None, href=href)
+    match fact.origin:
+        case "operator" | "person" as writer if fact.is_true:
+            return replace(record, corrected_by=writer)
+    return record
 
 
 def _other_mentions(uid: str, text: str | None) -> RemainingRecord:

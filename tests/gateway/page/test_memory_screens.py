@@ -1020,6 +1020,28 @@ def test_a_preview_names_the_newest_facts_that_go_with_a_conversation(operator: 
 
 
 @pytest.mark.both
+def test_a_preview_says_which_corrections_go_and_a_block_keeps_them_afterwards(operator: Operator) -> None:
+    agent = speak(operator.world, "I am allergic to peanuts.")
+    (wrong,) = learn(operator.world, agent, "Alice is allergic to peanuts.", block="Allergic to peanuts.")
+    uid, right = agent.uid, "Alice is allergic to hazelnuts."
+    new = operator.twin(f"m/{uid}/f/{wrong}/correct", {"text": right})["seq"]
+    block, where = f"m/{uid}/b/human", f"m/{uid}/forget?message=1"
+    operator.twin(block, {"value": right, "version": operator.twin(block)["block"]["version"]})
+    found = operator.twin(where)
+    by = [(each["seq"], each.get("corrected_by")) for each in found["facts"]]
+    assert by == [(new, "operator"), (wrong, None)]
+    # The reason why the block is written afterwards.
+    assert [each["after"] for each in found["blocks"]] == [""]
+    text = page(operator, where)
+    assert text.count("an operator&#39;s correction</span>") == 1
+    assert "copy it now, and write it into a <a" in text
+    assert "copy it now" not in page(operator, f"m/{uid}/forget?fact={wrong}")
+    operator.post(where)
+    done = operator.twin(block, {"value": right, "version": operator.twin(block)["block"]["version"]})
+    assert (done["value"], operator.twin(f"m/{uid}/facts")["items"]) == (right, [])
+
+
+@pytest.mark.both
 def test_a_message_that_facts_stand_for_is_said_to_be_repeated(operator: Operator) -> None:
     agent = speak(operator.world, "My grey cat lives in Lyon.")
     learn(operator.world, agent, "The grey cat of Alice lives in Lyon.")
