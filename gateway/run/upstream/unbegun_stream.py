@@ -12,6 +12,8 @@ from adapters.json_escapes import read_json
 from adapters.reply_quota import MAX_REPLY_BYTES
 from adapters.types import Event, Json
 from adapters.whole_reply import read_whole
+from gateway.core.turn.draft import as_deltas
+from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.upstream_error import describe_error, reveal_error_event
 from gateway.core.upstream.policy import TRANSIENT, Failure
 from gateway.run.upstream.provider_errors import failure_of
@@ -100,6 +102,14 @@ async def _events_of(reply: ModelReply) -> AsyncIterator[list[Event]]:
             yield events
         return
     body = await reply.read(MAX_REPLY_BYTES)
-    shown = read_json(body)[0] if reply.status < 300 else {"error": describe_error(reply.status, body)}
+    if reply.status >= 300:
+        yield [_event_of({"error": describe_error(reply.status, body)})]
+        return
+    whole = read_json(body)[0]
+    # A client of a stream reads deltas.
+    yield [_event_of(as_deltas(whole) if isinstance(whole, dict) else whole), Event(DONE_EVENT, b"[DONE]")]
+
+
+def _event_of(shown: object) -> Event:
     data = orjson.dumps(shown)
-    yield [Event(b"data: %b\n\n" % data, data)]
+    return Event(b"data: %b\n\n" % data, data)

@@ -166,6 +166,31 @@ def test_where_all_have_failed_after_comments_the_last_error_is_an_event(
 
 
 @both
+@only_openai
+def test_a_whole_reply_in_place_of_a_stream_comes_as_its_one_chunk(
+    two: Open, memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some upstreams answer so where a stream is asked for. A client of a stream reads `delta`."""
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    gate = Gate()
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Whole."}, "finish_reason": "stop"}
+    whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    with two() as it:
+        it.first.queue(raw(COMMENT, GONE, hold_after={1: gate}))
+        it.second.queue(raw(orjson.dumps(whole), content_type="application/json"))
+        with it.world.gateway.connect() as client:
+            client.request("POST", CHAT, json.dumps(body | ({"user": "alice"} if memory else {})).encode())
+            client.read_until(COMMENT)
+            gate.open()
+            got = client.read_until(b"data: [DONE]\n\n")
+        chunk = next(orjson.loads(each) for each in got.split(b"data: ")[1:] if b"choices" in each)
+        assert chunk["object"] == "chat.completion.chunk"
+        assert chunk["choices"][0]["delta"]["content"] == "Whole."
+        it.settle()
+
+
+@both
 @pytest.mark.parametrize("kind", ["anthropic"], indirect=True)
 @pytest.mark.parametrize("kinds", [["ping", "ping"], ["message_start", "ping", "content_block_start"]])
 def test_an_error_before_any_words_is_tried_elsewhere(two: Open, memory: bool, kinds: list[str]) -> None:
