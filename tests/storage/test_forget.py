@@ -972,7 +972,7 @@ async def test_a_preview_counts_the_facts_and_versions_that_go(
     target = ForgetTarget(conversation=conversation)
     found = await store.forget_previews.counts(alice.agent.id, target, 4)
     assert (found.counts.facts, found.counts.versions, found.remade) == (4, 4, 0)
-    assert [text for _, text in found.facts] == ["Fact 6.", "Fact 5.", "Fact 4.", "Fact 3."]
+    assert [each.text for each in found.facts] == ["Fact 6.", "Fact 5.", "Fact 4.", "Fact 3."]
     await forget(store, alice.agent, target)
     assert [f.text for f in await store.facts.list(alice.agent.id)] == ["Fact 2.", "Fact 1.", "Fact 0."]
 
