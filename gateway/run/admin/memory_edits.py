@@ -125,7 +125,8 @@ class MemoryEdits(Struct, frozen=True):
         if text == old.text:
             raise BadRequest("The text is the same as before.", param="text")
         # Back to what the corrected one had replaced.
-        is_undo = any(each.text == text for each in await self.store.facts.list_replaced(agent.id, old.id))
+        replaced = await self.store.facts.list_replaced(agent.id, old.id)
+        restored = next((each for each in replaced if each.text == text), None)
         try:
             new = await self.store.facts.correct(
                 agent, seq, text, fact_key(text) or text, editor.origin, self.now()
@@ -134,7 +135,10 @@ class MemoryEdits(Struct, frozen=True):
             raise _unknown_fact() from error
         except WriteConflict as error:
             raise Conflict(f"Nothing was changed: {error.message}.", param="text") from error
-        await self._audit(editor, "undo" if is_undo else "correct", uid, f"fact {seq} as {new.seq}")
+        if restored is None:
+            await self._audit(editor, "correct", uid, f"fact {seq} as {new.seq}")
+        else:
+            await self._audit(editor, "undo", uid, f"fact {seq} as {new.seq}, back to fact {restored.seq}")
         return new
 
     async def mute_fact(self, editor: Editor, uid: str, seq: int, *, is_muted: bool) -> Fact:

@@ -997,8 +997,16 @@ def test_a_correction_is_undone_and_forgetting_names_what_it_replaced(operator: 
     # Undone, it says what the first one says.
     last = operator.twin(f"m/{uid}/f/{new}/correct", {"text": "The train leaves on 5 May."})["seq"]
     shown = page(operator, f"m/{uid}/f/{last}")
-    assert f"fact {seq}</a> said: true since" in shown
-    assert [action for action, _ in actions(operator) if action != "read"] == ["correct", "undo"]
+    assert f"fact {seq}</a> said, from learning" in shown
+    assert f"Undone: what fact {seq} said is true again." in shown
+    since = [operator.twin(f"m/{uid}/f/{each}")["fact"]["since"] for each in (seq, last)]
+    assert re.findall(
+        r'True since</dt><dd><time datetime="(.*?)".*?</time>, and again since <time', shown
+    ) == [re.findall(r'True since</dt><dd><time datetime="(.*?)"', page(operator, f"m/{uid}/f/{seq}"))[0]]
+    assert since[0] < since[1]
+    noted = [(each["action"], each["what"]) for each in operator.twin("audit")["items"]]
+    undone = ("undo", f"fact {new} as {last}, back to fact {seq}")
+    assert [each for each in noted if each[1]][:2] == [undone, ("correct", f"fact {seq} as {new}")]
     assert "Says again" not in page(operator, f"m/{uid}/f/{new}")
     stays = [each["text"] for each in operator.twin(f"m/{uid}/forget?fact={last}")["stays"]]
     assert {f"Fact {new}, which it replaced.", f"Fact {seq}, which it replaced."} <= {*stays}
