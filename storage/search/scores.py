@@ -24,6 +24,7 @@ from storage.search.weights import (
     MIN_SHARE,
     MIN_TELLING,
     NEIGHBOUR,
+    SHORTEST_TURN,
     TELLING_TERMS,
     VECTORS_FADE,
 )
@@ -145,14 +146,19 @@ class Scores:
         self._occurrence_terms.append(term + self._term_count)
         self._term_count += len(found.weights)
 
-        # A word in the head of a message is a part of a word in each of those around it.
+        # A word in the head of a message is a part of a word in each of those around it, and so is the head a part of
+        # their text: "Ok." between two messages with a word would rank before them otherwise.
         in_head = (packed & HEAD).nonzero()[0]
-        neighbour, head, part = self._neighbours_of(row[in_head])
+        head_row = row[in_head]
+        neighbour, head, part = self._neighbours_of(head_row)
+        source = head_row[head]
+        length = part * np.asarray(self._layout.head)[source] / np.bincount(head_row)[source]
         self._add_up(
             found,
             row=np.concatenate((row, neighbour)),
             term=np.concatenate((term, term[in_head[head]])),
             times=np.concatenate((packed & FREQUENCY, part)),
+            length=np.concatenate((np.zeros(len(row)), length)),
         )
 
     def _unpack_terms(self, found: Found) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -168,17 +174,25 @@ class Scores:
         return packed, np.tile(np.arange(len(found.weights)), 2).repeat(sizes)
 
     def _add_up(
-        self, found: Found, *, row: NDArray[np.int64], term: NDArray[np.int64], times: NDArray[np.float64]
+        self,
+        found: Found,
+        *,
+        row: NDArray[np.int64],
+        term: NDArray[np.int64],
+        times: NDArray[np.float64],
+        length: NDArray[np.float64],
     ) -> None:
         """Adds occurrences to the sums of their rows.
 
         row, term: by occurrence. A row may have several of a term: its own, and parts of those around it.
         times: by occurrence, how often the term is there.
+        length: by occurrence, how many terms it adds to the text of its row.
         """
         import numpy as np
 
         layout, term_count = self._layout, len(found.weights)
         found_places, index = _distinct(self._places_of(row), len(self._rows))
+        lengths = np.asarray(layout.length)[self._rows[found_places]] + np.bincount(index, length)
         cell = index * term_count + term
         if len(found_places) * term_count <= _CELLS_EACH * len(cell):
             times_by_cell = np.bincount(cell, times)
@@ -191,7 +205,7 @@ class Scores:
         index, cell_term = np.divmod(cell, term_count)
         place = found_places[index]
 
-        against = np.asarray(layout.length)[self._rows[place]] * layout.slope + MIN_AGAINST
+        against = lengths[index] * layout.slope + MIN_AGAINST
         place_count = len(self._rows)
         weights, held = np.array(found.weights), np.array(found.held)
         self._score += np.bincount(
@@ -228,7 +242,7 @@ class Scores:
                 rows.append(target)
                 indices.append(index)
                 parts.append(part)
-                part = part * np.exp2(np.maximum(length[target], 1) / -HALVING_TERMS)
+                part = part * np.exp2(np.maximum(length[target], SHORTEST_TURN) / -HALVING_TERMS)
                 target = next_row[target]
         return np.concatenate(rows), np.concatenate(indices), np.concatenate(parts)
 

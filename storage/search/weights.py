@@ -9,6 +9,9 @@ from __future__ import annotations
 NEIGHBOUR = 0.5
 HALVING_TERMS = 16
 LEAST_PART = 0.125
+# A turn between counts as this many terms at least, so that a word reaches eight turns on each side at most, and what a
+# search adds up is bounded. Real chats have the same evidence with 1.
+SHORTEST_TURN = 4
 
 # A turn that only asks counts by its words besides the query's, in full from so many terms on: an earlier
 # question like this one is no answer, a long request states something by the way. Its words count nothing for the turn

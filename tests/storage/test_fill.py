@@ -35,9 +35,8 @@ async def test_what_is_asked_for_is_found_after_any_number_of_better_hits(open_s
     await write_conversation(store, agent, "c1", turns)
     search = partial(store.recall.search, agent, "walrus", deadline_ms=1000 * PATIENCE_S)
     for _ in range(2):
-        # The other replies only stand next to hits, of which some rank before it.
-        found = await search(takes=lambda m: m.role == "assistant" and m.text != "Noted.", limit=1)
-        assert [m.text for m in found] == [turns[0][2]]
+        found = await search(takes=lambda m: m.role == "assistant", limit=1)
+        assert [m.text for m in found] == [turns[0][2]]  # the others only stand next to hits
         early = await search(takes=lambda m: m.at < 350, limit=3)
         assert len(early) == 3
         assert all(m.at < 350 for m in early)

@@ -210,6 +210,15 @@ def test_common_words_tell_more_of_short_messages(times: int, first: int) -> Non
     assert hits[0] == first
 
 
+def test_a_reply_between_two_messages_with_a_word_ranks_after_them() -> None:
+    talk = [
+        said(1, "We bought a house with a large garden, two sheds, and an old walnut tree by the road."),
+        said(2, "Noted.", "assistant"),
+        said(3, "The garden needs a fence, new soil, some paint for the sheds, and somebody who has time."),
+    ]
+    assert set(found("garden", *talk)[:2]) == {1, 3}
+
+
 def test_the_date_of_all_messages_tells_nothing() -> None:
     """A memory's first day has one date, and any word of it brought the whole day."""
     sunday = [

@@ -112,7 +112,8 @@ def test_what_was_said_is_found_and_read(world: World) -> None:
     found = mine.ask("memory_search", query="garden", limit=20)
     assert found["late"] is False
     assert {each["kind"] for each in found["results"]} == {"message", "fact"}
-    message = next(each for each in found["results"] if each.get("role") == "user")
+    message = next(each for each in found["results"] if each["kind"] == "message")
+    assert message["role"] == "user"
     assert message["at"].startswith("2025-")
     assert {e["kind"] for e in mine.ask("memory_search", query="garden", kinds=["fact"])["results"]} == {
         "fact"
