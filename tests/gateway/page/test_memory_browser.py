@@ -125,6 +125,12 @@ def test_of_a_search_one_hit_after_the_other_is_forgotten(
             assert page.url.partition("#")[0] == address
             assert page.locator(":focus").text_content().startswith("Forget message")
         assert len({*forgotten}) == 2
+        # A new search begins at the top, whatever was in focus in the one before.
+        assert "#" in page.url
+        page.get_by_role("searchbox").fill("green tea")
+        page.get_by_role("button", name="Search memory").click()
+        page.wait_for_url("**/search?q=green+tea")
+        assert (page.evaluate("scrollY"), page.locator(":focus").count()) == (0, 0)
 
 
 @pytest.mark.parametrize("script", [True, False])
