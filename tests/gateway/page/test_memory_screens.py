@@ -479,6 +479,7 @@ def test_an_undo_names_what_it_brings_back_also_after_a_forgetting(operator: Ope
     for path in (memory, block):
         text = page(operator, path)
         assert "Undo goes back to version 3<" in text
+        assert "What an undo would change: − it takes out, + it puts back." in text
         assert "\n<del>Dog: Rex.</del>" in text  # not with the end of the line before
     operator.twin(f"{memory}/forget?exchange=1", {})
     for path in (memory, block):
