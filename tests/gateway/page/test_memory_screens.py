@@ -180,6 +180,7 @@ def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
     uid = memory_of(operator.world).uid
     text = page(operator, f"m/{uid}")
     assert "No facts yet. They are learned in the background once a background model is set." in text
+    assert "Without a model, only what always holds becomes a fact, such as “I am allergic to nuts”." in text
     nothing = page(operator, f"m/{uid}/search?q=Zxqv+tyrr")
     assert "Nothing would be recalled for this." in nothing
     assert "searched by words alone" in nothing
