@@ -9,7 +9,7 @@ from msgspec import Struct
 from gateway.errors import UnknownId
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ListQuery, NoFields, Screen, ScreenRequest, View
-from gateway.run.admin.memory_views import ChangedBlock
+from gateway.run.admin.memory_views import BlocksSince
 from gateway.run.admin.page_records import (
     ExplainedRequest,
     FactRecord,
@@ -94,7 +94,7 @@ class _RequestScreens(Struct, frozen=True):
             "free": _FREE,
             "turn": await self._read_turn(explained),
             "speakers": await self._find_speakers(explained),
-            "changed": await self._find_changed_blocks(explained),
+            "blocks": await self._find_blocks(explained),
             "standing": await self._find_standing_facts(explained),
         }
         return View(explained, "request.html", f"Request {id}", context)
@@ -120,14 +120,14 @@ class _RequestScreens(Struct, frozen=True):
         except UnknownId:
             return {}  # the memory was forgotten meanwhile
 
-    async def _find_changed_blocks(self, explained: ExplainedRequest) -> dict[str, ChangedBlock]:
-        """Returns the blocks that have changed since the request, by their labels."""
+    async def _find_blocks(self, explained: ExplainedRequest) -> BlocksSince:
+        """Returns the blocks, and which have changed since the request."""
         if explained.memory is None or not _has_section(explained):
-            return {}
+            return BlocksSince({}, {})
         try:
-            return await self.operations.memories.blocks_changed(explained.memory, _begun(explained))
+            return await self.operations.memories.blocks_since(explained.memory, _begun(explained))
         except UnknownId:
-            return {}  # the memory was forgotten meanwhile
+            return BlocksSince({}, {})  # the memory was forgotten meanwhile
 
     async def _find_standing_facts(self, explained: ExplainedRequest) -> tuple[FactRecord, ...]:
         """Returns the standing facts that were in the prompt, of those that hold today."""

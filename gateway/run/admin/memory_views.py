@@ -132,6 +132,14 @@ class ChangedBlock(Struct, frozen=True):
     now: int
 
 
+class BlocksSince(Struct, frozen=True):
+    """The blocks of a memory by their labels, divided by whether they were changed after a time."""
+
+    # The texts of those that were not.
+    same: dict[str, str]
+    changed: dict[str, ChangedBlock]
+
+
 class FactPage(Struct, frozen=True):
     """A fact, those whose place it took, and the one that took its place."""
 
@@ -552,15 +560,17 @@ class MemoryViews(Struct, frozen=True):
         _, shown = standing_block(standing, blocks, None)
         return await self._facts(memory, [each for each in facts if each.seq in shown])
 
-    async def blocks_changed(self, uid: str, since: float) -> dict[str, ChangedBlock]:
-        """Returns the blocks that were changed after a time, by their labels. Raises: UnknownId, StoreError."""
+    async def blocks_since(self, uid: str, since: float) -> BlocksSince:
+        """Returns the blocks, and which were changed after a time. Raises: UnknownId, StoreError."""
         memory = await self.find(None, uid)
         shown = await self.store.memory_pages.blocks(memory.id)
         blocks = [each.block for each in shown if each.changed_at > since]
         before = (
             await self.store.memory_pages.versions_at([each.id for each in blocks], since) if blocks else {}
         )
-        return {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
+        same = {each.block.label: each.block.value for each in shown if each.changed_at <= since}
+        changed = {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
+        return BlocksSince(same, changed)
 
     async def _blocks(self, agent: int) -> tuple[BlockRecord, ...]:
         waiting = await self.store.blocks.list_waiting_labels(agent)

@@ -241,11 +241,13 @@ def test_a_request_names_the_blocks_that_its_model_was_shown(
         assert "Nothing more was recalled" in text
         assert f'told the <a href="../m/{alice.uid}#blocks">memory blocks</a> (' in text
         assert "has changed since" not in text
+        assert "Pets: a dog called Rex." in text
         world.clock.sleep(60)
         # After a correction the block of today is no reason of the reply.
         operator.twin(f"m/{alice.uid}/b/human", {"value": "Pets: a cat called Rex.", "version": 2})
         text = operator.get(f"r/{last}").body.decode()
         assert "human</span> has changed since" in text
+        assert "Pets: a" not in text
         (then,) = re.findall(r'href="([^"]*)#compared"', text)
         shown = operator.get(unescape(then).removeprefix("../")).body.decode()
         assert "From version 2 to version 3" in shown
