@@ -854,6 +854,16 @@ def test_a_conversation_that_is_opened_at_a_message_leads_to_what_follows(operat
     assert "Later messages" not in page(operator, f"m/{agent.uid}/c/conv-19")
 
 
+def test_a_conversation_says_where_what_was_learned_from_it_is_corrected(operator: Operator) -> None:
+    agent = speak(operator.world, "I am allergic to peanuts.", talk="conv-19")
+    talk = operator.twin(f"m/{agent.uid}")["conversations"][0]["id"]
+    text = page(operator, f"m/{agent.uid}/c/{talk}")
+    links = re.findall(
+        r'href="([^"]*)#(?:facts|blocks)"', text.partition("Messages stay as they were sent.")[2]
+    )
+    assert links == [f"../../../m/{agent.uid}"] * 2
+
+
 @pytest.mark.both
 def test_a_short_conversation_that_is_opened_at_a_message_is_shown_whole(operator: Operator) -> None:
     agent = speak(operator.world, "I eat no peanuts.", "What shall I cook?", "Thanks.", talk="conv-19")
