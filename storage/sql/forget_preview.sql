@@ -36,16 +36,14 @@ SELECT count(*) FROM facts f WHERE {fact_goes}
 -- name: fact_count (postgres)
 SELECT count(DISTINCT f.id) {from_going_facts}
 
--- piece: fact_parts
--- What is read of a fact `n` that goes: its number, its text, its origin, and whether it is true.
-n.seq, n.text, n.origin, NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = n.id AND x.agent = n.agent)
-
 -- name: facts (sqlite)
--- Reads the first ?6 of them, the newest first. Where there are no more, it looks no further.
-SELECT {fact_parts} FROM (SELECT f.id, f.agent, f.seq, f.text, f.origin FROM facts f WHERE {fact_goes} ORDER BY f.seq DESC LIMIT ?6) n ORDER BY n.seq DESC
+-- Reads the first ?6 of them, the newest first, each with whether it is true. Where there are no more, it looks no further.
+SELECT f.seq, f.text, f.origin, NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = f.id AND x.agent = f.agent)
+FROM facts f WHERE {fact_goes} ORDER BY f.seq DESC LIMIT ?6
 
 -- name: facts (postgres)
-SELECT {fact_parts} FROM (SELECT f.id {from_going_facts} GROUP BY f.id, f.seq ORDER BY f.seq DESC LIMIT ?6) newest
+SELECT n.seq, n.text, n.origin, NOT EXISTS (SELECT 1 FROM facts_ended x WHERE x.fact = n.id AND x.agent = n.agent)
+FROM (SELECT f.id {from_going_facts} GROUP BY f.id, f.seq ORDER BY f.seq DESC LIMIT ?6) newest
 JOIN facts n ON n.id = newest.id AND n.agent = ?1 ORDER BY n.seq DESC
 
 -- name: passages (sqlite)
