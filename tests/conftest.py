@@ -24,10 +24,9 @@ from tests import stored
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway import deadlines, made_once
 from tests.postgres import own_sessions, postgres
-from tests.processes import pytest_addoption, pytest_runtestloop
 from tests.server import HAS_AGENTS
 
-__all__ = ["own_sessions", "postgres", "pytest_addoption", "pytest_runtestloop"]
+__all__ = ["own_sessions", "postgres"]
 
 # Some frameworks count their users.
 COUNTING = {"HAYSTACK_TELEMETRY_ENABLED": "False", "AGNO_TELEMETRY": "false", "DO_NOT_TRACK": "1"}
@@ -63,13 +62,13 @@ STAGES = {"agents": "gateway", "gateway": "gateway", "clients": "clients"}
 PURE = ("agents/core", "agents/wire")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks each test with its stage, which is its folder: `pytest -m core`, `-m gateway`, `-m clients`."""
     for item in items:
         item.add_marker(_stage(item.path))
         if not HAS_AGENTS and item.get_closest_marker("agents"):
             item.add_marker(pytest.mark.skip("needs agents made over REST"))
-    if config.option.processes:
+    if "PYTEST_XDIST_WORKER" in os.environ:
         _spread(items)
 
 
