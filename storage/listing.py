@@ -466,6 +466,17 @@ class ForgetCounts(Struct, frozen=True):
     notes: int | None
 
 
+class ErasedFact(Struct, frozen=True):
+    """A fact that is erased with messages."""
+
+    seq: int
+    text: str
+    # As in `Fact`.
+    origin: str
+    # No other fact has taken its place.
+    is_true: bool
+
+
 class StoredImport(Struct, frozen=True):
     """An import as it is stored."""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from storage.commands import Erased, ForgetTarget, Rules
 from storage.database import Connection, Database
-from storage.listing import LAST_NUMBER, ForgetCounts
+from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts
 from storage.sql.additions import DAY_S
 from storage.sql.blocks import get_block
 from storage.sql.erase import SQL as FORGET_SQL
@@ -60,17 +60,6 @@ class _Versions(NamedTuple):
     remade: int = 0
     # The blocks, as far as their texts are few enough to be rebuilt while a person waits.
     changes: tuple[RebuiltBlock, ...] = ()
-
-
-class ErasedFact(NamedTuple):
-    """A fact that is erased with messages."""
-
-    seq: int
-    text: str
-    # As in `Fact`.
-    origin: str
-    # No other fact has taken its place.
-    is_true: bool
 
 
 class PreviewedCounts(NamedTuple):

@@ -28,8 +28,7 @@ from gateway.run.admin.page_records import FactRecord, SourceRecord
 from gateway.run.admin.printed import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
-from storage.listing import ForgetCounts, FoundMemory
-from storage.sql.forget_preview import ErasedFact
+from storage.listing import ErasedFact, ForgetCounts, FoundMemory
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
