@@ -77,7 +77,8 @@ def test_the_next_request_waits_for_a_turn_that_was_released(
         first = world.post("One.")
         assert not durable(first)
         chat = world.gateway.app.services.chat
-        chat.turns = replace(chat.turns, limits=replace(chat.turns.limits, commit_wait_s=PATIENCE_S))
+        limits = replace(chat.turns.limits, commit_wait_s=PATIENCE_S)
+        chat.turns = chat.memory.turns = replace(chat.turns, limits=limits)
         wait_written = PendingWrites.wait_written
 
         async def wait_and_open(pending: PendingWrites, scope: Scope, timeout_s: float) -> None:
