@@ -303,12 +303,10 @@ def test_an_interruption_while_tools_run_finds_the_turn_that_it_cuts(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their end takes more rounds of the loop than that of a stream."""
-    turns = world.gateway.app.services.chat.turns
-    monkeypatch.setattr(
-        world.gateway.app.services.chat,
-        "turns",
-        replace(turns, limits=replace(turns.limits, commit_wait_s=PATIENCE_S)),
-    )
+    service = world.gateway.app.services.chat
+    patient = replace(service.turns, limits=replace(service.turns.limits, commit_wait_s=PATIENCE_S))
+    monkeypatch.setattr(service, "turns", patient)
+    monkeypatch.setattr(service.memory, "turns", patient)
     begun = [Gate(), Gate()]
 
     async def search(tools: MemoryTools, call: Any) -> Any:
