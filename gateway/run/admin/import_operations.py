@@ -124,8 +124,10 @@ class ImportOperations:
             running.task = asyncio.create_task(self.performer.perform(running, found))
             return running
         under_way = self._running.get(uid)
-        if under_way is not None:
-            return under_way
+        if under_way is not None and under_way.task is not None:
+            if under_way.status == "running":
+                return under_way
+            await asyncio.wait([under_way.task])  # it has ended, and stores that
         agent = await self._agent(request.scope)
         before = await self.store.imports.find(uid)
         if before is not None:

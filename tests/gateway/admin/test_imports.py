@@ -813,6 +813,12 @@ def test_an_import_is_done_when_its_jobs_are_enqueued(world: World, monkeypatch:
         assert kind == LEARN
         raise Broken("broken")
 
+    async def touch_late(row: int, at: float) -> None:
+        await asyncio.sleep(0.2)  # the file is sent again before it is stored that the import has ended
+        await touch(row, at)
+
+    touch = world.store.imports.touch
+    monkeypatch.setattr(world.store.imports, "touch", touch_late)
     with monkeypatch.context() as down:
         down.setattr(world.store.jobs, "enqueue", fail)
         one = f"/v1/manage/imports/{send(world, data, 'learn=true').json['id']}"
