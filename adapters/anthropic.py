@@ -30,7 +30,8 @@ from adapters.json_escapes import read_json_exactly
 from adapters.openai import OpenAICompatible
 from adapters.tool_calls import with_call_ids
 from adapters.types import COUNT_TOKENS, NATIVE_REPLY, X_API_KEY_PREFIX, Event, Header, Json, ModelRequest
-from adapters.whole_reply import BufferedReply, WholeReply, read_whole
+from adapters.whole_reply import BufferedReply, WholeReply
+from adapters.wrapped_stream import WrappedStream
 
 DEFAULT_VERSION: Final = "2026-10-21"  # the version that Anthropic's own SDKs have sent since that day
 SAMPLING_VERSION: Final = "2023-06-01"  # the last version that takes temperature, top_p and top_k
@@ -198,21 +199,17 @@ class _TranslatedReply(WholeReply):
         await self._reply.aclose()
 
 
-class _StreamedReply:
+class _StreamedReply(WrappedStream):
     """A stream with events that are translated as they come.
 
     translate: a method of the translator, which returns the events for one of the upstream's.
     """
 
-    is_stream = True
-    size: int | None = None
-
     def __init__(
         self, reply: ModelReply, translator: StreamTranslator, translate: Callable[[Event], list[Event]]
     ) -> None:
-        self.status = reply.status
+        super().__init__(reply)
         self.headers = _with_request_id(reply.headers)
-        self._reply = reply
         self._translator = translator
         self._translated = self._translate(translate)
         self._peeked: list[Event] = []  # events that `peek` has read, which come first
@@ -227,8 +224,8 @@ class _StreamedReply:
             async for _ in self._reply.chunks():
                 pass
             return
-        async for events in self.events():
-            yield b"".join([event.raw for event in events])
+        async for chunk in super().chunks():
+            yield chunk
 
     async def events(self) -> AsyncIterator[list[Event]]:
         if self._peeked:
@@ -252,12 +249,6 @@ class _StreamedReply:
         if translated := [each for event in decoder.finish() for each in translate(event)]:
             yield translated
         self._translator.finish()
-
-    async def read(self, limit_bytes: int) -> bytes:
-        return await read_whole(self, limit_bytes)
-
-    async def aclose(self) -> None:
-        await self._reply.aclose()
 
 
 def _annotated_reply(reply: ModelReply, first_block: int) -> ModelReply:

@@ -31,7 +31,7 @@ import orjson
 from adapters.base import ModelReply
 from adapters.json_escapes import read_json
 from adapters.types import Event, Json
-from adapters.whole_reply import read_whole
+from adapters.wrapped_stream import WrappedStream
 
 # Bytes without which a body need not be parsed. The second are the beginning of "tool_calls" and of "tool_call_id".
 _CALLS_KEY, _CALL_KEYS = b'"tool_calls"', b'"tool_call'
@@ -100,43 +100,18 @@ class CallIndexer:
         }
 
 
-class IndexedReply:
-    """A ModelReply that is an event stream, with the indices added."""
-
-    is_stream = True
-    size: int | None = None
-    prompt_usage: Json | None = None
+class IndexedReply(WrappedStream):
+    """A stream with the indices added. What follows [DONE] passes as it comes."""
 
     def __init__(self, reply: ModelReply) -> None:
-        self.status = reply.status
-        self.headers = reply.headers
-        self._reply = reply
+        super().__init__(reply)
         self._indexer = CallIndexer()
-        self._is_over = False
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the body; what follows [DONE] passes as it comes."""
-        if self._is_over:
-            async for chunk in self._reply.chunks():
-                yield chunk
-            return
-        async for events in self.events():
-            yield b"".join([event.raw for event in events])
 
     async def events(self) -> AsyncIterator[list[Event]]:
         async for events in self._reply.events():
             indexed = [self._indexer.add_index(event) for event in events]
-            self._is_over = self._is_over or indexed[-1].data == b"[DONE]"
+            self._passes_rest = self._passes_rest or indexed[-1].data == b"[DONE]"
             yield indexed
-
-    async def peek(self) -> Event | None:
-        return await self._reply.peek()
-
-    async def read(self, limit_bytes: int) -> bytes:
-        return await read_whole(self, limit_bytes)
-
-    async def aclose(self) -> None:
-        await self._reply.aclose()
 
 
 def with_call_ids(body: bytes) -> bytes:

@@ -46,6 +46,7 @@ ADAPTERS = {
     "adapters.sse",
     "adapters.types",
     "adapters.whole_reply",
+    "adapters.wrapped_stream",
 }
 STORAGE = {
     "storage.batch_records",

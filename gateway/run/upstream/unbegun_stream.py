@@ -10,8 +10,8 @@ from adapters.base import ModelReply
 from adapters.errors import ProviderBroke, ProviderError
 from adapters.json_escapes import read_json
 from adapters.reply_quota import MAX_REPLY_BYTES
-from adapters.types import Event, Json
-from adapters.whole_reply import read_whole
+from adapters.types import Event
+from adapters.wrapped_stream import WrappedStream
 from gateway.core.turn.draft import as_deltas
 from gateway.core.turn.round import DONE_EVENT
 from gateway.core.turn.upstream_error import describe_error, reveal_error_event
@@ -19,51 +19,33 @@ from gateway.core.upstream.policy import TRANSIENT, Failure
 from gateway.run.upstream.provider_errors import failure_of
 
 
-class UnbegunStream:
+class UnbegunStream(WrappedStream):
     """A stream that fails over until its first event: its client has comments alone, and sees one reply."""
-
-    is_stream = True
-    size: int | None = None
 
     def __init__(self, reply: ModelReply, replace: Callable[[Failure], Awaitable[ModelReply | None]]) -> None:
         """Wraps a stream. replace: returns the reply in its place; None: there is none, and its failure stays."""
-        self.status = reply.status
-        self.headers = reply.headers
-        self._reply = reply
+        super().__init__(reply)
         self._replace = replace
-        self._has_begun = False
-
-    @property
-    def prompt_usage(self) -> Json | None:
-        return self._reply.prompt_usage
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yields the bytes of the events; once it has begun, the rest of its reply's."""
-        if self._has_begun:
-            async for chunk in self._reply.chunks():
-                yield chunk
-            return
-        async for events in self.events():
-            yield b"".join([event.raw for event in events])
 
     async def events(self) -> AsyncIterator[list[Event]]:
+        # The rest passes as it comes from the first event on, or after another reply was asked for.
         failure: Failure | None = None
         last: list[Event] | ProviderError = []
         try:
             async for events in self._reply.events():
-                if not self._has_begun:
+                if not self._passes_rest:
                     if (failure := _failure_in(events)) is not None:
                         last = events
                         break
-                    self._has_begun = any(event.data is not None for event in events)
+                    self._passes_rest = any(event.data is not None for event in events)
                 yield events
-            if not self._has_begun and failure is None:
+            if not self._passes_rest and failure is None:
                 raise ProviderBroke("the upstream's stream ended before its first event")
         except ProviderError as error:
-            if self._has_begun:
+            if self._passes_rest:
                 raise
             failure, last = failure_of(error), error
-        self._has_begun = True
+        self._passes_rest = True
         if failure is None:
             return
         # What failed must hold no connection while another try waits, nor be in the way of closing the other reply.
@@ -77,15 +59,6 @@ class UnbegunStream:
             raise last
         else:
             yield last
-
-    async def peek(self) -> Event | None:
-        return await self._reply.peek()
-
-    async def read(self, limit_bytes: int) -> bytes:
-        return await read_whole(self, limit_bytes)
-
-    async def aclose(self) -> None:
-        await self._reply.aclose()
 
 
 def _failure_in(events: list[Event]) -> Failure | None:

@@ -1,0 +1,48 @@
+"""A stream that is made of another reply's events."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+from adapters.base import ModelReply
+from adapters.types import Event, Header, Json
+from adapters.whole_reply import read_whole
+
+
+class WrappedStream(ABC):
+    """A ModelReply around another one. A subclass decides what its events are."""
+
+    is_stream = True
+    size: int | None = None
+
+    def __init__(self, reply: ModelReply) -> None:
+        self.status: int = reply.status
+        self.headers: tuple[Header, ...] = reply.headers
+        self._reply = reply
+        # Nothing is changed any more: `chunks` yields the rest of the wrapped body as it comes.
+        self._passes_rest = False
+
+    @property
+    def prompt_usage(self) -> Json | None:
+        return self._reply.prompt_usage
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        if self._passes_rest:
+            async for chunk in self._reply.chunks():
+                yield chunk
+            return
+        async for events in self.events():
+            yield b"".join([event.raw for event in events])
+
+    @abstractmethod
+    def events(self) -> AsyncIterator[list[Event]]: ...
+
+    async def peek(self) -> Event | None:
+        return await self._reply.peek()
+
+    async def read(self, limit_bytes: int) -> bytes:
+        return await read_whole(self, limit_bytes)
+
+    async def aclose(self) -> None:
+        await self._reply.aclose()
