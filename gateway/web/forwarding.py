@@ -38,20 +38,26 @@ FORWARDED: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "/v1/embeddings": (("POST",), "embeddings"),
     "/v1/completions": (("POST",), "completions"),
     "/v1/moderations": (("POST",), "moderations"),
+    "/v1/decisions": (("POST",), "decisions"),
+    "/v1/content_provenance_checks": (("POST",), "content_provenance_checks"),
     "/v1/rerank": (("POST",), "rerank"),
     "/v1/images/{rest:path}": (("POST",), "images"),
     "/v1/audio/{rest:path}": (_GET_POST_DELETE, "audio"),
+    "/v1/videos": (("GET", "POST"), "videos"),
+    "/v1/videos/{rest:path}": (_GET_POST_DELETE, "videos"),
     "/v1/files": (("GET", "POST"), "files"),
     "/v1/files/{rest:path}": (_GET_POST_DELETE, "files"),
     "/v1/uploads": (("POST",), "uploads"),
     "/v1/uploads/{rest:path}": (_GET_POST_DELETE, "uploads"),
     "/v1/batches": (("GET", "POST"), "batches"),
     "/v1/batches/{rest:path}": (_GET_POST_DELETE, "batches"),
-    # Used by responses, which name them by id: vector stores, and containers in which code runs.
+    # Used by responses, which name them by id: vector stores, containers in which code runs, and skills.
     "/v1/vector_stores": (("GET", "POST"), "vector_stores"),
     "/v1/vector_stores/{rest:path}": (_GET_POST_DELETE, "vector_stores"),
     "/v1/containers": (("GET", "POST"), "containers"),
     "/v1/containers/{rest:path}": (_GET_POST_DELETE, "containers"),
+    "/v1/skills": (("GET", "POST"), "skills"),
+    "/v1/skills/{rest:path}": (_GET_POST_DELETE, "skills"),
     "/v1/fine_tuning/jobs": (("GET", "POST"), "fine_tuning"),
     "/v1/fine_tuning/jobs/{rest:path}": (_GET_POST_DELETE, "fine_tuning"),
 }
@@ -233,4 +239,4 @@ def _uses_model(outgoing: Outgoing) -> bool:
 
 
 def _may_name_a_model(path: str) -> bool:
-    return path.startswith(("/audio/", "/images/"))
+    return path.startswith(("/audio/", "/images/")) or path.partition("?")[0] == "/videos"

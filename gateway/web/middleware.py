@@ -44,7 +44,7 @@ _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths on which a key that is bound to a user reaches nothing of other users, but what an upstream stores, by its id.
 _USER_PATHS = re.compile(
     r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+(/cancel|/input_items)?)?|completions"
-    r"|embeddings|rerank|moderations|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
+    r"|embeddings|rerank|moderations|decisions|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
 )
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")

@@ -122,7 +122,7 @@ class Endpoints:
                 return _say({"id": "batch_1", "object": "batch", "status": "validating", **asked})
             case (
                 "GET",
-                ["batches" | "vector_stores" | "containers"]
+                ["batches" | "vector_stores" | "containers" | "skills" | "videos"]
                 | ["fine_tuning", "jobs"]
                 | ["audio", "voice_consents"],
             ):

@@ -65,9 +65,11 @@ _TEXT_PATTERNS: Final[Mapping[str, _TextPatterns]] = {
     "/embeddings": _NO_TEXT,
     "/rerank": _NO_TEXT,
     "/moderations": _NO_TEXT,
+    "/decisions": _NO_TEXT,
     "/images/generations": _NO_TEXT,
     "/images/edits": _NO_TEXT,
     "/images/variations": _NO_TEXT,
+    "/videos": _NO_TEXT,
     "/audio/speech": _NO_TEXT,
     "/audio/transcriptions": (_DELTA, _TEXT),
     "/audio/translations": (_DELTA, _TEXT),
@@ -86,7 +88,12 @@ _BODY: Final = msgspec.json.Decoder(_Body)
 
 def costs_tokens(method: str, path: str) -> bool:
     """Returns whether a call of an upstream has a model work. path: below the base URL, with its query."""
-    return method == "POST" and path.partition("?")[0] in _TEXT_PATTERNS
+    return method == "POST" and _patterned(path) in _TEXT_PATTERNS
+
+
+def _patterned(path: str) -> str:
+    """Returns the path under which `_TEXT_PATTERNS` has a call: a video is remixed or extended below its own id."""
+    return "/videos" if path.startswith("/videos/") else path.partition("?")[0]
 
 
 def reported_counts(usage: Any) -> TokenCounts | None:
@@ -193,7 +200,7 @@ class UsageReader(ReplyUsage):
 
     def __init__(self, path: str) -> None:
         """Begins. path: of a call that costs tokens (`costs_tokens`), below the upstream's base URL."""
-        path = path.partition("?")[0]
+        path = _patterned(path)
         self._stream_texts, self._body_texts = _TEXT_PATTERNS[path]
         # Finds the events of a stream that report something.
         self._report_pattern = _USAGE_OR_BACKGROUND if path == "/responses" else _USAGE_FIELD

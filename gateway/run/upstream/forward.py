@@ -51,6 +51,8 @@ _LISTS: Final = (
     "/batches",
     "/vector_stores",
     "/containers",
+    "/skills",
+    "/videos",
     "/fine_tuning/jobs",
     "/audio/voice_consents",  # platform.openai.com/docs/api-reference/audio: with the names of those who consented
 )
@@ -60,7 +62,16 @@ _COMPLETIONS: Final = "/completions"
 # Paths whose requests another model may answer, once a limit is reached.
 _WITH_SUBSTITUTE: Final = (_COMPLETIONS, "/messages")
 # Paths with bodies that name no model: of a batch, the models stand in a file.
-_WITHOUT_MODEL: Final = ("/files", "/uploads", "/batches", "/vector_stores", "/containers")
+_WITHOUT_MODEL: Final = (
+    "/files",
+    "/uploads",
+    "/batches",
+    "/vector_stores",
+    "/containers",
+    "/skills",
+    "/videos/",
+    "/content_provenance_checks",
+)
 
 
 def with_body_headers(headers: Sequence[tuple[bytes, bytes]]) -> tuple[Header, ...]:

@@ -184,6 +184,8 @@ def test_of_a_large_body_only_its_ends_are_searched(is_first: bool) -> None:
 
 def test_only_calls_that_have_a_model_work_cost_tokens() -> None:
     assert costs_tokens("POST", "/messages?beta=true")
+    assert costs_tokens("POST", "/videos/video_1/remix")
+    assert not costs_tokens("GET", "/videos/video_1/content")
     assert not costs_tokens("GET", "/responses/resp_1")
     assert not costs_tokens("POST", "/messages/count_tokens")
     assert not costs_tokens("POST", "/batches")

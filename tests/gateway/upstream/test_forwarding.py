@@ -158,6 +158,13 @@ def test_other_paths_of_responses_and_accounts(sdk: openai.OpenAI, upstream: Str
         "GET /v1/containers/c-1/files/f-1/content": lambda: sdk.containers.files.content.retrieve(
             "f-1", container_id="c-1"
         ),
+        "POST /v1/skills": lambda: sdk.skills.create(files=[("s/SKILL.md", b"x")]),
+        "GET /v1/skills/s-1/versions": lambda: list(sdk.skills.versions.list("s-1")),
+        "GET /v1/skills/s-1/content": lambda: sdk.skills.content.retrieve("s-1"),
+        "POST /v1/decisions": lambda: sdk.decisions.create(
+            model="m", input="Hi", questions=[{"type": "predicate", "question": "Is it polite?"}]
+        ),
+        "POST /v1/content_provenance_checks": lambda: sdk.content_provenance_checks.create(file=b"x"),
         "POST /v1/fine_tuning/jobs": lambda: sdk.fine_tuning.jobs.create(model="m", training_file="f-1"),
         "GET /v1/fine_tuning/jobs/j-1/events": lambda: list(sdk.fine_tuning.jobs.list_events("j-1")),
     }
@@ -165,6 +172,25 @@ def test_other_paths_of_responses_and_accounts(sdk: openai.OpenAI, upstream: Str
         upstream.queue(raw(made, content_type="application/json"))
         call()
         assert f"{upstream.last.method} {upstream.last.path}" == path
+
+
+@each_row(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/videos", b'{"model": "m", "prompt": "A cat"}'),
+        ("GET", "/v1/videos", None),
+        ("GET", "/v1/videos/v-1/content", None),
+        ("POST", "/v1/videos/v-1/remix", b'{"prompt": "A dog"}'),
+        ("DELETE", "/v1/videos/v-1", None),
+    ],
+)
+def test_videos_pass(
+    gateway: Running, upstream: StrictUpstream, method: str, path: str, body: bytes | None
+) -> None:
+    upstream.queue(raw(b"a video", content_type="video/mp4"))
+    assert gateway.ask(method, path, body, JSON if body else None).body == b"a video"
+    assert (upstream.last.method, upstream.last.path) == (method, path)
+    assert body is None or upstream.last.body == body
 
 
 def test_an_alias_leads_to_its_upstream_under_its_name_there(
@@ -601,7 +627,11 @@ def test_a_boundary_is_read_where_one_is_named(kind: str, expected: bytes | None
 
 
 @pytest.mark.parametrize(
-    "what", ["files", "batches", "vector_stores", "containers", "fine_tuning/jobs", "audio/voice_consents"]
+    "what",
+    [
+        *("files", "batches", "vector_stores", "containers", "skills", "videos"),
+        *("fine_tuning/jobs", "audio/voice_consents"),
+    ],
 )
 @pytest.mark.parametrize(
     ("project", "lists", "keys", "status"),

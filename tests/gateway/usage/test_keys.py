@@ -161,10 +161,11 @@ def test_a_key_asks_for_its_models_alone(world: World) -> None:
         ("embeddings", b'{"model": "m", "input": "Hi"}', {"content-type": "text/plain"}),
         ("embeddings", gzip.compress(b'{"model": "m", "input": "Hi"}'), {"content-encoding": "gzip"}),
         ("moderations?a=b", b'{"input": "Hi"}', {}),
+        ("videos/video_1/remix", b'{"prompt": "A dog"}', {}),
         ("responses", b'{"prompt": {"id": "pmpt_1"}}', {}),
         ("batches", b'{"input_file_id": "file-1", "endpoint": "/v1/embeddings"}', {}),
     ],
-    ids=["none", "list", "text", "compressed", "query", "prompt", "batch"],
+    ids=["none", "list", "text", "compressed", "query", "remix", "prompt", "batch"],
 )
 def test_a_key_of_some_models_names_one(
     upstream: StrictUpstream, tmp_path: Path, path: str, body: bytes, headers: dict[str, str]
