@@ -54,10 +54,10 @@ async def load_numbers(connection: Connection, id: int) -> AgentNumbers | None:
     return None if row is None else AgentNumbers(*row)
 
 
-async def load_epoch(connection: Connection, id: int) -> int | None:
-    """Returns the epoch of an agent's memory; None where it is gone."""
-    epoch: int | None = await connection.value(SQL["epoch"], (id,))
-    return epoch
+async def lock_numbers(connection: Connection, id: int) -> AgentNumbers | None:
+    """Returns the numbers that an agent has until the transaction ends, unless this raises them; None: it is gone."""
+    row = await connection.row(SQL["lock_numbers"], (id,))
+    return None if row is None else AgentNumbers(*row)
 
 
 async def pause_agent(connection: Connection, agent: int, since: float | None) -> bool:

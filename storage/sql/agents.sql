@@ -33,6 +33,14 @@ UPDATE agents SET indexed_seq = ? WHERE id = ?
 -- Pauses a memory, or resumes it (NULL). Turns that were planned before are refused.
 UPDATE agents SET paused = ?2 WHERE id = ?1 AND (paused IS NULL) <> (CAST(?2 AS DOUBLE PRECISION) IS NULL)
 
+-- name: lock_numbers
+-- Reads the numbers of an agent as `agent_numbers`; they stay these until the transaction ends.
+SELECT epoch, next_seq, indexed_seq, rev, stamp FROM agents WHERE id = ? {postgres:FOR NO KEY UPDATE}
+
 -- name: epoch
 -- Returns the epoch of an agent, which rises when something of it is forgotten.
 SELECT epoch FROM agents WHERE id = ?
+
+-- name: lock_epoch
+-- Returns the epoch of an agent; it stays that until the transaction ends.
+SELECT epoch FROM agents WHERE id = ? {postgres:FOR NO KEY UPDATE}

@@ -17,6 +17,7 @@ from storage.database import Connection, Row
 from storage.errors import BlockOverLimit, NotFound, WriteConflict
 from storage.listing import LAST_NUMBER
 from storage.records import Agent, Block, BlockOp, Revision
+from storage.sql.epochs import load_epoch
 from storage.sql.group import Group, as_method, bulk_writes, long_reads, reads, writes
 from storage.sql.statements import load, run_of
 
@@ -123,7 +124,7 @@ async def write_block(
     """
     if by is not None:
         await connection.lock_sharers(by.id)
-        if await connection.value(SQL["epoch"], (by.id,)) != by.epoch:
+        if await load_epoch(connection, by.id) != by.epoch:
             raise WriteConflict("something of this memory was forgotten meanwhile")
     found = await get_block(connection, block)
     # Compare and set: whoever read an older version has not seen what it would overwrite.

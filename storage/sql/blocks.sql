@@ -1,9 +1,5 @@
 -- Memory blocks, their versions, the edits that wait, and the sections that show them.
 
--- name: epoch
--- Reads the epoch of an agent's memory.
-SELECT epoch FROM agents WHERE id = ?
-
 -- name: block_load
 -- Reads the blocks that an agent sees: its own, those shared by its profile, and those attached to it, in their places.
 SELECT b.id, b.label, b.description, h.value, b.lim, b.read_only, b.version, b.uid, 0

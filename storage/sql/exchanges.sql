@@ -146,14 +146,6 @@ SELECT id, last_at FROM conversations WHERE agent = ? AND key = ?
 -- Begins a conversation. No row: its public name is taken.
 INSERT INTO conversations (agent, uid, key, begun, last_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (uid) DO NOTHING RETURNING id
 
--- name: epoch (sqlite)
--- Reads what a commit compares: whether something was forgotten since, up to where the search index knows, and whether
--- anything has changed at all. In PostgreSQL it locks the agent, as all that writes of one has to.
-SELECT epoch, indexed_seq, next_seq, rev FROM agents WHERE id = ?
-
--- name: epoch (postgres)
-SELECT epoch, indexed_seq, next_seq, rev FROM agents WHERE id = ? FOR NO KEY UPDATE
-
 -- name: content
 -- Reads the content of one exchange.
 SELECT id, input, shown_reply, "full" FROM exchanges WHERE id = ? AND agent = ?

@@ -29,6 +29,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from storage.database import WORK, Connection, Database, Effect, Operation, Row
 from storage.errors import NotFound, Stale, StoreError
 from storage.records import Job, JobState, JobStep, Scope
+from storage.sql.epochs import lock_epoch
 from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
@@ -534,11 +535,8 @@ class Jobs(Group):
 
 
 async def _epoch(connection: Connection, agent: int) -> int | None:
-    """Returns the epoch of an agent's memory; None: the agent is gone. Locks its row."""
-    if agent == NO_AGENT:
-        return 0
-    epoch: int | None = await connection.value(SQL["epoch"], (agent,))
-    return epoch
+    """Returns the epoch on which an agent's jobs must have been made; None: the agent is gone. Locks its row."""
+    return 0 if agent == NO_AGENT else await lock_epoch(connection, agent)
 
 
 async def _is_current(connection: Connection, row: Row) -> bool:

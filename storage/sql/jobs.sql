@@ -1,9 +1,5 @@
 -- Every statement on jobs and steps. `-- name:` begins one; the next line describes it.
 
--- name: epoch
--- Returns the epoch that an agent's jobs must have been made on; it stays that until the transaction ends.
-SELECT epoch FROM agents WHERE id = ? {postgres:FOR NO KEY UPDATE}
-
 -- name: raise_epoch
 -- Keeps turns and jobs that began before from committing.
 UPDATE agents SET epoch = epoch + 1 WHERE id = ?

@@ -13,7 +13,7 @@ import orjson
 from storage.commands import ResponseEnd
 from storage.database import Connection, Database
 from storage.records import Agent, Job, Run
-from storage.sql.agents import AGENT_COLUMNS, load_epoch, make_agent_record
+from storage.sql.agents import AGENT_COLUMNS, make_agent_record
 from storage.sql.agents_api.runs import (
     add_events,
     add_text,
@@ -25,6 +25,7 @@ from storage.sql.agents_api.runs import (
     replace_text,
     require_run,
 )
+from storage.sql.epochs import load_epoch
 from storage.sql.group import Group, bulk_writes, reads, writes
 from storage.sql.jobs import NO_AGENT, Jobs, check_attempt
 from storage.sql.statements import load, rows_of

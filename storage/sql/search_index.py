@@ -16,7 +16,7 @@ from storage.search import blob
 from storage.search.blob import Counted, count_terms, with_names
 from storage.search.segment import Segment, chunks_of, make_segment
 from storage.sql import exchanges, vectors
-from storage.sql.agents import load_agent, load_numbers, set_indexed
+from storage.sql.agents import load_agent, load_numbers, lock_numbers, set_indexed
 from storage.sql.group import bulk_writes, long_reads, reads
 from storage.sql.growth import GrowingGroup, Growth
 from storage.sql.memory_cache import MemoryCache, make_document
@@ -127,10 +127,10 @@ class SearchIndex(GrowingGroup):
 
         counted: documents that need not be counted within the transaction.
         """
-        row = await connection.row(exchanges.SQL["epoch"], (agent.id,))  # it locks the agent
-        if row is None:
+        numbers = await lock_numbers(connection, agent.id)
+        if numbers is None:
             return False
-        _, indexed, next_seq, _ = row
+        indexed, next_seq = numbers.indexed_seq, numbers.next_seq
         stale = [e for (e,) in await connection.rows(exchanges.SQL["stale"], (agent.id, _STEP_EXCHANGES))]
         rows = await connection.rows(exchanges.SQL["shown_since"], (agent.id, indexed + 1, _STEP_EXCHANGES))
         fresh = exchanges.make_shown_exchanges(rows)

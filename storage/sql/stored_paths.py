@@ -54,6 +54,7 @@ from storage.sql.agents_api.runs import (
 )
 from storage.sql.agents_api.sleepers import accept_reading, advance_over
 from storage.sql.blocks import add_op, write_block
+from storage.sql.epochs import lock_epoch
 from storage.sql.facts import add_saved_facts
 from storage.sql.group import Group, as_method, reads
 from storage.sql.jobs import Jobs, check_attempt
@@ -273,8 +274,7 @@ async def _refuse_step(connection: Connection, agent: Agent) -> NoReturn:
 
 async def _check_epoch(connection: Connection, agent: Agent) -> None:
     """Raises Stale if something of an agent was forgotten since it was read."""
-    row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
-    if row is None or row[0] != agent.epoch:
+    if await lock_epoch(connection, agent.id) != agent.epoch:
         raise Stale("something was forgotten while this run was under way")
 
 

@@ -10,6 +10,7 @@ from storage.database import Connection, Row
 from storage.errors import Stale, WriteConflict
 from storage.records import Agent, Conversation, Evicted, Exchange, Summary
 from storage.sql import exchanges
+from storage.sql.epochs import load_epoch
 from storage.sql.group import Group, effect, long_reads, reads, writes
 from storage.sql.statements import load, rows_of
 
@@ -97,7 +98,7 @@ class Summaries(Group):
         Raises: Stale: something was forgotten since; WriteConflict: the conversation has gone on.
         """
         await connection.lock(agent.id)
-        if await connection.value(SQL["epoch"], (agent.id,)) != agent.epoch:
+        if await load_epoch(connection, agent.id) != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         if not await connection.run(
             SQL["bump_revision"],

@@ -28,7 +28,7 @@ from storage.database import Connection, Database
 from storage.errors import Stale, StatementFailed
 from storage.records import Agent, Block, Conversation, Exchange, SentSection
 from storage.sql import exchanges
-from storage.sql.agents import Agents, load_agent
+from storage.sql.agents import Agents, load_agent, lock_numbers
 from storage.sql.blocks import (
     add_op,
     load_blocks,
@@ -337,12 +337,12 @@ async def _resolve_change(
     """
     indexed = 0
     if not is_new or write.change is not None:
-        row = await connection.row(exchanges.SQL["epoch"], (agent.id,))
-        if row is None or row[0] != agent.epoch:
+        numbers = await lock_numbers(connection, agent.id)
+        if numbers is None or numbers.epoch != agent.epoch:
             raise Stale("something was forgotten while this turn was under way")
-        _, indexed, next_seq, rev = row
+        indexed, next_seq = numbers.indexed_seq, numbers.next_seq
         # The blocks of a memory that begins have raised its `rev`.
-        is_as_planned = (next_seq, rev) == write.planned_at or (is_new and next_seq == 1)
+        is_as_planned = (next_seq, numbers.rev) == write.planned_at or (is_new and next_seq == 1)
         if is_as_planned and write.change is not None:
             return _ResolvedChange(write.change, indexed)
     # Another turn was faster: the rules decide on the tree as it is in this transaction.

@@ -20,7 +20,7 @@ from storage.database import Connection, Database, Row
 from storage.errors import NotFound, RunOver, WriteConflict
 from storage.listing import Page, RunEntry, RunFilter, StepEntry
 from storage.records import Job, Run, RunState, RunStep, TokenCounts
-from storage.sql.agents import load_epoch
+from storage.sql.epochs import load_epoch
 from storage.sql.exchanges import NO_RECALL
 from storage.sql.group import Group, as_locking_method, as_method, bulk_writes, reads, writes
 from storage.sql.jobs import Jobs, check_attempt, is_attempt

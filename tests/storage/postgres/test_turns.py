@@ -59,7 +59,12 @@ async def test_a_turn_that_is_weighed_again_is_a_transaction(open_store: OpenSto
     await alice.end(turns[0], [assistant("Yes.")])
     sent.clear()
     await alice.end(turns[1], [assistant("Yes.")])
-    assert (sent[0], sent[1], sent[2], sent[-1]) == ("exchange_add_planned", "BEGIN", "epoch", "COMMIT")
+    assert (sent[0], sent[1], sent[2], sent[-1]) == (
+        "exchange_add_planned",
+        "BEGIN",
+        "lock_numbers",
+        "COMMIT",
+    )
 
 
 @pytest.mark.parametrize("is_answer", [False, True], ids=["before", "after"])

@@ -1,0 +1,23 @@
+"""The epoch of a memory, which rises when something of it is forgotten.
+
+What was read under an earlier epoch may quote what is gone, so a write that rests on it is refused.
+"""
+
+from __future__ import annotations
+
+from storage.database import Connection
+from storage.sql.statements import load
+
+SQL = load("agents.sql")
+
+
+async def load_epoch(connection: Connection, agent: int) -> int | None:
+    """Returns the epoch of an agent's memory; None: the agent is gone."""
+    epoch: int | None = await connection.value(SQL["epoch"], (agent,))
+    return epoch
+
+
+async def lock_epoch(connection: Connection, agent: int) -> int | None:
+    """Returns the epoch that an agent's memory has until the transaction ends; None: the agent is gone."""
+    epoch: int | None = await connection.value(SQL["lock_epoch"], (agent,))
+    return epoch
