@@ -5,8 +5,12 @@ are those of chat completions, the form into which the adapters bring every prov
 form is the upstream's: every dialect answers in server-sent events or in one JSON body, as the upstream did.
 """
 
+# A dialect may leave the methods out that are empty here.
+# ruff: noqa: B027
+
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
@@ -55,29 +59,30 @@ class ReplyEvent:
         return self.chunk is not None and has_usage_alone(self.chunk)
 
 
-class ClientView:
+class ClientView(ABC):
     """One reply as its client sees it. The machine calls it in the order of events, then takes the bytes.
 
-    By itself it shows nothing: for a turn without a reader, with its result taken from the store.
+    Every dialect has the abstract methods. What it leaves out of the others it does not show, or does not hold back.
     """
 
     __slots__ = ()
     # It shows an event in its own bytes, also one that cannot be read.
     shows_unread: ClassVar[bool] = False
 
+    @abstractmethod
     def take(self) -> bytes:
         """Returns the bytes that may leave now, and forgets them.
 
         It returns none before the first text or call, `MAX_HELD_BYTES` of anything else, or `release`: the reply's
         status leaves with the first bytes, and up to then an error of a later round is a status.
         """
-        return b""
 
     def release(self) -> None:
         """Ends the holding back: the client has waited for long, and what is held may be its only sign of life."""
 
     # A stream
 
+    @abstractmethod
     def begin(self, first: Json) -> None:
         """Takes the turn's first chunk, which has id, model and time of the whole reply. Whole replies have one, too.
 
@@ -87,35 +92,41 @@ class ClientView:
     def take_whole(self, body: bytes, reply: Json) -> None:
         """Takes the body of a whole reply as it came, of a hidden round as well. reply: its value."""
 
+    @abstractmethod
     def show(self, event: ReplyEvent) -> None:
         """Shows an event of the round that is read."""
 
+    @abstractmethod
     def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
         """Shows events that hold these texts and nothing else. Returns False where they have to be parsed for that."""
-        return True
 
+    @abstractmethod
     def add_text(self, text: str) -> None:
         """Shows text of no event: of whole replies before, the separator between two rounds, a filler."""
 
+    @abstractmethod
     def add_words(self, text: str, between: str, call: int) -> None:
         """Shows text that a call speaks to the user, as it is written into the call's arguments.
 
-        between: blanks that separate them from the text before, in one text.
-        call: its place in the reply.
+        between: blanks that separate it from the text before, where both are shown as one.
+        call: the index of the call in the reply.
         """
 
+    @abstractmethod
     def add_thought(self, text: str) -> None:
         """Shows a piece of a thought that the model wrote into the arguments of a call."""
 
     def add_calls(self, calls: list[Json]) -> None:
         """Shows calls of the client's tools that were held back to the end of a stream without a finish_reason."""
 
+    @abstractmethod
     def hide_round(self, tail: Sequence[ReplyEvent]) -> None:
         """Ends a hidden round: all its calls are the gateway's, and another round follows.
 
         tail: its last events, with a finish_reason and usage other than the reply's.
         """
 
+    @abstractmethod
     def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None:
         """Ends the stream.
 
@@ -144,15 +155,14 @@ class ClientView:
         """Shows complete gateway calls that are about to run."""
 
     def tool_result(self, result: ToolResult) -> None:
-        """Shows the result of one of them."""
+        """Shows the result of a gateway call."""
 
     # A turn that saves each step
 
     def results(self, first: int | None, results: Sequence[Json], *, is_last: bool = False) -> None:
         """Shows results of the gateway's tools as they are stored.
 
-        first: the number of the first of them; None: they are a part of the reply, since nothing was run for
-            it.
+        first: the number of the first result; None: they are a part of the reply, since nothing was run for it.
         is_last: no step is opened with them.
         """
 
@@ -172,6 +182,7 @@ class ClientView:
 
     # Errors
 
+    @abstractmethod
     def upstream_error(self, error: Json, raw: bytes | None) -> None:
         """Ends the stream with an error of the upstream's.
 
@@ -179,25 +190,62 @@ class ClientView:
         raw: the upstream's event, where it has that very form.
         """
 
+    @abstractmethod
     def fail(self, error: GatewayError) -> None:
         """Ends the stream with an error of the gateway's."""
 
     # One body
 
+    @abstractmethod
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the body of a reply that is no stream, or of a stream of which the view has shown nothing.
 
         body: the last one that `take_whole` took, for fields beside the reply; the reply is in `outcome`.
-        is_unchanged: it holds exactly what the client gets.
+        is_unchanged: the body holds exactly what the client gets.
         """
-        return b""
 
+    @abstractmethod
     def error_reply(self, status: int, body: bytes) -> bytes | None:
         """Returns the body that the client gets for an upstream's error, or for no chat completion under a 200.
 
         None: the body has nothing that this dialect could show. An error then comes once more in OpenAI's form, and
         for anything else the gateway answers with a 502 of its own.
         """
+
+
+class UnseenView(ClientView):
+    """Shows nothing: for a turn without a reader, with its result taken from the store."""
+
+    __slots__ = ()
+
+    def take(self) -> bytes:
+        return b""
+
+    def begin(self, first: Json) -> None: ...
+
+    def show(self, event: ReplyEvent) -> None: ...
+
+    def show_texts(self, read: Sequence[Event], texts: Sequence[str]) -> bool:
+        return True
+
+    def add_text(self, text: str) -> None: ...
+
+    def add_words(self, text: str, between: str, call: int) -> None: ...
+
+    def add_thought(self, text: str) -> None: ...
+
+    def hide_round(self, tail: Sequence[ReplyEvent]) -> None: ...
+
+    def end(self, tail: Sequence[ReplyEvent], finish: str | None, done: bytes) -> None: ...
+
+    def upstream_error(self, error: Json, raw: bytes | None) -> None: ...
+
+    def fail(self, error: GatewayError) -> None: ...
+
+    def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
+        return b""
+
+    def error_reply(self, status: int, body: bytes) -> bytes | None:
         return body
 
 
@@ -224,4 +272,4 @@ class MakesUnseen(Struct, frozen=True):
     speaks_chat: bool = False
 
     def __call__(self, terms: TurnTerms) -> ClientView:
-        return ClientView()
+        return UnseenView()

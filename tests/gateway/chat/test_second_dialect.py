@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import orjson
 import pytest
 
-from gateway.core.turn.client_view import ClientView, MakesView
+from gateway.core.turn.client_view import MakesView, UnseenView
 from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.terms import TurnTerms
 from gateway.dialects.chat.parse import parse
@@ -86,7 +86,7 @@ def test_a_reply_without_memory_is_not_passed_on_in_the_upstreams_form(upstream:
         assert answer(gateway, ChatView)[-2:] == ["data: [DONE]", ""]
 
 
-class WholeView(ClientView):
+class WholeView(UnseenView):
     """A view that answers in one body, whatever the upstream does."""
 
     speaks_chat: ClassVar[bool] = False
