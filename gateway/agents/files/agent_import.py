@@ -29,7 +29,8 @@ from gateway.core import ids
 from gateway.core.definition import ToolDefinition
 from gateway.core.memory.file_text import passages_in, split_text
 from gateway.errors import GatewayError
-from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION, LineReader
+from gateway.run.admin.transfer_lines import LineReader
+from gateway.run.admin.transfer_operations import LINES_OF_TRANSACTION
 from storage.errors import NotFound, StoreError
 from storage.listing import AgentEntry, PassageDraft
 from storage.records import API_PROFILE, DEFAULT_CONVERSATION, Agent, DefinitionKind, Scope

@@ -39,8 +39,8 @@ class MemoryExport(Struct, frozen=True):
     async def line_pages(self, project: str | None, uid: str) -> AsyncIterator[list[bytes]]:
         """Returns the pages of an export, each a list of lines without their ends. project: None: of any.
 
-        Raises: UnknownId: there is no such memory, before a byte is sent; while it is read, BadRequest: it was
-            forgotten meanwhile.
+        Raises: UnknownId: there is no such memory, before the first page; while pages are read, BadRequest: the memory
+        was forgotten meanwhile.
         """
         return self._pages(await find_memory(self.store, project, uid))
 
@@ -93,7 +93,9 @@ class MemoryExport(Struct, frozen=True):
         yield "foot", None
 
     async def _records(self, agent: Agent, kind: str) -> AsyncIterator[list[TransferRecord]]:
-        export_end, cursor = await self.store.transfer.export_end(agent), 0
-        while found := await self.store.transfer.page(agent, kind, cursor, PAGE_LINES, export_end):
-            yield [record for _, record in found]
-            cursor = found[-1][0]
+        transfer = self.store.transfer
+        export_end = await transfer.export_end(agent)
+        last_row = 0
+        while page := await transfer.page(agent, kind, last_row, PAGE_LINES, export_end):
+            yield [record for _, record in page]
+            last_row, _ = page[-1]

@@ -9,25 +9,17 @@ forgotten message keeps its position, and matches nothing there, since its words
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from msgspec import Struct
 from msgspec.structs import astuple, replace
 
-from gateway.core.conversation.canonical import MessageHasher, WireMessage, text_of
-from gateway.core.conversation.change import prefix_hashes
-from gateway.core.conversation.private import own_length, private_of
-from gateway.core.conversation.tree import is_tombstone
-from gateway.core.memory.learn import fact_key
-from gateway.core.nul import without_nul
-from gateway.core.tags import mark_of, with_mark
 from gateway.errors import BadRequest
-from gateway.run.admin.export_lines import check_header, check_line, with_present_names
+from gateway.run.admin.export_lines import check_header
 from gateway.run.admin.memory_lists import other_profiles
 from gateway.run.admin.operation_arguments import (
     NO_DEFAULTS,
@@ -36,38 +28,27 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     nothing_found,
 )
+from gateway.run.admin.transfer_lines import MALFORMED, PARTS, LineReader, count_messages, line_of
 from storage.commands import TransferRecord
 from storage.errors import NotFound, StatementFailed, WriteConflict
-from storage.records import Agent, Atom, Exchange, Scope, State
+from storage.records import Agent, Scope
 from storage.sql.store import Store
 
 FORMAT = 3
 # 1: before agents were made over REST; 2: with `FORMER_NAMES`.
 FORMATS = (1, 2, FORMAT)
-PARTS = (
-    "conversation", "definition", "exchange", "block", "version", "file", "passage", "fact", "ended", "learned", "edit",
-    "tag", "attached", "run", "step", "import", "imported", "imported_fact",
-)  # fmt: skip
 # The last line: without it something is missing.
 END_LINE: dict[str, Any] = {"end": {}}
 # Lines of an answer.
 PAGE_LINES = 100
 # Lines of a transaction; one line may be a whole request.
 LINES_OF_TRANSACTION = 8
-# The path hashes of exchanges are cached, within one call, for those that follow them.
-CACHED_PATHS = 4096
-
-# Fields of an exchange that a line holds as they are; its words, hashes and position in the tree need translation.
-_PLAIN_FIELDS = (
-    "seq", "begun", "touched", "ended", "stopped", "superseded", "continued", "active", "edits", "opaque",
-    "model", "merged", "size",
-)  # fmt: skip
 
 
 class ExportPosition(Struct, frozen=True):
     """Where the next page of an export begins."""
 
-    # The memory's.
+    # The memory's uid.
     uid: str
     # One of PARTS.
     part: str
@@ -77,8 +58,6 @@ class ExportPosition(Struct, frozen=True):
     export_end: dict[str, Any]
 
 
-# The errors of reading a line that is no line of an export.
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 # A line and a record, each with the number of the line.
 _NumberedLine = tuple[int, str | bytes]
 _NumberedRecord = tuple[int, tuple[str, TransferRecord]]
@@ -87,7 +66,7 @@ _NumberedRecord = tuple[int, tuple[str, TransferRecord]]
 class ImportPosition(Struct, frozen=True):
     """How far an import has come."""
 
-    # Of the memory that is filled.
+    # The uid of the memory that is filled.
     uid: str
     # The number after those that the exported memory has given out.
     next_seq: int
@@ -95,7 +74,7 @@ class ImportPosition(Struct, frozen=True):
     is_whole: bool
     # The public name of the exported memory.
     name: str | None
-    # When it began, in seconds since the epoch.
+    # When that memory began, in seconds since the epoch.
     created: float
 
 
@@ -109,45 +88,49 @@ class TransferOperations:
     follow_up_jobs: Sequence[str] = ()
 
     async def export(self, raw: RawArguments) -> dict[str, Any]:
-        """Writes a page of a memory. from: the answer's `next`.
+        """Exports a page of a memory. from: `next` of the answer before; left out for the first page.
 
-        Returns {"lines", "next", "messages": how many are in these lines}, and first "others": profiles in which the
-        same person has a memory, too.
+        Returns {"lines", "next", "messages": how many are in these lines}; of the first page also "others": profiles in
+        which the same person has a memory, too.
         """
         arguments = Arguments(raw)
         scope = arguments.owner(self.defaults).scope
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise BadRequest(nothing_found(scope), param="user")
-        at = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
-        lines, following = await self.read_page(agent, at)
+        position = ExportPosition(*arguments.list_of("from", 4)) if "from" in arguments else None
+        lines, next_position = await self.read_page(agent, position)
         answer = {
-            "lines": [orjson.dumps(each).decode() for each in lines],
-            "next": None if following is None else list(astuple(following)),
-            "messages": sum(_messages_in(each["exchange"]) for each in lines if "exchange" in each),
+            "lines": [orjson.dumps(line).decode() for line in lines],
+            "next": None if next_position is None else list(astuple(next_position)),
+            "messages": count_messages(lines),
         }
-        return answer if at is not None else {**answer, "others": await other_profiles(self.store, scope)}
+        if position is None:
+            answer["others"] = await other_profiles(self.store, scope)
+        return answer
 
     async def read_page(
-        self, agent: Agent, at: ExportPosition | None = None
+        self, agent: Agent, position: ExportPosition | None = None
     ) -> tuple[list[dict[str, Any]], ExportPosition | None]:
-        """Returns the lines of a page of a memory, and where the next one begins.
+        """Returns the lines of a page of a memory, and where the next page begins; None: this was the last one.
 
-        Raises: BadRequest: it was forgotten meanwhile.
+        position: where the page begins; None: at the beginning of the export.
+
+        Raises: BadRequest: the memory was forgotten meanwhile.
         """
-        if at is None:
+        if position is None:
             return await self._begin_export(agent)
-        if at.uid != agent.uid or at.part not in PARTS:
+        part, export_end = position.part, position.export_end
+        if position.uid != agent.uid or part not in PARTS:
             raise _forgotten()
-        found = await self.store.transfer.page(agent, at.part, at.after, PAGE_LINES, at.export_end)
-        if found:
-            lines = [{at.part: _line_of(record)} for _, record in found]
-            return lines, ExportPosition(at.uid, at.part, found[-1][0], at.export_end)
-        following = PARTS.index(at.part) + 1
-        if following == len(PARTS):
+        page = await self.store.transfer.page(agent, part, position.after, PAGE_LINES, export_end)
+        if page:
+            last_row, _ = page[-1]
+            return [{part: line_of(record)} for _, record in page], replace(position, after=last_row)
+        if part == PARTS[-1]:
             await self.check_is_there(agent)
             return [END_LINE], None
-        return [], ExportPosition(at.uid, PARTS[following], 0, at.export_end)
+        return [], replace(position, part=PARTS[PARTS.index(part) + 1], after=0)
 
     async def _begin_export(self, agent: Agent) -> tuple[list[dict[str, Any]], ExportPosition]:
         export_end = await self.store.transfer.export_end(agent)
@@ -165,30 +148,36 @@ class TransferOperations:
             raise _forgotten()
 
     async def restore(self, raw: RawArguments) -> dict[str, Any]:
-        """Reads lines of an export into a memory that must be new.
+        """Writes lines of an export into a memory that must be new. Returns {"at"}.
 
-        line: the number of the first one, for errors. at: what the call before answered, None at first. end: there are
-        no more lines. Returns {"at"}.
+        lines: the next lines of the export.
+        line: the number of the first of them, for errors.
+        at: that of the answer before; left out at the beginning.
+        end: there are no more lines.
         """
         arguments = Arguments(raw)
-        scope, lines = arguments.owner(self.defaults, is_new=True).scope, arguments.texts("lines")
-        at = ImportPosition(*arguments.list_of("at", 5)) if "at" in arguments else None
-        first = arguments.optional_number("line") or 1
-        done = await self.write_page(scope, at, lines, first=first, is_end=arguments.flag("end"))
-        return {"at": list(astuple(done))}
+        scope = arguments.owner(self.defaults, is_new=True).scope
+        position = await self.write_page(
+            scope,
+            ImportPosition(*arguments.list_of("at", 5)) if "at" in arguments else None,
+            arguments.texts("lines"),
+            first=arguments.optional_number("line") or 1,
+            is_end=arguments.flag("end"),
+        )
+        return {"at": list(astuple(position))}
 
     async def write_page(
         self,
         scope: Scope,
-        at: ImportPosition | None,
+        position: ImportPosition | None,
         lines: Sequence[str | bytes],
         *,
         first: int = 1,
         is_end: bool = False,
     ) -> ImportPosition:
-        """Writes lines of an export into a memory that must be new.
+        """Writes lines of an export into a memory that must be new. Returns the position after them.
 
-        at: what the call before returned.
+        position: what the call before returned; None at the beginning.
         first: the number of the first line, for errors.
         is_end: there are no more lines.
 
@@ -196,34 +185,37 @@ class TransferOperations:
         """
         numbered = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
         with _translating_errors():
-            return await self._write_numbered(scope, at, numbered, is_end=is_end)
+            return await self._write_numbered(scope, position, numbered, is_end=is_end)
 
     async def _write_numbered(
-        self, scope: Scope, at: ImportPosition | None, lines: list[_NumberedLine], *, is_end: bool
+        self, scope: Scope, position: ImportPosition | None, lines: list[_NumberedLine], *, is_end: bool
     ) -> ImportPosition:
-        if at is None:
+        if position is None:
             if not lines:
                 raise BadRequest("There is nothing to import.", param="lines")
             number, line = lines.pop(0)
             with _translating_errors(number):
-                at = await self._begin_memory(scope, orjson.loads(line))
+                position = await self._begin_memory(scope, orjson.loads(line))
         memory = await self.store.transfer.find_unfinished(scope)
-        if memory is None or memory.uid != at.uid:
+        if memory is None or memory.uid != position.uid:
             raise BadRequest("This import is not under way any more.", param="at")
-        at = await self._write_lines(memory, at, lines)
+        position = await self._write_lines(memory, position, lines)
         if is_end:
-            if not at.is_whole:
+            if not position.is_whole:
                 raise BadRequest("This export was cut off: its last line is missing.", param="lines")
-            await self.store.transfer.finish_import(memory, at.next_seq, at.name, at.created)
+            await self.store.transfer.finish_import(
+                memory, position.next_seq, position.name, position.created
+            )
             for kind in self.follow_up_jobs:
                 await self.store.jobs.enqueue(kind, memory.id, kind)
-        return at
+        return position
 
     async def _write_lines(
-        self, memory: Agent, at: ImportPosition, lines: list[_NumberedLine]
+        self, memory: Agent, position: ImportPosition, lines: list[_NumberedLine]
     ) -> ImportPosition:
         """Writes lines into a memory that has begun, each few in a transaction."""
-        reader, is_whole = LineReader(self.store, memory, at.next_seq), at.is_whole
+        reader = LineReader(self.store, memory, position.next_seq)
+        is_whole = position.is_whole
         for start in range(0, len(lines), LINES_OF_TRANSACTION):
             records: list[_NumberedRecord] = []
             for number, text in lines[start : start + LINES_OF_TRANSACTION]:
@@ -237,7 +229,7 @@ class TransferOperations:
                         records.append((number, await reader.read(line)))
             if records:
                 await self._write_records(memory, records)
-        return replace(at, is_whole=is_whole)
+        return replace(position, is_whole=is_whole)
 
     async def _write_records(self, agent: Agent, records: list[_NumberedRecord]) -> None:
         try:
@@ -254,12 +246,16 @@ class TransferOperations:
         header = line.get("memory")
         if not isinstance(header, dict) or header.get("format") not in FORMATS:
             seen = header.get("format") if isinstance(header, dict) else None
-            known = " or ".join(map(str, FORMATS))
-            raise _not_an_export(f"its first line must name the format {known}, saw {seen!r}")
+            formats = " or ".join(map(str, FORMATS))
+            raise _not_an_export(f"its first line must name the format {formats}, saw {seen!r}")
         check_header(header)
         agent = await self.store.transfer.begin_import(self.store.agents.new(scope))
         return ImportPosition(
-            agent.uid, header["next_seq"], False, header.get("uid"), float(header["created"])
+            agent.uid,
+            header["next_seq"],
+            is_whole=False,
+            name=header.get("uid"),
+            created=float(header["created"]),
         )
 
 
@@ -286,243 +282,3 @@ def _translating_errors(line: int | None = None) -> Iterator[None]:
     except MALFORMED as error:
         why = str(error) if isinstance(error, ValueError) else repr(error)
         raise _not_an_export(f"{where}{why}") from error
-
-
-# -- records to lines
-
-
-def _line_of(record: TransferRecord) -> dict[str, Any]:
-    line: dict[str, Any] = record.values
-    exchange = record.exchange
-    if exchange is None:
-        return line
-    plain = {name: getattr(exchange, name) for name in _PLAIN_FIELDS}
-    line = {
-        **line,
-        **plain,
-        "run": exchange.gapless_from,
-        "head": exchange.prefix_length,
-        "state": exchange.state.value,
-    }
-    if is_tombstone(exchange):
-        return {
-            **line,
-            "kinds": [_atom_kinds(a) for a in exchange.inputs],
-            "reply": None if exchange.reply is None else _atom_kinds(exchange.reply),
-        }
-    line |= {
-        "input": _parse_or_none(exchange.input),
-        "shown_reply": _parse_or_none(exchange.shown_reply),
-        "full": _parse_or_none(exchange.full),
-        "has_reply": exchange.reply is not None,
-    }
-    line["notes"] = {str(i): note for i, note in exchange.notes.items()}
-    line["redactions"] = {
-        str(i): _atom_kinds((exchange.reply or ()) if i < 0 else exchange.inputs[i])
-        for i in sorted(exchange.redactions)
-    }
-    return line
-
-
-def _messages_in(exchange: dict[str, Any]) -> int:
-    """Returns how many messages a line has, as lists count them: without those that were forgotten alone."""
-    if exchange["state"] in _WITHOUT_WORDS:
-        return 0
-    redacted_inputs = sum(int(at) >= 0 for at in exchange["redactions"])
-    return len(exchange["input"] or ()) - redacted_inputs + (exchange["shown_reply"] is not None)
-
-
-def _atom_kinds(atoms: tuple[Atom, ...]) -> str:
-    """Returns the first character of each atom, which is its kind."""
-    return b"".join(a[:1] for a in atoms).decode()
-
-
-def _parse_or_none(data: bytes | None) -> Any:
-    return None if data is None else orjson.loads(data)
-
-
-# -- lines to records
-
-# States of exchanges without stored words.
-_WITHOUT_WORDS = (State.OFF, State.FORGOTTEN)
-
-
-class _Hashes(NamedTuple):
-    """The hashes of an exchange."""
-
-    # The atoms of each message.
-    inputs: tuple[tuple[Atom, ...], ...]
-    # The media of each message.
-    media: tuple[bytes, ...]
-    # The atoms of the reply; None: it has none.
-    reply: tuple[Atom, ...] | None
-
-
-class _PathEnd(NamedTuple):
-    """The end of a path, after which the next exchange stands."""
-
-    # The hash of the path.
-    path: bytes = b""
-    # Of the next exchange.
-    depth: int = 0
-    # How many atoms and messages the path has.
-    atoms: int = 0
-    messages: int = 0
-
-
-class LineReader:
-    """Makes records of lines, within one call. The hash of a path is made from that of the exchange before it.
-
-    next_seq: the number after those that the memory has given out.
-    """
-
-    def __init__(self, store: Store, agent: Agent, next_seq: int) -> None:
-        self._store = store
-        self._agent = agent
-        self._next_seq = next_seq
-        self._hasher = MessageHasher(agent.secret)
-        self._mark = mark_of(agent.secret)
-        # By the number of the last exchange.
-        self._path_ends: dict[int, _PathEnd] = {}
-
-    async def read(self, line: dict[str, Any]) -> tuple[str, TransferRecord]:
-        """Returns what a line is, one of `PARTS`, and its record. Raises: one of `MALFORMED`: it is no such line."""
-        if not isinstance(line, dict) or len(line) != 1:
-            raise ValueError("expected an object with one key, which says what the line is")
-        ((part, values),) = line.items()
-        if part not in PARTS:
-            raise ValueError(f"unknown line {part!r}")
-        if part in ("conversation", "exchange") and isinstance(values, dict):
-            values = with_present_names(values)
-        is_gone = part == "exchange" and isinstance(values, dict) and values.get("state") in _WITHOUT_WORDS
-        check_line(part, values, is_gone=is_gone)
-        if part in ("passage", "fact"):
-            self._check_number(values["seq"])
-        if part == "exchange":
-            return part, await self._read_exchange(values)
-        values = without_nul(values)  # a message stays as it came; the rest is stored as anywhere
-        if part == "fact":
-            values = {**values, "key": fact_key(values["text"])}
-        return part, TransferRecord(values)
-
-    def _check_number(self, last: int) -> None:
-        """Raises: ValueError: the memory would give that number out once more."""
-        if last >= self._next_seq:
-            raise ValueError(
-                f"the number {last} does not lie before {self._next_seq}, the next one of the memory"
-            )
-
-    async def _read_exchange(self, line: dict[str, Any]) -> TransferRecord:
-        state = State(line["state"])
-        is_gone = state in _WITHOUT_WORDS
-        if not is_gone:
-            line = _with_mark(line, self._mark)
-        inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hashes(line)
-        self._check_number(line["seq"] + len(inputs) - (reply is None))
-        before = await self._find_path_end(line["parent"])
-        flat = [a for atoms in inputs for a in atoms]
-        path = self._hasher.hash_path((*flat, *(reply or ())), before.path)
-        exchange = Exchange(
-            id=0,
-            conversation=0,
-            parent=None,
-            depth=before.depth,
-            offset=before.atoms,
-            length=before.messages + len(inputs) + 1,
-            inputs=inputs,
-            media=media,
-            reply=reply,
-            path=path if reply is not None else b"",
-            reply_key=None if reply is None else self._hasher.reply_key(reply),
-            state=state,
-            gapless_from=line["run"],
-            prefix_length=line["head"],
-            **{name: line[name] for name in _PLAIN_FIELDS},
-            **({} if is_gone else _content_fields(line)),
-        )
-        if len(self._path_ends) >= CACHED_PATHS:
-            self._path_ends.pop(next(iter(self._path_ends)))
-        atoms = before.atoms + len(flat) + len(reply or ())
-        self._path_ends[exchange.seq] = _PathEnd(path, exchange.depth + 1, atoms, exchange.length)
-        prefixes = prefix_hashes(self._hasher, inputs) if line["parent"] is None else []
-        return TransferRecord(
-            {**{name: line[name] for name in ("conversation", "parent", "prior")}, "prefixes": prefixes},
-            exchange,
-        )
-
-    def _hashes(self, line: dict[str, Any]) -> _Hashes:
-        """Returns the hashes of an exchange with content; forgotten messages get random ones."""
-        messages: list[WireMessage] = line["input"] or []
-        redactions = {int(i): _random_atoms(kinds) for i, kinds in line["redactions"].items()}
-        inputs = tuple(redactions.get(i) or self._hasher.atoms(m) for i, m in enumerate(messages))
-        media = tuple(self._hasher.media_digest(m) for m in messages)
-        reply_atoms = self._hasher.atoms(line["shown_reply"]) if line["shown_reply"] is not None else ()
-        reply = (
-            (redactions.get(-1) or tuple(sorted(reply_atoms, key=lambda a: a[:1])))
-            if line["has_reply"]
-            else None
-        )
-        return _Hashes(inputs, media, reply)
-
-    async def _find_path_end(self, seq: int | None) -> _PathEnd:
-        """Returns the end of the path up to an exchange and its reply. None: the path is empty."""
-        if seq is None:
-            return _PathEnd()
-        if seq not in self._path_ends:
-            path, flat = b"", list[Atom]()
-            exchanges = await self._store.transfer.path_end(self._agent, seq)
-            for each in exchanges:
-                flat = [*(a for atoms in each.inputs for a in atoms), *(each.reply or ())]
-                path = each.path if each.reply is not None else self._hasher.hash_path(flat, path)
-            last = exchanges[-1]
-            self._path_ends[seq] = _PathEnd(path, last.depth + 1, last.offset + len(flat), last.length)
-        return self._path_ends[seq]
-
-
-def _with_mark(line: dict[str, Any], mark: str) -> dict[str, Any]:
-    """Returns an exchange with notes that bear the mark of the memory that it comes into."""
-    full = line["full"]
-    if full is not None:
-        full = {**full, "messages": [_with_own_mark(message, mark) for message in full["messages"]]}
-    return {
-        **line,
-        "input": line["input"] and [_with_own_mark(message, mark) for message in line["input"]],
-        "full": full,
-        "notes": {at: with_mark(note, mark) for at, note in line["notes"].items()},
-    }
-
-
-def _with_own_mark(message: WireMessage, mark: str) -> WireMessage:
-    """Returns a message whose note of the gateway's, if it has one, bears this mark."""
-    private = private_of(message)
-    start = own_length(message)
-    if start is None and "shown_blocks" in private and message.get("role") == "user":
-        start = 0
-    if start is None:
-        return message
-    text = text_of(message)
-    return {**message, "content": text[:start] + with_mark(text[start:], mark)}
-
-
-def _content_fields(line: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of an exchange that hold content."""
-    return {
-        "input": None if line["input"] is None else orjson.dumps(line["input"] or []),
-        "shown_reply": None if line["shown_reply"] is None else orjson.dumps(line["shown_reply"]),
-        "full": None if line["full"] is None else orjson.dumps(line["full"]),
-        "has_full": line["full"] is not None,
-        "notes": {int(i): note for i, note in line["notes"].items()},
-        "redactions": frozenset(map(int, line["redactions"])),
-    }
-
-
-def _tombstone_hashes(line: dict[str, Any]) -> _Hashes:
-    """Returns hashes for a tombstone; its line has only the kinds of its messages' atoms."""
-    inputs = tuple(_random_atoms(kinds) for kinds in line["kinds"])
-    reply = None if line["reply"] is None else _random_atoms(line["reply"])
-    return _Hashes(inputs, (b"",) * len(inputs), reply)
-
-
-def _random_atoms(kinds: str) -> tuple[Atom, ...]:
-    """Returns atoms of these kinds that match nothing, for words that were forgotten."""
-    return tuple(kind.encode() + secrets.token_bytes(11) for kind in kinds)
