@@ -17,8 +17,9 @@ import click
 
 from gateway.errors import GatewayError, SettingsError
 from gateway.loading import loading
-from gateway.run.admin import printed
-from gateway.run.admin.printed import escape_controls, print_error
+from gateway.run.admin import printed, record_lists
+from gateway.run.admin.plain_text import escape_controls
+from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.streams import open_closed_streams, recode
 
@@ -92,7 +93,8 @@ def _drop_output() -> None:
 
 def _refuse(error: click.UsageError, arguments: list[str]) -> NoReturn:
     """Prints what is wrong with the command line, and ends the process."""
-    path, message = "mnemogate", error.format_message()
+    path = "mnemogate"
+    message = error.format_message()
     if error.ctx is not None:
         path = error.ctx.command_path
         print(error.ctx.get_usage(), file=sys.stderr)
@@ -269,7 +271,9 @@ def _perform(operation: str, arguments: _Arguments, show: Callable[[Any], None])
     show(_load_commands().perform(operation, arguments))
 
 
-def _list(operation: str, arguments: _Arguments, listing: printed.RecordList, as_json: bool = False) -> None:
+def _list(
+    operation: str, arguments: _Arguments, listing: record_lists.RecordList, as_json: bool = False
+) -> None:
     printed.show_list(listing, _load_commands().perform(operation, arguments), as_json=as_json)
 
 
@@ -397,13 +401,13 @@ def create_key(**arguments: Any) -> None:
 @_option("overlap", "how long the old one is good, such as 24h (the default) or 0s", "TIME", type=_seconds)
 @click.argument("key", help="the key's number, as `keys list` shows it", type=int)
 def rotate_key(key: int, overlap: int | None) -> None:
-    _perform("keys-rotate", {"key": key, "overlap_s": overlap}, lambda made: print(made["secret"]))
+    _perform("keys-rotate", {"key": key, "overlap_s": overlap}, lambda key: print(key["secret"]))
 
 
 @keys.command("list", help="list the keys")
 @_json
 def list_keys(as_json: bool) -> None:
-    _list("keys-list", {}, printed.KEYS, as_json)
+    _list("keys-list", {}, record_lists.KEYS, as_json)
 
 
 @keys.command("revoke", help="revoke a key for good")
@@ -469,8 +473,8 @@ def mute_fact(**arguments: Any) -> None:
 @_json
 @click.argument("request", help="the x-mnemogate-request-id of the reply")
 def explain_request(request: str, as_json: bool) -> None:
-    found = _load_commands().perform("memory-why", {"request": request})
-    printed.show_request(found, as_json=as_json)
+    explained = _load_commands().perform("memory-why", {"request": request})
+    printed.show_request(explained, as_json=as_json)
 
 
 @memory.command("export", help="export a memory as JSON lines")
@@ -544,7 +548,7 @@ _project = _option("project", "the project (default: all of them)")
 @_limit
 @_json
 def users(limit: int | None, as_json: bool, project: str | None) -> None:
-    _load_commands().list_pages("users", {"project": project}, printed.USERS, limit, as_json=as_json)
+    _load_commands().list_pages("users", {"project": project}, record_lists.USERS, limit, as_json=as_json)
 
 
 @root.command(help="list a user's conversations, the newest first, and how to forget each")
@@ -552,7 +556,9 @@ def users(limit: int | None, as_json: bool, project: str | None) -> None:
 @_limit
 @_json
 def conversations(limit: int | None, as_json: bool, **arguments: Any) -> None:
-    _load_commands().list_pages("conversations", arguments, printed.CONVERSATIONS, limit, as_json=as_json)
+    _load_commands().list_pages(
+        "conversations", arguments, record_lists.CONVERSATIONS, limit, as_json=as_json
+    )
 
 
 _memory = _option("memory", "of this memory alone, by its uid in `users --json`", "UID")
@@ -564,7 +570,7 @@ _memory = _option("memory", "of this memory alone, by its uid in `users --json`"
 @_limit
 @_json
 def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
-    _load_commands().list_pages("requests", arguments, printed.REQUESTS, limit, as_json=as_json)
+    _load_commands().list_pages("requests", arguments, record_lists.REQUESTS, limit, as_json=as_json)
 
 
 @root.command(help="list what operators did, and people by their links, the newest first")
@@ -573,7 +579,7 @@ def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
 @_limit
 @_json
 def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
-    _load_commands().list_pages("audit", arguments, printed.AUDIT, limit, as_json=as_json)
+    _load_commands().list_pages("audit", arguments, record_lists.AUDIT, limit, as_json=as_json)
 
 
 @root.command(help="show what requests used: tokens, calls and cost, added up")
@@ -600,7 +606,9 @@ def limits() -> None: ...
 @_json
 def list_limits(as_json: bool, project: str | None) -> None:
     printed.show_list(
-        printed.LIMITS, _load_commands().client.records("limits-list", {"project": project}), as_json=as_json
+        record_lists.LIMITS,
+        _load_commands().client.records("limits-list", {"project": project}),
+        as_json=as_json,
     )
 
 
@@ -642,7 +650,7 @@ def jobs() -> None: ...
 @_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
 @_json
 def list_jobs(as_json: bool, **arguments: Any) -> None:
-    _list("jobs-list", arguments, printed.JOBS, as_json)
+    _list("jobs-list", arguments, record_lists.JOBS, as_json)
 
 
 _job = click.argument("job", type=int, help="the job's number")
@@ -657,7 +665,7 @@ def show_job(**arguments: Any) -> None:
 @jobs.command("retry", help="retry a failed job now")
 @_job
 def retry_job(**arguments: Any) -> None:
-    _perform("jobs-retry", arguments, partial(printed.show_record, printed.JOBS))
+    _perform("jobs-retry", arguments, partial(printed.show_record, record_lists.JOBS))
 
 
 @jobs.command("cancel", help="cancel a job; one that is running changes nothing more")
@@ -676,7 +684,7 @@ def batches() -> None: ...
 @_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
 @_json
 def list_batches(as_json: bool, **arguments: Any) -> None:
-    _list("batches-list", arguments, printed.BATCHES, as_json)
+    _list("batches-list", arguments, record_lists.BATCHES, as_json)
 
 
 _batch = click.argument("batch", help="the batch's id")
@@ -693,7 +701,7 @@ def show_batch(**arguments: Any) -> None:
 @_batch
 def cancel_batch(yes: bool, batch: str) -> None:
     _check_consent(yes, f"This ends all that has not ended of the batch {batch!r}.")
-    _perform("batches-cancel", {"batch": batch}, partial(printed.show_record, printed.BATCHES))
+    _perform("batches-cancel", {"batch": batch}, partial(printed.show_record, record_lists.BATCHES))
 
 
 # -- moving

@@ -21,7 +21,7 @@ from gateway.errors import BadRequest, GatewayError
 from gateway.limits import Limits
 from gateway.loading import exit_on_interrupt, loading
 from gateway.operation_client import OperationClient, without_none
-from gateway.run.admin import printed
+from gateway.run.admin import outcome_text, printed, record_lists
 from gateway.run.admin.printed import print_error
 from gateway.run.admin.progress import Progress
 from gateway.run.admin.serving import FILE_ANSWER_S, ProcessGone
@@ -136,7 +136,8 @@ class Commands:
         def check_address(settings: Settings) -> None:
             find_address(settings.server.host, settings.server.port)
 
-        settings, mistakes = self.load(needs_secrets=True), Mistakes()
+        settings = self.load(needs_secrets=True)
+        mistakes = Mistakes()
         database = DatabaseFindings()
         for check in (
             check_models,
@@ -181,29 +182,24 @@ class Commands:
         with loading():
             from gateway.operations import move_store
 
-        here = self.settings.database
+        configured = self.settings.database
         if target.startswith(POSTGRES):
-            source, filled = replace(here, url=None), replace(here, url=target)
+            source, filled = replace(configured, url=None), replace(configured, url=target)
             if not os.path.exists(source.path):
                 raise GatewayError(f"There is no database at {os.path.abspath(source.path)} to be moved.")
-        elif here.url is None:
+        elif configured.url is None:
             raise GatewayError(
                 "A file is filled from a PostgreSQL, which database.url or MNEMOGATE_DATABASE_URL names."
             )
         else:
-            source, filled = here, replace(here, url=None, path=target)
+            source, filled = configured, replace(configured, url=None, path=target)
         with Progress("Moving memories") as progress:
             show = progress.show if progress.is_shown else printed.show_progress
-            done = asyncio.run(
-                move_store(
-                    self.settings,
-                    source,
-                    filled,
-                    lambda moved, count: show(moved.moved + moved.already_there + len(moved.refused), count),
-                )
+            outcome = asyncio.run(
+                move_store(self.settings, source, filled, lambda so_far, count: show(so_far.count, count))
             )
-        printed.show_moved(done.moved, done.already_there, done.refused)
-        return EXIT_FAILED if done.refused else 0
+        printed.show_moved(outcome.moved, outcome.already_there, outcome.refused)
+        return EXIT_FAILED if outcome.refused else 0
 
     def serve_mcp(self, arguments: _Arguments, *, read_only: bool) -> None:
         """Serves the tools of MCP over stdio. arguments: name the memory."""
@@ -230,7 +226,7 @@ class Commands:
         self,
         operation: str,
         arguments: _Arguments,
-        listing: printed.RecordList,
+        listing: record_lists.RecordList,
         limit: int | None,
         *,
         as_json: bool,
@@ -249,17 +245,17 @@ class Commands:
             print(usage_csv({"by": pages[0]["by"], "data": rows}).replace("\r\n", "\n"), end="")
         else:
             by = pages[0]["by"]
-            listed = self.perform("keys-list", {}) if "key" in by and not as_json else ()
-            names = {each["id"]: each["name"] for each in listed}
-            printed.show_list(printed.usage_list(by, names), rows, as_json=as_json)
+            keys = self.perform("keys-list", {}) if "key" in by and not as_json else ()
+            names = {key["id"]: key["name"] for key in keys}
+            printed.show_list(record_lists.usage_list(by, names), rows, as_json=as_json)
 
     def add_limit(self, arguments: _Arguments) -> None:
         """Adds a limit and prints it. It says so where nothing else names the project, which may be misspelt."""
-        named = {each["project"] for each in self.perform("keys-list", {})}
-        made = self.perform("limits-add", arguments)
-        printed.show_record(printed.LIMITS, made)
-        project = made["project"]
-        if project not in ("default", *self.settings.projects, *named):
+        projects_of_keys = {key["project"] for key in self.perform("keys-list", {})}
+        limit = self.perform("limits-add", arguments)
+        printed.show_record(record_lists.LIMITS, limit)
+        project = limit["project"]
+        if project not in ("default", *self.settings.projects, *projects_of_keys):
             print(f"This project is new: no key and no setting names {project!r}.", file=sys.stderr)
 
     def forget(self, arguments: _Arguments, check_consent: Callable[[str], None], *, all_users: bool) -> None:
@@ -268,7 +264,7 @@ class Commands:
         _check_what_to_forget(arguments, all_users=all_users)
         # Read before the question, so that mistakes in the settings are reported before it.
         is_server = self.settings.database.url is not None
-        check_consent(printed.describe_forgetting(arguments))
+        check_consent(outcome_text.describe_forgetting(arguments))
         answer = first = self.perform("memory-forget", arguments)
         count = answer["memories"]
         with Progress("Forgetting memories") as progress:
@@ -277,9 +273,9 @@ class Commands:
                 answer = self.perform("memory-forget", {**arguments, "left": answer["left"]})
                 count += answer["memories"]
         files = {"config": self.config, "db": self.db}
-        print(printed.describe_forgotten({**files, **arguments}, count, first), file=sys.stderr)
+        print(outcome_text.describe_forgotten({**files, **arguments}, count, first), file=sys.stderr)
         if not answer.get("swept", True):  # a gateway of an older version leaves it out
-            print(printed.describe_unswept(is_server), file=sys.stderr)
+            print(outcome_text.describe_unswept(is_server), file=sys.stderr)
 
     def export(self, arguments: _Arguments, path: str | None, *, may_replace: bool) -> None:
         """Writes a memory to a file, or to the standard output. may_replace: the file may be there already."""
@@ -298,25 +294,27 @@ class Commands:
                 page = next(pages, None)
         if path:
             size = os.stat(path).st_size
-            print(printed.describe_exported(arguments, messages, path, size), file=sys.stderr)
+            print(outcome_text.describe_exported(arguments, messages, path, size), file=sys.stderr)
         if others:
-            print(printed.describe_others(others), file=sys.stderr)
+            print(outcome_text.describe_others(others), file=sys.stderr)
 
     def import_memory(self, arguments: _Arguments, path: str | None) -> None:
         """Imports an exported memory from a file, or from the standard input."""
-        position, line, size = None, 1, 0
-        whole = os.path.getsize(path) if path and os.path.isfile(path) else None
+        position = None
+        line = 1
+        size = 0
+        file_size = os.path.getsize(path) if path and os.path.isfile(path) else None
         with Progress("Importing", "bytes") as progress, open_input(path) as file:
             for lines in split_lines(file):
                 page = {**arguments, "lines": lines, "line": line, "at": position}
                 position = self.perform("memory-import", page)["at"]
                 line += len(lines)
-                size += sum(len(each.encode()) + 1 for each in lines)
-                progress.show(size, whole)
+                size += sum(len(text.encode()) + 1 for text in lines)
+                progress.show(size, file_size)
         if position is None:
             raise BadRequest("There is nothing to import.")
         self.perform("memory-import", {**arguments, "lines": [], "at": position, "end": True})
-        print(printed.describe_imported(without_none(arguments), path, size), file=sys.stderr)
+        print(outcome_text.describe_imported(without_none(arguments), path, size), file=sys.stderr)
 
     def import_file(self, path: str, arguments: _Arguments, *, as_json: bool) -> int:
         """Imports what another application has exported, with a bar on a terminal."""
@@ -327,9 +325,9 @@ class Commands:
                 counts = shown["facts" if shown["facts"]["found"] else "conversations"]
                 progress.show(counts["new"] + counts["known"] + counts["skipped"], counts["found"])
 
-            done = self._import(os.path.abspath(path), arguments, report)
-        printed.show_import(done, as_json=as_json)
-        return EXIT_FAILED if done["status"] in ("failed", "stopped") else 0
+            ended = self._import(os.path.abspath(path), arguments, report)
+        printed.show_import(ended, as_json=as_json)
+        return EXIT_FAILED if ended["status"] in ("failed", "stopped") else 0
 
     def _import(
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
@@ -342,7 +340,7 @@ class Commands:
 
             return asyncio.run(import_file(self.settings, path, arguments, report))
 
-        return self.client.have_done(import_here, lambda _: self._follow_import(path, arguments, report))
+        return self.client.dispatch(import_here, lambda _: self._follow_import(path, arguments, report))
 
     def _follow_import(
         self, path: str, arguments: dict[str, Any], report: Callable[[Mapping[str, Any]], None]
@@ -359,7 +357,9 @@ class Commands:
 
     def list_imports(self, arguments: _Arguments, *, as_json: bool) -> None:
         """Prints all imports."""
-        printed.show_list(printed.IMPORTS, self.client.records("imports-list", arguments), as_json=as_json)
+        printed.show_list(
+            record_lists.IMPORTS, self.client.records("imports-list", arguments), as_json=as_json
+        )
 
     def undo_import(self, id: str) -> None:
         """Undoes an import."""
@@ -386,11 +386,11 @@ class Commands:
         Raises: GatewayError: it has failed.
         """
         while self.client.find_process() is not None:
-            found = next(iter(self.perform("jobs-list", {"job": job})), None)
-            if found is None:  # jobs that are done are not listed
+            shown = next(iter(self.perform("jobs-list", {"job": job})), None)
+            if shown is None:  # jobs that are done are not listed
                 return True
-            if found["state"] not in ("pending", "running"):
-                raise GatewayError(f"The job {job} is {found['state']}: {found['error']}")
+            if shown["state"] not in ("pending", "running"):
+                raise GatewayError(f"The job {job} is {shown['state']}: {shown['error']}")
             progress.show()
             time.sleep(POLL_S)
         return False

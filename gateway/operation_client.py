@@ -1,4 +1,4 @@
-"""Operations, asked of the process that serves the database, or performed here if there is none."""
+"""Has operations performed by the process that serves the database, or by this one if there is none."""
 
 from __future__ import annotations
 
@@ -51,24 +51,25 @@ class OperationClient:
         except UnicodeEncodeError as error:
             around = error.object[max(error.start - 8, 0) : error.end]
             raise BadRequest(f"What was given is not UTF-8: {around!r}.") from error
-        return self.have_done(
+        return self.dispatch(
             lambda: self._perform_here(operation, arguments),
             lambda process: process.ask(operation, body, answer_s),
         )
 
-    def have_done(self, here: Callable[[], T], there: Callable[[ServingProcess], T]) -> T:
+    def dispatch(self, perform_here: Callable[[], T], ask: Callable[[ServingProcess], T]) -> T:
         """Has work done by the process that serves the database, or here if there is none.
 
-        here: opens the database, for which another command is waited for.
+        perform_here: opens the database; a command that has it open is waited for.
+        ask: has the work done by the process.
         """
         until = time.monotonic() + START_S
         is_noted = False
         while True:
             if (process := self.find_process(until)) is not None:
                 with suppress(ProcessGone):
-                    return there(process)
+                    return ask(process)
             try:
-                return here()
+                return perform_here()
             except DatabaseInUse:
                 # Another one was faster: a command that soon ends, or a gateway that starts or has begun to stop.
                 now = time.monotonic()

@@ -17,7 +17,7 @@ from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, Scr
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
 from gateway.run.admin.page_records import MemoryRecord
-from gateway.run.admin.printed import shell_word
+from gateway.run.admin.plain_text import shell_word
 from gateway.run.admin.request_operations import name_of
 from gateway.settings import DEFAULT_PROFILE
 

@@ -25,7 +25,7 @@ from gateway.run.admin.memory_lists import flags_of, other_profiles
 from gateway.run.admin.memory_views import FactPage, MemoryViews
 from gateway.run.admin.page_paths import page_path
 from gateway.run.admin.page_records import FactRecord, SourceRecord
-from gateway.run.admin.printed import shell_word
+from gateway.run.admin.plain_text import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
 from storage.listing import ErasedFact, ForgetCounts, FoundMemory

@@ -32,6 +32,10 @@ class MoveOutcome:
     # The reasons for which the others, and shared blocks, were not moved.
     refused: list[str] = field(default_factory=list)
 
+    @property
+    def count(self) -> int:
+        return self.moved + self.already_there + len(self.refused)
+
 
 @dataclass(eq=False)
 class Move:
@@ -68,7 +72,9 @@ class Move:
             after = definitions[-1].id
 
     async def _move_memories(self, report: Callable[[MoveOutcome, int], None]) -> MoveOutcome:
-        outcome, count, after = MoveOutcome(), await self.source.move_source.count(), 0
+        count = await self.source.move_source.count()
+        outcome = MoveOutcome()
+        after = 0
         while memories := await self.source.move_source.memories(after):
             for agent in memories:
                 await self._move_memory(agent, outcome)
@@ -77,9 +83,10 @@ class Move:
         return outcome
 
     async def _name_forgotten(self, outcome: MoveOutcome) -> None:
-        """Names the memories in the target that were moved from this source, and were forgotten here since."""
-        source, after = await self.source.secrets.database_id(), 0
-        while memories := await self.target.move_target.memories_from(source, after):
+        """Names the memories in the target that were moved from this source, and were forgotten in the source since."""
+        source_id = await self.source.secrets.database_id()
+        after = 0
+        while memories := await self.target.move_target.memories_from(source_id, after):
             for agent in memories:
                 if await self.source.agents.find(agent.scope) is None:
                     outcome.refused.append(
@@ -88,7 +95,7 @@ class Move:
             after = memories[-1].id
 
     async def _move_blocks(self, outcome: MoveOutcome) -> None:
-        """Moves the blocks that no memory owns. Names those that were changed here since they were moved."""
+        """Moves the blocks that no memory owns. Names those that were changed in the source since they were moved."""
         after = 0
         while blocks := await self.source.move_source.blocks(after):
             for _, block in blocks:
@@ -110,8 +117,9 @@ class Move:
     async def _move_usage(self) -> None:
         """Moves limits and usage. The keys were moved before, and have other numbers in the target."""
         source, target = self.source.move_source, self.target.move_target
-        ids = await target.key_numbers()
-        keys = {id: ids[digest] for digest, id in (await source.key_numbers()).items() if digest in ids}
+        target_ids = await target.key_numbers()
+        source_ids = await source.key_numbers()
+        keys = {id: target_ids[digest] for digest, id in source_ids.items() if digest in target_ids}
         await target.put_limits(await self.source.limits.list(), keys)
         after = _BEFORE_USAGE
         while rows := await source.usage(after):
@@ -156,18 +164,18 @@ class Move:
         target = TransferOperations(self.target, follow_up_jobs=self.follow_up_jobs)
         # Before anything is read: what changes meanwhile may be missing from the copy.
         state_digest = await self.source.move_source.state_digest(agent.id)
-        read: ExportPosition | None = None
-        written: ImportPosition | None = None
-        while True:
-            page, read = await source.read_page(agent, read)
+        read_to: ExportPosition | None = None
+        written_to: ImportPosition | None = None
+        is_end = False
+        while not is_end:
+            page, read_to = await source.read_page(agent, read_to)
+            is_end = read_to is None
             # What is attached may not be there yet.
             lines = [orjson.dumps(line) for line in page if "attached" not in line]
-            if read is None:
+            if is_end:
                 await self._complete_unfinished(agent, state_digest)
-            if lines or read is None:
-                written = await target.write_page(agent.scope, written, lines, is_end=read is None)
-            if read is None:
-                return
+            if lines or is_end:
+                written_to = await target.write_page(agent.scope, written_to, lines, is_end=is_end)
 
     async def _complete_unfinished(self, agent: Agent, state_digest: bytes | None) -> None:
         """Writes into a copy what exports leave out, before the copy is visible: a killed move leaves none without it.
@@ -180,8 +188,8 @@ class Move:
         if agent.paused is not None:
             await self.target.forgetting.pause(unfinished.id, agent.paused)
         if state_digest is not None:
-            source = await self.source.secrets.database_id()
-            await self.target.move_target.mark_moved(unfinished.id, state_digest, source)
+            source_id = await self.source.secrets.database_id()
+            await self.target.move_target.mark_moved(unfinished.id, state_digest, source_id)
 
 
 def _name(agent: Agent) -> str:

@@ -20,25 +20,27 @@ from gateway.errors import GatewayError
 from storage.errors import StoreError
 from storage.sidecar import ADMIN, open_sidecar, remove_sidecar, replace_sidecar, resolve_path
 
-# An operation is answered within this time; long ones are asked for in parts.
+# How long an operation may take to answer; long ones are asked for in parts.
 ANSWER_S = 30.0
-# One that looks through a whole file first: 4 GiB, the most that is imported, take an idle gateway some two minutes.
+# The same of an operation that looks through a whole file first: 4 GiB, the most that is imported, take an idle gateway
+# some two minutes.
 FILE_ANSWER_S = 1_200.0
 # The file has some 150 bytes; a larger one was not written by a gateway.
 _FILE_BYTES = 4096
 
 
 class AdminFile:
-    """The file that names pid, address and token of the process that serves. Raises: Broken: as `resolve_path`."""
+    """The file that names pid, address and token of the process that serves."""
 
     def __init__(self, database: str) -> None:
+        """Writes nothing. database: the path of its file. Raises: Broken: as `resolve_path`."""
         self._database = resolve_path(database)
         self.path = Path(f"{self._database}{ADMIN}")
         self.token = secrets.token_urlsafe(32)
         self._is_written = False
 
     def write(self, address: str) -> None:
-        """Replaces the file: one that a killed process left may have other permissions. Raises: OSError, StoreError."""
+        """Writes the file in place of one that is there, whose permissions may differ. Raises: OSError, StoreError."""
         values = {"pid": os.getpid(), "address": address, "token": self.token}
         replace_sidecar(self._database, ADMIN, json.dumps(values).encode())
         self._is_written = True
@@ -46,7 +48,7 @@ class AdminFile:
     def remove(self) -> None:
         """Removes the file, if this process has written it.
 
-        One that has to stay does no harm: no process answers there.
+        A file that cannot be removed does no harm: no process answers at its address.
         """
         if self._is_written:
             with suppress(OSError):
@@ -58,11 +60,11 @@ class ProcessGone(Exception):
 
 
 class ServingProcess(NamedTuple):
-    """The process that serves."""
+    """The process that serves a database."""
 
-    # Its base URL.
+    # The base URL of its operations.
     address: str
-    # Opens its operations.
+    # What its operations demand of a caller.
     token: str
 
     @classmethod

@@ -17,7 +17,7 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     nothing_found,
 )
-from gateway.run.admin.printed import plural
+from gateway.run.admin.plain_text import plural
 from gateway.run.memory.trial import TrialRecall
 from storage.commands import MemorySnapshot
 from storage.listing import Retained
@@ -67,7 +67,8 @@ class ShowOperation(Struct, frozen=True):
         """
         arguments = Arguments(raw)
         scope = arguments.owner(self.defaults).scope
-        query, with_sources = arguments.optional_text("query"), arguments.flag("why")
+        query = arguments.optional_text("query")
+        with_sources = arguments.flag("why")
         store = self.store
         agent = await store.agents.find(scope)
         snapshot = None if agent is None else await store.turns.snapshot(agent, None, None)
@@ -255,5 +256,6 @@ def _fact_line(fact: Fact) -> str:
 
 def _message_line(message: Message) -> str:
     """Returns a message in one line: number, date, speaker and text."""
-    speaker, text = message.speaker or message.role, " ".join(message.text.split())
+    speaker = message.speaker or message.role
+    text = " ".join(message.text.split())
     return f"{message.seq}  [{minute_text(message.at)}] {speaker}: {text}"

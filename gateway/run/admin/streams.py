@@ -14,10 +14,12 @@ from gateway.errors import BadRequest, GatewayError
 
 # As much as a gateway that serves takes at once; a line may be a whole request.
 _MAX_LINE_CHARS = 128 << 20
+# Where a page of lines ends. No measurement.
+_PAGE_LINES, _PAGE_CHARS = 200, 1 << 20
 
 
 def open_closed_streams() -> None:
-    """Opens the standard streams that were closed (`>&-`). Else the next file or socket would get their numbers."""
+    """Opens the standard streams that were closed (`>&-`), so that no file or socket gets their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # it gets the lowest number: that one
@@ -31,15 +33,15 @@ def recode(stream: IO[str], encoding: str | None = None, errors: str = "strict")
 
 @contextmanager
 def open_input(path: str | None) -> Iterator[IO[str]]:
-    """Opens a file for reading, or takes the standard input without one, in UTF-8.
+    """Opens a file for reading in UTF-8. path: None or "": the standard input.
 
-    Raises: GatewayError: it cannot be read.
+    Raises: GatewayError: the file cannot be read.
     """
     # Editors of Windows begin a file with a mark.
     if not path:
         recode(sys.stdin, "utf-8-sig")
     with (
-        _errors_named(path or "standard input"),
+        _naming_errors(path or "standard input"),
         open(path, encoding="utf-8-sig") if path else nullcontext(sys.stdin) as file,
     ):
         yield file
@@ -50,14 +52,17 @@ def open_output(path: str | None, *, may_replace: bool) -> Iterator[IO[str]]:
     """Opens a new file for this account alone, as the database is, or takes the standard output, in UTF-8.
 
     The file gets its name when all of it is on disk; until then, and where that fails, what had the name stays.
-    may_replace: takes the place of a file or a link that has the name. Raises: GatewayError: it cannot be opened.
+
+    may_replace: the new file takes the place of a file or a link that has the name.
+
+    Raises: GatewayError: the file cannot be opened or written.
     """
     if not path:
         recode(sys.stdout, "utf-8")
-        with _errors_named("standard output"):
+        with _naming_errors("standard output"):
             yield sys.stdout
         return
-    with _errors_named(path):
+    with _naming_errors(path):
         _check_free(path, may_replace=may_replace)
         part = os.path.join(os.path.dirname(path), f".{os.urandom(8).hex()}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -86,28 +91,31 @@ def _check_free(path: str, *, may_replace: bool) -> None:
 
 
 @contextmanager
-def _errors_named(name: str) -> Iterator[None]:
-    """Has the errors of a file bear its name."""
+def _naming_errors(name: str) -> Iterator[None]:
+    """Raises errors of a file as a GatewayError that names the file."""
     try:
         yield
     except BrokenPipeError:
         raise
     except (OSError, UnicodeError) as error:
-        why = (error.strerror if isinstance(error, OSError) else None) or error
-        raise GatewayError(f"{name}: {why}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise GatewayError(f"{name}: {reason}") from error
 
 
 def split_lines(file: IO[str]) -> Iterator[list[str]]:
-    """Splits lines into requests: 200 lines or 1 MiB each, but a whole line at least. Raises: BadRequest."""
+    """Yields the lines of a file in pages, one for each request to a gateway. Raises: BadRequest: a line is too long.
+
+    A page ends with the line that reaches `_PAGE_LINES` or `_PAGE_CHARS`.
+    """
     page: list[str] = []
-    size = 0
+    chars = 0
     while line := file.readline(_MAX_LINE_CHARS + 1):
         if len(line) > _MAX_LINE_CHARS:
             raise BadRequest(f"This is no export: a line has more than {_MAX_LINE_CHARS:,} characters.")
         page.append(line.rstrip("\n"))
-        size += len(line)
-        if len(page) >= 200 or size >= 1 << 20:
+        chars += len(line)
+        if len(page) >= _PAGE_LINES or chars >= _PAGE_CHARS:
             yield page
-            page, size = [], 0
+            page, chars = [], 0
     if page:
         yield page

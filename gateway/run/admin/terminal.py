@@ -26,9 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 # Rows that are laid out together, and so held in memory; a longer list is several tables.
-_ROWS = 1000
-# Cells between two columns of such a table.
-_BETWEEN = 3
+_ROWS_PER_TABLE = 1000
+# Cells between two columns.
+_GAP_CELLS = 3
 _TIME = r"\[\d{4}-\d\d-\d\d \d\d:\d\d\]"
 # The states of keys, jobs and batches by what an operator has to look at.
 _STYLES = {
@@ -57,26 +57,28 @@ def show_table(headings: Sequence[Heading], rows: Iterable[Sequence[str]]) -> in
 
     Columns without any text are left out; the last one may be wrapped between words.
     """
-    console, rows, count = Console(highlight=False), iter(rows), 0
-    while page := list(islice(rows, _ROWS)):
+    console = Console(highlight=False)
+    rest = iter(rows)
+    count = 0
+    while page := list(islice(rest, _ROWS_PER_TABLE)):
         count += len(page)
-        shown = [n for n in range(len(headings)) if any(row[n] for row in page)]
-        shown_headings = [headings[n] for n in shown]
-        texts = [[row[n] for n in shown] for row in page]
-        table = _table(shown_headings, texts, console.width)
+        columns = [n for n in range(len(headings)) if any(row[n] for row in page)]
+        column_headings = [headings[n] for n in columns]
+        texts = [[row[n] for n in columns] for row in page]
+        table = _fit_table(column_headings, texts, console.width)
         if table is not None:
             console.print(table)
         else:
-            _show_stacked(console, shown_headings, texts)
+            _show_stacked(console, column_headings, texts)
     return count
 
 
-def _table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], most_cells: int) -> Table | None:
-    """Returns rows as a table; None: it does not fit into a line of so many cells."""
+def _fit_table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], most_cells: int) -> Table | None:
+    """Returns rows as a table; None: the table does not fit into a line of so many cells."""
     names = [heading.text for heading in headings]
     widths = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
     longest_word = max(cell_len(word) for row in (names, *rows) for word in row[-1].split() or ("",))
-    if sum(widths[:-1]) + longest_word + _BETWEEN * (len(widths) - 1) > most_cells:
+    if sum(widths[:-1]) + longest_word + _GAP_CELLS * (len(widths) - 1) > most_cells:
         return None
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for heading, width in zip(headings, (*widths[:-1], None), strict=True):

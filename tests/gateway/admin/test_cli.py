@@ -34,8 +34,10 @@ from gateway.operation_client import START_POLL_S, START_S, OperationClient
 from gateway.run.admin import serving
 from gateway.run.admin.import_performer import ImportPerformer
 from gateway.run.admin.import_reading import Survey
-from gateway.run.admin.printed import KEYS, describe_forgotten, show_block, usage_list
+from gateway.run.admin.outcome_text import describe_forgotten
+from gateway.run.admin.printed import show_block
 from gateway.run.admin.progress import Progress
+from gateway.run.admin.record_lists import KEYS, usage_list
 from gateway.run.admin.serving import AdminFile, ServingProcess
 from gateway.settings import DatabaseSettings, Settings
 from gateway.settings.load import load_settings

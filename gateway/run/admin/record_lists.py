@@ -1,0 +1,251 @@
+"""The lists that the command line shows: the columns of each kind, in a table and in a line for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from gateway.run.admin.plain_text import plural, shell_word
+
+Record = dict[str, Any]
+# Forms of a time, as of `strftime`.
+_MINUTES, _SECONDS = "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"
+
+
+class Column(NamedTuple):
+    """One thing that a list shows of its records."""
+
+    heading: str
+    # Returns its text in a table.
+    cell: Callable[[Record], str]
+    # Returns its text in a line for scripts; None: the cell's. A text of None has no place in the line.
+    line: Callable[[Record], str | None] | None = None
+    is_number: bool = False
+
+
+class RecordList(NamedTuple):
+    """A kind of list: its columns, and the remark where it is empty."""
+
+    columns: tuple[Column, ...]
+    empty: str
+
+
+def _key_state(key: Record) -> str:
+    if key["revoked"] is not None:
+        return "revoked"
+    expires = key.get("expires")
+    return "expired" if expires is not None and expires <= datetime.now(UTC).timestamp() else "active"
+
+
+def _key_expiry(key: Record) -> str:
+    return _time_text(key["expires"]) if key.get("expires") else ""
+
+
+def _time_text(seconds: float, form: str = _MINUTES) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime(form)
+
+
+def _text_column(name: str) -> Column:
+    """Makes a column of a field that is a text, under its name."""
+    return Column(name, lambda record: str(record[name] or ""))
+
+
+def _labelled_column(heading: str, cell: Callable[[Record], str]) -> Column:
+    """Makes a column with the heading before its text in a line, if there is a text."""
+    return Column(heading, cell, lambda record: f"{heading} {cell(record)}" if cell(record) else None)
+
+
+def _count_column(name: str) -> Column:
+    return Column(name, lambda record: str(record[name]), lambda record: plural(record[name], name), True)
+
+
+def _kilobytes(record: Record) -> str:
+    return str(-(-record["bytes"] // 1000))
+
+
+def _last_used(key: Record) -> str:
+    used = key.get("used")  # a gateway of an older version does not record it
+    return _time_text(used) if used else "never"
+
+
+_ID = Column("id", lambda record: str(record["id"]), is_number=True)
+_FORGET = Column("memory forget", lambda each: " ".join(map(shell_word, each["forget"])))
+_SIZE_COLUMNS = (
+    Column("last turn", lambda each: "-" if each["last_turn"] is None else _time_text(each["last_turn"])),
+    _count_column("messages"),
+    Column("kB", _kilobytes, lambda each: f"{_kilobytes(each)} kB", True),
+)
+_EMPTY = "There is nothing to list."
+
+KEYS = RecordList(
+    (
+        _ID,
+        Column("key", lambda key: f"{key['prefix']}…"),
+        Column("project", lambda key: key["project"] or "(all)"),
+        _text_column("name"),
+        Column("state", _key_state),
+        _labelled_column("made", lambda key: _time_text(key["created"])),
+        Column(
+            "last used",
+            _last_used,
+            lambda key: f"last used {_last_used(key)}" if key.get("used") else "never used",
+        ),
+        _labelled_column("memory", lambda key: key["memory"] or ""),
+        Column(
+            "opens",
+            lambda key: key["opens"] or "",
+            lambda key: f"{key['opens']} only" if key["opens"] else None,
+        ),
+        Column(
+            "expires", _key_expiry, lambda key: f"expires {_key_expiry(key)}" if key.get("expires") else None
+        ),
+        _labelled_column("models", lambda key: ",".join(key.get("models") or ())),
+        _labelled_column("user", lambda key: key.get("user") or ""),
+    ),
+    "There are no keys; only this machine can use the gateway.",
+)
+JOBS = RecordList(
+    (
+        _ID,
+        _text_column("state"),
+        _text_column("kind"),
+        _labelled_column("memory", lambda job: str(job["agent"])),
+        _text_column("key"),
+        _labelled_column("tries", lambda job: str(job["tries"])),
+        _labelled_column("due", lambda job: _time_text(job["due"], _SECONDS)),
+        _text_column("error"),
+    ),
+    "There are no jobs to show.",
+)
+BATCHES = RecordList(
+    (
+        _text_column("id"),
+        _text_column("state"),
+        _text_column("project"),
+        Column("created", lambda batch: _time_text(batch["created"], _SECONDS)),
+        Column("items", lambda batch: " ".join(f"{name} {n}" for name, n in batch["counts"].items() if n)),
+    ),
+    "There are no batches.",
+)
+USERS = RecordList(
+    (*_SIZE_COLUMNS, *map(_count_column, ("conversations", "blocks", "facts", "passages")), _FORGET), _EMPTY
+)
+
+
+def _imported_column(name: str) -> Column:
+    """Makes a column of how many of those in the file the memory has: new ones, and known ones."""
+
+    def cell(record: Record) -> str:
+        counts = record[name]
+        return f"{counts['new'] + counts['known']} of {counts['found']}"
+
+    return Column(name, cell, lambda record: f"{cell(record)} {name}")
+
+
+IMPORTS = RecordList(
+    (
+        _text_column("id"),
+        _text_column("status"),
+        _text_column("format"),
+        _text_column("user"),
+        Column("at", lambda each: _time_text(each["created_at"])),
+        *map(_imported_column, ("conversations", "messages", "facts")),
+    ),
+    "Nothing was imported.",
+)
+CONVERSATIONS = RecordList(
+    (*_SIZE_COLUMNS, Column("client's id", lambda each: each["client_id"] or "-"), _FORGET), _EMPTY
+)
+REQUESTS = RecordList(
+    (
+        Column("at", lambda each: _time_text(each["at"], _SECONDS)),
+        _text_column("id"),
+        _text_column("name"),
+        _text_column("model"),
+        _labelled_column("memory", lambda each: each["mode"]),
+        Column("status", lambda each: "-" if each["status"] is None else str(each["status"])),
+        Column("ms", lambda each: f"{each['ms']:.0f}", lambda each: f"{each['ms']:.0f} ms", True),
+        Column(
+            "added",
+            lambda each: f"{each['added_ms']:.1f}",
+            lambda each: f"{each['added_ms']:.1f} ms added",
+            True,
+        ),
+        Column(
+            "recalled", lambda each: str(each["recalled"]), lambda each: f"{each['recalled']} recalled", True
+        ),
+    ),
+    "There are no requests to show: the process that serves has none, or no process serves. Over PostgreSQL the "
+    "page of each gateway shows its own.",
+)
+LIMITS = RecordList(
+    (
+        Column("id", lambda each: str(each["id"]), is_number=True),
+        _text_column("project"),
+        Column("key", lambda each: str(each["key"] or "-")),
+        Column("user", lambda each: each["user"] or "-"),
+        _text_column("unit"),
+        Column("per", lambda each: each["per"] or "-"),
+        Column("most", lambda each: f"{each['most']}", is_number=True),
+        _text_column("then"),
+    ),
+    "There are no limits.",
+)
+# The counters that a table shows; JSON and CSV have all.
+_USAGE_COUNTERS = (
+    "requests",
+    "refused",
+    "calls",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "injected_tokens",
+    "evicted_tokens",
+    "background_input_tokens",
+    "background_output_tokens",
+    "unpriced_tokens",
+)
+
+
+def usage_list(by: Sequence[str], keys: Mapping[int, str]) -> RecordList:
+    """Returns the list of usage by some columns. keys: the names of gateway keys by their numbers.
+
+    A counter of 0 is left blank in a table, which has no column without any text.
+    """
+
+    def cell(record: Record, name: str) -> str:
+        value = record[name]
+        if name != "key":
+            return str(value) or "-"
+        return f"{value} {keys.get(value, '')}".rstrip() if value else "-"
+
+    groups = [Column(name, lambda each, name=name: cell(each, name)) for name in by]  # type: ignore[misc]
+    counters = [
+        Column(
+            name.removesuffix("_tokens").replace("_", " "),
+            lambda each, name=name: str(each[name] or ""),  # type: ignore[misc]
+            lambda each, name=name: f"{each[name]} {name.replace('_', ' ')}",  # type: ignore[misc]
+            is_number=True,
+        )
+        for name in _USAGE_COUNTERS
+    ]
+    cost = Column(
+        "cost",
+        lambda each: f"{each['cost']:.6f}" if each["cost"] else "",
+        lambda each: f"cost {each['cost']:.6f}",
+        True,
+    )
+    return RecordList((*groups, *counters, cost), "Nothing was used in these days.")
+
+
+AUDIT = RecordList(
+    (
+        Column("at", lambda each: _time_text(each["at"], _SECONDS)),
+        _text_column("who"),
+        _text_column("action"),
+        _labelled_column("memory", lambda each: each["memory"] or ""),
+        _text_column("what"),
+    ),
+    "Nothing is noted.",
+)
