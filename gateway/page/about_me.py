@@ -13,7 +13,7 @@ from msgspec import Struct
 from gateway.page import block_screens, conversation_screens, fact_screens, forget_screens, memory_screens
 from gateway.page.memory_access import PERSON_ROUTES, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, ActionResult, Answer, HtmlDownload, Screen, ScreenRequest, View
+from gateway.page.screen import Action, ActionResult, HtmlDownload, NoFields, Screen, ScreenRequest, View
 from gateway.run.admin.memory_views import ConversationRecord
 from gateway.run.admin.page_records import BlockRecord, FactRecord
 
@@ -39,49 +39,54 @@ class PauseForm(Struct, frozen=True, forbid_unknown_fields=True):
     paused: bool
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
-    views = operations.memories
+class _PersonScreens(Struct, frozen=True):
+    """The screens that a person alone has, and pausing, each as it is called for a request."""
 
-    async def show(request: ScreenRequest, query: object) -> View:
+    operations: PageOperations
+
+    async def show(self, request: ScreenRequest, query: NoFields) -> View:
         access, link = access_of(request), request.visitor.link
         assert link is not None  # a person comes by one
-        found = await views.memory(access.project, access.uid)
+        views = self.operations.memories
+        memory_page = await views.memory(access.project, access.uid)
         await request.note_read(access.uid)
+        conversations = memory_page.conversations
         page = PersonPage(
             link.rights,
             link.expires,
             link.paused is not None,
-            found.blocks,
-            found.facts,
-            found.conversations,
+            memory_page.blocks,
+            memory_page.facts,
+            conversations,
         )
         return access.view(
             page,
             "memory.html",
             HEADING,
-            memory=found.memory,
-            passages=access.filter(found.passages),
+            memory=memory_page.memory,
+            passages=access.filter(memory_page.passages),
             paused_since=link.paused,
-            openings=await views.openings(
-                access.project, access.uid, [each.id for each in found.conversations]
-            ),
+            openings=await views.openings(access.project, access.uid, [each.id for each in conversations]),
         )
 
-    async def pause(request: ScreenRequest, form: PauseForm) -> ActionResult:
+    async def pause(self, request: ScreenRequest, form: PauseForm) -> ActionResult:
         access = access_of(request)
-        await operations.edits.pause(access.editor, access.uid, is_paused=form.paused)
+        await self.operations.edits.pause(access.editor, access.uid, is_paused=form.paused)
         return ActionResult({"paused": form.paused}, access.path())
 
-    async def export(request: ScreenRequest, query: object) -> Answer:
+    async def export(self, request: ScreenRequest, query: NoFields) -> HtmlDownload:
         access = access_of(request)
-        parts = await operations.export.readable_parts(access.project, access.uid)
-        await operations.sign_in.note(request.visitor.actor, "export", access.uid)
+        parts = await self.operations.export.readable_parts(access.project, access.uid)
+        await self.operations.sign_in.note(request.visitor.actor, "export", access.uid)
         return HtmlDownload("me_export.html", _part_contexts(parts), f"memory-{access.uid[:8]}.html")
 
+
+def screens(operations: PageOperations) -> list[Screen | Action]:
+    person = _PersonScreens(operations)
     return [
-        PERSON_ROUTES.screen("", show),
-        PERSON_ROUTES.screen("export.html", export, right="export", has_twin=False),
-        PERSON_ROUTES.action("pause", pause, PauseForm, "pause"),
+        PERSON_ROUTES.screen("", person.show),
+        PERSON_ROUTES.screen("export.html", person.export, right="export", has_twin=False),
+        PERSON_ROUTES.action("pause", person.pause, PauseForm, "pause"),
         *memory_screens.screens(operations, PERSON_ROUTES),
         *block_screens.screens(operations, PERSON_ROUTES),
         *fact_screens.screens(operations, PERSON_ROUTES),

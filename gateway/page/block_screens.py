@@ -86,7 +86,8 @@ class _BlockScreens(Struct, frozen=True):
         name = await self.views.name(access.project, access.uid)
         # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
         changes = await asyncio.to_thread(_changes, page)
-        undo, label = None, page.block.label
+        undo = None
+        label = page.block.label
         if access.may("correct") and not access.is_person:
             undo = (await self.views.undos(access.project, access.uid, label)).get(label)
         if undo is not None:
@@ -151,9 +152,9 @@ class _BlockScreens(Struct, frozen=True):
         """Answers an undo or a restore that was not done; of a form that was sent twice, the first one was."""
         page = await self.read_page(request, access)
         newest = page.versions[0]
-        wanted = form.to if isinstance(form, RestoreForm) else newest.restores
+        restored = form.to if isinstance(form, RestoreForm) else newest.restores
         was_done = (
-            newest.version == form.version + 1 and newest.restores is not None and newest.restores == wanted
+            newest.version == form.version + 1 and newest.restores is not None and newest.restores == restored
         )
         if was_done and isinstance(error, Conflict) and not request.is_twin:
             return await self.result(request, access)
@@ -166,16 +167,17 @@ class _BlockScreens(Struct, frozen=True):
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
     block = _BlockScreens(operations.memories, operations.edits)
-    made: list[Screen | Action] = [
+    shared: list[Screen | Action] = [
         routes.screen("b/{label}", block.show, BlockQuery),
         routes.action("b/{label}", block.edit, EditForm, "correct"),
     ]
-    if not routes.is_for_person:
-        made += [
-            routes.action("b/{label}/undo", block.undo, UndoForm, "correct"),
-            routes.action("b/{label}/restore", block.restore, RestoreForm, "correct"),
-        ]
-    return made
+    if routes.is_for_person:
+        return shared
+    return [
+        *shared,
+        routes.action("b/{label}/undo", block.undo, UndoForm, "correct"),
+        routes.action("b/{label}/restore", block.restore, RestoreForm, "correct"),
+    ]
 
 
 def _changes(page: BlockPage) -> dict[int, tuple[DiffPart, ...]]:

@@ -27,9 +27,9 @@ def security_headers(frame_origins: Sequence[str] = ()) -> list[RawHeader]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def values_of(headers: Iterable[RawHeader], wanted: bytes) -> list[str]:
-    """Returns the values of a header, stripped."""
-    return [value.decode("latin-1").strip() for name, value in headers if name == wanted]
+def values_of(headers: Iterable[RawHeader], name: bytes) -> list[str]:
+    """Returns the values of a header, stripped. name: of the header, in lower case."""
+    return [value.decode("latin-1").strip() for key, value in headers if key == name]
 
 
 def is_same_origin(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | None:
@@ -51,9 +51,9 @@ def is_same_origin(headers: Sequence[RawHeader], *, has_tls: bool) -> bool | Non
 def _host_of(origin: str, schemes: Collection[str]) -> str | None:
     """Returns the host and port of an origin, as a `Host` header has them; None: it is no such origin, or `null`."""
     try:
-        found = urlsplit(origin)
+        url = urlsplit(origin)
     except ValueError:
         return None
-    if found.scheme not in schemes or found.path or found.query or found.fragment:
+    if url.scheme not in schemes or url.path or url.query or url.fragment:
         return None
-    return found.netloc.lower() or None
+    return url.netloc.lower() or None

@@ -7,7 +7,10 @@ from msgspec import Struct
 from gateway.errors import BadRequest, Conflict, GatewayError
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import SAVED, Action, ActionResult, Answer, Screen, ScreenRequest, View
+from gateway.page.screen import SAVED, Action, ActionResult, Answer, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.memory_edits import MemoryEdits
+from gateway.run.admin.memory_views import FactPage, MemoryViews
+from gateway.run.admin.page_records import FactRecord
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,51 +25,66 @@ class MuteForm(Struct, frozen=True, forbid_unknown_fields=True):
     muted: bool
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    views, edits = operations.memories, operations.edits
+class _FactScreens(Struct, frozen=True):
+    """The screen of a fact and its changes, each as it is called for a request."""
 
-    async def view(
-        access: MemoryAccess, seq: int, *, typed: str | None = None, error: GatewayError | None = None
-    ) -> View:
-        """Returns the screen. typed, error: the text of a correction that was refused, and why."""
-        page = await views.fact(access.project, access.uid, seq)
-        name = await views.name(access.project, access.uid)
-        # A correction that was undone is a fact of its own, which says what the one before it replaced.
-        older = (
-            (await views.fact(access.project, access.uid, page.before[0].seq)).before if page.before else ()
-        )
-        restored = next((each for each in older if each.text == page.fact.text), None)
-        return access.view(
-            page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name, restored=restored
-        )
+    views: MemoryViews
+    edits: MemoryEdits
 
-    async def show(request: ScreenRequest, query: object) -> View:
+    async def show(self, request: ScreenRequest, query: NoFields) -> View:
         access = access_of(request)
-        shown = await view(access, int(request.params["seq"]))
+        view = await self._view(access, _number_of(request))
         await request.note_read(access.uid)
-        return shown
+        return view
 
-    async def correct(request: ScreenRequest, form: CorrectForm) -> Answer:
-        access, seq = access_of(request), int(request.params["seq"])
+    async def correct(self, request: ScreenRequest, form: CorrectForm) -> Answer:
+        access, seq = access_of(request), _number_of(request)
         try:
-            new = await edits.correct_fact(access.editor, access.uid, seq, form.text)
+            new = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
-            refused = await view(access, seq, typed=form.text, error=error)
+            refused = await self._view(access, seq, typed=form.text, error=error)
             after = refused.record.after
             if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
                 return refused
             return ActionResult(after, access.path("f", after.seq) + SAVED)  # it was sent twice
-        page = await views.fact(access.project, access.uid, new.seq)
+        page = await self.views.fact(access.project, access.uid, new.seq)
         return ActionResult(access.filter(page.fact), access.path("f", new.seq) + SAVED)
 
-    async def mute(request: ScreenRequest, form: MuteForm) -> ActionResult:
-        access, seq = access_of(request), int(request.params["seq"])
-        await edits.mute_fact(access.editor, access.uid, seq, is_muted=form.muted)
-        page = await views.fact(access.project, access.uid, seq)
+    async def mute(self, request: ScreenRequest, form: MuteForm) -> ActionResult:
+        access, seq = access_of(request), _number_of(request)
+        await self.edits.mute_fact(access.editor, access.uid, seq, is_muted=form.muted)
+        page = await self.views.fact(access.project, access.uid, seq)
         return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
 
+    async def _view(
+        self, access: MemoryAccess, seq: int, *, typed: str | None = None, error: GatewayError | None = None
+    ) -> View:
+        """Returns the screen. typed, error: the text of a correction that was refused, and why."""
+        page = await self.views.fact(access.project, access.uid, seq)
+        name = await self.views.name(access.project, access.uid)
+        restored = await self._find_restored(access, page)
+        return access.view(
+            page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name, restored=restored
+        )
+
+    async def _find_restored(self, access: MemoryAccess, page: FactPage) -> FactRecord | None:
+        """Returns the fact with the same text that an undone correction had replaced; None: the fact undoes none."""
+        if not page.before:
+            return None
+        # A correction that was undone is a fact of its own, whose page has what it replaced.
+        older = (await self.views.fact(access.project, access.uid, page.before[0].seq)).before
+        return next((fact for fact in older if fact.text == page.fact.text), None)
+
+
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+    fact = _FactScreens(operations.memories, operations.edits)
     return [
-        routes.screen("f/{seq:int}", show),
-        routes.action("f/{seq:int}/correct", correct, CorrectForm, "correct"),
-        routes.action("f/{seq:int}/mute", mute, MuteForm, "correct"),
+        routes.screen("f/{seq:int}", fact.show),
+        routes.action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),
+        routes.action("f/{seq:int}/mute", fact.mute, MuteForm, "correct"),
     ]
+
+
+def _number_of(request: ScreenRequest) -> int:
+    """Returns the number of the fact that the path names."""
+    return int(request.params["seq"])

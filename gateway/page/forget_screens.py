@@ -14,7 +14,8 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shortened_diff
-from gateway.run.admin.memory_forgetting import ForgetPreview, TargetKind
+from gateway.run.admin.memory_forgetting import ForgetPreview, MemoryForgetting, TargetKind
+from gateway.run.admin.memory_views import MemoryViews
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # The names of screens that lead to a preview, by the first part of their path below the memory's, or of requests.
@@ -64,45 +65,28 @@ class ForgetForm(Struct, frozen=True, forbid_unknown_fields=True):
     came_from: str = ""
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    views, forgetting = operations.memories, operations.forgetting
+class _ForgetScreens(Struct, frozen=True):
+    """The screen of a preview and the forgetting itself, each as it is called for a request."""
 
-    async def preview(request: ScreenRequest, came_from: str, error: Conflict | None = None) -> View:
-        access = access_of(request)
-        kind, value = request.query.target
-        page = access.filter(await forgetting.preview(access.project, access.uid, kind, value))
-        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
-        changes = await asyncio.to_thread(_changes, page) if page.blocks else []
-        name = "you" if access.is_person else await views.name(access.project, access.uid)
-        came_from = _screen_before(access, came_from)
-        return access.view(
-            page,
-            "forget.html",
-            _heading(page, name),
-            error,
-            fields=fields_of(request.query),
-            came_from=came_from,
-            back=f"{came_from}#forget-{kind}-{value}" if came_from else _usual_screen(access, page),
-            memory_name=name,
-            changes=changes,
-        )
+    views: MemoryViews
+    forgetting: MemoryForgetting
 
-    async def show(request: ScreenRequest, query: ForgetQuery) -> View:
-        view = await preview(request, request.referrer)
+    async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
+        view = await self._view_preview(request, request.referrer)
         await request.note_read(access_of(request).uid)
         return view
 
-    async def forget(request: ScreenRequest, form: ForgetForm) -> Answer:
+    async def forget(self, request: ScreenRequest, form: ForgetForm) -> Answer:
         access = access_of(request)
         kind, value = request.query.target
         confirm = None if form.confirm is None else str(form.confirm)
         elsewhere = None
         try:
             if not (request.is_twin or access.is_person or kind == "all"):
-                elsewhere = await forgetting.find_elsewhere(access.project, access.uid, kind, value)
-            result = await forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
+                elsewhere = await self.forgetting.find_elsewhere(access.project, access.uid, kind, value)
+            result = await self.forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
-            return await preview(request, form.came_from, error)
+            return await self._view_preview(request, form.came_from, error)
         except MemoryNotFound:
             raise
         except UnknownId as error:
@@ -124,9 +108,35 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             elsewhere=elsewhere,
         )
 
+    async def _view_preview(
+        self, request: ScreenRequest, came_from: str, error: Conflict | None = None
+    ) -> View:
+        """Returns the screen of a preview. error: why the forgetting that it shows was refused."""
+        access = access_of(request)
+        kind, value = request.query.target
+        page = access.filter(await self.forgetting.preview(access.project, access.uid, kind, value))
+        # In a thread: the differences of long texts take some 10 ms each, for which replies would wait.
+        changes = await asyncio.to_thread(_changes, page) if page.blocks else []
+        name = "you" if access.is_person else await self.views.name(access.project, access.uid)
+        came_from = _screen_before(access, came_from)
+        return access.view(
+            page,
+            "forget.html",
+            _heading(page, name),
+            error,
+            fields=fields_of(request.query),
+            came_from=came_from,
+            back=f"{came_from}#forget-{kind}-{value}" if came_from else _usual_screen(access, page),
+            memory_name=name,
+            changes=changes,
+        )
+
+
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+    forget = _ForgetScreens(operations.memories, operations.forgetting)
     return [
-        routes.screen("forget", show, ForgetQuery, right="forget"),
-        routes.action("forget", forget, ForgetForm, "forget", ForgetQuery),
+        routes.screen("forget", forget.show_preview, ForgetQuery, right="forget"),
+        routes.action("forget", forget.forget, ForgetForm, "forget", ForgetQuery),
     ]
 
 

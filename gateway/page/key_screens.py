@@ -9,7 +9,9 @@ from msgspec import Struct
 from gateway.errors import BadRequest, NotAllowed
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import Action, ActionResult, Answer, ListQuery, NoFields, Screen, ScreenRequest, View
+from gateway.run.admin.key_operations import KeyOperations
 from gateway.run.admin.page_records import KeyKind, KeyPage, NewKey
+from gateway.run.admin.sign_in import SignIn
 from gateway.settings import DefaultMode
 
 
@@ -24,37 +26,43 @@ class KeyForm(Struct, frozen=True, forbid_unknown_fields=True):
     memory: DefaultMode | Literal[""] | None = None
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
-    keys = operations.keys
+class _KeyScreens(Struct, frozen=True):
+    """The screen of the keys and their changes, each as it is called for a request."""
 
-    async def show(request: ScreenRequest, query: ListQuery) -> Answer:
+    keys: KeyOperations
+    sign_in: SignIn
+
+    async def show(self, request: ScreenRequest, query: ListQuery) -> Answer:
         _require_key_operator(request)
-        return _keys_page(await keys.page(after=query.after, limit=query.limit))
+        return _keys_page(await self.keys.page(after=query.after, limit=query.limit))
 
-    async def make(request: ScreenRequest, form: KeyForm) -> Answer:
+    async def create(self, request: ScreenRequest, form: KeyForm) -> Answer:
         _require_key_operator(request)
         try:
-            made = await keys.create_of_kind(
+            key = await self.keys.create_of_kind(
                 form.name.strip(), form.project.strip(), form.kind, form.memory or None
             )
         except BadRequest as error:
-            return _keys_page(await keys.page(), error=error, form=form)
-        await operations.sign_in.note(request.visitor.actor, "key_create", what=f"key {made.id}")
+            return _keys_page(await self.keys.page(), error=error, form=form)
+        await self.sign_in.note(request.visitor.actor, "key_create", what=f"key {key.id}")
         # The answer itself shows the secret: it is nowhere else.
         if request.is_twin:
-            return View(made, "keys.html", "Keys")
-        return _keys_page(await keys.page(), made=made)
+            return View(key, "keys.html", "Keys")
+        return _keys_page(await self.keys.page(), new_key=key)
 
-    async def revoke(request: ScreenRequest, form: NoFields) -> Answer:
+    async def revoke(self, request: ScreenRequest, form: NoFields) -> Answer:
         _require_key_operator(request)
-        revoked = await keys.revoke_by_id(request.params["id"])
-        await operations.sign_in.note(request.visitor.actor, "key_revoke", what=f"key {revoked.id}")
-        return ActionResult(revoked, "keys")
+        key = await self.keys.revoke_by_id(request.params["id"])
+        await self.sign_in.note(request.visitor.actor, "key_revoke", what=f"key {key.id}")
+        return ActionResult(key, "keys")
 
+
+def screens(operations: PageOperations) -> list[Screen | Action]:
+    keys = _KeyScreens(operations.keys, operations.sign_in)
     return [
-        Screen("keys", show, ListQuery),
-        Action("keys", make, KeyForm),
-        Action("keys/{id:int}/revoke", revoke),
+        Screen("keys", keys.show, ListQuery),
+        Action("keys", keys.create, KeyForm),
+        Action("keys/{id:int}/revoke", keys.revoke),
     ]
 
 
@@ -64,7 +72,10 @@ def _require_key_operator(request: ScreenRequest) -> None:
 
 
 def _keys_page(
-    page: KeyPage, *, made: NewKey | None = None, error: BadRequest | None = None, form: KeyForm | None = None
+    page: KeyPage,
+    *,
+    new_key: NewKey | None = None,
+    error: BadRequest | None = None,
+    form: KeyForm | None = None,
 ) -> View:
-    form = form or KeyForm("")
-    return View(page, "keys.html", "Keys", {"made": made, "form": form}, error)
+    return View(page, "keys.html", "Keys", {"new_key": new_key, "form": form or KeyForm("")}, error)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import ClassVar, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from gateway.core.dates import parse_moment
 from gateway.errors import BadRequest
 from gateway.page.memory_access import OPERATOR_ROUTES, MemoryAccess, MemoryRoutes, access_of
 from gateway.page.page_operations import PageOperations
-from gateway.page.screen import Action, Answer, Download, ListQuery, Screen, ScreenRequest, View
+from gateway.page.screen import Action, Download, ListQuery, NoFields, Screen, ScreenRequest, View
 from gateway.page.shown_text import shortened_diff
-from gateway.run.admin.memory_views import AgentMemoryPage, MemoryViews
+from gateway.run.admin.memory_views import AgentMemoryPage, BlockDiff, ConversationRecord, MemoryViews
 from gateway.run.admin.page_records import MemoryRecord
 from gateway.run.admin.plain_text import shell_word
 from gateway.run.admin.request_operations import name_of
@@ -43,12 +44,28 @@ class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     q: str = ""
 
 
-def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    views = operations.memories
+class _OpenedMemory(NamedTuple):
+    """A memory that a visitor has opened."""
 
-    async def facts(request: ScreenRequest, query: FactsQuery) -> View:
-        access, name, _ = await _open_memory(request, views)
-        page = await views.facts(
+    access: MemoryAccess
+    name: str
+    # Since when it is paused; None: it is not.
+    paused: float | None
+
+
+class _MemoryScreens(Struct, frozen=True):
+    """The screens of a memory, each as it is called for a request."""
+
+    operations: PageOperations
+
+    @property
+    def views(self) -> MemoryViews:
+        return self.operations.memories
+
+    async def show_facts(self, request: ScreenRequest, query: FactsQuery) -> View:
+        memory = await self._open_memory(request)
+        access = memory.access
+        page = await self.views.facts(
             access.project,
             access.uid,
             is_all=query.all,
@@ -56,84 +73,115 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
             after=query.after,
             limit=query.limit,
         )
-        return access.view(page, "facts.html", "Facts", memory_name=name, is_all=query.all, as_of=query.as_of)
+        return access.view(
+            page, "facts.html", "Facts", memory_name=memory.name, is_all=query.all, as_of=query.as_of
+        )
 
-    async def conversations(request: ScreenRequest, query: ListQuery) -> View:
-        access, name, _ = await _open_memory(request, views)
-        page = await views.conversations(access.project, access.uid, after=query.after, limit=query.limit)
-        openings = await views.openings(access.project, access.uid, [each.id for each in page.items])
-        return access.view(page, "conversations.html", "Conversations", memory_name=name, openings=openings)
+    async def show_conversations(self, request: ScreenRequest, query: ListQuery) -> View:
+        memory = await self._open_memory(request)
+        access = memory.access
+        page = await self.views.conversations(
+            access.project, access.uid, after=query.after, limit=query.limit
+        )
+        openings = await self._openings_of(access, page.items)
+        return access.view(
+            page, "conversations.html", "Conversations", memory_name=memory.name, openings=openings
+        )
 
-    async def passages(request: ScreenRequest, query: ListQuery) -> View:
-        access, name, _ = await _open_memory(request, views)
-        page = await views.passages(access.project, access.uid, after=query.after, limit=query.limit)
-        return access.view(page, "passages.html", "Passages", memory_name=name)
+    async def show_passages(self, request: ScreenRequest, query: ListQuery) -> View:
+        memory = await self._open_memory(request)
+        access = memory.access
+        page = await self.views.passages(access.project, access.uid, after=query.after, limit=query.limit)
+        return access.view(page, "passages.html", "Passages", memory_name=memory.name)
 
-    async def export(request: ScreenRequest, query: object) -> Answer:
+    async def export(self, request: ScreenRequest, query: NoFields) -> Download:
         access = access_of(request)
-        pages = await operations.export.line_pages(access.project, access.uid)
-        await operations.sign_in.note(request.visitor.actor, "export", access.uid)
+        pages = await self.operations.export.line_pages(access.project, access.uid)
+        await self.operations.sign_in.note(request.visitor.actor, "export", access.uid)
         return Download("application/x-ndjson", _join_lines(pages), f"memory-{access.uid[:8]}.jsonl")
 
-    shared: list[Screen | Action] = [
-        routes.screen("facts", facts, FactsQuery),
-        routes.screen("conversations", conversations, ListQuery),
-        routes.screen("passages", passages, ListQuery),
-        routes.screen("export.jsonl", export, right="export", has_twin=False),
-    ]
-    return shared if routes.is_for_person else [*shared, *_operator_screens(operations)]
+    # -- for operators alone: a person has these in another form, or not at all
 
-
-def _operator_screens(operations: PageOperations) -> list[Screen | Action]:
-    """Returns the screens that a person does not have, or has in another form."""
-    views = operations.memories
-
-    async def show(request: ScreenRequest, query: object) -> View:
-        access, _, paused = await _open_memory(request, views)
-        page = await views.memory(access.project, access.uid)
+    async def show_memory(self, request: ScreenRequest, query: NoFields) -> View:
+        memory = await self._open_memory(request)
+        access = memory.access
+        page = await self.views.memory(access.project, access.uid)
         if page.memory.kind == "agent":
-            runs = await operations.runs.newest(await views.find(access.project, access.uid))
+            runs = await self.operations.runs.newest(await self.views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
-        openings = await views.openings(access.project, access.uid, [each.id for each in page.conversations])
-        undos = {}
-        if access.may("correct") and not request.is_twin:
-            undos = {
-                label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
-                for label, undo in (await views.undos(access.project, access.uid)).items()
-            }
+        may_undo = access.may("correct") and not request.is_twin
         return access.view(
             page,
             "memory.html",
             page.memory.name,
-            openings=openings,
-            undos=undos,
-            paused=paused,
+            openings=await self._openings_of(access, page.conversations),
+            undos=await self._shortened_undos(access) if may_undo else {},
+            paused=memory.paused,
             link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
         )
 
-    async def search(request: ScreenRequest, query: SearchQuery) -> View:
-        access, name, paused = await _open_memory(request, views)
-        page = await operations.search.try_recall(
+    async def try_recall(self, request: ScreenRequest, query: SearchQuery) -> View:
+        memory = await self._open_memory(request)
+        access, search = memory.access, self.operations.search
+        trial = await search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
         )
+        blocks = await self.views.blocks(access.project, access.uid)
+        hits = (*trial.chosen, *trial.left_out, *trial.found)
         return access.view(
-            page,
+            trial,
             "search.html",
             "What would be recalled",
-            memory_name=name,
-            has_embedder=operations.search.has_embedder,
-            blocks=[each for each in await views.blocks(access.project, access.uid) if each.value],
+            memory_name=memory.name,
+            has_embedder=search.has_embedder,
+            blocks=[block for block in blocks if block.value],
             after=query.after,
-            paused=paused,
-            standing=await views.standing_facts(access.uid),
-            speakers=await views.speakers(
-                access.project, access.uid, (*page.chosen, *page.left_out, *page.found)
-            ),
+            paused=memory.paused,
+            standing=await self.views.standing_facts(access.uid),
+            speakers=await self.views.speakers(access.project, access.uid, hits),
         )
 
+    # -- parts
+
+    async def _open_memory(self, request: ScreenRequest) -> _OpenedMemory:
+        """Returns a memory as its visitor may open it, and notes that it is read.
+
+        Raises: UnknownId: there is no such memory.
+        """
+        access = access_of(request)
+        memory = await self.views.find(access.project, access.uid)
+        await request.note_read(access.uid)
+        return _OpenedMemory(access, name_of(memory.scope), memory.paused)
+
+    async def _openings_of(
+        self, access: MemoryAccess, conversations: Iterable[ConversationRecord]
+    ) -> dict[str, str]:
+        """Returns the first words of conversations, by their ids."""
+        return await self.views.openings(access.project, access.uid, [each.id for each in conversations])
+
+    async def _shortened_undos(self, access: MemoryAccess) -> dict[str, BlockDiff]:
+        """Returns what an undo of each block would change, by the blocks' labels."""
+        undos = await self.views.undos(access.project, access.uid)
+        return {
+            label: replace(undo, parts=shortened_diff(undo.parts, _UNDO_AROUND, _UNDO_CHARS))
+            for label, undo in undos.items()
+        }
+
+
+def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
+    memory = _MemoryScreens(operations)
+    shared: list[Screen | Action] = [
+        routes.screen("facts", memory.show_facts, FactsQuery),
+        routes.screen("conversations", memory.show_conversations, ListQuery),
+        routes.screen("passages", memory.show_passages, ListQuery),
+        routes.screen("export.jsonl", memory.export, right="export", has_twin=False),
+    ]
+    if routes.is_for_person:
+        return shared
     return [
-        OPERATOR_ROUTES.screen("", show),
-        OPERATOR_ROUTES.screen("search", search, SearchQuery, searches=True),
+        *shared,
+        routes.screen("", memory.show_memory),
+        routes.screen("search", memory.try_recall, SearchQuery, searches=True),
     ]
 
 
@@ -146,21 +194,6 @@ def _link_command(memory: MemoryRecord) -> str:
         'curl http://GATEWAY/v1/memory/links -H "authorization: Bearer KEY" -H "content-type: application/json"'
         f" -d {shell_word(json.dumps(body))}"
     )
-
-
-class _OpenedMemory(NamedTuple):
-    access: MemoryAccess
-    name: str
-    # Since when it is paused; None: it is not.
-    paused: float | None
-
-
-async def _open_memory(request: ScreenRequest, views: MemoryViews) -> _OpenedMemory:
-    """Returns a memory as its visitor may open it, and notes that it is read. Raises: UnknownId: it is not there."""
-    access = access_of(request)
-    memory = await views.find(access.project, access.uid)
-    await request.note_read(access.uid)
-    return _OpenedMemory(access, name_of(memory.scope), memory.paused)
 
 
 async def _join_lines(pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:

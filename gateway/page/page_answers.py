@@ -174,7 +174,8 @@ def theme_of(cookies: Mapping[str, str]) -> str | None:
 
 def _error_context(request: PageRequest, error: GatewayError) -> dict[str, Any]:
     """Returns the context of an error's page: a text that was not saved, and where to go on (path and text)."""
-    visitor, home = request.visitor, None
+    visitor = request.visitor
+    home = None
     first, *rest = request.raw_path.split("/")
     if visitor is not None and visitor.link is not None:
         home = f"{first}/{rest[0]}", "What is remembered about you"

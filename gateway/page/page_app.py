@@ -334,10 +334,10 @@ class _Pattern(Struct, frozen=True):
 
     def match(self, path: str) -> dict[str, Any] | None:
         """Returns the parts of a path by their names; None: it does not match."""
-        found = self.regex.match(f"/{path}")
-        if found is None:
+        match = self.regex.match(f"/{path}")
+        if match is None:
             return None
-        parts = {name: self.convertors[name].convert(text) for name, text in found.groupdict().items()}
+        parts = {name: self.convertors[name].convert(text) for name, text in match.groupdict().items()}
         return {name: part_of(part) if isinstance(part, str) else part for name, part in parts.items()}
 
 

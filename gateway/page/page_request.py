@@ -93,13 +93,13 @@ class PageRequest(Struct):
 
 async def read_form(bodies: Bodies, request: PageRequest) -> dict[str, Any]:
     """Returns the fields of a form, or the object of a twin. Raises: CallerError."""
-    wanted = JSON if request.is_twin else FORM
-    given = [
+    expected = JSON if request.is_twin else FORM
+    content_types = [
         value.partition(";")[0].strip().lower()
         for value in values_of(request.scope["headers"], b"content-type")
     ]
-    if given != [wanted]:
-        raise _UnsupportedType(f"The body must be {wanted}.", param="content-type")
+    if content_types != [expected]:
+        raise _UnsupportedType(f"The body must be {expected}.", param="content-type")
     try:
         async with bodies.read(request.scope, request.receive) as raw:
             body = bytes(raw)
@@ -135,10 +135,10 @@ def typed_text(sent: Mapping[str, str]) -> str:
 
 def bearer_of(headers: Iterable[RawHeader]) -> str | None:
     """Returns the token of the header `Authorization`; None: there is none, or several."""
-    given = values_of(headers, b"authorization")
-    if len(given) != 1 or given[0][:7].lower() != "bearer ":
+    values = values_of(headers, b"authorization")
+    if len(values) != 1 or values[0][:7].lower() != "bearer ":
         return None
-    return given[0][7:].strip()
+    return values[0][7:].strip()
 
 
 def cookies_of(headers: Iterable[RawHeader]) -> dict[str, str]:
@@ -172,15 +172,15 @@ def safe_next(text: str) -> str:
 def referrer_of(request: PageRequest) -> str:
     """Returns the page with the link or the form that led to a request, relative to /ui/; "": unknown."""
     headers = request.scope["headers"]
-    given, hosts = values_of(headers, b"referer"), values_of(headers, b"host")
+    referers, hosts = values_of(headers, b"referer"), values_of(headers, b"host")
     try:
-        found = urlsplit(given[0] if given else "")
+        url = urlsplit(referers[0] if referers else "")
     except ValueError:
         return ""
-    if found.netloc not in hosts:
+    if url.netloc not in hosts:
         return ""
-    path = found.path.partition(PREFIX)[2]
-    return safe_next(path + (f"?{found.query}" if found.query else ""))
+    path = url.path.partition(PREFIX)[2]
+    return safe_next(path + (f"?{url.query}" if url.query else ""))
 
 
 def _read_pairs(encoded: bytes) -> list[tuple[str, str]]:

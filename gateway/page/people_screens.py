@@ -26,11 +26,12 @@ def screens(operations: PageOperations) -> list[Screen | Action]:
         page = await operations.memories.memories(
             request.visitor.project, query.kind, query.q, after=query.after, limit=query.limit
         )
+        # People whose blocks have the name, each with the line that has it.
         called: list[tuple[MemoryRecord, str]] = []
         name = " ".join(query.q.split())
         if name and query.kind == "user" and query.after is None and not request.is_twin:
-            found = await operations.memories.people_called(request.visitor.project, name)
-            called = [each for each in found if each[0] not in page.items]
+            people = await operations.memories.people_called(request.visitor.project, name)
+            called = [(memory, line) for memory, line in people if memory not in page.items]
             for memory, _ in called:
                 await request.note_read(memory.uid)
         context = {

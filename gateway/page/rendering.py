@@ -143,12 +143,12 @@ def next_in(loop: Any, kind: str = "", list: str = "forget") -> str | None:
 
 
 def _query_string(fields: Mapping[str, Any]) -> str:
-    given = [
-        (name, str(value).lower() if isinstance(value, bool) else str(value))
+    texts = {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in fields.items()
         if value is not None
-    ]
-    return "?" + urlencode(given) if given else ""
+    }
+    return "?" + urlencode(texts) if texts else ""
 
 
 def when(at: float | None, *, form: str = "%-d %b %Y, %H:%M") -> str:

@@ -55,8 +55,8 @@ class Cell(Struct, frozen=True):
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     """Returns the screens of requests."""
-    found = _RequestScreens(operations)
-    return [Screen("requests", found.show_list, _RequestsQuery), Screen("r/{id}", found.show_request)]
+    requests = _RequestScreens(operations)
+    return [Screen("requests", requests.show_list, _RequestsQuery), Screen("r/{id}", requests.show_request)]
 
 
 class _RequestScreens(Struct, frozen=True):

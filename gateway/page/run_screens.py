@@ -8,13 +8,13 @@ from gateway.page.screen import Action, Answer, ListQuery, Screen, ScreenRequest
 
 def screens(operations: PageOperations) -> list[Screen | Action]:
     async def show(request: ScreenRequest, query: ListQuery) -> Answer:
-        uid, found = await operations.runs.show(
+        uid, page = await operations.runs.show(
             request.visitor.project, request.params["id"], after=query.after, limit=query.limit
         )
         await request.note_read(uid)
-        longest = max(
-            (each.ended - each.begun for each in found.steps if each.ended is not None), default=0.0
+        longest_s = max(
+            (step.ended - step.begun for step in page.steps if step.ended is not None), default=0.0
         )
-        return View(found, "run.html", f"Run {found.run.id}", {"uid": uid, "longest": longest})
+        return View(page, "run.html", f"Run {page.run.id}", {"uid": uid, "longest": longest_s})
 
     return [Screen("runs/{id}", show, ListQuery)]

@@ -48,15 +48,17 @@ class SignInPages:
         self.sessions = Sessions(now, ui.session_s, ui.idle_s)
         self._failures = LoginFailures(now)
         self._cookie_prefix = ("__Secure-" if ui.https else "") + _SESSION_COOKIE
-        self._attributes = "; SameSite=Strict; Path=/ui" + ("; Secure" if ui.https else "")
+        self._cookie_attributes = "; SameSite=Strict; Path=/ui" + ("; Secure" if ui.https else "")
 
     async def bears_session(self, request: PageRequest) -> bool:
         """Returns whether a request has the cookie of a session, which may have ended. Raises: StoreError."""
-        return await self._cookie() in request.cookies
+        return await self._cookie_name() in request.cookies
 
-    async def _cookie(self) -> str:
-        """Returns the name of the cookie. Gateways of one host, each with its database, have cookies of their own,
-        since a browser sends cookies to every port."""
+    async def _cookie_name(self) -> str:
+        """Returns the name of the session's cookie.
+
+        Each database has its own: a browser sends the cookies of a host to every port, and so to other gateways there.
+        """
         return self._cookie_prefix + await self._sign_in.database_id()
 
     async def find_visitor(self, request: PageRequest, bearer: str | None) -> Visitor | None:
@@ -72,7 +74,7 @@ class SignInPages:
                 )
             assert operator.digest is not None
             return Visitor(operator.actor, operator.project, operator.may_write, operator.digest.hex()[:16])
-        token = request.cookies.get(await self._cookie())
+        token = request.cookies.get(await self._cookie_name())
         is_use = not values_of(request.scope["headers"], _POLL)
         operator = None if token is None else self.sessions.find(token, is_use=is_use)
         if token is None or operator is None:
@@ -87,8 +89,8 @@ class SignInPages:
         """Answers the paths that need no session. Raises: CallerError."""
         name = request.path.removesuffix(".json")
         if request.is_read and name == "login":
-            wanted = read_fields(query_of(request.scope), _LoginQuery, is_text=True)
-            return self._answers.login_page(request, to=safe_next(wanted.next))
+            query = read_fields(query_of(request.scope), _LoginQuery, is_text=True)
+            return self._answers.login_page(request, to=safe_next(query.next))
         if request.method != "POST":
             raise MethodNotAllowed(f"{request.method} is not allowed here.")
         form = await read_form(self._bodies, request)
@@ -101,14 +103,14 @@ class SignInPages:
             case _:
                 theme = read_fields(form, _Theme, is_text=True).theme
                 value = f"{theme}; Max-Age={_THEME_S}" if theme != "system" else "; Max-Age=0"
-                cookie = f"{THEME_COOKIE}={value}{self._attributes}"
+                cookie = f"{THEME_COOKIE}={value}{self._cookie_attributes}"
                 return self._answers.reply(
                     request, ActionResult({"theme": theme}, request.referrer, (cookie,))
                 )
 
-    async def _log_in(self, request: PageRequest, wanted: _Login) -> PageReply:
-        to = safe_next(wanted.next)
-        operator = await self._sign_in.admit(wanted.key.strip())
+    async def _log_in(self, request: PageRequest, form: _Login) -> PageReply:
+        to = safe_next(form.next)
+        operator = await self._sign_in.admit(form.key.strip())
         if operator is None:
             retry_after_s = self._failures.add()
             if retry_after_s is not None:
@@ -122,10 +124,10 @@ class SignInPages:
                     "This code or key opens nothing. A code works once, for a minute; of keys only those of "
                     "operators open the page."
                 )
-            return self._answers.login_page(request, to=to, error=error, typed=wanted.typed)
+            return self._answers.login_page(request, to=to, error=error, typed=form.typed)
         token = self.sessions.begin(operator)
         await self._sign_in.note(operator.actor, "login")
-        cookie = f"{await self._cookie()}={token}; HttpOnly{self._attributes}"
+        cookie = f"{await self._cookie_name()}={token}; HttpOnly{self._cookie_attributes}"
         return self._answers.reply(request, ActionResult({}, to, (cookie,)))
 
     async def _log_out(self, request: PageRequest) -> PageReply:
@@ -133,7 +135,7 @@ class SignInPages:
             raise NotSignedIn("You are not signed in.")
         self.sessions.end(request.token)
         await self._sign_in.note(request.visitor.actor, "logout")
-        cookie = f"{await self._cookie()}=; HttpOnly; Max-Age=0{self._attributes}"
+        cookie = f"{await self._cookie_name()}=; HttpOnly; Max-Age=0{self._cookie_attributes}"
         return self._answers.reply(request, ActionResult({"done": True}, "login", (cookie,)))
 
 

@@ -73,7 +73,8 @@ class Sessions:
 
     def begin(self, operator: Operator) -> str:
         """Begins a session and returns its token."""
-        token, now = secrets.token_urlsafe(_TOKEN_BYTES), self._now()
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        now = self._now()
         self._sessions[_digest(token)] = _Session(operator, now, now)
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -81,7 +82,8 @@ class Sessions:
 
     def find(self, token: str, *, is_use: bool = True) -> Operator | None:
         """Returns the operator whose session this is; None: it has ended. is_use: the operator asks for something."""
-        digest, now = _digest(token), self._now()
+        digest = _digest(token)
+        now = self._now()
         session = self._sessions.get(digest)
         if session is None:
             return None
@@ -105,8 +107,9 @@ class LoginFailures:
         self._last: deque[float] = deque(maxlen=MAX_FAILURES)
 
     def add(self) -> float | None:
-        """Counts one. Returns the seconds after which another may come; None: it may be answered as it is."""
-        now, oldest = self._now(), self._last[0] if len(self._last) == MAX_FAILURES else None
+        """Counts a failure. Returns the seconds to wait before another attempt; None: no wait is asked for."""
+        now = self._now()
+        oldest = self._last[0] if len(self._last) == MAX_FAILURES else None
         self._last.append(now)
         if oldest is None or not 0 <= now - oldest < _FAILURES_S:
             return None

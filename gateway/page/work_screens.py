@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from gateway.page.page_operations import PageOperations
 from gateway.page.screen import (
     Action,
@@ -13,6 +15,8 @@ from gateway.page.screen import (
     ScreenRequest,
     View,
 )
+from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.work_operations import WorkOperations
 
 
 class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -21,35 +25,41 @@ class WorkQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True
     after_batch: str | None = None
 
 
-def screens(operations: PageOperations) -> list[Screen | Action]:
-    work, note = operations.work, operations.sign_in.note
+class _WorkScreens(Struct, frozen=True):
+    """The screen of the work and its changes, each as it is called for a request."""
 
-    async def show(request: ScreenRequest, query: WorkQuery) -> Answer:
-        found = await work.show(
+    work: WorkOperations
+    sign_in: SignIn
+
+    async def show(self, request: ScreenRequest, query: WorkQuery) -> Answer:
+        record = await self.work.show(
             request.visitor.project, after=query.after, after_batch=query.after_batch, limit=query.limit
         )
-        return View(found, "work.html", "Work")
+        return View(record, "work.html", "Work")
 
-    async def retry(request: ScreenRequest, form: NoFields) -> Answer:
+    async def retry_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
-        job = await work.retry_job(request.visitor.project, id)
-        await note(request.visitor.actor, "job_retry", what=f"job {id}")
+        job = await self.work.retry_job(request.visitor.project, id)
+        await self.sign_in.note(request.visitor.actor, "job_retry", what=f"job {id}")
         return ActionResult(job, "work")
 
-    async def cancel(request: ScreenRequest, form: NoFields) -> Answer:
+    async def cancel_job(self, request: ScreenRequest, form: NoFields) -> Answer:
         id = request.params["id"]
-        job = await work.cancel_job(request.visitor.project, id)
-        await note(request.visitor.actor, "job_cancel", what=f"job {id}")
+        job = await self.work.cancel_job(request.visitor.project, id)
+        await self.sign_in.note(request.visitor.actor, "job_cancel", what=f"job {id}")
         return ActionResult(job, "work")
 
-    async def cancel_batch(request: ScreenRequest, form: NoFields) -> Answer:
-        batch = await work.cancel_batch(request.visitor.project, request.params["id"])
-        await note(request.visitor.actor, "job_cancel", what=f"batch {batch.id}")
+    async def cancel_batch(self, request: ScreenRequest, form: NoFields) -> Answer:
+        batch = await self.work.cancel_batch(request.visitor.project, request.params["id"])
+        await self.sign_in.note(request.visitor.actor, "job_cancel", what=f"batch {batch.id}")
         return ActionResult(batch, "work")
 
+
+def screens(operations: PageOperations) -> list[Screen | Action]:
+    work = _WorkScreens(operations.work, operations.sign_in)
     return [
-        Screen("work", show, WorkQuery),
-        Action("jobs/{id:int}/retry", retry),
-        Action("jobs/{id:int}/cancel", cancel),
-        Action("batches/{id}/cancel", cancel_batch),
+        Screen("work", work.show, WorkQuery),
+        Action("jobs/{id:int}/retry", work.retry_job),
+        Action("jobs/{id:int}/cancel", work.cancel_job),
+        Action("batches/{id}/cancel", work.cancel_batch),
     ]
