@@ -61,7 +61,7 @@ _REPORT_S = 0.2
 def make_request_operations(
     settings: Settings, store: Store, log: RequestLog | None = None
 ) -> RequestOperations:
-    """Makes the operations that explain requests. log: of this process's requests; None: it serves none."""
+    """Makes the operations that explain requests. log: of this process's requests; None: the process serves none."""
     now = store.now if log is None else log.now
     return RequestOperations(store, now, settings.memory.keep_why_days, log)
 
@@ -163,11 +163,11 @@ def make_import_operations(
 
 
 async def import_file(
-    settings: Settings, path: str, wanted: RawArguments, report: Callable[[dict[str, Any]], None]
+    settings: Settings, path: str, arguments: RawArguments, report: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     """Imports a file into the database while no gateway serves it. Returns the import as it ended.
 
-    wanted: the arguments of the import.
+    arguments: of the import.
     report: called with the import from time to time while it runs.
 
     Raises: GatewayError.
@@ -175,7 +175,7 @@ async def import_file(
     async with database_session(settings) as store:
         operations = make_import_operations(settings, store)
         try:
-            request = operations.read_request(wanted)
+            request = operations.read_request(arguments)
             while True:
                 running = await operations.begin(open_file(path), request)
                 while running.task is not None and not running.task.done():
@@ -183,7 +183,7 @@ async def import_file(
                     await asyncio.wait([running.task], timeout=_REPORT_S)
                 if running.task is not None:
                     return running.shown()
-                # Another process performs it. Where that one was killed, this one goes on as soon as that shows.
+                # Another process performs the import. If that was killed, this one goes on as soon as it shows.
                 while (shown := await operations.show(running.uid))["status"] == "running":
                     report(shown)
                     await asyncio.sleep(_REPORT_S)
@@ -206,11 +206,11 @@ def make_operations(
     """Makes all operations over a store.
 
     embed_query: makes the vector of a sentence, as for replies; None: memory is searched by words alone.
-    log: of this process's requests; None: it serves none.
-    sign_in: that of the page of this process; None: it serves no page.
-    meter: that of this process; None: it counts no usage.
+    log: of this process's requests; None: the process serves none.
+    sign_in: that of this process's page; None: the process serves no page.
+    meter: that of this process; None: the process counts no usage.
     mcp: the operations of MCP's tools; None: they are left out.
-    imports: those that run in this process; None: it serves no requests.
+    imports: those that run in this process; None: the process serves no requests.
     """
     imports = imports or make_import_operations(settings, store)
     defaults = Defaults(settings.default_user, settings.default_profile)
@@ -225,7 +225,8 @@ def make_operations(
     listing = ListOperations(store, defaults)
     batches = BatchOperations(store, store.now)
     requests = make_request_operations(settings, store, log)
-    keys, jobs = KeyOperations(store.keys, settings.projects), JobOperations(store, store.now)
+    keys = KeyOperations(store.keys, settings.projects)
+    jobs = JobOperations(store, store.now)
     return OperationTable(
         {
             "keys-create": keys.create,

@@ -205,13 +205,14 @@ def _find_json_format(file: IO[bytes]) -> str:
     with _as_bad_request():
         events = ijson.parse(_JsonStream(file), use_float=True, buf_size=_PIECE_BYTES)
         is_list = next(events)[1] == "start_array"
-        place, format_by_key = ("item", _FORMAT_BY_ITEM_KEY) if is_list else ("", _FORMAT_BY_OBJECT_KEY)
+        object_prefix = "item" if is_list else ""
+        format_by_key = _FORMAT_BY_ITEM_KEY if is_list else _FORMAT_BY_OBJECT_KEY
         for prefix, event, value in events:
-            if prefix == place and event == "map_key":
+            if prefix == object_prefix and event == "map_key":
                 if value in format_by_key:
                     return format_by_key[value]
                 has_messages = has_messages or (not is_list and value == "messages")
-            elif prefix == place and event == "end_map":
+            elif prefix == object_prefix and event == "end_map":
                 break
             elif prefix == "messages.item" and event == "map_key" and value == "threadId":
                 return "mastra"
@@ -240,20 +241,20 @@ def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     entries = archive.infolist()
     if len(entries) > MAX_ENTRIES:
         raise wrong_file(_TOO_MANY_ENTRIES)
-    found = sorted((e for e in entries if _JSON_NAME.search(e.filename)), key=lambda e: e.filename)
-    if not found:
+    conversations = [entry for entry in entries if _JSON_NAME.search(entry.filename)]
+    if not conversations:
         raise wrong_file("it has no conversations.json")
-    if any(each.flag_bits & 1 for each in found):
+    if any(entry.flag_bits & 1 for entry in conversations):
         raise wrong_file("it is encrypted")
     # Other methods unpack as much at a time as they like.
-    if any(each.compress_type not in _ZIP_METHODS or each.header_offset < 0 for each in found):
+    if any(entry.compress_type not in _ZIP_METHODS or entry.header_offset < 0 for entry in conversations):
         raise wrong_file(_UNREADABLE_ZIP)
-    size = sum(each.file_size for each in found)
+    size = sum(entry.file_size for entry in conversations)
     if size > MAX_JSON_BYTES:
         raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
-    if size > MAX_RATIO * max(1, sum(each.compress_size for each in found)):
+    if size > MAX_RATIO * max(1, sum(entry.compress_size for entry in conversations)):
         raise wrong_file(f"it unpacks to more than {MAX_RATIO} times its size")
-    return found
+    return sorted(conversations, key=lambda entry: entry.filename)
 
 
 def _rewind(file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
@@ -269,18 +270,18 @@ def _check_directory(file: IO[bytes]) -> None:
     records = _ZIP_END_RECORD.size + _ZIP64_LOCATOR_BYTES + _ZIP64_END_RECORD.size
     file.seek(max(0, size - _HEAD_BYTES - records))
     tail = file.read()
-    at = tail.rfind(_ZIP_END)
-    if at < 0 or len(tail) < at + _ZIP_END_RECORD.size:
+    end_at = tail.rfind(_ZIP_END)
+    if end_at < 0 or len(tail) < end_at + _ZIP_END_RECORD.size:
         raise wrong_file("it is a ZIP whose end is missing")
-    *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, at)
-    locator_at = at - _ZIP64_LOCATOR_BYTES
-    record_at = locator_at - _ZIP64_END_RECORD.size
+    *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, end_at)
+    locator_at = end_at - _ZIP64_LOCATOR_BYTES
+    zip64_end_at = locator_at - _ZIP64_END_RECORD.size
     if (
-        record_at >= 0
+        zip64_end_at >= 0
         and tail.startswith(_ZIP64_LOCATOR, locator_at)
-        and tail.startswith(_ZIP64_END, record_at)
+        and tail.startswith(_ZIP64_END, zip64_end_at)
     ):
-        *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, record_at)
+        *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, zip64_end_at)
     if count > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
         raise wrong_file(_TOO_MANY_ENTRIES)
 
@@ -322,16 +323,16 @@ def _read_or_unreadable(read: Callable[[Any], Any], item: Any, messages: int = 0
 def _read_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | Unreadable]]:
     """Yields each line with its offset."""
     while True:
-        at = file.tell()
+        offset = file.tell()
         line = file.readline(MAX_LINE_BYTES + 2)
         if not line:
             return
         if len(line) <= MAX_LINE_BYTES + 1:
-            yield at, line.removeprefix(_BOM) if not at else line
+            yield offset, line.removeprefix(_BOM) if not offset else line
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(_HEAD_BYTES)
-        yield at, Unreadable("a line has more than 10 MB")
+        yield offset, Unreadable("a line has more than 10 MB")
 
 
 def _read_facts(file: IO[bytes]) -> Iterator[Source]:
@@ -355,7 +356,7 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
     """Yields the conversations of which each is a line, and then those of which each message is a line."""
     offsets_by_id: dict[str | None, array[int]] = {}
     end = 0
-    for at, line in _read_lines(file):
+    for offset, line in _read_lines(file):
         end = file.tell()
         value = _parse_line(line)
         if isinstance(value, Unreadable):
@@ -367,7 +368,7 @@ def _read_conversations(file: IO[bytes]) -> Iterator[Source]:
             file.seek(end)
         elif value is not None:
             id = value.get("conversation")
-            offsets_by_id.setdefault(id if isinstance(id, str) else None, array("Q")).append(at)
+            offsets_by_id.setdefault(id if isinstance(id, str) else None, array("Q")).append(offset)
             if len(offsets_by_id) > MAX_GATHERED_CONVERSATIONS:
                 raise wrong_file(
                     f"its lines are messages of more than {MAX_GATHERED_CONVERSATIONS:,} conversations"
@@ -429,6 +430,6 @@ def _read_threads(file: IO[bytes]) -> Iterator[Source]:
                 f"its messages have more than {MAX_ITEM_BYTES >> 20} MiB; export fewer threads at a time"
             )
         threads.setdefault(id if isinstance(id, str) else None, []).append(message)
-    for id, found in threads.items():
-        found.sort(key=lambda each: read_time(each["createdAt"]) or float("-inf"))
-        yield _read_or_unreadable(partial(simple_formats.join_messages, id), found, len(found))
+    for id, messages in threads.items():
+        messages.sort(key=lambda message: read_time(message["createdAt"]) or float("-inf"))
+        yield _read_or_unreadable(partial(simple_formats.join_messages, id), messages, len(messages))

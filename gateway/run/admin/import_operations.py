@@ -23,13 +23,15 @@ from gateway.run.admin.operation_arguments import (
     Arguments,
     Defaults,
     RawArguments,
+    check_project,
     page_json,
-    read_page,
+    read_page_request,
 )
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
 from storage.listing import LAST_NUMBER, StoredImport
 from storage.records import Agent, Scope
+from storage.sql.keys import DEFAULT_PROJECT
 from storage.sql.store import Store
 
 PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "learn", "preview")
@@ -37,8 +39,9 @@ PARAMETERS: Final = ("user", "project", "profile", "format", "source_user", "lea
 # import counts as stopped. No measurement.
 _TOUCH_S: Final = 5.0
 _STOPPED_AFTER_S: Final = 20.0
-# As the time when that was noted last: it has stopped.
+# In place of the time when it was noted last that an import goes on: it has stopped.
 _STOPPED: Final = 0.0
+# How long one call of the command line waits for an undoing.
 _UNDO_WAIT_S: Final = 20.0
 # How long the command line may ask for a preview after its end.
 _PREVIEW_RETENTION_S: Final = 60.0
@@ -64,10 +67,10 @@ class ImportOperations:
     _undoing: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _beginning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def read_request(self, raw: RawArguments, *, project: str | None = None) -> ImportRequest:
+    def read_request(self, raw: RawArguments, *, visible_project: str | None = None) -> ImportRequest:
         """Reads the parameters of an import. Raises: BadRequest, UnknownId.
 
-        project: the only one that may be imported into; None: any.
+        visible_project: the only one that the caller sees; None: all.
         """
         for name in raw:
             if name not in PARAMETERS:
@@ -78,17 +81,16 @@ class ImportOperations:
         user = arguments.optional_id("user") or self.defaults.user
         if user is None:
             raise BadRequest("Say whose memory it is for: user (--user).", param="user")
-        wanted = arguments.optional_text("project") or project or "default"
-        if project not in (None, wanted):
-            raise UnknownId(f"There is no project {wanted!r} here.")
-        profile = arguments.optional_text("profile") or self.defaults.profile(wanted)
+        project = arguments.optional_text("project") or visible_project or DEFAULT_PROJECT
+        check_project(project, visible_project)
+        profile = arguments.optional_text("profile") or self.defaults.profile(project)
         format = arguments.optional_text("format")
         if format not in (None, *FORMATS):
             raise BadRequest(f"format must be one of {', '.join(FORMATS)}, saw {format!r}.", param="format")
         if self.spec_of(profile) is None:
             raise BadRequest(f"There is no profile {profile!r}.", param="profile")
         return ImportRequest(
-            Scope(wanted, profile, f"user:{user}"),
+            Scope(project, profile, f"user:{user}"),
             format,
             arguments.optional_text("source_user"),
             arguments.flag("learn"),
@@ -120,21 +122,21 @@ class ImportOperations:
         """Begins an import; one without a task is performed by another process."""
         running = RunningImport(uid, request, survey.format, self.now(), survey.progress, file)
         if request.is_preview:
-            found = await self.store.agents.find(request.scope)
-            running.task = asyncio.create_task(self.performer.perform(running, found))
+            memory = await self.store.agents.find(request.scope)
+            running.task = asyncio.create_task(self.performer.perform(running, memory))
             return running
         under_way = self._running.get(uid)
         if under_way is not None and under_way.task is not None:
             if under_way.status == "running":
                 return under_way
             await asyncio.wait([under_way.task])  # it has ended, and stores that
-        agent = await self._agent(request.scope)
-        before = await self.store.imports.find(uid)
-        if before is not None:
-            running.created = before.created
-            if before.status in ("running", "stopped") and before.format == survey.format:
-                running.progress = load_progress(before.data)
-                if self._is_performed_elsewhere(before):
+        agent = await self._find_or_begin_memory(request.scope)
+        stored = await self.store.imports.find(uid)
+        if stored is not None:
+            running.created = stored.created
+            if stored.status in ("running", "stopped") and stored.format == survey.format:
+                running.progress = load_progress(stored.data)
+                if self._is_performed_elsewhere(stored):
                     return running
         try:
             running.row = await self.store.imports.begin(
@@ -170,9 +172,9 @@ class ImportOperations:
 
     async def begin_file(self, raw: RawArguments) -> dict[str, Any]:
         """Begins to import the file at `path` on this machine, for the command line. Returns the import as JSON."""
-        given = dict(raw)
-        path = given.pop("path", None)
-        request = self.read_request(given)
+        parameters = dict(raw)
+        path = parameters.pop("path", None)
+        request = self.read_request(parameters)
         running = await self.begin(open_file(path), request)
         if request.is_preview and running.task is not None:
             self._previews[running.uid] = running
@@ -190,7 +192,7 @@ class ImportOperations:
         running = self._running.get(uid)
         if running is not None and project in (None, running.request.scope.project):
             return running.shown()
-        return self._shown(await self._stored(uid, project))
+        return self._stored_json(await self._find(uid, project))
 
     async def show_named(self, raw: RawArguments) -> dict[str, Any]:
         """Returns the import that `import` names, or with `preview` the last preview of its file."""
@@ -205,14 +207,14 @@ class ImportOperations:
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns a page of imports, the newest first."""
-        wanted = read_page(raw, project)
-        before = LAST_NUMBER if wanted.after is None else wanted.after
-        found = await self.store.imports.list(wanted.project, before=before, limit=wanted.limit + 1)
-        return page_json(found, wanted.limit, self._shown_stored)
+        page = read_page_request(raw, project)
+        before = LAST_NUMBER if page.after is None else page.after
+        imports = await self.store.imports.list(page.project, before=before, limit=page.limit + 1)
+        return page_json(imports, page.limit, self._running_or_stored_json)
 
-    def _shown_stored(self, stored: StoredImport) -> dict[str, Any]:
+    def _running_or_stored_json(self, stored: StoredImport) -> dict[str, Any]:
         running = self._running.get(stored.uid)
-        return self._shown(stored) if running is None else running.shown()
+        return self._stored_json(stored) if running is None else running.shown()
 
     async def undo(
         self, uid: str, *, project: str | None = None, wait_s: float | None = None
@@ -221,7 +223,7 @@ class ImportOperations:
 
         wait_s: the undoing is waited for this long, and goes on after it; None: until it is done.
         """
-        stored = await self._stored(uid, project)
+        stored = await self._find(uid, project)
         running = self._running.get(uid)
         if running is not None and running.task is not None:
             running.task.cancel()
@@ -234,7 +236,7 @@ class ImportOperations:
             await asyncio.wait([task], timeout=wait_s)
             if task.done():
                 task.result()
-        return self._shown(await self._stored(uid, project))
+        return self._stored_json(await self._find(uid, project))
 
     async def undo_named(self, raw: RawArguments) -> dict[str, Any]:
         """Undoes the import that `import` names."""
@@ -242,8 +244,8 @@ class ImportOperations:
 
     async def aclose(self) -> None:
         """Cancels what is under way. An import continues when its file is sent again, an undoing at the next start."""
-        running = (*self._running.values(), *self._previews.values())
-        tasks = [*self._undoing.values(), *(each.task for each in running if each.task is not None)]
+        imports = (*self._running.values(), *self._previews.values())
+        tasks = [*self._undoing.values(), *(each.task for each in imports if each.task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -251,23 +253,24 @@ class ImportOperations:
     async def _undo(self, stored: StoredImport) -> None:
         await self.store.forgetting.forget(stored.agent, ForgetTarget(imported=stored.id))
 
-    async def _agent(self, scope: Scope) -> Agent:
+    async def _find_or_begin_memory(self, scope: Scope) -> Agent:
         spec = self.spec_of(scope.profile)
         assert spec is not None  # `read_request` has checked that
         return await self.store.agents.find_or_begin(scope, spec.own_blocks, spec.shared_blocks, self.now())
 
-    async def _stored(self, uid: str, project: str | None) -> StoredImport:
-        found = await self.store.imports.find(uid, project)
-        if found is None:
+    async def _find(self, uid: str, project: str | None) -> StoredImport:
+        stored = await self.store.imports.find(uid, project)
+        if stored is None:
             raise UnknownId(f"There is no import {uid!r}.")
-        return found
+        return stored
 
     def _is_performed_elsewhere(self, stored: StoredImport) -> bool:
         """Returns whether another process performs an import, as far as it has noted that lately."""
         is_running = stored.status == "running" and self.store.database.is_shared
         return is_running and abs(self.now() - stored.touched) < _STOPPED_AFTER_S
 
-    def _shown(self, stored: StoredImport) -> dict[str, Any]:
+    def _stored_json(self, stored: StoredImport) -> dict[str, Any]:
+        """Returns an import that this process does not perform."""
         status = stored.status
         if stored.uid in self._undoing:
             status = "running"

@@ -53,9 +53,9 @@ class ImportRequest(Struct, frozen=True):
 
     # The memory that it goes into.
     scope: Scope
-    # None: it is found out from the file.
+    # None: the file shows it.
     format: str | None
-    # The only user of the source whose facts are read.
+    # The only user of the file whose facts are read; None: the file's only one.
     source_user: str | None
     # The learner reads the imported messages.
     learns: bool
@@ -80,10 +80,10 @@ class RunningImport:
     # None: another process performs it.
     task: asyncio.Task[None] | None = None
     # The keys of the facts that a preview has counted.
-    counted: set[str] = field(default_factory=set)
+    counted_facts: set[str] = field(default_factory=set)
 
     def note_error(self, why: str) -> None:
-        """Notes why it has ended."""
+        """Notes why the import has ended."""
         self.progress = replace(self.progress, error=why)
 
     def shown(self) -> dict[str, Any]:
@@ -108,22 +108,22 @@ class ImportPerformer(Struct, frozen=True):
     async def survey(self, file: IO[bytes], format: str | None, source_user: str | None) -> Survey:
         """Counts the content of a file. Rests after each page while a request is being answered. Raises: BadRequest.
 
-        format: None: it is found out.
-        source_user: the only one whose facts are counted; None: all.
+        format: None: the file shows it.
+        source_user: the only user whose facts are counted; None: all.
         """
         pages = survey_file(file, format, source_user, self.now())
         while True:
             begun = time.monotonic()
-            found: Survey | None = await asyncio.to_thread(next, pages)
-            if found is not None:
-                return found
+            survey: Survey | None = await asyncio.to_thread(next, pages)
+            if survey is not None:
+                return survey
             if self.idle is not None:
                 await self._wait_idle(_SURVEY_REST * (time.monotonic() - begun))
 
     async def perform(self, running: RunningImport, agent: Agent | None) -> None:
-        """Performs an import or a preview to its end, and closes its file. What stops it is its status.
+        """Performs an import or a preview to its end, and closes its file. An error is shown by its status.
 
-        agent: its memory; None: a preview, and it has none yet.
+        agent: the memory; None: a preview for a memory that has not begun.
         """
         try:
             await self._write_pages(running, agent)
@@ -168,11 +168,11 @@ class ImportPerformer(Struct, frozen=True):
         )
         while page := await self._step(asyncio.to_thread(reader.next_page)):
             facts: list[tuple[int, SourceFact]] = []
-            for number, (item, made) in enumerate(page, running.progress.position + 1):
+            for number, (item, draft) in enumerate(page, running.progress.position + 1):
                 if isinstance(item, Unreadable):
                     self._skip(running, number, item)
-                elif made is not None:
-                    unindexed += await self._write_conversation(running, agent, number, item, made)
+                elif draft is not None:
+                    unindexed += await self._write_conversation(running, agent, number, item, draft)
                 elif isinstance(item, SourceFact):
                     facts.append((number, item))
             if facts:
@@ -221,16 +221,16 @@ class ImportPerformer(Struct, frozen=True):
                 await self.idle.wait()
 
     async def _write_conversation(
-        self, running: RunningImport, agent: Agent | None, number: int, source: Source, made: ImportDraft
+        self, running: RunningImport, agent: Agent | None, number: int, source: Source, draft: ImportDraft
     ) -> int:
         """Writes a conversation, or for a preview only counts it. Returns how many of its messages are new.
 
-        number: its own in the file.
+        number: of the conversation in the file.
         """
         assert isinstance(source, SourceConversation)
         memory = agent or Agent(0, "", running.request.scope, b"", 0)
-        write = import_write(made, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
-        texts = [each.text for each in source.messages]
+        write = import_write(draft, memory, running.row, uuid.uuid4().hex, learns=running.request.learns)
+        texts = [message.text for message in source.messages]
         before = running.progress
         writing = await self._step(self.store.imports.plan(write, before.partial.exchanges))
 
@@ -239,7 +239,7 @@ class ImportPerformer(Struct, frozen=True):
             if not written.is_done:
                 return progress
             progress = _warn_of_losses(progress, f"Conversation {number}", texts)
-            return progress.with_conversation_ended(source.skipped, made.chars)
+            return progress.with_conversation_ended(source.skipped, draft.chars)
 
         def note(written: ImportWriting) -> ImportNote:
             return ImportNote(running.row, "running", self.now(), after(written).dump())
@@ -261,41 +261,41 @@ class ImportPerformer(Struct, frozen=True):
         oldest: float,
     ) -> None:
         """Writes facts, or for a preview only counts them. facts: each with its number in the file."""
-        now, before = self.now(), running.progress
-        for number, each in facts:
-            before = _warn_of_losses(before, f"Fact {number}", [each.text])
+        now = self.now()
+        before = running.progress
+        for number, fact in facts:
+            before = _warn_of_losses(before, f"Fact {number}", [fact.text])
         drafts = [
-            LearnedFact(each.text, "", fact_key(each.text), min(now, each.at or now), None, ())
-            for _, each in facts
-            if (each.at or now) >= oldest
+            LearnedFact(fact.text, "", fact_key(fact.text), min(now, fact.at or now), None, ())
+            for _, fact in facts
+            if (fact.at or now) >= oldest
         ]
-        old = len(facts) - len(drafts)
+        too_old = len(facts) - len(drafts)
 
         def after(new: int) -> ImportProgress:
-            counts = before.facts.with_more(new=new, known=len(drafts) - new, skipped=old)
+            counts = before.facts.with_more(new=new, known=len(drafts) - new, skipped=too_old)
             return replace(before, facts=counts, position=before.position + len(facts))
 
         def note(new: int) -> ImportNote:
             return ImportNote(running.row, "running", self.now(), after(new).dump())
 
         if running.request.is_preview or agent is None:
-            fresh = [each for each in drafts if each.key not in running.counted]
-            keys = list({each.key for each in fresh})
-            running.counted.update(keys)
-            known = 0 if agent is None else await self.store.imports.known_facts(agent, keys)
-            running.progress = after(len(keys) - known)
+            new_keys = list({draft.key for draft in drafts} - running.counted_facts)
+            running.counted_facts.update(new_keys)
+            known = 0 if agent is None else await self.store.imports.known_facts(agent, new_keys)
+            running.progress = after(len(new_keys) - known)
         else:
             running.progress = after(
                 await self.store.imports.write_facts(agent, running.row, drafts, now, note)
             )
 
     def _skip(self, running: RunningImport, number: int, item: Unreadable) -> None:
-        """Counts an unreadable item as skipped, with a warning. number: its own in the file."""
+        """Counts an unreadable item as skipped, with a warning. number: of the item in the file."""
         is_fact = running.format in FACT_FORMATS
-        what = "Line or fact" if is_fact else "Conversation"
-        after = running.progress.with_warning(f"{what} {number} was skipped: {item.why}.")
+        kind = "Line or fact" if is_fact else "Conversation"
+        progress = running.progress.with_warning(f"{kind} {number} was skipped: {item.why}.")
         running.progress = (
-            after.with_fact_skipped() if is_fact else after.with_conversation_skipped(item.messages)
+            progress.with_fact_skipped() if is_fact else progress.with_conversation_skipped(item.messages)
         )
 
     async def _store_status(self, running: RunningImport, status: str) -> None:
@@ -309,13 +309,13 @@ class ImportPerformer(Struct, frozen=True):
         return float("-inf") if days is None else self.now() - days * _DAY_S
 
 
-def _warn_of_losses(before: ImportProgress, what: str, texts: Sequence[str]) -> ImportProgress:
-    """Warns of the unreadable characters of a conversation or a fact. what: "Fact" and its number, say."""
+def _warn_of_losses(progress: ImportProgress, name: str, texts: Sequence[str]) -> ImportProgress:
+    """Warns of the unreadable characters of a conversation or a fact. name: as in "Fact 3"."""
     lost = sum(text.count(REPLACEMENT) for text in texts)
     if not lost:
-        return before
+        return progress
     characters = "1 unreadable character" if lost == 1 else f"{lost:,} unreadable characters"
-    return before.with_warning(f"{what} has {characters}, shown as U+FFFD.")
+    return progress.with_warning(f"{name} has {characters}, shown as U+FFFD.")
 
 
 def import_json(

@@ -65,21 +65,21 @@ class ImportProgress(Struct, frozen=True):
     partial: PartialConversation = PartialConversation()
 
     def with_warning(self, text: str) -> ImportProgress:
-        """Returns it with one more warning, which is only counted above `MAX_WARNINGS`."""
+        """Returns the progress with one more warning, which is only counted above `MAX_WARNINGS`."""
         shown = [*self.warnings, text] if self.warned < MAX_WARNINGS else self.warnings
         return replace(self, warnings=shown, warned=self.warned + 1)
 
     def with_exchanges(self, counts: Sequence[MessageCounts], done: int) -> ImportProgress:
-        """Returns it with more exchanges of a conversation.
+        """Returns the progress with more exchanges of a conversation.
 
-        counts: of the messages of each of its exchanges.
-        done: how many of them are done now.
+        counts: of the messages of each exchange of the conversation.
+        done: how many of these exchanges are written now.
         """
         before = self.partial
-        more = counts[before.exchanges : done]
-        new = sum(each.new for each in more)
-        known = sum(each.known for each in more)
-        skipped = sum(each.skipped for each in more)
+        added = counts[before.exchanges : done]
+        new = sum(each.new for each in added)
+        known = sum(each.known for each in added)
+        skipped = sum(each.skipped for each in added)
         return replace(
             self,
             messages=self.messages.with_more(new=new, known=known, skipped=skipped),
@@ -89,39 +89,40 @@ class ImportProgress(Struct, frozen=True):
         )
 
     def with_conversation_ended(self, skipped: int, chars: int) -> ImportProgress:
-        """Returns it at the end of a conversation.
+        """Returns the progress at the end of a conversation.
 
-        skipped: messages of the source that are in no exchange.
+        skipped: messages of the file that are in no exchange.
         chars: characters of the others.
         """
-        found = self.partial
-        kind = "new" if found.new else "known" if found.known else "skipped"
+        conversation = self.partial
+        kind = "new" if conversation.new else "known" if conversation.known else "skipped"
         return replace(
             self,
             conversations=self.conversations.with_more(**{kind: 1}),
             messages=self.messages.with_more(skipped=skipped),
-            chars=self.chars + chars * found.new // max(1, found.new + found.known),
+            chars=self.chars + chars * conversation.new // max(1, conversation.new + conversation.known),
             position=self.position + 1,
             partial=PartialConversation(),
         )
 
     def with_fact_skipped(self) -> ImportProgress:
-        """Returns it after a fact that cannot be read."""
+        """Returns the progress after a fact that cannot be read."""
         return replace(self, facts=self.facts.with_more(skipped=1), position=self.position + 1)
 
     def with_conversation_skipped(self, messages: int) -> ImportProgress:
-        """Returns it after a conversation that is left out, of which a part may be written already.
+        """Returns the progress after a conversation that is left out, of which a part may be written already.
 
-        messages: of the source.
+        messages: how many the conversation has in the file.
         """
-        done = self.partial
-        return self.with_conversation_ended(max(0, messages - done.new - done.known - done.skipped), chars=0)
+        written = self.partial
+        rest = messages - written.new - written.known - written.skipped
+        return self.with_conversation_ended(max(0, rest), chars=0)
 
     def dump(self) -> bytes:
         return msgspec.json.encode(self)
 
     def shown(self) -> dict[str, Any]:
-        """Returns the fields that an import shows of it."""
+        """Returns the fields of an import that show its progress."""
         warnings = [*self.warnings]
         if self.warned > len(warnings):
             warnings.append(f"{self.warned - len(warnings)} more warnings.")

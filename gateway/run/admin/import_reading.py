@@ -23,7 +23,7 @@ _MAX_ITEMS: Final = 16
 _SURVEY_MESSAGES: Final = 128
 _HASHED_BYTES: Final = 1 << 20
 
-# What was read, and of a conversation its exchanges.
+# An item of the file, and the exchanges that are made of it if it is a conversation.
 PreparedItem = tuple[Source, ImportDraft | None]
 
 
@@ -54,9 +54,12 @@ class ImportReader:
         now, oldest: in seconds since the epoch; what ended before `oldest` is not retained.
         """
         self._items = _items(file, format, source_user)
-        # The items that are done, as far as they are yet to be read over.
+        # How many of the items that are done are still to be read over.
         self._left_to_skip = position
-        self._format, self._hasher, self._now, self._oldest = format, hasher, now, oldest
+        self._format = format
+        self._hasher = hasher
+        self._now = now
+        self._oldest = oldest
 
     def next_page(self) -> list[PreparedItem]:
         """Returns the next items; [] at the end. Raises: BadRequest."""
@@ -69,11 +72,14 @@ class ImportReader:
             item = next(self._items, None)
             if item is None:
                 break
-            made: ImportDraft | Unreadable | None = None
-            if isinstance(item, SourceConversation):
-                made = draft(item, self._format, self._hasher, self._now, self._oldest)
-                messages += len(item.messages)
-            page.append((made, None) if isinstance(made, Unreadable) else (item, made))
+            if not isinstance(item, SourceConversation):
+                page.append((item, None))
+                continue
+            messages += len(item.messages)
+            import_draft = draft(item, self._format, self._hasher, self._now, self._oldest)
+            page.append(
+                (import_draft, None) if isinstance(import_draft, Unreadable) else (item, import_draft)
+            )
         return page
 
 
@@ -92,7 +98,7 @@ def survey_file(
 ) -> Iterator[Survey | None]:
     """Counts the content of a whole file. Yields None after each page, and at the end the survey.
 
-    format: None: it is found out.
+    format: None: the file shows it.
     now: in seconds since the epoch; what has a later time is imported as of now.
 
     Raises: BadRequest.
@@ -145,7 +151,7 @@ class _FileContent:
             self._first_at, self._last_at = min(known), max(known)
 
     def survey(self) -> Survey:
-        """Returns what was counted. Raises: BadRequest: it is not to be imported."""
+        """Returns what was counted. Raises: BadRequest: the file cannot be imported."""
         if len(self._users) > 1:
             raise BadRequest(
                 "The file has facts of several users; name one by source_user.", param="source_user"

@@ -7,8 +7,8 @@ from typing import Any, Final, get_args
 from msgspec.structs import replace
 
 from gateway.core.dates import END_OF_DATES_S
-from gateway.errors import BadRequest, NotAllowed, UnknownId
-from gateway.run.admin.operation_arguments import Arguments, RawArguments
+from gateway.errors import BadRequest, NotAllowed
+from gateway.run.admin.operation_arguments import Arguments, RawArguments, check_project
 from gateway.settings import DefaultMode
 from storage.records import OPERATOR, OPERATOR_READ, Key
 from storage.sql.keys import DEFAULT_PROJECT, Keys
@@ -36,22 +36,21 @@ async def create_key(keys: Keys, draft: Key) -> tuple[Key, str]:
     )
 
 
-def read_draft(raw: RawArguments, project: str | None = None) -> Key:
-    """Returns a key that is to be created. project: the only one that the caller sees; None: all.
+def read_draft(raw: RawArguments, visible_project: str | None = None) -> Key:
+    """Returns a key that is to be created. visible_project: the only one that the caller sees; None: all.
 
     Raises: BadRequest, UnknownId, NotAllowed.
     """
     opens = raw.get("opens")
     if opens is not None and opens not in _OPENS:
         raise BadRequest(f"opens must be null or one of {', '.join(_OPENS)}, saw {opens!r}.", param="opens")
-    named = Arguments(raw).optional_text("project") or project
-    if named is None:
-        named = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
-    if project not in (None, named):
-        raise UnknownId(f"There is no project {named!r} here.")
-    if opens == "metrics" and project is not None:
+    project = Arguments(raw).optional_text("project") or visible_project
+    if project is None:
+        project = ALL_PROJECTS if opens in OPENS_PAGE else DEFAULT_PROJECT
+    check_project(project, visible_project)
+    if opens == "metrics" and visible_project is not None:
         raise NotAllowed("A key for /metrics, which shows all projects, is made by operators of all.")
-    return with_fields(raw, Key(id=0, project=named, name="key", prefix="", created=0.0, opens=opens))
+    return with_fields(raw, Key(id=0, project=project, name="key", prefix="", created=0.0, opens=opens))
 
 
 def with_fields(raw: RawArguments, key: Key) -> Key:
@@ -89,10 +88,10 @@ def check_opens(opens: str | None, **bounds: object) -> None:
 
 def _check_name(name: str, before: str = "") -> None:
     """Checks a key's name. before: the one that it has. Raises: BadRequest: one of the two is of the settings' keys."""
-    for each in (SETTINGS_KEY, SETTINGS_OPERATOR_KEY):
-        if name != before and each in (name, before):
+    for reserved in (SETTINGS_KEY, SETTINGS_OPERATOR_KEY):
+        if name != before and reserved in (name, before):
             raise BadRequest(
-                f"The name {each} is that of the key in the settings, and of no other.", param="name"
+                f"The name {reserved} is that of the key in the settings, and of no other.", param="name"
             )
 
 

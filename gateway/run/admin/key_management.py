@@ -17,7 +17,7 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     check_names,
     page_json,
-    read_page,
+    read_page_request,
 )
 from gateway.run.admin.usage_operations import counters_json
 from gateway.run.usage.limiter import Limiter
@@ -43,8 +43,8 @@ class KeyManagement(Struct, frozen=True):
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns all keys, revoked and expired ones too, the oldest first."""
-        wanted = read_page(raw, project)
-        return page_json(wanted.select(await self.keys.list()), wanted.limit, key_json)
+        page = read_page_request(raw, project)
+        return page_json(page.select(await self.keys.list()), page.limit, key_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a key. Raises: UnknownId."""
@@ -57,9 +57,9 @@ class KeyManagement(Struct, frozen=True):
         limits = self._read_limits(raw, draft)
         key, secret = await create_key(self.keys, draft)
         shown = {**key_json(key), "secret": secret}
-        own = {"key": key.id, "project": key.project}
-        added = [await self.limits.add({**each, **own}) for each in limits]
-        return {**shown, "limits": added} if added else shown
+        of_key = {"key": key.id, "project": key.project}
+        added_limits = [await self.limits.add({**limit, **of_key}) for limit in limits]
+        return {**shown, "limits": added_limits} if added_limits else shown
 
     def _read_limits(self, raw: RawArguments, key: Key) -> list[dict[str, Any]]:
         """Returns the limits of a key that is to be created. Raises: BadRequest."""
@@ -84,7 +84,7 @@ class KeyManagement(Struct, frozen=True):
         return key_json(changed)
 
     async def rotate(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
-        """Gives a key another secret, and returns it with that. Raises: BadRequest, UnknownId."""
+        """Gives a key another secret. Returns the key with that secret. Raises: BadRequest, UnknownId."""
         check_names(raw, ("overlap_s",))
         overlap = raw.get("overlap_s", _OVERLAP_S)
         if type(overlap) is not int or not 0 <= overlap <= _MAX_OVERLAP_S:
@@ -115,9 +115,9 @@ class KeyManagement(Struct, frozen=True):
         return {"id": id, "object": "key", "deleted": True}
 
     async def _find(self, id: int, project: str | None) -> Key:
-        for each in await self.keys.list():
-            if each.id == id and project in (None, each.project):
-                return each
+        for key in await self.keys.list():
+            if key.id == id and project in (None, key.project):
+                return key
         raise UnknownId(f"There is no key {id}.")
 
 
@@ -151,16 +151,19 @@ class KeyReport(Struct, frozen=True):
             }
             for each in states
         ]
-        of_day, of_month = [await self._sum(key, user, first, today) for first in (today, month_begin)]
-        return {**key_json(key), "limits": limits, "usage": {"today": of_day, "month": of_month}}
+        usage = {
+            "today": await self._sum(key, user, today, today),
+            "month": await self._sum(key, user, month_begin, today),
+        }
+        return {**key_json(key), "limits": limits, "usage": usage}
 
     async def _sum(self, key: Key, user: str, first: int, last: int) -> dict[str, Any]:
         """Returns what a key has used from a day to another, both included."""
         only: list[tuple[str, str | int]] = [("project", key.project), ("key", key.id)]
         if user:
             only.append(("user", user))
-        found = await self.usage.sums(UsageQuery((), first, last, tuple(only)))
-        return counters_json(found[0].counters if found else [0] * len(COUNTERS))
+        sums = await self.usage.sums(UsageQuery((), first, last, tuple(only)))
+        return counters_json(sums[0].counters if sums else [0] * len(COUNTERS))
 
 
 def key_json(key: Key) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from gateway.run.admin.operation_arguments import (
     Arguments,
     RawArguments,
     check_names,
+    check_project,
     page_json,
-    read_page,
+    read_page_request,
 )
 from storage.errors import NotFound
 from storage.sql.keys import DEFAULT_PROJECT, Keys
@@ -38,8 +39,8 @@ class LimitOperations(Struct, frozen=True):
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns limits, the oldest first. project: the only one that is shown; None: all."""
-        wanted = read_page(raw, project)
-        return page_json(wanted.select(await self.limits.list()), wanted.limit, limit_json)
+        page = read_page_request(raw, project)
+        return page_json(page.select(await self.limits.list()), page.limit, limit_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:
         """Returns a limit. Raises: UnknownId."""
@@ -47,14 +48,13 @@ class LimitOperations(Struct, frozen=True):
 
     async def add(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Adds a limit. project: the only one in which one may be made. Raises: BadRequest."""
-        made = self.parse(raw, project or DEFAULT_PROJECT)
-        if project not in (None, made.project):
-            raise UnknownId(f"There is no project {made.project!r} here.")
-        if made.key is not None and not any(
-            (each.id, each.project) == (made.key, made.project) for each in await self.keys.list()
+        limit = self.parse(raw, project or DEFAULT_PROJECT)
+        check_project(limit.project, project)
+        if limit.key is not None and not any(
+            (key.id, key.project) == (limit.key, limit.project) for key in await self.keys.list()
         ):
-            raise BadRequest(f"There is no key {made.key} in the project {made.project!r}.", param="key")
-        return limit_json(await self.limits.add(made))
+            raise BadRequest(f"There is no key {limit.key} in the project {limit.project!r}.", param="key")
+        return limit_json(await self.limits.add(limit))
 
     def parse(self, raw: RawArguments, project: str) -> UsageLimit:
         """Returns a limit that is to be added. project: of a limit that names none. Raises: BadRequest."""
@@ -75,8 +75,8 @@ class LimitOperations(Struct, frozen=True):
     async def change(self, id: int, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Changes `most` and `then` of a limit. Raises: BadRequest, UnknownId."""
         check_names(raw, _CHANGEABLE)
-        found = await self._find(id, project)
-        most = _read_most(raw, found.unit) if "most" in raw else None
+        limit = await self._find(id, project)
+        most = _read_most(raw, limit.unit) if "most" in raw else None
         then = self._read_then(raw) if "then" in raw else None
         with _map_not_found():
             await self.limits.change(id, most, then)
@@ -94,9 +94,9 @@ class LimitOperations(Struct, frozen=True):
         return await self.remove(Arguments(raw).number("limit"))
 
     async def _find(self, id: int, project: str | None) -> UsageLimit:
-        for each in await self.limits.list():
-            if each.id == id and project in (None, each.project):
-                return each
+        for limit in await self.limits.list():
+            if limit.id == id and project in (None, limit.project):
+                return limit
         raise UnknownId(f"There is no limit {id}.")
 
     def _read_then(self, raw: RawArguments) -> str:
@@ -126,7 +126,7 @@ def limit_json(limit: UsageLimit) -> dict[str, Any]:
 
 @contextmanager
 def _map_not_found() -> Iterator[None]:
-    """Raises: UnknownId, where the store has lost the limit meanwhile."""
+    """Raises UnknownId for a limit that the store has lost meanwhile."""
     try:
         yield
     except NotFound as error:

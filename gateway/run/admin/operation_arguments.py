@@ -77,14 +77,14 @@ class Arguments:
     """
 
     def __init__(self, raw: RawArguments) -> None:
-        self._given = {name: value for name, value in raw.items() if value is not None}
+        self._fields = {name: value for name, value in raw.items() if value is not None}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._given
+        return name in self._fields
 
     def optional(self, name: str) -> Any:
         """Returns a field unread; None: it was left out."""
-        return self._given.get(name)
+        return self._fields.get(name)
 
     def text(self, name: str) -> str:
         value: str = self._read(name, _TEXT, "a non-empty text")
@@ -120,7 +120,7 @@ class Arguments:
         return self._read(name, list[int], "a list of numbers", is_shown=False) if name in self else []
 
     def list_of(self, name: str, length: int) -> list[Any]:
-        """Returns a list of this length, a place that an answer gave so that the next call continues there."""
+        """Returns a position: the list of this length that an answer gave, so that the next call continues there."""
         kind = Annotated[list[Any], Meta(min_length=length, max_length=length)]
         value: list[Any] = self._read(name, kind, "what the answer before gave")
         return value
@@ -150,7 +150,7 @@ class Arguments:
         return MemoryOwner(project, profile, subject)
 
     def _read(self, name: str, kind: Any, words: str, *, is_shown: bool = True) -> Any:
-        value = self._given.get(name)
+        value = self._fields.get(name)
         try:
             return convert(value, kind)
         except InvalidValue as error:
@@ -165,8 +165,17 @@ def check_names(raw: RawArguments, known: Collection[str]) -> None:
             raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
 
 
-class WantedPage(Struct, frozen=True):
-    """The page of a list that a caller wants; the list is in the order of its records' numbers."""
+def check_project(project: str | None, visible: str | None) -> None:
+    """Checks that a caller may name a project. visible: the only one that the caller sees; None: all.
+
+    Raises: UnknownId.
+    """
+    if visible not in (None, project):
+        raise UnknownId(f"There is no project {project!r} here.")
+
+
+class PageRequest(Struct, frozen=True):
+    """The page of a list that a caller asks for; the list is in the order of its records' numbers."""
 
     # The only project whose records are shown; None: all.
     project: str | None
@@ -177,20 +186,19 @@ class WantedPage(Struct, frozen=True):
     def select(self, records: Iterable[_ProjectRecord]) -> list[_ProjectRecord]:
         """Returns the records from the page's beginning on, for `page_json`. records: the oldest first."""
         first = 1 if self.after is None else self.after + 1
-        return [each for each in records if self.project in (None, each.project) and each.id >= first]
+        return [record for record in records if self.project in (None, record.project) and record.id >= first]
 
 
-def read_page(raw: RawArguments, project: str | None) -> WantedPage:
+def read_page_request(raw: RawArguments, visible_project: str | None) -> PageRequest:
     """Reads `project`, `limit` and `after`. Raises: BadRequest, UnknownId.
 
-    project: the only one that the caller may see; None: all.
+    visible_project: the only one that the caller sees; None: all.
     """
     check_names(raw, ("project", "limit", "after"))
     arguments = Arguments(raw)
-    wanted = arguments.optional_text("project") or project
-    if project not in (None, wanted):
-        raise UnknownId(f"There is no project {wanted!r} here.")
-    return WantedPage(wanted, read_cursor(arguments.optional_text("after"), None), read_limit(raw))
+    project = arguments.optional_text("project") or visible_project
+    check_project(project, visible_project)
+    return PageRequest(project, read_cursor(arguments.optional_text("after"), None), read_limit(raw))
 
 
 def read_limit(raw: RawArguments) -> int:
@@ -205,20 +213,19 @@ def read_limit(raw: RawArguments) -> int:
 
 
 def page_json(
-    found: Sequence[_Record], limit: int, shown: Callable[[_Record], dict[str, Any]]
+    records: Sequence[_Record], limit: int, record_json: Callable[[_Record], dict[str, Any]]
 ) -> dict[str, Any]:
     """Returns a page of records as JSON.
 
-    found: the records of the page, with one more where the list goes on.
-    shown: returns a record as JSON.
+    records: those of the page, with one more where the list goes on.
+    record_json: returns a record as JSON.
     """
-    has_more = len(found) > limit
-    last = str(found[limit - 1].id) if has_more else None
+    has_more = len(records) > limit
     return {
         "object": "list",
-        "data": [shown(each) for each in found[:limit]],
+        "data": [record_json(record) for record in records[:limit]],
         "has_more": has_more,
-        "next": last,
+        "next": str(records[limit - 1].id) if has_more else None,
     }
 
 

@@ -37,14 +37,14 @@ def import_routes(
         info_of(request.scope).route = "manage"
         query = read_query(request.scope)
         manager = await access.admit(request, writes=True)
-        wanted = operations.read_request(_with_flags(query), project=manager.project)
+        import_request = operations.read_request(_with_flags(query), visible_project=manager.project)
         body = UploadBody(request.scope, request.receive, limit_bytes, timeout_s)
         file = await _store(body)
         with map_store_errors():
-            running = await operations.begin(file, wanted)
-            if wanted.is_preview and running.task is not None:
+            running = await operations.begin(file, import_request)
+            if import_request.is_preview and running.task is not None:
                 await running.task
-        status = 200 if wanted.is_preview else 202
+        status = 200 if import_request.is_preview else 202
         return Response(orjson.dumps(running.shown()), status, media_type="application/json")
 
     async def show_all(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
