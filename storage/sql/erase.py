@@ -103,8 +103,8 @@ async def read_ids(connection: Connection, statement: str, values: Sequence[obje
 
 async def exchange_of(connection: Connection, agent: int, seq: int) -> int | None:
     """Returns the exchange that has a message."""
-    found = await exchanges.exchange_of_message(connection, agent, seq)
-    return None if found is None else found[0]
+    rows = await exchanges.exchange_of_message(connection, agent, seq)
+    return None if rows is None else rows.exchange
 
 
 # -- exchanges

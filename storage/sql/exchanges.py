@@ -331,10 +331,17 @@ async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange
     return None if row is None else make_exchange(row[2:], row[0], row[1], row[-1])
 
 
-async def exchange_of_message(connection: Connection, agent: int, seq: int) -> tuple[int, int] | None:
-    """Returns the row of the exchange that has the message of a number, and the row of its conversation."""
+class MessageRows(NamedTuple):
+    """The rows of the exchange that has a message, and of its conversation."""
+
+    exchange: int
+    conversation: int
+
+
+async def exchange_of_message(connection: Connection, agent: int, seq: int) -> MessageRows | None:
+    """Returns the rows of a message, by its number; None: there is no such message."""
     row = await connection.row(SQL["exchange_of_message"], (agent, seq))
-    return None if row is None else (row[0], row[1])
+    return None if row is None else MessageRows(row[0], row[1])
 
 
 async def find_tombs(connection: Connection, agent: int, hashes: Sequence[bytes]) -> frozenset[bytes]:

@@ -61,12 +61,12 @@ class ForgetRequest(Struct, frozen=True):
     def read(cls, raw: RawArguments, defaults: Defaults) -> ForgetRequest:
         """Reads the arguments. Raises: BadRequest."""
         arguments = Arguments(raw)
-        named = [name for name in _PARTS if name in arguments]
-        if len(named) > 1:
-            raise BadRequest(f"Name one of {', '.join(_PARTS)}, not several.", param=named[1])
+        kinds = [kind for kind in _PARTS if kind in arguments]
+        if len(kinds) > 1:
+            raise BadRequest(f"Name one of {', '.join(_PARTS)}, not several.", param=kinds[1])
         part = None
-        if named:
-            kind = named[0]
+        if kinds:
+            kind = kinds[0]
             part = Part(kind, arguments.text(kind) if kind == "in" else arguments.number(kind))
         # A whole user is forgotten in all profiles, and all users where none is named, so that only a part is
         # looked for where a request would put it.
@@ -82,16 +82,16 @@ async def find_target(store: Store, agent: int, part: Part) -> ForgetTarget | No
         conversation = await store.forgetting.find_conversation(agent, part.value)
         return None if conversation is None else ForgetTarget(conversation=conversation)
     if part.kind == "fact":
-        found = await store.facts.find(agent, part.value)
-        return None if found is None else ForgetTarget(facts=[part.value])
+        fact = await store.facts.find(agent, part.value)
+        return None if fact is None else ForgetTarget(facts=[part.value])
     if part.kind == "passage":
-        there = await store.passages.get(agent, [part.value])
-        return ForgetTarget(passages=[part.value]) if there else None
-    held = await store.memory_pages.exchange_of_message(agent, part.value)
-    if held is None:
+        passages = await store.passages.get(agent, [part.value])
+        return ForgetTarget(passages=[part.value]) if passages else None
+    rows = await store.memory_pages.exchange_of_message(agent, part.value)
+    if rows is None:
         return None
     is_message = part.kind == "message"
-    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[held[0]])
+    return ForgetTarget(messages=[part.value]) if is_message else ForgetTarget(exchanges=[rows.exchange])
 
 
 @dataclass(eq=False)
@@ -112,7 +112,8 @@ class ForgetOperations:
         named also its size: "messages", "kept" (of the same exchange), "conversation".
         """
         request = ForgetRequest.read(raw, self.defaults)
-        forgetting, end = self.store.forgetting, time.monotonic() + self.call_s
+        forgetting = self.store.forgetting
+        end = time.monotonic() + self.call_s
 
         def is_late() -> bool:
             return time.monotonic() > end
@@ -120,21 +121,23 @@ class ForgetOperations:
         # Only what is under way is resumed: a caller cannot have others' memories forgotten by naming numbers.
         unfinished = await forgetting.list_unfinished()
         left = [id for id in request.left if id in unfinished]
-        count, extent, is_more = 0, Extent(), False
+        begun: list[int] = []
+        extent, is_more = Extent(), False
         if request.part is None:
             begun, is_more = await self._begin_whole(request.owner, is_late)
-            count, left = len(begun), [*left, *begun]
-            used = await self._forget_usage(request.owner)
-            if request.owner.subject is not None and not (begun or unfinished or request.left or used):
+            usage_rows = await self._forget_usage(request.owner)
+            if request.owner.subject is not None and not (begun or unfinished or request.left or usage_rows):
                 raise BadRequest(nothing_found(request.owner), param="user")
         elif not request.left:
             begun_part, extent = await self._begin_part(request.owner, request.part)
-            count, left = 1, [begun_part]
+            begun = [begun_part]
+        left += begun
         while left and await forgetting.run(left[0], is_late):
             left.pop(0)
             if is_late():
                 break
-        done, swept = not left and not is_more, False
+        done = not left and not is_more
+        swept = False
         if done:
             owner = request.owner
             if owner.profile is None and owner.subject is None:
@@ -143,7 +146,7 @@ class ForgetOperations:
             # What a call that was cut off has begun is not found by who asks for it again.
             left = await forgetting.list_unfinished()
         sizes = {"messages": extent.messages, "kept": extent.remaining, "conversation": extent.conversation}
-        return {"memories": count, "left": left, "done": done and not left, "swept": swept, **sizes}
+        return {"memories": len(begun), "left": left, "done": done and not left, "swept": swept, **sizes}
 
     async def undo(self, raw: RawArguments) -> dict[str, Any]:
         """Takes back the last change of a block. Returns {"label", "version", "value", "waiting"}.
@@ -151,7 +154,8 @@ class ForgetOperations:
         waiting: how many edits of the block wait until their turns are confirmed. None of them is in the block yet.
         """
         arguments = Arguments(raw)
-        owner, label = arguments.owner(self.defaults), arguments.text("block")
+        owner = arguments.owner(self.defaults)
+        label = arguments.text("block")
         scope = owner.scope
         agents = await self._find(owner)
         if not agents:
@@ -159,8 +163,8 @@ class ForgetOperations:
         blocks = await self.store.blocks.load(agents[0])
         block = next((each for each in blocks if each.label == label), None)
         if block is None:
-            there = ", ".join(repr(each.label) for each in blocks) or "none"
-            raise BadRequest(f"There is no block {label!r} in this memory; it has {there}.", param="block")
+            labels = ", ".join(repr(each.label) for each in blocks) or "none"
+            raise BadRequest(f"There is no block {label!r} in this memory; it has {labels}.", param="block")
         waiting = (await self.store.blocks.list_waiting_labels(agents[0])).count(label)
         try:
             after = await self.store.blocks.undo(block.id, at=self.now())
@@ -179,7 +183,7 @@ class ForgetOperations:
         return await self.store.usage.forget_user(owner.project, subject.removeprefix(_USER))
 
     async def _begin_whole(self, owner: MemoryOwner, is_late: Callable[[], bool]) -> tuple[list[int], bool]:
-        """Begins to forget whole memories. Returns their numbers, and whether there may be more."""
+        """Begins to forget whole memories. Returns the forgettings' numbers, and whether there may be more memories."""
         forgetting = self.store.forgetting
         # An import that broke off holds a user's words, too.
         subjects = [owner.subject] if owner.subject is None else [owner.subject, IMPORTING + owner.subject]
@@ -195,7 +199,10 @@ class ForgetOperations:
         return begun, True
 
     async def _begin_part(self, owner: MemoryOwner, part: Part) -> tuple[int, Extent]:
-        """Begins to forget one part. Returns its number and its extent. Raises: BadRequest: there is no such part."""
+        """Begins to forget one part. Returns the forgetting's number and its extent.
+
+        Raises: BadRequest: there is no such part.
+        """
         agents = await self._find(owner)
         if not agents:
             raise BadRequest(nothing_found(owner.scope), param="user")
@@ -221,7 +228,7 @@ class ForgetOperations:
         return begun
 
     async def _note(self, action: str, memory: Agent | None, what: str) -> None:
-        """Notes in the audit what was done to a memory. None: it was gone before."""
+        """Notes in the audit what was done to a memory. memory: None: it was gone before, and nothing is noted."""
         if memory is not None:
             await self.store.audit.add(self.now(), COMMAND, action, memory.uid, what)
 

@@ -128,8 +128,15 @@ class MemoryForgetting:
     def __init__(
         self, store: Store, views: MemoryViews, now: Callable[[], float], call_s: float = CALL_S
     ) -> None:
-        """Makes it. now: seconds since the epoch. call_s: the time after which an answer says that it goes on."""
-        self._store, self._views, self._now, self._call_s = store, views, now, call_s
+        """Begins nothing.
+
+        now: seconds since the epoch.
+        call_s: the time after which an answer says that a forgetting goes on.
+        """
+        self._store = store
+        self._views = views
+        self._now = now
+        self._call_s = call_s
         self._tasks: set[asyncio.Task[bool | None]] = set()
 
     async def preview(
@@ -227,10 +234,10 @@ class MemoryForgetting:
         self, memory: FoundMemory, kind: TargetKind, value: int | str | None, target: ForgetTarget
     ) -> ForgetPreview:
         details = await self._read_details(memory, kind, target, value)
-        found = await self._store.forget_previews.counts(memory.id, target, details.messages)
+        extent = await self._store.forget_previews.counts(memory.id, target, details.messages)
         stays = [*details.stays]
-        if found.remade:
-            versions = f"{found.remade} later version{'' if found.remade == 1 else 's'} of blocks"
+        if extent.remade:
+            versions = f"{extent.remade} later version{'' if extent.remade == 1 else 's'} of blocks"
             words = "without what came from this, and without lines that repeat its words, whoever wrote them"
             stays.insert(0, RemainingRecord(f"{versions}, {words}."))
         command = ["mnemogate", "memory", "forget", *map(shell_word, flags_of(memory.scope))]
@@ -238,12 +245,12 @@ class MemoryForgetting:
             command.append(shell_word(f"--{_PARTS[kind]}={value}"))
         return ForgetPreview(
             _target_record(kind, details),
-            found.counts,
+            extent.counts,
             tuple(stays),
-            str(found.counts.messages) if kind in ("all", "conversation") else None,
+            str(extent.counts.messages) if kind in ("all", "conversation") else None,
             " ".join(command),
-            tuple(_fact_record(memory.uid, each) for each in found.facts) or UNSET,
-            tuple(ChangedBlockText(*each) for each in found.changes) or UNSET,
+            tuple(_fact_record(memory.uid, each) for each in extent.facts) or UNSET,
+            tuple(ChangedBlockText(*each) for each in extent.changes) or UNSET,
         )
 
     async def _read_details(
@@ -290,21 +297,21 @@ class MemoryForgetting:
 
     async def _list_replaced(self, memory: FoundMemory, page: FactPage) -> list[FactRecord]:
         """Returns the facts whose place one took, and further back those that these did: one may say the same."""
-        found = [*page.before]
-        for each in found:  # it grows
-            if len(found) >= _MAX_REPLACED:
+        replaced = [*page.before]
+        for fact in replaced:  # the list grows meanwhile
+            if len(replaced) >= _MAX_REPLACED:
                 break
-            found += (await self._views.fact(memory.scope.project, memory.uid, each.seq)).before
-        return found
+            replaced += (await self._views.fact(memory.scope.project, memory.uid, fact.seq)).before
+        return replaced
 
     async def _read_message_details(
         self, memory: FoundMemory, kind: TargetKind, target: ForgetTarget, seq: int
     ) -> _TargetDetails:
         extent = await self._store.forgetting.extent(memory.id, target)
-        held = await self._store.memory_pages.exchange_of_message(memory.id, seq)
-        if held is None or not extent.messages:
+        rows = await self._store.memory_pages.exchange_of_message(memory.id, seq)
+        if rows is None or not extent.messages:
             raise _unknown(kind)
-        (exchange,) = await self._store.memory_pages.path(memory.id, held[0], limit=1)
+        (exchange,) = await self._store.memory_pages.path(memory.id, rows.exchange, limit=1)
         conversation = extent.conversation or ""
         records = [each for each in message_records(exchange, None) if each.text is not None]
         stays = []

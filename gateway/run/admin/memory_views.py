@@ -217,22 +217,22 @@ class MemoryViews(Struct, frozen=True):
         """
         before = FIRST_PAGE if after is None else _parse_page_end(after)
         if kind == "agent":
-            found = await self._agents(project, q, before, limit + 1)
+            memories = await self._agents(project, q, before, limit + 1)
         else:
             pages = self.store.memory_pages
-            found = await pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
-        items = tuple(map(_memory_record, found[:limit]))
-        return ListPage(items, _next_cursor(found, limit, lambda each: _format_page_end(each.end)))
+            memories = await pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
+        items = tuple(map(_memory_record, memories[:limit]))
+        return ListPage(items, _next_cursor(memories, limit, lambda each: _format_page_end(each.end)))
 
     async def people_called(self, project: str | None, name: str) -> list[tuple[MemoryRecord, str]]:
         """Returns memories with a name in a block, each with the line that has it.
 
         Looks at the `PEOPLE_LOOKED_AT` with the newest turns.
         """
-        found = await self.store.memory_pages.people_called(
+        people = await self.store.memory_pages.people_called(
             project, name, among=PEOPLE_LOOKED_AT, limit=_SHOWN_PEOPLE
         )
-        return [(_memory_record(each), _line_with(text, name)) for each, text in found]
+        return [(_memory_record(memory), _line_with(text, name)) for memory, text in people]
 
     async def memory(self, project: str | None, uid: str) -> MemoryPage:
         """Returns a memory."""
@@ -268,11 +268,11 @@ class MemoryViews(Struct, frozen=True):
         """
         memory = await self.find(project, uid)
         before = read_cursor(after, LAST_NUMBER)
-        found = await self.store.facts.list(
+        facts = await self.store.facts.list(
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )
-        items = await self._facts(memory, found[:limit])
-        return ListPage(items, _next_cursor(found, limit, lambda each: str(each.seq)))
+        items = await self._facts(memory, facts[:limit])
+        return ListPage(items, _next_cursor(facts, limit, lambda fact: str(fact.seq)))
 
     async def conversations(
         self, project: str | None, uid: str, *, after: str | None = None, limit: int = PAGE
@@ -280,20 +280,20 @@ class MemoryViews(Struct, frozen=True):
         """Returns a page of the conversations in which something is left, the newest first."""
         memory = await self.find(project, uid)
         before = FIRST_PAGE if after is None else _parse_page_end(after)
-        found = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
-        items = tuple(map(_conversation_record, found[:limit]))
-        return ListPage(items, _next_cursor(found, limit, lambda each: _format_page_end(each.end)))
+        conversations = await self.store.memory_pages.conversations(memory.id, before=before, limit=limit + 1)
+        items = tuple(map(_conversation_record, conversations[:limit]))
+        return ListPage(items, _next_cursor(conversations, limit, lambda each: _format_page_end(each.end)))
 
-    async def openings(self, project: str | None, uid: str, listed: Sequence[str]) -> dict[str, str]:
+    async def openings(self, project: str | None, uid: str, conversations: Sequence[str]) -> dict[str, str]:
         """Returns the first words of the user by the ids of some conversations, as far as they may be seen."""
-        return await self.openings_of((await self.find(project, uid)).id, listed)
+        return await self.openings_of((await self.find(project, uid)).id, conversations)
 
-    async def openings_of(self, agent: int, listed: Sequence[str]) -> dict[str, str]:
-        """Returns the same of a memory that was found already. agent: its row."""
-        found = await self.store.memory_pages.openings(agent, listed, _OPENING_BYTES)
-        texts = dict[str, str]()
-        for id, each in found.items():
-            messages = recallable_messages(each.exchange, each.prefix_is_shared, None)
+    async def openings_of(self, agent: int, conversations: Sequence[str]) -> dict[str, str]:
+        """Returns what `openings` does, for a memory by its row."""
+        openings = await self.store.memory_pages.openings(agent, conversations, _OPENING_BYTES)
+        texts: dict[str, str] = {}
+        for id, opening in openings.items():
+            messages = recallable_messages(opening.exchange, opening.prefix_is_shared, None)
             text = next((m.text for m in messages if m.role == "user"), "")
             if words := " ".join(text[: 4 * _OPENING_CHARS].split()):
                 texts[id] = shortened(words, _OPENING_CHARS)
@@ -305,9 +305,9 @@ class MemoryViews(Struct, frozen=True):
         """Returns a page of passages, the newest first."""
         memory = await self.find(project, uid)
         page = Page(after=read_cursor(after, None), limit=limit + 1)
-        found = await self.store.passages.page(memory.id, page, PassageFilter())
-        items = tuple(_passage_record(uid, each) for each in found[:limit])
-        return ListPage(items, _next_cursor(found, limit, lambda each: str(each.seq)))
+        passages = await self.store.passages.page(memory.id, page, PassageFilter())
+        items = tuple(_passage_record(uid, passage) for passage in passages[:limit])
+        return ListPage(items, _next_cursor(passages, limit, lambda passage: str(passage.seq)))
 
     async def block(
         self,
@@ -329,13 +329,13 @@ class MemoryViews(Struct, frozen=True):
         memory = await self.find(project, uid)
         shown = await self._block(memory.id, label)
         before = read_cursor(after, LAST_NUMBER)
-        found = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
-        sources = await self._sources(memory, found[:limit], _LISTED_SOURCES)
+        versions = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
+        sources = await self._sources(memory, versions[:limit], _LISTED_SOURCES)
         waiting = (await self.store.blocks.list_waiting_labels(memory.id)).count(label)
         return BlockPage(
             _block_record(shown, waiting),
-            tuple(map(_version_record, found[:limit], sources)),
-            _next_cursor(found, limit, lambda each: str(each.version)),
+            tuple(map(_version_record, versions[:limit], sources)),
+            _next_cursor(versions, limit, lambda version: str(version.version)),
             await self._diff(shown.block.id, from_, to),
         )
 
@@ -394,13 +394,13 @@ class MemoryViews(Struct, frozen=True):
         conversation = await pages.conversation(memory.id, id)
         if conversation is None or not conversation.messages:
             raise _no_conversation()
-        shown = _conversation_record(conversation)
+        record = _conversation_record(conversation)
         branches = await pages.branches(memory.id, conversation.id)
         current = next((b for b in branches if b.is_active), branches[0] if branches else None)
-        records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
+        branch_records = tuple(BranchRecord(b.seq, b.messages, b.last_turn, b is current) for b in branches)
         if branch is None:
             if current is None:
-                return ConversationPage(shown, records, None, (), None)
+                return ConversationPage(record, branch_records, None, (), None)
             branch = current.seq
         # The path of the first message of the page before goes on above it; other numbers are of other conversations.
         first = read_cursor(before, branch, "before")
@@ -413,17 +413,17 @@ class MemoryViews(Struct, frozen=True):
         is_more = is_full or path[-1].parent is not None
         oldest = items[-1].seq if items else path[-1].seq
         earlier = str(oldest) if is_more else None
-        return ConversationPage(shown, records, branch, tuple(reversed(items)), earlier)
+        return ConversationPage(record, branch_records, branch, tuple(reversed(items)), earlier)
 
     async def _exchange_of(self, agent: int, conversation: int, seq: int) -> int | None:
         """Returns the row of the exchange with a message of a conversation; None: the conversation has no such message.
 
         It also has the messages of those from which it was forked.
         """
-        held = await self.store.memory_pages.exchange_of_message(agent, seq)
-        if held is None or held[1] not in await self.store.messages.past(agent, conversation):
+        rows = await self.store.memory_pages.exchange_of_message(agent, seq)
+        if rows is None or rows.conversation not in await self.store.messages.past(agent, conversation):
             return None
-        return held[0]
+        return rows.exchange
 
     async def _newest_first(
         self, agent: int, path: Sequence[Exchange], before: int | None
@@ -441,9 +441,10 @@ class MemoryViews(Struct, frozen=True):
     async def exchange(self, project: str | None, uid: str, seq: int) -> list[MessageRecord]:
         """Returns the messages of an exchange, in order. seq: of its first one. Raises: UnknownId, StoreError."""
         memory = await self.find(project, uid)
-        held = await self.store.memory_pages.exchange_of_message(memory.id, seq)
-        path = [] if held is None else await self.store.memory_pages.path(memory.id, held[0], limit=1)
-        return [record for each in path for record in message_records(each, None)]
+        pages = self.store.memory_pages
+        rows = await pages.exchange_of_message(memory.id, seq)
+        path = [] if rows is None else await pages.path(memory.id, rows.exchange, limit=1)
+        return [record for exchange in path for record in message_records(exchange, None)]
 
     async def later(
         self, project: str | None, uid: str, page: ConversationPage, *, is_cut: bool, limit: int = PAGE
@@ -457,38 +458,47 @@ class MemoryViews(Struct, frozen=True):
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
         last = page.items[-1].seq
-        held = await pages.exchange_of_message(memory.id, last)
-        if held is None:
+        rows = await pages.exchange_of_message(memory.id, last)
+        if rows is None:
             return None
-        place = (await pages.places(memory.id, [held[0]])).get(held[0])
+        place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
         if place is None or place.conversation != page.conversation.id:
             return None  # a fork has it of another conversation, which went on by itself
         if is_cut and last < place.reply_seq:
             before = last + 1 + limit
             return LaterMessages(place.seq, before if before <= place.reply_seq else None, last + 1)
-        ahead = [await pages.following(memory.id, *held, steps=steps) for steps in (1, max(1, limit // 2))]
-        places = await pages.places(memory.id, sorted({row for row in ahead if row not in (None, held[0])}))
-        first, end = (places.get(row or 0) for row in ahead)
-        return None if first is None or end is None else LaterMessages(end.seq, None, first.seq)
+        next_row = await pages.following(memory.id, *rows, steps=1)
+        end_row = await pages.following(memory.id, *rows, steps=max(1, limit // 2))
+        places = await pages.places(
+            memory.id, sorted({row for row in (next_row, end_row) if row not in (None, rows.exchange)})
+        )
+        next_place, end_place = places.get(next_row or 0), places.get(end_row or 0)
+        if next_place is None or end_place is None:
+            return None
+        return LaterMessages(end_place.seq, None, next_place.seq)
 
     async def around(self, project: str | None, uid: str, seq: int, limit: int) -> MessagesAround:
         """Returns messages of a conversation, oldest first: one with those before and after it on its path."""
         memory = await self.find(project, uid)
         pages = self.store.memory_pages
-        held = await pages.exchange_of_message(memory.id, seq)
-        if held is None:
+        rows = await pages.exchange_of_message(memory.id, seq)
+        if rows is None:
             raise _no_message()
-        exchange, conversation = held
-        last = await pages.following(memory.id, exchange, conversation, steps=limit // 2)
-        place = (await pages.places(memory.id, [exchange])).get(exchange)
+        last = await pages.following(memory.id, *rows, steps=limit // 2)
+        place = (await pages.places(memory.id, [rows.exchange])).get(rows.exchange)
         if last is None or place is None:
             raise _no_message()
         path = await pages.path(memory.id, last, limit=2 * limit)
-        records = [r for e in reversed(path) for r in message_records(e, None) if r.text is not None]
-        at = next((n for n, each in enumerate(records) if each.seq == seq), None)
-        if at is None:
+        records = [
+            record
+            for exchange in reversed(path)
+            for record in message_records(exchange, None)
+            if record.text is not None
+        ]
+        index = next((n for n, record in enumerate(records) if record.seq == seq), None)
+        if index is None:
             raise _no_message()
-        start = max(0, min(at - limit // 2, len(records) - limit))
+        start = max(0, min(index - limit // 2, len(records) - limit))
         return MessagesAround(place.conversation, tuple(records[start : start + limit]))
 
     async def message(self, project: str | None, uid: str, id: str, seq: int) -> str:
@@ -500,10 +510,11 @@ class MemoryViews(Struct, frozen=True):
         if row is None:
             raise _no_message()
         (exchange,) = await pages.path(memory.id, row, limit=1)
-        found = next((r for r in message_records(exchange, None, is_whole=True) if r.seq == seq), None)
-        if found is None or found.text is None:
+        records = message_records(exchange, None, is_whole=True)
+        text = next((record.text for record in records if record.seq == seq), None)
+        if text is None:
             raise _no_message()
-        return found.text
+        return text
 
     async def name(self, project: str | None, uid: str) -> str:
         """Returns the name of a memory, as its record has it."""
@@ -513,31 +524,31 @@ class MemoryViews(Struct, frozen=True):
 
     async def find(self, project: str | None, uid: str) -> FoundMemory:
         """Returns a memory. Raises: UnknownId."""
-        found = await self.store.memory_pages.memory(uid, project)
-        if found is None:
+        memory = await self.store.memory_pages.memory(uid, project)
+        if memory is None:
             raise MemoryNotFound
-        return found
+        return memory
 
     async def _agents(self, project: str | None, q: str, before: PageEnd, limit: int) -> list[SizedMemory]:
         """Returns the memories of agents whose names or ids begin with `q`, those with the newest turns first."""
         pages = self.store.memory_pages
         if _AGENT_ID.startswith(q):  # as all ids do
             return await pages.memories(project, "agent:", before=before, limit=limit)
-        found = await pages.agents_named(project, q, before=before, limit=limit)
+        agents = await pages.agents_named(project, q, before=before, limit=limit)
         if q.startswith(_AGENT_ID):
             # Subjects have an agent's id without its kind and dashes.
             prefix = f"agent:{q[len(_AGENT_ID) :].replace('-', '')}"
             by_id = await pages.memories(project, prefix, before=before, limit=limit)
-            either = {each.id: each for each in (*found, *by_id)}.values()
-            found = sorted(either, key=lambda each: each.end, reverse=True)
-        return found[:limit]
+            distinct = {agent.id: agent for agent in (*agents, *by_id)}.values()
+            agents = sorted(distinct, key=lambda agent: agent.end, reverse=True)
+        return agents[:limit]
 
     async def speakers(self, project: str | None, uid: str, hits: Iterable[HitRecord]) -> dict[int, str]:
         """Returns the speakers of the messages among some hits, by name or role, by the messages' numbers."""
         memory = await self.find(project, uid)
         seqs = sorted({each.seq for each in hits if each.kind == "message" and each.text is not None})
-        found = await self.store.recall.load(memory.id, seqs)
-        return {seq: each.speaker or each.role for seq, each in found.items()}
+        messages = await self.store.recall.load(memory.id, seqs)
+        return {seq: message.speaker or message.role for seq, message in messages.items()}
 
     async def blocks(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory. Raises: UnknownId, StoreError."""
@@ -551,14 +562,14 @@ class MemoryViews(Struct, frozen=True):
         Raises: UnknownId, StoreError.
         """
         memory = await self.find(None, uid)
-        found = await self.store.facts.standing(memory.id)
-        facts = [each for each in found if not each.muted and each.at <= before]
+        standing = await self.store.facts.standing(memory.id)
+        facts = [fact for fact in standing if not fact.muted and fact.at <= before]
         if not facts:
             return ()
         blocks = [each.block for each in await self.store.memory_pages.blocks(memory.id)]
-        standing = [StandingFact(each.seq, each.text, each.valid_from) for each in facts]
-        _, shown = standing_block(standing, blocks, None)
-        return await self._facts(memory, [each for each in facts if each.seq in shown])
+        candidates = [StandingFact(fact.seq, fact.text, fact.valid_from) for fact in facts]
+        _, shown_seqs = standing_block(candidates, blocks, None)
+        return await self._facts(memory, [fact for fact in facts if fact.seq in shown_seqs])
 
     async def blocks_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks, and which were changed after a time. Raises: UnknownId, StoreError."""
@@ -579,10 +590,10 @@ class MemoryViews(Struct, frozen=True):
 
     async def _block(self, agent: int, label: str) -> ShownBlock:
         blocks = await self.store.memory_pages.blocks(agent)
-        found = next((each for each in blocks if each.block.label == label), None)
-        if found is None:
+        shown = next((each for each in blocks if each.block.label == label), None)
+        if shown is None:
             raise UnknownId("There is no such block.")
-        return found
+        return shown
 
     async def _diff(self, block: int, from_: int | None, to: int | None) -> BlockDiff | None:
         """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
@@ -599,14 +610,14 @@ class MemoryViews(Struct, frozen=True):
         return BlockDiff(old.version, new.version, parts)
 
     async def _last_version(self, block: int, before: int = LAST_NUMBER) -> Revision | None:
-        found = await self.store.memory_pages.versions(block, before=before, limit=1)
-        return found[0] if found else None
+        versions = await self.store.memory_pages.versions(block, before=before, limit=1)
+        return versions[0] if versions else None
 
     async def _version(self, block: int, version: int, param: str) -> Revision:
-        found = await self._last_version(block, version + 1)
-        if found is None or found.version != version:
+        revision = await self._last_version(block, version + 1)
+        if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)
-        return found
+        return revision
 
     async def _facts(
         self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most: int = _LISTED_SOURCES
@@ -618,10 +629,10 @@ class MemoryViews(Struct, frozen=True):
     ) -> list[tuple[SourceRecord, ...]]:
         """Returns the messages that each of these came from. most: how many exchanges are read for each."""
         origins = [_source_exchanges(each)[:most] for each in items]
-        found = await self.store.memory_pages.sources(
+        exchanges = await self.store.memory_pages.sources(
             memory.id, sorted({id for ids in origins for id in ids})
         )
-        records = {id: _source_records(memory.uid, each) for id, each in found.items()}
+        records = {id: _source_records(memory.uid, exchange) for id, exchange in exchanges.items()}
         return [tuple(record for id in ids for record in records.get(id, ())) for ids in origins]
 
 
@@ -631,37 +642,45 @@ def _line_with(text: str, name: str) -> str:
     return shortened(" ".join(line.split()), _OPENING_CHARS)
 
 
-def _next_cursor(found: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
-    """Returns the cursor of the next page; None: there is none. found: up to one more than the page has."""
-    return cursor_of(found[limit - 1]) if len(found) > limit else None
+def _next_cursor(items: Sequence[S], limit: int, cursor_of: Callable[[S], str]) -> str | None:
+    """Returns the cursor of the next page; None: there is none. items: of the page, up to one more than it has."""
+    return cursor_of(items[limit - 1]) if len(items) > limit else None
 
 
-def _memory_record(found: SizedMemory) -> MemoryRecord:
+def _memory_record(memory: SizedMemory) -> MemoryRecord:
+    scope = memory.scope
     return MemoryRecord(
-        found.uid,
-        cast(MemoryKind, found.scope.subject.partition(":")[0]),
-        name_of(found.scope),
-        found.scope.project,
-        found.scope.profile,
-        found.created,
-        found.last_turn,
-        found.conversations,
-        found.messages,
-        found.bytes,
-        found.blocks,
-        found.facts,
-        found.paused is not None,
-        found.agent_name or UNSET,
+        memory.uid,
+        cast(MemoryKind, scope.subject.partition(":")[0]),
+        name_of(scope),
+        scope.project,
+        scope.profile,
+        memory.created,
+        memory.last_turn,
+        memory.conversations,
+        memory.messages,
+        memory.bytes,
+        memory.blocks,
+        memory.facts,
+        memory.paused is not None,
+        memory.agent_name or UNSET,
     )
 
 
-def _conversation_record(found: SizedConversation) -> ConversationRecord:
-    return ConversationRecord(found.uid, found.key, found.begun, found.last_turn, found.messages, found.bytes)
+def _conversation_record(conversation: SizedConversation) -> ConversationRecord:
+    return ConversationRecord(
+        conversation.uid,
+        conversation.key,
+        conversation.begun,
+        conversation.last_turn,
+        conversation.messages,
+        conversation.bytes,
+    )
 
 
-def _passage_record(uid: str, found: Passage) -> SourceRecord:
-    text = shortened(found.text, _PASSAGE_CHARS)
-    return SourceRecord("passage", found.seq, text, found.at, href=passage_href(uid, found.seq))
+def _passage_record(uid: str, passage: Passage) -> SourceRecord:
+    text = shortened(passage.text, _PASSAGE_CHARS)
+    return SourceRecord("passage", passage.seq, text, passage.at, href=passage_href(uid, passage.seq))
 
 
 def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
@@ -680,11 +699,11 @@ def _fact_record(fact: Fact, sources: tuple[SourceRecord, ...]) -> FactRecord:
     )
 
 
-def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]:
-    exchange = found.exchange
-    messages = recallable_messages(exchange, found.prefix_is_shared, None)
-    spoken = [m for m in messages if m.role == "user"] or messages[:1]
-    if not spoken:
+def _source_records(uid: str, source: SourceExchange) -> tuple[SourceRecord, ...]:
+    exchange = source.exchange
+    messages = recallable_messages(exchange, source.prefix_is_shared, None)
+    quoted = [m for m in messages if m.role == "user"] or messages[:1]
+    if not quoted:
         return (SourceRecord("message", exchange.seq, None, exchange.begun, forgotten=True),)
     return tuple(
         SourceRecord(
@@ -692,15 +711,15 @@ def _source_records(uid: str, found: SourceExchange) -> tuple[SourceRecord, ...]
             m.seq,
             shortened(m.text, _SOURCE_CHARS),
             m.at,
-            href=message_href(uid, found.conversation, exchange, m.seq),
+            href=message_href(uid, source.conversation, exchange, m.seq),
             speaker=m.speaker or (UNSET if m.role == "user" else m.role),
         )
-        for m in spoken
+        for m in quoted
     )
 
 
-def _block_record(found: ShownBlock, waiting: int) -> BlockRecord:
-    block = found.block
+def _block_record(shown: ShownBlock, waiting: int) -> BlockRecord:
+    block = shown.block
     return BlockRecord(
         block.label,
         block.description,
@@ -709,9 +728,9 @@ def _block_record(found: ShownBlock, waiting: int) -> BlockRecord:
         len(block.value),
         block.limit,
         block.read_only,
-        found.is_shared,
-        found.changed_at,
-        writer_of(found.origin),
+        shown.is_shared,
+        shown.changed_at,
+        writer_of(shown.origin),
         waiting,
     )
 
@@ -729,9 +748,10 @@ def writer_of(stored: str) -> BlockOrigin:
     return next((origin for origin in BLOCK_ORIGINS if origin == kind), "api")
 
 
-def _source_exchanges(of: Fact | Revision) -> list[int]:
+def _source_exchanges(item: Fact | Revision) -> list[int]:
     """Returns the exchanges that something came from, the one where it was stated first."""
-    return list(dict.fromkeys([*([] if of.exchange is None else [of.exchange]), *of.sources]))
+    stated = [] if item.exchange is None else [item.exchange]
+    return list(dict.fromkeys([*stated, *item.sources]))
 
 
 def _take_messages(
