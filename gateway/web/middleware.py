@@ -13,7 +13,6 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.request.identity import BOUND_USER
 from gateway.core.trace_context import TraceContext
-from gateway.dialects.chat.errors import ChatErrors
+from gateway.dialects.chat.errors import CHAT_ERRORS
 from gateway.errors import ErrorForm, GatewayError, MethodNotAllowed, NotAllowed, Overloaded, UnknownPath
 from gateway.log import AccessLog
 from gateway.masks import mask_keys_in_name, mask_keys_in_text
@@ -37,14 +36,23 @@ from gateway.web.raw_headers import encode_headers
 OPEN_PATHS = frozenset(
     ("/", "/api/hello", "/health", "/health/ready", "/v1/health", "/v1/health/", PAGE_PATH)
 )
-OPENAI_ERRORS: Final = ChatErrors()
 # Characters of a path or a model's name in the log: more than a real one has, so that callers cannot fill the disk.
 _MAX_LOGGED_CHARS = 256
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 # Paths on which a key that is bound to a user reaches nothing of other users, but what an upstream stores, by its id.
 _USER_PATHS = re.compile(
-    r"/mcp|/v1/(chat/completions|messages(/count_tokens)?|responses(/[^/]+(/cancel|/input_items)?)?|completions"
-    r"|embeddings|rerank|moderations|decisions|images/\w+|audio/(speech|transcriptions|translations)|models(/.*)?)"
+    "|".join(
+        (
+            r"/mcp",
+            r"/v1/chat/completions",
+            r"/v1/messages(/count_tokens)?",
+            r"/v1/responses(/[^/]+(/cancel|/input_items)?)?",
+            r"/v1/(completions|embeddings|rerank|moderations|decisions)",
+            r"/v1/images/\w+",
+            r"/v1/audio/(speech|transcriptions|translations)",
+            r"/v1/models(/.*)?",
+        )
+    )
 )
 _ids = random.Random()
 _log = logging.getLogger("mnemogate")
@@ -264,12 +272,13 @@ class Edge:
         for prefix, form in self._error_forms:
             if path.startswith(prefix):
                 return form
-        return OPENAI_ERRORS
+        return CHAT_ERRORS
 
     def _log_access(self, scope: Scope, info: RequestInfo) -> None:
         # Callers put keys into what they choose: an id, a path, a model's name. To search all of a line for keys takes
         # longer than to write it. And `round` to a number of digits goes through the decimal text, three times as long.
-        memory, added_ms = info.memory, None
+        memory = info.memory
+        added_ms = None
         if info.receipt is not None:
             added_ms = info.receipt.added_ms
             # A client that left has had its headers.
@@ -300,7 +309,8 @@ def _add_ids(headers: Iterable[tuple[bytes, bytes]], info: RequestInfo) -> list[
     request_id = info.request_id.encode()
     id_header = None if info.error_form is None else info.error_form.id_header
     added = [*headers, (b"x-mnemogate-request-id", request_id)]
-    has_id, has_dialects_id = False, id_header is None
+    has_id = False
+    has_dialects_id = id_header is None
     for name, value in added:
         if name == b"content-type":
             info.is_event_stream = value.startswith(b"text/event-stream")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -22,12 +22,11 @@ class ChatErrors:
         return orjson.dumps(_error_object(error))
 
     def event(self, error: GatewayError) -> bytes:
-        return error_event(error)
+        """Returns an error after the first byte, in the form that OpenAI's SDKs raise as APIError."""
+        return encode_event(_error_object(error))
 
 
-def error_event(error: GatewayError) -> bytes:
-    """Returns an error after the first byte, in the form that OpenAI's SDKs raise as APIError."""
-    return encode_event(_error_object(error))
+CHAT_ERRORS: Final = ChatErrors()
 
 
 def _error_object(error: GatewayError) -> dict[str, Any]:

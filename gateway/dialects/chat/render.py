@@ -18,7 +18,7 @@ from gateway.core.turn.commands import TurnOutcome
 from gateway.core.turn.draft import is_first_choice, lacks_content
 from gateway.core.turn.terms import TurnTerms
 from gateway.core.usage.withheld_usage import without_null_usage
-from gateway.dialects.chat.errors import error_event
+from gateway.dialects.chat.errors import CHAT_ERRORS
 from gateway.dialects.event_stream import NOT_DURABLE, encode_event
 from gateway.errors import GatewayError
 
@@ -106,7 +106,7 @@ class ChatView(ClientView):
         self._append(encode_event({"error": error}) if raw is None else raw)
 
     def fail(self, error: GatewayError) -> None:
-        self._append(error_event(error))
+        self._append(CHAT_ERRORS.event(error))
 
     def whole(self, body: bytes, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         if is_unchanged:
