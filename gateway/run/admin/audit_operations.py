@@ -39,35 +39,34 @@ class AuditOperations(Struct, frozen=True):
         after: str | None = None,
         limit: int = 50,
     ) -> AuditPage:
-        """Returns a page.
+        """Returns a page of the audit.
 
-        memory: the uid of one, which may be gone.
-        project: what concerns its memories alone.
+        memory: the uid of the only memory whose entries are listed, which may be gone; None: all memories.
+        project: the only project whose memories' entries are listed; None: all.
         after: `next` of the page before.
 
-        Raises: BadRequest: `after` cannot be read; UnknownId: the memory belongs to another project, or there never was
-        one.
+        Raises: BadRequest: `after` cannot be read; UnknownId: the memory is of another project, or there never was one.
         """
         before = read_cursor(after, LAST_NUMBER)
-        found = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
-        if memory is not None and (project is not None or not found):
+        entries = await self.store.audit.list(before=before, memory=memory, project=project, limit=limit + 1)
+        if memory is not None and (project is not None or not entries):
             await find_memory(self.store, project, memory, param="memory")
         return AuditPage(
-            tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in found[:limit]),
-            str(found[limit - 1].id) if len(found) > limit else None,
+            tuple(AuditRecord(e.at, e.actor, e.action, e.memory, e.what) for e in entries[:limit]),
+            str(entries[limit - 1].id) if len(entries) > limit else None,
         )
 
     async def names(self, uids: Collection[str]) -> dict[str, str]:
-        """Returns the names of those of these memories that are there, by their uids."""
+        """Returns the names of memories by their uids, without those that are gone."""
         return {uid: name_of(scope) for uid, scope in (await self.store.overview.scopes(uids)).items()}
 
     async def show_all(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the audit for the command line: {"lines", "next"}. from: the answer's `next`."""
         arguments = Arguments(raw)
-        found = await self.list(
+        page = await self.list(
             memory=arguments.optional_text("memory"),
             project=arguments.optional_text("project"),
             after=arguments.optional_text("from"),
             limit=PAGE,
         )
-        return {"lines": msgspec.to_builtins(found.items), "next": found.next}
+        return {"lines": msgspec.to_builtins(page.items), "next": page.next}

@@ -37,7 +37,9 @@ class BatchOperations(Struct, frozen=True):
     async def show(self, raw: RawArguments) -> dict[str, Any]:
         """Returns a batch with those of its items that have failed, expired or were cancelled, and why."""
         batch = await self._find(raw)
-        batches, found, after = self.store.batches, list[dict[str, Any]](), 0
+        batches = self.store.batches
+        unsuccessful: list[dict[str, Any]] = []
+        after = 0
         while page := await batches.items(batch.id, after=after, limit=_PAGE):
             messages = await batches.error_messages(batch.id, after, page[-1].id)
             after = page[-1].id
@@ -45,7 +47,7 @@ class BatchOperations(Struct, frozen=True):
                 if item.state not in ("failed", "expired", "cancelled"):
                     continue
                 run = item.run
-                found.append(
+                unsuccessful.append(
                     {
                         "agent": ids.id_of("agent", item.agent) if item.agent else None,
                         "run": None if run is None else ids.id_of("run", run.uid),
@@ -54,7 +56,7 @@ class BatchOperations(Struct, frozen=True):
                         "error": item.failure_reason(messages.get(item.id)),
                     }
                 )
-        return {**await self._shown(batch), "items": found}
+        return {**await self._shown(batch), "items": unsuccessful}
 
     async def cancel(self, raw: RawArguments) -> dict[str, Any]:
         """Cancels what has not ended of a batch, also of one that was cancelled before."""

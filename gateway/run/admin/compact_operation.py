@@ -28,10 +28,11 @@ class CompactOperation(Struct, frozen=True):
         Raises: BadRequest; StoreError.
         """
         arguments = Arguments(raw)
-        scope, name = arguments.owner(self.defaults).scope, arguments.optional_text("in")
+        scope = arguments.owner(self.defaults).scope
+        name = arguments.optional_text("in")
         store = self.store
-        found = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
-        agent = found[0] if found else None
+        agents = await store.forgetting.find(scope.project, scope.profile, scope.subject, limit=1)
+        agent = agents[0] if agents else None
         terms = SummaryTerms() if agent is None else await read_summary_terms(store, agent)
         if not self.has_model and terms.model is None:
             raise BadRequest("There is no background model to summarise with: set memory.background_model.")

@@ -29,7 +29,7 @@ async def hit_records(
     messages = await store.recall.load(agent, [entry.seq for entry in entries if not entry.is_forgotten])
     exchanges = {message.exchange for message in messages.values() if message.exchange}
     places = await store.memory_pages.places(agent, sorted(exchanges))
-    found: list[HitRecord | LeftOutRecord] = []
+    records: list[HitRecord | LeftOutRecord] = []
     for entry in entries:
         message = None if entry.is_forgotten else messages.get(entry.seq)
         hit = HitRecord(
@@ -53,8 +53,10 @@ async def hit_records(
             until = fact.ended_at or UNSET
             href = fact_href(uid, fact.seq)
             hit = replace(hit, kind="fact", text=fact.text, at=fact.valid_from, href=href, until=until)
-        found.append(LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit)
-    return found
+        records.append(
+            LeftOutRecord(**asdict(hit), reason=cast(Reason, entry.reason)) if entry.reason else hit
+        )
+    return records
 
 
 def message_href(uid: str, conversation: str, exchange: Exchange | ExchangePlace, seq: int) -> str:

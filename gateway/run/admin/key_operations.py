@@ -23,7 +23,7 @@ class KeyOperations(Struct, frozen=True):
     """Makes, lists and revokes keys."""
 
     keys: Keys
-    # Those that the settings name.
+    # The projects that the settings name.
     projects: Collection[str] = ()
 
     async def create(self, raw: RawArguments) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class KeyOperations(Struct, frozen=True):
 
         "is_new": nothing named its project before. "is_first": requests needed no key until now.
         """
-        listed = await self.keys.list()
+        keys_before = await self.keys.list()
         arguments = Arguments(raw)
         expires, models = arguments.optional_number("expires"), arguments.optional_text("models")
         fields = {
@@ -44,12 +44,12 @@ class KeyOperations(Struct, frozen=True):
             "opens": _opens(arguments),
         }
         key, secret = await create_key(self.keys, read_draft(fields))
-        known = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(each.project for each in listed)}
+        projects = {ALL_PROJECTS, DEFAULT_PROJECT, *self.projects, *(each.project for each in keys_before)}
         return {
             **asdict(key),
             "secret": secret,
-            "is_new": key.project not in known,
-            "is_first": all(each.is_operator for each in listed) and not key.is_operator,
+            "is_new": key.project not in projects,
+            "is_first": all(each.is_operator for each in keys_before) and not key.is_operator,
         }
 
     async def show_all(self, _: RawArguments) -> list[dict[str, Any]]:
@@ -58,9 +58,9 @@ class KeyOperations(Struct, frozen=True):
     async def page(self, *, after: str | None = None, limit: int = 50) -> KeyPage:
         """Returns a page of keys, the newest first. after: `next` of the page before. Raises: BadRequest."""
         before = read_cursor(after, LAST_NUMBER)
-        found = [key for key in reversed(await self.keys.list()) if key.id < before]
-        shown = tuple(map(_key_record, found[:limit]))
-        return KeyPage(shown, str(shown[-1].id) if len(found) > limit else None)
+        keys = [key for key in reversed(await self.keys.list()) if key.id < before]
+        records = tuple(map(_key_record, keys[:limit]))
+        return KeyPage(records, str(records[-1].id) if len(keys) > limit else None)
 
     async def create_of_kind(
         self, name: str, project: str, kind: KeyKind, memory: DefaultMode | None
@@ -97,12 +97,12 @@ def _key_record(key: Key) -> KeyRecord:
 
 
 def _opens(arguments: Arguments) -> str | None:
-    """Returns all that a new key opens, as `Key.opens`. Raises: BadRequest: it cannot open both."""
-    wanted = [name for name in ("metrics", "operator") if arguments.flag(name)]
-    if len(wanted) > 1:
+    """Returns what a new key opens in place of replies, as `Key.opens` has it. Raises: BadRequest."""
+    opened = [name for name in ("metrics", "operator") if arguments.flag(name)]
+    if len(opened) > 1:
         raise BadRequest("A key opens /metrics or the page, not both.", param="operator")
-    if arguments.flag("read") and "operator" not in wanted:
+    if arguments.flag("read") and "operator" not in opened:
         raise BadRequest("Only a key of an operator can be one that changes nothing.", param="read")
-    if not wanted:
+    if not opened:
         return None
-    return OPERATOR_READ if arguments.flag("read") else wanted[0]
+    return OPERATOR_READ if arguments.flag("read") else opened[0]

@@ -68,28 +68,31 @@ class LinkOperations(Struct, frozen=True):
         Raises: BadRequest; UnknownId: nothing is remembered of the user.
         """
         try:
-            wanted = convert(body, LinkRequest)
+            request = convert(body, LinkRequest)
         except InvalidValue as error:
             raise refusal(error.fault) from error
-        user = checked_id(wanted.user, "user")
+        user = checked_id(request.user, "user")
         if user is None:
             raise BadRequest("`user` is empty.", param="user")
-        rights = tuple(right for right in RIGHTS if right in wanted.rights)
-        scope = Scope(project, wanted.profile or self.default_profile(project), f"user:{user}")
+        rights = tuple(right for right in RIGHTS if right in request.rights)
+        scope = Scope(project, request.profile or self.default_profile(project), f"user:{user}")
         agent = await self.store.agents.find(scope)
         if agent is None:
             raise UnknownId("Nothing is remembered of this user yet.", param="user")
         now = self.now()
-        expires = min(now + wanted.ttl_s, math.inf if key_expires is None else key_expires)
+        expires = min(now + request.ttl_s, math.inf if key_expires is None else key_expires)
         token = await self.store.links.create(agent.id, key, expires, rights, now)
         await self.store.audit.add(now, key_name or LINK, "link_create", agent.uid)
         return MadeLink(PATH + token, expires, rights)
 
     async def open(self, token: str, right: Right = "see") -> FoundLink:
-        """Returns the link with this token. Raises: UnknownId: there is none now; NotAllowed: it lacks the right."""
-        found = await self.store.links.find(token, self.now())
-        if found is None:
+        """Returns the link with this token.
+
+        Raises: UnknownId: there is no such link, or it has expired; NotAllowed: the link lacks the right.
+        """
+        link = await self.store.links.find(token, self.now())
+        if link is None:
             raise UnknownId(_NO_LINK)
-        if right not in found.rights:
+        if right not in link.rights:
             raise NotAllowed("This link does not allow that.")
-        return found
+        return link

@@ -119,11 +119,11 @@ class McpMemory:
         accounting: Accounting,
         default_profile: Callable[[str], str],
     ) -> None:
-        """Makes it without a call.
+        """Makes the operations of a process in which no call is under way.
 
         spec_of: returns the agent of a profile; None: there is no such profile.
         now: seconds since the epoch.
-        default_profile: returns the one of a project.
+        default_profile: returns the default profile of a project.
         """
         self._store = store
         self._operations = operations
@@ -174,7 +174,9 @@ class McpMemory:
 
     async def _answer_counted(self, caller: McpCaller, tool: str, arguments: RawArguments) -> McpAnswer:
         receipt = Receipt(time.perf_counter(), project=caller.project, key=caller.key)
-        receipt.user, receipt.asks_model, receipt.status = caller.user or "", False, 200
+        receipt.user = caller.user or ""
+        receipt.asks_model = False
+        receipt.status = 200
         try:
             return await self._answer(receipt, caller, tool, arguments)
         except GatewayError as error:
@@ -202,9 +204,9 @@ class McpMemory:
             raise NotAllowed(f"This connection only reads, so {tool} is refused.")
         if self._spec_of(caller.profile) is None:
             raise BadRequest(f"There is no profile {caller.profile!r}.", param="profile")
-        read = _read_arguments(arguments, definition.arguments)
+        read_arguments = _read_arguments(arguments, definition.arguments)
         agent = await self._find_memory(_scope_of(caller, caller.user))
-        result = await self._tools[tool](_Call(caller, caller.user, agent), read)
+        result = await self._tools[tool](_Call(caller, caller.user, agent), read_arguments)
         return McpAnswer(msgspec.to_builtins(result))
 
     async def _find_memory(self, scope: Scope) -> Agent | None:
@@ -232,10 +234,10 @@ class McpMemory:
         until = _read_time(arguments.before, "before", default=math.inf)
         if call.agent is None:
             return SearchResult((), late=False)
-        wanted = TextSearch(arguments.query, arguments.limit, arguments.kinds, since, until)
-        found = await self._operations.search.search(call.agent, wanted)
+        search = TextSearch(arguments.query, arguments.limit, arguments.kinds, since, until)
+        texts = await self._operations.search.search(call.agent, search)
         return SearchResult(
-            tuple(_found_text(hit, found.conversations) for hit in found.hits), found.has_timed_out
+            tuple(_found_text(hit, texts.conversations) for hit in texts.hits), texts.has_timed_out
         )
 
     async def _read(self, call: _Call, _: ReadArguments) -> ReadResult:
@@ -254,15 +256,18 @@ class McpMemory:
         )
 
     async def _read_conversation(self, call: _Call, arguments: ConversationArguments) -> ConversationResult:
-        project, views = call.caller.project, self._operations.views
+        project = call.caller.project
+        views = self._operations.views
         if arguments.around:
             _, seq = parse_id(arguments.around, ("message",), argument="around")
             agent = call.memory_of(arguments.around)
             with _naming(arguments.around):
-                found = await views.around(project, agent.uid, seq, arguments.limit)
-            if arguments.conversation not in ("", found.conversation):
+                around = await views.around(project, agent.uid, seq, arguments.limit)
+            if arguments.conversation not in ("", around.conversation):
                 raise BadRequest("around is a message of another conversation.", param="around")
-            return ConversationResult(conversation=found.conversation, messages=_shown_messages(found.items))
+            return ConversationResult(
+                conversation=around.conversation, messages=_shown_messages(around.items)
+            )
         if arguments.conversation:
             agent = call.memory_of(arguments.conversation)
             with _naming(arguments.conversation):
@@ -282,8 +287,8 @@ class McpMemory:
 
     async def _remember(self, call: _Call, arguments: RememberArguments) -> RememberResult:
         agent = await self._find_or_begin_memory(call)
-        fact, known = await self._operations.edits.remember_fact(call.editor, agent, arguments.text)
-        return RememberResult(f"fact:{fact.seq}", known, fact.muted)
+        fact, is_known = await self._operations.edits.remember_fact(call.editor, agent, arguments.text)
+        return RememberResult(f"fact:{fact.seq}", is_known, fact.muted)
 
     async def _correct(self, call: _Call, arguments: CorrectArguments) -> CorrectResult:
         _, seq = parse_id(arguments.id, ("fact",))
@@ -294,16 +299,19 @@ class McpMemory:
 
     async def _edit_block(self, call: _Call, arguments: EditBlockArguments) -> EditBlockResult:
         agent = await self._find_or_begin_memory(call)
-        label, edits = arguments.label, self._operations.edits
+        edits, label = self._operations.edits, arguments.label
         try:
             block = await edits.edit_block(call.editor, agent.uid, label, arguments.value, arguments.version)
         except UnknownId as error:
             raise UnknownId(f"There is no block with the label {label!r}.") from error
         except Conflict as error:
-            now = next((b for b in await self._store.facts.blocks(agent.id) if b.label == label), None)
-            if now is None:
+            blocks = await self._store.facts.blocks(agent.id)
+            current = next((block for block in blocks if block.label == label), None)
+            if current is None:
                 raise
-            shown = orjson.dumps({"label": label, "version": now.version, "value": now.value}).decode()
+            shown = orjson.dumps(
+                {"label": label, "version": current.version, "value": current.value}
+            ).decode()
             raise Conflict(
                 f"version {arguments.version} is not the block's present one, and nothing was written; "
                 f"it is now {shown}",
@@ -313,7 +321,8 @@ class McpMemory:
 
     async def _forget(self, call: _Call, arguments: ForgetArguments) -> ForgetAnswer:
         kind, seq = parse_id(arguments.id)
-        agent, forgetting = call.memory_of(arguments.id), self._operations.forgetting
+        agent = call.memory_of(arguments.id)
+        forgetting = self._operations.forgetting
         with _naming(arguments.id):
             preview = await forgetting.preview(call.caller.project, agent.uid, kind, seq)
             goes = {name: count for name, count in asdict(preview.will_go).items() if count != 0}
@@ -335,7 +344,7 @@ def _scope_of(caller: McpCaller, user: str) -> Scope:
 
 def _found_text(hit: Message, conversations: Mapping[int, str]) -> FoundText:
     """Returns a hit as a tool shows it. conversations: their public names, by the exchanges of messages."""
-    kind = next(each for each in KINDS if each == hit.source)
+    kind = next(kind for kind in KINDS if kind == hit.source)
     is_message = kind == "message"
     return FoundText(
         f"{kind}:{hit.seq}",

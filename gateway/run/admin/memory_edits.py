@@ -57,7 +57,7 @@ class MemoryEdits(Struct, frozen=True):
         """Gives a block another value. version: the one that was seen. Raises: Conflict: it is not the current one."""
         block = await self._find_block(editor, uid, label, version)
         try:
-            done = await self.store.blocks.write(
+            written = await self.store.blocks.write(
                 block.id, version, value, at=self.now(), origin=editor.origin
             )
         except NotFound as error:
@@ -69,27 +69,29 @@ class MemoryEdits(Struct, frozen=True):
             ) from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "edit", uid, f"block {label}, version {done.version}")
-        return done
+        await self._audit(editor, "edit", uid, f"block {label}, version {written.version}")
+        return written
 
     async def undo_block(self, editor: Editor, uid: str, label: str, version: int) -> Block:
         """Takes back the last change of a block. version: as for `edit_block`."""
         block = await self._find_block(editor, uid, label, version)
         try:
-            done = await self.store.blocks.undo(block.id, at=self.now(), version=version)
+            undone = await self.store.blocks.undo(block.id, at=self.now(), version=version)
         except NotFound as error:
             await self._find_block(editor, uid, label, version)  # it may be forgotten by now
             raise BadRequest("The block has no change left to undo.", param="version") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "undo", uid, f"block {label}, version {done.version}")
-        return done
+        await self._audit(editor, "undo", uid, f"block {label}, version {undone.version}")
+        return undone
 
     async def restore_block(self, editor: Editor, uid: str, label: str, version: int, to: int) -> Block:
         """Brings back the value of an older version. version: as for `edit_block`."""
         block = await self._find_block(editor, uid, label, version)
         try:
-            done = await self.store.blocks.restore(block.id, version, to, at=self.now(), origin=editor.origin)
+            restored = await self.store.blocks.restore(
+                block.id, version, to, at=self.now(), origin=editor.origin
+            )
         except NotFound as error:
             await self._find_block(editor, uid, label, version)  # it may be forgotten by now
             raise BadRequest(
@@ -99,11 +101,11 @@ class MemoryEdits(Struct, frozen=True):
             raise BadRequest(f"Version {to} is longer than the block's limit now.", param="to") from error
         except WriteConflict as error:
             raise _version_conflict(label) from error
-        await self._audit(editor, "restore", uid, f"block {label}, version {to} as {done.version}")
-        return done
+        await self._audit(editor, "restore", uid, f"block {label}, version {to} as {restored.version}")
+        return restored
 
     async def remember_fact(self, editor: Editor, agent: Agent, text: str) -> tuple[Fact, bool]:
-        """Adds a fact, unless an equal one is true. Returns it, and whether it was there."""
+        """Adds a fact, unless an equal one is true. Returns that fact, and whether it was there before."""
         text = _fact_text(text)
         try:
             fact, is_known = await self.store.facts.remember(
@@ -162,14 +164,16 @@ class MemoryEdits(Struct, frozen=True):
     async def correct(self, raw: RawArguments) -> dict[str, Any]:
         """Corrects a fact. Returns the new one."""
         arguments = Arguments(raw)
-        uid, seq, text = await self._find_uid(arguments), arguments.number("fact"), arguments.text("text")
+        uid = await self._find_uid(arguments)
+        seq, text = arguments.number("fact"), arguments.text("text")
         return asdict(await self.correct_fact(Editor(COMMAND), uid, seq, text))
 
     async def mute(self, raw: RawArguments) -> dict[str, Any]:
-        """Mutes a fact, or ends that (`off`). Returns it."""
+        """Mutes a fact, or with `off` ends that. Returns the fact."""
         arguments = Arguments(raw)
-        uid, seq = await self._find_uid(arguments), arguments.number("fact")
-        return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=not arguments.flag("off")))
+        uid = await self._find_uid(arguments)
+        seq, is_muted = arguments.number("fact"), not arguments.flag("off")
+        return asdict(await self.mute_fact(Editor(COMMAND), uid, seq, is_muted=is_muted))
 
     async def _find_uid(self, arguments: Arguments) -> str:
         scope = arguments.owner(self.defaults).scope
@@ -186,14 +190,14 @@ class MemoryEdits(Struct, frozen=True):
         is_person = editor.origin != "operator"
         # A person gets the shared blocks as read-only ones.
         blocks = await (store.facts.blocks(agent.id) if is_person else store.blocks.load(agent.id))
-        found = next((each for each in blocks if each.label == label), None)
-        if found is None:
+        block = next((each for each in blocks if each.label == label), None)
+        if block is None:
             raise _unknown_block()
-        if is_person and found.read_only:
+        if is_person and block.read_only:
             raise NotAllowed("This text is the application's own, and is not changed here.")
-        if found.version != version:
+        if block.version != version:
             raise _version_conflict(label)
-        return found
+        return block
 
     async def _audit(self, editor: Editor, action: str, uid: str, what: str) -> None:
         await self.store.audit.add(self.now(), editor.actor, action, uid, what)

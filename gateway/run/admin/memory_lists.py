@@ -33,9 +33,9 @@ class ListOperations(Struct, frozen=True):
         """Lists memories, the oldest first. project: all, if it is left out. from: the answer's `next`."""
         arguments = Arguments(raw)
         project, after = arguments.optional_text("project"), arguments.optional_number("from")
-        found = await self.store.overview.memories(project, after=after or 0, limit=PAGE)
-        following = found[-1].id if len(found) == PAGE else None
-        return {"lines": [_memory_line(each) for each in found], "next": following}
+        memories = await self.store.overview.memories(project, after=after or 0, limit=PAGE)
+        cursor = memories[-1].id if len(memories) == PAGE else None
+        return {"lines": [_memory_line(memory) for memory in memories], "next": cursor}
 
     async def conversations(self, raw: RawArguments) -> dict[str, Any]:
         """Lists the conversations of a user, or those without a user, the newest first.
@@ -51,11 +51,11 @@ class ListOperations(Struct, frozen=True):
         if "from" in arguments:
             last_at, id = arguments.list_of("from", 2)
             before = (float(last_at), int(id))
-        found, following = await self.store.overview.conversations(
+        conversations, cursor = await self.store.overview.conversations(
             owner.project, profile, owner.subject, before=before, limit=PAGE
         )
-        lines = [_conversation_line(each) for each in found]
-        return {"lines": lines, "next": None if following is None else list(following)}
+        lines = [_conversation_line(conversation) for conversation in conversations]
+        return {"lines": lines, "next": None if cursor is None else list(cursor)}
 
 
 async def other_profiles(store: Store, scope: Scope) -> list[str]:

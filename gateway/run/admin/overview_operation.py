@@ -48,7 +48,8 @@ class OverviewOperation(Struct, frozen=True):
         log = self.log
         figures = log.figures.last_hour(log.now(), project)
         passed_over = self.passed_over()
-        is_up, is_whole = self.store.health.is_up, True
+        is_up = self.store.health.is_up
+        is_whole = True
         jobs = JobCounts(None, None)
         replies: tuple[RequestRecord, ...] = ()
         memories: Sequence[MemoryRecord] | None = None
@@ -92,17 +93,17 @@ def _find_problems(
     is_whole: bool,
 ) -> list[Problem]:
     """Returns what is wrong, worst first. is_whole: all was read."""
-    found: list[Problem] = []
+    problems: list[Problem] = []
     if not is_up:
-        found.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
+        problems.append(Problem("The database cannot be used: replies go on without memory.", "requests"))
     if (resting := _resting_upstreams(passed_over)) is not None:
-        found.append(resting)
+        problems.append(resting)
     if failed := jobs.failed:
-        found.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
-    found += _request_problems(figures)
+        problems.append(Problem(f"{failed:,} {'job has' if failed == 1 else 'jobs have'} failed.", "work"))
+    problems += _request_problems(figures)
     if not is_whole:
-        found.append(Problem("Not all of this could be read in time: open it again.", ""))
-    return found
+        problems.append(Problem("Not all of this could be read in time: open it again.", ""))
+    return problems
 
 
 def _resting_upstreams(passed_over: Mapping[str, bool]) -> Problem | None:

@@ -114,11 +114,13 @@ class RequestOperations(Struct, frozen=True):
 
     async def why(self, raw: RawArguments) -> dict[str, Any]:
         """Explains a request for the command line. Returns an `ExplainedRequest`."""
-        found: dict[str, Any] = msgspec.to_builtins(await self.explain(Arguments(raw).text("request")))
-        return found
+        explained: dict[str, Any] = msgspec.to_builtins(await self.explain(Arguments(raw).text("request")))
+        return explained
 
     async def explain(self, id: str, project: str | None = None) -> ExplainedRequest:
-        """Explains the newest request with this id, in one project or (None) in any.
+        """Explains the newest request with this id.
+
+        project: the only one in which it may be; None: in any.
 
         Raises: UnknownId: there is no such request, or it was forgotten, or is too old.
         """
@@ -165,14 +167,14 @@ class RequestOperations(Struct, frozen=True):
         elif self.log is not None:
             logged = await self._list_logged(self.log, project)
         # Of the 2,000 of the log only those of the page become records: this runs in the loop, for which replies wait.
-        following = itertools.islice((e for e in logged if e.number < start.number), limit + 1)
-        found = [_ListedRequest(_record_of_logged(e), number=e.number) for e in following]
+        older = itertools.islice((each for each in logged if each.number < start.number), limit + 1)
+        listed = [_ListedRequest(_record_of_logged(each), number=each.number) for each in older]
         if agent is not None:
             in_log = {pack_request_id(each.id) for each in logged if each.has_recall_record}
             stored = await self._list_stored(agent.id, start.exchange, limit + 1, without=in_log)
             # Merged and not sorted: the next page continues either list after a number, so neither is reordered.
-            found = [*merge(found, stored, key=lambda each: each.record.at, reverse=True)]
-        page = found[:limit]
+            listed = [*merge(listed, stored, key=lambda each: each.record.at, reverse=True)]
+        page = listed[:limit]
         end = start.after(page)
         in_flight = (
             []
@@ -181,7 +183,7 @@ class RequestOperations(Struct, frozen=True):
         )
         return RequestPage(
             items=tuple(each.record for each in page),
-            next=f"{end.number}.{end.exchange}" if len(found) > limit else None,
+            next=f"{end.number}.{end.exchange}" if len(listed) > limit else None,
             in_flight=tuple(map(_record_of_logged, in_flight)),
             process=None if self.log is None else os.getpid(),
         )
@@ -198,13 +200,13 @@ class RequestOperations(Struct, frozen=True):
         return {"lines": msgspec.to_builtins((*page.in_flight, *page.items)), "next": page.next}
 
     async def _find_conversation(self, logged: LoggedRequest) -> str | None:
-        """Returns the conversation of a request; None: there is nothing of it to be read, as of one off the record."""
+        """Returns the conversation of a request; None: nothing of it can be read, since it was off the record, say."""
         if logged.memory_uid is None or logged.conversation_uid is None:
             return None
         agent = await self.store.agents.by_uid(logged.memory_uid)
         pages = self.store.memory_pages
-        found = None if agent is None else await pages.conversation(agent.id, logged.conversation_uid)
-        return found.uid if found is not None and found.messages else None
+        conversation = None if agent is None else await pages.conversation(agent.id, logged.conversation_uid)
+        return conversation.uid if conversation is not None and conversation.messages else None
 
     async def _find_pause(self, logged: LoggedRequest) -> float | None:
         """Returns since when the memory of a request with memory off is paused; None: that is not why it is off."""
@@ -234,11 +236,11 @@ class RequestOperations(Struct, frozen=True):
     async def _list_stored(
         self, agent: int, before: int, limit: int, *, without: Collection[bytes]
     ) -> Sequence[_ListedRequest]:
-        """Returns a memory's requests whose recalls are stored, the newest first. without: packed ids of others."""
-        found: list[_ListedRequest] = []
-        while len(found) < limit:
+        """Returns a memory's requests whose recalls are stored, the newest first. without: packed ids to leave out."""
+        listed: list[_ListedRequest] = []
+        while len(listed) < limit:
             page = await self.store.recalls.list(agent, self._since, before=before, limit=limit)
-            found += [
+            listed += [
                 _ListedRequest(_record_of_recall(each), exchange=each.exchange)
                 for each in page
                 if each.packed_request not in without
@@ -246,7 +248,7 @@ class RequestOperations(Struct, frozen=True):
             if len(page) < limit:
                 break
             before = page[-1].exchange
-        return found[:limit]
+        return listed[:limit]
 
     @property
     def _since(self) -> float:
@@ -287,7 +289,7 @@ class RequestOperations(Struct, frozen=True):
 
 
 def _read_page_end(after: str | None) -> _PageEnd:
-    """Reads `next` of the page before; None: there is none. Raises: BadRequest."""
+    """Reads `next` of the page before. after: None: there is no page before. Raises: BadRequest."""
     if after is None:
         return _PageEnd()
     number, _, exchange = after.partition(".")
@@ -315,32 +317,32 @@ def _summarize_recall(stored: StoredRecall, record: RecallRecord) -> dict[str, A
     }
 
 
-def _summarize_logged(each: LoggedRequest) -> dict[str, Any]:
+def _summarize_logged(logged: LoggedRequest) -> dict[str, Any]:
     """Returns the fields of `RequestSummary` of a request of the log."""
     return {
-        "id": each.id,
-        "at": each.at,
-        "memory": each.memory_uid,
-        "name": None if each.scope is None else name_of(each.scope),
-        "mode": each.mode,
-        "model": each.model,
-        "upstream": each.upstream,
-        "status": each.status,
-        "streamed": each.is_streamed,
-        "ms": each.ms,
-        "added_ms": each.added_ms,
-        "recalled_tokens": each.recalled_tokens,
+        "id": logged.id,
+        "at": logged.at,
+        "memory": logged.memory_uid,
+        "name": None if logged.scope is None else name_of(logged.scope),
+        "mode": logged.mode,
+        "model": logged.model,
+        "upstream": logged.upstream,
+        "status": logged.status,
+        "streamed": logged.is_streamed,
+        "ms": logged.ms,
+        "added_ms": logged.added_ms,
+        "recalled_tokens": logged.recalled_tokens,
     }
 
 
 def _record_of_recall(stored: StoredRecall) -> RequestRecord:
     record = unpack(stored.data)
-    recalled = sum(not e.reason for e in record.entries)
+    recalled = sum(not entry.reason for entry in record.entries)
     return RequestRecord(**_summarize_recall(stored, record), recalled=recalled)
 
 
-def _record_of_logged(each: LoggedRequest) -> RequestRecord:
-    return RequestRecord(**_summarize_logged(each), recalled=each.recalled)
+def _record_of_logged(logged: LoggedRequest) -> RequestRecord:
+    return RequestRecord(**_summarize_logged(logged), recalled=logged.recalled)
 
 
 def name_of(scope: Scope) -> str:
@@ -353,23 +355,27 @@ def name_of(scope: Scope) -> str:
 def sentence_of(record: RecallRecord) -> str:
     """Returns what was recalled and what was left out, in words."""
     chosen = record.found - sum(record.left_out)
-    left = [f"{n} {_LEFT_OUT[reason]}" for reason, n in zip(REASONS[1:], record.left_out, strict=True) if n]
     if not chosen:
-        found = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
+        sentence = _NOTHING_RECALLED.get(record.outcome, _NOTHING_RECALLED["nothing_found"])
         if record.part_tokens[PROMPT_PARTS.index("section")]:
             # The reply may be from a memory block, or from a fact that always holds.
-            found = found.replace("Nothing was", "Nothing more was", 1)
+            sentence = sentence.replace("Nothing was", "Nothing more was", 1)
     elif record.is_selection:
-        what = "memory" if chosen == 1 else "memories"
-        found = f"The message names nothing to look for: {chosen} {what} went in as a selection of all."
-    else:
-        what = "memory" if record.found == 1 else "memories"
-        found = (
-            f"{chosen} of {record.found} {what} found went into this reply ({record.recalled_tokens} tokens)."
+        memories = "memory" if chosen == 1 else "memories"
+        sentence = (
+            f"The message names nothing to look for: {chosen} {memories} went in as a selection of all."
         )
-    if not left:
-        return found
-    return f"{found} {sum(record.left_out)} stayed out: {', '.join(left)}."
+    else:
+        memories = "memory" if record.found == 1 else "memories"
+        sentence = (
+            f"{chosen} of {record.found} {memories} found went into this reply "
+            f"({record.recalled_tokens} tokens)."
+        )
+    counts = zip(REASONS[1:], record.left_out, strict=True)
+    left_out = [f"{count} {_LEFT_OUT[reason]}" for reason, count in counts if count]
+    if not left_out:
+        return sentence
+    return f"{sentence} {sum(record.left_out)} stayed out: {', '.join(left_out)}."
 
 
 def _window_of(record: RecallRecord) -> WindowRecord:
@@ -380,28 +386,30 @@ def _window_of(record: RecallRecord) -> WindowRecord:
     return WindowRecord(tuple(parts), record.context_window, record.evicted_tokens)
 
 
-def _explain_logged(each: LoggedRequest, conversation: str | None, paused: float | None) -> ExplainedRequest:
+def _explain_logged(
+    logged: LoggedRequest, conversation: str | None, paused: float | None
+) -> ExplainedRequest:
     """Explains a request that has no recall.
 
-    conversation: in which it can be read; None: in none.
-    paused: since when its memory is paused; None: it is not, or was not then.
+    conversation: the one in which it can be read; None: it can be read in none.
+    paused: since when its memory is paused; None: it is not, or was not at that time.
     """
     whys: Mapping[str, Why] = {"none": "nobody", "off": "off", "unavailable": "failed", "read": "off"}
-    why = whys.get(each.mode, "nothing_found")
+    why = whys.get(logged.mode, "nothing_found")
     sentence = _NOTHING_RECALLED[why]
     if paused is not None:
         sentence = f"Nothing was recalled: memory has been paused since {minute_text(paused)} (UTC)."
-    elif each.mode == "read":
+    elif logged.mode == "read":
         sentence = "Sources are not noted of a request that only reads memory."
-    elif why == "nothing_found" and each.status is not None and each.status >= 400:
-        sentence = f"No sources are noted: the request ended with status {each.status}."
+    elif why == "nothing_found" and logged.status is not None and logged.status >= 400:
+        sentence = f"No sources are noted: the request ended with status {logged.status}."
     elif why == "nothing_found":
         sentence = "Memory was not looked for: the request brings no new words of a person."
     return ExplainedRequest(
-        **_summarize_logged(each),
+        **_summarize_logged(logged),
         conversation=conversation,
-        tries=each.tries,
+        tries=logged.tries,
         why=why,
         sentence=sentence,
-        first_ms=each.first_ms,
+        first_ms=logged.first_ms,
     )

@@ -36,7 +36,7 @@ class RunOperations(Struct, frozen=True):
 
         Raises: UnknownId: there is no such run; BadRequest.
         """
-        passed = read_cursor(after, 0)
+        last_shown = read_cursor(after, 0)
         runs = self.store.runs
         try:
             entry = await runs.get(project, ids.uid_of("run", id) or id)
@@ -45,30 +45,30 @@ class RunOperations(Struct, frozen=True):
         agent = await self.store.agents.load(entry.run.agent)
         if agent is None:
             raise UnknownId("There is no such run.")
-        left = [each for each in await runs.steps(entry.run) if each.step.number > passed]
-        shown = left[:limit]
-        # The results of a step's calls begin what follows on it.
-        following = [each.step.exchange for each in left[1 : limit + 1]]
-        last = await runs.last_exchange(entry.run) if len(left) <= limit else None
-        found = [
-            await self._step(agent, each, follower)
-            for each, follower in zip(shown, [*following, last][: len(shown)], strict=True)
+        steps = [each for each in await runs.steps(entry.run) if each.step.number > last_shown]
+        shown = steps[:limit]
+        has_more = len(steps) > limit
+        # The results of a step's calls begin the exchange after it.
+        next_exchanges = [each.step.exchange for each in steps[1 : limit + 1]]
+        last_exchange = None if has_more else await runs.last_exchange(entry.run)
+        records = [
+            await self._step(agent, step, next_exchange)
+            for step, next_exchange in zip(shown, [*next_exchanges, last_exchange][: len(shown)], strict=True)
         ]
-        is_more = len(left) > limit
-        page = RunPage(summary_of(entry), tuple(found), str(shown[-1].step.number) if is_more else None)
+        page = RunPage(summary_of(entry), tuple(records), str(shown[-1].step.number) if has_more else None)
         return entry.agent_uid, page
 
     async def newest(self, memory: FoundMemory, limit: int = NEWEST) -> tuple[RunSummary, ...]:
         """Returns the newest runs of an agent. memory: the agent's."""
-        wanted = RunFilter(agent=memory.id)
-        found = await self.store.runs.list(memory.scope.project, wanted, Page(limit=limit))
-        return tuple(map(summary_of, found))
+        runs = await self.store.runs.list(memory.scope.project, RunFilter(agent=memory.id), Page(limit=limit))
+        return tuple(map(summary_of, runs))
 
-    async def _step(self, agent: Agent, entry: StepEntry, follower: int | None) -> StepRecord:
-        step = entry.step
-        exchange = await self.store.turns.exchange(agent, step.exchange)
-        after = None if follower is None else await self.store.turns.exchange(agent, follower)
-        calls = () if exchange is None else _calls(exchange, _results(after), step.waiting)
+    async def _step(self, agent: Agent, entry: StepEntry, next_exchange: int | None) -> StepRecord:
+        """Returns a step. next_exchange: the one after it, with the results of its calls; None: there is none."""
+        step, turns = entry.step, self.store.turns
+        exchange = await turns.exchange(agent, step.exchange)
+        answered_by = None if next_exchange is None else await turns.exchange(agent, next_exchange)
+        calls = () if exchange is None else _calls(exchange, _results(answered_by), step.waiting)
         return StepRecord(
             step.number,
             step.begun,
@@ -104,8 +104,8 @@ def _results(exchange: Exchange | None) -> dict[str, str]:
     messages = orjson.loads(exchange.input or b"[]")
     return {
         str(message.get("tool_call_id")): text_of(message)
-        for place, message in enumerate(messages)
-        if message.get("role") == "tool" and place not in exchange.redactions
+        for index, message in enumerate(messages)
+        if message.get("role") == "tool" and index not in exchange.redactions
     }
 
 
@@ -114,12 +114,13 @@ def _calls(
 ) -> tuple[StepCall, ...]:
     if is_tombstone(exchange) or exchange.shown_reply is None or REPLY in exchange.redactions:
         return ()
-    found = []
+    calls = []
     reply: dict[str, Any] = orjson.loads(exchange.shown_reply)
     for call in reply.get("tool_calls") or ():
-        (name, arguments), id = name_and_arguments(call), str(call.get("id"))
+        name, arguments = name_and_arguments(call)
+        id = str(call.get("id"))
         result = results.get(id)
-        found.append(
+        calls.append(
             StepCall(
                 name,
                 shortened(str(arguments or ""), TOOL_CHARS),
@@ -128,4 +129,4 @@ def _calls(
                 waiting.get(id),
             )
         )
-    return tuple(found)
+    return tuple(calls)

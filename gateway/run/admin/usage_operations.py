@@ -47,8 +47,8 @@ class UsageOperations(Struct, frozen=True):
             query = _within_project(query, project)
         if self.meter is not None:
             await self.meter.flush()
-        found = await self.usage.sums(replace(query, limit=query.limit + 1))
-        page, has_more = found[: query.limit], len(found) > query.limit
+        sums = await self.usage.sums(replace(query, limit=query.limit + 1))
+        page, has_more = sums[: query.limit], len(sums) > query.limit
         return {
             "object": "list",
             "from": _day_text(query.first_day),
@@ -63,28 +63,28 @@ class UsageOperations(Struct, frozen=True):
 
 def read_usage_query(raw: RawArguments, today: int) -> UsageQuery:
     """Reads the fields of a query, each a text or None. today: days since the epoch. Raises: BadRequest."""
-    given = {name: value for name, value in raw.items() if value is not None}
-    for name in given:
+    fields = {name: value for name, value in raw.items() if value is not None}
+    for name in fields:
         if name not in _NAMES:
             raise BadRequest(f"There is no parameter {name!r}: there are {', '.join(_NAMES)}.", param=name)
-    by = tuple(str(given.get("by", "day")).split(","))
+    by = tuple(str(fields.get("by", "day")).split(","))
     for name in by:
         if name not in UsageKey._fields:
-            known = ", ".join(UsageKey._fields)
-            raise BadRequest(f"by names columns of {known}, saw {name!r}.", param="by")
+            columns = ", ".join(UsageKey._fields)
+            raise BadRequest(f"by names columns of {columns}, saw {name!r}.", param="by")
     if len(set(by)) < len(by):
         raise BadRequest("by must name each column once.", param="by")
-    last = _read_day(given, "to", today)
-    first = _read_day(given, "from", max(last - _DEFAULT_DAYS + 1, _FIRST_DAY))
+    last = _read_day(fields, "to", today)
+    first = _read_day(fields, "from", max(last - _DEFAULT_DAYS + 1, _FIRST_DAY))
     if first > last:
         raise BadRequest("from must not be later than to.", param="from")
     only = [
-        (name, _read_number(given, name) if name == "key" else str(given[name]))
+        (name, _read_number(fields, name) if name == "key" else str(fields[name]))
         for name in _FILTERS
-        if name in given
+        if name in fields
     ]
-    after = _decode_cursor(str(given["after"]), by) if "after" in given else None
-    return UsageQuery(by, first, last, tuple(only), after, read_limit(given))
+    after = _decode_cursor(str(fields["after"]), by) if "after" in fields else None
+    return UsageQuery(by, first, last, tuple(only), after, read_limit(fields))
 
 
 def _within_project(query: UsageQuery, project: str) -> UsageQuery:
@@ -95,13 +95,13 @@ def _within_project(query: UsageQuery, project: str) -> UsageQuery:
     return replace(query, only=(*others, ("project", "" if asks_for_another else project)))
 
 
-def _sum_json(by: tuple[str, ...], found: UsageSum) -> dict[str, Any]:
+def _sum_json(by: tuple[str, ...], row: UsageSum) -> dict[str, Any]:
     """Returns a sum as a row of a page: the columns by which it was grouped, and its counters."""
-    key = {
+    group = {
         name: _day_text(int(value)) if name == "day" else value
-        for name, value in zip(by, found.group, strict=True)
+        for name, value in zip(by, row.group, strict=True)
     }
-    return {**key, **counters_json(found.counters)}
+    return {**group, **counters_json(row.counters)}
 
 
 def counters_json(counters: Iterable[int]) -> dict[str, Any]:
@@ -111,21 +111,21 @@ def counters_json(counters: Iterable[int]) -> dict[str, Any]:
     return {name: named[name] for name in SHOWN_COUNTERS}
 
 
-def _read_day(given: Mapping[str, Any], name: str, default: int) -> int:
+def _read_day(fields: Mapping[str, Any], name: str, default: int) -> int:
     """Returns the day that a field names as YYYY-MM-DD, in days since the epoch. Raises: BadRequest."""
-    if name not in given:
+    if name not in fields:
         return default
     try:
-        return (datetime.strptime(str(given[name]), "%Y-%m-%d").replace(tzinfo=UTC).date() - _EPOCH).days
+        return (datetime.strptime(str(fields[name]), "%Y-%m-%d").replace(tzinfo=UTC).date() - _EPOCH).days
     except ValueError:
-        raise BadRequest(f"{name} must be a day as YYYY-MM-DD, saw {given[name]!r}.", param=name) from None
+        raise BadRequest(f"{name} must be a day as YYYY-MM-DD, saw {fields[name]!r}.", param=name) from None
 
 
-def _read_number(given: Mapping[str, Any], name: str) -> int:
+def _read_number(fields: Mapping[str, Any], name: str) -> int:
     """Returns the number of the row that a field names, as a record's id has it. Raises: BadRequest."""
-    number = record_number(str(given[name]))
+    number = record_number(str(fields[name]))
     if number is None:
-        raise BadRequest(f"{name} must be a number, saw {given[name]!r}.", param=name)
+        raise BadRequest(f"{name} must be a number, saw {fields[name]!r}.", param=name)
     return number
 
 

@@ -23,7 +23,7 @@ from storage.sql.store import Store
 # What `after` of jobs begins with, by whether the page before ended among those that have failed for good.
 _DEAD, _OTHER = "dead-", "job-"
 
-_Found = Sequence[tuple[Job, Scope | None]]
+_JobsWithScopes = Sequence[tuple[Job, Scope | None]]
 
 
 class WorkOperations(Struct, frozen=True):
@@ -50,10 +50,10 @@ class WorkOperations(Struct, frozen=True):
         """Returns a page of jobs and one of batches. after, after_batch: `next` of the page before."""
         jobs = await self._jobs(project, after, limit)
         before = read_cursor(after_batch, None)
-        found = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
+        listed = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
         batches = BatchPage(
-            tuple([await self._batch(each) for each in found[:limit]]),
-            str(found[limit - 1].id) if len(found) > limit else None,
+            tuple([await self._batch(batch) for batch in listed[:limit]]),
+            str(listed[limit - 1].id) if len(listed) > limit else None,
         )
         spent = await self.store.usage.background_tokens(project, int(self.now() // DAY_S))
         return WorkRecord(jobs, batches, spent, self.daily_tokens or None)
@@ -85,32 +85,33 @@ class WorkOperations(Struct, frozen=True):
         return await self._batch(await self.store.batches.cancel(batch, self.now()))
 
     async def _jobs(self, project: str | None, after: str | None, limit: int) -> JobPage:
-        is_dead, before = True, LAST_NUMBER
+        is_dead = True
+        before = LAST_NUMBER
         if after is not None:
             is_dead = after.startswith(_DEAD)
-            begin = _DEAD if is_dead else _OTHER
-            if not after.startswith(begin):
+            prefix = _DEAD if is_dead else _OTHER
+            if not after.startswith(prefix):
                 raise unreadable_cursor()
-            before = read_cursor(after.removeprefix(begin), before)
-        wanted, page = limit + 1, self.store.jobs.page
-        found: _Found = await page(is_dead=is_dead, before=before, project=project, limit=wanted)
-        if is_dead and len(found) < wanted:
-            more = wanted - len(found)
-            found = [*found, *await page(is_dead=False, before=LAST_NUMBER, project=project, limit=more)]
-        items = tuple(_job_record(*each) for each in found[:limit])
-        return JobPage(items, _next(items) if len(found) > limit else None)
+            before = read_cursor(after.removeprefix(prefix), before)
+        page = self.store.jobs.page
+        jobs: _JobsWithScopes = await page(is_dead=is_dead, before=before, project=project, limit=limit + 1)
+        if is_dead and len(jobs) <= limit:
+            room = limit + 1 - len(jobs)
+            jobs = [*jobs, *await page(is_dead=False, before=LAST_NUMBER, project=project, limit=room)]
+        items = tuple(_job_record(job, scope) for job, scope in jobs[:limit])
+        return JobPage(items, _next(items) if len(jobs) > limit else None)
 
     async def _job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
         for is_dead in (True, False):
-            found = await self.store.jobs.page(is_dead=is_dead, before=id + 1, project=project, limit=1)
-            if found and found[0][0].id == id:
-                return found[0]
+            jobs = await self.store.jobs.page(is_dead=is_dead, before=id + 1, project=project, limit=1)
+            if jobs and jobs[0][0].id == id:
+                return jobs[0]
         raise _no_job()
 
     async def _batch(self, batch: Batch) -> BatchRecord:
         counts = await self.store.batches.counts(batch.id)
-        shown = {"total": counts.total, **asdict(counts)}
-        return BatchRecord(ids.id_of("job", batch.uid), batch.state.value, batch.created, shown)
+        counts_by_state = {"total": counts.total, **asdict(counts)}
+        return BatchRecord(ids.id_of("job", batch.uid), batch.state.value, batch.created, counts_by_state)
 
 
 def _job_record(job: Job, scope: Scope | None) -> JobRecord:
