@@ -103,7 +103,8 @@ class Anthropic(OpenAICompatible):
         # The newest version refuses temperature, top_p and top_k; the version before it takes them.
         version = SAMPLING_VERSION if any(key in wire for key in SAMPLING) else DEFAULT_VERSION
         reply = await self._call(_with_binding_beta(request, wire), NATIVE_PATH, translated, version)
-        created, first_index = int(time.time()), next_block_index(body.get("messages"))
+        created = int(time.time())
+        first_index = next_block_index(body.get("messages"))
         if reply.status == 200 and reply.is_stream:
             options = body.get("stream_options")
             wants_usage = isinstance(options, dict) and options.get("include_usage") is True
@@ -237,9 +238,9 @@ class _StreamedReply(WrappedStream):
     async def peek(self) -> Event | None:
         first = await self._reply.peek()  # it has read what is before an error
         self._peeked = await anext(self._translated, [])
-        found = [event for event in self._peeked if event.data is not None] or self._peeked
+        events = [event for event in self._peeked if event.data is not None] or self._peeked
         is_error = first is not None and first.name == "error"
-        return found[-1 if is_error else 0] if found else None
+        return events[-1 if is_error else 0] if events else None
 
     async def _translate(self, translate: Callable[[Event], list[Event]]) -> AsyncIterator[list[Event]]:
         decoder = NamedEventDecoder()
@@ -287,7 +288,7 @@ class _NativeReply(WholeReply):
 
 
 class _TranslationFailed(Exception):
-    """A request cannot be translated. reply: the error in the form of an upstream's reply."""
+    """A request cannot be translated. reply: the error, as an upstream's reply."""
 
     def __init__(self, body: Json) -> None:
         super().__init__()
@@ -334,9 +335,9 @@ def with_beta(headers: tuple[Header, ...], beta: str) -> tuple[Header, ...]:
 
 def _with_request_id(headers: tuple[Header, ...]) -> tuple[Header, ...]:
     """Returns headers with the request's id under the name that OpenAI's clients know, too."""
-    found = dict(headers)
-    if "request-id" in found and "x-request-id" not in found:
-        return (*headers, ("x-request-id", found["request-id"]))
+    values = dict(headers)
+    if "request-id" in values and "x-request-id" not in values:
+        return (*headers, ("x-request-id", values["request-id"]))
     return headers
 
 

@@ -105,10 +105,10 @@ def _asked_calls(question: str, tools: Sequence[str]) -> Iterator[ScriptedCall]:
 
 def _unsupported_field(body: Mapping[str, Any], *, speaks_by_tool: bool) -> str | None:
     """Returns the field that asks for a form of answer which this model does not have."""
-    wanted, choice = body.get("response_format"), body.get("tool_choice")
-    if isinstance(wanted, dict) and wanted.get("type") not in (None, "text"):
+    response_format, tool_choice = body.get("response_format"), body.get("tool_choice")
+    if isinstance(response_format, dict) and response_format.get("type") not in (None, "text"):
         return "response_format"
-    return "tool_choice" if choice not in (None, "none", "auto") and not speaks_by_tool else None
+    return "tool_choice" if tool_choice not in (None, "none", "auto") and not speaks_by_tool else None
 
 
 def _offered_tools(body: Mapping[str, Any]) -> list[str]:
@@ -190,7 +190,8 @@ def _candidate_lines(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     lines: list[str] = []
     users = [message for message in messages if message.get("role") == "user"]
     for message in messages:
-        text, role = _text(message), message.get("role")
+        text = _text(message)
+        role = message.get("role")
         if role in ("system", "developer", "user"):
             for section in _SECTION.finditer(text):
                 shown = section[2] if section[1] == "summary" else _HEADING.sub("", section[2])

@@ -112,7 +112,8 @@ class HttpReply:
         if not 200 <= self.status < 300:
             return
         seen: list[bytes] = []
-        begin, left = b"", _MAX_BEFORE_FIELDS
+        begin = b""
+        left = _MAX_BEFORE_FIELDS
         try:
             with suppress(ProviderError):
                 while left > 0 and any(field.startswith(begin) for field in _FIELDS):
@@ -130,10 +131,12 @@ class HttpReply:
     @property
     def size(self) -> int | None:
         """The body's length as it was announced; None where it was not, or where the content is decoded here."""
-        found = {name.lower(): value for name, value in self._response.raw_headers}
-        length = found.get(b"content-length", b"")
+        headers = {name.lower(): value for name, value in self._response.raw_headers}
+        length = headers.get(b"content-length", b"")
         is_bodiless = self.status in (204, 304)
-        return int(length) if length.isdigit() and not (is_bodiless or b"content-encoding" in found) else None
+        return (
+            int(length) if length.isdigit() and not (is_bodiless or b"content-encoding" in headers) else None
+        )
 
     @property
     def prompt_usage(self) -> None:

@@ -54,7 +54,8 @@ class LocalEmbedder:
         """Returns the vectors. Raises: EmbedderMissing: a file is not what it should be."""
         if self._table is not None and len(texts) == 1 and len(texts[0]) <= _SHORT_CHARS:
             return Embedded(self._embed(texts))
-        loop, vectors = asyncio.get_running_loop(), list[bytes]()
+        loop = asyncio.get_running_loop()
+        vectors: list[bytes] = []
         for start in range(0, len(texts), _AT_ONCE):
             batch = texts[start : start + _AT_ONCE]
             vectors += await loop.run_in_executor(self._pool, self._embed, batch)
@@ -114,11 +115,11 @@ def _read_table(path: Path) -> NDArray[np.float16]:
     data = path.read_bytes()
     try:
         (size,) = struct.unpack_from("<Q", data)
-        found = orjson.loads(data[8 : 8 + size])[_TENSOR]
-        rows, columns = found["shape"]
-        if found["dtype"] != "F16":
-            raise ValueError(f"{found['dtype']} in place of F16")
-        start = 8 + size + found["data_offsets"][0]
+        tensor = orjson.loads(data[8 : 8 + size])[_TENSOR]
+        rows, columns = tensor["shape"]
+        if tensor["dtype"] != "F16":
+            raise ValueError(f"{tensor['dtype']} in place of F16")
+        start = 8 + size + tensor["data_offsets"][0]
         return np.frombuffer(data, "<f2", rows * columns, start).reshape(rows, columns)
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise EmbedderMissing(f"{path} is not the table that is known here: {error}") from error

@@ -125,16 +125,16 @@ class EventDecoder:
         at = self._searched_to
         if self.has_cr:
             # A blank line of "\r" at the very end is held back, see the module's docstring.
-            held = len(buffer) if buffer.endswith(b"\r") else -1
+            held_end = len(buffer) if buffer.endswith(b"\r") else -1
             while (blank := _BLANK.search(buffer, at)) is not None:
                 end = blank.end()
-                if end == held and blank.group() != b"\r\r":
+                if end == held_end and blank.group() != b"\r\r":
                     break
                 raws.append(bytes(buffer[begin:end]))
                 begin = at = end
         else:
-            while (found := buffer.find(b"\n\n", at)) >= 0:
-                end = found + 2
+            while (blank_at := buffer.find(b"\n\n", at)) >= 0:
+                end = blank_at + 2
                 raws.append(bytes(buffer[begin:end]))
                 begin = at = end
         if begin:
@@ -163,13 +163,13 @@ class FirstEvent:
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()
-        # The first that came, which stands for the event once that time is over; None: none.
+        # The first comment or event without content, which stands for the event after `HELD_S`; None: none has come.
         self.comment: Event | None = None
-        # When the time is over.
+        # When these seconds are over.
         self.ends_at = 0.0
 
     def feed(self, data: bytes, now: float) -> Event | None:
-        """Returns the event once it is whole; a comment once they were passed over for long. now: in seconds."""
+        """Returns the event once it is whole; `comment` once it has stood for `HELD_S`; else None. now: in seconds."""
         events = self._decoder.feed(data)
         for event in events:
             if _has_content(event):

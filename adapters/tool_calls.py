@@ -153,9 +153,9 @@ def _change_messages(
     messages = request.get("messages") if isinstance(request, dict) else None
     if not isinstance(messages, list):
         return body
-    found = [message for message in messages if isinstance(message, dict)]
+    objects = [message for message in messages if isinstance(message, dict)]
     try:
-        return orjson.dumps(request) if change(str(request.get("model")), found) else body
+        return orjson.dumps(request) if change(str(request.get("model")), objects) else body
     except orjson.JSONEncodeError:  # orjson reads 1,024 levels, and writes 254
         return body
 

@@ -73,20 +73,20 @@ def read_retry_after(headers: Iterable[Header], now_s: float) -> float | None:
 
     now_s: seconds since the epoch, for a date in the header.
     """
-    found = dict(headers)
+    values = dict(headers)
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
-            seconds = float(found.get(name, "")) / unit
+            seconds = float(values.get(name, "")) / unit
         except ValueError:
             continue
         return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
-        return max(0.0, parsedate_to_datetime(found.get("retry-after", "")).timestamp() - now_s)
+        return max(0.0, parsedate_to_datetime(values.get("retry-after", "")).timestamp() - now_s)
     except (ValueError, OverflowError):
         return None
 
 
-# The three defaults of capabilities that depend on the model.
+# The defaults of capabilities that depend on the model.
 def any_model(name: str) -> bool:
     return True
 

@@ -73,13 +73,13 @@ class AnthropicBatches(SdkBatches):
 
             # All lines are read for the headers. 256 MB of them held the event loop up for 1.4 s.
             headers = await asyncio.to_thread(self._headers_for, lines)
-            made = await self._client.post(
+            batch = await self._client.post(
                 _PATH,
                 cast_to=MessageBatch,
                 options={"headers": headers},
                 content=_join_lines(lines),
             )
-            return made.id
+            return batch.id
 
     def _headers_for(self, lines: BinaryIO) -> dict[str, str]:
         """Returns the headers of a batch, with the version of the API and the beta that its lines need.
@@ -162,18 +162,18 @@ class AnthropicBatches(SdkBatches):
 async def _join_lines(lines: BinaryIO) -> AsyncIterator[bytes]:
     """Yields the body of a batch, made of its lines."""
     yield b'{"requests":['
-    held: list[bytes] = []
-    size, is_first = 0, True
+    piece: list[bytes] = []
+    size = 0
+    separator = b""
     for line in lines:
-        if not is_first:
-            held.append(b",")
-        is_first = False
-        held.append(line[:-1])
+        piece += separator, line[:-1]
+        separator = b","
         size += len(line)
         if size >= _PIECE_BYTES:
-            yield b"".join(held)
-            held, size = [], 0
-    yield b"".join((*held, b"]}"))
+            yield b"".join(piece)
+            piece.clear()
+            size = 0
+    yield b"".join((*piece, b"]}"))
 
 
 def _is_sampled(line: bytes) -> bool:

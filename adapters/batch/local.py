@@ -58,7 +58,8 @@ class LocalBatches:
         return custom_id.encode() + b" " + body + b"\n"
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
-        id, batch = f"local-{uuid4().hex}", _RunningBatch(part)
+        id = f"local-{uuid4().hex}"
+        batch = _RunningBatch(part)
         self._batches[id] = batch
         batch.task = asyncio.create_task(self._perform(batch, lines))
         return id

@@ -62,11 +62,11 @@ class OpenAIBatches(SdkBatches):
 
     async def submit(self, part: BatchPart, lines: BinaryIO) -> str:
         with lines, self._map_errors():
-            given = (_file_name(part), lines, "application/jsonl")
-            file = await self._client.files.create(file=given, purpose="batch")
+            upload = (_file_name(part), lines, "application/jsonl")
+            file = await self._client.files.create(file=upload, purpose="batch")
         try:
             with self._map_errors():
-                made = await self._client.batches.create(
+                batch = await self._client.batches.create(
                     completion_window="24h",
                     endpoint="/v1/chat/completions",
                     input_file_id=file.id,
@@ -83,7 +83,7 @@ class OpenAIBatches(SdkBatches):
                         message, status=error.status, queue_tokens=_read_queue_tokens(message)
                     ) from error
             raise
-        return made.id
+        return batch.id
 
     async def find(
         self, part: BatchPart, custom_ids: Container[str], known: Container[str] = ()
@@ -170,8 +170,8 @@ def _file_name(part: BatchPart) -> str:
 
 def _read_queue_tokens(message: str) -> int | None:
     """Returns the tokens that may be enqueued, where a provider's words say so."""
-    found = _QUEUE_LIMIT.search(message)
-    return None if found is None else int(found[1].replace(",", ""))
+    match = _QUEUE_LIMIT.search(message)
+    return None if match is None else int(match[1].replace(",", ""))
 
 
 def _read_result(line: Json) -> PartResult:

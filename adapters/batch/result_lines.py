@@ -16,17 +16,19 @@ _UNREADABLE = b"?"  # stands for the omitted part of a line, and is no JSON
 async def read_results(
     pieces: AsyncIterator[bytes], read: Callable[[Json], PartResult]
 ) -> AsyncGenerator[PartResult]:
-    """Yields the results of a file, as its pieces come in. read: of an object; it raises ProviderBroke for no result.
+    """Yields the results of a file, as its pieces come in.
+
+    read: returns the result in a line's object. Raises: ProviderBroke: it is no result.
 
     Raises: ProviderGarbled, when all that can be read was yielded: there are lines that are no results.
     """
     garbled = 0
     async for line in _lines(pieces):
         try:
-            found = read_json_exactly(line)
-            if not isinstance(found, dict):
+            value = read_json_exactly(line)
+            if not isinstance(value, dict):
                 raise ProviderBroke("a result is no object")
-            result = read(found)
+            result = read(value)
         except (ValueError, ProviderBroke, TypeError):
             garbled += 1
         else:
@@ -36,19 +38,20 @@ async def read_results(
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    held: list[bytes] = []
+    """Yields the lines that are not blank."""
+    begun: list[bytes] = []  # of the line whose end has not come
     size = 0
     async for piece in pieces:
-        *whole, rest = piece.split(b"\n")
-        for line in whole:
-            if (found := b"".join((*held, line))).strip():
-                yield found
-            held, size = [], 0
+        *ends, rest = piece.split(b"\n")
+        for end in ends:
+            if (line := b"".join((*begun, end))).strip():
+                yield line
+            begun, size = [], 0
         if rest:
             size += len(rest)
-            held.append(rest)
+            begun.append(rest)
             if size > _MAX_BYTES:
-                held = [_UNREADABLE]
+                begun = [_UNREADABLE]
     # The last line may lack its end.
-    if (last := b"".join(held)).strip():
+    if (last := b"".join(begun)).strip():
         yield last

@@ -54,6 +54,6 @@ def is_transient(status: int) -> bool:
 
 def read_message(body: object) -> str:
     """Returns the message in the body of an error, whatever form it has."""
-    found = body.get("error", body) if isinstance(body, dict) else body
-    message = found.get("message") if isinstance(found, dict) else found
+    error = body.get("error", body) if isinstance(body, dict) else body
+    message = error.get("message") if isinstance(error, dict) else error
     return message[:MAX_MESSAGE_CHARS] if isinstance(message, str) and message else "no reason is given"

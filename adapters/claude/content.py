@@ -209,13 +209,13 @@ def _read_opaque_blocks(message: Json) -> list[Json]:
 
     `thinking_blocks` are thinking with its signature, redacted or not; `provider_blocks` are all others.
     """
-    found: list[Json] = []
+    blocks: list[Json] = []
     for key in OPAQUE_FIELDS:
-        given = message.get(key)
-        found += [block for block in given if isinstance(block, dict)] if isinstance(given, list) else []
-    if all(isinstance(block.get("index"), int) for block in found):
-        found.sort(key=lambda block: int(block["index"]))
-    return [block for block in found if block.get("type") != "thinking" or block.get("signature")]
+        values = message.get(key)
+        blocks += [block for block in values if isinstance(block, dict)] if isinstance(values, list) else []
+    if all(isinstance(block.get("index"), int) for block in blocks):
+        blocks.sort(key=lambda block: int(block["index"]))
+    return [block for block in blocks if block.get("type") != "thinking" or block.get("signature")]
 
 
 def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) -> list[Json]:
@@ -225,7 +225,7 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
     """
     if not opaque:
         return texts + tool_uses
-    found: list[Json] = []
+    blocks: list[Json] = []
     texts_left, calls_left = texts[::-1], tool_uses[::-1]
     # The characters of text that were taken, and those of the text that is next.
     taken = cut = 0
@@ -235,18 +235,18 @@ def _interleave(opaque: list[Json], texts: list[Json], tool_uses: list[Json]) ->
         while texts_left and taken < start:
             length = len(_text_of(texts_left[-1]))
             end = min(cut + start - taken, length)
-            found.append(_text_part(texts_left[-1], cut, end))
+            blocks.append(_text_part(texts_left[-1], cut, end))
             taken, cut = taken + end - cut, end
             if end == length:
                 texts_left.pop()
                 cut = 0
         while len(tool_uses) - len(calls_left) < calls_before and calls_left:
-            found.append(calls_left.pop())
-        found.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
+            blocks.append(calls_left.pop())
+        blocks.append({key: value for key, value in block.items() if key not in PLACE_FIELDS})
     if cut:
         last = texts_left.pop()
-        found.append(_text_part(last, cut, len(_text_of(last))))
-    return _without_blank_text([*found, *reversed(texts_left), *reversed(calls_left)])
+        blocks.append(_text_part(last, cut, len(_text_of(last))))
+    return _without_blank_text([*blocks, *reversed(texts_left), *reversed(calls_left)])
 
 
 def _text_of(block: Json) -> str:

@@ -43,7 +43,7 @@ def to_openai(body: Json) -> Json | None:
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         return None
     message = error["message"]
-    found = _PARAM.match(message)
+    match = _PARAM.match(message)
     details = error.get("details")
     code = details.get("error_code") if isinstance(details, dict) else None
     if code is None and message.startswith(_TOO_LONG):
@@ -51,7 +51,7 @@ def to_openai(body: Json) -> Json | None:
     shaped: Json = {
         "message": message,
         "type": error.get("type") or "api_error",
-        "param": found[1] if found and error.get("type") == "invalid_request_error" else None,
+        "param": match[1] if match and error.get("type") == "invalid_request_error" else None,
         "code": code,
         **{key: value for key, value in error.items() if key not in ("message", "type")},
     }

@@ -151,8 +151,8 @@ def _set_tier(wire: Json, tier: Any) -> None:
 
 def _set_output(wire: Json, system: list[Json], body: Json, known: ModelTraits) -> None:
     """Sets the reasoning effort and the form of the answer."""
-    given = body.get("output_config")
-    config: Json = dict(given) if isinstance(given, dict) else {}
+    sent = body.get("output_config")
+    config: Json = dict(sent) if isinstance(sent, dict) else {}
     _set_effort(wire, config, body.get("reasoning_effort"), known)
     match body.get("response_format"):
         case None | {"type": "text"}:

@@ -36,7 +36,9 @@ class UnionMerger:
 
         Raises: Untranslatable: the request has too much to merge.
         """
-        self._root, self._where, self._definitions = schema, where, {}
+        self._root = schema
+        self._where = where
+        self._definitions = {}
         return self._merge(schema)
 
     def _merge(self, schema: Json) -> Json:

@@ -124,18 +124,21 @@ class StreamTranslator:
         return []  # an event of a newer API
 
     def annotate(self, event: Event) -> list[Event]:
-        """Returns an event in its own bytes, with the chunks for it as data. What is none of Anthropic's has none."""
+        """Returns an event in its own bytes, with the chunks for it as data.
+
+        An event that is none of Anthropic's has no chunks.
+        """
         try:
-            made = self.feed(event)
+            translated = self.feed(event)
         except ProviderBroke:
             return [event._replace(data=None)]
         if event.name == "error":
             return [event]
-        found = [each for each in made if each.data is not None]
-        if not found:
+        chunks = [each.data for each in translated if each.data is not None]
+        if not chunks:
             return [Event(event.raw, None, event.name)]
-        first, *more = found
-        return [Event(event.raw, first.data, event.name), *(Event(b"", each.data) for each in more)]
+        first, *more = chunks
+        return [Event(event.raw, first, event.name), *(Event(b"", chunk) for chunk in more)]
 
     def finish(self) -> None:
         """Notes that the stream has ended. Raises: ProviderBroke: its message has not."""

@@ -64,12 +64,12 @@ def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:
     """
     if choice is None and parallel is not False:
         return None
-    found = _translate_choice(choice)
-    if not has_tools and found["type"] in ("auto", "none"):
+    translated = _translate_choice(choice)
+    if not has_tools and translated["type"] in ("auto", "none"):
         return None
-    if parallel is False and found["type"] != "none":
-        found = {**found, "disable_parallel_tool_use": True}
-    return found
+    if parallel is False and translated["type"] != "none":
+        translated = {**translated, "disable_parallel_tool_use": True}
+    return translated
 
 
 def _translate_choice(choice: Any) -> Json:
@@ -96,23 +96,23 @@ def to_schema(schema: Any) -> Any:
         return [to_schema(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    found: Json = {}
+    result: Json = {}
     noted: Json = {}
     for key, value in schema.items():
         if key in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            found[key] = {name: to_schema(each) for name, each in value.items()}
+            result[key] = {name: to_schema(each) for name, each in value.items()}
         elif key in _DATA:
-            found[key] = value
+            result[key] = value
         elif key == "oneOf" and "anyOf" not in schema:
-            found["anyOf"] = to_schema(value)
+            result["anyOf"] = to_schema(value)
         elif key in _SUPPORTED or value in _SUPPORTED_VALUES.get(key, ()):
-            found[key] = to_schema(value)
+            result[key] = to_schema(value)
         elif not key.startswith("$"):
             noted[key] = value
-    if found.get("type") == "object" or "properties" in found:
-        found.setdefault("additionalProperties", False)
+    if result.get("type") == "object" or "properties" in result:
+        result.setdefault("additionalProperties", False)
     if noted:
-        description = found.get("description")
+        description = result.get("description")
         rest = json.dumps(noted, ensure_ascii=False)
-        found["description"] = f"{description}\n\n{rest}" if description else rest
-    return found
+        result["description"] = f"{description}\n\n{rest}" if description else rest
+    return result

@@ -108,7 +108,8 @@ class Exporter:
         data = request.SerializeToString()
         if self._otlp.is_compressed:
             data = gzip.compress(data, compresslevel=1)
-        gives_up_at, wait_s = time.monotonic() + _GIVE_UP_AFTER_S, _FIRST_WAIT_S
+        gives_up_at = time.monotonic() + _GIVE_UP_AFTER_S
+        wait_s = _FIRST_WAIT_S
         while True:
             try:
                 return self._post(data)
@@ -156,7 +157,8 @@ class Exporter:
         if self.ends_at is not None:
             timeout_s = max(0.01, min(timeout_s, self.ends_at - time.monotonic()))
         if self._connection is None:
-            host, port = self._url.hostname or "", self._url.port
+            host = self._url.hostname or ""
+            port = self._url.port
             if self._url.scheme == "https":
                 context = ssl.create_default_context()
                 self._connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)

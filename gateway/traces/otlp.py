@@ -110,7 +110,7 @@ def _check_endpoint(endpoint: str) -> None:
 
 def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
     """Reads `name=value,name=value`, where values may be percent-encoded."""
-    found = []
+    headers = []
     for part in filter(None, map(str.strip, text.split(","))):
         name, mark, value = part.partition("=")
         name, value = unquote(name.strip()).lower(), unquote(value.strip())
@@ -118,20 +118,20 @@ def _read_headers(text: str) -> tuple[tuple[str, str], ...]:
         if not (mark and is_sent and value.isascii() and value.isprintable()):
             # The value may be a key, so it is not shown.
             raise _mistake("OTEL_EXPORTER_OTLP_HEADERS", "name=value, several with commas between", "another")
-        found.append((name, value))
-    return tuple(found)
+        headers.append((name, value))
+    return tuple(headers)
 
 
 def _read_resource(variables: Mapping[str, str]) -> dict[str, str]:
-    found = {"service.name": SERVICE}
+    attributes = {"service.name": SERVICE}
     for part in filter(None, map(str.strip, variables.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))):
         name, mark, value = part.partition("=")
         if not (mark and name.strip()):
             raise _mistake("OTEL_RESOURCE_ATTRIBUTES", "name=value, several with commas between", part)
-        found[name.strip()] = unquote(value.strip())
+        attributes[name.strip()] = unquote(value.strip())
     if service := variables.get("OTEL_SERVICE_NAME"):
-        found["service.name"] = service
-    return found
+        attributes["service.name"] = service
+    return attributes
 
 
 def _read_number(name: str, text: str, default: int) -> int:

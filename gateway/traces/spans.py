@@ -157,7 +157,8 @@ class SpanMaker:
 
     def _add_call(self, receipt_spans: _ReceiptSpans, number: int, call: UpstreamCall) -> None:
         """Adds the span of the call of an upstream with this number."""
-        receipt, operation = receipt_spans.receipt, operation_of(call.path)
+        receipt = receipt_spans.receipt
+        operation = operation_of(call.path)
         model = self._models.of(call.model, call.status) if operation else ""
         name = f"{operation} {model}" if operation else call.method if call.method in _METHODS else "_OTHER"
         span = receipt_spans.add_call(name, number, call)
@@ -168,7 +169,8 @@ class SpanMaker:
         span.fail(failure_of_call(call, receipt))
         for each in call.tries:
             event = span.proto.events.add()
-            event.name, event.time_unix_nano = names.TRY, receipt_spans.nanoseconds(each.at)
+            event.name = names.TRY
+            event.time_unix_nano = receipt_spans.nanoseconds(each.at)
             _text(event.attributes, names.UPSTREAM, each.endpoint)
             _text(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
         if operation:
@@ -208,7 +210,8 @@ class _ReceiptSpans:
 
     def add_call(self, name: str, number: int, call: UpstreamCall) -> _SpanWriter:
         """Adds the span of a call of an upstream."""
-        id, ended = self.context.call_id(number), call.ended or self.receipt.ended
+        id = self.context.call_id(number)
+        ended = call.ended or self.receipt.ended
         return self.add(name, Span.SPAN_KIND_CLIENT, id, self.parent_id, call.begun, ended)
 
     def add_agent(self) -> None:

@@ -127,7 +127,8 @@ class Tracer:
             attribute.key, attribute.value.string_value = name, value
         of_scope = of_resource.scope_spans.add()
         of_scope.scope.name, of_scope.scope.version = names.SCOPE, self._resource[names.SERVICE_VERSION]
-        to_epoch_s, taken = time.time() - time.perf_counter(), 0
+        to_epoch_s = time.time() - time.perf_counter()
+        taken = 0
         while self._queue and (not taken or taken + _span_count(self._queue[0]) <= self._otlp.batch_spans):
             receipt = self._queue.popleft()
             count = _span_count(receipt)

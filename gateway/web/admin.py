@@ -20,8 +20,8 @@ MAX_BYTES = 128 << 20  # one line of an import may be a whole request, and JSON 
 def admin_routes(operations: OperationTable, token: str) -> list[Route]:
     async def perform(request: Request) -> Response:
         info_of(request.scope).route = "admin"
-        given = request.headers.get("x-mnemogate-admin", "")
-        if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode()):
+        sent = request.headers.get("x-mnemogate-admin", "")
+        if not hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), token.encode()):
             raise NotAuthenticated("This route is for the command line of the account that runs the gateway.")
         name = request.path_params["operation"]
         # This route stands apart from the limits of a chat's body: it is the operator's own.

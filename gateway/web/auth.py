@@ -120,33 +120,34 @@ class Guard:
         Raises: BadRequest, NotAuthenticated, NotAllowed, Overloaded.
         """
         values = _read_headers(headers)
-        key, caller = _gateway_key(values), _anonymous_caller(values)
+        secret = _gateway_secret(values)
+        caller = _anonymous_caller(values)
         if not (self._is_key_demanded or await self.demands_key()):
             self._check_local(values.get(b"host"), values.get(b"origin"))
-            if key is not None and key.startswith(KEY_PREFIX) and await self._is_operator_key(key):
+            if secret is not None and secret.startswith(KEY_PREFIX) and await self._is_operator_key(secret):
                 # Keys of operators open the page alone: requests need none because of them.
                 return Caller(only_path=PAGE_PATH)
             return caller
-        if not key or not key.startswith(KEY_PREFIX):
+        if not secret or not secret.startswith(KEY_PREFIX):
             raise NotAuthenticated(
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
                 "or in `x-mnemogate-key`, which leaves the others to the provider's key."
             )
-        found = await self._find_key(key)
+        key = await self._find_key(secret)
         if _KEY_HEADER not in values:
             # The other headers hold the gateway's key, so there is none of the provider's.
             caller = ANONYMOUS
         return Caller(
-            project=found.project,
+            project=key.project,
             credential=caller.credential,
-            memory=found.memory,
-            only_path=_only_path(found),
+            memory=key.memory,
+            only_path=_only_path(key),
             api_key=caller.api_key,
-            key=found.id,
-            key_name=found.name,
-            models=found.models,
-            user=found.user,
-            expires=found.expires,
+            key=key.id,
+            key_name=key.name,
+            models=key.models,
+            user=key.user,
+            expires=key.expires,
         )
 
     async def find_key(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
@@ -154,33 +155,33 @@ class Guard:
 
         Raises: BadRequest, NotAuthenticated, Overloaded.
         """
-        key = _gateway_key(_read_headers(headers))
-        if key and key.startswith(KEY_PREFIX):
-            return await self._find_key(key)
+        secret = _gateway_secret(_read_headers(headers))
+        if secret and secret.startswith(KEY_PREFIX):
+            return await self._find_key(secret)
         raise NotAuthenticated(
             "Send a gateway key as `Authorization: Bearer mg-…`. `mnemogate keys create --operator` makes one that "
             "opens /v1/manage; /v1/manage/me takes any that an application has."
         )
 
-    async def _find_key(self, key: str) -> Key:
+    async def _find_key(self, secret: str) -> Key:
         try:
-            found = await self._keys.find(key)
+            key = await self._keys.find(secret)
         except StoreError as error:
             raise Overloaded(
                 "The key cannot be checked: the store does not answer.", retry_after_s=2
             ) from error
-        if found is None:
+        if key is None:
             raise NotAuthenticated("This key is not one of this gateway's, or it was revoked.")
-        if self._keys.has_expired(found):
+        if self._keys.has_expired(key):
             raise NotAuthenticated("This key has expired. Ask for another one.")
-        return found
+        return key
 
-    async def _is_operator_key(self, key: str) -> bool:
+    async def _is_operator_key(self, secret: str) -> bool:
         try:
-            found = await self._keys.find(key)
+            key = await self._keys.find(secret)
         except StoreError:
             return False
-        return found is not None and found.is_operator and not self._keys.has_expired(found)
+        return key is not None and key.is_operator and not self._keys.has_expired(key)
 
     async def check_metrics(self, caller: Caller) -> None:
         """Refuses a caller with a key that does not open /metrics. Raises: NotAllowed, Overloaded."""
@@ -250,11 +251,11 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
     return values
 
 
-def _gateway_key(values: dict[bytes, str]) -> str | None:
+def _gateway_secret(values: dict[bytes, str]) -> str | None:
     """Returns what a request presents as the gateway's key, whatever it is."""
-    key = values.get(_KEY_HEADER)
-    if key is not None:
-        return key
+    secret = values.get(_KEY_HEADER)
+    if secret is not None:
+        return secret
     api_key = values.get(b"x-api-key")
     if api_key is not None and api_key.startswith(KEY_PREFIX):
         return api_key

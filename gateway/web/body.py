@@ -116,7 +116,8 @@ class _BodyBlock:
 
     async def _read_parts(self) -> bytes:
         """Reads a body that is still under way."""
-        body, limit = bytearray(), self._reader.limit_bytes
+        body = bytearray()
+        limit = self._reader.limit_bytes
         deadline = asyncio.get_running_loop().time() + self._reader.timeout_s
         try:
             async with asyncio.timeout_at(deadline) as timer:

@@ -33,7 +33,8 @@ class InputTokensRoute(ResponsesRoute):
 
     async def respond(self, call: ResponseCall) -> None:
         info = call.incoming.info
-        context, receipt = info.caller.context(without_memory(call.headers)), info.begin_receipt()
+        context = info.caller.context(without_memory(call.headers))
+        receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(
                 call.request.chat, context, reply, receipt, change=CountChange()

@@ -29,8 +29,8 @@ def read_boundary(content_type: str) -> bytes | None:
         return None
     if len(_BOUNDARY_FIELD.findall(content_type)) > 1:
         return None
-    found = _BOUNDARY.search(content_type)
-    return (found[1] or found[2]).encode("latin-1") if found else None
+    match = _BOUNDARY.search(content_type)
+    return (match[1] or match[2]).encode("latin-1") if match else None
 
 
 class FieldSearch:

@@ -29,8 +29,8 @@ def memory_routes(
         info = info_of(request.scope)
         info.route = "memory"
         with map_store_errors():
-            found = await requests.explain(request.path_params["id"], info.caller.project)
-        return Response(msgspec.json.encode(found), media_type="application/json")
+            explained = await requests.explain(request.path_params["id"], info.caller.project)
+        return Response(msgspec.json.encode(explained), media_type="application/json")
 
     async def link(request: Request) -> Response:
         info = info_of(request.scope)
@@ -41,10 +41,10 @@ def memory_routes(
             body = read_object(bytes(raw))
         with map_store_errors():
             caller = info.caller
-            made = await links.create(body, caller.project, caller.key, caller.key_name, caller.expires)
+            made_link = await links.create(body, caller.project, caller.key, caller.key_name, caller.expires)
         scheme = "https" if ui.https else request.url.scheme
-        url = f"{scheme}://{request.url.netloc}{made.url}"
-        return Response(msgspec.json.encode(replace(made, url=url)), media_type="application/json")
+        url = f"{scheme}://{request.url.netloc}{made_link.url}"
+        return Response(msgspec.json.encode(replace(made_link, url=url)), media_type="application/json")
 
     return [
         Route("/v1/memory/requests/{id:path}", explain, methods=["GET"]),

@@ -134,7 +134,8 @@ class MessagesPath:
     def _read_with_headers(
         self, incoming: Incoming, body: bytes, json: Json, *, is_lenient: bool
     ) -> MessagesRequest:
-        headers, most = incoming.headers, self.chats.settings.max_messages
+        headers = incoming.headers
+        most = self.chats.settings.max_messages
         return read_request(body, json, headers, most, is_lenient=is_lenient, has_limit=self.has_limit)
 
     def _read_native(self, incoming: Incoming, body: bytes, json: Json) -> MessagesRequest | None:
@@ -161,7 +162,8 @@ class MessagesPath:
         refuse_required_memory(incoming.headers)
         info = incoming.info
         info.memory = "off"
-        caller, path = info.caller, incoming.upstream_path
+        caller = info.caller
+        path = incoming.upstream_path
         route = self.forwarder.route_for(path, parsed.model, None)
         outgoing = Outgoing(
             "POST",
@@ -196,7 +198,8 @@ class CountPath(MessagesPath):
 
     async def _answer(self, incoming: Incoming, request: MessagesRequest) -> None:
         info = incoming.info
-        context, receipt = info.caller.context(incoming.headers), info.begin_receipt()
+        context = info.caller.context(incoming.headers)
+        receipt = info.begin_receipt()
         with incoming.begin_reply(self.chats.send_timeout_s) as reply:
             tokens = await self.chats.chat.count_prompt(request.chat, context, reply, receipt)
             if tokens is not None:

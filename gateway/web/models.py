@@ -40,9 +40,10 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         info = info_of(request.scope)
         info.route = "models"
         upstream = read_upstream_name(request.scope["headers"])
-        listed = await agent_models(agents, info.caller.project)
-        found = await models.entries_for(info.caller.credential, upstream, has_others=bool(listed))
-        allowed = [each for each in (*listed, *found) if info.caller.may_ask(str(each.get("id")))]
+        of_agents = await agent_models(agents, info.caller.project)
+        of_upstreams = await models.entries_for(info.caller.credential, upstream, has_others=bool(of_agents))
+        entries = (*of_agents, *of_upstreams)
+        allowed = [entry for entry in entries if info.caller.may_ask(str(entry.get("id")))]
         if is_anthropic_client(request.scope):
             return _json(render_page(allowed, request.query_params))
         return _json({"object": "list", "data": allowed})
@@ -52,13 +53,13 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
         info.route = "models"
         name = request.path_params["name"]
         info.caller.check_model(name)
-        found = None
+        entry = None
         if asks_agent(name):
-            listed = await agent_models(agents, info.caller.project)
-            found = next((each for each in listed if name == each["id"]), None)
-        if found is None:
-            found = await models.find(name, info.caller.credential)
-        return _json(render_model(found) if is_anthropic_client(request.scope) else found)
+            of_agents = await agent_models(agents, info.caller.project)
+            entry = next((each for each in of_agents if name == each["id"]), None)
+        if entry is None:
+            entry = await models.find(name, info.caller.credential)
+        return _json(render_model(entry) if is_anthropic_client(request.scope) else entry)
 
     return [Route("/v1/models", list_models), Route("/v1/models/{name:path}", show_model)]
 
@@ -66,19 +67,19 @@ def model_routes(models: ModelList, agents: NamesAgents) -> list[Route]:
 async def agent_models(agents: NamesAgents, project: str) -> list[dict[str, Any]]:
     """Returns the newest agents as models: by their names, or by their ids where two have the same name."""
     try:
-        found = await agents(project)
+        named_agents = await agents(project)
     except StoreError:
         # Without its store the gateway still lists the models of upstreams.
         return []
-    names = Counter(each.name for each in found)
+    counts = Counter(agent.name for agent in named_agents)
     return [
         {
-            "id": AGENT_PREFIX + (each.name if names[each.name] == 1 else id_of("agent", each.uid)),
+            "id": AGENT_PREFIX + (agent.name if counts[agent.name] == 1 else id_of("agent", agent.uid)),
             "object": "model",
-            "created": int(each.created),
+            "created": int(agent.created),
             "owned_by": "mnemogate",
         }
-        for each in found
+        for agent in named_agents
     ]
 
 

@@ -40,12 +40,14 @@ def _nearest(path: str, known: Iterable[str]) -> str | None:
         return None
     own = path.rstrip("/").lower()
     routes = dict.fromkeys(route.rstrip("/") for route in known)
-    best, found = _ALIKE, None
+    nearest, best_ratio = None, _ALIKE
     for route in routes:
         matcher = SequenceMatcher(None, *_without_parameters(own, route))
-        if matcher.real_quick_ratio() > best < matcher.quick_ratio() and (ratio := matcher.ratio()) > best:
-            best, found = ratio, route
-    return found or next((route for route in routes if route.startswith(f"{own}/")), None)
+        if matcher.real_quick_ratio() <= best_ratio or matcher.quick_ratio() <= best_ratio:
+            continue  # bounds of the ratio, which are quicker to compute
+        if (ratio := matcher.ratio()) > best_ratio:
+            nearest, best_ratio = route, ratio
+    return nearest or next((route for route in routes if route.startswith(f"{own}/")), None)
 
 
 def _without_parameters(path: str, route: str) -> tuple[str, str]:

@@ -64,11 +64,13 @@ class GatewayConversations:
         if method == "POST":
             async with self.bodies.read(scope, receive) as raw:
                 body = read_object(bytes(raw)) if raw else {}
-        owner, query = self.owner(scope), scope["query_string"].decode("latin-1")
+        owner = self.owner(scope)
+        query = scope["query_string"].decode("latin-1")
         if not rest:
             items = _read_new_items(body)
-            made = await self.conversations.create(owner.project, read_metadata(body), items)
-            return _render_conversation(made)
+            return _render_conversation(
+                await self.conversations.create(owner.project, read_metadata(body), items)
+            )
         conversation = await self.conversations.find(owner, rest[0])
         match method, rest[1:]:
             case "GET", []:
@@ -99,7 +101,8 @@ class GatewayConversations:
 
         System and developer messages come first, as each response reads them.
         """
-        sealed, waiting = asks_for_sealed_thoughts(parse_qs(query)), conversation.items
+        sealed = asks_for_sealed_thoughts(parse_qs(query))
+        waiting = conversation.items
         turns = await self.conversations.turns(conversation)
         return [
             ItemGroup(lambda: system_items(waiting)),
@@ -194,7 +197,8 @@ def render_turn(
     is_answered: its reply is shown, too.
     shows_sealed_thoughts: as in `ResponseTerms`.
     """
-    items, reply = ItemList(shows_sealed_thoughts=shows_sealed_thoughts), turn.reply
+    items = ItemList(shows_sealed_thoughts=shows_sealed_thoughts)
+    reply = turn.reply
     if before is not None:
         items.record_calls(before.reply)
     tag = item_tag(turn.name, reply)

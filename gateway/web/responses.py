@@ -143,17 +143,18 @@ class ResponsesRoute(ForwardedRoute):
                 code="unsupported_value",
             )
         info = call.incoming.info
-        context, info.memory = info.caller.context(without_memory(call.headers)), "off"
+        info.memory = "off"
+        context = info.caller.context(without_memory(call.headers))
         receipt = info.begin_receipt()
         with call.incoming.begin_reply(self.chats.send_timeout_s) as reply:
             try:
-                found = await compact(
+                compacted = await compact(
                     self.chats.chat, call.request.chat, context, reply, receipt, ChatView, read_summary
                 )
             except CompactionFailed as error:
                 await reply.whole(error.status, [*JSON_TYPE, *receipt.note_head()], error.body)
                 return
-            headers, body = render(found)
+            headers, body = render(compacted)
             await reply.whole(200, [*headers, *receipt.note_head()], body)
 
     async def _answer_in_background(self, call: ResponseCall) -> None:
@@ -179,7 +180,9 @@ class ResponsesRoute(ForwardedRoute):
 
         Returns the response as it is shown now, and its run, if it has one.
         """
-        request, conversation, scope = call.request, call.conversation, call.incoming.scope
+        request = call.request
+        conversation = call.conversation
+        scope = call.incoming.scope
         background = self.gateway_responses.background
         digest = _digest_request(scope, self.gateway_responses.rules, request.body)
         tag = background.find_accepted(digest) if _is_retry(scope) else None
@@ -190,7 +193,8 @@ class ResponsesRoute(ForwardedRoute):
             identity, agent = await self.chats.chat.admit_background(
                 request.chat, context, conversation, receipt
             )
-            tag, created = _new_tag(scope, digest, agent.secret), background.now()
+            tag = _new_tag(scope, digest, agent.secret)
+            created = background.now()
             stored = StoredResponseRequest(
                 request.body.decode(), identity, request.upstream_tools, self.chats.settings.max_messages,
                 [] if conversation is None else conversation.items, context.key, [*request.found_tools],
@@ -212,7 +216,8 @@ class ResponsesRoute(ForwardedRoute):
 
         ticket: that of the conversation's waiting items.
         """
-        upstream_tools, most = self._upstream_tools(head, parsed, scope), self.chats.settings.max_messages
+        upstream_tools = self._upstream_tools(head, parsed, scope)
+        most = self.chats.settings.max_messages
         read = partial(
             parse, bytes(parsed.raw), most, upstream_tools,
             needs_input=self.makes_response, repeated_keys=parsed.repeated_keys,
@@ -220,7 +225,8 @@ class ResponsesRoute(ForwardedRoute):
         request = read()
         if request.may_have_found_tools:
             headers = _with_conversation(scope["headers"], request.conversation)
-            resolver, context = self.chats.chat.resolver, info_of(scope).caller.context(headers)
+            resolver = self.chats.chat.resolver
+            context = info_of(scope).caller.context(headers)
             named = await resolver.resolve_references(request.chat, context)
             read = partial(read, found_tools=tools_found(named.messages))
             request = read()

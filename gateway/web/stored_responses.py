@@ -60,8 +60,8 @@ def unknown_response(id: str) -> UnknownId:
     return UnknownId(f"Response with id '{id[:120]}' not found.")
 
 
-class _FoundParts(NamedTuple):
-    """The parts of a response that the gateway has: its turn, its run in the background, or both."""
+class _LocatedResponse(NamedTuple):
+    """A response by its id: its turn, its run in the background, or both; with neither there is no such response."""
 
     id: str
     turn: FoundTurn | None
@@ -98,7 +98,8 @@ class GatewayResponses:
 
     async def forget_deleted(self, scope: Scope, id: str) -> None:
         """Forgets the turn of a response that its upstream has just deleted."""
-        owner, deferred = self.owner(scope), self.native_chat.deferred
+        owner = self.owner(scope)
+        deferred = self.native_chat.deferred
         with map_store_errors():
             row = await deferred.find(owner.project, id)
             if row is not None and owner.may_read(row.agent):
@@ -123,24 +124,24 @@ class GatewayResponses:
         query_string: str = scope["query_string"].decode("latin-1")
         query = parse_qs(query_string)
         owner = self.owner(scope)
-        found = await self._find(owner, id)
-        if found.turn is None and found.run is None:
+        located = await self._find(owner, id)
+        if located.turn is None and located.run is None:
             raise unknown_response(id)
         if (scope["method"], rest) == ("GET", []) and query.get("stream", ["false"])[-1].lower() == "true":
-            await self._stream_events(Incoming(scope, receive, send), found, query)
+            await self._stream_events(Incoming(scope, receive, send), located, query)
             return
         match scope["method"], rest:
             case "GET", []:
-                answer = await self._show(found, query)
+                answer = await self._show(located, query)
             case "GET", ["input_items"]:
-                answer = await self._list_input_items(owner, found, query_string)
+                answer = await self._list_input_items(owner, located, query_string)
             case "DELETE", []:
-                await self._delete(owner, found)
+                await self._delete(owner, located)
                 answer = {"id": id, "object": "response", "deleted": True}
             case "POST", ["cancel"]:
-                if found.run is None:
+                if located.run is None:
                     raise BadRequest("Cannot cancel a synchronous response.")
-                await self.background.cancel(found.run)
+                await self.background.cancel(located.run)
                 answer, _ = await self.show(owner, id)
             case _, [] | ["input_items"] | ["cancel"]:
                 raise HTTPException(405)
@@ -148,18 +149,18 @@ class GatewayResponses:
                 raise UnknownPath(f"Unknown path: {scope['method']} {scope['path']}")
         await answer_json(answer, scope, receive, send)
 
-    async def _delete(self, owner: ResponseOwner, found: _FoundParts) -> None:
-        if found.run is not None:
-            await self.background.remove(found.run, () if found.turn is None else found.turn.rows)
-        elif found.turn is not None:
-            await self.stored.delete(found.turn)
+    async def _delete(self, owner: ResponseOwner, located: _LocatedResponse) -> None:
+        if located.run is not None:
+            await self.background.remove(located.run, () if located.turn is None else located.turn.rows)
+        elif located.turn is not None:
+            await self.stored.delete(located.turn)
 
     async def show(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
         """Returns a response of the gateway's own as it is now, and its run, if it has one. Raises: UnknownId."""
-        found = await self._find(owner, id)
-        return await self._show(found, {}), found.run
+        located = await self._find(owner, id)
+        return await self._show(located, {}), located.run
 
-    async def _find(self, owner: ResponseOwner, id: str) -> _FoundParts:
+    async def _find(self, owner: ResponseOwner, id: str) -> _LocatedResponse:
         name = parse_turn_name(id)
         if name is None:
             raise unknown_response(id)
@@ -167,7 +168,7 @@ class GatewayResponses:
         # The id of a response that was made in the foreground has the time at which its turn began.
         may_have_run = turn is None or turn_begun(name.turn) != turn.exchange.begun
         run = await self.background.find(owner, name.tag) if may_have_run else None
-        return _FoundParts(id, turn, run)
+        return _LocatedResponse(id, turn, run)
 
     async def _find_turn(self, owner: ResponseOwner, name: TurnName) -> FoundTurn | None:
         """Returns the turn of a response; None: there is none, or its reply is not one of a response."""
@@ -176,44 +177,47 @@ class GatewayResponses:
             return None
         return found
 
-    async def _show(self, found: _FoundParts, query: Mapping[str, Sequence[str]]) -> Json:
+    async def _show(self, located: _LocatedResponse, query: Mapping[str, Sequence[str]]) -> Json:
         sealed = asks_for_sealed_thoughts(query)
         shown: Json | None = None
-        if found.turn is not None:
-            turn = found.turn.turn
+        if located.turn is not None:
+            turn = located.turn.turn
             shown = rebuild_response(turn.name.tag, turn.reply, shows_sealed_thoughts=sealed)
-        elif found.run is not None:
-            shown = await self.background.runs.shown(found.run)
+        elif located.run is not None:
+            shown = await self.background.runs.shown(located.run)
         if shown is None:
-            raise unknown_response(found.id)
+            raise unknown_response(located.id)
         return shown
 
     async def _stream_events(
-        self, incoming: Incoming, found: _FoundParts, query: Mapping[str, Sequence[str]]
+        self, incoming: Incoming, located: _LocatedResponse, query: Mapping[str, Sequence[str]]
     ) -> None:
         """Sends the events of a response after the number that the query names, up to its end."""
-        if found.run is None:
+        if located.run is None:
             raise BadRequest(
                 "Only a response that was made in the background can be streamed.", param="stream"
             )
         starting_after = query.get("starting_after", ["-1"])[-1]
         if _NUMBER.fullmatch(starting_after) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
-        shown = await self._show(found, query)
+        shown = await self._show(located, query)
         with incoming.begin_reply(self.send_timeout_s) as reply:
             reply.start(200, EVENT_STREAM)
             with reply.while_here():
-                async with aclosing(self.background.events(found.run, int(starting_after), shown)) as events:
+                async with aclosing(
+                    self.background.events(located.run, int(starting_after), shown)
+                ) as events:
                     async for event in events:
                         await reply.write(event)
                 await reply.end()
 
-    async def _list_input_items(self, owner: ResponseOwner, found: _FoundParts, query: str) -> Json:
+    async def _list_input_items(self, owner: ResponseOwner, located: _LocatedResponse, query: str) -> Json:
         """Returns a page of the items before a response."""
-        groups, run = list[ItemGroup](), found.run
+        groups: list[ItemGroup] = []
+        run = located.run
         sealed = asks_for_sealed_thoughts(parse_qs(query))
-        if found.turn is not None:
-            groups = await self._group_path(found.turn, owner, sealed)
+        if located.turn is not None:
+            groups = await self._group_path(located.turn, owner, sealed)
         elif run is not None and (request := await self.background.runs.request(run)) is not None:
             # Without a turn, its input is in its request.
             previous = request.previous

@@ -47,7 +47,8 @@ class UploadBody:
 
         Raises: BodyTooLarge, BodyTimeout, Overloaded, ClientGone; BadRequest: the field is there twice.
         """
-        self._search, head = search, bytearray()
+        self._search = search
+        head = bytearray()
         while search.span is None and not (
             search.is_over or len(head) >= limit_bytes or self._ended.is_set()
         ):

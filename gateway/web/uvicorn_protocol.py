@@ -264,7 +264,8 @@ class HttpConnection(SlowReaderWatch, HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            method, headers = self.parser.get_method(), dict(self.headers)
+            method = self.parser.get_method()
+            headers = dict(self.headers)
             if method == b"CONNECT":
                 raise HttpParserError("there are no tunnels") from None
             is_handshake = method == b"GET" and b"sec-websocket-key" in headers

@@ -123,22 +123,22 @@ def _read_model(json: dict[str, Any]) -> str:
 
 def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, Any]]:
     """Returns the messages without the gateway's private field, which a client may send and which goes upstream."""
-    found = json.get("messages")
-    if not isinstance(found, list):
-        if found is None:
+    sent = json.get("messages")
+    if not isinstance(sent, list):
+        if sent is None:
             raise missing_field("messages")
-        raise wrong_type("messages", "an array of objects", found)
-    if not found:
+        raise wrong_type("messages", "an array of objects", sent)
+    if not sent:
         raise BadRequest(
             "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array "
             "instead.",
             param="messages",
             code="empty_array",
         )
-    check_length("messages", found, max_messages)
-    messages = found
-    shaped = []  # most messages are a role and a text, which is not deep
-    for index, message in enumerate(found):
+    check_length("messages", sent, max_messages)
+    messages = sent
+    nested = []  # without those that are a role and a text, as most are
+    for index, message in enumerate(sent):
         if message.__class__ is not dict:
             raise wrong_type(f"messages[{index}]", "an object", message)
         role = message.get("role")
@@ -147,13 +147,13 @@ def _read_messages(json: dict[str, Any], max_messages: int) -> list[dict[str, An
         content = message.get("content")
         if content.__class__ is not str or len(message) > 2:
             if PRIVATE in message:
-                messages = [*found] if messages is found else messages
+                messages = [*sent] if messages is sent else messages
                 messages[index] = without_private(message)
-            shaped.append(message)
+            nested.append(message)
             if content.__class__ is not str and content is not None:
                 _check_content(content, f"messages[{index}].content")
-    if shaped:
-        check_depth("messages", [shaped])
+    if nested:
+        check_depth("messages", [nested])
     return messages
 
 

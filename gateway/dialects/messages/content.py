@@ -255,7 +255,8 @@ class _MessageReader:
         self._append({"role": "user", "content": content}, MessageOrigin(index, find_words(blocks)))
 
     def _translate_reply(self, blocks: list[Json]) -> Json:
-        text, calls = "", []
+        text = ""
+        calls = []
         where = self._block_path
         for number, block in enumerate(blocks):
             where.index = number
@@ -444,15 +445,15 @@ def _read_text(block: Any, where: object, checker: FieldChecker) -> str:
 
 
 def _translate_call(block: Json, where: object) -> Json:
-    name, id_, given = block.get("name"), block.get("id"), block.get("input")
+    name, id_, arguments = block.get("name"), block.get("id"), block.get("input")
     if not isinstance(name, str) or not isinstance(id_, str):
         raise invalid_field(f"{where}.{'id' if isinstance(name, str) else 'name'}", "Field required")
-    if not isinstance(given, dict):
+    if not isinstance(arguments, dict):
         raise invalid_field(f"{where}.input", "Input should be a valid dictionary")
     return {
         "id": id_,
         "type": "function",
-        "function": {"name": name, "arguments": orjson.dumps(given).decode()},
+        "function": {"name": name, "arguments": orjson.dumps(arguments).decode()},
     }
 
 

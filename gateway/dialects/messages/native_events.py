@@ -36,8 +36,8 @@ def stop_reason_for(finish: Any) -> str:
 
 def event_name(raw: bytes) -> str | None:
     """Returns the name of an event in its own bytes; None: it has none, as events of chat completions."""
-    found = _EVENT.match(raw)
-    return None if found is None else found[1].decode()
+    match = _EVENT.match(raw)
+    return None if match is None else match[1].decode()
 
 
 class NativeEvents:

@@ -162,7 +162,8 @@ class TranslatedMessage:
     def whole(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the message of whole replies, which the outcome of their turn has."""
         shown_reply = without_private(outcome.shown_reply or {})
-        self._finish_reason, self._is_refused = outcome.finish_reason, bool(shown_reply.get("refusal"))
+        self._finish_reason = outcome.finish_reason
+        self._is_refused = bool(shown_reply.get("refusal"))
         usage = outcome.usage or self._terms.count(generated_in(shown_reply)) or {}
         content = render_blocks(shown_reply)
         message = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
 import msgspec
 import orjson
@@ -59,7 +58,8 @@ class StoredResponseRequest(Struct, frozen=True):
         body, tools = self.body.encode(), self.upstream_tools
         request = parse(body, self.most_messages, tools, self.waiting, found_tools=self.found_tools)
         chat = request.chat
-        chat.identity, chat.stream = self.identity, True
+        chat.identity = self.identity
+        chat.stream = True
         chat.json = {**chat.json, "stream": True}
         chat.raw = orjson.dumps(chat.json)
         return request
@@ -140,8 +140,8 @@ class ShownResponses:
         tag: that of the response's ids.
         created: seconds since the epoch.
         """
-        found = msgspec.json.decode(stored, type=StoredResponseRequest)
-        return RestoredRequest(found, found.read(), tag, int(created))
+        request = msgspec.json.decode(stored, type=StoredResponseRequest)
+        return RestoredRequest(request, request.read(), tag, int(created))
 
     def number_events(self, data: bytes, first: int) -> list[bytes]:
         """Returns the events in a piece of a stream. They have their numbers already, so that `first` is ignored."""
@@ -155,8 +155,7 @@ class ShownResponses:
         name, _, body = events[-1].partition(b"\ndata: ")
         if name.removeprefix(b"event: ").decode() not in ENDS:
             return None
-        found: Any = orjson.loads(body)
-        response: Json = found["response"]
+        response: Json = orjson.loads(body)["response"]
         return response
 
     def as_failed(self, shown: Json, code: str | None, message: str) -> Json:
@@ -179,7 +178,8 @@ class ShownResponses:
 
     def last_events(self, shown: Json, number: int) -> bytes:
         """Returns the last events of a response without a turn. number: that of the first."""
-        error, events = shown.get("error"), b""
+        error = shown.get("error")
+        events = b""
         if error:
             fields = error_fields(error["message"], error["code"], "server_error", None)
             events = encode_typed_event("error", {**fields, "sequence_number": number})
@@ -197,11 +197,11 @@ class ShownResponses:
         for index, item in enumerate(shown["output"]):
             for kind in ("added", "done"):
                 events.append((f"response.output_item.{kind}", {"output_index": index, "item": item}))
-        made = [
+        encoded = [
             encode_typed_event(kind, {**fields, "sequence_number": n})
             for n, (kind, fields) in enumerate(events, number)
         ]
-        return b"".join(made) + self.last_events(shown, number + len(events))
+        return b"".join(encoded) + self.last_events(shown, number + len(events))
 
 
 def queued_response(request: ResponsesRequest, tag: str, created: float) -> Json:

@@ -27,9 +27,9 @@ class BackgroundEnd:
     def event(self, event: Event) -> bytes:
         data = event.data
         if data is not None and _BACKGROUND in data:
-            found = decode_object(data)
-            response = found.get("response")
-            if found.get("type") in _ENDS and isinstance(response, dict):
+            fields = decode_object(data)
+            response = fields.get("response")
+            if fields.get("type") in _ENDS and isinstance(response, dict):
                 # As it came, since it may be nested more deeply than orjson writes.
                 self._note_end(response, decode_upstream_members(data)["response"])
         return self._change.event(event)

@@ -50,12 +50,12 @@ class ClientInstructions:
         if not response.startswith(b"{"):
             return event.raw
         fields["response"] = self._restore(response)
-        made = encode_members(fields)
+        restored = encode_members(fields)
         if data in event.raw:
-            return event.raw.replace(data, made, 1)
+            return event.raw.replace(data, restored, 1)
         # The JSON of the event has several lines.
         name = "" if event.name is None else f"event: {event.name}\n"
-        return b"%bdata: %b\n\n" % (name.encode(), b"\ndata: ".join(made.splitlines()))
+        return b"%bdata: %b\n\n" % (name.encode(), b"\ndata: ".join(restored.splitlines()))
 
     def _restore(self, response: bytes) -> bytes:
         try:

@@ -196,13 +196,14 @@ def paginate(groups: Sequence[ItemGroup], query: str) -> Json:
     if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MAX_ITEMS):
         raise BadRequest(f"Invalid 'limit': expected a number from 1 to {MAX_ITEMS}.", param="limit")
     step = 1 if order == "asc" else -1
-    groups, first = groups[::step], 0
+    groups = groups[::step]
+    first = 0
     after = asked.get("after", [""])[-1]
     if after:
-        found = find_item(groups, after)
-        if found is None:
+        group_and_item = find_item(groups, after)
+        if group_and_item is None:
             raise BadRequest(f"There is no item {after[:120]!r} in this list.", param="after")
-        first = found[0]
+        first, _ = group_and_item
     items = chain.from_iterable(group.render()[::step] for group in groups[first:])
     if after:
         next(item for item in items if item["id"] == after)

@@ -196,13 +196,13 @@ def _translate(json: Json, messages: list[Json]) -> Json:
 
 def _read_functions(tools: Any) -> list[Json]:
     """Returns the tools that are functions, by which the task of a sub-agent is known."""
-    found = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
+    objects = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     return [
         {
             "type": "function",
             "function": {key: tool.get(key) for key in ("name", "description", "parameters")},
         }
-        for tool in found
+        for tool in objects
         if tool.get("type") == "function" and isinstance(tool.get("name"), str)
     ]
 

@@ -145,7 +145,8 @@ class MessageItem(Item):
     def _end_part(self) -> None:
         if self._emit is None or not self._parts:
             return
-        at, part = len(self._parts) - 1, self._parts[-1]
+        at = len(self._parts) - 1
+        part = self._parts[-1]
         if part.kind == "refusal":
             self.emit("refusal.done", content_index=at, refusal=part.text)
         else:
@@ -238,7 +239,8 @@ class CallItem(Item):
 
     def grow(self) -> None:
         """Sends the arguments that have come."""
-        arguments, kind = self._call.arguments, self._form.kind
+        arguments = self._call.arguments
+        kind = self._form.kind
         # A typed client reads an action of another kind only when it is whole.
         if not any(arguments) or kind not in _GROWING:
             return
@@ -258,14 +260,16 @@ class CallItem(Item):
         return "".join([str(self._custom.get(key) or "") for key in ("name", "input")])
 
     def json(self, status: str) -> Json:
-        call, is_empty = self._call, status == "in_progress"
+        call = self._call
+        is_empty = status == "in_progress"
         known = {"id": self.id, "call_id": call.id or f"call_{self.tag}_{self.index}", "status": status}
         if self._is_function:
             if is_empty and self._form.kind in _GROWING:
                 item = render_call(self._form, "")
                 return {**item, **({"input": ""} if "input" in item else {}), **known}
             return {**render_call(self._form, call.text, text="".join(self._input)), **known}
-        form, text = self._form, "" if is_empty else str(self._custom.get("input") or "")
+        form = self._form
+        text = "" if is_empty else str(self._custom.get("input") or "")
         space = {} if form.namespace is None else {"namespace": form.namespace}
         return {"type": "custom_tool_call", "name": form.name, "input": text, **space, **known}
 

@@ -149,7 +149,8 @@ class ResponsesView(ClientView):
 
     def stored_fields(self, outcome: TurnOutcome, tail: Sequence[ReplyEvent]) -> Json:
         self._show_tail(tail)
-        response, is_over = self._response, outcome.state is FINISHED
+        response = self._response
+        is_over = outcome.state is FINISHED
         if is_over:
             response.assign_id()
         if not response.is_stored:

@@ -47,11 +47,11 @@ def continues_gateway_response(previous_response_id: object, conversation: objec
 
 def parse_turn_name(id: str) -> TurnName | None:
     """Returns the name of the turn in an id; None: it names none."""
-    found = _NAMED.fullmatch(id)
-    return None if found is None else TurnName(found[1], found[2])
+    match = _NAMED.fullmatch(id)
+    return None if match is None else TurnName(match[1], match[2])
 
 
 def parse_input_place(id: str) -> int | None:
     """Returns the place of an input item's message in its turn; None: the id names no input item."""
-    found = _NAMED.fullmatch(id)
-    return None if found is None or found[3] is None else int(found[3])
+    match = _NAMED.fullmatch(id)
+    return None if match is None or match[3] is None else int(match[3])

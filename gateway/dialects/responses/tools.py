@@ -171,7 +171,8 @@ def read_tools(
     reader = _ToolReader(upstream_tools, json.get("max_tool_calls"), left_out)
     for n, tool in enumerate(found):
         reader.add(tool, f"tools[{n}]")
-    tools, echo = json.get("tools"), []
+    tools = json.get("tools")
+    echo = []
     if tools is not None:
         if not isinstance(tools, list):
             raise wrong_type("tools", "an array of objects", tools)
@@ -409,9 +410,9 @@ def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> J
         return {"type": form.kind, "name": form.name, "arguments": arguments, **space}
     value = decode_object(arguments)
     if form.kind == "custom_tool_call":
-        given = value.get(INPUT_ARGUMENT)
-        whole = text or (given if isinstance(given, str) else arguments)
-        return {"type": form.kind, "name": form.name, "input": whole, **space}
+        argument = value.get(INPUT_ARGUMENT)
+        whole_input = text or (argument if isinstance(argument, str) else arguments)
+        return {"type": form.kind, "name": form.name, "input": whole_input, **space}
     if form.kind == "tool_search_call":
         return {"type": form.kind, "execution": "client", "arguments": value}
     if form.kind == "local_shell_call":

@@ -41,21 +41,21 @@ class Access:
             raise NotAllowed(
                 "This key does not open /v1/manage. `mnemogate keys create --operator` makes one that does."
             )
-        found = Manager(key.project or None, may_write=key.opens == OPERATOR)
-        if writes and not found.may_write:
+        manager = Manager(key.project or None, may_write=key.opens == OPERATOR)
+        if writes and not manager.may_write:
             raise NotAllowed("This key of an operator changes nothing.")
-        return found
+        return manager
 
     async def key_of(self, request: Request) -> Key:
         """Returns the gateway key that a request presents. Raises: NotAuthenticated, Overloaded."""
         return await self._guard.find_key(request.scope["headers"])
 
     def _is_owner(self, request: Request) -> bool:
-        given = request.headers.get(ADMIN_HEADER)
-        if given is None:
+        sent = request.headers.get(ADMIN_HEADER)
+        if sent is None:
             return False
         token = (self._token or "").encode()
-        if not token or not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token):
+        if not token or not hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), token):
             raise NotAuthenticated(
                 f"`{ADMIN_HEADER}` is not the token of the account that runs this gateway."
             )

@@ -118,7 +118,8 @@ class McpEndpoint:
 
     def _identity_of(self, scope: Scope) -> Identity:
         """Returns who is asked about, and how. Raises: BadRequest; NotAllowed: the key is another user's."""
-        caller, query = info_of(scope).caller, read_query(scope)
+        caller = info_of(scope).caller
+        query = read_query(scope)
         headers = list(scope["headers"])
         refuse_misspelt(headers)
         if query.get("profile"):

@@ -400,7 +400,7 @@ def _request(
 
 def _request_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
     """Returns the headers of a handshake that each of its requests has."""
-    found = []
+    request_headers = []
     for name, value in headers:
         if name == _BETA:
             # The upstream is asked over HTTP, so it must not see the beta of the socket.
@@ -409,5 +409,5 @@ def _request_headers(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
             ]
             value = b",".join(betas).strip()
         if value and name not in _DROPPED and not name.startswith(b"sec-websocket-"):
-            found.append((name, value))
-    return found
+            request_headers.append((name, value))
+    return request_headers

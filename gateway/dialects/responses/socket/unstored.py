@@ -67,7 +67,8 @@ class UnstoredResponses:
         cached = None if previous is None else self._by_id.get(previous)
         items: Sequence[bytes] | None = new_items
         if cached is not None:
-            items, previous = [*cached.items, *new_items], cached.base_id
+            items = [*cached.items, *new_items]
+            previous = cached.base_id
             fields["input"] = b"[%b]" % b",".join(items)
             fields["previous_response_id"] = orjson.dumps(previous)
         if fields.get("conversation", b"null") != b"null":
@@ -79,7 +80,8 @@ class UnstoredResponses:
         """Caches a response that is complete, unless it is stored elsewhere. response: as in its last event."""
         try:
             fields = decode_upstream_members(response)
-            id, store = orjson.loads(fields.get("id", b"null")), fields.get("store", b"null")
+            id = orjson.loads(fields.get("id", b"null"))
+            store = fields.get("store", b"null")
             is_stored = pending.is_stored if store == b"null" else store == b"true"
             if not isinstance(id, str) or pending.items is None or is_stored:
                 return
