@@ -188,8 +188,8 @@ class Figures(load.Figures):
     async def make(self, name: str, **options: Any) -> str:
         """Makes an agent. Returns its id."""
         body = {"name": name, "system": "You help.", "model": "mock/bench", "memory_blocks": HUMAN, **options}
-        made = await asyncio.to_thread(load.fetch, self.port, "/v1/agents", orjson.dumps(body))
-        return str(orjson.loads(made)["id"])
+        reply = await asyncio.to_thread(load.fetch, self.port, "/v1/agents", orjson.dumps(body))
+        return str(orjson.loads(reply)["id"])
 
     def archive(self, agent: str, text: str) -> None:
         """Adds a passage to an agent's archive."""
@@ -250,12 +250,12 @@ async def streams(figures: Figures, count: int, agents: list[str], names: list[s
     # round the other kind begins.
     between = SPREAD_S / STREAMS_AT_ONCE / 2
     delay_s = between if turn % 4 > 1 else 0.0
-    found = await asyncio.gather(
+    first_texts = await asyncio.gather(
         figures.first_text(figures.port, sends, count, delay_s),
         figures.first_text(figures.port, chats, count, between - delay_s),
     )
-    figures.note("first text, agent", found[0] - floor)
-    figures.note("first text, chat", found[1] - floor)
+    figures.note("first text, agent", first_texts[0] - floor)
+    figures.note("first text, chat", first_texts[1] - floor)
 
 
 async def long_and_short(figures: Figures, many: str, few: str, knowing: str) -> None:

@@ -52,8 +52,8 @@ def message_events() -> list[bytes]:
         (b"content_block_stop", b'"index":0'),
         (b"message_delta", end),
     ]
-    made = [b'event: %b\ndata: {"type":"%b",%b}\n\n' % (kind, kind, rest) for kind, rest in events]
-    return [*made, b'event: message_stop\ndata: {"type":"message_stop"}\n\n']
+    encoded = [b'event: %b\ndata: {"type":"%b",%b}\n\n' % (kind, kind, rest) for kind, rest in events]
+    return [*encoded, b'event: message_stop\ndata: {"type":"message_stop"}\n\n']
 
 
 class Upstream(Mock):

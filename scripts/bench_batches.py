@@ -37,10 +37,10 @@ HISTORY = 3  # live-like exchanges before, as initial messages
 
 
 def answer(custom_id: str, body: dict[str, Any], cycles: int = 3) -> Fate:
-    made = len(results(body))
-    if made == cycles - 1:
+    notes = len(results(body))
+    if notes == cycles - 1:
         return Fate(text=f"{asked(body)}: it is done. " + "word " * 40)
-    return Fate(calls=(append(f"Note {made} of {asked(body)}."),))
+    return Fate(calls=(append(f"Note {notes} of {asked(body)}."),))
 
 
 def ask(gateway: Process, method: str, path: str, body: Any = None) -> Any:

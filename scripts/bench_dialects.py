@@ -172,9 +172,9 @@ async def bench(port: int, mock: int, rounds: int, count: int) -> int:
     rows = [["memory", *WAYS, "goal: more than chat by"]]
     worst = 0.0
     for memory in memories:
-        found = {name: statistics.median(added[memory, name]) for name in WAYS}
-        worst = max(worst, *(value - found["chat"] for value in found.values()))
-        rows.append([memory, *(f"{value:.2f}" for value in found.values()), f"<= {GOAL_MS}"])
+        medians = {name: statistics.median(added[memory, name]) for name in WAYS}
+        worst = max(worst, *(value - medians["chat"] for value in medians.values()))
+        rows.append([memory, *(f"{value:.2f}" for value in medians.values()), f"<= {GOAL_MS}"])
     print(
         f"added p50 ms of a whole reply; {rounds} rounds of {count} talks, {MEASURED_TURNS} turns of each measured"
     )

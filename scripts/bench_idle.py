@@ -33,8 +33,8 @@ base_url = "http://127.0.0.1:{port}/v1"
 
 
 def count(port: int, sample: str) -> int:
-    found = re.search(rf"^{re.escape(sample)} (\d+)", load.fetch(port, "/metrics").decode(), re.M)
-    return int(found[1]) if found else 0
+    match = re.search(rf"^{re.escape(sample)} (\d+)", load.fetch(port, "/metrics").decode(), re.M)
+    return int(match[1]) if match else 0
 
 
 def come_to_rest(port: int) -> None:

@@ -114,7 +114,7 @@ def beside(served: Served, folder: Path, file: Path) -> dict[str, Any]:
     live = Live(served.port, 0.01)
     live.until(None, 3)
     before = live.until(None, 20)
-    done, found = threading.Event(), {}
+    done, figures = threading.Event(), {}
 
     def run() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", served.port)
@@ -128,7 +128,7 @@ def beside(served: Served, folder: Path, file: Path) -> dict[str, Any]:
             connection.request("GET", f"/v1/manage/imports/{shown['id']}", headers=headers)
             shown = json.loads(connection.getresponse().read())
         assert shown["status"] == "done", shown
-        found["seconds"] = time.perf_counter() - begun
+        figures["seconds"] = time.perf_counter() - begun
         done.set()
 
     thread = threading.Thread(target=run)
@@ -138,7 +138,7 @@ def beside(served: Served, folder: Path, file: Path) -> dict[str, Any]:
     after = live.until(None, 20)
     quiet = [*before, *after]
     return {
-        "seconds": found["seconds"], "turns": len(during),
+        "seconds": figures["seconds"], "turns": len(during),
         "p50": (statistics.median(quiet), statistics.median(during)),
         "p99": (percentile(quiet, 0.99), percentile(during, 0.99)),
     }  # fmt: skip
@@ -173,14 +173,13 @@ def main() -> None:
         return
     for title, key in (("import by the command", "command"), (f"preview of {options.large} MB", "large")):
         if key in results:
-            found = results[key]
-            print(
-                f"{title}: {found['messages']['found']:,} messages, {found['seconds']:.0f} s, {found['mb']:.0f} MB"
-            )
-    found = results["beside"]
-    print(f"import beside live turns: {found['seconds']:.0f} s, {found['turns']:,} turns meanwhile")
+            figures = results[key]
+            messages, seconds = figures["messages"]["found"], figures["seconds"]
+            print(f"{title}: {messages:,} messages, {seconds:.0f} s, {figures['mb']:.0f} MB")
+    figures = results["beside"]
+    print(f"import beside live turns: {figures['seconds']:.0f} s, {figures['turns']:,} turns meanwhile")
     for part in ("p50", "p99"):
-        quiet, during = found[part]
+        quiet, during = figures[part]
         print(
             f"  {part} of a turn: {quiet:.2f} ms without, {during:.2f} ms with ({during / quiet:.2f} times)"
         )

@@ -43,9 +43,9 @@ def counted(pid: int, requests: int, into: list[float]) -> Iterator[None]:
     control(pid, "-z")
     control(pid, "-i", "on")
     yield
-    found = _OF_THREAD.findall(control(pid, "-e"))
+    counts = _OF_THREAD.findall(control(pid, "-e"))
     control(pid, "-i", "off")
-    into.append(sum(int(each.replace(",", "")) for each in found) / requests / 1e6)
+    into.append(sum(int(each.replace(",", "")) for each in counts) / requests / 1e6)
 
 
 async def drive(port: int, flow: load.Same | load.Talks) -> None:

@@ -75,14 +75,14 @@ async def cost_us(accounting: Accounting, readers: int, runs: int) -> float:
     if readers:
         receipts.when_handed_on(accounting.meter.count if readers == 1 else accounting.count)
     planned = PlannedCall(CHAT, 10, Target("up", "m"))
-    found = []
+    times_us = []
     for _ in range(runs):
         begun = time.thread_time_ns()
         for _ in range(AT_ONCE):
             await request(accounting, receipts, planned, is_admitted=readers == 2)
-        found.append((time.thread_time_ns() - begun) / AT_ONCE / 1000)
+        times_us.append((time.thread_time_ns() - begun) / AT_ONCE / 1000)
         await asyncio.sleep(0)
-    return min(found)
+    return min(times_us)
 
 
 def measure_cost(world: World, runs: int) -> None:
@@ -129,17 +129,17 @@ def measure(
     upstream.script = lambda seen: say("Hello.", usage=USAGE, hold_before_headers=gate)
     limit = UsageLimit(0, "default", None, "alice", unit, per, most, "refuse")
     world.gateway.call(world.store.limits.add(limit))
-    size, found = asyncio.run(storm(world.gateway.url, count, lambda: len(upstream.chats), gate))
-    let_in, refused, asked = found.count(200), found.count(429), len(upstream.chats)
+    size, statuses = asyncio.run(storm(world.gateway.url, count, lambda: len(upstream.chats), gate))
+    let_in, refused, asked = statuses.count(200), statuses.count(429), len(upstream.chats)
     reserved = (size // 4 + BODY["max_tokens"]) * token  # type: ignore[operator]
     over, allowed = max(0.0, asked * each - most), asked * max(0.0, each - reserved) if token else 0.0
-    held = over <= allowed + 1e-9 and let_in == asked > 0 and refused == count - asked
+    is_held = over <= allowed + 1e-9 and let_in == asked > 0 and refused == count - asked
     name = unit if per is None else f"{unit} per {per}"
     print(
         f"{name:<20} most {most:<7g} let in {let_in:>3} of {count}, exceeds by {over:<7g} of {allowed:<8g} that its"
-        f" requests may  {'held' if held else 'NOT HELD'}"
+        f" requests may  {'held' if is_held else 'NOT HELD'}"
     )
-    return held
+    return is_held
 
 
 @contextmanager

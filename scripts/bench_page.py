@@ -201,9 +201,9 @@ async def fill_lists(store: Store, agent: Agent, now: float, share: float) -> No
         LearnedFact(sentence(n), "alice", f"fact {n}", now - n, rows[n % 90], rows[:2])
         for n in range(max(100, int(FACTS * share)))
     ]
-    found = await store.agents.load(agent.id)
-    assert found is not None
-    learned = store.facts.learn_effect(found, 0, found.next_seq - 1, now, lambda _: Learned(facts=facts))
+    memory = await store.agents.load(agent.id)
+    assert memory is not None
+    learned = store.facts.learn_effect(memory, 0, memory.next_seq - 1, now, lambda _: Learned(facts=facts))
     await store.database.write(learned)
     drafts = [PassageDraft(sentence(n), now - n) for n in range(max(100, int(PASSAGES * share)))]
     await store.passages.add(agent.id, drafts)
@@ -322,16 +322,16 @@ class Browsing:
 
     @contextlib.contextmanager
     def going(self, pause_s: float) -> Iterator[None]:
-        end, found = self._context.Event(), self._context.Queue()
-        arguments = (self._port, self._filled, self._paths, pause_s, end, found)
+        end, readings = self._context.Event(), self._context.Queue()
+        arguments = (self._port, self._filled, self._paths, pause_s, end, readings)
         process = self._context.Process(target=browse, args=arguments)
         process.start()
-        first = found.get(timeout=60)
+        first = readings.get(timeout=60)
         try:
             yield
         finally:
             end.set()
-            for path, ms, size in itertools.chain([first], iter(found.get, None)):
+            for path, ms, size in itertools.chain([first], iter(readings.get, None)):
                 if not pause_s:
                     self.screens[path].ms.append(ms)
                 self.screens[path].size = size

@@ -106,8 +106,8 @@ def measure_claude(turns: int) -> tuple[str, bool]:
     """Returns what Anthropic's cache would have read, and whether that is 95% of what it could."""
     model = "claude-opus-5-5"
     with tempfile.TemporaryDirectory() as folder, StrictAnthropic() as upstream:
-        there = (UpstreamSettings("up", "anthropic", upstream.base_url),)
-        with remember(upstream, Path(folder), helper(model=model), upstreams=there) as world:
+        upstreams = (UpstreamSettings("up", "anthropic", upstream.base_url),)
+        with remember(upstream, Path(folder), helper(model=model), upstreams=upstreams) as world:
             talk_to_claude(world, upstream, turns)
         refused = sum(seen.refusal is not None for seen in upstream.chats)
         requests = len(upstream.cache.reads)

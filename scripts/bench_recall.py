@@ -149,8 +149,8 @@ class Remembering:
             return await self._embedder.embed(texts)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            made = await self._embedder.embed(new)
-            self._known.update(zip(new, made.vectors, strict=True))
+            embedded = await self._embedder.embed(new)
+            self._known.update(zip(new, embedded.vectors, strict=True))
         return Embedded([self._known[text] for text in texts])
 
     async def aclose(self) -> None:
@@ -360,12 +360,11 @@ class HalvesTable:
         for name, measured in self.measured.items():
             asked = sum(len(half.shares["all", BUDGETS[0]]) for half in measured[0].found)
             plain = _halves([half.mean("all") for half in measured[0].plain])
-            found = [_halves([half.mean("all") for half in each.found]) for each in measured]
+            shares = [_halves([half.mean("all") for half in each.found]) for each in measured]
             noise = ", ".join(_halves([half.needless() for half in each.found]) for each in measured)
             tokens = ", ".join(f"{statistics.mean(each.tokens[BUDGETS[0]]):.0f}" for each in measured)
-            print(
-                f"| {name} | {asked} | {plain} | {found[0]} | {found[-1] if found[1:] else ''} | {noise} | {tokens} |"
-            )
+            local = shares[-1] if shares[1:] else ""
+            print(f"| {name} | {asked} | {plain} | {shares[0]} | {local} | {noise} | {tokens} |")
 
 
 def _halves(shares: Sequence[float | None]) -> str:
@@ -561,10 +560,10 @@ async def _ask_sets(options: argparse.Namespace) -> None:
 
 def chosen_sets(sets: Sequence[Set], names: Sequence[str] | None) -> list[Set]:
     """Returns the sets of these names; a name that none has stands for those whose names have its words."""
-    found = list[Set]()
+    chosen = list[Set]()
     for name in names or [""]:
-        found += [one for one in sets if one.name == name] or [one for one in sets if name in one.name]
-    return found
+        chosen += [one for one in sets if one.name == name] or [one for one in sets if name in one.name]
+    return chosen
 
 
 def _first_of(one: Set, memories: int) -> Set:

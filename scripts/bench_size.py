@@ -176,14 +176,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mnemogate-bench-") as name:
         for kind in options.kind or KINDS:
-            found = run(kind, options.turns, Path(name) / kind)
+            sizes = run(kind, options.turns, Path(name) / kind)
             if options.json:
-                print(json.dumps(found), flush=True)
+                print(json.dumps(sizes), flush=True)
                 continue
-            title = f"{kind}: {found['turns']:,} turns of {found['words']:,.0f} bytes of words"
-            print(f"{title}: {found['database'] / 1000:.2f} kB a turn", flush=True)
+            title = f"{kind}: {sizes['turns']:,} turns of {sizes['words']:,.0f} bytes of words"
+            print(f"{title}: {sizes['database'] / 1000:.2f} kB a turn", flush=True)
             for part in ("tables", "exchanges"):
-                named = {each: bytes for each, bytes in found[part].items() if bytes >= MIN_BYTES}
+                named = {each: bytes for each, bytes in sizes[part].items() if bytes >= MIN_BYTES}
                 print(f"  {part}: " + ", ".join(f"{each} {bytes:,.0f}" for each, bytes in named.items()))
 
 

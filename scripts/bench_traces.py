@@ -72,13 +72,13 @@ def request(receipts: Receipts, headers: list[tuple[bytes, bytes]], *, traced: b
 
 def cost_us(work: Callable[[], None], runs: int) -> list[float]:
     """Returns microseconds of this thread's processor for one call, of each run."""
-    found = []
+    times_us = []
     for _ in range(runs):
         begun = time.thread_time_ns()
         for _ in range(AT_ONCE):
             work()
-        found.append((time.thread_time_ns() - begun) / AT_ONCE / 1000)
-    return found
+        times_us.append((time.thread_time_ns() - begun) / AT_ONCE / 1000)
+    return times_us
 
 
 def tracer_of(endpoint: str, sampler: str = "always_on", ratio: float = 1.0) -> Tracer:
@@ -99,12 +99,12 @@ def measure(
     receipts = Receipts(tracer)
     if tracer is not None:
         tracer.start()
-    found = []
+    times_us = []
     for _ in range(runs):
-        found += cost_us(lambda: request(receipts, headers, traced=True), 1)
+        times_us += cost_us(lambda: request(receipts, headers, traced=True), 1)
         if tracer is not None and not hangs:
             settle(tracer)
-    return found
+    return times_us
 
 
 def thread_us(collector: StrictCollector) -> float:

@@ -210,8 +210,8 @@ async def ask(way: Way) -> None:
         way.note(f"{name}, whole request p50 ms", times[len(times) // 2])
         way.note(f"{name}, whole request p95 ms", times[len(times) * 95 // 100])
         if user == "long":
-            found = {bound: count - before[bound] for bound, count in _recalls(port).items()}
-            within = min(bound for bound, count in found.items() if count >= QUESTIONS * 0.95)
+            recalls = {bound: count - before[bound] for bound, count in _recalls(port).items()}
+            within = min(bound for bound, count in recalls.items() if count >= QUESTIONS * 0.95)
             way.note("recall alone, p95 ms at most", within * 1e3)
 
 

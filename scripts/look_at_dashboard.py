@@ -179,10 +179,10 @@ def prometheus(folder: Path, port: int) -> Iterator[int]:
 def look_up(port: int, expression: str, begun: float, ended: float) -> dict[str, list[tuple[float, float]]]:
     """Returns what a query finds, by the labels of the series."""
     query = {"query": expression.replace("$__rate_interval", RATE), "start": begun, "end": ended, "step": 1}
-    found = json.loads(fetch(port, f"/api/v1/query_range?{urllib.parse.urlencode(query)}"))
-    assert found["status"] == "success", found
+    answer = json.loads(fetch(port, f"/api/v1/query_range?{urllib.parse.urlencode(query)}"))
+    assert answer["status"] == "success", answer
     series = {}
-    for each in found["data"]["result"]:
+    for each in answer["data"]["result"]:
         label = ", ".join(f"{value or '(none)'}" for value in each["metric"].values()) or "value"
         points = [(float(at), float(value)) for at, value in each["values"]]
         series[label] = [point for point in points if math.isfinite(point[1])]

@@ -43,36 +43,36 @@ def table(page: str, column: str) -> Table:
 
 def number(cell: str) -> float:
     """Returns the first number of a cell: `0.57 ms`, `88.0%`."""
-    found = re.search(r"\d[\d,]*(?:\.\d+)?", cell)
-    if found is None:
+    match = re.search(r"\d[\d,]*(?:\.\d+)?", cell)
+    if match is None:
         raise ValueError(f"no number in {cell!r}")
-    return float(found[0].replace(",", ""))
+    return float(match[0].replace(",", ""))
 
 
 def added(page: str) -> str:
-    found = table(page, "bare parts")
+    cells = table(page, "bare parts")
     rows = {
         "added to a whole reply, p50": "whole reply",
         "added to the first text of a stream, 20 at a time, p50": "first text, 20 streams",
         "the same, 200 at a time": "first text, 200 streams",
     }
     names = ("bare parts", "memory off", "memory on")
-    series = [Series(name, [number(found[row][name]) for row in rows]) for name in names]
+    series = [Series(name, [number(cells[row][name]) for row in rows]) for name in names]
     return bars("Added time, p50, milliseconds", list(rows.values()), series, step=5)
 
 
 def steps(page: str) -> str:
-    found = table(page, "after")
+    cells = table(page, "after")
     names = ["10 steps", "10 steps and an archive", "1,000 steps", "10,000 steps"]
-    series = [Series(head, [number(row[head]) for row in found.values()]) for head in ("before", "after")]
+    series = [Series(head, [number(row[head]) for row in cells.values()]) for head in ("before", "after")]
     return bars("Processor time of an agent's message, milliseconds, by its history", names, series, step=2)
 
 
 def recall(page: str) -> str:
-    found = table(page, "LongMemEval")
-    budgets = [row for row in found if row.endswith(" tokens") and "BM25" not in row]
+    cells = table(page, "LongMemEval")
+    budgets = [row for row in cells if row.endswith(" tokens") and "BM25" not in row]
     heads = ("LongMemEval", "short talk", "300 asked before")
-    series = [Series(head, [number(found[row][head]) for row in budgets]) for head in heads]
+    series = [Series(head, [number(cells[row][head]) for row in budgets]) for head in heads]
     return bars("Evidence found by words, per cent, by the budget of the note", budgets, series, step=25)
 
 

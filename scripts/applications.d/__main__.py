@@ -169,11 +169,19 @@ def made_up(schema: Json) -> Any:
     """Returns a value of this form with what it requires. A command is one that harms nothing."""
     kind = schema.get("type", "object")
     if kind != "object":
-        made = {"string": "Rome", "integer": 3, "number": 3.5, "boolean": False, "array": ["echo", "Rain"]}
-        return made.get(str(kind))
+        examples = {
+            "string": "Rome",
+            "integer": 3,
+            "number": 3.5,
+            "boolean": False,
+            "array": ["echo", "Rain"],
+        }
+        return examples.get(str(kind))
     parts = schema.get("properties") or {}
-    found = {name: made_up(parts[name]) for name in schema.get("required", ()) if name in parts}
-    return found | {name: "echo Rain" for name in ("command", "code", "cmd") if found.get(name) == "Rome"}
+    required = {name: made_up(parts[name]) for name in schema.get("required", ()) if name in parts}
+    return required | {
+        name: "echo Rain" for name in ("command", "code", "cmd") if required.get(name) == "Rome"
+    }
 
 
 def said_last(messages: Sequence[Json]) -> str:
@@ -193,7 +201,7 @@ def text_of(message: Json) -> str:
 
 def applications() -> list[Application]:
     """Returns what has a driver here."""
-    found = []
+    drivers = []
     for driver in sorted(HERE.iterdir()):
         if driver.suffix in (".py", ".sh", ".mjs") and not driver.name.startswith("_"):
             first, *more = (line.lstrip("#/ ") for line in driver.read_text().splitlines()[:3])
@@ -204,8 +212,8 @@ def applications() -> list[Application]:
                 for line in more
                 if line.startswith(("memory: ", "note: ", "api: ", "also: "))
             )
-            found.append(Application(driver, title, kind, tuple(packages), **options))
-    return found
+            drivers.append(Application(driver, title, kind, tuple(packages), **options))
+    return drivers
 
 
 def install(app: Application, folder: Path) -> str:
@@ -433,8 +441,8 @@ def try_one(app: Application, cache: Path) -> Row:
                 again = play(app, folder, f"http://127.0.0.1:{served.port}/v1", key)
             through = asked(upstream)
             for name, requests in (("direct", direct), ("through", through)):
-                found = [{"path": s.path, "headers": s.headers, "body": parsed(s)} for s in requests]
-                (folder / f"{name}.json").write_text(json.dumps(found, indent=1))
+                shown = [{"path": s.path, "headers": s.headers, "body": parsed(s)} for s in requests]
+                (folder / f"{name}.json").write_text(json.dumps(shown, indent=1))
             shutil.copy(home / "log", folder / "gateway.log")
             judge(row, app, direct, through, home / "mnemogate.db")
             if any(key in json.dumps([s.headers, parsed(s)]) for s in through):
@@ -468,13 +476,13 @@ def play_over_claude(app: Application, folder: Path, home: Path) -> list[str]:
         kept = str(stored(home / "mnemogate.db"))
         seen = [each.json for each in claude.seen if each.json and "messages" in each.json]
     last = [(json.dumps(spoken_last(body)), json.dumps(body)) for body in seen]
-    found = {
+    claims = {
         "what a model writes to a sub-agent is nobody's words": TASK not in kept,
         "the second chat knows": any(SCENE["ASK"] in text and "Miso" in whole for text, whole in last),
         "a tool's result came back": any("tool_result" in text for text, _ in last),
         "no request is refused": not any(each.refusal for each in claude.seen),
     }
-    return [f"over Claude: not: {claim}" for claim, holds in found.items() if not holds]
+    return [f"over Claude: not: {claim}" for claim, holds in claims.items() if not holds]
 
 
 def answer_as_claude(seen: Seen) -> Reply:
@@ -503,9 +511,9 @@ def make_key(folder: Path, memory: str) -> str:
     command = [sys.executable, "-m", "gateway", "keys", "create", "--memory", memory]
     clean = clean_environment(PYTHONPATH=str(HERE.parent.parent))
     printed = subprocess.check_output(command, cwd=folder, env=clean, text=True, stderr=subprocess.DEVNULL)
-    found = re.search(r"mg-[\w-]+", printed)
-    assert found is not None
-    return found[0]
+    match = re.search(r"mg-[\w-]+", printed)
+    assert match is not None
+    return match[0]
 
 
 def main() -> int:

@@ -127,9 +127,9 @@ class _Maker:
             singles = list[tuple[str, int, dict[str, str]]]()
             for number, fact in enumerate(FACTS):
                 is_ours = number % 2 == self.half
-                made = self.fact(fact, role, is_ours)
+                single = self.fact(fact, role, is_ours)
                 if is_ours and not fact.changes:
-                    singles.append(made)
+                    singles.append(single)
             for number, fact in enumerate(MANY):
                 ones = self.random.sample(fact.slots["one"], self.random.randint(2, 4))
                 frames = self.random.sample(fact.said, min(len(ones), len(fact.said)))

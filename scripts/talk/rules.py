@@ -33,13 +33,13 @@ class Rule:
     @contextlib.contextmanager
     def turned_off(self) -> Iterator[None]:
         """Turns it off for a while."""
-        known = [(module, name, getattr(module, name)) for module, name, _ in self.off]
+        originals = [(module, name, getattr(module, name)) for module, name, _ in self.off]
         try:
             for module, name, value in self.off:
                 setattr(module, name, value)
             yield
         finally:
-            for module, name, value in known:
+            for module, name, value in originals:
                 setattr(module, name, value)
 
 

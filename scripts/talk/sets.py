@@ -106,15 +106,15 @@ def _turns(session: Sequence[dict[str, Any]], form: str) -> list[Turn]:
 
 def sentences_of(questions: Sequence[dict[str, Any]]) -> list[str]:
     """Returns sentences of middling length that people said in LongMemEval's chats."""
-    found = dict[str, None]()
+    sentences = dict[str, None]()
     for question in questions:
         for session in question["haystack_sessions"]:
             for turn in session:
                 if turn["role"] == USER and not turn.get("has_answer"):
                     for sentence in _SENTENCE.split(" ".join(turn["content"].split())):
                         if 6 <= len(sentence.split()) <= 24 and "{" not in sentence:
-                            found[sentence] = None
-    return list(found)
+                            sentences[sentence] = None
+    return list(sentences)
 
 
 def friends(sentences: Sequence[str], half: int, *, is_named: bool) -> Iterator[Memory]:
