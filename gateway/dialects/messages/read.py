@@ -209,9 +209,9 @@ def _split_user(user: str) -> Json:
 
     Of several names the account counts as the user, else the device. It is also the `INSTALLATION`.
     """
-    if found := _OLDER_USER.fullmatch(user):
-        person = found[2] or found[1]
-        return {"user_id": person, INSTALLATION: person, "conversation_id": found[3]}
+    if match := _OLDER_USER.fullmatch(user):
+        person = match[2] or match[1]
+        return {"user_id": person, INSTALLATION: person, "conversation_id": match[3]}
     try:
         names = orjson.loads(user) if user.startswith("{") else None
     except orjson.JSONDecodeError:
@@ -235,7 +235,7 @@ def _names_left_out(json: Json, headers: Mapping[bytes, bytes], checker: FieldCh
 
 
 def _find_side_request(json: Json, metadata: Json, headers: Mapping[bytes, bytes]) -> str | None:
-    """Returns which request of Claude Code's this is that no user has written; None: none of them."""
+    """Returns the name of a request that Claude Code makes without its user; None: a user has written this one."""
     if _is_sub_agent(json, headers):
         return SUB_AGENT
     return PROBE if json.get("max_tokens") == 1 and "conversation_id" in metadata else None

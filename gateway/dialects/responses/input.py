@@ -18,6 +18,7 @@ from gateway.core.conversation.canonical import media_in, separator
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_text, wrong_type
+from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_name
 from gateway.dialects.responses.sealed import is_sealed, unseal
@@ -81,18 +82,18 @@ def read_items(
 
 
 def _read_item(item: Any, messages: _Messages, where: ItemPath, *, is_lenient: bool) -> None:
-    """Adds an item to messages. Raises: BadRequest. where: the item's place. is_lenient: as in `read_items`."""
+    """Adds an item to messages. where: the path to it. is_lenient: as in `read_items`. Raises: BadRequest."""
     if not isinstance(item, dict):
         raise wrong_type(f"{where}", "an object", item)
     kind = item.get("type") or _kind_of_untyped(item)
-    known = _KINDS.get(kind) if isinstance(kind, str) else None
-    if known is not None:
+    item_kind = _ITEM_KINDS.get(kind) if isinstance(kind, str) else None
+    if item_kind is not None:
         try:
-            known.add(messages, item)
+            item_kind.add(messages, item)
         except BadRequest:
             if not is_lenient:
                 raise
-        messages.left_out.add_rest(item, known.read_fields, where)
+        messages.left_out.add_rest(item, item_kind.read_fields, where)
     elif isinstance(kind, str) and kind in _LEFT_OUT:
         messages.left_out.add(f"{where}.{kind}")
     elif not (is_lenient or (isinstance(kind, str) and kind in _READ_ELSEWHERE)):
@@ -297,15 +298,15 @@ class _Messages:
             if not isinstance(part, dict):
                 raise wrong_type(f"{where}", "an object", part)
             kind = part.get("type")
-            if self._is_lenient and kind not in _WORDS:
+            if self._is_lenient and kind not in WORD_KINDS:
                 parts.append(part)
                 continue
-            known = _PARTS.get(kind) if isinstance(kind, str) else None
-            if known is None:
+            part_kind = PART_KINDS.get(kind) if isinstance(kind, str) else None
+            if part_kind is None:
                 param = f"{where}.type"
                 raise missing_field(param) if kind is None else unsupported_value(param, kind)
-            parts.append(known.translate(part, where))
-            self.left_out.add_rest(part, known.read_fields, where)
+            parts.append(part_kind.translate(part, where))
+            self.left_out.add_rest(part, part_kind.read_fields, where)
         return parts
 
     def _add_reply_content(self, content: str | list[Json]) -> None:
@@ -324,11 +325,11 @@ class _Messages:
         if reply is None or message is None:
             return
         self._append(message)
-        at = self._messages_before + len(self._input.messages) - 1
+        index = self._messages_before + len(self._input.messages) - 1
         if reply.model is not None:
-            self._input.models[at] = reply.model
+            self._input.models[index] = reply.model
         for id, param in reply.thought_ids:
-            self._input.references.append(Reference(at, id, parse_turn_name(id), param, "thoughts"))
+            self._input.references.append(Reference(index, id, parse_turn_name(id), param, "thoughts"))
 
     def _append_media(self) -> None:
         if self._media:
@@ -353,72 +354,18 @@ def _wrong_role(param: str, role: Any) -> BadRequest:
     )
 
 
-# Parts of a content
-
-
-def _text_part(part: Json, where: object) -> Json:
-    return {"type": "text", "text": read_text(part, "text", where)}
-
-
-def _refusal(part: Json, where: object) -> Json:
-    return {"type": "refusal", "refusal": read_text(part, "refusal", where)}
-
-
-def _image(part: Json, where: object) -> Json:
-    if part.get("file_id") is not None:
-        raise unsupported_value(f"{where}.file_id", part["file_id"])
-    image = {"url": read_text(part, "image_url", where)}
-    detail = read_optional(part, "detail", str, where)
-    return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
-
-
-def _file(part: Json, where: object) -> Json:
-    if part.get("file_url") is not None:
-        raise unsupported_value(f"{where}.file_url", part["file_url"])
-    return {
-        "type": "file",
-        "file": {key: read_text(part, key, where) for key in _FILE if part.get(key) is not None},
-    }
-
-
-def _audio(part: Json, where: object) -> Json:
-    audio = part.get("input_audio")
-    if not isinstance(audio, dict):
-        param = f"{where}.input_audio"
-        raise missing_field(param) if audio is None else wrong_type(param, "an object", audio)
-    return {"type": "input_audio", "input_audio": audio}
-
-
-class _Part(Struct, frozen=True):
-    """A kind of part."""
-
-    translate: Callable[[Json, object], Json]
-    read_fields: frozenset[str]
-
-
-class _Kind(Struct, frozen=True):
+class _ItemKind(Struct, frozen=True):
     """A kind of item."""
 
+    # Adds an item of this kind to the messages.
     add: Callable[[_Messages, Json], None]
-    # With those that say nothing to a model.
+    # The fields that are read, and those that say nothing to a model; others are left out.
     read_fields: frozenset[str]
 
 
-_FILE = ("file_data", "file_id", "filename")
-_TEXT = _Part(_text_part, frozenset(("type", "text")))
-_PARTS = {
-    "input_text": _TEXT,
-    "output_text": _TEXT,
-    "text": _TEXT,
-    "refusal": _Part(_refusal, frozenset(("type", "refusal"))),
-    "input_image": _Part(_image, frozenset(("type", "image_url", "file_id", "detail"))),
-    "input_file": _Part(_file, frozenset(("type", "file_url", *_FILE))),
-    "input_audio": _Part(_audio, frozenset(("type", "input_audio"))),
-}
-_WORDS = ("input_text", "output_text", "text", "refusal")
 _COMMON = frozenset(("type", "id", "status"))
-_KINDS = {
-    kind: _Kind(add, _COMMON | set(fields.split()))
+_ITEM_KINDS = {
+    kind: _ItemKind(add, _COMMON | set(fields.split()))
     for kind, add, fields in (
         ("message", _Messages.add_message, "role content"),
         ("item_reference", _Messages.add_reference, ""),

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from gateway.dialects.fields import read_object
 from gateway.errors import UnknownId
-from gateway.run.admin.operation_arguments import RawArguments
+from gateway.run.admin.operation_arguments import RawArguments, record_number
 from gateway.run.store_errors import map_store_errors
 from gateway.web.body import BodyReader
 from gateway.web.manage.access import Access, Manager
@@ -87,6 +87,7 @@ def managed_route(
 def number_in(request: Request) -> int:
     """Returns the number in a path. Raises: UnknownId: it is none."""
     text: str = request.path_params["id"]
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    number = record_number(text)
+    if number is None:
         raise UnknownId(f"There is nothing with the id {text!r}.")
-    return int(text)
+    return number

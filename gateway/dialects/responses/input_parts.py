@@ -1,0 +1,72 @@
+"""The parts of an item's content, translated to parts of a chat completion's message.
+
+(platform.openai.com/docs/api-reference/responses/create, `input`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from adapters.types import Json
+from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
+from gateway.dialects.responses.tools import unsupported_value
+
+_FILE_FIELDS = ("file_data", "file_id", "filename")
+
+
+def _translate_text(part: Json, where: object) -> Json:
+    return {"type": "text", "text": read_text(part, "text", where)}
+
+
+def _translate_refusal(part: Json, where: object) -> Json:
+    return {"type": "refusal", "refusal": read_text(part, "refusal", where)}
+
+
+def _translate_image(part: Json, where: object) -> Json:
+    if part.get("file_id") is not None:
+        raise unsupported_value(f"{where}.file_id", part["file_id"])
+    image = {"url": read_text(part, "image_url", where)}
+    detail = read_optional(part, "detail", str, where)
+    return {"type": "image_url", "image_url": image if detail is None else {**image, "detail": detail}}
+
+
+def _translate_file(part: Json, where: object) -> Json:
+    if part.get("file_url") is not None:
+        raise unsupported_value(f"{where}.file_url", part["file_url"])
+    return {
+        "type": "file",
+        "file": {key: read_text(part, key, where) for key in _FILE_FIELDS if part.get(key) is not None},
+    }
+
+
+def _translate_audio(part: Json, where: object) -> Json:
+    audio = part.get("input_audio")
+    if not isinstance(audio, dict):
+        param = f"{where}.input_audio"
+        raise missing_field(param) if audio is None else wrong_type(param, "an object", audio)
+    return {"type": "input_audio", "input_audio": audio}
+
+
+class PartKind(Struct, frozen=True):
+    """A kind of part."""
+
+    # Returns a part for a chat completion, given the part and the path to it.
+    translate: Callable[[Json, object], Json]
+    # The fields that are read; others are left out.
+    read_fields: frozenset[str]
+
+
+_TEXT = PartKind(_translate_text, frozenset(("type", "text")))
+PART_KINDS = {
+    "input_text": _TEXT,
+    "output_text": _TEXT,
+    "text": _TEXT,
+    "refusal": PartKind(_translate_refusal, frozenset(("type", "refusal"))),
+    "input_image": PartKind(_translate_image, frozenset(("type", "image_url", "file_id", "detail"))),
+    "input_file": PartKind(_translate_file, frozenset(("type", "file_url", *_FILE_FIELDS))),
+    "input_audio": PartKind(_translate_audio, frozenset(("type", "input_audio"))),
+}
+# The kinds of parts that are words.
+WORD_KINDS = ("input_text", "output_text", "text", "refusal")
