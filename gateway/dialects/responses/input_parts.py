@@ -49,7 +49,7 @@ def _translate_audio(part: Json, where: object) -> Json:
     return {"type": "input_audio", "input_audio": audio}
 
 
-class PartKind(Struct, frozen=True):
+class ContentPartKind(Struct, frozen=True):
     """A kind of part."""
 
     # Returns a part for a chat completion, given the part and the path to it.
@@ -58,15 +58,15 @@ class PartKind(Struct, frozen=True):
     read_fields: frozenset[str]
 
 
-_TEXT = PartKind(_translate_text, frozenset(("type", "text")))
+_TEXT = ContentPartKind(_translate_text, frozenset(("type", "text")))
 PART_KINDS = {
     "input_text": _TEXT,
     "output_text": _TEXT,
     "text": _TEXT,
-    "refusal": PartKind(_translate_refusal, frozenset(("type", "refusal"))),
-    "input_image": PartKind(_translate_image, frozenset(("type", "image_url", "file_id", "detail"))),
-    "input_file": PartKind(_translate_file, frozenset(("type", "file_url", *_FILE_FIELDS))),
-    "input_audio": PartKind(_translate_audio, frozenset(("type", "input_audio"))),
+    "refusal": ContentPartKind(_translate_refusal, frozenset(("type", "refusal"))),
+    "input_image": ContentPartKind(_translate_image, frozenset(("type", "image_url", "file_id", "detail"))),
+    "input_file": ContentPartKind(_translate_file, frozenset(("type", "file_url", *_FILE_FIELDS))),
+    "input_audio": ContentPartKind(_translate_audio, frozenset(("type", "input_audio"))),
 }
 # The kinds of parts that are words.
 WORD_KINDS = ("input_text", "output_text", "text", "refusal")

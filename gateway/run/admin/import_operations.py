@@ -25,7 +25,7 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     check_project,
     page_json,
-    read_page_request,
+    read_requested_page,
 )
 from storage.commands import ForgetTarget
 from storage.errors import StoreError, WriteConflict
@@ -207,7 +207,7 @@ class ImportOperations:
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns a page of imports, the newest first."""
-        page = read_page_request(raw, project)
+        page = read_requested_page(raw, project)
         before = LAST_NUMBER if page.after is None else page.after
         imports = await self.store.imports.list(page.project, before=before, limit=page.limit + 1)
         return page_json(imports, page.limit, self._running_or_stored_json)

@@ -17,7 +17,7 @@ from gateway.run.admin.operation_arguments import (
     RawArguments,
     check_names,
     page_json,
-    read_page_request,
+    read_requested_page,
 )
 from gateway.run.admin.usage_operations import counters_json
 from gateway.run.usage.limiter import Limiter
@@ -43,7 +43,7 @@ class KeyManagement(Struct, frozen=True):
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns all keys, revoked and expired ones too, the oldest first."""
-        page = read_page_request(raw, project)
+        page = read_requested_page(raw, project)
         return page_json(page.select(await self.keys.list()), page.limit, key_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gateway.run.admin.operation_arguments import (
     check_names,
     check_project,
     page_json,
-    read_page_request,
+    read_requested_page,
 )
 from storage.errors import NotFound
 from storage.sql.keys import DEFAULT_PROJECT, Keys
@@ -39,7 +39,7 @@ class LimitOperations(Struct, frozen=True):
 
     async def show_all(self, raw: RawArguments, *, project: str | None = None) -> dict[str, Any]:
         """Returns limits, the oldest first. project: the only one that is shown; None: all."""
-        page = read_page_request(raw, project)
+        page = read_requested_page(raw, project)
         return page_json(page.select(await self.limits.list()), page.limit, limit_json)
 
     async def show(self, id: int, *, project: str | None = None) -> dict[str, Any]:

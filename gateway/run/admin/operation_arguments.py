@@ -174,7 +174,7 @@ def check_project(project: str | None, visible: str | None) -> None:
         raise UnknownId(f"There is no project {project!r} here.")
 
 
-class PageRequest(Struct, frozen=True):
+class RequestedPage(Struct, frozen=True):
     """The page of a list that a caller asks for; the list is in the order of its records' numbers."""
 
     # The only project whose records are shown; None: all.
@@ -189,7 +189,7 @@ class PageRequest(Struct, frozen=True):
         return [record for record in records if self.project in (None, record.project) and record.id >= first]
 
 
-def read_page_request(raw: RawArguments, visible_project: str | None) -> PageRequest:
+def read_requested_page(raw: RawArguments, visible_project: str | None) -> RequestedPage:
     """Reads `project`, `limit` and `after`. Raises: BadRequest, UnknownId.
 
     visible_project: the only one that the caller sees; None: all.
@@ -198,7 +198,7 @@ def read_page_request(raw: RawArguments, visible_project: str | None) -> PageReq
     arguments = Arguments(raw)
     project = arguments.optional_text("project") or visible_project
     check_project(project, visible_project)
-    return PageRequest(project, read_cursor(arguments.optional_text("after"), None), read_limit(raw))
+    return RequestedPage(project, read_cursor(arguments.optional_text("after"), None), read_limit(raw))
 
 
 def read_limit(raw: RawArguments) -> int:

@@ -1,4 +1,4 @@
-"""What a command is about to do, or has done, in words for the operator."""
+"""Words of a command for what it is about to do, and for what it has done."""
 
 from __future__ import annotations
 
