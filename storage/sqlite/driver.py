@@ -7,36 +7,38 @@ import contextlib
 import sqlite3
 from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
+from threading import Thread
 from typing import Self, TypeVar
-
-import aiosqlite
-from aiosqlite.core import _STOP_RUNNING_SENTINEL, set_exception, set_result
 
 from storage.sqlite.affinity import ThreadAffinity
 
 T = TypeVar("T")
 
 
-class Driver(aiosqlite.Connection):
+class Driver:
     """A connection in a thread of its own that is handed whole functions: one hop for a batch, not one a statement.
 
-    aiosqlite gives the thread and its queue. It reports to the event loop even when nothing waits any more, which fails
-    in the thread once the loop is closed; what is here does not.
+    connect: opens the connection, in the thread.
+    name: of the thread.
     """
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], name: str) -> None:
-        super().__init__(connect, iter_chunk_size=64)
-        self._thread.name = name
+        self._connect = connect
+        self._name = name
+        # The functions that the thread is to run; None: it ends.
+        self._functions: SimpleQueue[Callable[[sqlite3.Connection], None] | None] = SimpleQueue()
         self._affinity: ThreadAffinity | None = None
-        # A disk that never answers must not keep a process that has to stop.
-        self._thread.daemon = True
 
     async def open(self) -> Self:
         """Starts the thread and opens the connection in it. Raises: what `connect` raises."""
-        self._thread.start()
-        self._affinity = ThreadAffinity(self._thread.native_id or 0)
+        opened: asyncio.Future[sqlite3.Connection] = asyncio.get_running_loop().create_future()
+        # A disk that never answers must not keep a process that has to stop.
+        thread = Thread(target=self._work, args=(opened,), name=self._name, daemon=True)
+        thread.start()
+        self._affinity = ThreadAffinity(thread.native_id or 0)
         try:
-            await self._run(self._open_in_thread)
+            await opened
         except BaseException:
             self.abandon()
             raise
@@ -50,38 +52,56 @@ class Driver(aiosqlite.Connection):
         """
         if self._affinity is not None:
             self._affinity.pin_to_caller() if is_near else self._affinity.unpin()
-        self._tx.put_nowait((None, partial(function, self._conn)))
+        self._functions.put(function)
 
     def call(self, function: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        """Runs it in the thread. Cancelling the future does not stop it."""
-        return self._run(partial(function, self._conn))
+        """Runs a function in the thread. Cancelling the future does not stop it."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def perform(connection: sqlite3.Connection) -> None:
+            _settle(future, partial(function, connection))
+
+        self._functions.put(perform)
+        return future
 
     def abandon(self) -> None:
         """Closes as soon as the thread is free, without waiting for it."""
-        self._running = False
-        self._tx.put_nowait((None, self._close_in_thread))
-        self._tx.put_nowait((None, lambda: _STOP_RUNNING_SENTINEL))
+        self._functions.put(None)
 
-    def _run(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+    def _work(self, opened: asyncio.Future[sqlite3.Connection]) -> None:
+        """Opens the connection and runs functions on it until it is abandoned, in the thread."""
+        connection = _settle(opened, self._connect)
+        if connection is None:
+            return
+        while (function := self._functions.get()) is not None:
+            function(connection)
+            del function  # with what it holds, until the next one comes
+        with contextlib.suppress(sqlite3.Error):
+            connection.close()
 
-        def perform() -> None:
-            try:
-                report = partial(set_result, future, function())
-            except BaseException as error:
-                report = partial(set_exception, future, error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
-                loop.call_soon_threadsafe(report)
 
-        self._tx.put_nowait((None, perform))
-        return future
+def _settle(future: asyncio.Future[T], function: Callable[[], T]) -> T | None:
+    """Calls a function, and gives its result or its error to a future of another thread.
 
-    def _open_in_thread(self) -> None:
-        self._connection = self._connector()
+    Returns the result; None: it has raised. A future that was cancelled stays so, and nothing is reported to a loop
+    that is closed.
+    """
+    result: T | None = None
+    try:
+        result = function()
+        report = partial(_set_result, future, result)
+    except BaseException as error:
+        report = partial(_set_error, future, error)
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits any more
+        future.get_loop().call_soon_threadsafe(report)
+    return result
 
-    def _close_in_thread(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
+
+def _set_result(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_error(future: asyncio.Future[T], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

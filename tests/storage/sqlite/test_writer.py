@@ -484,8 +484,7 @@ async def test_closing_before_a_log_is_written_back_leaves_no_connection(
 
 async def test_closing_in_the_middle_of_mending_leaves_no_thread(make: Any, path: Path) -> None:
     bench, beside = await hold_up(make, path)
-    assert bench.writer._driver is not None
-    thread = bench.writer._driver._thread
+    (thread,) = (each for each in threading.enumerate() if each.name == "mnemogate-writer")
     bench.writer.report(Broken("the disk is gone"))
     await asyncio.sleep(0)  # mending waits for what is written back
     await bench.writer.close(timeout_s=0.01)
@@ -627,15 +626,15 @@ def test_a_thread_that_outlives_its_loop_ends_in_silence(tmp_path: Path) -> None
     """A connection takes long to close while the process ends. (What a thread raises fails a test.)"""
     gate = threading.Event()
 
-    async def leave() -> Driver:
-        driver = await Driver(lambda: sqlite3.connect(tmp_path / "m.db"), "thread").open()
+    async def leave() -> threading.Thread:
+        driver = await Driver(lambda: sqlite3.connect(tmp_path / "m.db"), "outliving").open()
         closing = asyncio.ensure_future(driver.call(lambda connection: gate.wait()))
         await asyncio.sleep(0)
         closing.cancel()
         driver.abandon()
-        return driver
+        return next(each for each in threading.enumerate() if each.name == "outliving")
 
-    driver = asyncio.run(leave())
+    thread = asyncio.run(leave())
     gate.set()
-    driver._thread.join(PATIENCE_S)
-    assert not driver._thread.is_alive()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
