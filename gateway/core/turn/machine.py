@@ -28,19 +28,14 @@ import orjson
 from msgspec.structs import replace
 
 from adapters.types import NATIVE_REPLY, Event, Header, Json
-from gateway.core.conversation.private import (
-    NUDGE_SENDER,
-    framed_system_message,
-    with_private,
-    with_transcript,
-    without_private,
-)
+from gateway.core.conversation.private import with_private, with_transcript, without_private
 from gateway.core.finish_reasons import BROKE, read_finish_reason
 from gateway.core.turn import commands, events
 from gateway.core.turn.calls import NO_CALLS, GatewayCalls, ResumedCalls, name_calls
 from gateway.core.turn.client_view import ClientView, ReplyEvent
 from gateway.core.turn.commands import FINISHED, Command, End, TurnOutcome
-from gateway.core.turn.draft import ToolCall, join_messages
+from gateway.core.turn.draft import ToolCall
+from gateway.core.turn.earlier_rounds import EarlierRounds
 from gateway.core.turn.events import TurnEvent
 from gateway.core.turn.guide import (
     ANYTHING,
@@ -51,7 +46,7 @@ from gateway.core.turn.guide import (
     StopReason,
     ToolResult,
 )
-from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
+from gateway.core.turn.ledger import Ledger
 from gateway.core.turn.refusal import is_permanent_refusal
 from gateway.core.turn.round import (
     AS_BODY,
@@ -106,12 +101,9 @@ class Turn:
         # The round that is under way, and its gateway calls
         self._round = Round(terms, view, AS_EVENTS if terms.shows_steps else None)
         self._calls = NO_CALLS
-        # The rounds before it
-        self._ledger = EMPTY_LEDGER
+        self._earlier = EarlierRounds()
         self._replies = 0  # that have begun, the present one included
         self._steps = 0  # whose reply was saved in this turn
-        self._messages: list[Json] = []
-        self._shown_replies: list[Json] = []
         # What waits
         self._after_step: list[Command] = []  # for the commit of a step
         self._filler = terms.filler  # for tools that take long; None: there is none, or it was sent
@@ -329,8 +321,8 @@ class Turn:
         if self.terms.saves_steps:
             # Calls without an answer would block the conversation.
             return self._make_outcome(end, reason, (), self._round.shown_reply())
-        shown_reply = join_messages([*self._shown_replies, self._round.shown_reply(self._round.client_calls)])
-        messages = self._messages
+        shown_reply = self._earlier.joined_with(self._round.shown_reply(self._round.client_calls))
+        messages = self._earlier.messages
         if self._state is RUNNING_TOOLS and not self._round.spoken:
             # The model has to know what may be done, else it calls it again in another turn. But text that a call
             # speaks would be stored whole, in its arguments, and the user may have heard a part of it.
@@ -364,7 +356,7 @@ class Turn:
         name_calls(
             gateway_calls,
             client_calls,
-            _ids(self._messages),
+            self._earlier.call_ids,
             self._replies,
             names_client_calls=self.terms.saves_steps,
         )
@@ -510,30 +502,25 @@ class Turn:
         """Saves the round, where steps are saved, and calls the model again."""
         terms, ended = self.terms, self._round
         step = replace(self._make_step(), results=self._calls.results, nudge=offer.nudge)
-        self._messages += [ended.upstream_message(), *(result.stored() for result in step.results)]
-        if offer.nudge:
-            self._messages.append(framed_system_message(offer.nudge, sender=NUDGE_SENDER))
-        self._shown_replies.append(ended.shown_reply())
-        self._ledger = self._ledger_with_round()
+        self._earlier.add(ended, step, self._ledger_with_round())
         self._calls = NO_CALLS
         self._offer = offer
         # At once, since the next round may fail before it has begun.
         self._round = self._new_round(ended, offer)
-        left = self._budget_left(self._ledger)
+        left = self._budget_left(self._earlier.ledger)
         if terms.saves_steps:
             self._state = SAVING_RESULTS
             return self._save_step(step, [commands.CallModel((), left, offer)])
         self._state = WAITING
-        return [commands.CallModel(tuple(map(without_private, self._messages)), left, offer)]
+        return [commands.CallModel(tuple(map(without_private, self._earlier.messages)), left, offer)]
 
     def _new_round(self, ended: Round, offer: Offer) -> Round:
         terms = self.terms
         if offer.is_final:  # a call that comes nevertheless is not run, so its asides are not shown either
             terms = replace(terms, asides=None)
-        turn_usage = self._ledger.turn_usage if self._ledger.rounds else None
-        text_before = "" if terms.shows_steps else join_messages(self._shown_replies)["content"]
+        text_before = "" if terms.shows_steps else self._earlier.text
         filler, self._next_filler = self._next_filler, ""
-        return Round(terms, self._view, ended.form, turn_usage, text_before, filler)
+        return Round(terms, self._view, ended.form, self._earlier.turn_usage(), text_before, filler)
 
     def _save_step(self, step: commands.SaveStep, then: Sequence[Command]) -> list[Command]:
         """Returns the command to save a step. then: the commands that follow when it is saved."""
@@ -562,8 +549,8 @@ class Turn:
     def _ledger_with_round(self) -> Ledger:
         """Returns the ledger of all rounds of this turn, the present one included."""
         if self._round.stored is Stored.IN_EARLIER_TURN:
-            return self._ledger
-        return self._ledger.with_round(self._round.draft, self.terms.count)
+            return self._earlier.ledger
+        return self._earlier.ledger.with_round(self._round.draft, self.terms.count)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
         return (
@@ -580,13 +567,13 @@ class Turn:
         client_calls = [] if terms.saves_steps and is_cut else self._round.client_calls
         shown_reply = self._round.shown_reply(client_calls)
         full = self._last_messages(shown_reply, client_calls)
-        self._shown_replies.append(shown_reply)
-        joined = shown_reply if len(self._shown_replies) == 1 else join_messages(self._shown_replies)
         if self._round.is_hidden:
             # The upstream's finish_reason is of a round with calls that the client never saw.
             self._client_finish = "stop"
         finish = self._client_finish or draft.finish_reason
-        outcome = self._make_outcome(FINISHED, reason, (*self._messages, *full), joined, finish, waiting)
+        joined = self._earlier.joined_with(shown_reply) if self._earlier.messages else shown_reply
+        messages = (*self._earlier.messages, *full)
+        outcome = self._make_outcome(FINISHED, reason, messages, joined, finish, waiting)
         self._outcome = outcome
         save = commands.Save(self._last_step(outcome, shown_reply, full) if terms.saves_steps else outcome)
         self._state = SAVING_TURN
@@ -602,7 +589,7 @@ class Turn:
             return (reply.upstream_message(), *(result.stored() for result in results))
         if saves_steps and reply.filler and reply.draft.text:
             return (reply.upstream_message(client_calls),)  # the filler is no part of it upstream
-        if self._messages and (native := reply.draft.message().get(NATIVE_REPLY)):
+        if self._earlier.messages and (native := reply.draft.message().get(NATIVE_REPLY)):
             return ({**shown_reply, NATIVE_REPLY: native},)
         return (shown_reply,)
 
@@ -710,13 +697,8 @@ class Turn:
         waiting: Mapping[str, str] = _NONE_WAIT,
         results: tuple[ToolResult, ...] = (),
     ) -> TurnOutcome:
-        clashes = _ids(self._messages) & _ids([shown_reply or {}]) if self._messages else ()
-        if clashes:
-            # The client has a call under that id, so the gateway call of an earlier round gets another one.
-            names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
-            hidden = len(self._messages)
-            full = (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
-        usage = self._ledger.turn_usage(self._round.draft.usage)
+        full = self._earlier.with_own_ids(full, shown_reply)
+        usage = self._earlier.ledger.turn_usage(self._round.draft.usage)
         has_hidden_results = len(full) > 1 and any(message["role"] == "tool" for message in full)
         # By position, since keywords take longer than all the rest of it (measured).
         return TurnOutcome(
@@ -727,19 +709,3 @@ class Turn:
 def _with_json(headers: Iterable[Header]) -> tuple[Header, ...]:
     """Returns the headers of a reply for a body of JSON in place of its own."""
     return (*(each for each in headers if each[0] != "content-type"), ("content-type", "application/json"))
-
-
-def _ids(messages: Iterable[Json]) -> set[str]:
-    """Returns the ids of the calls in messages, as far as they have any."""
-    found = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
-    return {id for id in found if isinstance(id, str) and id}
-
-
-def _renamed(message: Json, names: Mapping[str, str]) -> Json:
-    """Returns a message of a hidden round with other call ids. names: old -> new."""
-    if message.get("tool_calls"):
-        calls = [{**call, "id": names.get(call["id"], call["id"])} for call in message["tool_calls"]]
-        return {**message, "tool_calls": calls}
-    if message["role"] == "tool":
-        return {**message, "tool_call_id": names.get(message["tool_call_id"], message["tool_call_id"])}
-    return message

@@ -1,0 +1,77 @@
+"""The rounds of a turn before the one under way: what goes upstream again, what the client got, and their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from adapters.types import Json
+from gateway.core.conversation.private import NUDGE_SENDER, framed_system_message
+from gateway.core.turn.commands import SaveStep
+from gateway.core.turn.draft import join_messages
+from gateway.core.turn.ledger import EMPTY_LEDGER, Ledger
+from gateway.core.turn.round import Round
+
+
+class EarlierRounds:
+    """The rounds that have ended. Most turns have one round, and so none before it."""
+
+    def __init__(self) -> None:
+        # As they go upstream again: replies with calls, their results, and nudges.
+        self.messages: list[Json] = []
+        self.ledger = EMPTY_LEDGER
+        # The replies as the client got them.
+        self._shown_replies: list[Json] = []
+
+    def add(self, ended: Round, step: SaveStep, ledger: Ledger) -> None:
+        """Adds a round. step: with its results and its nudge. ledger: that of all rounds, this one included."""
+        self.messages += [ended.upstream_message(), *(result.stored() for result in step.results)]
+        if step.nudge:
+            self.messages.append(framed_system_message(step.nudge, sender=NUDGE_SENDER))
+        self._shown_replies.append(ended.shown_reply())
+        self.ledger = ledger
+
+    @property
+    def call_ids(self) -> set[str]:
+        return _call_ids(self.messages)
+
+    @property
+    def text(self) -> str:
+        """The text that the client has read so far."""
+        text: str = join_messages(self._shown_replies)["content"]
+        return text
+
+    def turn_usage(self) -> Callable[[Json | None], Json | None] | None:
+        """Returns `Ledger.turn_usage`; None: there was no round before this one, so its own usage is the turn's."""
+        return self.ledger.turn_usage if self.ledger.rounds else None
+
+    def joined_with(self, shown_reply: Json) -> Json:
+        """Returns the one reply that the client has of all rounds. shown_reply: the last one's."""
+        return join_messages([*self._shown_replies, shown_reply])
+
+    def with_own_ids(self, full: tuple[Json, ...], shown_reply: Json | None) -> tuple[Json, ...]:
+        """Returns the messages of a turn, in which no hidden call has the id of a call that the client has.
+
+        full: begins with the messages of these rounds.
+        """
+        clashes = self.call_ids & _call_ids([shown_reply or {}]) if self.messages else ()
+        if not clashes:
+            return full
+        names = {id: f"call_mnemogate_0_{n}" for n, id in enumerate(sorted(clashes))}
+        hidden = len(self.messages)
+        return (*(_renamed(message, names) for message in full[:hidden]), *full[hidden:])
+
+
+def _call_ids(messages: Iterable[Json]) -> set[str]:
+    """Returns the ids of the calls in messages, as far as they have any."""
+    ids = [call.get("id") for message in messages for call in message.get("tool_calls") or []]
+    return {id for id in ids if isinstance(id, str) and id}
+
+
+def _renamed(message: Json, names: Mapping[str, str]) -> Json:
+    """Returns a message of a hidden round with other call ids. names: old -> new."""
+    if message.get("tool_calls"):
+        calls = [{**call, "id": names.get(call["id"], call["id"])} for call in message["tool_calls"]]
+        return {**message, "tool_calls": calls}
+    if message["role"] == "tool":
+        return {**message, "tool_call_id": names.get(message["tool_call_id"], message["tool_call_id"])}
+    return message
