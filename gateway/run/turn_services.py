@@ -33,8 +33,8 @@ def make_turn_limits(settings: Settings, limits: Limits) -> TurnLimits:
     )
 
 
-class TurnServices(Struct, frozen=True):
-    """The services that all turns of a process share."""
+class TurnServices(Struct):
+    """The services that all turns of a process share: one object, which whoever begins or writes turns is given."""
 
     # The writes that go on after their turns.
     pending: PendingWrites

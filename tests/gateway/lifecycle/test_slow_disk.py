@@ -76,9 +76,8 @@ def test_the_next_request_waits_for_a_turn_that_was_released(
     with world_of(upstream, tmp_path / "m.db", commit_wait_s=0.001) as world, stalled(world) as gate:
         first = world.post("One.")
         assert not durable(first)
-        chat = world.gateway.app.services.chat
-        limits = replace(chat.turns.limits, commit_wait_s=PATIENCE_S)
-        chat.turns = chat.memory.turns = replace(chat.turns, limits=limits)
+        turns = world.gateway.app.services.chat.turns
+        turns.limits = replace(turns.limits, commit_wait_s=PATIENCE_S)
         wait_written = PendingWrites.wait_written
 
         async def wait_and_open(pending: PendingWrites, scope: Scope, timeout_s: float) -> None:
