@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from gateway.core.conversation.canonical import WireMessage
 from gateway.core.conversation.private import NUDGE_SENDER, with_private
 from gateway.core.memory.builtin import call_of_edit, calls_by_name
-from gateway.core.memory.edits import STORING_OPERATIONS, merge_operations
-from gateway.core.memory.memory_tools import EditResult
+from gateway.core.memory.edits import merge_operations
+from gateway.core.memory.memory_tools import STORING_OPERATIONS, EditResult
 from gateway.core.prompt.note_text import render_note
 from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
 from gateway.core.turn.guide import ToolResult

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from gateway.core.memory.memory_tools import EditOperation
 from gateway.run.tools.memory import MemoryTools
 from gateway.run.tools.toolbox import ToolAnswer
 from storage.batch_records import SOURCES_ROOM
@@ -69,7 +70,7 @@ def edit_blocks(memory: MemoryTools, answer: ToolAnswer, call_id: str) -> ToolAn
             errors.append(_error(block, _MEANWHILE))
             continue
         arguments = {"label": block.label, "new_memory": value}
-        edit = memory.edit(call_id, "rethink", block.label, arguments, number=n, is_read=False)
+        edit = memory.edit(call_id, EditOperation.RETHINK, block.label, arguments, number=n, is_read=False)
         if edit.status == "error":
             errors.append(edit.content)
     return _with_errors(answer, errors)

@@ -18,7 +18,13 @@ from msgspec import Struct
 
 from adapters.types import Json
 from gateway.core.dates import parse_moment
-from gateway.core.memory.memory_tools import MEMORY_TOOLS, string_schema, tool_schema
+from gateway.core.memory.memory_tools import (
+    BLOCK_TOOLS,
+    MEMORY_TOOLS,
+    EditOperation,
+    string_schema,
+    tool_schema,
+)
 from storage.records import Message
 
 # The argument of a tool that is its words to the user.
@@ -228,8 +234,7 @@ _MAX_ID_CHARS: Final = 200
 class EditCall(Struct, frozen=True):
     """One operation on a block."""
 
-    # insert, replace, rethink or patch.
-    op: str
+    op: EditOperation
     label: str
     # As `apply_edit` takes them (gateway.core.memory.memory_tools).
     arguments: Json
@@ -261,10 +266,10 @@ def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
     label = str(arguments.get("label") or "")
     match name:
         case "core_memory_append":
-            return [_edit("insert", label, new_string=arguments["content"])]
+            return [_edit(EditOperation.INSERT, label, new_string=arguments["content"])]
         case "core_memory_replace":
             old, new = arguments["old_content"], arguments["new_content"]
-            return [_edit("replace", label, old_string=old, new_string=new, every=True)]
+            return [_edit(EditOperation.REPLACE, label, old_string=old, new_string=new, every=True)]
         case "memory":
             return _memory_command(arguments)
         case "memory_apply_patch":
@@ -272,10 +277,10 @@ def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
         case _:
             known = SCHEMAS[name]["parameters"]["properties"].keys() - {"label"}
             given = {key: value for key, value in arguments.items() if key in known}
-            return [_edit(name.removeprefix("memory_"), label, **given)]
+            return [_edit(BLOCK_TOOLS[name], label, **given)]
 
 
-def _edit(op: str, label: str, **arguments: Any) -> EditCall:
+def _edit(op: EditOperation, label: str, **arguments: Any) -> EditCall:
     return EditCall(op, label, {"label": label, **arguments})
 
 
@@ -295,8 +300,9 @@ def _memory_command(arguments: Mapping[str, Any]) -> list[EditCall] | str:
     label = _block_at(str(arguments["path"]))
     if command == "insert":
         line = arguments.get("insert_line")
-        return [_edit("insert", label, new_string=arguments["insert_text"], insert_line=line)]
-    return [_edit("replace", label, old_string=arguments["old_string"], new_string=arguments["new_string"])]
+        return [_edit(EditOperation.INSERT, label, new_string=arguments["insert_text"], insert_line=line)]
+    old, new = arguments["old_string"], arguments["new_string"]
+    return [_edit(EditOperation.REPLACE, label, old_string=old, new_string=new)]
 
 
 def _block_at(path: str) -> str:
@@ -324,7 +330,7 @@ def _patches(label: str, patch: str) -> list[EditCall] | str:
     found = [(name, "\n".join(lines)) for name, lines in parts if "".join(lines).strip()]
     if not found:
         return "Error: the patch says nothing. Nothing was done."
-    return [_edit("patch", name, patch=text) for name, text in found]
+    return [_edit(EditOperation.PATCH, name, patch=text) for name, text in found]
 
 
 # Searches

@@ -10,14 +10,9 @@ from msgspec.structs import replace
 
 from gateway.core.memory.file_text import passages_in
 from gateway.core.memory.learn import as_statement, fact_key
-from gateway.core.memory.memory_tools import EditResult, apply_edit
+from gateway.core.memory.memory_tools import STORING_OPERATIONS, EditOperation, EditResult, apply_edit
 from storage.commands import BlockMerge, LearnedFact
 from storage.records import Block, BlockOp
-
-ARCHIVAL_INSERT = "archival_insert"
-REMEMBER_FACT = "remember_fact"
-# Operations that store a text of their own and change no block.
-STORING_OPERATIONS = frozenset({ARCHIVAL_INSERT, REMEMBER_FACT})
 
 
 def digest_value(value: str) -> int:
@@ -61,7 +56,7 @@ def merge_operations(blocks: Sequence[Block], ops: Sequence[BlockOp]) -> BlockMe
     for op in ops:
         if op.op in STORING_OPERATIONS:
             text = str(orjson.loads(op.arguments).get("content", ""))
-            if op.op == REMEMBER_FACT:
+            if op.op == EditOperation.REMEMBER_FACT:
                 facts.append((_fact(text, op), op))
             else:
                 passages += [(part, op) for part in passages_in(text)]

@@ -22,7 +22,7 @@ from gateway.core.conversation.stored_messages import tool_names_by_call
 from gateway.core.dates import day_number_text
 from gateway.core.memory.builtin import SEARCHING_TOOLS
 from gateway.core.memory.edits import digest_value
-from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, apply_edit
+from gateway.core.memory.memory_tools import REWRITE_OPERATIONS, EditOperation, apply_edit
 from gateway.core.prompt.note_text import mentions_blocks
 from gateway.core.words import folded_words
 from storage.commands import Erased, Rebuilt, Revised
@@ -126,7 +126,7 @@ def _edited_again(block: Block, op: BlockOp) -> str:
     """Returns the value of a block after an edit that it allowed when it was made, as far as it can be made again."""
     arguments = orjson.loads(op.arguments)
     edit = apply_edit(op.op, arguments, block)
-    if edit.value is None and op.op == "insert":  # lines before its place are gone
+    if edit.value is None and op.op == EditOperation.INSERT:  # lines before its place are gone
         edit = apply_edit(op.op, {**arguments, "insert_line": None}, block)
     return block.value if edit.value is None else edit.value
 

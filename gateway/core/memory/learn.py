@@ -92,8 +92,7 @@ STATEMENT = "User said: "
 class BlockEdit(Struct, frozen=True):
     """An edit of a block."""
 
-    # insert, replace or rethink.
-    op: str
+    op: memory_tools.EditOperation
     # As `memory_tools.apply_edit` takes them.
     arguments: Mapping[str, Any]
 
@@ -187,7 +186,7 @@ def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
         return None
     if name in memory_tools.BLOCK_TOOLS:
         wrong = memory_tools.argument_error(name, arguments)
-        return None if wrong else BlockEdit(memory_tools.OPERATION_OF[name], arguments)
+        return None if wrong else BlockEdit(memory_tools.BLOCK_TOOLS[name], arguments)
     if name != "remember_fact":
         return None
     fact, about = arguments.get("text"), arguments.get("about")

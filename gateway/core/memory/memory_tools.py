@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -92,26 +93,35 @@ MEMORY_TOOLS: Mapping[str, Json] = MappingProxyType(
     }
 )
 
-# A tool that changes memory -> its operation in the store's records.
-OPERATION_OF: Mapping[str, str] = MappingProxyType(
-    {
-        "memory_insert": "insert",
-        "memory_replace": "replace",
-        "memory_rethink": "rethink",
-        "archival_memory_insert": "archival_insert",
-    }
-)
 
-_TOOL_OF = {op: tool for tool, op in OPERATION_OF.items()}
+class EditOperation(StrEnum):
+    """The kind of an edit of memory (`BlockOp.op`)."""
+
+    INSERT = "insert"
+    REPLACE = "replace"
+    RETHINK = "rethink"
+    # Only agents of the agents API have a tool for it.
+    PATCH = "patch"
+    ARCHIVAL_INSERT = "archival_insert"
+    REMEMBER_FACT = "remember_fact"
+
 
 # The operations that replace the whole text of a block, which the model must have seen before.
-REWRITE_OPERATIONS = frozenset({"rethink"})
+REWRITE_OPERATIONS = frozenset({EditOperation.RETHINK})
+# The operations that store a text of their own and change no block.
+STORING_OPERATIONS = frozenset({EditOperation.ARCHIVAL_INSERT, EditOperation.REMEMBER_FACT})
 
-# The tools that edit a block. Without a named user only these are offered: the others reach what the prompt does not
-# show.
-BLOCK_TOOLS = tuple(
-    tool for tool in MEMORY_TOOLS if tool in OPERATION_OF and tool != "archival_memory_insert"
+# A tool that edits a block -> its operation. Without a named user only these are offered: the others reach what the
+# prompt does not show.
+BLOCK_TOOLS: Mapping[str, EditOperation] = MappingProxyType(
+    {
+        "memory_insert": EditOperation.INSERT,
+        "memory_replace": EditOperation.REPLACE,
+        "memory_rethink": EditOperation.RETHINK,
+    }
 )
+# The tools that change memory.
+WRITING_TOOLS = frozenset({*BLOCK_TOOLS, "archival_memory_insert"})
 # The tools that read what the edits of the same round change, and so run in order with them.
 RUN_AFTER_EDITS = frozenset(("archival_memory_search",))
 
@@ -281,21 +291,21 @@ class _Change(NamedTuple):
 def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> EditResult:
     """Applies an operation to a block.
 
-    op: insert, replace or rethink, or "patch", which only agents of the agents API have.
-    arguments: those of the operation's tool, which are checked here. A "replace" may also have `every`, which replaces
-        all places. Those of a "patch" were checked.
+    op: an `EditOperation`, and none of `STORING_OPERATIONS`.
+    arguments: those of the operation's tool, which are checked here. REPLACE may also have `every`, which replaces all
+        places. Those of PATCH were checked.
     block: the one that the arguments name; None: there is none.
     """
-    tool = _TOOL_OF.get(op)
-    wrong = None if tool is None else argument_error(tool, arguments)
-    if wrong is not None:
-        return EditResult(None, wrong, has_failed=True)
+    tool = next((tool for tool, operation in BLOCK_TOOLS.items() if operation == op), None)
+    error = None if tool is None else argument_error(tool, arguments)
+    if error is not None:
+        return EditResult(None, error, has_failed=True)
     label = arguments["label"]
     if block is None:
         return _refusal(f"there is no memory block {quoted(label)}.")
     if block.read_only:
         return _refusal(f"the memory block {quoted(label)} is read-only.")
-    if op == "replace" and arguments.get("every") and arguments["old_string"]:
+    if op == EditOperation.REPLACE and arguments.get("every") and arguments["old_string"]:
         # The size is checked first: many places of a long text could grow to gigabytes.
         size = _replaced_size(block.value, arguments["old_string"], arguments["new_string"])
         if (refusal := _limit_refusal(block, size)) is not None:
@@ -316,14 +326,14 @@ def apply_edit(op: str, arguments: Mapping[str, Any], block: Block | None) -> Ed
 def _change_text(op: str, arguments: Mapping[str, Any], value: str) -> _Change:
     """Applies an operation to the text of a block. The parameters are those of `apply_edit`."""
     match op:
-        case "insert":
+        case EditOperation.INSERT:
             return _insert(value, arguments["new_string"], arguments.get("insert_line"))
-        case "replace":
+        case EditOperation.REPLACE:
             old, new = arguments["old_string"], arguments["new_string"]
             return _replace(value, old, new, every=bool(arguments.get("every")))
-        case "patch":
+        case EditOperation.PATCH:
             return _patch(value, arguments["patch"])
-        case "rethink":
+        case EditOperation.RETHINK:
             new = arguments["new_memory"]
             return _Change(new, f"rewritten: {len(value)} -> {len(new)} characters")
     raise NotImplementedError(f"{op} edits no block, or lacks a case here")

@@ -11,9 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.core.dates import day_text
-from gateway.core.memory import edits, memory_tools
+from gateway.core.memory import memory_tools
 from gateway.core.memory.builtin import Lookup, edit_id
 from gateway.core.memory.learn import FACT_CHARS, fact_key
+from gateway.core.memory.memory_tools import EditOperation
 from gateway.core.prompt import note_choice, note_text
 from gateway.core.request.identity import Mode
 from gateway.core.tags import escape_tags, quoted_name
@@ -74,18 +75,18 @@ class MemoryTools(Struct, frozen=True):
     def serial_group(self, call: RunTool) -> str | None:
         # Edits are applied in the order of their calls, and a search finds the edits before it.
         tool = self.context.offered.get(call.name)
-        return "edits" if tool in memory_tools.OPERATION_OF or tool in memory_tools.RUN_AFTER_EDITS else None
+        return "edits" if tool in memory_tools.WRITING_TOOLS | memory_tools.RUN_AFTER_EDITS else None
 
     async def run(self, call: RunTool) -> ToolAnswer:
         tool = self.context.offered[call.name]
-        if tool in memory_tools.OPERATION_OF and self.context.request.identity.mode is Mode.READ:
+        if tool in memory_tools.WRITING_TOOLS and self.context.request.identity.mode is Mode.READ:
             return failed_answer(READ_ONLY)
         error = memory_tools.argument_error(tool, call.arguments)
         if error is not None:
             return failed_answer(error)
         arguments = memory_tools.known_arguments(tool, call.arguments)
-        if tool in memory_tools.BLOCK_TOOLS:
-            return self.edit(call.call_id, memory_tools.OPERATION_OF[tool], arguments["label"], arguments)
+        if (operation := memory_tools.BLOCK_TOOLS.get(tool)) is not None:
+            return self.edit(call.call_id, operation, arguments["label"], arguments)
         if tool == "archival_memory_insert":
             return self.remember(call.call_id, arguments)
         if tool in _SEARCHED:
@@ -114,7 +115,7 @@ class MemoryTools(Struct, frozen=True):
         """Stores a text in archival memory. arguments: its `content`, and perhaps `tags`."""
         if not str(arguments["content"]).strip():
             return failed_answer("Error: there is no text to keep. Nothing was done.")
-        self.block_edits.ops.append(self._op(call_id, edits.ARCHIVAL_INSERT, "", arguments))
+        self.block_edits.ops.append(self._op(call_id, EditOperation.ARCHIVAL_INSERT, "", arguments))
         return ToolAnswer("Stored in archival memory.")
 
     def remember_fact(self, call_id: str, fact: str) -> ToolAnswer:
@@ -126,7 +127,7 @@ class MemoryTools(Struct, frozen=True):
                 f"Error: a fact has at most {FACT_CHARS} characters. Nothing was done; for a longer text there is "
                 "archival_memory_insert."
             )
-        self.block_edits.ops.append(self._op(call_id, edits.REMEMBER_FACT, "", {"content": fact}))
+        self.block_edits.ops.append(self._op(call_id, EditOperation.REMEMBER_FACT, "", {"content": fact}))
         return ToolAnswer("The fact is kept.")
 
     def _op(
@@ -236,7 +237,7 @@ _SEARCHED = {
     "archival_memory_search": frozenset({"passage"}),
     "conversation_search": frozenset({"message", "fact"}),
 }
-_STORED = {edits.ARCHIVAL_INSERT: "passage", edits.REMEMBER_FACT: "fact"}
+_STORED: Mapping[str, str] = {EditOperation.ARCHIVAL_INSERT: "passage", EditOperation.REMEMBER_FACT: "fact"}
 
 
 def _lookup_of(tool: str, arguments: Mapping[str, Any]) -> Lookup:

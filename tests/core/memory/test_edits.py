@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import orjson
 
-from gateway.core.memory.edits import ARCHIVAL_INSERT, apply_operation, blocks_on_path, merge_operations
+from gateway.core.memory.edits import apply_operation, blocks_on_path, merge_operations
+from gateway.core.memory.memory_tools import EditOperation
 from storage.records import Block, BlockOp
 
 HUMAN = Block(1, "human", "The user", "Name: Ann", 100)
@@ -53,7 +54,7 @@ def test_an_edit_that_cannot_be_done_any_more_is_dropped_alone() -> None:
 
 
 def test_an_archival_memory_becomes_a_passage_and_touches_no_block() -> None:
-    archival = op(1, ARCHIVAL_INSERT, content="prefers trains")
+    archival = op(1, EditOperation.ARCHIVAL_INSERT, content="prefers trains")
     done = merge_operations([HUMAN], [archival])
     assert list(done.passages) == [("prefers trains", archival)]
     assert list(done.writes) == []

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.core.memory.memory_tools import (
+    BLOCK_TOOLS,
     MEMORY_TOOLS,
-    OPERATION_OF,
+    WRITING_TOOLS,
     allows_hidden_tools,
     apply_edit,
     argument_error,
@@ -254,7 +255,6 @@ class TestEdits:
         assert not edit.message.startswith("Error")
 
     def test_every_edit_of_a_block_can_be_applied(self) -> None:
-        for tool, op in OPERATION_OF.items():
-            assert tool in MEMORY_TOOLS
-            if tool.startswith("memory_"):
-                assert apply_edit(op, {}, None).message.startswith("Error: memory_")
+        assert MEMORY_TOOLS.keys() >= WRITING_TOOLS
+        for tool, operation in BLOCK_TOOLS.items():
+            assert apply_edit(operation, {}, None).message.startswith(f"Error: {tool} needs ")
