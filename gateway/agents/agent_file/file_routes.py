@@ -20,7 +20,7 @@ from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_export import AgentExport
 from gateway.agents.files.agent_import import AgentImport, ImportServices
 from gateway.agents.files.folders import Folders
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect
+from gateway.agents.wire.struct_fields import Maybe, NoEffect, Query
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.errors import BadRequest
@@ -31,7 +31,7 @@ from storage.records import DEFAULT_CONVERSATION, Definition
 _MAX_FILES = 1000
 
 
-class ExportQuery(Body):
+class ExportQuery(Query):
     """An export."""
 
     # The conversation whose messages are exported; default: the own conversation of the agent.
@@ -53,20 +53,12 @@ class AgentFileRoutes:
 
     def routes(self) -> list[AgentsRoute]:
         return [
-            AgentsRoute(
-                "GET",
-                "/v1/agents/{agent_id}/export",
-                self.export,
-                "Return an agent as a file.",
-                query=ExportQuery,
-            ),
-            AgentsRoute(
-                "POST", "/v1/agents/import", self.restore, "Make the agents of a file.", form=ImportForm
-            ),
+            AgentsRoute("GET", "/v1/agents/{agent_id}/export", self.export),
+            AgentsRoute("POST", "/v1/agents/import", self.restore),
         ]
 
-    async def export(self, request: ApiRequest) -> Any:
-        query: ExportQuery = request.query
+    async def export(self, request: ApiRequest, query: ExportQuery) -> Response:
+        """Return an agent as a file."""
         if query.use_legacy_format:
             raise BadRequest("Agents are exported in the newer form alone.", param="use_legacy_format")
         view = await self._api.agent_view(request)
@@ -96,8 +88,8 @@ class AgentFileRoutes:
         views = await self._folders.view(folder, whole, with_content=True)
         return [file_json(folder, view) for view in views]
 
-    async def restore(self, request: ApiRequest) -> Any:
-        form: ImportForm = request.body
+    async def restore(self, request: ApiRequest, form: ImportForm) -> dict[str, Any]:
+        """Make the agents of a file."""
         assert request.file is not None
         # It may have thousands of blocks and messages, each of which is checked.
         file = await asyncio.to_thread(read_file, request.file.data, form, self._api.now())

@@ -15,7 +15,7 @@ from gateway.agents.agent_file.write import EXTENSION
 from gateway.agents.api.groups import Count
 from gateway.agents.api.identities import CreateIdentity
 from gateway.agents.registry.archives import MAX_SEARCHED
-from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Body, Maybe
+from gateway.agents.wire.struct_fields import MAX_PARTS, NO_SECRETS, ONE_PROJECT, Form, Maybe
 
 # The places in a request that faults name: the file's, and its extension's.
 FILE_AT = ("body", "file")
@@ -27,7 +27,7 @@ _Tag = Annotated[str, Meta(max_length=300)]
 _MAX_FILE_PARTS = Meta(max_length=10_000)
 
 
-class ImportForm(Body):
+class ImportForm(Form):
     """The form fields sent with an agent file. The second names of three of them are those of older clients."""
 
     append_copy_suffix: bool = False

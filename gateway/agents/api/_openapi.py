@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from gateway.agents.api._route import AgentsRoute, ConversationConvertor
+from gateway.agents.wire.struct_fields import Form
 from gateway.run.admin import manage_records as manage
 from gateway.run.admin.link_operations import LinkRequest, MadeLink
 from gateway.run.admin.page_records import ExplainedRequest
@@ -127,9 +128,9 @@ OTHER_ROUTES = (
 def document(rows: Iterable[AgentsRoute], version: str) -> dict[str, Any]:
     """Returns the description of these rows, and of the routes on memories and of operators."""
     rows = [row for row in rows if row.is_served]
-    taken = [(row.body, row.query, row.form) for row in rows]
-    taken += [(route.body, route.query, route.answer) for route in OTHER_ROUTES]
-    structs = {each for kinds in taken for each in kinds if each is not None and each is not FileBody}
+    kinds: list[type[Struct] | None] = [kind for row in rows for kind in (row.body, row.query)]
+    kinds += [kind for route in OTHER_ROUTES for kind in (route.body, route.query, route.answer)]
+    structs = {kind for kind in kinds if kind is not None and kind is not FileBody}
     _, components = msgspec.json.schema_components(
         sorted(structs, key=lambda each: each.__name__), ref_template="#/components/schemas/{name}"
     )
@@ -165,12 +166,12 @@ def _describe_row(row: AgentsRoute, components: dict[str, Any]) -> dict[str, Any
             **errors,
         },
     }
-    if row.body is not None:
-        operation["requestBody"] = _json_body(row.body)
-    if row.form is not None:
-        fields = components[row.form.__name__].get("properties", {})
+    if row.body is not None and issubclass(row.body, Form):
+        fields = components[row.body.__name__].get("properties", {})
         form = {"type": "object", "properties": {"file": _FILE, **fields}, "required": ["file"]}
         operation["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    elif row.body is not None:
+        operation["requestBody"] = _json_body(row.body)
     return operation
 
 

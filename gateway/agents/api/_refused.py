@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, NoReturn
 
-from gateway.agents.api._route import AgentsRoute, AnswersAgents, ApiRequest
+from gateway.agents.api._route import AgentsRoute, ApiRequest, Handler
 from gateway.agents.api.identities import NO_BLOCKS
 from gateway.errors import BadRequest
 
@@ -74,8 +74,8 @@ def refused_rows() -> list[AgentsRoute]:
     ]
 
 
-def _refuse_with(reason: str) -> AnswersAgents:
-    async def refuse(request: ApiRequest) -> Any:
+def _refuse_with(reason: str) -> Handler:
+    async def refuse(request: ApiRequest) -> NoReturn:
         raise BadRequest(reason)
 
     return refuse

@@ -1,8 +1,11 @@
 """The routes of the agents API as data: what each takes, what it answers, and the one way in which it is served.
 
-    AgentsRoute("GET", "/v1/agents/{agent_id}", retrieve, "Return an agent.")
+    AgentsRoute("PATCH", "/v1/agents/{agent_id}", self.update)
 
-`/openapi.json` is made of the same rows (gateway.agents.api._openapi), so it cannot say anything else.
+    async def update(self, request: ApiRequest, update: UpdateAgent) -> dict[str, Any]: ...
+
+A handler's annotations name what it takes, a `Query` and a `Body` or `Form`, and the first line of its docstring is its
+summary. `/openapi.json` is made of the same (gateway.agents.api._openapi), so it cannot say anything else.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, get_type_hints
 
 import orjson
 from msgspec import Struct
@@ -26,6 +30,7 @@ from gateway.agents.api._paging import NEWEST_FIRST, Paging
 from gateway.agents.api._query import PageQuery
 from gateway.agents.wire import struct_fields
 from gateway.agents.wire.faults import LettaErrors, Unprocessable
+from gateway.agents.wire.struct_fields import Body, Form, Query
 from gateway.checked import Fault
 from gateway.core import exact_json, ids
 from gateway.core.nul import without_nul
@@ -53,9 +58,6 @@ class ApiRequest:
     project: str
     # The parameters in the path of the request.
     path: Mapping[str, str]
-    # Structs of the types that the route declares; None if it declares none.
-    body: Any
-    query: Any
     http: Request
     # Headers that the handler adds to the reply.
     headers: dict[str, str] = field(default_factory=dict)
@@ -70,38 +72,34 @@ class ApiRequest:
 
     def arguments(self) -> dict[str, Any]:
         """Returns `args` of the body, for a call that is made at once: with integers of any size."""
-        found = exact_json.loads(self.data.decode() or "{}").get("args")
-        return without_nul(found or {})
+        arguments = exact_json.loads(self.data.decode() or "{}").get("args")
+        return without_nul(arguments or {})
 
     def name_of(self, uid: str) -> str:
         """Returns the public id by which the request names a uid. The store reports uids without their kind."""
         query, body = str(self.http.url.query), self.data.decode("utf-8", "replace")
         sent = " ".join([*self.path.values(), query, body])
         # Tried once for each word of a body, not again at each of its letters.
-        found = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
+        names = re.findall(rf"(?<![a-z_])[a-z_]++-(?:{uid}|{uuid.UUID(uid)})(?:-[0-9h-]+)?", sent)
         # The id of a message contains the uid of its agent, but the message may be what is missing.
-        return min(found, key=len, default=uid)
+        return min(names, key=len, default=uid)
 
 
-AnswersAgents = Callable[[ApiRequest], Awaitable[Any]]
+# Answers with JSON, or with a reply that writes itself. It takes the request, and then what its annotations name.
+Handler = Callable[..., Awaitable[Any]]
 
 
-class AgentsRoute(Struct, frozen=True):
+class AgentsRoute(Struct, frozen=True, dict=True):
     """A route of the agents API, with what it takes and the handler that answers it."""
 
     method: str
     # Served with and without a slash at its end, as far as `slashes` has both.
     path: str
-    handle: AnswersAgents
-    # A sentence in the imperative, for `/openapi.json`.
-    summary: str
-    # The struct into which the body is read; the body may be left out if every field may.
-    body: type[Struct] | None = None
-    query: type[Struct] | None = None
-    # The fields of a form that uploads a file in its field `file`.
-    form: type[Struct] | None = None
+    handle: Handler
+    # A sentence in the imperative, for `/openapi.json`; None: the first line of the handler's docstring.
+    title: str | None = None
     slashes: tuple[str, ...] = ("", "/")
-    # The handler reads the body itself. Without this, `body` and `form` a body has to be empty.
+    # The handler reads the body itself. Without this, a `Body` and a `Form` a body has to be empty.
     reads_body: bool = False
     # False: a path of Letta's that the gateway refuses; its handler raises the reason.
     is_served: bool = True
@@ -110,13 +108,39 @@ class AgentsRoute(Struct, frozen=True):
     # The paging of a list with a `PageQuery`; it changes the query before the handler sees it.
     pages: Paging = NEWEST_FIRST
 
-    async def answer(self, request: ApiRequest) -> Any:
+    @property
+    def summary(self) -> str:
+        return self.title or (self.handle.__doc__ or "").partition("\n")[0]
+
+    @cached_property
+    def parameters(self) -> Mapping[str, type[Body]]:
+        """The structs that the handler takes after the request, by the names of its parameters."""
+        kinds = get_type_hints(self.handle).items()
+        return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, Body)}
+
+    @property
+    def query(self) -> type[Query] | None:
+        """The struct of the query; None: the handler takes none."""
+        return next((kind for kind in self.parameters.values() if issubclass(kind, Query)), None)
+
+    @property
+    def body(self) -> type[Body] | None:
+        """The struct of the body, or of the form that comes with a file; None: the handler takes none.
+
+        A body may be left out if every field may.
+        """
+        return next((kind for kind in self.parameters.values() if not issubclass(kind, Query)), None)
+
+    async def answer(self, request: ApiRequest, query: Query | None, body: Body | None) -> Any:
         """Returns what the handler returns, the rows of a list in the order asked for."""
-        query = request.query
         if not isinstance(query, PageQuery):
-            return await self.handle(request)
-        request.query = self.pages.read(query)
-        return self.pages.shown(query, request.query, await self.handle(request))
+            return await self._call_handler(request, query, body)
+        read = self.pages.read(query)
+        return self.pages.shown(query, read, await self._call_handler(request, read, body))
+
+    async def _call_handler(self, request: ApiRequest, query: Query | None, body: Body | None) -> Any:
+        structs = {name: query if issubclass(kind, Query) else body for name, kind in self.parameters.items()}
+        return await self.handle(request, **structs)
 
 
 def serve(rows: Iterable[AgentsRoute], reader: BodyReader) -> list[Route]:
@@ -178,9 +202,9 @@ class _PathEndpoint:
         # A HEAD is answered as its GET.
         row = self._methods.get(scope["method"]) or self._methods["GET"]
         async with self._reader.read(scope, receive) as data:
-            request = _read_request(row, http, info.caller.project, bytes(data))
+            request, query, body = _read_request(row, http, info.caller.project, bytes(data))
             try:
-                answer = await row.answer(request)
+                answer = await row.answer(request, query, body)
                 if not callable(answer):
                     answer = Response(
                         orjson.dumps(answer), headers=request.headers, media_type="application/json"
@@ -190,53 +214,55 @@ class _PathEndpoint:
                 raise as_gateway_error(error, request) from error
 
 
-def _read_request(row: AgentsRoute, http: Request, project: str, data: bytes) -> ApiRequest:
-    """Reads and checks a request. Raises: UnknownId, Unprocessable, BadRequest."""
+def _read_request(
+    row: AgentsRoute, http: Request, project: str, data: bytes
+) -> tuple[ApiRequest, Query | None, Body | None]:
+    """Reads and checks a request, with its query and body. Raises: UnknownId, Unprocessable, BadRequest."""
     if any("\0" in value for value in http.path_params.values()):
         raise UnknownId("Nothing has a name with U+0000.")
     for name in _PROJECT_HEADERS:
         if http.headers.get(name, project) != project:
             raise UnknownId(f"There is no project {http.headers[name]!r} for this key.", param=name)
     headers: dict[str, str] = {}
-    body, file = None, None
     if not row.is_served:
-        return ApiRequest(project, http.path_params, None, None, http)
-    if row.body is not None:
+        return ApiRequest(project, http.path_params, http), None, None
+    body: Body | None = None
+    file, query = None, None
+    if row.body is not None and issubclass(row.body, Form):
+        body, file = _read_form(row.body, http, data)
+    elif row.body is not None:
         body = struct_fields.read_body(data, row.body)
-    elif row.form is not None:
-        body, file = _form(row.form, http, data)
     elif data not in (b"", b"null") and not row.reads_body:
-        struct_fields.read_body(data, struct_fields.Body)
-    query = None
+        struct_fields.read_body(data, Body)
     if row.query is not None or http.scope["query_string"]:
-        kind = row.query or struct_fields.Body
-        query = struct_fields.convert(_parameters(kind, http), kind, ("query",), lax=True)
+        kind = row.query or Query
+        query = struct_fields.convert(_query_values(kind, http), kind, ("query",), lax=True)
     without_effect = [
         name for each in (body, query) if each is not None for name in struct_fields.sent_without_effect(each)
     ]
     if without_effect:
         headers["x-mnemogate-kept"] = ",".join(without_effect)
-    return ApiRequest(project, http.path_params, body, query, http, headers, data, file)
+    return ApiRequest(project, http.path_params, http, headers, data, file), query, body
 
 
-def _form(kind: type[Struct], http: Request, data: bytes) -> tuple[Struct, FormPart]:
+def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, FormPart]:
     """Returns the fields of a form, and its file. Raises: Unprocessable."""
     boundary = read_boundary(http.headers.get("content-type", ""))
-    found = None if boundary is None else parse_form(data, boundary)
-    if found is None:
+    parts = None if boundary is None else parse_form(data, boundary)
+    if parts is None:
         raise Unprocessable(
             [Fault(("body",), "Expected a form of the type multipart/form-data", "form_invalid")]
         )
-    file = next((part for part in found if part.name == "file"), None)
+    file = next((part for part in parts if part.name == "file"), None)
     if file is None:
         raise Unprocessable([Fault(("body", "file"), "Field required", "missing")])
-    fields = {part.name: part.data.decode("utf-8", "replace") for part in found if part is not file}
+    fields = {part.name: part.data.decode("utf-8", "replace") for part in parts if part is not file}
     return struct_fields.convert(without_nul(fields), kind, ("body",), lax=True), file
 
 
-def _parameters(kind: type[Struct], http: Request) -> dict[str, Any]:
+def _query_values(kind: type[Query], http: Request) -> dict[str, Any]:
     """Returns a query as JSON: a parameter that may be repeated is a list."""
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     lists = struct_fields.list_fields(kind)
     for sent, value in http.query_params.multi_items():
         # As Letta 0.6 called it. Its `user_id` selects nothing: the key decides who asks.
@@ -244,10 +270,10 @@ def _parameters(kind: type[Struct], http: Request) -> dict[str, Any]:
         if name == "user_id":
             continue
         if name in lists:
-            given.setdefault(name, []).append(value)
+            values.setdefault(name, []).append(value)
         else:
-            given[name] = value
-    return without_nul(given)
+            values[name] = value
+    return without_nul(values)
 
 
 def uid_in(kind: str, id: str) -> str:

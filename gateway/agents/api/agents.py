@@ -29,28 +29,18 @@ class AgentRoutes:
     def routes(self) -> list[AgentsRoute]:
         one = "/v1/agents/{agent_id}"
         return [
-            AgentsRoute(
-                "GET", "/v1/agents", self.index, "List agents, users' memories among them.", query=AgentsQuery
-            ),
-            AgentsRoute("POST", "/v1/agents", self.create, "Make an agent.", body=CreateAgent),
-            AgentsRoute("GET", "/v1/agents/count", self.count, "Count agents.", query=AgentsQuery),
-            AgentsRoute("GET", one, self.retrieve, "Return an agent.", query=AgentQuery),
-            AgentsRoute("PATCH", one, self.update, "Change an agent.", body=UpdateAgent),
-            AgentsRoute("DELETE", one, self.delete, "Delete an agent, and forget all that it knew."),
-            AgentsRoute(
-                "GET", f"{one}/context", self.context, "Return what goes to the model, and what it takes up."
-            ),
-            AgentsRoute(
-                "POST",
-                f"{one}/recompile",
-                self.recompile,
-                "Render the memory section anew.",
-                query=RecompileQuery,
-            ),
+            AgentsRoute("GET", "/v1/agents", self.index),
+            AgentsRoute("POST", "/v1/agents", self.create),
+            AgentsRoute("GET", "/v1/agents/count", self.count),
+            AgentsRoute("GET", one, self.retrieve),
+            AgentsRoute("PATCH", one, self.update),
+            AgentsRoute("DELETE", one, self.delete),
+            AgentsRoute("GET", f"{one}/context", self.context),
+            AgentsRoute("POST", f"{one}/recompile", self.recompile),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: AgentsQuery = request.query
+    async def index(self, request: ApiRequest, query: AgentsQuery) -> list[dict[str, Any]]:
+        """List agents, users' memories among them."""
         views = await self._api.registry.list(
             request.project,
             replace(_filter_of(query), order=query.sorting),
@@ -61,11 +51,12 @@ class AgentRoutes:
         )
         return await self._api.agents_json(views)
 
-    async def count(self, request: ApiRequest) -> Any:
-        return await self._api.registry.count(request.project, _filter_of(request.query))
+    async def count(self, request: ApiRequest, query: AgentsQuery) -> int:
+        """Count agents."""
+        return await self._api.registry.count(request.project, _filter_of(query))
 
-    async def create(self, request: ApiRequest) -> Any:
-        create: CreateAgent = request.body
+    async def create(self, request: ApiRequest, create: CreateAgent) -> dict[str, Any]:
+        """Make an agent."""
         sent = sent_fields(create)
         definition = new_definition(create)
         if definition.model is None:
@@ -81,11 +72,12 @@ class AgentRoutes:
         )
         return await self._api.view_json(await self._api.registry.create(request.project, new))
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest, _: AgentQuery) -> dict[str, Any]:
+        """Return an agent."""
         return await self._api.agent_json(request)
 
-    async def update(self, request: ApiRequest) -> Any:
-        update: UpdateAgent = request.body
+    async def update(self, request: ApiRequest, update: UpdateAgent) -> dict[str, Any]:
+        """Change an agent."""
         sent = sent_fields(update)
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
@@ -97,13 +89,15 @@ class AgentRoutes:
         uid = request.uid("agent", "agent_id")
         return await self._api.view_json(await self._api.registry.change(request.project, uid, change))
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Delete an agent, and forget all that it knew."""
         agent = await self._api.agent(request)
         await self._api.registry.delete(request.project, agent.uid)
         self._api.runs.stop_deleted(agent.id)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
-    async def context(self, request: ApiRequest) -> Any:
+    async def context(self, request: ApiRequest) -> dict[str, Any]:
+        """Return what goes to the model, and what it takes up."""
         view = await self._api.agent_view(request)
         prompt = await self._prompt(request)
         agent = view.agent
@@ -118,8 +112,8 @@ class AgentRoutes:
             message_count=await self._api.store.overview.count_messages(agent.id),
         )
 
-    async def recompile(self, request: ApiRequest) -> Any:
-        query: RecompileQuery = request.query
+    async def recompile(self, request: ApiRequest, query: RecompileQuery) -> str:
+        """Render the memory section anew."""
         agent = await self._api.agent(request)
         if not query.dry_run:
             await self._api.store.blocks.invalidate_snapshots(agent.id)

@@ -24,7 +24,7 @@ from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
 from gateway.agents.wire.shown_values import duration_ns, iso_time
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused, sent_fields
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Query, refused, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
@@ -76,14 +76,14 @@ class BatchesQuery(PageQuery):
     """A page of batches."""
 
 
-class BatchItemsQuery(Body):
+class BatchItemsQuery(Query):
     """A page of a batch's items, in the order in which they were given. after: a run's id."""
 
     after: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
-class BatchMessagesQuery(Body):
+class BatchMessagesQuery(Query):
     """A page of the messages of a batch's items; those of one item stand together. after: a message's id."""
 
     after: Maybe[str] = UNSET
@@ -148,23 +148,16 @@ class BatchRoutes:
     def routes(self) -> list[AgentsRoute]:
         all_batches, one = "/v1/messages/batches", "/v1/messages/batches/{batch_id}"
         return [
-            AgentsRoute("POST", all_batches, self.create, "Send messages to many agents.", body=CreateBatch),
-            AgentsRoute("GET", all_batches, self.list, "List batches.", query=BatchesQuery),
-            AgentsRoute("GET", one, self.retrieve, "Return a batch, with counts of its items."),
-            AgentsRoute(
-                "GET", f"{one}/items", self.items, "List the items of a batch.", query=BatchItemsQuery
-            ),
-            AgentsRoute(
-                "GET",
-                f"{one}/messages",
-                self.messages,
-                "List what the agents of a batch were told and said.",
-                query=BatchMessagesQuery,
-            ),
-            AgentsRoute("PATCH", f"{one}/cancel", self.cancel, "Cancel what has not ended of a batch."),
+            AgentsRoute("POST", all_batches, self.create),
+            AgentsRoute("GET", all_batches, self.index),
+            AgentsRoute("GET", one, self.retrieve),
+            AgentsRoute("GET", f"{one}/items", self.items),
+            AgentsRoute("GET", f"{one}/messages", self.messages),
+            AgentsRoute("PATCH", f"{one}/cancel", self.cancel),
         ]
 
-    async def create(self, request: ApiRequest) -> Any:
+    async def create(self, request: ApiRequest, body: CreateBatch) -> dict[str, Any]:
+        """Send messages to many agents."""
         _refuse_anthropic(request)
         caller = info_of(request.http.scope).caller
         if caller.models is not None:
@@ -172,7 +165,6 @@ class BatchRoutes:
                 "This key is limited to certain models, and a batch asks for those of its agents.",
                 code="model_not_allowed",
             )
-        body: CreateBatch = request.body
         callback = sent_or_none(body.callback_url)
         if callback is not None and (why := self._api.runs.foreign.host_refusal(callback)) is not None:
             raise BadRequest(f"The URL cannot be called: {why}.", param="callback_url")
@@ -186,22 +178,24 @@ class BatchRoutes:
         )
         return batch_json(*await self._api.batches.get(request.project, batch.uid))
 
-    async def list(self, request: ApiRequest) -> Any:
+    async def index(self, request: ApiRequest, query: BatchesQuery) -> list[dict[str, Any]]:
+        """List batches."""
         _refuse_anthropic(request)
-        query: BatchesQuery = request.query
         cursors = [await self._batch_row(request.project, id) for id in (query.after, query.before)]
         page = page_of(query, *cursors)
         return [batch_json(*each) for each in await self._api.batches.list(request.project, page)]
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return a batch, with counts of its items."""
         return batch_json(*await self._api.batches.get(request.project, request.uid("job", "batch_id")))
 
-    async def cancel(self, request: ApiRequest) -> Any:
+    async def cancel(self, request: ApiRequest) -> dict[str, Any]:
+        """Cancel what has not ended of a batch."""
         return batch_json(*await self._api.batches.cancel(request.project, request.uid("job", "batch_id")))
 
-    async def items(self, request: ApiRequest) -> Any:
+    async def items(self, request: ApiRequest, query: BatchItemsQuery) -> list[dict[str, Any]]:
+        """List the items of a batch."""
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
-        query: BatchItemsQuery = request.query
         after = 0
         if (uid := uid_or_none("run", query.after)) is not None:
             item = await self._api.store.batches.item(batch.id, uid)
@@ -210,9 +204,9 @@ class BatchRoutes:
             after = item.id
         return [item_json(*each) for each in await self._api.batches.items(batch, after, query.limit)]
 
-    async def messages(self, request: ApiRequest) -> Any:
+    async def messages(self, request: ApiRequest, query: BatchMessagesQuery) -> dict[str, Any]:
+        """List what the agents of a batch were told and said."""
         batch, _ = await self._api.batches.get(request.project, request.uid("job", "batch_id"))
-        query: BatchMessagesQuery = request.query
         showing = showing_of(query)
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)

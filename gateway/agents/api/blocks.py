@@ -77,7 +77,7 @@ class UpdateBlock(CreateBlock):
 
 def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
     """Returns a new block with its details; its id is ignored."""
-    made = Block(
+    block = Block(
         0,
         create.label,
         create.description if isinstance(create.description, str) else _DESCRIPTIONS.get(create.label, ""),
@@ -85,7 +85,7 @@ def block_of(create: CreateBlock) -> tuple[Block, dict[str, Any]]:
         DEFAULT_LIMIT if create.limit is UNSET or create.limit is None else create.limit,
         create.read_only is True,
     )
-    return made, details_of(create)
+    return block, details_of(create)
 
 
 def change_of(update: UpdateBlock) -> BlockChange:
@@ -155,37 +155,25 @@ class BlockRoutes:
         seen = "/v1/agents/{agent_id}/core-memory/blocks"
         own = f"{seen}/{{block_label:path}}"
         return [
-            AgentsRoute("GET", all_, self.index, "List blocks.", query=BlocksQuery, pages=OLDEST_FIRST),
-            AgentsRoute(
-                "POST", all_, self.create, "Make a block that is attached to no agent yet.", body=CreateBlock
-            ),
-            AgentsRoute("GET", f"{all_}/count", self.count, "Count blocks."),
-            AgentsRoute("GET", one, self.retrieve, "Return a block."),
-            AgentsRoute("PATCH", one, self.update, "Change a block for all who see it.", body=UpdateBlock),
-            AgentsRoute("DELETE", one, self.delete, "Delete a block, and take it from all who see it."),
-            AgentsRoute(
-                "GET", f"{one}/agents", self.agents, "List the agents that see it.", query=AgentsOfQuery
-            ),
-            AgentsRoute(
-                "GET",
-                f"{one}/history",
-                self.history,
-                "List the values that a block had, newest first.",
-                query=HistoryQuery,
-            ),
-            AgentsRoute("POST", f"{one}/undo", self.undo, "Bring back the value before the last change."),
-            AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory, "Return an agent's blocks."),
-            AgentsRoute(
-                "GET", seen, self.seen, "List an agent's blocks.", query=PageQuery, pages=OLDEST_FIRST
-            ),
-            AgentsRoute("PATCH", f"{seen}/attach/{{block_id}}", self.attach, "Have an agent see a block."),
-            AgentsRoute("PATCH", f"{seen}/detach/{{block_id}}", self.detach, "Take a block from an agent."),
-            AgentsRoute("GET", own, self.labelled, "Return an agent's block by its label."),
-            AgentsRoute("PATCH", own, self.update_labelled, "Change an agent's block.", body=UpdateBlock),
+            AgentsRoute("GET", all_, self.index, pages=OLDEST_FIRST),
+            AgentsRoute("POST", all_, self.create),
+            AgentsRoute("GET", f"{all_}/count", self.count),
+            AgentsRoute("GET", one, self.retrieve),
+            AgentsRoute("PATCH", one, self.update),
+            AgentsRoute("DELETE", one, self.delete),
+            AgentsRoute("GET", f"{one}/agents", self.agents),
+            AgentsRoute("GET", f"{one}/history", self.history),
+            AgentsRoute("POST", f"{one}/undo", self.undo),
+            AgentsRoute("GET", "/v1/agents/{agent_id}/core-memory", self.memory),
+            AgentsRoute("GET", seen, self.seen, pages=OLDEST_FIRST),
+            AgentsRoute("PATCH", f"{seen}/attach/{{block_id}}", self.attach),
+            AgentsRoute("PATCH", f"{seen}/detach/{{block_id}}", self.detach),
+            AgentsRoute("GET", own, self.labelled),
+            AgentsRoute("PATCH", own, self.update_labelled),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: BlocksQuery = request.query
+    async def index(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
+        """List blocks."""
         least, most = _counts(query)
         wanted = BlockFilter(
             label=sent_or_none(query.label),
@@ -203,60 +191,75 @@ class BlockRoutes:
         page = page_of(query, after, before)
         return [block_json(entry) for entry in await self._blocks.list(request.project, wanted, page)]
 
-    async def count(self, request: ApiRequest) -> Any:
+    async def count(self, request: ApiRequest) -> int:
+        """Count blocks."""
         return await self._blocks.count(request.project)
 
-    async def create(self, request: ApiRequest) -> Any:
-        block, details = block_of(request.body)
+    async def create(self, request: ApiRequest, create: CreateBlock) -> dict[str, Any]:
+        """Make a block that is attached to no agent yet."""
+        block, details = block_of(create)
         return block_json(
             await self._blocks.create(request.project, block, details, at=self._api.now(), origin=ORIGIN)
         )
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return a block."""
         return block_json(await self._named(request))
 
-    async def update(self, request: ApiRequest) -> Any:
-        return await self._change(request, request.uid("block", "block_id"))
+    async def update(self, request: ApiRequest, update: UpdateBlock) -> dict[str, Any]:
+        """Change a block for all who see it."""
+        return await self._change(request.project, request.uid("block", "block_id"), update)
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Delete a block, and take it from all who see it."""
         await self._blocks.delete(request.project, request.uid("block", "block_id"))
         return {"message": "The block is deleted."}
 
-    async def agents(self, request: ApiRequest) -> Any:
+    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+        """List the agents that see it."""
         rows = await self._blocks.agents_seeing(await self._named(request))
-        return await self._api.agents_page(request.project, rows, request.query)
+        return await self._api.agents_page(request.project, rows, query)
 
-    async def history(self, request: ApiRequest) -> Any:
-        query, entry = request.query, await self._named(request)
-        found = await self._api.store.blocks.revisions(entry.block.id, before=query.before, limit=query.limit)
-        return list(map(revision_json, found))
+    async def history(self, request: ApiRequest, query: HistoryQuery) -> list[dict[str, Any]]:
+        """List the values that a block had, newest first."""
+        block = (await self._named(request)).block
+        revisions = await self._api.store.blocks.revisions(block.id, before=query.before, limit=query.limit)
+        return list(map(revision_json, revisions))
 
-    async def undo(self, request: ApiRequest) -> Any:
+    async def undo(self, request: ApiRequest) -> dict[str, Any]:
+        """Bring back the value before the last change."""
         return block_json(
             await self._blocks.undo(request.project, request.uid("block", "block_id"), at=self._api.now())
         )
 
-    async def memory(self, request: ApiRequest) -> Any:
-        return (await self._api.agent_json(request))["memory"]
+    async def memory(self, request: ApiRequest) -> dict[str, Any]:
+        """Return an agent's blocks."""
+        memory: dict[str, Any] = (await self._api.agent_json(request))["memory"]
+        return memory
 
-    async def seen(self, request: ApiRequest) -> Any:
+    async def seen(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+        """List an agent's blocks."""
         agent = await self._api.agent(request)
         visible = (await self._blocks.visible_to([agent.id]))[agent.id]
-        return page_items([block_json(entry) for entry in visible], request.query)
+        return page_items([block_json(entry) for entry in visible], query)
 
-    async def attach(self, request: ApiRequest) -> Any:
+    async def attach(self, request: ApiRequest) -> dict[str, Any]:
+        """Have an agent see a block."""
         await self._blocks.attach(await self._api.agent(request), request.uid("block", "block_id"))
         return await self._api.agent_json(request)
 
-    async def detach(self, request: ApiRequest) -> Any:
+    async def detach(self, request: ApiRequest) -> dict[str, Any]:
+        """Take a block from an agent."""
         await self._blocks.detach(await self._api.agent(request), request.uid("block", "block_id"))
         return await self._api.agent_json(request)
 
-    async def labelled(self, request: ApiRequest) -> Any:
+    async def labelled(self, request: ApiRequest) -> dict[str, Any]:
+        """Return an agent's block by its label."""
         return block_json(await self._labelled(request))
 
-    async def update_labelled(self, request: ApiRequest) -> Any:
-        return await self._change(request, (await self._labelled(request)).block.uid)
+    async def update_labelled(self, request: ApiRequest, update: UpdateBlock) -> dict[str, Any]:
+        """Change an agent's block."""
+        return await self._change(request.project, (await self._labelled(request)).block.uid, update)
 
     async def _named(self, request: ApiRequest) -> BlockEntry:
         return await self._blocks.get(request.project, request.uid("block", "block_id"))
@@ -265,11 +268,9 @@ class BlockRoutes:
         agent = await self._api.agent(request)
         return await self._blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
 
-    async def _change(self, request: ApiRequest, uid: str) -> Any:
-        change = change_of(request.body)
-        return block_json(
-            await self._blocks.change(request.project, uid, change, at=self._api.now(), origin=ORIGIN)
-        )
+    async def _change(self, project: str, uid: str, update: UpdateBlock) -> dict[str, Any]:
+        change = change_of(update)
+        return block_json(await self._blocks.change(project, uid, change, at=self._api.now(), origin=ORIGIN))
 
     async def _row(self, request: ApiRequest, id: Any) -> int | None:
         if not isinstance(id, str):

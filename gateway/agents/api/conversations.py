@@ -23,8 +23,8 @@ from gateway.agents.api.agent_bodies import (
 )
 from gateway.agents.api.dependencies import AgentsApi, sent_or_none, uid_or_none
 from gateway.agents.api.messages import MessageRoutes
-from gateway.agents.api.runs import run_stream
-from gateway.agents.api.sends import SendRoutes
+from gateway.agents.api.runs import RunStream, run_stream
+from gateway.agents.api.sends import SendReply, SendRoutes
 from gateway.agents.registry.conversation_registry import AgentConversations, definition_of
 from gateway.agents.runs.message_listing import AgentMessages
 from gateway.agents.runs.resend import otid_digest
@@ -33,7 +33,7 @@ from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun
 from gateway.agents.wire.send import Send
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, refused, sent_fields
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, Query, refused, sent_fields
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
@@ -69,7 +69,7 @@ class UpdateConversation(CreateConversation):
     last_message_at: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
 
 
-class CreateConversationQuery(Body):
+class CreateConversationQuery(Query):
     agent_id: str
 
 
@@ -93,7 +93,7 @@ class ConversationsQuery(PageQuery):
                 return "created"
 
 
-class ConversationQuery(Body):
+class ConversationQuery(Query):
     """The conversation in a path. agent_id: the agent of a `default`."""
 
     agent_id: Maybe[str] = UNSET
@@ -226,74 +226,24 @@ class ConversationRoutes:
     def routes(self) -> list[AgentsRoute]:
         all_, one = "/v1/conversations", "/v1/conversations/{conversation_id:conversation}"
         return [
-            AgentsRoute(
-                "GET", all_, self.index, "List conversations.", query=ConversationsQuery, needs="agent_id"
-            ),
-            AgentsRoute(
-                "POST",
-                all_,
-                self.create,
-                "Make a conversation of an agent.",
-                body=CreateConversation,
-                query=CreateConversationQuery,
-                needs="agent_id",
-            ),
-            AgentsRoute("GET", one, self.retrieve, "Return a conversation.", query=ConversationQuery),
-            AgentsRoute("PATCH", one, self.update, "Change a conversation.", body=UpdateConversation),
-            AgentsRoute("DELETE", one, self.delete, "Forget a conversation, and all that came of it."),
-            AgentsRoute(
-                "POST",
-                f"{one}/fork",
-                self.fork,
-                "Make a conversation that shares the past of another one.",
-                query=ForkConversationQuery,
-            ),
-            AgentsRoute(
-                "POST",
-                f"{one}/recompile",
-                self.recompile,
-                "Render the memory section of a conversation anew.",
-                body=RecompileConversation,
-                query=RecompileConversationQuery,
-            ),
-            AgentsRoute(
-                "POST",
-                f"{one}/compact",
-                self.compact,
-                "Summarise a conversation now.",
-                body=CompactConversation,
-            ),
-            AgentsRoute(
-                "POST",
-                f"{one}/stream",
-                self.stream,
-                "Stream what a conversation's run says.",
-                body=StreamConversation,
-            ),
-            AgentsRoute(
-                "POST", f"{one}/cancel", self.cancel, "End a conversation's runs.", query=ConversationQuery
-            ),
-            AgentsRoute(
-                "GET",
-                f"{one}/messages",
-                self.messages,
-                "List a conversation's messages.",
-                query=ConversationMessagesQuery,
-                pages=CONVERSATION_MESSAGES,
-            ),
-            AgentsRoute(
-                "POST",
-                f"{one}/messages",
-                self.send,
-                "Send a message in a conversation, and stream what the agent says.",
-                body=ConversationSend,
-            ),
+            AgentsRoute("GET", all_, self.index, needs="agent_id"),
+            AgentsRoute("POST", all_, self.create, needs="agent_id"),
+            AgentsRoute("GET", one, self.retrieve),
+            AgentsRoute("PATCH", one, self.update),
+            AgentsRoute("DELETE", one, self.delete),
+            AgentsRoute("POST", f"{one}/fork", self.fork),
+            AgentsRoute("POST", f"{one}/recompile", self.recompile),
+            AgentsRoute("POST", f"{one}/compact", self.compact),
+            AgentsRoute("POST", f"{one}/stream", self.stream),
+            AgentsRoute("POST", f"{one}/cancel", self.cancel),
+            AgentsRoute("GET", f"{one}/messages", self.messages, pages=CONVERSATION_MESSAGES),
+            AgentsRoute("POST", f"{one}/messages", self.send),
         ]
 
     # -- conversations
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: ConversationsQuery = request.query
+    async def index(self, request: ApiRequest, query: ConversationsQuery) -> list[dict[str, Any]]:
+        """List conversations."""
         agent = uid_or_none("agent", query.agent_id)
         wanted = ConversationFilter(
             None if agent is None else (await self._api.registry.get_entry(request.project, agent)).agent.id,
@@ -311,28 +261,31 @@ class ConversationRoutes:
         )
         return [conversation_json(each, name=_id_of(each)) for each in found]
 
-    async def create(self, request: ApiRequest) -> Any:
-        agent = (
-            await self._api.registry.get_entry(request.project, uid_in("agent", request.query.agent_id))
-        ).agent
-        self._check_model(request)
-        definition = with_update(ConversationDefinition(), request.body, at=self._api.now())
+    async def create(
+        self, request: ApiRequest, query: CreateConversationQuery, create: CreateConversation
+    ) -> dict[str, Any]:
+        """Make a conversation of an agent."""
+        agent = (await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))).agent
+        self._check_model(request, create)
+        definition = with_update(ConversationDefinition(), create, at=self._api.now())
         return await self._conversation_json(await self._conversations.create(agent, definition))
 
-    def _check_model(self, request: ApiRequest) -> None:
+    def _check_model(self, request: ApiRequest, body: CreateConversation) -> None:
         """Raises: UnknownModel; NotAllowed: the caller's key may not ask for it."""
-        model = sent_or_none(request.body.model)
+        model = sent_or_none(body.model)
         self._api.registry.resolver.check_model(model)
         self._api.check_models(request, [model])
 
-    async def retrieve(self, request: ApiRequest) -> Any:
-        named = await self._find(request, request.query.agent_id)
+    async def retrieve(self, request: ApiRequest, query: ConversationQuery) -> dict[str, Any]:
+        """Return a conversation."""
+        named = await self._find(request, query.agent_id)
         return await self._conversation_json(named.entry or _refuse_own(named))
 
-    async def update(self, request: ApiRequest) -> Any:
-        named, update = await self._find(request, None), request.body
+    async def update(self, request: ApiRequest, update: UpdateConversation) -> dict[str, Any]:
+        """Change a conversation."""
+        named = await self._find(request, None)
         entry = named.entry or _refuse_own(named)
-        self._check_model(request)
+        self._check_model(request, update)
 
         def edit(definition: ConversationDefinition) -> ConversationDefinition:
             return with_update(definition, update, at=self._api.now())
@@ -341,15 +294,16 @@ class ConversationRoutes:
             await self._conversations.change(request.project, entry.conversation.uid, edit)
         )
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Forget a conversation, and all that came of it."""
         named = await self._find(request, None)
         entry = named.entry or _refuse_own(named)
         await self._messages.cancel_runs(request.project, named.agent, entry.conversation.id)
         await self._conversations.delete(entry)
         return {"message": "The conversation is forgotten."}
 
-    async def fork(self, request: ApiRequest) -> Any:
-        query: ForkConversationQuery = request.query
+    async def fork(self, request: ApiRequest, query: ForkConversationQuery) -> dict[str, Any]:
+        """Make a conversation that shares the past of another one."""
         named = await self._find(request, query.agent_id)
         upto = None if not isinstance(query.message_id, str) else _seq_in(named, query.message_id)
         definition = named.definition or ConversationDefinition()
@@ -358,51 +312,60 @@ class ConversationRoutes:
             await self._conversations.fork(named.agent, source, definition, hidden=query.hidden, upto=upto)
         )
 
-    async def recompile(self, request: ApiRequest) -> Any:
-        query: RecompileConversationQuery = request.query
-        named = await self._find(request, sent_or_none(request.body.agent_id) or query.agent_id)
+    async def recompile(
+        self, request: ApiRequest, query: RecompileConversationQuery, body: RecompileConversation
+    ) -> str:
+        """Render the memory section of a conversation anew."""
+        named = await self._find(request, sent_or_none(body.agent_id) or query.agent_id)
         if not query.dry_run and (row := await self._find_row(named)) is not None:
             await self._api.store.blocks.invalidate_snapshots(named.agent.id, row)
         run_request = RunRequest(await self._spec(request, named), named.agent.scope, named.name)
         return (await self._api.runs.preview(run_request)).system
 
-    async def compact(self, request: ApiRequest) -> Any:
-        named = await self._find(request, request.body.agent_id)
+    async def compact(self, request: ApiRequest, compact: CompactConversation) -> dict[str, Any]:
+        """Summarise a conversation now."""
+        named = await self._find(request, compact.agent_id)
         spec = await self._spec(request, named)
-        return await self._messages.compact(request, named.agent.uid, spec, named.name)
+        return await self._messages.compact(request, compact, named.agent.uid, spec, named.name)
 
-    async def cancel(self, request: ApiRequest) -> Any:
-        named = await self._find(request, request.query.agent_id)
+    async def cancel(self, request: ApiRequest, query: ConversationQuery) -> dict[str, str]:
+        """End a conversation's runs."""
+        named = await self._find(request, query.agent_id)
         row = await self._find_row(named)
         return {} if row is None else await self._messages.cancel_runs(request.project, named.agent, row)
 
     # -- their messages
 
-    async def messages(self, request: ApiRequest) -> Any:
-        query: ConversationMessagesQuery = request.query
+    async def messages(self, request: ApiRequest, query: ConversationMessagesQuery) -> list[dict[str, Any]]:
+        """List a conversation's messages."""
         named = await self._find(request, query.agent_id)
         return await self._messages.agent_page(named.agent, query, named.name)
 
-    async def send(self, request: ApiRequest) -> Any:
-        send: ConversationSend = request.body
+    async def send(
+        self, request: ApiRequest, send: ConversationSend
+    ) -> dict[str, Any] | SendReply | RunStream:
+        """Send a message in a conversation, and stream what the agent says."""
         named = await self._find(request, send.agent_id)
         return await self._sends.begin(
             request,
+            send,
             named.agent.uid,
             is_stream=send.streaming,
             conversation=named.name,
             conversation_definition=named.definition,
         )
 
-    async def stream(self, request: ApiRequest) -> Any:
-        """Follows the run that is named, also one that has ended; else the conversation's newest, if it is active."""
-        wanted: StreamConversation = request.body
-        named = await self._find(request, wanted.agent_id)
+    async def stream(self, request: ApiRequest, stream: StreamConversation) -> RunStream:
+        """Stream what a conversation's run says.
+
+        It follows the run that is named, also one that has ended; else the conversation's newest, if it is active.
+        """
+        named = await self._find(request, stream.agent_id)
         row, runs = await self._find_row(named), self._api.store.runs
-        if isinstance(wanted.run_id, str):
-            run: Run | None = (await runs.get(request.project, uid_in("run", wanted.run_id))).run
-        elif isinstance(wanted.otid, str):
-            run = await runs.by_otid(named.agent.id, otid_digest(named.agent, named.name, wanted.otid))
+        if isinstance(stream.run_id, str):
+            run: Run | None = (await runs.get(request.project, uid_in("run", stream.run_id))).run
+        elif isinstance(stream.otid, str):
+            run = await runs.by_otid(named.agent.id, otid_digest(named.agent, named.name, stream.otid))
         else:
             run = None if row is None else await runs.newest(named.agent.id, row)
             if run is None or run.is_over:
@@ -411,7 +374,7 @@ class ConversationRoutes:
                 )
         if run is None or run.conversation != row:
             raise UnknownId("There is no such run in this conversation.")
-        return run_stream(self._api, request, run)
+        return run_stream(self._api, request, stream, run)
 
     # -- what is named
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType
+from msgspec.structs import replace
 
 from gateway.agents.api._paging import OLDEST_FIRST, page_items, place_in
 from gateway.agents.api._query import AgentsOfQuery, PageQuery, PassagesQuery
-from gateway.agents.api._route import AgentsRoute, AnswersAgents, ApiRequest
+from gateway.agents.api._route import AgentsRoute, ApiRequest
 from gateway.agents.api.dependencies import AgentsApi, page_of, sent_or_none, uid_or_none
 from gateway.agents.api.model import embedding_config_json
 from gateway.agents.api.passages import passage_json
 from gateway.agents.files.folders import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, refused, sent_fields
+from gateway.agents.wire.struct_fields import Body, Form, Maybe, NoEffect, Query, refused, sent_fields
 from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest, Conflict, UnknownId
@@ -58,7 +58,7 @@ class FilesQuery(PageQuery):
     include_content: bool = False
 
 
-class FileQuery(Body):
+class FileQuery(Query):
     include_content: bool = False
 
 
@@ -68,14 +68,14 @@ class AgentFilesQuery(PageQuery):
     is_open: Annotated[bool | None, _CLOSED] | UnsetType = UNSET
 
 
-class UploadQuery(Body):
+class UploadQuery(Query):
     """An upload. duplicate_handling: of a name that is taken. name: another one for the file."""
 
     duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"
     name: Maybe[str] = UNSET
 
 
-class UploadForm(Body):
+class UploadForm(Form):
     """The form fields sent with a file: none."""
 
 
@@ -159,102 +159,93 @@ class FolderRoutes:
     def routes(self) -> list[AgentsRoute]:
         """Returns the routes, each also under the name that Letta 0.6 gave to folders."""
         files = "/v1/agents/{agent_id}/files"
+        sources = [replace(row, title=f"{row.summary[:-1]} (0.6).") for row in self._rows("sources")]
         return [
             *self._rows("folders"),
-            *self._rows("sources"),
-            AgentsRoute(
-                "GET",
-                files,
-                self.files_of,
-                "List the files that an agent can search.",
-                query=AgentFilesQuery,
-                pages=OLDEST_FIRST,
-            ),
+            *sources,
+            AgentsRoute("GET", files, self.files_of, pages=OLDEST_FIRST),
         ]
 
     def _rows(self, name: str) -> list[AgentsRoute]:
         all_, one = f"/v1/{name}", f"/v1/{name}/{{folder_id}}"
-        of, summary = f"/v1/agents/{{agent_id}}/{name}", "" if name == "folders" else " (0.6)"
-        route = partial(_route, summary)
+        of = f"/v1/agents/{{agent_id}}/{name}"
         return [
-            route("GET", all_, self.index, "List folders", query=FoldersQuery, pages=OLDEST_FIRST),
-            route("POST", all_, self.create, "Make a folder", body=CreateFolder),
-            route("GET", f"{all_}/count", self.count, "Count folders"),
-            route("GET", f"{all_}/name/{{name}}", self.named, "Return the id of the folder with a name"),
-            route("GET", one, self.retrieve, "Return a folder"),
-            route("PATCH", one, self.update, "Change a folder", body=UpdateFolder),
-            route("DELETE", one, self.delete, "Delete a folder with its files"),
-            route("POST", f"{one}/upload", self.upload, "Save a file", query=UploadQuery, form=UploadForm),
-            route("GET", f"{one}/files", self.files, "List the files of a folder", query=FilesQuery),
-            route("GET", f"{one}/files/{{file_id}}", self.file, "Return a file", query=FileQuery),
-            route(
-                "GET",
-                f"{one}/passages",
-                self.passages,
-                "List the parts of files",
-                query=PassagesQuery,
-                pages=OLDEST_FIRST,
-            ),
-            route("GET", f"{one}/agents", self.agents, "List the agents of a folder", query=AgentsOfQuery),
-            route("DELETE", f"{one}/{{file_id}}", self.remove, "Forget a file"),
-            route("GET", of, self.index_of, "List the folders of an agent", query=PageQuery),
-            route("PATCH", f"{of}/attach/{{folder_id}}", self.attach, "Attach a folder to an agent"),
-            route("PATCH", f"{of}/detach/{{folder_id}}", self.detach, "Detach a folder"),
+            AgentsRoute("GET", all_, self.index, pages=OLDEST_FIRST),
+            AgentsRoute("POST", all_, self.create),
+            AgentsRoute("GET", f"{all_}/count", self.count),
+            AgentsRoute("GET", f"{all_}/name/{{name}}", self.named),
+            AgentsRoute("GET", one, self.retrieve),
+            AgentsRoute("PATCH", one, self.update),
+            AgentsRoute("DELETE", one, self.delete),
+            AgentsRoute("POST", f"{one}/upload", self.upload),
+            AgentsRoute("GET", f"{one}/files", self.files),
+            AgentsRoute("GET", f"{one}/files/{{file_id}}", self.file),
+            AgentsRoute("GET", f"{one}/passages", self.passages, pages=OLDEST_FIRST),
+            AgentsRoute("GET", f"{one}/agents", self.agents),
+            AgentsRoute("DELETE", f"{one}/{{file_id}}", self.remove),
+            AgentsRoute("GET", of, self.index_of),
+            AgentsRoute("PATCH", f"{of}/attach/{{folder_id}}", self.attach),
+            AgentsRoute("PATCH", f"{of}/detach/{{folder_id}}", self.detach),
         ]
 
     # -- folders
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: FoldersQuery = request.query
+    async def index(self, request: ApiRequest, query: FoldersQuery) -> list[dict[str, Any]]:
+        """List folders."""
         kind, name = DefinitionKind.FOLDER, sent_or_none(query.name)
         page = await self._api.definition_page(request.project, kind, "source", query)
         return list(
             map(folder_json, await self._api.store.definitions.list(request.project, kind, page, name=name))
         )
 
-    async def count(self, request: ApiRequest) -> Any:
+    async def count(self, request: ApiRequest) -> int:
+        """Count folders."""
         return await self._api.store.definitions.count(request.project, DefinitionKind.FOLDER)
 
-    async def named(self, request: ApiRequest) -> Any:
+    async def named(self, request: ApiRequest) -> str:
+        """Return the id of the folder with a name."""
         name = request.path["name"]
-        found = await self._api.store.definitions.find_by_name(
+        folders = await self._api.store.definitions.find_by_name(
             request.project, DefinitionKind.FOLDER, name, 1
         )
-        if not found:
+        if not folders:
             raise UnknownId(f"There is no folder named {name!r}.")
-        return folder_json(found[0])["id"]
+        return ids.id_of("source", folders[0].uid)
 
-    async def create(self, request: ApiRequest) -> Any:
-        create: CreateFolder = request.body
+    async def create(self, request: ApiRequest, create: CreateFolder) -> dict[str, Any]:
+        """Make a folder."""
         sent = sent_fields(create)
         body = {name: sent[name] for name in STORED_FIELDS if sent.get(name) is not None}
         return folder_json(await self._folders.create(request.project, create.name, body))
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return a folder."""
         return folder_json(await self._folder(request))
 
-    async def update(self, request: ApiRequest) -> Any:
-        update: UpdateFolder = request.body
-        found, sent = await self._folder(request), sent_fields(update)
-        body = {**found.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
+    async def update(self, request: ApiRequest, update: UpdateFolder) -> dict[str, Any]:
+        """Change a folder."""
+        folder = await self._folder(request)
+        sent = sent_fields(update)
+        body = {**folder.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
         name = sent_or_none(update.name)
-        if name is not None and name != found.name:
+        if name is not None and name != folder.name:
             taken = await self._api.store.definitions.find_by_name(
                 request.project, DefinitionKind.FOLDER, name, 1
             )
             if taken:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")
-        changed = await self._api.store.definitions.change(found, body, at=self._api.now(), name=name)
+        changed = await self._api.store.definitions.change(folder, body, at=self._api.now(), name=name)
         return folder_json(changed)
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Delete a folder with its files."""
         await self._folders.delete(await self._folder(request))
         return {"message": "The folder is deleted, and its files are forgotten."}
 
     # -- files
 
-    async def upload(self, request: ApiRequest) -> Any:
-        query: UploadQuery = request.query
+    async def upload(self, request: ApiRequest, query: UploadQuery, _body: UploadForm) -> dict[str, Any]:
+        """Save a file."""
         folder, file = await self._folder(request), request.file
         assert file is not None
         # Form fields next to a file may hold a path of the client's machine.
@@ -268,28 +259,29 @@ class FolderRoutes:
         (view,) = await self._folders.view(folder, [made])
         return file_json(folder, view)
 
-    async def files(self, request: ApiRequest) -> Any:
-        query: FilesQuery = request.query
+    async def files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
+        """List the files of a folder."""
         folder = await self._folder(request)
         page = page_of(query, await self._row(folder, query.after), await self._row(folder, query.before))
         found = await self._folders.list(folder, page)
         views = await self._folders.view(folder, found, with_content=query.include_content)
         return [file_json(folder, view) for view in views]
 
-    async def file(self, request: ApiRequest) -> Any:
-        query: FileQuery = request.query
+    async def file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
+        """Return a file."""
         folder = await self._folder(request)
         file = await self._folders.file(folder, request.uid("file", "file_id"))
         (view,) = await self._folders.view(folder, [file], with_content=query.include_content)
         return file_json(folder, view)
 
-    async def remove(self, request: ApiRequest) -> Any:
+    async def remove(self, request: ApiRequest) -> dict[str, Any]:
+        """Forget a file."""
         folder = await self._folder(request)
         await self._folders.remove(await self._folders.file(folder, request.uid("file", "file_id")))
         return {"message": "The file is forgotten."}
 
-    async def passages(self, request: ApiRequest) -> Any:
-        query: PassagesQuery = request.query
+    async def passages(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
+        """List the parts of files."""
         folder = await self._folder(request)
         after, before = place_in("passage", query.after), place_in("passage", query.before)
         found = await self._archives.list(
@@ -302,8 +294,8 @@ class FolderRoutes:
         )
         return list(map(passage_json, found))
 
-    async def files_of(self, request: ApiRequest) -> Any:
-        query: AgentFilesQuery = request.query
+    async def files_of(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
+        """List the files that an agent can search."""
         folders = {each.memory: each for each in await self._attached(request)}
         found = await self._api.store.files.of_folders(list(folders))
         shown = [agent_file_json(folders[file.memory], file) for file in found]
@@ -313,18 +305,22 @@ class FolderRoutes:
 
     # -- agents
 
-    async def agents(self, request: ApiRequest) -> Any:
+    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+        """List the agents of a folder."""
         rows = await self._folders.agents(await self._folder(request))
-        return [each["id"] for each in await self._api.agents_page(request.project, rows, request.query)]
+        return [each["id"] for each in await self._api.agents_page(request.project, rows, query)]
 
-    async def index_of(self, request: ApiRequest) -> Any:
-        return page_items(list(map(folder_json, await self._attached(request))), request.query)
+    async def index_of(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+        """List the folders of an agent."""
+        return page_items(list(map(folder_json, await self._attached(request))), query)
 
-    async def attach(self, request: ApiRequest) -> Any:
+    async def attach(self, request: ApiRequest) -> dict[str, Any]:
+        """Attach a folder to an agent."""
         await self._folders.attach(await self._api.agent_entry(request), await self._folder(request))
         return await self._api.agent_json(request)
 
-    async def detach(self, request: ApiRequest) -> Any:
+    async def detach(self, request: ApiRequest) -> dict[str, Any]:
+        """Detach a folder."""
         await self._folders.detach(await self._api.agent_entry(request), await self._folder(request))
         return await self._api.agent_json(request)
 
@@ -342,9 +338,3 @@ class FolderRoutes:
         """Returns the row of the file that a cursor names."""
         uid = uid_or_none("file", id)
         return None if uid is None else (await self._folders.file(folder, uid)).id
-
-
-def _route(
-    summary: str, method: str, path: str, handle: AnswersAgents, what: str, **more: Any
-) -> AgentsRoute:
-    return AgentsRoute(method, path, handle, f"{what}{summary}.", **more)

@@ -173,15 +173,18 @@ class GroupRoutes:
     def routes(self) -> list[AgentsRoute]:
         path = "/v1/groups/{group_id}"
         return [
-            AgentsRoute("GET", path, self.retrieve, "Return an agent's group of sleeptime agents."),
-            AgentsRoute("PATCH", path, self.update, "Say how often they read.", body=UpdateGroup),
+            AgentsRoute("GET", path, self.retrieve),
+            AgentsRoute("PATCH", path, self.update),
         ]
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return an agent's group of sleeptime agents."""
         return _require_group(request, await self._manager(request))
 
-    async def update(self, request: ApiRequest) -> Any:
-        config, view = read_config(request.body), await self._manager(request)
+    async def update(self, request: ApiRequest, update: UpdateGroup) -> dict[str, Any]:
+        """Say how often they read."""
+        config = read_config(update)
+        view = await self._manager(request)
         group = _require_group(request, view)
         if config is None:
             return group

@@ -148,25 +148,21 @@ class IdentityRoutes:
     def routes(self) -> list[AgentsRoute]:
         all_, one, of = "/v1/identities", "/v1/identities/{identity_id}", "/v1/agents/{agent_id}/identities"
         return [
-            AgentsRoute("GET", all_, self.index, "List identities.", query=IdentitiesQuery),
-            AgentsRoute("POST", all_, self.create, "Make an identity.", body=CreateIdentity),
-            AgentsRoute(
-                "PUT", all_, self.put, "Make an identity, or change the one of its key.", body=CreateIdentity
-            ),
-            AgentsRoute("GET", f"{all_}/count", self.count, "Count identities."),
-            AgentsRoute("GET", one, self.retrieve, "Return an identity."),
-            AgentsRoute("PATCH", one, self.update, "Change an identity.", body=UpdateIdentity),
-            AgentsRoute("DELETE", one, self.delete, "Delete an identity; its agents stay."),
-            AgentsRoute(
-                "PUT", f"{one}/properties", self.describe, "Replace its properties: a list.", reads_body=True
-            ),
-            AgentsRoute("GET", f"{one}/agents", self.agents, "List its agents.", query=AgentsOfQuery),
-            AgentsRoute("PATCH", f"{of}/attach/{{identity_id}}", self.attach, "Give an agent an identity."),
-            AgentsRoute("PATCH", f"{of}/detach/{{identity_id}}", self.detach, "Take an identity from it."),
+            AgentsRoute("GET", all_, self.index),
+            AgentsRoute("POST", all_, self.create),
+            AgentsRoute("PUT", all_, self.put),
+            AgentsRoute("GET", f"{all_}/count", self.count),
+            AgentsRoute("GET", one, self.retrieve),
+            AgentsRoute("PATCH", one, self.update),
+            AgentsRoute("DELETE", one, self.delete),
+            AgentsRoute("PUT", f"{one}/properties", self.describe, reads_body=True),
+            AgentsRoute("GET", f"{one}/agents", self.agents),
+            AgentsRoute("PATCH", f"{of}/attach/{{identity_id}}", self.attach),
+            AgentsRoute("PATCH", f"{of}/detach/{{identity_id}}", self.detach),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: IdentitiesQuery = request.query
+    async def index(self, request: ApiRequest, query: IdentitiesQuery) -> list[dict[str, Any]]:
+        """List identities."""
         page = await self._api.definition_page(request.project, IDENTITY, "identity", query)
         key = sent_or_none(query.identifier_key)
         found: list[Definition] = []
@@ -180,20 +176,22 @@ class IdentityRoutes:
             after = rows[-1].id
         return list(map(identity_json, found[: page.limit]))
 
-    async def create(self, request: ApiRequest) -> Any:
-        create: CreateIdentity = request.body
+    async def create(self, request: ApiRequest, create: CreateIdentity) -> dict[str, Any]:
+        """Make an identity."""
         body = apply_update(IdentityDefinition(create.name), create).body()
         draft = DefinitionDraft(request.project, IDENTITY, ids.new_uid(), body, create.identifier_key)
         return identity_json(await self._definitions.add(draft, at=self._api.now()))
 
-    async def put(self, request: ApiRequest) -> Any:
-        """Makes an identity, or changes the one of its key: programs say at each start who their users are."""
-        create: CreateIdentity = request.body
+    async def put(self, request: ApiRequest, create: CreateIdentity) -> dict[str, Any]:
+        """Make an identity, or change the one of its key.
+
+        Programs name their users so at each start.
+        """
         name = (request.project, IDENTITY, create.identifier_key, 1)
         named = await self._definitions.find_by_name(*name)
         if not named:
             try:
-                return await self.create(request)
+                return await self.create(request, create)
             except WriteConflict:
                 named = await self._definitions.find_by_name(*name)
                 if not named:
@@ -206,14 +204,16 @@ class IdentityRoutes:
 
         return await self._change(request.project, named[0].uid, edit)
 
-    async def count(self, request: ApiRequest) -> Any:
+    async def count(self, request: ApiRequest) -> int:
+        """Count identities."""
         return await self._definitions.count(request.project, IDENTITY)
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return an identity."""
         return identity_json(await self._named(request))
 
-    async def update(self, request: ApiRequest) -> Any:
-        update: UpdateIdentity = request.body
+    async def update(self, request: ApiRequest, update: UpdateIdentity) -> dict[str, Any]:
+        """Change an identity."""
         return await self._change(
             request.project,
             request.uid("identity", "identity_id"),
@@ -221,7 +221,8 @@ class IdentityRoutes:
             sent_or_none(update.identifier_key),
         )
 
-    async def describe(self, request: ApiRequest) -> Any:
+    async def describe(self, request: ApiRequest) -> dict[str, Any]:
+        """Replace its properties: a list."""
         sent = convert({"properties": parse(request.data)}, PropertiesBody, ("body",))
         new = properties_of(sent.properties)
         uid = request.uid("identity", "identity_id")
@@ -229,19 +230,23 @@ class IdentityRoutes:
             request.project, uid, lambda definition: replace(definition, properties=new)
         )
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Delete an identity; its agents stay."""
         await self._api.store.attached.delete(await self._named(request), at=self._api.now())
         return {"message": "The identity is deleted; its agents stay."}
 
-    async def agents(self, request: ApiRequest) -> Any:
+    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+        """List its agents."""
         rows = await self._attached.agents_with(request.project, IDENTITY, (await self._named(request)).id)
-        return await self._api.agents_page(request.project, rows, request.query)
+        return await self._api.agents_page(request.project, rows, query)
 
-    async def attach(self, request: ApiRequest) -> Any:
+    async def attach(self, request: ApiRequest) -> None:
+        """Give an agent an identity."""
         agent, identity = await self._pair(request)
         await self._attached.attach(agent.id, IDENTITY, identity.id, at=self._api.now())
 
-    async def detach(self, request: ApiRequest) -> Any:
+    async def detach(self, request: ApiRequest) -> None:
+        """Take an identity from it."""
         agent, identity = await self._pair(request)
         await self._attached.detach(agent.id, IDENTITY, identity.id, at=self._api.now())
 
@@ -260,7 +265,7 @@ class IdentityRoutes:
         uid: str,
         edit: Callable[[IdentityDefinition], IdentityDefinition],
         key: str | None = None,
-    ) -> Any:
+    ) -> dict[str, Any]:
         """Changes an identity, on what it is at that moment. key: None: it stays. Raises: WriteConflict: taken."""
 
         async def change() -> Definition:

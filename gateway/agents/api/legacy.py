@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.agents.api._paging import OLDEST_FIRST, PASSAGES
-from gateway.agents.api._query import PageQuery, PassagesQuery
 from gateway.agents.api._route import AgentsRoute, ApiRequest
-from gateway.agents.api.blocks import BlockRoutes, CreateBlock, UpdateBlock, block_of
+from gateway.agents.api.blocks import BlockRoutes, CreateBlock, block_of
 from gateway.agents.api.dependencies import ORIGIN, AgentsApi
-from gateway.agents.api.passages import CreatePassage, PassageRoutes
+from gateway.agents.api.passages import PassageRoutes
 from gateway.agents.api.tools import ToolRoutes
 from gateway.agents.wire.struct_fields import read_texts
 from storage.listing import BlockChange
@@ -28,54 +27,33 @@ class LegacyRoutes:
         block, one = f"{agent}/memory/block", f"{agent}/memory/block/{{block_label:path}}"
         archive = f"{agent}/archival"
         return [
-            AgentsRoute("GET", f"{agent}/memory", blocks.memory, "Return an agent's blocks (0.6)."),
+            AgentsRoute("GET", f"{agent}/memory", blocks.memory, title="Return an agent's blocks (0.6)."),
+            AgentsRoute("PATCH", f"{agent}/memory", self.write_blocks, reads_body=True),
+            AgentsRoute("GET", block, blocks.seen, title="List an agent's blocks (0.6).", pages=OLDEST_FIRST),
+            AgentsRoute("POST", block, self.add_block),
+            AgentsRoute("GET", one, blocks.labelled, title="Return an agent's block (0.6)."),
+            AgentsRoute("PATCH", one, blocks.update_labelled, title="Change an agent's block (0.6)."),
+            AgentsRoute("DELETE", one, self.remove_block),
+            AgentsRoute(
+                "GET", archive, passages.index, title="List an agent's passages (0.6).", pages=PASSAGES
+            ),
+            AgentsRoute("POST", archive, passages.create, title="Save a text for an agent (0.6)."),
+            AgentsRoute(
+                "DELETE", f"{archive}/{{memory_id}}", passages.delete, title="Forget a passage (0.6)."
+            ),
+            AgentsRoute(
+                "PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach, title="Give an agent a tool (0.6)."
+            ),
             AgentsRoute(
                 "PATCH",
-                f"{agent}/memory",
-                self.write_blocks,
-                "Change values of blocks by their labels (0.6).",
-                reads_body=True,
-            ),
-            AgentsRoute(
-                "GET",
-                block,
-                blocks.seen,
-                "List an agent's blocks (0.6).",
-                query=PageQuery,
-                pages=OLDEST_FIRST,
-            ),
-            AgentsRoute("POST", block, self.add_block, "Give an agent a new block (0.6).", body=CreateBlock),
-            AgentsRoute("GET", one, blocks.labelled, "Return an agent's block (0.6)."),
-            AgentsRoute(
-                "PATCH", one, blocks.update_labelled, "Change an agent's block (0.6).", body=UpdateBlock
-            ),
-            AgentsRoute(
-                "DELETE",
-                one,
-                self.remove_block,
-                "Detach a block from an agent; the block itself stays (0.6).",
-            ),
-            AgentsRoute(
-                "GET",
-                archive,
-                passages.index,
-                "List an agent's passages (0.6).",
-                query=PassagesQuery,
-                pages=PASSAGES,
-            ),
-            AgentsRoute(
-                "POST", archive, passages.create, "Save a text for an agent (0.6).", body=CreatePassage
-            ),
-            AgentsRoute("DELETE", f"{archive}/{{memory_id}}", passages.delete, "Forget a passage (0.6)."),
-            AgentsRoute(
-                "PATCH", f"{agent}/add-tool/{{tool_id}}", tools.attach, "Give an agent a tool (0.6)."
-            ),
-            AgentsRoute(
-                "PATCH", f"{agent}/remove-tool/{{tool_id}}", tools.detach, "Take a tool from an agent (0.6)."
+                f"{agent}/remove-tool/{{tool_id}}",
+                tools.detach,
+                title="Take a tool from an agent (0.6).",
             ),
         ]
 
-    async def write_blocks(self, request: ApiRequest) -> Any:
+    async def write_blocks(self, request: ApiRequest) -> dict[str, Any]:
+        """Change values of blocks by their labels (0.6)."""
         agent = await self._api.agent(request)
         values = read_texts(request.data)
         # All labels are looked for before anything is written.
@@ -87,9 +65,10 @@ class LegacyRoutes:
             )
         return await self._blocks.memory(request)
 
-    async def add_block(self, request: ApiRequest) -> Any:
+    async def add_block(self, request: ApiRequest, create: CreateBlock) -> dict[str, Any]:
+        """Give an agent a new block (0.6)."""
         agent, now = await self._api.agent(request), self._api.now()
-        block, details = block_of(request.body)
+        block, details = block_of(create)
         made = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
         try:
             await self._named_blocks.attach(agent, made.block.uid)
@@ -99,7 +78,8 @@ class LegacyRoutes:
             raise
         return await self._blocks.memory(request)
 
-    async def remove_block(self, request: ApiRequest) -> Any:
+    async def remove_block(self, request: ApiRequest) -> dict[str, Any]:
+        """Detach a block from an agent; the block itself stays (0.6)."""
         agent = await self._api.agent(request)
         entry = await self._named_blocks.get_labelled(agent.id, request.path["block_label"].rstrip("/"))
         left = await self._named_blocks.detach(agent, entry.block.uid)

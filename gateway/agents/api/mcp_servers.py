@@ -26,7 +26,7 @@ from gateway.agents.core.mcp_server import (
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, convert, sent_fields
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Query, convert, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
@@ -66,7 +66,7 @@ class UpdateMcpServer(Body):
     config: Maybe[dict[str, Any]] = UNSET
 
 
-class RefreshQuery(Body):
+class RefreshQuery(Query):
     """agent_id: on Letta's server the agent with the variables; ignored: here the variables belong to the server."""
 
     agent_id: NoEffect[str] = UNSET
@@ -236,41 +236,34 @@ class McpServerRoutes:
         servers, server = "/v1/mcp-servers", "/v1/mcp-servers/{mcp_server_id}"
         tools, tool = f"{server}/tools", f"{server}/tools/{{tool_id}}"
         return [
-            AgentsRoute("GET", servers, self.index, "List MCP servers."),
-            AgentsRoute(
-                "POST", servers, self.create, "Name an MCP server, and make its tools.", body=CreateMcpServer
-            ),
-            AgentsRoute("GET", server, self.retrieve, "Return an MCP server."),
-            AgentsRoute("PATCH", server, self.update, "Change an MCP server.", body=UpdateMcpServer),
-            AgentsRoute("DELETE", server, self.delete, "Delete an MCP server with its tools."),
-            AgentsRoute(
-                "PATCH",
-                f"{server}/refresh",
-                self.refresh,
-                "Ask an MCP server for its tools anew.",
-                query=RefreshQuery,
-            ),
-            AgentsRoute("GET", tools, self.tools, "List the tools of an MCP server."),
-            AgentsRoute("GET", tool, self.tool, "Return a tool of an MCP server."),
-            AgentsRoute(
-                "POST", f"{tool}/run", self.run, "Call a tool of an MCP server by hand.", body=ManualCall
-            ),
+            AgentsRoute("GET", servers, self.index),
+            AgentsRoute("POST", servers, self.create),
+            AgentsRoute("GET", server, self.retrieve),
+            AgentsRoute("PATCH", server, self.update),
+            AgentsRoute("DELETE", server, self.delete),
+            AgentsRoute("PATCH", f"{server}/refresh", self.refresh),
+            AgentsRoute("GET", tools, self.tools),
+            AgentsRoute("GET", tool, self.tool),
+            AgentsRoute("POST", f"{tool}/run", self.run),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
+    async def index(self, request: ApiRequest) -> list[dict[str, Any]]:
+        """List MCP servers."""
         page = Page(limit=_MAX_LISTED, newest_first=False)
         return [server_json(each) for each in await self._servers.list(request.project, page)]
 
-    async def create(self, request: ApiRequest) -> Any:
-        body: CreateMcpServer = request.body
+    async def create(self, request: ApiRequest, body: CreateMcpServer) -> dict[str, Any]:
+        """Name an MCP server, and make its tools."""
         name, config = checked_name(body.server_name), parse_config(body.config)
         return server_json(await self._servers.create(request.project, name, config))
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return an MCP server."""
         return server_json(await self._servers.get(request.project, _uid(request)))
 
-    async def update(self, request: ApiRequest) -> Any:
-        name, config = sent_or_none(request.body.server_name), sent_or_none(request.body.config)
+    async def update(self, request: ApiRequest, body: UpdateMcpServer) -> dict[str, Any]:
+        """Change an MCP server."""
+        name, config = sent_or_none(body.server_name), sent_or_none(body.config)
         changed = await self._servers.change(
             request.project,
             _uid(request),
@@ -279,20 +272,25 @@ class McpServerRoutes:
         )
         return server_json(changed)
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Delete an MCP server with its tools."""
         await self._servers.delete(request.project, _uid(request))
         return {"message": "The MCP server is deleted."}
 
-    async def refresh(self, request: ApiRequest) -> Any:
+    async def refresh(self, request: ApiRequest, _: RefreshQuery) -> list[dict[str, Any]]:
+        """Ask an MCP server for its tools anew."""
         return [tool_json(each) for each in await self._servers.refresh(request.project, _uid(request))]
 
-    async def tools(self, request: ApiRequest) -> Any:
+    async def tools(self, request: ApiRequest) -> list[dict[str, Any]]:
+        """List the tools of an MCP server."""
         return [tool_json(each) for each in await self._servers.tools(request.project, _uid(request))]
 
-    async def tool(self, request: ApiRequest) -> Any:
+    async def tool(self, request: ApiRequest) -> dict[str, Any]:
+        """Return a tool of an MCP server."""
         return tool_json(await self._tool(request))
 
-    async def run(self, request: ApiRequest) -> Any:
+    async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
+        """Call a tool of an MCP server by hand."""
         tool = await self._tool(request)
         assert tool.definition is not None
         answer = await self._api.call_by_hand(request, tool.name, ToolDefinition.of(tool.definition.body))

@@ -57,56 +57,22 @@ class MessageRoutes:
         agent = "/v1/agents/{agent_id}"
         all_, one = f"{agent}/messages", f"{agent}/messages/{{message_id}}"
         return [
-            AgentsRoute(
-                "GET", all_, self.index, "List an agent's messages.", query=MessagesQuery, pages=MESSAGES
-            ),
-            AgentsRoute("POST", f"{all_}/cancel", self.cancel, "End an agent's runs.", body=CancelRuns),
-            AgentsRoute(
-                "POST",
-                f"{agent}/summarize",
-                self.compact_default,
-                "Summarise an agent's own conversation now.",
-                body=Compact,
-            ),
-            AgentsRoute("PATCH", one, self.update, "Give a message another text.", body=UpdateMessage),
-            AgentsRoute("DELETE", one, self.delete, "Forget a message, and what was made of it."),
-            AgentsRoute("GET", one, self.of_agent, "Return a message."),
-            AgentsRoute("POST", "/v1/messages/search", self.search, "Search messages.", body=SearchMessages),
-            AgentsRoute(
-                "POST",
-                "/v1/agents/messages/search",
-                self.search_agents,
-                "Search messages (0.16).",
-                body=SearchAgents,
-            ),
+            AgentsRoute("GET", all_, self.index, pages=MESSAGES),
+            AgentsRoute("POST", f"{all_}/cancel", self.cancel),
+            AgentsRoute("POST", f"{agent}/summarize", self.compact_default),
+            AgentsRoute("PATCH", one, self.update),
+            AgentsRoute("DELETE", one, self.delete),
+            AgentsRoute("GET", one, self.of_agent),
+            AgentsRoute("POST", "/v1/messages/search", self.search),
+            AgentsRoute("POST", "/v1/agents/messages/search", self.search_agents),
             # Without the slash it is Anthropic's.
-            AgentsRoute(
-                "GET",
-                "/v1/messages",
-                self.index_all,
-                "List the messages of all agents.",
-                query=MessagesQuery,
-                pages=MESSAGES,
-                slashes=("/",),
-            ),
-            AgentsRoute(
-                "GET",
-                "/v1/messages/{message_id}",
-                self.retrieve,
-                "Return a message, whichever agent's it is.",
-            ),
-            AgentsRoute(
-                "PATCH",
-                f"{agent}/reset-messages",
-                self.reset,
-                "Begin an agent's messages anew.",
-                body=ResetMessages,
-                query=ResetQuery,
-            ),
+            AgentsRoute("GET", "/v1/messages", self.index_all, pages=MESSAGES, slashes=("/",)),
+            AgentsRoute("GET", "/v1/messages/{message_id}", self.retrieve),
+            AgentsRoute("PATCH", f"{agent}/reset-messages", self.reset),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: MessagesQuery = request.query
+    async def index(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
+        """List an agent's messages."""
         agent = await self._api.agent(request)
         return await self.agent_page(agent, query, _conversation(query.conversation_id))
 
@@ -154,8 +120,8 @@ class MessageRoutes:
     async def _system_message(self, agent: Agent, conversation: str | None) -> SystemMessage:
         return await self._api.system_messages.render(agent, conversation or DEFAULT_CONVERSATION)
 
-    async def index_all(self, request: ApiRequest) -> Any:
-        query: MessagesQuery = request.query
+    async def index_all(self, request: ApiRequest, query: MessagesQuery) -> list[dict[str, Any]]:
+        """List the messages of all agents."""
         conversation = _conversation(query.conversation_id)
         if conversation is not None:
             agent = await self._agent_of_conversation(request.project, conversation)
@@ -206,41 +172,44 @@ class MessageRoutes:
                     rendered.append(shown[::-1] if query.newest_first() else shown)
         return rendered
 
-    async def of_agent(self, request: ApiRequest) -> Any:
+    async def of_agent(self, request: ApiRequest) -> list[dict[str, Any]]:
+        """Return a message."""
         agent = await self._api.agent(request)
         place = _place_in_path(request)
         await self._check_owner(agent, place)
         return await self._message_json(request.project, place)
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> list[dict[str, Any]]:
+        """Return a message, whichever agent's it is."""
         return await self._message_json(request.project, _place_in_path(request))
 
-    async def search(self, request: ApiRequest) -> Any:
+    async def search(self, request: ApiRequest, search: SearchMessages) -> list[dict[str, Any]]:
+        """Search messages."""
         messages = [
             found_json(
                 message,
                 ids.id_of("agent", agent.uid),
                 conversation_id(view.conversation, view.key),
             )
-            for agent, view in await self._search_hits(request)
+            for agent, view in await self._search_hits(request.project, search)
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
         return [message for message in messages if message is not None]
 
-    async def search_agents(self, request: ApiRequest) -> Any:
+    async def search_agents(self, request: ApiRequest, search: SearchAgents) -> list[dict[str, Any]]:
+        """Search messages (0.16)."""
         messages = [
             ranked_json(message, rank)
-            for rank, (agent, view) in enumerate(await self._search_hits(request))
+            for rank, (agent, view) in enumerate(await self._search_hits(request.project, search))
             for message in MessageRenderer(self._api.store, agent, Showing()).message(view)
         ]
         return [message for message in messages if message is not None]
 
-    async def _search_hits(self, request: ApiRequest) -> Sequence[tuple[Agent, MessageView]]:
+    async def _search_hits(self, project: str, search: SearchMessages) -> Sequence[tuple[Agent, MessageView]]:
         """Returns what a search finds, best first. Raises: BadRequest."""
-        search: SearchMessages = request.body
         if search.search_mode == "vector" and self._api.keeper.embed_query is None:
             raise BadRequest("There is no embedder (memory.embedder), so messages are searched by words.")
-        agents, conversation = await self._searched_agents(request.project, search)
+        agents, conversation = await self._searched_agents(project, search)
         return await self._messages.search(
             agents,
             search.query,
@@ -293,15 +262,16 @@ class MessageRoutes:
             view = await self._messages.get(agent, place)
         return MessageRenderer(self._api.store, agent, Showing()).message(view)
 
-    async def update(self, request: ApiRequest) -> Any:
+    async def update(self, request: ApiRequest, update: UpdateMessage) -> dict[str, Any]:
+        """Give a message another text."""
         agent = await self._api.agent(request)
         place = await self._changeable_place(agent, request)
-        text = read_new_text(request.body)
+        text = read_new_text(update)
         view = await self._messages.get(agent, place)
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
-        named_type = sent_fields(request.body).get("message_type")
+        named_type = sent_fields(update).get("message_type")
         types = [each["message_type"] for each in renderer.message(view)]
         if named_type is not None and named_type not in types:
             raise BadRequest(f"The message is {' and '.join(types)}, not {named_type}.", param="message_type")
@@ -312,29 +282,31 @@ class MessageRoutes:
         rewritten = renderer.message(await self._messages.rewrite(agent, place, text))
         return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Forget a message, and what was made of it."""
         agent = await self._api.agent(request)
         await self._messages.delete(agent, await self._changeable_place(agent, request))
         return {"message": "The message is forgotten."}
 
-    async def reset(self, request: ApiRequest) -> Any:
+    async def reset(self, request: ApiRequest, _: ResetQuery, _body: ResetMessages) -> dict[str, Any]:
+        """Begin an agent's messages anew."""
         agent = await self._api.agent(request)
         await self.cancel_runs(request.project, agent)
         await self._messages.reset(agent)
         return await self._api.agent_json(request)
 
-    async def compact_default(self, request: ApiRequest) -> Any:
+    async def compact_default(self, request: ApiRequest, compact: Compact) -> dict[str, Any]:
+        """Summarise an agent's own conversation now."""
         uid = request.uid("agent", "agent_id")
         resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
-        return await self.compact(request, uid, resolved.spec, DEFAULT_CONVERSATION)
+        return await self.compact(request, compact, uid, resolved.spec, DEFAULT_CONVERSATION)
 
     async def compact(
-        self, request: ApiRequest, uid: str, spec: AgentSpec, conversation: str
+        self, request: ApiRequest, compact: Compact, uid: str, spec: AgentSpec, conversation: str
     ) -> dict[str, Any]:
         """Summarises a conversation of an agent while no turn runs in it. conversation: as it is looked up."""
-        body: Compact = request.body
         api = self._api
-        settings = merge_compaction({}, body.compaction_settings)
+        settings = merge_compaction({}, compact.compaction_settings)
         terms = SummaryTerms.of({**spec.definition.compaction, **settings})
         own_route = partial(agent_route, api.settings, spec)
         api.registry.resolver.check_model(terms.model)
@@ -359,9 +331,10 @@ class MessageRoutes:
             "num_messages_after": len(orjson.loads(prompt_after.body())["messages"]),
         }
 
-    async def cancel(self, request: ApiRequest) -> Any:
+    async def cancel(self, request: ApiRequest, cancel: CancelRuns) -> dict[str, str]:
+        """End an agent's runs."""
         agent = await self._api.agent(request)
-        run_ids = sent_fields(request.body).get("run_ids")
+        run_ids = sent_fields(cancel).get("run_ids")
         if not run_ids:
             return await self.cancel_runs(request.project, agent)
         ended = {}

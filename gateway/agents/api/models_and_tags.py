@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.agents.api._paging import OLDEST_FIRST
@@ -22,17 +23,15 @@ class ModelAndTagRoutes:
 
     def routes(self) -> list[AgentsRoute]:
         return [
-            AgentsRoute(
-                "GET", "/v1/tags", self.tags, "List the tags of agents.", query=TagsQuery, pages=OLDEST_FIRST
-            ),
+            AgentsRoute("GET", "/v1/tags", self.tags, pages=OLDEST_FIRST),
             # Without the slash it is OpenAI's.
-            AgentsRoute("GET", "/v1/models", self.models, "List models.", query=ModelsQuery, slashes=("/",)),
-            AgentsRoute("GET", "/v1/models/embedding", self.embedders, "List what makes vectors."),
-            AgentsRoute("GET", "/v1/health", self.health, "Say that the gateway lives."),
+            AgentsRoute("GET", "/v1/models", self.models, slashes=("/",)),
+            AgentsRoute("GET", "/v1/models/embedding", self.embedders),
+            AgentsRoute("GET", "/v1/health", self.health),
         ]
 
-    async def tags(self, request: ApiRequest) -> Any:
-        query: TagsQuery = request.query
+    async def tags(self, request: ApiRequest, query: TagsQuery) -> Sequence[str]:
+        """List the tags of agents."""
         return await self._api.store.defined_agents.tags(
             request.project,
             after=sent_or_none(query.after),
@@ -42,8 +41,8 @@ class ModelAndTagRoutes:
             descending=query.newest_first(),
         )
 
-    async def models(self, request: ApiRequest) -> Any:
-        query: ModelsQuery = request.query
+    async def models(self, request: ApiRequest, query: ModelsQuery) -> list[dict[str, Any]]:
+        """List models."""
         caller = info_of(request.http.scope).caller
         names = [str(entry["id"]) for entry in await self._api.models.entries_for(caller.credential)]
         shown = [
@@ -62,9 +61,11 @@ class ModelAndTagRoutes:
             and (not categories or each["provider_category"] in categories)
         ]
 
-    async def embedders(self, request: ApiRequest) -> Any:
+    async def embedders(self, request: ApiRequest) -> list[dict[str, Any]]:
+        """List what makes vectors."""
         name = self._api.settings.memory.embedder
         return [] if not name else [embedding_model_json(name)]
 
-    async def health(self, request: ApiRequest) -> Any:
+    async def health(self, request: ApiRequest) -> dict[str, Any]:
+        """Say that the gateway lives."""
         return {"status": "ok", "version": self._version}

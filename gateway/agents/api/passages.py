@@ -167,39 +167,15 @@ class PassageRoutes:
     def routes(self) -> list[AgentsRoute]:
         passages = "/v1/agents/{agent_id}/archival-memory"
         return [
-            AgentsRoute(
-                "GET",
-                passages,
-                self.index,
-                "List an agent's passages.",
-                query=PassagesQuery,
-                pages=PASSAGES,
-            ),
-            AgentsRoute("POST", passages, self.create, "Save a text for an agent.", body=CreatePassage),
-            AgentsRoute(
-                "GET",
-                f"{passages}/search",
-                self.search,
-                "Search an agent's passages.",
-                query=PassageSearchQuery,
-            ),
-            AgentsRoute(
-                "DELETE",
-                f"{passages}/{{memory_id}}",
-                self.delete,
-                "Forget a passage, and what quotes it.",
-            ),
-            AgentsRoute(
-                "POST",
-                "/v1/passages/search",
-                self.search_all,
-                "Search passages.",
-                body=SearchPassages,
-            ),
+            AgentsRoute("GET", passages, self.index, pages=PASSAGES),
+            AgentsRoute("POST", passages, self.create),
+            AgentsRoute("GET", f"{passages}/search", self.search),
+            AgentsRoute("DELETE", f"{passages}/{{memory_id}}", self.delete),
+            AgentsRoute("POST", "/v1/passages/search", self.search_all),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: PassagesQuery = request.query
+    async def index(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
+        """List an agent's passages."""
         agent = await self._api.agent(request)
         found = await self._archives.list(
             agent,
@@ -211,16 +187,16 @@ class PassageRoutes:
         )
         return list(map(passage_json, found))
 
-    async def create(self, request: ApiRequest) -> Any:
-        create: CreatePassage = request.body
+    async def create(self, request: ApiRequest, create: CreatePassage) -> list[dict[str, Any]]:
+        """Save a text for an agent."""
         agent = await self._api.agent(request)
         at = moment_of(create.created_at, ("body", "created_at"))
         check_text(create.text, ("body", "text"))
         added = await self._archives.add(agent, create.text, sent_or_none(create.tags) or (), at=at)
         return list(map(passage_json, added))
 
-    async def search(self, request: ApiRequest) -> Any:
-        query: PassageSearchQuery = request.query
+    async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
+        """Search an agent's passages."""
         agent = await self._api.agent(request)
         wanted = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
@@ -232,8 +208,8 @@ class PassageRoutes:
         found = await self._archives.search(agent, query.query, wanted, limit=limit)
         return {"results": list(map(hit_json, found)), "count": len(found)}
 
-    async def search_all(self, request: ApiRequest) -> Any:
-        search: SearchPassages = request.body
+    async def search_all(self, request: ApiRequest, search: SearchPassages) -> list[dict[str, Any]]:
+        """Search passages."""
         wanted = PassageFilter(
             since=moment_of(search.start_date, ("body", "start_date")),
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
@@ -257,7 +233,8 @@ class PassageRoutes:
             for rank, each in enumerate(found)
         ]
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Forget a passage, and what quotes it."""
         agent = await self._api.agent(request)
         seq = _seq(agent, request.path["memory_id"])
         assert seq is not None
@@ -276,29 +253,21 @@ class ArchiveRoutes:
         archives, archive = "/v1/archives", "/v1/archives/{archive_id}"
         passages, attached = f"{archive}/passages", "/v1/agents/{agent_id}/archives"
         return [
-            AgentsRoute("GET", archives, self.index, "List archives.", query=ArchivesQuery),
-            AgentsRoute("POST", archives, self.create, "Make an archive.", body=CreateArchive),
-            AgentsRoute("GET", archive, self.retrieve, "Return an archive."),
-            AgentsRoute("PATCH", archive, self.update, "Change an archive.", body=UpdateArchive),
-            AgentsRoute("DELETE", archive, self.delete, "Delete an archive with its passages."),
-            AgentsRoute(
-                "GET", f"{archive}/agents", self.agents, "List the agents that have it.", query=AgentsOfQuery
-            ),
-            AgentsRoute("POST", passages, self.add, "Save a text in an archive.", body=CreateArchivePassage),
-            AgentsRoute(
-                "POST", f"{passages}/batch", self.add_many, "Save several texts.", body=CreateArchivePassages
-            ),
-            AgentsRoute(
-                "DELETE", f"{passages}/{{passage_id}}", self.remove, "Forget a passage of an archive."
-            ),
-            AgentsRoute(
-                "PATCH", f"{attached}/attach/{{archive_id}}", self.attach, "Attach an archive to an agent."
-            ),
-            AgentsRoute("PATCH", f"{attached}/detach/{{archive_id}}", self.detach, "Detach an archive."),
+            AgentsRoute("GET", archives, self.index),
+            AgentsRoute("POST", archives, self.create),
+            AgentsRoute("GET", archive, self.retrieve),
+            AgentsRoute("PATCH", archive, self.update),
+            AgentsRoute("DELETE", archive, self.delete),
+            AgentsRoute("GET", f"{archive}/agents", self.agents),
+            AgentsRoute("POST", passages, self.add),
+            AgentsRoute("POST", f"{passages}/batch", self.add_many),
+            AgentsRoute("DELETE", f"{passages}/{{passage_id}}", self.remove),
+            AgentsRoute("PATCH", f"{attached}/attach/{{archive_id}}", self.attach),
+            AgentsRoute("PATCH", f"{attached}/detach/{{archive_id}}", self.detach),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: ArchivesQuery = request.query
+    async def index(self, request: ApiRequest, query: ArchivesQuery) -> list[dict[str, Any]]:
+        """List archives."""
         kind, definitions = DefinitionKind.ARCHIVE, self._api.store.definitions
         name = sent_or_none(query.name)
         if not isinstance(query.agent_id, str):
@@ -310,8 +279,8 @@ class ArchiveRoutes:
         in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
         return page_items(list(map(archive_json, in_order)), query)
 
-    async def create(self, request: ApiRequest) -> Any:
-        create: CreateArchive = request.body
+    async def create(self, request: ApiRequest, create: CreateArchive) -> dict[str, Any]:
+        """Make an archive."""
         given = {
             "description": sent_or_none(create.description),
             "embedding": sent_or_none(create.embedding),
@@ -319,11 +288,12 @@ class ArchiveRoutes:
         }
         return archive_json(await self._archives.create(request.project, create.name, given))
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return an archive."""
         return archive_json(await self._archive(request))
 
-    async def update(self, request: ApiRequest) -> Any:
-        update: UpdateArchive = request.body
+    async def update(self, request: ApiRequest, update: UpdateArchive) -> dict[str, Any]:
+        """Change an archive."""
         found = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
         body = {**found.body, **({} if update.description is UNSET else {"description": update.description})}
         changed = await self._api.store.definitions.change(
@@ -331,35 +301,42 @@ class ArchiveRoutes:
         )
         return archive_json(changed)
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Delete an archive with its passages."""
         await self._archives.delete(request.project, request.uid("archive", "archive_id"))
         return {"message": "The archive is deleted."}
 
-    async def agents(self, request: ApiRequest) -> Any:
-        """Lists the agents that have an archive attached; only its agent searches one that is an agent's own."""
+    async def agents(self, request: ApiRequest, query: AgentsOfQuery) -> list[dict[str, Any]]:
+        """List the agents that have it.
+
+        An archive that is an agent's own is searched by that agent alone.
+        """
         archive = await self._archive(request)
         agents = await self._api.store.attached.agents_with(
             request.project, DefinitionKind.ARCHIVE, archive.memory
         )
         is_own_archive = archive.id == 0  # no row: an agent's own is its memory
         return await self._api.agents_page(
-            request.project, [archive.memory] if is_own_archive else agents, request.query
+            request.project, [archive.memory] if is_own_archive else agents, query
         )
 
-    async def add(self, request: ApiRequest) -> Any:
+    async def add(self, request: ApiRequest, create: CreateArchivePassage) -> dict[str, Any]:
+        """Save a text in an archive."""
         memory = await self._memory(request)
-        draft = self._draft(request.body, ("body",))
+        draft = self._draft(create, ("body",))
         first, *more = map(passage_json, await self._archives.add_all(memory, [draft]))
         # Clients expect one passage, so the first of a long text names them all.
         parts = [each["id"] for each in (first, *more)]
         return {**first, "metadata": {**first["metadata"], "parts": parts}} if more else first
 
-    async def add_many(self, request: ApiRequest) -> Any:
+    async def add_many(self, request: ApiRequest, create: CreateArchivePassages) -> list[dict[str, Any]]:
+        """Save several texts."""
         memory = await self._memory(request)
-        drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(request.body.passages)]
+        drafts = [self._draft(text, ("body", "passages", n)) for n, text in enumerate(create.passages)]
         return list(map(passage_json, await self._archives.add_all(memory, drafts)))
 
-    async def remove(self, request: ApiRequest) -> Any:
+    async def remove(self, request: ApiRequest) -> dict[str, Any]:
+        """Forget a passage of an archive."""
         memory, id = await self._memory(request), request.path["passage_id"]
         place = place_in("passage", id)
         if place is None or place.uid != memory.uid:
@@ -367,15 +344,15 @@ class ArchiveRoutes:
         await self._archives.remove(memory, place.seq)
         return {"message": "The passage is forgotten."}
 
-    async def attach(self, request: ApiRequest) -> Any:
+    async def attach(self, request: ApiRequest) -> None:
+        """Attach an archive to an agent."""
         entry = await self._api.agent_entry(request)
         self._api.registry.require_definition(entry)
         await self._archives.attach(entry.agent, await self._archive(request))
-        return None
 
-    async def detach(self, request: ApiRequest) -> Any:
+    async def detach(self, request: ApiRequest) -> None:
+        """Detach an archive."""
         await self._archives.detach(await self._api.agent(request), await self._archive(request))
-        return None
 
     async def _archive(self, request: ApiRequest) -> Definition:
         return await self._archives.get(request.project, request.uid("archive", "archive_id"))

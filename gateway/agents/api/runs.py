@@ -56,57 +56,32 @@ class RunRoutes:
     def routes(self) -> list[AgentsRoute]:
         run, step = "/v1/runs/{run_id}", "/v1/steps/{step_id}"
         return [
-            AgentsRoute("GET", "/v1/runs", self.index, "List runs.", query=RunsQuery),
-            AgentsRoute("GET", "/v1/runs/active", self.active, "List runs that go on.", query=RunsQuery),
-            AgentsRoute("GET", run, self.retrieve, "Return a run."),
-            AgentsRoute(
-                "GET",
-                f"{run}/messages",
-                self.run_messages,
-                "List a run's messages.",
-                query=PageQuery,
-                pages=RUN_MESSAGES,
-            ),
-            AgentsRoute("GET", f"{run}/steps", self.run_steps, "List a run's steps.", query=PageQuery),
-            AgentsRoute(
-                "POST",
-                f"{run}/stream",
-                self.stream,
-                "Stream what a run in the background says, from any event on.",
-                body=StreamRun,
-            ),
-            AgentsRoute(
-                "GET", f"{run}/trace", self.trace, "Say that requests are not stored: none.", query=TraceQuery
-            ),
-            AgentsRoute(
-                "GET", f"{run}/metrics", self.run_metrics, "Return how long a run took, and its tools."
-            ),
-            AgentsRoute("GET", f"{run}/usage", self.usage, "Return the tokens that a run has used."),
-            AgentsRoute("GET", "/v1/steps", self.index_steps, "List steps.", query=StepsQuery),
-            AgentsRoute("GET", step, self.step, "Return a step."),
-            AgentsRoute(
-                "GET",
-                f"{step}/messages",
-                self.step_messages,
-                "List a step's messages.",
-                query=PageQuery,
-                pages=RUN_MESSAGES,
-            ),
-            AgentsRoute("GET", f"{step}/trace", self.step_trace, "Say that requests are not stored: null."),
-            AgentsRoute("GET", f"{step}/metrics", self.step_metrics, "Return how long a step took."),
-            AgentsRoute(
-                "PATCH", f"{step}/feedback", self.give_feedback, "Say how a step was.", body=Feedback
-            ),
+            AgentsRoute("GET", "/v1/runs", self.index),
+            AgentsRoute("GET", "/v1/runs/active", self.active),
+            AgentsRoute("GET", run, self.retrieve),
+            AgentsRoute("GET", f"{run}/messages", self.run_messages, pages=RUN_MESSAGES),
+            AgentsRoute("GET", f"{run}/steps", self.run_steps),
+            AgentsRoute("POST", f"{run}/stream", self.stream),
+            AgentsRoute("GET", f"{run}/trace", self.trace),
+            AgentsRoute("GET", f"{run}/metrics", self.run_metrics),
+            AgentsRoute("GET", f"{run}/usage", self.usage),
+            AgentsRoute("GET", "/v1/steps", self.index_steps),
+            AgentsRoute("GET", step, self.step),
+            AgentsRoute("GET", f"{step}/messages", self.step_messages, pages=RUN_MESSAGES),
+            AgentsRoute("GET", f"{step}/trace", self.step_trace),
+            AgentsRoute("GET", f"{step}/metrics", self.step_metrics),
+            AgentsRoute("PATCH", f"{step}/feedback", self.give_feedback),
         ]
 
     # -- runs
 
-    async def active(self, request: ApiRequest) -> Any:
-        request.query.active = True
-        return await self.index(request)
+    async def active(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
+        """List runs that go on."""
+        query.active = True
+        return await self.index(request, query)
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: RunsQuery = request.query
+    async def index(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
+        """List runs."""
         named = [
             *([query.agent_id] if isinstance(query.agent_id, str) else []),
             *(sent_or_none(query.agent_ids) or ()),
@@ -160,7 +135,8 @@ class RunRoutes:
             raise UnknownId(f"There is no conversation {name!r} of this agent.")
         return entry.conversation
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return a run."""
         entry = await self._run(request)
         (shown,) = await self._runs_json([entry])
         return {**shown, **await self._callback(entry.run)}
@@ -176,24 +152,30 @@ class RunRoutes:
         texts = await self._runs.texts(run.agent, run.id, "callback") if run.background else ()
         return callback_json(orjson.loads(texts[-1].data)) if texts else {}
 
-    async def run_messages(self, request: ApiRequest) -> Any:
-        return await self._messages(await self._run(request), None, request.query)
+    async def run_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+        """List a run's messages."""
+        return await self._messages(await self._run(request), None, query)
 
-    async def stream(self, request: ApiRequest) -> Any:
-        return run_stream(self._api, request, (await self._run(request)).run)
+    async def stream(self, request: ApiRequest, stream: StreamRun) -> RunStream:
+        """Stream what a run in the background says, from any event on."""
+        return run_stream(self._api, request, stream, (await self._run(request)).run)
 
-    async def run_steps(self, request: ApiRequest) -> Any:
+    async def run_steps(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+        """List a run's steps."""
         entry = await self._run(request)
-        return page_items(await self._steps_json(await self._runs.steps(entry.run)), request.query)
+        return page_items(await self._steps_json(await self._runs.steps(entry.run)), query)
 
-    async def trace(self, request: ApiRequest) -> list[Any]:
+    async def trace(self, request: ApiRequest, _: TraceQuery) -> list[Any]:
+        """Say that requests are not stored: none."""
         await self._run(request)
         return []
 
     async def step_trace(self, request: ApiRequest) -> None:
+        """Say that requests are not stored: null."""
         await self._step(request)
 
-    async def usage(self, request: ApiRequest) -> Any:
+    async def usage(self, request: ApiRequest) -> dict[str, Any]:
+        """Return the tokens that a run has used."""
         run = (await self._run(request)).run
         counts = run.counts
         return {
@@ -206,7 +188,8 @@ class RunRoutes:
             "completion_tokens_details": {"reasoning_tokens": counts.reasoning},
         }
 
-    async def run_metrics(self, request: ApiRequest) -> Any:
+    async def run_metrics(self, request: ApiRequest) -> dict[str, Any]:
+        """Return how long a run took, and its tools."""
         entry = await self._run(request)
         agent = await self._api.store.agents.load(entry.run.agent)
         steps = () if agent is None else await exchanges_of(self._api.store, agent, entry.run)
@@ -217,8 +200,8 @@ class RunRoutes:
 
     # -- steps
 
-    async def index_steps(self, request: ApiRequest) -> Any:
-        query: StepsQuery = request.query
+    async def index_steps(self, request: ApiRequest, query: StepsQuery) -> list[dict[str, Any]]:
+        """List steps."""
         agent = None
         if isinstance(query.agent_id, str):
             agent = (
@@ -236,7 +219,8 @@ class RunRoutes:
         )
         return await self._steps_json(entries)
 
-    async def step(self, request: ApiRequest) -> Any:
+    async def step(self, request: ApiRequest) -> dict[str, Any]:
+        """Return a step."""
         (shown,) = await self._steps_json([await self._step(request)])
         return shown
 
@@ -249,17 +233,20 @@ class RunRoutes:
             for each in entries
         ]
 
-    async def step_messages(self, request: ApiRequest) -> Any:
+    async def step_messages(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+        """List a step's messages."""
         step = await self._step(request)
         entry = await self._runs.get(request.project, step.run_uid)
-        return await self._messages(entry, step, request.query)
+        return await self._messages(entry, step, query)
 
-    async def step_metrics(self, request: ApiRequest) -> Any:
+    async def step_metrics(self, request: ApiRequest) -> dict[str, Any]:
+        """Return how long a step took."""
         return step_metrics_json(await self._step(request))
 
-    async def give_feedback(self, request: ApiRequest) -> Any:
+    async def give_feedback(self, request: ApiRequest, feedback: Feedback) -> dict[str, Any]:
+        """Say how a step was."""
         step = await self._step(request)
-        await self._runs.judge(step.step, sent_fields(request.body).get("feedback"))
+        await self._runs.judge(step.step, sent_fields(feedback).get("feedback"))
         return await self.step(request)
 
     # -- look-ups by id
@@ -283,7 +270,9 @@ class RunRoutes:
             return None
         return (await self._runs.step(request.project, place.uid, place.seq)).step.exchange
 
-    async def _messages(self, entry: RunEntry, step: StepEntry | None, query: PageQuery) -> Any:
+    async def _messages(
+        self, entry: RunEntry, step: StepEntry | None, query: PageQuery
+    ) -> list[dict[str, Any]]:
         """Returns a page of the messages of a run, or of one step of it."""
         store = self._api.store
         agent = await store.agents.load(entry.run.agent)
@@ -304,13 +293,12 @@ def run_entry_json(entry: RunEntry, error_message: str | None = None) -> dict[st
     return run_json(entry.run, entry.agent_uid, name, error_message)
 
 
-def run_stream(api: AgentsApi, request: ApiRequest, run: Run) -> RunStream:
-    """Returns the reply that follows a run, as the body of the request says. Raises: BadRequest."""
+def run_stream(api: AgentsApi, request: ApiRequest, stream: StreamRun, run: Run) -> RunStream:
+    """Returns the reply that follows a run, as the body of a request says. Raises: BadRequest."""
     if not run.background and not run.is_over:
         raise BadRequest("This run streams to its client alone: it is not in the background.")
-    wanted: StreamRun = request.body
-    pings = wanted.include_pings is not False
-    return RunStream(api, run, wanted.starting_after, include_pings=pings, headers=request.headers)
+    pings = stream.include_pings is not False
+    return RunStream(api, run, stream.starting_after, include_pings=pings, headers=request.headers)
 
 
 async def run_result_json(api: AgentsApi, run: Run, showing: Showing) -> dict[str, Any]:

@@ -46,76 +46,71 @@ class SendRoutes:
     def routes(self) -> list[AgentsRoute]:
         one = "/v1/agents/{agent_id}/messages"
         return [
-            AgentsRoute(
-                "POST", one, self.send, "Send a message to an agent, and answer with what it says.", body=Send
-            ),
-            AgentsRoute(
-                "POST", f"{one}/stream", self.stream, "Send a message, and stream what it says.", body=Send
-            ),
-            AgentsRoute(
-                "POST",
-                f"{one}/async",
-                self.send_async,
-                "Send a message, and answer with the run that goes on without its client.",
-                body=Send,
-            ),
-            AgentsRoute(
-                "POST",
-                f"{one}/preview-raw-payload",
-                self.preview,
-                "Return what would go to the model with a message, and send nothing.",
-                body=Send,
-            ),
+            AgentsRoute("POST", one, self.send),
+            AgentsRoute("POST", f"{one}/stream", self.stream),
+            AgentsRoute("POST", f"{one}/async", self.send_async),
+            AgentsRoute("POST", f"{one}/preview-raw-payload", self.preview),
         ]
 
-    async def preview(self, request: ApiRequest) -> Any:
-        run_request = await self.run_request(request, request.uid("agent", "agent_id"))
-        return orjson.loads((await self._api.runs.preview(run_request)).body())
+    async def preview(self, request: ApiRequest, send: Send) -> dict[str, Any]:
+        """Return what would go to the model with a message, and send nothing."""
+        run_request = await self.run_request(request, send, request.uid("agent", "agent_id"))
+        request_body: dict[str, Any] = orjson.loads((await self._api.runs.preview(run_request)).body())
+        return request_body
 
-    async def send(self, request: ApiRequest) -> Any:
-        return await self.begin(request, request.uid("agent", "agent_id"), is_stream=request.body.streaming)
+    async def send(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
+        """Send a message to an agent, and answer with what it says."""
+        return await self.begin(request, send, request.uid("agent", "agent_id"), is_stream=send.streaming)
 
-    async def stream(self, request: ApiRequest) -> Any:
-        return await self.begin(request, request.uid("agent", "agent_id"), is_stream=True)
+    async def stream(self, request: ApiRequest, send: Send) -> dict[str, Any] | SendReply | RunStream:
+        """Send a message, and stream what it says."""
+        return await self.begin(request, send, request.uid("agent", "agent_id"), is_stream=True)
 
-    async def send_async(self, request: ApiRequest) -> Any:
-        run_request = await self.run_request(request, request.uid("agent", "agent_id"))
-        run = await self.accept(request, run_request, by_token=False, is_shown=False)
+    async def send_async(self, request: ApiRequest, send: Send) -> dict[str, Any]:
+        """Send a message, and answer with the run that goes on without its client."""
+        run_request = await self.run_request(request, send, request.uid("agent", "agent_id"))
+        run = await self.accept(request, send, run_request, by_token=False, is_shown=False)
         return run_entry_json(await self._api.store.runs.get(request.project, run.uid))
 
     async def begin(
         self,
         request: ApiRequest,
+        send: Send,
         uid: str,
         *,
         is_stream: bool,
         conversation: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
-    ) -> Any:
+    ) -> dict[str, Any] | SendReply | RunStream:
         """Returns the reply to a send.
 
         uid: that of the agent.
         conversation: `default`, or a public name.
         conversation_definition: the model and settings that the conversation has of its own, if any.
         """
-        send: Send = request.body
         if sent_fields(send).get("callback_url") and not send.background:
             raise BadRequest(
                 "Only runs in the background call back: send `background`.", param="callback_url"
             )
         run_request = await self.run_request(
-            request, uid, conversation=conversation, conversation_definition=conversation_definition
+            request, send, uid, conversation=conversation, conversation_definition=conversation_definition
         )
         if not send.background:
-            return SendReply(self._api, request, run_request, is_stream)
-        run = await self.accept(request, run_request, by_token=is_stream and send.stream_tokens)
+            return SendReply(self._api, request, send, run_request, is_stream)
+        run = await self.accept(request, send, run_request, by_token=is_stream and send.stream_tokens)
         if is_stream:
             return RunStream(self._api, run, include_pings=send.include_pings, headers=request.headers)
         run = await self._api.background.wait_for_end(run)
         return await run_result_json(self._api, run, showing_of(send))
 
     async def accept(
-        self, request: ApiRequest, run_request: RunRequest, *, by_token: bool, is_shown: bool = True
+        self,
+        request: ApiRequest,
+        send: Send,
+        run_request: RunRequest,
+        *,
+        by_token: bool,
+        is_shown: bool = True,
     ) -> Run:
         """Accepts a send as a run in the background.
 
@@ -124,7 +119,6 @@ class SendRoutes:
 
         Raises: LimitReached, NotAllowed: the key may not ask for this model.
         """
-        send: Send = request.body
         info = info_of(request.http.scope)
         info.model = run_request.spec.model
         receipt = info.begin_receipt()
@@ -143,13 +137,13 @@ class SendRoutes:
     async def run_request(
         self,
         request: ApiRequest,
+        send: Send,
         uid: str,
         *,
         conversation: str = DEFAULT_CONVERSATION,
         conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
-        send: Send = request.body
         content = read_send(send)
         found = await self._api.registry.resolver.resolve_uid(request.project, uid)
         fields = sent_fields(send)
@@ -191,6 +185,7 @@ class SendReply:
 
     api: AgentsApi
     request: ApiRequest
+    send: Send
     run_request: RunRequest
     is_stream: bool
     # What is shown in front of the first reply.
@@ -217,8 +212,7 @@ class SendReply:
         await reply.whole(200, headers, orjson.dumps(body))
 
     async def _streamed(self, reply: ClientReply, receipt: Receipt) -> None:
-        send: Send = self.request.body
-        interval_s = self.api.ping_s if send.include_pings else 0.0
+        interval_s = self.api.ping_s if self.send.include_pings else 0.0
         with PingingSink(reply, interval_s, headers=[*self.request.headers.items(), EVENT_STREAM]) as sink:
 
             def view(start: RunStart) -> MakesView:
@@ -237,14 +231,13 @@ class SendReply:
             await sink.end()
 
     def _view(self, start: RunStart) -> MakesView:
-        send: Send = self.request.body
-        showing, by_token = showing_of(send), self.is_stream and send.stream_tokens
+        showing, by_token = showing_of(self.send), self.is_stream and self.send.stream_tokens
         if start.summary is not None:
             self._before = summary_json(start.summary, start.agent.uid, showing)
         return view_of(start, showing, self.api.now, by_token=by_token, before=self._before)
 
     async def _messages_json(self, result: RunResult) -> list[dict[str, Any]]:
-        renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.request.body))
+        renderer = MessageRenderer(self.api.store, result.agent, showing_of(self.send))
         return [*self._before, *await renderer.output_messages(result.run, result.steps)]
 
 

@@ -71,64 +71,50 @@ class ToolRoutes:
     def routes(self) -> list[AgentsRoute]:
         all_, one, own = "/v1/tools", "/v1/tools/{tool_id}", "/v1/agents/{agent_id}/tools"
         return [
-            AgentsRoute(
-                "GET", all_, self.index, "List tools, the gateway's own among them.", query=ToolsQuery
-            ),
-            AgentsRoute("GET", f"{all_}/count", self.count, "Count tools.", query=ToolsQuery),
-            AgentsRoute("POST", all_, self.put, "Make a tool: Python, or a webhook.", body=CreateTool),
-            AgentsRoute(
-                "PUT", all_, self.put, "Make a tool, or change the one of its name.", body=CreateTool
-            ),
-            AgentsRoute(
-                "POST", f"{all_}/run", self.try_out, "Run a source once, and keep nothing.", body=TriedTool
-            ),
-            AgentsRoute("POST", f"{all_}/search", self.search, "Search tools by words.", body=SearchTools),
-            AgentsRoute(
-                "POST", f"{all_}/add-base-tools", self.base, "List the gateway's own tools, which are there."
-            ),
-            AgentsRoute("GET", one, self.retrieve, "Return a tool."),
-            AgentsRoute("PATCH", one, self.update, "Change a tool.", body=UpdateTool),
-            AgentsRoute("DELETE", one, self.delete, "Delete a tool, and take it from all agents."),
-            AgentsRoute(
-                "GET", own, self.of_agent, "List an agent's tools.", query=PageQuery, pages=OLDEST_FIRST
-            ),
-            AgentsRoute("PATCH", f"{own}/attach/{{tool_id}}", self.attach, "Give an agent a tool."),
-            AgentsRoute("PATCH", f"{own}/detach/{{tool_id}}", self.detach, "Take a tool from an agent."),
-            AgentsRoute(
-                "PATCH",
-                f"{own}/approval/{{tool_name}}",
-                self.approve,
-                "Say whether a person must approve its calls.",
-                body=ApprovalBody,
-                query=ApprovalQuery,
-            ),
-            AgentsRoute(
-                "POST", f"{own}/{{tool_name}}/run", self.run, "Call a tool by hand.", body=ManualCall
-            ),
+            AgentsRoute("GET", all_, self.index),
+            AgentsRoute("GET", f"{all_}/count", self.count),
+            AgentsRoute("POST", all_, self.put, title="Make a tool: Python, or a webhook."),
+            AgentsRoute("PUT", all_, self.put),
+            AgentsRoute("POST", f"{all_}/run", self.try_out),
+            AgentsRoute("POST", f"{all_}/search", self.search),
+            AgentsRoute("POST", f"{all_}/add-base-tools", self.base),
+            AgentsRoute("GET", one, self.retrieve),
+            AgentsRoute("PATCH", one, self.update),
+            AgentsRoute("DELETE", one, self.delete),
+            AgentsRoute("GET", own, self.of_agent, pages=OLDEST_FIRST),
+            AgentsRoute("PATCH", f"{own}/attach/{{tool_id}}", self.attach),
+            AgentsRoute("PATCH", f"{own}/detach/{{tool_id}}", self.detach),
+            AgentsRoute("PATCH", f"{own}/approval/{{tool_name}}", self.approve),
+            AgentsRoute("POST", f"{own}/{{tool_name}}/run", self.run),
         ]
 
-    async def index(self, request: ApiRequest) -> Any:
-        query: ToolsQuery = request.query
-        found = []
+    async def index(self, request: ApiRequest, query: ToolsQuery) -> list[dict[str, Any]]:
+        """List tools, the gateway's own among them."""
+        page = []
         async for tool in self._select(request.project, query):
-            found.append(tool_json(tool))
-            if len(found) == query.size():
+            page.append(tool_json(tool))
+            if len(page) == query.size():
                 break
-        return found
+        return page
 
-    async def count(self, request: ApiRequest) -> Any:
-        return len([tool async for tool in self._select(request.project, request.query)])
+    async def count(self, request: ApiRequest, query: ToolsQuery) -> int:
+        """Count tools."""
+        return len([tool async for tool in self._select(request.project, query)])
 
-    async def base(self, request: ApiRequest) -> Any:
+    async def base(self, request: ApiRequest) -> list[dict[str, Any]]:
+        """List the gateway's own tools, which are there."""
         own = ToolsQuery(return_only_letta_tools=True, order="asc")
         return [tool_json(tool) async for tool in self._select(request.project, own)]
 
-    async def retrieve(self, request: ApiRequest) -> Any:
+    async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
+        """Return a tool."""
         return tool_json(await self._tools.get(request.project, request.uid("tool", "tool_id")))
 
-    async def put(self, request: ApiRequest) -> Any:
-        """Makes a tool, or changes the one of its name: on Letta's server a program makes its tools at each start."""
-        create: CreateTool = request.body
+    async def put(self, request: ApiRequest, create: CreateTool) -> dict[str, Any]:
+        """Make a tool, or change the one of its name.
+
+        On Letta's server a program makes its tools at each start.
+        """
         name, new = await self._new_tool(create)
 
         def merge(stored: ToolDefinition) -> ToolDefinition:
@@ -136,8 +122,9 @@ class ToolRoutes:
 
         return tool_json(await self._tools.put(request.project, name, new, merge))
 
-    async def update(self, request: ApiRequest) -> Any:
-        uid, update = request.uid("tool", "tool_id"), request.body
+    async def update(self, request: ApiRequest, update: UpdateTool) -> dict[str, Any]:
+        """Change a tool."""
+        uid = request.uid("tool", "tool_id")
 
         def edit(definition: ToolDefinition) -> tuple[str | None, ToolDefinition]:
             updated = with_source(definition, update)
@@ -151,12 +138,13 @@ class ToolRoutes:
                 await self._check_runnable(after)
         return tool_json(await self._tools.change(request.project, uid, edit))
 
-    async def delete(self, request: ApiRequest) -> Any:
+    async def delete(self, request: ApiRequest) -> dict[str, Any]:
+        """Delete a tool, and take it from all agents."""
         await self._tools.delete(request.project, request.uid("tool", "tool_id"))
         return {"message": "The tool is deleted."}
 
-    async def search(self, request: ApiRequest) -> Any:
-        search: SearchTools = request.body
+    async def search(self, request: ApiRequest, search: SearchTools) -> list[dict[str, Any]]:
+        """Search tools by words."""
         words = set((sent_or_none(search.query) or "").lower().split())
         types, tags = sent_or_none(search.tool_types), set(sent_or_none(search.tags) or ())
         scored = []
@@ -184,8 +172,8 @@ class ToolRoutes:
             for rank, (score, shown) in enumerate(scored[: search.limit], 1)
         ]
 
-    async def try_out(self, request: ApiRequest) -> Any:
-        tried: TriedTool = request.body
+    async def try_out(self, request: ApiRequest, tried: TriedTool) -> dict[str, Any]:
+        """Run a source once, and keep nothing."""
         name, tool = await self._new_tool(tried)
         answer = await self._api.call_by_hand(request, name, tool)
         return tried_json(name, answer, at=self._api.now())
@@ -205,8 +193,9 @@ class ToolRoutes:
         if (why := await self._api.runs.foreign.refusal(tool)) is not None:
             raise BadRequest(why, param="source_type")
 
-    async def approve(self, request: ApiRequest) -> Any:
-        name, needed = request.path["tool_name"], request.body.is_needed
+    async def approve(self, request: ApiRequest, _: ApprovalQuery, approval: ApprovalBody) -> dict[str, Any]:
+        """Say whether a person must approve its calls."""
+        name, needed = request.path["tool_name"], approval.is_needed
 
         def edit(definition: AgentDefinition) -> AgentDefinition:
             rule = {"tool_name": name, "type": "requires_approval"}
@@ -228,7 +217,8 @@ class ToolRoutes:
             await self._api.registry.change(request.project, uid, AgentEdit(edit=edit))
         )
 
-    async def run(self, request: ApiRequest) -> Any:
+    async def run(self, request: ApiRequest, _body: ManualCall) -> dict[str, Any]:
+        """Call a tool by hand."""
         view, name = await self._api.agent_view(request), request.path["tool_name"]
         definition = self._tool_named(view, name).definition
         if definition is None:
@@ -247,15 +237,18 @@ class ToolRoutes:
                 return tool
         raise UnknownId(f"The agent has no tool {name!r}.")
 
-    async def of_agent(self, request: ApiRequest) -> Any:
+    async def of_agent(self, request: ApiRequest, query: PageQuery) -> list[dict[str, Any]]:
+        """List an agent's tools."""
         view = await self._api.agent_view(request)
-        return page_items([tool_json(tool) for tool in view.tools], request.query)
+        return page_items([tool_json(tool) for tool in view.tools], query)
 
-    async def attach(self, request: ApiRequest) -> Any:
+    async def attach(self, request: ApiRequest) -> dict[str, Any]:
+        """Give an agent a tool."""
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
         return await self._api.view_json(await self._api.registry.attach_tool(request.project, *uids))
 
-    async def detach(self, request: ApiRequest) -> Any:
+    async def detach(self, request: ApiRequest) -> dict[str, Any]:
+        """Take a tool from an agent."""
         uids = request.uid("agent", "agent_id"), request.uid("tool", "tool_id")
         return await self._api.view_json(await self._api.registry.detach_tool(request.project, *uids))
 

@@ -70,6 +70,14 @@ class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, omit_defaul
     """A body. A field that was not sent is UNSET, so that a null that was sent is known from none."""
 
 
+class Form(Body):
+    """The fields of a form that uploads a file in its field `file`."""
+
+
+class Query(Body):
+    """The parameters of a query."""
+
+
 class Entry(Body):
     """An entry of a list that is stored in the row of its owner. The list is bounded as an object is."""
 
