@@ -146,7 +146,7 @@ class RunTerms(Struct, frozen=True):
 
 @dataclass(slots=True)
 class TurnRun:
-    """One turn, from its first call of the model until it is written."""
+    """One turn, from its first call of the model until it is written. Implements RequestMender."""
 
     call: ChatCall
     attempts: ModelSource
@@ -271,13 +271,9 @@ class TurnRun:
             target, endpoint, prompt, rounds, asked.budget_tokens, asked.offer
         )
 
-    async def _mend_request(
+    async def mend_request(
         self, refused: RefusedContent, target: Target, endpoint: Endpoint
     ) -> ModelRequest | None:
-        """Returns the round's request without what the gateway has put into it and the upstream refuses.
-
-        None: the gateway has put nothing of that kind into it.
-        """
         name = self._refused.leave_out(refused, self.prompt, self._current_call.messages)
         if name is None:
             return None
@@ -286,6 +282,10 @@ class TurnRun:
         prompt = self._refused.without(self.prompt)
         self.call.fill_receipt(prompt.form, prompt, self.memory.context if self.memory is not None else None)
         return await self._request_for(target, endpoint)
+
+    def note_answer(self) -> None:
+        self.prompt = self._refused.without(self.prompt)
+        self._refused.note_answer()
 
     async def _retarget(self, target: Target, endpoint: Endpoint) -> None:
         """Makes the prompt for another target."""
@@ -363,10 +363,7 @@ class TurnRun:
 
     async def _send(self) -> ModelReply:
         # It is set here, so that it is closed even if the waiting task is cancelled at this moment.
-        self._reply = await self.attempts.send(self._request_for, self._mend_request)
-        if self._reply.status < 400:  # else what was left out was not the cause
-            self.prompt = self._refused.without(self.prompt)
-            self._refused.note_answer()
+        self._reply = await self.attempts.send(self._request_for, self)
         return self._reply
 
     @property

@@ -44,7 +44,7 @@ class StoredReplies:
     # As `Attempts` has it.
     call: UpstreamCall = field(default_factory=lambda: UpstreamCall(0.0))
 
-    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the next reply. Raises: NotYet; the error in its place."""
         if self.taken == len(self.replies):
             if self.composes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -35,5 +36,17 @@ class Endpoint(Struct):
 # Makes the request for a target that is tried.
 RequestMaker = Callable[[Target, Endpoint], Awaitable[ModelRequest]]
 
-# Makes a request again without what the gateway has put into it and the upstream refuses; None: there is no such thing.
-RequestMender = Callable[[RefusedContent, Target, Endpoint], Awaitable[ModelRequest | None]]
+
+class RequestMender(Protocol):
+    """Makes the requests of a turn again without what an upstream refuses."""
+
+    async def mend_request(
+        self, refused: RefusedContent, target: Target, endpoint: Endpoint
+    ) -> ModelRequest | None:
+        """Returns the request without what the gateway has put into it and the upstream refuses.
+
+        None: the gateway has put nothing of that kind into it.
+        """
+
+    def note_answer(self) -> None:
+        """Notes that an upstream has answered the last request: what that lacks is left out for good."""

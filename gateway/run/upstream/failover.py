@@ -41,7 +41,7 @@ from gateway.core.upstream.policy import (
     order_members,
 )
 from gateway.core.usage.estimate import estimate_prompt_tokens
-from gateway.errors import GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
+from gateway.errors import CallerError, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
 from gateway.run.receipts import with_trace_headers
@@ -184,10 +184,10 @@ class ModelSource(Protocol):
     def call(self) -> UpstreamCall:
         """As in `Attempts`."""
 
-    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the reply to the request that `make` returns. Raises: ProviderError.
 
-        mend: makes it again where its content is refused.
+        mender: makes it again where its content is refused.
         """
 
     def note_prompt_tokens(self, estimated: int, actual: int, most: int) -> None:
@@ -254,22 +254,22 @@ class Attempts:
         """True where an endpoint may answer whose streams are asked for their usage."""
         return self.endpoint.asks_usage or any(endpoint.asks_usage for endpoint, _ in self._rest)
 
-    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         """Returns the first reply that is no failure, or the last failure's. Raises: ProviderError: the last error.
 
-        mend: as in `ModelSource.send`.
+        mender: as in `ModelSource.send`.
         """
         self._note_complete()  # the reply of the round before
         self.call = self._receipt.begin_call()
         self._failures = 0
-        return await self._send_until_answered(await make(self.target, self.endpoint), make, mend)
+        return await self._send_until_answered(await make(self.target, self.endpoint), make, mender)
 
     async def _send_until_answered(
-        self, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
+        self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
     ) -> ModelReply:
         """As `send`, beginning with this request."""
         while True:
-            found = await self._attempt(request, make, mend)
+            found = await self._attempt(request, make, mender)
             # The error has shown what the endpoint refuses: it gets the same request without that.
             if isinstance(found, ModelRequest):
                 request = found
@@ -304,7 +304,7 @@ class Attempts:
         return await make(self.target, self.endpoint)
 
     async def _attempt(
-        self, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
+        self, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
     ) -> ModelReply | ModelRequest | _Failed:
         """Sends a request once. Returns the reply, its failure, or another request to send in its place."""
         health = self.endpoint.health
@@ -320,7 +320,7 @@ class Attempts:
                     )
                 # Any other status is an answer, even if it refuses the request.
                 health.record_head(self.target.model)
-                return await self._take_answer(reply, begin, request, make, mend)
+                return await self._take_answer(reply, begin, request, make, mender)
             except ProviderError as error:
                 # An upload that the caller broke off is no failure of the upstream.
                 if (caller_error := self.caller_error()) is not None:
@@ -353,20 +353,20 @@ class Attempts:
         begin: bytes | None,
         request: ModelRequest,
         make: RequestMaker,
-        mend: RequestMender | None,
+        mender: RequestMender | None,
     ) -> ModelReply | ModelRequest:
         """Returns an answer, or another request to send in its place where it refuses the request for its content.
 
         begin: of the reply, as from `_send_once`.
         """
         other, outcome = None, str(reply.status)
-        if reply.status in _REFUSALS and (mend is not None or request.path == CHAT):
+        if reply.status in _REFUSALS and (mender is not None or request.path == CHAT):
             reply = error = await read_whole_error(reply)
-            other = await self._without_refused(error, request, make, mend)
-        elif mend is not None and is_filter_verdict(begin or b""):
+            other = await self._without_refused(error, request, make, mender)
+        elif mender is not None and is_filter_verdict(begin or b""):
             outcome = "filtered"
             try:
-                other = await mend(RefusedContent.FILTERED, self.target, self.endpoint)
+                other = await mender.mend_request(RefusedContent.FILTERED, self.target, self.endpoint)
             except BaseException:
                 await reply.aclose()
                 raise
@@ -376,9 +376,11 @@ class Attempts:
             return other
         if reply.status < 400:
             self._cuts.note_answer(self.target)
+            if mender is not None:
+                mender.note_answer()
         self.call.is_streamed = reply.is_stream
         if begin is None and request.path == CHAT and (self._rest or self.endpoint.policy.retries):
-            reply = UnbegunStream(reply, partial(self._replace, request, make, mend, self._is_settled))
+            reply = UnbegunStream(reply, partial(self._replace, request, make, mender, self._is_settled))
         self._note_end(str(reply.status), is_error=reply.status >= 400, status=reply.status)
         if reply.status == 401 and self.endpoint.has_key:
             # The caller, who gets the answer, cannot mend it.
@@ -392,23 +394,26 @@ class Attempts:
         self,
         request: ModelRequest,
         make: RequestMaker,
-        mend: RequestMender | None,
+        mender: RequestMender | None,
         was_settled: bool,
         failure: Failure,
     ) -> ModelReply | None:
         """Returns the reply in place of a stream that failed before its first event; None: the failure is the last.
 
-        request, make, mend: those of the stream.
+        request, make, mender: those of the stream.
         was_settled: whether an endpoint had answered before.
 
         Raises: ProviderError: the last error of what was tried in its place.
         """
         self._is_settled = was_settled
-        following = await self._request_after(self._blame(_Failed(failure)), request, make)
-        return None if following is None else await self._send_until_answered(following, make, mend)
+        try:
+            following = await self._request_after(self._blame(_Failed(failure)), request, make)
+        except CallerError:  # the request does not fit the next window, and its client waits for a reply
+            following = None
+        return None if following is None else await self._send_until_answered(following, make, mender)
 
     async def _without_refused(
-        self, error: BufferedReply, request: ModelRequest, make: RequestMaker, mend: RequestMender | None
+        self, error: BufferedReply, request: ModelRequest, make: RequestMaker, mender: RequestMender | None
     ) -> ModelRequest | None:
         """Returns the request without what an error refuses; None: it stays as it is."""
         body = await error.read(MAX_REPLY_BYTES)
@@ -417,9 +422,9 @@ class Attempts:
             if cut is not None:
                 self.target, shorter = cut
                 return shorter
-        if mend is None or (refused := refused_content(error.status, body[:ERROR_BYTES])) is None:
+        if mender is None or (refused := refused_content(error.status, body[:ERROR_BYTES])) is None:
             return None
-        return await mend(refused, self.target, self.endpoint)
+        return await mender.mend_request(refused, self.target, self.endpoint)
 
     def _describe_call(self, request: ModelRequest) -> None:
         """Notes in the receipt what is sent, and where."""

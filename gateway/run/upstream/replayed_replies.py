@@ -45,10 +45,10 @@ class ReplayedReplies:
     def call(self) -> UpstreamCall:
         return self._replayed or self.attempts.call
 
-    async def send(self, make: RequestMaker, mend: RequestMender | None = None) -> ModelReply:
+    async def send(self, make: RequestMaker, mender: RequestMender | None = None) -> ModelReply:
         if not self.replies:
             self._replayed = None
-            return await self.attempts.send(make, mend)
+            return await self.attempts.send(make, mender)
         reply = self.replies.pop(0)
         # A stream was written here, from a reply that was read. A body is as its upstream sent it.
         is_stream = reply.startswith(b"data: ")

@@ -43,6 +43,7 @@ def begins_with(kind: str, error: dict[str, Any], *, cut: int | None = None) -> 
 
 COMMENT = b": OPENROUTER PROCESSING\n\n"
 GONE = b'data: {"error":{"code":502,"message":"Gone."},"choices":[]}\n\n'
+CHATTY = [{"role": role, "content": "Hi. " * 100} for role in ("user", "assistant", "user")]
 OVERLOADED = {"type": "overloaded_error", "message": "Overloaded."}
 
 
@@ -140,6 +141,9 @@ def test_a_fault_long_after_comments_is_tried_elsewhere(
         it.settle()
         assert it.endpoint("first").health.failures == 1
         assert it.second.last.json["messages"][-1]["content"].endswith("Hi")
+        (logged,) = it.world.gateway.app.services.requests.ended()
+        assert logged.upstream == "second"  # though the head, which had left, names the first
+        assert len(logged.tries) == 2
 
 
 @both
@@ -163,6 +167,29 @@ def test_where_all_have_failed_after_comments_the_last_error_is_an_event(
                 got = client.read_until(b"\r\n0\r\n\r\n")
             error = next(each for each in got.split(b"data: ") if each.startswith(b'{"error"'))
             assert shown in orjson.loads(error.split(b"\n\n")[0])["error"]["message"]
+
+
+@both
+@only_openai
+def test_a_fallback_after_comments_whose_window_is_too_small_leaves_the_error_as_it_is(
+    two: Open, memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`truncation: disabled` lets nothing be left out for it. The turn is stored as any that failed."""
+    monkeypatch.setattr("adapters.sse.HELD_S", 0.0)
+    gate = Gate()
+    asked = {"model": "m", "input": CHATTY, "truncation": "disabled", "stream": True}
+    with two(window=200, profiles=[agent()]) as it:
+        it.first.queue(raw(COMMENT, GONE, hold_after={1: gate}))
+        with it.world.gateway.connect() as client:
+            body = json.dumps(asked | {"user": "alice" if memory else "", "store": memory}).encode()
+            client.request("POST", "/v1/responses", body)
+            client.read_until(COMMENT)
+            gate.open()
+            got = client.read_until(b"\r\n0\r\n\r\n")
+        assert b"Gone." in got
+        assert b"context_length_exceeded" not in got
+        assert b'"type":"response.failed"' in got
+        assert it.second.seen == []
 
 
 @both

@@ -111,6 +111,22 @@ def test_a_note_that_is_refused_is_left_out_for_good(
     assert len(upstream.seen) == before + 1
 
 
+@only_openai
+def test_a_note_that_a_fallback_refuses_after_comments_is_left_out_for_good(two: Open) -> None:
+    """The client has the head of the first upstream's reply, which brought no word."""
+    gone = b'data: {"error":{"code":502,"message":"Gone."},"choices":[]}\n\n'
+    with two(server={"keep_alive_comment_s": 60.0}) as it:
+        it.world.chat(user="alice").say("My sister planted plum trees in Portugal.")
+        it.world.pass_time(3600)
+        chat = it.world.chat(user="alice")
+        it.first.queue(raw(b": wait\n\n", gone))
+        it.second.script = filter_plums
+        assert chat.say("Where in Portugal did my sister plant trees?", stream=True) == "Ok."
+        assert ["plum" in seen.body.decode() for seen in it.second.seen] == [True, False]
+        chat.say("Thank you.")
+        assert "plum" not in it.first.last.body.decode()
+
+
 def test_a_note_stays_out_where_a_later_round_fails(world: World, upstream: StrictUpstream) -> None:
     def call_once(seen: Seen) -> Reply | None:
         has_result = seen.messages[-1]["role"] == "tool"
@@ -275,14 +291,17 @@ async def test_a_client_that_leaves_while_its_request_is_made_again_closes_the_r
     async def make(target: Target, endpoint: Endpoint) -> ModelRequest:
         return ModelRequest(b"{}")
 
-    async def leave(part: RefusedContent, target: Target, endpoint: Endpoint) -> ModelRequest | None:
-        raise asyncio.CancelledError
+    class Leaver:
+        async def mend_request(self, refused: RefusedContent, target: Target, endpoint: Endpoint) -> None:
+            raise asyncio.CancelledError
+
+        def note_answer(self) -> None: ...
 
     settings = Settings(upstreams=(UpstreamSettings("up", "scripted"),))
     failover = Failover(settings, {"up": Filter()}, Metrics())
     attempts = failover.attempts(resolve_route(settings, "m"), lambda: 0, Receipt(0.0))
     with attempts, pytest.raises(asyncio.CancelledError):
-        await attempts.send(make, leave)
+        await attempts.send(make, Leaver())
     assert refused.is_closed
 
 
