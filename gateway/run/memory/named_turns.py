@@ -28,7 +28,7 @@ from gateway.core.turn_name import TurnName
 from gateway.run.memory.memory_context import MemoryContext
 from storage.errors import NotFound
 from storage.listing import ListedExchange
-from storage.records import REPLY, Agent, Exchange, Scope, State
+from storage.records import REPLY, Agent, Exchange, RunState, Scope, State
 from storage.sql.store import Store
 
 _PAGE = 200
@@ -111,12 +111,19 @@ async def find_turn(store: Store, project: str, name: TurnName) -> FoundTurn | N
     return FoundTurn(agent, NamedTurn(name, exchange), rows)
 
 
-async def name_of_run(store: Store, project: str, uid: str) -> TurnName | None:
-    """Returns the name of the turn of a response that was made in the background; None: it was not."""
+async def name_of_run(store: Store, project: str, uid: str, *, or_cancelled: bool = False) -> TurnName | None:
+    """Returns the name of the turn of a response that was made in the background; None: it was not.
+
+    or_cancelled: also of one that was cancelled, whose turn has what came until then.
+    """
     found = await store.responses.find(project, uid)
-    if found is None or found[1].otid is None:
+    if found is None:
         return None
-    return TurnName.decode(found[1].otid)
+    run = found[1]
+    if or_cancelled and run.state is RunState.CANCELLED:
+        names = await store.responses.turns(run.agent, run.id)
+        return TurnName.decode(names[-1]) if names else None
+    return None if run.otid is None else TurnName.decode(run.otid)
 
 
 async def read_turns_to(store: Store, agent: Agent, exchange: Exchange) -> list[NamedTurn]:

@@ -90,7 +90,7 @@ class _ReferencedTurns:
                 return [] if message is None else [with_model(message, listed.exchange)]
             if listed.run is None:
                 return await self._messages_to(agent, listed.exchange, reference, name)
-        stored_name = await name_of_run(self._store, self._project, name.tag)
+        stored_name = await name_of_run(self._store, self._project, name.tag, or_cancelled=True)
         if stored_name is not None:
             return await self._find(reference, stored_name)
         # The same words were answered before, or several steps are one reply.

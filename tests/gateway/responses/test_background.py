@@ -390,6 +390,21 @@ def test_a_response_is_cancelled(world: World, upstream: StrictUpstream, is_begu
     assert world.sdk.responses.cancel(done.id).status == "completed"
 
 
+def test_one_that_was_cancelled_can_be_continued_by_its_id(world: World, upstream: StrictUpstream) -> None:
+    """As one in the foreground that its client has left: with what came until then."""
+    gate = Gate()
+    upstream.queue(say("One two three four.", hold_after={3: gate}))
+    made = begin(world, input="Count.", user="alice")
+    with world.sdk.responses.retrieve(made.id, stream=True) as events:
+        assert any(event.type == "response.output_text.delta" and "two" in event.delta for event in events)
+    world.sdk.responses.cancel(made.id)
+    gate.open()
+    with pytest.raises(openai.BadRequestError):
+        respond(world, input="Go on.", user="bob", previous_response_id=made.id)
+    assert respond(world, input="Go on.", user="alice", previous_response_id=made.id).output_text == "Ok."
+    assert [m["content"] for m in upstream.last.messages] == ["Count.", "One two", "Go on."]
+
+
 def response_ids(world: World) -> list[str]:
     """Returns the ids of all responses in the background, oldest first, while others are being answered."""
     own = make_statement("a test's", "SELECT uid FROM runs ORDER BY id")
