@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.dialects.responses.socket import server_events
 from gateway.dialects.responses.socket.client_events import Cancel, Create
+from gateway.dialects.responses.socket.partial_output import PartialOutput
 from gateway.web.body import ByteQuota
 
 
@@ -61,6 +62,8 @@ class QueuedResponse:
         # The response as it was first sent; empty: nothing was sent.
         self.first_sent = b""
         self.sent_events = 0
+        # What was sent of its output.
+        self.output = PartialOutput()
 
     def begin(self, response: bytes) -> None:
         """Notes the response as it is first sent."""

@@ -282,9 +282,8 @@ class _Session:
             begun = response.first_sent or server_events.response_in(
                 server_events.empty_response_events(create)[0]
             )
-            await self.send_event(
-                server_events.cancelled_event(begun, response.sent_events), create.stream_id
-            )
+            end = server_events.cancelled_event(begun, response.output.render(), response.sent_events)
+            await self.send_event(end, create.stream_id)
         else:
             await self.send_failure(
                 create, server_events.error_event(UpstreamBroke("The reply ended in the middle."))
@@ -351,6 +350,7 @@ class _EventSender:
         await self._session.send_event(data, self._stream_id)
         # Not before: while the client does not read, it may cancel the response, and the event is not sent then.
         response.sent_events += 1
+        response.output.take(kind, data)
         response.has_ended = is_end
 
     async def _refuse(self) -> None:

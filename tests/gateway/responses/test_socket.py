@@ -323,6 +323,8 @@ def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
     end = talk.next()
     assert end["type"] == "response.incomplete"
     assert (end["response"]["id"], end["response"]["status"]) == (id, "cancelled")
+    assert words(end["response"]) == "Zanzibar lies "
+    assert [item["status"] for item in end["response"]["output"]] == ["incomplete"]
     upstream.last.gone.wait_sync()
     upstream.endpoints.hold_events.clear()
     gate.open()

@@ -83,9 +83,14 @@ def error_event(error: GatewayError) -> bytes:
     return refusal_event(error.status, _errors.body(error), {})
 
 
-def cancelled_event(begun: bytes, sequence_number: int) -> bytes:
-    """Returns the end of a response that its client has cancelled. begun: the response as first sent."""
-    return _of_response("response.incomplete", _decode_members_leniently(begun), "cancelled", sequence_number)
+def cancelled_event(begun: bytes, output: bytes, sequence_number: int) -> bytes:
+    """Returns the end of a response that its client has cancelled.
+
+    begun: the response as first sent.
+    output: the items that have come until then, as a JSON array.
+    """
+    response = {**_decode_members_leniently(begun), "output": output}
+    return _of_response("response.incomplete", response, "cancelled", sequence_number)
 
 
 def empty_response_events(create: Create) -> tuple[bytes, bytes]:
