@@ -69,7 +69,7 @@ class ChatAgents(Struct, frozen=True):
         terms = replace(
             terms,
             gateway_tools=gateway_tools,
-            alone=serial_tools(spec),
+            serial_tools=serial_tools(spec),
             asides=asides_of(spec, request.tools),
         )
         return terms, guide_of(spec, prompt, called=calls_in_prompt(prompt) if spec.definition.rules else ())

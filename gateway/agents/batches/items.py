@@ -182,7 +182,7 @@ class ItemTurns:
         terms = TurnTerms(
             gateway_tools=AllBut() if tools else (),
             hold_end=True,
-            alone=serial_tools(spec),
+            serial_tools=serial_tools(spec),
             asides=asides_of(spec),
         )
         try:

@@ -59,7 +59,7 @@ def terms_of(send: RoutedSend, prompt: Prompt) -> TurnTerms:
         saves_steps=True,
         shows_steps=send.shows_steps,
         has_status=send.accepted is not None,
-        alone=serial_tools(send.spec),
+        serial_tools=serial_tools(send.spec),
         filler=send.spec.fixed_filler,
         asides=asides_of(send.spec, request.tools),
     )

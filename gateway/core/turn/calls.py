@@ -77,14 +77,14 @@ class GatewayCalls:
         """The results so far, in the order of the calls."""
         if not self._results:
             return ()
-        found = (self._results.get(call.id) for call in self.calls)
-        return tuple(result for result in found if result is not None)
+        results = (self._results.get(call.id) for call in self.calls)
+        return tuple(result for result in results if result is not None)
 
     @property
     def interrupted_results(self) -> tuple[ToolResult, ...]:
         """The results so far, and an error for each call that is still running."""
-        found = ((call.id, self._results.get(call.id)) for call in self.calls if call.id in self._results)
-        return tuple(result or ToolResult(id, INTERRUPTED, "error") for id, result in found)
+        begun = [call.id for call in self.calls if call.id in self._results]
+        return tuple(self._results[id] or ToolResult(id, INTERRUPTED, "error") for id in begun)
 
     @property
     def all_results(self) -> tuple[ToolResult, ...]:
@@ -140,8 +140,9 @@ class GatewayCalls:
                 self._guide.take_result(spoken)
             else:
                 self._results[call.id] = None
-                given = {**arguments, **verdict.prefilled}
-                runs.append(RunTool(call.id, call.name, given, call.name in self._terms.alone))
+                arguments = {**arguments, **verdict.prefilled}
+                is_serial = call.name in self._terms.serial_tools
+                runs.append(RunTool(call.id, call.name, arguments, is_serial))
             _make_valid(call, has_arguments=arguments is not None)
         return runs
 

@@ -70,8 +70,8 @@ class RunTool(Struct, frozen=True):
     name: str
     # A JSON object.
     arguments: Json
-    # Never at the same time as another such call.
-    alone: bool = False
+    # Never at the same time as another serial call.
+    is_serial: bool = False
 
 
 class SaveStep(Struct, frozen=True):

@@ -25,10 +25,10 @@ class Ledger(Struct, frozen=True):
     completion_tokens: int = 0
     rounds: int = 0
 
-    def with_round(self, draft: MessageDraft, count: Callable[[str], int]) -> Ledger:
-        """Returns the ledger with one more round. count: estimates the tokens of a text."""
+    def with_round(self, draft: MessageDraft, estimate: Callable[[str], int]) -> Ledger:
+        """Returns the ledger with one more round. estimate: estimates the tokens of a text."""
         usage = draft.usage
-        completion = count(draft.generated_text()) if usage is None else completion_count(usage)
+        completion = estimate(draft.generated_text()) if usage is None else completion_count(usage)
         return Ledger(
             self.turn_usage(usage),
             self.prompt_tokens + token_count(usage, "prompt_tokens"),

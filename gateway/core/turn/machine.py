@@ -9,8 +9,8 @@ A `Round` (gateway.core.turn.round) reads each reply, a `Guide` decides which ca
 
 Gateway calls run here, client calls are left to the client. There are two ways to go from one round to the next:
 
-- In a chat completion a round with gateway calls alone is hidden: its calls and results become messages of the next
-  request, and the client gets all rounds as one reply. A round with client calls is the last one.
+- In a chat completion a round with gateway calls alone is a hidden round: its calls and results become messages of the
+  next request, and the client gets all rounds as one reply. A round with client calls is the last one.
 - Where steps are saved (`TurnTerms.saves_steps`) a reply is committed before its tools run, and their results before
   the model is called again.
 
@@ -550,7 +550,7 @@ class Turn:
         """Returns the ledger of all rounds of this turn, the present one included."""
         if self._round.stored is Stored.IN_EARLIER_TURN:
             return self._earlier.ledger
-        return self._earlier.ledger.with_round(self._round.draft, self.terms.count)
+        return self._earlier.ledger.with_round(self._round.draft, self.terms.estimate)
 
     def _budget_left(self, ledger: Ledger) -> int | None:
         return (

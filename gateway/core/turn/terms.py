@@ -29,7 +29,7 @@ class TurnTerms(Struct, frozen=True):
     # The sentence that is sent when a gateway tool takes long; None: none.
     filler: FixedFiller | None = None
     # Estimates the tokens of a text, where the upstream reports no usage.
-    count: Callable[[str], int] = estimate_tokens
+    estimate: Callable[[str], int] = estimate_tokens
     # Each round is saved before the next one begins; else they are hidden rounds of one reply.
     saves_steps: bool = False
     # The client gets each round as messages of its own, always as events; else it gets all rounds as one reply.
@@ -37,9 +37,9 @@ class TurnTerms(Struct, frozen=True):
     # The status was sent before the turn, so that no error can be one.
     has_status: bool = False
     # Names of gateway tools that never run at the same time.
-    alone: Collection[str] = ()
+    serial_tools: Collection[str] = ()
     # Each complete reply is noted (`NoteReply`), since another attempt may have to go on with it.
     notes_replies: bool = False
-    # The arguments of gateway tools that are for the gateway and not for the tool, or that the user sees while they are
-    # written; None: none.
+    # The arguments of gateway tools that the gateway takes for itself or shows to the user while the model writes them;
+    # None: there are none.
     asides: Asides | None = None

@@ -168,7 +168,7 @@ async def run_tools(
 ) -> list[ToolAnswer]:
     """Runs the calls of one round, those of one serial group after one another. Returns the answers in their order.
 
-    Calls that are to run alone are one serial group. A cancellation cancels the calls that still run, and waits for
+    Serial calls (`RunTool.is_serial`) are one group. A cancellation cancels the calls that still run, and waits for
     their end.
 
     answers: takes each answer as it comes, by the position of its call.
@@ -176,7 +176,7 @@ async def run_tools(
     """
     serial_groups: dict[str, list[int]] = {}
     for n, call in enumerate(calls):
-        name = toolbox.serial_group(call) or ("alone" if call.alone else f"call {n}")
+        name = toolbox.serial_group(call) or ("serial" if call.is_serial else f"call {n}")
         serial_groups.setdefault(name, []).append(n)
     results: dict[int, ToolAnswer] = {} if answers is None else answers
     slots = asyncio.Semaphore(MAX_PARALLEL)

@@ -610,7 +610,7 @@ class TestBudget:
 
     def test_tokens_that_the_upstream_did_not_report_are_counted(self) -> None:
         rounds = [completion("abc", (ours_call(),), tokens=None), completion("ok", tokens=None)]
-        played = play(chat_turn(with_tools(budget_tokens=100, count=len)), rounds, stream=True)
+        played = play(chat_turn(with_tools(budget_tokens=100, estimate=len)), rounds, stream=True)
         assert played.called[0].budget_tokens == 100 - len("abc" + "memory_insert" + ARGS)
 
     @BOTH

@@ -431,7 +431,7 @@ def test_a_reply_that_says_nothing_ends_the_turn() -> None:
 
 
 def test_a_tool_that_runs_alone_is_commanded_so() -> None:
-    playbook = skip(reply(steps(alone={"memory_insert"}), None, (CALL, ("b", "search", "{}"))))
+    playbook = skip(reply(steps(serial_tools={"memory_insert"}), None, (CALL, ("b", "search", "{}"))))
     assert (
         playbook
         << SaveStep

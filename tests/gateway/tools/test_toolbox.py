@@ -133,7 +133,7 @@ async def test_a_call_of_another_box_is_not_run() -> None:
 
 async def test_serial_calls_wait_for_each_other_and_for_no_other() -> None:
     box = Doors()
-    made = [RunTool(id, "wait", {}, alone=id != "b") for id in "abc"]
+    made = [RunTool(id, "wait", {}, is_serial=id != "b") for id in "abc"]
     running = asyncio.ensure_future(run_tools(box, made))
     await settle()
     assert box.begun == ["a", "b"]
