@@ -17,6 +17,8 @@ import pytest
 from gateway.core.turn.states import TRANSITIONS, TurnState
 from gateway.traces.otlp import OtlpSettings
 from scripts import make_plots
+from storage.sqlite.connection import DatabaseFile, open_writer
+from storage.sqlite.migration import migrate
 from tests.agents import test_differences as differences
 from tests.doubles.upstream import StrictUpstream
 from tests.gateway.sdk import remember
@@ -179,6 +181,18 @@ def test_the_copy_that_is_made_in_a_container_may_be_made_again(
             subprocess.run([sys.executable, "-c", code], check=True)
             with closing(sqlite3.connect("copy.db")) as copy:
                 assert copy.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (row + 1,)
+
+
+def test_the_table_of_what_raises_rev_names_the_tables_of_its_triggers(tmp_path: Path) -> None:
+    with closing(open_writer(DatabaseFile(str(tmp_path / "m.db")))) as connection:
+        migrate(connection, "m.db")
+        triggers = connection.execute("SELECT name, tbl_name FROM sqlite_schema WHERE type = 'trigger'")
+        raising = {table for name, table in triggers if name.startswith("rev_")}
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    table = page.partition("| table | raises `rev` of its memory |\n")[2].partition("\n\n")[0]
+    assert {
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    } == raising
 
 
 def test_no_file_next_to_the_database_comes_into_a_clone_of_the_repository() -> None:
