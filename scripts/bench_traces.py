@@ -21,7 +21,8 @@ from adapters.types import ModelRequest
 from gateway.core.usage.gen_ai import ModelNames
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt, RequestLine
-from gateway.run.receipts import Receipts, with_trace_headers
+from gateway.run.receipts import Receipts
+from gateway.run.upstream.propagation import with_trace_headers
 from gateway.traces import tracer as tracing
 from gateway.traces.otlp import OtlpSettings
 from gateway.traces.spans import SpanMaker

@@ -14,7 +14,7 @@ from typing import Protocol
 from weakref import ref
 
 from adapters.types import ModelRequest
-from gateway.core.trace_context import TraceContext, without_trace
+from gateway.core.trace_context import TraceContext
 from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.run.receipt import Receipt
 from gateway.run.upstream_call import UpstreamCall
@@ -30,7 +30,8 @@ def set_current_receipt(receipt: Receipt) -> Token[ref[Receipt] | None]:
     return _current.set(ref(receipt))
 
 
-def _current_receipt() -> Receipt | None:
+def current_receipt() -> Receipt | None:
+    """Returns the receipt of the work within which this task runs; None: it has none, or that has ended."""
     reference = _current.get()
     return None if reference is None else reference()
 
@@ -54,39 +55,9 @@ def begin_memory_call(
         is_background=is_background,
         sent_tokens=estimate_prompt_tokens(request.body),
     )
-    if (receipt := _current_receipt()) is not None:
+    if (receipt := current_receipt()) is not None:
         receipt.add_call(call)
     return call
-
-
-def with_trace_headers(
-    request: ModelRequest, receipt: Receipt | None, call: UpstreamCall, *, propagates: bool | None
-) -> ModelRequest:
-    """Returns a request with the trace headers that its upstream may see.
-
-    receipt: None: the request is not traced.
-    call: that of the request.
-    propagates: whether the upstream gets trace headers; None: if the client has sent some.
-    """
-    trace = None if receipt is None else receipt.trace
-    if receipt is None or trace is None:
-        # The client's headers are forwarded as they came.
-        return request._replace(headers=without_trace(request.headers)) if propagates is False else request
-    headers = without_trace(request.headers)
-    client_sent_trace = bool(trace.parent_id)
-    if client_sent_trace if propagates is None else propagates:
-        headers += trace.headers(receipt.calls.index(call) + 1)
-    return request._replace(headers=headers)
-
-
-def with_current_trace_headers(
-    request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
-) -> ModelRequest:
-    """Returns a request with the trace headers that its upstream may see, for a call of the current work.
-
-    call, propagates: as for `with_trace_headers`.
-    """
-    return with_trace_headers(request, _current_receipt(), call, propagates=propagates)
 
 
 class RecordsTraces(Protocol):
@@ -138,7 +109,7 @@ class Receipts:
             time.perf_counter(), project=project, key=key, is_request=False, work_memory=memory, kind=kind
         )
         if self.tracer is not None:
-            waiting = _current_receipt() if is_awaited else None
+            waiting = current_receipt() if is_awaited else None
             if waiting is None:
                 receipt.trace = self.tracer.begin()
             elif waiting.trace is not None:

@@ -28,8 +28,8 @@ from gateway.core.usage.reported import reported_counts
 from gateway.errors import UnknownModel
 from gateway.run.background.budget import DAY_S, CountCall, DailyBudget
 from gateway.run.background.worker import JobFailed, Postponed
-from gateway.run.receipts import begin_memory_call, with_current_trace_headers
-from gateway.run.upstream.propagation import propagates
+from gateway.run.receipts import begin_memory_call
+from gateway.run.upstream.propagation import propagation_of, with_current_trace_headers
 from gateway.run.upstream.provider_errors import failure_of
 from gateway.run.upstream.route import Route, resolve_route, unknown_model
 from gateway.run.upstream_call import UpstreamCall
@@ -208,7 +208,7 @@ class BackgroundModel:
     async def _send(self, request: ModelRequest, call: UpstreamCall) -> bytes:
         """Returns the body of a reply of status 200. Raises: JobFailed; its message holds nothing of the request."""
         try:
-            may_know = propagates(self.upstream, self.provider)
+            may_know = propagation_of(self.upstream, self.provider)
             reply = await self.provider.send(with_current_trace_headers(request, call, propagates=may_know))
             call.status, call.answered = reply.status, time.perf_counter()
             try:

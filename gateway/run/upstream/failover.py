@@ -44,7 +44,6 @@ from gateway.core.usage.estimate import estimate_prompt_tokens
 from gateway.errors import CallerError, GatewayError, UpstreamError, UpstreamRefused, UpstreamTooLarge
 from gateway.metrics import Metrics
 from gateway.run.receipt import Receipt
-from gateway.run.receipts import with_trace_headers
 from gateway.run.upstream.endpoint import Endpoint, RequestMaker, RequestMender
 from gateway.run.upstream.error_replies import (
     discard,
@@ -53,7 +52,7 @@ from gateway.run.upstream.error_replies import (
     reveal_whole_error,
 )
 from gateway.run.upstream.prompt_cuts import PromptCuts
-from gateway.run.upstream.propagation import propagates
+from gateway.run.upstream.propagation import propagation_of, with_trace_headers
 from gateway.run.upstream.provider_errors import failure_of, kind_of
 from gateway.run.upstream.route import Route
 from gateway.run.upstream.unbegun_stream import UnbegunStream
@@ -101,7 +100,7 @@ class Failover:
                     kind=upstream.kind,
                     asks_usage=settings.usage.ask_streams
                     and providers[name].capabilities.stream_usage is True,
-                    propagates=propagates(upstream, providers[name]),
+                    propagates=propagation_of(upstream, providers[name]),
                 )
                 for name in names
                 if name in providers

@@ -1,4 +1,4 @@
-"""Which upstreams get the headers of a trace: those on this network, and others as the settings or the client want."""
+"""The headers of a trace for upstreams: those on this network get them, others as the settings or the client want."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from adapters.base import Provider
+from adapters.types import ModelRequest
+from gateway.core.trace_context import without_trace
+from gateway.run.receipt import Receipt
+from gateway.run.receipts import current_receipt
+from gateway.run.upstream_call import UpstreamCall
 from gateway.settings import UpstreamSettings
 
 # The ends of names that only a network's own servers know (RFC 6761, 6762 and 8375; ICANN has reserved `internal`).
@@ -19,7 +24,7 @@ def address_of(provider: Provider) -> str:
     return address
 
 
-def propagates(upstream: UpstreamSettings, provider: Provider) -> bool | None:
+def propagation_of(upstream: UpstreamSettings, provider: Provider) -> bool | None:
     """Returns whether the headers of a trace go to an upstream; None: where the client has sent some."""
     if upstream.propagate is not None:
         return upstream.propagate == "always"
@@ -33,3 +38,33 @@ def is_private(url: str) -> bool:
         return not ip_address(host).is_global
     except ValueError:
         return bool(host) and ("." not in host or host.endswith(_PRIVATE_NAMES))
+
+
+def with_trace_headers(
+    request: ModelRequest, receipt: Receipt | None, call: UpstreamCall, *, propagates: bool | None
+) -> ModelRequest:
+    """Returns a request with the trace headers that its upstream may see.
+
+    receipt: None: the request is not traced.
+    call: that of the request.
+    propagates: whether the upstream gets trace headers; None: if the client has sent some.
+    """
+    trace = None if receipt is None else receipt.trace
+    if receipt is None or trace is None:
+        # The client's headers are forwarded as they came.
+        return request._replace(headers=without_trace(request.headers)) if propagates is False else request
+    headers = without_trace(request.headers)
+    client_sent_trace = bool(trace.parent_id)
+    if client_sent_trace if propagates is None else propagates:
+        headers += trace.headers(receipt.calls.index(call) + 1)
+    return request._replace(headers=headers)
+
+
+def with_current_trace_headers(
+    request: ModelRequest, call: UpstreamCall, *, propagates: bool | None
+) -> ModelRequest:
+    """Returns a request with the trace headers that its upstream may see, for a call of the current work.
+
+    call, propagates: as for `with_trace_headers`.
+    """
+    return with_trace_headers(request, current_receipt(), call, propagates=propagates)
