@@ -20,7 +20,7 @@ from gateway.agents.api.folders import file_json, folder_json
 from gateway.agents.files.agent_export import AgentExport
 from gateway.agents.files.agent_import import AgentImport, ImportServices
 from gateway.agents.files.folders import Folders
-from gateway.agents.wire.struct_fields import Maybe, NoEffect, Query
+from gateway.agents.wire.struct_fields import Maybe, NoEffect, UrlQuery
 from gateway.core import ids
 from gateway.core.definition import AgentDefinition
 from gateway.errors import BadRequest
@@ -31,7 +31,7 @@ from storage.records import DEFAULT_CONVERSATION, Definition
 _MAX_FILES = 1000
 
 
-class ExportQuery(Query):
+class ExportQuery(UrlQuery):
     """An export."""
 
     # The conversation whose messages are exported; default: the own conversation of the agent.

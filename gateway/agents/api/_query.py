@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from gateway.agents.wire.faults import Unprocessable
 from gateway.agents.wire.send import MessageType
-from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, Query, refused
+from gateway.agents.wire.struct_fields import NO_TEMPLATES, Maybe, NoEffect, UrlQuery, refused
 from gateway.checked import Fault
 from storage.listing import LAST_NUMBER
 
@@ -27,7 +27,7 @@ _PROJECT = refused("A key opens one project, and lists are of that.")
 _NO_IDENTITIES = refused("An identity has agents alone; blocks have tags.")
 
 
-class PageQuery(Query):
+class PageQuery(UrlQuery):
     """A page of a list."""
 
     # The id before which the page ends, in the order asked for.
@@ -83,7 +83,7 @@ class AgentsQuery(PageQuery):
             raise Unprocessable([Fault(("query", "sort_by"), message, "literal_error", by)]) from None
 
 
-class AgentQuery(Query):
+class AgentQuery(UrlQuery):
     """One agent."""
 
     include: list[str] | UnsetType = UNSET
@@ -115,7 +115,7 @@ class BlocksQuery(PageQuery):
     identifier_keys: Annotated[list[str] | None, _NO_IDENTITIES] | UnsetType = UNSET
 
 
-class HistoryQuery(Query):
+class HistoryQuery(UrlQuery):
     """A page of the values that a block had, newest first. before: the version before which it begins."""
 
     before: Annotated[int, Meta(ge=1, le=LAST_NUMBER)] = LAST_NUMBER
@@ -138,7 +138,7 @@ class TagsQuery(PageQuery):
     query_text: Maybe[Fragment] = UNSET
 
 
-class ModelsQuery(Query):
+class ModelsQuery(UrlQuery):
     provider_category: list[str] | UnsetType = UNSET
     provider_name: Maybe[str] = UNSET
     provider_type: Maybe[str] = UNSET
@@ -148,7 +148,7 @@ class PassagesQuery(PageQuery):
     search: Maybe[Fragment] = UNSET
 
 
-class PassageSearchQuery(Query):
+class PassageSearchQuery(UrlQuery):
     query: str
     tags: list[str] | UnsetType = UNSET
     tag_match_mode: Literal["any", "all"] = "any"
@@ -187,7 +187,7 @@ class RunsQuery(PageQuery):
     stop_reason: Maybe[str] = UNSET
 
 
-class TraceQuery(Query):
+class TraceQuery(UrlQuery):
     limit: Maybe[Limit] = UNSET
 
 
@@ -209,18 +209,18 @@ class StepsQuery(PageQuery):
     project_id: Annotated[str | None, _PROJECT] | UnsetType = UNSET
 
 
-class RecompileQuery(Query):
+class RecompileQuery(UrlQuery):
     dry_run: bool = False
     update_timestamp: NoEffect[bool] = UNSET
 
 
-class ResetQuery(Query):
+class ResetQuery(UrlQuery):
     """A reset by the client before 1.0, which puts into the query what later ones put into the body."""
 
     add_default_initial_messages: NoEffect[bool] = UNSET
 
 
-class ApprovalQuery(Query):
+class ApprovalQuery(UrlQuery):
     """The client repeats its body's fields in the query."""
 
     requires_approval: Maybe[bool] = UNSET

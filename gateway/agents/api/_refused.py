@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
-from gateway.agents.api._route import AgentsRoute, ApiRequest, Handler
+from gateway.agents.api._route import AgentsRoute, ApiRequest, RouteHandler
 from gateway.agents.api.identities import NO_BLOCKS
 from gateway.errors import BadRequest
 
@@ -74,7 +74,7 @@ def refused_rows() -> list[AgentsRoute]:
     ]
 
 
-def _refuse_with(reason: str) -> Handler:
+def _refuse_with(reason: str) -> RouteHandler:
     async def refuse(request: ApiRequest) -> NoReturn:
         raise BadRequest(reason)
 

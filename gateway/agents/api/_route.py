@@ -4,8 +4,8 @@
 
     async def update(self, request: ApiRequest, update: UpdateAgent) -> dict[str, Any]: ...
 
-A handler's annotations name what it takes, a `Query` and a `Body` or `Form`, and the first line of its docstring is its
-summary. `/openapi.json` is made of the same (gateway.agents.api._openapi), so it cannot say anything else.
+A handler's annotations name what it takes, a `UrlQuery` and a `Body` or `Form`, and the first line of its docstring is
+its summary. `/openapi.json` is made of the same (gateway.agents.api._openapi), so it cannot say anything else.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gateway.agents.api._paging import NEWEST_FIRST, Paging
 from gateway.agents.api._query import PageQuery
 from gateway.agents.wire import struct_fields
 from gateway.agents.wire.faults import LettaErrors, Unprocessable
-from gateway.agents.wire.struct_fields import Body, Form, Query
+from gateway.agents.wire.struct_fields import Body, Form, UrlQuery
 from gateway.checked import Fault
 from gateway.core import exact_json, ids
 from gateway.core.nul import without_nul
@@ -86,7 +86,7 @@ class ApiRequest:
 
 
 # Answers with JSON, or with a reply that writes itself. It takes the request, and then what its annotations name.
-Handler = Callable[..., Awaitable[Any]]
+RouteHandler = Callable[..., Awaitable[Any]]
 
 
 class AgentsRoute(Struct, frozen=True, dict=True):
@@ -95,7 +95,7 @@ class AgentsRoute(Struct, frozen=True, dict=True):
     method: str
     # Served with and without a slash at its end, as far as `slashes` has both.
     path: str
-    handle: Handler
+    handle: RouteHandler
     # A sentence in the imperative, for `/openapi.json`; None: the first line of the handler's docstring.
     title: str | None = None
     slashes: tuple[str, ...] = ("", "/")
@@ -119,9 +119,9 @@ class AgentsRoute(Struct, frozen=True, dict=True):
         return {name: kind for name, kind in kinds if isinstance(kind, type) and issubclass(kind, Body)}
 
     @property
-    def query(self) -> type[Query] | None:
+    def query(self) -> type[UrlQuery] | None:
         """The struct of the query; None: the handler takes none."""
-        return next((kind for kind in self.parameters.values() if issubclass(kind, Query)), None)
+        return next((kind for kind in self.parameters.values() if issubclass(kind, UrlQuery)), None)
 
     @property
     def body(self) -> type[Body] | None:
@@ -129,17 +129,19 @@ class AgentsRoute(Struct, frozen=True, dict=True):
 
         A body may be left out if every field may.
         """
-        return next((kind for kind in self.parameters.values() if not issubclass(kind, Query)), None)
+        return next((kind for kind in self.parameters.values() if not issubclass(kind, UrlQuery)), None)
 
-    async def answer(self, request: ApiRequest, query: Query | None, body: Body | None) -> Any:
+    async def answer(self, request: ApiRequest, query: UrlQuery | None, body: Body | None) -> Any:
         """Returns what the handler returns, the rows of a list in the order asked for."""
         if not isinstance(query, PageQuery):
             return await self._call_handler(request, query, body)
         read = self.pages.read(query)
         return self.pages.shown(query, read, await self._call_handler(request, read, body))
 
-    async def _call_handler(self, request: ApiRequest, query: Query | None, body: Body | None) -> Any:
-        structs = {name: query if issubclass(kind, Query) else body for name, kind in self.parameters.items()}
+    async def _call_handler(self, request: ApiRequest, query: UrlQuery | None, body: Body | None) -> Any:
+        structs = {
+            name: query if issubclass(kind, UrlQuery) else body for name, kind in self.parameters.items()
+        }
         return await self.handle(request, **structs)
 
 
@@ -216,7 +218,7 @@ class _PathEndpoint:
 
 def _read_request(
     row: AgentsRoute, http: Request, project: str, data: bytes
-) -> tuple[ApiRequest, Query | None, Body | None]:
+) -> tuple[ApiRequest, UrlQuery | None, Body | None]:
     """Reads and checks a request, with its query and body. Raises: UnknownId, Unprocessable, BadRequest."""
     if any("\0" in value for value in http.path_params.values()):
         raise UnknownId("Nothing has a name with U+0000.")
@@ -235,7 +237,7 @@ def _read_request(
     elif data not in (b"", b"null") and not row.reads_body:
         struct_fields.read_body(data, Body)
     if row.query is not None or http.scope["query_string"]:
-        kind = row.query or Query
+        kind = row.query or UrlQuery
         query = struct_fields.convert(_query_values(kind, http), kind, ("query",), lax=True)
     without_effect = [
         name for each in (body, query) if each is not None for name in struct_fields.sent_without_effect(each)
@@ -260,7 +262,7 @@ def _read_form(kind: type[Form], http: Request, data: bytes) -> tuple[Form, Form
     return struct_fields.convert(without_nul(fields), kind, ("body",), lax=True), file
 
 
-def _query_values(kind: type[Query], http: Request) -> dict[str, Any]:
+def _query_values(kind: type[UrlQuery], http: Request) -> dict[str, Any]:
     """Returns a query as JSON: a parameter that may be repeated is a list."""
     values: dict[str, Any] = {}
     lists = struct_fields.list_fields(kind)

@@ -24,7 +24,7 @@ from gateway.agents.wire.message import Showing, showing_of
 from gateway.agents.wire.run_json import usage_json
 from gateway.agents.wire.send import MaxSteps, MessageType, Send, read_send
 from gateway.agents.wire.shown_values import duration_ns, iso_time
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Query, refused, sent_fields
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
@@ -76,14 +76,14 @@ class BatchesQuery(PageQuery):
     """A page of batches."""
 
 
-class BatchItemsQuery(Query):
+class BatchItemsQuery(UrlQuery):
     """A page of a batch's items, in the order in which they were given. after: a run's id."""
 
     after: Maybe[str] = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
-class BatchMessagesQuery(Query):
+class BatchMessagesQuery(UrlQuery):
     """A page of the messages of a batch's items; those of one item stand together. after: a message's id."""
 
     after: Maybe[str] = UNSET

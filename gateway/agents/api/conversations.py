@@ -33,7 +33,7 @@ from gateway.agents.runs.system_message import SYSTEM_SEQ, system_id
 from gateway.agents.wire.run_json import StreamRun
 from gateway.agents.wire.send import Send
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, Query, refused, sent_fields
+from gateway.agents.wire.struct_fields import READ_ONLY, Body, Maybe, NoEffect, UrlQuery, refused, sent_fields
 from gateway.core import ids
 from gateway.core.agent import AgentSpec
 from gateway.core.definition import ConversationDefinition
@@ -69,7 +69,7 @@ class UpdateConversation(CreateConversation):
     last_message_at: Annotated[str | None, READ_ONLY] | UnsetType = UNSET
 
 
-class CreateConversationQuery(Query):
+class CreateConversationQuery(UrlQuery):
     agent_id: str
 
 
@@ -93,7 +93,7 @@ class ConversationsQuery(PageQuery):
                 return "created"
 
 
-class ConversationQuery(Query):
+class ConversationQuery(UrlQuery):
     """The conversation in a path. agent_id: the agent of a `default`."""
 
     agent_id: Maybe[str] = UNSET

@@ -17,7 +17,7 @@ from gateway.agents.api.passages import passage_json
 from gateway.agents.files.folders import FileView, Folders, SentFile
 from gateway.agents.registry.archives import Archives
 from gateway.agents.wire.shown_values import iso_time
-from gateway.agents.wire.struct_fields import Body, Form, Maybe, NoEffect, Query, refused, sent_fields
+from gateway.agents.wire.struct_fields import Body, Form, Maybe, NoEffect, UrlQuery, refused, sent_fields
 from gateway.core import ids
 from gateway.core.memory.file_text import clean_file_name
 from gateway.errors import BadRequest, Conflict, UnknownId
@@ -58,7 +58,7 @@ class FilesQuery(PageQuery):
     include_content: bool = False
 
 
-class FileQuery(Query):
+class FileQuery(UrlQuery):
     include_content: bool = False
 
 
@@ -68,7 +68,7 @@ class AgentFilesQuery(PageQuery):
     is_open: Annotated[bool | None, _CLOSED] | UnsetType = UNSET
 
 
-class UploadQuery(Query):
+class UploadQuery(UrlQuery):
     """An upload. duplicate_handling: of a name that is taken. name: another one for the file."""
 
     duplicate_handling: Literal["skip", "error", "suffix", "replace"] = "suffix"

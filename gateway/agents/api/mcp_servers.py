@@ -26,7 +26,7 @@ from gateway.agents.core.mcp_server import (
 from gateway.agents.registry.mcp_registry import McpRegistry
 from gateway.agents.registry.tool_registry import ToolView
 from gateway.agents.wire.faults import Unprocessable
-from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, Query, convert, sent_fields
+from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, convert, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
 from gateway.core.definition import McpServerDefinition, ToolDefinition
@@ -66,7 +66,7 @@ class UpdateMcpServer(Body):
     config: Maybe[dict[str, Any]] = UNSET
 
 
-class RefreshQuery(Query):
+class RefreshQuery(UrlQuery):
     """agent_id: on Letta's server the agent with the variables; ignored: here the variables belong to the server."""
 
     agent_id: NoEffect[str] = UNSET

@@ -74,7 +74,7 @@ class Form(Body):
     """The fields of a form that uploads a file in its field `file`."""
 
 
-class Query(Body):
+class UrlQuery(Body):
     """The parameters of a query."""
 
 
