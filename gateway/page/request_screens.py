@@ -69,15 +69,20 @@ class _RequestScreens(Struct, frozen=True):
         page = await requests.list(
             memory=query.memory, project=request.visitor.project, after=query.after, limit=query.limit
         )
-        name = paused = None
+        name = paused = questions = None
         if query.memory is not None:
             await request.note_read(query.memory)
             memory = await memories.find(request.visitor.project, query.memory)
             name, paused = name_of(memory.scope), memory.paused
+            if not request.is_twin:
+                ids = [each.id for each in (*page.in_flight, *page.items) if each.id]
+                questions = await memories.questions(request.visitor.project, query.memory, ids)
         context = {
             "memory": query.memory,
             "name": name,
             "paused": paused,
+            # What was asked, by the ids of requests; None: requests of all are listed.
+            "questions": questions,
             "is_first": query.after is None,
             "keep": f"{requests.keep_why_days:g} days",
         }

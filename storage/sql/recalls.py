@@ -14,7 +14,8 @@ from storage.commands import RecallRow
 from storage.database import Connection, Row
 from storage.recall_record import pack_request_id, unpack_request_id
 from storage.records import Scope
-from storage.sql.group import Group, reads
+from storage.sql.exchanges import ShownExchange, make_shown_exchanges
+from storage.sql.group import Group, long_reads, reads
 from storage.sql.statements import load, rows_of
 
 SQL = load("recalls.sql")
@@ -83,6 +84,19 @@ class Recalls(Group):
         rows = await rows_of(connection, SQL["recall_requests"], exchanges, agent, since)
         found = {exchange: unpack_request_id(request) for exchange, request in rows}
         return {exchange: id for exchange, id in found.items() if id is not None}
+
+    @long_reads
+    async def exchanges(
+        self, connection: Connection, agent: int, requests: Sequence[str], since: float, most_bytes: int
+    ) -> dict[str, ShownExchange]:
+        """Returns the exchanges that answer some requests, by their ids, as far as they are known.
+
+        most_bytes: longer ones, as they are stored, are left out.
+        """
+        packed = {pack_request_id(each): each for each in requests}
+        rows = await rows_of(connection, SQL["recall_exchanges"], [*packed], agent, since, most_bytes)
+        shown = make_shown_exchanges(row[1:] for row in rows)
+        return {packed[bytes(row[0])]: each for row, each in zip(rows, shown, strict=True)}
 
     async def delete_older(self, before: float) -> int:
         """Deletes the recalls that are older. Returns how many there were."""

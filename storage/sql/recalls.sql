@@ -28,6 +28,11 @@ SELECT {recall_read} WHERE r.agent = ?1 AND r.exchange < ?2 AND r.at >= ?3 ORDER
 -- Finds the requests of some exchanges.
 SELECT exchange, request FROM recalls WHERE agent = ?1 AND at >= ?2 AND exchange {in:3:BIGINT:64}
 
+-- name: recall_exchanges
+-- Reads the exchanges that answer some requests of a memory. What is longer than ?3 bytes as it is stored is left out.
+SELECT r.request, {shown} FROM recalls r JOIN exchanges p ON p.id = r.exchange AND p.agent = r.agent
+WHERE +r.agent = ?1 AND r.at >= ?2 AND length(p.input) <= ?3 AND r.request {in:4:BYTEA:64}
+
 -- name: recalls_old
 -- Returns whether some are too old.
 SELECT EXISTS (SELECT 1 FROM recalls WHERE at < ?)

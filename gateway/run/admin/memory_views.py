@@ -66,7 +66,7 @@ _LISTED_SOURCES, _PAGE_SOURCES = 2, 8
 _SOURCE_CHARS = 1_000
 _PASSAGE_CHARS = 4_000
 _OPENING_CHARS = 80
-# In an exchange that is stored in more bytes no opening words are looked for.
+# In an exchange that is stored in more bytes no opening words, and no question, are looked for.
 _OPENING_BYTES = 100_000
 # How the ids of agents begin.
 _AGENT_ID = "agent-"
@@ -296,6 +296,18 @@ class MemoryViews(Struct, frozen=True):
             messages = recallable_messages(opening.exchange, opening.prefix_is_shared, None)
             text = next((m.text for m in messages if m.role == "user"), "")
             if words := " ".join(text[: 4 * _OPENING_CHARS].split()):
+                texts[id] = shortened(words, _OPENING_CHARS)
+        return texts
+
+    async def questions(self, project: str | None, uid: str, requests: Sequence[str]) -> dict[str, str]:
+        """Returns what was asked by some requests, by their ids, as far as it is known and may be seen."""
+        memory = await self.find(project, uid)
+        since = self.now() - self.keep_why_days * _DAY_S
+        found = await self.store.recalls.exchanges(memory.id, requests, since, _OPENING_BYTES)
+        texts = dict[str, str]()
+        for id, (exchange, prefix_is_shared, _) in found.items():
+            asked = [m for m in recallable_messages(exchange, prefix_is_shared, None) if m.role == "user"]
+            if asked and (words := " ".join(asked[-1].text[: 4 * _OPENING_CHARS].split())):
                 texts[id] = shortened(words, _OPENING_CHARS)
         return texts
 
