@@ -101,7 +101,12 @@ def make_page_operations(
         links=LinkOperations(store, log.now, settings.default_profile),
         keys=KeyOperations(store.keys, settings.projects),
         runs=RunOperations(store),
-        work=WorkOperations(store, log.now, settings.memory.background_daily_tokens),
+        work=WorkOperations(
+            store,
+            log.now,
+            settings.memory.background_daily_tokens,
+            has_model=settings.background_model is not None,
+        ),
         requests=requests,
         overview=OverviewOperation(store, log, requests, newest, upstreams, version("mnemogate")),
         audit=AuditOperations(store),

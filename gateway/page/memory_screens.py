@@ -125,6 +125,11 @@ class _MemoryScreens(Struct, frozen=True):
         access, search = memory.access, self.operations.search
         trial = await search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
+            learning=(
+                None
+                if page.facts or request.is_twin
+                else await operations.work.learning(access.project, access.uid)
+            ),
         )
         blocks = await self.views.blocks(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)

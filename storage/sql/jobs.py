@@ -454,6 +454,15 @@ class Jobs(Group):
         found.update((JobState(state), count) for state, count in rows)
         return found
 
+    @reads
+    async def state_of(self, connection: Connection, agent: int, kind: str) -> tuple[JobState, float] | None:
+        """Returns the state of a memory's job of a kind, and when it is due, in seconds since the epoch.
+
+        Of several it is one that is not dead; None: there is none.
+        """
+        row = await connection.row(SQL["state_of"], (agent, kind))
+        return None if row is None else (JobState(row[0]), row[1])
+
     @long_reads
     async def at_rest(
         self, connection: Connection, kind: str, agents: Sequence[int], since: float

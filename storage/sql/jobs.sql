@@ -181,6 +181,10 @@ SELECT a.id FROM agents a WHERE a.id {in:3:BIGINT:64}
 AND a.id NOT IN (SELECT j.agent FROM jobs j WHERE j.kind = ?1 AND j.state = 'dead')
 AND NOT EXISTS (SELECT 1 FROM conversations c WHERE c.agent = a.id AND c.last_at > ?2)
 
+-- name: state_of
+-- Reads the state of a memory's job of a kind, and when it is due; of several, one that is not dead.
+SELECT state, due FROM jobs WHERE agent = ?1 AND kind = ?2 ORDER BY CASE state WHEN 'dead' THEN 1 ELSE 0 END, due LIMIT 1
+
 -- name: step
 -- Returns the result of a step.
 SELECT result FROM steps WHERE job = ? AND name = ?

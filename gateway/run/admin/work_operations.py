@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from gateway.core import ids
 from gateway.errors import Conflict, UnknownId
+from gateway.run.admin.find_memory import find_memory
 from gateway.run.admin.job_operations import cancel_job
 from gateway.run.admin.operation_arguments import read_cursor, unreadable_cursor
 from gateway.run.admin.page_records import BatchPage, BatchRecord, JobPage, JobRecord, WorkRecord
 from gateway.run.admin.request_operations import name_of
+from gateway.run.background.learner import LEARN
 from gateway.run.usage.meter import DAY_S
 from storage.batch_records import Batch
 from storage.errors import NotFound, Stale
 from storage.listing import LAST_NUMBER, Page
-from storage.records import Job, Scope
+from storage.records import Job, JobState, Scope
 from storage.sql.store import Store
 
 # What `after` of jobs begins with, by whether the page before ended among those that have failed for good.
 _DEAD, _OTHER = "dead-", "job-"
 
+# Facts are being learned; a job waits until it is due; it has failed for good; there is no job, with a background model
+# and without one.
+LearningState = Literal["now", "waiting", "failed", "idle", "by_rule"]
 _JobsWithScopes = Sequence[tuple[Job, Scope | None]]
 
 
@@ -38,6 +44,19 @@ class WorkOperations(Struct, frozen=True):
     now: Callable[[], float]
     # Tokens of a day; 0: no bound.
     daily_tokens: int = 0
+    # A background model learns facts; without one a rule alone does.
+    has_model: bool = False
+
+    async def learning(self, project: str | None, uid: str) -> LearningState:
+        """Returns how learning from a memory stands. Raises: UnknownId: there is no such memory."""
+        agent = await find_memory(self.store, project, uid)
+        found = await self.store.jobs.state_of(agent.id, LEARN)
+        if found is None:
+            return "idle" if self.has_model else "by_rule"
+        state, due = found
+        if state is JobState.DEAD:
+            return "failed"
+        return "now" if state is JobState.RUNNING or due <= self.now() else "waiting"
 
     async def show(
         self,

@@ -187,6 +187,31 @@ def test_an_empty_memory_says_what_to_do(operator: Operator) -> None:
 
 
 @pytest.mark.both
+@pytest.mark.both
+def test_a_memory_without_facts_says_how_learning_stands(operator: Operator) -> None:
+    """ "Being learned now" was not said, and who waited for no facts wrote corrections twice."""
+    world = operator.world
+    agent = speak(world, "Hello.")
+    jobs = world.store.jobs
+
+    async def add() -> None:
+        due = world.clock() + 3_600
+        await jobs.enqueuing(lambda c: jobs.enqueue_in(c, "learn", agent.id, "learn", due=due))
+
+    assert "They are learned in the background once a background model is set." in page(
+        operator, f"m/{agent.uid}"
+    )
+    world.gateway.call(add())
+    assert "Learning from what was said waits for its turn" in page(operator, f"m/{agent.uid}")
+    assert operator.twin(f"m/{agent.uid}").keys() == {
+        "memory",
+        "blocks",
+        "facts",
+        "conversations",
+        "passages",
+    }
+
+
 def test_each_twin_has_the_record_of_its_page(operator: Operator) -> None:
     agent = speak(operator.world, f"My cat is called {SECRET}.", "She is grey.", talk="conv-19")
     (seq,) = learn(operator.world, agent, f"Alice has a cat called {SECRET}.", block=f"Cat: {SECRET}.")
