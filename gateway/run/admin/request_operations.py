@@ -48,7 +48,7 @@ _NUMBER = re.compile(rf"[0-9]{{1,18}}|{LAST_NUMBER}", re.ASCII)
 _LEFT_OUT = {
     "no_room": "for want of room",
     "weak": "too weak",
-    "shown": "in sight already",
+    "shown": "that the model sees anyway",
     "repeats": "repeating another one",
     "muted": "muted",
     "superseded": "out of date",
@@ -56,7 +56,7 @@ _LEFT_OUT = {
 # Why nothing was recalled, in words.
 _NOTHING_RECALLED = {
     "nothing_found": "Nothing was recalled: memory has nothing that answers this.",
-    "all_shown": "Nothing was recalled: what memory has is in sight already.",
+    "all_shown": "Nothing was recalled: the model sees anyway what memory has.",
     "no_room": "Nothing was recalled: there was no room in the window.",
     "late": "Nothing was recalled: the search took too long.",
     "failed": "Nothing was recalled: memory could not be searched.",
