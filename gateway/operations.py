@@ -40,6 +40,7 @@ from gateway.run.admin.show import ShowOperation
 from gateway.run.admin.sign_in import SignIn
 from gateway.run.admin.transfer_operations import TransferOperations
 from gateway.run.admin.usage_operations import UsageOperations
+from gateway.run.admin.word_search import WordSearches
 from gateway.run.admin.work_operations import WorkOperations
 from gateway.run.background.embed import EMBED
 from gateway.run.background.learner import LEARN
@@ -113,6 +114,7 @@ def make_page_operations(
         edits=MemoryEdits(store, log.now),
         memories=memories,
         search=SearchOperation(store, make_trial_recall(settings, store, log.now, embed_query)),
+        words=WordSearches(memories),
         forgetting=MemoryForgetting(store, memories, log.now),
         export=MemoryExport(store, TransferOperations(store), memories),
     )

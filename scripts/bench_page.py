@@ -276,6 +276,7 @@ def screens_of(port: int, filled: Filled) -> list[str]:
         f"{memory}/facts?all=1",
         f"{memory}/facts?as_of={time.time() - 1_000:.0f}",
         f"{memory}/search?q={quote(sentence(77))}",
+        f"{memory}/words?q={quote(sentence(77))}",
         f"{memory}/b/human",
         f"{memory}/b/human?from=2&to=200",
         f"{memory}/f/{filled.fact}",

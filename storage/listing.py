@@ -17,6 +17,7 @@ from storage.records import (
     Definition,
     DefinitionKind,
     Exchange,
+    Message,
     Passage,
     Run,
     RunState,
@@ -475,6 +476,17 @@ class ErasedFact(Struct, frozen=True):
     origin: str
     # No other fact has taken its place.
     is_true: bool
+
+
+class WordHits(Struct, frozen=True):
+    """Messages, passages and facts that have all words of a query, the newest first."""
+
+    # Facts that are muted are among them.
+    messages: Sequence[Message] = ()
+    # All words are in these and in others with lower numbers; None: there are no others.
+    next: int | None = None
+    # The newest messages are not all known to the index yet.
+    is_behind: bool = False
 
 
 class StoredImport(Struct, frozen=True):

@@ -17,8 +17,11 @@ from gateway.page.screen import SAVED, Action, ActionResult, Answer, ListQuery, 
 from gateway.page.shown_text import shortened_diff
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import BlockPage, MemoryViews
+from gateway.run.admin.word_search import Remaining, WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
+# Who has made a version that corrects the one before it.
+_CORRECTIONS = ("operator", "person", "undo")
 # Characters of a text that a form always carries: each takes 12 bytes at most.
 _FORM_CHARS = MAX_BODY_BYTES // 12 - 1_000
 
@@ -55,6 +58,7 @@ class _BlockScreens(Struct, frozen=True):
 
     views: MemoryViews
     edits: MemoryEdits
+    words: WordSearches
 
     async def read_page(
         self, request: ScreenRequest, access: MemoryAccess, query: BlockQuery | None = None
@@ -79,6 +83,7 @@ class _BlockScreens(Struct, frozen=True):
         page: BlockPage,
         access: MemoryAccess,
         *,
+        is_twin: bool = False,
         typed: str | None = None,
         error: GatewayError | None = None,
         **more: Any,
@@ -92,7 +97,15 @@ class _BlockScreens(Struct, frozen=True):
             undo = (await self.views.undos(access.project, access.uid, label)).get(label)
         if undo is not None:
             undo = replace(undo, parts=shortened_diff(undo.parts))
-        context = {"changes": changes, "undo": undo, "is_compared": False, "conflict": None, **more}
+        still = [] if is_twin else await self._find_old_words(page, access)
+        context = {
+            "changes": changes,
+            "undo": undo,
+            "is_compared": False,
+            "conflict": None,
+            "still": still,
+            **more,
+        }
         return access.view(
             page,
             "block.html",
@@ -104,11 +117,21 @@ class _BlockScreens(Struct, frozen=True):
             **context,
         )
 
+    async def _find_old_words(self, page: BlockPage, access: MemoryAccess) -> list[Remaining]:
+        """Returns where the words are left that the last change took out, if a person made it."""
+        new, *older = page.versions[:2] or (None,)
+        if new is None or not older or access.is_person or new.origin not in _CORRECTIONS:
+            return []
+        if new.version != page.block.version:
+            return []
+        return await self.words.still_say(access.project, access.uid, older[0].value, new.value)
+
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
         access = access_of(request)
         page = await self.read_page(request, access, query)
         await request.note_read(access.uid)
-        return await self.view(page, access, is_compared=query.from_ is not None or query.to is not None)
+        is_compared = query.from_ is not None or query.to is not None
+        return await self.view(page, access, is_twin=request.is_twin, is_compared=is_compared)
 
     async def edit(self, request: ScreenRequest, form: EditForm) -> Answer:
         access = access_of(request)
@@ -166,7 +189,7 @@ class _BlockScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    block = _BlockScreens(operations.memories, operations.edits)
+    block = _BlockScreens(operations.memories, operations.edits, operations.words)
     shared: list[Screen | Action] = [
         routes.screen("b/{label}", block.show, BlockQuery),
         routes.action("b/{label}", block.edit, EditForm, "correct"),

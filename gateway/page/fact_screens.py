@@ -11,6 +11,7 @@ from gateway.page.screen import SAVED, Action, ActionResult, Answer, NoFields, S
 from gateway.run.admin.memory_edits import MemoryEdits
 from gateway.run.admin.memory_views import FactPage, MemoryViews
 from gateway.run.admin.page_records import FactRecord
+from gateway.run.admin.word_search import Remaining, WordSearches
 
 
 class CorrectForm(Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,10 +31,11 @@ class _FactScreens(Struct, frozen=True):
 
     views: MemoryViews
     edits: MemoryEdits
+    words: WordSearches
 
     async def show(self, request: ScreenRequest, query: NoFields) -> View:
         access = access_of(request)
-        view = await self._view(access, _number_of(request))
+        view = await self._view(access, _number_of(request), is_twin=request.is_twin)
         await request.note_read(access.uid)
         return view
 
@@ -42,7 +44,7 @@ class _FactScreens(Struct, frozen=True):
         try:
             new = await self.edits.correct_fact(access.editor, access.uid, seq, form.text)
         except (BadRequest, Conflict) as error:
-            refused = await self._view(access, seq, typed=form.text, error=error)
+            refused = await self._view(access, seq, is_twin=request.is_twin, typed=form.text, error=error)
             after = refused.record.after
             if after is None or after.text != " ".join(form.text.split()) or request.is_twin:
                 return refused
@@ -57,15 +59,34 @@ class _FactScreens(Struct, frozen=True):
         return ActionResult(access.filter(page.fact), request.referrer or access.path("f", seq))
 
     async def _view(
-        self, access: MemoryAccess, seq: int, *, typed: str | None = None, error: GatewayError | None = None
+        self,
+        access: MemoryAccess,
+        seq: int,
+        *,
+        is_twin: bool,
+        typed: str | None = None,
+        error: GatewayError | None = None,
     ) -> View:
         """Returns the screen. typed, error: the text of a correction that was refused, and why."""
         page = await self.views.fact(access.project, access.uid, seq)
         name = await self.views.name(access.project, access.uid)
         restored = await self._find_restored(access, page)
         return access.view(
-            page, "fact.html", f"Fact {seq}", error, typed=typed, memory_name=name, restored=restored
+            page,
+            "fact.html",
+            f"Fact {seq}",
+            error,
+            typed=typed,
+            memory_name=name,
+            restored=restored,
+            still=[] if is_twin else await self._find_old_words(access, page),
         )
+
+    async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> list[Remaining]:
+        """Returns where the words are left that a fact has no more, if it is true and took the place of another."""
+        if access.is_person or page.fact.until is not None or not page.before:
+            return []
+        return await self.words.still_say(access.project, access.uid, page.before[0].text, page.fact.text)
 
     async def _find_restored(self, access: MemoryAccess, page: FactPage) -> FactRecord | None:
         """Returns the fact with the same text that an undone correction had replaced; None: the fact undoes none."""
@@ -77,7 +98,7 @@ class _FactScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    fact = _FactScreens(operations.memories, operations.edits)
+    fact = _FactScreens(operations.memories, operations.edits, operations.words)
     return [
         routes.screen("f/{seq:int}", fact.show),
         routes.action("f/{seq:int}/correct", fact.correct, CorrectForm, "correct"),

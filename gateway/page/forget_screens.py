@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
+from urllib.parse import parse_qs, quote
 
 from msgspec import Meta, Struct
 
@@ -14,18 +16,27 @@ from gateway.page.page_operations import PageOperations
 from gateway.page.page_request import safe_next
 from gateway.page.screen import Action, ActionResult, Answer, Screen, ScreenRequest, View, fields_of
 from gateway.page.shown_text import shortened_diff
-from gateway.run.admin.memory_forgetting import ForgetPreview, MemoryForgetting, TargetKind
-from gateway.run.admin.memory_views import MemoryViews
+from gateway.run.admin.memory_forgetting import (
+    ForgetPreview,
+    MemoryForgetting,
+    RemainingRecord,
+    TargetKind,
+)
+from gateway.run.admin.memory_views import FactPage, MemoryViews
+from gateway.run.admin.word_search import WordSearches
 
 _Number = Annotated[int, Meta(ge=1, lt=1 << 62)]
 # The names of screens that lead to a preview, by the first part of their path below the memory's, or of requests.
 _SCREEN_NAMES = {
+    "b": "the block",
     "c": "the conversation",
     "conversations": "the conversations",
+    "f": "the fact",
     "facts": "the facts",
     "passages": "the passages",
     "r": "the request",
     "search": "the search",
+    "words": "the words",
 }
 # The screen of each item of a list, and that of the list, by the kind of target.
 _OWN_SCREENS = {"fact": ("f", "facts"), "conversation": ("c", "conversations")}
@@ -70,6 +81,7 @@ class _ForgetScreens(Struct, frozen=True):
 
     views: MemoryViews
     forgetting: MemoryForgetting
+    words: WordSearches
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
         view = await self._view_preview(request, request.referrer)
@@ -80,10 +92,13 @@ class _ForgetScreens(Struct, frozen=True):
         access = access_of(request)
         kind, value = request.query.target
         confirm = None if form.confirm is None else str(form.confirm)
-        elsewhere = None
+        came_from = _screen_before(access, form.came_from)
+        stays: Sequence[RemainingRecord] = ()
+        sought = ""
         try:
             if not (request.is_twin or access.is_person or kind == "all"):
-                elsewhere = await self.forgetting.find_elsewhere(access.project, access.uid, kind, value)
+                stays = await self.forgetting.list_remaining(access.project, access.uid, kind, value)
+                sought = await self._find_sought_words(access, came_from)
             result = await self.forgetting.forget(access.editor, access.uid, kind, value, confirm=confirm)
         except Conflict as error:
             return await self._view_preview(request, form.came_from, error)
@@ -96,7 +111,10 @@ class _ForgetScreens(Struct, frozen=True):
             raise UnknownId(f"{error.message.removesuffix('.')}. If there was, it is forgotten.") from error
         if request.is_twin:
             return ActionResult(access.filter(result), "")
-        way = _way_on(access, request.query, form.came_from)
+        way = _way_on(access, request.query, came_from)
+        if kind != "fact" and await self._is_gone(access, came_from):
+            way = _way_to_words(access, sought) if sought else _way_on(access, request.query, "")
+        search = access.path("search") + "?q="
         return access.view(
             result,
             "forgotten.html",
@@ -105,8 +123,38 @@ class _ForgetScreens(Struct, frozen=True):
             to_name=way.name,
             goes_on=way.is_to_next,
             is_all=kind == "all",
-            elsewhere=elsewhere,
+            elsewhere=next((each.href for each in stays if (each.href or "").startswith(search)), None),
+            replies=[each for each in stays if each.message],
+            left=await self.words.remaining(access.project, access.uid, sought) if sought else None,
         )
+
+    async def _find_sought_words(self, access: MemoryAccess, screen: str) -> str:
+        """Returns the words for which one text after the other is forgotten; "": they are not known.
+
+        They are those of a search, or those that a correction has taken out of a fact.
+        """
+        path, _, query = screen.partition("?")
+        if path in (access.path("words"), access.path("search")):
+            return next(iter(parse_qs(query).get("q", ())), "")
+        page = await self._find_fact(access, screen)
+        if page is None or not page.before:
+            return ""
+        return self.words.lost_words(page.before[0].text, page.fact.text)
+
+    async def _is_gone(self, access: MemoryAccess, screen: str) -> bool:
+        """Returns whether a screen is that of a fact that is gone: a correction goes with its sources."""
+        is_of_fact = screen.startswith(access.path("f") + "/")
+        return is_of_fact and await self._find_fact(access, screen) is None
+
+    async def _find_fact(self, access: MemoryAccess, screen: str) -> FactPage | None:
+        """Returns the fact that a screen shows; None: it shows none, or it is gone."""
+        seq = screen.partition("?")[0].removeprefix(access.path("f") + "/")
+        if not seq.isdecimal():
+            return None
+        try:
+            return await self.views.fact(access.project, access.uid, int(seq))
+        except UnknownId:
+            return None
 
     async def _view_preview(
         self, request: ScreenRequest, came_from: str, error: Conflict | None = None
@@ -133,7 +181,7 @@ class _ForgetScreens(Struct, frozen=True):
 
 
 def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) -> list[Screen | Action]:
-    forget = _ForgetScreens(operations.memories, operations.forgetting)
+    forget = _ForgetScreens(operations.memories, operations.forgetting, operations.words)
     return [
         routes.screen("forget", forget.show_preview, ForgetQuery, right="forget"),
         routes.action("forget", forget.forget, ForgetForm, "forget", ForgetQuery),
@@ -187,6 +235,10 @@ def _way_on(access: MemoryAccess, query: ForgetQuery, came_from: str) -> _WayOn:
     if name is None:
         screen, name = access.path(), "what is remembered about you" if access.is_person else "the memory"
     return _WayOn(f"{screen}#{then}" if then else screen, f"Back to {name}", then is not None)
+
+
+def _way_to_words(access: MemoryAccess, words: str) -> _WayOn:
+    return _WayOn(f"{access.path('words')}?q={quote(words, safe='')}", f"On to {_SCREEN_NAMES['words']}")
 
 
 def _usual_screen(access: MemoryAccess, page: ForgetPreview) -> str:

@@ -44,6 +44,13 @@ class SearchQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     q: str = ""
 
 
+class WordsQuery(ListQuery, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The words that are looked for."""
+
+    page_limit: ClassVar[int] = 20
+    q: str = ""
+
+
 class _OpenedMemory(NamedTuple):
     """A memory that a visitor has opened."""
 
@@ -110,6 +117,9 @@ class _MemoryScreens(Struct, frozen=True):
             runs = await self.operations.runs.newest(await self.views.find(access.project, access.uid))
             page = AgentMemoryPage(**asdict(page), runs=runs)
         may_undo = access.may("correct") and not request.is_twin
+        learning = None
+        if not (page.facts or request.is_twin):
+            learning = await self.operations.work.learning(access.project, access.uid)
         return access.view(
             page,
             "memory.html",
@@ -117,6 +127,7 @@ class _MemoryScreens(Struct, frozen=True):
             openings=await self._openings_of(access, page.conversations),
             undos=await self._shortened_undos(access) if may_undo else {},
             paused=memory.paused,
+            learning=learning,
             link_command=_link_command(page.memory) if page.memory.kind == "user" else None,
         )
 
@@ -125,11 +136,6 @@ class _MemoryScreens(Struct, frozen=True):
         access, search = memory.access, self.operations.search
         trial = await search.try_recall(
             access.project, access.uid, query.q, after=query.after, limit=query.limit
-            learning=(
-                None
-                if page.facts or request.is_twin
-                else await operations.work.learning(access.project, access.uid)
-            ),
         )
         blocks = await self.views.blocks(access.project, access.uid)
         hits = (*trial.chosen, *trial.left_out, *trial.found)
@@ -144,6 +150,16 @@ class _MemoryScreens(Struct, frozen=True):
             paused=memory.paused,
             standing=await self.views.standing_facts(access.uid),
             speakers=await self.views.speakers(access.project, access.uid, hits),
+        )
+
+    async def find_words(self, request: ScreenRequest, query: WordsQuery) -> View:
+        memory = await self._open_memory(request)
+        access = memory.access
+        found = await self.operations.words.find(
+            access.project, access.uid, query.q, after=query.after, limit=query.limit
+        )
+        return access.view(
+            found, "words.html", "Where it is said", memory_name=memory.name, after=query.after
         )
 
     # -- parts
@@ -187,6 +203,7 @@ def screens(operations: PageOperations, routes: MemoryRoutes = OPERATOR_ROUTES) 
         *shared,
         routes.screen("", memory.show_memory),
         routes.screen("search", memory.try_recall, SearchQuery, searches=True),
+        routes.screen("words", memory.find_words, WordsQuery, searches=True),
     ]
 
 

@@ -16,6 +16,7 @@ from gateway.run.admin.overview_operation import OverviewOperation
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.admin.run_operations import RunOperations
 from gateway.run.admin.sign_in import SignIn
+from gateway.run.admin.word_search import WordSearches
 from gateway.run.admin.work_operations import WorkOperations
 
 
@@ -33,5 +34,6 @@ class PageOperations(Struct, frozen=True):
     edits: MemoryEdits
     memories: MemoryViews
     search: SearchOperation
+    words: WordSearches
     forgetting: MemoryForgetting
     export: MemoryExport

@@ -66,6 +66,11 @@ class Facts(GrowingGroup):
         return [_fact(row) for row in rows]
 
     @reads
+    async def list_ended(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
+        """Returns facts that are no longer true, those that were learned last, newest first."""
+        return [_fact(row) for row in await connection.rows(SQL["ended"], (agent, limit))]
+
+    @reads
     async def list_unmuted(self, connection: Connection, agent: int, limit: int) -> builtins.list[Fact]:
         """Returns the facts that are true and not muted, newest first."""
         return [_fact(row) for row in await connection.rows(SQL["unmuted"], (agent, limit))]

@@ -77,6 +77,12 @@ AND NOT EXISTS (SELECT 1 FROM facts_muted m WHERE m.fact = f.id AND m.agent = f.
 SELECT {fact}
 WHERE f.agent = ? AND f.standing = 1 AND x.fact IS NULL ORDER BY f.seq DESC LIMIT ?
 
+-- name: ended
+-- Reads the facts that stopped being true of those that were learned last.
+SELECT {fact}
+WHERE f.agent = ?1 AND f.id IN (SELECT e.fact FROM facts_ended e WHERE e.agent = ?1 ORDER BY e.fact DESC LIMIT ?2)
+ORDER BY f.seq DESC
+
 -- name: all
 -- Reads a page of the facts that are or were true, newest first.
 SELECT {fact}

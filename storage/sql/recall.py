@@ -15,9 +15,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from storage.commands import Rules
 from storage.database import Connection, Database, Operation
 from storage.errors import Corrupt, TooSlow
-from storage.listing import PassageFilter
+from storage.listing import LAST_NUMBER, PassageFilter, WordHits
 from storage.records import MUTED, Agent, AgentNumbers, Message, Near, Passage, Vector
 from storage.search import blob, rank
+from storage.search.containing import (
+    around_words,
+    find_containing,
+    has_terms,
+    terms_of_query,
+    written_words,
+)
 from storage.search.segment import NO_POSTINGS, Postings, postings_of
 from storage.search.tail import Tail
 from storage.search.whole import asks_for_whole
@@ -45,6 +52,9 @@ _READ_MS = 5_000.0
 _ATTEMPTS = 3
 _MAX_CANDIDATES = 5000  # hits among which a search for passages, or for messages of one kind, looks for them
 _UNINDEXED_PASSAGES = 1000  # passages and facts not indexed yet that a search reads at most
+# Messages that are read and checked for words: more than a page has, since the index also names those of which only the
+# date or the speaker has them.
+_MAX_CHECKED = 5 * rank.MAX_HITS
 
 
 def _reports_damage(
@@ -194,6 +204,62 @@ class Recall(Group):
         return await self._load_messages(agent.id, memory, hits, deadline_ms)
 
     @_reports_damage
+    async def containing(
+        self,
+        agent: Agent,
+        query: str,
+        *,
+        before: int = LAST_NUMBER,
+        limit: int = 50,
+        deadline_ms: float = 1000.0,
+    ) -> WordHits:
+        """Returns what has all words of a query, in any of their forms; of a query without words nothing.
+
+        before: all numbers are below this one: `next` of the hits before these.
+
+        Raises: TooSlow, Unavailable, Corrupt.
+        """
+        terms = terms_of_query(query)
+        loaded = await self._load_postings(agent, query, None, range(0), deadline_ms) if terms else None
+        if loaded is None:
+            return WordHits()
+        memory, postings = loaded
+        assert memory.numbers is not None
+        is_behind = memory.unread_from < memory.numbers.next_seq
+        seqs = find_containing(
+            memory.index,
+            terms,
+            agent.secret,
+            tail=memory.extend_tail(range(0)),
+            before=before,
+            limit=_MAX_CHECKED + 1,
+            postings=postings,
+        )
+        found: list[Message] = []
+        for start in range(0, min(len(seqs), _MAX_CHECKED), rank.MAX_HITS):
+            some = seqs[start : min(start + rank.MAX_HITS, _MAX_CHECKED)]
+            read = await self._load_visible(agent.id, memory, some, deadline_ms)
+            found += await asyncio.to_thread(_with_terms, read, terms)
+            if len(found) > limit:
+                return WordHits(found[:limit], found[limit - 1].seq, is_behind)
+        return WordHits(found, seqs[_MAX_CHECKED - 1] if len(seqs) > _MAX_CHECKED else None, is_behind)
+
+    @staticmethod
+    def words_of(query: str, *, without: str = "") -> list[str]:
+        """Returns the words that `containing` looks for, as they are written. without: as of `written_words`."""
+        return written_words(query, without)
+
+    @staticmethod
+    def has_words(text: str, query: str) -> bool:
+        """Returns whether a text has all words of a query, as `containing` finds it."""
+        return has_terms(text, terms_of_query(query))
+
+    @staticmethod
+    def around_words(text: str, query: str, chars: int) -> str:
+        """Returns the part of a text around the first word that a query has, as `containing.around_words` does."""
+        return around_words(text, terms_of_query(query), chars)
+
+    @_reports_damage
     async def compare(
         self, agent: Agent, vector: Vector, *, numbers: AgentNumbers, deadline_ms: float = 150.0
     ) -> Near | None:
@@ -241,6 +307,18 @@ class Recall(Group):
 
         Raises: TooSlow, Unavailable.
         """
+        found = await self._load_visible(agent, memory, hits, deadline_ms)
+        muted = [m.seq for m in found if m.source == MUTED]
+        if muted:
+            found = [m for m in found if m.source != MUTED]
+            if trace is not None:
+                trace.muted_seqs = muted
+        return found
+
+    async def _load_visible(
+        self, agent: int, memory: CachedMemory, hits: Sequence[int], deadline_ms: float
+    ) -> list[Message]:
+        """Returns the messages with these numbers, in this order. Raises: TooSlow, Unavailable."""
         found, unread = memory.find_messages(hits)
         if unread:
             before = memory.numbers
@@ -255,11 +333,6 @@ class Recall(Group):
                 memory.cache_messages({seq: read.get(seq) for seq in unread})
         if memory.has_grown:
             self._memories.update_size(memory)
-        muted = [m.seq for m in found if m.source == MUTED]
-        if muted:
-            found = [m for m in found if m.source != MUTED]
-            if trace is not None:
-                trace.muted_seqs = muted
         return found
 
     async def _load_wanted(
@@ -447,6 +520,10 @@ class Recall(Group):
         rows = await connection.rows(exchanges.SQL["recent"], (agent.id, limit))
         found = exchanges.make_shown_exchanges(reversed(rows))
         return [m for e, is_shared, _ in found for m in self._rules.messages_of(e, is_shared, None, None)]
+
+
+def _with_terms(messages: Sequence[Message], terms: Sequence[str]) -> list[Message]:
+    return [each for each in messages if has_terms(each.text, terms)]
 
 
 async def _read_messages(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Literal
 from urllib.parse import quote
@@ -24,11 +24,13 @@ from gateway.run.admin.memory_edits import Editor
 from gateway.run.admin.memory_lists import flags_of, other_profiles
 from gateway.run.admin.memory_views import FactPage, MemoryViews
 from gateway.run.admin.page_paths import page_path
-from gateway.run.admin.page_records import FactRecord, SourceRecord
+from gateway.run.admin.page_records import FactRecord, MessageRecord, SourceRecord
 from gateway.run.admin.plain_text import shell_word
 from storage.commands import ForgetTarget
 from storage.errors import StoreError
-from storage.listing import ErasedFact, ForgetCounts, FoundMemory
+from storage.listing import LAST_NUMBER, ErasedFact, ForgetCounts, FoundMemory
+from storage.recall_record import unpack
+from storage.sql.recalls import StoredRecall
 from storage.sql.store import Store
 
 _log = logging.getLogger("mnemogate")
@@ -46,6 +48,9 @@ _PARTS: dict[TargetKind, PartKind] = {
 _QUERY_CHARS = 120
 # Facts that another one replaced, as far as they are listed.
 _MAX_REPLACED = 20
+# The last recalls among which one looks for replies that were made with what goes; and the most such replies.
+_MAX_RECALLS, _MAX_REPLIES = 100, 3
+_DAY_S = 86_400.0
 # Characters of what goes, as it is shown before it does.
 _SHOWN_CHARS = 300
 
@@ -66,6 +71,9 @@ class RemainingRecord(Struct, frozen=True):
     text: str
     # Where to look for it, relative to /ui/.
     href: str | None = None
+    # Of a reply its number, and the beginning of its words; not set: it is no reply.
+    message: int | UnsetType = UNSET
+    quote: str | UnsetType = UNSET
 
 
 class ChangedBlockText(Struct, frozen=True):
@@ -153,18 +161,13 @@ class MemoryForgetting:
         target = await self._find_target(memory, kind, value)
         return await self._preview(memory, kind, value, target)
 
-    async def find_elsewhere(
+    async def list_remaining(
         self, project: str | None, uid: str, kind: TargetKind, value: int | str | None
-    ) -> str | None:
-        """Returns the search for what else may say the same as a part, relative to /ui/; None: there is none.
-
-        project, value, Raises: as for `preview`.
-        """
+    ) -> Sequence[RemainingRecord]:
+        """Returns what stays of a part. project, value, Raises: as for `preview`."""
         memory = await self._views.find(project, uid)
         target = await self._find_target(memory, kind, value)
-        stays = (await self._read_details(memory, kind, target, value)).stays
-        search = page_path("m", uid, "search") + "?q="
-        return next((each.href for each in stays if (each.href or "").startswith(search)), None)
+        return (await self._read_details(memory, kind, target, value)).stays
 
     async def forget(
         self,
@@ -287,6 +290,7 @@ class MemoryForgetting:
             for each in page.fact.sources
             if not each.forgotten
         ]
+        stays += await self._list_replies_told(memory, {page.fact.seq})
         facts = [
             (f"Fact {each.seq}, which it replaced.", each) for each in await self._list_replaced(memory, page)
         ]
@@ -319,12 +323,13 @@ class MemoryForgetting:
             others = [each for each in records if each.seq != seq]
             what = "reply" if all(each.role == "assistant" for each in others) else "question"
             numbers = ", ".join(str(each.seq) for each in others)
-            stays.append(
-                RemainingRecord(
-                    f"Its {what}: message {numbers}.",
-                    f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
-                )
+            remaining = RemainingRecord(
+                f"Its {what}: message {numbers}.",
+                f"{page_path('m', memory.uid, 'forget')}?exchange={seq}",
             )
+            stays.append(_with_words(remaining, others[-1]) if what == "reply" else remaining)
+        going = {seq} if kind == "message" else {each.seq for each in records}
+        stays += await self._list_replies_told(memory, going, exchange.id)
         stays.append(
             RemainingRecord(
                 "The other messages of the conversation.",
@@ -334,6 +339,27 @@ class MemoryForgetting:
         text = next((each.text for each in records if each.seq == seq), None)
         stays.append(_other_mentions(memory.uid, text))
         return _TargetDetails(extent.messages, stays, str(seq), text)
+
+    async def _list_replies_told(
+        self, memory: FoundMemory, seqs: Collection[int], own: int | None = None
+    ) -> list[RemainingRecord]:
+        """Returns the newest replies for which one of these was recalled, but that of the exchange `own`.
+
+        Looks at the last `_MAX_RECALLS` recalls.
+        """
+        since = self._now() - self._views.keep_why_days * _DAY_S
+        recalls = await self._store.recalls.list(memory.id, since, before=LAST_NUMBER, limit=_MAX_RECALLS)
+        told = [each for each in recalls if each.exchange != own and _was_told(each, seqs)][:_MAX_REPLIES]
+        exchanges = await self._store.memory_pages.sources(memory.id, [each.exchange for each in told])
+        found = list[RemainingRecord]()
+        for each in filter(None, (exchanges.get(recall.exchange) for recall in told)):
+            records = message_records(each.exchange, None)
+            reply = next((r for r in reversed(records) if r.role == "assistant" and r.text), None)
+            if reply is not None:
+                href = message_href(memory.uid, each.conversation, each.exchange, reply.seq)
+                record = RemainingRecord(f"A reply that was made with it: message {reply.seq}.", href)
+                found.append(_with_words(record, reply))
+        return found
 
     async def _list_remaining_of_memory(self, memory: FoundMemory) -> list[RemainingRecord]:
         others = await other_profiles(self._store, memory.scope)
@@ -350,6 +376,18 @@ class MemoryForgetting:
 def _target_record(kind: TargetKind, details: _TargetDetails) -> TargetRecord:
     text = " ".join((details.text or "").split())
     return TargetRecord(kind, details.id, shortened(text, _SHOWN_CHARS) or None)
+
+
+def _with_words(record: RemainingRecord, reply: MessageRecord) -> RemainingRecord:
+    """Returns the record of a reply with the beginning of its words."""
+    quote = shortened(" ".join((reply.text or "").split()), _SHOWN_CHARS)
+    return replace(record, message=reply.seq, quote=quote)
+
+
+def _was_told(recall: StoredRecall, seqs: Collection[int]) -> bool:
+    """Returns whether one of these went into the note of a recall."""
+    entries = unpack(recall.data).entries
+    return any(each.seq in seqs and not each.reason and not each.is_forgotten for each in entries)
 
 
 def _fact_record(uid: str, fact: ErasedFact) -> ErasedFactRecord:

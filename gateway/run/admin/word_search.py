@@ -1,0 +1,226 @@
+"""Finds everything in a memory that has some words: so one sees that something is said nowhere any more.
+
+A trial of recall (gateway/run/admin/memory_search.py) ranks by likeness, and always finds something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import cast
+
+from msgspec import UNSET, Struct, UnsetType
+
+from gateway.run.admin.find_memory import find_memory
+from gateway.run.admin.hits import fact_href, message_href, passage_href
+from gateway.run.admin.memory_views import PAGE, MemoryViews
+from gateway.run.admin.operation_arguments import read_cursor
+from gateway.run.admin.page_records import BlockRecord, SourceKind, SourceRecord
+from storage.errors import TooSlow
+from storage.listing import LAST_NUMBER, ExchangePlace
+from storage.records import MUTED, Agent, Fact, Message
+
+# How long the index may be read. A person waits for it, and no reply does.
+_DEADLINE_MS = 5_000.0
+# The same where a page shows besides how much there is.
+_SHORT_DEADLINE_MS = 250.0
+# Facts that are no longer true among which words are looked for.
+ENDED_FACTS = 200
+# Characters of a text around the words.
+_AROUND_CHARS = 300
+# The items that `Remaining` has, and the most words of which each is looked for by itself.
+_SHOWN, _WORDS_ALONE = 5, 4
+# The most items that are counted.
+_COUNTED = 20
+
+
+class TextWithWords(SourceRecord, frozen=True, kw_only=True):
+    """A text that has the words. `text`: the part of it around them."""
+
+    # A fact that is not mentioned; not set: of all others.
+    muted: bool | UnsetType = UNSET
+    # Until when a fact was true; not set: of all others.
+    until: float | UnsetType = UNSET
+
+
+class BlockWithWords(Struct, frozen=True):
+    """A block that has the words. text: the part of it around them."""
+
+    label: str
+    text: str
+
+
+class WordSearch(Struct, frozen=True):
+    """The texts of a memory that have all words of a query."""
+
+    query: str
+    # The words that were looked for: function words are not.
+    words: tuple[str, ...]
+    # Messages, passages and facts, the newest first.
+    items: tuple[TextWithWords, ...]
+    # `after` of the next page; None: this is the last one.
+    next: str | None
+    # The blocks, and the facts that are no longer true of the last `ENDED_FACTS`; the first page alone has them.
+    blocks: tuple[BlockWithWords, ...] = ()
+    ended: tuple[TextWithWords, ...] = ()
+    # The newest messages are not indexed yet, and may have the words.
+    is_behind: bool = False
+
+
+class Remaining(Struct, frozen=True):
+    """How many texts of a memory still have some words."""
+
+    # A query by which `WordSearches.find` finds them.
+    words: str
+    # Of the newest messages, facts and passages with them, by kind, as far as they are counted.
+    counts: dict[SourceKind, int]
+    # There are more.
+    has_more: bool
+    # The first of them.
+    items: tuple[TextWithWords, ...]
+    blocks: tuple[BlockWithWords, ...]
+
+    @property
+    def total(self) -> int:
+        """How many texts were counted."""
+        return sum(self.counts.values()) + len(self.blocks)
+
+
+class WordSearches(Struct, frozen=True):
+    """Searches memories for words. Nothing is written. All methods raise UnknownId and StoreError.
+
+    project: the caller's, whose memories alone are seen; None: all are.
+    """
+
+    views: MemoryViews
+
+    async def find(
+        self, project: str | None, uid: str, query: str, *, after: str | None = None, limit: int = PAGE
+    ) -> WordSearch:
+        """Returns a page of what has all words of a query, in any of their forms.
+
+        Raises: BadRequest: `after` cannot be read.
+        """
+        before = read_cursor(after, LAST_NUMBER)
+        agent = await find_memory(self.views.store, project, uid)
+        words = self.views.store.recall.words_of(query)
+        if not words:
+            return WordSearch(query, (), (), None)
+        hits = await self.views.store.recall.containing(
+            agent, query, before=before, limit=limit, deadline_ms=_DEADLINE_MS
+        )
+        blocks: tuple[BlockWithWords, ...] = ()
+        ended: Sequence[Fact] = ()
+        if after is None:
+            blocks = await self._blocks_with(await self.views.blocks(project, uid), query)
+            facts = await self.views.store.facts.list_ended(agent.id, ENDED_FACTS)
+            ended = await asyncio.to_thread(
+                lambda: [f for f in facts if self.views.store.recall.has_words(f.text, query)]
+            )
+        return WordSearch(
+            query,
+            tuple(words),
+            await self._records(agent, hits.messages, query),
+            None if hits.next is None else str(hits.next),
+            blocks,
+            tuple(_ended_record(uid, each) for each in ended),
+            hits.is_behind,
+        )
+
+    async def remaining(self, project: str | None, uid: str, query: str) -> Remaining | None:
+        """Returns how many texts still have all words of a query; None: it has none, or that is not known in time."""
+        words = " ".join(self.views.store.recall.words_of(query))
+        if not words:
+            return None
+        agent = await find_memory(self.views.store, project, uid)
+        return await self._count(agent, await self.views.blocks(project, uid), words)
+
+    def lost_words(self, old: str, new: str) -> str:
+        """Returns the words that a correction has taken out of a text, as a query; "": none."""
+        return " ".join(self.views.store.recall.words_of(old, without=new))
+
+    async def still_say(self, project: str | None, uid: str, old: str, new: str) -> list[Remaining]:
+        """Returns which texts still have what a correction has taken out of a text.
+
+        One item is of all these words together. Where no text has all of them, one is of each that some text has. There
+        is none where nothing was taken out, or where it is not known in time.
+        """
+        lost = self.views.store.recall.words_of(old, without=new)
+        if not lost:
+            return []
+        agent = await find_memory(self.views.store, project, uid)
+        blocks = await self.views.blocks(project, uid)
+        together = await self._count(agent, blocks, " ".join(lost))
+        if together is None or together.total or not lost[1:]:
+            return [] if together is None else [together]
+        alone = [await self._count(agent, blocks, word) for word in lost[:_WORDS_ALONE]]
+        found = [each for each in alone if each is not None and each.total]
+        return sorted(found, key=lambda each: each.total) or [together]
+
+    async def _count(self, agent: Agent, blocks: Sequence[BlockRecord], query: str) -> Remaining | None:
+        """Returns how many texts have all words of a query; None: it is not known whether any does."""
+        try:
+            hits = await self.views.store.recall.containing(
+                agent, query, limit=_COUNTED, deadline_ms=_SHORT_DEADLINE_MS
+            )
+        except TooSlow:
+            return None
+        if not hits.messages and (hits.is_behind or hits.next is not None):
+            return None
+        items = await self._records(agent, hits.messages[:_SHOWN], query)
+        counts = Counter(_kind(each) for each in hits.messages)
+        found = await self._blocks_with(blocks, query)
+        return Remaining(query, dict(counts), hits.next is not None, items, found)
+
+    async def _records(
+        self, agent: Agent, messages: Sequence[Message], query: str
+    ) -> tuple[TextWithWords, ...]:
+        exchanges = sorted({each.exchange for each in messages if each.source == "message"})
+        places = await self.views.store.memory_pages.places(agent.id, exchanges) if exchanges else {}
+        # In a thread, since a long text takes some milliseconds.
+        return await asyncio.to_thread(
+            lambda: tuple(
+                self._record(agent.uid, each, places.get(each.exchange), query) for each in messages
+            )
+        )
+
+    async def _blocks_with(self, blocks: Sequence[BlockRecord], query: str) -> tuple[BlockWithWords, ...]:
+        """Returns the blocks that have all words of a query."""
+        recall = self.views.store.recall
+        # In a thread, as above.
+        return await asyncio.to_thread(
+            lambda: tuple(
+                BlockWithWords(each.label, recall.around_words(each.value, query, _AROUND_CHARS))
+                for each in blocks
+                if recall.has_words(each.value, query)
+            )
+        )
+
+    def _record(self, uid: str, message: Message, place: ExchangePlace | None, query: str) -> TextWithWords:
+        text = self.views.store.recall.around_words(message.text, query, _AROUND_CHARS)
+        match _kind(message):
+            case "fact":
+                muted = message.source == MUTED or UNSET
+                return TextWithWords(
+                    "fact", message.seq, text, message.at, href=fact_href(uid, message.seq), muted=muted
+                )
+            case "passage":
+                return TextWithWords(
+                    "passage", message.seq, text, message.at, href=passage_href(uid, message.seq)
+                )
+            case _:
+                href = None if place is None else message_href(uid, place.conversation, place, message.seq)
+                speaker = message.speaker or (UNSET if message.role == "user" else message.role)
+                return TextWithWords("message", message.seq, text, message.at, href=href, speaker=speaker)
+
+
+def _kind(message: Message) -> SourceKind:
+    return "fact" if message.source == MUTED else cast(SourceKind, message.source)
+
+
+def _ended_record(uid: str, fact: Fact) -> TextWithWords:
+    href = fact_href(uid, fact.seq)
+    return TextWithWords(
+        "fact", fact.seq, fact.text, fact.valid_from, href=href, until=fact.ended_at or UNSET
+    )

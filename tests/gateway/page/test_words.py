@@ -1,0 +1,265 @@
+"""Where something is said: found by its words, counted after a correction and a forgetting, or nowhere any more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from storage.records import Agent
+from tests.doubles.upstream import StrictUpstream, say
+from tests.gateway.page.browser import Browser
+from tests.gateway.page.memories import HOSTILE, learn, speak
+from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.test_memory_screens import PROFILE, came_from, page
+from tests.gateway.sdk import remember
+
+
+@pytest.fixture
+def operator(upstream: StrictUpstream, tmp_path: Path) -> Iterator[Operator]:
+    with remember(upstream, tmp_path, PROFILE) as world:
+        yield operator_of(world)
+
+
+def lead(text: str) -> str:
+    """Returns the sentence with the result of a screen."""
+    (found,) = re.findall(r'<p role="status" class="lead"[^>]*>(.*?)</p>', text, re.S)
+    return plain(found)
+
+
+def plain(text: str) -> str:
+    return " ".join(unescape(re.sub("<[^>]+>", "", text)).split())
+
+
+def peanuts(operator: Operator) -> Agent:
+    """Has a user state something wrong, twice, and a fact and a block have it."""
+    agent = speak(
+        operator.world, "I am allergic to peanuts.", "No peanut for me.", "My sister is Anu.", talk="c1"
+    )
+    learn(operator.world, agent, "Alice is allergic to peanuts.", block="Allergic to peanuts.")
+    return agent
+
+
+@pytest.mark.both
+def test_each_place_with_the_words_is_shown_or_none_is_there(operator: Operator) -> None:
+    agent = peanuts(operator)
+    path = f"m/{agent.uid}/words?q="
+    found = operator.twin(f"{path}Peanut")
+    assert [(each["kind"], each["text"]) for each in found["items"]] == [
+        ("fact", "Alice is allergic to peanuts."),
+        ("message", "No peanut for me."),
+        ("message", "I am allergic to peanuts."),
+    ]
+    assert found["blocks"] == [{"label": "human", "text": "Allergic to peanuts."}]
+    assert (found["query"], found["words"], found["next"]) == ("Peanut", ["Peanut"], None)
+    assert (found["ended"], found["is_behind"]) == ([], False)
+    text = page(operator, f"{path}Peanut")
+    assert lead(text) == "2 messages, 1 fact and 1 block say “Peanut”."
+    assert text.count(">Forget<") == 3
+    for query, sentence in (
+        ("to peanuts allergic", "1 message, 1 fact and 1 block have the words “peanuts allergic”."),
+        ("hazelnuts", "No message, fact, passage or block says “hazelnuts”."),
+        ("hazelnuts peanuts", "No message, fact, passage or block has the words “hazelnuts peanuts”."),
+        ("anu", "1 message says “anu”."),
+        ("it was", "Nearly every message has these words, so they are not looked for: “it was”"),
+    ):
+        assert lead(page(operator, path + query.replace(" ", "+"))) == sentence
+    assert 'role="status"' not in page(operator, f"m/{agent.uid}/words")
+    for screen in ("", "/search?q=peanuts"):
+        assert 'formaction="' in page(operator, f"m/{agent.uid}{screen}")
+    # In pages, the newest first; the first one alone has blocks.
+    first = operator.twin(f"{path}peanut&limit=2")
+    rest = operator.twin(f"{path}peanut&limit=2&after={first['next']}")
+    assert first["items"] + rest["items"] == found["items"]
+    assert (len(first["blocks"]), rest["blocks"], rest["next"]) == (1, [], None)
+    assert lead(page(operator, f"{path}peanut&limit=2")) == "The newest first: what says “peanut”."
+    assert operator.program("GET", f"m/{agent.uid}/words.json?q=peanut&after=x").status == 400
+
+
+@pytest.mark.both
+def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> None:
+    """A correction alone left the model with the wrong message, and the page did not say so."""
+    agent = peanuts(operator)
+    uid = agent.uid
+    (wrong,) = operator.twin(f"m/{uid}/facts")["items"]
+    text = "Alice is allergic to hazelnuts."
+    new = operator.twin(f"m/{uid}/f/{wrong['seq']}/correct", {"text": text})["seq"]
+    shown = plain(page(operator, f"m/{uid}/f/{new}"))
+    assert "2 messages and 1 block still say “peanuts”." in shown
+    assert "All that say “peanuts”" in shown
+    # The old fact is true no more, and told to nobody.
+    assert [each["text"] for each in operator.twin(f"m/{uid}/words?q=peanuts")["ended"]] == [wrong["text"]]
+    version = operator.twin(f"m/{uid}/b/human")["block"]["version"]
+    operator.twin(f"m/{uid}/b/human", {"value": "Allergic to hazelnuts.", "version": version})
+    for screen in (f"f/{new}", "b/human"):
+        assert "2 messages still say “peanuts”." in plain(page(operator, f"m/{uid}/{screen}"))
+    # From there one is forgotten, and the other is left.
+    (other, source) = operator.twin(f"m/{uid}/words?q=peanuts")["items"]
+    assert f"forget?message={other['seq']}" in page(operator, f"m/{uid}/f/{new}")
+    preview = f"m/{uid}/forget?message={other['seq']}"
+    gone = operator.post(preview, came_from=came_from(operator, f"m/{uid}/f/{new}", preview)).body.decode()
+    assert "1 message still says “peanuts”." in plain(gone)
+    assert "Back to the fact" in gone
+    # The correction goes with its source, so that nothing leads back to it.
+    preview = f"m/{uid}/forget?message={source['seq']}"
+    gone = operator.post(preview, came_from=f"m/{uid}/f/{new}").body.decode()
+    assert "No message, other fact, passage or block says “peanuts”." in plain(gone)
+    assert f'href="../../m/{uid}/words?q=peanuts">On to the words' in gone
+    assert (
+        lead(page(operator, f"m/{uid}/words?q=peanuts"))
+        == "No message, fact, passage or block says “peanuts”."
+    )
+
+
+def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operator) -> None:
+    agent = speak(operator.world, "I live in Berlin.", "My mother is here.", "Mother sings.")
+    (seq,) = learn(operator.world, agent, "Alice lives in Berlin with her mother.")
+    new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "Alice lives in Porto."})["seq"]
+    shown = plain(page(operator, f"m/{agent.uid}/f/{new}"))
+    assert "1 message still says “Berlin”." in shown
+    assert "2 messages still say “mother”." in shown
+    # A correction that takes nothing out leaves nothing to look for.
+    new = operator.twin(f"m/{agent.uid}/f/{new}/correct", {"text": "Alice lives in Porto now, and sings."})[
+        "seq"
+    ]
+    assert "Where the old words still are" not in page(operator, f"m/{agent.uid}/f/{new}")
+
+
+def test_what_was_not_looked_through_is_not_said_to_be_free_of_words(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = speak(operator.world, *(f"Hello {n}." for n in range(5)))
+    (seq,) = learn(operator.world, agent, "It was in October.")
+    new = operator.twin(f"m/{agent.uid}/f/{seq}/correct", {"text": "It was in May."})["seq"]
+    fact, words = f"m/{agent.uid}/f/{new}", f"m/{agent.uid}/words?q=October"
+    assert "No message, other fact, passage or block says “October”." in plain(page(operator, fact))
+    # The index knows the month of each message, so that all of them are read.
+    monkeypatch.setattr("storage.sql.recall._MAX_CHECKED", 4)
+    assert "Where the old words still are" not in page(operator, fact)
+    assert lead(page(operator, words)).startswith("Nothing so far says “October”: there is more")
+    assert operator.twin(words)["next"] is not None
+
+
+def test_what_is_left_is_counted_by_as_many_statements_where_there_is_more(operator: Operator) -> None:
+    agent = peanuts(operator)
+    world, uid = operator.world, agent.uid
+    (wrong,) = operator.twin(f"m/{uid}/facts")["items"]
+    new = operator.twin(f"m/{uid}/f/{wrong['seq']}/correct", {"text": "Alice is allergic to hazelnuts."})[
+        "seq"
+    ]
+    version = operator.twin(f"m/{uid}/b/human")["block"]["version"]
+    operator.twin(f"m/{uid}/b/human", {"value": "Allergic to hazelnuts.", "version": version})
+    paths = {"words": f"m/{uid}/words?q=peanuts", "fact": f"m/{uid}/f/{new}", "block": f"m/{uid}/b/human"}
+    counts = []
+    for _ in range(2):
+        for path in paths.values():
+            page(operator, path)  # which notes the read, and fills caches
+        counts.append(
+            {k: len(world.statements_of(lambda path=path: page(operator, path))) for k, path in paths.items()}
+        )
+        speak(world, *(f"Peanuts, number {n}." for n in range(30)), talk="c3")
+    assert "More than 20 messages still say “peanuts”." in plain(page(operator, paths["fact"]))
+    assert counts[0] == counts[1] == {"words": 10, "fact": 20, "block": 22}
+
+
+def test_after_a_forgetting_the_rest_of_what_was_looked_for_is_counted(operator: Operator) -> None:
+    agent = peanuts(operator)
+    memory = f"m/{agent.uid}"
+    for screen, left in (
+        # The fact and the block go with the message.
+        (f"{memory}/words?q=peanuts", "1 message still says “peanuts”."),
+        (
+            f"{memory}/search?q=Are+peanuts+for+me%3F",
+            "No message, other fact, passage or block says “peanuts”.",
+        ),
+    ):
+        found = operator.twin(f"{memory}/words?q=peanuts")["items"]
+        preview = f"{memory}/forget?message={found[-1]['seq']}&then=forget-message-{found[0]['seq']}"
+        gone = operator.post(preview, came_from=came_from(operator, screen, preview)).body.decode()
+        assert left in plain(gone)
+        assert f"{screen.replace('&', '&amp;')}#forget-message-{found[0]['seq']}" in gone
+
+
+@pytest.mark.both
+def test_a_preview_shows_the_replies_that_were_made_with_a_message(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    upstream.queue(say("Noted: no peanuts."), say("No cake with peanuts for you."))
+    agent = speak(operator.world, "I am allergic to peanuts.", talk="c1")
+    speak(operator.world, "Which cake with peanuts may I eat?", talk="c2")
+    path = f"m/{agent.uid}/forget?message=1"
+    stays = operator.twin(path)["stays"]
+    replies = [(each["message"], each["quote"]) for each in stays if "message" in each]
+    assert replies == [(2, "Noted: no peanuts."), (4, "No cake with peanuts for you.")]
+    text = page(operator, path)
+    assert "Its reply: message 2. “Noted: no peanuts.” Forget both" in plain(text)
+    assert "A reply that was made with it: message 4. “No cake with peanuts for you.” Look at it" in plain(
+        text
+    )
+    gone = operator.post(path).body.decode()
+    assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
+
+
+def test_requests_of_a_person_show_what_was_asked(operator: Operator) -> None:
+    agent = speak(operator.world, "I drink tea.", "What do I drink in the morning?")
+    operator.world.chat(user="alice", headers={"x-mnemogate-memory": "off"}).say("A secret.")
+    listed = page(operator, f"requests?memory={agent.uid}")
+    assert "What do I drink in the morning?" in listed
+    assert "secret" not in listed
+    assert "not kept" in listed
+    assert "morning" not in page(operator, "requests")
+    assert "morning" not in str(operator.twin(f"requests?memory={agent.uid}"))
+    operator.post(f"m/{agent.uid}/forget?exchange=3")
+    assert "morning" not in page(operator, f"requests?memory={agent.uid}")
+
+
+def test_the_words_look_right(browser: Browser, operator: Operator) -> None:
+    agent = peanuts(operator)
+    uid = agent.uid
+    (wrong,) = operator.twin(f"m/{uid}/facts")["items"]
+    speak(operator.world, *HOSTILE, talk="c2")
+    new = operator.twin(f"m/{uid}/f/{wrong['seq']}/correct", {"text": "Alice is allergic to hazelnuts."})[
+        "seq"
+    ]
+    for path in (f"m/{uid}/words", f"m/{uid}/words?q=peanuts", f"m/{uid}/words?q=alert+onerror"):
+        browser.looks_right(operator, path, heading="Where it is said")
+    browser.looks_right(operator, f"m/{uid}/words?q=Zxqv")
+    browser.looks_right(operator, f"m/{uid}/f/{new}#saved")
+    browser.looks_right(operator, f"m/{uid}/forget?message=1")
+    browser.looks_right(operator, f"requests?memory={uid}")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_one_place_after_the_other_is_forgotten_until_none_is_left(
+    browser: Browser, operator: Operator, script: bool
+) -> None:
+    uid = peanuts(operator).uid
+    with browser.open(operator, f"m/{uid}", script=script) as shown:
+        shown.get_by_role("searchbox", name="Try a sentence").fill("peanuts")
+        shown.get_by_role("button", name="Find the words").click()
+        assert shown.get_by_role("status").inner_text() == "2 messages, 1 fact and 1 block say “peanuts”."
+        shown.get_by_role("link", name="Edit human").click()
+        shown.get_by_role("textbox", name="Text of human").fill("Allergic to hazelnuts.")
+        shown.get_by_role("button", name="Save").click()
+        notice = shown.get_by_role("region", name="Where the old words still are")
+        assert "2 messages and 1 fact still say “peanuts”." in notice.inner_text()
+        notice.get_by_role("link", name="All that say").click()
+        shown.get_by_role("link", name="Forget fact").click()
+        for left in (
+            "2 messages still say",
+            "1 message still says",
+            "No message, other fact, passage or block says",
+        ):
+            shown.get_by_role("button", name="Forget for good").click()
+            assert f"{left} “peanuts”." in shown.inner_text("main")
+            shown.get_by_role("link", name="Back to the words").press("Enter")
+            shown.get_by_role("heading", name="Where it is said").wait_for()
+            if "still" in left:
+                assert shown.locator(":focus").text_content().startswith("Forget message")
+                shown.keyboard.press("Enter")
+        assert (
+            shown.get_by_role("status").inner_text() == "No message, fact, passage or block says “peanuts”."
+        )

@@ -1,0 +1,175 @@
+"""Every text with some words is found, in any of their forms, and no text without them."""
+
+from __future__ import annotations
+
+import pytest
+
+from storage.commands import ForgetTarget
+from storage.search import containing, segment
+from storage.search.blob import Document, encode
+from storage.search.containing import around_words, find_containing, has_terms, terms_of_query, written_words
+from storage.search.index import Index
+from storage.search.tail import Tail
+from storage.sql import recall
+from storage.sql.store import Store
+from tests.core.conversations import assistant, user
+from tests.storage.conftest import OpenStore
+from tests.storage.test_forget import forget
+from tests.storage.test_page import fact, learn
+from tests.storage.test_segments import SECRET, documents, index_of, postings
+from tests.stored import Speaker
+
+# A Monday in January.
+NOW = 1_000_000.0
+SAID = (
+    "I am allergic to peanuts.",
+    "A peanut, and an allergy to it.",
+    "The Zahnarzttermin meiner Schwester ist im Herbst in Köln.",
+    "我对花生过敏。",
+    "No nuts at all.",
+)
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> Store:
+    return await open_store(now=lambda: NOW)
+
+
+@pytest.fixture
+def alice(store: Store) -> Speaker:
+    return Speaker(store, now=lambda: NOW)
+
+
+async def texts(store: Store, alice: Speaker, query: str) -> list[str]:
+    hits = await store.recall.containing(alice.agent, query)
+    assert (hits.next, hits.is_behind) == (None, False)
+    return [each.text for each in hits.messages]
+
+
+@pytest.mark.parametrize("is_indexed", [False, True])
+async def test_all_words_are_looked_for_in_all_their_forms(
+    store: Store, alice: Speaker, is_indexed: bool
+) -> None:
+    for text in SAID:
+        await alice.say([user(text)], assistant("Noted."))
+    await learn(store, alice.agent, 0, fact("Eats no peanuts."), fact("Grows peanut plants."))
+    muted, _ = await store.facts.list(alice.agent.id)
+    await store.facts.mute(alice.agent.id, muted.seq, NOW, is_muted=True)
+    if is_indexed:
+        while await store.search_index.advance(alice.agent.id):
+            pass
+    peanuts = ["Grows peanut plants.", "Eats no peanuts.", SAID[1], SAID[0]]
+    for query, expected in {
+        "Peanuts": peanuts,
+        "my peanut": peanuts,
+        "allergies peanut": [SAID[1]],
+        "allergic, peanuts!": [SAID[0]],
+        "Zahnarzt": [SAID[2]],
+        "koln": [SAID[2]],
+        "花生": [SAID[3]],
+        "nuts": [SAID[4]],
+        "noted": ["Noted."] * len(SAID),
+        # The index has the words of dates, which are in no text.
+        "January": [],
+        "1970": [],
+        "pean": [],
+        "it": [],
+        "": [],
+    }.items():
+        hits = await store.recall.containing(alice.agent, query)
+        assert ([each.text for each in hits.messages], hits.next) == (expected, None), query
+        assert not hits.is_behind
+
+
+async def test_what_was_forgotten_is_found_no_more(store: Store, alice: Speaker) -> None:
+    for text in SAID:
+        await alice.say([user(text)], assistant("A peanut?"))
+    while await store.search_index.advance(alice.agent.id):
+        pass
+    for left in (SAID[:2], SAID[1:2], ()):
+        hits = await store.recall.containing(alice.agent, "peanuts")
+        found = [each for each in hits.messages if each.role == "user"]
+        assert [each.text for each in found] == [*reversed(left)]
+        if found:
+            await forget(store, alice.agent, ForgetTarget(messages=[found[-1].seq]))
+
+
+async def test_pages_go_on_below_the_last_number(
+    store: Store, alice: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(6):
+        await alice.say([user(f"Peanut {n}.")], assistant("Noted."))
+    found, before = list[str](), 1 << 62
+    for is_last in (False, False, True):
+        hits = await store.recall.containing(alice.agent, "peanut", limit=2, before=before)
+        found += [each.text for each in hits.messages]
+        assert (hits.next is None) == is_last
+        before = hits.next or 0
+    assert found == [f"Peanut {n}." for n in reversed(range(6))]
+    # Where the index names more than are checked at once, the rest follows.
+    monkeypatch.setattr(recall, "_MAX_CHECKED", 4)
+    dated = await store.recall.containing(alice.agent, "January")
+    assert (dated.messages, dated.next) == ([], 9)
+
+
+async def test_messages_that_no_search_knows_yet_are_said_to_be_missing(store: Store, alice: Speaker) -> None:
+    for n in range(70):
+        await alice.say([user(f"Message {n}.")], assistant("Noted."))
+    assert (await store.recall.containing(alice.agent, "peanut")).is_behind
+    while await store.search_index.advance(alice.agent.id):
+        pass
+    assert not (await store.recall.containing(alice.agent, "peanut")).is_behind
+
+
+@pytest.mark.parametrize("numbers", [range(3), range(1, 3), range(1)])
+@pytest.mark.parametrize("most_bytes", [1, 1 << 20])
+def test_segments_hide_nothing(numbers: range, most_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words whose occurrences are too many to be read are left to the check of the texts."""
+    monkeypatch.setattr(segment, "SEGMENT_CHUNKS", 2)
+    monkeypatch.setattr(segment, "_READ_BYTES", most_bytes)
+    all = documents(450)
+    index, made = index_of(encode(all[:420], SECRET), numbers)
+    for query in ("dog fox", "number 77", "ant", "dog fox hen ibis"):
+        terms = terms_of_query(query)
+        expected = [each.seq for each in reversed(all) if has_terms(each.text, terms)]
+        asked = postings(made, query)
+        named = find_containing(
+            index, terms, SECRET, tail=Tail(all[420:]), before=1 << 62, limit=500, postings=asked
+        )
+        texts = {each.seq: each.text for each in all}
+        assert [seq for seq in named if has_terms(texts[seq], terms)] == expected
+        assert most_bytes == 1 or named == expected
+        below = find_containing(
+            index, terms, SECRET, tail=Tail(all[420:]), before=200, limit=500, postings=asked
+        )
+        assert below == [seq for seq in named if seq < 200]
+
+
+def test_a_message_that_was_changed_counts_as_it_is_now() -> None:
+    old, new = Document(1, "user", "A dog.", 0.0), Document(1, "user", "A cat.", 0.0)
+    index = Index(encode([old], SECRET).items())
+    tail = Tail([new])
+    for query, expected in (("dog", []), ("cat", [1])):
+        assert find_containing(index, [query], SECRET, tail=tail, before=9, limit=9) == expected
+
+
+def test_the_words_of_a_text_are_named_as_they_are_written() -> None:
+    for text, without, expected in (
+        ("I am allergic to Peanuts.", "", ["allergic", "Peanuts"]),
+        ("Priya is allergic to peanuts", "Priya is allergic to hazelnuts.", ["peanuts"]),
+        ("Peanuts, peanut!", "", ["Peanuts"]),
+        ("She sings.", "She can sing.", []),
+        ("it was the", "", []),
+        ("¿Dónde está “Köln”?", "", ["Dónde", "está", "Köln"]),
+    ):
+        assert written_words(text, without) == expected, text
+    assert len(written_words(" ".join(f"word{n}" for n in range(1_000)))) == containing._TERMS
+
+
+def test_a_long_text_is_shown_around_the_first_word() -> None:
+    text = "one two three " * 40 + "peanuts " + "four five six " * 40
+    shown = around_words(text, terms_of_query("peanut"), 100)
+    assert "peanuts" in shown
+    assert (shown[0], shown[-1], len(shown) <= 102) == ("…", "…", True)
+    assert around_words("Peanuts.", ["peanut"], 100) == "Peanuts."
+    assert around_words(text, ["none"], 10) == "one two th…"
