@@ -53,12 +53,15 @@ class Upstream(Mock):
 
 @dataclass(frozen=True)
 class Way:
-    """A dialect. direct_path: what the mock is asked by itself in its place. text: of a reply."""
+    """A dialect."""
 
     path: str
+    # The path at which the mock is asked by itself.
     direct_path: str
     model: str
+    # Returns a request's body, given the messages and the user.
     body: Callable[[list[Json], str], Json]
+    # Returns the text of a reply.
     text: Callable[[Json], str]
 
 
@@ -100,10 +103,11 @@ WAYS = {
 
 @dataclass
 class Talks:
-    """Some talks in one dialect, one after the other. is_direct: with the mock itself."""
+    """Some talks in one dialect, one after the other."""
 
     way: Way
     count: int
+    # They are with the mock itself.
     is_direct: bool
     headers: bytes
     wrong: int = 0

@@ -96,12 +96,18 @@ BLOCKS = 10
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
+    """How much is measured."""
+
     rounds: int
-    alone: int  # requests of the measurement with one connection, in `BLOCKS`
-    crowd: int  # with sixteen
-    streams: int  # by each connection
+    # Requests of one connection, in `BLOCKS`.
+    alone: int
+    # Requests of sixteen connections.
+    crowd: int
+    # Streams of each connection.
+    streams: int
     users: int
-    openers: int  # who say their first words
+    # Users who say their first words.
+    openers: int
 
 
 FULL = Sizes(rounds=5, alone=2_000, crowd=6_000, streams=3, users=10_000, openers=2_000)
@@ -110,12 +116,15 @@ QUICK = Sizes(rounds=2, alone=150, crowd=900, streams=2, users=1_000, openers=30
 
 @dataclass(slots=True)
 class Target:
-    """headers: of the static request. is_memory: measured with growing conversations. pid: whose CPU time counts."""
+    """A server that is measured."""
 
     name: str
     port: int
+    # Of the request that is sent again and again.
     headers: bytes = b""
+    # It is measured with growing conversations.
     is_memory: bool = False
+    # The process whose CPU time counts; None: none is counted.
     pid: int | None = None
     figures: dict[str, list[float]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -175,12 +184,13 @@ async def run_rounds(targets: list[Target], sizes: Sizes, *, is_alone: bool) -> 
 
 async def measure_alone(targets: list[Target], sizes: Sizes) -> None:
     """Measures requests of one connection, in blocks by turns, since the machine's speed changes within a round."""
-    found: dict[str, list[float]] = {target.name: [] for target in targets}
+    times_ms: dict[str, list[float]] = {target.name: [] for target in targets}
     for target in targets * BLOCKS:
-        found[target.name] += (await measure(target, max(3, sizes.alone // BLOCKS), 1))[0].total_ms
-    direct = found["direct"]
+        result, _ = await measure(target, max(3, sizes.alone // BLOCKS), 1)
+        times_ms[target.name] += result.total_ms
+    direct = times_ms["direct"]
     for target in targets:
-        p50, p99 = at_share(found[target.name]), at_share(found[target.name], 0.99)
+        p50, p99 = at_share(times_ms[target.name]), at_share(times_ms[target.name], 0.99)
         target.note("p50 ms", p50)
         target.note("added p50 ms", p50 - at_share(direct))
         target.note("added p99 ms", p99 - at_share(direct, 0.99))
@@ -373,8 +383,8 @@ async def bench(
         print("a quick run: fewer users, requests and rounds; rough figures")
     errors = [f"{target.name}: {error}" for target in targets for error in target.errors]
     if errors:
-        said = _said(folder)[-20:]
-        print(*errors[:10], "These figures are not to be trusted. The servers said:", *said, sep="\n")
+        logged = _read_complaints(folder)[-20:]
+        print(*errors[:10], "These figures are not to be trusted. The servers said:", *logged, sep="\n")
     return 1 if errors else 0
 
 
@@ -389,7 +399,7 @@ def keep_awake(stack: contextlib.ExitStack) -> None:
         stack.enter_context(load.process([sys.executable, "-c", _IDLER], Path(os.devnull)))
 
 
-def _said(folder: Path) -> list[str]:
+def _read_complaints(folder: Path) -> list[str]:
     """Returns what the servers have logged but for their good answers."""
     lines = chain.from_iterable(log.read_text().splitlines() for log in folder.rglob("log"))
     return [line for line in lines if '"status":200' not in line]

@@ -97,25 +97,27 @@ def run_to_the_end(turns: int, folder: Path) -> None:
         for n in range(turns):
             asks = " What is the weather?" if n % 100 == 60 else ""
             messages.append({"role": "user", "content": words(n) + asks})
-            said, _ = client.post(messages, tools=[WEATHER])
-            messages.append(said)
-            for call in said.get("tool_calls") or ():
+            reply, _ = client.post(messages, tools=[WEATHER])
+            messages.append(reply)
+            for call in reply.get("tool_calls") or ():
                 messages.append({"role": "tool", "tool_call_id": call["id"], "content": RESULT})
-                said, _ = client.post(messages, tools=[WEATHER])
-                messages.append(said)
+                answer_to_result, _ = client.post(messages, tools=[WEATHER])
+                messages.append(answer_to_result)
             time.sleep(PAUSE_S)
-        seen = list(upstream.chats)
-    summaries = sum(s.json["model"] == "small" for s in seen)
-    refused = sum(s.refusal is not None for s in seen)
-    talk = [s for s in seen if s.json["model"] != "small"]
+        requests = list(upstream.chats)
+    talk = [request for request in requests if request.json["model"] != "small"]
+    summaries = len(requests) - len(talk)
+    refused = sum(request.refusal is not None for request in requests)
     share = share_of(talk)
-    results = sum(m["role"] == "tool" for m in messages)
+    results = sum(message["role"] == "tool" for message in messages)
     title = f"{turns:,} turns on a window of {CONTEXT:,} tokens, {results} results of {len(RESULT):,} bytes"
     print(f"{title}: {len(talk):,} requests, {refused} refused")
     stable = f"{share.ratio:.2%} of the bytes stable, {len(share.breaks)} breaks"
     print(f"prefix: {stable}, {summaries} background calls")
-    longest, whole = max(len(s.body) for s in talk), len(orjson.dumps(messages))
-    print(f"longest request: {longest:,} bytes; the client's list at the end: {whole:,}")
+    longest = max(len(request.body) for request in talk)
+    print(
+        f"longest request: {longest:,} bytes; the client's list at the end: {len(orjson.dumps(messages)):,}"
+    )
 
 
 # -- what a turn costs
@@ -123,19 +125,21 @@ def run_to_the_end(turns: int, folder: Path) -> None:
 
 @dataclass
 class Talk:
-    """A conversation that goes on. keeps: messages that are resent; None: all."""
+    """A conversation that goes on."""
 
     client: Client
-    keeps: int | None
-    times: list[float] = field(default_factory=list)
+    # How many of its last messages the client sends; None: all.
+    sent: int | None
+    times_ms: list[float] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def turn(self, n: int) -> None:
         self.messages.append({"role": "user", "content": words(n)})
-        tail = self.messages if self.keeps is None else self.messages[-self.keeps :]
-        said, took = self.client.post(tail[next(i for i, m in enumerate(tail) if m["role"] == "user") :])
-        self.messages.append({"role": "assistant", "content": said["content"]})
-        self.times.append(took * 1e3)
+        tail = self.messages if self.sent is None else self.messages[-self.sent :]
+        start = next(index for index, message in enumerate(tail) if message["role"] == "user")
+        reply, took_s = self.client.post(tail[start:])
+        self.messages.append({"role": "assistant", "content": reply["content"]})
+        self.times_ms.append(took_s * 1e3)
 
 
 def compare(turns: int, folder: Path) -> None:
@@ -152,14 +156,14 @@ def compare(turns: int, folder: Path) -> None:
         for n in range(turns):
             for talk in talks.values():
                 talk.turn(n)
-    places = [p for p in (100, 500, 1_000, 1_500, 1_900) if p + 100 <= turns]
+    starts = [start for start in (100, 500, 1_000, 1_500, 1_900) if start + 100 <= turns]
     print("\nms a turn takes, p50 / p99 of a hundred turns from")
-    print(" " * 20 + "".join(f"{p:>16,}" for p in places))
+    print(" " * 20 + "".join(f"{start:>16,}" for start in starts))
     for name, talk in talks.items():
         cells = []
-        for p in places:
-            some = sorted(talk.times[p : p + 100])
-            cells.append(f"{statistics.median(some):.2f} / {some[98]:.2f}")
+        for start in starts:
+            hundred = sorted(talk.times_ms[start : start + 100])
+            cells.append(f"{statistics.median(hundred):.2f} / {hundred[98]:.2f}")
         print(f"{name:20}" + "".join(f"{cell:>16}" for cell in cells))
 
 

@@ -81,13 +81,15 @@ class Filled:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """share: of the full database. turns: of the load, in one measurement."""
+    """How much is measured."""
 
+    # The part of the full database that is filled.
     share: float
-    # Of each round: the mock without a gateway, then the load without, with, with, and without the page.
+    # A round measures the mock without a gateway, then the load without, with, with, and without the page.
     rounds: int
+    # Of the load, in one measurement.
     turns: int
-    # At each screen, at least.
+    # The least visits of each screen.
     looks: int
 
 
@@ -365,8 +367,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How long turns took in milliseconds, one list for each measurement. direct: at the mock, without a gateway."""
+    """How long turns took in milliseconds, one list for each measurement."""
 
+    # At the mock, without a gateway.
     direct: list[list[float]] = field(default_factory=list)
     first_without: list[list[float]] = field(default_factory=list)
     page: list[list[float]] = field(default_factory=list)

@@ -45,11 +45,14 @@ SETTINGS = '{database}\n[[upstreams]]\nname = "mock"\nbase_url = "http://127.0.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """users: who talk before. talks: conversations of a round. idle_s: how long nothing is asked in the end."""
+    """How much is measured."""
 
+    # Those who talk before the first round.
     users: int
     rounds: int
+    # Conversations of a round.
     talks: int
+    # How long nothing is asked at the end.
     idle_s: float
 
 
@@ -59,11 +62,12 @@ QUICK = Sizes(users=100, rounds=3, talks=48, idle_s=8.0)
 
 @dataclass(slots=True)
 class Way:
-    """Gateways over one database. spent: the processor time of the database so far, in seconds."""
+    """Gateways over one database."""
 
     name: str
     gateways: list[load.Served]
-    spent: Callable[[], float]
+    # Returns the processor time of the database so far, in seconds.
+    database_cpu_s: Callable[[], float]
     figures: dict[str, list[float]] = field(default_factory=dict)
 
     def cpu_s(self) -> float:
@@ -126,22 +130,22 @@ async def measure(way: Way, sizes: Sizes) -> None:
         for each in talks:
             each.begin_anew()
         await talk(way, talks, before)
-    gateways, database = way.cpu_s(), way.spent()
+    gateways, database = way.cpu_s(), way.database_cpu_s()
     rate = await talk(way, talks, MEASURED_TURNS)
     turns = sizes.talks * MEASURED_TURNS
     way.note("gateways, CPU ms a turn", (way.cpu_s() - gateways) * 1e3 / turns)
-    way.note("database, CPU ms a turn", (way.spent() - database) * 1e3 / turns)
+    way.note("database, CPU ms a turn", (way.database_cpu_s() - database) * 1e3 / turns)
     way.note("turns a second", rate)
 
 
 async def rest(ways: list[Way], seconds: float) -> None:
     """Measures all while nothing is asked."""
     await asyncio.sleep(3.0)  # the work that follows the last turns
-    before = [(way.cpu_s(), way.spent()) for way in ways]
+    before = [(way.cpu_s(), way.database_cpu_s()) for way in ways]
     await asyncio.sleep(seconds)
     for way, (gateways, database) in zip(ways, before, strict=True):
         way.note("gateways idle, % of a core", (way.cpu_s() - gateways) * 100 / seconds)
-        way.note("database idle, % of a core", (way.spent() - database) * 100 / seconds)
+        way.note("database idle, % of a core", (way.database_cpu_s() - database) * 100 / seconds)
 
 
 # -- recall
@@ -203,10 +207,10 @@ async def ask(way: Way) -> None:
     port = way.gateways[0].port
     for user, name in (("long", "recall"), ("nobody-yet", "without")):
         await load.drive(port, Questions(user, 20), 1)
-        gateways, database, before = way.cpu_s(), way.spent(), _recalls(port)
+        gateways, database, before = way.cpu_s(), way.database_cpu_s(), _recalls(port)
         times = sorted((await load.drive(port, Questions(user, QUESTIONS), 1)).total_ms)
         way.note(f"{name}, gateway CPU ms", (way.cpu_s() - gateways) * 1e3 / QUESTIONS)
-        way.note(f"{name}, database CPU ms", (way.spent() - database) * 1e3 / QUESTIONS)
+        way.note(f"{name}, database CPU ms", (way.database_cpu_s() - database) * 1e3 / QUESTIONS)
         way.note(f"{name}, whole request p50 ms", times[len(times) // 2])
         way.note(f"{name}, whole request p95 ms", times[len(times) * 95 // 100])
         if user == "long":
@@ -300,7 +304,9 @@ async def bench(sizes: Sizes, folder: Path, stack: contextlib.ExitStack) -> None
         Way("PostgreSQL", [first], lambda: tree_cpu_s(postmaster)),
     ]
     ways.append(
-        Way("two gateways", [first, gateway("other", f'[database]\nurl = "{shared}"')], ways[1].spent)
+        Way(
+            "two gateways", [first, gateway("other", f'[database]\nurl = "{shared}"')], ways[1].database_cpu_s
+        )
     )
     for way in ways:
         others = [load.Talk(f"other-{n}") for n in range(sizes.users)]

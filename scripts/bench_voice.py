@@ -216,7 +216,7 @@ async def bench(figures: Figures, rounds: int, count: int) -> None:
         await one_by_one(figures, count, f"vera{number}")
         await side_by_side(figures, f"vera{number}")
         if not number:
-            figures.found.clear()  # everything was imported and compiled in it
+            figures.values.clear()  # everything was imported and compiled in it
         print(f"round {number} of {rounds} done", file=sys.stderr, flush=True)
 
 

@@ -150,18 +150,19 @@ async def drive(
 
 @dataclass(slots=True)
 class Figures:
-    """One list of values for each name. pid: of the gateway. mock: the port of its upstream."""
+    """The measurements of a gateway: a list of values for each name."""
 
     port: int
     pid: int
+    # The port of its upstream.
     mock: int
-    found: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, name: str, value: float) -> None:
-        self.found.setdefault(name, []).append(value)
+        self.values.setdefault(name, []).append(value)
 
     def median(self, name: str) -> float:
-        return statistics.median(self.found[name])
+        return statistics.median(self.values[name])
 
 
 # --- the requests

@@ -88,10 +88,11 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application as its driver's first lines describe it. kind: pip or npm."""
+    """An application as its driver's first lines describe it."""
 
     driver: Path
     title: str
+    # pip or npm.
     kind: str
     packages: tuple[str, ...]
     memory: str = "on"

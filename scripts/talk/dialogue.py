@@ -42,23 +42,28 @@ class Question:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """The sessions with their times, the questions, and others that might have been asked before. names: by role."""
+    """The sessions of two people, and the questions about them."""
 
+    # Each with its time.
     sessions: list[tuple[float, list[Turn]]]
     questions: list[Question]
+    # Questions that might have been asked before.
     others: list[str]
+    # By role.
     names: dict[str, str]
 
 
 @dataclass(frozen=True)
 class _Planted:
-    """One telling of a fact. at: the place in the chat, from 0 to 1. question: of the other side, which it answers."""
+    """One telling of a fact."""
 
+    # Its place in the chat, from 0 to 1.
     at: float
     mark: int
     role: str
     text: str
     beside: tuple[str, ...]
+    # The question of the other side that it answers; "": none.
     question: str = ""
 
 

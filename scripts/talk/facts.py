@@ -12,19 +12,21 @@ from scripts.talk import vocabulary as v
 
 @dataclass(frozen=True)
 class Fact:
-    """One kind of fact. slots: its values; of each a fact draws one. said, asked: frames; told: what comes up as well.
-
-    later: frames of a second turn, some sessions on, which a question needs as well (`asked_both`) or which is the one
-    that counts (`changes`).
-    """
+    """One kind of fact."""
 
     name: str
+    # Its values; of each slot a fact draws one.
     slots: dict[str, tuple[str, ...]]
+    # Frames of the turn that states it, and of the questions for it.
     said: tuple[str, ...]
     asked: tuple[str, ...]
+    # What comes up in the same turn as well.
     told: tuple[str, ...] = ()
+    # Frames of a second turn about it, some sessions later.
     later: tuple[str, ...] = ()
+    # Frames of questions that need both turns.
     asked_both: tuple[str, ...] = ()
+    # The second turn replaces the first.
     changes: bool = False
 
 
@@ -414,11 +416,12 @@ MANY = (
 
 @dataclass(frozen=True)
 class Answer:
-    """A fact that is only said as the answer to a question. asked: how it is asked for later."""
+    """A fact that is only said as the answer to a question."""
 
     question: str
     said: str
     slots: dict[str, tuple[str, ...]]
+    # Frames of later questions for it.
     asked: tuple[str, ...]
 
 

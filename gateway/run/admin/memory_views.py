@@ -81,9 +81,10 @@ class ListPage(Struct, Generic[T], frozen=True):
 
 
 class ConversationRecord(Struct, frozen=True):
-    """A conversation. client_id: the client's own id."""
+    """A conversation."""
 
     id: str
+    # The client's own id.
     client_id: str | None
     begun: float
     last_turn: float
@@ -116,11 +117,12 @@ class BlockDiff(Struct, frozen=True, rename={"from_": "from"}):
 
 
 class BlockPage(Struct, frozen=True):
-    """A block with a page of its versions, the newest first. diff: None: there is one version alone."""
+    """A block with a page of its versions, the newest first."""
 
     block: BlockRecord
     versions: tuple[VersionRecord, ...]
     next: str | None
+    # None: there is one version alone.
     diff: BlockDiff | None
 
 
@@ -160,13 +162,14 @@ class BranchRecord(Struct, frozen=True):
 
 
 class ConversationPage(Struct, frozen=True):
-    """A page of a branch, oldest first. next: `before` of the page with earlier messages."""
+    """A page of a branch, oldest first."""
 
     conversation: ConversationRecord
     branches: tuple[BranchRecord, ...]
     # None: the conversation is empty.
     branch: int | None
     items: tuple[MessageRecord, ...]
+    # `before` of the page with earlier messages.
     next: str | None
 
 

@@ -274,11 +274,12 @@ class RequestCounts(Struct, frozen=True):
 
 
 class MemoryCounts(Struct, frozen=True):
-    """The requests of the last hour by what became of memory. none: no user was named."""
+    """The requests of the last hour by what became of memory."""
 
     on: int
     read: int
     off: int
+    # No user was named.
     none: int
     unavailable: int
 
@@ -379,11 +380,12 @@ class JobPage(Struct, frozen=True):
 
 
 class BatchRecord(Struct, frozen=True):
-    """A batch of sends to agents. counts: its items by what became of them."""
+    """A batch of sends to agents."""
 
     id: str
     state: str
     created: float
+    # Its items by what became of them.
     counts: dict[str, int]
 
 
@@ -423,10 +425,11 @@ class RunSummary(Struct, frozen=True):
 
 
 class StepCall(Struct, frozen=True):
-    """A call of a tool in a step. result: None while there is none, or where it is forgotten."""
+    """A call of a tool in a step."""
 
     tool: str
     arguments: str
+    # None: there is none yet, or it is forgotten.
     result: str | None
     state: Literal["answered", "waiting", "open"]
     # What it waits for: approval, client or held.

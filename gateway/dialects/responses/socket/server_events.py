@@ -49,7 +49,7 @@ def id_of(response: bytes) -> str | None:
 
 
 def with_stream_id(data: bytes, stream_id: str | None) -> bytes:
-    """Returns an event of a response that was asked for under such an id."""
+    """Returns an event of a response with the id of its request. stream_id: None: the request has none."""
     if stream_id is None or not data.endswith(b"}"):
         return data
     return data[:-1] + b',"stream_id":%b}' % orjson.dumps(stream_id)
@@ -65,12 +65,16 @@ def broken_off(data: bytes) -> bytes:
 
 
 def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Returns the event for a request that an error answers. headers: what they say of when to try again."""
-    named = _decode_members_leniently(body).get("error", b"null")
-    error = _decode_members_leniently(named)
+    """Returns the event for a request that an error answers.
+
+    body: of the error's reply.
+    headers: those of the reply that say when to try again.
+    """
+    error_json = _decode_members_leniently(body).get("error", b"null")
+    error = _decode_members_leniently(error_json)
     if not error:
-        is_text = named.startswith(b'"')
-        error = {"message": named if is_text else orjson.dumps(f"The reply has the status {status}.")}
+        is_text = error_json.startswith(b'"')
+        error = {"message": error_json if is_text else orjson.dumps(f"The reply has the status {status}.")}
     kind = b'"invalid_request_error"' if status < 500 else b'"server_error"'
     error = {"type": kind, "code": b"null", "param": b"null", **error}
     if headers:
@@ -83,23 +87,26 @@ def error_event(error: GatewayError) -> bytes:
     return refusal_event(error.status, _errors.body(error), {})
 
 
-def cancelled_event(begun: bytes, output: bytes, sequence_number: int) -> bytes:
+def cancelled_event(first_sent: bytes, output: bytes, sequence_number: int) -> bytes:
     """Returns the end of a response that its client has cancelled.
 
-    begun: the response as first sent.
+    first_sent: the response as it began.
     output: the items that have come until then, as a JSON array.
     """
-    response = {**_decode_members_leniently(begun), "output": output}
+    response = {**_decode_members_leniently(first_sent), "output": output}
     return _of_response("response.incomplete", response, "cancelled", sequence_number)
 
 
 def empty_response_events(create: Create) -> tuple[bytes, bytes]:
-    """Returns beginning and end of a response that is not generated (`generate: false`), which can be gone on from."""
-    named = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
+    """Returns the first and the last event of a response that is not generated (`generate: false`).
+
+    A later request can go on from it.
+    """
+    echoed = {key: value for key, value in create.fields.items() if key in ECHOED and value != b"null"}
     now = b"%d" % time.time()
     response = {
         **_ECHOED,
-        **named,
+        **echoed,
         "id": b'"resp_%b"' % uuid4().hex.encode(),
         "object": b'"response"',
         "created_at": now,
@@ -110,8 +117,8 @@ def empty_response_events(create: Create) -> tuple[bytes, bytes]:
         "usage": b"null",
         "store": b"false",
     }
-    begun = _of_response(BEGUN, response, "in_progress", 0)
-    return begun, _of_response("response.completed", {**response, "completed_at": now}, "completed", 1)
+    first = _of_response(BEGUN, response, "in_progress", 0)
+    return first, _of_response("response.completed", {**response, "completed_at": now}, "completed", 1)
 
 
 def not_steered(steer: Steer) -> bytes:
@@ -121,9 +128,11 @@ def not_steered(steer: Steer) -> bytes:
         "code": "steering_not_supported",
         "message": "This gateway does not steer a response under way. Cancel it, and send another request.",
     }
-    asked = {key: steer.fields.get(key, b"null") for key in ("input", "previous_response_id")}
-    named = {"error": orjson.dumps(error), "steer": encode_members(asked), "sequence_number": b"0"}
-    return _event("response.steer.failed", named)
+    steer_fields = {key: steer.fields.get(key, b"null") for key in ("input", "previous_response_id")}
+    return _event(
+        "response.steer.failed",
+        {"error": orjson.dumps(error), "steer": encode_members(steer_fields), "sequence_number": b"0"},
+    )
 
 
 def _of_response(kind: str, response: Mapping[str, bytes], status: str, sequence_number: int) -> bytes:
