@@ -24,7 +24,7 @@ from adapters.sse import EventDecoder, FirstEvent
 from adapters.types import BYTES_PER_TOKEN, Capabilities, Event, Header, ModelRequest, is_event_stream
 from adapters.whole_reply import read_whole
 
-_TOKEN = re.compile(r"\s*\S+|\s+")
+_TOKEN_PATTERN = re.compile(r"\s*\S+|\s+")
 
 
 class ScriptedCall(Struct, frozen=True):
@@ -151,7 +151,9 @@ class ScriptedProvider:
             case ScriptedMessage():
                 number = next(self._numbers)
                 if body.get("stream"):
-                    return ScriptedReply(200, _STREAM, deque(_stream(body, scripted, number)), self._pause_s)
+                    return ScriptedReply(
+                        200, _STREAM_HEADERS, deque(_render_stream(body, scripted, number)), self._pause_s
+                    )
                 return ScriptedReply(200, _JSON, deque([orjson.dumps(_whole(body, scripted, number))]))
 
 
@@ -216,7 +218,7 @@ class ScriptedReply:
 
 
 _JSON: tuple[Header, ...] = (("content-type", "application/json"),)
-_STREAM: tuple[Header, ...] = (("content-type", "text/event-stream; charset=utf-8"),)
+_STREAM_HEADERS: tuple[Header, ...] = (("content-type", "text/event-stream; charset=utf-8"),)
 
 
 def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
@@ -232,15 +234,15 @@ def _frame(body: Mapping[str, Any], number: int, kind: str) -> dict[str, Any]:
 
 def _usage(body: Mapping[str, Any], scripted: ScriptedMessage) -> dict[str, int]:
     prompt = len(orjson.dumps(body.get("messages"))) // BYTES_PER_TOKEN + 1
-    completion = len(_tokens(scripted)) + sum(
+    completion = len(_split_tokens(scripted)) + sum(
         len(call.arguments) // BYTES_PER_TOKEN + 4 for call in scripted.calls
     )
     completion *= _choice_count(body)  # each choice is paid for
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _tokens(scripted: ScriptedMessage) -> list[str]:
-    return _TOKEN.findall(scripted.text or "")
+def _split_tokens(scripted: ScriptedMessage) -> list[str]:
+    return _TOKEN_PATTERN.findall(scripted.text or "")
 
 
 def _call(call: ScriptedCall, number: int, k: int, arguments: str) -> dict[str, Any]:
@@ -267,7 +269,7 @@ def _whole(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> d
     }
 
 
-def _stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> Iterable[bytes]:
+def _render_stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> Iterable[bytes]:
     options = body.get("stream_options") or {}
     with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
     frame = _frame(body, number, "chat.completion.chunk")
@@ -275,10 +277,10 @@ def _stream(body: Mapping[str, Any], scripted: ScriptedMessage, number: int) -> 
         frame["usage"] = None
     head = {"role": "assistant", "content": None if scripted.text is None else "", "refusal": None}
     deltas: list[tuple[dict[str, Any], str | None]] = [(head, None)]
-    deltas += [({"content": token}, None) for token in _tokens(scripted)]
+    deltas += [({"content": token}, None) for token in _split_tokens(scripted)]
     for k, call in enumerate(scripted.calls):
         deltas.append(({"tool_calls": [{"index": k, **_call(call, number, k, "")}]}, None))
-        for piece in _TOKEN.findall(call.arguments):
+        for piece in _TOKEN_PATTERN.findall(call.arguments):
             deltas.append(({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, None))
     deltas.append(({}, _finish(scripted)))
     for delta, finish in deltas:

@@ -30,7 +30,7 @@ from gateway.web.manage.key_routes import key_routes
 from gateway.web.manage.record_routes import LIMITS_PATH, record_routes
 from gateway.web.manage.usage_routes import usage_routes
 from gateway.web.memory_api import memory_routes
-from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountPath, MessagesPath
+from gateway.web.messages import COUNT_PATH, MESSAGES_PATH, CountRoute, MessagesRoute
 from gateway.web.models import model_routes
 from gateway.web.responses import RESPONSES_PATH, ResponsesRoute
 from gateway.web.sockets.responses_socket import HandshakeRoute
@@ -85,13 +85,13 @@ def make_endpoints(
     before_router: dict[str, ASGIApp] = {
         **dict.fromkeys(CHAT_PATHS, chat_route),
         RESPONSES_PATH: responses_route(ResponsesRoute),
-        MESSAGES_PATH: MessagesPath(chat_route, forwarder),
+        MESSAGES_PATH: MessagesRoute(chat_route, forwarder),
     }
     routes = [
         # Gives other methods their 405. POSTs to these paths are answered before the router.
         *(Route(path, _answered_before_router, methods=["POST"]) for path in before_router),
         # Before the agents, which have other paths below theirs.
-        Route(COUNT_PATH, CountPath(chat_route, forwarder), methods=["POST"]),
+        Route(COUNT_PATH, CountRoute(chat_route, forwarder), methods=["POST"]),
         # Before models and conversations, which have some of their paths as well.
         *agent_routes,
         *model_routes(services.models, agent_names),

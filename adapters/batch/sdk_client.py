@@ -18,7 +18,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 CLOCK_SKEW_S: Final = 60.0  # by which a provider's clock may be slow
 PAGE: Final = 100  # batches or files that are listed at once
-_MISSING: Final = (
+_NOT_INSTALLED: Final = (
     "the package {sdk!r} is not installed on the gateway's machine: in the clone run "
     "pip install -e '.[batches]', or uv sync --extra batches"
 )
@@ -66,7 +66,7 @@ class SdkBatches:
     @property
     def missing(self) -> str | None:
         """The reason for which no batch can be submitted; None: the SDK is installed."""
-        return _MISSING.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
+        return _NOT_INSTALLED.format(sdk=self.sdk) if find_spec(self.sdk) is None else None
 
     def _check_installed(self) -> None:
         """Raises: ProviderUnreachable: the SDK is not installed; the batch waits until it is."""

@@ -39,9 +39,9 @@ class UnionMerger:
         self._root = schema
         self._where = where
         self._definitions = {}
-        return self._merge(schema)
+        return self._merge_schema(schema)
 
-    def _merge(self, schema: Json) -> Json:
+    def _merge_schema(self, schema: Json) -> Json:
         if schema.keys().isdisjoint(_UNIONS):
             return schema
         merged = _MergedSchema(schema)
@@ -63,7 +63,7 @@ class UnionMerger:
         ref = str(branch.get("$ref", ""))
         place, _, name = ref.rpartition("/")
         if place not in ("#/$defs", "#/definitions"):
-            return self._merge(branch)
+            return self._merge_schema(branch)
         if ref not in self._definitions:
             self._definitions[ref] = {}  # within itself it adds nothing
             named = _value_or_empty(dict, self._root.get(place[2:])).get(name)

@@ -171,8 +171,8 @@ class SpanMaker:
             event = span.proto.events.add()
             event.name = names.TRY
             event.time_unix_nano = receipt_spans.nanoseconds(each.at)
-            _text(event.attributes, names.UPSTREAM, each.endpoint)
-            _text(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
+            _add_text_attribute(event.attributes, names.UPSTREAM, each.endpoint)
+            _add_text_attribute(event.attributes, names.ERROR_TYPE, error_type(each.outcome))
         if operation:
             _describe_operation(span, receipt, call, operation, model)
 
@@ -258,7 +258,7 @@ class _SpanWriter:
 
     def text(self, key: str, value: str | None) -> None:
         if value:
-            _text(self.proto.attributes, key, value)
+            _add_text_attribute(self.proto.attributes, key, value)
 
     def texts(self, key: str, values: Sequence[str]) -> None:
         if values:
@@ -312,7 +312,7 @@ def _describe_operation(
         span.texts(names.FINISH_REASONS, call.reply.finish_reasons)
 
 
-def _text(attributes: Any, key: str, value: str) -> None:
+def _add_text_attribute(attributes: Any, key: str, value: str) -> None:
     attribute = attributes.add()
     attribute.key, attribute.value.string_value = key, value
 

@@ -27,7 +27,7 @@ PAGE_PATH = "/ui"
 _SEEN_HOSTS_LIMIT = 64
 _HOST = re.compile(r"(?:\[([^\[\]]+)\]|([^:\[\]]*))(?::\d*)?")
 _KEY_HEADER = b"x-mnemogate-key"
-_READ_HEADERS = frozenset((b"authorization", b"x-api-key", _KEY_HEADER, b"host", b"origin"))
+_GUARD_HEADERS = frozenset((b"authorization", b"x-api-key", _KEY_HEADER, b"host", b"origin"))
 
 
 # A NamedTuple, because a frozen dataclass costs three times as much to make, and each request makes one.
@@ -133,7 +133,7 @@ class Guard:
                 "This gateway demands a key of its own. Send it as `Authorization: Bearer mg-…` or `x-api-key: mg-…`, "
                 "or in `x-mnemogate-key`, which leaves the others to the provider's key."
             )
-        key = await self._find_key(secret)
+        key = await self._find_valid_key(secret)
         if _KEY_HEADER not in values:
             # The other headers hold the gateway's key, so there is none of the provider's.
             caller = ANONYMOUS
@@ -157,13 +157,13 @@ class Guard:
         """
         secret = _gateway_secret(_read_headers(headers))
         if secret and secret.startswith(KEY_PREFIX):
-            return await self._find_key(secret)
+            return await self._find_valid_key(secret)
         raise NotAuthenticated(
             "Send a gateway key as `Authorization: Bearer mg-…`. `mnemogate keys create --operator` makes one that "
             "opens /v1/manage; /v1/manage/me takes any that an application has."
         )
 
-    async def _find_key(self, secret: str) -> Key:
+    async def _find_valid_key(self, secret: str) -> Key:
         try:
             key = await self._keys.find(secret)
         except StoreError as error:
@@ -243,7 +243,7 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, str]:
     """Returns the headers that the guard reads. Raises: BadRequest: one was sent with two values."""
     values: dict[bytes, str] = {}
     for name, value in headers:
-        if name in _READ_HEADERS:
+        if name in _GUARD_HEADERS:
             text = value.decode("latin-1").strip()
             # A proxy might have checked the one key, and the gateway would take the other.
             if values.setdefault(name, text) != text:

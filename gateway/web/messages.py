@@ -76,7 +76,7 @@ def _is_messages_subpath(scope: Scope) -> bool:
 
 
 @dataclass(eq=False)
-class MessagesPath:
+class MessagesRoute:
     """The route of messages. chats: answers chat completions."""
 
     chats: ChatRoute
@@ -191,7 +191,7 @@ class MessagesPath:
         await self.chats.answer(incoming, request.chat, incoming.headers, view, receipt)
 
 
-class CountPath(MessagesPath):
+class CountRoute(MessagesRoute):
     """The route that counts the tokens of a request. It leaves nothing in memory."""
 
     has_limit = False

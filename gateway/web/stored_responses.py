@@ -132,7 +132,7 @@ class GatewayResponses:
             return
         match scope["method"], rest:
             case "GET", []:
-                answer = await self._show(located, query)
+                answer = await self._render(located, query)
             case "GET", ["input_items"]:
                 answer = await self._list_input_items(owner, located, query_string)
             case "DELETE", []:
@@ -158,7 +158,7 @@ class GatewayResponses:
     async def show(self, owner: ResponseOwner, id: str) -> tuple[Json, Run | None]:
         """Returns a response of the gateway's own as it is now, and its run, if it has one. Raises: UnknownId."""
         located = await self._find(owner, id)
-        return await self._show(located, {}), located.run
+        return await self._render(located, {}), located.run
 
     async def _find(self, owner: ResponseOwner, id: str) -> _LocatedResponse:
         name = parse_turn_name(id)
@@ -177,7 +177,7 @@ class GatewayResponses:
             return None
         return found
 
-    async def _show(self, located: _LocatedResponse, query: Mapping[str, Sequence[str]]) -> Json:
+    async def _render(self, located: _LocatedResponse, query: Mapping[str, Sequence[str]]) -> Json:
         sealed = asks_for_sealed_thoughts(query)
         shown: Json | None = None
         if located.turn is not None:
@@ -200,7 +200,7 @@ class GatewayResponses:
         starting_after = query.get("starting_after", ["-1"])[-1]
         if _NUMBER.fullmatch(starting_after) is None:
             raise BadRequest("Invalid 'starting_after': expected a number.", param="starting_after")
-        shown = await self._show(located, query)
+        shown = await self._render(located, query)
         with incoming.begin_reply(self.send_timeout_s) as reply:
             reply.start(200, EVENT_STREAM)
             with reply.while_here():

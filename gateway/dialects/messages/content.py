@@ -98,7 +98,7 @@ class MessageOrigin(Struct, frozen=True):
     result_block: int | None = None
 
 
-class ReadMessages(Struct, frozen=True):
+class TranslatedMessages(Struct, frozen=True):
     """The messages of a request as those of a chat completion."""
 
     messages: list[Json]
@@ -125,7 +125,7 @@ def read_attribution(system: Any) -> str:
     return text if isinstance(text, str) and text.startswith(_ATTRIBUTION) else ""
 
 
-def read_messages(messages: Any, checker: FieldChecker) -> ReadMessages:
+def read_messages(messages: Any, checker: FieldChecker) -> TranslatedMessages:
     """Returns the messages as those of a chat completion. A lenient `checker` passes over what has no place there.
 
     Raises: BadRequest.
@@ -141,7 +141,7 @@ def read_messages(messages: Any, checker: FieldChecker) -> ReadMessages:
         reader.add(index, message)
     if not checker.is_lenient:
         _check_calls(reader.messages, reader.origins)
-    return ReadMessages(reader.messages, reader.origins)
+    return TranslatedMessages(reader.messages, reader.origins)
 
 
 def _check_calls(messages: Sequence[Json], origins: Sequence[MessageOrigin]) -> None:

@@ -21,7 +21,7 @@ class _NativeBody(msgspec.Struct):
     native_message: msgspec.Raw
 
 
-_native_body = msgspec.json.Decoder(_NativeBody)
+_BODY_DECODER = msgspec.json.Decoder(_NativeBody)
 
 
 class NativeMessage:
@@ -81,7 +81,7 @@ class NativeMessage:
 
     def take_whole(self, body: bytes, reply: Json) -> None:
         """Takes a whole reply. body: as the adapter hands it on."""
-        self._replies.append(bytes(_native_body.decode(body).native_message))
+        self._replies.append(bytes(_BODY_DECODER.decode(body).native_message))
 
     def whole(self, outcome: TurnOutcome, *, is_unchanged: bool) -> bytes:
         """Returns the whole replies as one message. is_unchanged: the last one is exactly what the client gets."""

@@ -23,7 +23,7 @@ def has_thoughts(messages: Sequence[Json]) -> bool:
 
 def without_thoughts(body: Json, messages: Sequence[Json]) -> Json:
     """Returns messages without their thoughts, and settings of thinking that fit to them. body: with other members."""
-    members: Json = {"messages": [_without_thoughts(message) for message in messages]}
+    members: Json = {"messages": [_strip_thoughts(message) for message in messages]}
     thinking = body.get("thinking")
     last = next((message for message in reversed(messages) if message.get("role") == "assistant"), {})
     if isinstance(thinking, dict) and thinking.get("type") == "enabled" and _has_calls(last):
@@ -64,7 +64,7 @@ def _has_calls(message: Json) -> bool:
     return any(isinstance(block, dict) and block.get("type") == "tool_use" for block in blocks)
 
 
-def _without_thoughts(message: Json) -> Json:
+def _strip_thoughts(message: Json) -> Json:
     content = message.get("content")
     if not isinstance(content, list):
         return message

@@ -17,8 +17,8 @@ _OUTPUT_CONFIG: Final = frozenset(("effort", "format"))
 _FORMAT: Final = frozenset(("type", "schema"))
 _MANAGEMENT: Final = frozenset(("edits",))
 _TOOL: Final = frozenset(("type", "name", "description", "input_schema", "strict"))
-_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
-_CHOICE: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
+_CHOICE_TYPES: Final = {"auto": "auto", "any": "required", "none": "none"}
+_CHOICE_FIELDS: Final = frozenset(("type", "name", "disable_parallel_tool_use"))
 _CLEARS_THOUGHTS: Final = "clear_thinking_"
 
 
@@ -58,7 +58,7 @@ def add_tools(chat: Json, json: Json, checker: FieldChecker) -> None:
         return
     if not isinstance(choice, dict):
         raise invalid_field("tool_choice", "Input should be a valid dictionary")
-    checker.check(choice, _CHOICE, "tool_choice")
+    checker.check(choice, _CHOICE_FIELDS, "tool_choice")
     if tools:
         chat["tool_choice"] = _translate_choice(choice)
         if choice.get("disable_parallel_tool_use") is True:
@@ -74,9 +74,9 @@ def _translate_choice(choice: Json) -> str | Json:
         if not isinstance(choice.get("name"), str):
             raise invalid_field("tool_choice.tool.name", "Input should be a valid string")
         return {"type": "function", "function": {"name": choice["name"]}}
-    if not isinstance(kind, str) or kind not in _CHOICES:
+    if not isinstance(kind, str) or kind not in _CHOICE_TYPES:
         raise invalid_field("tool_choice.type", "Input should be 'auto', 'any', 'tool' or 'none'")
-    return _CHOICES[kind]
+    return _CHOICE_TYPES[kind]
 
 
 def _translate_tool(tool: Any, where: str, checker: FieldChecker) -> Json | None:

@@ -201,7 +201,7 @@ class _Messages:
         self._media: list[Json] = []  # of the newest results, which follow them in a user's message
 
     @property
-    def _reply(self) -> _Reply:
+    def _current_reply(self) -> _Reply:
         """The reply that goes on, or a new one: most messages are a user's."""
         if self._open is None:
             self._open = _Reply()
@@ -218,7 +218,7 @@ class _Messages:
         if content.__class__ is not str or (role != "user" and role != "assistant"):
             return False
         if role == "user":
-            self._add_message({"role": role, "content": content})
+            self._append_after_reply({"role": role, "content": content})
             return True
         self._add_reply_content(content)
         return True
@@ -232,7 +232,7 @@ class _Messages:
             raise missing_field(f"{self._where}.content")
         content = self._read_content(content, ".content")
         if role != "assistant":
-            self._add_message({"role": role, "content": content})
+            self._append_after_reply({"role": role, "content": content})
             return
         self._add_reply_content(content)
 
@@ -240,15 +240,15 @@ class _Messages:
         content = read_optional(item, "encrypted_content", str, self._where)
         id = item.get("id")
         if content is None and not self._is_lenient and isinstance(id, str) and parse_turn_name(id):
-            self._reply.thought_ids.append((id, f"{self._where}.id"))
+            self._current_reply.thought_ids.append((id, f"{self._where}.id"))
         elif not is_sealed(content):
             self.left_out.add_rest(item, _COMMON, self._where)
-        self._reply.add_thoughts(
+        self._current_reply.add_thoughts(
             unseal(content, f"{self._where}.encrypted_content") if is_sealed(content) else {}
         )
 
     def add_call(self, item: Json) -> None:
-        self._reply.add_call(read_call(item, self._where, self._upstream_tools))
+        self._current_reply.add_call(read_call(item, self._where, self._upstream_tools))
 
     def add_result(self, item: Json) -> None:
         id, output = read_result(item, self._where)
@@ -263,7 +263,7 @@ class _Messages:
                 for part in content
                 if isinstance(part, dict) and isinstance(part.get("text"), str)
             )
-        self._add_message(message)
+        self._append_after_reply(message)
 
     def add_configuration(self, item: Json) -> None:
         """Refuses another form of answers: a response that goes on by an id alone would not have it."""
@@ -312,9 +312,9 @@ class _Messages:
     def _add_reply_content(self, content: str | list[Json]) -> None:
         if self._open is not None and self._open.is_over:
             self._end_reply()
-        self._reply.add_content(content)
+        self._current_reply.add_content(content)
 
-    def _add_message(self, message: Json) -> None:
+    def _append_after_reply(self, message: Json) -> None:
         if self._open is not None:
             self._end_reply()
         self._append(message)

@@ -89,9 +89,9 @@ class ItemList:
 
     def record_calls(self, reply: WireMessage) -> None:
         """Takes the types of a reply's calls, which decide those of their results."""
-        self._record_calls(reply, read_call_forms(reply))
+        self._record_call_types(reply, read_call_forms(reply))
 
-    def _record_calls(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
+    def _record_call_types(self, reply: WireMessage, forms: Mapping[str, CallForm]) -> None:
         for call in reply.get("tool_calls") or ():
             name = str((call.get("function") or {}).get("name"))
             kind = forms[name].kind if name in forms else f"{call.get('type', 'function')}_call"
@@ -102,7 +102,7 @@ class ItemList:
     def _render_input(self, tag: str, message: Json, forms: Mapping[str, CallForm]) -> list[Json]:
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
-            self._record_calls(message, forms)
+            self._record_call_types(message, forms)
             return render_output(tag, message, forms)
         if role == "tool":
             id = str(message.get("tool_call_id"))
@@ -137,10 +137,10 @@ def render_parts(content: Any) -> list[Json]:
     """Returns the parts of a user's message."""
     if isinstance(content, str):
         return [{"type": "input_text", "text": content}]
-    return [_render_part(part) for part in content or () if isinstance(part, dict)]
+    return [_add_part_defaults(part) for part in content or () if isinstance(part, dict)]
 
 
-def _render_part(part: Json) -> Json:
+def _add_part_defaults(part: Json) -> Json:
     match part:
         case {"type": "text", "text": text}:
             return {"type": "input_text", "text": text}

@@ -9,7 +9,7 @@ from adapters.types import Json
 
 _INDEX: Final = re.compile(r"\[\d+\]")
 # Others of a client's names may break the header.
-_NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_VALID_NAME: Final = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _MAX_NAMES: Final = 30  # OpenAI's types have fewer fields without a place
 
 
@@ -25,7 +25,7 @@ class LeftOutFields:
 
     def add(self, where: str) -> None:
         name = _INDEX.sub("", where)
-        if len(self._names) >= _MAX_NAMES or not _NAME.fullmatch(name):
+        if len(self._names) >= _MAX_NAMES or not _VALID_NAME.fullmatch(name):
             name = "..."
         self._names[name] = None
 

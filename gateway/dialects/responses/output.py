@@ -109,17 +109,17 @@ class MessageItem(Item):
         return "".join([part.text for part in self._parts])
 
     def add(self, text: str, logprobs: list[Any]) -> None:
-        part = self._part("output_text")
+        part = self._open_part("output_text")
         part.pieces.append(text)
         part.logprobs += logprobs
         self.emit("output_text.delta", content_index=len(self._parts) - 1, delta=text, logprobs=logprobs)
 
     def refuse(self, text: str) -> None:
-        self._part("refusal").pieces.append(text)
+        self._open_part("refusal").pieces.append(text)
         self.emit("refusal.delta", content_index=len(self._parts) - 1, delta=text)
 
     def annotate(self, annotation: Json) -> None:
-        part = self._part("output_text")
+        part = self._open_part("output_text")
         part.annotations.append(annotation)
         self.emit(
             "output_text.annotation.added",
@@ -132,7 +132,7 @@ class MessageItem(Item):
         self._end_part()
         super().end(status)
 
-    def _part(self, kind: str) -> _Part:
+    def _open_part(self, kind: str) -> _Part:
         if not self._parts or self._parts[-1].kind != kind:
             self._end_part()
             self._parts.append(_Part(kind))

@@ -37,7 +37,7 @@ _PAGE = 64
 _USER = "user:"
 
 PartKind = Literal["message", "exchange", "in", "fact", "passage"]
-_PARTS: tuple[PartKind, ...] = get_args(PartKind)
+_PART_KINDS: tuple[PartKind, ...] = get_args(PartKind)
 
 
 class Part(Struct, frozen=True):
@@ -61,9 +61,9 @@ class ForgetRequest(Struct, frozen=True):
     def read(cls, raw: RawArguments, defaults: Defaults) -> ForgetRequest:
         """Reads the arguments. Raises: BadRequest."""
         arguments = Arguments(raw)
-        kinds = [kind for kind in _PARTS if kind in arguments]
+        kinds = [kind for kind in _PART_KINDS if kind in arguments]
         if len(kinds) > 1:
-            raise BadRequest(f"Name one of {', '.join(_PARTS)}, not several.", param=kinds[1])
+            raise BadRequest(f"Name one of {', '.join(_PART_KINDS)}, not several.", param=kinds[1])
         part = None
         if kinds:
             kind = kinds[0]

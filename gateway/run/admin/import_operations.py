@@ -108,7 +108,7 @@ class ImportOperations:
             uid = await asyncio.to_thread(import_uid, file, request.scope, request.source_user)
             survey = await self.performer.survey(file, request.format, request.source_user)
             async with self._beginning:
-                running = await self._begin(uid, survey, file, request)
+                running = await self._begin_or_join(uid, survey, file, request)
         except BaseException:
             file.close()
             raise
@@ -116,7 +116,7 @@ class ImportOperations:
             file.close()
         return running
 
-    async def _begin(
+    async def _begin_or_join(
         self, uid: str, survey: Survey, file: IO[bytes], request: ImportRequest
     ) -> RunningImport:
         """Begins an import; one without a task is performed by another process."""
@@ -231,7 +231,7 @@ class ImportOperations:
         if stored.status != "undone":
             task = self._undoing.get(uid)
             if task is None:
-                task = self._undoing[uid] = asyncio.create_task(self._undo(stored))
+                task = self._undoing[uid] = asyncio.create_task(self._forget_imported(stored))
                 task.add_done_callback(lambda _: self._undoing.pop(uid, None))
             await asyncio.wait([task], timeout=wait_s)
             if task.done():
@@ -250,7 +250,7 @@ class ImportOperations:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _undo(self, stored: StoredImport) -> None:
+    async def _forget_imported(self, stored: StoredImport) -> None:
         await self.store.forgetting.forget(stored.agent, ForgetTarget(imported=stored.id))
 
     async def _find_or_begin_memory(self, scope: Scope) -> Agent:

@@ -220,7 +220,7 @@ class MemoryViews(Struct, frozen=True):
         """
         before = FIRST_PAGE if after is None else _parse_page_end(after)
         if kind == "agent":
-            memories = await self._agents(project, q, before, limit + 1)
+            memories = await self._list_agents(project, q, before, limit + 1)
         else:
             pages = self.store.memory_pages
             memories = await pages.memories(project, f"{kind}:{q}", before=before, limit=limit + 1)
@@ -248,8 +248,8 @@ class MemoryViews(Struct, frozen=True):
         passages = await self.store.passages.page(memory.id, Page(limit=_SHOWN_PASSAGES), PassageFilter())
         return MemoryPage(
             _memory_record(memory),
-            await self._blocks(memory.id),
-            await self._facts(memory, facts),
+            await self._block_records(memory.id),
+            await self._fact_records(memory, facts),
             tuple(map(_conversation_record, conversations)),
             tuple(_passage_record(uid, each) for each in passages),
         )
@@ -274,7 +274,7 @@ class MemoryViews(Struct, frozen=True):
         facts = await self.store.facts.list(
             memory.id, is_all=is_all, as_of=as_of, before=before, limit=limit + 1
         )
-        items = await self._facts(memory, facts[:limit])
+        items = await self._fact_records(memory, facts[:limit])
         return ListPage(items, _next_cursor(facts, limit, lambda fact: str(fact.seq)))
 
     async def conversations(
@@ -342,16 +342,16 @@ class MemoryViews(Struct, frozen=True):
         Raises: BadRequest: there is no such version.
         """
         memory = await self.find(project, uid)
-        shown = await self._block(memory.id, label)
+        shown = await self._find_block(memory.id, label)
         before = read_cursor(after, LAST_NUMBER)
         versions = await self.store.memory_pages.versions(shown.block.id, before=before, limit=limit + 1)
-        sources = await self._sources(memory, versions[:limit], _LISTED_SOURCES)
+        sources = await self._list_sources(memory, versions[:limit], _LISTED_SOURCES)
         waiting = (await self.store.blocks.list_waiting_labels(memory.id)).count(label)
         return BlockPage(
             _block_record(shown, waiting),
             tuple(map(_version_record, versions[:limit], sources)),
             _next_cursor(versions, limit, lambda version: str(version.version)),
-            await self._diff(shown.block.id, from_, to),
+            await self._compare_versions(shown.block.id, from_, to),
         )
 
     async def undos(self, project: str | None, uid: str, label: str | None = None) -> dict[str, BlockDiff]:
@@ -383,8 +383,8 @@ class MemoryViews(Struct, frozen=True):
             raise UnknownId("There is no such fact.")
         before = await facts.list_replaced(memory.id, fact.id)
         after = None if fact.successor is None else await facts.find(memory.id, fact.successor)
-        (record,) = await self._facts(memory, [fact], _PAGE_SOURCES)
-        others = await self._facts(memory, [*before, *([] if after is None else [after])])
+        (record,) = await self._fact_records(memory, [fact], _PAGE_SOURCES)
+        others = await self._fact_records(memory, [*before, *([] if after is None else [after])])
         return FactPage(record, others[: len(before)], others[-1] if after is not None else None)
 
     async def conversation(
@@ -544,7 +544,9 @@ class MemoryViews(Struct, frozen=True):
             raise MemoryNotFound
         return memory
 
-    async def _agents(self, project: str | None, q: str, before: PageEnd, limit: int) -> list[SizedMemory]:
+    async def _list_agents(
+        self, project: str | None, q: str, before: PageEnd, limit: int
+    ) -> list[SizedMemory]:
         """Returns the memories of agents whose names or ids begin with `q`, those with the newest turns first."""
         pages = self.store.memory_pages
         if _AGENT_ID.startswith(q):  # as all ids do
@@ -567,7 +569,7 @@ class MemoryViews(Struct, frozen=True):
 
     async def blocks(self, project: str | None, uid: str) -> tuple[BlockRecord, ...]:
         """Returns the blocks of a memory. Raises: UnknownId, StoreError."""
-        return await self._blocks((await self.find(project, uid)).id)
+        return await self._block_records((await self.find(project, uid)).id)
 
     async def standing_facts(self, uid: str, before: float = math.inf) -> tuple[FactRecord, ...]:
         """Returns the standing facts that are in each prompt, newest first, as far as there is room.
@@ -584,7 +586,7 @@ class MemoryViews(Struct, frozen=True):
         blocks = [each.block for each in await self.store.memory_pages.blocks(memory.id)]
         candidates = [StandingFact(fact.seq, fact.text, fact.valid_from) for fact in facts]
         _, shown_seqs = standing_block(candidates, blocks, None)
-        return await self._facts(memory, [fact for fact in facts if fact.seq in shown_seqs])
+        return await self._fact_records(memory, [fact for fact in facts if fact.seq in shown_seqs])
 
     async def blocks_since(self, uid: str, since: float) -> BlocksSince:
         """Returns the blocks, and which were changed after a time. Raises: UnknownId, StoreError."""
@@ -598,48 +600,50 @@ class MemoryViews(Struct, frozen=True):
         changed = {each.label: ChangedBlock(before.get(each.id), each.version) for each in blocks}
         return BlocksSince(same, changed)
 
-    async def _blocks(self, agent: int) -> tuple[BlockRecord, ...]:
+    async def _block_records(self, agent: int) -> tuple[BlockRecord, ...]:
         waiting = await self.store.blocks.list_waiting_labels(agent)
         blocks = await self.store.memory_pages.blocks(agent)
         return tuple(_block_record(each, waiting.count(each.block.label)) for each in blocks)
 
-    async def _block(self, agent: int, label: str) -> ShownBlock:
+    async def _find_block(self, agent: int, label: str) -> ShownBlock:
         blocks = await self.store.memory_pages.blocks(agent)
         shown = next((each for each in blocks if each.block.label == label), None)
         if shown is None:
             raise UnknownId("There is no such block.")
         return shown
 
-    async def _diff(self, block: int, from_: int | None, to: int | None) -> BlockDiff | None:
+    async def _compare_versions(self, block: int, from_: int | None, to: int | None) -> BlockDiff | None:
         """Returns the difference of two versions; None: there is no version before `to`. Raises: BadRequest."""
-        new = await self._last_version(block) if to is None else await self._version(block, to, "to")
+        new = (
+            await self._find_last_version(block) if to is None else await self._find_version(block, to, "to")
+        )
         if new is None:
             return None
         if from_ is None:
-            old = await self._last_version(block, new.version)
+            old = await self._find_last_version(block, new.version)
         else:
-            old = await self._version(block, from_, "from")
+            old = await self._find_version(block, from_, "from")
         if old is None:
             return None
         parts = await asyncio.to_thread(diff_words, old.value, new.value)
         return BlockDiff(old.version, new.version, parts)
 
-    async def _last_version(self, block: int, before: int = LAST_NUMBER) -> Revision | None:
+    async def _find_last_version(self, block: int, before: int = LAST_NUMBER) -> Revision | None:
         versions = await self.store.memory_pages.versions(block, before=before, limit=1)
         return versions[0] if versions else None
 
-    async def _version(self, block: int, version: int, param: str) -> Revision:
-        revision = await self._last_version(block, version + 1)
+    async def _find_version(self, block: int, version: int, param: str) -> Revision:
+        revision = await self._find_last_version(block, version + 1)
         if revision is None or revision.version != version:
             raise BadRequest(f"The block has no version {version}.", param=param)
         return revision
 
-    async def _facts(
+    async def _fact_records(
         self, memory: FoundMemory | SizedMemory, facts: Sequence[Fact], most: int = _LISTED_SOURCES
     ) -> tuple[FactRecord, ...]:
-        return tuple(map(_fact_record, facts, await self._sources(memory, facts, most)))
+        return tuple(map(_fact_record, facts, await self._list_sources(memory, facts, most)))
 
-    async def _sources(
+    async def _list_sources(
         self, memory: FoundMemory | SizedMemory, items: Sequence[Fact | Revision], most: int
     ) -> list[tuple[SourceRecord, ...]]:
         """Returns the messages that each of these came from. most: how many exchanges are read for each."""

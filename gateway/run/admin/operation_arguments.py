@@ -18,9 +18,9 @@ from gateway.settings import DEFAULT_PROFILE
 from storage.records import API_PROFILE, Scope
 
 RawArguments = Mapping[str, Any]
-_TEXT = Annotated[str, Meta(min_length=1)]
+_NonEmptyText = Annotated[str, Meta(min_length=1)]
 # The bound is above every row number that SQLite assigns, and below the largest integer that it can hold.
-_NUMBER = Annotated[int, Meta(gt=0, lt=1 << 62)]
+_RowNumber = Annotated[int, Meta(gt=0, lt=1 << 62)]
 # The records of a page where the caller names no limit, and the highest limit.
 DEFAULT_LIMIT: Final = 1_000
 MAX_LIMIT: Final = 10_000
@@ -87,7 +87,7 @@ class Arguments:
         return self._fields.get(name)
 
     def text(self, name: str) -> str:
-        value: str = self._read(name, _TEXT, "a non-empty text")
+        value: str = self._read(name, _NonEmptyText, "a non-empty text")
         return value
 
     def optional_text(self, name: str) -> str | None:
@@ -103,7 +103,7 @@ class Arguments:
         return id
 
     def number(self, name: str) -> int:
-        value: int = self._read(name, _NUMBER, "a positive number")
+        value: int = self._read(name, _RowNumber, "a positive number")
         return value
 
     def optional_number(self, name: str) -> int | None:

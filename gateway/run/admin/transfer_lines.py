@@ -81,10 +81,10 @@ def line_of(record: TransferRecord) -> dict[str, Any]:
 
 def count_messages(lines: Iterable[dict[str, Any]]) -> int:
     """Returns how many messages lines have, as lists count them: without those that were forgotten alone."""
-    return sum(_count_messages(line["exchange"]) for line in lines if "exchange" in line)
+    return sum(_count_in_exchange(line["exchange"]) for line in lines if "exchange" in line)
 
 
-def _count_messages(exchange: dict[str, Any]) -> int:
+def _count_in_exchange(exchange: dict[str, Any]) -> int:
     if exchange["state"] in _WITHOUT_WORDS:
         return 0
     redacted_inputs = sum(int(index) >= 0 for index in exchange["redactions"])
@@ -173,7 +173,7 @@ class LineReader:
         is_gone = state in _WITHOUT_WORDS
         if not is_gone:
             line = _with_mark(line, self._mark)
-        inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hashes(line)
+        inputs, media, reply = _tombstone_hashes(line) if is_gone else self._hash_messages(line)
         self._check_number(line["seq"] + len(inputs) - (reply is None))
         before = await self._find_path_end(line["parent"])
         atoms = [atom for message in inputs for atom in message] + [*(reply or ())]
@@ -207,7 +207,7 @@ class LineReader:
             exchange,
         )
 
-    def _hashes(self, line: dict[str, Any]) -> _Hashes:
+    def _hash_messages(self, line: dict[str, Any]) -> _Hashes:
         """Returns the hashes of an exchange with content; forgotten messages get random ones."""
         messages: list[WireMessage] = line["input"] or []
         redactions = {int(index): _random_atoms(kinds) for index, kinds in line["redactions"].items()}

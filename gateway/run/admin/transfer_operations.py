@@ -36,7 +36,7 @@ from storage.sql.store import Store
 
 FORMAT = 3
 # 1: before agents were made over REST; 2: with `FORMER_NAMES`.
-FORMATS = (1, 2, FORMAT)
+READ_FORMATS = (1, 2, FORMAT)
 # The last line: without it something is missing.
 END_LINE: dict[str, Any] = {"end": {}}
 # Lines of an answer.
@@ -244,9 +244,9 @@ class TransferOperations:
     async def _begin_memory(self, scope: Scope, line: Any) -> ImportPosition:
         """Makes the memory that is filled; it cannot be found before the import has ended."""
         header = line.get("memory")
-        if not isinstance(header, dict) or header.get("format") not in FORMATS:
+        if not isinstance(header, dict) or header.get("format") not in READ_FORMATS:
             seen = header.get("format") if isinstance(header, dict) else None
-            formats = " or ".join(map(str, FORMATS))
+            formats = " or ".join(map(str, READ_FORMATS))
             raise _not_an_export(f"its first line must name the format {formats}, saw {seen!r}")
         check_header(header)
         agent = await self.store.transfer.begin_import(self.store.agents.new(scope))

@@ -67,11 +67,11 @@ class WorkOperations(Struct, frozen=True):
         limit: int = 50,
     ) -> WorkRecord:
         """Returns a page of jobs and one of batches. after, after_batch: `next` of the page before."""
-        jobs = await self._jobs(project, after, limit)
+        jobs = await self._list_jobs(project, after, limit)
         before = read_cursor(after_batch, None)
         listed = await self.store.batches.list(project, Page(after=before, limit=limit + 1))
         batches = BatchPage(
-            tuple([await self._batch(batch) for batch in listed[:limit]]),
+            tuple([await self._batch_record(batch) for batch in listed[:limit]]),
             str(listed[limit - 1].id) if len(listed) > limit else None,
         )
         spent = await self.store.usage.background_tokens(project, int(self.now() // DAY_S))
@@ -79,7 +79,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def retry_job(self, project: str | None, id: int) -> JobRecord:
         """Has a job run now. Returns the job, or a newer one in its place."""
-        job, scope = await self._job(project, id)
+        job, scope = await self._find_job(project, id)
         try:
             return _job_record(await self.store.jobs.retry(job.id), scope)
         except NotFound as error:
@@ -89,7 +89,7 @@ class WorkOperations(Struct, frozen=True):
 
     async def cancel_job(self, project: str | None, id: int) -> JobRecord:
         """Deletes a job. A batch ends with its own."""
-        _, scope = await self._job(project, id)
+        _, scope = await self._find_job(project, id)
         try:
             return _job_record(await cancel_job(self.store, id, self.now()), scope)
         except NotFound as error:
@@ -101,9 +101,9 @@ class WorkOperations(Struct, frozen=True):
             batch = await self.store.batches.find(project, ids.uid_of("job", id) or id)
         except NotFound as error:
             raise UnknownId("There is no such batch.") from error
-        return await self._batch(await self.store.batches.cancel(batch, self.now()))
+        return await self._batch_record(await self.store.batches.cancel(batch, self.now()))
 
-    async def _jobs(self, project: str | None, after: str | None, limit: int) -> JobPage:
+    async def _list_jobs(self, project: str | None, after: str | None, limit: int) -> JobPage:
         is_dead = True
         before = LAST_NUMBER
         if after is not None:
@@ -120,14 +120,14 @@ class WorkOperations(Struct, frozen=True):
         items = tuple(_job_record(job, scope) for job, scope in jobs[:limit])
         return JobPage(items, _next(items) if len(jobs) > limit else None)
 
-    async def _job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
+    async def _find_job(self, project: str | None, id: int) -> tuple[Job, Scope | None]:
         for is_dead in (True, False):
             jobs = await self.store.jobs.page(is_dead=is_dead, before=id + 1, project=project, limit=1)
             if jobs and jobs[0][0].id == id:
                 return jobs[0]
         raise _no_job()
 
-    async def _batch(self, batch: Batch) -> BatchRecord:
+    async def _batch_record(self, batch: Batch) -> BatchRecord:
         counts = await self.store.batches.counts(batch.id)
         counts_by_state = {"total": counts.total, **asdict(counts)}
         return BatchRecord(ids.id_of("job", batch.uid), batch.state.value, batch.created, counts_by_state)

@@ -23,7 +23,7 @@ from gateway.web.upload import UploadBody
 
 IMPORTS_PATH: Final = "/v1/manage/imports"
 # How long a request waits for an undoing, which goes on after that.
-_UNDO_S: Final = 20.0
+_UNDO_WAIT_S: Final = 20.0
 _FLAGS: Final = ("learn", "preview")
 _TRUTHS: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
 
@@ -54,7 +54,7 @@ def import_routes(
         return await operations.show(request.path_params["id"], project=manager.project)
 
     async def undo(manager: Manager, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return await operations.undo(request.path_params["id"], project=manager.project, wait_s=_UNDO_S)
+        return await operations.undo(request.path_params["id"], project=manager.project, wait_s=_UNDO_WAIT_S)
 
     one = f"{IMPORTS_PATH}/{{id}}"
     return [

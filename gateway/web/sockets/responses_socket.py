@@ -37,9 +37,9 @@ from gateway.web.raw_headers import find_header
 from gateway.web.sockets.arrival import Arrival
 from gateway.web.sockets.queued_response import QueuedResponse, ResponseConnection
 
-PATH: Final = "/v1/responses"
+RESPONSES_PATH: Final = "/v1/responses"
 # LiveKit connects to its base URL, without the rest of the path.
-_PATHS: Final = frozenset((PATH, f"{PATH}/", "/v1", "/v1/"))
+_SOCKET_PATHS: Final = frozenset((RESPONSES_PATH, f"{RESPONSES_PATH}/", "/v1", "/v1/"))
 # Responses of one connection that are under way or wait; clients seen so far ask for one or two at a time.
 _MAX_UNDER_WAY: Final = 32
 # Close codes (RFC 6455 7.4, and its registry at IANA).
@@ -93,7 +93,7 @@ class ResponsesSockets:
                 # A refusal, in the messages of ASGI's extension "WebSocket Denial Response".
                 await send({**message, "type": f"websocket.{message['type']}"})
 
-        path = PATH if scope["path"] in _PATHS else scope["path"]
+        path = RESPONSES_PATH if scope["path"] in _SOCKET_PATHS else scope["path"]
         handshake = _request(scope, "GET", path, {"opens_socket": True}, scope["headers"])
         await self.edge(handshake, receive, answer)
         if is_open:
@@ -274,7 +274,9 @@ class _Session:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
         ]
-        scope = _request(self._scope, "POST", PATH, {"connection": response.connection}, headers, self._query)
+        scope = _request(
+            self._scope, "POST", RESPONSES_PATH, {"connection": response.connection}, headers, self._query
+        )
         await self._sockets.edge(scope, _BodyReceiver(body), _EventSender(self, pending, response))
         if response.has_ended:
             return
@@ -328,13 +330,13 @@ class _EventSender:
         elif self._is_stream:
             for event in self._decoder.feed(message["body"]):
                 if event.data is not None:
-                    await self._send_event(server_events.kind_of(event.name, event.data), event.data)
+                    await self._note_and_send(server_events.kind_of(event.name, event.data), event.data)
         else:
             self._body += message["body"]
             if not message.get("more_body", False):
                 await self._refuse()
 
-    async def _send_event(self, kind: str, data: bytes) -> None:
+    async def _note_and_send(self, kind: str, data: bytes) -> None:
         response = self._response
         if response.has_ended or data == b"[DONE]":
             return

@@ -27,7 +27,7 @@ ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.
 GOOD_ENDS: Final = frozenset(("response.completed", "response.incomplete"))
 
 
-_errors = ResponsesErrors()
+_ERROR_FORM = ResponsesErrors()
 # Values stay as they are written: what comes from elsewhere may be nested more deeply than orjson writes.
 _ECHOED: Final = {key: orjson.dumps(value) for key, value in ECHOED.items()}
 
@@ -84,7 +84,7 @@ def refusal_event(status: int, body: bytes, headers: Mapping[str, str]) -> bytes
 
 def error_event(error: GatewayError) -> bytes:
     """Returns the event for an error of the gateway's."""
-    return refusal_event(error.status, _errors.body(error), {})
+    return refusal_event(error.status, _ERROR_FORM.body(error), {})
 
 
 def cancelled_event(first_sent: bytes, output: bytes, sequence_number: int) -> bytes:
