@@ -38,7 +38,7 @@ from storage.records import Atom, Exchange
 LONG_REPLY = 32
 # Bounds of the search; no measurement. Turns before one in which the same reply is looked for.
 _MAX_TURNS = 8
-# Places in the tree, or far back in the list, at which a reply is compared path by path.
+# Places in the list, or in the tree, at which a reply is compared path by path.
 _MAX_PLACES = 8
 # The last runs of assistant messages in a list that are tried as altered stored replies.
 _MAX_RUNS = 64
@@ -109,13 +109,13 @@ class Match(Struct, frozen=True):
 # -- finding the match point
 
 
-def _segments(listing: HashedList) -> list[range]:
+def _turn_ranges(listing: HashedList) -> list[range]:
     """Returns the indices that lie between the user's messages, oldest first."""
-    asked = [i for i, message in enumerate(listing.messages) if message.get("role") == "user"]
-    return [range(a + 1, b) for a, b in pairwise([-1, *asked, len(listing)])]
+    questions = [i for i, message in enumerate(listing.messages) if message.get("role") == "user"]
+    return [range(a + 1, b) for a, b in pairwise([-1, *questions, len(listing)])]
 
 
-class _Segment:
+class _TurnReplies:
     """The assistant's words and calls of one turn, however they were split, merged or mixed with others."""
 
     def __init__(self, listing: HashedList, indices: Iterable[int]) -> None:
@@ -165,18 +165,18 @@ class _Segment:
 
 def reply_keys(listing: HashedList, turns: int) -> list[Atom]:
     """Returns the keys under which replies in the last turns of a list may be stored, for a look-up."""
-    found: dict[Atom, None] = {}
-    for indices in _segments(listing)[::-1][: turns + 1]:
-        segment = _Segment(listing, indices)
+    keys: dict[Atom, None] = {}
+    for indices in _turn_ranges(listing)[::-1][: turns + 1]:
+        turn = _TurnReplies(listing, indices)
         # A reply has no name before it comes back under one.
-        found.update(dict.fromkeys([*segment.spans, *segment.unnamed]))
-        calls = [atom for _, atom in segment.calls][-16:]
+        keys.update(dict.fromkeys([*turn.spans, *turn.unnamed]))
+        calls = [atom for _, atom in turn.calls][-16:]
         for end in range(len(calls), 0, -1):
             for start in range(max(0, end - 8), end):
                 key = listing.hasher.reply_key(calls[start:end])
                 if key is not None:
-                    found[key] = None
-    return list(found)
+                    keys[key] = None
+    return list(keys)
 
 
 class _Turns:
@@ -184,16 +184,16 @@ class _Turns:
 
     def __init__(self, listing: HashedList) -> None:
         self._listing = listing
-        self._segments = _segments(listing)
-        self._read: dict[int, _Segment] = {}
+        self._ranges = _turn_ranges(listing)
+        self._read: dict[int, _TurnReplies] = {}
         self.flat = listing.flat(len(listing))
 
     def __len__(self) -> int:
-        return len(self._segments)
+        return len(self._ranges)
 
-    def __getitem__(self, number: int) -> _Segment:
+    def __getitem__(self, number: int) -> _TurnReplies:
         if number not in self._read:
-            self._read[number] = _Segment(self._listing, self._segments[number])
+            self._read[number] = _TurnReplies(self._listing, self._ranges[number])
         return self._read[number]
 
     def has_better(self, number: int, exchange: Exchange, path: Sequence[Atom], likeness: int) -> bool:
@@ -202,12 +202,12 @@ class _Turns:
         A client may cut two replies to the same words; the second turn must not be taken for the first one.
         """
         reply = exchange.reply or ()
-        near = range(max(0, number - _MAX_TURNS), number)
-        ends = [span[1] for i in near for span in [self[i].find(reply)] if span]
-        first = min((i for k in near for i in self._segments[k][:1]), default=0)
+        turns_before = range(max(0, number - _MAX_TURNS), number)
+        ends = [span[1] for turn in turns_before for span in [self[turn].find(reply)] if span]
+        first = min((i for turn in turns_before for i in self._ranges[turn][:1]), default=0)
         # Further back only a reply in one message is recognised, where the list is about as long as the path.
-        far = [i for i in range(first) if self._listing.atoms[i] == reply]
-        ends += sorted(far, key=lambda i: abs(self._listing.before[i + 1] - len(path)))[:_MAX_PLACES]
+        older = [i for i in range(first) if self._listing.atoms[i] == reply]
+        ends += sorted(older, key=lambda i: abs(self._listing.before[i + 1] - len(path)))[:_MAX_PLACES]
         return any(_likeness(self.flat[: self._listing.before[end + 1]], path) > likeness for end in ends)
 
 
@@ -224,16 +224,16 @@ def _likeness(listed: Sequence[Atom], path: Sequence[Atom]) -> int:
 
 def _common_end(tree: Tree, exchange: Exchange, listed: Sequence[Atom]) -> int:
     """Returns how many atoms at the end of the list and of the path to the exchange are the same, up to `LCS_ATOMS`."""
-    found = 0
-    step: Exchange | None = exchange
-    while step is not None:
-        for atoms in ((step.reply or ()), *step.inputs[::-1]):
+    count = 0
+    ancestor: Exchange | None = exchange
+    while ancestor is not None:
+        for atoms in ((ancestor.reply or ()), *ancestor.inputs[::-1]):
             for atom in atoms[::-1]:
-                if found in (LCS_ATOMS, len(listed)) or listed[-1 - found] != atom:
-                    return found
-                found += 1
-        step = tree.parent(step)
-    return found
+                if count in (LCS_ATOMS, len(listed)) or listed[-1 - count] != atom:
+                    return count
+                count += 1
+        ancestor = tree.parent(ancestor)
+    return count
 
 
 class _Rank(NamedTuple):
@@ -248,6 +248,20 @@ class _Rank(NamedTuple):
     goes_on: bool
     begun: float
     id: int
+
+
+class _Occurrence(NamedTuple):
+    """A stored reply that stands in the list."""
+
+    # Its first and last message.
+    span: ListSpan
+    # The exchange that has the reply.
+    exchange: Exchange
+
+    @property
+    def end(self) -> int:
+        """The index of its last message."""
+        return self.span[1]
 
 
 class _Candidate(NamedTuple):
@@ -279,8 +293,8 @@ class _Search:
         """Tries the turns of the list, the last one first, until a stored reply is evident."""
         if not self._by_first_atom:
             return Match()
-        for number, found in self._tries():
-            ranked = self._ranked(number, found)
+        for number, occurrences in self._occurrences():
+            ranked = self._ranked(number, occurrences)
             if not ranked:
                 continue
             best = ranked[-1]
@@ -299,80 +313,83 @@ class _Search:
         It is found as an altered one; what is found by the name is the same reply in another conversation.
         """
         listed = self._turns.flat[: self._query.listing.before[span[0]]]
-        without = (
+        without_name = (
             exchange
             for atom in self._turns[number].unnamed
             for exchange in self._by_first_atom.get(atom, ())[-_MAX_PLACES:]
         )
-        return any(self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without)
+        return any(
+            self._tree.atoms(exchange)[: -len(exchange.reply or ())] == listed for exchange in without_name
+        )
 
-    def _tries(self) -> Iterator[tuple[int, list[tuple[ListSpan, Exchange]]]]:
-        """Yields (number of a turn, the stored replies that end at one position in it), the last place first.
+    def _occurrences(self) -> Iterator[tuple[int, list[_Occurrence]]]:
+        """Yields the number of a turn, and the stored replies that end at the same message of it; the last end first.
 
-        A turn has several where the assistant spoke once more into a silence. The last of each is always tried.
+        A turn has several ends where the assistant spoke once more into a silence. The last one of each turn is yielded
+        in any case, and `_MAX_PLACES` of the others.
         """
-        tried, more = 0, _MAX_PLACES
+        turn_count, other_ends = 0, 0
         for number in range(len(self._turns) - 1, -1, -1):
-            answered = self._turns[number]
-            near = (
-                exchange
-                for first in answered.first_atoms()
-                for exchange in self._by_first_atom.get(first, ())
-            )
-            found = [
-                (span, exchange)
-                for exchange in near
-                if exchange.reply
-                for span in [answered.find(exchange.reply)]
-                if span
-            ]
-            found = [(span, exchange) for span, exchange in found if span[1] >= self._shared]
-            if not found:
+            occurrences = self._occurrences_in(self._turns[number])
+            if not occurrences:
                 continue
-            ends = sorted({span[1] for span, _ in found}, reverse=True)[: 1 + more]
-            for last in ends:
-                yield number, [(span, exchange) for span, exchange in found if span[1] == last]
-            tried, more = tried + 1, more + 1 - len(ends)
-            if tried == _MAX_PLACES:
+            ends = sorted({each.end for each in occurrences}, reverse=True)[: 1 + _MAX_PLACES - other_ends]
+            for end in ends:
+                yield number, [each for each in occurrences if each.end == end]
+            turn_count += 1
+            other_ends += len(ends) - 1
+            if turn_count == _MAX_PLACES:
                 return
 
-    def _ranked(self, number: int, candidates: list[tuple[ListSpan, Exchange]]) -> list[_Candidate]:
-        """Returns the replies found in a turn that the client may mean, the best one last."""
+    def _occurrences_in(self, turn: _TurnReplies) -> list[_Occurrence]:
+        """Returns the stored replies in a turn, but for those that may be an opening's own messages."""
+        exchanges = (
+            exchange for atom in turn.first_atoms() for exchange in self._by_first_atom.get(atom, ())
+        )
+        spans = ((turn.find(exchange.reply or ()), exchange) for exchange in exchanges)
+        return [
+            _Occurrence(span, exchange)
+            for span, exchange in spans
+            if span is not None and span[1] >= self._shared
+        ]
+
+    def _ranked(self, number: int, occurrences: list[_Occurrence]) -> list[_Candidate]:
+        """Returns the replies with the same end in a turn that the client may mean, the best one last."""
         tree, listing = self._tree, self._query.listing
-        last = candidates[0][0][1]
-        listed = self._turns.flat[: listing.before[last + 1]]
-        then = listing.atoms[last + 1 : last + 2]  # of the next message, if there is one
+        end = occurrences[0].end
+        listed = self._turns.flat[: listing.before[end + 1]]
+        next_atoms = listing.atoms[end + 1 : end + 2]  # of the next message, if there is one
         ranked: list[_Candidate] = []
-        for span, exchange in self._nearest(candidates, listed):
-            path = tree.atoms(exchange)
-            is_whole, children = path == listed, tree.children(exchange)
+        for span, exchange in self._nearest(occurrences, listed):
+            path, children = tree.atoms(exchange), tree.children(exchange)
+            is_whole = path == listed
             likeness = 0 if is_whole else _likeness(listed, path)
             # Below 0 list and path differ, so the words of the reply may belong to an earlier turn.
             if likeness < 0 and self._turns.has_better(number, exchange, path, likeness):
                 continue
-            goes_on = is_whole and (not children or any(list(each.inputs[:1]) == then for each in children))
+            goes_on = is_whole and (
+                not children or any(list(child.inputs[:1]) == next_atoms for child in children)
+            )
             rank = _Rank(likeness, is_whole, goes_on, exchange.begun, exchange.id)
             ranked.append(_Candidate(rank, exchange, span, tree.elements(exchange)))
         return sorted(ranked, key=lambda candidate: candidate.rank)
 
-    def _nearest(
-        self, candidates: list[tuple[ListSpan, Exchange]], listed: Sequence[Atom]
-    ) -> list[tuple[ListSpan, Exchange]]:
+    def _nearest(self, occurrences: list[_Occurrence], listed: Sequence[Atom]) -> list[_Occurrence]:
         """Returns those that are compared path by path, `_MAX_PLACES` at most: there may be hundreds of "Yes."."""
-        if len(candidates) <= _MAX_PLACES:
-            return candidates
-        whole = self._query.listing.hash_path(candidates[0][0][1] + 1)
+        if len(occurrences) <= _MAX_PLACES:
+            return occurrences
+        listed_path = self._query.listing.hash_path(occurrences[0].end + 1)
 
-        def rank(one: tuple[ListSpan, Exchange]) -> tuple[bool, int, float, int]:
-            exchange = one[1]
+        def rank(occurrence: _Occurrence) -> tuple[bool, int, float, int]:
+            exchange = occurrence.exchange
             return (
-                exchange.path == whole,
+                exchange.path == listed_path,
                 _common_end(self._tree, exchange, listed),
                 exchange.begun,
                 exchange.id,
             )
 
-        return sorted(candidates, key=rank)[-_MAX_PLACES:]
+        return sorted(occurrences, key=rank)[-_MAX_PLACES:]
 
     def _is_evident(self, best: _Candidate) -> bool:
         """Returns whether a reply is the stored one, and not another with the same words.
@@ -390,14 +407,16 @@ class _Search:
             return True
         if best.rank.likeness < 0 and self._is_elsewhere(best):
             return False
-        asked = [i for i in range(best.span[0]) if is_question(listing.atoms[i])][-1:]
-        if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in asked):
+        last_question = [i for i in range(best.span[0]) if is_question(listing.atoms[i])][-1:]
+        if any(listing.atoms[i][0] in _answered_atoms(best.elements) for i in last_question):
             return True
         if not self._query.is_named:
             return False
-        # The next tries may need contents as well, so all that they compare is loaded at once.
-        tree.group_for_loading(tree.turn_start(other) for _, found in self._tries() for _, other in found)
-        return all(_is_akin(tree, exchange, listing, i) for i in asked)
+        # Replies that are tried after this one may need contents as well, so all that they compare is loaded at once.
+        tree.group_for_loading(
+            tree.turn_start(other.exchange) for _, occurrences in self._occurrences() for other in occurrences
+        )
+        return all(_is_akin(tree, exchange, listing, i) for i in last_question)
 
     def _has_reply_within(self, best: _Candidate) -> bool:
         """Returns whether the list has a stored reply among the messages that this one answers.
@@ -405,8 +424,8 @@ class _Search:
         They were sent while that reply was still spoken, and the list goes on from it (LiveKit, where the user types).
         """
         atoms, exchange = self._query.listing.atoms, best.exchange
-        for _, found in self._tries():
-            for span, other in found:
+        for _, occurrences in self._occurrences():
+            for span, other in occurrences:
                 count = len(other.inputs)
                 is_beginning = (
                     0 < count < len(exchange.inputs)
@@ -420,10 +439,10 @@ class _Search:
     def _is_elsewhere(self, best: _Candidate) -> bool:
         """Returns whether a beginning of the list is word for word the path of an exchange that is not above this."""
         listing, above = self._query.listing, {element.exchange.path for element in best.elements}
-        for _, found in self._tries():
-            before = [(span, exchange) for span, exchange in found if span[1] < best.span[0]]
+        for _, occurrences in self._occurrences():
+            before = [each for each in occurrences if each.end < best.span[0]]
             paths = {
-                exchange.path for span, exchange in before if exchange.path == listing.hash_path(span[1] + 1)
+                each.exchange.path for each in before if each.exchange.path == listing.hash_path(each.end + 1)
             }
             if paths:
                 return not paths & above
@@ -473,12 +492,14 @@ def _find_silent(tree: Tree, listing: HashedList) -> Match | None:
     first = last = listing.answered - 1
     if listing.atoms[last]:
         return None
-    found = [exchange for exchange in tree if exchange.reply == () and exchange.path == listing.path_answered]
-    if not found:
+    silent = [
+        exchange for exchange in tree if exchange.reply == () and exchange.path == listing.path_answered
+    ]
+    if not silent:
         return None
     while first and listing.role(first - 1) == "assistant" and not listing.atoms[first - 1]:
         first -= 1
-    return Match(max(found, key=lambda exchange: (exchange.begun, exchange.id)), first, last)
+    return Match(max(silent, key=lambda exchange: (exchange.begun, exchange.id)), first, last)
 
 
 class _AlteredSearch:
@@ -559,19 +580,23 @@ class _AlteredSearch:
         """
         tree, listing = self._tree, self._query.listing
         inputs = tuple(listing.atoms[self._start : begin])
-        asked = [
-            each
-            for each in self._candidates
-            if (count := _count_prefill(each))
-            and not is_tombstone(each)
-            and self._was_asked(replace(each, inputs=each.inputs[:-count]), inputs)
+        candidates = [
+            exchange
+            for exchange in self._candidates
+            if (count := _count_prefill(exchange))
+            and not is_tombstone(exchange)
+            and self._was_asked(replace(exchange, inputs=exchange.inputs[:-count]), inputs)
         ]
-        if not asked:
+        if not candidates:
             return None
-        tree.group_for_loading(asked)
+        tree.group_for_loading(candidates)
         heard = heard_letters("".join(listing.text(i) for i in range(begin, end)))
-        found = [each for each in asked if self._is_prefilled_reply(each, heard)]
-        return max(found, key=lambda each: (tree.touched_at(each), each.begun, each.id), default=None)
+        prefilled = [exchange for exchange in candidates if self._is_prefilled_reply(exchange, heard)]
+        return max(
+            prefilled,
+            key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id),
+            default=None,
+        )
 
     def _is_prefilled_reply(self, exchange: Exchange, heard: str) -> bool:
         """Returns whether letters are those of a reply and its first words, and not of these words alone."""
@@ -607,18 +632,19 @@ class _AlteredSearch:
         """
         tree = self._tree
         if self._match_point is None:
-            found = list(tree)
+            exchanges = list(tree)
         else:
-            found, todo = [], tree.children(self._match_point)
+            exchanges, todo = [], tree.children(self._match_point)
             while todo:
-                each = todo.pop()
-                found.append(each)
-                children, is_continued = tree.children(each), tree.is_continued(each)
+                exchange = todo.pop()
+                exchanges.append(exchange)
+                children, is_continued = tree.children(exchange), tree.is_continued(exchange)
                 todo += [child for child in children if not is_continued or tree.continues_turn(child)]
         return [
-            each
-            for each in found
-            if each.ended is not None or (each.stopped is not None and (each.size or is_tombstone(each)))
+            exchange
+            for exchange in exchanges
+            if exchange.ended is not None
+            or (exchange.stopped is not None and (exchange.size or is_tombstone(exchange)))
         ]
 
     def _may_be_meant(self, exchange: Exchange) -> bool:
@@ -689,17 +715,16 @@ def _count_prefill(exchange: Exchange) -> int:
     return count if count < len(inputs) and is_user(inputs[-1 - count]) else 0
 
 
-def _is_akin(tree: Tree, exchange: Exchange, listing: HashedList, at: int) -> bool:
+def _is_akin(tree: Tree, exchange: Exchange, listing: HashedList, index: int) -> bool:
     """Returns whether two questions are the same but for a template around one.
 
     Any two results of tools are akin, because clients prune them, and so is a text with which an application stands for
     what it has left out: the summary of a compaction.
     """
-    if listing.role(at) != "user":
+    if listing.role(index) != "user":
         return bool(exchange.inputs) and not is_user(exchange.inputs[-1])
-    text = text_of(listing.messages[at])
-    if (found := IN_PLACE.match(text)) and not text[found.end() :].strip():
+    text = text_of(listing.messages[index])
+    if (in_place := IN_PLACE.match(text)) and not text[in_place.end() :].strip():
         return True
-    asked = [m for m in tree.content(tree.turn_start(exchange)).messages or () if m.get("role") == "user"]
-    old, new = without_space(text_of(asked[-1])) if asked else "", without_space(listing.text(at))
-    return bool(old and new) and (old in new or new in old)
+    stored, listed = tree.question(exchange), without_space(listing.text(index))
+    return bool(stored and listed) and (stored in listed or listed in stored)

@@ -6,7 +6,7 @@ gateway/core/conversation/settle.py decides what is active afterwards. Rules are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -105,10 +105,12 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     listing = query.listing
     match = find_match(tree, query)
     head = find_head(tree, query, match) if query.kind is ConversationKind.APPENDED else None
-    found = _continue_match(tree, listing, match) if head is None else _continue_head(tree, listing, head)
-    match_point, pending = found.match.match_point, found.pending
-    messages = [*pending, *(listing.messages[i] for i in found.new)]
-    exchange = new_exchange(query, match_point, pending, found.new)
+    continuation = (
+        _continue_match(tree, listing, match) if head is None else _continue_head(tree, listing, head)
+    )
+    match_point, pending = continuation.match.match_point, continuation.pending
+    messages = [*pending, *(listing.messages[i] for i in continuation.new)]
+    exchange = new_exchange(query, match_point, pending, continuation.new)
     tree.provide_messages(0, messages)
     if match_point is not None:
         conversation: int | None = match_point.conversation
@@ -121,16 +123,16 @@ def plan_turn(tree: Tree, query: Query) -> Plan:
     is_list_alone = match_point is None and query.kind is ConversationKind.CLIENT
     return Plan(
         query=query,
-        match=found.match,
-        new=found.new,
+        match=continuation.match,
+        new=continuation.new,
         conversation=conversation,
         exchange=exchange,
         messages=messages,
-        omitted=tuple(found.omitted),
-        amendments=tuple(found.amendments),
+        omitted=tuple(continuation.omitted),
+        amendments=tuple(continuation.amendments),
         pending=tuple(pending),
-        heard_count=found.heard_count,
-        resent_count=found.resent_count,
+        heard_count=continuation.heard_count,
+        resent_count=continuation.resent_count,
         redactions=find_redactions(tree, exchange, messages, len(pending), rivals),
         off_record=query.mode not in (MemoryUse.ON, MemoryUse.APART)
         or _repeats_off_record(tree, exchange, match_point, rivals, follows_head=head is not None),
@@ -214,8 +216,8 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
         end = tree.turn_end_or_now(exchange, query.now)
         return end > query.now or (query.now - end <= query.idle_s and not tree.is_continued(exchange))
 
-    near = [exchange for exchange in openings if is_free(exchange) and tree.extends(new, exchange)]
-    if not near:
+    repeated = [exchange for exchange in openings if is_free(exchange) and tree.extends(new, exchange)]
+    if not repeated:
         return None
 
     def rank(exchange: Exchange) -> tuple[int, int, float]:
@@ -226,7 +228,7 @@ def find_opening(tree: Tree, new: Exchange, query: Query) -> Exchange | None:
             exchange.begun,
         )
 
-    return max(near, key=rank)
+    return max(repeated, key=rank)
 
 
 def rivals_of(tree: Tree, match_point: Exchange | None, conversation: int | None) -> list[Exchange]:
@@ -281,27 +283,25 @@ def _quotes_last_turn(tree: Tree, query: Query, messages: Sequence[WireMessage])
         return False
     if len(spoken) != 1 or spoken[0].get("role") != "user":
         return False
-    before = [
+    answered = [
         exchange
         for exchange in tree
         if exchange.conversation == query.conversation and exchange.reply and not is_tombstone(exchange)
     ]
     last = max(
-        (exchange for exchange in before if tree.is_active(exchange, is_named=True)),
+        (exchange for exchange in answered if tree.is_active(exchange, is_named=True)),
         key=lambda exchange: (tree.touched_at(exchange), exchange.begun, exchange.id),
         default=None,
     )
     if last is None:
         return False
-    top = tree.turn_start(last)
-    tree.group_for_loading((top, last))
-    asked = [m for m in tree.content(top).messages or () if m.get("role") == "user"]
-    question = without_space(text_of(asked[-1])) if asked else ""
+    tree.group_for_loading((tree.turn_start(last), last))
+    question = tree.question(last)
     reply = without_space(text_of(tree.content(last).shown_reply or {}))
     if not question or not reply or len(question) + len(reply) < _MIN_QUOTE_CHARS:
         return False
-    before_it, found, after = without_space(text_of(spoken[0])).partition(question)
-    return bool(found) and reply in after and len(before_it) + len(after) > len(reply)
+    text_before, quoted, text_after = without_space(text_of(spoken[0])).partition(question)
+    return bool(quoted) and reply in text_after and len(text_before) + len(text_after) > len(reply)
 
 
 def find_redactions(
@@ -319,19 +319,27 @@ def find_redactions(
     tombs = _tombstone_atoms(tree, exchange.begun)
     if not tombs and not tree.tombs:
         return frozenset()
-    recorded, redactions = recorded_indices(exchange, rivals), set[int]()
-    for i, atoms in enumerate(exchange.inputs[:-1]):
-        is_tomb = i >= pending_count and (
-            (i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs
-        )
-        if is_tomb or (i - 1 in redactions and messages[i].get("role") != "user"):
+    recorded = recorded_indices(exchange, rivals)
+    gone = {
+        i
+        for i, atoms in enumerate(exchange.inputs[:-1])
+        if i >= pending_count and ((i not in recorded and atoms in tombs) or message_key(atoms) in tree.tombs)
+    }
+    return frozenset(with_answers(gone, messages[:-1]))
+
+
+def with_answers(gone: Container[int], messages: Sequence[WireMessage]) -> set[int]:
+    """Returns the indices of messages that are gone, and of all that answers them, up to the user's next message."""
+    redactions: set[int] = set()
+    for i, message in enumerate(messages):
+        if i in gone or (i - 1 in redactions and message.get("role") != "user"):
             redactions.add(i)
-    return frozenset(redactions)
+    return redactions
 
 
 def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
     """Returns the atoms of the loaded messages that were forgotten, or off the record before a request began."""
-    gone = (
+    forgotten = (
         atoms
         for exchange in tree
         if (exchange.redactions or is_tombstone(exchange))
@@ -339,7 +347,7 @@ def _tombstone_atoms(tree: Tree, begun: float) -> set[tuple[Atom, ...]]:
         for i, atoms in (*enumerate(exchange.inputs), (-1, exchange.reply or ()))
         if is_tombstone(exchange) or i in exchange.redactions
     )
-    return {atoms for atoms in gone if is_spoken(atoms)}
+    return {atoms for atoms in forgotten if is_spoken(atoms)}
 
 
 def _find_omitted(
@@ -360,17 +368,17 @@ def _as_they_came_back(
 ) -> list[PathElement]:
     """Returns a path with its replies in the form in which they came back. A cancelled reply may have come back too."""
     replies = {a.exchange: range(*a.reply) for a in amendments if a.reply}
-    found: list[PathElement] = []
+    path: list[PathElement] = []
     for element in elements:
         exchange = element.exchange
         if element.position >= 0 or exchange.id not in replies:
-            found.append(element)
+            path.append(element)
         if exchange.id in replies and element.position == (
             len(exchange.inputs) - 1 if exchange.reply is None else -1
         ):
             atoms = tuple(a for i in replies[exchange.id] for a in listing.atoms[i])
-            found.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
-    return found
+            path.append(PathElement(exchange, -1, atoms, exchange.offset + len(flat(exchange))))
+    return path
 
 
 def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> list[PathElement]:
@@ -383,18 +391,18 @@ def trimmed_front(elements: Sequence[PathElement], listed: Sequence[Atom]) -> li
     for kinds in (b"uatc", b"ua"):
         if listed[:1] and listed[0][:1] not in kinds:
             continue  # the list begins within a tool round, so its client has not dropped those
-        have = [a for a in listed if a[:1] in kinds]
-        full = [(a, p) for a, p in path if a[:1] in kinds]
-        if not have or len(have) >= len(full):
+        of_list = [a for a in listed if a[:1] in kinds]
+        of_path = [(a, p) for a, p in path if a[:1] in kinds]
+        if not of_list or len(of_list) >= len(of_path):
             continue
-        tail = full[len(full) - len(have) :]
+        tail = of_path[len(of_path) - len(of_list) :]
         p = tail[0][1]
-        if not (have[0] == tail[0][0] == elements[p].atoms[0]):
+        if not (of_list[0] == tail[0][0] == elements[p].atoms[0]):
             continue
         # A user's template or a pruned tool result may differ in words, not in kind.
         if all(
             left == right or (left[:1] == right[:1] and left[:1] in b"ut")
-            for left, (right, _) in zip(have, tail, strict=True)
+            for left, (right, _) in zip(of_list, tail, strict=True)
         ):
             return list(elements[:p])
     return []

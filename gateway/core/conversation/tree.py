@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from gateway.core.conversation.canonical import WireMessage, is_user, text_of
+from gateway.core.conversation.canonical import WireMessage, is_user, text_of, without_space
 from gateway.core.words import is_grown_transcript
 from storage.commands import Missing, StoredContent
 from storage.records import REPLY, Atom, Exchange, State
@@ -207,25 +207,25 @@ class Tree:
 
     def content(self, exchange: Exchange) -> Content:
         """Returns the words of an exchange. Raises: Missing: the store has them and they were not loaded."""
-        known = self._decoded.get(exchange.id)
-        if known is not None:
-            return known
+        decoded = self._decoded.get(exchange.id)
+        if decoded is not None:
+            return decoded
         if is_tombstone(exchange):
-            found = Content()
+            content = Content()
         else:
             stored = self._stored(exchange)
-            found = Content(
+            content = Content(
                 _decode(exchange.input or stored.input), _decode(exchange.shown_reply or stored.shown_reply)
             )
-            if (full := _decode(exchange.full or stored.full)) is not None:
-                found = found._replace(
-                    full=full.get("messages"),
+            if (full_reply := _decode(exchange.full or stored.full)) is not None:
+                content = content._replace(
+                    full=full_reply.get("messages"),
                     # "ours": before it was renamed
-                    gateway_calls=frozenset(full.get("gateway_calls") or full.get("ours", ())),
-                    is_step=bool(full.get("step")),
+                    gateway_calls=frozenset(full_reply.get("gateway_calls") or full_reply.get("ours", ())),
+                    is_step=bool(full_reply.get("step")),
                 )
-        self._decoded[exchange.id] = found
-        return found
+        self._decoded[exchange.id] = content
+        return content
 
     def shown_reply(self, exchange: Exchange) -> WireMessage | None:
         """Returns our reply as the client has it, also of an exchange that was just added. Raises: Missing."""
@@ -240,15 +240,15 @@ class Tree:
 
     def _missing_with(self, exchange: Exchange) -> list[int]:
         """Returns the ids of the exchange and of its groups, as far as the store has contents that were not loaded."""
-        wanted = dict.fromkeys(
+        ids = dict.fromkeys(
             [exchange.id, *(i for group in self._groups if exchange.id in group for i in group)]
         )
-        there = (self.by_id[i] for i in wanted if i > 0 and i in self.by_id)
-        known = self._contents or {}
+        loaded = (self.by_id[i] for i in ids if i > 0 and i in self.by_id)
+        contents = self._contents or {}
         return [
             other.id
-            for other in there
-            if other.input is None and other.id not in known and not is_tombstone(other)
+            for other in loaded
+            if other.input is None and other.id not in contents and not is_tombstone(other)
         ]
 
     def provide_messages(self, exchange_id: int, messages: list[WireMessage]) -> None:
@@ -290,18 +290,20 @@ class Tree:
     def elements(self, exchange: Exchange | None) -> tuple[PathElement, ...]:
         """Returns the path to the exchange, message by message."""
         # One rule after the other asks for the same path, which may be thousands of messages long.
-        found: list[PathElement] = []
-        ancestor, known = exchange, None
-        while ancestor is not None and (known := self._elements.get(ancestor.id)) is None:
+        elements: list[PathElement] = []
+        ancestor, cached = exchange, None
+        while ancestor is not None and (cached := self._elements.get(ancestor.id)) is None:
             inputs = ancestor.inputs
             offsets = [*accumulate(map(len, inputs), initial=ancestor.offset)]
             if ancestor.reply is not None:
-                found.append(PathElement(ancestor, -1, ancestor.reply, offsets[-1]))
-            found += [PathElement(ancestor, i, inputs[i], offsets[i]) for i in range(len(inputs) - 1, -1, -1)]
+                elements.append(PathElement(ancestor, -1, ancestor.reply, offsets[-1]))
+            elements += [
+                PathElement(ancestor, i, inputs[i], offsets[i]) for i in range(len(inputs) - 1, -1, -1)
+            ]
             ancestor = self.parent(ancestor)
-        if exchange is not None and (found or known is None):
-            known = self._elements[exchange.id] = (*(known or ()), *reversed(found))
-        return known or ()
+        if exchange is not None and (elements or cached is None):
+            cached = self._elements[exchange.id] = (*(cached or ()), *reversed(elements))
+        return cached or ()
 
     def atoms(self, exchange: Exchange) -> list[Atom]:
         """Returns all atoms of the path to the exchange in a row."""
@@ -332,6 +334,12 @@ class Tree:
             exchange = parent
         self._turn_starts.update(dict.fromkeys(below, top))
         return top
+
+    def question(self, exchange: Exchange) -> str:
+        """Returns the words that the turn of an exchange answers, without white space; "": none. Raises: Missing."""
+        messages = self.content(self.turn_start(exchange)).messages or ()
+        questions = [message for message in messages if message.get("role") == "user"]
+        return without_space(text_of(questions[-1])) if questions else ""
 
     def _turn_children(self, exchange: Exchange) -> list[Exchange]:
         """Returns the finished exchanges that follow the exchange and go on with its turn."""

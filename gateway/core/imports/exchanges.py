@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from gateway.core.conversation.canonical import MessageHasher, WireMessage
 from gateway.core.conversation.change import prefix_hashes
+from gateway.core.conversation.plan import with_answers
 from gateway.core.conversation.stored_path import abandon, finish_step
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 from storage.commands import ImportChange, ImportPool, ImportWrite, MatchedExchange, MessageCounts
@@ -55,7 +56,7 @@ class _Turn:
         self.reply: list[SourceMessage] = []
 
 
-def draft(
+def draft_import(
     source: SourceConversation, format: str, hasher: MessageHasher, now: float, oldest: float
 ) -> ImportDraft | Unreadable:
     """Makes the exchanges of a conversation. oldest: what ended before is not retained."""
@@ -67,106 +68,118 @@ def draft(
     if not turns:
         return Unreadable("it has no message of the user", len(source.messages) + source.skipped)
     times = _times(source, now)
-    found: list[Exchange] = []
-    above, at = b"", 0
+    exchanges: list[Exchange] = []
+    path, start = b"", 0
     for turn in turns:
         size = len(turn.inputs) + len(turn.reply)
-        exchange = _exchange(turn, times[at : at + size], hasher, above, found[-1] if found else None)
-        found.append(exchange if (exchange.ended or exchange.begun) >= oldest else make_tombstone(exchange))
-        above, at = exchange.path, at + size
-    if all(exchange.state is State.FORGOTTEN for exchange in found):
+        exchange = _exchange(
+            turn, times[start : start + size], hasher, path, exchanges[-1] if exchanges else None
+        )
+        exchanges.append(
+            exchange if (exchange.ended or exchange.begun) >= oldest else make_tombstone(exchange)
+        )
+        path, start = exchange.path, start + size
+    if all(exchange.state is State.FORGOTTEN for exchange in exchanges):
         count = len(source.messages) + source.skipped
         return Unreadable("it is older than what is retained", count)
     # A turn may take the place of the last one, and none of another.
-    found[-1] = replace(found[-1], continued=False)
+    exchanges[-1] = replace(exchanges[-1], continued=False)
     counts = [len(turn.inputs) + len(turn.reply) for turn in turns]
     key = None if source.id is None else f"{KEY}{format}:{source.id}"
     chars = sum(len(message.text) for message in source.messages)
-    messages = [atoms for exchange in found for atoms in (*exchange.inputs, exchange.reply or ()) if atoms]
+    messages = [
+        atoms for exchange in exchanges for atoms in (*exchange.inputs, exchange.reply or ()) if atoms
+    ]
     return ImportDraft(
-        found,
+        exchanges,
         counts,
         key,
         min(times),
         max(times),
         chars,
-        questions=list({message_key(exchange.inputs[-1]): None for exchange in found}),
+        questions=list({message_key(exchange.inputs[-1]): None for exchange in exchanges}),
         atoms=list({message_key(atoms): None for atoms in messages}),
-        prefixes=prefix_hashes(hasher, found[0].inputs),
+        prefixes=prefix_hashes(hasher, exchanges[0].inputs),
     )
 
 
-def import_write(made: ImportDraft, agent: Agent, row: int, uid: str, *, learns: bool) -> ImportWrite:
+def import_write(draft: ImportDraft, agent: Agent, row: int, uid: str, *, learns: bool) -> ImportWrite:
     """Returns the write of a conversation."""
     return ImportWrite(
         agent,
         row,
         learns,
-        made.key,
+        draft.key,
         uid,
-        made.first_at,
-        paths=[e.path for e in made.exchanges],
-        questions=made.questions,
-        atoms=made.atoms,
-        prefixes=made.prefixes,
-        decide=partial(decide, made),
+        draft.first_at,
+        paths=[exchange.path for exchange in draft.exchanges],
+        questions=draft.questions,
+        atoms=draft.atoms,
+        prefixes=draft.prefixes,
+        decide=partial(decide, draft),
     )
 
 
-def decide(made: ImportDraft, pool: ImportPool) -> ImportChange:
+def decide(draft: ImportDraft, pool: ImportPool) -> ImportChange:
     """Returns what a conversation changes."""
-    end, base = _known(made, pool)
+    end, base = _find_stored(draft, pool)
     conversation = pool.conversation if base is None else base.exchange.conversation
-    fill = _filled(made, pool, end, conversation)
-    add = [_redacted(exchange, pool.tombs) for exchange in made.exchanges[end:]]
-    above = None if base is None else base.exchange.id
+    fill = _refill_stubs(draft, pool, end, conversation)
+    add = [_without_forgotten(exchange, pool.tombs) for exchange in draft.exchanges[end:]]
+    parent = None if base is None else base.exchange.id
     superseded = [
         replace(exchange, superseded=True, active=False)
         for exchange in (pool.unanswered if add else ())
         if exchange.conversation == conversation
-        and exchange.parent == above
+        and exchange.parent == parent
         and exchange.inputs == add[0].inputs
     ]
     counts = [
         MessageCounts(count, 0, 0) if i in fill else MessageCounts(0, count, 0)
-        for i, count in enumerate(made.counts[:end])
+        for i, count in enumerate(draft.counts[:end])
     ]
-    for exchange, count in zip(add, made.counts[end:], strict=True):
-        gone = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
-        counts.append(MessageCounts(count - gone, 0, gone))
+    for exchange, count in zip(add, draft.counts[end:], strict=True):
+        redacted = count if exchange.state is State.FORGOTTEN else len(exchange.redactions)
+        counts.append(MessageCounts(count - redacted, 0, redacted))
     return ImportChange(
         counts, end, add, None if base is None else base.exchange, conversation, fill, superseded
     )
 
 
-def _known(made: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExchange | None]:
+def _find_stored(draft: ImportDraft, pool: ImportPool) -> tuple[int, MatchedExchange | None]:
     """Returns how many exchanges are stored, and the last of them; (0, None): none, or not where it goes on."""
     by_path: dict[bytes, list[MatchedExchange]] = {}
     for matched in pool.matched:
         by_path.setdefault(matched.exchange.path, []).append(matched)
-    for end in range(len(made.exchanges), 0, -1):
-        found = by_path.get(made.exchanges[end - 1].path, ())
-        own = [p for p in found if p.exchange.conversation == pool.conversation]
+    for end in range(len(draft.exchanges), 0, -1):
+        matches = by_path.get(draft.exchanges[end - 1].path, ())
+        imported = [match for match in matches if match.exchange.conversation == pool.conversation]
         # A live conversation goes on with the rest where nothing else has followed; one that was imported from
         # elsewhere may only be the same, as another that begins with the same greeting is not.
-        others = [p for p in found if end == len(made.exchanges) or (p.is_last and not p.is_import)]
-        if own or (pool.conversation is None and others):
-            return end, max(own or others, key=lambda p: (p.exchange.active, p.exchange.id))
+        live = [
+            match
+            for match in matches
+            if end == len(draft.exchanges) or (match.is_last and not match.is_import)
+        ]
+        if imported or (pool.conversation is None and live):
+            return end, max(imported or live, key=lambda match: (match.exchange.active, match.exchange.id))
     return 0, None
 
 
-def _filled(made: ImportDraft, pool: ImportPool, end: int, conversation: int | None) -> dict[int, Exchange]:
+def _refill_stubs(
+    draft: ImportDraft, pool: ImportPool, end: int, conversation: int | None
+) -> dict[int, Exchange]:
     """Returns what an undone import has left of the exchanges, with their words again, by their position."""
     stubs = {
-        p.exchange.path: p.exchange
-        for p in pool.matched
-        if p.is_stub and p.exchange.conversation == conversation
+        match.exchange.path: match.exchange
+        for match in pool.matched
+        if match.is_stub and match.exchange.conversation == conversation
     }
-    found = {}
-    for i, exchange in enumerate(made.exchanges[:end]):
+    refilled = {}
+    for i, exchange in enumerate(draft.exchanges[:end]):
         old = stubs.get(exchange.path)
         if old is not None and old.inputs == exchange.inputs and exchange.state is not State.FORGOTTEN:
-            whole = replace(
+            filled = replace(
                 old,
                 state=State.FINISHED,
                 active=True,
@@ -174,28 +187,28 @@ def _filled(made: ImportDraft, pool: ImportPool, end: int, conversation: int | N
                 input=exchange.input,
                 shown_reply=exchange.shown_reply,
             )
-            found[i] = _redacted(whole, pool.tombs)
-    return found
+            refilled[i] = _without_forgotten(filled, pool.tombs)
+    return refilled
 
 
-def _redacted(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
+def _without_forgotten(exchange: Exchange, tombs: frozenset[bytes]) -> Exchange:
     """Returns an exchange without the messages that were forgotten, and without those that answer them."""
     if not tombs or exchange.state is State.FORGOTTEN:
         return exchange
     messages: list[WireMessage] = orjson.loads(exchange.input or b"[]")
-    gone: set[int] = set()
-    for i, atoms in enumerate(exchange.inputs):
-        if _is_gone(atoms, tombs) or (i - 1 in gone and messages[i]["role"] != "user"):
-            gone.add(i)
-    if exchange.reply and (_is_gone(exchange.reply, tombs) or len(exchange.inputs) - 1 in gone):
-        gone.add(REPLY)
-    if not gone:
+    gone = {i for i, atoms in enumerate(exchange.inputs) if _is_gone(atoms, tombs)}
+    redactions = with_answers(gone, messages)
+    if exchange.reply and (_is_gone(exchange.reply, tombs) or len(exchange.inputs) - 1 in redactions):
+        redactions.add(REPLY)
+    if not redactions:
         return exchange
-    if len(gone) == len(exchange.inputs) + bool(exchange.reply):
+    if len(redactions) == len(exchange.inputs) + bool(exchange.reply):
         return make_tombstone(exchange)
-    left = [{**m, "content": ""} if i in gone else m for i, m in enumerate(messages)]
-    shown_reply = None if REPLY in gone else exchange.shown_reply
-    return replace(exchange, redactions=frozenset(gone), input=orjson.dumps(left), shown_reply=shown_reply)
+    remaining = [{**m, "content": ""} if i in redactions else m for i, m in enumerate(messages)]
+    shown_reply = None if REPLY in redactions else exchange.shown_reply
+    return replace(
+        exchange, redactions=frozenset(redactions), input=orjson.dumps(remaining), shown_reply=shown_reply
+    )
 
 
 def _is_gone(atoms: Sequence[Atom], tombs: frozenset[bytes]) -> bool:

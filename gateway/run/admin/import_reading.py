@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Final, NamedTuple
 
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.imports.exchanges import ImportDraft, draft
+from gateway.core.imports.exchanges import ImportDraft, draft_import
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
 from gateway.run.admin.import_file import Source, find_format, read_file
@@ -76,7 +76,7 @@ class ImportReader:
                 page.append((item, None))
                 continue
             messages += len(item.messages)
-            import_draft = draft(item, self._format, self._hasher, self._now, self._oldest)
+            import_draft = draft_import(item, self._format, self._hasher, self._now, self._oldest)
             page.append(
                 (import_draft, None) if isinstance(import_draft, Unreadable) else (item, import_draft)
             )

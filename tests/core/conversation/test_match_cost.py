@@ -295,14 +295,14 @@ def test_a_list_of_other_replies_is_compared_with_few_stored_ones(
     """A client may render all replies again; each of its turns is compared with stored ones that begin as it does."""
     said = world.chat(*((f"question {k}", f"Yes {k}.") for k in range(40)), key=key)
     compared = 0
-    find = history._Segment.find
+    find = history._TurnReplies.find
 
-    def counted(segment: history._Segment, reply: Any) -> Any:
+    def counted(segment: history._TurnReplies, reply: Any) -> Any:
         nonlocal compared
         compared += 1
         return find(segment, reply)
 
-    monkeypatch.setattr(history._Segment, "find", counted)
+    monkeypatch.setattr(history._TurnReplies, "find", counted)
     altered = [assistant(f"<b>{k}</b>") if m["role"] == "assistant" else m for k, m in enumerate(said)]
     world.begin([*altered[:-2], user("hm"), said[-1], user("next")], key)
     assert compared < len(said)

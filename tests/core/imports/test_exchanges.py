@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.conversation.canonical import MessageHasher
-from gateway.core.imports.exchanges import ImportDraft, draft
+from gateway.core.imports.exchanges import ImportDraft, draft_import
 from gateway.core.imports.records import SourceConversation, SourceMessage, Unreadable
 
 HASHER = MessageHasher(bytes(16))
@@ -25,7 +25,7 @@ class Counted(str):
 
 def drafted(*roles: Any) -> ImportDraft | Unreadable:
     messages = [SourceMessage(role, f"Text {n}") for n, role in enumerate(roles)]
-    return draft(SourceConversation("c", messages), "jsonl", HASHER, 1.7e9, 0.0)
+    return draft_import(SourceConversation("c", messages), "jsonl", HASHER, 1.7e9, 0.0)
 
 
 def test_messages_before_the_first_question_belong_to_it() -> None:
