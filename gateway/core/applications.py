@@ -66,12 +66,12 @@ class QuestionTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def question(self, text: str) -> str:
         """Returns the question in a text, without surrounding white space; "" if there is none."""
         if not self.is_last:
-            asked, is_there, _ = text.partition(self.before)[2].partition(self.after)
+            question, is_there, _ = text.partition(self.before)[2].partition(self.after)
         elif text.endswith(self.after):
-            _, is_there, asked = text.removesuffix(self.after).rpartition(self.before)
+            _, is_there, question = text.removesuffix(self.after).rpartition(self.before)
         else:
             return ""
-        return asked.strip() if is_there else ""
+        return question.strip() if is_there else ""
 
 
 class AppendedText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

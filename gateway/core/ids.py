@@ -69,11 +69,11 @@ def uid_of(kind: str, id: str) -> str | None:
 
     A uid with the dashes of a UUID counts too, since older clients write agents' ids so.
     """
-    found = _UID_FORM.fullmatch(id)
-    if found is None:
-        found = _DASHED_FORM.fullmatch(id)
-        return "".join(found.groups()[1:]) if found is not None and found[1] == kind else None
-    return found[2] if found[1] == kind else None
+    match = _UID_FORM.fullmatch(id)
+    if match is None:
+        match = _DASHED_FORM.fullmatch(id)
+        return "".join(match.groups()[1:]) if match is not None and match[1] == kind else None
+    return match[2] if match[1] == kind else None
 
 
 def id_at(kind: str, uid: str, seq: int, *, hidden: int | None = None) -> str:

@@ -68,18 +68,18 @@ class TraceContext(Struct, frozen=True):
 
 def caller_trace(headers: Sequence[tuple[bytes, bytes]]) -> CallerTrace | None:
     """Returns the trace that a request names; None: none, or in no valid form. headers: as ASGI has them."""
-    found: bytes | None = None
+    traceparent: bytes | None = None
     states: list[bytes] = []
     for name, value in headers:
         if name == b"traceparent":
-            if found is not None:
+            if traceparent is not None:
                 return None  # two of them are none
-            found = value
+            traceparent = value
         elif name == b"tracestate":
             states.append(value)
-    if found is None:
+    if traceparent is None:
         return None
-    match = _TRACEPARENT.fullmatch(found.strip())
+    match = _TRACEPARENT.fullmatch(traceparent.strip())
     if match is None or (match[1] == b"00" and match[5]):
         return None
     state = b",".join(states).decode("latin-1")

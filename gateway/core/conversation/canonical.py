@@ -254,15 +254,15 @@ class MessageHasher:
             text = without_space_utf8(content if isinstance(content, str) else text_of(message))
         name = _encoded(message["name"]) if "name" in message else b""
         if role == "assistant":
-            found = [self._atom(b"a", name, text)] if text else []
+            atoms = [self._atom(b"a", name, text)] if text else []
             if ("audio" in message or PRIVATE in message) and (sound := sound_id(message)):
-                found = [self._atom(b"a", b"", b"audio", _encoded(sound))]
+                atoms = [self._atom(b"a", b"", b"audio", _encoded(sound))]
             if "tool_calls" in message or "function_call" in message:
                 for called, arguments in calls_in(message):
-                    found.append(
+                    atoms.append(
                         self._atom(b"c", _encoded(called), _encoded(_canonical_arguments(arguments)))
                     )
-            return tuple(found)
+            return tuple(atoms)
         media = () if isinstance(content, str) else media_in(message)
         kinds = _encoded(",".join(str(p.get("type")) for p in media)) if media else b""
         if role in RESULT_ROLES:

@@ -65,8 +65,8 @@ def path_with_directions(turns: Sequence[TurnMessages]) -> list[WireMessage]:
         if any(following > len(inputs) for following, _ in directions):
             replaced = min(replaced, own[0][0])
         end -= len(inputs)
-    found: list[WireMessage] = []
+    path: list[WireMessage] = []
     for index in range(len(messages) + 1):
-        found += placed.get(index, ())
-        found += messages[index : index + 1]
-    return found
+        path += placed.get(index, ())
+        path += messages[index : index + 1]
+    return path

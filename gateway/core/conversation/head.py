@@ -72,10 +72,10 @@ def _is_own_text(tree: Tree, listing: HashedList, match: Match, head: Exchange |
 
     The conversation went on after that reply, and no user message stands before these words.
     """
-    found = match.match_point
-    if found is None or found is head or has_calls(found.reply):
+    match_point = match.match_point
+    if match_point is None or match_point is head or has_calls(match_point.reply):
         return False
-    return match.last < _count_leading(listing) and tree.is_continued(found)
+    return match.last < _count_leading(listing) and tree.is_continued(match_point)
 
 
 def _count_leading(listing: HashedList) -> int:
@@ -117,9 +117,9 @@ class _HeadSearch:
         if repeated is RepeatedReply.WITHIN:
             repeated = RepeatedReply.RESENT
         if repeated is RepeatedReply.RESENT:
-            place = self._place_resent(pending, leading)
-            assert place is not None
-            pending = [*pending[:place], *listing.messages[:leading], *pending[place + 1 :]]
+            resent_index = self._place_resent(pending, leading)
+            assert resent_index is not None
+            pending = [*pending[:resent_index], *listing.messages[:leading], *pending[resent_index + 1 :]]
         count = self._count_repeated(new, pending)
         pending = pending[: len(pending) - count]
         is_next = repeated is not None or count or self._match.match_point is None

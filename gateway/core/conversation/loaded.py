@@ -71,14 +71,14 @@ def _ends_with_list(tree: Tree, match_point: Exchange, plan: Plan, *, reaches_ro
 
     reaches_root: the path is loaded from its root on; else the list has to be shorter than what is loaded.
     """
-    listing, found = plan.query.listing, plan.match
-    if found.altered and not found.altered.inputs[0]:
+    listing, match = plan.query.listing, plan.match
+    if match.altered and not match.altered.inputs[0]:
         # The reply is altered, and no other was found before it in the list, so it may be any that is stored.
         return False
     atoms = tree.atoms(match_point)
-    if found.altered and match_point.reply:
+    if match.altered and match_point.reply:
         atoms = atoms[: -len(match_point.reply)]
-    known = listing.flat(found.first if found.altered else found.last + 1)
-    if found.last + 1 != listing.answered or len(known) > len(atoms) - (not reaches_root):
+    listed = listing.flat(match.first if match.altered else match.last + 1)
+    if match.last + 1 != listing.answered or len(listed) > len(atoms) - (not reaches_root):
         return False
-    return atoms[len(atoms) - len(known) :] == known
+    return atoms[len(atoms) - len(listed) :] == listed

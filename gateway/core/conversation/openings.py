@@ -52,11 +52,11 @@ def opening_of(plan: Plan, at: float) -> Opening | None:
 
 def openings_of(tree: Tree) -> list[Opening]:
     """Returns the digests of those openings of a tree that nothing continues, the newest last."""
-    found = sorted(
-        (each for each in tree if each.parent is None and not each.continued),
+    openings = sorted(
+        (opening for opening in tree if opening.parent is None and not opening.continued),
         key=lambda exchange: exchange.begun,
     )
-    return [_opening(each, _last_message(tree, each), _ended_at(each)) for each in found]
+    return [_opening(opening, _last_message(tree, opening), _ended_at(opening)) for opening in openings]
 
 
 def _opening(exchange: Exchange, last: WireMessage | None, at: float) -> Opening:

@@ -69,17 +69,17 @@ def refilled(message: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, An
     return {**message, **missing} if missing else None
 
 
-def refilled_calls(given: Calls, stored: Calls) -> list[dict[str, Any]]:
+def refilled_calls(client_calls: Calls, stored: Calls) -> list[dict[str, Any]]:
     """Returns the client's calls, each with the fields that it dropped. stored: the stored ones, found by their ids."""
-    known = {call_id(call): call for call in stored if call_id(call)}
-    found = []
-    for call in given:
-        stored_call = known.get(call_id(call), {})
+    stored_by_id = {call_id(call): call for call in stored if call_id(call)}
+    refilled = []
+    for call in client_calls:
+        stored_call = stored_by_id.get(call_id(call), {})
         missing = {
             field: stored_call[field] for field in CALL_FIELDS if stored_call.get(field) and field not in call
         }
-        found.append({**call, **missing} if missing else call)
-    return found
+        refilled.append({**call, **missing} if missing else call)
+    return refilled
 
 
 def for_another_model(message: dict[str, Any]) -> dict[str, Any]:

@@ -308,8 +308,8 @@ def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> se
     """Returns the indices of messages on the record that no sibling of the exchange has once it is written."""
     siblings = tree.siblings(exchange)
     tree.group_for_loading(siblings)
-    found = recorded_indices(exchange, siblings)
-    for other in siblings if found else ():
+    only_here = recorded_indices(exchange, siblings)
+    for other in siblings if only_here else ():
         if is_tombstone(other) or not tree.is_active(other, is_named=is_named):
             continue
         if (
@@ -317,10 +317,12 @@ def _recorded_only_here(tree: Tree, exchange: Exchange, *, is_named: bool) -> se
             or tree.is_same_input(other, exchange)
             or not tree.extends(exchange, other)
         ):
-            found = {
-                i for i in found if i in other.redactions or other.inputs[: i + 1] != exchange.inputs[: i + 1]
+            only_here = {
+                i
+                for i in only_here
+                if i in other.redactions or other.inputs[: i + 1] != exchange.inputs[: i + 1]
             }
-    return found
+    return only_here
 
 
 def _later_opening(tree: Tree, exchange: Exchange) -> Exchange | None:
@@ -495,15 +497,15 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
         old, new = in_order(other)
         # After a match point the place is certain, so a shorter form of a question is the same question too. So it
         # is at the beginning where the longer one has more than the question: no one had heard a word of its reply.
-        more = old.inputs[len(new.inputs) :]
-        is_certain = exchange.parent is not None or (bool(more) and all(map(is_user, more)))
+        further = old.inputs[len(new.inputs) :]
+        is_certain = exchange.parent is not None or (bool(further) and all(map(is_user, further)))
         return tree.extends(new, old) or (is_certain and tree.extends(old, new))
 
-    near = [other for other in rivals if is_like(other)]
+    alike = [other for other in rivals if is_like(other)]
     # Alternatives that overlapped are requests side by side, and all of them stay active.
     apart = [other for other in rivals if exchange.parent is not None and tree.are_apart(other, exchange)]
     # What is off the record took no other exchange's place, so what extends it does.
-    for other in [*near, *apart] if all(map(is_tombstone, near)) else near:
+    for other in [*alike, *apart] if all(map(is_tombstone, alike)) else alike:
         old, new = in_order(other)
         is_same = tree.is_same_input(other, exchange)
         if _forgotten_parts(new) > _forgotten_parts(old) and (is_same or not tree.extends(new, old)):
@@ -516,7 +518,7 @@ def _supersede_rivals(tree: Tree, exchange: Exchange, query: Query) -> None:
         is_same_chat = (
             query.is_named or not old.inputs or tree.touched_at(new) - tree.turn_end(old) <= query.idle_s
         )
-        if not tree.is_continued(old) and (other in near or is_same_chat):
+        if not tree.is_continued(old) and (other in alike or is_same_chat):
             tree.change(old.id, superseded=True)
 
 
@@ -582,18 +584,18 @@ def count_prefix(tree: Tree, exchange: Exchange) -> int:
     """
     if exchange.parent is not None:
         return 0
-    sent = [
+    sent_before = [
         other
         for other in tree.siblings(exchange)
         if len(other.inputs) < len(exchange.inputs) and other.inputs == exchange.inputs[: len(other.inputs)]
     ]
-    if sent:
-        return count_prefix(tree, max(sent, key=lambda other: len(other.inputs)))
-    asked = max(
+    if sent_before:
+        return count_prefix(tree, max(sent_before, key=lambda other: len(other.inputs)))
+    last_question = max(
         (i for i, atoms in enumerate(exchange.inputs) if is_user(atoms)), default=len(exchange.inputs)
     )
     return max(
-        (i + 1 for i, atoms in enumerate(exchange.inputs[:asked]) if is_assistant(atoms)),
+        (i + 1 for i, atoms in enumerate(exchange.inputs[:last_question]) if is_assistant(atoms)),
         default=0,
     )
 

@@ -137,25 +137,25 @@ def list_messages(exchange: Exchange) -> list[ListedMessage]:
     """Returns the messages of an exchange that are there, in order. exchange: with its content."""
     if exchange.state in (State.FORGOTTEN, State.OFF):
         return []
-    found = [
+    listed = [
         ListedMessage(exchange, exchange.seq + index, None, message, exchange.begun, is_reply=False)
         for index, message in enumerate(_input(exchange))
         if index not in exchange.redactions
     ]
     if exchange.shown_reply is None or REPLY in exchange.redactions:
-        return found
-    seq, at = exchange.reply_seq, exchange.ended or exchange.begun
+        return listed
+    seq, reply_at = exchange.reply_seq, exchange.ended or exchange.begun
     full = _FullReply.of(exchange)
     if full is not None and full.is_step:
         reply, *results = full.messages
-        return [*found, ListedMessage(exchange, seq, None, reply, at, is_reply=True, results=results)]
+        return [*listed, ListedMessage(exchange, seq, None, reply, reply_at, is_reply=True, results=results)]
     if full is not None:
-        found += [
-            ListedMessage(exchange, seq, n, message, at, is_reply=True)
+        listed += [
+            ListedMessage(exchange, seq, n, message, reply_at, is_reply=True)
             for n, message in enumerate(full.hidden_messages, 1)
         ]
     shown_reply = orjson.loads(exchange.shown_reply)
-    return [*found, ListedMessage(exchange, seq, None, shown_reply, at, is_reply=True)]
+    return [*listed, ListedMessage(exchange, seq, None, shown_reply, reply_at, is_reply=True)]
 
 
 def tool_names_by_call(exchange: Exchange) -> dict[str, str]:

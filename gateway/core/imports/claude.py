@@ -22,30 +22,33 @@ _ROLES: Final[dict[str, Literal["user", "assistant"]]] = {"human": "user", "assi
 
 def read_conversation(item: Any) -> SourceConversation:
     """Reads one conversation of the list. Raises: WrongForm."""
-    found = item.get("chat_messages") if isinstance(item, dict) else None
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+    messages_found = item.get("chat_messages") if isinstance(item, dict) else None
+    if not isinstance(messages_found, list) or not all(isinstance(each, dict) for each in messages_found):
         raise WrongForm("it has no list of messages")
-    branch = _branch(found)
+    branch = _branch(messages_found)
     messages = [message for message in map(_read_message, branch) if message is not None]
     return SourceConversation(
-        read_id(item.get("uuid")), messages, read_time(item.get("created_at")), len(found) - len(messages)
+        read_id(item.get("uuid")),
+        messages,
+        read_time(item.get("created_at")),
+        len(messages_found) - len(messages),
     )
 
 
-def _branch(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _branch(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the messages in order; where they name the one before, those up to the newest."""
-    if not any("parent_message_uuid" in each for each in found):
-        return found
-    by_id = {each["uuid"]: each for each in found if isinstance(each.get("uuid"), str)}
-    if len(by_id) < len(found):
+    if not any("parent_message_uuid" in item for item in items):
+        return items
+    by_id = {item["uuid"]: item for item in items if isinstance(item.get("uuid"), str)}
+    if len(by_id) < len(items):
         raise WrongForm("its messages have no ids of their own")
     parents: dict[str, str | None] = {}
-    for id, each in by_id.items():
-        parent = each.get("parent_message_uuid")
+    for id, item in by_id.items():
+        parent = item.get("parent_message_uuid")
         if parent is not None and not isinstance(parent, str):
             raise WrongForm("the parent of a message is no text")
         parents[id] = parent if parent in by_id else None
-    leaf = newest_leaf(parents, {id: read_time(each.get("created_at")) for id, each in by_id.items()})
+    leaf = newest_leaf(parents, {id: read_time(item.get("created_at")) for id, item in by_id.items()})
     return [by_id[id] for id in branch_to(leaf, lambda id: parents[id])]
 
 

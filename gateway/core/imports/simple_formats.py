@@ -57,10 +57,10 @@ def read_conversation(value: Any) -> SourceConversation:
     return join_messages(value.get("id"), found, value.get("at"))
 
 
-def join_messages(id: Any, found: Sequence[Any], at: Any = None) -> SourceConversation:
+def join_messages(id: Any, items: Sequence[Any], date: Any = None) -> SourceConversation:
     """Makes a conversation of messages in order. Raises: WrongForm."""
-    messages = [message for message in map(read_message, found) if message is not None]
-    return SourceConversation(read_id(id), messages, read_time(at), len(found) - len(messages))
+    messages = [message for message in map(read_message, items) if message is not None]
+    return SourceConversation(read_id(id), messages, read_time(date), len(items) - len(messages))
 
 
 def read_fact(line: str) -> SourceFact | None:

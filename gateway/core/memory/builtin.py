@@ -275,9 +275,9 @@ def edit_calls(name: str, arguments: Mapping[str, Any]) -> list[EditCall] | str:
         case "memory_apply_patch":
             return _patches(label, str(arguments["patch"]))
         case _:
-            known = SCHEMAS[name]["parameters"]["properties"].keys() - {"label"}
-            given = {key: value for key, value in arguments.items() if key in known}
-            return [_edit(BLOCK_TOOLS[name], label, **given)]
+            names = SCHEMAS[name]["parameters"]["properties"].keys() - {"label"}
+            edited = {key: value for key, value in arguments.items() if key in names}
+            return [_edit(BLOCK_TOOLS[name], label, **edited)]
 
 
 def _edit(op: EditOperation, label: str, **arguments: Any) -> EditCall:

@@ -89,28 +89,30 @@ def rebuild_block(block: Block, later: Sequence[Revised], pending: Sequence[Bloc
     clean = _words(block.value)
     # Room for the pieces of all values: a block may have become smaller since, and an edit that was made in each place
     # of its text must not grow without end where the text is another one now.
-    roomy = replace(block, read_only=False, limit=len(block.value) + sum(len(each.value) for each in later))
+    roomy = replace(
+        block, read_only=False, limit=len(block.value) + sum(len(revision.value) for revision in later)
+    )
     # The words that erased edits have brought in.
     tainted: set[str] = set()
     stored = rebuilt = block.value
     values: list[str] = []
-    for each in later:
-        if each.restores is not None:
-            rebuilt = values[each.restores]
-        elif each.is_clean:
-            rebuilt = each.value
-        elif each.is_erased:
+    for revision in later:
+        if revision.restores is not None:
+            rebuilt = values[revision.restores]
+        elif revision.is_clean:
+            rebuilt = revision.value
+        elif revision.is_erased:
             # The words that this edit brought in may come back in a later value; those from before may stay.
-            known = set(stored.split("\n"))
-            for line in each.value.split("\n"):
-                if line not in known:
+            earlier_lines = set(stored.split("\n"))
+            for line in revision.value.split("\n"):
+                if line not in earlier_lines:
                     tainted |= _words(line) - clean
-        elif each.op is not None and each.op.op not in REWRITE_OPERATIONS:
+        elif revision.op is not None and revision.op.op not in REWRITE_OPERATIONS:
             # Such an operation holds what it adds, so it can be done without the erased part.
-            rebuilt = _edited_again(replace(roomy, value=rebuilt), each.op)
+            rebuilt = _edited_again(replace(roomy, value=rebuilt), revision.op)
         else:
-            rebuilt = "\n".join(line for line in each.value.split("\n") if not _words(line) & tainted)
-        stored = each.value
+            rebuilt = "\n".join(line for line in revision.value.split("\n") if not _words(line) & tainted)
+        stored = revision.value
         values.append(rebuilt)
     tainted -= _words(rebuilt)
     return Rebuilt(values, [op for op in pending if _may_bring_back(op, tainted, rebuilt)])

@@ -252,7 +252,7 @@ class _Changes:
         # How many edits were refused.
         self.refused = 0
         self._origins = origins
-        self._known = known
+        self._known_facts = known
         self._keeps_secrets = keeps_secrets
         self._facts: dict[str, LearnedFact] = {}  # by their keys
         self._before = {block.label: block.value for block in blocks}
@@ -285,7 +285,7 @@ class _Changes:
         if not self._keeps_secrets and (has_secret(text) or has_secret(edit.about)):
             return None
         key = fact_key(text)
-        old = [self._known[n] for n in dict.fromkeys(edit.replaces) if n in self._known]
+        old = [self._known_facts[n] for n in dict.fromkeys(edit.replaces) if n in self._known_facts]
         replaced = [f for f in old if fact_key(f.text) != key]
         # A fact that "replaces" its own words adds nothing. One that replaces a fact that has ended since, as by a
         # person's correction, would be true along with the fact that took its place.
@@ -314,14 +314,14 @@ class _Changes:
             self.refused += 1
             return
         arguments = _as_statements(edit, block)
-        done = memory_tools.apply_edit(edit.op, arguments, block)
-        new = " ".join(str(arguments.get(name, "")) for name in ("new_string", "new_memory"))
-        if done.value is None or block is None or (not self._keeps_secrets and has_secret(new)):
+        result = memory_tools.apply_edit(edit.op, arguments, block)
+        new_text = " ".join(str(arguments.get(name, "")) for name in ("new_string", "new_memory"))
+        if result.value is None or block is None or (not self._keeps_secrets and has_secret(new_text)):
             self.refused += 1
             return
-        changed = replace(block, value=done.value)
+        changed = replace(block, value=result.value)
         self._blocks = [changed if each is block else each for each in self._blocks]
-        self._sources.setdefault(label, set()).update(self._origins.of(new))
+        self._sources.setdefault(label, set()).update(self._origins.of(new_text))
 
 
 def _may_rewrite(edit: BlockEdit, block: Block | None, shown_versions: Mapping[str, int] | None) -> bool:
@@ -333,12 +333,14 @@ def _may_rewrite(edit: BlockEdit, block: Block | None, shown_versions: Mapping[s
 
 def _as_statements(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
     """Returns the arguments with each new line that looks like an order marked as the user's statement."""
-    known = frozenset(block.value.split("\n")) if block is not None else frozenset()
+    present_lines = frozenset(block.value.split("\n")) if block is not None else frozenset()
     arguments = dict(edit.arguments)
     for name in ("new_string", "new_memory"):
         if isinstance(arguments.get(name), str):
             lines = arguments[name].split("\n")
-            arguments[name] = "\n".join(each if each in known else as_statement(each) for each in lines)
+            arguments[name] = "\n".join(
+                line if line in present_lines else as_statement(line) for line in lines
+            )
     return arguments
 
 
@@ -369,17 +371,22 @@ class _Origins:
 
     def __init__(self, messages: Sequence[Message], shown: Iterable[Fact]) -> None:
         self._messages = messages
-        self._read = [(m, recognising_words(m.text)) for m in messages]
-        self._known = [(f, recognising_words(f.text)) for f in shown]
-        self._all = frozenset().union(*(keys for _, keys in self._read))
+        self._message_keys = [(m, recognising_words(m.text)) for m in messages]
+        self._fact_keys = [(f, recognising_words(f.text)) for f in shown]
+        self._all_keys = frozenset().union(*(keys for _, keys in self._message_keys))
 
     def of(self, text: str) -> set[int]:
         """Returns the exchanges that a text may come from."""
         keys = recognising_words(text)
-        found = {m.exchange for m, message_keys in self._read if keys & message_keys}
-        rest = keys - self._all
-        found.update(x for f, known in self._known if rest & known for x in f.sources)
-        return found or {m.exchange for m in self._messages}
+        exchanges = {message.exchange for message, message_keys in self._message_keys if keys & message_keys}
+        new_keys = keys - self._all_keys
+        exchanges.update(
+            exchange
+            for fact, fact_keys in self._fact_keys
+            if new_keys & fact_keys
+            for exchange in fact.sources
+        )
+        return exchanges or {message.exchange for message in self._messages}
 
     def named(self, numbers: Collection[int]) -> Message | None:
         """Returns the first message that these numbers name; None: none was shown by one of them."""
@@ -388,7 +395,9 @@ class _Origins:
     def closest(self, text: str) -> Message | None:
         """Returns the message that shares the most words with a text, of several a user's; None: there are none."""
         keys = recognising_words(text)
-        best = max(self._read, key=lambda one: (len(keys & one[1]), one[0].role == "user"), default=None)
+        best = max(
+            self._message_keys, key=lambda one: (len(keys & one[1]), one[0].role == "user"), default=None
+        )
         return None if best is None else best[0]
 
 

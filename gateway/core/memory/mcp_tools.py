@@ -385,17 +385,17 @@ def schema_of(kind: type[Struct]) -> dict[str, Any]:
 
     def inlined(value: Any) -> Any:
         if isinstance(value, list):
-            return [inlined(each) for each in value]
+            return [inlined(part) for part in value]
         if not isinstance(value, dict):
             return value
         if "$ref" in value:
             return inlined(parts[value["$ref"]])
         return {
-            name: inlined(each)
-            for name, each in value.items()
-            if name != "title" or not isinstance(each, str)
+            name: inlined(part)
+            for name, part in value.items()
+            if name != "title" or not isinstance(part, str)
         }
 
-    found: dict[str, Any] = inlined(schema)
-    found.pop("description", None)
-    return found
+    inlined_schema: dict[str, Any] = inlined(schema)
+    inlined_schema.pop("description", None)
+    return inlined_schema

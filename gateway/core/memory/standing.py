@@ -63,7 +63,7 @@ def learn_standing(
     now: seconds since the epoch. A fact of a later date had a wrong clock, and gives way to any statement.
     keeps_secrets: texts that look like secrets are learned too.
     """
-    found: dict[str, tuple[_Statement, LearnedFact]] = {}
+    learned: dict[str, tuple[_Statement, LearnedFact]] = {}
     standing = [(fact, _Statement.of(_without_prefix(fact.text))) for fact in known if fact.standing]
     for message, sentence in _standing_sentences_of(messages):
         statement = _Statement.of(sentence)
@@ -71,9 +71,9 @@ def learn_standing(
             continue
         text = f"{STATEMENT}{sentence}"
         key = fact_key(text)
-        for old_key in [k for k, (old, _) in found.items() if statement.replaces(old)]:
-            del found[old_key]
-        related = [fact for fact, other in standing if statement.replaces(other)]
+        for old_key in [k for k, (earlier, _) in learned.items() if statement.replaces(earlier)]:
+            del learned[old_key]
+        related = [fact for fact, known_statement in standing if statement.replaces(known_statement)]
         if any(message.at < fact.valid_from <= now for fact in related):
             continue
         fact = LearnedFact(
@@ -86,8 +86,8 @@ def learn_standing(
             replaces=tuple(fact.id for fact in related),
             standing=True,
         )
-        found[key] = statement, fact
-    return Learned(facts=[fact for _, fact in found.values()])
+        learned[key] = statement, fact
+    return Learned(facts=[fact for _, fact in learned.values()])
 
 
 def is_standing(sentence: str) -> bool:
@@ -135,17 +135,17 @@ def _choose(facts: Sequence[StandingFact]) -> list[tuple[StandingFact, str]]:
     """Returns the first facts that fit into the block, each with its line."""
     chosen: list[tuple[StandingFact, str]] = []
     months: set[str] = set()
-    left = MAX_TOKENS
+    tokens_left = MAX_TOKENS
     for fact in facts:
-        if left < _MIN_TOKENS:
+        if tokens_left < _MIN_TOKENS:
             break
         line, month = _line(fact), _month(fact)
         # A month has a line of its own.
         cost = estimate_tokens(f"- {line}\n") + (0 if month in months else _MONTH_TOKENS)
-        if cost <= left:
+        if cost <= tokens_left:
             chosen.append((fact, line))
             months.add(month)
-            left -= cost
+            tokens_left -= cost
     return chosen
 
 

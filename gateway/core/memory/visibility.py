@@ -77,7 +77,7 @@ def recallable_messages(
     wanted: seqs; None: all. A reply that is not wanted is not even parsed; a message in front of one is,
         since the next one names what came before it.
     """
-    found = []
+    messages = []
     takes_reply = wanted is None or exchange.reply_seq in wanted
     for i, message in visible_messages(exchange, prefix_is_shared=prefix_is_shared, takes_reply=takes_reply):
         is_reply = i == REPLY
@@ -89,7 +89,7 @@ def recallable_messages(
         seq = exchange.seq + place
         if place and place - 1 in exchange.redactions:
             previous = seq - 1  # what the index has, since that came before it was forgotten
-        found.append(
+        messages.append(
             Message(
                 seq,
                 exchange.id,
@@ -103,7 +103,7 @@ def recallable_messages(
             )
         )
         previous = seq
-    return found if wanted is None else [message for message in found if message.seq in wanted]
+    return messages if wanted is None else [message for message in messages if message.seq in wanted]
 
 
 def tools_used(exchange: Exchange) -> list[str]:

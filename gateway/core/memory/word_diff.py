@@ -92,13 +92,17 @@ def _matched(before: Sequence[str], after: Sequence[str]) -> Iterator[tuple[bool
 
 def _too_frequent(before: Sequence[str], after: Sequence[str]) -> frozenset[str]:
     """Returns the pieces with so many equal pairs that a comparison would take too many steps."""
-    counts, others = Counter(before), Counter(after)
-    pairs = sorted((count * others[piece], piece) for piece, count in counts.items() if piece in others)
+    before_counts, after_counts = Counter(before), Counter(after)
+    pairs = sorted(
+        (count * after_counts[piece], piece)
+        for piece, count in before_counts.items()
+        if piece in after_counts
+    )
     steps = min(_STEPS, _STEPS_PER_PAIR * len(before) * len(after))
-    left = steps // max(1, min(len(before), len(after)))
+    pairs_left = steps // max(1, min(len(before), len(after)))
     for number, (count, _) in enumerate(pairs):
-        left -= count
-        if left < 0:
+        pairs_left -= count
+        if pairs_left < 0:
             return frozenset(piece for _, piece in pairs[number:])
     return frozenset()
 

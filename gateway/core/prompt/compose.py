@@ -153,12 +153,13 @@ def _sendable(elements: Sequence[PathElement], listing: HashedList) -> list[Path
     is_continued_by_list = bool(len(listing)) and not is_user(listing.atoms[0])
     # If a message of a group is gone, the whole group is left out, unless the other messages can stand alone.
     for group in groups:
-        left = [element for element in group if not _is_gone(element)]
-        gone = [element for element in group if _is_gone(element)]
-        if not gone or (
-            all(is_user(element.atoms) for element in gone) and is_user(left[0].atoms if left else ())
+        staying = [element for element in group if not _is_gone(element)]
+        missing = [element for element in group if _is_gone(element)]
+        if not missing or (
+            all(is_user(element.atoms) for element in missing)
+            and is_user(staying[0].atoms if staying else ())
         ):
-            sendable += left
+            sendable += staying
         elif is_continued_by_list and group is groups[-1]:
             # What the list begins with belongs to this group, so nothing older may stand right before it.
             return []
@@ -250,13 +251,13 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[I
     """Returns the messages of the path that the client's list has left out, as they are sent."""
     elements = _sendable(plan.omitted, plan.query.listing)
     tree.group_for_loading(element.exchange for element in elements)
-    found: list[InsertedMessage] = []
+    omitted: list[InsertedMessage] = []
     stored: _StoredExchange | None = None
     for element in elements:
         if stored is None or element.exchange is not stored.exchange:
             stored = _StoredExchange.of(tree, plan, element.exchange)
             if _is_made_without_earlier(stored.content.shown_reply):
-                found = [replace(each, message=without_result(each.message)) for each in found]
+                omitted = [replace(earlier, message=without_result(earlier.message)) for earlier in omitted]
         note = ""
         if element.position >= 0:
             messages = stored.input(element.position)
@@ -264,10 +265,9 @@ def _omitted_messages(tree: Tree, plan: Plan, offered: Container[str]) -> list[I
                 note = element.exchange.notes.get(element.position, "")
         else:
             messages = stored.reply(offered)
-        for each in messages:
-            message = each if stored.is_same_model else for_another_model(each)
-            found.append(InsertedMessage.of(message, element.atoms, element.at, note))
-    return found
+        for message in messages if stored.is_same_model else map(for_another_model, messages):
+            omitted.append(InsertedMessage.of(message, element.atoms, element.at, note))
+    return omitted
 
 
 class _StoredExchange(NamedTuple):
@@ -356,13 +356,13 @@ def _restore_rounds(
             is_new = i == plan.match.last or not is_offered(content, offered)
             composition.unrestored_rounds += messages is None and is_new
         else:
-            full = refilled(message, content.shown_reply or {}) if is_same else None
-            messages = None if full is None else [full]
+            refilled_reply = refilled(message, content.shown_reply or {}) if is_same else None
+            messages = None if refilled_reply is None else [refilled_reply]
         if messages is None:
             continue
         position = listing.positions[i]
-        sent = map(without_result, messages) if i < read_from else messages
-        composition.replacements[position] = [*map(without_private, sent)]
+        sent_messages = map(without_result, messages) if i < read_from else messages
+        composition.replacements[position] = [*map(without_private, sent_messages)]
         if exchange.has_full:
             composition.stored_rounds[position] = messages
             if listing.message_at(end_offset(exchange) - len(exchange.reply or ())) != i:

@@ -40,8 +40,8 @@ class InsertedMessage(Struct, frozen=True):
         if not note and PRIVATE not in message:  # as nearly all of a history
             return cls(with_stand_in(message), atoms, at)
         shown = shown_by_note(note) if note else shown_in(message)
-        sent = with_text_before(with_stand_in(without_private(message)), note)
-        return cls(sent, atoms, at, note, private_of(message), shown)
+        upstream_message = with_text_before(with_stand_in(without_private(message)), note)
+        return cls(upstream_message, atoms, at, note, private_of(message), shown)
 
     @property
     def is_nudge(self) -> bool:

@@ -59,7 +59,7 @@ class Eviction(Struct, frozen=True):
     def with_summaries(
         self, summaries: Iterable[Summary], path: Container[int], composition: Composition
     ) -> Eviction:
-        """Returns the same with the summaries of this path: the newest ones, and the one in use.
+        """Returns the eviction with the summaries of this path: the newest ones, and the one in use.
 
         summaries: newest first.
         path: the ids of the path's exchanges.
@@ -67,13 +67,13 @@ class Eviction(Struct, frozen=True):
         assert self.plan is not None
         listing, has_evicted = self.plan.query.listing, self.evicted is not None
         cuts = (
-            find_cut_in_path(listing, each)
+            find_cut_in_path(listing, summary)
             if self.is_plain
-            else find_cut_in_list(listing, path, composition, each, has_evicted=has_evicted)
-            for each in summaries
+            else find_cut_in_list(listing, path, composition, summary, has_evicted=has_evicted)
+            for summary in summaries
         )
-        found = [cut for cut in cuts if cut is not None]
-        usable = [cut for n, cut in enumerate(found) if n < MAX_CANDIDATES or cut.id == self.in_use]
+        fitting = [cut for cut in cuts if cut is not None]
+        usable = [cut for n, cut in enumerate(fitting) if n < MAX_CANDIDATES or cut.id == self.in_use]
         return replace(self, cuts=tuple(reversed(usable)))
 
 

@@ -142,13 +142,13 @@ def _score_pieces(pieces: Sequence[str], keys: Sequence[str], short: Sequence[st
 
 def _take_best(pieces: Sequence[tuple[int, int]], scores: Sequence[float], limit: int) -> list[int]:
     """Returns the indexes of the best pieces that have room together, in the order of the text."""
-    taken, left = list[int](), limit
+    taken, room = list[int](), limit
     for index in sorted(range(len(pieces)), key=lambda each: (-scores[each], each)):
         start, end = pieces[index]
-        if not scores[index] or end - start > left:
+        if not scores[index] or end - start > room:
             break
         taken.append(index)
-        left -= end - start
+        room -= end - start
     return sorted(taken)
 
 

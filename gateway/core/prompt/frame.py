@@ -22,10 +22,10 @@ def without_frame(text: str) -> str:
     is: some wrap the person's later words. Of a framework's own text in the user's role nothing is left.
     """
     bare = _without_added(text)
-    if asked := _asked(bare.strip()):
-        bare = asked
-    elif found := IN_PLACE.match(text):
-        bare = _without_added(text[found.end() :])
+    if question := _asked(bare.strip()):
+        bare = question
+    elif placed := IN_PLACE.match(text):
+        bare = _without_added(text[placed.end() :])
     own, is_there, line = bare.rpartition(_RUNTIME)
     if is_there and _OF_RUNTIME in line and "\n" not in line:
         bare = own
@@ -56,9 +56,9 @@ def _without_added(text: str) -> str:
 
 def _without(text: str, begin: str, end: str) -> str:
     """Returns a text without what stands between two tags."""
-    left, at = [], 0
+    pieces, at = [], 0
     # Not by a pattern: it would read the rest of the text again for each tag that is not closed.
     while (opened := text.find(begin, at)) >= 0 and (closed := text.find(end, opened)) >= 0:
-        left.append(text[at:opened])
+        pieces.append(text[at:opened])
         at = closed + len(end)
-    return "".join((*left, text[at:])).strip() if at else text
+    return "".join((*pieces, text[at:])).strip() if at else text

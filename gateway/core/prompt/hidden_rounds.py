@@ -40,35 +40,35 @@ def put_back(
     after: the messages after it; None: the history is stored here.
     is_same_model: what only the provider reads may go with it.
     """
-    full = content.full or []
-    end = 1 + max((i for i, each in enumerate(full) if each["role"] == "tool"), default=-1)
-    rounds = full[:end]
+    all_messages = content.full or []
+    end = 1 + max((i for i, each in enumerate(all_messages) if each["role"] == "tool"), default=-1)
+    rounds = all_messages[:end]
     if not is_same_model:
         message, rounds = for_another_model(message), [*map(for_another_model, rounds)]
     if not rounds or not is_offered(content, offered):
         return None
-    rest = _text_after_rounds(content, message, rounds)
-    if rest is None:
+    text_after = _text_after_rounds(content, message, rounds)
+    if text_after is None:
         return None
-    client_made: list[dict[str, Any]] = message.get("tool_calls") or []
+    resent_calls: list[dict[str, Any]] = message.get("tool_calls") or []
     calls = [call for each in rounds for call in each.get("tool_calls") or []]
     client_calls = [call for call in calls if call_id(call) not in content.gateway_calls]
     # A mixed round: the client has its own calls, and the results to them, in its list.
     if client_calls:
-        return _put_back_mixed(rounds, client_made, client_calls, after, is_longer=bool(rest))
-    if rest:
+        return _put_back_mixed(rounds, resent_calls, client_calls, after, is_longer=bool(text_after))
+    if text_after:
         # The rest begins with the white space that the model wrote, so that it is sent as the provider has cached it.
-        stored = join_texts(map(text_of, full[end:]))
-        rest = stored[: len(stored) - len(stored.lstrip())] + rest
+        stored_text = join_texts(map(text_of, all_messages[end:]))
+        text_after = stored_text[: len(stored_text) - len(stored_text.lstrip())] + text_after
     # The client got the provider fields of all rounds in one message; those of the last message come from the store.
-    reply = {**_without_provider_fields(message), "content": rest}
-    last = full[-1]
-    if without_space(rest) != without_space(text_of(without_fillers(last))):
+    reply = {**_without_provider_fields(message), "content": text_after}
+    last = all_messages[-1]
+    if without_space(text_after) != without_space(text_of(without_fillers(last))):
         # Its blocks as they came would bring back what the client has cut, or what came after that.
         last = _without_provider_fields(last)
     if is_same_model and (whole := refilled(reply, last)) is not None:
         return [*rounds, whole]
-    return [*rounds, reply] if rest or client_made else [*rounds]
+    return [*rounds, reply] if text_after or resent_calls else [*rounds]
 
 
 def _text_after_rounds(content: Content, message: WireMessage, rounds: Sequence[WireMessage]) -> str | None:
@@ -102,29 +102,29 @@ def _visible_texts(message: WireMessage) -> tuple[str, str]:
 
 def _put_back_mixed(
     rounds: Sequence[WireMessage],
-    client_made: list[dict[str, Any]],
+    resent_calls: list[dict[str, Any]],
     client_calls: list[dict[str, Any]],
     after: Sequence[WireMessage] | None,
     *,
     is_longer: bool,
 ) -> list[WireMessage] | None:
     """Returns the rounds with the client's calls as it has them; None: it lacks some of them, or their results."""
-    ids = {call_id(call) for call in client_made}
+    ids = {call_id(call) for call in resent_calls}
     answers = {str(each.get("tool_call_id")) for each in after or () if each.get("role") == "tool"}
-    if is_longer or len(client_made) != len(client_calls) or not (after is None or ids <= answers):
+    if is_longer or len(resent_calls) != len(client_calls) or not (after is None or ids <= answers):
         return None
-    back: list[WireMessage] = []
+    restored: list[WireMessage] = []
     for each in rounds:
         calls = each.get("tool_calls") or []
         if any(call in client_calls for call in calls):
             # In the order of the reply: Claude's thoughts stand between the calls.
-            given = iter(refilled_calls(client_made, calls))
+            refilled = iter(refilled_calls(resent_calls, calls))
             each = {
                 **each,
-                "tool_calls": [next(given, call) if call in client_calls else call for call in calls],
+                "tool_calls": [next(refilled, call) if call in client_calls else call for call in calls],
             }
-        back.append(each)
-    return back
+        restored.append(each)
+    return restored
 
 
 def _without_provider_fields(message: WireMessage) -> WireMessage:

@@ -206,15 +206,15 @@ class _Shown:
                 continue
             if noted.startswith(line):
                 return True
-            chosen = noted.removesuffix(CUT).rstrip()
-            if line.startswith(chosen):
-                rest = line[len(chosen) :].lower()
-                more = [key for key in query_keys(self._query) if key in rest and key not in chosen]
+            noted_text = noted.removesuffix(CUT).rstrip()
+            if line.startswith(noted_text):
+                cut_off = line[len(noted_text) :].lower()
+                missing = [key for key in query_keys(self._query) if key in cut_off and key not in noted_text]
                 # Only then: to lower a line takes time, and most have the words as the query has them.
-                if more:
-                    chosen = chosen.lower()
-                    more = [key for key in more if key not in chosen]
-                if not more:
+                if missing:
+                    noted_text = noted_text.lower()
+                    missing = [key for key in missing if key not in noted_text]
+                if not missing:
                     return True
         return False
 

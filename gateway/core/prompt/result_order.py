@@ -82,17 +82,17 @@ def _missing_result(call: Mapping[str, Any], reply: SentMessage) -> SentMessage:
     return SentMessage(InsertedMessage(message, (), reply.content.at))
 
 
-def _with_calls(reply: SentMessage, more: Sequence[Any]) -> SentMessage:
+def _with_calls(reply: SentMessage, late: Sequence[Any]) -> SentMessage:
     """Returns a reply with more calls. Those of a stored one can be read then: strict servers refuse others."""
-    if reply.list_index is not None and not more:
+    if reply.list_index is not None and not late:
         return reply
     message = reply.content.message
     own = call_objects(message)
-    calls = [*(map(_readable, own) if reply.list_index is None else own), *more]
+    calls = [*(map(_readable, own) if reply.list_index is None else own), *late]
     if calls == (message.get("tool_calls") or []):
         return reply
-    rest = {name: value for name, value in message.items() if name != "tool_calls"}
-    return SentMessage(replace(reply.content, message={**rest, "tool_calls": calls} if calls else rest))
+    fields = {name: value for name, value in message.items() if name != "tool_calls"}
+    return SentMessage(replace(reply.content, message={**fields, "tool_calls": calls} if calls else fields))
 
 
 def _readable(call: dict[str, Any]) -> dict[str, Any]:

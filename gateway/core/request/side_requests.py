@@ -66,21 +66,21 @@ class SideRequests:
         if not messages:
             return None
         first, last = messages[0], messages[-1]
-        found = self._find_in_words(last.get("content")) if last.get("role") == "user" else None
-        if found is None and first.get("role") in _PROMPT_ROLES:
-            found = self._find_in_prompt(_first_text(first.get("content")))
+        match = self._find_in_words(last.get("content")) if last.get("role") == "user" else None
+        if match is None and first.get("role") in _PROMPT_ROLES:
+            match = self._find_in_prompt(_first_text(first.get("content")))
         # NextChat appends its order to the conversation as a system message.
-        if found is None and len(messages) > 1 and last.get("role") in _PROMPT_ROLES:
-            found = self._system_pattern.match(_first_text(last.get("content")))
-        return None if found is None else self._rules[int(str(found.lastgroup)[1:])]
+        if match is None and len(messages) > 1 and last.get("role") in _PROMPT_ROLES:
+            match = self._system_pattern.match(_first_text(last.get("content")))
+        return None if match is None else self._rules[int(str(match.lastgroup)[1:])]
 
     def _find_in_words(self, content: object) -> re.Match[str] | None:
         """Matches the content of a user's message: its first part, and its last one."""
-        found = self._user_pattern.match(_first_text(content))
-        if found is None and isinstance(content, list) and len(content) > 1:
+        match = self._user_pattern.match(_first_text(content))
+        if match is None and isinstance(content, list) and len(content) > 1:
             # Claude Code asks for a summary after the person's last words.
-            found = self._user_pattern.match(_text_of_part(content[-1]))
-        return found
+            match = self._user_pattern.match(_text_of_part(content[-1]))
+        return match
 
     def _find_in_prompt(self, prompt: str) -> re.Match[str] | None:
         """Matches the text of a system message."""
@@ -106,8 +106,8 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     Such a turn has OpenAI's `response_format`, by a schema or a grammar as local servers take it, or by a
     `tool_choice` that names the only tool. Where that tool has to be called once more, the program had no answer yet.
     """
-    wanted = body.get("response_format")
-    is_json = isinstance(wanted, dict) and str(wanted.get("type", "")).startswith("json")
+    response_format = body.get("response_format")
+    is_json = isinstance(response_format, dict) and str(response_format.get("type", "")).startswith("json")
     has_grammar = not _GRAMMAR_FIELDS.isdisjoint(body) and any(body.get(key) for key in _GRAMMAR_FIELDS)
     is_forced = _is_forced(body)
     if not (is_json or has_grammar or is_forced):
@@ -116,9 +116,9 @@ def is_single_structured_turn(body: Mapping[str, Any]) -> bool:
     roles = [message.get("role") for message in messages]
     if roles.count("user") != 1:
         return False
-    asked = roles.index("user")
-    after = messages[asked + 1 :]
-    return "assistant" not in roles[:asked] and (
+    question = roles.index("user")
+    after = messages[question + 1 :]
+    return "assistant" not in roles[:question] and (
         not after or (is_forced and all(map(_is_call_or_result, after)))
     )
 

@@ -73,9 +73,9 @@ def _decoded(part: bytes) -> bytes:
 
 def _json(part: bytes) -> dict[str, Any]:
     try:
-        found = orjson.loads(_decoded(part))
+        fields = orjson.loads(_decoded(part))
     except orjson.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
+        fields = None
+    if not isinstance(fields, dict):
         raise _refused("it is no JSON Web Token")
-    return found
+    return fields

@@ -82,10 +82,10 @@ def _requirement(kind: Any, error: ValidationError) -> str:
 def _inner_error(error: ValidationError) -> ValidationError | None:
     """Returns the error within one of the alternatives that failed; None: the error is of no alternatives."""
     context: Sequence[Sequence[ValidationError]] = getattr(error.kind, "context", ())
-    found = [errors[0] for errors in context if errors]
+    first_errors = [errors[0] for errors in context if errors]
     # Of an optional value the model did not mean the null.
-    others = [each for each in found if getattr(each.kind, "types", None) != ["null"]]
-    return next(iter(others or found), None)
+    not_null = [failure for failure in first_errors if getattr(failure.kind, "types", None) != ["null"]]
+    return next(iter(not_null or first_errors), None)
 
 
 def _known_names(error: ValidationError, schema: Any) -> str:

@@ -99,10 +99,10 @@ class Asides(Struct, frozen=True):
     def voices(self, tool: str) -> dict[str, Voice]:
         """Returns the arguments of a tool that are shown while they are written."""
         asides = self.by_tool.get(tool, ())
-        found = {name: voice for name, voice in _VOICES.items() if name in asides}
+        voices = {name: voice for name, voice in _VOICES.items() if name in asides}
         if tool in self.spoken_arguments:
-            found[self.spoken_arguments[tool]] = Voice.WORDS
-        return found
+            voices[self.spoken_arguments[tool]] = Voice.WORDS
+        return voices
 
     def asides_in(self, tools: Iterable[str]) -> dict[str, list[str]]:
         """Returns the asides of these tools as a message with their calls bears them."""
@@ -136,13 +136,13 @@ class AsideReader:
 
     def read(self, calls: Iterable[ToolCall]) -> list[tuple[int, Voice, str]]:
         """Returns the text that is new since the last call: (index of the call in the reply, voice, text)."""
-        found: list[tuple[int, Voice, str]] = []
+        pieces: list[tuple[int, Voice, str]] = []
         for index, call in enumerate(calls):
-            read = self._read.get(index, 0)
-            if call.owner is not CallOwner.GATEWAY or len(call.arguments) == read:
+            read_count = self._read.get(index, 0)
+            if call.owner is not CallOwner.GATEWAY or len(call.arguments) == read_count:
                 continue
             self._read[index] = len(call.arguments)
-            text = "".join(call.arguments[read:])
+            text = "".join(call.arguments[read_count:])
             if not text:  # the name may not have come to its end
                 continue
             if index not in self._calls:
@@ -150,8 +150,8 @@ class AsideReader:
                 self._calls[index] = (StringReader(voices), voices)
             reader, voices = self._calls[index]
             if voices:
-                found += [(index, voices[name], piece) for name, piece in reader.feed(text)]
-        return found
+                pieces += [(index, voices[name], piece) for name, piece in reader.feed(text)]
+        return pieces
 
 
 _PLAIN = re.compile(r'[^"\\]+')

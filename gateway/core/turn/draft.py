@@ -195,18 +195,18 @@ class MessageDraft(ReplyUsage):
         function = entry.get("function")
         name = function.get("name") if isinstance(function, dict) else None
         key = str(index) if isinstance(index, list | dict) else index
-        found = self._newest.get(key) if index is not None else self.calls[-1] if self.calls else None
-        if found is not None and id_ and found.id and id_ != found.id and (name or index is None):
+        call = self._newest.get(key) if index is not None else self.calls[-1] if self.calls else None
+        if call is not None and id_ and call.id and id_ != call.id and (name or index is None):
             # Some upstreams send parallel calls under one index, or without any. Under one index another id is not
             # enough to distinguish a new call from a piece with a new id; a name that comes with it is.
-            found = None
-        elif found is not None and index is None and not id_ and name and found.name and found.arguments:
-            found = None  # there is neither index nor id: a name after arguments begins the next call
-        if found is None:
-            found = self._newest[key] = ToolCall(index)
-            self.calls.append(found)
-        found.add(entry)
-        return found
+            call = None
+        elif call is not None and index is None and not id_ and name and call.name and call.arguments:
+            call = None  # there is neither index nor id: a name after arguments begins the next call
+        if call is None:
+            call = self._newest[key] = ToolCall(index)
+            self.calls.append(call)
+        call.add(entry)
+        return call
 
     def take_calls(
         self, entries: list[Any], gateway_tools: Collection[str], is_over: bool
@@ -274,10 +274,8 @@ class MessageDraft(ReplyUsage):
             if call.owner is CallOwner.UNKNOWN:
                 break
             if call.owner is CallOwner.CLIENT:
-                call.client_index, call.is_reindexed = (
-                    self._client_call_count,
-                    self._client_call_count != self._decided_count,
-                )
+                call.client_index = self._client_call_count
+                call.is_reindexed = call.client_index != self._decided_count
                 self._client_call_count += 1
                 indexed.append(call)
             self._decided_count += 1
@@ -370,16 +368,10 @@ def decide_owner(call: ToolCall, gateway_tools: Collection[str], *, is_complete:
     """
     if call.fields.get("type") not in FUNCTION_TYPES:
         return CallOwner.CLIENT
-    known: Collection[str]
-    if isinstance(gateway_tools, AllBut):
-        known, owner_of_known, owner_of_others = gateway_tools.names, CallOwner.CLIENT, CallOwner.GATEWAY
-    else:
-        known, owner_of_known, owner_of_others = gateway_tools, CallOwner.GATEWAY, CallOwner.CLIENT
-    if is_complete:
-        return owner_of_known if call.name in known else owner_of_others
-    if call.name and not any(name.startswith(call.name) for name in known):
-        return owner_of_others
-    return CallOwner.UNKNOWN
+    listed = gateway_tools.names if isinstance(gateway_tools, AllBut) else gateway_tools
+    if not is_complete and (not call.name or any(name.startswith(call.name) for name in listed)):
+        return CallOwner.UNKNOWN
+    return CallOwner.GATEWAY if call.name in gateway_tools else CallOwner.CLIENT
 
 
 def _merge_field(into: Json, key: str, value: Any) -> None:

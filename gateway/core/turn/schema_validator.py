@@ -93,13 +93,13 @@ def find_target(root: Mapping[str, Any], reference: str) -> Any:
     """Returns the part of a schema that a reference leads to; None: it leads nowhere."""
     if not reference.startswith("#"):
         return None
-    found: Any = root
+    target: Any = root
     for part in unquote(reference[1:]).split("/")[1:]:
         key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, list) and key.isdecimal() and len(key) < _MAX_DIGITS and int(key) < len(found):
-            found = found[int(key)]
-        elif isinstance(found, dict) and key in found:
-            found = found[key]
+        if isinstance(target, list) and key.isdecimal() and len(key) < _MAX_DIGITS and int(key) < len(target):
+            target = target[int(key)]
+        elif isinstance(target, dict) and key in target:
+            target = target[key]
         else:
             return None
-    return found
+    return target

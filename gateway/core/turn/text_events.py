@@ -41,11 +41,11 @@ class TextEvents(Struct, frozen=True):
         marks = [*_CONTENT.finditer(raw)] if text else []
         if len(marks) != 1:
             return None
-        at = marks[0].end()
-        if not raw.startswith(text + b'"', at):  # it has escaped characters
+        text_start = marks[0].end()
+        if not raw.startswith(text + b'"', text_start):  # it has escaped characters
             return None
-        after, padding, rest = raw[at + len(text) :].partition(_PADDING)
-        return cls(raw[:at], after + padding, rest[rest.find(b'"') :] if padding else None)
+        after, padding, ending = raw[text_start + len(text) :].partition(_PADDING)
+        return cls(raw[:text_start], after + padding, ending[ending.find(b'"') :] if padding else None)
 
     def text_of(self, raw: bytes) -> str | None:
         """Returns the text of an event of this form; None: it has to be parsed."""

@@ -44,15 +44,15 @@ class ContextWindows:
     def __init__(self) -> None:
         self._learned: dict[ModelKey, _Learned] = {}  # what was learned last stands last
 
-    def window_of(self, key: ModelKey, known: int | None) -> int | None:
-        """Returns a model's window in tokens, or None. known: the one of the settings.
+    def window_of(self, key: ModelKey, configured: int | None) -> int | None:
+        """Returns a model's window in tokens, or None. configured: the one of the settings.
 
         It is smaller where an error has named a smaller one, or where the upstream counts more than we do.
         """
         learned = self._learned.get(key)
         if learned is None:
-            return known
-        sizes = [each for each in (learned.reported, known) if each is not None]
+            return configured
+        sizes = [size for size in (learned.reported, configured) if size is not None]
         if not sizes:
             return None
         return min(sizes) if learned.scale is None else int(min(sizes) / learned.scale)

@@ -249,18 +249,18 @@ def order_members(members: Sequence[RouteMember], now: float, key: int) -> list[
 
     key: the same for all requests of one conversation.
     """
-    found: list[int] = []
+    order: list[int] = []
     for rank in sorted({member.rank for member in members}):
         group = [i for i, m in enumerate(members) if m.rank == rank and m.is_available(now)]
         if len(group) > 1:
             group = _spread(members, group, key)
-        found += group
-    passed_over = [i for i in range(len(members)) if i not in found]
-    if found:
+        order += group
+    passed_over = [i for i in range(len(members)) if i not in order]
+    if order:
         passed_over = [i for i in passed_over if now >= members[i].cooldown_until]
     if passed_over:
-        found.append(min(passed_over, key=lambda i: (members[i].available_at, members[i].rank)))
-    return found
+        order.append(min(passed_over, key=lambda i: (members[i].available_at, members[i].rank)))
+    return order
 
 
 def _spread(members: Sequence[RouteMember], group: list[int], key: int) -> list[int]:

@@ -40,10 +40,10 @@ def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
             before = least.get(unit)
             if before is None or bucket.left() < before.left():
                 least[unit] = bucket
-    found: list[Header] = []
+    headers: list[Header] = []
     for bucket in least.values():
-        found += _headers_of(bucket, now)
-    return found
+        headers += _headers_of(bucket, now)
+    return headers
 
 
 def _headers_of(bucket: Bucket, now: float) -> list[Header]:

@@ -122,10 +122,10 @@ class Bucket(Struct, eq=False):
         used: by this request so far.
         wanted: for what follows.
         """
-        others = self.reserved - reserved
-        if self.used + others + used + wanted <= self.bound:
+        others_reserved = self.reserved - reserved
+        if self.used + others_reserved + used + wanted <= self.bound:
             return True
-        return others <= 0 and self.used + used < self.bound
+        return others_reserved <= 0 and self.used + used < self.bound
 
     def left(self) -> int:
         """Returns how much is left."""
@@ -176,13 +176,17 @@ def limits_for(limits: Iterable[UsageLimit], key: int, user: str) -> list[UsageL
 
     A limit of a named user replaces those of each user with the same unit, period and key.
     """
-    found = [
-        each
-        for each in limits
-        if each.key in (None, key) and (each.user in (None, EACH_USER) or (each.user == user and user))
+    matching = [
+        limit
+        for limit in limits
+        if limit.key in (None, key) and (limit.user in (None, EACH_USER) or (limit.user == user and user))
     ]
-    named = {(each.unit, each.per, each.key) for each in found if each.user not in (None, EACH_USER)}
-    return [each for each in found if each.user != EACH_USER or (each.unit, each.per, each.key) not in named]
+    named = {(limit.unit, limit.per, limit.key) for limit in matching if limit.user not in (None, EACH_USER)}
+    return [
+        limit
+        for limit in matching
+        if limit.user != EACH_USER or (limit.unit, limit.per, limit.key) not in named
+    ]
 
 
 def have_room(buckets: Iterable[Bucket], wanted: Amounts) -> bool:

@@ -105,9 +105,13 @@ def reported_counts(usage: Any) -> TokenCounts | None:
     """
     counts = _read_counts(usage) if isinstance(usage, dict) else None
     if counts is not None and isinstance(iterations := usage.get("iterations"), list):
-        for each in iterations:
-            if isinstance(each, dict) and each.get("type") in _APART and (more := _read_counts(each)):
-                counts = TokenCounts(*map(add, counts, more))
+        for iteration in iterations:
+            if (
+                isinstance(iteration, dict)
+                and iteration.get("type") in _APART
+                and (added := _read_counts(iteration))
+            ):
+                counts = TokenCounts(*map(add, counts, added))
     return counts if counts is not None and (counts.prompt or counts.completion) else None
 
 
