@@ -70,9 +70,11 @@ def convert(value: Any, kind: type[T], path: Path = (), *, strict: bool = True, 
 def fault_of(error: msgspec.ValidationError, value: Any, kind: Any, path: Path = ()) -> Fault:
     """Returns the fault that msgspec found in a value. path: where the value lies."""
     message, steps = str(error), list[str | int]()
-    if found := _AT_PATH.search(message):
-        message = message[: found.start()]
-        steps = [key or (int(index) if index.isdigit() else index) for key, index in _STEP.findall(found[1])]
+    if location := _AT_PATH.search(message):
+        message = message[: location.start()]
+        steps = [
+            key or (int(index) if index.isdigit() else index) for key, index in _STEP.findall(location[1])
+        ]
     for step in steps:
         value = _child(value, step)
     at, expected = (*path, *steps), types_at(kind, steps)
@@ -141,12 +143,12 @@ def _collect_fields(raw: Mapping[str, Any], kind: Any, path: Path, faults: list[
         if name not in hints:
             faults.append(unknown_name_fault((*path, name), f"Unknown name '{name}'", value, (kind,)))
             continue
-        made = convert_collecting(value, hints[name], (*path, name), faults)
+        converted = convert_collecting(value, hints[name], (*path, name), faults)
         if len(faults) == count:
-            values[name] = made
-    for each in msgspec.structs.fields(kind):
-        if each.required and each.name not in raw:
-            faults.append(Fault((*path, each.name), "Field required", "missing", raw, (kind,)))
+            values[name] = converted
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in raw:
+            faults.append(Fault((*path, field.name), "Field required", "missing", raw, (kind,)))
     return values
 
 
@@ -201,12 +203,12 @@ def union_member_for(value: Any, hint: Any) -> Any:
     """Returns the member of a union that a value is meant for, by its JSON type; if none fits, the first."""
     if get_origin(without_annotations(hint)) not in (Union, UnionType):
         return hint
-    options = [each for each in union_members(hint) if each is not type(None)]
+    options = [member for member in union_members(hint) if member is not type(None)]
     by_type: dict[Any, Any] = {str: Literal, list: tuple, dict: dict}
-    wanted = by_type.get(type(value))
-    for each in options:
-        if get_origin(without_annotations(each)) is wanted or (wanted is dict and is_struct(each)):
-            return each
+    origin = by_type.get(type(value))
+    for member in options:
+        if get_origin(without_annotations(member)) is origin or (origin is dict and is_struct(member)):
+            return member
     return options[0]
 
 

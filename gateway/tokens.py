@@ -94,17 +94,17 @@ class Tokenizer:
         if not text:
             return 0
         key = (hash(text), len(text))
-        known = self._counts.get(key)
-        if known is None:
+        tokens = self._counts.get(key)
+        if tokens is None:
             encode = _load(self.encoding).encode_ordinary
             pieces = (text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS))
-            known = sum(len(encode(piece)) for piece in pieces)
+            tokens = sum(len(encode(piece)) for piece in pieces)
             if self.scale != 1.0:
-                known = min(ceil(known * self.scale), upper_bound(text))
+                tokens = min(ceil(tokens * self.scale), upper_bound(text))
             while len(self._counts) >= CACHED_COUNTS:
                 self._counts.popitem(last=False)  # in one step, since several threads count
-            self._counts[key] = known
-        return known
+            self._counts[key] = tokens
+        return tokens
 
 
 _loaded: dict[Encoding, tiktoken.Encoding] = {}

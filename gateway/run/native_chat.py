@@ -197,18 +197,18 @@ class NativeChat:
         """Returns the request with the replies that it refers to, from this process's cache or the store."""
         if unknown := self._earlier.unknown(memory, native.referenced_ids):
             try:
-                found = await find_paths_by_id(self._keeper.store, scope, unknown)
+                paths = await find_paths_by_id(self._keeper.store, scope, unknown)
             except StoreError as error:
                 _log.warning(
                     "Earlier responses could not be looked up, so they count as unknown: %s", error.message
                 )
-                found = {}
-            whole = native.with_history(FoundReplies(found, self._earlier), memory)
+                paths = {}
+            with_history = native.with_history(FoundReplies(paths, self._earlier), memory)
             if memory != _UNREAD:
                 # Afterwards, since the cache may drop others that this request refers to.
-                for id, path in found.items():
+                for id, path in paths.items():
                     self._earlier.add(memory, (id,), None, path[:-1], path[-1])
-            return whole
+            return with_history
         return native.with_history(self._earlier, memory)
 
     async def _memory_key(self, scope: Scope) -> MemoryKey:

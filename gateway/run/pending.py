@@ -75,9 +75,9 @@ class PendingWrites:
     async def wait_unnamed_written(self, project: str, timeout_s: float) -> None:
         """Waits for the turns of a project in which no user is named, as `wait_written` does for those of a scope."""
         scopes = {*self._open_turns, *self._awaited.values()}
-        found = {each for each in scopes if each.project == project and not each.spans_conversations}
-        if found:
-            await self._wait_for(found, timeout_s)
+        unnamed = {scope for scope in scopes if scope.project == project and not scope.spans_conversations}
+        if unnamed:
+            await self._wait_for(unnamed, timeout_s)
 
     async def _wait_for(self, scopes: Set[Scope], timeout_s: float) -> None:
         if not scopes.isdisjoint(self._open_turns):

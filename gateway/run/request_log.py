@@ -95,8 +95,8 @@ class RequestLog:
 
     def in_flight(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that are being answered, the newest first. The parameters are those of `ended`."""
-        begun = (_logged(each, receipt, None) for receipt, each in reversed(self._begun.items()))
-        return [each for each in begun if each.is_of(project, memory)]
+        requests = (_logged(request, receipt, None) for receipt, request in reversed(self._begun.items()))
+        return [request for request in requests if request.is_of(project, memory)]
 
     def find(self, request_id: str, project: str | None = None) -> LoggedRequest | None:
         """Returns the ended request with this id, of several that which began last; None: there is none.
@@ -104,16 +104,18 @@ class RequestLog:
         project: the only one that is looked through; None: all.
         """
         masked = mask_keys_in_text(request_id)
-        found = (each for each in self._ended if each.id == masked and each.is_of(project, None))
-        return max(found, key=lambda each: each.number, default=None)
+        matching = (
+            request for request in self._ended if request.id == masked and request.is_of(project, None)
+        )
+        return max(matching, key=lambda request: request.number, default=None)
 
     def ended(self, *, project: str | None = None, memory: str | None = None) -> list[LoggedRequest]:
         """Returns the requests that have ended, that which began last first.
 
         project, memory: as for `LoggedRequest.is_of`.
         """
-        found = (each for each in self._ended if each.is_of(project, memory))
-        return sorted(found, key=lambda each: each.number, reverse=True)
+        requests = (request for request in self._ended if request.is_of(project, memory))
+        return sorted(requests, key=lambda request: request.number, reverse=True)
 
     def note_forgetting(self) -> None:
         """Notes that something was forgotten: the memories of earlier requests may be gone."""

@@ -202,13 +202,13 @@ class ResponseConversations:
         messages, memory = self.store.messages, conversation.agent.id
         with map_store_errors(), suppress(NotFound):
             stored = await messages.conversation(memory, conversation.id)
-            found, page = [], Page(limit=_PAGE, newest_first=False)
+            listed, page = [], Page(limit=_PAGE, newest_first=False)
             while True:
-                more = await messages.page(memory, page, conversation=stored.id)
-                found += more
-                if len(more) < _PAGE:
-                    return name_turns(found)
-                last = more[-1].exchange
+                page_messages = await messages.page(memory, page, conversation=stored.id)
+                listed += page_messages
+                if len(page_messages) < _PAGE:
+                    return name_turns(listed)
+                last = page_messages[-1].exchange
                 page = Page(after=last.next_seq, limit=_PAGE, newest_first=False)
         return []
 

@@ -155,7 +155,8 @@ class ResponseMaker:
             return
         # A request that cannot be read, as after an upgrade, fails each attempt, and is given up like any other.
         is_given_up = job.job.tries > MAX_TRIES
-        request, shown = None if is_given_up else await self.runs.request(run), await self.runs.shown(run)
+        request = None if is_given_up else await self.runs.request(run)
+        shown = await self.runs.shown(run)
         if shown is None or (request is None and not is_given_up):
             await self.store.runs.end(run.agent, run.id, RunState.FAILED, "error", self.now(), job=job.job)
             return

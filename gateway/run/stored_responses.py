@@ -53,13 +53,13 @@ class StoredResponses:
     async def find(self, owner: ResponseOwner, name: TurnName) -> FoundTurn | None:
         """Returns a turn; None: there is none that its owner may read. Raises: MemoryUnavailable."""
         with map_store_errors():
-            found = await find_turn(self.store, owner.project, name)
-            if found is None or found.exchange.state is State.OPEN:
-                stored = await self.store.messages.owner(owner.project, name.conversation)
-                if stored is not None:
-                    await self.turns.wait_written(stored[0].scope)
-                    found = await find_turn(self.store, owner.project, name)
-        return found if found is not None and owner.may_read(found.agent) else None
+            turn = await find_turn(self.store, owner.project, name)
+            if turn is None or turn.exchange.state is State.OPEN:
+                owned = await self.store.messages.owner(owner.project, name.conversation)
+                if owned is not None:
+                    await self.turns.wait_written(owned[0].scope)
+                    turn = await find_turn(self.store, owner.project, name)
+        return turn if turn is not None and owner.may_read(turn.agent) else None
 
     async def path(self, response: FoundTurn) -> Sequence[NamedTurn]:
         """Returns the turns up to a response's, oldest first, its own the last. Raises: MemoryUnavailable."""
@@ -83,9 +83,9 @@ class StoredResponses:
         with map_store_errors():
             for _ in range(_MAX_PAGES):
                 page = Page(after=before, limit=_PAGE)
-                found = await self.store.messages.page_of_project(owner.project, page)
-                for agent, each in found:
-                    exchange = each.exchange
+                messages = await self.store.messages.page_of_project(owner.project, page)
+                for agent, message in messages:
+                    exchange = message.exchange
                     if (
                         exchange.shown_reply is None
                         or quoted not in exchange.shown_reply
@@ -95,9 +95,9 @@ class StoredResponses:
                     if id in (private_of(orjson.loads(exchange.shown_reply)).get("ids") or ()):
                         await self.store.forgetting.forget(agent.id, ForgetTarget(exchanges=[exchange.id]))
                         return True
-                if len(found) < _PAGE:
+                if len(messages) < _PAGE:
                     return False
-                before = found[-1][1].exchange.id
+                before = messages[-1][1].exchange.id
         return False
 
     async def delete(self, response: FoundTurn) -> None:

@@ -203,14 +203,14 @@ def check_address(name: str, url: str | None) -> None:
     """Raises: SettingsError: this is no upstream's address. name: the setting or variable that has it."""
     text = url or ""
     try:
-        found = urlsplit(text)
-        is_address = re.match(r"https?://[^/\s]", text) and found.port != 0
+        parts = urlsplit(text)
+        is_address = re.match(r"https?://[^/\s]", text) and parts.port != 0
     except ValueError:
         is_address = False
     if not is_address:
         seen = None if url is None else without_password(url)
         raise SettingsError(f"{name} must be an http(s) URL, saw {seen!r}")
-    if "@" in found.netloc or "?" in text or "#" in text:
+    if "@" in parts.netloc or "?" in text or "#" in text:
         raise SettingsError(f"{name}: an upstream's address has neither a user, nor a query, nor a fragment")
 
 

@@ -181,30 +181,30 @@ class _Loader:
 
         referenced: variables that the file names for keys. They are no settings, whatever they begin with.
         """
-        known = _variables()
+        setting_of = _variables()
         # setting -> the variable that has it, and its value.
-        found: dict[tuple[str, str], tuple[str, Any]] = {}
+        values: dict[tuple[str, str], tuple[str, Any]] = {}
         for name, text in self._environ.items():
             if not name.startswith("MNEMOGATE_") or name in _OTHER_VARIABLES or name in referenced:
                 continue
             if _SERVICE_LINK.fullmatch(f"{name}={text}"):
                 continue
             with self._mistakes.collecting(), _not_from_file():
-                if name not in known:
-                    raise SettingsError(unknown_name("environment", name, [*known, *_OTHER_VARIABLES]))
+                if name not in setting_of:
+                    raise SettingsError(unknown_name("environment", name, [*setting_of, *_OTHER_VARIABLES]))
                 # `NAME=` is how compose files and shells say that a variable is not set.
                 if text:
-                    table, key = known[name]
+                    table, key = setting_of[name]
                     value = convert_text(text, _SCALAR_TABLES[table], key, name)
-                    other, earlier = found.setdefault((table, key), (name, value))
+                    first_name, earlier = values.setdefault((table, key), (name, value))
                     if value != earlier:
                         raise SettingsError(
-                            f"environment: {other} and {name} say different things; leave one out"
+                            f"environment: {first_name} and {name} say different things; leave one out"
                         )
-        overrides = {setting: value for setting, (_, value) in found.items()}
+        overrides = {setting: value for setting, (_, value) in values.items()}
         path, url = overrides.get(("database", "path")), overrides.get(("database", "url"))
         if path is not None and url not in (None, f"{_SQLITE}{path}"):
-            names = " and ".join(found[each][0] for each in sorted(_DATABASE))
+            names = " and ".join(values[each][0] for each in sorted(_DATABASE))
             self._mistakes.add(
                 SettingsError(f"environment: {names} say different things; leave one out", in_file=False)
             )
@@ -238,12 +238,12 @@ class _Loader:
 
 def _variables() -> dict[str, tuple[str, str]]:
     """Returns the variables that set a value: name -> (table, key)."""
-    known = dict(_SHORT_NAMES)
+    variables = dict(_SHORT_NAMES)
     for table, cls in _SCALAR_TABLES.items():
-        known |= {f"MNEMOGATE_{table}_{name}".upper(): (table, name) for name in cls.__struct_fields__}
+        variables |= {f"MNEMOGATE_{table}_{name}".upper(): (table, name) for name in cls.__struct_fields__}
     # A list of tables can only stand in the file.
-    del known["MNEMOGATE_MEMORY_SIDE_REQUESTS"], known["MNEMOGATE_TOOLS_HEADERS"]
-    return known
+    del variables["MNEMOGATE_MEMORY_SIDE_REQUESTS"], variables["MNEMOGATE_TOOLS_HEADERS"]
+    return variables
 
 
 def _with_canonical_values(settings: Settings) -> Settings:

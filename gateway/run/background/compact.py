@@ -299,12 +299,12 @@ async def _write_summary(span: SummarySpan, task: SummaryTask, run_step: StepRun
 
     Raises: JobFailed: the model gave none; Postponed.
     """
-    text, done = "" if span.earlier is None else span.earlier.text, 0
+    text, summarised = "" if span.earlier is None else span.earlier.text, 0
     for part in split_lines(spoken_lines(span.exchanges), PART_TOKENS):
         # The step's name identifies its input, so that a later run of another span does not take its result.
-        name = f"{span.end.id}: {done} and {len(part)}"
+        name = f"{span.end.id}: {summarised} and {len(part)}"
         text = (await run_step(name, partial(_ask_for_part, part, text, task))).decode()
-        done += len(part)
+        summarised += len(part)
     return text
 
 

@@ -175,16 +175,16 @@ class EmbeddingService:
         # Vectors stand in the order of the search index, which therefore comes first.
         while await self._store.search_index.advance(job.agent):
             pass
-        found = await vectors.read_unembedded(job.agent, name)
-        if found is not None and found.is_new:
+        unembedded = await vectors.read_unembedded(job.agent, name)
+        if unembedded is not None and unembedded.is_new:
             await job.commit(vectors.begin_effect(job.agent, name))
-            found = await vectors.read_unembedded(job.agent, name)
-        if found is None or found.is_new or not found.agent.scope.spans_conversations:
+            unembedded = await vectors.read_unembedded(job.agent, name)
+        if unembedded is None or unembedded.is_new or not unembedded.agent.scope.spans_conversations:
             return
         try:
             if self._baseline is None:
-                self._baseline = await self._call(found.agent, BASELINE_TEXTS)
-            added = await self._embed_messages(found)
+                self._baseline = await self._call(unembedded.agent, BASELINE_TEXTS)
+            added = await self._embed_messages(unembedded)
         except Postponed:
             raise
         except JobFailed:
@@ -193,7 +193,7 @@ class EmbeddingService:
                 self._paused_until = self._clock() + PAUSE_S
             raise
         self._failures = 0
-        add = vectors.add_effect(found, added)
+        add = vectors.add_effect(unembedded, added)
 
         async def add_and_go_on(connection: Connection) -> None:
             if await add(connection):
@@ -223,13 +223,13 @@ class EmbeddingService:
         if len(texts) == 1:
             return [None]
         # One text that it refuses (too long in its own counting, filtered) must not keep the others out.
-        made: list[bytes | None] = []
+        vectors: list[bytes | None] = []
         for text in texts:
             try:
-                made += await self._call(agent, [text])
+                vectors += await self._call(agent, [text])
             except _RefusedText:
-                made.append(None)
-        return made
+                vectors.append(None)
+        return vectors
 
     async def _call(self, agent: Agent, texts: Sequence[str]) -> Sequence[bytes]:
         """Makes vectors of some texts. Raises: _RefusedText: of these texts; JobFailed, Postponed."""

@@ -206,10 +206,10 @@ class LearningService:
         if asked.calls and [message.seq for message in messages] != list(asked.messages):
             return False
         if self._background is None:
-            known = await self._store.facts.standing(job.agent)
+            standing_facts = await self._store.facts.standing(job.agent)
             # In a thread: it compares each statement with all others, a second for thousands of short ones.
             learned = await asyncio.to_thread(
-                learn_standing, messages, known, now=self._now(), keeps_secrets=self._keeps_secrets
+                learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
             )
             await job.finish(self._effect(unread, asked, lambda blocks: learned))
             return True

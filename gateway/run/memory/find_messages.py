@@ -132,14 +132,14 @@ async def find_messages(
     if order is not None:
         query = events_of(query)
     is_order = order in _ORDER_QUESTIONS
-    found = await _find_events(query, memory) if is_order else await memory.search(query)
-    if found and order in _NEIGHBOUR_QUESTIONS:
+    messages = await _find_events(query, memory) if is_order else await memory.search(query)
+    if messages and order in _NEIGHBOUR_QUESTIONS:
         # The words of what came next are unknown. The conversations after the event that was found have it.
         with suppress(TooSlow):
-            neighbours = await memory.find_neighbours(found[0], before=order is Asked.PREVIOUS)
-            merged = chain(found[:_HITS_BEFORE_NEXT], neighbours, found[_HITS_BEFORE_NEXT:])
-            found = [*{m.seq: m for m in merged}.values()]
-    lines = note_query.shared_lines(text, found)
+            neighbours = await memory.find_neighbours(messages[0], before=order is Asked.PREVIOUS)
+            merged = chain(messages[:_HITS_BEFORE_NEXT], neighbours, messages[_HITS_BEFORE_NEXT:])
+            messages = [*{m.seq: m for m in merged}.values()]
+    lines = note_query.shared_lines(text, messages)
     own_query = (
         note_query.with_speaker(note_query.make_query(note_query.without_lines(text, lines)), names)
         if lines
@@ -147,12 +147,12 @@ async def find_messages(
     )
     if own_query:
         # Some applications put every message into the same template, and its words would find themselves.
-        rest = note_query.without_templates(found, lines)
-        ruled_out.update((m.seq, "weak") for m in found)
+        without_template = note_query.without_templates(messages, lines)
+        ruled_out.update((m.seq, "weak") for m in messages)
         query, shared = own_query, lines
-        found = [*await memory.search(own_query), *rest]
-    if found:
-        return FoundMessages(found, query, shared, False, ruled_out, asks_for_order=order is Asked.ORDER)
+        messages = [*await memory.search(own_query), *without_template]
+    if messages:
+        return FoundMessages(messages, query, shared, False, ruled_out, asks_for_order=order is Asked.ORDER)
     selection = await memory.select(query)
     return FoundMessages(selection, "" if selection else query, shared, bool(selection), ruled_out)
 
@@ -163,14 +163,14 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
     The user's sentences about some of them name what all are about: "I handed the thesis in" finds "My thesis compares
     river names". So the memory is searched for these as well, if there is time.
     """
-    found = await memory.search(query)
-    sentences = note_query.event_sentences(found, query)
+    messages = await memory.search(query)
+    sentences = note_query.event_sentences(messages, query)
     if sentences:
         with suppress(TooSlow):
-            more = await memory.search("\n".join((query, *sentences)))
-            merged = chain(found[:_SURE_EVENTS], interleave((more, found[_SURE_EVENTS:])))
-            found = [*{m.seq: m for m in merged}.values()]
-    return sorted(found, key=lambda m: m.role == "assistant")
+            events = await memory.search("\n".join((query, *sentences)))
+            merged = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
+            messages = [*{m.seq: m for m in merged}.values()]
+    return sorted(messages, key=lambda m: m.role == "assistant")
 
 
 def hit_limit(budget: int) -> int:

@@ -70,8 +70,10 @@ async def fit_prompt(
     """
     context_window, evicted = prompt.target.context_window, prompt.eviction.evicted
     # Bytes are an upper bound of tokens: most requests are never counted.
-    more = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
-    may_fill = is_crowded(prompt) or (bool(context_window) and may_exceed(prompt, context_window or 0, more))
+    added_tokens = note.most + sum(message_tokens(m, upper_bound) for m in rounds)
+    may_fill = is_crowded(prompt) or (
+        bool(context_window) and may_exceed(prompt, context_window or 0, added_tokens)
+    )
     if evicted is None and not may_fill:
         return FittedWindow()
     count = estimate_tokens if context_window is None else await load_counter(prompt.target.model)
@@ -83,16 +85,16 @@ async def fit_prompt(
     if evicted is not None or room.is_over():
         chosen = _choose_summary(room, summaries, evicted, prompt.eviction.in_use)
     cut, start = (None, 0) if chosen is None else (chosen.cut, chosen.first)
-    wanted = None
+    wanted_summary = None
     if prompt.eviction.summarises:
-        wanted = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
+        wanted_summary = room.wanted_summary(summaries, is_due=evicted is not None and not summaries)
     # The messages after the summary may still be too many; then the oldest of them leave too.
     start += room.surplus(start)
     window = fit_window(room.items[start:], room.budget(cut), lambda i: room.count(start + i))
     staying = [start + i for i in window.indices]
     note_tokens = room.note_tokens(staying, cut)
     tokens, most = room.total_tokens(staying, cut)
-    fitted = FittedWindow(tokens=tokens, most=most, wanted_summary=wanted, note_tokens=note_tokens)
+    fitted = FittedWindow(tokens=tokens, most=most, wanted_summary=wanted_summary, note_tokens=note_tokens)
     if not start and window.is_whole and cut is None and evicted is None:
         return fitted
     if context_window is not None and not prompt.request.may_evict:
@@ -137,7 +139,8 @@ async def fit_rounds(prompt: Prompt, rounds: Sequence[WireMessage]) -> Prompt:
         if window.tokens + sum(message_tokens(m, count) for m in rounds) <= window.most:
             return prompt
     before = prompt.system, *window.left_out
-    window, parts = await fit_prompt(prompt, rounds=rounds), prompt.section.parts
+    window = await fit_prompt(prompt, rounds=rounds)
+    parts = prompt.section.parts
     if parts is not None and prompt.hides_shown_blocks(window):
         prompt = replace(prompt, system=parts.render())
         window = await fit_prompt(prompt, rounds=rounds)

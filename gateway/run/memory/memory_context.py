@@ -334,18 +334,20 @@ async def _load_tree(
     loaded: what was loaded with less reach.
     """
     # A client's id names one conversation, of which nothing is loaded twice but its first exchanges.
-    before = tuple(loaded) if query.is_named else ()
+    loaded_before = tuple(loaded) if query.is_named else ()
     probes = probes_for_list(
         query,
         key,
         max_exchanges=reach.most,
         min_depth=reach.low,
-        loaded_depth=min((each.depth for each in before if each.depth), default=None),
+        loaded_depth=min((exchange.depth for exchange in loaded_before if exchange.depth), default=None),
         with_contents=query.kind is ConversationKind.APPENDED,
     )
     pool = await store.turns.pool(agent, probes)
-    found = {each.id: each for each in (*pool.exchanges, *before)}  # parents before their children
-    return Tree(found.values(), {**loaded.contents, **pool.contents}, pool.tombs), pool.last_at
+    exchanges = {
+        exchange.id: exchange for exchange in (*pool.exchanges, *loaded_before)
+    }  # parents before their children
+    return Tree(exchanges.values(), {**loaded.contents, **pool.contents}, pool.tombs), pool.last_at
 
 
 async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot, plan: Plan) -> str | None:

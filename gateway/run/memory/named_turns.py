@@ -91,13 +91,13 @@ class FoundTurn(Struct, frozen=True):
 
 async def find_turn(store: Store, project: str, name: TurnName) -> FoundTurn | None:
     """Returns the turn of a project that a name stands for; None: there is none. Raises: StoreError."""
-    found = await store.messages.find_begun(project, name.conversation, turn_begun(name.turn))
-    if found is not None and found[1].run is None:
-        agent, listed = found
+    begun = await store.messages.find_begun(project, name.conversation, turn_begun(name.turn))
+    if begun is not None and begun[1].run is None:
+        agent, listed = begun
         return FoundTurn(agent, NamedTurn(name, listed.exchange), (listed.exchange.id,))
-    if found is None and (stored_name := await name_of_run(store, project, name.tag)) is not None:
-        made = await find_turn(store, project, stored_name)
-        return None if made is None else replace(made, turn=NamedTurn(name, made.exchange))
+    if begun is None and (stored_name := await name_of_run(store, project, name.tag)) is not None:
+        run_turn = await find_turn(store, project, stored_name)
+        return None if run_turn is None else replace(run_turn, turn=NamedTurn(name, run_turn.exchange))
     # The same words were answered before, under the time of then; or several steps are one reply.
     owner = await store.messages.owner(project, name.conversation)
     if owner is None:
@@ -152,20 +152,21 @@ async def find_paths_by_id(store: Store, scope: Scope, ids: Set[str]) -> dict[st
 
     Only the newest turns of the memory are searched. Raises: StoreError.
     """
-    agent, paths = await store.agents.find(scope), dict[str, list[WireMessage]]()
+    agent = await store.agents.find(scope)
     if agent is None:
-        return paths
+        return {}
+    paths: dict[str, list[WireMessage]] = {}
     turns: dict[str, ConversationTurns] = {}
     for conversation, begun, reply in await store.messages.newest(agent.id, _NEWEST_TURNS):
-        named = private_of(orjson.loads(reply)).get("ids")
-        found = ids & {*map(str, named)} if isinstance(named, list) else ()
-        if not found:
+        reply_ids = private_of(orjson.loads(reply)).get("ids")
+        asked_ids = ids & {*map(str, reply_ids)} if isinstance(reply_ids, list) else ()
+        if not asked_ids:
             continue
         if conversation not in turns:
             turns[conversation] = await read_conversation(store, agent, conversation)
         path = [*map(without_private, turns[conversation].path_to(_begun_hex(begun)))]
         if path:
-            paths = {**dict.fromkeys(found, path), **paths}  # the newest is the one that an id names
+            paths = {**dict.fromkeys(asked_ids, path), **paths}  # the newest is the one that an id names
     return paths
 
 

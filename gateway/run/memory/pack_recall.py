@@ -108,17 +108,17 @@ def _reasons(search: SearchRecord, messages: Iterable[int]) -> dict[int, str]:
     """Returns by number the reason for which each hit stayed out. messages: the numbers of what was found."""
     choice = search.choice
     # What the note did not try to hold stands in the prompt already.
-    found = dict.fromkeys(messages, "shown")
+    reasons = dict.fromkeys(messages, "shown")
     for seqs, reason in ((choice.tried, "no_room"), (choice.repeats, "repeats"), (choice.shown, "shown")):
         if seqs:
-            found.update(dict.fromkeys(seqs, reason))
+            reasons.update(dict.fromkeys(seqs, reason))
     if search.ruled_out:
-        found = {**search.ruled_out, **found}
+        reasons = {**search.ruled_out, **reasons}
     for hit in choice.hits:
-        del found[hit.message.seq]
+        del reasons[hit.message.seq]
     if search.trace.muted_seqs:
-        found.update(dict.fromkeys(search.trace.muted_seqs, "muted"))
-    return found
+        reasons.update(dict.fromkeys(search.trace.muted_seqs, "muted"))
+    return reasons
 
 
 def _why(has_chosen: bool, left_out: Sequence[int]) -> str:

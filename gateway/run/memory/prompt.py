@@ -123,20 +123,20 @@ class FittedWindow(Struct, frozen=True):
 
     def fitting_notes(self, composition: Composition) -> list[str]:
         """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
-        found = [note for index, note in composition.notes.items() if index not in self.dropped]
-        found += [each.note for each in self.inserted(composition) if each.note]
-        return found
+        notes = [note for index, note in composition.notes.items() if index not in self.dropped]
+        notes += [each.note for each in self.inserted(composition) if each.note]
+        return notes
 
     def shown(self, composition: Composition) -> Shown:
         """Returns what the added texts and messages in the window show last of each memory block."""
-        found = [each.shown for each in self.inserted(composition)]
+        shown = [each.shown for each in self.inserted(composition)]
         for index in sorted(composition.shown) if composition.shown else ():
             rounds = composition.replacements.get(index)
             fitting = rounds if self.replacements is None else self.replacements.get(index)
             # Hidden rounds that fit in part may or may not show the block.
             if index not in self.dropped and rounds == fitting:
-                found.append(composition.shown[index])
-        return last_shown(found, NOTHING_SHOWN)
+                shown.append(composition.shown[index])
+        return last_shown(shown, NOTHING_SHOWN)
 
 
 WHOLE_WINDOW = FittedWindow()
@@ -288,11 +288,11 @@ class Prompt(Struct, frozen=True):
     @property
     def injected_tokens(self) -> int:
         """The estimated tokens of the gateway's text around the client's."""
-        found = self.composition.note_tokens
+        tokens = self.composition.note_tokens
         for text in (self.system, self.window.summary):
             if text:
-                found += estimate_tokens(text)
-        return found
+                tokens += estimate_tokens(text)
+        return tokens
 
     def changes(
         self,

@@ -54,16 +54,16 @@ def estimate_usage(prompt: Prompt, text: str) -> Json:
 def _count_prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
     request, window, composition = prompt.request, prompt.window, prompt.composition
     replacements = prompt.replacements
-    sent = [
+    messages = [
         with_text_before(message, composition.notes.get(i, ""))
         for i, message in enumerate(request.messages)
         if i not in window.dropped and i not in replacements
     ]
-    sent += [each.message for each in window.inserted(composition)]
-    sent += chain.from_iterable(replacements.values())
+    messages += [inserted.message for inserted in window.inserted(composition)]
+    messages += chain.from_iterable(replacements.values())
     tools = [*(request.json.get("tools") or ()), *prompt.tools]
     return (
-        sum(message_tokens(message, count) for message in sent)
+        sum(message_tokens(message, count) for message in messages)
         + sum(count(text) for text in (prompt.system, window.summary))
         + sum(count(orjson.dumps(tool).decode()) for tool in tools)
     )

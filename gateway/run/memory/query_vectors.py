@@ -25,15 +25,15 @@ class QueryVectors(Struct):
     # The seconds that choosing standing facts by them took. They are a part of the time for recall.
     choosing_s: float = 0.0
     # By query: its vector, or what that was compared with; None: there is none, or none in time.
-    _made: dict[str, Vector | Near | None] = field(default_factory=dict)
+    _vectors: dict[str, Vector | Near | None] = field(default_factory=dict)
 
     async def vector_of(self, agent: Agent, query: str, wait_ms: float) -> Vector | Near | None:
         """Returns the vector of a query, as a search takes it; None: there is none, or none in time."""
         if self.embed_query is None:
             return None
-        if query not in self._made:
-            self._made[query] = await self.embed_query([agent.id], query, wait_ms)
-        return self._made[query]
+        if query not in self._vectors:
+            self._vectors[query] = await self.embed_query([agent.id], query, wait_ms)
+        return self._vectors[query]
 
     async def compare(
         self, store: Store, agent: Agent, numbers: AgentNumbers, query: str, deadline_ms: float
@@ -50,7 +50,7 @@ class QueryVectors(Struct):
         remaining_ms = max(1.0, deadline_ms - (time.perf_counter() - begun) * 1000)
         near = await store.recall.compare(agent, vector, numbers=numbers, deadline_ms=remaining_ms)
         if near is not None:
-            self._made[query] = near
+            self._vectors[query] = near
         return near
 
 

@@ -17,21 +17,21 @@ def superseded_exchanges(context: MemoryContext, idle_s: float) -> set[int]:
     """
     tree, plan = context.tree, context.plan
     # A reply that came back cut is stored as it was generated until then.
-    found = {amendment.exchange for amendment in plan.amendments}
+    superseded = {amendment.exchange for amendment in plan.amendments}
     # The request repeats what no later one has continued yet, and may have changed it.
     uncontinued = [exchange for exchange in context.path if not tree.is_continued(exchange)]
-    found |= {exchange.id for exchange in uncontinued}
+    superseded |= {exchange.id for exchange in uncontinued}
     for exchange in (*uncontinued, plan.exchange):
         if exchange.parent is not None:
-            found |= _turns(
-                tree, [other for other in tree.siblings(exchange) if not tree.is_continued(other)]
+            superseded |= _turns(
+                tree, [sibling for sibling in tree.siblings(exchange) if not tree.is_continued(sibling)]
             )
         elif plan.conversation is not None:
             roots = _recent_roots(tree, plan.conversation, plan.query.now, idle_s)
             tree.group_for_loading(roots)
             # Only openings that this list extends are superseded; a named conversation may have several roots.
-            found |= _turns(tree, [root for root in roots if tree.extends(exchange, root)])
-    return found
+            superseded |= _turns(tree, [root for root in roots if tree.extends(exchange, root)])
+    return superseded
 
 
 def _turns(tree: Tree, beginnings: list[Exchange]) -> set[int]:

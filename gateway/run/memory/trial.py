@@ -86,7 +86,8 @@ class _TrialSearch(Struct, frozen=True):
     standing_count: int
 
     async def search(self, query: str) -> list[Message]:
-        trial, vector = self.trial, await self.vectors.vector_of(self.agent, query, _DEADLINE_MS)
+        trial = self.trial
+        vector = await self.vectors.vector_of(self.agent, query, _DEADLINE_MS)
         return await trial.store.recall.search(
             self.agent,
             query,

@@ -64,10 +64,10 @@ class MemoryTools(Struct, frozen=True):
     archives: SearchesPassages | None = None
 
     def definitions(self) -> list[dict[str, Any]]:
-        found = memory_tools.tool_definitions(self.context.offered)
+        definitions = memory_tools.tool_definitions(self.context.offered)
         if self.context.request.spec.filler != "model":
-            return found
-        return [with_asides(each, {FILLER}) for each in found]
+            return definitions
+        return [with_asides(each, {FILLER}) for each in definitions]
 
     def owns(self, name: str) -> bool:
         return name in self.context.offered
@@ -181,13 +181,13 @@ class MemoryTools(Struct, frozen=True):
             memories, has_failed = await searches.search_all([archives.searched_by(agent)])
         if not is_archival:
             memories = [memory for memory in memories if memory.id != agent.id]
-        begun: list[Awaitable[Sequence[Message]]] = []
+        running: list[Awaitable[Sequence[Message]]] = []
         for query, vector in zip(queries, await self._embed(queries, [agent, *memories]), strict=True):
             if not is_archival:
-                begun.append(self._search_own(query, lookup, vector))
-            begun += [self._search_archive(memory, query, lookup, vector) for memory in memories]
-        found, is_incomplete = await searches.search_all(begun)
-        return _numbered_apart(found), has_failed or is_incomplete
+                running.append(self._search_own(query, lookup, vector))
+            running += [self._search_archive(memory, query, lookup, vector) for memory in memories]
+        messages, is_incomplete = await searches.search_all(running)
+        return _numbered_apart(messages), has_failed or is_incomplete
 
     async def _embed(self, queries: Sequence[str], memories: Sequence[Agent]) -> Sequence[Vector | None]:
         """Returns the vectors of queries in these memories."""

@@ -66,13 +66,13 @@ class RecentCalls:
         return await asyncio.shield(task)
 
     def _find(self, key: _CallKey) -> asyncio.Task[ToolAnswer] | None:
-        if (found := self._tasks.get(key)) is not None:
-            return found
+        if (task := self._tasks.get(key)) is not None:
+            return task
         call = key[1:]
         alike = (
             task
-            for made, task in self._tasks.items()
-            if made[1:] == call and self._continues(key.origin, made.origin)
+            for other, task in self._tasks.items()
+            if other[1:] == call and self._continues(key.origin, other.origin)
         )
         return next(alike, None)
 

@@ -33,14 +33,14 @@ async def search_all(searches: Sequence[Awaitable[Sequence[T]]]) -> tuple[list[T
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-    found, has_failed = list[Sequence[T]](), bool(late)
+    results, has_failed = list[Sequence[T]](), bool(late)
     for task in tasks:
         try:
-            found.append([] if task.cancelled() else task.result())
+            results.append([] if task.cancelled() else task.result())
         except StoreError as error:
             _log.warning("A search of a tool failed: %s", error.message)
             has_failed = True
-    return interleave(found), has_failed
+    return interleave(results), has_failed
 
 
 def make_answer(lines: Sequence[str], failed: str, *, is_incomplete: bool) -> ToolAnswer:

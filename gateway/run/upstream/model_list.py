@@ -278,8 +278,8 @@ class ModelList:
                     await reply.aclose()
             if reply.status in (401, 403):
                 return None, _read_refusal(name, reply.status, body)
-            found = _parse_list(body) if reply.status == 200 else None
-            if found is None:
+            entries = _parse_list(body) if reply.status == 200 else None
+            if entries is None:
                 hint = self._hint_for(name) if reply.status in (200, 404) else ""
                 raise ValueError(f"status {reply.status}, and no list{hint}")
         except (ProviderError, TimeoutError, ValueError) as error:
@@ -288,7 +288,9 @@ class ModelList:
             )
             return None, None
         self._failing.pop(name, None)
-        return [each for each in found if isinstance(each, dict) and isinstance(each.get("id"), str)], None
+        return [
+            entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)
+        ], None
 
     def _hint_for(self, name: str) -> str:
         """Returns the likely reason why an upstream's answer is no list, or ""."""

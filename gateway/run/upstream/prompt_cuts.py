@@ -60,21 +60,21 @@ class PromptCuts:
         self, tokens: int, request: ModelRequest, make: RequestMaker, target: Target, endpoint: Endpoint
     ) -> tuple[Target, ModelRequest] | None:
         """Cuts to a window of which the error names the length."""
-        known = target.context_window
+        window = target.context_window
         lengths: list[int] = []
-        if known is None or known > tokens:
+        if window is None or window > tokens:
             self.windows.note_reported(target[:2], tokens)
-            known = self.windows.window_of(target[:2], tokens) or tokens
-            lengths.append(known)
+            window = self.windows.window_of(target[:2], tokens) or tokens
+            lengths.append(window)
         # If the request was cut to that length already, the upstream counts more tokens than we do. How many more is
         # guessed, once.
         if not self._is_guess:
-            lengths.append(int(known / GUESS))
+            lengths.append(int(window / GUESS))
         for length in lengths:
             cut_target = target._replace(context_window=length)
             shorter = await make(cut_target, endpoint)
             if shorter.body != request.body:  # else by our count it fits
-                self._is_guess = length < known
+                self._is_guess = length < window
                 self.receipt.headers["x-mnemogate-context-tokens"] = str(tokens)
                 return cut_target, shorter
         return None

@@ -254,17 +254,17 @@ class WholeEvents:
         # The common piece ends with its event, and is passed on without a search.
         if not self._held and data.endswith(b"\n\n"):
             return data
-        found = self._searched + data
-        end = max(found.rfind(mark) + len(mark) if mark in found else 0 for mark in _EVENT_ENDS)
+        searched = self._searched + data
+        end = max(searched.rfind(mark) + len(mark) if mark in searched else 0 for mark in _EVENT_ENDS)
         whole = b""
         if end:
             at = end - len(self._searched)
-            whole, data, found = self.rest() + data[:at], data[at:], found[end:]
+            whole, data, searched = self.rest() + data[:at], data[at:], searched[end:]
         if data:
             self._held.append(data)
             self._size += len(data)
-            self._searched = found[1 - len(_EVENT_ENDS[-1]) :]
-        return whole + self.rest() if b"\r\r" in found or self._size > _MAX_EVENT_BYTES else whole
+            self._searched = searched[1 - len(_EVENT_ENDS[-1]) :]
+        return whole + self.rest() if b"\r\r" in searched or self._size > _MAX_EVENT_BYTES else whole
 
     def rest(self) -> bytes:
         """Returns what is held back, and drops it."""

@@ -47,15 +47,15 @@ class Route(Struct, frozen=True):
     def targets(self) -> tuple[Target, ...]:
         return (self.first, *self.others)
 
-    def in_place_of(self, asked: Route) -> Route:
+    def in_place_of(self, replaced: Route) -> Route:
         """Returns the route as it answers in place of another: all of its targets are fallbacks."""
-        others = tuple(each._replace(rank=each.rank + 1) for each in self.others)
-        return replace(self, others=others, replaced=asked)
+        others = tuple(target._replace(rank=target.rank + 1) for target in self.others)
+        return replace(self, others=others, replaced=replaced)
 
     def with_window(self, tokens: int | None) -> Route:
         """Returns the route with no larger windows than this one; None: as it is."""
         others = tuple(
-            each._replace(context_window=_smaller(tokens, each.context_window)) for each in self.others
+            target._replace(context_window=_smaller(tokens, target.context_window)) for target in self.others
         )
         return replace(self, context_window=_smaller(tokens, self.context_window), others=others)
 
@@ -147,12 +147,12 @@ def unknown_model(settings: Settings, where: str, error: UnknownModel) -> Settin
     """Returns the mistake of a setting that names a model to which no upstream answers. where: the setting."""
     if error.model is None:
         return SettingsError(f"{where}: {error.message}")
-    known = [alias.alias for alias in settings.models]
-    for each in settings.upstreams:
-        known += each.models
+    names = [alias.alias for alias in settings.models]
+    for upstream in settings.upstreams:
+        names += upstream.models
         if len(settings.upstreams) > 1:
-            known.append(f"{each.name}/MODEL")
-    return SettingsError(unknown_name(where, error.model, known))
+            names.append(f"{upstream.name}/MODEL")
+    return SettingsError(unknown_name(where, error.model, names))
 
 
 def unknown_upstream(name: str) -> BadRequest:
@@ -216,7 +216,7 @@ def _further_targets(
 
     Fallbacks of a fallback are left out: the chain is what stands in one list.
     """
-    found = [
+    targets = [
         Target(
             each.upstream,
             each.model or alias.model,
@@ -226,5 +226,5 @@ def _further_targets(
     ]
     for rank, name in enumerate(fallbacks, 1):
         route = _resolve(settings, name, None, by_operator=True, is_fallback=True)
-        found += [each._replace(rank=rank) for each in route.targets]
-    return tuple(found)
+        targets += [each._replace(rank=rank) for each in route.targets]
+    return tuple(targets)

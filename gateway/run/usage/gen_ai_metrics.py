@@ -26,11 +26,11 @@ _GATEWAY_TOOLS: Final = frozenset((*MEMORY_TOOLS, *SCHEMAS))
 
 def model_names(settings: Settings) -> set[str]:
     """Returns the names that the settings have for models."""
-    found: set[str | None] = {settings.background_model, settings.memory.embedder}
-    for each in settings.models:
-        found |= {each.alias, each.model, *(other.model for other in each.deployments)}
-    found |= {each.model for each in settings.profiles}
-    return {name for name in found if name}
+    names: set[str | None] = {settings.background_model, settings.memory.embedder}
+    for model in settings.models:
+        names |= {model.alias, model.model, *(deployment.model for deployment in model.deployments)}
+    names |= {profile.model for profile in settings.profiles}
+    return {name for name in names if name}
 
 
 def failure_of_call(call: UpstreamCall, receipt: Receipt) -> str:

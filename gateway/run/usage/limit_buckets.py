@@ -51,7 +51,7 @@ class LimitBuckets:
         """
         if len(self._buckets) >= self._dropped_at:
             self._drop_some()
-        found, now = [], self._now()
+        buckets, now = [], self._now()
         for limit in limits:
             subject = user if limit.user == EACH_USER else ""
             bucket = self._buckets.get((limit.id, subject))
@@ -61,8 +61,8 @@ class LimitBuckets:
                 bucket = Bucket.begin(limit, bound_of(limit, self._processes), subject, now)
                 self._buckets[limit.id, subject] = bucket
             bucket.was_asked_for = True
-            found.append(bucket)
-        return found
+            buckets.append(bucket)
+        return buckets
 
     def find(self, limit: UsageLimit, user: str) -> Bucket | None:
         """Returns the last bucket of a limit and a user; None: the table has all that was used."""

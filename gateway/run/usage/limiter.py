@@ -120,11 +120,11 @@ class Limiter:
         # The limits by project, and by their key and user; a project without any is no key.
         self._limits: dict[str, dict[tuple[int | None, str | None], list[UsageLimit]]] = {}
         # The same limits by their ids.
-        self._known: dict[int, UsageLimit] = {}
+        self._limits_by_id: dict[int, UsageLimit] = {}
         # The keys and users that limits name.
-        self._named: set[int | str | None] = set()
-        # The same as `_find_limits`, until the limits change.
-        self._found_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find_limits)
+        self._named_holders: set[int | str | None] = set()
+        # As `_find_limits`, until the limits change.
+        self._cached_limits = lru_cache(maxsize=_MAX_CALLERS)(self._find_limits)
         self._limits_lock = asyncio.Lock()
         self._buckets = LimitBuckets(store.usage, meter, now)
         self._reservations: dict[Receipt, LimitReservation] = {}
@@ -133,7 +133,7 @@ class Limiter:
         # How many processes share the limits.
         self._processes = 1
         # The number of the last change of the limits, and of the last one that was read.
-        self._change, self._known_change = 1, 0
+        self._change, self._change_read = 1, 0
         self._changed = asyncio.Event()
         self._changed.set()
         store.limits.when_changed(self._note_change)
@@ -144,10 +144,10 @@ class Limiter:
     async def load(self) -> None:
         """Reads the limits, if they may have changed. Raises: StoreError."""
         async with self._limits_lock:
-            if self._known_change < self._change:
+            if self._change_read < self._change:
                 change = self._change
                 self._replace_limits(await self._store.limits.list())
-                self._known_change = change
+                self._change_read = change
 
     def _replace_limits(self, limits: Sequence[UsageLimit]) -> None:
         self._limits = {}
@@ -155,9 +155,9 @@ class Limiter:
             of_project = self._limits.setdefault(limit.project, {})
             of_project.setdefault((limit.key, limit.user), []).append(limit)
         known = {limit.id: limit for limit in limits}
-        new, self._known = known.keys() - self._known.keys(), known
-        self._named = {name for limit in limits for name in (limit.key, limit.user)}
-        self._found_limits.cache_clear()
+        new, self._limits_by_id = known.keys() - self._limits_by_id.keys(), known
+        self._named_holders = {name for limit in limits for name in (limit.key, limit.user)}
+        self._cached_limits.cache_clear()
         self._buckets.replace_limits(known, self._processes)
         if new:
             self._reserve_under_way(new)
@@ -213,8 +213,8 @@ class Limiter:
     def _limits_for(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
         """Returns the limits that hold for requests of a key and a user, by their ids."""
         # Those that no limit names are looked for as one, and their names are not cached.
-        named = self._named
-        return self._found_limits(project, key if key in named else 0, user if user in named else "")
+        named = self._named_holders
+        return self._cached_limits(project, key if key in named else 0, user if user in named else "")
 
     def _find_limits(self, project: str, key: int, user: str) -> Sequence[UsageLimit]:
         of_project = self._limits.get(project)
@@ -243,7 +243,7 @@ class Limiter:
         """
         if (before := self._reservations.get(receipt)) is not None:
             return before.substitute  # its request was let in already
-        if self._known_change != self._change:
+        if self._change_read != self._change:
             await self._try_load()
         if receipt.project not in self._limits:
             self._reservations[receipt] = LimitReservation()
@@ -281,7 +281,7 @@ class Limiter:
         """
         if receipt.work_memory or (receipt in self._reservations and receipt.last_call is None):
             return  # it is work of the background, or was just let in
-        if self._known_change != self._change:
+        if self._change_read != self._change:
             await self._try_load()
         limits = [limit for limit in self._limits_of(receipt) if limit.unit in MEASURED]
         if not limits:
@@ -383,17 +383,17 @@ class Limiter:
         await self.load()
         buckets = self._buckets.get(self._limits_for(project, key, user), user)
         await self._buckets.load(buckets, None)
-        found = []
+        states = []
         for bucket in buckets:
             limit = bucket.limit
             used, left = bucket.used + bucket.reserved, bucket.left()
             resets = None if limit.per is None else bucket.period.end
-            found.append(
+            states.append(
                 LimitState(
                     limit, bucket.user, displayed_amount(limit, used), displayed_amount(limit, left), resets
                 )
             )
-        return found
+        return states
 
     async def refresh(self) -> None:
         """Reads again what others have used, where gateways share a database. Raises: StoreError."""
@@ -403,7 +403,7 @@ class Limiter:
         writers = await self._store.usage.record_writer(self._process_name, now, now - self._shared_s)
         if self._processes != max(1, writers):
             self._processes = max(1, writers)
-            self._buckets.replace_limits(self._known, self._processes)
+            self._buckets.replace_limits(self._limits_by_id, self._processes)
         await self._buckets.refresh()
 
     async def leave(self) -> None:

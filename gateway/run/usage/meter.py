@@ -291,15 +291,15 @@ class Meter:
         self, day: int, project: str, user: str, key: int, upstream: str, model: str
     ) -> list[int]:
         """Returns the counters of a key, which begin here. Of too many keys some lose their user or model."""
-        found = self._counters.get(UsageKey(day, project, user, key, upstream, model))
-        if found is None:
+        counters = self._counters.get(UsageKey(day, project, user, key, upstream, model))
+        if counters is None:
             size, model = len(self._counters), mask_keys_in_name(model[:_NAME_CHARS])
             user = "" if size >= MAX_KEYS else user
             model = "" if size >= 2 * MAX_KEYS else model
             whole = UsageKey(day, project, user, key, upstream, model)
-            found = self._counters.setdefault(whole, [0] * len(COUNTERS))
+            counters = self._counters.setdefault(whole, [0] * len(COUNTERS))
             self._keys_of_user.setdefault(user, set()).add(whole)
-        return found
+        return counters
 
     def _take_counters(self, key: UsageKey) -> list[int]:
         """Returns the counters of a key, and drops them."""

@@ -18,7 +18,7 @@ from gateway.run.usage.meter import Meter
 from storage.usage_records import FORGOTTEN_USER
 
 # The latest responses that this process knows, each with its receipt and its call.
-_MAX_KNOWN: Final = 10_000
+_MAX_AWAITED: Final = 10_000
 
 
 class PendingUsage:
@@ -28,11 +28,11 @@ class PendingUsage:
         self._meter = meter
         self._limiter = limiter
         # Project and id of a response -> the receipt of its payer, and the call that asked for it.
-        self._known: dict[tuple[str, str], tuple[Receipt, UpstreamCall]] = {}
+        self._awaited: dict[tuple[str, str], tuple[Receipt, UpstreamCall]] = {}
 
     def forget(self, project: str, user: str) -> None:
         """Takes a user's name off the responses that are not counted yet."""
-        for payer, _ in self._known.values():
+        for payer, _ in self._awaited.values():
             if (payer.project, payer.user) == (project, user):
                 payer.user = FORGOTTEN_USER
 
@@ -43,9 +43,9 @@ class PendingUsage:
                 # Without the prompt and the reply of the request.
                 payer = Receipt(receipt.begun, project=receipt.project, key=receipt.key, user=receipt.user)
                 noted = replace(call, tries=[], first_piece=None, last_pieces=None)
-                self._known[receipt.project, call.pending_id] = payer, noted
-                if len(self._known) > _MAX_KNOWN:
-                    del self._known[next(iter(self._known))]
+                self._awaited[receipt.project, call.pending_id] = payer, noted
+                if len(self._awaited) > _MAX_AWAITED:
+                    del self._awaited[next(iter(self._awaited))]
 
     def count(self, project: str, id: str, response: bytes) -> None:
         """Counts what a response has used that has ended, in place of what its request was estimated to use.
@@ -54,7 +54,7 @@ class PendingUsage:
         """
         reader = UsageReader("/responses")
         reader.take_body(response)
-        if reader.counts is None or (found := self._known.pop((project, id), None)) is None:
+        if reader.counts is None or (found := self._awaited.pop((project, id), None)) is None:
             return
         payer, before = found
         after = replace(before, counts=reader.counts)
