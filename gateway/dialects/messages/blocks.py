@@ -122,7 +122,7 @@ def render_blocks(message: Json) -> list[Json]:
         blocks.append({"type": "thinking", "thinking": thoughts, "signature": ""})
     content = message.get("content")
     text = content if isinstance(content, str) else _join_texts(content)
-    if text := text or as_text(message.get("refusal")):
+    if text := text + as_text(message.get("refusal")):
         blocks.append({"type": "text", "text": text})
     for call in message.get("tool_calls") or ():
         function = call.get("function") or {}

@@ -89,6 +89,16 @@ def test_a_whole_reply_has_the_arguments_as_the_model_wrote_them(arguments: str)
     assert b'"input":' + arguments.encode() in view().whole(b"{}", outcome, is_unchanged=False)
 
 
+def test_a_refusal_beside_a_text_is_shown_whole_as_in_a_stream() -> None:
+    reply = {"role": "assistant", "content": "So far. ", "refusal": "No more."}
+    shown = orjson.loads(view().whole(b"{}", TurnOutcome(FINISHED, shown_reply=reply), is_unchanged=False))
+    assert shown["content"] == [{"type": "text", "text": "So far. No more."}]
+    assert shown["stop_reason"] == "refusal"
+    streamed = stream(event({"content": "So far. "}), event({"refusal": "No more."}))
+    texts = [each["delta"]["text"] for each in streamed if each["type"] == "content_block_delta"]
+    assert "".join(texts) == "So far. No more."
+
+
 @pytest.mark.parametrize(
     ("kind", "shown"),
     [("overloaded_error", "overloaded_error"), ("odd", "api_error"), (["odd"], "api_error")],
