@@ -40,6 +40,7 @@ from gateway.run.upstream.failover import Failover
 from gateway.run.upstream.model_list import ModelList
 from gateway.run.usage.accounting import Accounting
 from gateway.settings import ServerSettings, Settings
+from gateway.steady_clock import SteadyClock
 from gateway.trace_factory import make_tracer
 from gateway.traces.otlp import OtlpSettings
 from gateway.web.body import BodyReader
@@ -133,7 +134,8 @@ class Services:
         """
         self.settings, self.store, self._performs_jobs = settings, store, performs_jobs
         self.limits = limits = limits or Limits()
-        self.now = now = clock or (store.now if store.database.is_shared else time.time)
+        clock = clock or (store.now if store.database.is_shared else time.time)
+        self.now = now = SteadyClock(clock)
         self._tasks: list[asyncio.Task[None]] = []
         # Set while no request is being answered.
         self.idle = asyncio.Event()
