@@ -48,7 +48,7 @@ _OUTCOMES = {
     "retrying": "it is tried again later",
     "dead": "it is not tried again, unless by `mnemogate jobs retry`",
     "dropped": "it is dropped, since its memory has changed",
-    "lost": "another process performs it",
+    "lost": "it was cancelled, forgotten or taken over meanwhile",
 }
 
 

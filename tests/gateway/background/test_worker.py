@@ -447,6 +447,21 @@ async def test_what_is_forgotten_ends_the_job_in_flight(bench: Bench) -> None:
     assert (bench.texts(agent), await bench.jobs.list()) == ([], ())
 
 
+async def test_a_job_that_is_cancelled_in_flight_is_not_said_to_run_elsewhere(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def learn(job: JobContext) -> None:
+        await bench.jobs.cancel(job.job.id)
+        await job.finish(None)
+
+    bench.start({"learn": learn})
+    await bench.jobs.enqueue("learn", 0, "k")
+    await bench.settled(1)
+    assert bench.outcomes == ["lost"]
+    assert "another process" not in caplog.text
+    assert "cancelled, forgotten or taken over" in caplog.text
+
+
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR])
 async def test_a_database_that_fails_in_the_middle_costs_an_attempt(bench: Bench, code: int) -> None:
     agent = await bench.agent()
