@@ -115,7 +115,7 @@ async def perform(keeper: MemoryKeeper, number: int, messages: list[bytes]) -> S
 
 async def compare(off: Path | str, on: Path | str, turns: int) -> tuple[list[Spent], list[Spent]]:
     """Returns what turns took of which nothing was noted, and of which it was. off, on: their databases."""
-    found: dict[int, list[Spent]] = {0: [], 7: []}
+    spent: dict[int, list[Spent]] = {0: [], 7: []}
     keepers = {}
     for days, place in ((0, off), (7, on)):
         store = await fill(place)
@@ -123,14 +123,14 @@ async def compare(off: Path | str, on: Path | str, turns: int) -> tuple[list[Spe
         keepers[days] = MemoryKeeper(store, settings, lambda: BEGUN + 200_000, NoServices(), None)
     for number in range(turns):
         if number % MEASURED_TURNS == 0:
-            messages: dict[int, list[bytes]] = {days: [] for days in found}
+            messages: dict[int, list[bytes]] = {days: [] for days in spent}
             for keeper in keepers.values():
                 await index(keeper.store, user_of(number // MEASURED_TURNS - 1))
         for days in sorted(keepers, reverse=bool(number % 2)):
-            found[days].append(await perform(keepers[days], number, messages[days]))
+            spent[days].append(await perform(keepers[days], number, messages[days]))
     for keeper in keepers.values():
         await keeper.store.close()
-    return found[0], found[7]
+    return spent[0], spent[7]
 
 
 def chunks(values: list[float]) -> list[float]:
@@ -149,7 +149,7 @@ def bytes_of(database: Path) -> tuple[int, float, float]:
 
 
 async def postgres_bytes_of(url: str) -> tuple[int, float, float]:
-    """As `bytes_of`."""
+    """Returns for PostgreSQL what `bytes_of` does for SQLite."""
     connection = await asyncpg.connect(url)
     try:
         row = await connection.fetchrow(
@@ -178,10 +178,8 @@ def main() -> int:
             rows, size, data = bytes_of(folder / "7.db")
     differences = chunks([b.turn - a.turn for a, b in zip(off, on, strict=True)])
     low, added, high = statistics.quantiles(differences, n=4)
-    packed, whole = (
-        statistics.median(each.packed for each in on),
-        statistics.median(each.turn for each in off),
-    )
+    packed = statistics.median(each.packed for each in on)
+    whole = statistics.median(each.turn for each in off)
     if options.json:
         figures = {"loop_us": added, "packed_us": packed, "bytes": size, "data_bytes": data, "rows": rows}
         print(json.dumps(figures))

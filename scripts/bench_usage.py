@@ -63,7 +63,7 @@ async def measure(where: Path | str, count: int, users: int) -> dict[str, Any]:
     await fill(where, users, models)
     store = await open_store(where, rules=RULES)
     operations = UsageOperations(store.usage, lambda: float(TODAY * DAY_S + 1))
-    found: dict[str, Any] = {"rows": DAYS * users * models, "users": users}
+    figures: dict[str, Any] = {"rows": DAYS * users * models, "users": users}
     for question in QUESTIONS:
         times = []
         for _ in range(5):
@@ -71,13 +71,13 @@ async def measure(where: Path | str, count: int, users: int) -> dict[str, Any]:
             page = await operations.show(question)
             times.append((time.perf_counter() - begun) * 1000)
             assert page["data"]
-        found[" ".join(question.values())] = round(min(times))
+        figures[" ".join(question.values())] = round(min(times))
     month = UsageQuery((), TODAY - DAYS + 1, TODAY, (("project", "default"), ("user", "user-0000007")))
     begun = time.perf_counter()
     assert await store.usage.sums(month)
-    found["of one user"] = round((time.perf_counter() - begun) * 1000, 1)
+    figures["of one user"] = round((time.perf_counter() - begun) * 1000, 1)
     await store.close()
-    return found
+    return figures
 
 
 def main() -> None:
@@ -96,9 +96,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(results))
         return
-    for found in results:
-        print(f"{found.pop('rows'):,} rows of {found.pop('users'):,} users, a page of 30 days in ms:")
-        for question, took in found.items():
+    for figures in results:
+        print(f"{figures.pop('rows'):,} rows of {figures.pop('users'):,} users, a page of 30 days in ms:")
+        for question, took in figures.items():
             print(f"  by {question:<14} {took:>6}")
 
 

@@ -106,26 +106,26 @@ def _add_assistant_turn(history: ClaudeMessages, blocks: list[Json]) -> None:
 def _make_ids_unique(history: ClaudeMessages) -> None:
     """Renames calls with an id that occurs twice: some providers restart their numbers with each reply."""
     taken: set[str] = set()
-    # How many names were made of the id that a call came with.
-    made: Counter[str] = Counter()
-    # From the id that a call came with to the ids that the last assistant message's calls of that id have now.
-    last: dict[str, deque[str]] = {}
+    # How many ids were made of the one that a call came with.
+    copies: Counter[str] = Counter()
+    # From the id that calls of the last assistant message came with to the ids that they have now.
+    new_ids: dict[str, deque[str]] = {}
     for message in history.messages:
         if message["role"] == "assistant":
-            last = {}
+            new_ids = {}
         for block in message["content"]:
             match block:
-                case {"type": "tool_use", "id": str(own)}:
+                case {"type": "tool_use", "id": str(id)}:
                     while block["id"] in taken:
-                        made[own] += 1
-                        block["id"] = f"{own}_{made[own]}"
+                        copies[id] += 1
+                        block["id"] = f"{id}_{copies[id]}"
                     taken.add(block["id"])
-                    last.setdefault(own, deque()).append(block["id"])
-                case {"type": "tool_result", "tool_use_id": str(own)} if own in last:
+                    new_ids.setdefault(id, deque()).append(block["id"])
+                case {"type": "tool_result", "tool_use_id": str(id)} if id in new_ids:
                     # Results come in the order of their calls; a result too many belongs to the last call.
-                    block["tool_use_id"] = last[own][0]
-                    if len(last[own]) > 1:
-                        last[own].popleft()
+                    block["tool_use_id"] = new_ids[id][0]
+                    if len(new_ids[id]) > 1:
+                        new_ids[id].popleft()
 
 
 def _drop_unanswered_calls(history: ClaudeMessages) -> None:

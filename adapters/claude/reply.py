@@ -40,8 +40,8 @@ def translate_message(message: Json, created: int, first_index: int = 0) -> Json
     first_index: the index of its first block, see `next_block_index`.
     """
     parts = _Parts()
-    for place, block in enumerate(message.get("content") or (), first_index):
-        parts.add(place, block)
+    for index, block in enumerate(message.get("content") or (), first_index):
+        parts.add(index, block)
     chat_message = parts.message()
     ending = read_ending(message)
     if ending.refusal is not None:
@@ -95,7 +95,7 @@ class _Parts:
     citations: list[Json] = field(default_factory=list)
     has_text: bool = False
 
-    def add(self, place: int, block: Json) -> None:
+    def add(self, index: int, block: Json) -> None:
         kind = block.get("type")
         if kind == "text":
             text = block.get("text") or ""
@@ -110,9 +110,9 @@ class _Parts:
             self.calls.append({"id": block.get("id"), "type": "function", "function": function, **more})
         elif kind in THINKING:
             self.reasoning += block.get("thinking") or ""
-            self.thinking_blocks.append(with_place(block, place, len(self.text), len(self.calls)))
+            self.thinking_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
         else:
-            self.provider_blocks.append(with_place(block, place, len(self.text), len(self.calls)))
+            self.provider_blocks.append(with_place(block, index, len(self.text), len(self.calls)))
 
     def message(self) -> Json:
         more = {
@@ -206,7 +206,7 @@ def translate_usage(usage: Json) -> Json:
     written = token_count(usage, "cache_creation_input_tokens")
     prompt = token_count(usage, "input_tokens") + read + written
     completion = token_count(usage, "output_tokens")
-    found: Json = {
+    translated: Json = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
@@ -215,5 +215,5 @@ def translate_usage(usage: Json) -> Json:
     details = usage.get("output_tokens_details")
     thinking = details.get("thinking_tokens") if isinstance(details, dict) else None
     if isinstance(thinking, int):
-        found["completion_tokens_details"] = {"reasoning_tokens": thinking}
-    return {**found, **usage}
+        translated["completion_tokens_details"] = {"reasoning_tokens": thinking}
+    return {**translated, **usage}

@@ -28,9 +28,9 @@ def render_model(model: Json) -> Json:
 
 def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
     """Returns a page of a list. query: `limit`, and `after_id` or `before_id`. Raises: BadRequest."""
-    limit = _limit(query.get("limit"))
-    entries = [render_model(each) for each in models]
-    ids = [each["id"] for each in entries]
+    limit = _read_limit(query.get("limit"))
+    entries = [render_model(model) for model in models]
+    ids = [entry["id"] for entry in entries]
     if (before := query.get("before_id")) is not None:
         end = _find_index(ids, before, "before_id")
         page, has_more = entries[max(0, end - limit) : end], end > limit
@@ -47,7 +47,7 @@ def render_page(models: Sequence[Json], query: Mapping[str, str]) -> Json:
 
 
 def _render_time(seconds: object) -> str:
-    """Returns a time since the epoch in Anthropic's form; the epoch, as for an unknown time, where it is none."""
+    """Returns a time in Anthropic's form. seconds: since the epoch; anything that is no time counts as the epoch."""
     try:
         at = datetime.fromtimestamp(seconds if isinstance(seconds, int) else 0, UTC)
     except (ValueError, OverflowError, OSError):  # some servers give milliseconds
@@ -55,12 +55,12 @@ def _render_time(seconds: object) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _limit(given: str | None) -> int:
-    if given is None:
+def _read_limit(text: str | None) -> int:
+    if text is None:
         return _DEFAULT_LIMIT
-    if not (given.isdecimal() and len(given) <= len(str(_MAX_LIMIT)) and 1 <= int(given) <= _MAX_LIMIT):
+    if not (text.isdecimal() and len(text) <= len(str(_MAX_LIMIT)) and 1 <= int(text) <= _MAX_LIMIT):
         raise invalid_field("limit", f"Input should be a whole number from 1 to {_MAX_LIMIT}")
-    return int(given)
+    return int(text)
 
 
 def _find_index(ids: Sequence[str], id_: str, name: str) -> int:

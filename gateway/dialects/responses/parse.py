@@ -70,6 +70,7 @@ class ResponsesRequest(Struct, frozen=True):
     forms: dict[str, CallForm]
     # Thoughts are asked for in the form in which they can be sent back.
     shows_sealed_thoughts: bool
+    # The body as the client sent it.
     body: bytes
     # The tools that its upstreams take.
     upstream_tools: UpstreamTools
@@ -136,10 +137,10 @@ def parse(
     """
     json = read_object(body)
     check_fields(json, repeated_keys)
-    read, shared = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
+    translated, shared = _read_messages(json, max_messages, upstream_tools, waiting, needs_input=needs_input)
     included = check_included(read_strings(json, "include"))
-    tools = read_tools(json, upstream_tools, read.left_out, waiting, found_tools)
-    chat: Json = {"model": json.get("model"), "messages": read.messages}
+    tools = read_tools(json, upstream_tools, translated.left_out, waiting, found_tools)
+    chat: Json = {"model": json.get("model"), "messages": translated.messages}
     if LOGPROBS in included or json.get("top_logprobs") is not None:
         chat["logprobs"] = True
     if tools.chat:
@@ -147,17 +148,17 @@ def parse(
     if json.get("tool_choice") is not None:
         chat.update(read_choice(json["tool_choice"], tools, upstream_tools))
     add_translated(chat, json)
-    request = make_chat_request(orjson.dumps(chat), chat, read.messages)
+    request = make_chat_request(orjson.dumps(chat), chat, translated.messages)
     # User and conversation may be named by what no chat completion has, such as a client's own metadata.
     request.dialect_fields = {key: json[key] for key in NOT_PASSED_ON if key in json} or None
     request.side_request = codex_side_request(json)
     request.wants_thoughts = wants_thoughts(json.get("reasoning") or {})
     request.wants_usage = request.is_translated = True
     for key, members in _READ_MEMBERS.items():
-        read.left_out.add_rest(json.get(key) or {}, members, key)
-    request.consumed = read.left_out.names
-    request.references = tuple(read.references)
-    request.reply_models = read.models
+        translated.left_out.add_rest(json.get(key) or {}, members, key)
+    request.consumed = translated.left_out.names
+    request.references = tuple(translated.references)
+    request.reply_models = translated.models
     request.may_evict = may_be_truncated(json)
     conversation = read_conversation_id(json)
     echo = echo_fields(json, request, conversation, tools)
@@ -193,18 +194,18 @@ def _read_messages(
     head: list[Json] = [{"role": "system", "content": instructions}] if instructions else []
     if isinstance(items, list):
         head += summaries_in(items, items_before=len(waiting))
-    read = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
-    shared = _shared_messages(head, read, waiting) if waiting else frozenset()
-    if needs_input and not read.messages:
+    translated = read_items(items, len(head), upstream_tools=upstream_tools, items_before=len(waiting))
+    shared = _shared_messages(head, translated, waiting) if waiting else frozenset()
+    if needs_input and not translated.messages:
         raise BadRequest("Invalid 'input': there is no message in it.", param="input", code="empty_array")
     previous = _read_previous(json, len(head))
     if previous is not None:
-        read.references.insert(0, previous)
+        translated.references.insert(0, previous)
     # A chat completion has at least one message, and a previous response is inserted before one.
-    if not read.messages and (previous is not None or not head):
-        read.messages.append({"role": "user", "content": ""})
-    read.messages[:0] = head
-    return read, shared
+    if not translated.messages and (previous is not None or not head):
+        translated.messages.append({"role": "user", "content": ""})
+    translated.messages[:0] = head
+    return translated, shared
 
 
 def _read_input(
@@ -225,9 +226,9 @@ def _read_input(
 
 
 def _read_previous(json: Json, index: int) -> Reference | None:
-    """Returns the response that a request goes on with; None: it names none. Raises: BadRequest.
+    """Returns the response that a request continues; None: it names none. Raises: BadRequest.
 
-    index: that of the message which comes after it.
+    index: of the message that comes after that response.
     """
     param = "previous_response_id"
     previous = read_optional(json, param, str)
@@ -238,12 +239,12 @@ def _read_previous(json: Json, index: int) -> Reference | None:
     return Reference(index, previous, parse_turn_name(previous), param, "path")
 
 
-def _shared_messages(head: list[Json], read: InputMessages, waiting: Sequence[Json]) -> frozenset[int]:
+def _shared_messages(head: list[Json], translated: InputMessages, waiting: Sequence[Json]) -> frozenset[int]:
     """Returns the indices of the messages that each response of a conversation has. head: those before the input's."""
     summaries = summaries_in(waiting)
     shared = {n for n, message in enumerate(head) if message in summaries}
-    for n, place in enumerate(read.places):
-        if 0 <= place < len(waiting) and read.messages[n]["role"] in SYSTEM_ROLES:
+    for n, place in enumerate(translated.places):
+        if 0 <= place < len(waiting) and translated.messages[n]["role"] in SYSTEM_ROLES:
             shared.add(len(head) + n)
     return frozenset(shared)
 
@@ -253,16 +254,16 @@ def read_conversation_id(json: Json) -> str | None:
 
     Raises: BadRequest.
     """
-    named = json.get("conversation")
-    if isinstance(named, dict):
-        named = named.get("id")
-        if named is None:
+    id = json.get("conversation")
+    if isinstance(id, dict):
+        id = id.get("id")
+        if id is None:
             raise missing_field("conversation.id")
-    if named is None:
+    if id is None:
         return None
-    if not isinstance(named, str):
-        raise wrong_type("conversation", "a string or an object", named)
-    conversation = checked_id(named, "conversation")
+    if not isinstance(id, str):
+        raise wrong_type("conversation", "a string or an object", id)
+    conversation = checked_id(id, "conversation")
     if conversation is None:
         raise BadRequest("Invalid 'conversation': the name is empty.", param="conversation")
     return conversation

@@ -72,7 +72,7 @@ def check_fields(json: Json, repeated_keys: Sequence[str]) -> None:
     if is_too_deep([[[json]]]):  # as deep as it lies in what is stored of the response
         for key, value in json.items():
             check_depth(key, [[[[value]]]])
-    # Whoever let the request through on its way here may have read the other one.
+    # What let the request through on its way here may have read the other value.
     for key in repeated_keys:
         raise BadRequest(f"Duplicate key in the request body: `{key[:60]}`.", param=key[:60])
     _positive_number(json, "max_tool_calls")
@@ -101,16 +101,16 @@ def read_strings(json: Json, key: str) -> list[str]:
     return values
 
 
-def check_included(wanted: Sequence[str]) -> Sequence[str]:
-    """Returns what a request wants in its response. Raises: BadRequest."""
-    for index, value in enumerate(wanted):
+def check_included(include: Sequence[str]) -> Sequence[str]:
+    """Returns the `include` of a request. Raises: BadRequest: it names what no response has."""
+    for index, value in enumerate(include):
         if value not in _INCLUDABLE:
             raise BadRequest(
                 f"Invalid value: {value[:60]!r}. Supported values are: {', '.join(sorted(_INCLUDABLE))}.",
                 param=f"include[{index}]",
                 code="invalid_value",
             )
-    return wanted
+    return include
 
 
 def asks_for_sealed_thoughts(query: Mapping[str, Sequence[str]]) -> bool:
