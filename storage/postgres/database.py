@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
 import asyncpg
@@ -26,7 +26,7 @@ from storage.postgres.connection import (
     RawConnection,
     begin_statement,
 )
-from storage.postgres.listen import NotificationListener
+from storage.postgres.listen import Notification, NotificationListener, NotificationSender
 from storage.postgres.migration import migrate
 from storage.postgres.pool import ConnectionPool, PoolLimits
 from storage.postgres.sqlstates import FAULTS, is_refused_text, is_unanswered, stops, translate_error
@@ -105,12 +105,8 @@ class PostgresDatabase:
             listen_target, self._clock.add_reading, self._health_check.hurry
         )
         self._tidying = Tidying(target, limits.sweep_s, limits.long_s)
-        # Notifications to be sent, (channel, payload), and the task that sends them.
-        self._notifications: list[tuple[str, str]] = []
-        self._notifying: asyncio.Task[None] | None = None
-        # Writes under way, and how many bytes each holds.
-        self._writes: dict[asyncio.Task[None], int] = {}
-        self._bytes = 0
+        self._sender = NotificationSender(self._send)
+        self._writes = _WriteTasks()
         self._closing = False
 
     @classmethod
@@ -203,7 +199,7 @@ class PostgresDatabase:
         pool.check()
         raw = pool.acquire_idle() or await pool.acquire(wait_s=min(seconds, self._limits.wait_s))
         try:
-            found = await operation(kind(raw, until, self._loop))
+            result = await operation(kind(raw, until, self._loop))
         except (TimeoutError, asyncio.CancelledError) as error:
             # asyncpg asks the server to stop, over another connection; this one can be used again when that is done.
             pool.release_when_answering(raw)
@@ -218,7 +214,7 @@ class PostgresDatabase:
             raise translated from error
         self._uptime.note_answer()
         pool.release(raw)
-        return found
+        return result
 
     def _begin_write(
         self, operation: Operation[T], size: int = 0, *, is_bulk: bool = False, is_repeatable: bool = False
@@ -228,20 +224,14 @@ class PostgresDatabase:
         self._pool.check()
         size += _OVERHEAD_BYTES
         # One that nothing stands before is let in, however large it is.
-        if self._writes and self._bytes + size > self._limits.queue_bytes:
+        if self._writes.count and self._writes.bytes + size > self._limits.queue_bytes:
             raise Busy(
                 f"{self._target.name} is too slow: more than {self._limits.queue_bytes:,} bytes would wait"
             )
         future: asyncio.Future[T] = self._loop.create_future()
-        task = self._loop.create_task(self._write(operation, future, is_bulk, is_repeatable))
-        self._writes[task] = size
-        self._bytes += size
+        self._writes.begin(self._write(operation, future, is_bulk, is_repeatable), size)
         self._tidying.wrote()
-        task.add_done_callback(self._write_ended)
         return future
-
-    def _write_ended(self, task: asyncio.Task[None]) -> None:
-        self._bytes -= self._writes.pop(task)
 
     async def _write(
         self, operation: Operation[T], future: asyncio.Future[T], is_bulk: bool, is_repeatable: bool
@@ -334,21 +324,10 @@ class PostgresDatabase:
         self._listener.listen(channel, callback)
 
     def notify(self, channel: str, payload: str = "") -> None:
-        if self._closing or (channel, payload) in self._notifications:
-            return
-        self._notifications.append((channel, payload))
-        if self._notifying is None:
-            self._notifying = self._loop.create_task(self._send_notifications())
+        if not self._closing:
+            self._sender.add((channel, payload))
 
-    async def _send_notifications(self) -> None:
-        try:
-            while self._notifications:
-                notifications, self._notifications = self._notifications, []
-                await self._send(notifications)
-        finally:
-            self._notifying = None  # until here `close` waits for it
-
-    async def _send(self, notifications: list[tuple[str, str]]) -> None:
+    async def _send(self, notifications: Sequence[Notification]) -> None:
         with contextlib.suppress(StoreError):
             await self.read(
                 lambda connection: connection.rows(*self._listener.notify_statement(notifications))
@@ -380,8 +359,8 @@ class PostgresDatabase:
             status=self._status(),
             error=self._pool.last_error,
             failures=self._pool.failures,
-            waiting=len(self._writes),
-            waiting_bytes=self._bytes,
+            waiting=self._writes.count,
+            waiting_bytes=self._writes.bytes,
         )
 
     def _status(self) -> str:
@@ -393,14 +372,7 @@ class PostgresDatabase:
         return "slow" if self._pool.longest_wait_s > self._limits.slow_s else "ok"
 
     async def drain(self, timeout_s: float) -> bool:
-        # A write may begin another one before it ends.
-        end = self._loop.time() + timeout_s
-        while self._writes:
-            left = end - self._loop.time()
-            if left <= 0:
-                return False
-            await asyncio.wait(list(self._writes), timeout=left)
-        return True
+        return await self._writes.drain(timeout_s)
 
     async def close(self, timeout_s: float = 5.0) -> None:
         if self._closing:
@@ -410,13 +382,50 @@ class PostgresDatabase:
         await self._listener.close()
         await self._tidying.close()
         await self.drain(timeout_s)
-        if self._notifying is not None:
-            await self._notifying
-        left = list(self._writes)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await self._sender.finish()
+        await self._writes.cancel()
         await self._pool.close(timeout_s)
+
+
+class _WriteTasks:
+    """The writes under way, each in a task of its own, and the bytes that they hold."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[asyncio.Task[None], int] = {}
+        self.bytes = 0
+
+    @property
+    def count(self) -> int:
+        return len(self._sizes)
+
+    def begin(self, write: Coroutine[Any, Any, None], size: int) -> None:
+        """Begins a write. size: the bytes that it holds."""
+        task = asyncio.get_running_loop().create_task(write)
+        self._sizes[task] = size
+        self.bytes += size
+        task.add_done_callback(self._note_end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self.bytes -= self._sizes.pop(task)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until all writes have ended. Returns False where that took longer than `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        # A write may begin another one before it ends.
+        while self._sizes:
+            left = end - loop.time()
+            if left <= 0:
+                return False
+            await asyncio.wait(list(self._sizes), timeout=left)
+        return True
+
+    async def cancel(self) -> None:
+        """Cancels the writes that have not ended."""
+        tasks = list(self._sizes)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _is_conflict(error: BaseException) -> bool:

@@ -13,7 +13,8 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 from storage.database import POLL_S
 from storage.errors import Broken, StoreError
@@ -21,6 +22,7 @@ from storage.postgres.connection import NOW, PostgresTarget, RawConnection, conn
 from storage.postgres.sqlstates import FAULTS, translate_error
 
 NotificationCallback = Callable[[str | None], None]
+Notification: TypeAlias = tuple[str, str]  # its channel and payload
 _log = logging.getLogger("mnemogate")
 
 # Channels belong to a whole database, in which other programs may have some, too.
@@ -36,6 +38,39 @@ _LOST_MESSAGE = (
     "Reconnecting: %s"
 )
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.25, 10.0
+
+
+class NotificationSender:
+    """A process's sender of notifications. Those that come while it sends go together.
+
+    send: sends notifications.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Notification]], Awaitable[None]]) -> None:
+        self._send = send
+        self._waiting: list[Notification] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, notification: Notification) -> None:
+        """Sends a notification soon; one that waits already, once."""
+        if notification in self._waiting:
+            return
+        self._waiting.append(notification)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._send_waiting())
+
+    async def finish(self) -> None:
+        """Waits until all that was added is sent."""
+        if self._task is not None:
+            await self._task
+
+    async def _send_waiting(self) -> None:
+        try:
+            while self._waiting:
+                notifications, self._waiting = self._waiting, []
+                await self._send(notifications)
+        finally:
+            self._task = None
 
 
 class NotificationListener:
@@ -78,9 +113,9 @@ class NotificationListener:
         self._callbacks.setdefault(channel, []).append(callback)
 
     def notify_statement(
-        self, notifications: list[tuple[str, str]]
+        self, notifications: Sequence[Notification]
     ) -> tuple[str, tuple[list[str], list[str]]]:
-        """Returns the statement that sends notifications, and its values. notifications: (channel, payload)."""
+        """Returns the statement that sends notifications, and its values."""
         channels = [_PREFIX + channel for channel, _ in notifications]
         return _NOTIFY, (channels, [f"{self._name} {payload}" for _, payload in notifications])
 

@@ -72,10 +72,10 @@ class ConnectionPool:
         self._bulk = 0  # connections that bulk work has, or waits for in `_waiting`
         # When each read or write of a turn began to wait for a connection.
         self._acquiring: dict[object, float] = {}
-        # Those that wait for a connection, the first to come first; None wakes one to ask again.
-        self._waiting: deque[asyncio.Future[RawConnection | None]] = deque()
+        # Those that wait for a connection.
+        self._waiting = _WaitQueue(self.release)
         # Bulk work that waits until there is less of it.
-        self._waiting_bulk: deque[asyncio.Future[RawConnection | None]] = deque()
+        self._waiting_bulk = _WaitQueue(self.release)
         self._reconnecting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         # Cleared while the first attempt to reconnect after a fault is under way.
@@ -138,7 +138,7 @@ class ConnectionPool:
             await self._first_attempt_ended.wait()
             self.check()
             if is_bulk and self._bulk >= self._limits.bulk:
-                await self._wait(self._waiting_bulk)
+                await self._waiting_bulk.wait()
                 continue
             # Counted while it waits as well, so that bulk work does not exceed its bound.
             self._bulk += is_bulk
@@ -154,11 +154,11 @@ class ConnectionPool:
     async def _open_or_wait(self) -> RawConnection | None:
         """Returns a new connection, or the next that comes free; None: ask again."""
         if len(self._open) + self._opening >= self._limits.size:
-            return await self._wait(self._waiting)
+            return await self._waiting.wait()
         raw = await self._open_another()
         if raw is None:
             # One may have come free meanwhile, and would not be handed on.
-            return self.acquire_idle() or (await self._wait(self._waiting) if self._open else None)
+            return self.acquire_idle() or (await self._waiting.wait() if self._open else None)
         if self.fault is not None or self._closed:
             raw.terminate()
             return None
@@ -178,24 +178,10 @@ class ConnectionPool:
             raise fault from error
         except asyncio.CancelledError:
             # One that waits may open another in its place.
-            _wake(self._waiting, None)
+            self._waiting.hand(None)
             raise
         finally:
             self._opening -= 1
-
-    async def _wait(self, queue: deque[asyncio.Future[RawConnection | None]]) -> RawConnection | None:
-        future: asyncio.Future[RawConnection | None] = self._loop.create_future()
-        queue.append(future)
-        try:
-            return await future
-        except BaseException:
-            # A connection handed to a waiter that gives up in this moment goes to the next.
-            if future.done() and not future.cancelled():
-                if (raw := future.result()) is None:
-                    _wake(queue, None)
-                else:
-                    self.release(raw)
-            raise
 
     def release(self, raw: RawConnection, *, is_bulk: bool = False) -> None:
         """Takes a connection back, and hands it to the first that waits. is_bulk: as it was taken."""
@@ -206,13 +192,13 @@ class ConnectionPool:
             self._open.discard(raw)
             if not raw.is_closed():
                 raw.terminate()
-            _wake(self._waiting, None)
-        elif not _wake(self._waiting, raw):
+            self._waiting.hand(None)
+        elif not self._waiting.hand(raw):
             self._idle.append(raw)
 
     def _free_bulk(self) -> None:
         self._bulk -= 1
-        _wake(self._waiting_bulk, None)
+        self._waiting_bulk.hand(None)
 
     def release_when_answering(self, raw: RawConnection) -> None:
         """Takes back a connection after a cancelled wait, once it answers again."""
@@ -296,7 +282,7 @@ class ConnectionPool:
 
     def _wake_all(self) -> None:
         for queue in (self._waiting, self._waiting_bulk):
-            while _wake(queue, None):
+            while queue.hand(None):
                 pass
 
     async def close(self, timeout_s: float) -> None:
@@ -312,17 +298,42 @@ class ConnectionPool:
         await asyncio.gather(*(_close_connection(raw, timeout_s) for raw in opened))
 
 
+class _WaitQueue:
+    """Those that wait for a connection, the first to come first.
+
+    release: takes a connection back from one that gave up as it was handed to it.
+    """
+
+    def __init__(self, release: Callable[[RawConnection], None]) -> None:
+        self._release = release
+        self._futures: deque[asyncio.Future[RawConnection | None]] = deque()
+
+    async def wait(self) -> RawConnection | None:
+        """Returns the connection that is handed to the caller; None: the caller is to ask again."""
+        future: asyncio.Future[RawConnection | None] = asyncio.get_running_loop().create_future()
+        self._futures.append(future)
+        try:
+            return await future
+        except BaseException:
+            # What was handed to a waiter that gives up in this moment goes to the next.
+            if future.done() and not future.cancelled():
+                if (raw := future.result()) is None:
+                    self.hand(None)
+                else:
+                    self._release(raw)
+            raise
+
+    def hand(self, raw: RawConnection | None) -> bool:
+        """Hands a connection, or None, to the first that still waits. Returns whether one does."""
+        while self._futures:
+            future = self._futures.popleft()
+            if not future.done():
+                future.set_result(raw)
+                return True
+        return False
+
+
 async def _close_connection(raw: RawConnection, timeout_s: float) -> None:
     with contextlib.suppress(*FAULTS):
         await raw.close(timeout=timeout_s)
     raw.terminate()
-
-
-def _wake(queue: deque[asyncio.Future[RawConnection | None]], raw: RawConnection | None) -> bool:
-    """Hands a connection, or None, to the first that still waits. Returns whether one does."""
-    while queue:
-        future = queue.popleft()
-        if not future.done():
-            future.set_result(raw)
-            return True
-    return False
