@@ -118,8 +118,8 @@ def origin_of_call(run: str, call_id: str = "") -> str:
 
 def call_of_origin(origin: str) -> tuple[str, str] | None:
     """Returns the item's run, or "", and the call that have written in a block; None: no tool has."""
-    found = _ORIGIN.fullmatch(origin)
-    return None if found is None else (found[1] or "", found[2])
+    match = _ORIGIN.fullmatch(origin)
+    return None if match is None else (match[1] or "", match[2])
 
 
 class ItemDraft(Struct, frozen=True):

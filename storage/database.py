@@ -97,10 +97,10 @@ class Statement(str):
         sized_columns: int,
         is_padded: bool,
     ) -> Self:
-        made = super().__new__(cls, sqlite)
-        made.name, made.postgres, made.sizes = name, postgres, sizes
-        made.sized_columns, made.is_padded = sized_columns, is_padded
-        return made
+        statement = super().__new__(cls, sqlite)
+        statement.name, statement.postgres, statement.sizes = name, postgres, sizes
+        statement.sized_columns, statement.is_padded = sized_columns, is_padded
+        return statement
 
     def spread(self, values: Sequence[object]) -> Sequence[object]:
         """Returns the values as SQLite takes them: a list takes all its placeholders, with NULL in those left over.
@@ -109,17 +109,17 @@ class Statement(str):
         """
         if not self.sizes:
             return values
-        found: list[object] = []
+        spread_values: list[object] = []
         for number, value in enumerate(values, 1):
             size = self.sizes.get(number)
             if size is None:
-                found.append(value)
+                spread_values.append(value)
                 continue
             assert isinstance(value, Sequence)
             if len(value) > size:
                 raise ValueError(f"{self.name} takes {size} values at once, not {len(value)}")
-            found += [*value, *([None] * (size - len(value)))]
-        return found
+            spread_values += [*value, *([None] * (size - len(value)))]
+        return spread_values
 
 
 class Connection(Protocol):

@@ -13,13 +13,13 @@ def interleave(ranked: Sequence[Sequence[T]]) -> list[T]:
 
     What scores are worth differs from memory to memory, so ranks are all that searches have in common.
     """
-    found: list[T] = []
+    merged: list[T] = []
     while ranked := [each for each in ranked if each]:
         # As many ranks as all of the remaining searches have, at once.
         searches, ranks = len(ranked), min(map(len, ranked))
         part = [*ranked[0][:ranks]] * searches
         for number, each in enumerate(ranked):
             part[number::searches] = each[:ranks]
-        found += part
+        merged += part
         ranked = [each[ranks:] for each in ranked]
-    return found
+    return merged

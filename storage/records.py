@@ -557,8 +557,8 @@ class Near(Struct, frozen=True):
         """Returns the similarity of some messages by number; those without a vector are left out."""
         import numpy as np
 
-        wanted = np.isin(self.seqs, [*seqs])
-        return dict(zip(self.seqs[wanted].tolist(), self.similarity[wanted].tolist(), strict=True))
+        is_asked = np.isin(self.seqs, [*seqs])
+        return dict(zip(self.seqs[is_asked].tolist(), self.similarity[is_asked].tolist(), strict=True))
 
 
 class DefinitionKind(StrEnum):

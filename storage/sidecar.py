@@ -59,17 +59,17 @@ def resolve_path(database: str | Path) -> str:
         rest = [*reversed(os.path.join("" if os.path.isabs(database) else os.getcwd(), database).split("/"))]
     except FileNotFoundError:
         raise Broken("The current directory does not exist any more. Start this in another one.") from None
-    found, links = "/", 0
+    resolved, links = "/", 0
     while rest:
         name = rest.pop()
         if name == "..":
-            found = os.path.dirname(found)
+            resolved = os.path.dirname(resolved)
         if name in ("", ".", ".."):
             continue
-        path = os.path.join(found, name)
+        path = os.path.join(resolved, name)
         target, owner = _read_link(path)
         if target is None:
-            found = path
+            resolved = path
             continue
         links += 1
         if owner not in (_ROOT, os.geteuid()):
@@ -79,16 +79,16 @@ def resolve_path(database: str | Path) -> str:
             )
         if links > _MAX_LINKS:
             raise Broken(f"The path {database} has too many links. Name another file with --db.")
-        found = "/" if target.startswith("/") else found
+        resolved = "/" if target.startswith("/") else resolved
         rest += reversed(target.split("/"))
-    return found
+    return resolved
 
 
 def _read_link(path: str) -> tuple[str | None, int]:
     """Returns where a link leads and who made it; (None, 0) where it is no link."""
     try:
-        found = os.lstat(path)
-        return (os.readlink(path), found.st_uid) if stat.S_ISLNK(found.st_mode) else (None, 0)
+        status = os.lstat(path)
+        return (os.readlink(path), status.st_uid) if stat.S_ISLNK(status.st_mode) else (None, 0)
     except OSError:  # its reader gets the error
         return None, 0
 
@@ -139,16 +139,16 @@ def check_reach(database: str) -> None:
 def _check_file(path: str) -> None:
     """Checks a file that SQLite will open by its path. Raises: Broken: it may be one of another place."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except FileNotFoundError:
         return
-    _check_kind(path, found)
-    _check_names(path, found)
+    _check_kind(path, status)
+    _check_names(path, status)
     directory = os.stat(os.path.dirname(path))
-    strangers = found.st_uid not in (_ROOT, os.geteuid(), directory.st_uid)
+    strangers = status.st_uid not in (_ROOT, os.geteuid(), directory.st_uid)
     if strangers and directory.st_mode & stat.S_IWOTH:
         raise Broken(
-            f"{path} belongs to the account {name_of(found.st_uid)}, and every account may make files in its "
+            f"{path} belongs to the account {name_of(status.st_uid)}, and every account may make files in its "
             "directory. Name a file in a directory of your own with --db."
         )
 
@@ -305,9 +305,9 @@ def restrict(path: str) -> None:
     except FileNotFoundError:
         return
     try:
-        found = os.fstat(descriptor)
-        _check_kind(path, found)
-        _check_names(path, found)
+        status = os.fstat(descriptor)
+        _check_kind(path, status)
+        _check_names(path, status)
         os.chmod(f"/proc/self/fd/{descriptor}", 0o600)
     finally:
         os.close(descriptor)
@@ -330,14 +330,14 @@ def _directory(database: str) -> Iterator[int]:
 def _owner(database: str, directory: int) -> os.stat_result | None:
     """Returns the entry of a database in its directory; None: there is no such file."""
     try:
-        found = os.stat(os.path.basename(database), dir_fd=directory, follow_symlinks=False)
+        status = os.stat(os.path.basename(database), dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def _trusted_accounts(database: str, directory: int) -> set[int]:
     """Returns the accounts that can do what they like with the database anyway."""
     owner = _owner(database, directory)
-    found = {_ROOT, os.geteuid(), os.fstat(directory).st_uid}
-    return found if owner is None else {*found, owner.st_uid}
+    accounts = {_ROOT, os.geteuid(), os.fstat(directory).st_uid}
+    return accounts if owner is None else {*accounts, owner.st_uid}

@@ -44,8 +44,8 @@ class ChatAgents(Struct, frozen=True):
         return await self.registry.names(project)
 
     async def find(self, project: str, name: str) -> tuple[AgentSpec, Scope] | None:
-        found = await self.registry.resolver.resolve(project, name)
-        return None if found is None else (found.spec, found.scope)
+        resolved = await self.registry.resolver.resolve(project, name)
+        return None if resolved is None else (resolved.spec, resolved.scope)
 
     async def owns(self, identity: Identity, spec: AgentSpec) -> bool:
         return await self.runs.owns(identity, spec)

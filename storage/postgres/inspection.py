@@ -27,8 +27,8 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
     try:
         server = str(await raw.fetchval("SHOW server_version")).partition(" ")[0]
         version, _ = await find_version(raw)
-        known = latest(load_migrations())
-        is_older = 0 < version < known
+        newest = latest(load_migrations())
+        is_older = 0 < version < newest
         if not is_older:  # the trial of an upgrade would hold up those who use the database
             await _try_migrating(raw, target.name)
         if await raw.fetchval("SHOW transaction_read_only") == "on":
@@ -41,7 +41,7 @@ async def inspect(target: PostgresTarget, listen_target: PostgresTarget) -> Serv
         raise translate_error(error, target.name) from error
     finally:
         raw.terminate()
-    return ServerFindings(server, version, known, is_keyed, listen_fault)
+    return ServerFindings(server, version, newest, is_keyed, listen_fault)
 
 
 async def _try_migrating(raw: RawConnection, name: str) -> None:

@@ -49,14 +49,16 @@ def load_migrations() -> tuple[PostgresMigration, ...]:
 
     A script names the oldest program on a line `-- oldest: n`. An empty database begins with a step of its own.
     """
-    found = []
+    migrations = []
     for file in resources.files(__package__).joinpath("migrations").iterdir():
         if match := re.fullmatch(r"(\d{4})-(\d{4})_\w+\.sql", file.name):
             script = file.read_text(encoding="utf-8")
             oldest = re.search(r"^-- oldest: (\d+)$", script, re.MULTILINE)
             after = int(match[2])
-            found.append(PostgresMigration(int(match[1]), after, script, int(oldest[1]) if oldest else after))
-    return tuple(sorted(found))
+            migrations.append(
+                PostgresMigration(int(match[1]), after, script, int(oldest[1]) if oldest else after)
+            )
+    return tuple(sorted(migrations))
 
 
 def latest(migrations: Iterable[PostgresMigration]) -> int:
@@ -72,17 +74,17 @@ async def migrate(
     Raises: TooNew, TooOld, Foreign; NotAdmitted: the role may not change tables; asyncpg's errors.
     """
     steps = load_migrations() if migrations is None else migrations
-    known = latest(steps)
+    newest = latest(steps)
     before, oldest = await find_version(raw)
-    found = before
-    while found < known:
+    version = before
+    while version < newest:
         await _apply(raw, name, steps)
-        found, oldest = await find_version(raw)
-    if 0 < before < known:
-        _log.warning("%s was upgraded from schema version %d to %d.", name, before, found)
-    if oldest > known:
-        raise TooNew(name, found, known)
-    return found
+        version, oldest = await find_version(raw)
+    if 0 < before < newest:
+        _log.warning("%s was upgraded from schema version %d to %d.", name, before, version)
+    if oldest > newest:
+        raise TooNew(name, version, newest)
+    return version
 
 
 async def find_version(raw: RawConnection) -> tuple[int, int]:
@@ -118,12 +120,12 @@ async def _try_to_apply(raw: RawConnection, name: str, steps: Sequence[PostgresM
     await raw.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
     await raw.execute(f"SET LOCAL lock_timeout = {_WAIT_MS}")
     await raw.execute(_VERSIONS)
-    found, _ = await find_version(raw)
-    if found >= latest(steps):
+    version, _ = await find_version(raw)
+    if version >= latest(steps):
         return
-    step = next((step for step in steps if step.before == found), None)
+    step = next((step for step in steps if step.before == version), None)
     if step is None:
-        raise TooOld(name, found, sorted({step.before for step in steps if step.before}))
+        raise TooOld(name, version, sorted({step.before for step in steps if step.before}))
     try:
         await raw.execute(step.script)
     except (

@@ -33,12 +33,12 @@ def by_host(url: str) -> list[str]:
 
     Raises: NotAdmitted: it cannot be read, or names a port that cannot be.
     """
-    found = _URL.fullmatch(url)
-    if found is None:
+    match = _URL.fullmatch(url)
+    if match is None:
         raise NotAdmitted(f"{without_secret(url)}: {UNREADABLE}")
-    before, named, path, query = found.groups()
+    before, host_list, path, query = match.groups()
     options = dict(parse_qsl(query or ""))
-    hosts = (named or options.pop("host", "") or os.environ.get("PGHOST", "")).split(",")
+    hosts = (host_list or options.pop("host", "") or os.environ.get("PGHOST", "")).split(",")
     ports = (options.pop("port", "") or os.environ.get("PGPORT", "")).split(",")
     _check_ports(url, hosts, ports)
     if len(hosts) == 1:
@@ -48,8 +48,8 @@ def by_host(url: str) -> list[str]:
     if len(ports) not in (1, len(hosts)):
         raise NotAdmitted(f"{without_secret(url)}: it names {len(hosts)} hosts and {len(ports)} ports")
     pairs = zip(hosts, ports * len(hosts), strict=False)  # one port is that of all hosts
-    if named:
-        after = url[found.end(2) :]
+    if host_list:
+        after = url[match.end(2) :]
         return [
             before + (host if _PORT.search(host) or not port else f"{host}:{port}") + after
             for host, port in pairs

@@ -117,9 +117,9 @@ def forget(blob: bytes, seqs: Collection[int]) -> bytes:
     Raises: CorruptIndex.
     """
     chunk, dimension, _, _ = _open(blob)
-    gone = {seq % CHUNK for seq in seqs if chunk_of(seq) == chunk}
-    left = {slot: data for slot, data in _vectors(blob).items() if slot not in gone}
-    return _pack(chunk, dimension * _NUMBER_BYTES, left) if left else b""
+    erased = {seq % CHUNK for seq in seqs if chunk_of(seq) == chunk}
+    remaining = {slot: data for slot, data in _vectors(blob).items() if slot not in erased}
+    return _pack(chunk, dimension * _NUMBER_BYTES, remaining) if remaining else b""
 
 
 def compare(joined: Joined, query: Vector) -> Near | None:

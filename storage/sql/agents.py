@@ -73,11 +73,11 @@ async def create_agent(connection: Connection, draft: Agent) -> Agent:
     )
     if row is not None:
         return replace(draft, id=row[0])
-    found = await find_agent(connection, scope)
-    if found is None:
+    existing = await find_agent(connection, scope)
+    if existing is None:
         # Only a uid can have collided, and those are random.
         raise WriteConflict(f"agent uid {draft.uid} is taken")
-    return found
+    return existing
 
 
 async def create_agent_with_blocks(

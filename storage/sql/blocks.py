@@ -275,8 +275,8 @@ class Blocks(Group):
     @reads
     async def followed_digest(self, connection: Connection) -> bytes | None:
         """Returns the digest of the settings that the stored blocks follow; None: it is not stored."""
-        found: bytes | None = await connection.value(SQL["followed"])
-        return found
+        digest: bytes | None = await connection.value(SQL["followed"])
+        return digest
 
     @writes
     async def note_followed(self, connection: Connection, digest: bytes) -> None:

@@ -70,8 +70,8 @@ class ConversationLocks(Group):
 
         Returns the seconds until its lease ends; None: no process holds it any more.
         """
-        found = await self._database.write_one(SQL["request"], (name, self._holder, self._now()))
-        return max(0.0, found[0][0]) if found else None
+        rows = await self._database.write_one(SQL["request"], (name, self._holder, self._now()))
+        return max(0.0, rows[0][0]) if rows else None
 
     def prolong(self, names: Collection[str], seconds: float) -> Future[set[str]]:
         """Prolongs the leases of those locks that are still held here. Returns their names."""
@@ -103,8 +103,8 @@ class ConversationLocks(Group):
         """Returns which of these locks any process holds, as far as others may not take them over."""
 
         async def read(connection: Connection) -> set[str]:
-            found = await rows_of(connection, SQL["held"], [*names], self._now())
-            return {name for name, goes_on in found if goes_on or not self._database.is_settled}
+            rows = await rows_of(connection, SQL["held"], [*names], self._now())
+            return {name for name, goes_on in rows if goes_on or not self._database.is_settled}
 
         return await self._database.read(read)
 

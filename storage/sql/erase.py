@@ -202,12 +202,12 @@ async def _erase_message(connection: Connection, agent: int, id: int, seq: int) 
     place = seq - exchange.seq if seq < exchange.reply_seq else REPLY
     redactions = exchange.redactions | {place}
     # Results of tools (`t`) do not count: with nothing but these left, the exchange has no message any more.
-    left = [
+    remaining = [
         i for i, atoms in enumerate(exchange.inputs) if i not in redactions and atoms and atoms[0][:1] != b"t"
     ]
     if exchange.shown_reply is not None and REPLY not in redactions:
-        left.append(REPLY)
-    if not left:
+        remaining.append(REPLY)
+    if not remaining:
         await forget_indexed(connection, agent, await _erase_exchange(connection, agent, exchange))
         return
     await forget_indexed(connection, agent, await _erase_traces(connection, agent, exchange, [place]))
@@ -306,12 +306,12 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
     """Erases a page of passages that came from what is gone, are a file's that goes, or too old. after: a row."""
     rows = await _read_sourced(connection, "passages_of", work.agent, after)
     target = work.target
-    named = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
-    gone = await _gone_among(connection, rows, named, target.before)
-    for row in gone:
+    targeted = {row.id for row in rows if row.seq in target.passages or row.file in target.files}
+    erased = await _gone_among(connection, rows, targeted, target.before)
+    for row in erased:
         await connection.run(SQL["passage_erase"], (row.id, work.agent))
         await _erase_from_index(connection, work.agent, row)
-    if gone:
+    if erased:
         # A turn that has recalled one does not commit any more.
         await raise_epoch(connection, work.agent)
     return rows[-1].id if len(rows) == _READ_PAGE else None
@@ -320,16 +320,18 @@ async def _erase_passages(connection: Connection, work: ErasingWork, after: int)
 async def _erase_facts(connection: Connection, work: ErasingWork, after: int) -> int | None:
     """Erases a page of facts that were named, came from what is gone, or are too old. after: a row."""
     rows = await _read_sourced(connection, "facts_of", work.agent, after)
-    named = {row.id for row in rows if row.seq in work.target.facts}
+    targeted = {row.id for row in rows if row.seq in work.target.facts}
     if work.target.imported is not None and rows:
         ids = [row.id for row in rows]
-        named |= {id for (id,) in await rows_of(connection, SQL["imported_facts"], ids, work.target.imported)}
-    gone = await _gone_among(connection, rows, named, work.target.before)
-    for row in gone:
+        targeted |= {
+            id for (id,) in await rows_of(connection, SQL["imported_facts"], ids, work.target.imported)
+        }
+    erased = await _gone_among(connection, rows, targeted, work.target.before)
+    for row in erased:
         for statement in ("fact_erase", "fact_ended_erase", "fact_mute_erase"):
             await connection.run(SQL[statement], (row.id, work.agent))
         await _erase_from_index(connection, work.agent, row)
-    if gone:
+    if erased:
         # A turn that has recalled one does not commit any more, and a memory section may show one.
         await raise_epoch(connection, work.agent)
         await empty_snapshots(connection, "snapshots_of", (work.agent,))
@@ -398,7 +400,7 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
     """Overwrites the hits that are gone in a page of recalls, and deletes the recalls of turns that are gone."""
     agent = work.agent
     rows = await connection.rows(SQL["recalls_of"], (agent, after, _PAGE))
-    wanted: dict[str, set[int]] = {kind: set() for kind in KINDS}
+    seqs_by_kind: dict[str, set[int]] = {kind: set() for kind in KINDS}
     turns: set[int] = set()
     for id, data in rows:
         exchange = await exchanges.load_exchange(connection, agent, id)
@@ -408,8 +410,8 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
         turns.add(id)
         for kind, seq in hits_in(data):
             for each in KINDS[:-1] if kind == KINDS[-1] else (kind,):
-                wanted[each].add(seq)
-    existing = await _find_existing(connection, agent, wanted)
+                seqs_by_kind[each].add(seq)
+    existing = await _find_existing(connection, agent, seqs_by_kind)
     for id, data in rows:
         if id not in turns:
             continue
@@ -420,19 +422,19 @@ async def _erase_recalls(connection: Connection, work: ErasingWork, after: int) 
 
 
 async def _find_existing(
-    connection: Connection, agent: int, wanted: Mapping[str, Collection[int]]
+    connection: Connection, agent: int, seqs_by_kind: Mapping[str, Collection[int]]
 ) -> set[tuple[str, int]]:
     """Returns (kind, seq) of those of these messages, facts and passages that exist."""
-    found: set[tuple[str, int]] = set()
+    existing: set[tuple[str, int]] = set()
     for kind in ("fact", "passage"):
-        rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(wanted[kind]), agent)
-        found.update((kind, seq) for (seq,) in rows)
-    messages = await rows_of(connection, SQL["messages_there"], sorted(wanted["message"]), agent)
+        rows = await rows_of(connection, SQL[f"{kind}s_there"], sorted(seqs_by_kind[kind]), agent)
+        existing.update((kind, seq) for (seq,) in rows)
+    messages = await rows_of(connection, SQL["messages_there"], sorted(seqs_by_kind["message"]), agent)
     for seq, first, span, redactions in messages:
         place = seq - first if seq < first + span - 1 else REPLY
         if place not in orjson.loads(redactions or b"[]"):
-            found.add(("message", seq))
-    return found | {(KINDS[-1], seq) for _, seq in found}
+            existing.add(("message", seq))
+    return existing | {(KINDS[-1], seq) for _, seq in existing}
 
 
 async def _rebuild_blocks(connection: Connection, work: ErasingWork, after: int) -> int | None:
@@ -487,8 +489,8 @@ async def _drop_items(connection: Connection, work: ErasingWork, after: int) -> 
     values = (work.agent, after, target.conversation, target.before, _PAGE)
     ids = await read_ids(connection, "item_holders", values)
     for id in ids:
-        found = await get_definition(connection, id)
-        await change_definition(connection, found, {**found.body, "items": []}, at=work.now)
+        definition = await get_definition(connection, id)
+        await change_definition(connection, definition, {**definition.body, "items": []}, at=work.now)
     return ids[-1] if len(ids) == _PAGE else None
 
 
@@ -544,20 +546,20 @@ def _make_wiping_phase(name: str) -> ErasingPhase:
 
     async def wipe(connection: Connection, work: ErasingWork, after: int) -> int | None:
         page = _PAGE if name in _PAGED else _DELETED_PAGE if name in _DELETED else None
-        gone = await connection.run(SQL[f"wipe_{name}"], (work.agent, *(() if page is None else (page,))))
-        return after + gone if gone == page else None
+        count = await connection.run(SQL[f"wipe_{name}"], (work.agent, *(() if page is None else (page,))))
+        return after + count if count == page else None
 
     return wipe
 
 
 async def wipe_shared(connection: Connection, project: str) -> bool:
     """Empties a page of what a project's users shared. True: there is more."""
-    gone = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
-    if gone < _PAGE:
+    count = await connection.run(SQL["wipe_shared_versions"], (project, _PAGE))
+    if count < _PAGE:
         await connection.run(SQL["wipe_shared_blocks"], (project,))
         await connection.run(SQL["wipe_project_texts"], (project,))
         await connection.run(SQL["wipe_project_definitions"], (project,))
-    return gone == _PAGE
+    return count == _PAGE
 
 
 _ERASING: dict[str, ErasingPhase] = {

@@ -71,12 +71,12 @@ def pack_inputs(inputs: Sequence[Sequence[Atom]]) -> bytes:
 def unpack_inputs(data: bytes) -> tuple[tuple[Atom, ...], ...]:
     if len(data) == 2 + ATOM_BYTES and data[1]:  # one message of one atom, as nearly always
         return ((data[2:],),)
-    found, at = [], 0
+    inputs, at = [], 0
     while at < len(data):
         end = at + 2 + ATOM_BYTES * int.from_bytes(data[at : at + 2], "big")
-        found.append(unpack_atoms(data[at + 2 : end]))
+        inputs.append(unpack_atoms(data[at + 2 : end]))
         at = end
-    return tuple(found)
+    return tuple(inputs)
 
 
 def unpack_atoms(data: bytes) -> tuple[Atom, ...]:
@@ -90,12 +90,12 @@ def _pack_media(media: Sequence[bytes]) -> bytes:
 def _unpack_media(data: bytes) -> tuple[bytes, ...]:
     if data == b"\x00":  # one message without any, as nearly always
         return (b"",)
-    found, at = [], 0
+    media, at = [], 0
     while at < len(data):
         size = MEDIA_BYTES if data[at] else 0
-        found.append(data[at + 1 : at + 1 + size])
+        media.append(data[at + 1 : at + 1 + size])
         at += 1 + size
-    return tuple(found)
+    return tuple(media)
 
 
 def pack_notes(notes: Mapping[int, str]) -> bytes | None:
@@ -234,28 +234,28 @@ async def load_snapshot(
     )
     if not rows or rows[0][0] != "agent":
         return None
-    found = MemorySnapshot(*rows[0][1:6])
+    snapshot = MemorySnapshot(*rows[0][1:6])
     blocks: list[tuple[int, Block]] = []
-    added: list[Exchange] = []
+    additions: list[Exchange] = []
     for row in rows[1:]:
         match row[0]:
             case "conversation":
                 texts = row[_TEXT], row[_TEXT + 1]
-                found.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1])
+                snapshot.conversation = Conversation(row[_NUMBER], *texts, row[_NUMBER + 1])
             case "exchange":
-                found.exchange = replace(make_exchange(row[_SKELETON:]), notes=NO_NOTES)
-                found.is_continued, found.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
+                snapshot.exchange = replace(make_exchange(row[_SKELETON:]), notes=NO_NOTES)
+                snapshot.is_continued, snapshot.has_rivals = bool(row[_NUMBER]), bool(row[_NUMBER + 1])
             case "addition":
-                added.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
+                additions.append(make_exchange(row[_SKELETON:], *row[_CONTENT : _CONTENT + 3]))
             case "prefix":
-                found.matches_prefix = True
+                snapshot.matches_prefix = True
             case "tomb":
-                found.has_tombs = True
+                snapshot.has_tombs = True
             case _:
-                add_snapshot_row(found, blocks, row, row[_TIME])
-    found.additions = NO_ADDITIONS.extended(*sorted(added, key=lambda e: e.depth))
-    complete_snapshot(found, blocks)
-    return found
+                add_snapshot_row(snapshot, blocks, row, row[_TIME])
+    snapshot.additions = NO_ADDITIONS.extended(*sorted(additions, key=lambda e: e.depth))
+    complete_snapshot(snapshot, blocks)
+    return snapshot
 
 
 def add_snapshot_row(
@@ -321,8 +321,8 @@ async def load_pool(
         lists = (probes.replies[:_REPLIES], probes.questions[:MAX_QUESTIONS], probes.marks[:_MARKS])
         keys = (*lists, probes.max_exchanges, probes.min_depth, since)
         rows = await connection.rows(SQL["pool_found"], (agent, probes.since, POOL_LIMIT, *keys))
-    found = [make_exchange(row, *row[-3:]) for row in rows]
-    return sorted(found, key=lambda exchange: (exchange.depth, exchange.id))
+    pool = [make_exchange(row, *row[-3:]) for row in rows]
+    return sorted(pool, key=lambda exchange: (exchange.depth, exchange.id))
 
 
 async def load_exchange(connection: Connection, agent: int, id: int) -> Exchange | None:
@@ -353,13 +353,13 @@ async def load_contents(
     connection: Connection, agent: int, exchanges: Sequence[int]
 ) -> dict[int, StoredContent]:
     """Returns the contents of exchanges of this agent: an entry for each, an empty one where it is gone."""
-    found = dict.fromkeys(exchanges, StoredContent())
+    contents = dict.fromkeys(exchanges, StoredContent())
     if len(exchanges) == 1:
         rows = await connection.rows(SQL["content"], (exchanges[0], agent))
     else:
         rows = await rows_of(connection, SQL["contents"], exchanges, agent)
-    found.update((row[0], StoredContent(*row[1:])) for row in rows)
-    return found
+    contents.update((row[0], StoredContent(*row[1:])) for row in rows)
+    return contents
 
 
 async def load_section(connection: Connection, agent: int, id: int) -> SentSection | None:

@@ -84,8 +84,8 @@ class Facts(GrowingGroup):
     async def get(self, connection: Connection, agent: int, seqs: Sequence[int]) -> builtins.list[Fact]:
         """Returns the facts with these numbers, in this order, true or not; those that are gone are left out."""
         rows = await rows_of(connection, SQL["get"], seqs, agent)
-        found = {fact.seq: fact for fact in map(_fact, rows)}
-        return [found[seq] for seq in seqs if seq in found]
+        facts = {fact.seq: fact for fact in map(_fact, rows)}
+        return [facts[seq] for seq in seqs if seq in facts]
 
     @reads
     async def find(self, connection: Connection, agent: int, seq: int) -> Fact | None:

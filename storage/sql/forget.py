@@ -107,16 +107,16 @@ class Forgetting(Group):
 
         run_wait_s: by how much earlier that time is for memories with an open run.
         """
-        found: list[int] = []
+        agents: list[int] = []
         # A read looks through all that some memories have. Of all memories at once it could take minutes.
-        while len(found) < limit:
+        while len(agents) < limit:
             values = (project, before, after, _SEARCHED, before - run_wait_s)
             rows = await self._read_agents_before(values)
-            found += [agent for agent, is_older in rows if is_older]
+            agents += [agent for agent, is_older in rows if is_older]
             if len(rows) < _SEARCHED:
                 break
             after = rows[-1][0]
-        return found[:limit]
+        return agents[:limit]
 
     @long_reads
     async def _read_agents_before(self, connection: Connection, values: Sequence[object]) -> list[Row]:
@@ -132,8 +132,8 @@ class Forgetting(Group):
     @reads
     async def find_conversation(self, connection: Connection, agent: int, name: str) -> int | None:
         """Returns the row of the conversation with this public name, or with this id of the client's."""
-        found: int | None = await connection.value(SQL["conversation_of"], (agent, name))
-        return found
+        conversation: int | None = await connection.value(SQL["conversation_of"], (agent, name))
+        return conversation
 
     @reads
     async def extent(self, connection: Connection, agent: int, target: ForgetTarget) -> Extent:
@@ -144,13 +144,13 @@ class Forgetting(Group):
             for id in (*ids, *target.exchanges)
             if id is not None
         ]
-        found = [e for e in loaded if e is not None]
-        if not found:
+        present = [e for e in loaded if e is not None]
+        if not present:
             return Extent(await connection.value(SQL["messages_in"], (agent, target.conversation)))
-        named, left = set(target.messages), [seq for e in found for seq in _remaining_seqs(e)]
-        gone = [seq for seq in left if not named or seq in named]
-        name = await connection.value(SQL["name_of"], (found[0].conversation, agent))
-        return Extent(len(gone), len(left) - len(gone), name)
+        messages, seqs = set(target.messages), [seq for e in present for seq in _remaining_seqs(e)]
+        erased = [seq for seq in seqs if not messages or seq in messages]
+        name = await connection.value(SQL["name_of"], (present[0].conversation, agent))
+        return Extent(len(erased), len(seqs) - len(erased), name)
 
     @reads
     async def list_unfinished(self, connection: Connection) -> list[int]:

@@ -108,15 +108,15 @@ class ForgetPreviews(Group):
         if target.is_all:
             return PreviewedCounts(await self._count_whole(connection, agent))
         if target.facts or target.passages:
-            found, versions = await self._count_named(connection, agent, target)
-            return PreviewedCounts(found, remade=versions.remade, changes=versions.changes)
+            named_counts, versions = await self._count_named(connection, agent, target)
+            return PreviewedCounts(named_counts, remade=versions.remade, changes=versions.changes)
         erased = await self._find_erased(connection, agent, target)
         rows = await connection.rows(SQL["erased_beginnings"], (*erased, _MAX_EXCHANGES + 1))
         beginnings = [each for each in (_Beginning(*row) for row in rows) if each.exchanges]
         going = (*erased, *_row_range(beginnings))
         versions = await self._count_versions(connection, agent, "versions", going, erased, "")
         facts = await connection.value(SQL["fact_count"], going)
-        named = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
+        fact_rows = await connection.rows(SQL["facts"], (*going, min(facts, _NAMED_FACTS))) if facts else []
         counts = ForgetCounts(
             messages,
             facts,
@@ -125,7 +125,9 @@ class ForgetPreviews(Group):
             await self._count_summaries(connection, agent, beginnings),
             await self._count_notes(connection, erased, beginnings, has_blocks=versions.gone > 0),
         )
-        erased_facts = [ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in named]
+        erased_facts = [
+            ErasedFact(seq, text, origin, bool(is_true)) for seq, text, origin, is_true in fact_rows
+        ]
         return PreviewedCounts(counts, erased_facts, versions.remade, versions.changes)
 
     async def _count_versions(
@@ -142,16 +144,16 @@ class ForgetPreviews(Group):
         values: of its parameters before the block.
         erased, text: what goes: exchanges, or the text of a fact; "": none.
         """
-        found = _Versions()
+        total = _Versions()
         for block in await self._visible_blocks(connection, agent):
             gone, first, count = await connection.row(SQL[statement], (*values, block)) or (0, None, 0)
             if gone:
                 later = await connection.value(SQL["versions_from"], (block, first))
                 is_short = count <= _MAX_VERSIONS
                 change = await self._rebuild(connection, block, erased, text) if is_short else None
-                changes = found.changes if change is None else (*found.changes, change)
-                found = _Versions(found.gone + gone, found.remade + later - gone, changes)
-        return found
+                changes = total.changes if change is None else (*total.changes, change)
+                total = _Versions(total.gone + gone, total.remade + later - gone, changes)
+        return total
 
     async def _rebuild(
         self, connection: Connection, block: int, erased: _Target, text: str
@@ -174,20 +176,20 @@ class ForgetPreviews(Group):
         self, connection: Connection, agent: int, beginnings: Sequence[_Beginning]
     ) -> int:
         """Counts the summaries of paths on which an exchange is erased."""
-        found = 0
+        count = 0
         for each in beginnings:
-            found += await connection.value(
+            count += await connection.value(
                 SQL["summaries"], (agent, each.conversation, each.depth, each.seq)
             )
-        return found
+        return count
 
     async def _count_whole(self, connection: Connection, agent: int) -> ForgetCounts:
         row = await connection.row(SQL["whole"], (agent,)) or (0,) * 5
         messages, facts, passages, versions, summaries = row
         notes = None
         if messages <= _MAX_EXCHANGES:
-            found = await connection.rows(SQL["notes"], (agent, 0, _MAX_EXCHANGES))
-            notes = sum(bool(text) for _, packed in found for text in unpack_notes(packed).values())
+            rows = await connection.rows(SQL["notes"], (agent, 0, _MAX_EXCHANGES))
+            notes = sum(bool(text) for _, packed in rows for text in unpack_notes(packed).values())
         return ForgetCounts(messages, facts, passages, versions, summaries, notes)
 
     async def _count_named(
@@ -197,13 +199,13 @@ class ForgetPreviews(Group):
         rows = await rows_of(connection, FORGET_SQL["facts_named"], target.facts, agent)
         versions, nothing = _Versions(), _Target(agent, _NO_CONVERSATION, ())
         for text, *_ in rows:
-            found = await self._count_versions(
+            total = await self._count_versions(
                 connection, agent, "versions_with", [ascii_lower(text)], nothing, text
             )
             versions = _Versions(
-                versions.gone + found.gone,
-                versions.remade + found.remade,
-                (*versions.changes, *found.changes),
+                versions.gone + total.gone,
+                versions.remade + total.remade,
+                (*versions.changes, *total.changes),
             )
         days = await rows_of(connection, FORGET_SQL["days_named"], [*target.facts, *target.passages], agent)
         erased = Erased(frozenset(int(at // DAY_S) for (at,) in days), versions.gone > 0)
@@ -255,12 +257,12 @@ class ForgetPreviews(Group):
 
         since: a number from which on they are read.
         """
-        found = await connection.rows(SQL["notes"], (agent, since, _MAX_EXCHANGES + 1))
-        if len(found) > _MAX_EXCHANGES:
+        rows = await connection.rows(SQL["notes"], (agent, since, _MAX_EXCHANGES + 1))
+        if len(rows) > _MAX_EXCHANGES:
             return None
         return sum(
             id in erased_ids or self._rules.may_quote(text, erased)
-            for id, packed in found
+            for id, packed in rows
             for text in unpack_notes(packed).values()
             if text
         )

@@ -224,10 +224,10 @@ async def _is_being_undone(connection: Connection, agent: int, import_row: int) 
 async def _lock_memory(connection: Connection, agent: Agent) -> Agent:
     """Locks a memory, and returns it as it is now. Raises: NotFound: it is gone."""
     await connection.lock(agent.id)
-    found = await load_agent(connection, agent.id)
-    if found is None:
+    present = await load_agent(connection, agent.id)
+    if present is None:
         raise NotFound("this memory was forgotten while it was imported into")
-    return found
+    return present
 
 
 async def _note_progress(connection: Connection, note: ImportNote) -> None:
@@ -282,12 +282,12 @@ async def _find_conversation(
     connection: Connection, agent: Agent, write: ImportWrite, done: int
 ) -> int | None:
     """Returns the conversation in which this import has written this many exchanges, else the one of the same id."""
-    found: int | None = None
+    conversation: int | None = None
     if done:
-        found = await connection.value(SQL["begun"], (agent.id, write.paths[done - 1], write.row))
-    if found is None and write.key is not None:
-        found = await connection.value(exchanges.SQL["conversation_of"], (agent.id, write.key))
-    return found
+        conversation = await connection.value(SQL["begun"], (agent.id, write.paths[done - 1], write.row))
+    if conversation is None and write.key is not None:
+        conversation = await connection.value(exchanges.SQL["conversation_of"], (agent.id, write.key))
+    return conversation
 
 
 async def _load_pool(

@@ -228,15 +228,15 @@ class Jobs(Group):
         row = await connection.row(SQL["pending"], (agent, kind, key))
         while row is None:
             values = (agent, kind, key, due, now, current, payload)
-            made = await connection.value(SQL["insert"], values)
-            if made is not None:
-                return int(made)
+            new_id = await connection.value(SQL["insert"], values)
+            if new_id is not None:
+                return int(new_id)
             # Another process has enqueued one of this key at the same time, and may have claimed it by now.
             row = await connection.row(SQL["pending"], (agent, kind, key))
-        id, made_on, waiting = row
+        id, waiting_epoch, waiting_payload = row
         # An old epoch's payload may name what was forgotten.
-        if merge is not None and made_on == current:
-            payload = merge(waiting, payload)
+        if merge is not None and waiting_epoch == current:
+            payload = merge(waiting_payload, payload)
         await connection.run(SQL["coalesce"], (current, due, now, int(postpone), payload, id))
         return int(id)
 
@@ -449,10 +449,10 @@ class Jobs(Group):
     @reads
     async def counts(self, connection: Connection, project: str | None = None) -> dict[JobState, int]:
         """Counts the jobs in each state. project: those of its memories alone; None: all."""
-        found = dict.fromkeys(JobState, 0)
+        counts = dict.fromkeys(JobState, 0)
         rows = await connection.rows(SQL["counts"], (project,))
-        found.update((JobState(state), count) for state, count in rows)
-        return found
+        counts.update((JobState(state), count) for state, count in rows)
+        return counts
 
     @reads
     async def state_of(self, connection: Connection, agent: int, kind: str) -> tuple[JobState, float] | None:

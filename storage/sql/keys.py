@@ -88,14 +88,14 @@ async def _find_key(connection: Connection, digest: bytes, now: float) -> Key | 
 async def _revoke_key(connection: Connection, name_or_id: str, now: float) -> Key:
     """Revokes a key; a number counts before a name. Raises: NotFound; WriteConflict: several keys have that name."""
     number = int(name_or_id) if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 19 else -1
-    found = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
-    if not found:
+    keys = [row[0] for row in await connection.rows(SQL["key_named"], (number, name_or_id))]
+    if not keys:
         raise NotFound(f"there is no key in use with the name or number {name_or_id!r}")
-    if len(found) > 1 and found[0] != number:
+    if len(keys) > 1 and keys[0] != number:
         raise WriteConflict(
-            f"the keys {', '.join(map(str, found))} are all named {name_or_id!r}; give a number"
+            f"the keys {', '.join(map(str, keys))} are all named {name_or_id!r}; give a number"
         )
-    row = await connection.row(SQL["key_revoke"], (now, found[0]))
+    row = await connection.row(SQL["key_revoke"], (now, keys[0]))
     assert row is not None  # it was found in this transaction
     return _make_key(row)
 

@@ -233,15 +233,15 @@ class CachedMemory:
 
     def find_messages(self, seqs: Sequence[int]) -> tuple[list[Message], list[int]]:
         """Returns the cached messages with these numbers, but hidden ones, and the numbers that have to be read."""
-        found: list[Message] = []
+        messages: list[Message] = []
         unread: list[int] = []
         for seq in seqs:
             message = self.unindexed.get(seq) or self.read_messages.get(seq)
             if message is not None:
-                found.append(message)
+                messages.append(message)
             elif seq not in self.read_messages:
                 unread.append(seq)
-        return found, unread
+        return messages, unread
 
     def cache_messages(self, messages: Mapping[int, Message | None]) -> None:
         """Caches messages that were read because a query found them; None: hidden."""
@@ -272,11 +272,11 @@ class _SizedCache:
 
     def get(self, agent: int) -> CachedMemory | None:
         """Returns a memory, which counts as used last."""
-        found = self._memories.get(agent)
-        if found is None:
+        memory = self._memories.get(agent)
+        if memory is None:
             return None
         self._memories.move_to_end(agent)
-        return found[0]
+        return memory[0]
 
     def put(self, memory: CachedMemory) -> None:
         """Caches a memory, which counts as used last, or counts its bytes again."""
@@ -288,9 +288,9 @@ class _SizedCache:
             self.drop(next(iter(self._memories)))
 
     def drop(self, agent: int) -> None:
-        found = self._memories.pop(agent, None)
-        if found is not None:
-            self._bytes -= found[1]
+        memory = self._memories.pop(agent, None)
+        if memory is not None:
+            self._bytes -= memory[1]
 
     def clear(self) -> None:
         self._memories.clear()

@@ -136,8 +136,10 @@ class MemoryPages(Group):
         self, connection: Connection, agent: int, exchange: int, conversation: int, *, steps: int
     ) -> int | None:
         """Returns the exchange some steps after one of a conversation, or the last; None: there is no such one."""
-        found: int | None = await connection.value(SQL["following"], (agent, exchange, conversation, steps))
-        return found
+        exchange_id: int | None = await connection.value(
+            SQL["following"], (agent, exchange, conversation, steps)
+        )
+        return exchange_id
 
     @reads
     async def places(
@@ -167,24 +169,24 @@ class MemoryPages(Group):
 
         most_bytes: of a longer one, as it is stored, nothing is returned.
         """
-        found: dict[str, SourceExchange] = {}
+        by_uid: dict[str, SourceExchange] = {}
         for start in range(0, len(uids), _LISTED):
             values = (agent, uids[start : start + _LISTED], most_bytes)
             rows = await connection.rows(SQL["openings"], values)
-            shown = exchanges.make_shown_exchanges(row[1:] for row in rows)
-            found |= {
+            parsed = exchanges.make_shown_exchanges(row[1:] for row in rows)
+            by_uid |= {
                 row[0]: SourceExchange(e, row[0], is_shared)
-                for row, (e, is_shared, _) in zip(rows, shown, strict=True)
+                for row, (e, is_shared, _) in zip(rows, parsed, strict=True)
             }
-        return found
+        return by_uid
 
     @reads
     async def blocks(self, connection: Connection, agent: int) -> list[ShownBlock]:
         """Returns the blocks that a memory sees, in their order."""
         order = {b.id: n for n, b in enumerate(await load_blocks(connection, agent))}
         rows = await rows_of(connection, SQL["blocks"], list(order), agent)
-        found = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
-        return sorted(found, key=lambda each: order[each.block.id])
+        shown = [ShownBlock(make_block(row), row[8], row[9], bool(row[10])) for row in rows]
+        return sorted(shown, key=lambda each: order[each.block.id])
 
     @reads
     async def versions(

@@ -223,8 +223,8 @@ class MoveTarget(Group):
     @reads
     async def moved_digest(self, connection: Connection, agent: int) -> bytes | None:
         """Returns the `state_digest` that a memory had in its source when it was moved; None: it was not moved here."""
-        found = await connection.value(SQL["mark_of"], (agent, _STATE))
-        return None if found is None else bytes(found)
+        digest = await connection.value(SQL["mark_of"], (agent, _STATE))
+        return None if digest is None else bytes(digest)
 
     @reads
     async def memories_from(self, connection: Connection, source: bytes, after: int) -> list[Agent]:
@@ -326,9 +326,9 @@ class MoveTarget(Group):
             if target is not None:
                 await attach(connection, agent.id, fields["kind"], target)
         for reader, seq, at in links.readers:
-            found = await connection.value(SQL["memory_at"], reader)
-            if found is not None:
-                await connection.run(SQL["reader_put"], (agent.id, found, seq, at))
+            memory = await connection.value(SQL["memory_at"], reader)
+            if memory is not None:
+                await connection.run(SQL["reader_put"], (agent.id, memory, seq, at))
 
 
 async def _moved_version(connection: Connection, version: BlockVersion) -> MovedVersion:
@@ -343,8 +343,8 @@ async def _moved_version(connection: Connection, version: BlockVersion) -> Moved
 
 async def _add_version(connection: Connection, block: int, added: MovedVersion) -> None:
     """Adds a version to a block as its newest. Exchanges that were not moved are left out of it."""
-    found = [await _exchange_at(connection, each) for each in added.sources]
-    sources = orjson.dumps([exchange for exchange in found if exchange is not None])
+    origins = [await _exchange_at(connection, each) for each in added.sources]
+    sources = orjson.dumps([exchange for exchange in origins if exchange is not None])
     exchange = None if added.exchange is None else await _exchange_at(connection, added.exchange)
     values = (block, added.version, added.restores, added.at, added.origin, exchange, sources, added.value)
     row = await connection.value(SQL["version_add"], values)
@@ -360,5 +360,5 @@ async def _address(connection: Connection, exchange: int) -> ExchangeAddress | N
 async def _exchange_at(connection: Connection, address: ExchangeAddress) -> int | None:
     """Returns the row of an exchange in this store; None: it was not moved."""
     agent = await connection.value(SQL["memory_at"], address.scope)
-    found = None if agent is None else await connection.value(SQL["exchange_at"], (agent, address.seq))
-    return None if found is None else int(found)
+    exchange = None if agent is None else await connection.value(SQL["exchange_at"], (agent, address.seq))
+    return None if exchange is None else int(exchange)

@@ -30,10 +30,10 @@ class Overview(Group):
         """
         rows = await connection.rows(SQL["memories"], (project, after, limit))
         sizes = await rows_of(connection, SQL["memory_sizes"], [row[0] for row in rows])
-        found = {agent: values for agent, *values in sizes}
+        by_agent = {agent: values for agent, *values in sizes}
         return [
             ListedMemory(
-                id, uid, Scope(*scope), created, blocks, facts, passages, _make_retained(found.get(id))
+                id, uid, Scope(*scope), created, blocks, facts, passages, _make_retained(by_agent.get(id))
             )
             for id, uid, *scope, created, blocks, facts, passages in rows
         ]
@@ -85,11 +85,11 @@ class Overview(Group):
         """
         rows = await connection.rows(SQL["conversations"], (project, profile, subject, *before, limit))
         sizes = await rows_of(connection, SQL["conversation_sizes"], [row[0] for row in rows])
-        found = {id: values for id, *values in sizes}
+        by_conversation = {id: values for id, *values in sizes}
         listed = [
-            ListedConversation(id, uid, key, Scope(*scope), _make_retained(found[id]))
+            ListedConversation(id, uid, key, Scope(*scope), _make_retained(by_conversation[id]))
             for id, uid, key, *scope, _ in rows
-            if id in found
+            if id in by_conversation
         ]
         return listed, (rows[-1][-1], rows[-1][0]) if len(rows) == limit else None
 

@@ -103,20 +103,20 @@ class Passages(GrowingGroup):
 
     @long_reads
     async def page(
-        self, connection: Connection, agent: int, page: Page, wanted: PassageFilter
+        self, connection: Connection, agent: int, page: Page, where: PassageFilter
     ) -> builtins.list[Passage]:
         """Returns a page of passages. The cursors of the page are their numbers, which may be gone."""
-        found: builtins.list[Passage] = []
+        passages: builtins.list[Passage] = []
         low, high = page.bounds
-        while len(found) < page.limit:
-            size = max(page.limit - len(found), _MIN_ROWS)
-            values = (agent, low, high, ascii_lower(wanted.text), wanted.since, wanted.until, size)
+        while len(passages) < page.limit:
+            size = max(page.limit - len(passages), _MIN_ROWS)
+            values = (agent, low, high, ascii_lower(where.text), where.since, where.until, size)
             rows = await connection.rows(SQL[f"passage_{page.direction}"], values)
-            found += [each for each in map(_passage, rows) if wanted.matches(each)]
+            passages += [each for each in map(_passage, rows) if where.matches(each)]
             if len(rows) < size:
                 break
             low, high = (low, rows[-1][1]) if page.newest_first else (rows[-1][1], high)
-        return found[: page.limit]
+        return passages[: page.limit]
 
     get = reads(as_method(load_passages))
 

@@ -104,10 +104,10 @@ class Readers(Group):
         self, connection: Connection, memories: Sequence[int]
     ) -> dict[int, list[ReaderEntry]]:
         """Returns the sleeptime agents that read each of these memories, with the number of turns each has to read."""
-        found: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
+        readers: dict[int, list[ReaderEntry]] = {memory: [] for memory in memories}
         for memory, *entry in await rows_of(connection, SQL["of_memories"], memories, MAX_TURNS, TOOL_ATOM):
-            found[memory].append(ReaderEntry(*entry))
-        return found
+            readers[memory].append(ReaderEntry(*entry))
+        return readers
 
     @reads
     async def read_by(self, connection: Connection, reader: int) -> list[int]:

@@ -82,8 +82,8 @@ class Recalls(Group):
     ) -> dict[int, str]:
         """Returns the ids of the requests that these exchanges answer, by their rows, as far as they are known."""
         rows = await rows_of(connection, SQL["recall_requests"], exchanges, agent, since)
-        found = {exchange: unpack_request_id(request) for exchange, request in rows}
-        return {exchange: id for exchange, id in found.items() if id is not None}
+        requests = {exchange: unpack_request_id(request) for exchange, request in rows}
+        return {exchange: id for exchange, id in requests.items() if id is not None}
 
     @long_reads
     async def exchanges(

@@ -50,8 +50,8 @@ class Summaries(Group):
     @reads
     async def project(self, connection: Connection, agent: int) -> str | None:
         """Returns the project of a memory, which pays for its summaries."""
-        found: str | None = await connection.value(SQL["project"], (agent,))
-        return found
+        project: str | None = await connection.value(SQL["project"], (agent,))
+        return project
 
     @long_reads
     async def path(

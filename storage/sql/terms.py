@@ -57,10 +57,10 @@ async def load_uncovered(
     connection: Connection, agent: int, segments: Iterable[int], last_chunk: int
 ) -> list[Row]:
     """Returns (chunk number, stamp, bytes) of the chunks that no segment has."""
-    found: list[Row] = []
+    rows: list[Row] = []
     for chunks in uncovered_chunks(sorted(segments), last_chunk):
-        found += await terms_between(connection, agent, chunks)
-    return found
+        rows += await terms_between(connection, agent, chunks)
+    return rows
 
 
 class ReadBuckets(Struct, frozen=True):
@@ -86,8 +86,8 @@ async def find_unsegmented(connection: Connection, agent: int, indexed_seq: int)
     whole = segment_of(blob.chunk_of(indexed_seq + 1))
     if whole < MIN_SEGMENTS:
         return None
-    known = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent, DOCUMENTS))}
-    return min({*range(whole)} - known, default=None)
+    segmented = {number for (number,) in await connection.rows(SQL["segment_numbers"], (agent, DOCUMENTS))}
+    return min({*range(whole)} - segmented, default=None)
 
 
 async def add_segment(connection: Connection, agent: int, number: int, stamp: int, made: Segment) -> bool:
@@ -119,12 +119,12 @@ async def find_covered(connection: Connection, agent: int, chunk: int) -> int:
 
 async def forget_terms(connection: Connection, agent: int, seqs: Iterable[int]) -> None:
     """Takes these messages out of the index."""
-    for chunk, gone in blob.by_chunk(seqs).items():
+    for chunk, chunk_seqs in blob.by_chunk(seqs).items():
         data = await get_terms(connection, agent, chunk)
         if data is not None:
             try:
-                left = blob.forget(data, gone)
+                remaining = blob.forget(data, chunk_seqs)
             except blob.CorruptIndex:
                 await mend_terms(connection, agent)
             else:
-                await replace_terms(connection, agent, chunk, left)
+                await replace_terms(connection, agent, chunk, remaining)

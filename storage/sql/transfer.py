@@ -221,19 +221,19 @@ class Transfer(GrowingGroup):
             return [(at, TransferRecord(values)) for at, values in attached]
         if part == "learned":
             # Learning goes on from its position when the export began: the importing gateway learns later facts again.
-            read = [(reader, export_end.get(reader)) for reader in _READERS]
+            positions = [(reader, export_end.get(reader)) for reader in _READERS]
             return [
                 (at, TransferRecord({"seq": seq, "reader": reader}))
-                for at, (reader, seq) in enumerate(read, 1)
+                for at, (reader, seq) in enumerate(positions, 1)
                 if seq and at > cursor
             ]
-        found = (
+        records = (
             await _exchange_page(connection, agent.id, cursor, limit)
             if part == "exchange"
             else await _record_page(connection, agent.id, part, cursor, limit, export_end)
         )
         last = export_end.get("seq" if part in _PAGED_BY_SEQ else part)
-        return found if last is None else [each for each in found if each[0] <= last]
+        return records if last is None else [each for each in records if each[0] <= last]
 
     # -- import
 
@@ -249,9 +249,9 @@ class Transfer(GrowingGroup):
         hidden = scope._replace(subject=IMPORTING + scope.subject)
         for unfinished in await self._forgetting.find(hidden.project, hidden.profile, hidden.subject):
             await self._forgetting.wipe(unfinished)
-        made = replace(draft, id=0, scope=hidden)
-        agent = await self._database.bulk(lambda connection: create_agent(connection, made))
-        if agent.uid != made.uid:
+        hidden_draft = replace(draft, id=0, scope=hidden)
+        agent = await self._database.bulk(lambda connection: create_agent(connection, hidden_draft))
+        if agent.uid != hidden_draft.uid:
             raise WriteConflict(f"another import for {scope.subject} has begun at the same time")
         return agent
 
@@ -344,12 +344,12 @@ async def _find_replaceable(connection: Connection, scope: Scope) -> Agent | Non
 
     Raises: WriteConflict: its memory is not empty.
     """
-    found = await find_agent(connection, scope)
-    if found is None:
+    agent = await find_agent(connection, scope)
+    if agent is None:
         return None
     # A turn may be about to begin it, and who forgets or pauses it may be faster.
-    await connection.lock(found.id)
-    there = await load_agent(connection, found.id)
+    await connection.lock(agent.id)
+    there = await load_agent(connection, agent.id)
     if there is None:
         return None
     if scope.profile == API_PROFILE or not await connection.value(SQL["is_empty"], (there.id,)):
@@ -408,15 +408,15 @@ async def _number_exchanges(connection: Connection, agent: int, records: Sequenc
 async def _exchange_page(
     connection: Connection, agent: int, cursor: int, limit: int
 ) -> list[tuple[int, TransferRecord]]:
-    found: list[tuple[int, TransferRecord]] = []
+    page: list[tuple[int, TransferRecord]] = []
     size = 0
-    while size <= PAGE_BYTES and len(found) < limit:
-        count = min(_ROWS_AT_ONCE, limit - len(found))
-        rows = await connection.rows(SQL["exchanges"], (agent, found[-1][0] if found else cursor, count))
+    while size <= PAGE_BYTES and len(page) < limit:
+        count = min(_ROWS_AT_ONCE, limit - len(page))
+        rows = await connection.rows(SQL["exchanges"], (agent, page[-1][0] if page else cursor, count))
         for input_, shown_reply, full, uid, parent, prior, *skeleton in rows:
             (exchange,) = exchanges.make_exchanges([skeleton])
             exchange = replace(exchange, input=input_, shown_reply=shown_reply, full=full)
-            found.append(
+            page.append(
                 (
                     exchange.seq,
                     TransferRecord({"conversation": uid, "parent": parent, "prior": prior}, exchange),
@@ -425,7 +425,7 @@ async def _exchange_page(
             size += sum(len(part or b"") for part in (input_, shown_reply, full))
         if len(rows) < count:
             break
-    return found
+    return page
 
 
 # -- import
@@ -588,29 +588,29 @@ async def _free_uid(connection: Connection, agent: int, part: str, uid: str | No
 
 async def _find_row(connection: Connection, agent: int, part: str, uid: str) -> int:
     """Returns the row of a conversation, a run, a file or an import, by the name it had. Raises: NotFound."""
-    found = await connection.value(SQL[f"{part}_at"], (agent, uid, _copy_uid(agent, uid)))
-    if found is None:
+    row = await connection.value(SQL[f"{part}_at"], (agent, uid, _copy_uid(agent, uid)))
+    if row is None:
         raise NotFound(f"there is no {part} {uid!r}")
-    return int(found)
+    return int(row)
 
 
 async def _conversation_uid(connection: Connection, agent: int, uid: str) -> str:
     """Returns the public name that a conversation was given here."""
-    found = await connection.value(SQL["conversation_at"], (agent, uid, uid))
-    return uid if found is not None else _copy_uid(agent, uid)
+    row = await connection.value(SQL["conversation_at"], (agent, uid, uid))
+    return uid if row is not None else _copy_uid(agent, uid)
 
 
 async def _rows_by_seq(
     connection: Connection, agent: int, seqs: Sequence[int | None]
 ) -> dict[int | None, int | None]:
     """Returns the row ids of exchanges by their numbers. Raises: NotFound."""
-    wanted = sorted({seq for seq in seqs if seq is not None})
-    found: dict[int | None, int | None] = {None: None}
-    found.update((row[0], row[1]) for row in await rows_of(connection, SQL["exchanges_at"], wanted, agent))
-    for seq in wanted:
-        if seq not in found:
+    numbers = sorted({seq for seq in seqs if seq is not None})
+    rows: dict[int | None, int | None] = {None: None}
+    rows.update((row[0], row[1]) for row in await rows_of(connection, SQL["exchanges_at"], numbers, agent))
+    for seq in numbers:
+        if seq not in rows:
             raise NotFound(f"there is no exchange {seq}")
-    return found
+    return rows
 
 
 async def _put_exchange(connection: Connection, agent: int, record: TransferRecord) -> None:

@@ -134,8 +134,8 @@ async def find_or_make_attached(
     if "uid" not in record:
         return None
     if kind in (DefinitionKind.ARCHIVE, DefinitionKind.FOLDER):
-        found = await find_definition(connection, project, DefinitionKind(kind), record["uid"])
-        return None if found is None else found.memory
+        definition = await find_definition(connection, project, DefinitionKind(kind), record["uid"])
+        return None if definition is None else definition.memory
     if kind in _ATTACHED_DEFINITIONS:
         return await _find_or_make_definition(connection, project, DefinitionKind(kind), record, at)
     if kind == DefinitionKind.BLOCK:
@@ -174,9 +174,9 @@ async def _find_or_make_definition(
 
     A new one gets another public name where another project has one of that name.
     """
-    found = await find_definition(connection, project, kind, record["uid"])
-    if found is not None:
-        return found.id
+    definition = await find_definition(connection, project, kind, record["uid"])
+    if definition is not None:
+        return definition.id
     row = await connection.row(definitions.SQL["by_name"], (project, kind, record["name"], 1))
     if row is not None:
         return int(row[0])

@@ -81,8 +81,8 @@ class Turns(Group):
         None: the agent is not stored any more. Raises: StoreError.
         """
         # Where this process alone writes, the cache is notified of each change.
-        found = None if self._database.is_shared else self._cache.find(agent.id, key, path)
-        return found or await self._read_snapshot(agent, key, path)
+        snapshot = None if self._database.is_shared else self._cache.find(agent.id, key, path)
+        return snapshot or await self._read_snapshot(agent, key, path)
 
     @reads
     async def _read_snapshot(
@@ -91,15 +91,15 @@ class Turns(Group):
         if self._database.is_shared and self._cache.has(agent.id, key, path):
             # Another process may have changed the memory: its numbers show that.
             self._cache.apply_changes({agent.id: await exchanges.load_cacheable_numbers(connection, agent)})
-            found = self._cache.find(agent.id, key, path)
-            if found is not None:
-                return found
-        found = await exchanges.load_snapshot(connection, agent, key, path)
-        if found is None:
+            snapshot = self._cache.find(agent.id, key, path)
+            if snapshot is not None:
+                return snapshot
+        snapshot = await exchanges.load_snapshot(connection, agent, key, path)
+        if snapshot is None:
             self._cache.drop(agent.id)
         else:
-            self._cache.put(agent.id, key, path, found)
-        return found
+            self._cache.put(agent.id, key, path, snapshot)
+        return snapshot
 
     def openings(self, agent: Agent, snapshot: MemorySnapshot) -> list[Opening] | None:
         """Returns the cached openings of a memory that is as in a snapshot of it; None: they are not cached."""
@@ -232,10 +232,10 @@ async def _load_pool(
     if probes.key is not None:
         row = await connection.row(exchanges.SQL["conversation_of"], (agent.id, probes.key))
     conversation, last_at = (None, 0.0) if row is None else row
-    found = await exchanges.load_pool(connection, agent.id, probes, conversation or planned, since)
+    pool = await exchanges.load_pool(connection, agent.id, probes, conversation or planned, since)
     # At epoch 0 nothing was forgotten yet.
     tombs = await exchanges.find_tombs(connection, agent.id, probes.maybe_tombs if agent.epoch else ())
-    return Pool(found, conversation, last_at, tombs=tombs)
+    return Pool(pool, conversation, last_at, tombs=tombs)
 
 
 async def _decide(connection: Connection, agent: int, pool: Pool, decide: Callable[[Pool], Change]) -> Change:
@@ -244,8 +244,8 @@ async def _decide(connection: Connection, agent: int, pool: Pool, decide: Callab
         try:
             return decide(pool)
         except Missing as missing:
-            found = await exchanges.load_contents(connection, agent, missing.ids)
-            pool = replace(pool, contents={**pool.contents, **found})
+            contents = await exchanges.load_contents(connection, agent, missing.ids)
+            pool = replace(pool, contents={**pool.contents, **contents})
     raise StatementFailed(f"the rules of conversations asked {MAX_RULE_CALLS} times for more contents")
 
 

@@ -73,8 +73,8 @@ class Usage(Group):
     @reads
     async def oldest_day_of_users(self, connection: Connection, before: int) -> int | None:
         """Returns the oldest day before one on which counters have a user."""
-        found: int | None = await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
-        return found
+        day: int | None = await connection.value(SQL["oldest_of_users"], (before, FORGOTTEN_USER))
+        return day
 
     @bulk_writes
     async def anonymize_day(self, connection: Connection, day: int) -> int:

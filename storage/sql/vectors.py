@@ -94,10 +94,10 @@ class VectorCache:
 
     def get(self, agent: int, model: str) -> _CachedVectors | None:
         with self._lock:
-            found = self._entries.get((agent, model))
-            if found is not None:
+            entry = self._entries.get((agent, model))
+            if entry is not None:
                 self._entries.move_to_end((agent, model))
-            return found
+            return entry
 
     def put(self, agent: int, model: str, cached: _CachedVectors, since: int) -> None:
         """Caches vectors, which count as used last. The newest stay even where they alone are too large.
@@ -120,9 +120,9 @@ class VectorCache:
             self._bytes = 0
 
     def _drop(self, name: tuple[int, str]) -> None:
-        found = self._entries.pop(name, None)
-        if found is not None:
-            self._bytes -= found.joined.size
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            self._bytes -= entry.joined.size
 
 
 async def load_joined(
@@ -203,12 +203,12 @@ async def forget_indexed(connection: Connection, agent: int, seqs: Collection[in
     """Takes these messages out of the search index and drops their vectors."""
     await forget_terms(connection, agent, seqs)
     stamp: int | None = None
-    for number, gone in by_chunk(seqs).items():
+    for number, chunk_seqs in by_chunk(seqs).items():
         row = await connection.row(SQL["any"], (agent, number))
         if row is None:
             continue
         try:
-            rest = vector_blobs.forget(row[0], gone)
+            rest = vector_blobs.forget(row[0], chunk_seqs)
         except CorruptIndex:
             # What it holds is unknown, so nothing of it may stay.
             rest = b""

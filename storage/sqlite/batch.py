@@ -94,9 +94,9 @@ class BatchRunner:
                 self._connection.execute("RELEASE write")
                 outcomes.append((True, result))
             except Exception as error:
-                outcome, found = self._failure(error)
+                outcome, new_fault = self._failure(error)
                 outcomes.append(outcome)
-                fault = found or fault
+                fault = new_fault or fault
                 try:
                     self._connection.execute("ROLLBACK TO write")
                     self._connection.execute("RELEASE write")

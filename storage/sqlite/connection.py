@@ -89,9 +89,9 @@ def open_reader(target: DatabaseFile, *, busy_timeout_ms: int) -> sqlite3.Connec
 def try_writing(connection: sqlite3.Connection, check: bool) -> None:
     """Makes a trial write. check: look for damage first. Raises: sqlite3.Error; Corrupt."""
     if check:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise Corrupt(f"the database is damaged: {found}")
+        (report,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if report != "ok":
+            raise Corrupt(f"the database is damaged: {report}")
     connection.execute("INSERT OR REPLACE INTO probe (id, filler) VALUES (1, zeroblob(?))", (TRIAL_BYTES,))
     connection.execute("DELETE FROM probe")
 
@@ -117,11 +117,11 @@ def _connect(target: DatabaseFile) -> sqlite3.Connection:
 def _file_id(path: str) -> tuple[int, int, int] | None:
     """Returns device, inode and type of the file at a path, a link not followed; None: there is none."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return None
     # The inode of a removed file is used again, so a link may get that of a file.
-    return found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode)
+    return status.st_dev, status.st_ino, stat.S_IFMT(status.st_mode)
 
 
 def _set_pragmas(connection: sqlite3.Connection) -> None:

@@ -39,10 +39,10 @@ def inspect(path: str) -> Inspected:
     if not os.path.exists(real) or not os.path.getsize(real):
         return Inspected()
     with map_sqlite_errors(real), closing(_open(real)) as connection:
-        found = find_version(connection, real)
-        is_keyed = found > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
-    known = latest(load_migrations())
-    upgrade = (found, known) if 0 < found < known else None
+        version = find_version(connection, real)
+        is_keyed = version > 0 and bool(connection.execute(ANY_KEY).fetchone()[0])
+    newest = latest(load_migrations())
+    upgrade = (version, newest) if 0 < version < newest else None
     return Inspected(is_keyed, bool(os.stat(real).st_mode & stat.S_IRWXO), upgrade)
 
 

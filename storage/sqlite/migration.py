@@ -37,11 +37,11 @@ def load_migrations() -> tuple[Migration, ...]:
 
     A new database begins with a step of its own, which makes the same tables as the steps from older versions.
     """
-    found = []
+    migrations = []
     for file in resources.files(__package__).joinpath("migrations").iterdir():
         if match := re.fullmatch(r"(\d{4})-(\d{4})_\w+\.sql", file.name):
-            found.append(Migration(int(match[1]), int(match[2]), file.read_text(encoding="utf-8")))
-    return tuple(sorted(found))
+            migrations.append(Migration(int(match[1]), int(match[2]), file.read_text(encoding="utf-8")))
+    return tuple(sorted(migrations))
 
 
 def latest(migrations: Iterable[tuple[int, int, str]]) -> int:
@@ -80,22 +80,22 @@ def find_version(
     A file of a version that steps make from nothing must have all tables, columns, indexes and triggers of it.
     """
     steps = load_migrations() if migrations is None else migrations
-    known = latest(steps)
-    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    newest = latest(steps)
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if owner != APPLICATION_ID and (tables or owner or found):
+    if owner != APPLICATION_ID and (tables or owner or version):
         raise Foreign(f"{path} is a database, but not one of Mnemogate. Name another file with --db.")
-    if found > known:
-        raise TooNew(path, found, known)
-    if found not in (known, *(step.before for step in steps)):
-        raise TooOld(path, found, sorted({step.before for step in steps if step.before}))
-    if missing := _names_at(found, tuple(steps)) - _names(connection):
+    if version > newest:
+        raise TooNew(path, version, newest)
+    if version not in (newest, *(step.before for step in steps)):
+        raise TooOld(path, version, sorted({step.before for step in steps if step.before}))
+    if missing := _names_at(version, tuple(steps)) - _names(connection):
         raise Foreign(
-            f"{path} has no {min(missing)}, though its schema version is {found}: it was made by a Mnemogate between "
+            f"{path} has no {min(missing)}, though its schema version is {version}: it was made by a Mnemogate between "
             "two releases. Export its memories with that one and import them into a new file."
         )
-    return found
+    return version
 
 
 @lru_cache(maxsize=4)

@@ -38,7 +38,7 @@ def find_network_type(path: str) -> str | None:
 def is_disk_doubtful(path: str) -> bool:
     """Returns whether the disk below a file has little room, or is mounted read-only. Touches no file."""
     try:
-        found = os.statvfs(path)
+        status = os.statvfs(path)
     except OSError:
         return True
-    return bool(found.f_flag & os.ST_RDONLY) or found.f_bavail * found.f_frsize < _LITTLE_ROOM_BYTES
+    return bool(status.f_flag & os.ST_RDONLY) or status.f_bavail * status.f_frsize < _LITTLE_ROOM_BYTES

@@ -205,29 +205,29 @@ def from_file_message(
     is_text_thought: text next to calls is a thought, as with Letta's older agents.
     """
     timestamp = _timestamp(message.created_at, at)
-    made: list[dict[str, Any]]
+    stored: list[dict[str, Any]]
     match message.role:
         case "user" if event := _event_text(message.content):
-            made = [framed_system_message(event, otid=message.otid)]
+            stored = [framed_system_message(event, otid=message.otid)]
         case "user" | "summary":
-            made = [
+            stored = [
                 _with_name_and_origin(message, {"role": "user", "content": _stored_content(message.content)})
             ]
         case "system":
-            made = [
+            stored = [
                 framed_system_message(
                     _system_text(message.content), otid=message.otid, sender=message.sender_id
                 )
             ]
         case "approval" if not message.tool_calls:
-            made = []  # the answer to an approval request; the request is a reply with calls
+            stored = []  # the answer to an approval request; the request is a reply with calls
         case "assistant" | "approval":
-            made = [_stored_reply(message, is_text_thought=is_text_thought)]
+            stored = [_stored_reply(message, is_text_thought=is_text_thought)]
         case "tool":
-            made = _stored_results(message)
+            stored = _stored_results(message)
         case _:
-            made = []
-    return [PortableMessage(each, timestamp, message.model or "") for each in made]
+            stored = []
+    return [PortableMessage(each, timestamp, message.model or "") for each in stored]
 
 
 def _with_name_and_origin(message: FileMessage, made: dict[str, Any]) -> dict[str, Any]:
@@ -244,24 +244,24 @@ def _stored_reply(message: FileMessage, *, is_text_thought: bool) -> dict[str, A
         text = ""
     # Without calls a reply has a text, if an empty one: providers refuse null.
     nothing = None if message.tool_calls else ""
-    made: dict[str, Any] = {"role": "assistant", "content": text or nothing}
+    reply: dict[str, Any] = {"role": "assistant", "content": text or nothing}
     if readable := "\n".join(block["thinking"] for block in blocks if "thinking" in block):
-        made["reasoning_content"] = readable
+        reply["reasoning_content"] = readable
     # Providers accept only the thinking blocks that they signed.
     if signed := [block for block in blocks if "signature" in block or "data" in block]:
-        made["thinking_blocks"] = signed
+        reply["thinking_blocks"] = signed
     if message.tool_calls:
-        made["tool_calls"] = [
+        reply["tool_calls"] = [
             {"id": call.id, "type": "function", "function": _stored_function(call.function)}
             for call in message.tool_calls
         ]
         spoken = [
             spoken_text
-            for call in made["tool_calls"]
+            for call in reply["tool_calls"]
             if (spoken_text := spoken_by(call, _DEFAULT_SHOWING)) is not None
         ]
-        made = with_private(made, spoken="\n\n".join(spoken) or None)
-    return with_private(made, otid=message.otid)
+        reply = with_private(reply, spoken="\n\n".join(spoken) or None)
+    return with_private(reply, otid=message.otid)
 
 
 def _stored_function(function: Function) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
     """Returns the results of calls, a message each."""
     returns = message.tool_returns or [FileReturn(message.tool_call_id)]
     decision = None if message.approve is None else ("approved" if message.approve else "denied")
-    made = []
+    results = []
     for each in returns:
         text = each.func_response if isinstance(each.func_response, str) else _plain(message.content)
         text, status = _unpacked_result(text)
@@ -295,7 +295,7 @@ def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
             "tool_call_id": each.tool_call_id or message.tool_call_id or "",
             "content": text,
         }
-        made.append(
+        results.append(
             with_private(
                 with_name(result, message.name or ""),
                 status=status if status != "success" else None,
@@ -305,7 +305,7 @@ def _stored_results(message: FileMessage) -> list[dict[str, Any]]:
                 reason=message.denial_reason,
             )
         )
-    return made
+    return results
 
 
 def _unpacked_result(text: str) -> tuple[str, str | None]:
@@ -313,11 +313,11 @@ def _unpacked_result(text: str) -> tuple[str, str | None]:
 
     A packed result other than text is returned as JSON.
     """
-    found = _object_in(text)
-    status = _STATUSES.get(str(found["status"])) if found.keys() == _PACKED_RESULT_FIELDS else None
+    packed = _object_in(text)
+    status = _STATUSES.get(str(packed["status"])) if packed.keys() == _PACKED_RESULT_FIELDS else None
     if status is None:
         return text, None
-    message = found["message"]
+    message = packed["message"]
     return message if isinstance(message, str) else msgspec.json.encode(message).decode(), status
 
 
@@ -356,16 +356,16 @@ def _unpacked_user_text(text: str) -> str:
 def _event_text(content: str | list[dict[str, Any]] | None) -> str:
     """Returns the text that Letta's older agents got as a user message without a user; "" for all else."""
     text = _plain(content)
-    found = _object_in(text)
-    if found.get("type") not in _EVENT_TYPES or not isinstance(found.get("time"), str):
+    packed = _object_in(text)
+    if packed.get("type") not in _EVENT_TYPES or not isinstance(packed.get("time"), str):
         return ""
-    return found["reason"] if isinstance(found.get("reason"), str) and found["reason"] else text
+    return packed["reason"] if isinstance(packed.get("reason"), str) and packed["reason"] else text
 
 
 def _packed(text: str) -> dict[str, Any]:
     """Returns the object in which Letta's older agents packed a message, with its time; {} for plain text."""
-    found = _object_in(text)
-    return found if isinstance(found.get("message"), str) and isinstance(found.get("time"), str) else {}
+    packed = _object_in(text)
+    return packed if isinstance(packed.get("message"), str) and isinstance(packed.get("time"), str) else {}
 
 
 def _object_in(text: str) -> dict[str, Any]:

@@ -83,8 +83,8 @@ class AgentFileRoutes:
 
     async def _texts(self, folder: Definition) -> list[dict[str, Any]]:
         """Returns the files of a folder with their texts, as the API returns them; not those that are still parsed."""
-        found = await self._folders.list(folder, Page(limit=_MAX_FILES, newest_first=False))
-        whole = [file for file in found if file.state == "completed"]
+        files = await self._folders.list(folder, Page(limit=_MAX_FILES, newest_first=False))
+        whole = [file for file in files if file.state == "completed"]
         views = await self._folders.view(folder, whole, with_content=True)
         return [file_json(folder, view) for view in views]
 
@@ -106,11 +106,11 @@ class AgentFileRoutes:
             conversations = {other.definition.model for other in each.conversations}
             self._api.check_models(request, models_of(each.definition) | conversations)
         importing = AgentImport(self._services, request.project, replace(file, agents=agents))
-        made = await importing.run(overrides_tools=form.override_existing_tools)
+        uids = await importing.run(overrides_tools=form.override_existing_tools)
         left_out = importing.left_out
         if left_out:
             names = ",".join(quote(name, safe="") for name in left_out)
             request.headers["x-mnemogate-left-out"] = names[:2000]
         # Programs that read no headers see it in the body.
         own = {EXTENSION: {"left_out": left_out}} if left_out else {}
-        return {"agent_ids": [ids.id_of("agent", uid) for uid in made], **own}
+        return {"agent_ids": [ids.id_of("agent", uid) for uid in uids], **own}

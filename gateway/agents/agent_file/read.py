@@ -321,7 +321,7 @@ class _Groups(Struct, frozen=True):
 
 
 def _read_groups(file: File) -> _Groups:
-    known = {str(each.get("id")) for each in file.agents}
+    agent_ids = {str(each.get("id")) for each in file.agents}
     groups = _Groups({}, set(), [])
     for n, group in enumerate(file.groups):
         config = group.manager_config or GroupConfig()
@@ -329,10 +329,10 @@ def _read_groups(file: File) -> _Groups:
         if (
             config.manager_type in ("sleeptime", "voice_sleeptime")
             and manager is not None
-            and manager in known
+            and manager in agent_ids
         ):
             groups.sleeptimes[manager] = FileSleeptime(config.sleeptime_agent_frequency)
-            groups.sleepers.update(known & {*group.agent_ids} - {manager})
+            groups.sleepers.update(agent_ids & {*group.agent_ids} - {manager})
         else:
             groups.left_out.append(f"groups.{n}")
     return groups

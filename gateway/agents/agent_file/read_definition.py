@@ -87,8 +87,8 @@ def _compaction(settings: Any) -> Any:
     """Returns the settings of compaction that the gateway knows. A mode that it does not have is left out."""
     if not isinstance(settings, dict):
         return settings
-    known = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")
-    found = {name: settings[name] for name in known if settings.get(name) is not None}
-    if found.get("mode") not in ("all", "sliding_window"):
-        found.pop("mode", None)
-    return found
+    names = ("mode", "model", "prompt", "sliding_window_percentage", "clip_chars")
+    retained = {name: settings[name] for name in names if settings.get(name) is not None}
+    if retained.get("mode") not in ("all", "sliding_window"):
+        retained.pop("mode", None)
+    return retained

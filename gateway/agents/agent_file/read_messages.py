@@ -23,13 +23,17 @@ def read_messages(
     begins_with_prompt = bool(listed) and listed[0].role == "system"
     messages = list(enumerate(listed))[1 if begins_with_prompt else 0 :]
     stored = [
-        (place, made)
+        (place, stored_message)
         for place, message in _join_requests(messages)
-        for made in from_file_message(message, now, is_text_thought=is_text_thought)
+        for stored_message in from_file_message(message, now, is_text_thought=is_text_thought)
     ]
-    accepted = [*_check_order(made for _, made in stored)]
+    accepted = [*_check_order(stored_message for _, stored_message in stored)]
     return (
-        [made for (_, made), is_accepted in zip(stored, accepted, strict=True) if is_accepted],
+        [
+            stored_message
+            for (_, stored_message), is_accepted in zip(stored, accepted, strict=True)
+            if is_accepted
+        ],
         [place for (place, _), is_accepted in zip(stored, accepted, strict=True) if not is_accepted],
     )
 

@@ -37,22 +37,22 @@ class ToolsOfFile(Struct, frozen=True):
 
 def read_tools(tools: Sequence[dict[str, Any]], *, is_own: bool) -> ToolsOfFile:
     """Returns the tools of a file. is_own: Mnemogate wrote it. Raises: Unprocessable."""
-    found = ToolsOfFile({}, {}, [])
+    file_tools = ToolsOfFile({}, {}, [])
     for n, raw in enumerate(tools):
         at = (*FILE_AT, "tools", n)
         tool = convert(raw, FileTool, at)
         # The gateway has its own tools, and the project has those of its MCP servers.
         is_defined_here = tool.tool_type != "external_mcp" and tool.name not in SCHEMAS
         if is_defined_here and tool.tool_type != "custom":
-            found.names[tool.id] = None
-            found.left_out.append(f"tools.{tool.name}")
+            file_tools.names[tool.id] = None
+            file_tools.left_out.append(f"tools.{tool.name}")
             continue
-        found.names[tool.id] = tool.name
+        file_tools.names[tool.id] = tool.name
         if is_defined_here:
-            found.definitions[tool.name] = _definition(tool, raw, at, is_own=is_own)
+            file_tools.definitions[tool.name] = _definition(tool, raw, at, is_own=is_own)
             if raw.get("pip_requirements") or raw.get("npm_requirements"):
-                found.left_out.append(f"tools.{tool.name}.requirements")
-    return found
+                file_tools.left_out.append(f"tools.{tool.name}.requirements")
+    return file_tools
 
 
 def _definition(tool: FileTool, raw: Mapping[str, Any], at: Path, *, is_own: bool) -> ToolDefinition:

@@ -51,8 +51,10 @@ class MessageRenderer(Struct, frozen=True):
         if not self.showing.summaries:
             return {}
         last = {view.listed.exchange.id: list_messages(view.listed.exchange)[-1].sort_key for view in views}
-        found = await self.store.summaries.of_exchanges(self.agent.id, list(last))
-        return {last[each.exchange.id]: summary_json(each, self.agent.uid, self.showing) for each in found}
+        summaries = await self.store.summaries.of_exchanges(self.agent.id, list(last))
+        return {
+            last[each.exchange.id]: summary_json(each, self.agent.uid, self.showing) for each in summaries
+        }
 
     def message_object(self, view: MessageView | SystemMessage) -> dict[str, Any]:
         """Returns a message of a list in Letta 0.6's form."""
@@ -83,8 +85,8 @@ class MessageRenderer(Struct, frozen=True):
         """Returns the calls of a run that wait for an answer still."""
         step = await self.store.runs.find_waiting_step(self.agent.id, run.conversation)
         exchange = None if step is None else await self.store.turns.exchange(self.agent, step.exchange)
-        found = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
-        return [each for each in found if each["message_type"] == "approval_request_message"]
+        messages = [] if exchange is None else await self.run_messages(run, [exchange], with_input=False)
+        return [each for each in messages if each["message_type"] == "approval_request_message"]
 
     async def run_messages(
         self, run: Run, steps: Sequence[Exchange], *, with_input: bool
@@ -94,7 +96,7 @@ class MessageRenderer(Struct, frozen=True):
             return []
         maker, names = await self._find_calls_before(steps[0])
         waiting = await self._find_waiting(run, steps[-1])
-        found = []
+        messages = []
         for before, exchange in zip((maker, *steps), steps, strict=False):
             names.update(tool_names_by_call(exchange))
             # A result belongs to the step that made the call.
@@ -102,10 +104,10 @@ class MessageRenderer(Struct, frozen=True):
             for listed in list_messages(exchange):
                 if with_input or listed.is_reply or listed.is_result:
                     of = called if listed.is_result else exchange
-                    found += self._run_message(
+                    messages += self._run_message(
                         listed, of.seq, run, waiting if exchange is steps[-1] else {}, names
                     )
-        return found
+        return messages
 
     async def _find_calls_before(self, first: Exchange) -> tuple[Exchange | None, dict[str, str]]:
         """Returns the step of an earlier turn to which the results belong with which a turn that waited begins.

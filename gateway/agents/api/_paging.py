@@ -96,16 +96,16 @@ def page_items(items: Sequence[dict[str, Any]], query: PageQuery) -> list[dict[s
     Items of one id (the pieces of a message) are one of its entries: a cursor names all of them. query: as
     `Paging.read` returns it.
     """
-    found = list(items)
+    ordered = list(items)
     if query.newest_first():
-        found.reverse()
-    names = list(dict.fromkeys(item["id"] for item in found))
+        ordered.reverse()
+    names = list(dict.fromkeys(item["id"] for item in ordered))
     for name, is_after in ((query.after, True), (query.before, False)):
         if isinstance(name, str):
             place = names.index(name) if name in names else (len(names) if is_after else 0)
             names = names[place + 1 :] if is_after else names[:place]
-    kept = frozenset(names[: query.size(100)])
-    return [item for item in found if item["id"] in kept]
+    ids_of_page = frozenset(names[: query.size(100)])
+    return [item for item in ordered if item["id"] in ids_of_page]
 
 
 def place_in(kind: str, id: Maybe[str]) -> ids.Place | None:

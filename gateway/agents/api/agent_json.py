@@ -191,14 +191,14 @@ async def agents_json(api: AgentsApi, views: Sequence[AgentView]) -> list[dict[s
     """Returns agents with what is read for each. Raises: StoreError."""
     numbers = await AgentMessages(api.store, api.now).numbers_of([view.agent for view in views])
     waiting = await api.store.runs.waiting_of([view.agent.id for view in views], DEFAULT_CONVERSATION)
-    found = []
+    shown = []
     for view in views:
         agent = view.agent
         message_ids = [system_id(agent), *(ids.id_at("message", agent.uid, n) for n in numbers[agent.id])]
         window = api.registry.resolver.context_window(view.definition)
         pending = await _pending_message(api, view, waiting.get(agent.id))
-        found.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
-    return found
+        shown.append(agent_json(view, window=window, message_ids=message_ids, pending=pending))
+    return shown
 
 
 async def _pending_message(api: AgentsApi, view: AgentView, step: RunStep | None) -> dict[str, Any] | None:

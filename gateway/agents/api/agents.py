@@ -120,10 +120,10 @@ class AgentRoutes:
         return (await self._prompt(request)).system
 
     async def _prompt(self, request: ApiRequest) -> Prompt:
-        found = await self._api.registry.resolver.resolve_uid(
+        resolved = await self._api.registry.resolver.resolve_uid(
             request.project, request.uid("agent", "agent_id")
         )
-        return await self._api.runs.preview(RunRequest(found.spec, found.scope))
+        return await self._api.runs.preview(RunRequest(resolved.spec, resolved.scope))
 
 
 def _filter_of(query: AgentsQuery) -> AgentFilter:

@@ -211,17 +211,17 @@ class BatchRoutes:
         if (uid := uid_or_none("agent", query.agent_id)) is not None:
             item = await self._api.store.batches.of_agent(batch.id, uid)
             return {"messages": [] if item is None else await self._item_messages(item, showing)}
-        after, found = await self._item_row_of_message(batch, query.after), list[Any]()
-        while len(found) < query.limit:
+        after, messages = await self._item_row_of_message(batch, query.after), list[Any]()
+        while len(messages) < query.limit:
             page = await self._api.store.batches.items(batch.id, after=after, limit=_PAGE)
             for item in page:
                 after = item.id
-                found += await self._item_messages(item, showing)
-                if len(found) >= query.limit:
+                messages += await self._item_messages(item, showing)
+                if len(messages) >= query.limit:
                     break
             if len(page) < _PAGE:
                 break
-        return {"messages": found}
+        return {"messages": messages}
 
     async def _item_row_of_message(self, batch: Batch, id: Maybe[str]) -> int:
         """Returns the row of the item that a message belongs to; 0: no message is named."""

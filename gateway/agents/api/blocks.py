@@ -175,7 +175,7 @@ class BlockRoutes:
     async def index(self, request: ApiRequest, query: BlocksQuery) -> list[dict[str, Any]]:
         """List blocks."""
         least, most = _counts(query)
-        wanted = BlockFilter(
+        where = BlockFilter(
             label=sent_or_none(query.label),
             label_text=sent_or_none(query.label_search),
             description_text=sent_or_none(query.description_search),
@@ -189,7 +189,7 @@ class BlockRoutes:
         )
         after, before = await self._row(request, query.after), await self._row(request, query.before)
         page = page_of(query, after, before)
-        return [block_json(entry) for entry in await self._blocks.list(request.project, wanted, page)]
+        return [block_json(entry) for entry in await self._blocks.list(request.project, where, page)]
 
     async def count(self, request: ApiRequest) -> int:
         """Count blocks."""

@@ -245,21 +245,21 @@ class ConversationRoutes:
     async def index(self, request: ApiRequest, query: ConversationsQuery) -> list[dict[str, Any]]:
         """List conversations."""
         agent = uid_or_none("agent", query.agent_id)
-        wanted = ConversationFilter(
+        where = ConversationFilter(
             None if agent is None else (await self._api.registry.get_entry(request.project, agent)).agent.id,
             text=sent_or_none(query.summary_search),
             archived=_ARCHIVED[query.archive_status],
             order=query.sorting,
         )
-        found = await self._api.store.conversations.list(
+        entries = await self._api.store.conversations.list(
             request.project,
-            wanted,
+            where,
             after=uid_or_none("conv", query.after),
             before=uid_or_none("conv", query.before),
             limit=query.size(),
             newest_first=query.newest_first(),
         )
-        return [conversation_json(each, name=_id_of(each)) for each in found]
+        return [conversation_json(each, name=_id_of(each)) for each in entries]
 
     async def create(
         self, request: ApiRequest, query: CreateConversationQuery, create: CreateConversation
@@ -415,8 +415,8 @@ class ConversationRoutes:
         if named.entry is not None:
             return named.entry.conversation.id
         messages = AgentMessages(self._api.store, self._api.now)
-        found = await messages.conversation(named.agent, named.name)
-        return None if found is None else found.id
+        conversation = await messages.conversation(named.agent, named.name)
+        return None if conversation is None else conversation.id
 
     async def _conversation_json(self, entry: ConversationEntry) -> dict[str, Any]:
         """Returns a conversation with the ids of its newest messages."""

@@ -75,8 +75,8 @@ class AgentsApi(Struct, frozen=True):
 
     async def view_json(self, view: AgentView) -> dict[str, Any]:
         """Returns an agent as it is shown."""
-        (found,) = await self.agents_json([view])
-        return found
+        (shown,) = await self.agents_json([view])
+        return shown
 
     async def agents_json(self, views: Sequence[AgentView]) -> list[dict[str, Any]]:
         return await self.make_agents_json(self, views)
@@ -89,8 +89,8 @@ class AgentsApi(Struct, frozen=True):
         ]
         page = page_of(query, after, before, size=100)
         low, high = page.bounds
-        found = sorted((row for row in rows if low < row < high), reverse=page.newest_first)
-        shown = await self.agents_json(await self.registry.get_several(project, found[: page.limit]))
+        ordered = sorted((row for row in rows if low < row < high), reverse=page.newest_first)
+        shown = await self.agents_json(await self.registry.get_several(project, ordered[: page.limit]))
         return shown[::-1] if page.newest_first else shown
 
     async def call_by_hand(

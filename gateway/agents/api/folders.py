@@ -229,10 +229,10 @@ class FolderRoutes:
         body = {**folder.body, **{name: sent[name] for name in STORED_FIELDS if name in sent}}
         name = sent_or_none(update.name)
         if name is not None and name != folder.name:
-            taken = await self._api.store.definitions.find_by_name(
+            same_name = await self._api.store.definitions.find_by_name(
                 request.project, DefinitionKind.FOLDER, name, 1
             )
-            if taken:
+            if same_name:
                 raise Conflict(f"There is a folder named {name!r} already.", param="name")
         changed = await self._api.store.definitions.change(folder, body, at=self._api.now(), name=name)
         return folder_json(changed)
@@ -254,17 +254,17 @@ class FolderRoutes:
         if not name:
             raise BadRequest("Name the file.", param="file")
         upload = SentFile(name, file.type, file.data)
-        made, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
+        stored, is_new = await self._folders.upload(folder, upload, query.duplicate_handling)
         request.headers["x-upload-result"] = "created" if is_new else "skipped"
-        (view,) = await self._folders.view(folder, [made])
+        (view,) = await self._folders.view(folder, [stored])
         return file_json(folder, view)
 
     async def files(self, request: ApiRequest, query: FilesQuery) -> list[dict[str, Any]]:
         """List the files of a folder."""
         folder = await self._folder(request)
         page = page_of(query, await self._row(folder, query.after), await self._row(folder, query.before))
-        found = await self._folders.list(folder, page)
-        views = await self._folders.view(folder, found, with_content=query.include_content)
+        files = await self._folders.list(folder, page)
+        views = await self._folders.view(folder, files, with_content=query.include_content)
         return [file_json(folder, view) for view in views]
 
     async def file(self, request: ApiRequest, query: FileQuery) -> dict[str, Any]:
@@ -284,7 +284,7 @@ class FolderRoutes:
         """List the parts of files."""
         folder = await self._folder(request)
         after, before = place_in("passage", query.after), place_in("passage", query.before)
-        found = await self._archives.list(
+        passages = await self._archives.list(
             await self._folders.memory(folder),
             PassageFilter(text=sent_or_none(query.search)),
             after=None if after is None else after.seq,
@@ -292,13 +292,13 @@ class FolderRoutes:
             limit=query.size(100),
             newest_first=query.newest_first(),
         )
-        return list(map(passage_json, found))
+        return list(map(passage_json, passages))
 
     async def files_of(self, request: ApiRequest, query: AgentFilesQuery) -> dict[str, Any]:
         """List the files that an agent can search."""
         folders = {each.memory: each for each in await self._attached(request)}
-        found = await self._api.store.files.of_folders(list(folders))
-        shown = [agent_file_json(folders[file.memory], file) for file in found]
+        files = await self._api.store.files.of_folders(list(folders))
+        shown = [agent_file_json(folders[file.memory], file) for file in files]
         page = page_items(shown, query)
         has_more = bool(page) and page[-1] is not shown[0 if query.newest_first() else -1]
         return {"files": page, "next_cursor": page[-1]["id"] if has_more else None, "has_more": has_more}
@@ -331,8 +331,8 @@ class FolderRoutes:
         """Returns the folders that the agent in the path has attached, in order."""
         agent = await self._api.agent(request)
         rows = await self._api.store.attached.targets(agent.id, DefinitionKind.FOLDER)
-        found = await self._api.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
-        return [found[row] for row in rows if row in found]
+        folders = await self._api.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
+        return [folders[row] for row in rows if row in folders]
 
     async def _row(self, folder: Definition, id: Any) -> int | None:
         """Returns the row of the file that a cursor names."""

@@ -91,8 +91,8 @@ class IdentitiesQuery(PageQuery):
     def takes(self, identity: Definition) -> bool:
         """Returns whether an identity matches the filters, its key aside."""
         definition = IdentityDefinition.of(identity.body)
-        wanted = ((self.name, definition.name), (self.identity_type, definition.type))
-        return all(not isinstance(value, str) or value == has for value, has in wanted)
+        filters = ((self.name, definition.name), (self.identity_type, definition.type))
+        return all(not isinstance(value, str) or value == has for value, has in filters)
 
 
 def properties_of(properties: list[PropertyBody]) -> tuple[dict[str, Any], ...]:
@@ -165,16 +165,16 @@ class IdentityRoutes:
         """List identities."""
         page = await self._api.definition_page(request.project, IDENTITY, "identity", query)
         key = sent_or_none(query.identifier_key)
-        found: list[Definition] = []
+        identities: list[Definition] = []
         size, after = max(page.limit, _READ), page.after
-        while len(found) < page.limit:
+        while len(identities) < page.limit:
             following = Page(after, page.before, size, page.newest_first)
             rows = await self._definitions.list(request.project, IDENTITY, following, name=key)
-            found += filter(query.takes, rows)
+            identities += filter(query.takes, rows)
             if len(rows) < size:
                 break
             after = rows[-1].id
-        return list(map(identity_json, found[: page.limit]))
+        return list(map(identity_json, identities[: page.limit]))
 
     async def create(self, request: ApiRequest, create: CreateIdentity) -> dict[str, Any]:
         """Make an identity."""
@@ -269,8 +269,8 @@ class IdentityRoutes:
         """Changes an identity, on what it is at that moment. key: None: it stays. Raises: WriteConflict: taken."""
 
         async def change() -> Definition:
-            found = await self._definitions.get(project, IDENTITY, uid)
-            body = edit(IdentityDefinition.of(found.body)).body()
-            return await self._definitions.change(found, body, at=self._api.now(), name=key)
+            stored = await self._definitions.get(project, IDENTITY, uid)
+            body = edit(IdentityDefinition.of(stored.body)).body()
+            return await self._definitions.change(stored, body, at=self._api.now(), name=key)
 
         return identity_json(await retry_overtaken(change))

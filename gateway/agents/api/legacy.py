@@ -69,12 +69,12 @@ class LegacyRoutes:
         """Give an agent a new block (0.6)."""
         agent, now = await self._api.agent(request), self._api.now()
         block, details = block_of(create)
-        made = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
+        created = await self._named_blocks.create(request.project, block, details, at=now, origin=ORIGIN)
         try:
-            await self._named_blocks.attach(agent, made.block.uid)
+            await self._named_blocks.attach(agent, created.block.uid)
         except Exception:
             # The agent has a block with this label already: the new block is removed again.
-            await self._named_blocks.delete(request.project, made.block.uid)
+            await self._named_blocks.delete(request.project, created.block.uid)
             raise
         return await self._blocks.memory(request)
 

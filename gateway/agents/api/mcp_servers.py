@@ -298,9 +298,9 @@ class McpServerRoutes:
 
     async def _tool(self, request: ApiRequest) -> ToolView:
         """Returns the tool in the path. Raises: UnknownId: the server has none of this id."""
-        wanted = request.uid("tool", "tool_id")
+        uid = request.uid("tool", "tool_id")
         for tool in await self._servers.tools(request.project, _uid(request)):
-            if tool.uid == wanted:
+            if tool.uid == uid:
                 return tool
         raise UnknownId(f"The server has no tool {request.path['tool_id']!r}.")
 

@@ -271,14 +271,14 @@ class MessageRoutes:
         # Where a call is shown as text its result is left out, so for a result calls are shown as calls.
         showing = Showing(speaks=None) if view.listed.is_result else Showing()
         renderer = MessageRenderer(self._api.store, agent, showing)
-        named_type = sent_fields(update).get("message_type")
+        sent_type = sent_fields(update).get("message_type")
         types = [each["message_type"] for each in renderer.message(view)]
-        if named_type is not None and named_type not in types:
-            raise BadRequest(f"The message is {' and '.join(types)}, not {named_type}.", param="message_type")
+        if sent_type is not None and sent_type not in types:
+            raise BadRequest(f"The message is {' and '.join(types)}, not {sent_type}.", param="message_type")
         # A reply is shown as several messages: its text, its calls and their results. Only the text can change.
         text_type = next((each for each in types if each in _TEXT_TYPES), None)
-        if named_type is not None and named_type != text_type:
-            raise BadRequest(f"Only texts can be changed, and this is {named_type}.", param="message_type")
+        if sent_type is not None and sent_type != text_type:
+            raise BadRequest(f"Only texts can be changed, and this is {sent_type}.", param="message_type")
         rewritten = renderer.message(await self._messages.rewrite(agent, place, text))
         return next((each for each in rewritten if each["message_type"] == text_type), rewritten[-1])
 

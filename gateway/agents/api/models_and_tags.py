@@ -52,12 +52,12 @@ class ModelAndTagRoutes:
             for name in names
             if caller.may_ask(name) and not name.startswith(AGENT_PREFIX)
         ]
-        wanted = [("provider_name", query.provider_name), ("provider_type", query.provider_type)]
+        filters = [("provider_name", query.provider_name), ("provider_type", query.provider_type)]
         categories = sent_or_none(query.provider_category)
         return [
             each
             for each in shown
-            if all(not isinstance(value, str) or each[name] == value for name, value in wanted)
+            if all(not isinstance(value, str) or each[name] == value for name, value in filters)
             and (not categories or each["provider_category"] in categories)
         ]
 

@@ -177,7 +177,7 @@ class PassageRoutes:
     async def index(self, request: ApiRequest, query: PassagesQuery) -> list[dict[str, Any]]:
         """List an agent's passages."""
         agent = await self._api.agent(request)
-        found = await self._archives.list(
+        passages = await self._archives.list(
             agent,
             PassageFilter(text=sent_or_none(query.search)),
             after=_seq(agent, query.after),
@@ -185,7 +185,7 @@ class PassageRoutes:
             limit=query.size(100),
             newest_first=query.newest_first(),
         )
-        return list(map(passage_json, found))
+        return list(map(passage_json, passages))
 
     async def create(self, request: ApiRequest, create: CreatePassage) -> list[dict[str, Any]]:
         """Save a text for an agent."""
@@ -198,19 +198,19 @@ class PassageRoutes:
     async def search(self, request: ApiRequest, query: PassageSearchQuery) -> dict[str, Any]:
         """Search an agent's passages."""
         agent = await self._api.agent(request)
-        wanted = PassageFilter(
+        where = PassageFilter(
             since=moment_of(query.start_datetime, ("query", "start_datetime")),
             until=moment_of(query.end_datetime, ("query", "end_datetime"), is_end=True),
             tags=sent_or_none(query.tags) or (),
             needs_all_tags=query.tag_match_mode == "all",
         )
         limit = sent_or_none(query.top_k) or _DEFAULT_RESULTS
-        found = await self._archives.search(agent, query.query, wanted, limit=limit)
-        return {"results": list(map(hit_json, found)), "count": len(found)}
+        hits = await self._archives.search(agent, query.query, where, limit=limit)
+        return {"results": list(map(hit_json, hits)), "count": len(hits)}
 
     async def search_all(self, request: ApiRequest, search: SearchPassages) -> list[dict[str, Any]]:
         """Search passages."""
-        wanted = PassageFilter(
+        where = PassageFilter(
             since=moment_of(search.start_date, ("body", "start_date")),
             until=moment_of(search.end_date, ("body", "end_date"), is_end=True),
             tags=sent_or_none(search.tags) or (),
@@ -224,13 +224,13 @@ class PassageRoutes:
         else:
             raise BadRequest("Name the agent or the archive that is to be searched.", param="agent_id")
         if isinstance(search.query, str) and search.query.strip():
-            found = await self._archives.search_in(memories, search.query, wanted, limit=search.limit)
+            hits = await self._archives.search_in(memories, search.query, where, limit=search.limit)
         else:
-            found = await self._archives.newest(memories, wanted, limit=search.limit)
+            hits = await self._archives.newest(memories, where, limit=search.limit)
         # Scores of different memories cannot be compared, so the score is made of the rank.
         return [
             {"passage": passage_json(each), "score": 1 / (1 + rank), "metadata": {}}
-            for rank, each in enumerate(found)
+            for rank, each in enumerate(hits)
         ]
 
     async def delete(self, request: ApiRequest) -> dict[str, Any]:
@@ -275,18 +275,20 @@ class ArchiveRoutes:
             return list(map(archive_json, await definitions.list(request.project, kind, page, name=name)))
         agent = await self._api.registry.get_entry(request.project, uid_in("agent", query.agent_id))
         rows = await self._api.store.attached.targets(agent.agent.id, kind)
-        found = (await definitions.find_by_memories(kind, rows)).values()
-        in_order = sorted((each for each in found if name in (None, each.name)), key=lambda each: each.id)
+        definitions_by_memory = (await definitions.find_by_memories(kind, rows)).values()
+        in_order = sorted(
+            (each for each in definitions_by_memory if name in (None, each.name)), key=lambda each: each.id
+        )
         return page_items(list(map(archive_json, in_order)), query)
 
     async def create(self, request: ApiRequest, create: CreateArchive) -> dict[str, Any]:
         """Make an archive."""
-        given = {
+        fields = {
             "description": sent_or_none(create.description),
             "embedding": sent_or_none(create.embedding),
             "embedding_config": sent_or_none(create.embedding_config),
         }
-        return archive_json(await self._archives.create(request.project, create.name, given))
+        return archive_json(await self._archives.create(request.project, create.name, fields))
 
     async def retrieve(self, request: ApiRequest) -> dict[str, Any]:
         """Return an archive."""
@@ -294,10 +296,13 @@ class ArchiveRoutes:
 
     async def update(self, request: ApiRequest, update: UpdateArchive) -> dict[str, Any]:
         """Change an archive."""
-        found = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
-        body = {**found.body, **({} if update.description is UNSET else {"description": update.description})}
+        archive = await self._archives.get_shared(request.project, request.uid("archive", "archive_id"))
+        body = {
+            **archive.body,
+            **({} if update.description is UNSET else {"description": update.description}),
+        }
         changed = await self._api.store.definitions.change(
-            found, body, at=self._api.now(), name=sent_or_none(update.name)
+            archive, body, at=self._api.now(), name=sent_or_none(update.name)
         )
         return archive_json(changed)
 

@@ -98,12 +98,12 @@ class RunEvents(Struct, frozen=True):
 
     async def missing_events(self, run: Run, options: Json, logged: Sequence[bytes], attempt: int) -> bytes:
         agent = await self.store.agents.load(run.agent)
-        found: list[Json] = []
+        messages: list[Json] = []
         if agent is not None:
             showing = showing_in(options) if options else await showing_of_run(self.store, run)
             renderer = MessageRenderer(self.store, agent, showing)
-            found = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
-        shown = list(_not_shown(found, map(_data, logged), attempt))
+            messages = await renderer.output_messages(run, await exchanges_of(self.store, agent, run))
+        shown = list(_not_shown(messages, map(_data, logged), attempt))
         if (error := await failure_of(self.store, run)) is not None:
             shown.append(stop_json(run.stop or StopReason.ERROR))
             return b"".join(map(event, shown)) + error_event(error, ids.id_of("run", run.uid))
@@ -170,10 +170,10 @@ def _key(message: Json) -> tuple[Any, ...]:
 
 
 def _text(message: Json) -> str:
-    found = (message.get(name) for name in _TEXTS)
-    return "".join(each for each in found if isinstance(each, str))
+    texts = (message.get(name) for name in _TEXTS)
+    return "".join(each for each in texts if isinstance(each, str))
 
 
 def _data(event: bytes) -> Json:
-    found: Json = orjson.loads(event.partition(b"data: ")[2])
-    return found
+    data: Json = orjson.loads(event.partition(b"data: ")[2])
+    return data

@@ -82,25 +82,25 @@ class RunRoutes:
 
     async def index(self, request: ApiRequest, query: RunsQuery) -> list[dict[str, Any]]:
         """List runs."""
-        named = [
+        agent_ids = [
             *([query.agent_id] if isinstance(query.agent_id, str) else []),
             *(sent_or_none(query.agent_ids) or ()),
         ]
-        if len(set(named)) > 1:
+        if len(set(agent_ids)) > 1:
             raise BadRequest("Runs are listed of one agent, or of all.", param="agent_ids")
         agent = None
-        if named:
-            agent = (await self._api.registry.get_entry(request.project, uid_in("agent", named[0]))).agent
+        if agent_ids:
+            agent = (await self._api.registry.get_entry(request.project, uid_in("agent", agent_ids[0]))).agent
         conversation = None
         if isinstance(query.conversation_id, str):
-            found = await self._conversation(request.project, agent, query.conversation_id)
-            if found is None:
+            stored = await self._conversation(request.project, agent, query.conversation_id)
+            if stored is None:
                 return []
-            conversation = found.id
+            conversation = stored.id
         states = sent_or_none(query.statuses) or (
             [each.value for each in _LIVE] if query.active else list(RunState)
         )
-        wanted = RunFilter(
+        where = RunFilter(
             agent=None if agent is None else agent.id,
             conversation=conversation,
             states=sorted({RunState(each) for each in states}),
@@ -112,7 +112,7 @@ class RunRoutes:
             await self._run_cursor(request, query.before),
         )
         page = page_of(query, after, before, size=100)
-        return await self._runs_json(await self._runs.list(request.project, wanted, page))
+        return await self._runs_json(await self._runs.list(request.project, where, page))
 
     async def _conversation(self, project: str, agent: Agent | None, name: str) -> Conversation | None:
         """Returns a conversation by its public id, or an agent's own by the agent's; None where that has not begun.
@@ -278,9 +278,11 @@ class RunRoutes:
         agent = await store.agents.load(entry.run.agent)
         if agent is None:
             raise UnknownId("The agent of this run is deleted.")
-        found = await exchanges_of(store, agent, entry.run)
+        exchanges = await exchanges_of(store, agent, entry.run)
         showing = await showing_of_run(store, entry.run) if step is None else Showing()
-        shown = await MessageRenderer(store, agent, showing).run_messages(entry.run, found, with_input=True)
+        shown = await MessageRenderer(store, agent, showing).run_messages(
+            entry.run, exchanges, with_input=True
+        )
         if step is not None:
             id = ids.id_at("step", step.agent_uid, step.seq)
             shown = [each for each in shown if each["step_id"] == id]

@@ -145,9 +145,9 @@ class SendRoutes:
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
         content = read_send(send)
-        found = await self._api.registry.resolver.resolve_uid(request.project, uid)
+        resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
         fields = sent_fields(send)
-        spec = found.spec
+        spec = resolved.spec
         if conversation_definition is not None:
             spec = self._api.registry.resolver.with_conversation(spec, conversation_definition)
         if (model := fields.get("override_model")) is not None:
@@ -164,7 +164,7 @@ class SendRoutes:
         )
         return RunRequest(
             spec,
-            found.scope,
+            resolved.scope,
             conversation,
             messages=content.messages,
             decisions=content.answers,

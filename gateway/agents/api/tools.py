@@ -130,9 +130,9 @@ class ToolRoutes:
             updated = with_source(definition, update)
             return tool_name(updated), updated
 
-        found = (await self._tools.get(request.project, uid)).definition
-        if found is not None:
-            before = ToolDefinition.of(found.body)
+        stored = (await self._tools.get(request.project, uid)).definition
+        if stored is not None:
+            before = ToolDefinition.of(stored.body)
             after = with_source(before, update)
             if (after.source_type, after.source) != (before.source_type, before.source):
                 await self._check_runnable(after)
@@ -257,7 +257,7 @@ class ToolRoutes:
         names = set(sent_or_none(query.names) or ())
         uids = {uid_in("tool", each) for each in sent_or_none(query.tool_ids) or ()}
         types, without = sent_or_none(query.tool_types), sent_or_none(query.exclude_tool_types) or ()
-        found = self._tools.select(
+        tools = self._tools.select(
             project,
             after=uid_or_none("tool", query.after),
             before=uid_or_none("tool", query.before),
@@ -265,7 +265,7 @@ class ToolRoutes:
             name=sent_or_none(query.name),
             text=sent_or_none(query.search),
         )
-        async for tool in found:
+        async for tool in tools:
             kind = tool_json(tool)["tool_type"] if types or without else None
             if (names and tool.name not in names) or (uids and tool.uid not in uids):
                 continue

@@ -110,11 +110,11 @@ class BatchRequests(Struct, frozen=True):
 
         Raises: BadRequest.
         """
-        found = await self.resolver.resolve_for_send(
+        resolved = await self.resolver.resolve_for_send(
             project, item.agent, item.conversation, model=item.model, system=item.system
         )
         try:
-            route = agent_route(self.settings, found.spec)
+            route = agent_route(self.settings, resolved.spec)
         except UnknownModel:
             return
         provider = self.providers.get(route.upstream)
@@ -155,15 +155,15 @@ class BatchRequests(Struct, frozen=True):
         return batch, await self.store.batches.counts(batch.id)
 
     async def list(self, project: str | None, page: Page) -> list[tuple[Batch, BatchCounts]]:
-        found = await self.store.batches.list(project, page)
-        return [(batch, await self.store.batches.counts(batch.id)) for batch in found]
+        batches = await self.store.batches.list(project, page)
+        return [(batch, await self.store.batches.counts(batch.id)) for batch in batches]
 
     async def items(self, batch: Batch, after: int, limit: int) -> Sequence[tuple[BatchItem, str]]:
         """Returns a page of a batch's items, each with why it failed, or ""."""
         batches = self.store.batches
-        found = await batches.items(batch.id, after=after, limit=limit)
-        messages = await batches.error_messages(batch.id, after, found[-1].id) if found else {}
-        return [(item, messages.get(item.id, "")) for item in found]
+        rows = await batches.items(batch.id, after=after, limit=limit)
+        messages = await batches.error_messages(batch.id, after, rows[-1].id) if rows else {}
+        return [(item, messages.get(item.id, "")) for item in rows]
 
     async def cancel(self, project: str | None, uid: str) -> tuple[Batch, BatchCounts]:
         """Cancels a batch; one that has ended stays as it is. Raises: NotFound."""

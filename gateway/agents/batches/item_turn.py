@@ -64,7 +64,7 @@ class ItemTurn:
         """
         if not self.replies.composes or self.replies.taken < len(self.texts.rounds):
             return
-        results = [each.get("shown", {}) for made in self.texts.rounds for each in made["results"]]
+        results = [each.get("shown", {}) for round in self.texts.rounds for each in round["results"]]
         texts, _ = self.block_edits.describe_changes(results)
         if texts:
             last, mark = max(answers), mark_of(self.context.agent.secret)

@@ -127,9 +127,9 @@ class ItemTurns:
         context = await self._read_context(item, memory, texts.request)
         block_edits = BlockEdits(list(context.blocks), shown={} if texts.state is None else texts.state.shown)
         # Passages and facts of earlier rounds are stored with the turn; until then searches find them here.
-        inserts = [_op_of_list(each) for made in texts.rounds for each in made["inserts"]]
+        inserts = [_op_of_list(each) for round in texts.rounds for each in round["inserts"]]
         block_edits.ops += inserts
-        replies = [orjson.dumps(made["reply"]) for made in texts.rounds]
+        replies = [orjson.dumps(round["reply"]) for round in texts.rounds]
         journal = CallJournal(partial(store.batches.add_text, run.agent, run.id))
         if reply is not None:
             number = len(replies)
@@ -199,13 +199,13 @@ class ItemTurns:
     async def _memory(self, item: BatchItem, request: ItemRequest) -> tuple[MemoryRequest, Route]:
         """Returns what memory is asked for an item, and the route to its model. Raises: ItemFailed, StoreError."""
         try:
-            found = await self._resolver.resolve_for_send(
+            resolved = await self._resolver.resolve_for_send(
                 item.project, item.agent, item.conversation, model=request.model, system=request.system
             )
         except NotFound as error:
             raise ItemFailed(GONE) from error
         # A provider's prefix cache does not last between requests.
-        spec = replace(found.spec, rebuilds_section=True)
+        spec = replace(resolved.spec, rebuilds_section=True)
         try:
             route = agent_route(self._settings, spec)
         except UnknownModel as error:
@@ -213,7 +213,7 @@ class ItemTurns:
         target = self._failover.context_windows.with_known_window(route.first)
         run_request = RunRequest(
             spec,
-            found.scope,
+            resolved.scope,
             item.conversation,
             fields=spec.definition.sampling,
         )
@@ -366,7 +366,7 @@ class ItemTurns:
             end,
             turn=_turn_to_write(opened, outcome, context, state, now),
             step=RunStep(0, opened.run.agent, opened.run.id, 1, state.began, now, opened.counts(last)),
-            edits=[_edit_of_list(each) for made in opened.texts.rounds for each in made["edits"]],
+            edits=[_edit_of_list(each) for round in opened.texts.rounds for each in round["edits"]],
             merged=replace(edits.merge_operations((), inserts), writes=ending.merged.writes),
             versions=ending.versions,
         )

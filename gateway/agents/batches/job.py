@@ -362,14 +362,14 @@ class _Attempt:
         waits = list[float]()
         for part in self.parts.parts:
             provider = self.jobs.providers.get(part.upstream)
-            for made, id in part.undeleted.items():
+            for refusals, id in part.undeleted.items():
                 wait_s = self.parts.delete_wait_s(part)
                 if wait_s > 0:
                     waits.append(wait_s)
                     continue
                 try:
                     if provider is not None:
-                        await provider.discard(id, part.submission_after(made))
+                        await provider.discard(id, part.submission_after(refusals))
                 except ProviderError as error:
                     _log.warning(
                         "Batch %s: %s could not delete what it has of %s, and is asked again: %s",
@@ -378,7 +378,7 @@ class _Attempt:
                     if not await self.parts.note_miss(part, Miss.UNDELETED):
                         waits.append(self.parts.delete_wait_s(part))
                         continue
-                await self.parts.note_deleted(part, made)
+                await self.parts.note_deleted(part, refusals)
         return min(waits, default=None)
 
     def _poll_wait_s(self, part: ProviderPart) -> float:

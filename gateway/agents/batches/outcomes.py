@@ -54,10 +54,10 @@ class ItemOutcomes:
 
     async def write_outcomes(self, works: Sequence[ItemWork]) -> None:
         """Writes the outcomes of items: a page together, those of a busy conversation once it is free."""
-        places = asyncio.Semaphore(MAX_PARALLEL)
+        slots = asyncio.Semaphore(MAX_PARALLEL)
 
         async def make(work: ItemWork) -> ItemWrite | ItemEnding:
-            async with places:
+            async with slots:
                 return await work.make()
 
         making = [asyncio.create_task(make(work)) for work in works]
@@ -66,16 +66,16 @@ class ItemOutcomes:
             await asyncio.gather(*making, return_exceptions=True)
         finally:
             await _cancel(making)
-        made = [task.result() for task in making]
+        outcomes = [task.result() for task in making]
         queues, endings, writes = self.keeper.queues, list[ItemEnding](), list[ItemWrite]()
         together = list[ItemWork]()
         with ExitStack() as stack:
-            for work, found in zip(works, made, strict=True):
-                if not isinstance(found, ItemEnding):
-                    writes.append(found)
-                elif await queues.try_enter(found.turn.serial_group, stack.enter_context(QueueTicket())):
-                    writes.append(await self.turns.compose_end(found))
-                    endings.append(found)
+            for work, outcome in zip(works, outcomes, strict=True):
+                if not isinstance(outcome, ItemEnding):
+                    writes.append(outcome)
+                elif await queues.try_enter(outcome.turn.serial_group, stack.enter_context(QueueTicket())):
+                    writes.append(await self.turns.compose_end(outcome))
+                    endings.append(outcome)
                     # Live turns come in between.
                     await asyncio.sleep(0)
                 else:
@@ -120,14 +120,14 @@ class ItemOutcomes:
         await self._try_to_write_alone(partial(self.turns.make_end, work.item, failure, work.reply))
 
     async def _try_to_write_alone(self, make: MakesOutcome) -> None:
-        found = await make()
+        outcome = await make()
         with QueueTicket() as ticket:
-            if isinstance(found, ItemEnding):
-                await self.keeper.queues.enter(found.turn.serial_group, ticket)
-                await self.write([await self.turns.compose_end(found)])
-                self.turns.report(found)
+            if isinstance(outcome, ItemEnding):
+                await self.keeper.queues.enter(outcome.turn.serial_group, ticket)
+                await self.write([await self.turns.compose_end(outcome)])
+                self.turns.report(outcome)
             else:
-                await self.write([found])
+                await self.write([outcome])
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

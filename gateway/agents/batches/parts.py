@@ -180,27 +180,27 @@ class PartJournal:
     @staticmethod
     async def load(job: JobContext, store: Store, now: Callable[[], float], first_s: float) -> PartJournal:
         """Reads the parts of a batch. Raises: StoreError."""
-        journal = {
+        entries = {
             name: orjson.loads(result) for name, result in (await store.batches.journal(job.job.id)).items()
         }
-        found = PartJournal(job, now, first_s)
-        while (about := journal.get(f"part-{len(found.parts) + 1}")) is not None:
-            part = ProviderPart(len(found.parts) + 1, **about)
-            while (failure := journal.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
+        journal = PartJournal(job, now, first_s)
+        while (about := entries.get(f"part-{len(journal.parts) + 1}")) is not None:
+            part = ProviderPart(len(journal.parts) + 1, **about)
+            while (failure := entries.get(f"failed-{part.number}-{len(part.failures) + 1}")) is not None:
                 part.failures.append(SubmissionFailure(**failure))
             for m in range(part.refusals + 1):
-                if (made := journal.get(f"made-{part.number}-{m}")) is not None:
-                    part.made[m] = made["id"]
-                if f"gone-{part.number}-{m}" in journal:
+                if (submitted := entries.get(f"made-{part.number}-{m}")) is not None:
+                    part.made[m] = submitted["id"]
+                if f"gone-{part.number}-{m}" in entries:
                     part.deleted.add(m)
             for miss in Miss:
                 times = part.misses[miss] = []
-                while (missed := journal.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
+                while (missed := entries.get(f"{miss}-{part.number}-{len(times) + 1}")) is not None:
                     times.append(missed["at"])
-            if (over := journal.get(f"over-{part.number}")) is not None:
+            if (over := entries.get(f"over-{part.number}")) is not None:
                 part.over_at, part.no_room = over.get("at", 0.0), bool(over.get("no_room"))
-            found.parts.append(part)
-        return found
+            journal.parts.append(part)
+        return journal
 
     @property
     def open_parts(self) -> list[ProviderPart]:

@@ -93,14 +93,14 @@ class PartSubmitter:
 
     async def find_or_submit(self, part: ProviderPart, provider: BatchProvider) -> bool:
         """Looks for a part that was being submitted, and submits it if it is not there. Raises: ProviderUnsure."""
-        found = await self.find(part, provider)
-        if found is not None:
+        id = await self.find(part, provider)
+        if id is not None:
             _log.info(
                 "Batch %s: a part that was submitted before an interruption was found at %s.",
                 name_of(self.batch),
                 part.upstream,
             )
-            await self.parts.note_made(part, found)
+            await self.parts.note_made(part, id)
             return True
         if await self._budget_wait_s() is not None:
             return False
@@ -126,14 +126,14 @@ class PartSubmitter:
 
         with_ended: its items may have ended since, so that all items of the batch are looked for.
         """
-        known = {orjson.loads(each)["id"] for each in await self.outcomes.store.batches.known_parts()}
+        known_ids = {orjson.loads(each)["id"] for each in await self.outcomes.store.batches.known_parts()}
         custom_ids: set[str] = set()
         async for page in self.results.pages(None if with_ended else part.number):
             for item in page:
                 last = item.request_number
                 numbers = {last, last - 1} if with_ended else {last}
                 custom_ids |= {custom_id_of(self.batch, item, n) for n in numbers}
-        return await provider.find(part.submission, custom_ids, known)
+        return await provider.find(part.submission, custom_ids, known_ids)
 
     async def divide(self, part: ProviderPart, message: str, room: int | None) -> None:
         """Makes two smaller parts of a part for which its provider has no room; one of a single item waits."""

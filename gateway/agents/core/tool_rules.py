@@ -191,10 +191,10 @@ class RuleState(Struct, frozen=True):
             return Forbidden(f"Not run: {' '.join(broken)} {_choice(self._left(limits))}")
         if not is_approved and (name in approvals or self._has_rule(RuleKind.APPROVAL, name)):
             return NeedsApproval()
-        given: dict[str, object] = {}
+        arguments: dict[str, object] = {}
         for limit in limits:
-            given |= limit.arguments.get(name, {})
-        return Allowed(given)
+            arguments |= limit.arguments.get(name, {})
+        return Allowed(arguments)
 
     def decide_next(self, reply: Sequence[JudgedCall], *, is_last: bool = False) -> Offer | Stop:
         """Returns the next step once all calls of a reply have their results.
@@ -225,10 +225,10 @@ class RuleState(Struct, frozen=True):
             if first:
                 names = frozenset(rule.tool for rule in first)
                 reason = f"one of these has to be called first: {', '.join(sorted(names))}."
-                given = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
-                return [_Limit(names, reason, must=True, arguments=given)]
-        found = (_LIMITS[rule.kind](rule, counted, attached) for rule in self.rules if rule.kind in _LIMITS)
-        return [limit for limit in found if limit is not None]
+                arguments = {rule.tool: rule.arguments.get(rule.tool, {}) for rule in first}
+                return [_Limit(names, reason, must=True, arguments=arguments)]
+        limits = (_LIMITS[rule.kind](rule, counted, attached) for rule in self.rules if rule.kind in _LIMITS)
+        return [limit for limit in limits if limit is not None]
 
     def _left(self, limits: Sequence[_Limit]) -> tuple[str, ...]:
         return tuple(name for name in self.attached if all(name in limit.names for limit in limits))
@@ -261,8 +261,8 @@ class RuleState(Struct, frozen=True):
     def _missing(self) -> list[str]:
         """Returns the tools without which the turn may not end. One that a person denied is not asked for again."""
         done = {each.name for each in self.called}
-        wanted = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
-        return [name for name in dict.fromkeys(wanted) if name in self.attached and name not in done]
+        required = [rule.tool for rule in self.rules if rule.kind is RuleKind.BEFORE_EXIT]
+        return [name for name in dict.fromkeys(required) if name in self.attached and name not in done]
 
 
 def _choice(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ class AgentExport:
     ) -> Sequence[PortableMessage]:
         """Returns the messages of a conversation, oldest first; hidden rounds as messages."""
         try:
-            found = await self._store.messages.conversation(agent.id, conversation)
+            stored = await self._store.messages.conversation(agent.id, conversation)
         except NotFound:
             if conversation == DEFAULT_CONVERSATION:
                 return []
@@ -37,7 +37,7 @@ class AgentExport:
         after = -1
         while True:
             page = Page(after, None, _EXCHANGES, newest_first=False)
-            rows = await self._store.messages.page(agent.id, page, conversation=found.id)
+            rows = await self._store.messages.page(agent.id, page, conversation=stored.id)
             for row in rows:
                 messages += _portable_messages(row.exchange)
             if len(rows) < _EXCHANGES:
@@ -47,17 +47,17 @@ class AgentExport:
 
     async def passages(self, memory: Agent) -> Sequence[PassageDraft]:
         """Returns the passages of a memory, oldest first."""
-        found: list[PassageDraft] = []
+        drafts: list[PassageDraft] = []
         after = 0
         while True:
             page = await self._store.passages.list(memory.id, after=after, limit=_PASSAGES)
             whole = await self._store.passages.get(memory.id, [each.seq for each in page])
-            found += [
+            drafts += [
                 PassageDraft(each.text, each.at, each.tags, each.metadata)
                 for each in (whole[listed.seq] for listed in page if listed.seq in whole)
             ]
             if len(page) < _PASSAGES:
-                return found
+                return drafts
             after = page[-1].seq
 
     async def archives(self, agent: Agent) -> Sequence[PortableArchive]:

@@ -86,10 +86,10 @@ class AgentImport:
             await self._find_blocks()
             await self._make_folders()
             await self._make_archives()
-            made = [await self._make_agent(agent) for agent in self._file.agents]
-            for memory, next_seq in made:
+            uids = [await self._make_agent(agent) for agent in self._file.agents]
+            for memory, next_seq in uids:
                 await self._store.transfer.finish_import(memory, next_seq)
-            for agent, (memory, _) in zip(self._file.agents, made, strict=True):
+            for agent, (memory, _) in zip(self._file.agents, uids, strict=True):
                 if agent.definition.sleeptime is not None:
                     await self._turn_sleeptime_on(memory)
         except BaseException:
@@ -97,7 +97,7 @@ class AgentImport:
             raise
         finally:
             self._registry.clear_cache()
-        return [_uid(memory) for memory, _ in made]
+        return [_uid(memory) for memory, _ in uids]
 
     async def _take_back(self) -> None:
         """Takes back what was made, the last first. What cannot be taken back is logged, without its content."""
@@ -116,20 +116,20 @@ class AgentImport:
     async def _make_tools(self, *, overrides: bool) -> None:
         project, registry = self._project, self._registry.tools
         for name, definition in self._file.tools.items():
-            found = await registry.named(project, name)
+            existing = await registry.named(project, name)
             runs = await self._foreign.refusal(definition) is None
             # What cannot run here takes nothing's place: it is there until it can, or is made something that runs.
-            if found is not None and not (runs and overrides):
-                self._tools[name] = found
+            if existing is not None and not (runs and overrides):
+                self._tools[name] = existing
                 continue
             if not runs:
                 self.left_out.append(f"tools.{name}.{definition.source_type}")
-            if found is None:
-                made = self._tools[name] = await registry.create(project, name, definition)
-                self._undo.append(partial(registry.delete, project, made.uid))
+            if existing is None:
+                created = self._tools[name] = await registry.create(project, name, definition)
+                self._undo.append(partial(registry.delete, project, created.uid))
                 continue
-            assert found.definition is not None
-            before = ToolDefinition.of(found.definition.body)
+            assert existing.definition is not None
+            before = ToolDefinition.of(existing.definition.body)
             self._tools[name] = await registry.put(project, name, definition)
             self._undo.append(partial(registry.put, project, name, before))
 
@@ -141,13 +141,13 @@ class AgentImport:
 
     async def _make_folders(self) -> None:
         for key, folder in self._file.folders.items():
-            found = await self._find(DefinitionKind.FOLDER, folder.uid)
-            self._folders[key] = found or await self._make_folder(folder)
+            existing = await self._find(DefinitionKind.FOLDER, folder.uid)
+            self._folders[key] = existing or await self._make_folder(folder)
 
     async def _make_archives(self) -> None:
         for key, archive in self._file.archives.items():
-            found = await self._find(DefinitionKind.ARCHIVE, archive.uid)
-            self._archives[key] = found or await self._make_archive(archive)
+            existing = await self._find(DefinitionKind.ARCHIVE, archive.uid)
+            self._archives[key] = existing or await self._make_archive(archive)
 
     async def _find(self, kind: DefinitionKind, uid: str | None) -> str | None:
         """Returns the uid, if the project has a folder or an archive with it; None: it has none."""

@@ -73,10 +73,10 @@ class Folders:
             raise Conflict(f"There is a folder named {name!r} already.", param="name")
         uid = ids.new_uid()
         draft = self._store.agents.draft(folder_scope(project, uid))
-        _, made = await self._store.definitions.create_memory(
+        _, folder = await self._store.definitions.create_memory(
             replace(draft, uid=uid), DefinitionKind.FOLDER, name, body, at=self._now()
         )
-        return made
+        return folder
 
     async def get(self, project: str, uid: str) -> Definition:
         return await self._store.definitions.get(project, DefinitionKind.FOLDER, uid)
@@ -89,10 +89,10 @@ class Folders:
         await self._store.forgetting.forget(folder.memory, ForgetTarget(is_all=True))
 
     async def memory(self, folder: Definition) -> Agent:
-        found = await self._store.defined_agents.memories(folder.project, [folder.memory])
-        if not found:  # deleted meanwhile
+        memories = await self._store.defined_agents.memories(folder.project, [folder.memory])
+        if not memories:  # deleted meanwhile
             raise NotFound(f"there is no folder {folder.uid!r}")
-        return found[0]
+        return memories[0]
 
     # -- agents
 

@@ -72,30 +72,30 @@ class LettaMove:
         self._outcome = LettaMoveOutcome()
 
     def run(
-        self, wanted: Sequence[str], report: Callable[[str], None], progress: Callable[[int, int], None]
+        self, agent_ids: Sequence[str], report: Callable[[str], None], progress: Callable[[int, int], None]
     ) -> LettaMoveOutcome:
         """Moves the agents.
 
-        wanted: their ids; none: all.
+        agent_ids: none: all.
         report: is called with a line of what became of each.
         progress: is called with how many are done, and how many there are.
 
         Raises: RequestFailed: a server cannot be reached, or lists no agents.
         """
-        agents = self._list_agents(wanted)
+        agents = self._list_agents(agent_ids)
         for number, agent in enumerate(agents):
             progress(number, len(agents))
             name = f"{agent.state['id']} {agent.state.get('name')!r:.200}"
             report(f"{name}: {self._move_unless_here(agent)}")
         return self._outcome
 
-    def _list_agents(self, wanted: Sequence[str]) -> list[_ListedAgent]:
+    def _list_agents(self, agent_ids: Sequence[str]) -> list[_ListedAgent]:
         """Returns the agents to move. Raises: RequestFailed."""
         with _expect_form_of_letta(self._source):
             states = list(map(newer_state, self._source.pages("/v1/agents/", _WHOLE_AGENTS)))
             readers = {id for state in states for id in readers_of(state)}
             archives = {state["id"]: list(self._list_archives(state["id"])) for state in states}
-        lost = {*wanted} - {state["id"] for state in states}
+        lost = {*agent_ids} - {state["id"] for state in states}
         if lost:
             raise RequestFailed(f"{self._source.url} has no agent {', '.join(sorted(lost))}.", 404)
         users = Counter(archive["id"] for each in archives.values() for archive in each)
@@ -107,7 +107,7 @@ class LettaMove:
             _ListedAgent(state, shared[state["id"]])
             for state in states
             # A sleeptime agent is made with the agent for which it reads.
-            if (state["id"] in wanted if wanted else state["id"] not in readers)
+            if (state["id"] in agent_ids if agent_ids else state["id"] not in readers)
         ]
 
     def _list_archives(self, agent: str) -> Iterator[Json]:

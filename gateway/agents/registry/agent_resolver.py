@@ -80,9 +80,9 @@ class AgentResolver:
 
     async def resolve_uid(self, project: str, uid: str) -> ResolvedAgent:
         """Returns the agent of this public name, a user's memory as well. Raises: NotFound."""
-        found = await self.resolve(project, ids.id_of("agent", uid))
-        if found is not None:
-            return found
+        resolved = await self.resolve(project, ids.id_of("agent", uid))
+        if resolved is not None:
+            return resolved
         agent = (await self._store.defined_agents.get(project, uid)).agent
         return ResolvedAgent(self.profile_spec(agent), agent.scope)
 
@@ -96,15 +96,15 @@ class AgentResolver:
         model: the model that the send names; None: the agent's.
         system: the system prompt of the send; None: the agent's.
         """
-        found = await self.resolve_uid(project, uid)
-        spec = found.spec
+        resolved = await self.resolve_uid(project, uid)
+        spec = resolved.spec
         if conversation != DEFAULT_CONVERSATION:
             spec = await self.in_conversation(project, ids.id_of("conv", conversation), spec)
         if model is not None:
             spec = self.with_model(spec, model)
         if system is not None:
             spec = replace(spec, system=system)
-        return replace(found, spec=spec)
+        return replace(resolved, spec=spec)
 
     def with_model(self, spec: AgentSpec, model: str) -> AgentSpec:
         """Returns the spec with another model. model: `<upstream>/<model>` or `<model>`."""
@@ -116,8 +116,12 @@ class AgentResolver:
         uid = None if name is None else ids.uid_of("conv", name)
         if uid is None:
             return spec
-        found = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
-        return spec if found is None else self.with_conversation(spec, ConversationDefinition.of(found.body))
+        definition = await self._store.definitions.find(project, DefinitionKind.CONVERSATION, uid)
+        return (
+            spec
+            if definition is None
+            else self.with_conversation(spec, ConversationDefinition.of(definition.body))
+        )
 
     def with_conversation(self, spec: AgentSpec, described: ConversationDefinition) -> AgentSpec:
         """Returns an agent with what a conversation has of its own: another model, window or sampling."""
@@ -134,20 +138,20 @@ class AgentResolver:
         definitions = self._store.definitions
         uid = ids.uid_of("agent", name)
         if uid is not None:
-            found = await definitions.find(project, DefinitionKind.AGENT, uid)
+            definition = await definitions.find(project, DefinitionKind.AGENT, uid)
         else:
-            named = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
-            if len(named) > 1:
-                both = " and ".join(ids.id_of("agent", each.uid) for each in named)
+            same_name = await definitions.find_by_name(project, DefinitionKind.AGENT, name)
+            if len(same_name) > 1:
+                both = " and ".join(ids.id_of("agent", each.uid) for each in same_name)
                 raise BadRequest(f"Two agents are named {name!r}: {both}. Name one by its id.", param="model")
-            found = named[0] if named else None
-        if found is None:
+            definition = same_name[0] if same_name else None
+        if definition is None:
             return None
-        targets = await self._store.attached.targets(found.memory, DefinitionKind.TOOL)
-        tools = (await self._tools.of({found.memory: targets}))[found.memory]
-        defined = [found, *(tool.definition for tool in tools if tool.definition is not None)]
+        targets = await self._store.attached.targets(definition.memory, DefinitionKind.TOOL)
+        tools = (await self._tools.of({definition.memory: targets}))[definition.memory]
+        defined = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
         made_of = frozenset((each.id, each.version) for each in defined)
-        return ResolvedAgent(self._spec(found, tools), api_scope(project, found.uid), made_of)
+        return ResolvedAgent(self._spec(definition, tools), api_scope(project, definition.uid), made_of)
 
     def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:
         defined = AgentDefinition.of(definition.body)

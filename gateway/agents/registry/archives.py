@@ -55,16 +55,16 @@ class Archives:
         """Makes an archive that agents can share."""
         uid = ids.new_uid()
         draft = self._store.agents.draft(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
-        _, made = await self._store.definitions.create_memory(
+        _, archive = await self._store.definitions.create_memory(
             replace(draft, uid=uid), DefinitionKind.ARCHIVE, name, body, at=self._now()
         )
-        return made
+        return archive
 
     async def get(self, project: str, uid: str) -> Definition:
         """Returns an archive; an agent's own has no row, and so the id 0. Raises: NotFound."""
-        found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
-        if found is not None:
-            return found
+        archive = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
+        if archive is not None:
+            return archive
         try:
             entry = await self._store.defined_agents.get(project, uid)
         except NotFound:
@@ -75,10 +75,10 @@ class Archives:
 
     async def get_shared(self, project: str, uid: str) -> Definition:
         """Returns an archive that is no agent's own. Raises: NotFound; Conflict: it is an agent's own."""
-        found = await self.get(project, uid)
-        if not found.id:
+        archive = await self.get(project, uid)
+        if not archive.id:
             raise Conflict(_IS_OWN)
-        return found
+        return archive
 
     async def attach(self, agent: Agent, archive: Definition) -> None:
         """Attaches an archive to an agent, which always has its own.
@@ -103,8 +103,8 @@ class Archives:
 
     async def memory(self, project: str, uid: str) -> Agent:
         """Returns the memory that an archive's passages lie in: the agent's for its own archive. Raises: NotFound."""
-        found = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
-        if found is None:
+        archive = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
+        if archive is None:
             return (await self._store.defined_agents.get(project, uid)).agent
         agent = await self._store.agents.find(Scope(project, API_PROFILE, f"{DefinitionKind.ARCHIVE}:{uid}"))
         if agent is None:
@@ -113,14 +113,14 @@ class Archives:
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes an archive with its passages, and detaches it from all agents. Raises: Conflict: an agent's own."""
-        found = await self.get_shared(project, uid)
-        await self._store.forgetting.forget(found.memory, ForgetTarget(is_all=True))
+        archive = await self.get_shared(project, uid)
+        await self._store.forgetting.forget(archive.memory, ForgetTarget(is_all=True))
 
     async def searched_by(self, agent: Agent) -> Sequence[Agent]:
         """Returns the memories that an agent's search asks: its own, then attached archives and folders."""
         targets = await self.attached_to(agent)
-        found = await self._store.defined_agents.memories(agent.scope.project, targets)
-        return [agent, *found][:MAX_SEARCHED]
+        memories = await self._store.defined_agents.memories(agent.scope.project, targets)
+        return [agent, *memories][:MAX_SEARCHED]
 
     async def attached_to(self, agent: Agent) -> Sequence[int]:
         """Returns the rows of the memories of the archives and folders that are attached to an agent."""
@@ -130,7 +130,7 @@ class Archives:
     async def list(
         self,
         memory: Agent,
-        wanted: PassageFilter,
+        where: PassageFilter,
         *,
         after: int | None = None,
         before: int | None = None,
@@ -139,8 +139,8 @@ class Archives:
     ) -> Sequence[PassageView]:
         """Returns a page of a memory's passages. after, before: numbers of passages, which may be deleted by now."""
         page = Page(after, before, limit, newest_first)
-        found = await self._store.passages.page(memory.id, page, wanted)
-        return await self._with_files([PassageView(memory.uid, passage) for passage in found])
+        passages = await self._store.passages.page(memory.id, page, where)
+        return await self._with_files([PassageView(memory.uid, passage) for passage in passages])
 
     async def add(
         self, memory: Agent, text: str, tags: Sequence[str] = (), *, at: float | None = None
@@ -162,49 +162,49 @@ class Archives:
         await self._store.forgetting.forget(memory.id, ForgetTarget(passages=[seq]))
 
     async def search(
-        self, agent: Agent, query: str, wanted: PassageFilter, *, limit: int = 5
+        self, agent: Agent, query: str, where: PassageFilter, *, limit: int = 5
     ) -> Sequence[PassageView]:
         """Returns the passages that answer a query, best first, of an agent's own archive and the attached ones."""
-        return await self.search_in(await self.searched_by(agent), query, wanted, limit=limit)
+        return await self.search_in(await self.searched_by(agent), query, where, limit=limit)
 
     async def search_in(
-        self, memories: Sequence[Agent], query: str, wanted: PassageFilter, *, limit: int = 5
+        self, memories: Sequence[Agent], query: str, where: PassageFilter, *, limit: int = 5
     ) -> Sequence[PassageView]:
         """Returns the passages of these memories that answer a query, best first."""
         embed = self._embed_query
         vector = None if embed is None else await embed([each.id for each in memories], query, SEARCH_MS)
-        ranked = [await self._search_one(memory, query, wanted, limit, vector) for memory in memories]
+        ranked = [await self._search_one(memory, query, where, limit, vector) for memory in memories]
         return interleave(ranked)[:limit]
 
     async def passages(
-        self, memory: Agent, query: str, wanted: PassageFilter, *, limit: int, vector: Vector | None
+        self, memory: Agent, query: str, where: PassageFilter, *, limit: int, vector: Vector | None
     ) -> Sequence[Passage]:
         """Returns the passages of one memory that answer a query, best first; the newest where it is blank.
 
         vector: of the query, if there is one.
         """
         if query.strip():
-            found = await self._search_one(memory, query, wanted, limit, vector)
+            views = await self._search_one(memory, query, where, limit, vector)
         else:
-            found = await self.list(memory, wanted, limit=limit, newest_first=True)
-        return [view.passage for view in found]
+            views = await self.list(memory, where, limit=limit, newest_first=True)
+        return [view.passage for view in views]
 
     async def _search_one(
-        self, memory: Agent, query: str, wanted: PassageFilter, limit: int, vector: Vector | None
+        self, memory: Agent, query: str, where: PassageFilter, limit: int, vector: Vector | None
     ) -> Sequence[PassageView]:
         present = await self._store.agents.load(memory.id)
         if present is None:  # deleted meanwhile
             return []
         hits = await self._store.recall.passages(
-            present, query, wanted, limit=limit, deadline_ms=SEARCH_MS, vector=vector
+            present, query, where, limit=limit, deadline_ms=SEARCH_MS, vector=vector
         )
         return await self._with_files([PassageView(memory.uid, passage) for passage in hits])
 
     async def newest(
-        self, memories: Sequence[Agent], wanted: PassageFilter, *, limit: int
+        self, memories: Sequence[Agent], where: PassageFilter, *, limit: int
     ) -> Sequence[PassageView]:
         """Returns the newest passages of these memories."""
-        pages = [await self.list(each, wanted, limit=limit, newest_first=True) for each in memories]
+        pages = [await self.list(each, where, limit=limit, newest_first=True) for each in memories]
         return sorted(chain.from_iterable(pages), key=lambda view: -view.passage.at)[:limit]
 
     async def _with_files(self, views: Sequence[PassageView]) -> Sequence[PassageView]:

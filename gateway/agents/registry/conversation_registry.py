@@ -73,10 +73,10 @@ class AgentConversations:
         """Changes a conversation's definition, from its state at that moment. Raises: Conflict: as `create`."""
 
         async def change() -> ConversationEntry:
-            found = await self._store.conversations.get(project, uid)
-            definition = edit(definition_of(found))
-            _check_may_define(found.agent, definition)
-            return await self._store.conversations.change(found, definition.body(), at=self._now())
+            entry = await self._store.conversations.get(project, uid)
+            definition = edit(definition_of(entry))
+            _check_may_define(entry.agent, definition)
+            return await self._store.conversations.change(entry, definition.body(), at=self._now())
 
         return await retry_overtaken(change)
 

@@ -63,15 +63,15 @@ class McpRegistry:
             sealed |= await self._cipher.encrypt(project, uid, values)
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
-        made = await self._store.definitions.add(draft, at=self._now())
+        stored = await self._store.definitions.add(draft, at=self._now())
         try:
-            await self._sync(project, made, listed)
+            await self._sync(project, stored, listed)
         except BaseException:
             # Its name would be taken when the caller tries again.
             with suppress(StoreError):
                 await self.delete(project, uid)
             raise
-        return made
+        return stored
 
     async def change(
         self,
@@ -86,36 +86,36 @@ class McpRegistry:
         edit: returns the new configuration for the present one; None: that stays.
         Raises: as `create`.
         """
-        found = await self.get(project, uid)
-        before = McpServerDefinition.of(found.body)
+        stored = await self.get(project, uid)
+        before = McpServerDefinition.of(stored.body)
         config = McpServerConfig(before) if edit is None else edit(before)
         sealed, values = config.retained_secrets(before), config.given_secrets()
         with _as_bad_request():
-            values |= await self._cipher.decrypt(found, sealed)
+            values |= await self._cipher.decrypt(stored, sealed)
             sealed |= await self._cipher.encrypt(project, uid, config.given_secrets())
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
-        changed = await self._store.definitions.change(found, server.body(), at=self._now(), name=name)
+        changed = await self._store.definitions.change(stored, server.body(), at=self._now(), name=name)
         await self._sync(project, changed, listed)
         return changed
 
     async def delete(self, project: str, uid: str) -> None:
         """Deletes a server with its tools, which all agents lose."""
-        found = await self.get(project, uid)
+        stored = await self.get(project, uid)
         for tool in await self.tools(project, uid):
             await self._tools.delete(project, tool.uid)
         # No agent has a server, so this is the end of its definition alone.
-        await self._store.attached.delete(found, at=self._now())
+        await self._store.attached.delete(stored, at=self._now())
 
     async def refresh(self, project: str, uid: str) -> Sequence[ToolView]:
         """Asks a server for its tools again, and returns them. Raises: BadRequest: it cannot be asked."""
-        found = await self.get(project, uid)
-        before = McpServerDefinition.of(found.body)
+        stored = await self.get(project, uid)
+        before = McpServerDefinition.of(stored.body)
         with _as_bad_request():
-            values = await self._cipher.decrypt(found, before.secrets)
+            values = await self._cipher.decrypt(stored, before.secrets)
         server, listed = await self._list_tools(before, values)
         if server != before:
-            found = await self._store.definitions.change(found, server.body(), at=self._now())
-        await self._sync(project, found, listed)
+            stored = await self._store.definitions.change(stored, server.body(), at=self._now())
+        await self._sync(project, stored, listed)
         return await self.tools(project, uid)
 
     async def tools(self, project: str, uid: str) -> Sequence[ToolView]:

@@ -169,11 +169,11 @@ class Registry:
         numbers = [attachment_number(tool) for tool in tools]
         if folders:
             numbers += [each for each in file_tool_numbers() if each not in numbers]
-        made = AgentDraft(
+        agent_draft = AgentDraft(
             agent=draft, name=name, body=definition.body(), own=new.own, blocks=new.blocks, tools=numbers,
             tags=new.tags, folders=folders, identities=identities,
         )  # fmt: skip
-        entry = await self._store.defined_agents.create(made, at=now)
+        entry = await self._store.defined_agents.create(agent_draft, at=now)
         self._store.agents.cache(entry.agent)
         if new.sleeptime:
             await self.sleepers.turn_on(entry)
@@ -203,7 +203,7 @@ class Registry:
     async def list(
         self,
         project: str,
-        wanted: AgentFilter,
+        where: AgentFilter,
         *,
         after: str | None = None,
         before: str | None = None,
@@ -212,7 +212,7 @@ class Registry:
     ) -> Sequence[AgentView]:
         """Returns a page of agents. after, before: uids, in the order asked for."""
         entries = await self._store.defined_agents.list(
-            project, wanted, after=after, before=before, limit=limit, newest_first=newest_first
+            project, where, after=after, before=before, limit=limit, newest_first=newest_first
         )
         return await self._views(entries)
 
@@ -221,9 +221,9 @@ class Registry:
         entries = await self._store.defined_agents.among(agents)
         return await self._views([e for e in entries if e.agent.scope.project == project])
 
-    async def count(self, project: str, wanted: AgentFilter) -> int:
+    async def count(self, project: str, where: AgentFilter) -> int:
         """Returns how many agents a list of all pages would have."""
-        return await self._store.defined_agents.count(project, wanted)
+        return await self._store.defined_agents.count(project, where)
 
     async def change(self, project: str, uid: str, edit: AgentEdit) -> AgentView:
         """Changes an agent; if another change comes first, the edit is applied to its result.
@@ -346,8 +346,8 @@ class Registry:
         self, project: str, kind: DefinitionKind, uids: Sequence[str]
     ) -> Sequence[int]:
         """Returns what has these public names by the rows under which it is attached. Raises: NotFound."""
-        found = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
-        return [each.memory or each.id for each in found]
+        definitions = [await self._store.definitions.get(project, kind, uid) for uid in dict.fromkeys(uids)]
+        return [each.memory or each.id for each in definitions]
 
     async def _attached_definitions(
         self, agents: Sequence[int], kind: DefinitionKind

@@ -124,13 +124,13 @@ class ToolRegistry:
         """
 
         async def change() -> Definition:
-            found = (await self.get(project, uid)).definition
-            if found is None:
+            definition = (await self.get(project, uid)).definition
+            if definition is None:
                 raise Conflict("This is a tool of the gateway's own, which cannot be changed.")
-            name, after = edit(ToolDefinition.of(found.body))
-            if name is not None and name != found.name:
+            name, after = edit(ToolDefinition.of(definition.body))
+            if name is not None and name != definition.name:
                 _check_name(name)
-            return await self._store.definitions.change(found, after.body(), at=self._now(), name=name)
+            return await self._store.definitions.change(definition, after.body(), at=self._now(), name=name)
 
         changed = await retry_overtaken(change)
         self._cache.clear()
@@ -176,14 +176,14 @@ class ToolRegistry:
 
     async def all_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
         """Returns the tools with these names. Raises: BadRequest, which lists those that there are not."""
-        found = {name: await self.named(project, name) for name in names}
-        missing = [name for name, tool in found.items() if tool is None]
+        by_name = {name: await self.named(project, name) for name in names}
+        missing = [name for name, tool in by_name.items() if tool is None]
         if missing:
             # Letta's clients recognise this message, and then make the agent without these tools.
             sentences = [f"Tools not found by name: {', '.join(missing)}."]
             sentences += [f"{name} {_NEEDS_SERVICE}" for name in missing if name in EXTERNAL_TOOLS]
             raise BadRequest(" ".join(sentences), param="tools")
-        return [tool for tool in found.values() if tool is not None]
+        return [tool for tool in by_name.values() if tool is not None]
 
     async def of(self, attached: Mapping[int, Sequence[int]]) -> dict[int, Sequence[ToolView]]:
         """Returns the tools of each agent; one that was deleted meanwhile is left out.
@@ -191,8 +191,8 @@ class ToolRegistry:
         attached: the attachment numbers of its tools, by agent.
         """
         rows = sorted({number for numbers in attached.values() for number in numbers if number > 0})
-        found = await self._store.definitions.find_by_ids(rows) if rows else {}
-        tools = {row: _tool_view(definition) for row, definition in found.items()}
+        definitions = await self._store.definitions.find_by_ids(rows) if rows else {}
+        tools = {row: _tool_view(definition) for row, definition in definitions.items()}
         tools.update({attachment_number(tool): tool for tool in map(built_in_tool, _CALLABLE)})
         return {
             agent: [tools[number] for number in numbers if number in tools]

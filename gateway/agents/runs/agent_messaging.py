@@ -162,26 +162,26 @@ class AgentMessaging:
         uid = ids.uid_of("agent", name)
         if uid is not None:
             return Recipient(uid, (await self._store.defined_agents.get(project, uid)).name)
-        found = await self._resolver.resolve(project, name)
-        if found is None:
+        resolved = await self._resolver.resolve(project, name)
+        if resolved is None:
             raise NotFound(f"there is no agent {name!r}")
-        return Recipient(found.spec.uid, found.spec.name)
+        return Recipient(resolved.spec.uid, resolved.spec.name)
 
     async def _find_tagged(
         self, sender: Sender, match_all: Sequence[str], match_some: Sequence[str]
     ) -> Sequence[Recipient]:
         """Returns the other agents with these tags that were made over REST, without readers; `MAX_AGENTS` at most."""
-        found: list[Recipient] = []
+        recipients: list[Recipient] = []
         # A statement takes no more than MAX_TAGS: with more all agents are read. Their tags are checked in any case.
         tags = match_all or match_some
-        wanted = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
+        where = AgentFilter(tags=tags if len(tags) <= MAX_TAGS else (), needs_all_tags=bool(match_all))
         after: str | None = None
-        while len(found) < MAX_AGENTS:
+        while len(recipients) < MAX_AGENTS:
             page = await self._store.defined_agents.list(
-                sender.project, wanted, after=after, limit=_PAGE, newest_first=False
+                sender.project, where, after=after, limit=_PAGE, newest_first=False
             )
             tags_of = await self._store.defined_agents.tags_of([each.agent.id for each in page])
-            found += [
+            recipients += [
                 Recipient(each.agent.uid, each.name)
                 for each in page
                 if _is_conversational(each)
@@ -191,7 +191,7 @@ class AgentMessaging:
             if len(page) < _PAGE:
                 break
             after = page[-1].agent.uid
-        return found[:MAX_AGENTS]
+        return recipients[:MAX_AGENTS]
 
     async def ask(self, sender: Sender, recipient: Recipient, text: str) -> AgentAnswer:
         """Sends an agent a message, and returns its answer; an error is an answer as well.

@@ -259,14 +259,14 @@ class AgentRuns:
         store = self.keeper.store
         try:
             agent = await store.agents.find(scope)
-            found = (
+            stored = (
                 None
                 if agent is None
                 else await store.stored_paths.conversation(agent, uid or DEFAULT_CONVERSATION)
             )
         except StoreError:
             return False
-        return found is not None and bool(found.last_exchange)
+        return stored is not None and bool(stored.last_exchange)
 
     async def complete(self, call: ChatCall) -> None:
         """Answers a chat completion that names a stored conversation; messages that its list repeats are left out.

@@ -134,9 +134,9 @@ class RunStarter:
         # A send that answered some of the calls has made a run of its own, which waits for the others.
         if run.id != step.run and (newest is None or run.id != newest.id):
             return False
-        known = await known_results(store, step, context.path[-1], ())
+        earlier = await known_results(store, step, context.path[-1], ())
         order = [*tool_names_by_call(context.path[-1])]
-        results = [*known, *denied_results(step, {each.call_id for each in known})]
+        results = [*earlier, *denied_results(step, {each.call_id for each in earlier})]
         results.sort(key=lambda each: order.index(each.call_id))
         return await self._write_results(context, send, EndpointForm(), step, results)
 
@@ -179,17 +179,17 @@ class RunStarter:
         own = [
             exchange for exchange in context.path if exchange.conversation == context.path[-1].conversation
         ]
-        found = find_barge_in(own, MessageHasher(context.agent.secret), messages, send.heard)
-        if not found.cut and not found.stored_count:
+        barge_in = find_barge_in(own, MessageHasher(context.agent.secret), messages, send.heard)
+        if not barge_in.cut and not barge_in.stored_count:
             return None
         # The last one first: after a kill in between, the next request cuts the others.
-        for exchange, text in reversed(found.cut):
+        for exchange, text in reversed(barge_in.cut):
             edit = partial(cut_reply, heard=text)
             try:
                 await self._keeper.store.messages.rewrite(context.agent, exchange.reply_seq, edit)
             except (NotFound, Stale):
                 break
-        return replace(send, messages=messages[found.stored_count :], heard=None)
+        return replace(send, messages=messages[barge_in.stored_count :], heard=None)
 
     async def _run_of(self, send: RoutedSend) -> Run:
         """Returns the run of a send: the one that was accepted, or a new one without a row."""

@@ -78,10 +78,10 @@ class AgentMessages:
         """
         row: int | None = None
         if conversation is not None:
-            found = await self.conversation(agent, conversation)
-            if found is None:
+            stored = await self.conversation(agent, conversation)
+            if stored is None:
                 return []
-            row = found.id
+            row = stored.id
         first, last = (before, after) if newest_first else (after, before)
         low = (-1, 0) if first is None else message_sort_key(first.seq, first.hidden)
         high = (2**62, 0) if last is None else message_sort_key(last.seq, last.hidden)
@@ -92,8 +92,8 @@ class AgentMessages:
             rows = await self._store.messages.page(
                 agent.id, Page(begin, end, size, newest_first), conversation=row
             )
-            shown = [view for view in await self._views(agent, rows) if low < view.listed.sort_key < high]
-            views += reversed(shown) if newest_first else shown
+            in_range = [view for view in await self._views(agent, rows) if low < view.listed.sort_key < high]
+            views += reversed(in_range) if newest_first else in_range
             if len(rows) < size:
                 break
             exchange = rows[-1].exchange
@@ -113,20 +113,20 @@ class AgentMessages:
         first, last = (before, after) if newest_first else (after, before)
         low = (-1, -1, 0) if first is None else await self._sort_key_in_project(project, first)
         high = (2**62, 0, 0) if last is None else await self._sort_key_in_project(project, last)
-        found: list[tuple[Agent, MessageView]] = []
+        entries: list[tuple[Agent, MessageView]] = []
         begin, end = (high[0] + 1, low[0] - 1) if newest_first else (low[0] - 1, high[0] + 1)
-        while len(found) < limit:
-            size = min(_MAX_ROWS, limit - len(found))
+        while len(entries) < limit:
+            size = min(_MAX_ROWS, limit - len(entries))
             rows = await self._store.messages.page_of_project(project, Page(begin, end, size, newest_first))
             for agent, row in rows:
                 views = await self._views(agent, [row])
                 id = row.exchange.id
-                shown = [(agent, view) for view in views if low < (id, *view.listed.sort_key) < high]
-                found += reversed(shown) if newest_first else shown
+                in_range = [(agent, view) for view in views if low < (id, *view.listed.sort_key) < high]
+                entries += reversed(in_range) if newest_first else in_range
             if len(rows) < size:
                 break
             begin = rows[-1][1].exchange.id
-        return found[:limit]
+        return entries[:limit]
 
     async def _sort_key_in_project(self, project: str, place: Place) -> tuple[int, int, int]:
         """Returns what orders a message among those of all agents: the row of its exchange, and its place in it."""
@@ -192,12 +192,12 @@ class AgentMessages:
         past = None
         if conversation is not None:
             try:
-                found = await self.conversation(loaded, conversation)
+                stored = await self.conversation(loaded, conversation)
             except NotFound:
-                found = None
-            if found is None:
+                stored = None
+            if stored is None:
                 return []
-            past = await self._store.messages.past(loaded.id, found.id)
+            past = await self._store.messages.past(loaded.id, stored.id)
 
         def takes_here(hit: Message) -> bool:
             return takes(hit) and (past is None or hit.seq <= past.get(hit.conversation, -1))
@@ -234,19 +234,19 @@ class AgentMessages:
 
         What was learned, saved and written into blocks stays.
         """
-        found = await self.conversation(agent, conversation)
-        if found is None:
+        stored = await self.conversation(agent, conversation)
+        if stored is None:
             return
         forgetting = await self._store.conversations.release(
-            agent, found.id, keeps_memory=True, at=self._now()
+            agent, stored.id, keeps_memory=True, at=self._now()
         )
         self._store.agents.uncache(agent.scope)
         await self._store.forgetting.finish(forgetting)
 
     async def numbers(self, agent: Agent, conversation: str = DEFAULT_CONVERSATION) -> Sequence[int]:
         """Returns the numbers of the messages in a conversation's window, oldest first: of `NUMBERS` at most."""
-        found = await self.conversation(agent, conversation)
-        return [] if found is None else await self._store.messages.numbers(agent.id, found.id, NUMBERS)
+        stored = await self.conversation(agent, conversation)
+        return [] if stored is None else await self._store.messages.numbers(agent.id, stored.id, NUMBERS)
 
     async def numbers_of(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
         """Returns the same of several agents' own conversations, by their rows."""
@@ -278,14 +278,14 @@ class AgentMessages:
         results = [row for row in rows if any(message.is_result for message in messages[row.exchange.id])]
         by_id = await self._with_parents(agent, rows, results)
         calls = {id: tool_names_by_call(row.exchange) for id, row in by_id.items()}
-        found: list[MessageView] = []
+        views: list[MessageView] = []
         for row in sorted(rows, key=lambda row: row.exchange.seq):
             exchange, parent = row.exchange, by_id.get(row.exchange.parent or 0)
             waiting = await self._waiting(agent, exchange) if row.waiting else {}
             tool_names = {**calls.get(exchange.parent or 0, {}), **calls[exchange.id]}
             for message in messages[exchange.id]:
                 maker = _maker_of_results(row, parent) if message.is_result else row
-                found.append(
+                views.append(
                     MessageView(
                         message,
                         row.conversation,
@@ -296,7 +296,7 @@ class AgentMessages:
                         tool_names,
                     )
                 )
-        return found
+        return views
 
     async def _with_parents(
         self, agent: Agent, rows: Sequence[ListedExchange], results: Sequence[ListedExchange]

@@ -158,17 +158,17 @@ async def _first_exchanges(store: Store, marks: SendMarks, first: Exchange) -> l
     An exchange without a message goes on in place of one that had failed. They end with the one that has a message,
     or answers to calls.
     """
-    found = [first]
-    while found[-1].parent is not None and not any(map(is_user, found[-1].inputs)):
-        above = await store.turns.exchange(marks.agent, found[-1].parent)
+    exchanges = [first]
+    while exchanges[-1].parent is not None and not any(map(is_user, exchanges[-1].inputs)):
+        above = await store.turns.exchange(marks.agent, exchanges[-1].parent)
         if (
             above is None
             or above.conversation != first.conversation
             or await _has_waited(store, marks.agent, above)
         ):
             break
-        found.append(above)
-    return found
+        exchanges.append(above)
+    return exchanges
 
 
 async def _has_waited(store: Store, agent: Agent, exchange: Exchange) -> bool:

@@ -203,11 +203,11 @@ def sampling_fields(
     has_tools: the request has tools, the agent's or the client's.
     overrides: fields that count before the agent's.
     """
-    found = {**spec.definition.sampling, **overrides}
+    fields = {**spec.definition.sampling, **overrides}
     if not has_tools:
         # Strict upstreams take it with tools only.
-        found.pop("parallel_tool_calls", None)
-    return found
+        fields.pop("parallel_tool_calls", None)
+    return fields
 
 
 def from_client(message: WireMessage, window: int | None) -> WireMessage:

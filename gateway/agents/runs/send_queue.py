@@ -58,10 +58,10 @@ class SendQueue:
         if name == DEFAULT_CONVERSATION:
             return agent, name
         uid = uid_of("conv", name) or name
-        found = await self._keeper.store.stored_paths.conversation(agent, uid) if agent.id else None
-        if found is None:
+        stored = await self._keeper.store.stored_paths.conversation(agent, uid) if agent.id else None
+        if stored is None:
             raise NotFound(f"there is no conversation {name!r}")
-        return agent, found.name
+        return agent, stored.name
 
 
 def _in_conversation(send: RoutedSend, name: str) -> RoutedSend:

@@ -120,16 +120,16 @@ class Sleeping:
         # What a run has left that was cancelled while it waited for its next attempt.
         await self._store.sleepers.empty_readings(memory.id, _PAGE)
         # Up to here it was due, however little is left of that.
-        upto, read = orjson.loads(job.payload).get("upto", 0), list[_Batch]()
+        upto, batches = orjson.loads(job.payload).get("upto", 0), list[_Batch]()
         for reader in await self._find_or_make_readers(memory, sleeptime, upto):
-            found = await self._find_or_accept_run(job, memory, sleeptime, reader, upto)
+            reading = await self._find_or_accept_run(job, memory, sleeptime, reader, upto)
             if (
-                found is not None
-                and (batch := await self._perform_run(job, memory, reader, *found)) is not None
+                reading is not None
+                and (batch := await self._perform_run(job, memory, reader, *reading)) is not None
             ):
-                read.append(batch)
-        is_more = any(batch.is_more for batch in read)
-        readers = (await self._store.readers.of_memories([memory.id]))[memory.id] if read else []
+                batches.append(batch)
+        is_more = any(batch.is_more for batch in batches)
+        readers = (await self._store.readers.of_memories([memory.id]))[memory.id] if batches else []
         # What came while they read may have made another run due.
         if is_more or any(_is_due(reader, sleeptime) for reader in readers):
             # Before this job ends, so that a crash in between leaves nothing unread.
@@ -168,14 +168,14 @@ class Sleeping:
         self, job: JobContext, memory: Agent, sleeptime: Sleeptime, reader: ReaderEntry, upto: int
     ) -> tuple[Run, str] | None:
         """Returns a reader's run that goes on, or else one that is due, with its conversation; None: none is due."""
-        found = await self._store.sleepers.find_reading(reader.reader)
-        if found is not None:
-            return found
+        reading = await self._store.sleepers.find_reading(reader.reader)
+        if reading is not None:
+            return reading
         is_due = _is_due(reader, sleeptime) or reader.read_seq < upto or await self._is_idle(memory)
         if not is_due or not await self._has_words(job, memory, reader):
             return None
-        wanted = replace(reading_run(reader.reader, memory.id, self._now()), kind="")
-        await job.commit(self._store.sleepers.accept_effect(wanted))
+        command = replace(reading_run(reader.reader, memory.id, self._now()), kind="")
+        await job.commit(self._store.sleepers.accept_effect(command))
         return await self._store.sleepers.find_reading(reader.reader)
 
     async def _has_words(self, job: JobContext, memory: Agent, reader: ReaderEntry) -> bool:

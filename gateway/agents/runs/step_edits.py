@@ -52,13 +52,16 @@ class StepEdits:
         results: of the step, with what came of the edits on the older blocks.
         """
         calls = calls_by_name(each.call_id for each in results)
-        made: dict[str, list[EditResult]] = {}
+        edit_results: dict[str, list[EditResult]] = {}
         for op in stale.block_edits.ops:
             if op.op in STORING_OPERATIONS:
                 self.block_edits.ops.append(op)
                 continue
-            made.setdefault(call_of_edit(op.call_id, calls), []).append(self.block_edits.apply(op))
-        return [_with_edits(each, made[each.call_id]) if each.call_id in made else each for each in results]
+            edit_results.setdefault(call_of_edit(op.call_id, calls), []).append(self.block_edits.apply(op))
+        return [
+            _with_edits(each, edit_results[each.call_id]) if each.call_id in edit_results else each
+            for each in results
+        ]
 
     def pending_merge(self, exchange: int) -> tuple[BlockMerge, dict[int, int]]:
         """Returns the edits to be written, and the versions that the blocks must still have (compare-and-set).
@@ -90,11 +93,11 @@ class StepEdits:
         return [*(each.stored() for each in results), nudge]
 
 
-def _with_edits(result: ToolResult, made: Sequence[EditResult]) -> ToolResult:
+def _with_edits(result: ToolResult, edits: Sequence[EditResult]) -> ToolResult:
     """Returns the result of a call whose edits were applied again."""
-    status = next((each.status for each in made if each.status == "error"), "success")
-    content = "\n".join(each.message for each in made)
-    shown = last_shown((each.shown for each in made), NOTHING_SHOWN)
+    status = next((each.status for each in edits if each.status == "error"), "success")
+    content = "\n".join(each.message for each in edits)
+    shown = last_shown((each.shown for each in edits), NOTHING_SHOWN)
     return replace(result, content=content, status=status, shown=shown)
 
 

@@ -15,12 +15,12 @@ async def exchanges_of(store: Store, agent: Agent, run: Run) -> Sequence[Exchang
     Raises: StoreError.
     """
     ids = [each.step.exchange for each in await store.runs.steps(run)]
-    found = [exchange for id in ids if (exchange := await store.turns.exchange(agent, id)) is not None]
+    exchanges = [exchange for id in ids if (exchange := await store.turns.exchange(agent, id)) is not None]
     last_exchange = await store.runs.last_exchange(run)
     last = None if last_exchange is None else await store.turns.exchange(agent, last_exchange)
     if last is not None and all(m.message.get("role") == "tool" for m in list_messages(last)[:1]):
-        found.append(last)
-    return found
+        exchanges.append(last)
+    return exchanges
 
 
 async def last_counts(store: Store, run: Run) -> TokenCounts:

@@ -96,13 +96,13 @@ def _listed(answers: Sequence[AgentAnswer], most: int) -> str:
     """Returns the answers as JSON. Long ones are cut, each alike, so that none is missing."""
     heads = [{"agent_id": each.id, "agent_name": each.name[:_NAME_CHARS]} for each in answers]
     each_most = max(_SHORTEST, (most - len(orjson.dumps(heads)) - 40 * len(heads)) // len(heads))
-    found = [
+    lines = [
         {**head, "error": _shortened(answer.error, each_most), "type": answer.kind}
         if answer.error
         else {**head, "response": _shortened(answer.text, each_most)}
         for head, answer in zip(heads, answers, strict=True)
     ]
-    return orjson.dumps(found).decode()
+    return orjson.dumps(lines).decode()
 
 
 def _shortened(text: str, most: int) -> str:

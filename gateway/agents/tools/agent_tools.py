@@ -248,18 +248,18 @@ def _aside_names(spec: AgentSpec) -> frozenset[str]:
     """Returns the arguments besides a tool's own that an agent's tools take."""
     speaks_by_tool = spec.style == "message"
     thinks = spec.definition.thinks_aloud
-    wanted = {
+    takes = {
         HEARTBEAT: speaks_by_tool,
         THINKING: speaks_by_tool if thinks is None else thinks,
         FILLER: spec.filler == "model",
     }
-    return frozenset(name for name, is_wanted in wanted.items() if is_wanted)
+    return frozenset(name for name, is_taken in takes.items() if is_taken)
 
 
 def _definitions(spec: AgentSpec, client_tools: Collection[str]) -> dict[str, dict[str, Any]]:
     """Returns the entries for a request's `tools`, by name, without asides. A tool that is not there yet has none."""
-    made = {tool.name: _definition(tool) for tool in spec.tools if tool.name not in client_tools}
-    return {name: definition for name, definition in made.items() if definition is not None}
+    definitions = {tool.name: _definition(tool) for tool in spec.tools if tool.name not in client_tools}
+    return {name: definition for name, definition in definitions.items() if definition is not None}
 
 
 def _definition(tool: AgentTool) -> dict[str, Any] | None:
@@ -277,5 +277,5 @@ def _parameters(schema: Json | None) -> Json:
 
     Tools of MCP servers that take none are often {"type": "object"}: OpenAI wants properties there.
     """
-    known = {name: value for name, value in (schema or {}).items() if value is not None}
-    return {**known, "type": known.get("type", "object"), "properties": known.get("properties", {})}
+    fields = {name: value for name, value in (schema or {}).items() if value is not None}
+    return {**fields, "type": fields.get("type", "object"), "properties": fields.get("properties", {})}

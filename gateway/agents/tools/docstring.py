@@ -93,13 +93,13 @@ def _read_arguments(lines: Sequence[str], *, is_numpy: bool) -> dict[str, str]:
     is_numpy: these lines are `name : type`, and the text is in the further ones.
     """
     depth = next((len(each) - len(each.lstrip()) for each in lines if each.strip()), 0)
-    found: dict[str, str] = {}
+    descriptions: dict[str, str] = {}
     name = ""
     for line in lines:
         match = _PARAMETER.fullmatch(line.strip()) if len(line) - len(line.lstrip()) <= depth else None
         if match is not None:
             name = match[1]
-            found[name] = "" if is_numpy else match[2].strip()
+            descriptions[name] = "" if is_numpy else match[2].strip()
         elif name and line.strip():
-            found[name] = f"{found[name]} {line.strip()}".strip()
-    return found
+            descriptions[name] = f"{descriptions[name]} {line.strip()}".strip()
+    return descriptions

@@ -68,8 +68,8 @@ class FileTools(Struct, frozen=True):
         if not self.agent.id:
             return {}
         rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
-        found = await self.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
-        return {row: found[row].name for row in rows if row in found}
+        folders = await self.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)
+        return {row: folders[row].name for row in rows if row in folders}
 
     async def _search(self, folders: Mapping[int, str], query: str, limit: int) -> ToolAnswer:
         """Searches all folders, and shows the best passages of each in turn."""
@@ -111,25 +111,25 @@ class FileTools(Struct, frozen=True):
             f"{folders[file.memory]}/{file.name}": file
             for file in await self.store.files.of_folders(list(folders))
         }
-        wanted = {
+        included = {
             path: file for path, file in files.items() if not include or _fits(path, file, str(include))
         }
-        if not wanted:
+        if not included:
             return ToolAnswer(f"No file fits {include!r}." if files else NO_FILES)
         skip = arguments.get("offset") or 0
-        found: list[_Match] = []
+        matches: list[_Match] = []
         try:
-            wrong = await self._find_matches(pattern, wanted, skip + MATCHES + 1, found)
+            wrong = await self._find_matches(pattern, included, skip + MATCHES + 1, matches)
         except OutOfBounds:
-            if len(found) <= skip:
+            if len(matches) <= skip:
                 return failed_answer(TOO_LONG)
         else:
             if wrong:
                 return failed_answer(f"Error: this is no regular expression: {wrong}.")
-        return ToolAnswer(_render(found, skip, arguments.get("context_lines")))
+        return ToolAnswer(_render(matches, skip, arguments.get("context_lines")))
 
     async def _find_matches(
-        self, pattern: str, files: Mapping[str, StoredFile], most: int, found: list[_Match]
+        self, pattern: str, files: Mapping[str, StoredFile], most: int, matches: list[_Match]
     ) -> str:
         """Finds the first lines that match a pattern. Returns what is wrong with the pattern; "": nothing.
 
@@ -141,12 +141,12 @@ class FileTools(Struct, frozen=True):
         async with self.children.start("gateway.agents.tools.pattern:find", GREP_S) as child:
             for path, file in files.items():
                 text = await self.store.files.text(file)
-                answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(found)})
+                answer = await child.ask({"pattern": pattern, "text": text, "most": most - len(matches)})
                 if "wrong" in answer:
                     return str(answer["wrong"])
                 lines = text.splitlines() if answer["found"] else ()
-                found += [_Match(path, number, lines) for number in answer["found"]]
-                if len(found) == most:
+                matches += [_Match(path, number, lines) for number in answer["found"]]
+                if len(matches) == most:
                     break
         return ""
 

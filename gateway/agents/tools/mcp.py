@@ -96,19 +96,19 @@ class McpServers:
         self, server: McpServerDefinition, secrets: McpSecrets = NO_SECRETS
     ) -> Sequence[ListedTool]:
         """Returns a server's tools. secrets: what it is sent. Raises: McpFault."""
-        found: list[ListedTool] = []
+        tools: list[ListedTool] = []
         async with self._open_session(server, secrets) as (session, report):
             cursor = None
             for _ in range(_MAX_PAGES):
                 page = await session.list_tools(cursor=cursor)
                 for tool in page.tools:
                     description = self._mask_secrets(server, secrets, tool.description or "")
-                    found.append(ListedTool(tool.name, description, _stored_schema(tool.input_schema)))
+                    tools.append(ListedTool(tool.name, description, _stored_schema(tool.input_schema)))
                 cursor = page.next_cursor
-                if not cursor or max(len(found), len(report.uncallable)) >= MAX_TOOLS:
+                if not cursor or max(len(tools), len(report.uncallable)) >= MAX_TOOLS:
                     break
         uncallable = [ListedTool(name, "", None) for name in report.uncallable[:MAX_TOOLS]]
-        return [*found[:MAX_TOOLS], *uncallable]
+        return [*tools[:MAX_TOOLS], *uncallable]
 
     async def call_tool(
         self, server: McpServerDefinition, tool: str, arguments: Json, secrets: McpSecrets = NO_SECRETS
@@ -178,10 +178,10 @@ class McpServers:
         """Returns the header that a server names, from the settings. Raises: McpFault: they have none for its host."""
         if server.header is None:
             return None
-        found = self._headers.get(server.header)
-        if found is None or found.host != (URL(server.url).raw_host or "").lower():
+        header = self._headers.get(server.header)
+        if header is None or header.host != (URL(server.url).raw_host or "").lower():
             raise McpFault(f"the setting tools.headers has no entry {server.header!r} for this host")
-        return found
+        return header
 
 
 def _load_sessions() -> ModuleType:

@@ -15,10 +15,10 @@ def find(work: dict[str, Any]) -> dict[str, Any]:
         pattern = re.compile(work["pattern"], re.IGNORECASE)
     except (re.error, ValueError, OverflowError, RecursionError) as error:
         return {"wrong": str(error)}
-    found: list[int] = []
+    numbers: list[int] = []
     for number, line in enumerate(work["text"].splitlines(), 1):
         if pattern.search(line):
-            found.append(number)
-            if len(found) == work["most"]:
+            numbers.append(number)
+            if len(numbers) == work["most"]:
                 break
-    return {"found": found}
+    return {"found": numbers}

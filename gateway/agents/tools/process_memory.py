@@ -36,13 +36,13 @@ def memory_of(pid: int, folder: str, folder_bytes: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    found: list[int] = []
+    children: list[int] = []
     # One that ends meanwhile takes nothing; what it has started is its parent's then.
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with suppress(OSError):
-                found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
-    return found
+                children += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return children
 
 
 def _memory(pid: int) -> int:
@@ -57,10 +57,10 @@ def _memory(pid: int) -> int:
 def _files(pid: int, folder: str, size: int) -> int:
     """Returns the bytes of the files in a folder of a process; 0 if it is no file system of this size."""
     try:
-        found = os.statvfs(f"/proc/{pid}/root{folder}")
+        file_system = os.statvfs(f"/proc/{pid}/root{folder}")
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    if found.f_blocks * found.f_frsize != size:
+    if file_system.f_blocks * file_system.f_frsize != size:
         return 0
-    used = (found.f_blocks - found.f_bfree) * found.f_frsize
-    return used + (found.f_files - found.f_ffree) * _FILE_BYTES
+    used = (file_system.f_blocks - file_system.f_bfree) * file_system.f_frsize
+    return used + (file_system.f_files - file_system.f_ffree) * _FILE_BYTES

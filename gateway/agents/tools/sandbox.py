@@ -120,11 +120,11 @@ class Sandbox:
         except (OSError, TimeoutError, ValueError) as error:
             return _UNUSABLE.format(why=f"{self._python} cannot be used ({error})")
         ended = await self._try_to_get_out()
-        found = ended.answer.result
-        if found == "[]":
+        result = ended.answer.result
+        if result == "[]":
             return None
         lines = ended.stderr.strip().splitlines()
-        why = ended.failure or ended.answer.error or f"a probe got out of it: {found}"
+        why = ended.failure or ended.answer.error or f"a probe got out of it: {result}"
         return _UNUSABLE.format(why=f"{why}{': ' + lines[-1] if lines else ''}")
 
     async def _try_to_get_out(self) -> _CallOutcome:

@@ -59,11 +59,11 @@ def main() -> None:
 
 def _answer(work: Any) -> Any:
     """Returns what the function returned, and which blocks it has changed: label -> value."""
-    given = work["agent"]
-    blocks = {block["label"]: SimpleNamespace(**block) for block in given.get("blocks", ())}
-    result = _text(_call(work, _agent(given, blocks)))
+    agent = work["agent"]
+    blocks = {block["label"]: SimpleNamespace(**block) for block in agent.get("blocks", ())}
+    result = _text(_call(work, _agent(agent, blocks)))
     changed = {}
-    for block in given.get("blocks", ()):
+    for block in agent.get("blocks", ()):
         label, value = block["label"], blocks[block["label"]].value
         if not isinstance(value, str):
             raise TypeError(f"the value of the memory block {label!r} must be a string")

@@ -56,12 +56,12 @@ class SecretCipher:
         if self._key is None:
             raise SecretFault(_NO_KEY)
         aes = await self._cipher(self._key)
-        found = {}
+        encrypted = {}
         for name, value in values.items():
             nonce = os.urandom(_NONCE_BYTES)
             data = aes.encrypt(nonce, value.encode(), _place(project, uid, name))
-            found[name] = _FORM + b64encode(nonce + data).decode()
-        return found
+            encrypted[name] = _FORM + b64encode(nonce + data).decode()
+        return encrypted
 
     async def decrypt(self, server: Definition, values: Mapping[str, str]) -> dict[str, str]:
         """Returns secrets in plain text.
@@ -83,8 +83,8 @@ class SecretCipher:
 
     async def of(self, server: Definition) -> McpSecrets:
         """Returns the secrets of a server as they are sent. Raises: SecretFault."""
-        made = McpServerDefinition.of(server.body)
-        return make_secrets(made, await self.decrypt(server, made.secrets))
+        definition = McpServerDefinition.of(server.body)
+        return make_secrets(definition, await self.decrypt(server, definition.secrets))
 
     async def _cipher(self, key: bytes) -> AESGCM:
         if self._aes is None:

@@ -36,10 +36,12 @@ def schema_of(source: str, parameters: Mapping[str, Any] | None = None) -> dict[
     function, types = _read(source)
     docstring = read_docstring(ast.get_docstring(function, clean=False) or "")
     try:
-        found = _schema(function, docstring.parameters, types) if parameters is None else parameters
+        parameters_schema = (
+            _schema(function, docstring.parameters, types) if parameters is None else parameters
+        )
     except RecursionError:
         raise refusal_of(function, "its types are nested too deeply") from None
-    schema = {"name": function.name, "description": docstring.description, "parameters": found}
+    schema = {"name": function.name, "description": docstring.description, "parameters": parameters_schema}
     if not can_be_written(schema):
         raise refusal_of(
             function,

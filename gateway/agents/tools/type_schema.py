@@ -130,9 +130,9 @@ class TypeSchemas:
         """Returns the annotated fields of a class, with those that it has of others of the source, by name."""
         if name not in self._classes or name in self._fields:
             return self._fields.get(name, {})
-        found = self._fields[name] = {}
+        fields = self._fields[name] = {}
         for base in reversed(self._classes[name].bases):
-            found |= self._fields_of(_last_name(base))
+            fields |= self._fields_of(_last_name(base))
         for each in self._classes[name].body:
             if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
                 is_of_class = (
@@ -140,8 +140,8 @@ class TypeSchemas:
                     and _last_name(each.annotation.value) == "ClassVar"
                 )
                 if not is_of_class and not each.target.id.startswith("_"):
-                    found[each.target.id] = each
-        return found
+                    fields[each.target.id] = each
+        return fields
 
     def _length_of(self, node: ast.AnnAssign) -> int:
         """Returns the length of a field in the source."""

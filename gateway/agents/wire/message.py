@@ -84,18 +84,18 @@ def messages_json(
     """
     message = well_typed(message)
     whole = (message, *map(well_typed, results))
-    made = (part for m in whole for part in _parts(m, showing, waiting or {}, names or {}))
+    parts = (part for m in whole for part in _parts(m, showing, waiting or {}, names or {}))
     private = private_of(message)
-    found = []
-    for n, (kind, fields) in enumerate(made, first):
+    messages = []
+    for n, (kind, fields) in enumerate(parts, first):
         if not showing.shows(kind):
             continue
         own = {"name": name_of(message), "sender_id": private.get("sender")}
         # Messages of one id differ in their otid; the caller's own is the first one's.
         if n == 0 and private.get("otid"):
             own["otid"] = private["otid"]
-        found.append(part_json(kind, origin, n, {**own, **fields}))
-    return found
+        messages.append(part_json(kind, origin, n, {**own, **fields}))
+    return messages
 
 
 # The types of fields that are read here. A client or a provider may send any others, and they are stored as they came.
@@ -107,14 +107,14 @@ _TYPES = {
 
 def well_typed(message: WireMessage) -> WireMessage:
     """Returns a message without the fields that have a type other than the API's."""
-    found: WireMessage = {
+    typed: WireMessage = {
         key: value for key, value in message.items() if isinstance(value, _TYPES.get(key, object))
     }
-    if "tool_calls" in found:
-        found["tool_calls"] = [
-            _well_typed_call(call) for call in found["tool_calls"] if isinstance(call, dict)
+    if "tool_calls" in typed:
+        typed["tool_calls"] = [
+            _well_typed_call(call) for call in typed["tool_calls"] if isinstance(call, dict)
         ]
-    return found
+    return typed
 
 
 def _well_typed_call(call: dict[str, Any]) -> dict[str, Any]:
@@ -156,13 +156,13 @@ def summary_json(summary: Summary, uid: str, showing: Showing) -> list[dict[str,
     seq = exchange.reply_seq - (1 if exchange.reply is None else 0)
     origin = Origin(ids.id_at("message", uid, seq), summary.at)
     data = {"covers_up_to": origin.id, "summary_tokens": summary.tokens, "model": summary.model}
-    made: list[_Part] = [
+    parts: list[_Part] = [
         ("event_message", {"event_type": "compaction", "event_data": data}),
         ("summary_message", {"summary": summary.text, "compaction_stats": None}),
     ]
     return [
         part_json(kind, origin, 0, {**fields, "otid": f"{origin.id}:{kind}"})
-        for kind, fields in made
+        for kind, fields in parts
         if showing.shows(kind)
     ]
 
@@ -307,8 +307,8 @@ def thoughts(message: Mapping[str, Any]) -> Iterator[_Part]:
 
 def calls_json(calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns calls as the fields of a message: the first one by itself, and all."""
-    made = [call_json(call) for call in calls]
-    return {"tool_call": made[0], "tool_calls": made}
+    shown = [call_json(call) for call in calls]
+    return {"tool_call": shown[0], "tool_calls": shown}
 
 
 def call_json(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,10 +37,10 @@ from storage.records import TokenCounts
 def _error_message(body: bytes) -> str | None:
     """Returns the message of an upstream's error, in any of the forms that are usual."""
     try:
-        found = orjson.loads(body)
+        parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    error = found.get("error", found) if isinstance(found, dict) else None
+    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
     message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
     return message if isinstance(message, str) else None
 
@@ -57,12 +57,12 @@ def ping_event(run: str, at: float) -> bytes:
 
 def numbered(data: bytes, first: int) -> list[bytes]:
     """Returns events one by one, each with its number as `seq_id`; what only ends a stream is none."""
-    found: list[bytes] = []
+    events: list[bytes] = []
     for each in data.split(b"\n\n"):
         if each and each + b"\n\n" != DONE_EVENT and not each.startswith(b":"):
             # The data of an event is an object.
-            found.append(each[:-1] + b',"seq_id":%d}\n\n' % (first + len(found)))
-    return found
+            events.append(each[:-1] + b',"seq_id":%d}\n\n' % (first + len(events)))
+    return events
 
 
 def is_end(event: bytes) -> bool:
@@ -277,13 +277,13 @@ class StepView(ClientView):
     def _show_calls(self, calls: Sequence[Json]) -> None:
         """Shows calls without the gateway's arguments. Thoughts in these, and spoken text, are shown already."""
         names = [str((call.get("function") or {}).get("name")) for call in calls]
-        _, made = without_asides(calls, self._asides.asides_in(names))
-        left = [
+        _, cleaned = without_asides(calls, self._asides.asides_in(names))
+        unspoken = [
             call
-            for name, call in zip(names, made, strict=True)
+            for name, call in zip(names, cleaned, strict=True)
             if name not in self._asides.spoken_arguments or spoken_by(call, self.showing) is None
         ]
-        self._message({"role": "assistant", "tool_calls": left}, self.numbers.reply)
+        self._message({"role": "assistant", "tool_calls": unspoken}, self.numbers.reply)
 
     def _end_reply(self) -> None:
         """Shows the rest of the reply as whole messages: thoughts, text, then text of its speaking calls."""
@@ -304,7 +304,7 @@ class StepView(ClientView):
         origin = self.numbers.origin(seq, self.now())
         # Messages of one reply are numbered through, as they will be in lists: also those that are not shown.
         first = len(self._kinds) if seq == self.numbers.reply else 0
-        made = messages_json(
+        messages = messages_json(
             message,
             origin,
             replace(self.showing, types=None),
@@ -313,5 +313,5 @@ class StepView(ClientView):
             first=first,
         )
         if seq == self.numbers.reply:
-            self._kinds += [each["message_type"] for each in made]
-        self._out += [event(each) for each in made if self.showing.shows(each["message_type"])]
+            self._kinds += [each["message_type"] for each in messages]
+        self._out += [event(each) for each in messages if self.showing.shows(each["message_type"])]

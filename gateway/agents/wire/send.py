@@ -235,16 +235,16 @@ def read_send(send: Send) -> SendContent:
     if isinstance(send.input, str | list):
         whole = {"role": "user", "content": send.input}
         return SendContent((_stored_message(_read_plain(whole, ("body", "input"))),))
-    given = send.messages if isinstance(send.messages, list) else []
-    if not given:
+    sent = send.messages if isinstance(send.messages, list) else []
+    if not sent:
         raise Unprocessable([Fault(("body", "messages"), "Field required", "missing")])
-    if len(given) > _MAX_MESSAGES:
+    if len(sent) > _MAX_MESSAGES:
         raise Unprocessable([Fault(("body", "messages"), f"At most {_MAX_MESSAGES} messages in one send")])
-    read = [_read_any(each, ("body", "messages", n)) for n, each in enumerate(given)]
-    plain = [each for each in read if isinstance(each, PlainMessage)]
-    otid = next((each.otid for each in read if isinstance(each.otid, str)), None)
+    messages = [_read_any(each, ("body", "messages", n)) for n, each in enumerate(sent)]
+    plain = [each for each in messages if isinstance(each, PlainMessage)]
+    otid = next((each.otid for each in messages if isinstance(each.otid, str)), None)
     answers: list[CallDecision] = []
-    for n, each in enumerate(read):
+    for n, each in enumerate(messages):
         if not isinstance(each, PlainMessage):
             answers += _decisions_of(each, ("body", "messages", n))
     return SendContent(tuple(map(_stored_message, plain)), tuple(answers), otid)
@@ -259,16 +259,16 @@ def _check_tool_names(tools: Sequence[ClientTool]) -> None:
         names.add(each.name)
 
 
-def _read_any(given: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
+def _read_any(sent: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage | Approvals | ToolReturns:
     """Returns an input message of any type. Raises: Unprocessable."""
-    name = given.get("type") or "message"
+    name = sent.get("type") or "message"
     kind = _STRUCTS.get(name) if isinstance(name, str) else None
     if kind is None:
-        known = ", ".join(f"'{each}'" for each in _STRUCTS)
+        names = ", ".join(f"'{each}'" for each in _STRUCTS)
         raise Unprocessable(
-            [Fault((*path, "type"), f"Input should be one of {known}", "literal_error", name)]
+            [Fault((*path, "type"), f"Input should be one of {names}", "literal_error", name)]
         )
-    return convert(_with_part_types({**given, "type": name}), kind, path)
+    return convert(_with_part_types({**sent, "type": name}), kind, path)
 
 
 def _read_plain(given: dict[str, Any], path: tuple[str | int, ...]) -> PlainMessage:
@@ -355,18 +355,18 @@ def _text_of(content: str | Parts | list[TextPart]) -> str:
     return "\n".join(part.text for part in content if isinstance(part, TextPart))
 
 
-def _decisions_of(given: Approvals | ToolReturns, path: tuple[str | int, ...]) -> list[CallDecision]:
+def _decisions_of(message: Approvals | ToolReturns, path: tuple[str | int, ...]) -> list[CallDecision]:
     """Returns the answers in a message. Raises: Unprocessable: there are none, which must not count as a denial."""
-    if isinstance(given, ToolReturns):
-        field, found = "tool_returns", [*map(_tool_decision, given.tool_returns)]
-    elif given.approvals or not isinstance(given.approve, bool):
-        field, found = "approvals", [*map(_decision_of, given.approvals or ())]
+    if isinstance(message, ToolReturns):
+        field, decisions = "tool_returns", [*map(_tool_decision, message.tool_returns)]
+    elif message.approvals or not isinstance(message.approve, bool):
+        field, decisions = "approvals", [*map(_decision_of, message.approvals or ())]
     else:
-        field, found = "approve", [CallDecision(None, given.approve, given.reason or None)]
-    if not found:
+        field, decisions = "approve", [CallDecision(None, message.approve, message.reason or None)]
+    if not decisions:
         raise Unprocessable([Fault((*path, field), "Expected at least one answer", "missing")])
-    request = None if isinstance(given, ToolReturns) else given.approval_request_id or None
-    return [replace(each, request=request) for each in found]
+    request = None if isinstance(message, ToolReturns) else message.approval_request_id or None
+    return [replace(each, request=request) for each in decisions]
 
 
 def _decision_of(given: Decision | ToolReturn) -> CallDecision:

@@ -108,8 +108,8 @@ def read_texts(data: bytes) -> dict[str, str]:
     """Reads a body that has a text for each name. Raises: Unprocessable, naming the field; BodyTooLarge."""
     check_values(data)
     try:
-        found = msgspec.json.decode(data or b"{}", type=dict[str, str])
-        return without_nul(found) if NUL in data else found
+        texts = msgspec.json.decode(data or b"{}", type=dict[str, str])
+        return without_nul(texts) if NUL in data else texts
     except msgspec.ValidationError as error:
         raise Unprocessable([worded(fault_of(error, None, dict[str, str], ("body",)))]) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -127,12 +127,12 @@ def convert(json: Any, kind: type[B], at: tuple[str | int, ...], *, lax: bool = 
     if not isinstance(json, dict):
         raise Unprocessable([Fault(at, f"Input should be an object, not {name_of(json)}", "model_type")])
     try:
-        made = checked.convert(json, kind, at, strict=not lax)
+        body = checked.convert(json, kind, at, strict=not lax)
     except checked.InvalidValue as error:
         raise Unprocessable([worded(error.fault)]) from error
-    check_refused(made)
-    _check_sizes(made, at)
-    return made
+    check_refused(body)
+    _check_sizes(body, at)
+    return body
 
 
 def _check_sizes(body: msgspec.Struct, at: tuple[str | int, ...]) -> None:
@@ -161,18 +161,18 @@ def check_refused(body: msgspec.Struct) -> None:
 
 def sent_without_effect(body: msgspec.Struct) -> list[str]:
     """Returns the names of the fields that were sent and have no effect here; of a part's as `blocks.hidden`."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for at, part in _parts(body):
         for name, honoured in _fields_without_effect(type(part)).items():
             value = getattr(part, name)
             if value is UNSET or value is None:
                 continue
             if honoured is None:
-                found[f"{at}{name}"] = None
+                names[f"{at}{name}"] = None
             elif isinstance(value, dict):
-                found |= {f"{at}{name}.{key}": None for key in value if value[key] and key not in honoured}
+                names |= {f"{at}{name}.{key}": None for key in value if value[key] and key not in honoured}
     # They are named in a header.
-    return [name for name in found if _NAME.fullmatch(name)][:_MAX_NAMED]
+    return [name for name in names if _NAME.fullmatch(name)][:_MAX_NAMED]
 
 
 def _parts(body: msgspec.Struct, at: str = "") -> Iterator[tuple[str, msgspec.Struct]]:

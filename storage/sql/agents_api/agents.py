@@ -59,7 +59,7 @@ async def find_agent_entry(connection: Connection, project: str, uid: str) -> Ag
 async def list_agents(
     connection: Connection,
     project: str,
-    wanted: AgentFilter,
+    where: AgentFilter,
     *,
     after: str | None = None,
     before: str | None = None,
@@ -70,32 +70,32 @@ async def list_agents(
 
     Raises: NotFound: there is no such agent to go on from.
     """
-    first = await _place(connection, project, wanted.order, before if newest_first else after) or _FIRST
-    last = await _place(connection, project, wanted.order, after if newest_first else before) or _LAST
-    tags = sorted(set(wanted.tags))[:MAX_TAGS]
-    need = len(tags) if wanted.needs_all_tags else min(1, len(tags))
-    keys = sorted(set(wanted.identity_keys))[:MAX_TAGS]
+    first = await _place(connection, project, where.order, before if newest_first else after) or _FIRST
+    last = await _place(connection, project, where.order, after if newest_first else before) or _LAST
+    tags = sorted(set(where.tags))[:MAX_TAGS]
+    need = len(tags) if where.needs_all_tags else min(1, len(tags))
+    keys = sorted(set(where.identity_keys))[:MAX_TAGS]
     way = "down" if newest_first else "up"
-    found: list[AgentEntry] = []
-    while len(found) < limit:
-        size = max(limit - len(found), _MIN_ROWS)
+    page: list[AgentEntry] = []
+    while len(page) < limit:
+        size = max(limit - len(page), _MIN_ROWS)
         # The order by row is a range of an index; the others are made of all rows.
-        rows_between = (first[1], last[1]) if wanted.order == "created" else (_FIRST[1], _LAST[1])
+        rows_between = (first[1], last[1]) if where.order == "created" else (_FIRST[1], _LAST[1])
         values: tuple[object, ...] = (
-            project, *rows_between, size, wanted.name, ascii_lower(wanted.text), tags, need, wanted.stop,
-            wanted.identity, keys, len(keys),
+            project, *rows_between, size, where.name, ascii_lower(where.text), tags, need, where.stop,
+            where.identity, keys, len(keys),
         )  # fmt: skip
-        if wanted.order != "created":
+        if where.order != "created":
             values += (*first, *last)
-        rows = await connection.rows(SQL[f"{wanted.order}_{way}"], values)
+        rows = await connection.rows(SQL[f"{where.order}_{way}"], values)
         entries = [_entry(row) for row in rows]
-        found += [e for e in entries if wanted.with_hidden or not _is_hidden(e)]
+        page += [e for e in entries if where.with_hidden or not _is_hidden(e)]
         if len(rows) < size:
             break
-        end = await _place(connection, project, wanted.order, entries[-1].agent.uid)
+        end = await _place(connection, project, where.order, entries[-1].agent.uid)
         assert end is not None
         first, last = (first, end) if newest_first else (end, last)
-    return found[:limit]
+    return page[:limit]
 
 
 async def make_agent(connection: Connection, draft: AgentDraft, *, at: float) -> AgentEntry:
@@ -164,8 +164,8 @@ class DefinedAgents(Group):
     ) -> builtins.list[Agent]:
         """Returns memories of a project by their rows, in this order, as far as they are there."""
         rows = await rows_of(connection, SQL["memories"], ids, project)
-        found = {row[0]: make_agent_record(row) for row in rows}
-        return [found[id] for id in ids if id in found]
+        records = {row[0]: make_agent_record(row) for row in rows}
+        return [records[id] for id in ids if id in records]
 
     @reads
     async def among(self, connection: Connection, agents: Sequence[int]) -> builtins.list[AgentEntry]:
@@ -174,11 +174,11 @@ class DefinedAgents(Group):
         return sorted(entries, key=lambda entry: entry.agent.id)
 
     @long_reads
-    async def count(self, connection: Connection, project: str, wanted: AgentFilter) -> int:
+    async def count(self, connection: Connection, project: str, where: AgentFilter) -> int:
         """Returns how many agents a project has that are asked for."""
         count, after = 0, None
         while page := await list_agents(
-            connection, project, wanted, after=after, limit=_COUNT_PAGE, newest_first=False
+            connection, project, where, after=after, limit=_COUNT_PAGE, newest_first=False
         ):
             count, after = count + len(page), page[-1].agent.uid
         return count
@@ -191,10 +191,10 @@ class DefinedAgents(Group):
     @reads
     async def tags_of(self, connection: Connection, agents: Sequence[int]) -> dict[int, builtins.list[str]]:
         """Returns the tags of each of these agents, by name."""
-        found: dict[int, builtins.list[str]] = {agent: [] for agent in agents}
+        tags: dict[int, builtins.list[str]] = {agent: [] for agent in agents}
         for agent, tag in await rows_of(connection, SQL["tags_of"], agents):
-            found[agent].append(tag)
-        return found
+            tags[agent].append(tag)
+        return tags
 
     @reads
     async def tags(
@@ -222,12 +222,12 @@ class DefinedAgents(Group):
 async def _see_blocks(connection: Connection, agent: Agent, uids: Sequence[str]) -> None:
     """Has an agent see these blocks and no others."""
     project = agent.scope.project
-    wanted = [await find_block(connection, project, uid) for uid in dict.fromkeys(uids)]
-    kept = {entry.block.id for entry in wanted}
+    entries = [await find_block(connection, project, uid) for uid in dict.fromkeys(uids)]
+    kept = {entry.block.id for entry in entries}
     for entry in (await load_visible_blocks(connection, [agent.id]))[agent.id]:
         if entry.block.id not in kept:
             await detach_block(connection, agent, entry)
-    for entry in wanted:
+    for entry in entries:
         await attach_block(connection, agent.id, entry)
 
 

@@ -99,7 +99,7 @@ class Attached(Group):
         self, connection: Connection, agents: Sequence[int], kind: str
     ) -> dict[int, list[int]]:
         """Returns what each of these agents has attached of a kind, in order."""
-        found: dict[int, list[int]] = {agent: [] for agent in agents}
+        targets: dict[int, list[int]] = {agent: [] for agent in agents}
         for agent, target in await rows_of(connection, SQL["of_agents"], agents, kind):
-            found[agent].append(target)
-        return found
+            targets[agent].append(target)
+        return targets

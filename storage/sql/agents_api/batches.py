@@ -90,12 +90,12 @@ class Batches(Group):
         for draft in drafts:
             run = replace(draft.run, batch=batch)
             if not run.conversation:
-                found = await begin_conversation(
+                conversation = await begin_conversation(
                     connection, run.agent, DEFAULT_CONVERSATION, draft.uid, run.created
                 )
-                if found is None:
+                if conversation is None:
                     raise NotFound(GONE)
-                run = replace(run, conversation=found)
+                run = replace(run, conversation=conversation)
             stored = await create_run(connection, run)
             await add_text(connection, stored.agent, stored.id, "request", _REQUEST_SEQ, draft.request)
             await connection.run(SQL["item_insert"], (stored.id, batch))
@@ -106,13 +106,13 @@ class Batches(Group):
 
     async def drop_unstarted(self, before: float, at: float) -> int:
         """Fails the batches of which an earlier process has accepted only a part. Returns how many."""
-        found = 0
+        count = 0
         for batch in await self.list(None, Page(limit=10_000)):
             if batch.is_over or batch.created >= before or await self._job(batch) is not None:
                 continue
             await self.fail(batch, at)
-            found += 1
-        return found
+            count += 1
+        return count
 
     async def fail(self, batch: Batch, at: float) -> None:
         """Fails a batch that is not accepted, with the items that it has."""
@@ -121,8 +121,8 @@ class Batches(Group):
         await self._database.bulk(self.finish_effect(batch.id, BatchState.FAILED, at))
 
     async def _job(self, batch: Batch) -> int | None:
-        found: int | None = await self._database.read(lambda c: c.value(SQL["job"], (batch.uid,)))
-        return found
+        job: int | None = await self._database.read(lambda c: c.value(SQL["job"], (batch.uid,)))
+        return job
 
     # -- reading
 
@@ -178,8 +178,8 @@ class Batches(Group):
     @reads
     async def item_at(self, connection: Connection, batch: int, row: int) -> BatchItem | None:
         """Returns the item of a batch by its row."""
-        found = await connection.row(SQL["by_row"], (batch, row))
-        return None if found is None else _item(found)
+        item_row = await connection.row(SQL["by_row"], (batch, row))
+        return None if item_row is None else _item(item_row)
 
     @reads
     async def of_agent(self, connection: Connection, batch: int, agent_uid: str) -> BatchItem | None:
@@ -228,8 +228,8 @@ class Batches(Group):
     @reads
     async def exchange_of(self, connection: Connection, run: Run) -> int | None:
         """Returns the exchange that an item's run became; None where it has none."""
-        found: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent))
-        return found
+        exchange: int | None = await connection.value(SQL["exchange_of"], (run.id, run.agent))
+        return exchange
 
     @reads
     async def agents_named(self, connection: Connection, project: str, uids: Sequence[str]) -> dict[str, int]:
@@ -316,9 +316,9 @@ class Batches(Group):
         await self._database.bulk(
             lambda connection: connection.run(SQL["set_state"], (batch.id, BatchState.CANCELLED, at))
         )
-        found = await self.find(None, batch.uid)
+        present = await self.find(None, batch.uid)
         job = await self._job(batch)
-        if found.state is BatchState.CANCELLED:
+        if present.state is BatchState.CANCELLED:
             which = "of_batch_open" if job is None or with_job else "of_batch_unheard"
             while await self.end_page(batch.id, RunState.CANCELLED, "cancelled", at, which):
                 pass
@@ -326,7 +326,7 @@ class Batches(Group):
             # It may have ended in this moment.
             with suppress(NotFound):
                 await (self._jobs.cancel(job) if with_job else self._jobs.retry(job))
-        return found
+        return present
 
     @bulk_writes
     async def end_page(
@@ -481,10 +481,10 @@ def _row_bytes(number: int) -> int:
 
 
 def _counts(rows: Sequence[Row]) -> BatchCounts:
-    found = dict.fromkeys(("waiting", "running", "completed", "failed", "expired", "cancelled"), 0)
+    counts = dict.fromkeys(("waiting", "running", "completed", "failed", "expired", "cancelled"), 0)
     for state, stop, count in rows:
-        found[item_state(state, stop)] += count
-    return BatchCounts(**found)
+        counts[item_state(state, stop)] += count
+    return BatchCounts(**counts)
 
 
 def _batch(row: Row) -> Batch:

@@ -145,11 +145,11 @@ async def hand_over_blocks(connection: Connection, agent: int) -> None:
     for (block,) in await connection.rows(SQL["shared_with"], (agent,)):
         for version, exchange, listed in await connection.rows(SQL["history"], (block,)):
             origins = sorted(origins_of(exchange, listed))
-            gone = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent)}
-            if gone:
-                left = orjson.dumps([id for id in orjson.loads(listed) if id not in gone])
-                sources = left.ljust(len(listed))  # its row keeps its length
-                source = None if exchange in gone else exchange
+            own = {row[0] for row in await rows_of(connection, SQL["exchanges_among"], origins, agent)}
+            if own:
+                remaining = orjson.dumps([id for id in orjson.loads(listed) if id not in own])
+                sources = remaining.ljust(len(listed))  # its row keeps its length
+                source = None if exchange in own else exchange
                 await connection.run(SQL["version_hand_over"], (source, sources, block, version))
     await connection.run(SQL["hand_over"], (agent,))
 
@@ -168,23 +168,23 @@ class NamedBlocks(Group):
 
     @long_reads
     async def list(
-        self, connection: Connection, project: str, wanted: BlockFilter, page: Page
+        self, connection: Connection, project: str, where: BlockFilter, page: Page
     ) -> list[BlockEntry]:
         """Returns a page of a project's blocks. The cursors of the page are ids of blocks."""
-        found: list[BlockEntry] = []
+        entries: list[BlockEntry] = []
         low, high = page.bounds
-        while len(found) < page.limit:
+        while len(entries) < page.limit:
             values = (
-                project, low, high, wanted.label, ascii_lower(wanted.label_text), ascii_lower(wanted.description_text),
-                ascii_lower(wanted.value_text), wanted.min_agents, wanted.max_agents, _PAGE,
+                project, low, high, where.label, ascii_lower(where.label_text), ascii_lower(where.description_text),
+                ascii_lower(where.value_text), where.min_agents, where.max_agents, _PAGE,
             )  # fmt: skip
             rows = await connection.rows(SQL[f"list_{page.direction}"], values)
-            found += filter(wanted.matches, map(_make_entry, rows))
+            entries += filter(where.matches, map(_make_entry, rows))
             if len(rows) < _PAGE:
                 break
             # A block's details lie in a document, so some of a page may drop out.
             low, high = (low, rows[-1][0]) if page.newest_first else (rows[-1][0], high)
-        return found[: page.limit]
+        return entries[: page.limit]
 
     @reads
     async def get_labelled(self, connection: Connection, agent: int, label: str) -> BlockEntry:
@@ -286,9 +286,9 @@ async def _delete(connection: Connection, project: str, entry: BlockEntry) -> No
     await detach_all(connection, DefinitionKind.BLOCK, entry.block.id)
     await connection.run(SQL["values_empty"], (entry.block.id,))
     await connection.run(SQL["delete"], (entry.block.id,))
-    found = await find_definition(connection, project, DefinitionKind.BLOCK, entry.block.uid)
-    if found is not None:
-        await remove_definition(connection, found.id)
+    definition = await find_definition(connection, project, DefinitionKind.BLOCK, entry.block.uid)
+    if definition is not None:
+        await remove_definition(connection, definition.id)
 
 
 async def _agents_seeing(connection: Connection, block: int) -> list[int]:

@@ -210,7 +210,7 @@ class Conversations(Group):
         self,
         connection: Connection,
         project: str,
-        wanted: ConversationFilter,
+        where: ConversationFilter,
         *,
         after: str | None = None,
         before: str | None = None,
@@ -221,37 +221,37 @@ class Conversations(Group):
 
         Raises: NotFound: there is no such conversation to go on from.
         """
-        first = await _place(connection, project, wanted, before if newest_first else after) or _FIRST
-        last = await _place(connection, project, wanted, after if newest_first else before) or _LAST
-        found: builtins.list[ConversationEntry] = []
-        while len(found) < limit:
-            size = max(limit - len(found), _MIN_ROWS)
-            rows = await _page(connection, project, wanted, first, last, size, newest_first=newest_first)
+        first = await _place(connection, project, where, before if newest_first else after) or _FIRST
+        last = await _place(connection, project, where, after if newest_first else before) or _LAST
+        page: builtins.list[ConversationEntry] = []
+        while len(page) < limit:
+            size = max(limit - len(page), _MIN_ROWS)
+            rows = await _page(connection, project, where, first, last, size, newest_first=newest_first)
             entries = [_entry(row) for row in rows]
-            found += [entry for entry in entries if _is_wanted(entry, wanted)]
+            page += [entry for entry in entries if _matches(entry, where)]
             if len(rows) < size:
                 break
-            end = await _place(connection, project, wanted, entries[-1].conversation.uid)
+            end = await _place(connection, project, where, entries[-1].conversation.uid)
             assert end is not None
             first, last = (first, end) if newest_first else (end, last)
-        return found[:limit]
+        return page[:limit]
 
 
 async def _page(
     connection: Connection,
     project: str,
-    wanted: ConversationFilter,
+    where: ConversationFilter,
     first: PageEnd,
     last: PageEnd,
     limit: int,
     *,
     newest_first: bool,
 ) -> list[Row]:
-    """Returns rows of conversations between two places of an order, before what is not wanted drops out."""
-    direction, agent = "down" if newest_first else "up", wanted.agent
-    if wanted.order != "created":
+    """Returns rows of conversations between two places of an order, before those that do not match drop out."""
+    direction, agent = "down" if newest_first else "up", where.agent
+    if where.order != "created":
         agents = (_FIRST[1], _LAST[1]) if agent is None else (agent, agent)
-        values = (project, wanted.order, limit, *first, *last, *agents)
+        values = (project, where.order, limit, *first, *last, *agents)
         return await connection.rows(SQL[f"by_time_{direction}"], values)
     if agent is None:
         return await connection.rows(SQL[f"of_project_{direction}"], (project, first[1], last[1], limit))
@@ -259,24 +259,24 @@ async def _page(
 
 
 async def _place(
-    connection: Connection, project: str, wanted: ConversationFilter, uid: str | None
+    connection: Connection, project: str, where: ConversationFilter, uid: str | None
 ) -> PageEnd | None:
     """Returns where a conversation stands in an order. Raises: NotFound."""
     if uid is None:
         return None
-    row = await connection.row(SQL["place"], (uid, wanted.order, project))
+    row = await connection.row(SQL["place"], (uid, where.order, project))
     if row is None:
         raise NotFound(f"there is no conversation {uid!r}")
     return row[0], row[1]
 
 
-def _is_wanted(entry: ConversationEntry, wanted: ConversationFilter) -> bool:
+def _matches(entry: ConversationEntry, where: ConversationFilter) -> bool:
     body = {} if entry.definition is None else entry.definition.body
-    if wanted.archived is not None and (body.get("archived") is not None) != wanted.archived:
+    if where.archived is not None and (body.get("archived") is not None) != where.archived:
         return False
     if body.get("hidden"):
         return False
-    return wanted.text is None or wanted.text.lower() in (body.get("summary") or "").lower()
+    return where.text is None or where.text.lower() in (body.get("summary") or "").lower()
 
 
 def _version(entry: ConversationEntry) -> int | None:

@@ -96,10 +96,10 @@ async def change_definition(
 
 async def put_definition(connection: Connection, draft: DefinitionDraft, *, at: float) -> Definition:
     """Adds a definition, or changes the one that has its public name."""
-    found = await find_definition(connection, draft.project, draft.kind, draft.uid)
-    if found is None:
+    definition = await find_definition(connection, draft.project, draft.kind, draft.uid)
+    if definition is None:
         return await add_definition(connection, draft, at=at)
-    return await change_definition(connection, found, draft.body, at=at, name=draft.name)
+    return await change_definition(connection, definition, draft.body, at=at, name=draft.name)
 
 
 async def remove_definition(connection: Connection, id: int) -> None:
@@ -162,10 +162,10 @@ class Definitions(Group):
     @reads
     async def get(self, connection: Connection, project: str, kind: DefinitionKind, uid: str) -> Definition:
         """Returns the definition with this public name. Raises: NotFound."""
-        found = await find_definition(connection, project, kind, uid)
-        if found is None:
+        definition = await find_definition(connection, project, kind, uid)
+        if definition is None:
             raise NotFound(f"there is no {kind} {uid!r}")
-        return found
+        return definition
 
     @reads
     async def are_current(self, connection: Connection, versions: Set[tuple[int, int]]) -> bool:

@@ -51,16 +51,16 @@ async def add_file(
         )
     name = draft.name
     if not replaces:
-        taken = {row[0] for row in await connection.rows(SQL["names"], (draft.memory,))}
-        if name in taken and not renames:
+        names = {row[0] for row in await connection.rows(SQL["names"], (draft.memory,))}
+        if name in names and not renames:
             raise WriteConflict(f"there is a file {name!r} in this folder already")
         path, number = PurePosixPath(draft.name), 0
-        while name in taken:
+        while name in names:
             number += 1
             name = str(path.with_name(f"{path.stem}_({number}){path.suffix}"))
-    made = replace(draft, name=name)
-    values = (made.uid, made.memory, made.state, made.bytes, made.created, made.type, made.name)
-    return replace(made, id=await connection.value(SQL["insert"], values))
+    file = replace(draft, name=name)
+    values = (file.uid, file.memory, file.state, file.bytes, file.created, file.type, file.name)
+    return replace(file, id=await connection.value(SQL["insert"], values))
 
 
 async def match_tools(connection: Connection, agent: int, tools: Sequence[int]) -> None:
@@ -98,12 +98,12 @@ class Files(GrowingGroup):
 
     async def text(self, file: StoredFile) -> str:
         """Returns the whole text of a file, which is read a page at a time."""
-        found: builtins.list[str] = []
+        parts: builtins.list[str] = []
         after = 0
         while some := await self._parts(file, after):
-            found += [row[1] for row in some]
+            parts += [row[1] for row in some]
             after = some[-1][0]
-        return "".join(found)
+        return "".join(parts)
 
     @long_reads
     async def _parts(self, connection: Connection, file: StoredFile, after: int) -> builtins.list[Row]:
@@ -145,8 +145,8 @@ class Files(GrowingGroup):
     @reads
     async def find_replaced(self, connection: Connection, file: StoredFile) -> builtins.list[StoredFile]:
         """Returns the older files with the name of one."""
-        found = [_file(row) for row in await connection.rows(SQL["named"], (file.memory, file.name))]
-        return [each for each in found if each.id < file.id]
+        files = [_file(row) for row in await connection.rows(SQL["named"], (file.memory, file.name))]
+        return [each for each in files if each.id < file.id]
 
     @reads
     async def list(self, connection: Connection, memory: int, page: Page) -> builtins.list[StoredFile]:
@@ -157,9 +157,9 @@ class Files(GrowingGroup):
     @long_reads
     async def of_folders(self, connection: Connection, memories: Sequence[int]) -> builtins.list[StoredFile]:
         """Returns the files of several folders, by folder, oldest first; those that are not whole yet left out."""
-        found = [_file(row) for row in await rows_of(connection, SQL["of_folders"], memories)]
+        files = [_file(row) for row in await rows_of(connection, SQL["of_folders"], memories)]
         order = {memory: place for place, memory in enumerate(memories)}
-        return sorted((f for f in found if f.state == COMPLETED), key=lambda f: (order[f.memory], f.id))
+        return sorted((f for f in files if f.state == COMPLETED), key=lambda f: (order[f.memory], f.id))
 
     @reads
     async def find_by_ids(self, connection: Connection, ids: Sequence[int]) -> dict[int, StoredFile]:

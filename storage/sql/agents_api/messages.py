@@ -102,10 +102,10 @@ class Messages(Group):
     @reads
     async def exchange_row(self, connection: Connection, project: str, uid: str, seq: int) -> int:
         """Returns the row of the exchange that holds a number. Raises: NotFound: there is no such memory."""
-        found: int | None = await connection.value(SQL["place"], (project, uid, seq))
-        if found is None:
+        row: int | None = await connection.value(SQL["place"], (project, uid, seq))
+        if row is None:
             raise NotFound(f"there is no message {seq} of {uid!r}")
-        return found
+        return row
 
     @reads
     async def get_exchange(self, connection: Connection, agent: int, seq: int) -> ListedExchange:
@@ -117,8 +117,8 @@ class Messages(Group):
         self, connection: Connection, agent: int, ids: Sequence[int]
     ) -> dict[int, ListedExchange]:
         """Returns exchanges by their rows, also those that are not active. ids: the rows."""
-        found = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent))
-        return {each.exchange.id: each for each in found}
+        records = map(_make_record, await rows_of(connection, SQL["of_rows"], ids, agent))
+        return {each.exchange.id: each for each in records}
 
     @reads
     async def conversation(self, connection: Connection, agent: int, name: str) -> Conversation:
@@ -166,8 +166,8 @@ class Messages(Group):
         now = await load_agent(connection, agent.id)
         if now is None or now.epoch != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
-        found = await _get_exchange(connection, agent.id, seq)
-        exchange = edit(found.exchange)
+        present = await _get_exchange(connection, agent.id, seq)
+        exchange = edit(present.exchange)
         await exchanges.update_exchange(connection, agent.id, exchange, is_whole=True)
         # Old words must not be found by the messages next to this one either, so all of the exchange leaves the index.
         # It is indexed again if the index had reached it.
@@ -186,13 +186,13 @@ def _numbers(rows: Sequence[Row], limit: int) -> list[int]:
     """Returns the numbers of messages that have not left the window, oldest first. rows: of exchanges, newest first."""
     evicted = rows[0][-1] if rows else None
     begin = Evicted(*orjson.loads(evicted)).depth if evicted else 0
-    found = [
+    numbers = [
         n
         for seq, span, is_answered, depth, _ in reversed(rows)
         if depth >= begin
         for n in range(seq, seq + span - 1 + is_answered)
     ]
-    return found[-limit:]
+    return numbers[-limit:]
 
 
 async def _get_exchange(connection: Connection, agent: int, seq: int) -> ListedExchange:

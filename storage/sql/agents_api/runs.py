@@ -60,10 +60,10 @@ async def create_run(connection: Connection, draft: Run, *, replaces: int | None
     id = await connection.value(SQL["insert"], values)
     if id is not None:
         return replace(draft, id=int(id))
-    found = await find_otid(connection, draft.agent, draft.otid)
-    if found is None:
+    existing = await find_otid(connection, draft.agent, draft.otid)
+    if existing is None:
         raise WriteConflict(f"there is a run {draft.uid!r} already")
-    return found
+    return existing
 
 
 async def begin_conversation(connection: Connection, agent: int, key: str, uid: str, at: float) -> int | None:
@@ -72,31 +72,33 @@ async def begin_conversation(connection: Connection, agent: int, key: str, uid: 
     None: the name is taken.
     """
     await connection.value(SQL["conversation_begin"], (agent, uid, key, at, at))
-    found: int | None = await connection.value(SQL["conversation_with"], (agent, key))
-    return found
+    conversation: int | None = await connection.value(SQL["conversation_with"], (agent, key))
+    return conversation
 
 
-async def accept_run(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run:
+async def accept_run(connection: Connection, jobs: Jobs, command: RunAccept) -> Run:
     """Stores a run, its request and its job; call `jobs.wake` when that is committed. Returns it as `create_run`.
 
     Raises: Stale: the agent is gone.
     """
-    draft = wanted.run
+    draft = command.run
     await connection.lock(draft.agent)
     if not draft.conversation:
-        found = await begin_conversation(connection, draft.agent, wanted.key, wanted.uid, draft.created)
-        assert found is not None  # its public name is random
-        draft = replace(draft, conversation=found)
-    run = await create_run(connection, draft, replaces=wanted.replaces)
+        conversation = await begin_conversation(
+            connection, draft.agent, command.key, command.uid, draft.created
+        )
+        assert conversation is not None  # its public name is random
+        draft = replace(draft, conversation=conversation)
+    run = await create_run(connection, draft, replaces=command.replaces)
     if run.uid == draft.uid:
-        await add_text(connection, run.agent, run.id, "request", 0, wanted.request)
-        if wanted.listing is not None:
-            await add_text(connection, run.agent, run.id, "listing", 0, wanted.listing)
-        if wanted.reads is not None and wanted.kind:
-            await jobs.enqueue_in(connection, wanted.kind, wanted.reads, wanted.kind)
-        elif wanted.kind:
+        await add_text(connection, run.agent, run.id, "request", 0, command.request)
+        if command.listing is not None:
+            await add_text(connection, run.agent, run.id, "listing", 0, command.listing)
+        if command.reads is not None and command.kind:
+            await jobs.enqueue_in(connection, command.kind, command.reads, command.kind)
+        elif command.kind:
             payload = orjson.dumps({"run": run.id})
-            await jobs.enqueue_in(connection, wanted.kind, run.agent, run.uid, payload)
+            await jobs.enqueue_in(connection, command.kind, run.agent, run.uid, payload)
     return run
 
 
@@ -299,9 +301,9 @@ class Runs(Group):
         super().__init__(database)
         self._jobs = jobs
 
-    async def accept(self, wanted: RunAccept) -> Run:
+    async def accept(self, command: RunAccept) -> Run:
         """Accepts a run that goes on without its client. Raises: as `accept_run`; Unavailable."""
-        return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, wanted))
+        return await self._jobs.enqueuing(lambda connection: accept_run(connection, self._jobs, command))
 
     @writes
     async def create(self, connection: Connection, draft: Run, *, replaces: int | None = None) -> Run:
@@ -376,22 +378,22 @@ class Runs(Group):
 
     @reads
     async def list(
-        self, connection: Connection, project: str, wanted: RunFilter, page: Page
+        self, connection: Connection, project: str, where: RunFilter, page: Page
     ) -> list[RunEntry]:
         """Returns a page of a project's runs. The cursors of the page are ids of runs."""
         low, high = page.bounds
-        background = None if wanted.background is None else int(wanted.background)
+        background = None if where.background is None else int(where.background)
         values = (
             project,
             low,
             high,
-            list(wanted.states),
-            wanted.conversation,
+            list(where.states),
+            where.conversation,
             background,
-            wanted.stop,
+            where.stop,
             page.limit,
         )
-        statement, of = ("of_project", ()) if wanted.agent is None else ("of_agent", (wanted.agent,))
+        statement, of = ("of_project", ()) if where.agent is None else ("of_agent", (where.agent,))
         rows = await connection.rows(SQL[f"{statement}_{page.direction}"], (*values, *of))
         return [_run_entry(row) for row in rows]
 
@@ -467,10 +469,10 @@ class Runs(Group):
 
 async def require_run(connection: Connection, agent: int, run: int) -> Run:
     """Returns a run of an agent by its row. Raises: NotFound."""
-    found = await get_run(connection, agent, run)
-    if found is None:
+    present = await get_run(connection, agent, run)
+    if present is None:
         raise NotFound(f"there is no run {run}")
-    return found
+    return present
 
 
 def make_run(row: Row) -> Run:

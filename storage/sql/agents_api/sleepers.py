@@ -45,11 +45,11 @@ async def add_sleeper(
     await connection.lock_sharers(memory)
     if await load_sleepers(connection, memory):
         raise Overtaken(f"{entry.name!r} has a sleeptime agent already")
-    made = await make_agent(connection, draft, at=at)
-    await _add_reader(connection, memory, made.agent.id, at=at)
+    agent = await make_agent(connection, draft, at=at)
+    await _add_reader(connection, memory, agent.agent.id, at=at)
     if body is not None and entry.definition is not None:
         await change_definition(connection, entry.definition, body, at=at)
-    return made.agent.id
+    return agent.agent.id
 
 
 async def adopt_sleeper(
@@ -96,11 +96,11 @@ async def remove_sleepers(
         await change_definition(connection, entry.definition, body, at=at)
 
 
-async def accept_reading(connection: Connection, jobs: Jobs, wanted: RunAccept) -> Run | None:
+async def accept_reading(connection: Connection, jobs: Jobs, command: RunAccept) -> Run | None:
     """Accepts a reading. Returns None where the sleeper has one under way: it reads again when that has ended."""
-    if await find_reading(connection, wanted.run.agent) is not None:
+    if await find_reading(connection, command.run.agent) is not None:
         return None
-    return await accept_run(connection, jobs, wanted)
+    return await accept_run(connection, jobs, command)
 
 
 async def find_reading(connection: Connection, sleeper: int) -> tuple[Run, str] | None:
@@ -173,9 +173,9 @@ class Sleepers(Group):
     empty_readings = bulk_writes(as_method(empty_readings))
 
     @effect
-    async def accept_effect(self, connection: Connection, wanted: RunAccept) -> None:
+    async def accept_effect(self, connection: Connection, command: RunAccept) -> None:
         """Returns the effect that accepts a reading, unless the sleeper has one under way."""
-        await accept_reading(connection, self._jobs, wanted)
+        await accept_reading(connection, self._jobs, command)
 
     @effect
     async def advance_effect(self, connection: Connection, span: ReadSpan, at: float) -> None:

@@ -136,7 +136,7 @@ class BackgroundRuns:
             background=True, otid=otid_digest(agent, name, run_request.otid),
         )  # fmt: skip
         request = StoredRequest.of(run_request, digest, shown, callback, replaces).encode()
-        wanted = RunAccept(
+        command = RunAccept(
             draft, request, DEFAULT_CONVERSATION, new_conversation_uid(), replaces=replaces, listing=listing
         )
         # Before the write, since the job may begin as soon as it is committed.
@@ -145,7 +145,7 @@ class BackgroundRuns:
         if shown is not None and not self._ends.is_shared:
             open_run.log = self._logs.make(draft, agent)
         try:
-            accepted = await store.runs.accept(wanted)
+            accepted = await store.runs.accept(command)
         except BaseException:
             self._open.close(open_run)
             raise
@@ -241,8 +241,8 @@ class BackgroundRuns:
         """Cancels runs without a job; closes those that are deleted or have ended. Raises: StoreError."""
         if not self._open:
             return
-        known = {run.uid for run in self._open if run.phase is not RunPhase.ACCEPTING}
-        for uid in known - await self.cancel_dropped():
+        open_uids = {run.uid for run in self._open if run.phase is not RunPhase.ACCEPTING}
+        for uid in open_uids - await self.cancel_dropped():
             run = await self._find(uid)
             open_run = self._open.find(uid)  # it may have ended meanwhile
             if run is None and open_run is not None:
@@ -439,9 +439,9 @@ class BackgroundRuns:
 
         Raises: NotFound.
         """
-        found = await self._store.stored_paths.conversation(agent, uid_of("conv", name) or name)
-        if found is None:
+        stored = await self._store.stored_paths.conversation(agent, uid_of("conv", name) or name)
+        if stored is None:
             if name != DEFAULT_CONVERSATION:
                 raise NotFound(f"there is no conversation {name!r}")
             return DEFAULT_CONVERSATION, 0
-        return found.name, found.id
+        return stored.name, stored.id

@@ -77,8 +77,8 @@ class OpenRuns:
         """Adds a run and reserves a ticket for it; one that is performed already needs none."""
         if phase is not RunPhase.PERFORMED:
             self._tickets.setdefault(conversation, deque()).append(self._queues.reserve(conversation))
-        found = self._runs[uid] = OpenRun(uid, conversation, phase, forwarded or Forwarded())
-        return found
+        run = self._runs[uid] = OpenRun(uid, conversation, phase, forwarded or Forwarded())
+        return run
 
     def accepted(self, run: OpenRun) -> None:
         """Notes that the row of a run is written. Its job may have begun, or ended, before."""
@@ -139,7 +139,7 @@ class OpenRuns:
         tickets = self._tickets.get(conversation)
         if not tickets:
             return None
-        found = tickets.pop() if last else tickets.popleft()
+        ticket = tickets.pop() if last else tickets.popleft()
         if not tickets:
             del self._tickets[conversation]
-        return found
+        return ticket

@@ -81,8 +81,8 @@ async def awaits_answers(store: Store, agent: Agent, conversation: str) -> bool:
 
     conversation: its name. Raises: StoreError.
     """
-    found = await store.stored_paths.conversation(agent, conversation)
-    step = None if found is None else await store.runs.find_waiting_step(agent.id, found.id)
+    stored = await store.stored_paths.conversation(agent, conversation)
+    step = None if stored is None else await store.runs.find_waiting_step(agent.id, stored.id)
     if step is None:
         return False
     exchange = await store.turns.exchange(agent, step.exchange)
@@ -104,16 +104,16 @@ async def known_results(
     texts, run, after = store.runs.texts, (step.agent, step.run), exchange.seq * _NUMBERS_PER_STEP - 1
     stored = {text.seq: orjson.loads(text.data) for text in await texts(*run, "result", after=after)}
     noted = {text.seq for text in await texts(*run, "call", after=after)}
-    found = []
+    results = []
     for id in tool_names_by_call(exchange):
         number = call_number(exchange, id)
         answer, outcome = stored.get(number), stored.get(number + _OUTCOMES_FROM)
         if id in excluded:
             continue
         if answer is not None and not is_permission(answer):
-            found.append(result_of(answer))
+            results.append(result_of(answer))
         elif outcome is not None:
-            found.append(ToolResult(id, **outcome))
+            results.append(ToolResult(id, **outcome))
         elif number in noted:
-            found.append(ToolResult(id, INTERRUPTED, "error"))
-    return found
+            results.append(ToolResult(id, INTERRUPTED, "error"))
+    return results

@@ -54,19 +54,19 @@ def _without_nudges(reply: Sequence[WireMessage]) -> list[WireMessage]:
 
 def _calls_of_last_turn(messages: Sequence[WireMessage]) -> list[CalledTool]:
     """Returns the calls since the user's newest message. A message of another agent begins a turn, too."""
-    found: list[CalledTool] = []
+    called: list[CalledTool] = []
     names: dict[str, str] = {}
     for message, begins_turn in zip(messages, _begin_turns(messages), strict=True):
         role, private = message.get("role"), private_of(message)
         if begins_turn:
-            found.clear()
+            called.clear()
         elif role == "assistant":
             names.update((call_id(call), name_and_arguments(call)[0]) for call in call_objects(message))
         elif role == "tool" and (id := str(message.get("tool_call_id"))) in names:
             status = _status_of(private)
             if status is not None:
-                found.append(CalledTool(names[id], status, text_of(message)[: own_length(message)]))
-    return found
+                called.append(CalledTool(names[id], status, text_of(message)[: own_length(message)]))
+    return called
 
 
 def _status_of(result: PrivateFields) -> str | None:

@@ -45,7 +45,7 @@ def stored_answers(
     """
     done = set(answered)
     waits = {id: kind for id, kind in step.waiting.items() if kind != "held" and id not in done}
-    found: list[WireMessage] = []
+    messages: list[WireMessage] = []
     for each in decisions:
         all_meant = [id for id in waits if waits[id] == "approval" or not each.approve]
         ids = [each.call_id] if each.call_id is not None else all_meant
@@ -60,8 +60,8 @@ def stored_answers(
                 raise BadRequest(
                     f"Invalid tool call IDs: {id!r} does not wait for this answer.", param="messages"
                 )
-            found.append(_stored_answer(each, id))
-    return found
+            messages.append(_stored_answer(each, id))
+    return messages
 
 
 def _stored_answer(decision: CallDecision, id: str) -> WireMessage:
