@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.records import Near
 from storage.search.blob import ASKS, FREQUENCY, HEAD, NO_ROW, PRESENT, ROW_SHIFT, SLIGHT, USER
@@ -193,16 +193,7 @@ class Scores:
         layout, term_count = self._layout, len(found.weights)
         found_places, index = _distinct(self._places_of(row), len(self._rows))
         lengths = np.asarray(layout.length)[self._rows[found_places]] + np.bincount(index, length)
-        cell = index * term_count + term
-        if len(found_places) * term_count <= _CELLS_EACH * len(cell):
-            times_by_cell = np.bincount(cell, times)
-            # Most rows have few terms, and empty cells add nothing. numpy finds true values sooner than numbers.
-            cell = (times_by_cell > 0).nonzero()[0]
-            cell_times = times_by_cell[cell]
-        else:
-            cell, occurrence_cell = np.unique(cell, return_inverse=True)
-            cell_times = np.bincount(occurrence_cell, times)
-        index, cell_term = np.divmod(cell, term_count)
+        index, cell_term, cell_times = _sum_by_cell(index, term, times, term_count)
         place = found_places[index]
 
         against = lengths[index] * layout.slope + MIN_AGAINST
@@ -433,6 +424,35 @@ def _distinct(places: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64],
     index = np.empty(count, np.int64)
     index[distinct] = np.arange(len(distinct))
     return distinct, index[places]
+
+
+def _sum_by_cell(
+    index: NDArray[np.int64], term: NDArray[np.int64], times: NDArray[np.float64], term_count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Sums up numbers by cell, and returns the index and the term of each cell that has any, and its sum.
+
+    The cells of an index are in the order of their terms.
+
+    index, term, times: by occurrence.
+    """
+    import numpy as np
+
+    index_count = int(index.max(initial=-1)) + 1
+    if index_count * term_count <= _CELLS_EACH * len(index):
+        by_cell: NDArray[Any] = np.bincount(index * term_count + term, times)
+        # Most rows have few terms, and empty cells add nothing. numpy finds true values sooner than numbers.
+        cell = (by_cell > 0).nonzero()[0]
+        return *np.divmod(cell, term_count), by_cell[cell]
+    ends = np.bincount(term, minlength=term_count).cumsum()
+    indices, terms, sums = [index[:0]], [term[:0]], [times[:0]]
+    # Numbers of 16 bits are sorted in the time of a few passes.
+    for number, part in enumerate(np.split(term.astype(np.uint16).argsort(kind="stable"), ends[:-1])):
+        by_index: NDArray[Any] = np.bincount(index[part], times[part])
+        having = (by_index > 0).nonzero()[0]
+        indices.append(having)
+        terms.append(np.full(len(having), number))
+        sums.append(by_index[having])
+    return np.concatenate(indices), np.concatenate(terms), np.concatenate(sums)
 
 
 def _relative_to_best(
