@@ -79,6 +79,10 @@ RULES = (
     Rule("bound: the best hit", [(scores, "MIN_BEST_SHARE", 0.0), (scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: a hit by one word", [(scores, "MIN_BEST_SHARE_OF_ONE", 0.0)]),
     Rule("bound: each hit, of the query", [(scores, "MIN_SHARE", 0.0)]),
+    Rule(
+        "a word of a long message says less",
+        [(find, "_USUAL_LENGTH", inf), (find, "_USUAL_LENGTH_UNSPACED", inf)],
+    ),
     Rule("wordy questions ask for less", [(find, "_MAX_ASKED", inf)]),
     Rule("pairs never heard ask less", [(find, "_UNHEARD_PAIR", 1.0)]),
     Rule("a sentence never heard asks less", [(rank, "_SENTENCE_END", re.compile("(?!)"))]),

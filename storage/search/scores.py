@@ -43,7 +43,7 @@ _NEAR_ENOUGH = 1.0
 # The most rows of a memory in which all get a score: to find those that may have one takes longer.
 _FEW_ROWS = 4_096
 # The cells for each occurrence up to which all are added up in one array: with many terms, and many short messages
-# around the hits, it would be large and nearly empty. No measurement.
+# around the hits, it would be large and nearly empty. Others are added up term by term, which takes as long.
 _CELLS_EACH = 8
 # How far beyond texts that have nothing to do with the query a message has to be that is shown though hardly a word of
 # the query was ever used: 3, and 1 more for ten times as many messages, among which chance finds nearer ones. Measured
@@ -202,9 +202,14 @@ class Scores:
         self._score += np.bincount(
             place, weights[cell_term] * cell_times / (cell_times + against), place_count
         )
+        # The longer a message is, the more words it has by chance, and the less each of them says.
+        weight = held[cell_term]
+        longer = lengths[index] / (np.array(found.usual_lengths)[cell_term] * np.maximum(cell_times, 1.0))
+        long = (longer > 1.0).nonzero()[0]
+        weight[long] = np.maximum(weight[long] - np.log(longer[long]), 0.0)
         # What a message holds of the query counts by the squares: one rare word says more than many common ones, which
         # any message has some of. A word that is often there, or around, is held once.
-        self._share += np.bincount(place, held[cell_term] * np.minimum(cell_times, 1.0), place_count)
+        self._share += np.bincount(place, weight * weight * np.minimum(cell_times, 1.0), place_count)
 
     def _neighbours_of(
         self, head_rows: NDArray[np.int64]

@@ -235,9 +235,14 @@ def _split(word: str) -> list[str]:
     return terms
 
 
+def is_unspaced(term: str) -> bool:
+    """Returns whether a term is of a script without spaces, and so mostly no whole word."""
+    return not term.isascii() and _UNSPACED.fullmatch(term) is not None
+
+
 def is_pair(term: str) -> bool:
-    """Returns whether a term is two characters of a script without spaces, and so mostly no whole word."""
-    return len(term) == 2 and not term.isascii() and _UNSPACED.fullmatch(term) is not None
+    """Returns whether a term is two characters of a script without spaces."""
+    return len(term) == 2 and is_unspaced(term)
 
 
 def parts_of_words(terms: Collection[str]) -> frozenset[str]:

@@ -233,6 +233,14 @@ def test_the_date_of_all_messages_tells_nothing() -> None:
     assert set(found("What did I do on Sunday?", *sunday, monday, only_strong=True)) == {0, 1, 2}
 
 
+def test_a_word_of_a_very_long_message_says_little() -> None:
+    """So many words have one of any question among them by chance."""
+    query, long = "Which brand of shampoo did I buy in Bergen?", " ".join(f"tool{n}" for n in range(300))
+    assert found(query, said(1, "The brand from Oslo is the best one."), only_strong=True) == [1]
+    assert found(query, said(1, f"Of each brand: {long}", "assistant"), only_strong=True) == []
+    assert found(query, said(1, f"Of each brand a shampoo: {long}", "assistant"), only_strong=True) == [1]
+
+
 def test_long_answers_do_not_crowd_out_what_the_user_said() -> None:
     advice = [said(n, "Berlin has flats, trains and museums. " * 3, "assistant") for n in range(2, 12)]
     assert (
