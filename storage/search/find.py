@@ -155,12 +155,17 @@ def _weigh(
     shortness = min(lengths.length / max(messages, 1) / _MESSAGE_TERMS, 1.0)
     parts_of_others = parts_of_words(wanted.terms)
     asked_by, known = dict[int, float](), set[int]()
+    # On a memory's first day "What did I tell you on 17 May?" asks for all of it.
+    asks_for_only_day = all(
+        having == messages if is_date_word(term) else share > NAMES_NOTHING
+        for term, having, share in zip(wanted.terms, counts, wanted.in_general, strict=True)
+    )
     for term, having, share, sentence in zip(
         wanted.terms, counts, wanted.in_general, wanted.sentences, strict=True
     ):
         scale = _OF_PART if term in parts_of_others else 1.0
         in_short = share * shortness
-        if messages and is_date_word(term):
+        if messages and not asks_for_only_day and is_date_word(term):
             # Messages have the words of their dates whatever people talk about.
             own = having / messages
             share, in_short = max(share, own), max(in_short, own)

@@ -233,6 +233,20 @@ def test_the_date_of_all_messages_tells_nothing() -> None:
     assert set(found("What did I do on Sunday?", *sunday, monday, only_strong=True)) == {0, 1, 2}
 
 
+@each_row(
+    ("query", "is_found"),
+    [
+        ("What did I tell you on 17 May?", True),
+        ("What did I tell you on Sunday?", True),
+        ("What did I tell you on 18 May?", False),
+        ("What did I tell the plumber on Sunday?", False),
+    ],
+)
+def test_the_only_day_of_a_memory_is_found_by_its_date(query: str, is_found: bool) -> None:
+    day = [said(1, "The roof leaks again."), said(2, "Our cat hates the rain.")]
+    assert bool(found(query, *day, only_strong=True)) == is_found
+
+
 def test_a_word_of_a_very_long_message_says_little() -> None:
     """So many words have one of any question among them by chance."""
     query, long = "Which brand of shampoo did I buy in Bergen?", " ".join(f"tool{n}" for n in range(300))
