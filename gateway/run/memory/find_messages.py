@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 from gateway.core.memory.standing import normalized_statement
 from gateway.core.prompt import note_choice, note_query
 from gateway.core.prompt.event_order import Asked, events_of, order_asked
+from gateway.core.prompt.excerpt import query_keys
 from gateway.run.memory.recall_result import SearchRecord
 from gateway.run.memory.visible import NOTHING_VISIBLE, VisibleContent
 from storage.errors import TooSlow
@@ -158,7 +159,7 @@ async def find_messages(
 
 
 async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
-    """Returns the messages about the events of a query, those of the user first.
+    """Returns the messages about the events of a query, those of the user first that have a word of it themselves.
 
     The user's sentences about some of them name what all are about: "I handed the thesis in" finds "My thesis compares
     river names". So the memory is searched for these as well, if there is time.
@@ -170,7 +171,10 @@ async def _find_events(query: str, memory: MemorySearch) -> list[Message]:
             events = await memory.search("\n".join((query, *sentences)))
             merged = chain(messages[:_SURE_EVENTS], interleave((events, messages[_SURE_EVENTS:])))
             messages = [*{m.seq: m for m in merged}.values()]
-    return sorted(messages, key=lambda m: m.role == "assistant")
+    keys = query_keys(query)
+    return sorted(
+        messages, key=lambda m: (m.role == "assistant", not any(key in m.text.lower() for key in keys))
+    )
 
 
 def hit_limit(budget: int) -> int:

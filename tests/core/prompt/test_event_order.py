@@ -100,16 +100,17 @@ def test_each_way_of_asking_has_a_sign() -> None:
                 assert any(sign in way for sign in signs[language]), way
 
 
-def test_what_is_found_of_an_order_is_searched_for_as_well_and_replies_come_last() -> None:
+def test_what_is_found_of_an_order_is_searched_for_as_well_and_comes_by_its_words_and_replies_last() -> None:
     handed_in = Message(5, 5, "user", "Such a day! I handed the thesis in. It rained.", 5.0, 2)
     reply = Message(6, 5, "assistant", "You handed it in, well done.", 5.0, 2)
     subject = Message(1, 1, "user", "My thesis compares river names.", 0.0, 1)
+    around = Message(3, 3, "user", "The weather was fine.", 3.0, 2)
     searched = []
 
     class Thesis:
         async def search(self, query: str) -> list[Message]:
             searched.append(query)
-            return [subject, handed_in] if "thesis" in query else [reply, handed_in]
+            return [subject, handed_in] if "thesis" in query else [reply, around, handed_in]
 
         async def select(self, query: str) -> list[Message]:
             raise AssertionError("the search finds something")
@@ -123,7 +124,7 @@ def test_what_is_found_of_an_order_is_searched_for_as_well_and_replies_come_last
         "did I hand it in and find the subject",
         "did I hand it in and find the subject\nI handed the thesis in.",
     ]
-    assert found.messages == [handed_in, subject, reply]
+    assert found.messages == [handed_in, around, subject, reply]
 
 
 @pytest.mark.parametrize(
