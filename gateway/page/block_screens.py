@@ -97,7 +97,7 @@ class _BlockScreens(Struct, frozen=True):
             undo = (await self.views.undos(access.project, access.uid, label)).get(label)
         if undo is not None:
             undo = replace(undo, parts=shortened_diff(undo.parts))
-        still = [] if is_twin else await self._find_old_words(page, access)
+        still = None if is_twin else await self._find_old_words(page, access)
         context = {
             "changes": changes,
             "undo": undo,
@@ -117,13 +117,13 @@ class _BlockScreens(Struct, frozen=True):
             **context,
         )
 
-    async def _find_old_words(self, page: BlockPage, access: MemoryAccess) -> list[Remaining]:
+    async def _find_old_words(self, page: BlockPage, access: MemoryAccess) -> Remaining | None:
         """Returns where the words are left that the last change took out, if a person made it."""
         new, *older = page.versions[:2] or (None,)
         if new is None or not older or access.is_person or new.origin not in _CORRECTIONS:
-            return []
+            return None
         if new.version != page.block.version:
-            return []
+            return None
         return await self.words.still_say(access.project, access.uid, older[0].value, new.value)
 
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:

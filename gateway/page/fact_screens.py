@@ -79,13 +79,13 @@ class _FactScreens(Struct, frozen=True):
             typed=typed,
             memory_name=name,
             restored=restored,
-            still=[] if is_twin else await self._find_old_words(access, page),
+            still=None if is_twin else await self._find_old_words(access, page),
         )
 
-    async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> list[Remaining]:
+    async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> Remaining | None:
         """Returns where the words are left that a fact has no more, if it is true and took the place of another."""
         if access.is_person or page.fact.until is not None or not page.before:
-            return []
+            return None
         return await self.words.still_say(access.project, access.uid, page.before[0].text, page.fact.text)
 
     async def _find_restored(self, access: MemoryAccess, page: FactPage) -> FactRecord | None:

@@ -71,8 +71,8 @@ class WordSearch(Struct, frozen=True):
 class Remaining(Struct, frozen=True):
     """How many texts of a memory still have some words."""
 
-    # A query by which `WordSearches.find` finds them.
-    words: str
+    # The queries by which `WordSearches.find` finds them: each of the texts is found by one at least.
+    queries: tuple[str, ...]
     # Of the newest messages, facts and passages with them, by kind, as far as they are counted.
     counts: dict[SourceKind, int]
     # There are more.
@@ -134,44 +134,65 @@ class WordSearches(Struct, frozen=True):
         if not words:
             return None
         agent = await find_memory(self.views.store, project, uid)
-        return await self._count(agent, await self.views.blocks(project, uid), words)
+        return await self._count(agent, await self.views.blocks(project, uid), [words])
 
     def lost_words(self, old: str, new: str) -> str:
         """Returns the words that a correction has taken out of a text, as a query; "": none."""
         return " ".join(self.views.store.recall.words_of(old, without=new))
 
-    async def still_say(self, project: str | None, uid: str, old: str, new: str) -> list[Remaining]:
-        """Returns which texts still have what a correction has taken out of a text.
+    async def still_say(self, project: str | None, uid: str, old: str, new: str) -> Remaining | None:
+        """Returns how many texts still have what a correction has taken out of a text.
 
-        One item is of all these words together. Where no text has all of them, one is of each that some text has. There
-        is none where nothing was taken out, or where it is not known in time.
+        They have all of these words. Where no text has, they have one of the words that any text has.
+
+        None: nothing was taken out, or it is not known in time whether any text has it.
         """
         lost = self.views.store.recall.words_of(old, without=new)
         if not lost:
-            return []
+            return None
         agent = await find_memory(self.views.store, project, uid)
         blocks = await self.views.blocks(project, uid)
-        together = await self._count(agent, blocks, " ".join(lost))
+        together = await self._count(agent, blocks, [" ".join(lost)])
         if together is None or together.total or not lost[1:]:
-            return [] if together is None else [together]
-        alone = [await self._count(agent, blocks, word) for word in lost[:_WORDS_ALONE]]
-        found = [each for each in alone if each is not None and each.total]
-        return sorted(found, key=lambda each: each.total) or [together]
+            return together
+        return await self._count(agent, blocks, lost[:_WORDS_ALONE])
 
-    async def _count(self, agent: Agent, blocks: Sequence[BlockRecord], query: str) -> Remaining | None:
-        """Returns how many texts have all words of a query; None: it is not known whether any does."""
-        try:
-            hits = await self.views.store.recall.containing(
-                agent, query, limit=_COUNTED, deadline_ms=_SHORT_DEADLINE_MS
-            )
-        except TooSlow:
-            return None
-        if not hits.messages and (hits.is_behind or hits.next is not None):
-            return None
-        items = await self._records(agent, hits.messages[:_SHOWN], query)
-        counts = Counter(_kind(each) for each in hits.messages)
-        found = await self._blocks_with(blocks, query)
-        return Remaining(query, dict(counts), hits.next is not None, items, found)
+    async def _count(
+        self, agent: Agent, blocks: Sequence[BlockRecord], queries: Sequence[str]
+    ) -> Remaining | None:
+        """Returns how many texts are found by one of some queries; None: it is not known whether any is.
+
+        Queries that find nothing are left out, unless all do.
+        """
+        found = dict[int, Message]()
+        items = dict[int, TextWithWords]()
+        with_words = dict[str, BlockWithWords]()
+        finding = list[str]()
+        has_more = False
+        for query in queries:
+            try:
+                hits = await self.views.store.recall.containing(
+                    agent, query, limit=_COUNTED, deadline_ms=_SHORT_DEADLINE_MS
+                )
+            except TooSlow:
+                return None
+            if not hits.messages and (hits.is_behind or hits.next is not None):
+                return None
+            of_query = {each.label: each for each in await self._blocks_with(blocks, query)}
+            if hits.messages or of_query:
+                finding.append(query)
+            new = [each for each in hits.messages if each.seq not in found]
+            items.update((each.seq, each) for each in await self._records(agent, new[:_SHOWN], query))
+            found.update((each.seq, each) for each in new)
+            with_words = of_query | with_words
+            has_more |= hits.next is not None
+        return Remaining(
+            tuple(finding or queries),
+            dict(Counter(map(_kind, found.values()))),
+            has_more,
+            tuple(items[seq] for seq in sorted(items, reverse=True)[:_SHOWN]),
+            tuple(with_words.values()),
+        )
 
     async def _records(
         self, agent: Agent, messages: Sequence[Message], query: str
