@@ -7,6 +7,7 @@ import tracemalloc
 
 import pytest
 
+from storage.search import scores
 from storage.search.blob import Document, encode, merge
 from storage.search.index import Index
 from storage.search.rank import rank
@@ -73,6 +74,20 @@ def test_a_query_of_many_words_takes_little_memory_among_short_messages() -> Non
         tracemalloc.stop()
     assert len(found) == 50
     assert peak_bytes < 8_000_000
+
+
+def test_words_are_added_up_alike_all_at_once_and_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Index(encode(conversation(random.Random(1), 200), SECRET).items())
+
+    def ranked() -> tuple[list[int], object]:
+        trace = SearchTrace()
+        found = rank(index, " ".join(WORDS), SECRET, trace=trace)
+        assert trace.scores is not None
+        return found, trace.scores()
+
+    at_once = ranked()
+    monkeypatch.setattr(scores, "_CELLS_EACH", 0)
+    assert ranked() == at_once
 
 
 def test_weak_hits_are_those_of_the_memory_as_it_was_ranked() -> None:
