@@ -66,6 +66,7 @@ class Scope(NamedTuple):
 class Agent(Struct, frozen=True):
     """A memory."""
 
+    # 0: it is a draft, which its first write stores.
     id: int
     uid: str
     scope: Scope
@@ -80,6 +81,10 @@ class Agent(Struct, frozen=True):
     created: float = 0.0
     # Since when nothing is remembered or recalled; None: the memory is not paused.
     paused: float | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return self.id != 0
 
 
 class AgentNumbers(NamedTuple):
@@ -162,6 +167,7 @@ class Evicted(NamedTuple):
 class Exchange(Struct, frozen=True):
     """One request of a client and the reply to it. A turn with calls of the client's tools has several exchanges."""
 
+    # 0 or less: it is not stored yet.
     id: int
     conversation: int
     parent: int | None
@@ -231,6 +237,10 @@ class Exchange(Struct, frozen=True):
     # Why the exchange's memory edits were merged into the blocks: "carried" (it was continued), "idle"; "": they were
     # not.
     merged: str = ""
+
+    @property
+    def is_stored(self) -> bool:
+        return self.id > 0
 
     @property
     def reply_seq(self) -> int:
@@ -337,6 +347,10 @@ class SentSection(Struct, frozen=True):
     # What it was made of: {"blocks": {label: digest of the value that the path knows}, "tools": {offered name: tool},
     # "epoch": n, ..}.
     known: dict[str, Any]
+
+    @property
+    def is_stored(self) -> bool:
+        return self.id != 0
 
 
 class Summary(Struct, frozen=True):

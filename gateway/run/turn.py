@@ -80,7 +80,9 @@ class TreeMemory:
         context, block_edits, keeper = self.context, self.block_edits, self.keeper
         try:
             snapshot = (
-                await keeper.store.turns.snapshot(context.agent, None, None) if context.agent.id else None
+                await keeper.store.turns.snapshot(context.agent, None, None)
+                if context.agent.is_stored
+                else None
             )
         except StoreError as error:
             _log.warning(

@@ -157,7 +157,7 @@ class StoredPaths(Group):
         )
 
     async def _open(self, write: StepOpen, connection: Connection) -> StepOpened:
-        if not write.agent.id:
+        if not write.agent.is_stored:
             agent = await self._agents.store_draft(
                 connection, write.agent, write.defaults, write.shared, write.now
             )
@@ -205,7 +205,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if write.replaced is not None:
         await exchanges.update_exchange(connection, agent.id, write.replaced)
     section = write.section
-    if section is not None and not section.id:
+    if section is not None and not section.is_stored:
         section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
     exchange = replace(exchange, section=None if section is None else section.id)
     added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, revision, exchange)

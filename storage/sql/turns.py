@@ -252,7 +252,7 @@ async def _decide(connection: Connection, agent: int, pool: Pool, decide: Callab
 async def _commit(connection: Connection, write: TurnWrite, agents: Agents, rules: Rules) -> Committed:
     """Writes a turn: as it was planned if its conversation has not moved since, else as the rules decide now."""
     agent = write.agent
-    is_new = agent.id == 0
+    is_new = not agent.is_stored
     if is_new:
         agent = await agents.store_draft(connection, agent, write.defaults, write.shared, write.now)
     elif write.change is not None and write.change.merge:
@@ -296,7 +296,7 @@ async def _commit_plain(
     exchange = plain.exchange
     if section != exchange.section:
         exchange = replace(exchange, section=section)
-    is_only_statement = not write.ops and (write.section is None or write.section.id > 0)
+    is_only_statement = not write.ops and (write.section is None or write.section.is_stored)
     added = await exchanges.add_planned_exchange(
         connection, agent.id, agent.epoch, plain.revision, exchange,
         continues_parent=exchange.continues_parent, is_only_statement=is_only_statement, recall=recall,
@@ -373,7 +373,7 @@ async def _write_change(
     exchange = change.exchange
     assert exchange is not None  # a turn always has one; what idle time confirms has not
     # New exchanges and conversations have ids below 1.
-    is_added = exchange.id <= 0
+    is_added = not exchange.is_stored
     begun: Conversation | None = None
     if is_added and exchange.conversation <= 0:
         begun = await exchanges.add_conversation(connection, agent, write.uid, write.key, write.now)

@@ -368,7 +368,7 @@ class AgentRuns:
     async def _find_earlier(self, send: RoutedSend) -> EarlierSend | None:
         """Returns the earlier send that this one repeats; None: it repeats none."""
         agent, name = await self._agent_of(send), send.conversation
-        if not agent.id or not (send.otid or send.is_retry):
+        if not agent.is_stored or not (send.otid or send.is_retry):
             return None
         # The end of a run is perhaps not on disk yet if its client has left.
         await self._turns.wait_written(send.scope)
@@ -394,7 +394,7 @@ class AgentRuns:
         if not send.spares_pauses:
             return
         agent = await self._agent_of(send)
-        if agent.id and await awaits_answers(self.keeper.store, agent, send.conversation):
+        if agent.is_stored and await awaits_answers(self.keeper.store, agent, send.conversation):
             raise Conflict("This conversation waits for answers to calls.")
 
     async def _agent_of(self, send: RoutedSend) -> Agent:

@@ -74,7 +74,9 @@ async def read_stored_context(
     # Another process may have forgotten the cached agent: then it is looked for once more.
     for _ in range(2):
         agent = await find_agent(store, request)
-        stored = await _read_path(store, request, agent) if agent.id else ConversationPath(MemorySnapshot())
+        stored = (
+            await _read_path(store, request, agent) if agent.is_stored else ConversationPath(MemorySnapshot())
+        )
         if stored is not None:
             break
         agents.uncache(scope)

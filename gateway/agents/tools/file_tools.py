@@ -65,7 +65,7 @@ class FileTools(Struct, frozen=True):
 
     async def _folders(self) -> dict[int, str]:
         """Returns the names of the attached folders by their rows."""
-        if not self.agent.id:
+        if not self.agent.is_stored:
             return {}
         rows = await self.store.attached.targets(self.agent.id, DefinitionKind.FOLDER)
         folders = await self.store.definitions.find_by_memories(DefinitionKind.FOLDER, rows)

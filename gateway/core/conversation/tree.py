@@ -232,7 +232,7 @@ class Tree:
         return _decode(exchange.shown_reply or self._stored(exchange).shown_reply)  # type: ignore[no-any-return]
 
     def _stored(self, exchange: Exchange) -> StoredContent | Exchange:
-        if exchange.input is not None or self._contents is None or exchange.id <= 0:
+        if exchange.input is not None or self._contents is None or not exchange.is_stored:
             return exchange
         if exchange.id not in self._contents:
             raise Missing(self._missing_with(exchange))

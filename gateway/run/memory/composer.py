@@ -258,7 +258,7 @@ class Composer(Struct, frozen=True):
     async def _with_summaries(self, context: MemoryContext, prompt: Prompt) -> Prompt:
         """Adds the newest summaries on this path: read only where the conversation may not fit whole."""
         match_point = context.plan.match.match_point
-        if match_point is None or not context.agent.id or not context.request.spec.summarises:
+        if match_point is None or not context.agent.is_stored or not context.request.spec.summarises:
             return prompt
         if context.summaries is not None:
             # All of a stored conversation is on the path, though not all of it was loaded.

@@ -202,7 +202,7 @@ async def _read_snapshot(
         agent = await find_agent(store, request)
         listing = resent.listing(MessageHasher(agent.secret), request.chat)
         path = listing.path_answered if listing.answered else None
-        snapshot = await store.turns.snapshot(agent, key, path) if agent.id else MemorySnapshot()
+        snapshot = await store.turns.snapshot(agent, key, path) if agent.is_stored else MemorySnapshot()
         if snapshot is not None:
             break
         store.agents.uncache(scope)
@@ -227,7 +227,9 @@ async def _read_and_plan(
     number = match_point.section if match_point is not None else None
     pinned = await store.turns.section(agent, number) if number is not None else None
     blocks = (
-        blocks_on_path(request, snapshot, path) if agent.id else await initial_blocks(store, request, agent)
+        blocks_on_path(request, snapshot, path)
+        if agent.is_stored
+        else await initial_blocks(store, request, agent)
     )
     offered = offer_tools(request, agent, pinned, request.chat.json)
     if plan.omitted:
@@ -355,7 +357,7 @@ async def _conversation_uid(store: Store, agent: Agent, snapshot: MemorySnapshot
     continued, read = plan.conversation, snapshot.conversation
     if read is not None and read.id == continued:
         return read.uid
-    if continued is None or continued <= 0 or not agent.id:
+    if continued is None or continued <= 0 or not agent.is_stored:
         return None
     return await store.turns.conversation_uid(agent, continued)
 

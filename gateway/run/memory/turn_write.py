@@ -49,7 +49,7 @@ def make_turn_write(
     plain: PlainTurn | None = None
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
-        stored = None if section is None or not section.id else section.id
+        stored = None if section is None or not section.is_stored else section.id
         plain = PlainTurn(finish_plain(plan, ended, stored), snapshot.conversation.revision)
     probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
     decide = partial(plan_change, plan=plan, ended=ended, rule=rule)
@@ -65,8 +65,8 @@ def make_turn_write(
         planned_at=(snapshot.next_seq if context.opened is None else context.opened.next_seq, snapshot.rev),
         ops=block_edits.ops,
         section=section,
-        defaults=() if context.agent.id else context.request.spec.own_blocks,
-        shared=() if context.agent.id else context.request.spec.shared_blocks,
+        defaults=() if context.agent.is_stored else context.request.spec.own_blocks,
+        shared=() if context.agent.is_stored else context.request.spec.shared_blocks,
         opening=None if context.is_plain else opening_of(plan, ended.now),
         chars=sum(map(len, map(text_of, (*plan.messages, *ended.full)))),
         recall=None if receipt is None or plan.off_record else recall_row_maker(prompt, outcome, receipt),

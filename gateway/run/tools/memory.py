@@ -171,7 +171,7 @@ class MemoryTools(Struct, frozen=True):
     async def _search_all(self, lookup: Lookup) -> tuple[list[Message], bool]:
         """Makes all searches at once. Returns the best of each in turn, and whether one failed or was too late."""
         agent = self.context.agent
-        if not agent.scope.spans_conversations or not agent.id:
+        if not agent.scope.spans_conversations or not agent.is_stored:
             return [], False
         queries, archives = lookup.queries or ("",), self.archives
         # The agent's own passages are searched as an archive, or with all else that its own memory has.
