@@ -278,8 +278,8 @@ class PlainTurn(NamedTuple):
 
     # The turn's exchange, which is new.
     exchange: Exchange
-    # The revision of the conversation when the turn was planned.
-    revision: int
+    # The rev of the conversation when the turn was planned.
+    rev: int
 
 
 class TurnWrite(Struct, frozen=True):
@@ -367,8 +367,8 @@ class StepOpen(Struct, frozen=True):
     uid: str
     # The conversation's row; None: it begins with this step.
     conversation: int | None
-    # The conversation's revision when it was read.
-    revision: int
+    # The conversation's rev when it was read.
+    rev: int
     now: float
     # The exchange with the messages that came in; its id is below 0.
     exchange: Exchange
@@ -409,8 +409,8 @@ class StepOpened(Struct, frozen=True):
 
     agent: Agent
     exchange: Exchange
-    # The conversation's present revision.
-    revision: int
+    # The conversation's present rev.
+    rev: int
     section: SentSection | None
     # The run that began with it, if one did.
     run: Run | None

@@ -112,8 +112,8 @@ class Conversation(Struct, frozen=True):
     uid: str
     # The client's own id, unique within the agent; None for one found from its messages.
     key: str | None
-    # Rises with every write to it. (Its column is called `rev`, as the number of an agent is that has another meaning.)
-    revision: int = 0
+    # Rises with every write to it. (An agent has a `rev` as well, of what its snapshot shows.)
+    rev: int = 0
     # 0 for a client conversation, a tree; else the last exchange of a stored conversation, -1 while it is empty. (The
     # column is still called `tip`, so that gateways of the version before can serve the same database.)
     last_exchange: int = 0

@@ -260,7 +260,7 @@ class Speaker:
         )
         plain = None
         if turn.is_plain and how is settle.finish and turn.snapshot.conversation is not None:
-            plain = PlainTurn(finish_plain(plan, ended), turn.snapshot.conversation.revision)
+            plain = PlainTurn(finish_plain(plan, ended), turn.snapshot.conversation.rev)
 
         def decide(pool: Pool) -> Change:
             change = plan_change(pool, plan, ended, how)

@@ -387,7 +387,7 @@ async def add_planned_exchange(
     connection: Connection,
     agent: int,
     epoch: int,
-    revision: int,
+    rev: int,
     exchange: Exchange,
     *,
     continues_parent: bool = False,
@@ -396,7 +396,7 @@ async def add_planned_exchange(
 ) -> AddedExchange | None:
     """Adds a turn as it was planned; None: since then the conversation has moved, or something was forgotten.
 
-    epoch, revision: of the agent and of the conversation, when the turn was planned.
+    epoch, rev: of the agent and of the conversation, when the turn was planned.
     continues_parent: its parent's row is marked as continued.
     is_only_statement: nothing else is written in the transaction.
     recall: is stored with the turn.
@@ -408,7 +408,7 @@ async def add_planned_exchange(
         agent,
         epoch,
         exchange.conversation,
-        revision,
+        rev,
         *(recall or NO_RECALL),
     )
     statement = SQL["exchange_add_planned_continuing" if continues_parent else "exchange_add_planned"]

@@ -25,8 +25,8 @@ reply, notes
 -- piece: skeleton
 -- What is read of an exchange `p` apart from its content; `ORDER BY 4, 1` of a compound select is depth, id.
 p.id, p.conversation, p.parent, p.depth, p.seq, p."offset", p.length, p.begun, p.touched, p.ended, p.stopped,
-p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head, p.evicted, p.prior, p.section,
-p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run, p.opaque, p.model,
+p.state, p.superseded, p.continued, p.active, p.edits, p.merged, p.size, p.head AS prefix_length, p.evicted, p.prior, p.section,
+p.path, p.reply_key, p.redactions, p.inputs, p.media, p.reply, p.notes, p.run AS gapless_from, p.opaque, p.model,
 CASE WHEN p."full" IS NULL THEN 0 ELSE 1 END
 
 -- piece: last_content

@@ -276,9 +276,9 @@ class SnapshotCache:
 
 def _advance(end: _PathEnd, exchange: Exchange, write: TurnWrite, done: Committed) -> None:
     """Moves the end of a path to the exchange that was committed after it, or with which the path begins."""
-    # The commit has raised the revision of the conversation by one.
+    # The commit has raised the rev of the conversation by one.
     old = end.conversation
-    end.conversation = Conversation(old.id, old.uid, old.key, old.revision + 1, old.last_exchange)
+    end.conversation = Conversation(old.id, old.uid, old.key, old.rev + 1, old.last_exchange)
     gapless_from = exchange.gapless_from if done.seq == exchange.seq else done.seq
     exchange = replace(
         exchange, id=done.exchange, seq=done.seq, gapless_from=gapless_from, section=done.section

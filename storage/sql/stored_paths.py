@@ -2,7 +2,7 @@
 
 A send reads with two statements what it goes on from, whatever the length of its memory, and writes step by step: the
 user's message before the model is asked, each reply before its tools run, their results before it is asked again. A
-step is planned on the conversation's revision; if another writer moved it since, nothing is written.
+step is planned on the conversation's rev; if another writer moved it since, nothing is written.
 """
 
 from __future__ import annotations
@@ -194,10 +194,10 @@ class StoredPaths(Group):
 
 async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> StepOpened:
     """Begins a step of an agent that is stored. Raises: as `StoredPaths.open`."""
-    agent, exchange, revision = write.agent, write.exchange, write.revision
+    agent, exchange, rev = write.agent, write.exchange, write.rev
     await _lock_for_step(connection, write)
     if write.conversation is None:
-        exchange, revision = replace(exchange, conversation=await _begin_conversation(connection, write)), 0
+        exchange, rev = replace(exchange, conversation=await _begin_conversation(connection, write)), 0
     if write.adopts:
         await _adopt(connection, write, rules)
     if write.abandoned is not None:
@@ -208,7 +208,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     if section is not None and not section.is_stored:
         section = replace(section, id=await exchanges.add_section(connection, agent.id, section))
     exchange = replace(exchange, section=None if section is None else section.id)
-    added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, revision, exchange)
+    added = await exchanges.add_planned_exchange(connection, agent.id, agent.epoch, rev, exchange)
     if added is None:
         await _refuse_step(connection, agent)
     await check_attempt(connection, write.job)
@@ -216,7 +216,7 @@ async def open_step(connection: Connection, write: StepOpen, rules: Rules) -> St
     run = await _begin_or_end_run(connection, write, exchange.conversation)
     gapless_from = exchange.gapless_from if exchange.seq == added.seq else added.seq
     exchange = replace(exchange, id=added.id, seq=added.seq, gapless_from=gapless_from)
-    return StepOpened(agent, exchange, revision + 1, section, run)
+    return StepOpened(agent, exchange, rev + 1, section, run)
 
 
 async def _lock_for_step(connection: Connection, write: StepOpen) -> None:
@@ -258,7 +258,7 @@ async def _adopt(connection: Connection, write: StepOpen, rules: Rules) -> None:
     """Turns a client conversation into a stored one with this path. Raises: WriteConflict: it was moved."""
     agent, exchange = write.agent.id, write.exchange
     if not await connection.run(
-        SQL["adopt"], (exchange.parent or -1, exchange.conversation, agent, write.revision)
+        SQL["adopt"], (exchange.parent or -1, exchange.conversation, agent, write.rev)
     ):
         raise WriteConflict("the conversation was moved by another request meanwhile")
     for each in write.continued:

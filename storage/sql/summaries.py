@@ -101,8 +101,8 @@ class Summaries(Group):
         if await load_epoch(connection, agent.id) != agent.epoch:
             raise Stale("something of this memory was forgotten meanwhile")
         if not await connection.run(
-            SQL["bump_revision"],
-            (conversation.id, agent.id, conversation.revision, conversation.last_exchange),
+            SQL["bump_rev"],
+            (conversation.id, agent.id, conversation.rev, conversation.last_exchange),
         ):
             raise WriteConflict("the conversation has gone on meanwhile")
         values = (agent.id, summary.exchange.id, summary.at, summary.tokens, summary.model, summary.text)

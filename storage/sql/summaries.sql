@@ -45,6 +45,6 @@ SELECT s.id, s.text, s.tokens, s.at, s.model, {skeleton}
 FROM summaries s JOIN exchanges p ON p.id = s.exchange AND p.agent = s.agent
 WHERE s.agent = ?1 AND s.agent <> 0 AND s.exchange {in:2:BIGINT:64}
 
--- name: bump_revision
+-- name: bump_rev
 -- Notes that a stored conversation is not as it was read, if it still is.
 UPDATE conversations SET rev = rev + 1 WHERE id = ? AND agent = ? AND rev = ? AND tip = ?

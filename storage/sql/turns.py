@@ -291,14 +291,14 @@ async def _commit_plain(
 ) -> Committed | None:
     """Writes a plain turn by one statement, which adds a row only where the plan still holds.
 
-    Returns None where the agent's epoch or the conversation's revision have risen since.
+    Returns None where the agent's epoch or the conversation's rev have risen since.
     """
     exchange = plain.exchange
     if section != exchange.section:
         exchange = replace(exchange, section=section)
     is_only_statement = not write.ops and (write.section is None or write.section.is_stored)
     added = await exchanges.add_planned_exchange(
-        connection, agent.id, agent.epoch, plain.revision, exchange,
+        connection, agent.id, agent.epoch, plain.rev, exchange,
         continues_parent=exchange.continues_parent, is_only_statement=is_only_statement, recall=recall,
     )  # fmt: skip
     if added is None:

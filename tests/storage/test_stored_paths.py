@@ -93,7 +93,7 @@ class Writer:
             replace(
                 write,
                 conversation=None if found is None else found.id,
-                revision=0 if found is None else found.revision,
+                rev=0 if found is None else found.rev,
                 run=run,
                 section=own.snapshot.section or SentSection(0, "section", {"blocks": {}}),
                 defaults=(HUMAN,),
@@ -107,9 +107,9 @@ class Writer:
         write = self.planned(
             ConversationPath(MemorySnapshot(), (before.exchange,)), before.exchange, messages, None
         )
-        conversation, revision = before.exchange.conversation, before.revision
+        conversation, rev = before.exchange.conversation, before.rev
         return await self._open(
-            replace(write, conversation=conversation, revision=revision, section=before.section, **more)
+            replace(write, conversation=conversation, rev=rev, section=before.section, **more)
         )
 
     def planned(
@@ -206,7 +206,7 @@ async def long_path(writer: Writer, steps: int) -> None:
     first = await writer.read()
     assert first.snapshot.conversation is not None
     section = first.snapshot.section
-    conversation, revision = first.snapshot.conversation.id, first.snapshot.conversation.revision
+    conversation, rev = first.snapshot.conversation.id, first.snapshot.conversation.rev
 
     async def write(connection: Connection, path: list[Exchange], numbers: Sequence[int]) -> list[Exchange]:
         for n in numbers:
@@ -216,9 +216,7 @@ async def long_path(writer: Writer, steps: int) -> None:
                 ConversationPath(MemorySnapshot(), path), path[-1], [user(f"Message {n}")], evicted
             )
             run = Run(0, uuid.uuid4().hex, 0, 0, RunState.RUNNING, 100.0, begun=100.0)
-            opening = replace(
-                planned, conversation=conversation, revision=revision + n - 1, run=run, section=section
-            )
+            opening = replace(planned, conversation=conversation, rev=rev + n - 1, run=run, section=section)
             opened = await stored_paths.open_step(connection, opening, RULES)
             assert opened.run is not None
             e = finish_step(

@@ -447,10 +447,10 @@ async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
 ) -> None:
     theirs = await alice.rows()
     history = [user("my pin is 1234"), assistant("Noted."), user("on")]
-    revision = await _revision(alice, "c1")
+    rev = await _rev(alice, "c1")
     stolen = replace(theirs[0], id=0, parent=theirs[0].id, depth=1)
     turn = await bob.begin(history, "c1")
-    write = _write(bob, turn, PlainTurn(stolen, revision))
+    write = _write(bob, turn, PlainTurn(stolen, rev))
     committed: Committed = await bob.store.turns.commit(write)
     assert not committed.is_plain
     assert await alice.rows() == theirs
@@ -458,7 +458,7 @@ async def test_a_turn_written_with_ids_of_another_scope_touches_nothing_there(
     assert mine.parent is None
     assert mine.conversation != theirs[0].conversation
     own = replace((await bob.rows())[0], id=0, parent=theirs[0].id, depth=1)
-    await bob.store.turns.commit(_write(bob, turn, PlainTurn(own, await _revision(bob, "of bob"))))
+    await bob.store.turns.commit(_write(bob, turn, PlainTurn(own, await _rev(bob, "of bob"))))
     assert await alice.rows() == theirs  # not even marked as carried
 
 
@@ -475,11 +475,11 @@ async def test_settling_anothers_conversation_reads_nothing_of_it(alice: Speaker
     assert await alice.rows() == theirs
 
 
-async def _revision(speaker: Speaker, key: str) -> int:
+async def _rev(speaker: Speaker, key: str) -> int:
     snapshot = await speaker.store.turns.snapshot(speaker.agent, key, None)
     assert snapshot is not None
     assert snapshot.conversation is not None
-    return snapshot.conversation.revision
+    return snapshot.conversation.rev
 
 
 def _write(speaker: Speaker, turn: StoredTurn, plain: PlainTurn | None = None) -> TurnWrite:

@@ -191,7 +191,7 @@ class RunMemory:
         """Goes on with a step that an earlier attempt of this run has opened."""
         conversation = self.context.snapshot.conversation
         assert conversation is not None
-        opened = StepOpened(self.context.agent, exchange, conversation.revision, self.context.pinned, None)
+        opened = StepOpened(self.context.agent, exchange, conversation.rev, self.context.pinned, None)
         self._adopt_opened(opened, self.keeper.now(), conversation.key)
 
     async def write_results(self, results: Sequence[ToolResult]) -> None:
@@ -450,7 +450,7 @@ class RunMemory:
         self.keeper.store.agents.cache(opened.agent)
         exchange, snapshot = opened.exchange, self.context.snapshot
         uid = self.context.conversation_uid
-        conversation = Conversation(exchange.conversation, uid, key, opened.revision, exchange.id)
+        conversation = Conversation(exchange.conversation, uid, key, opened.rev, exchange.id)
         snapshot = replace(snapshot, conversation=conversation, next_seq=exchange.next_seq)
         self.context = replace(
             self.context,

@@ -256,7 +256,7 @@ def make_step_open(context: MemoryContext, prompt: Prompt, run: Run | None, now:
         key=DEFAULT_CONVERSATION,
         uid=context.conversation_uid,
         conversation=None if conversation is None else conversation.id,
-        revision=0 if conversation is None else conversation.revision,
+        rev=0 if conversation is None else conversation.rev,
         now=now,
         exchange=open_step(context.plan, prompt.new_notes, prompt.window.evicted),
         run=run,

@@ -50,7 +50,7 @@ def make_turn_write(
     # A plain turn that finished is one insert, unless the conversation has moved since it was read.
     if context.is_plain and rule is settle.finish and snapshot.conversation is not None:
         stored = None if section is None or not section.is_stored else section.id
-        plain = PlainTurn(finish_plain(plan, ended, stored), snapshot.conversation.revision)
+        plain = PlainTurn(finish_plain(plan, ended, stored), snapshot.conversation.rev)
     probes = partial(probes_for_plain_turn, plan, key) if context.is_plain else partial(_probes, context, key)
     decide = partial(plan_change, plan=plan, ended=ended, rule=rule)
     return TurnWrite(
