@@ -16,8 +16,9 @@ import pytest
 from adapters.json_escapes import replace_lone_surrogates
 from gateway.core.imports.records import SourceConversation, SourceFact, Unreadable
 from gateway.errors import BadRequest
-from gateway.run.admin import import_file
-from gateway.run.admin.import_file import DepthLimit, find_format, read_file
+from gateway.run.admin import import_file, import_json
+from gateway.run.admin.import_file import find_format, read_file
+from gateway.run.admin.import_json import DepthLimit
 from tests.exports import chatgpt_conversation, claude_conversation, export, zipped
 from tests.rows import each_row
 
@@ -209,11 +210,11 @@ def test_a_zip_with_numbers_of_64_bits_is_read() -> None:
 
 def test_json_is_bounded_by_what_is_read_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = json.dumps([{"mapping": {}, "x": "y" * 300_000}] * 3).encode()
-    monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 200_000)
+    monkeypatch.setattr(import_json, "MAX_ITEM_BYTES", 200_000)
     with pytest.raises(BadRequest, match="one conversation"):
         read(data)
-    monkeypatch.setattr(import_file, "MAX_ITEM_BYTES", 600_000)
-    monkeypatch.setattr(import_file, "MAX_JSON_BYTES", 800_000)
+    monkeypatch.setattr(import_json, "MAX_ITEM_BYTES", 600_000)
+    monkeypatch.setattr(import_json, "MAX_JSON_BYTES", 800_000)
     with pytest.raises(BadRequest, match="GiB of JSON"):
         read(data)
 

@@ -1,0 +1,102 @@
+"""The parts of a file with conversations: the entries of a ZIP, or the file itself. Nothing is unpacked to disk."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import IO, Final
+
+from gateway.run.admin.import_faults import UNREADABLE_ZIP, mapped_parser_errors, wrong_file
+from gateway.run.admin.import_json import MAX_JSON_BYTES
+
+MAX_ENTRIES: Final = 10_000  # of a ZIP
+MAX_RATIO: Final = 200  # of what a ZIP unpacks to, to its size
+# Of the list of a ZIP's entries.
+_MAX_DIRECTORY_BYTES: Final = 8 << 20
+# Of the comment that may follow the record at the end.
+_MAX_COMMENT_BYTES: Final = 64 << 10
+_ZIP: Final = b"PK\x03\x04"
+_ZIP_END: Final = b"PK\x05\x06"
+# The record at the end of a ZIP; its fifth field counts the entries, its sixth the bytes of their list.
+_ZIP_END_RECORD: Final = struct.Struct("<4s4H2LH")
+# A record with numbers of 64 bits and its locator, which may stand before that one: its own hold then.
+_ZIP64_END, _ZIP64_LOCATOR = b"PK\x06\x06", b"PK\x06\x07"
+_ZIP64_END_RECORD: Final = struct.Struct("<4sQ2H2L4Q")
+_ZIP64_LOCATOR_BYTES: Final = 20
+_ZIP_METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_TOO_MANY_ENTRIES: Final = (
+    f"it has more than {MAX_ENTRIES:,} entries, or their list is too long;"
+    " unpack it, and import its conversations.json"
+)
+_JSON_NAME: Final = re.compile(r"(?:^|/)conversations(?:-\d+)?\.json$")
+
+
+def is_archive(head: bytes) -> bool:
+    """Returns whether a file is a ZIP. head: its first bytes, at least four."""
+    return head.startswith((_ZIP, _ZIP_END))
+
+
+@contextmanager
+def open_parts(file: IO[bytes]) -> Iterator[list[Callable[[], AbstractContextManager[IO[bytes]]]]]:
+    """Yields what opens each part with conversations: the entries of a ZIP, or the file itself. Raises: BadRequest."""
+    file.seek(0)
+    if not is_archive(file.read(4)):
+        file.seek(0)
+        yield [partial(_rewind, file)]
+        return
+    _check_directory(file)
+    with mapped_parser_errors(), zipfile.ZipFile(file) as archive:
+        yield [partial(archive.open, entry) for entry in _conversation_entries(archive)]
+
+
+def _conversation_entries(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Returns the entries of a ZIP that have conversations, in order. Raises: BadRequest."""
+    entries = archive.infolist()
+    if len(entries) > MAX_ENTRIES:
+        raise wrong_file(_TOO_MANY_ENTRIES)
+    conversations = [entry for entry in entries if _JSON_NAME.search(entry.filename)]
+    if not conversations:
+        raise wrong_file("it has no conversations.json")
+    if any(entry.flag_bits & 1 for entry in conversations):
+        raise wrong_file("it is encrypted")
+    # Other methods unpack as much at a time as they like.
+    if any(entry.compress_type not in _ZIP_METHODS or entry.header_offset < 0 for entry in conversations):
+        raise wrong_file(UNREADABLE_ZIP)
+    size = sum(entry.file_size for entry in conversations)
+    if size > MAX_JSON_BYTES:
+        raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
+    if size > MAX_RATIO * max(1, sum(entry.compress_size for entry in conversations)):
+        raise wrong_file(f"it unpacks to more than {MAX_RATIO} times its size")
+    return sorted(conversations, key=lambda entry: entry.filename)
+
+
+def _rewind(file: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
+    """Returns the file at its beginning; the context does not close it."""
+    file.seek(0)
+    return nullcontext(file)
+
+
+def _check_directory(file: IO[bytes]) -> None:
+    """Checks the size that a ZIP gives for its list of entries, before the list is read. Raises: BadRequest."""
+    size = file.seek(0, 2)
+    records = _ZIP_END_RECORD.size + _ZIP64_LOCATOR_BYTES + _ZIP64_END_RECORD.size
+    file.seek(max(0, size - _MAX_COMMENT_BYTES - records))
+    tail = file.read()
+    end_at = tail.rfind(_ZIP_END)
+    if end_at < 0 or len(tail) < end_at + _ZIP_END_RECORD.size:
+        raise wrong_file("it is a ZIP whose end is missing")
+    *_, count, directory_bytes, _, _ = _ZIP_END_RECORD.unpack_from(tail, end_at)
+    locator_at = end_at - _ZIP64_LOCATOR_BYTES
+    zip64_end_at = locator_at - _ZIP64_END_RECORD.size
+    if (
+        zip64_end_at >= 0
+        and tail.startswith(_ZIP64_LOCATOR, locator_at)
+        and tail.startswith(_ZIP64_END, zip64_end_at)
+    ):
+        *_, count, directory_bytes, _ = _ZIP64_END_RECORD.unpack_from(tail, zip64_end_at)
+    if count > MAX_ENTRIES or directory_bytes > _MAX_DIRECTORY_BYTES:
+        raise wrong_file(_TOO_MANY_ENTRIES)

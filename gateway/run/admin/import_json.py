@@ -1,0 +1,102 @@
+"""Reads the items of a list within a large JSON file one by one, within limits of size and of depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Any, Final
+
+from adapters.json_escapes import replace_lone_surrogates
+from gateway.run.admin.import_faults import mapped_parser_errors, wrong_file
+
+MAX_JSON_BYTES: Final = 4 << 30
+MAX_LEVELS: Final = 100
+# Of one conversation as JSON or as lines, and of all messages of Mastra's, which are not sorted by conversation.
+MAX_ITEM_BYTES: Final = 64 << 20
+# While a piece is parsed no other thread runs, for some half a millisecond.
+PIECE_BYTES: Final = 16 << 10
+_MAX_PIECE_BYTES: Final = 1 << 20
+LARGE_CONVERSATION: Final = f"one conversation has more than {MAX_ITEM_BYTES >> 20} MiB"
+BOM: Final = b"\xef\xbb\xbf"
+_QUOTE_AND_BRACKETS: Final = b'"[]{}'
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(_QUOTE_AND_BRACKETS))
+
+
+class DepthLimit:
+    """Counts how deep JSON is nested, piece by piece."""
+
+    def __init__(self) -> None:
+        self.string_bytes = 0  # of the last pieces, as far as a string goes through the whole of them
+        self._depth = 0
+        self._is_in_string = False
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        """Counts the brackets of the next piece. Raises: BadRequest: it is nested too deeply."""
+        data = self._rest + data
+        # A backslash at the end may escape what the next piece begins with.
+        slashes = len(data) - len(data.rstrip(b"\\"))
+        self._rest = b"\\" if slashes % 2 else b""
+        data = data.removesuffix(self._rest)
+        signs = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_BRACKETS)
+        # Each quote begins or ends a string, so every second part is inside of one.
+        parts = signs.split(b'"')
+        brackets = b"".join(parts[self._is_in_string :: 2])
+        self._is_in_string ^= len(parts) % 2 == 0
+        self.string_bytes = self.string_bytes + len(data) if self._is_in_string and len(parts) == 1 else 0
+        opened = brackets.count(b"[") + brackets.count(b"{")
+        # In whatever order they come, they are not too deep.
+        if self._depth + opened <= MAX_LEVELS:
+            self._depth += 2 * opened - len(brackets)
+            return
+        for bracket in brackets:
+            self._depth += 1 if bracket in b"[{" else -1
+            if self._depth > MAX_LEVELS:
+                raise wrong_file(f"its JSON is nested deeper than {MAX_LEVELS} levels")
+
+
+class JsonStream:
+    """A file of JSON, as ijson reads it: within the limits, and without lone surrogates, which ijson refuses."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._depth = DepthLimit()
+        self._is_begun = False
+        self._total_bytes = 0
+        self._cut = b""  # an escape that the next piece completes
+        self.item_bytes = 0  # since the last conversation has ended
+
+    def read(self, size: int = -1) -> bytes:
+        if not size:
+            return b""  # asked by ijson, to see what it reads
+        data = b""
+        while not data and (piece := self._read_piece()):
+            data, self._cut = replace_lone_surrogates(self._cut + piece)
+        if not data:
+            data, self._cut = self._cut, b""
+        self._depth.feed(data)
+        return data
+
+    def _read_piece(self) -> bytes:
+        # With each piece ijson reads a string from its beginning again, so the pieces of a long one grow.
+        size = min(max(PIECE_BYTES, self._depth.string_bytes), _MAX_PIECE_BYTES)
+        data = self._file.read(size)
+        if not self._is_begun:
+            self._is_begun, data = True, data.removeprefix(BOM)
+        self._total_bytes += len(data)
+        self.item_bytes += len(data)
+        if self._total_bytes > MAX_JSON_BYTES:
+            raise wrong_file(f"it has more than {MAX_JSON_BYTES >> 30} GiB of JSON")
+        if self.item_bytes > MAX_ITEM_BYTES:
+            raise wrong_file(LARGE_CONVERSATION)
+        return data
+
+
+def read_items(file: IO[bytes], prefix: str) -> Iterator[Any]:
+    """Yields the items of a list within JSON."""
+    import ijson
+
+    stream = JsonStream(file)
+    with mapped_parser_errors():
+        for item in ijson.items(stream, prefix, use_float=True, buf_size=PIECE_BYTES):
+            yield item
+            stream.item_bytes = 0
