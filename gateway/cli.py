@@ -252,9 +252,9 @@ def _seconds(text: str) -> int:
     return seconds
 
 
-_yes = _flag("yes", "do not ask first, though it cannot be undone")
-_json = _flag("json", "a JSON object for each line", "as_json")
-_limit = click.option(
+_yes_option = _flag("yes", "do not ask first, though it cannot be undone")
+_json_option = _flag("json", "a JSON object for each line", "as_json")
+_limit_option = click.option(
     "--limit", type=click.IntRange(min=1, max=sys.maxsize), metavar="N", help="at most N lines"
 )
 
@@ -405,13 +405,13 @@ def rotate_key(key: int, overlap: int | None) -> None:
 
 
 @keys.command("list", help="list the keys")
-@_json
+@_json_option
 def list_keys(as_json: bool) -> None:
     _list("keys-list", {}, record_lists.KEYS, as_json)
 
 
 @keys.command("revoke", help="revoke a key for good")
-@_yes
+@_yes_option
 @click.argument("key", help="the key's number or name, as `keys list` shows them")
 def revoke_key(yes: bool, key: str) -> None:
     _check_consent(yes, f"This revokes the key {key!r} for good: whoever uses it is locked out.")
@@ -435,7 +435,7 @@ def show_memory(**arguments: Any) -> None:
 
 @memory.command("forget", help="forget for good: it cannot be undone")
 @_memory_options
-@_yes
+@_yes_option
 @_option("message", "one message, by its number in `memory show`", "N", type=int)
 @_option("exchange", "a message with its question or answer", "N", type=int)
 @_option("in", "one conversation of the user's, by its id", "ID")
@@ -470,7 +470,7 @@ def mute_fact(**arguments: Any) -> None:
 
 
 @memory.command("why", help="show why a reply recalled what it did")
-@_json
+@_json_option
 @click.argument("request", help="the x-mnemogate-request-id of the reply")
 def explain_request(request: str, as_json: bool) -> None:
     explained = _load_commands().perform("memory-why", {"request": request})
@@ -511,7 +511,7 @@ def import_memory(file: str | None, **arguments: Any) -> None:
 @_option("source-user", "whose facts of the file are read, where it has several users'", "NAME")
 @_flag("learn", "learn from the conversations, too, which asks the background model")
 @_flag("preview", "show what would be imported, and write nothing")
-@_json
+@_json_option
 def import_file(file: str, as_json: bool, **arguments: Any) -> int:
     return _load_commands().import_file(file, arguments, as_json=as_json)
 
@@ -522,7 +522,7 @@ def imports() -> None: ...
 
 @imports.command("list", help="list imports, the newest first (the default action)")
 @_option("project", "the project (default: all of them)")
-@_json
+@_json_option
 def list_imports(as_json: bool, project: str | None) -> None:
     _load_commands().list_imports({"project": project}, as_json=as_json)
 
@@ -530,7 +530,7 @@ def list_imports(as_json: bool, project: str | None) -> None:
 @imports.command(
     "undo", help="take away what an import added, and all that came of it; it may be imported again"
 )
-@_yes
+@_yes_option
 @click.argument("id", metavar="ID", help="the import's id, as `imports` shows it")
 def undo_import(yes: bool, id: str) -> None:
     _check_consent(yes, f"This takes away all that the import {id!r} added.")
@@ -540,44 +540,44 @@ def undo_import(yes: bool, id: str) -> None:
 # -- lists
 
 
-_project = _option("project", "the project (default: all of them)")
+_project_option = _option("project", "the project (default: all of them)")
 
 
 @root.command(help="list whose memories there are, and how to forget each")
-@_project
-@_limit
-@_json
+@_project_option
+@_limit_option
+@_json_option
 def users(limit: int | None, as_json: bool, project: str | None) -> None:
     _load_commands().list_pages("users", {"project": project}, record_lists.USERS, limit, as_json=as_json)
 
 
 @root.command(help="list a user's conversations, the newest first, and how to forget each")
 @_memory_options
-@_limit
-@_json
+@_limit_option
+@_json_option
 def conversations(limit: int | None, as_json: bool, **arguments: Any) -> None:
     _load_commands().list_pages(
         "conversations", arguments, record_lists.CONVERSATIONS, limit, as_json=as_json
     )
 
 
-_memory = _option("memory", "of this memory alone, by its uid in `users --json`", "UID")
+_uid_option = _option("memory", "of this memory alone, by its uid in `users --json`", "UID")
 
 
 @root.command(help="list the last requests of the process that serves, the newest first")
-@_project
-@_memory
-@_limit
-@_json
+@_project_option
+@_uid_option
+@_limit_option
+@_json_option
 def requests(limit: int | None, as_json: bool, **arguments: Any) -> None:
     _load_commands().list_pages("requests", arguments, record_lists.REQUESTS, limit, as_json=as_json)
 
 
 @root.command(help="list what operators did, and people by their links, the newest first")
-@_project
-@_memory
-@_limit
-@_json
+@_project_option
+@_uid_option
+@_limit_option
+@_json_option
 def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
     _load_commands().list_pages("audit", arguments, record_lists.AUDIT, limit, as_json=as_json)
 
@@ -588,11 +588,11 @@ def audit(limit: int | None, as_json: bool, **arguments: Any) -> None:
 )
 @_option("from", "from this day on, UTC (default: the last 30 days)", "YYYY-MM-DD")
 @_option("to", "up to this day (default: today)", "YYYY-MM-DD")
-@_project
+@_project_option
 @_option("user", "of this user alone")
 @_option("key", "of this key alone, by its number in `keys list`", "N")
 @_flag("csv", "as CSV with all counters", "as_csv")
-@_json
+@_json_option
 def usage(as_csv: bool, as_json: bool, **arguments: Any) -> None:
     _load_commands().show_usage(arguments, as_csv=as_csv, as_json=as_json)
 
@@ -602,8 +602,8 @@ def limits() -> None: ...
 
 
 @limits.command("list", help="list the limits (the default action)")
-@_project
-@_json
+@_project_option
+@_json_option
 def list_limits(as_json: bool, project: str | None) -> None:
     printed.show_list(
         record_lists.LIMITS,
@@ -648,29 +648,29 @@ def jobs() -> None: ...
 @jobs.command("list", help="list jobs, the newest first (the default action)")
 @_choice("state", "only these", "pending", "running", "retrying", "dead")
 @_option("limit", "at most N jobs (default: 100)", "N", type=int, default=100)
-@_json
+@_json_option
 def list_jobs(as_json: bool, **arguments: Any) -> None:
     _list("jobs-list", arguments, record_lists.JOBS, as_json)
 
 
-_job = click.argument("job", type=int, help="the job's number")
+_job_argument = click.argument("job", type=int, help="the job's number")
 
 
 @jobs.command("show", help="show one job with the steps it has done")
-@_job
+@_job_argument
 def show_job(**arguments: Any) -> None:
     _perform("jobs-show", arguments, printed.show_json)
 
 
 @jobs.command("retry", help="retry a failed job now")
-@_job
+@_job_argument
 def retry_job(**arguments: Any) -> None:
     _perform("jobs-retry", arguments, partial(printed.show_record, record_lists.JOBS))
 
 
 @jobs.command("cancel", help="cancel a job; one that is running changes nothing more")
-@_yes
-@_job
+@_yes_option
+@_job_argument
 def cancel_job(yes: bool, job: int) -> None:
     _check_consent(yes, f"This removes the job {job}.")
     _perform("jobs-cancel", {"job": job}, printed.show_cancelled)
@@ -682,23 +682,23 @@ def batches() -> None: ...
 
 @batches.command("list", help="list batches, the newest first (the default action)")
 @_option("limit", "at most N batches (default: 100)", "N", type=int, default=100)
-@_json
+@_json_option
 def list_batches(as_json: bool, **arguments: Any) -> None:
     _list("batches-list", arguments, record_lists.BATCHES, as_json)
 
 
-_batch = click.argument("batch", help="the batch's id")
+_batch_argument = click.argument("batch", help="the batch's id")
 
 
 @batches.command("show", help="show one batch with its items that did not complete")
-@_batch
+@_batch_argument
 def show_batch(**arguments: Any) -> None:
     _perform("batches-show", arguments, printed.show_json)
 
 
 @batches.command("cancel", help="cancel what has not ended of a batch")
-@_yes
-@_batch
+@_yes_option
+@_batch_argument
 def cancel_batch(yes: bool, batch: str) -> None:
     _check_consent(yes, f"This ends all that has not ended of the batch {batch!r}.")
     _perform("batches-cancel", {"batch": batch}, partial(printed.show_record, record_lists.BATCHES))

@@ -81,10 +81,10 @@ class _ListedRequest(NamedTuple):
     """A request of a list, from the log or from the store."""
 
     record: RequestRecord
-    # Its number in the log; 0: it is from the store.
-    number: int = 0
-    # The row of its exchange in the store; 0: it is from the log.
-    exchange: int = 0
+    # Its number in the log; None: it is from the store.
+    number: int | None = None
+    # The row of its exchange in the store; None: it is from the log.
+    exchange: int | None = None
 
 
 class _PageEnd(NamedTuple):
@@ -96,8 +96,8 @@ class _PageEnd(NamedTuple):
     def after(self, page: Iterable[_ListedRequest]) -> _PageEnd:
         """Returns the end of a page that begins at this one."""
         return _PageEnd(
-            min((each.number for each in page if each.number), default=self.number),
-            min((each.exchange for each in page if each.exchange), default=self.exchange),
+            min((each.number for each in page if each.number is not None), default=self.number),
+            min((each.exchange for each in page if each.exchange is not None), default=self.exchange),
         )
 
 
