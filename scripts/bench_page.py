@@ -115,6 +115,10 @@ class Words:
         self._words = vocabulary(random.Random(SEED))
         self._weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(self._words))))
 
+    @property
+    def most_common(self) -> str:
+        return self._words[0]
+
     def sentence(self, number: int) -> str:
         dice = random.Random(number)
         return f"({number}) {' '.join(dice.choices(self._words, cum_weights=self._weights, k=14))}."
@@ -279,6 +283,7 @@ def screens_of(port: int, filled: Filled) -> list[str]:
         f"{memory}/facts?as_of={time.time() - 1_000:.0f}",
         f"{memory}/search?q={quote(sentence(77))}",
         f"{memory}/words?q={quote(sentence(77))}",
+        f"{memory}/words?q={WORDS.most_common}",
         f"{memory}/b/human",
         f"{memory}/b/human?from=2&to=200",
         f"{memory}/f/{filled.fact}",
