@@ -11,7 +11,7 @@ from math import ceil, log2
 from msgspec import Struct, field
 
 _MINUTE_S = 60.0
-_MINUTES = 60
+_MAX_MINUTES = 60
 # The width of a bucket grows by 9 % from one to the next (2 ** (1 / 8)), so that a quantile is right to within 5 %.
 _SMALLEST_MS, _BUCKETS_PER_DOUBLING = 0.01, 8
 
@@ -54,7 +54,7 @@ class RequestFiguresRecorder:
         number = int(now // _MINUTE_S)
         minutes = self._minutes.get(project)
         if minutes is None:
-            minutes = self._minutes[project] = deque(maxlen=_MINUTES)
+            minutes = self._minutes[project] = deque(maxlen=_MAX_MINUTES)
         if not minutes or minutes[-1].number != number:
             minutes.append(_Minute(number))
         minute = minutes[-1]
@@ -67,7 +67,7 @@ class RequestFiguresRecorder:
     def last_hour(self, now: float, project: str | None = None) -> RequestFigures:
         """Returns the figures of the 60 minutes up to `now`, its own among them. project: None: of all."""
         last = int(now // _MINUTE_S)
-        first = last - _MINUTES + 1
+        first = last - _MAX_MINUTES + 1
         projects = list(self._minutes) if project is None else [project]
         minutes = [
             each for name in projects for each in self._minutes.get(name, ()) if first <= each.number <= last

@@ -81,7 +81,7 @@ class _FullReply(Struct, frozen=True):
     def text_calls(self) -> list[dict[str, Any]]:
         """The calls by which a step sent its text. Outside of steps a tool of that name is the client's."""
         calls = self.reply.get("tool_calls") or () if self.is_step else ()
-        return [call for call in calls if _text_arguments(call) is not None]
+        return [call for call in calls if _arguments_of_text_call(call) is not None]
 
     def with_reply(self, message: WireMessage) -> _FullReply:
         """Returns the reply with another message of the model, which alone has text then."""
@@ -93,7 +93,7 @@ class _FullReply(Struct, frozen=True):
         """Returns the reply with the text in the model's message alone."""
         if self._ends_with_round:
             return self._with_messages(self.hidden_messages)
-        return self.with_reply(_with_text(self.reply, self.text_calls, text))
+        return self.with_reply(_message_with_text(self.reply, self.text_calls, text))
 
     def _with_messages(self, messages: list[WireMessage]) -> _FullReply:
         return _FullReply({**self.fields, "messages": messages})
@@ -271,7 +271,7 @@ def _without_reply(exchange: Exchange) -> Exchange:
     )
 
 
-def _with_text(message: WireMessage, text_calls: Sequence[dict[str, Any]], text: str) -> WireMessage:
+def _message_with_text(message: WireMessage, text_calls: Sequence[dict[str, Any]], text: str) -> WireMessage:
     """Returns a message with another text: in the first of the calls by which it sent its text, if it did."""
     if not text_calls:
         return {**without_private_fields(message, "filler"), "content": text}
@@ -282,11 +282,11 @@ def _with_text(message: WireMessage, text_calls: Sequence[dict[str, Any]], text:
 
 def _with_argument(call: dict[str, Any], text: str) -> dict[str, Any]:
     """Returns a call that sends another text."""
-    arguments = {**(_text_arguments(call) or {}), _TEXT_ARGUMENT: text}
+    arguments = {**(_arguments_of_text_call(call) or {}), _TEXT_ARGUMENT: text}
     return {**call, "function": {**call["function"], "arguments": orjson.dumps(arguments).decode()}}
 
 
-def _text_arguments(call: dict[str, Any]) -> dict[str, Any] | None:
+def _arguments_of_text_call(call: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the arguments of a call that sends a text; None: it calls another tool, or they cannot be read."""
     function = call.get("function") or {}
     if function.get("name") != _SEND_MESSAGE:

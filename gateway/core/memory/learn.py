@@ -35,7 +35,7 @@ MAX_EDITS = 32
 
 HUMAN = Block(0, "human", "What is known about the person you talk to.", "", 2000, version=0)
 
-_NUMBERS = {"type": "array", "items": {"type": "integer"}}
+_NUMBER_LIST = {"type": "array", "items": {"type": "integer"}}
 _REMEMBER = memory_tools.tool_schema(
     "Keep one fact for later conversations. One fact a call, one short sentence that makes sense by "
     "itself: with names, and with dates in place of words such as yesterday.",
@@ -43,10 +43,10 @@ _REMEMBER = memory_tools.tool_schema(
     text=memory_tools.string_schema("The fact."),
     about=memory_tools.string_schema("Whom or what it is about, in a word or two."),
     replaces={
-        **_NUMBERS,
+        **_NUMBER_LIST,
         "description": "Numbers of known facts that are no longer true because of this one.",
     },
-    messages={**_NUMBERS, "description": "Numbers of the messages that say so."},
+    messages={**_NUMBER_LIST, "description": "Numbers of the messages that say so."},
     always={
         "type": "boolean",
         "description": "True for a wish, preference or instruction of the user that holds whatever is talked about: "
@@ -174,13 +174,13 @@ def read_reply(calls: Sequence[Mapping[str, str]]) -> Reading:
     """Reads the calls of a reply, as `read_calls` gives them. Other text, such as a refusal, means nothing."""
     edits: list[BlockEdit | FactEdit] = []
     for call in calls[:MAX_EDITS]:
-        edit = _read_call(call.get("name", ""), call.get("arguments", ""))
+        edit = _read_edit(call.get("name", ""), call.get("arguments", ""))
         if edit is not None:
             edits.append(edit)
     return Reading(tuple(edits), len(calls) - len(edits))
 
 
-def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
+def _read_edit(name: str, text: str) -> BlockEdit | FactEdit | None:
     arguments = memory_tools.read_arguments(text)
     if arguments is None:
         return None
@@ -196,13 +196,13 @@ def _read_call(name: str, text: str) -> BlockEdit | FactEdit | None:
     return FactEdit(
         on_one_line(fact),
         about,
-        _numbers(arguments.get("replaces")),
-        _numbers(arguments.get("messages")),
+        _read_numbers(arguments.get("replaces")),
+        _read_numbers(arguments.get("messages")),
         arguments.get("always") is True,
     )
 
 
-def _numbers(value: object) -> tuple[int, ...]:
+def _read_numbers(value: object) -> tuple[int, ...]:
     if not isinstance(value, list):
         return ()
     return tuple(n for n in value if isinstance(n, int) and not isinstance(n, bool))
@@ -313,7 +313,7 @@ class _Changes:
         if edit.op in memory_tools.REWRITE_OPERATIONS and not _may_rewrite(edit, block, shown_versions):
             self.refused += 1
             return
-        arguments = _as_statements(edit, block)
+        arguments = _mark_orders(edit, block)
         result = memory_tools.apply_edit(edit.op, arguments, block)
         new_text = " ".join(str(arguments.get(name, "")) for name in ("new_string", "new_memory"))
         if result.value is None or block is None or (not self._keeps_secrets and has_secret(new_text)):
@@ -331,7 +331,7 @@ def _may_rewrite(edit: BlockEdit, block: Block | None, shown_versions: Mapping[s
     return block is not None and (shown_versions is None or shown_versions.get(block.label) == block.version)
 
 
-def _as_statements(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
+def _mark_orders(edit: BlockEdit, block: Block | None) -> Mapping[str, Any]:
     """Returns the arguments with each new line that looks like an order marked as the user's statement."""
     present_lines = frozenset(block.value.split("\n")) if block is not None else frozenset()
     arguments = dict(edit.arguments)

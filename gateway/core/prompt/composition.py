@@ -92,7 +92,7 @@ class Composition(Struct):
             replace(each, message=without_result(each.message)) if last is (n >= end) else each
             for n, each in enumerate(self.inserted)
         ]
-        replacements = self.replacements if last else without_results(self.replacements)
+        replacements = self.replacements if last else rounds_without_results(self.replacements)
         if (inserted, replacements) == ([*self.inserted], self.replacements):
             return self
         return replace(self, inserted=inserted, replacements=replacements)
@@ -114,7 +114,7 @@ def without_result(message: WireMessage) -> WireMessage:
     return {**message, "content": REFUSED_RESULT} if message.get("role") == "tool" else message
 
 
-def without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[int, list[WireMessage]]:
+def rounds_without_results(rounds: Mapping[int, Sequence[WireMessage]]) -> dict[int, list[WireMessage]]:
     """Returns hidden rounds, by the index of the message that they replace, with their results as `without_result`."""
     return {index: [*map(without_result, messages)] for index, messages in rounds.items()}
 

@@ -87,14 +87,16 @@ _WITHHELD = frozenset(("anonymous", "blocked", "private", "restricted", "unavail
 _TELEPHONE_KEYS = str.maketrans("abcdefghijklmnopqrstuvwxyz", "22233344455566677778889999")
 _WITHHELD_NUMBERS = _WITHHELD | {word.translate(_TELEPHONE_KEYS) for word in _WITHHELD}
 
-_MEMORY, _HISTORY, _AGENT = b"x-mnemogate-memory", b"x-mnemogate-history", b"x-mnemogate-agent"
-_SIGNED_USER = SIGNED_USER.encode()
+_MEMORY_HEADER = b"x-mnemogate-memory"
+_HISTORY_HEADER = b"x-mnemogate-history"
+_AGENT_HEADER = b"x-mnemogate-agent"
+_SIGNED_USER_HEADER = SIGNED_USER.encode()
 _RETRY_COUNT = b"x-stainless-retry-count"
 _OPEN_WEBUI_CHAT = b"x-openwebui-chat-id"
 _TEMPORARY = (b"temporary:", b"local:")  # how such an id begins: in Open WebUI, and in its older versions
 USER_NAME = "x-mnemogate-user-name"
 # Both may be percent-encoded, as Open WebUI does.
-_USER_NAME, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
+_USER_NAME_HEADER, _OPEN_WEBUI_NAME = USER_NAME.encode(), b"x-openwebui-user-name"
 
 AGENT_PREFIX = "agent/"  # of a model's name that asks for an agent
 _AGENT_ID = re.compile(r"agent-(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
@@ -138,11 +140,11 @@ class IdentityRules:
 
     @cached_property
     def user_sources(self) -> tuple[_Source, ...]:
-        return _sources(self.user_order)
+        return _parse_order(self.user_order)
 
     @cached_property
     def conversation_sources(self) -> tuple[_Source, ...]:
-        return _sources(self.conversation_order)
+        return _parse_order(self.conversation_order)
 
     @cached_property
     def source_headers(self) -> frozenset[bytes]:
@@ -159,7 +161,13 @@ class IdentityRules:
     @cached_property
     def single_headers(self) -> frozenset[bytes]:
         """The headers that a request may have only once."""
-        return self.source_headers | {_MEMORY, _HISTORY, _AGENT, _SIGNED_USER, _USER_NAME}
+        return self.source_headers | {
+            _MEMORY_HEADER,
+            _HISTORY_HEADER,
+            _AGENT_HEADER,
+            _SIGNED_USER_HEADER,
+            _USER_NAME_HEADER,
+        }
 
     @cached_property
     def read_headers(self) -> frozenset[bytes]:
@@ -245,35 +253,35 @@ def identify(
 
     Raises: BadRequest naming the header or field; NotAuthenticated: the user is signed, but not by us.
     """
-    found: dict[bytes, bytes] = {}
+    header_values: dict[bytes, bytes] = {}
     read_headers = rules.read_headers
     for name, value in headers:
         if name in read_headers:
-            if name in found:
+            if name in header_values:
                 refuse_repeated(headers, rules.single_headers)
-            found[name] = value
-    user, user_name = _signed_user(found, rules, now)
+            header_values[name] = value
+    user, user_name = _read_signed_user(header_values, rules, now)
     if user_name is None:
-        user_name = _user_name(found)
+        user_name = _read_user_name(header_values)
     conversation = None
-    if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(found)):
-        user = user or _first_id(rules.user_sources, found, body)
-        conversation = _first_id(rules.conversation_sources, found, body)
-    user = _bound_or_default(user, found, rules, body)
-    agent = _agent(found, body)
+    if not (rules.source_fields.isdisjoint(body) and rules.source_headers.isdisjoint(header_values)):
+        user = user or _first_id(rules.user_sources, header_values, body)
+        conversation = _first_id(rules.conversation_sources, header_values, body)
+    user = _bound_or_default(user, header_values, rules, body)
+    agent = _read_agent(header_values, body)
     profile = agent or rules.default_profile
-    append = _wants_append(found, conversation)
-    choice = _choose_mode(found, body, rules, profile)
+    append = _wants_append(header_values, conversation)
+    choice = _choose_mode(header_values, body, rules, profile)
     return Identity(
         project=project,
         profile=profile,
         agent=agent,
         user=user,
         conversation=conversation,
-        scope=_scope(project, profile, user, conversation),
+        scope=_make_scope(project, profile, user, conversation),
         mode=choice.mode,
         append=append,
-        retry=_RETRY_COUNT in found and found[_RETRY_COUNT].strip(b"0").isdigit(),
+        retry=_RETRY_COUNT in header_values and header_values[_RETRY_COUNT].strip(b"0").isdigit(),
         side_request=choice.side_request,
         leaves_nothing=choice.leaves_nothing,
         mode_with_history=choice.mode_with_history,
@@ -281,7 +289,7 @@ def identify(
     )
 
 
-def _scope(project: str, profile: str, user: str | None, conversation: str | None) -> Scope | None:
+def _make_scope(project: str, profile: str, user: str | None, conversation: str | None) -> Scope | None:
     if user is not None:
         return Scope(project, profile, f"user:{user}")
     return None if conversation is None else Scope(project, profile, f"conversation:{conversation}")
@@ -289,9 +297,9 @@ def _scope(project: str, profile: str, user: str | None, conversation: str | Non
 
 def _wants_append(headers: Mapping[bytes, bytes], conversation: str | None) -> bool:
     """Returns whether the client sends its new message only. Raises: BadRequest: no conversation is named."""
-    if _HISTORY not in headers:
+    if _HISTORY_HEADER not in headers:
         return False
-    if _known_word(_HISTORY, headers[_HISTORY], ("", "append"), "append") != "append":
+    if _known_word(_HISTORY_HEADER, headers[_HISTORY_HEADER], ("", "append"), "append") != "append":
         return False
     if conversation is None:
         raise BadRequest(
@@ -310,19 +318,19 @@ def user_of(
     read_names: that of its dialect; None: it names users as chat completions do.
     Raises: NotAllowed: its key is another user's.
     """
-    found = {name: value for name, value in headers if name in rules.read_headers}
+    header_values = {name: value for name, value in headers if name in rules.read_headers}
     try:
         members = _MEMBERS.decode(body) if body else {}
-        written = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
-        check_values(*written.values())
-        named = {name: orjson.loads(value) for name, value in written.items()}
+        values = {name: bytes(members[name]) for name in rules.source_fields & members.keys()}
+        check_values(*values.values())
+        named = {name: orjson.loads(value) for name, value in values.items()}
         if read_names is not None:
             named = {**named, **read_names(named)}
-        user, _ = _signed_user(found, rules, now)
-        user = user or _first_id(rules.user_sources, found, named)
+        user, _ = _read_signed_user(header_values, rules, now)
+        user = user or _first_id(rules.user_sources, header_values, named)
     except (GatewayError, msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
         user, named = None, {}
-    return _bound_or_default(user, found, rules, named) or ""
+    return _bound_or_default(user, header_values, rules, named) or ""
 
 
 def _bound_or_default(
@@ -345,7 +353,7 @@ def _bound_or_default(
 # -- ids
 
 
-def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
+def _parse_order(order: Iterable[str]) -> tuple[_Source, ...]:
     return tuple(
         _Source(name, name.lower().encode(), ())
         if "-" in name
@@ -354,20 +362,20 @@ def _sources(order: Iterable[str]) -> tuple[_Source, ...]:
     )
 
 
-def _signed_user(
+def _read_signed_user(
     headers: Mapping[bytes, bytes], rules: IdentityRules, now: float
 ) -> tuple[str | None, str | None]:
     """Returns id and name of the user that a signature vouches for, whatever else the request names."""
-    if rules.jwt_secret is None or _SIGNED_USER not in headers:
+    if rules.jwt_secret is None or _SIGNED_USER_HEADER not in headers:
         return None, None
-    found = signed_user(headers[_SIGNED_USER].strip(), rules.jwt_secret, now)
-    return checked_id(found.id, SIGNED_USER), found.name
+    user = signed_user(headers[_SIGNED_USER_HEADER].strip(), rules.jwt_secret, now)
+    return checked_id(user.id, SIGNED_USER), user.name
 
 
-def _user_name(headers: Mapping[bytes, bytes]) -> str | None:
+def _read_user_name(headers: Mapping[bytes, bytes]) -> str | None:
     """Returns the name that a header gives for the user. Raises: BadRequest: the gateway's header is malformed."""
-    if _USER_NAME in headers:
-        return checked_id(unquote(header_text(headers[_USER_NAME], USER_NAME)), USER_NAME)
+    if _USER_NAME_HEADER in headers:
+        return checked_id(unquote(header_text(headers[_USER_NAME_HEADER], USER_NAME)), USER_NAME)
     if _OPEN_WEBUI_NAME in headers:
         return unquote(headers[_OPEN_WEBUI_NAME].decode("utf-8", "replace"))[:MAX_ID_CHARS]
     return None
@@ -448,8 +456,8 @@ def asks_agent(model: str) -> bool:
     )
 
 
-def _agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
-    raw = headers.get(_AGENT)
+def _read_agent(headers: Mapping[bytes, bytes], body: Mapping[str, Any]) -> str | None:
+    raw = headers.get(_AGENT_HEADER)
     by_header = None if raw is None else _header_id(raw, "x-mnemogate-agent")
     model = body.get("model")
     if not isinstance(model, str) or not asks_agent(model):
@@ -480,7 +488,7 @@ def _choose_mode(
     headers: Mapping[bytes, bytes], body: Mapping[str, Any], rules: IdentityRules, profile: str
 ) -> _ModeChoice:
     """Returns the memory mode of a request, and why it is another one than was asked for."""
-    asked = _asked_mode(headers[_MEMORY]) if _MEMORY in headers else None
+    asked = _asked_mode(headers[_MEMORY_HEADER]) if _MEMORY_HEADER in headers else None
     mode = asked or rules.profile_modes.get(profile, rules.default_mode)
     if _OPEN_WEBUI_CHAT in headers and headers[_OPEN_WEBUI_CHAT].startswith(_TEMPORARY):
         # The front end promised the person that this chat is off the record; a header that its operator set for all
@@ -503,7 +511,7 @@ def _choose_mode(
 @lru_cache(maxsize=64)  # nearly all are written alike
 def _asked_mode(raw: bytes) -> Mode | None:
     """Returns the mode that the header's value asks for, None for an empty one. Raises: BadRequest."""
-    return _MODES[_known_word(_MEMORY, raw, _MODES, "on, read, off or strict")]
+    return _MODES[_known_word(_MEMORY_HEADER, raw, _MODES, "on, read, off or strict")]
 
 
 def _known_word(header: bytes, raw: bytes, known: Collection[str], expected: str) -> str:

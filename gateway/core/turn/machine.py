@@ -642,7 +642,7 @@ class Turn:
         view.end(self._tail(), self._client_finish, reply.done_event)
         shown = self._flush()
         if not shown and not self._head_sent:  # a view that reads no stream
-            data = view.whole(reply.as_body(reply.client_calls), outcome, is_unchanged=False)
+            data = view.whole(reply.stream_as_body(reply.client_calls), outcome, is_unchanged=False)
             shown = [commands.SendWhole(reply.status, _with_json(reply.headers), data)]
         return [*shown, _FINISH]
 

@@ -225,7 +225,7 @@ class Round:
             asides=asides or None,
         )
 
-    def as_body(self, calls: Iterable[ToolCall]) -> bytes:
+    def stream_as_body(self, calls: Iterable[ToolCall]) -> bytes:
         """Returns a reply that came as a stream as the body of a chat completion, with these calls."""
         return orjson.dumps(self._as_completion(without_private(self.shown_reply(calls))))
 
@@ -327,7 +327,7 @@ class Round:
         if len(self.draft.calls) > MAX_CALLS:
             return BrokeOff(UpstreamBroke(_TOO_MANY_CALLS))
         self.draft.take_usage(usage)
-        return self._complete()
+        return self._end_complete()
 
     def end(self) -> RoundEnd:
         """Takes the proper end of a stream."""
@@ -335,12 +335,12 @@ class Round:
             return ErrorReply(b"".join(self._error_body))
         if not self._has_finish:
             return self.fail(UpstreamBroke("The upstream's stream ended before its reply was complete"))
-        return self._complete()
+        return self._end_complete()
 
     def fail(self, error: GatewayError) -> RoundEnd:
         """Ends a reply that broke off. It is complete all the same if each choice had ended."""
         if self.form is AS_EVENTS and self._all_ended and not self._went_on:
-            return self._complete()
+            return self._end_complete()
         return BrokeOff(error)
 
     def show_tail(self) -> None:
@@ -363,7 +363,7 @@ class Round:
             return None
         if data.startswith(b"[DONE]"):
             self.done_event = event.raw
-            return self._complete()
+            return self._end_complete()
         chunk, _ = read_json(data)
         if isinstance(chunk, dict):
             end = self._read_chunk(chunk, event)
@@ -483,7 +483,7 @@ class Round:
             )
         return calls
 
-    def _complete(self) -> Complete:
+    def _end_complete(self) -> Complete:
         if self.draft.calls:
             calls = self.draft.take_calls([], self._terms.gateway_tools, is_over=True)
             if calls and self.form is AS_EVENTS:

@@ -69,14 +69,14 @@ def entry_rows(
     messages = {m.seq: m for m in search.messages}
     ranked = trace.hit_seqs or tuple(messages)
     end = len(ranked)
-    places = dict(zip(ranked, range(end), strict=True))
+    positions = dict(zip(ranked, range(end), strict=True))
     reasons = _reasons(search, messages)
     # From here on columns, with which C goes through rows.
     seqs = [hit.message.seq for hit in hits]
     codes = [_CODES[hit.message.source, ""] for hit in hits]
     tokens = [hit.tokens for hit in hits]
     # Those with a rank first.
-    unranked = (seq for seq in reasons if seq not in places)
+    unranked = (seq for seq in reasons if seq not in positions)
     left_out = [*islice(chain(filter(reasons.__contains__, ranked), unranked), most_left_out)]
     for seq in left_out:
         message = messages.get(seq)
@@ -85,9 +85,9 @@ def entry_rows(
         codes.append(_CODES[kind, reasons[seq]])
         tokens.append(0 if message is None else min(len(message.text), CUT_CHARS) // _CHARS_PER_TOKEN)
     # A hit that the ranking lacks has its last rank, and no scores.
-    at = [places.get(seq, end) for seq in seqs]
-    ranks = [min(place + 1, end) for place in at]
-    columns = [map(((column or bytes(end)) + b"\0").__getitem__, at) for column in trace.scores()]
+    row_positions = [positions.get(seq, end) for seq in seqs]
+    ranks = [min(position + 1, end) for position in row_positions]
+    columns = [map(((column or bytes(end)) + b"\0").__getitem__, row_positions) for column in trace.scores()]
     rows = sorted(zip(ranks, codes, *columns, tokens, seqs, strict=True))
     counts = Counter(reasons.values())
     if search.weak:

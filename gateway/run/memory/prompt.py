@@ -18,7 +18,7 @@ from gateway.core.conversation.provider_fields import (
     without_unreadable_files,
 )
 from gateway.core.message_text import with_text_before
-from gateway.core.prompt.composition import Composition, InsertedMessage, without_results
+from gateway.core.prompt.composition import Composition, InsertedMessage, rounds_without_results
 from gateway.core.prompt.eviction import Eviction
 from gateway.core.prompt.note_text import estimate_tokens
 from gateway.core.prompt.section import NO_SECTION, Section
@@ -208,7 +208,9 @@ class Prompt(Struct, frozen=True):
         if composition is self.composition:
             return None
         fitting = self.window.replacements
-        window = replace(self.window, replacements=None if fitting is None else without_results(fitting))
+        window = replace(
+            self.window, replacements=None if fitting is None else rounds_without_results(fitting)
+        )
         return replace(self, composition=composition, window=window, changes_prefix=True)
 
     def without_last_results(self) -> Prompt | None:

@@ -32,7 +32,7 @@ async def count_request_tokens(model: str, body: Mapping[str, Any]) -> int:
 
 async def count_prompt_tokens(prompt: Prompt) -> int:
     """Returns the tokens of a prompt by its model's tokenizer, which it loads if need be."""
-    return prompt.window.tokens or _count_prompt_tokens(prompt, await load_counter(prompt.target.model))
+    return prompt.window.tokens or _count_messages_and_tools(prompt, await load_counter(prompt.target.model))
 
 
 def estimate_usage(prompt: Prompt, text: str) -> Json:
@@ -42,7 +42,7 @@ def estimate_usage(prompt: Prompt, text: str) -> Json:
     """
     tokenizer = tokenizer_for(prompt.target.model)
     count = tokenizer.count if tokenizer.is_loaded else estimate_tokens
-    input_tokens = prompt.window.tokens or _count_prompt_tokens(prompt, count)
+    input_tokens = prompt.window.tokens or _count_messages_and_tools(prompt, count)
     output_tokens = count(text)
     return {
         "prompt_tokens": input_tokens,
@@ -51,7 +51,7 @@ def estimate_usage(prompt: Prompt, text: str) -> Json:
     }
 
 
-def _count_prompt_tokens(prompt: Prompt, count: Callable[[str], int]) -> int:
+def _count_messages_and_tools(prompt: Prompt, count: Callable[[str], int]) -> int:
     request, window, composition = prompt.request, prompt.window, prompt.composition
     replacements = prompt.replacements
     messages = [

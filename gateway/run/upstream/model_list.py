@@ -123,7 +123,7 @@ class ModelList:
 
     async def refresh(self, name: str, provider: Provider) -> bool:
         """Fetches one upstream's list; returns False when it gave none."""
-        found, refusal = await self._fetch(name, provider, None)
+        entries, refusal = await self._fetch(name, provider, None)
         if refusal is not None and name in self._keyless_upstreams():
             text = f"The upstream {name!r} lists its models for callers with a key. "
             hint = "Send it as `Authorization`; a gateway key goes into `x-mnemogate-key` then. "
@@ -135,9 +135,9 @@ class ModelList:
             # The upstream's own message may quote the key, in a form that the log does not mask.
             why = f"it refuses the key of the settings (status {refusal.status})"
             self._log_failure(name, why, is_down=is_down)
-        if found is None:
+        if entries is None:
             return False
-        self._fetched[name] = found
+        self._fetched[name] = entries
         self.entries = self._merge(self._fetched)
         return True
 
@@ -157,12 +157,12 @@ class ModelList:
             models; UpstreamUnreachable: an upstream is down, and there is nothing else to list; BadRequest:
             there is no such upstream, or several want a key and none was named.
         """
-        found = await self._entries_for(credential, upstream, has_others=has_others)
-        if not found and not has_others:
+        entries = await self._choose_entries(credential, upstream, has_others=has_others)
+        if not entries and not has_others:
             self._check_answers()
-        return found
+        return entries
 
-    async def _entries_for(
+    async def _choose_entries(
         self, credential: str | None, upstream: str | None, *, has_others: bool
     ) -> Entries:
         if upstream is not None and upstream not in self._providers:
@@ -255,10 +255,10 @@ class ModelList:
         async with answer.lock:
             if not self._refresh_s or self._clock() < answer.valid_until:
                 return answer
-            found, answer.refusal = await self._fetch(name, self._providers[name], credential)
-            if found is not None or answer.refusal is not None:
-                answer.entries = found
-            answer.failures = 0 if found is not None else answer.failures + 1
+            entries, answer.refusal = await self._fetch(name, self._providers[name], credential)
+            if entries is not None or answer.refusal is not None:
+                answer.entries = entries
+            answer.failures = 0 if entries is not None else answer.failures + 1
             answer.valid_until = self._clock() + self._pause(answer.failures)
         return answer
 
@@ -340,8 +340,8 @@ def _parse_list(body: bytes) -> list[Any] | None:
         answer = orjson.loads(body)
     except ValueError:
         return None
-    found = answer.get("data") if isinstance(answer, dict) else None
-    return found if isinstance(found, list) else None
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    return entries if isinstance(entries, list) else None
 
 
 def _read_refusal(upstream: str, status: int, body: bytes) -> _Refusal:
