@@ -105,6 +105,7 @@ def make_endpoints(
             LinkOperations(services.store, services.now, settings.default_profile),
             bodies,
             settings.ui,
+            gateway_responses.owner,
         ),
         *_manage_routes(services, bodies, Access(guard, admin_token)),
         *([] if admin_token is None else admin_routes(_operations(services), admin_token)),

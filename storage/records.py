@@ -62,6 +62,15 @@ class Scope(NamedTuple):
         """True for a memory that goes beyond one conversation."""
         return not self.subject.startswith("conversation:")
 
+    def is_open_to(self, user: str | None) -> bool:
+        """Returns whether a request that knows an id may read what it names in this memory.
+
+        user: whom the request names; None: nobody, since most clients cannot.
+        """
+        # What was made over REST has one memory, whoever speaks.
+        is_persons = self.is_person or not self.spans_conversations
+        return user is None or not is_persons or self.subject == f"user:{user}"
+
 
 class Agent(Struct, frozen=True):
     """A memory."""

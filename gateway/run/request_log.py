@@ -98,14 +98,21 @@ class RequestLog:
         requests = (_logged(request, receipt, None) for receipt, request in reversed(self._begun.items()))
         return [request for request in requests if request.is_of(project, memory)]
 
-    def find(self, request_id: str, project: str | None = None) -> LoggedRequest | None:
+    def find(
+        self, request_id: str, project: str | None = None, user: str | None = None
+    ) -> LoggedRequest | None:
         """Returns the ended request with this id, of several that which began last; None: there is none.
 
         project: the only one that is looked through; None: all.
+        user: the only person whose memory it may have read; None: anybody.
         """
         masked = mask_keys_in_text(request_id)
         matching = (
-            request for request in self._ended if request.id == masked and request.is_of(project, None)
+            request
+            for request in self._ended
+            if request.id == masked
+            and request.is_of(project, None)
+            and (request.scope is None or request.scope.is_open_to(user))
         )
         return max(matching, key=lambda request: request.number, default=None)
 

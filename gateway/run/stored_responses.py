@@ -35,12 +35,7 @@ class ResponseOwner(Struct, frozen=True):
     user: str | None
 
     def may_read(self, agent: Agent) -> bool:
-        scope = agent.scope
-        if scope.project != self.project:
-            return False
-        # What was made over REST has one memory, whoever speaks.
-        is_persons = scope.is_person or not scope.spans_conversations
-        return self.user is None or not is_persons or scope.subject == f"user:{self.user}"
+        return agent.scope.project == self.project and agent.scope.is_open_to(self.user)
 
 
 @dataclass(eq=False)

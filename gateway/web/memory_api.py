@@ -4,32 +4,44 @@ that open a memory to its person.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from gateway.dialects.fields import read_object
 from gateway.errors import UnknownPath
 from gateway.run.admin.link_operations import LinkOperations
 from gateway.run.admin.request_operations import RequestOperations
 from gateway.run.store_errors import map_store_errors
+from gateway.run.stored_responses import ResponseOwner
 from gateway.settings import UiSettings
 from gateway.web.body import BodyReader
 from gateway.web.middleware import info_of
 
 
 def memory_routes(
-    requests: RequestOperations, links: LinkOperations, bodies: BodyReader, ui: UiSettings
+    requests: RequestOperations,
+    links: LinkOperations,
+    bodies: BodyReader,
+    ui: UiSettings,
+    owner_of: Callable[[Scope], ResponseOwner],
 ) -> list[Route]:
-    """Returns the routes. A caller sees what belongs to the project of its key."""
+    """Returns the routes. A caller sees what belongs to the project of its key.
+
+    owner_of: returns who asks. One that names a user sees that user's requests alone.
+    """
 
     async def explain(request: Request) -> Response:
         info = info_of(request.scope)
         info.route = "memory"
+        owner = owner_of(request.scope)
         with map_store_errors():
-            explained = await requests.explain(request.path_params["id"], info.caller.project)
+            explained = await requests.explain(request.path_params["id"], owner.project, owner.user)
         return Response(msgspec.json.encode(explained), media_type="application/json")
 
     async def link(request: Request) -> Response:

@@ -117,16 +117,19 @@ class RequestOperations(Struct, frozen=True):
         explained: dict[str, Any] = msgspec.to_builtins(await self.explain(Arguments(raw).text("request")))
         return explained
 
-    async def explain(self, id: str, project: str | None = None) -> ExplainedRequest:
+    async def explain(self, id: str, project: str | None = None, user: str | None = None) -> ExplainedRequest:
         """Explains the newest request with this id.
 
         project: the only one in which it may be; None: in any.
+        user: the only person whose memory it may have read; None: anybody.
 
         Raises: UnknownId: there is no such request, or it was forgotten, or is too old.
         """
         log = self.log
-        logged = None if log is None else log.find(id, project)
+        logged = None if log is None else log.find(id, project, user)
         for stored in await self.store.recalls.find(id, self._since, project):
+            if not stored.scope.is_open_to(user):
+                continue
             agent = await self.store.agents.load(stored.agent)
             exchange = None if agent is None else await self.store.turns.exchange(agent, stored.exchange)
             if exchange is not None:

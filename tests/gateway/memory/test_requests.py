@@ -71,6 +71,25 @@ def test_a_reply_shows_what_it_recalled_and_what_stayed_out(world: World) -> Non
     assert found["usage"]["output"] > 0
 
 
+def test_who_names_a_user_sees_that_users_requests_alone(world: World) -> None:
+    """A client that sends its user with each request was shown another user's words."""
+    asked(world, FACT)
+    id = asked(world, QUESTION)
+    url = f"{world.gateway.url}/v1/memory/requests/"
+
+    def seen_as(**headers: str) -> int:
+        return httpx.get(f"{url}{id}", headers=headers).status_code
+
+    assert seen_as(**{"x-mnemogate-user": "bob"}) == 404
+    assert seen_as(**{"x-mnemogate-user": "alice"}) == seen_as() == 200
+    assert seen_as(**{"x-mnemogate-usr": "bob"}) == 400, "else it would name nobody"
+    # A client chooses its ids, so requests of two users may have the same.
+    for user in ("alice", "bob"):
+        asked(world, QUESTION, **{"x-mnemogate-user": user, "x-request-id": "of-two"})
+    found = httpx.get(f"{url}of-two", headers={"x-mnemogate-user": "alice"}).json()
+    assert found["name"] == "alice"
+
+
 def test_what_a_template_finds_and_the_question_again_is_shown_once(world: World) -> None:
     """The second search, without the template's lines, found it again: it was shown as recalled and as too weak."""
     template = "Answer the question of this customer as politely and as shortly as you can, please:"
