@@ -120,11 +120,12 @@ class _BlockScreens(Struct, frozen=True):
     async def _find_old_words(self, page: BlockPage, access: MemoryAccess) -> Remaining | None:
         """Returns where the words are left that the last change took out, if a person made it."""
         new, *older = page.versions[:2] or (None,)
-        if new is None or not older or access.is_person or new.origin not in _CORRECTIONS:
+        if new is None or not older or new.origin not in _CORRECTIONS:
             return None
         if new.version != page.block.version:
             return None
-        return await self.words.still_say(access.project, access.uid, older[0].value, new.value)
+        old = older[0].value
+        return access.filter(await self.words.still_say(access.project, access.uid, old, new.value))
 
     async def show(self, request: ScreenRequest, query: BlockQuery) -> View:
         access = access_of(request)

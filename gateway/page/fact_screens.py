@@ -84,9 +84,10 @@ class _FactScreens(Struct, frozen=True):
 
     async def _find_old_words(self, access: MemoryAccess, page: FactPage) -> Remaining | None:
         """Returns where the words are left that a fact has no more, if it is true and took the place of another."""
-        if access.is_person or page.fact.until is not None or not page.before:
+        if page.fact.until is not None or not page.before:
             return None
-        return await self.words.still_say(access.project, access.uid, page.before[0].text, page.fact.text)
+        old = page.before[0].text
+        return access.filter(await self.words.still_say(access.project, access.uid, old, page.fact.text))
 
     async def _find_restored(self, access: MemoryAccess, page: FactPage) -> FactRecord | None:
         """Returns the fact with the same text that an undone correction had replaced; None: the fact undoes none."""

@@ -14,6 +14,7 @@ from tests.doubles.upstream import StrictUpstream, say
 from tests.gateway.page.browser import Browser
 from tests.gateway.page.memories import HOSTILE, learn, speak
 from tests.gateway.page.operator import Operator, operator_of
+from tests.gateway.page.person import person_of
 from tests.gateway.page.test_memory_screens import PROFILE, came_from, page
 from tests.gateway.sdk import remember
 
@@ -112,6 +113,32 @@ def test_a_correction_says_what_still_has_the_old_words(operator: Operator) -> N
         lead(page(operator, f"m/{uid}/words?q=peanuts"))
         == "No message, fact, passage or block says “peanuts”."
     )
+
+
+def test_a_person_who_corrects_is_told_what_still_has_the_old_words(operator: Operator) -> None:
+    agent = peanuts(operator)
+    person = person_of(operator.world)
+    (wrong,) = person.twin("/facts")["items"]
+    new = person.twin(f"/f/{wrong['seq']}/correct", {"text": "Alice is allergic to hazelnuts."})["seq"]
+    text = person.page(f"/f/{new}")
+    assert (
+        "2 messages and 1 note still say “peanuts”. A correction does not change them, and the assistant"
+        in plain(text)
+    )
+    assert "note: About you" in plain(text)
+    assert re.findall(r"forget\?message=(\d+)", text) == ["3", "1"]
+    assert ("/words" in text, agent.uid in text) == (False, False)
+    links = re.findall(r'href="([^"]*)">message 1<', text)
+    assert links
+    assert "I am allergic to peanuts." in person.page(
+        unescape(links[0]).partition(person.path)[2].partition("#")[0]
+    )
+    # The correction goes with its source, so that the way leads to the page of all.
+    gone = person.send("forget?message=1", came_from=f"{person.path}/f/{new}").body.decode()
+    assert f'href="../../{person.path}">Back to what is remembered about you' in gone
+    reader = person_of(operator.world, rights=["see"])
+    person.send("b/human", value="Nuts.", version=str(person.twin("/b/human")["block"]["version"]))
+    assert ">Forget" not in reader.page("/b/human")
 
 
 def test_where_no_text_has_all_of_the_old_words_each_is_counted(operator: Operator) -> None:
