@@ -66,6 +66,8 @@ class Histogram:
 
 
 class Metrics(Collector):
+    """The metrics of a process, and the text of a scrape."""
+
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
@@ -107,13 +109,13 @@ class Metrics(Collector):
         histogram = Histogram(bounds, labels)
 
         def family() -> Metric:
-            made = HistogramMetricFamily(_full_name(name), documentation, labels=labels)
+            histograms = HistogramMetricFamily(_full_name(name), documentation, labels=labels)
             for values, buckets in histogram.values.items():
                 upper = (*map(str, bounds), "+Inf")
-                made.add_metric(
+                histograms.add_metric(
                     values, list(zip(upper, accumulate(buckets.counts), strict=True)), buckets.sum
                 )
-            return made
+            return histograms
 
         self._families.append(family)
         return histogram
@@ -140,10 +142,10 @@ class Metrics(Collector):
         read: Callable[[], Readings],
     ) -> None:
         def family() -> Metric:
-            made = kind(_full_name(name), documentation, labels=labels)
+            numbers = kind(_full_name(name), documentation, labels=labels)
             for values, value in read().items():
-                made.add_metric(values, value)
-            return made
+                numbers.add_metric(values, value)
+            return numbers
 
         self._families.append(family)
 

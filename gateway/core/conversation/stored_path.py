@@ -26,9 +26,9 @@ def begins_fork(exchange: Exchange) -> bool:
 
 def path_hash(path: Sequence[Exchange], hasher: MessageHasher) -> bytes:
     """Returns the hash of a path, oldest first. Exchanges without one of their own count with their atoms."""
-    known = next((n for n in range(len(path), 0, -1) if path[n - 1].path), 0)
-    atoms = [a for exchange in path[known:] for a in (*flat(exchange), *(exchange.reply or ()))]
-    return hasher.hash_path(atoms, path[known - 1].path if known else b"")
+    hashed_count = next((n for n in range(len(path), 0, -1) if path[n - 1].path), 0)
+    atoms = [a for exchange in path[hashed_count:] for a in (*flat(exchange), *(exchange.reply or ()))]
+    return hasher.hash_path(atoms, path[hashed_count - 1].path if hashed_count else b"")
 
 
 def plan_step(
@@ -90,13 +90,13 @@ def refused_ids(path: Sequence[Exchange]) -> set[int]:
     These are the ones it refused and the unanswered ones directly before each: it has never taken any of them, so each
     may be the reason.
     """
-    found: set[int] = set()
+    refused: set[int] = set()
     is_refused = False
     for exchange in reversed(path):
         is_refused = exchange.superseded or (is_refused and exchange.reply is None)
         if is_refused:
-            found.add(exchange.id)
-    return found
+            refused.add(exchange.id)
+    return refused
 
 
 def open_step(plan: Plan, notes: Mapping[int, str], evicted: Evicted | None) -> Exchange:

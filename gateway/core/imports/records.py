@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from gateway.core.dates import BEGIN_OF_DATES_S, END_OF_DATES_S
+from gateway.core.dates import BEGIN_OF_DATES_S, END_OF_DATES_S, parse_moment
 
 Role = Literal["user", "assistant"]
 # The most characters of a message. Chosen far above what people and models write; no measurement.
@@ -65,10 +64,9 @@ def read_time(value: object) -> float | None:
     """Reads a date: seconds since the epoch, or ISO 8601 (UTC where it names no zone). None: it is no date."""
     if isinstance(value, str):
         try:
-            date = datetime.fromisoformat(value.strip())
+            at = parse_moment(value.strip())
         except ValueError:
             return None
-        at = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     elif isinstance(value, int | float) and not isinstance(value, bool):
         at = value
     else:

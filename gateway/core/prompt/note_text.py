@@ -133,10 +133,10 @@ def strip_notes(text: str) -> str:
 
 def without_first_note(text: str) -> str:
     """Returns the text without a note of the gateway's at its beginning; one that it quotes later stays."""
-    found = _NOTE.match(text) if _HEADING in text else None
-    if found is None:
+    note = _NOTE.match(text) if _HEADING in text else None
+    if note is None:
         return text
-    return text[len(found[0].rstrip()) :].removeprefix("\n\n")
+    return text[len(note[0].rstrip()) :].removeprefix("\n\n")
 
 
 def has_selection(noted: Iterable[str]) -> bool:

@@ -36,8 +36,8 @@ def signed_user(token: bytes, secret: str, now: float) -> SignedUser:
     signing_input, _, signature = token.rpartition(b".")
     # The signature is compared before anything of the token is believed, and always as HS256, whatever its header
     # names.
-    wanted = hmac.digest(secret.encode(), signing_input, "sha256")
-    if not hmac.compare_digest(_decoded(signature), wanted):
+    expected = hmac.digest(secret.encode(), signing_input, "sha256")
+    if not hmac.compare_digest(_decoded(signature), expected):
         raise _refused("it is not signed with memory.openwebui_jwt_secret")
     header, _, payload = signing_input.partition(b".")
     if _json(header).get("alg") != "HS256":

@@ -78,8 +78,8 @@ def refused_content(status: int, body: bytes) -> RefusedContent | None:
         return None
     if status == 403:
         return RefusedContent.FILTERED
-    named = (error.get(key) for key in ("code", "type", "innererror"))
-    cause = f"{error['message'][:CAUSE_CHARS]} {' '.join(map(str, named))}"
+    details = (error.get(key) for key in ("code", "type", "innererror"))
+    cause = f"{error['message'][:CAUSE_CHARS]} {' '.join(map(str, details))}"
     # An address may have any word in it.
     if _UNREACHABLE.search(cause):
         return RefusedContent.UNREACHABLE
@@ -91,8 +91,8 @@ def is_filter_verdict(begin: bytes) -> bool:
 
     begin: its first event's data, or its body.
     """
-    found = None if len(begin) > _MAX_VERDICT_BYTES else _FINISHED.search(begin)
-    if found is None or read_finish_reason(found[1].decode("utf-8", "replace")) != "content_filter":
+    ending = None if len(begin) > _MAX_VERDICT_BYTES else _FINISHED.search(begin)
+    if ending is None or read_finish_reason(ending[1].decode("utf-8", "replace")) != "content_filter":
         return False
     parsed, _ = read_json(begin)
     choices = parsed.get("choices") if isinstance(parsed, dict) else None

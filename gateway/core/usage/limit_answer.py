@@ -37,8 +37,8 @@ def rate_headers(buckets: Iterable[Bucket], now: float) -> list[Header]:
     for bucket in buckets:
         unit, per = bucket.limit.unit, bucket.limit.per
         if per == "minute" and unit in _HEADER_UNITS:
-            before = least.get(unit)
-            if before is None or bucket.left() < before.left():
+            other = least.get(unit)
+            if other is None or bucket.left() < other.left():
                 least[unit] = bucket
     headers: list[Header] = []
     for bucket in least.values():
@@ -57,16 +57,17 @@ def _headers_of(bucket: Bucket, now: float) -> list[Header]:
 
 def _refusal_message(limit: UsageLimit, period: Period, *, is_reserved: bool) -> str:
     """Returns the message of a refusal. is_reserved: requests under way have reserved what is left."""
-    most, s = f"{limit.most:.15g}", "" if limit.most == 1 else "s"
-    what = {"requests": f"request{s}", "tokens": f"token{s}", "cost": "of cost"}.get(limit.unit)
-    allowed = f"{most} concurrent request{s}" if what is None else f"{most} {what} per {limit.per}"
+    most = f"{limit.most:.15g}"
+    plural = "" if limit.most == 1 else "s"
+    unit = {"requests": f"request{plural}", "tokens": f"token{plural}", "cost": "of cost"}.get(limit.unit)
+    allowed = f"{most} concurrent request{plural}" if unit is None else f"{most} {unit} per {limit.per}"
     if not limit.most:
-        until = "Nothing is allowed until it is raised."
+        advice = "Nothing is allowed until it is raised."
     elif limit.per is None:
-        until = "Try again when one has ended."
+        advice = "Try again when one has ended."
     elif is_reserved:
-        until = "Requests under way have reserved what is left. Try again when one has ended."
+        advice = "Requests under way have reserved what is left. Try again when one has ended."
     else:
-        until = "That is used up."
+        advice = "That is used up."
     resets = "" if limit.per is None or is_reserved else f" It resets at {iso_text(period.end)}."
-    return f"Limit {limit.id} allows {allowed}. {until}{resets}"
+    return f"Limit {limit.id} allows {allowed}. {advice}{resets}"

@@ -48,8 +48,8 @@ MARGIN_S = 1.0
 _SEARCH_MS = 5_000.0
 
 
-class _Asked(Struct, frozen=True):
-    """The journaled step of a job: the messages that were read, and the answer of the model."""
+class _AskedBatch(Struct, frozen=True):
+    """The messages that a job has read, and the answer of the model: what its step journals."""
 
     # The numbers between which they were read; alike where nothing was.
     cursor: int = 0
@@ -112,19 +112,19 @@ class LearningService:
 
     async def run_job(self, job: JobContext) -> None:
         """Learns from the next batch of a memory. Raises: JobFailed, Postponed, StoreError."""
-        asked = msgspec.json.decode(await job.step("ask", lambda: self._ask(job)), type=_Asked)
-        if asked.is_more:
+        batch = msgspec.json.decode(await job.step("ask", lambda: self._ask(job)), type=_AskedBatch)
+        if batch.is_more:
             # Before this job ends, so that a crash in between leaves nothing unread.
             await self._store.jobs.enqueue(LEARN, job.agent, LEARN)
-        if asked.upto > asked.cursor:
+        if batch.upto > batch.cursor:
             # Read again, because what was asked about may have been forgotten, or learned by another job.
-            unread = await self._read_batch(job, asked.upto)
-            if unread is None or unread.cursor != asked.cursor:
+            unread = await self._read_batch(job, batch.upto)
+            if unread is None or unread.cursor != batch.cursor:
                 return
-            if not await self._learn(job, asked, unread):
+            if not await self._learn(job, batch, unread):
                 self.schedule.enqueue_now([job.agent])
                 return
-        if asked.is_waiting:
+        if batch.is_waiting:
             self.schedule.enqueue_when_idle([job.agent])
 
     async def _read_batch(self, job: JobContext, upto: int | None = None) -> Unread | None:
@@ -144,23 +144,23 @@ class LearningService:
         return None if unread is None or unread.agent.paused is not None else unread
 
     async def _ask(self, job: JobContext) -> bytes:
-        """Returns the journaled step of the job: `_Asked`, as JSON."""
+        """Returns the journaled step of the job: `_AskedBatch`, as JSON."""
         return msgspec.json.encode(await self._read_and_ask(job))
 
-    async def _read_and_ask(self, job: JobContext) -> _Asked:
+    async def _read_and_ask(self, job: JobContext) -> _AskedBatch:
         """Reads the next batch, and asks the model about it where there is a model and something to learn from."""
         unread = await self._read_batch(job)
         if unread is None or not unread.agent.scope.is_person:
-            return _Asked()
+            return _AskedBatch()
         scope = unread.agent.scope
         if scope.profile in self._excluded_profiles:
-            return _Asked()
+            return _AskedBatch()
         messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
         seqs = [message.seq for message in messages]
-        asked = _Asked(unread.cursor, unread.upto, unread.is_more, unread.is_waiting, seqs)
+        batch = _AskedBatch(unread.cursor, unread.upto, unread.is_more, unread.is_waiting, seqs)
         background = self._background
         if not messages or background is None:
-            return asked
+            return batch
         facts = await self._related_facts(unread, messages)
         blocks = learn.with_human(await self._store.facts.blocks(job.agent))
 
@@ -171,7 +171,7 @@ class LearningService:
             )
 
         return replace(
-            asked,
+            batch,
             shown=[fact.seq for fact in facts],
             blocks={block.label: block.version for block in blocks},
             calls=await _ask_calls(ask, messages, is_smallest=job.job.tries > _HALVINGS),
@@ -197,13 +197,13 @@ class LearningService:
         related = await self._store.facts.get(unread.agent.id, sorted(seqs))
         return [fact for fact in related if fact.ended_at is None and not fact.muted]
 
-    async def _learn(self, job: JobContext, asked: _Asked, unread: Unread) -> bool:
+    async def _learn(self, job: JobContext, batch: _AskedBatch, unread: Unread) -> bool:
         """Writes the edits of the model's answer.
 
         Returns False if a message that the model read is gone. The answer may come from it, so the job asks again.
         """
         messages = clean_messages(unread.messages, keeps_secrets=self._keeps_secrets)
-        if asked.calls and [message.seq for message in messages] != list(asked.messages):
+        if batch.calls and [message.seq for message in messages] != list(batch.messages):
             return False
         if self._background is None:
             standing_facts = await self._store.facts.standing(job.agent)
@@ -211,30 +211,32 @@ class LearningService:
             learned = await asyncio.to_thread(
                 learn_standing, messages, standing_facts, now=self._now(), keeps_secrets=self._keeps_secrets
             )
-            await job.finish(self._effect(unread, asked, lambda blocks: learned))
+            await job.finish(self._effect(unread, batch, lambda blocks: learned))
             return True
-        numbers = {seq: n for n, seq in enumerate(asked.shown, 1)}
-        shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent, asked.shown)}
-        reading = learn.read_reply(asked.calls)
+        numbers = {seq: n for n, seq in enumerate(batch.shown, 1)}
+        shown = {numbers[f.seq]: f for f in await self._store.facts.get(job.agent, batch.shown)}
+        reading = learn.read_reply(batch.calls)
         dropped = 0
 
         def decide(blocks: Sequence[Block]) -> Learned:
             nonlocal dropped
             learned = learn.changes_from(
-                reading, messages, shown, blocks, asked.blocks, keeps_secrets=self._keeps_secrets
+                reading, messages, shown, blocks, batch.blocks, keeps_secrets=self._keeps_secrets
             )
             dropped = learned.dropped
             return learned
 
-        await job.finish(self._effect(unread, asked, decide))
+        await job.finish(self._effect(unread, batch, decide))
         if dropped:
             _log.info("Learning: %d calls of the background model were invalid and were ignored.", dropped)
         return True
 
-    def _effect(self, unread: Unread, asked: _Asked, decide: Callable[[Sequence[Block]], Learned]) -> Effect:
+    def _effect(
+        self, unread: Unread, batch: _AskedBatch, decide: Callable[[Sequence[Block]], Learned]
+    ) -> Effect:
         """Returns the effect that writes what was learned and moves the cursor."""
         return self._store.facts.learn_effect(
-            unread.agent, asked.cursor, asked.upto, self._now(), decide, self._reader
+            unread.agent, batch.cursor, batch.upto, self._now(), decide, self._reader
         )
 
 

@@ -77,11 +77,13 @@ class ResentLists:
         end = len(messages) - 1
         while end > 0 and messages[end]["role"] != "assistant":
             end -= 1
-        before = self._lists.get((hasher.secret, end))
-        hashes = [] if before is None else [*map(_hash_message, messages)]
-        if before is not None and hash(tuple(hashes[:end])) == before.hash:
+        continued = self._lists.get((hasher.secret, end))
+        hashes = [] if continued is None else [*map(_hash_message, messages)]
+        if continued is not None and hash(tuple(hashes[:end])) == continued.hash:
             self._drop((hasher.secret, end))
-            listing = HashedList(hasher, messages, before.prefix, _hashed_reply(before, messages[end], end))
+            listing = HashedList(
+                hasher, messages, continued.prefix, _hashed_reply(continued, messages[end], end)
+            )
         else:
             listing = HashedList(hasher, messages)
             if not listing.answered:
