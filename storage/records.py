@@ -600,9 +600,10 @@ class DefinitionKind(StrEnum):
 class Definition(Struct, frozen=True):
     """A document that was made over REST.
 
-    Of an agent, an archive or a folder it is the memory's uid, of a conversation or a block that one's.
+    Agents, archives, folders, conversations and blocks have the uid of what they define.
     """
 
+    # 0: it has no row, as an agent's own archive has none.
     id: int
     # Its public name, random, without a prefix.
     uid: str
@@ -615,9 +616,13 @@ class Definition(Struct, frozen=True):
     version: int
     created: float
     updated: float
-    # JSON, in the gateway's words. A tool, an MCP server and an identity (with the application's key as its name)
-    # for it, are alone in having their name in a project.
+    # JSON, in the gateway's words. The name of a tool, of an MCP server and of an identity (the application's key
+    # for it) is unique in a project.
     body: dict[str, Any]
+
+    @property
+    def is_stored(self) -> bool:
+        return self.id != 0
 
 
 class RunState(StrEnum):
@@ -646,6 +651,7 @@ class TokenCounts(NamedTuple):
 class Run(Struct, frozen=True):
     """One send to a stored conversation, from its message to its stop reason."""
 
+    # 0: it is not stored yet.
     id: int
     uid: str
     agent: int
@@ -671,6 +677,10 @@ class Run(Struct, frozen=True):
     ended: float | None = None
     # Keyed hash of the send's own id; the newest run of a send that came twice has it.
     otid: bytes | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return self.id != 0
 
     @property
     def is_over(self) -> bool:

@@ -320,10 +320,8 @@ class ArchiveRoutes:
         agents = await self._api.store.attached.agents_with(
             request.project, DefinitionKind.ARCHIVE, archive.memory
         )
-        is_own_archive = archive.id == 0  # no row: an agent's own is its memory
-        return await self._api.agents_page(
-            request.project, [archive.memory] if is_own_archive else agents, query
-        )
+        rows = agents if archive.is_stored else [archive.memory]
+        return await self._api.agents_page(request.project, rows, query)
 
     async def add(self, request: ApiRequest, create: CreateArchivePassage) -> dict[str, Any]:
         """Save a text in an archive."""

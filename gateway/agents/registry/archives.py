@@ -61,7 +61,7 @@ class Archives:
         return archive
 
     async def get(self, project: str, uid: str) -> Definition:
-        """Returns an archive; an agent's own has no row, and so the id 0. Raises: NotFound."""
+        """Returns an archive; an agent's own is not stored, since it is its memory. Raises: NotFound."""
         archive = await self._store.definitions.find(project, DefinitionKind.ARCHIVE, uid)
         if archive is not None:
             return archive
@@ -76,7 +76,7 @@ class Archives:
     async def get_shared(self, project: str, uid: str) -> Definition:
         """Returns an archive that is no agent's own. Raises: NotFound; Conflict: it is an agent's own."""
         archive = await self.get(project, uid)
-        if not archive.id:
+        if not archive.is_stored:
             raise Conflict(_IS_OWN)
         return archive
 
@@ -85,7 +85,7 @@ class Archives:
 
         Raises: OverLimit; BadRequest: it is another agent's own.
         """
-        if archive.id:
+        if archive.is_stored:
             await self._store.attached.attach(
                 agent.id, DefinitionKind.ARCHIVE, archive.memory, at=self._now()
             )

@@ -180,7 +180,7 @@ class RunMemory:
         Raises: RunOver: another run has taken its send; StoreError.
         """
         runs, agent = self.keeper.store.runs, self.context.agent.id
-        if not self.run.id:
+        if not self.run.is_stored:
             conversation = self.context.path[-1].conversation
             draft = replace(self.run, agent=agent, conversation=conversation, begun=begun)
             self.run = await runs.create(draft, replaces=self.replaces)

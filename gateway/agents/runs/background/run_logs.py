@@ -66,7 +66,7 @@ class RunLogs:
 
     def begin(self, log: EventLog, run: Run) -> None:
         """Adds the first event of a log that was made before its run was on disk."""
-        if not log.run.id:
+        if not log.run.is_stored:
             log.run = run
             log.add(self._shows.first_event(run.uid))
 

@@ -93,7 +93,7 @@ class Toolboxes:
             calls = self._recent.for_turn(place)
         messages = None
         if sender is not None:
-            row = None if run is None else run.id or None
+            row = run.id if run is not None and run.is_stored else None
             messages = AgentOutbox(self._peers, replace(sender, run=row))
         return AgentTools(
             memory,
