@@ -218,10 +218,8 @@ def test_a_run_is_cancelled_by_somebody_else(life: Life) -> None:
     arrived.wait_sync()
 
     async def cancel() -> object:
-        (live,) = life.agents._live.values()
         found = await life.world.store.runs.newest(1, 1)
         assert found is not None
-        assert live is not None
         return await life.agents.cancel(found)
 
     life.world.gateway.call(cancel())

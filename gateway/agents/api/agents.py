@@ -93,7 +93,7 @@ class AgentRoutes:
         """Delete an agent, and forget all that it knew."""
         agent = await self._api.agent(request)
         await self._api.registry.delete(request.project, agent.uid)
-        self._api.runs.stop_deleted(agent.id)
+        self._api.runs.live.stop_deleted(agent.id)
         return {"message": "The agent is deleted, and what it knew is forgotten."}
 
     async def context(self, request: ApiRequest) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from gateway.agents.runs.begin import RunBeginning, RunStarter
 from gateway.agents.runs.calls.call_record import awaits_answers
 from gateway.agents.runs.calls.called_tools import calls_on_path
 from gateway.agents.runs.calls.toolboxes import Toolboxes
+from gateway.agents.runs.live_runs import LiveRuns
 from gateway.agents.runs.replay import replay
 from gateway.agents.runs.resend import (
     EarlierSend,
@@ -118,8 +119,7 @@ class AgentRuns:
         self.ends = RunEnds(keeper.store)
         self._queue = SendQueue(keeper, self.ends)
         self._abandoned = AbandonedRuns(keeper)
-        # By the run's uid, since not each run has a row yet: the agent's row, and the turn.
-        self._live: dict[str, tuple[int, TurnRun]] = {}
+        self.live = LiveRuns(keeper.store)
         # How agents speak to each other.
         self.peers = AgentMessaging(
             resolver, keeper.store, self, turns.pending, answer_wait_s, accounting.receipts
@@ -310,7 +310,7 @@ class AgentRuns:
 
     async def cancel(self, run: Run) -> Run:
         """Ends a run that has not ended. Returns it as it is now: another end was perhaps faster."""
-        self.stop(run.uid)
+        self.live.stop(run.uid)
         ended = await self._end(run, RunState.CANCELLED, StopReason.CANCELLED)
         self.ends.notify(run)
         return ended
@@ -327,17 +327,6 @@ class AgentRuns:
             if await self._run_starter.deny(send, self._memory_request(send, ticket), run):
                 return await runs.cancel_waiting(run.agent, run.id, self.keeper.now())
         return await runs.load(run.agent, run.id) or run
-
-    def stop(self, uid: str) -> None:
-        """Stops a run that is performed here, if it is, since it was ended."""
-        if uid in self._live:
-            self._live[uid][1].stop(StopReason.CANCELLED)
-
-    def stop_deleted(self, agent: int) -> None:
-        """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be stored."""
-        for owner, turn in self._live.values():
-            if owner == agent:
-                turn.stop(StopReason.CANCELLED)
 
     # -- one send
 
@@ -455,7 +444,7 @@ class AgentRuns:
         ends = StopReason.SYSTEM_OVERFLOW if send.shows_steps and await is_overfull(prompt) else None
         turn = self._turn(send, beginning, call, attempts, ends)
         try:
-            status = await self._live_turn(turn, memory)
+            status = await self.live.perform(turn, memory)
         finally:
             if receipt.added_ms is not None:
                 self._turns.metrics.added_s.observe(receipt.added_ms / 1000)
@@ -498,21 +487,6 @@ class AgentRuns:
     async def _admit_step(self, send: RoutedSend, receipt: Receipt) -> None:
         """Asks the limits before a step. Raises: LimitReached."""
         await self._limiter.admit_step(receipt, PlannedCall.for_request(send.request, send.route.first))
-
-    async def _live_turn(self, turn: TurnRun, memory: RunMemory) -> int:
-        """Runs a turn that can be stopped meanwhile. Returns the status."""
-        run = memory.run
-        self._live[run.uid] = (memory.context.agent.id, turn)
-        try:
-            if run.background or run.state is RunState.CREATED:
-                now = await self.keeper.store.runs.load(run.agent, run.id)
-                if now is None or now.is_over:
-                    # It was cancelled before it could be stopped.
-                    memory.run = now or run
-                    return 200
-            return await turn.run()
-        finally:
-            del self._live[run.uid]
 
     async def _end(
         self, run: Run, state: RunState, stop: StopReason, error_message: str = "", job: Job | None = None

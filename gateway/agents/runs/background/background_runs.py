@@ -291,7 +291,7 @@ class BackgroundRuns:
 
     def _stop_and_close(self, uid: str) -> None:
         """Stops a run that was cancelled, and closes it."""
-        self._runs.stop(uid)
+        self._runs.live.stop(uid)
         self._close_ended(uid)
 
     def _close_ended(self, uid: str) -> None:

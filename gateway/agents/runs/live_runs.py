@@ -1,0 +1,54 @@
+"""The runs that this process performs now, so that they can be stopped when they are ended from outside."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gateway.agents.runs.steps import RunMemory
+from gateway.core.turn.guide import StopReason
+from gateway.run.turn import TurnRun
+from storage.records import RunState
+from storage.sql.store import Store
+
+
+class _LiveRun(NamedTuple):
+    # The row of its agent.
+    agent: int
+    turn: TurnRun
+
+
+class LiveRuns:
+    """The turns of the runs that are performed here."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # By the run's uid, since not each run has a row yet.
+        self._runs: dict[str, _LiveRun] = {}
+
+    async def perform(self, turn: TurnRun, memory: RunMemory) -> int:
+        """Performs the turn of a run, which can be stopped meanwhile. Returns the status of its reply.
+
+        A run that was cancelled before it could be stopped is not performed.
+        """
+        run = memory.run
+        self._runs[run.uid] = _LiveRun(memory.context.agent.id, turn)
+        try:
+            if run.background or run.state is RunState.CREATED:
+                now = await self._store.runs.load(run.agent, run.id)
+                if now is None or now.is_over:
+                    memory.run = now or run
+                    return 200
+            return await turn.run()
+        finally:
+            del self._runs[run.uid]
+
+    def stop(self, uid: str) -> None:
+        """Stops a run that was ended, if it is performed here. uid: its public name."""
+        if uid in self._runs:
+            self._runs[uid].turn.stop(StopReason.CANCELLED)
+
+    def stop_deleted(self, agent: int) -> None:
+        """Stops the runs of an agent that is deleted; their clients get an error, since nothing can be stored."""
+        for run in self._runs.values():
+            if run.agent == agent:
+                run.turn.stop(StopReason.CANCELLED)
