@@ -74,10 +74,17 @@ class PendingWrites:
 
     async def wait_unnamed_written(self, project: str, timeout_s: float) -> None:
         """Waits for the turns of a project in which no user is named, as `wait_written` does for those of a scope."""
-        scopes = {*self._open_turns, *self._awaited.values()}
-        unnamed = {scope for scope in scopes if scope.project == project and not scope.spans_conversations}
-        if unnamed:
+        if unnamed := {each for each in self._scopes_of(project) if not each.spans_conversations}:
             await self._wait_for(unnamed, timeout_s)
+
+    async def wait_project_written(self, project: str, timeout_s: float) -> None:
+        """Waits for the turns of a project, as `wait_written` does for those of a scope."""
+        if scopes := self._scopes_of(project):
+            await self._wait_for(scopes, timeout_s)
+
+    def _scopes_of(self, project: str) -> set[Scope]:
+        """Returns the scopes of a project in which turns are answered or written."""
+        return {each for each in (*self._open_turns, *self._awaited.values()) if each.project == project}
 
     async def _wait_for(self, scopes: Set[Scope], timeout_s: float) -> None:
         if not scopes.isdisjoint(self._open_turns):

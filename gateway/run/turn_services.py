@@ -45,6 +45,10 @@ class TurnServices(Struct):
         """Waits for the turns of a memory that are being written, at most as long as a reply waits for its commit."""
         await self.pending.wait_written(scope, self.limits.commit_wait_s)
 
+    async def wait_project_written(self, project: str) -> None:
+        """Waits for the turns of a project."""
+        await self.pending.wait_project_written(project, self.limits.commit_wait_s)
+
     async def wait_unnamed_written(self, project: str) -> None:
         """Waits for the turns of a project in which no user is named."""
         await self.pending.wait_unnamed_written(project, self.limits.commit_wait_s)

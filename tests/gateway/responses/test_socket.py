@@ -24,7 +24,7 @@ from gateway.run.memory.keeper import MemoryKeeper
 from gateway.web.sockets import protocol
 from storage.sql.statements import make_statement
 from tests.doubles.responses_rules import StoredResponses, called, said, thought
-from tests.doubles.upstream import Gate, Reply, StrictUpstream, fail, raw
+from tests.doubles.upstream import Call, Gate, Reply, StrictUpstream, call_tools, fail, raw, say
 from tests.gateway.responses.test_responses import by_chat
 from tests.gateway.sdk import World, agent, remember
 from tests.patience import PATIENCE_S, becomes
@@ -335,6 +335,31 @@ def test_a_reply_that_is_cancelled_is_remembered_as_far_as_it_came(
     ]
     assert words(talk.ask(input=items, store=False)) == "Ok."
     assert told_in_all(world) == ["Where is Zanzibar?", "Zanzibar lies", "Stop.", "Ok."]
+
+
+def test_a_cancelled_reply_by_way_of_chat_completions_shows_what_came_as_well(
+    upstream: StrictUpstream, tmp_path: Path
+) -> None:
+    gate = Gate()
+    call = Call("weather", {"city": "Bern"})
+    cut = say("Three four five.", tokens=["Three ", "four ", "five."], hold_after={3: gate})
+    upstream.queue(call_tools(call, text="One two. "), cut)
+    with (
+        remember(upstream, tmp_path, upstreams=by_chat(upstream)) as world,
+        open_socket(world.gateway) as socket,
+    ):
+        talk = Talk(socket)
+        first = talk.ask(input="Hi", tools=[WEATHER])
+        assert [item["type"] for item in first["output"]] == ["message", "function_call"]
+        talk.create(input="Go on.")
+        while talk.until("response.output_text.delta")["delta"] != "four ":
+            pass
+        talk.send(type="response.cancel")
+        end = talk.until()["response"]
+        gate.open()
+        assert (end["status"], words(end)) == ("cancelled", "Three four ")
+        shown = world.gateway.ask("GET", f"/v1/responses/{end['id']}").json
+        assert words(shown).strip() == "Three four"
 
 
 def test_a_response_is_cancelled_before_it_has_begun(talk: Talk, upstream: StrictUpstream) -> None:
