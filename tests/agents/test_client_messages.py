@@ -79,6 +79,26 @@ def test_a_message_is_answered(world: LettaWorld) -> None:
     assert world.upstream.last.json["model"] == "m"
 
 
+@pytest.mark.parametrize("mode", ["off", "Read"])
+def test_what_is_not_to_be_remembered_is_not_sent(world: LettaWorld, mode: str) -> None:
+    """It was stored, and what its sender wished passed over."""
+    agent = world.letta.agents.create(name="ann", model="m")
+    headers = {"content-type": "application/json", "x-mnemogate-memory": mode}
+    item = {"messages": [{"role": "user", "content": "Do not keep this."}]}
+    for path, body in (
+        (f"agents/{agent.id}/messages", item),
+        (f"agents/{agent.id}/messages/async", item),
+        (f"conversations/{agent.id}/messages", item),
+        ("messages/batches", {"requests": [{"agent_id": agent.id, **item}]}),
+    ):
+        reply = world.world.gateway.ask("POST", f"/v1/{path}", orjson.dumps(body), headers)
+        assert (reply.status, "stored" in reply.body.decode()) == (400, True), path
+    assert world.world.query("SELECT count(*) FROM exchanges") == [0]
+    assert world.letta.agents.messages.create(
+        agent.id, input="Hi.", extra_headers={"x-mnemogate-memory": "strict"}
+    )
+
+
 def test_a_tool_is_called_and_its_result_shown(world: LettaWorld) -> None:
     agent = world.agent()
     world.upstream.queue(call_tools(insert("Cat: Miso"), text="One moment."), say("Noted."))

@@ -27,6 +27,7 @@ from gateway.agents.wire.shown_values import duration_ns, iso_time
 from gateway.agents.wire.struct_fields import Body, Maybe, NoEffect, UrlQuery, refused, sent_fields
 from gateway.checked import Fault
 from gateway.core import ids
+from gateway.core.request.identity import refuse_unstored
 from gateway.errors import BadRequest, NotAllowed, UnknownId, UnknownPath
 from gateway.web.middleware import info_of
 from storage.batch_records import Batch, BatchCounts, BatchItem
@@ -159,6 +160,7 @@ class BatchRoutes:
     async def create(self, request: ApiRequest, body: CreateBatch) -> dict[str, Any]:
         """Send messages to many agents."""
         _refuse_anthropic(request)
+        refuse_unstored(request.http.scope["headers"])
         caller = info_of(request.http.scope).caller
         if caller.models is not None:
             raise NotAllowed(

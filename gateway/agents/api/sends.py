@@ -25,6 +25,7 @@ from gateway.agents.wire.run_stream import event, ping_event
 from gateway.agents.wire.send import Send, read_send, with_skills
 from gateway.agents.wire.struct_fields import sent_fields
 from gateway.core.definition import ConversationDefinition
+from gateway.core.request.identity import refuse_unstored
 from gateway.core.request.request_headers import headers_for_upstream
 from gateway.core.turn.client_view import MakesView
 from gateway.core.turn.round import DONE_EVENT, EVENT_STREAM
@@ -144,6 +145,7 @@ class SendRoutes:
         conversation_definition: ConversationDefinition | None = None,
     ) -> RunRequest:
         """Returns what a send asks of an agent. The parameters are those of `begin`."""
+        refuse_unstored(request.http.scope["headers"])
         content = read_send(send)
         resolved = await self._api.registry.resolver.resolve_uid(request.project, uid)
         fields = sent_fields(send)

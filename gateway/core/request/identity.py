@@ -508,6 +508,16 @@ def _choose_mode(
     return _ModeChoice(mode)
 
 
+def refuse_unstored(headers: RawHeaders) -> None:
+    """Refuses a request that asks not to be stored, where each one is. Raises: BadRequest."""
+    for name, value in headers:
+        if name == _MEMORY_HEADER and (_asked_mode(value) or Mode.ON) not in STORING_MODES:
+            raise BadRequest(
+                "What is sent to an agent here is stored. A chat completion of `agent/<name or id>` can go without.",
+                param=_MEMORY_HEADER.decode(),
+            )
+
+
 @lru_cache(maxsize=64)  # nearly all are written alike
 def _asked_mode(raw: bytes) -> Mode | None:
     """Returns the mode that the header's value asks for, None for an empty one. Raises: BadRequest."""
