@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from gateway.dialects.responses.socket.partial_output import PartialOutput
+from gateway.dialects.responses.socket.partial_output import MAX_BYTES, PartialOutput
 
 Json = dict[str, Any]
 CALL = {"id": "fc_1", "type": "function_call", "name": "weather", "call_id": "c1", "arguments": '{"n":1.0}'}
@@ -61,3 +61,9 @@ def test_what_is_no_event_of_an_item_is_passed_over() -> None:
         added(1, type="message", id="msg_1"),  # no word of it has come
     ]
     assert output_of(*odd) == []
+
+
+def test_no_more_is_held_than_models_write() -> None:
+    word = "x" * 100_000
+    (cut,) = output_of(added(0, type="message", id="msg_1"), *[text(0, word)] * 200)
+    assert MAX_BYTES - 200_000 < len(cut["content"][0]["text"]) < MAX_BYTES

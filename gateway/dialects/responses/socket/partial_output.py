@@ -10,6 +10,9 @@ from msgspec import Raw, Struct
 
 from gateway.dialects.responses.members import NOT_READABLE
 
+# The most bytes of events that are read of one response; what follows is not shown. Chosen: far above what models write
+# in one reply.
+MAX_BYTES: Final = 8 * 1024 * 1024
 ADDED, DONE, TEXT = "response.output_item.added", "response.output_item.done", "response.output_text.delta"
 
 
@@ -38,11 +41,13 @@ class PartialOutput:
         self._message_ids: dict[int, str] = {}
         # By the index of the item and of its part.
         self._texts: dict[tuple[int, int], list[str]] = {}
+        self._left_bytes = MAX_BYTES
 
     def take(self, kind: str, data: bytes) -> None:
         """Takes an event that was sent. kind: its type. One that cannot be read is passed over."""
-        if kind not in (ADDED, DONE, TEXT):
+        if kind not in (ADDED, DONE, TEXT) or self._left_bytes < len(data):
             return
+        self._left_bytes -= len(data)
         try:
             event = _decode_event(data)
             index = event.output_index
