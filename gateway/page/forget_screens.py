@@ -53,6 +53,8 @@ class ForgetQuery(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     all: bool | None = None
     # The id of what to go on with, on the screen that led here.
     then: Annotated[str, Meta(pattern=r"^[a-z-]{1,40}-[0-9]{1,18}\Z")] | None = None
+    # The screen to go back to, relative to /ui/, where the one that led here is itself the end of a forgetting.
+    back: str | None = None
 
     @property
     def target(self) -> tuple[TargetKind, int | str | None]:
@@ -84,7 +86,7 @@ class _ForgetScreens(Struct, frozen=True):
     words: WordSearches
 
     async def show_preview(self, request: ScreenRequest, query: ForgetQuery) -> View:
-        view = await self._view_preview(request, request.referrer)
+        view = await self._view_preview(request, query.back or request.referrer)
         await request.note_read(access_of(request).uid)
         return view
 
@@ -125,6 +127,7 @@ class _ForgetScreens(Struct, frozen=True):
             is_all=kind == "all",
             elsewhere=next((each.href for each in stays if (each.href or "").startswith(search)), None),
             replies=[each for each in stays if each.message],
+            back=way.to.partition("#")[0],
             left=await self.words.remaining(access.project, access.uid, sought) if sought else None,
         )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -228,6 +229,25 @@ def test_a_preview_shows_the_replies_that_were_made_with_a_message(
     )
     gone = operator.post(path).body.decode()
     assert re.findall(r"forget\?message=(\d+)", gone) == ["2", "4"]
+
+
+def test_the_replies_that_were_made_with_a_message_are_forgotten_on_the_way_back(
+    upstream: StrictUpstream, operator: Operator
+) -> None:
+    upstream.queue(say("Noted: no peanuts."))
+    agent = speak(operator.world, "I am allergic to peanuts.", "And peanuts again.")
+    words = f"m/{agent.uid}/words?q=peanuts"
+    gone = operator.post(f"m/{agent.uid}/forget?message=1", came_from=words).body.decode()
+    (link,) = re.findall(r'href="../../([^"]*forget\?message=2[^"]*)"', gone)
+    preview = page(operator, unescape(link))
+    assert f'name="came_from" value="{words}"' in preview
+    gone = plain(operator.post(unescape(link), came_from=words).body.decode())
+    assert "1 message still says “peanuts”." in gone
+    assert "Back to the words" in gone
+    for hostile in ("//evil.example/", "keys", f"m/{agent.uid}/forget?all=1", "javascript:alert(1)"):
+        assert "came_from" not in page(
+            operator, f"m/{agent.uid}/forget?message=3&back={quote(hostile, safe='')}"
+        )
 
 
 def test_requests_of_a_person_show_what_was_asked(operator: Operator) -> None:
