@@ -96,7 +96,7 @@ def replace_lone_surrogates(data: bytes) -> tuple[bytes, bytes]:
     end = _complete_length(data)
     whole, cut = data[:end], data[end:]
     if b"\\ud" in whole or b"\\uD" in whole:
-        whole = _ESCAPES.sub(lambda found: found[0] if found["lone"] is None else rb"\ufffd", whole)
+        whole = _ESCAPES.sub(lambda match: match[0] if match["lone"] is None else rb"\ufffd", whole)
     return whole, cut
 
 

@@ -69,8 +69,8 @@ def command(folder: Path, *arguments: str) -> dict[str, Any]:
     answer = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     assert status == 0, answer
-    found: dict[str, Any] = json.loads(answer)
-    return {**found, "seconds": time.perf_counter() - begun, "mb": used.ru_maxrss / 1024}
+    shown: dict[str, Any] = json.loads(answer)
+    return {**shown, "seconds": time.perf_counter() - begun, "mb": used.ru_maxrss / 1024}
 
 
 class Live:

@@ -57,24 +57,24 @@ async def drive(port: int, flow: load.Same | load.Talks) -> None:
 
 async def static(port: int, pid: int, headers: bytes) -> float:
     """Returns the instructions of the request that is always the same, which is not remembered."""
-    found: list[float] = []
+    millions: list[float] = []
     await drive(port, load.Same(REQUESTS, headers=headers))
-    with counted(pid, REQUESTS, found):
+    with counted(pid, REQUESTS, millions):
         await drive(port, load.Same(REQUESTS, headers=headers))
-    return found[0]
+    return millions[0]
 
 
 async def remembered(port: int, pid: int, name: str, earlier: tuple[int, ...]) -> float:
     """Returns the instructions of a turn with memory. earlier: the turns of each conversation before that."""
-    found: list[float] = []
+    millions: list[float] = []
     talks = [load.Talk(f"{name}-{number}") for number in range(PEOPLE)]
     for before in (*earlier, bench_load.WARM_TURNS):
         for talk in talks:
             talk.begin_anew()
         await drive(port, load.Talks(talks, before))
-    with counted(pid, PEOPLE * bench_load.MEASURED_TURNS, found):
+    with counted(pid, PEOPLE * bench_load.MEASURED_TURNS, millions):
         await drive(port, load.Talks(talks, bench_load.MEASURED_TURNS))
-    return found[0]
+    return millions[0]
 
 
 async def bench(folder: Path, stack: contextlib.ExitStack) -> None:
@@ -107,12 +107,12 @@ async def bench_of_dialects(folder: Path, stack: contextlib.ExitStack) -> None:
         for way in bench_dialects.WAYS.values():
             ask = partial(bench_dialects.measure, gateway.port, way, is_direct=False, headers=headers)
             await ask(count=TALKS)
-            found: list[float] = []
+            millions: list[float] = []
             for _ in range(ROUNDS):
-                with counted(gateway.pid, requests, found):
+                with counted(gateway.pid, requests, millions):
                     await ask(count=TALKS)
                     await asyncio.sleep(0.5)
-            least.append(min(found))
+            least.append(min(millions))
         rows.append([memory, *(f"{value:.3f}" for value in least)])
     print("million instructions of a request\n" + load.table(rows))
 

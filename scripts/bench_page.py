@@ -307,16 +307,16 @@ def screens_of(port: int, filled: Filled) -> list[str]:
     return [*paths, *map(twin_of, paths)]
 
 
-def browse(port: int, filled: Filled, paths: Sequence[str], pause_s: float, end: Any, found: Any) -> None:
+def browse(port: int, filled: Filled, paths: Sequence[str], pause_s: float, end: Any, readings: Any) -> None:
     """Reads screens, one after the other, until the event `end`. found: a queue of (path, milliseconds, bytes)."""
     try:
         for path in itertools.cycle(paths):
             if end.wait(pause_s):
                 break
             ms, body = read(port, filled, path)
-            found.put((path, ms, len(body)))
+            readings.put((path, ms, len(body)))
     finally:
-        found.put(None)
+        readings.put(None)
 
 
 class Browsing:

@@ -149,11 +149,11 @@ def _set_tier(wire: Json, tier: Any) -> None:
     wire["service_tier"] = _TIERS[tier]
 
 
-def _set_output(wire: Json, system: list[Json], body: Json, known: ModelTraits) -> None:
+def _set_output(wire: Json, system: list[Json], body: Json, traits: ModelTraits) -> None:
     """Sets the reasoning effort and the form of the answer."""
     sent = body.get("output_config")
     config: Json = dict(sent) if isinstance(sent, dict) else {}
-    _set_effort(wire, config, body.get("reasoning_effort"), known)
+    _set_effort(wire, config, body.get("reasoning_effort"), traits)
     match body.get("response_format"):
         case None | {"type": "text"}:
             pass
@@ -168,13 +168,13 @@ def _set_output(wire: Json, system: list[Json], body: Json, known: ModelTraits) 
         wire["output_config"] = config
 
 
-def _set_effort(wire: Json, config: Json, effort: Any, known: ModelTraits) -> None:
-    if effort == "none" and known.least_thinking is not None:
-        wire.setdefault("thinking", {"type": known.least_thinking})
+def _set_effort(wire: Json, config: Json, effort: Any, traits: ModelTraits) -> None:
+    if effort == "none" and traits.least_thinking is not None:
+        wire.setdefault("thinking", {"type": traits.least_thinking})
     elif effort is not None:
         if effort not in _EFFORTS and effort not in _OPENAI_LOW_EFFORTS:
             raise Untranslatable(f"There is no effort {effort!r} here.", "reasoning_effort", "invalid_value")
-        if known.thinks_when_asked:
+        if traits.thinks_when_asked:
             _ask_to_think(wire, effort)
         else:
             config.setdefault("effort", "low" if effort in _OPENAI_LOW_EFFORTS else effort)

@@ -42,19 +42,19 @@ def _translate_tool(tool: Any, where: str, merger: UnionMerger) -> Json:
         if tool.get("type") in (None, "custom") and "input_schema" not in tool:
             raise Untranslatable("Only tools of type 'function' are supported here.", f"{where}.type")
         return tool
-    found: Json = {"name": function.get("name")}
+    translated: Json = {"name": function.get("name")}
     if function.get("description") is not None:
-        found["description"] = function["description"]
+        translated["description"] = function["description"]
     schema = function.get("parameters")
     if isinstance(schema, dict) and schema:
         schema = {"type": "object", **merger.merge(schema, f"{where}.function.parameters")}
-    found["input_schema"] = schema or _EMPTY
+    translated["input_schema"] = schema or _EMPTY
     # `strict` ends here, as at Anthropic's own endpoint for OpenAI's dialect: OpenAI's frameworks set it on every tool,
     # and Anthropic refuses a request with more of them, or larger ones, than its grammar has room for.
     known = ("name", "description", "parameters", "strict")
-    found |= {key: value for key, value in function.items() if key not in known and value is not None}
-    found |= {key: value for key, value in tool.items() if key not in ("type", "function")}
-    return found
+    translated |= {key: value for key, value in function.items() if key not in known and value is not None}
+    translated |= {key: value for key, value in tool.items() if key not in ("type", "function")}
+    return translated
 
 
 def to_choice(choice: Any, parallel: Any, has_tools: bool) -> Json | None:

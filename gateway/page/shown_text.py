@@ -13,15 +13,15 @@ _SHOWN = re.compile("\u2039U\\+([0-9A-F]{4})\u203a")
 
 def visible(text: str) -> str:
     """Returns a text in which what is hidden or reorders lines has a form that is seen: \u2039U+202E\u203a."""
-    return _HIDDEN.sub(lambda found: f"\u2039U+{ord(found[0]):04X}\u203a", text.replace("\r\n", "\n"))
+    return _HIDDEN.sub(lambda match: f"\u2039U+{ord(match[0]):04X}\u203a", text.replace("\r\n", "\n"))
 
 
 def as_typed(text: str) -> str:
     """Returns the text of a form as it is meant: shown as `visible` has it, with the line ends of browsers."""
 
-    def character(found: re.Match[str]) -> str:
-        meant = chr(int(found[1], 16))
-        return meant if _HIDDEN.fullmatch(meant) else found[0]
+    def character(match: re.Match[str]) -> str:
+        meant = chr(int(match[1], 16))
+        return meant if _HIDDEN.fullmatch(meant) else match[0]
 
     return _SHOWN.sub(character, text.replace("\r\n", "\n"))
 
@@ -31,7 +31,7 @@ def shortened_diff(parts: tuple[DiffPart, ...], around: int = 60, most: int = 1_
 
     around, most: characters of what stays on each side of a change, and of the whole difference.
     """
-    found: list[DiffPart] = []
+    shortened: list[DiffPart] = []
     left = most
     for n, part in enumerate(parts):
         text = part.text
@@ -40,7 +40,7 @@ def shortened_diff(parts: tuple[DiffPart, ...], around: int = 60, most: int = 1_
             tail = text[-around:] if n < len(parts) - 1 else ""
             text = f"{head} … {tail}"
         if len(text) > left:
-            return (*found, DiffPart(part.op, f"{text[:left]}…"))
+            return (*shortened, DiffPart(part.op, f"{text[:left]}…"))
         left -= len(text)
-        found.append(DiffPart(part.op, text))
-    return tuple(found)
+        shortened.append(DiffPart(part.op, text))
+    return tuple(shortened)

@@ -58,14 +58,14 @@ class CompactRoute(ResponsesRoute):
         await self.compact(call, _compaction)
 
 
-def _compaction(found: Compacted) -> tuple[Sequence[Header], bytes]:
+def _compaction(compacted: Compacted) -> tuple[Sequence[Header], bytes]:
     tag = token_hex(16)
-    messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(found.messages)]
+    messages = [render_user_message(f"msg_{tag}_{n}", each) for n, each in enumerate(compacted.messages)]
     shown: Json = {
         "id": f"resp_{token_hex(28)}",
         "object": "response.compaction",
         "created_at": int(time.time()),
-        "output": [*messages, compaction_item(f"cmp_{tag}", found.summary)],
-        "usage": render_usage(found.usage),
+        "output": [*messages, compaction_item(f"cmp_{tag}", compacted.summary)],
+        "usage": render_usage(compacted.usage),
     }
     return JSON_TYPE, orjson.dumps(shown)

@@ -13,10 +13,10 @@ _ALIKE: Final = 0.8
 _BELOW: Final = "; a base URL ends in /v1, and below it applications ask for POST /v1/chat/completions"
 
 
-def hint_for(path: str, known: Iterable[str]) -> str:
+def hint_for(path: str, routes: Iterable[str]) -> str:
     """Returns what is to be added to the error for an unknown path.
 
-    known: the paths of the routes, with parameters in braces.
+    routes: the paths of the routes, with parameters in braces.
     """
     if path in ("/v1", "/v1/"):
         return _BELOW
@@ -28,7 +28,7 @@ def hint_for(path: str, known: Iterable[str]) -> str:
         return "; Azure's client names the model in its paths: use OpenAI's, with a base URL that ends in /v1"
     is_below = path.startswith("/v1/")
     hint = "" if is_below else "; the API lies under /v1, which ends a base URL"
-    nearest = _nearest(path, known)
+    nearest = _nearest(path, routes)
     if nearest is None:
         return hint or _BELOW
     return f"{hint}; did you mean {nearest}?"

@@ -11,10 +11,10 @@ from gateway.run.upstream.route import UPSTREAM_HEADER
 _UPSTREAM = UPSTREAM_HEADER.encode()
 
 
-def find_header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+def find_header(headers: Iterable[tuple[bytes, bytes]], lower_name: bytes) -> bytes | None:
     """Returns the value of the first header with this name."""
     for name, value in headers:
-        if name == wanted:
+        if name == lower_name:
             return value
     return None
 

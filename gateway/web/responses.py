@@ -343,10 +343,10 @@ def without_memory(headers: RawHeaders) -> RawHeaders:
     return [*(each for each in headers if each[0] != _MEMORY), (_MEMORY, b"off")]
 
 
-def _render_compaction(request: ResponsesRequest, found: Compacted) -> tuple[Sequence[Header], bytes]:
+def _render_compaction(request: ResponsesRequest, compacted: Compacted) -> tuple[Sequence[Header], bytes]:
     """Returns headers and body for a request that asks for a summary of its conversation in place of a reply."""
-    item = compaction_item(f"cmp_{token_hex(16)}", found.summary)
-    shown = compaction_response(request, item, found.usage)
+    item = compaction_item(f"cmp_{token_hex(16)}", compacted.summary)
+    shown = compaction_response(request, item, compacted.usage)
     if request.chat.stream:
         return EVENT_STREAM, ShownResponses().whole_events(shown)
     return JSON_TYPE, orjson.dumps(shown)

@@ -87,8 +87,8 @@ class RestoredRequest(Struct, frozen=True):
 
     @property
     def previous(self) -> str | None:
-        found: str | None = self.request.echo["previous_response_id"]
-        return found
+        previous_id: str | None = self.request.echo["previous_response_id"]
+        return previous_id
 
     @property
     def messages(self) -> Sequence[Json]:

@@ -18,6 +18,7 @@ from gateway.core.conversation.canonical import media_in, separator
 from gateway.core.conversation.provider_fields import THOUGHTS
 from gateway.core.request.chat_request import Reference
 from gateway.dialects.fields import ItemPath, missing_field, read_optional, read_text, wrong_type
+from gateway.dialects.responses.call_items import read_call, read_result
 from gateway.dialects.responses.input_parts import PART_KINDS, WORD_KINDS
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.dialects.responses.response_ids import parse_input_place, parse_turn_name
@@ -25,8 +26,6 @@ from gateway.dialects.responses.sealed import is_sealed, unseal
 from gateway.dialects.responses.tools import (
     FUNCTIONS_ALONE,
     UpstreamTools,
-    read_call,
-    read_result,
     unsupported_value,
 )
 from gateway.errors import BadRequest

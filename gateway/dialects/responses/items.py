@@ -18,9 +18,10 @@ from gateway.core.conversation.canonical import WireMessage, call_id
 from gateway.core.conversation.directions import Direction
 from gateway.core.conversation.private import without_private
 from gateway.core.turn_name import TurnName
+from gateway.dialects.responses.call_items import render_result
 from gateway.dialects.responses.render import rebuild_response, render_output
 from gateway.dialects.responses.stored_response import read_call_forms, read_stored_response
-from gateway.dialects.responses.tools import NO_FORMS, CallForm, render_result
+from gateway.dialects.responses.tools import NO_FORMS, CallForm
 from gateway.errors import BadRequest
 
 MAX_ITEMS: Final = 100  # of a page, as OpenAI has it
@@ -116,8 +117,8 @@ class ItemList:
 def render_created_item(item: Json, id: str) -> Json:
     """Returns an item of a client as a list shows it. id: of it, after the beginning that its type has."""
     kind = item.get("type") or "message"
-    given = {key: value for key, value in item.items() if value is not None}
-    shown = {"type": kind, "status": "completed", **given, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
+    sent = {key: value for key, value in item.items() if value is not None}
+    shown = {"type": kind, "status": "completed", **sent, "id": f"{_ID_PREFIXES.get(kind, 'item')}_{id}"}
     if kind == "message":
         parts = item["content"]
         if isinstance(parts, str):

@@ -24,11 +24,11 @@ class ClientItems:
     def whole(self, body: bytes) -> bytes:
         if _MARKED not in body:
             return body
-        found, _ = read_json(body)
-        if found is None:
+        value, _ = read_json(body)
+        if value is None:
             raise UpstreamBroke("The upstream sent a list of items that is no JSON.")
-        changed = _without_notes(found)
-        return body if changed is found else orjson.dumps(changed)
+        changed = _without_notes(value)
+        return body if changed is value else orjson.dumps(changed)
 
     def event(self, event: Event) -> bytes:
         return event.raw
@@ -37,16 +37,16 @@ class ClientItems:
         return rest
 
 
-def _without_notes(found: Any) -> Any:
+def _without_notes(value: Any) -> Any:
     """Returns a list or an item without notes; itself where it has none."""
-    if not isinstance(found, dict):
-        return found
+    if not isinstance(value, dict):
+        return value
     for key, change in (("data", _without_notes), ("content", _part)):
-        if isinstance(found.get(key), list):
-            changed = list(map(change, found[key]))
-            is_same = all(a is b for a, b in zip(changed, found[key], strict=True))
-            return found if is_same else {**found, key: changed}
-    return found
+        if isinstance(value.get(key), list):
+            changed = list(map(change, value[key]))
+            is_same = all(a is b for a, b in zip(changed, value[key], strict=True))
+            return value if is_same else {**value, key: changed}
+    return value
 
 
 def _part(part: Any) -> Any:

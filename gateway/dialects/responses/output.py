@@ -13,8 +13,9 @@ from adapters.types import Json
 from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, THOUGHTS
 from gateway.core.turn.asides import StringReader
 from gateway.core.turn.draft import FUNCTION_TYPES, MessageDraft, ToolCall
+from gateway.dialects.responses.call_items import render_call
 from gateway.dialects.responses.sealed import seal
-from gateway.dialects.responses.tools import CallForm, render_call
+from gateway.dialects.responses.tools import CallForm
 
 
 class Emit(Protocol):

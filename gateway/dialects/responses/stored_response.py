@@ -71,11 +71,11 @@ class StoredResponse(Struct, frozen=True, omit_defaults=True):
 
 def read_stored_response(reply: WireMessage) -> StoredResponse | None:
     """Returns the stored fields of a reply's response; None: the reply is not one of a response."""
-    found: Any = private_of(reply).get(RESPONSE_FIELD)
-    if not isinstance(found, dict):
+    fields: Any = private_of(reply).get(RESPONSE_FIELD)
+    if not isinstance(fields, dict):
         return None
     try:
-        return msgspec.convert(found, StoredResponse)
+        return msgspec.convert(fields, StoredResponse)
     except msgspec.ValidationError:
         return None  # imported from elsewhere
 

@@ -1,4 +1,4 @@
-"""The tools of a Responses request as chat completions have them, and the form in which their calls come back.
+"""The tools of a Responses request as chat completions have them, and the form of their calls (`call_items`).
 
 A tool that the client runs becomes a function upstream, unless the upstream takes it as it is. Its name upstream is
 also the name of stored calls, so that lists match whichever form a client sends a call in.
@@ -12,7 +12,6 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-import orjson
 from msgspec import Struct
 
 from adapters.types import Json
@@ -23,9 +22,9 @@ from gateway.core.conversation.canonical import (
     name_and_arguments,
     text_of,
 )
-from gateway.core.conversation.provider_fields import INPUT_ARGUMENT, as_function_call
+from gateway.core.conversation.provider_fields import INPUT_ARGUMENT
 from gateway.dialects.fields import missing_field, read_optional, read_text, wrong_type
-from gateway.dialects.lenient import decode_list, decode_object
+from gateway.dialects.lenient import decode_list
 from gateway.dialects.responses.left_out import LeftOutFields
 from gateway.errors import BadRequest
 
@@ -396,96 +395,5 @@ def _tool_name(tool: Json) -> str:
 
 
 def _set_fields(value: Json, *keys: str) -> Json:
-    """Returns those of the fields that are set."""
+    """Returns the fields of these names that are set."""
     return {key: value[key] for key in keys if value.get(key) is not None}
-
-
-# Calls in the client's form, and back
-
-
-def render_call(form: CallForm, arguments: str, *, text: str | None = None) -> Json:
-    """Returns the members of an item that a call of this form has. text: of a custom tool, as far as it was read."""
-    space: Json = {} if form.namespace is None else {"namespace": form.namespace}
-    if form.kind == "function_call":
-        return {"type": form.kind, "name": form.name, "arguments": arguments, **space}
-    value = decode_object(arguments)
-    if form.kind == "custom_tool_call":
-        argument = value.get(INPUT_ARGUMENT)
-        whole_input = text or (argument if isinstance(argument, str) else arguments)
-        return {"type": form.kind, "name": form.name, "input": whole_input, **space}
-    if form.kind == "tool_search_call":
-        return {"type": form.kind, "execution": "client", "arguments": value}
-    if form.kind == "local_shell_call":
-        return {"type": form.kind, "action": {"type": "exec", "command": [], "env": {}, **value}}
-    if form.kind == "shell_call":
-        action = {"commands": [], "timeout_ms": None, "max_output_length": None, **value}
-        return {"type": form.kind, "action": action}
-    return {"type": form.kind, "operation": value}
-
-
-def read_call(item: Json, where: object, upstream_tools: UpstreamTools) -> Json:
-    """Returns an item with a call as a call of a chat completion. Raises: BadRequest."""
-    kind: str = item["type"]
-    id = _call_id(item, where)
-    if kind in ("function_call", "custom_tool_call"):
-        name = flat_name(read_optional(item, "namespace", str, where), read_text(item, "name", where))
-        key = "arguments" if kind == "function_call" else "input"
-        text = read_text(item, key, where)
-        if kind == "custom_tool_call":
-            call: Json = {"id": id, "type": "custom", "custom": {"name": name, "input": text}}
-            return call if upstream_tools.custom else as_function_call(call)
-        return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
-    key = {"tool_search_call": "arguments", "apply_patch_call": "operation"}.get(kind, "action")
-    value = item.get(key)
-    if not isinstance(value, (dict, str)):
-        raise (
-            missing_field(f"{where}.{key}")
-            if value is None
-            else wrong_type(f"{where}.{key}", "an object", value)
-        )
-    if isinstance(value, dict):
-        own = {
-            k: v
-            for k, v in value.items()
-            if v is not None and not (kind == "local_shell_call" and k == "type")
-        }
-        value = orjson.dumps(own).decode()
-    return {
-        "id": id,
-        "type": "function",
-        "function": {"name": kind.removesuffix("_call"), "arguments": value},
-    }
-
-
-def read_result(item: Json, where: object) -> tuple[str, Any]:
-    """Returns the id of a call, and the output of its tool as an item has it. Raises: BadRequest."""
-    id = _call_id(item, where)
-    if item["type"] == "tool_search_output":
-        return id, orjson.dumps(item.get("tools") or []).decode()
-    output = item.get("output")
-    if item["type"] == "apply_patch_call_output":
-        return id, orjson.dumps(
-            {k: item[k] for k in ("status", "output") if item.get(k) is not None}
-        ).decode()
-    if output is None:
-        raise missing_field(f"{where}.output")
-    is_parts = item["type"] in ("function_call_output", "custom_tool_call_output")
-    return id, output if is_parts or isinstance(output, str) else orjson.dumps(output).decode()
-
-
-def render_result(kind: str, content: str | list[Json]) -> Json:
-    """Returns the members of an item that the result of a call has. kind: the item's. content: its output."""
-    if isinstance(content, list):
-        return {"type": kind, "status": "completed", "output": content}
-    if kind == "tool_search_output":
-        return {"type": kind, "status": "completed", "execution": "client", "tools": decode_list(content)}
-    if kind == "apply_patch_call_output":
-        return {"type": kind, "status": "completed", **decode_object(content)}
-    output = (decode_list(content) if kind == "shell_call_output" else None) or content
-    return {"type": kind, "status": "completed", "output": output}
-
-
-def _call_id(item: Json, where: object) -> str:
-    # `local_shell_call_output` has its call's id as its own.
-    key = "call_id" if item.get("call_id") is not None or item.get("id") is None else "id"
-    return read_text(item, key, where)

@@ -149,10 +149,10 @@ def _read_unit_and_period(raw: RawArguments) -> tuple[str, str | None]:
     return unit, None if unit == "concurrent" else _choice(raw, "per", PERIODS)
 
 
-def _choice(raw: RawArguments, name: str, known: Collection[str]) -> str:
+def _choice(raw: RawArguments, name: str, choices: Collection[str]) -> str:
     value = raw.get(name)
     if value is None:
-        raise BadRequest(f"{name} is missing: one of {', '.join(known)}.", param=name)
-    if value not in known:
-        raise BadRequest(f"{name} must be one of {', '.join(known)}, saw {value!r}.", param=name)
+        raise BadRequest(f"{name} is missing: one of {', '.join(choices)}.", param=name)
+    if value not in choices:
+        raise BadRequest(f"{name} must be one of {', '.join(choices)}, saw {value!r}.", param=name)
     return str(value)

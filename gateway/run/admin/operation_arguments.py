@@ -158,11 +158,11 @@ class Arguments:
             raise BadRequest(f"{name} must be {words}{seen}.", param=name) from error
 
 
-def check_names(raw: RawArguments, known: Collection[str]) -> None:
+def check_names(raw: RawArguments, names: Collection[str]) -> None:
     """Checks that all fields are known. Raises: BadRequest."""
     for name in raw:
-        if name not in known:
-            raise BadRequest(f"There is no field {name!r}: there are {', '.join(known)}.", param=name)
+        if name not in names:
+            raise BadRequest(f"There is no field {name!r}: there are {', '.join(names)}.", param=name)
 
 
 def check_project(project: str | None, visible: str | None) -> None:

@@ -21,7 +21,7 @@ def page_path(*parts: str | int) -> str:
 
 def part_of(segment: str) -> str:
     """Returns the part that a percent-decoded segment of a path stands for."""
-    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), segment)
+    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), segment)
 
 
 def _segment_of(part: str | int) -> str:
@@ -32,5 +32,5 @@ def _segment_of(part: str | int) -> str:
     return quote(re.sub("[~./]", _escape, text), safe="~")
 
 
-def _escape(found: re.Match[str]) -> str:
-    return _ESCAPES[found[0]]
+def _escape(match: re.Match[str]) -> str:
+    return _ESCAPES[match[0]]
