@@ -73,6 +73,7 @@ RULES = (
     Rule("how common words are in general", [(find, "_MIN_IN_GENERAL", 0)]),
     Rule("common words are rarer in short messages", [(find, "_MESSAGE_TERMS", 0.001)]),
     Rule("the date of most messages tells little", [(find, "is_date_word", _is_none)]),
+    Rule("the name of most messages' speaker tells little", [(find, "_MIN_NAMED", inf)]),
     Rule("a text's language by its letters", [(common, "_likelihood", _by_words)]),
     Rule("small talk searches nothing", [(rank, "COMMON_SHARE", 1.0)]),
     Rule("what only begins or tests searches nothing", [(common, "_BEGINS", frozenset())]),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from storage.search.blob import ROW_SHIFT, hash_terms
+from storage.search.blob import HEAD, ROW_SHIFT, hash_terms
 from storage.search.common import NAMES_NOTHING
 from storage.search.index import NO_HASH, Index, no_occurrences, without_rows
 from storage.search.layout import IndexLayout, Lengths
@@ -46,6 +46,9 @@ _MESSAGE_TERMS = 75
 # memories 92.4 / 90.8, then 91.9 / 90.6% each time; of projects 64.6 / 65.3, with 75 63.5 / 65.0%. Other sets are as
 # before. With lengths relative to the memory's own mean German compounds lose up to a half.
 _USUAL_LENGTH, _USUAL_LENGTH_UNSPACED = 100.0, 600.0
+# The most terms of a message beside its text: four of its date, and two of its speaker's name. A text that is a little
+# longer than its head has its last words beside that, so a name is what so many messages have there. No measurement.
+_FRAME_TERMS, _MIN_NAMED = 6, 3
 _MIN_ASKED = 1e-9
 # A text may be wordy: "I am so sorry, I just cannot think of it, could you help me out?" What it asks for, to which the
 # bounds of the ranking are relative, is at most so many words that the memory does not have. And a sentence is added by
@@ -133,17 +136,45 @@ def find(index: Index, layout: IndexLayout, wanted: WantedTerms, postings: Posti
         import numpy as np
 
         in_index = np.concatenate(parts).view(np.int64) & NO_HASH
-    weights, held, asked = _weigh(wanted, counts, layout.lengths)
+    named = _count_named(layout, in_index, sizes, in_tail)
+    framed = [count if is_date_word(t) else n for t, count, n in zip(terms, counts, named, strict=True)]
+    weights, held, asked = _weigh(wanted, counts, framed, layout.lengths)
     usual = [_USUAL_LENGTH_UNSPACED if is_unspaced(term) else _USUAL_LENGTH for term in terms]
     return Found(weights, held, usual, asked, in_index, sizes, in_tail, sum(counts))
 
 
+def _count_named(
+    layout: IndexLayout, in_index: NDArray[np.int64], sizes: Sequence[int], in_tail: Sequence[Sequence[int]]
+) -> list[int]:
+    """Returns for each term how many messages have it as a name of their speaker, beside their text; 0: too few.
+
+    Such messages are counted alone whose text is no longer than a head.
+    """
+    length, head, rows = layout.length, layout.head, layout.tail_rows
+    named = [
+        sum(
+            not hit & HEAD and length[at := rows[hit >> ROW_SHIFT]] - head[at] <= _FRAME_TERMS for hit in hits
+        )
+        for hits in in_tail
+    ]
+    if len(in_index):
+        import numpy as np
+
+        row = in_index >> ROW_SHIFT
+        beside = (in_index & HEAD) == 0
+        beside &= np.asarray(length)[row].astype(np.int64) - np.asarray(head)[row] <= _FRAME_TERMS
+        term = np.arange(len(sizes)).repeat(sizes)
+        named = (named + np.bincount(term, beside, len(sizes))).astype(int).tolist()
+    return [count if count >= _MIN_NAMED else 0 for count in named]
+
+
 def _weigh(
-    wanted: WantedTerms, counts: Sequence[int], lengths: Lengths
+    wanted: WantedTerms, counts: Sequence[int], framed: Sequence[int], lengths: Lengths
 ) -> tuple[list[float], list[float], float]:
     """Returns the weights of each term in the ranking and in the bounds, and what the query asks for, as in `Found`.
 
     counts: of each term, the messages that have it.
+    framed: those that have it as a word of their date or a name of their speaker.
     lengths: of the memory's messages.
     """
     messages = lengths.count
@@ -156,18 +187,18 @@ def _weigh(
     parts_of_others = parts_of_words(wanted.terms)
     asked_by, known = dict[int, float](), set[int]()
     # On a memory's first day "What did I tell you on 17 May?" asks for all of it.
-    asks_for_only_day = all(
-        having == messages if is_date_word(term) else share > NAMES_NOTHING
-        for term, having, share in zip(wanted.terms, counts, wanted.in_general, strict=True)
+    asks_for_all = all(
+        beside == messages or share > NAMES_NOTHING
+        for beside, share in zip(framed, wanted.in_general, strict=True)
     )
-    for term, having, share, sentence in zip(
-        wanted.terms, counts, wanted.in_general, wanted.sentences, strict=True
+    for term, having, beside, share, sentence in zip(
+        wanted.terms, counts, framed, wanted.in_general, wanted.sentences, strict=True
     ):
         scale = _OF_PART if term in parts_of_others else 1.0
         in_short = share * shortness
-        if messages and not asks_for_only_day and is_date_word(term):
-            # Messages have the words of their dates whatever people talk about.
-            own = having / messages
+        if beside and not asks_for_all:
+            # Messages have the words of their dates and names of their speakers whatever people talk about.
+            own = beside / messages
             share, in_short = max(share, own), max(in_short, own)
         weight = scale * log(sample / (having + others * share + 0.5))
         weights.append(scale * log(sample / (having + others * in_short + 0.5)))

@@ -247,6 +247,31 @@ def test_the_only_day_of_a_memory_is_found_by_its_date(query: str, is_found: boo
     assert bool(found(query, *day, only_strong=True)) == is_found
 
 
+@each_row(
+    ("query", "hits"),
+    [
+        ("Remind Alice to call the plumber", []),
+        ("Did Alice buy the tickets?", []),
+        ("What does Alice hate?", [2]),
+        ("What did Alice say?", [3, 2, 1]),
+        ("Is Bob better?", [20]),
+    ],
+)
+@pytest.mark.parametrize("others", [0, 3])
+def test_the_name_of_most_messages_tells_nothing(query: str, hits: list[int], others: int) -> None:
+    """In a chat of several people each message has its speaker's name."""
+    texts = ("The roof leaks again.", "Our cat hates the rain.", "The garden needs water.")
+    chat = [said(n, text, speaker="Alice Miller") for n, text in enumerate(texts, 1)]
+    chat += [said(n, "I sold it.", speaker="Carl") for n in range(10, 10 + others)]
+    chat.append(said(20, "My tooth hurts.", speaker="Bob"))
+    assert found(query, *chat, only_strong=True) == hits
+
+
+def test_the_last_word_of_a_text_that_is_longer_than_a_head_is_no_name() -> None:
+    text = f"{'We walked on and on through all of the town. ' * 4}At last we came upon a zebra."
+    assert found("Where was the zebra of the zoo?", said(1, text), said(2, "I see."), only_strong=True) == [1]
+
+
 def test_a_word_of_a_very_long_message_says_little() -> None:
     """So many words have one of any question among them by chance."""
     query, long = "Which brand of shampoo did I buy in Bergen?", " ".join(f"tool{n}" for n in range(300))
