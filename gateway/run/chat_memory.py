@@ -15,10 +15,11 @@ from gateway.errors import BadRequest, CallerError, MemoryUnavailable
 from gateway.run.call import ChatCall
 from gateway.run.directory import StoredAgents
 from gateway.run.memory.block_edits import BlockEdits
+from gateway.run.memory.fitted_window import WHOLE_WINDOW
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest
 from gateway.run.memory.named_turns import turn_name
-from gateway.run.memory.prompt import WHOLE_WINDOW, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.queue import QueueTicket
 from gateway.run.sink import ClientGone
 from gateway.run.turn import TreeMemory

@@ -56,9 +56,10 @@ from gateway.errors import GatewayError, NotAllowed, UnknownModel
 from gateway.metrics import Metrics
 from gateway.run.call import ChatCall, Forwarded
 from gateway.run.memory.block_edits import BlockEdits
+from gateway.run.memory.fitted_window import FittedWindow
 from gateway.run.memory.keeper import MemoryKeeper
 from gateway.run.memory.memory_context import MemoryContext, MemoryRequest, check_not_paused
-from gateway.run.memory.prompt import FittedWindow, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.pending import PendingWrites
 from gateway.run.receipt import Receipt
 from gateway.run.sink import UnseenSink

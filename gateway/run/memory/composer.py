@@ -28,8 +28,9 @@ from gateway.core.tags import mark_of
 from gateway.core.upstream.policy import Target
 from gateway.run.memory.contents import with_contents
 from gateway.run.memory.fit import fit_prompt, is_crowded, may_exceed
+from gateway.run.memory.fitted_window import NO_NOTE, WHOLE_WINDOW, FittedWindow
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import NO_NOTE, WHOLE_WINDOW, EndpointForm, FittedWindow, Prompt
+from gateway.run.memory.prompt import EndpointForm, Prompt
 from gateway.run.memory.query_vectors import QueryVectors
 from gateway.run.memory.recall import Recaller, render_changes
 from gateway.run.memory.recall_result import NO_RECALL, RecallResult

@@ -31,7 +31,8 @@ from gateway.core.prompt.window import (
     window_start,
 )
 from gateway.errors import BadRequest
-from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
+from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import load_counter
 from gateway.tokens import message_tokens, upper_bound
 from storage.records import ANY_WINDOW, Evicted

@@ -24,8 +24,9 @@ from gateway.run.memory.find_messages import (
     make_search_record,
     selection_limit,
 )
+from gateway.run.memory.fitted_window import FittedWindow, NoteRoom
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import FittedWindow, NoteRoom, Prompt
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.prompt_tokens import count_tokens
 from gateway.run.memory.query_vectors import EmbedQuery, QueryVectors, nearest_facts
 from gateway.run.memory.recall_result import RecallResult

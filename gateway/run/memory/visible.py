@@ -10,8 +10,8 @@ from msgspec import Struct
 from gateway.core.conversation.canonical import without_space
 from gateway.core.conversation.hashed_list import HashedList
 from gateway.core.prompt.composition import Composition
+from gateway.run.memory.fitted_window import FittedWindow
 from gateway.run.memory.memory_context import MemoryContext
-from gateway.run.memory.prompt import FittedWindow
 from storage.records import Atom, Message
 
 # A joined reply has at most this many messages before its last one.

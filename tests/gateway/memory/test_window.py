@@ -19,7 +19,8 @@ from gateway.run import chat as chat_module
 from gateway.run import turn as turn_module
 from gateway.run.memory import composer, recall
 from gateway.run.memory.fit import fit_prompt
-from gateway.run.memory.prompt import NO_NOTE, FittedWindow, NoteRoom, Prompt
+from gateway.run.memory.fitted_window import NO_NOTE, FittedWindow, NoteRoom
+from gateway.run.memory.prompt import Prompt
 from gateway.run.memory.recall import MIN_NOTE_TOKENS, NOTE_CONTEXT_PARTS
 from gateway.settings import UpstreamSettings
 from gateway.tokens import message_tokens, tokenizer_for

@@ -1,0 +1,82 @@
+"""The part of a conversation that goes into a model's window, and the room for a note in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from gateway.core.conversation.canonical import WireMessage
+from gateway.core.prompt.composition import Composition, InsertedMessage
+from gateway.core.prompt.shown_blocks import NOTHING_SHOWN, Shown, last_shown
+from gateway.core.prompt.summary import WantedSummary
+from storage.records import Evicted
+
+
+class NoteRoom(Struct, frozen=True):
+    """The tokens for a note of this request: `least` are reserved for it, and `most` are given where they are free."""
+
+    least: int = 0
+    most: int = 0
+
+
+NO_NOTE = NoteRoom()
+
+
+class FittedWindow(Struct, frozen=True):
+    """The part of a conversation that goes into the model's window."""
+
+    # Indices of the client's messages that stay out.
+    dropped: frozenset[int] = frozenset()
+    # Indices of the composition's inserted messages that go in; None: all.
+    included: tuple[int, ...] | None = None
+    # The composition's hidden rounds that go in, by the index of the message they replace; None: all.
+    replacements: Mapping[int, list[WireMessage]] | None = None
+    # The text that stands for what was left out, or "".
+    summary: str = ""
+    summary_id: int = 0
+    # The part of the path that is out, for the next request to leave out as well.
+    evicted: Evicted | None = None
+    # The tokens of that part.
+    evicted_tokens: int = 0
+    # The tokens of the whole prompt, by our count; 0: it was not counted, or is not text alone.
+    tokens: int = 0
+    # The tokens for which the window had room.
+    most: int = 0
+    # The window fills up, and a summary is wanted.
+    wanted_summary: WantedSummary | None = None
+    # The tokens that a note may take; None: nothing limits it.
+    note_tokens: int | None = None
+
+    @property
+    def left_out(self) -> tuple[object, ...]:
+        """The messages that stay out, and the summary in their place; equal to that of `WHOLE_WINDOW` where none do."""
+        return self.dropped, self.included, self.summary_id
+
+    def inserted(self, composition: Composition) -> Sequence[InsertedMessage]:
+        """Returns the messages that go before the client's own, as far as they fit."""
+        return (
+            composition.inserted
+            if self.included is None
+            else [composition.inserted[n] for n in self.included]
+        )
+
+    def fitting_notes(self, composition: Composition) -> list[str]:
+        """Returns the notes before the client's messages and of the inserted ones, as far as they fit."""
+        notes = [note for index, note in composition.notes.items() if index not in self.dropped]
+        notes += [each.note for each in self.inserted(composition) if each.note]
+        return notes
+
+    def shown(self, composition: Composition) -> Shown:
+        """Returns what the added texts and messages in the window show last of each memory block."""
+        shown = [each.shown for each in self.inserted(composition)]
+        for index in sorted(composition.shown) if composition.shown else ():
+            rounds = composition.replacements.get(index)
+            fitting = rounds if self.replacements is None else self.replacements.get(index)
+            # Hidden rounds that fit in part may or may not show the block.
+            if index not in self.dropped and rounds == fitting:
+                shown.append(composition.shown[index])
+        return last_shown(shown, NOTHING_SHOWN)
+
+
+WHOLE_WINDOW = FittedWindow()
