@@ -103,7 +103,7 @@ class ToolDefinition(_Stored, frozen=True):
     schema: dict[str, Any]
     # The kind of source. The gateway runs no "json" (declared only) and no "typescript" (from agent files).
     source_type: Literal["python", "typescript", "webhook", "json", "mcp"] = "python"
-    # Program text, a webhook's URL, or `<uid of an MCP server>/<name of the tool there>`.
+    # Program text, a webhook's URL, or `<uid of an MCP server>/<name of the tool there>` (`McpToolSource`).
     source: str = ""
     description: str | None = None
     # A person must approve each call.

@@ -97,7 +97,7 @@ class MemoryPages(Group):
 
     @long_reads
     async def sized_memory(self, connection: Connection, uid: str, project: str | None) -> SizedMemory | None:
-        """Returns the same with its sizes."""
+        """Returns the memory with a public name, with its sizes; None: as for `memory`."""
         row = await connection.row(SQL["sized_memory"], (project, uid))
         return None if row is None else _memory(row)
 

@@ -1,4 +1,4 @@
-"""The paths of Letta 0.6, which older programs call: the handlers of today, under the names of then."""
+"""The paths of Letta 0.6, which older programs call. Most are answered by handlers of today's paths."""
 
 from __future__ import annotations
 

@@ -125,10 +125,10 @@ def tool_name(definition: ToolDefinition) -> str | None:
 
 
 def upserted(create: CreateTool, new: ToolDefinition, stored: ToolDefinition) -> ToolDefinition:
-    """Returns a tool that is made under a name which another one has.
+    """Returns the definition of a tool that is made under the name of a stored one, and takes its place.
 
-    new: as if none had.
-    stored: the other one.
+    new: the definition that the request makes by itself.
+    stored: the definition of the stored tool.
     """
     if stored.source_type == "mcp":
         return new

@@ -90,15 +90,15 @@ class PartResults:
 
         One that has begun to make the calls of its reply goes on with that: the reply is in the item's journal.
         """
-        more = 0 if lost_by_restart else 1
+        new_expiries = 0 if lost_by_restart else 1
         async for page in self.pages(part.number):
             works, resent = list[ItemWork](), list[ItemRetry]()
             for each in page:
                 if reply := await self.turns.read_noted_reply(each):
                     result = PartResult("", "succeeded", reply)
                     works.append(ItemWork(each, partial(self._outcome_of, each, result), reply))
-                elif lost_by_restart or each.expiries + more < _MAX_EXPIRIES:
-                    resent.append(ItemRetry(each, each.errors, each.expiries + more))
+                elif lost_by_restart or each.expiries + new_expiries < _MAX_EXPIRIES:
+                    resent.append(ItemRetry(each, each.errors, each.expiries + new_expiries))
             await self.outcomes.write(resent)
             await self._write_all(works)
 
@@ -132,14 +132,14 @@ class PartResults:
         """Records a page of results. One that was recorded before changes nothing."""
         works: list[ItemWork] = []
         for custom_id, result in page.items():
-            named = _CUSTOM_ID.fullmatch(custom_id)
-            if named is None or named[1] != self.batch.uid:
+            name = _CUSTOM_ID.fullmatch(custom_id)
+            if name is None or name[1] != self.batch.uid:
                 continue
-            item = await self.store.batches.item_at(self.batch.id, int(named[2]))
+            item = await self.store.batches.item_at(self.batch.id, int(name[2]))
             if (
                 item is not None
                 and item.part in (part.number, ENDED_PART)
-                and int(named[3]) == item.request_number
+                and int(name[3]) == item.request_number
             ):
                 works.append(ItemWork(item, partial(self._outcome_of, item, result), result.body))
         await self.outcomes.write_outcomes(works)

@@ -8,13 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
-from gateway.core.definition import McpServerDefinition
+from gateway.core.definition import McpServerDefinition, ToolDefinition
 from gateway.errors import BadRequest
 
 # What is shown of each secret. Sent back, it leaves the secret as it is.
 MASK = "********"
 TOKEN, HEADERS, VARIABLES = "auth_token", "custom_headers", "env"
+
+
+class McpToolSource(NamedTuple):
+    """The `source` of a tool that an MCP server has."""
+
+    # The uid of the server.
+    server: str
+    # The name of the tool there.
+    tool: str
+
+    @classmethod
+    def of(cls, definition: ToolDefinition) -> Self | None:
+        """Returns the source of a tool; None: it is not one of an MCP server."""
+        if definition.source_type != "mcp":
+            return None
+        server, _, tool = definition.source.partition("/")
+        return cls(server, tool)
+
+    def __str__(self) -> str:
+        return f"{self.server}/{self.tool}"
 
 
 @dataclass(frozen=True, slots=True)

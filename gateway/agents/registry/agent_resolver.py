@@ -135,6 +135,7 @@ class AgentResolver:
         return spec
 
     async def _resolve(self, project: str, name: str) -> ResolvedAgent | None:
+        """Reads the agent with this id or name. Raises: as `resolve`."""
         definitions = self._store.definitions
         uid = ids.uid_of("agent", name)
         if uid is not None:
@@ -149,8 +150,8 @@ class AgentResolver:
             return None
         targets = await self._store.attached.targets(definition.memory, DefinitionKind.TOOL)
         tools = (await self._tools.of({definition.memory: targets}))[definition.memory]
-        defined = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
-        made_of = frozenset((each.id, each.version) for each in defined)
+        versioned = [definition, *(tool.definition for tool in tools if tool.definition is not None)]
+        made_of = frozenset((each.id, each.version) for each in versioned)
         return ResolvedAgent(self._spec(definition, tools), api_scope(project, definition.uid), made_of)
 
     def _spec(self, definition: Definition, tools: Sequence[ToolView]) -> AgentSpec:

@@ -9,7 +9,7 @@ from itertools import chain
 
 from msgspec.structs import replace
 
-from gateway.agents.core.mcp_server import McpServerConfig, make_secrets
+from gateway.agents.core.mcp_server import McpServerConfig, McpToolSource, make_secrets
 from gateway.agents.registry.tool_registry import ToolRegistry, ToolView
 from gateway.agents.tools.mcp import MAX_TOOLS, ListedTool, McpFault, McpServers
 from gateway.agents.tools.secret import SecretCipher, SecretFault
@@ -47,9 +47,11 @@ class McpRegistry:
         self._now = now
 
     async def get(self, project: str, uid: str) -> Definition:
+        """Returns a server by its public name."""
         return await self._store.definitions.get(project, DefinitionKind.MCP, uid)
 
     async def list(self, project: str, page: Page) -> Sequence[Definition]:
+        """Returns a page of a project's servers."""
         return await self._store.definitions.list(project, DefinitionKind.MCP, page)
 
     async def create(self, project: str, name: str, config: McpServerConfig) -> Definition:
@@ -65,7 +67,7 @@ class McpRegistry:
         draft = DefinitionDraft(project, DefinitionKind.MCP, uid, server.body(), name)
         stored = await self._store.definitions.add(draft, at=self._now())
         try:
-            await self._sync(project, stored, listed)
+            await self._sync_tools(project, stored, listed)
         except BaseException:
             # Its name would be taken when the caller tries again.
             with suppress(StoreError):
@@ -95,7 +97,7 @@ class McpRegistry:
             sealed |= await self._cipher.encrypt(project, uid, config.given_secrets())
         server, listed = await self._list_tools(replace(config.definition, secrets=sealed), values)
         changed = await self._store.definitions.change(stored, server.body(), at=self._now(), name=name)
-        await self._sync(project, changed, listed)
+        await self._sync_tools(project, changed, listed)
         return changed
 
     async def delete(self, project: str, uid: str) -> None:
@@ -115,7 +117,7 @@ class McpRegistry:
         server, listed = await self._list_tools(before, values)
         if server != before:
             stored = await self._store.definitions.change(stored, server.body(), at=self._now())
-        await self._sync(project, stored, listed)
+        await self._sync_tools(project, stored, listed)
         return await self.tools(project, uid)
 
     async def tools(self, project: str, uid: str) -> Sequence[ToolView]:
@@ -140,7 +142,7 @@ class McpRegistry:
         tools = [tool for tool in listed if tool.parameters is not None]
         return replace(server, left_out=tuple(left_out)), tools
 
-    async def _sync(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
+    async def _sync_tools(self, project: str, server: Definition, listed: Sequence[ListedTool]) -> None:
         """Adds, updates and deletes the project's tools of a server, so that they are those that were listed.
 
         What an operator has set for a tool, such as its approval, stays. Another gateway may do the same meanwhile.
@@ -149,15 +151,17 @@ class McpRegistry:
         for tool in {each.name: each for each in listed}.values():
             existing = stored.pop(tool.name, None)
             if existing is None:
-                await self._add(project, server, tool)
+                await self._add_tool(project, server, tool)
             else:
-                await self._update(project, server, existing, tool)
+                await self._update_tool(project, server, existing, tool)
         for unlisted in stored.values():
             with suppress(NotFound):
                 await self._tools.delete(project, unlisted.uid)
 
-    async def _update(self, project: str, server: Definition, existing: ToolView, tool: ListedTool) -> None:
-        schema = _schema(existing.name, tool)
+    async def _update_tool(
+        self, project: str, server: Definition, existing: ToolView, tool: ListedTool
+    ) -> None:
+        schema = _function_schema(existing.name, tool)
 
         def edit(current: ToolDefinition) -> tuple[None, ToolDefinition]:
             # The server may have another name now.
@@ -166,16 +170,19 @@ class McpRegistry:
 
         await self._tools.change(project, existing.uid, edit)
 
-    async def _add(self, project: str, server: Definition, tool: ListedTool) -> None:
+    async def _add_tool(self, project: str, server: Definition, tool: ListedTool) -> None:
         """Makes a tool under its own name. Where that is taken, the server's name comes first, then a number last.
 
         All tools of a server may have one name here: of one in another script only its length is left.
         """
         both = f"{server.name}_{tool.name}"
-        numbered = (_allowed(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
-        for name in chain((_allowed(tool.name), _allowed(both)), numbered):
+        numbered = (_allowed_name(both, f"_{n}") for n in range(2, MAX_TOOLS + 2))
+        for name in chain((_allowed_name(tool.name), _allowed_name(both)), numbered):
             definition = ToolDefinition(
-                _schema(name, tool), "mcp", f"{server.uid}/{tool.name}", tags=(f"{_SERVER_TAG}{server.name}",)
+                _function_schema(name, tool),
+                "mcp",
+                str(McpToolSource(server.uid, tool.name)),
+                tags=(f"{_SERVER_TAG}{server.name}",),
             )
             try:
                 await self._tools.create(project, name, definition)
@@ -196,17 +203,15 @@ def _as_bad_request() -> Iterator[None]:
 
 
 def _name_at_server(tool: ToolView, uid: str) -> str | None:
-    """Returns the name that a tool has at its server; None: it is no tool of this one. uid: of the server."""
-    if tool.definition is None or tool.definition.body.get("source_type") != "mcp":
-        return None
-    server, _, name = str(tool.definition.body["source"]).partition("/")
-    return name if server == uid else None
+    """Returns the name that a tool has at a server; None: it is not one of this server's. uid: of the server."""
+    source = None if tool.definition is None else McpToolSource.of(ToolDefinition.of(tool.definition.body))
+    return source.tool if source is not None and source.server == uid else None
 
 
-def _schema(name: str, tool: ListedTool) -> dict[str, object]:
+def _function_schema(name: str, tool: ListedTool) -> dict[str, object]:
     return {"name": name, "description": tool.description, "parameters": tool.parameters}
 
 
-def _allowed(name: str, end: str = "") -> str:
+def _allowed_name(name: str, end: str = "") -> str:
     """Returns a name in the letters, and of the length, that every provider takes. end: what it ends with."""
     return (re.sub(r"[^A-Za-z0-9_-]", "_", name)[: 64 - len(end)] or "_") + end

@@ -38,7 +38,7 @@ class SleeperRegistry:
         self._now = now
 
     async def turn_on(self, entry: AgentEntry) -> None:
-        """Makes an agent that reads this one's memory, unless there is one. Raises: Overtaken."""
+        """Makes a sleeptime agent for an agent, unless it has one. Raises: Overtaken."""
 
         async def turn_on() -> None:
             current = await self._reload(entry)
@@ -67,13 +67,16 @@ class SleeperRegistry:
         return has_adopted
 
     async def turn_off(self, entry: AgentEntry) -> None:
-        """Deletes the agents that read this one's memory. Raises: Overtaken."""
+        """Deletes the sleeptime agents of an agent. Raises: Overtaken."""
         for reader in await self._readers(entry):
             await self.detach(entry, reader.uid)
             await self._store.forgetting.wipe(reader.reader)
 
     async def detach(self, entry: AgentEntry, uid: str) -> None:
-        """Ends that an agent reads this one's memory; both stay. uid: the reader's. Raises: Overtaken."""
+        """Has a sleeptime agent read an agent's memory no longer; both stay. Raises: Overtaken.
+
+        uid: of the sleeptime agent.
+        """
 
         async def detach() -> None:
             current = await self._reload(entry)

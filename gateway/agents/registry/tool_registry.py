@@ -147,16 +147,16 @@ class ToolRegistry:
 
         merge: returns the new definition of that tool, given its present one; None: it becomes `definition`.
         """
-        named = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-        if not named:
+        same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
+        if not same_name:
             try:
                 return await self.create(project, name, definition)
             except WriteConflict:
-                named = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-                if not named:
+                same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
+                if not same_name:
                     raise
         return await self.change(
-            project, named[0].uid, lambda before: (None, definition if merge is None else merge(before))
+            project, same_name[0].uid, lambda before: (None, definition if merge is None else merge(before))
         )
 
     async def delete(self, project: str, uid: str) -> None:
@@ -171,8 +171,8 @@ class ToolRegistry:
         """Returns the tool of this name; None: there is none."""
         if name in _CALLABLE:
             return built_in_tool(name)
-        named = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
-        return _tool_view(named[0]) if named else None
+        same_name = await self._store.definitions.find_by_name(project, DefinitionKind.TOOL, name)
+        return _tool_view(same_name[0]) if same_name else None
 
     async def all_named(self, project: str, names: Iterable[str]) -> Sequence[ToolView]:
         """Returns the tools with these names. Raises: BadRequest, which lists those that there are not."""

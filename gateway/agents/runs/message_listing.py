@@ -249,7 +249,7 @@ class AgentMessages:
         return [] if stored is None else await self._store.messages.numbers(agent.id, stored.id, NUMBERS)
 
     async def numbers_of(self, agents: Sequence[Agent]) -> Mapping[int, Sequence[int]]:
-        """Returns the same of several agents' own conversations, by their rows."""
+        """Returns `numbers` of the own conversations of several agents, by the rows of the agents."""
         return await self._store.messages.numbers_of(
             [agent.id for agent in agents], DEFAULT_CONVERSATION, NUMBERS
         )

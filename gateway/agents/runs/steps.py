@@ -291,7 +291,7 @@ class RunMemory:
         return exchange
 
     def _runs_due(self, exchange: Exchange, now: float) -> list[RunAccept]:
-        """Returns the runs that this one's end makes due: of the agents that read these messages."""
+        """Returns the runs that are due once this run ends: of the agents that read its messages."""
         sleeptime = self.context.request.spec.sleeptime
         if (
             sleeptime is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gateway.agents.core.mcp_server import McpToolSource
 from gateway.agents.tools.children import Children
 from gateway.agents.tools.hosts import HostError, ToolHosts
 from gateway.agents.tools.mcp import McpServers
@@ -56,9 +57,8 @@ class ForeignTools:
             return await self.webhooks.run(tool.source, call)
         if tool.source_type == "python":
             return await self._sandbox.run(tool.source, call)
-        if tool.source_type == "mcp":
-            uid, _, name = tool.source.partition("/")  # as `ToolDefinition.source` has them
-            server = await self._store.definitions.find(call.project, DefinitionKind.MCP, uid)
+        if (source := McpToolSource.of(tool)) is not None:
+            server = await self._store.definitions.find(call.project, DefinitionKind.MCP, source.server)
             if server is None:
                 return failed_answer(f"Error: the server of {call.tool} was deleted. Nothing was done.")
             try:
@@ -66,6 +66,6 @@ class ForeignTools:
             except SecretFault as error:
                 return unsent_answer(call.tool, error)
             return await self.mcp.call_tool(
-                McpServerDefinition.of(server.body), name, call.arguments, secrets
+                McpServerDefinition.of(server.body), source.tool, call.arguments, secrets
             )
         return failed_answer(NOT_RUN.format(name=call.tool))
