@@ -216,29 +216,27 @@ class ResponsesRoute(ForwardedRoute):
 
         ticket: that of the conversation's waiting items.
         """
-        upstream_tools = self._upstream_tools(head, parsed, scope)
-        most = self.chats.settings.max_messages
-        read = partial(
-            parse, bytes(parsed.raw), most, upstream_tools,
+        parse_body = partial(
+            parse, bytes(parsed.raw), self.chats.settings.max_messages, self._upstream_tools(head, parsed, scope),
             needs_input=self.makes_response, repeated_keys=parsed.repeated_keys,
         )  # fmt: skip
-        request = read()
+        request = parse_body()
         if request.may_have_found_tools:
             headers = _with_conversation(scope["headers"], request.conversation)
             resolver = self.chats.chat.resolver
             context = info_of(scope).caller.context(headers)
-            named = await resolver.resolve_references(request.chat, context)
-            read = partial(read, found_tools=tools_found(named.messages))
-            request = read()
+            chat = await resolver.resolve_references(request.chat, context)
+            parse_body = partial(parse_body, found_tools=tools_found(chat.messages))
+            request = parse_body()
         id = request.conversation
         if id is not None and is_gateway_id(id):
             conversation = await self._find_conversation(id, request, scope, ticket)
             if conversation.items:
-                request = read(conversation.items)
+                request = parse_body(conversation.items)
             request.chat.memory_choice = MemoryChoice(conversation.id, conversation.scope)
             return request, conversation
         if id is not None and is_openai_conversation(id) and self.forwarder.has_endpoint("/conversations"):
-            # It lies at an upstream, and this model would answer without what was said in it.
+            # It lies at an upstream, and this model would answer without its messages.
             raise unknown_conversation(id)
         if request.echo["store"]:
             request.chat.memory_choice = MemoryChoice(
@@ -253,7 +251,7 @@ class ResponsesRoute(ForwardedRoute):
         """Returns a conversation of the gateway's own, with the items that wait in it. Raises: GatewayError."""
         owner = self.gateway_responses.owner(scope, request.chat.json)
         conversations = self.chats.chat.conversations
-        # The job of one in the background takes what waits by then, and a count takes nothing.
+        # A response in the background takes what waits when its job begins, and a count of tokens takes nothing.
         if request.echo["background"] or not self.makes_response:
             return await conversations.find(owner, id)
         return await conversations.reserve(owner, id, ticket)
@@ -269,15 +267,16 @@ class ResponsesRoute(ForwardedRoute):
         """Returns the tools that all upstreams that may answer take; those of an agent are not known yet."""
         if find_header(scope["headers"], _AGENT) is not None:
             return FUNCTIONS_ALONE
-        known = self.forwarder.capabilities_for(head.path, parsed.model, head.upstream_name)
-        if not known:
+        capabilities = self.forwarder.capabilities_for(head.path, parsed.model, head.upstream_name)
+        if not capabilities:
             return FUNCTIONS_ALONE
         return UpstreamTools(
-            custom=all(each.custom_tools for each in known),
-            web_search=all(each.web_search for each in known),
+            custom=all(each.custom_tools for each in capabilities),
+            web_search=all(each.web_search for each in capabilities),
         )
 
     def _is_answered_by_chat(self, head: ForwardedHead, parsed: RequestBody, scope: Scope) -> bool:
+        """Returns whether a request is answered by way of chat completions, and not by its upstream's responses."""
         continues_here = continues_gateway_response(
             parsed.value("previous_response_id"), parsed.value("conversation")
         )
@@ -325,16 +324,16 @@ def _new_tag(scope: Scope, digest: bytes, secret: bytes) -> str:
 def _digest_request(scope: Scope, rules: Callable[[str], IdentityRules], body: bytes) -> bytes:
     """Returns a hash of the caller and the request: the same hash means that the request was sent again.
 
-    rules: returns those of a project, which name the headers that say who asks.
+    rules: returns the rules of a project, which name the headers that identify a user.
     """
-    caller, headers = info_of(scope).caller, scope["headers"]
+    caller = info_of(scope).caller
     identifying = rules(caller.project).single_headers
-    own = sorted(
+    headers = sorted(
         name + value
-        for name, value in headers
+        for name, value in scope["headers"]
         if name in identifying or name.startswith(_GATEWAY_PREFIX) or name == _IDEMPOTENCY_KEY
     )
-    parts = (caller.project.encode(), b"%d" % caller.key, (caller.credential or "").encode(), *own, body)
+    parts = (caller.project.encode(), b"%d" % caller.key, (caller.credential or "").encode(), *headers, body)
     return blake2b(b"\0".join(parts), digest_size=16).digest()
 
 
@@ -356,13 +355,13 @@ def _with_conversation(headers: RawHeaders, conversation: str | None) -> RawHead
     """Returns a request's headers with the conversation that its body names."""
     if conversation is None:
         return headers
-    named = (b"x-mnemogate-conversation", conversation.encode())
-    if any(name == named[0] and value.strip() not in (b"", named[1]) for name, value in headers):
+    own_name, own_value = b"x-mnemogate-conversation", conversation.encode()
+    if any(name == own_name and value.strip() not in (b"", own_value) for name, value in headers):
         raise BadRequest(
             "`conversation` and `x-mnemogate-conversation` name two different conversations.",
             param="conversation",
         )
-    rest = [each for each in headers if each[0] != named[0] and each != (_HISTORY, b"")]
+    rest = [(name, value) for name, value in headers if name != own_name and (name, value) != (_HISTORY, b"")]
     # A mode that the client names stays, and is checked where headers are read.
     history = () if any(name == _HISTORY for name, _ in rest) else ((_HISTORY, b"append"),)
-    return [*rest, named, *history]
+    return [*rest, (own_name, own_value), *history]
