@@ -29,16 +29,16 @@ def make_providers(settings: Settings) -> dict[str, Provider]:
     Raises: SettingsError.
     """
     providers = {}
-    for each in settings.upstreams:
-        for number, key in enumerate(each.keys or (None,), 1):
-            name = each.name if number == 1 else f"{each.name}#{number}"
-            providers[name] = _make_provider(each, name, key)
+    for upstream in settings.upstreams:
+        for number, key in enumerate(upstream.keys or (None,), 1):
+            name = upstream.name if number == 1 else f"{upstream.name}#{number}"
+            providers[name] = _make_provider(upstream, name, key)
     return providers
 
 
 def make_batches(settings: Settings) -> dict[str, BatchProvider]:
     """Returns what answers batches, by the names of upstreams; it has connections of its own. Raises: SettingsError."""
-    return {each.name: _make_batches(each) for each in settings.upstreams}
+    return {upstream.name: _make_batches(upstream) for upstream in settings.upstreams}
 
 
 def _make_batches(upstream: UpstreamSettings) -> BatchProvider:
@@ -76,7 +76,7 @@ def make_embedder(settings: Settings) -> Embedder | None:
 
 def make_separate_provider(settings: Settings, route: Route) -> Provider:
     """Makes a provider with connections of its own, which no client's turn shares. Raises: SettingsError."""
-    upstream = next(each for each in settings.upstreams if each.name == route.upstream)
+    upstream = next(candidate for candidate in settings.upstreams if candidate.name == route.upstream)
     return _make_provider(upstream, upstream.name, upstream.keys[0] if upstream.keys else None)
 
 

@@ -135,6 +135,11 @@ class Receipt(Struct, eq=False, weakref=True):
     _sent: float = 0.0
     _came: float = 0.0
 
+    @property
+    def is_memory_work(self) -> bool:
+        """The work is done for a memory, and no request has begun it."""
+        return self.work_memory != 0
+
     def stored_turn(self) -> TurnName | None:
         """Returns the name of the turn with which the reply is stored; None: it is not."""
         return None if self.is_off_record else self.begun_turn()

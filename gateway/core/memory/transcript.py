@@ -47,7 +47,7 @@ def clean_messages(
     keeps_repeats: whether a reply stays that comes again word for word; it adds nothing, but without it the
         question before it has no answer.
     """
-    found: list[Message] = []
+    cleaned: list[Message] = []
     replies: set[str] = set()
     for message in messages:
         if message.role not in _SPEAKERS:
@@ -61,8 +61,8 @@ def clean_messages(
             continue
         if message.role == "assistant":
             replies.add(key)
-        found.append(replace(message, text=text))
-    return found
+        cleaned.append(replace(message, text=text))
+    return cleaned
 
 
 def _withhold(text: str, most_chars: int) -> str:
@@ -93,16 +93,18 @@ def transcript(messages: Sequence[Message], used: Mapping[int, Sequence[str]]) -
     messages: cleaned.
     used: by exchange, the tools that were called in it.
     """
-    lines, left = [_INTRODUCTION, ""], dict(used)
+    lines, remaining = [_INTRODUCTION, ""], dict(used)
     for message in messages:
         # What an exchange called stands in front of its reply; of one without words, in its place.
-        before = [
-            e for e in left if e < message.exchange or (e == message.exchange and message.role == "assistant")
+        due = [
+            exchange
+            for exchange in remaining
+            if exchange < message.exchange or (exchange == message.exchange and message.role == "assistant")
         ]
-        lines += [_tools_line(left.pop(e)) for e in before]
+        lines += [_tools_line(remaining.pop(exchange)) for exchange in due]
         text = "\n  ".join(message.text.splitlines())
         lines.append(f"[{day_text(message.at)}, {author_of(message)}] {text}")
-    lines += map(_tools_line, left.values())
+    lines += map(_tools_line, remaining.values())
     return "\n".join(lines)
 
 

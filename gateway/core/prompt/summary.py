@@ -164,7 +164,7 @@ def spoken_lines(exchanges: Sequence[Exchange]) -> list[str]:
     These are the client's words and the reply as the client has it: notes and hidden rounds may quote other
     conversations, and what is derived from those would have to be forgotten with them.
     """
-    return [line for x in exchanges for line in _exchange_lines(x)]
+    return [line for exchange in exchanges for line in _exchange_lines(exchange)]
 
 
 def message_lines(messages: Sequence[WireMessage]) -> list[str]:
@@ -177,14 +177,14 @@ def message_lines(messages: Sequence[WireMessage]) -> list[str]:
     ]
 
 
-def _exchange_lines(x: Exchange) -> Iterator[str]:
-    if is_tombstone(x) or x.superseded:
+def _exchange_lines(exchange: Exchange) -> Iterator[str]:
+    if is_tombstone(exchange) or exchange.superseded:
         return
-    content = Tree([x]).content(x)
+    content = Tree([exchange]).content(exchange)
     for i, message in enumerate(content.messages or ()):
-        if i not in x.redactions:
+        if i not in exchange.redactions:
             yield from _lines_of(without_fillers_and_thoughts(message))
-    if content.shown_reply is not None and REPLY not in x.redactions:
+    if content.shown_reply is not None and REPLY not in exchange.redactions:
         yield from _lines_of(without_fillers_and_thoughts(content.shown_reply))
 
 
@@ -213,16 +213,16 @@ def split_lines(lines: Sequence[str], max_tokens: int) -> list[list[str]]:
 
     max_tokens: of a part, estimated; a longer line is a part by itself.
     """
-    found: list[list[str]] = [[]]
+    parts: list[list[str]] = [[]]
     size = 0
     for line in lines:
         tokens = estimate_tokens(line)
-        if found[-1] and size + tokens > max_tokens:
-            found.append([])
+        if parts[-1] and size + tokens > max_tokens:
+            parts.append([])
             size = 0
-        found[-1].append(line)
+        parts[-1].append(line)
         size += tokens
-    return found if found[0] else []
+    return parts if parts[0] else []
 
 
 def summary_request(

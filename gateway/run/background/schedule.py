@@ -104,11 +104,11 @@ class Schedule:
         Memories whose turns go on now are left to the process that has them. One whose job has failed for good is tried
         again by the first call alone: what it failed by may be mended since.
         """
-        found = await self.find(_MAX_FOUND)
+        unfinished = await self.find(_MAX_FOUND)
         if self._has_recovered:
-            self.enqueue_now(await self.jobs.at_rest(self.kind, found, self.now() - self.idle_s))
+            self.enqueue_now(await self.jobs.at_rest(self.kind, unfinished, self.now() - self.idle_s))
         else:
-            self.enqueue_when_idle(found)
+            self.enqueue_when_idle(unfinished)
             self._has_recovered = True
 
     async def run(self) -> None:

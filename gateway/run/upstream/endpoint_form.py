@@ -74,7 +74,7 @@ def _untranslatable(
     untranslatable: tuple[str, ...] = ()
     if capabilities.untranslatable_fields:
         fields = untranslatable_fields(request.json, capabilities.untranslatable_fields)
-        untranslatable = tuple(each for each in fields if each not in consumed)
+        untranslatable = tuple(name for name in fields if name not in consumed)
     return (
         untranslatable
         if request.native_body is None
@@ -97,8 +97,8 @@ def _unreadable_files(request: ChatRequest) -> frozenset[int]:
 
 def _foreign_replies(request: ChatRequest, endpoint: Endpoint, model: str) -> frozenset[int]:
     """Returns the indices of the replies that the gateway has put into a request and another model made."""
-    asked = stored_model_name(endpoint.upstream, model)
-    return frozenset(index for index, made in request.reply_models.items() if made != asked)
+    model_name = stored_model_name(endpoint.upstream, model)
+    return frozenset(index for index, maker in request.reply_models.items() if maker != model_name)
 
 
 def _empty_replies(request: ChatRequest) -> frozenset[int]:

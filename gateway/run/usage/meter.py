@@ -146,7 +146,7 @@ class Meter:
         for call in receipt.calls:
             if not call.is_answered or call.is_background:
                 continue
-            if receipt.work_memory:
+            if receipt.is_memory_work:
                 self.add_background(
                     project, receipt.work_memory, call.upstream, call.model, call.used_counts()
                 )
